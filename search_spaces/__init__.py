@@ -1,0 +1,1 @@
+"""Study files that ship with the product, each ready to run: ``sensitivity run NAME``."""
