@@ -1,0 +1,12 @@
+"""The study directory: the record of a study, on any file system that pyarrow reaches.
+
+    study.json       the resolved study, its history of specs, provenance (``manifest``)
+    plan.parquet     every planned trial, one row each: ``trial_id`` and its configuration
+    runs/*.parquet   results, one row a run, append-only
+    curves/*.parquet learning curves, one row an evaluation, append-only
+    writer.lock      who is writing now, if anyone
+
+``schema`` documents each column once. ``directory`` places and opens study directories, ``writer`` is
+the single writer, ``reader`` returns tidy tables in which every planned run has a row and a status.
+A part of `curves/` is valid once the part of the same name stands in `runs/`, which is written after it.
+"""

@@ -1,0 +1,89 @@
+"""The columns of the study directory's tables, documented once.
+
+Hyperparameters are columns ``param.<name>``, null where an optimizer has no such hyperparameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""Written into study.json; another version is refused rather than misread."""
+
+PARAM_PREFIX = "param."
+
+_F, _I, _S = pa.float64(), pa.int64(), pa.string()
+
+TRIAL_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
+    "trial_id": (_S, "hash of all that determines the result; a run's key"),
+    "cell_id": (_S, "the same without the seed: runs of one cell differ in the seed alone"),
+    "optimizer": (_S, "name of the optimizer in the study file"),
+    "kind": (_S, "sgd or kfac"),
+    "batch_size": (_I, "examples a step"),
+    "seed": (_I, "fixes initialisation and data order"),
+}
+"""Columns of plan.parquet, and the first of runs; ``param.*`` columns follow."""
+
+RESULT_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
+    "status": (_S, "completed, diverged, failed, interrupted; pending where no result is there yet"),
+    "message": (_S, "why it diverged or failed"),
+    "traceback": (_S, "of an exception in the problem's code"),
+    "steps": (_I, "steps trained; of a diverged run, the step at which it was found out"),
+    "epochs": (_F, "examples drawn over training-set size"),
+    "initial_train_loss": (_F, "training loss of the untrained network"),
+    "train_loss": (_F, "at the last finite evaluation"),
+    "train_accuracy": (_F, "at the last finite evaluation; NaN where the problem has no classes"),
+    "test_loss": (_F, "at the last finite evaluation"),
+    "test_accuracy": (_F, "at the last finite evaluation"),
+    "train_seconds": (_F, "this run's share of its pack's training time, evaluation excluded"),
+    "eval_seconds": (_F, "this run's share of its pack's evaluation time"),
+    "flops": (_F, "floating-point operations of training (fma = 2), optimizer included"),
+    "pack_id": (_S, "the pack it was trained in"),
+    "pack_size": (_I, "trials in that pack at its start"),
+    "host": (_S, "machine that trained it"),
+    "device": (_S, "cpu, or the accelerator's name"),
+    "started_at": (pa.timestamp("us", tz="UTC"), "start of its pack"),
+    "finished_at": (pa.timestamp("us", tz="UTC"), "when its result was recorded"),
+    "spec_hash": (_S, "of the study as it was when the run was made; study.json keeps each"),
+    "code_version": (_S, "of this package"),
+}
+"""Further columns of runs."""
+
+CURVE_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
+    "trial_id": (_S, "the run"),
+    "step": (_I, "steps trained before this evaluation; 0 is the untrained network"),
+    "epoch": (_F, "examples drawn over training-set size"),
+    "lr": (_F, "learning rate of the step before, schedule included"),
+    "train_seconds": (_F, "as in runs, up to here"),
+    "flops": (_F, "as in runs, up to here"),
+    "train_loss": (_F, "mean over the training split (or its first `train_examples`)"),
+    "train_accuracy": (_F, "fraction"),
+    "test_loss": (_F, "mean over the test split"),
+    "test_accuracy": (_F, "fraction"),
+}
+"""Columns of curves."""
+
+
+def _fields(columns: dict[str, tuple[pa.DataType, str]]) -> list[pa.Field]:
+    return [pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in columns.items()]
+
+
+def _params(names: Iterable[str]) -> list[pa.Field]:
+    return [pa.field(PARAM_PREFIX + name, _F) for name in sorted(names)]
+
+
+def plan_schema(params: Iterable[str]) -> pa.Schema:
+    """Return the schema of plan.parquet for hyperparameters `params`."""
+    return pa.schema([*_fields(TRIAL_COLUMNS), *_params(params)])
+
+
+def runs_schema(params: Iterable[str]) -> pa.Schema:
+    """Return the schema of a part of runs for hyperparameters `params`."""
+    return pa.schema([*_fields(TRIAL_COLUMNS), *_params(params), *_fields(RESULT_COLUMNS)])
+
+
+def curves_schema() -> pa.Schema:
+    """Return the schema of a part of curves."""
+    return pa.schema(_fields(CURVE_COLUMNS))

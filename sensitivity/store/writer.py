@@ -1,0 +1,99 @@
+"""The single writer of a study directory: the plan, then one part of curves and one of runs a pack."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sensitivity.store.directory import Place
+from sensitivity.store.schema import PARAM_PREFIX, curves_schema, plan_schema, runs_schema
+from sensitivity.study.results import PackResult, RunResult
+from sensitivity.study.trials import Trial
+
+PLAN, RUNS, CURVES = "plan.parquet", "runs", "curves"
+
+
+def write_plan(directory: Place, trials: Sequence[Trial]) -> None:
+    """Replace the plan: one row a planned trial."""
+    schema = plan_schema(_param_names(trials))
+    directory.write(PLAN, _parquet([_trial_row(trial) for trial in trials], schema))
+
+
+def append(directory: Place, result: PackResult, *, spec_hash: str, code_version: str) -> None:
+    """Add a pack's results. They count once this returns; an interruption before leaves none of them.
+
+    Raises:
+        StorageError: the place can't be written.
+    """
+    started = datetime.datetime.fromtimestamp(result.started_at, tz=datetime.UTC)
+    shared = {
+        "pack_id": result.pack_id,
+        "pack_size": len(result.runs),
+        "host": result.host,
+        "device": result.device,
+        "started_at": started,
+        "finished_at": datetime.datetime.now(tz=datetime.UTC),
+        "spec_hash": spec_hash,
+        "code_version": code_version,
+    }
+    rows = [{**_trial_row(run.trial), **_result_row(run), **shared} for run in result.runs]
+    curves = [
+        {
+            "trial_id": run.trial.id,
+            **{name: getattr(m, name) for name in curves_schema().names if name != "trial_id"},
+        }
+        for run in result.runs
+        for m in run.measurements
+    ]
+    name = f"{result.pack_id}-{uuid.uuid4().hex[:8]}.parquet"
+    directory.write(f"{CURVES}/{name}", _parquet(curves, curves_schema()))
+    directory.write(
+        f"{RUNS}/{name}", _parquet(rows, runs_schema(_param_names(run.trial for run in result.runs)))
+    )
+
+
+def _param_names(trials: Iterable[Trial]) -> set[str]:
+    return {name for trial in trials for name, _ in trial.hyperparameters}
+
+
+def _parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _trial_row(trial: Trial) -> dict[str, Any]:
+    return {
+        "trial_id": trial.id,
+        "cell_id": trial.cell_id,
+        "optimizer": trial.arm,
+        "kind": trial.settings["kind"],
+        "batch_size": trial.batch_size,
+        "seed": trial.seed,
+        **{PARAM_PREFIX + name: value for name, value in trial.hyperparameters},
+    }
+
+
+def _result_row(run: RunResult) -> dict[str, Any]:
+    finite = [m for m in run.measurements if math.isfinite(m.train_loss)]
+    metrics = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    last = {name: getattr(finite[-1], name) if finite else math.nan for name in metrics}
+    per_step = next((m.epoch / m.step for m in run.measurements if m.step), math.nan)
+    return {
+        "status": run.status.value,
+        "message": run.message,
+        "traceback": run.traceback,
+        "steps": run.steps,
+        "epochs": run.steps * per_step if run.steps else 0.0,
+        "initial_train_loss": run.measurements[0].train_loss if run.measurements else math.nan,
+        **last,
+        "train_seconds": run.train_seconds,
+        "eval_seconds": run.eval_seconds,
+        "flops": run.flops,
+    }

@@ -1,0 +1,23 @@
+"""Errors that a user can mend: each message says what, where, what is allowed, and the mend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """A mistake outside this code. The commands print it without a traceback and exit with 2."""
+
+
+class StudyFileError(UserError):
+    """All the mistakes of a study file, one line each."""
+
+    def __init__(self, source: str, mistakes: Sequence[str]) -> None:
+        self.source = source
+        self.mistakes = tuple(mistakes)
+        count = f"{len(mistakes)} mistake{'s' if len(mistakes) != 1 else ''}"
+        super().__init__("\n".join([f"{source}: {count}", *(f"  - {line}" for line in mistakes)]))
+
+
+class StorageError(UserError):
+    """A study directory that can't be read or written as asked. What it holds stays as it was."""

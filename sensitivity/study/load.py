@@ -1,0 +1,144 @@
+"""From a TOML file to a ``StudySpec``, or to all of its mistakes at once."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+import tomllib
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from sensitivity.study.arms import KFACArm, SGDArm
+from sensitivity.study.errors import StudyFileError, UserError
+from sensitivity.study.metrics import METRICS
+from sensitivity.study.spec import StudySpec
+
+_ARMS: dict[str, type[BaseModel]] = {"sgd": SGDArm, "kfac": KFACArm}
+_AXIS_KEYS = ("log", "linear", "points")
+
+
+def shipped() -> dict[str, Path]:
+    """Return the study files that ship with the product, by name."""
+    folder = Path(str(importlib.resources.files("search_spaces")))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def find_study(study: str) -> Path:
+    """Return the file that `study` names: a path, or a file of `search_spaces/` by its name.
+
+    Raises:
+        UserError: there is neither.
+    """
+    path = Path(study)
+    if path.is_file():
+        return path
+    known = shipped()
+    if study.removesuffix(".toml") in known:
+        return known[study.removesuffix(".toml")]
+    hint = _nearest(study, known)
+    raise UserError(
+        f"no study file {study!r}{hint}\n  Give a path to a .toml file, or one of: {', '.join(known)}"
+    )
+
+
+def load_study(path: Path) -> StudySpec:
+    """Read and validate a study file.
+
+    Raises:
+        StudyFileError: it is no TOML, or breaks rules of ``StudySpec``; all of them are listed.
+        UserError: the file can't be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StudyFileError(
+            str(path), [f"not UTF-8 text (byte {error.start}); save the file as UTF-8"]
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror}); give a readable .toml file") from None
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise StudyFileError(str(path), [f"not valid TOML: {error}"]) from None
+    return parse_study(raw, source=str(path))
+
+
+def parse_study(raw: dict[str, Any], *, source: str) -> StudySpec:
+    """Validate the content of a study file; `source` names it in messages.
+
+    Raises:
+        StudyFileError: with every mistake found.
+    """
+    try:
+        return StudySpec.model_validate(raw)
+    except ValidationError as error:
+        raise StudyFileError(source, [_sentence(dict(item), raw) for item in error.errors()]) from None
+
+
+def _sentence(item: dict[str, Any], raw: dict[str, Any]) -> str:
+    location = _without_tags(tuple(item["loc"]), raw)
+    field = _path(location) or "study"
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        names = _fields_at(location[:-1], raw)
+        hint = _nearest(str(location[-1]), names)
+        return f"{field}: unknown field{hint}. Allowed here: {', '.join(names)}"
+    if kind == "missing":
+        return f"{field}: missing; it has no default"
+    if kind == "union_tag_not_found":
+        return f'{field}.kind: missing; give kind = "sgd" or kind = "kfac"'
+    if kind == "union_tag_invalid":
+        tag = context["tag"]
+        return f"{field}.kind: unknown optimizer {tag!r}{_nearest(tag, _ARMS)}. Allowed: {', '.join(_ARMS)}"
+    if kind == "literal_error":
+        allowed = [word.strip("'") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
+        if location and location[-1] == "[key]":
+            field, value = _path(location[:-1]), str(location[-2])
+        else:
+            value = str(item["input"])
+        return f"{field}: unknown {value!r}{_nearest(value, allowed)}. Allowed: {', '.join(allowed)}"
+    if kind == "unknown_name":
+        return f"{field}: {item['msg']}{_nearest(context['name'], context['known'])}"
+    message = item["msg"][0].lower() + item["msg"][1:]
+    shown = repr(item["input"])
+    tail = "" if isinstance(item["input"], dict) or len(shown) > 60 or shown in message else f" (got {shown})"
+    return f"{field}: {message}{tail}"
+
+
+def _without_tags(location: tuple[Any, ...], raw: dict[str, Any]) -> tuple[Any, ...]:
+    """Drop the optimizer's kind, which pydantic puts into the location behind the optimizer's name."""
+    if len(location) > 2 and location[0] == "optimizers":
+        arm = raw.get("optimizers", {}).get(location[1])
+        if isinstance(arm, dict) and arm.get("kind") == location[2]:
+            return (*location[:2], *location[3:])
+    return location
+
+
+def _path(location: Iterable[Any]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def _fields_at(location: tuple[Any, ...], raw: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names that are allowed in the table at `location`."""
+    if len(location) >= 2 and location[0] == "optimizers":
+        arm = raw["optimizers"][location[1]]
+        return _AXIS_KEYS if len(location) > 2 else tuple(_ARMS[arm["kind"]].model_fields)
+    model: type[BaseModel] = StudySpec
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation
+        if typing.get_origin(annotation) is dict:
+            return tuple(METRICS)
+        model = typing.cast("type[BaseModel]", annotation)
+    return tuple(model.model_fields)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

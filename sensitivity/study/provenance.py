@@ -1,0 +1,100 @@
+"""What made a result: code, packages, machine, and the user's own source."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from sensitivity.study.errors import UserError
+from sensitivity.study.spec import ProblemSpec
+
+_PACKAGES = (
+    "sensitivity",
+    "torch",
+    "ray",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "plotly",
+    "scikit-learn",
+)
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed version of each package that results depend on."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def code_version() -> str:
+    """Return the package's version; from a git checkout also the commit, and ``.dirty`` if changed."""
+    version = package_versions().get("sensitivity", "unknown")
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return version
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ("git", "-C", str(root), *arguments), capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        dirty = ".dirty" if git("status", "--porcelain") else ""
+        return f"{version}+{git('rev-parse', '--short=12', 'HEAD')}{dirty}"
+    except (OSError, subprocess.CalledProcessError):
+        return version
+
+
+def machine() -> dict[str, str]:
+    """Return the hardware and system, in words."""
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.partition(":")[2].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    return {
+        "cpu": model,
+        "cores": str(os.cpu_count()),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def source_hash(problem: ProblemSpec) -> str:
+    """Return the hash of the files that the problem's import paths name; empty if it names none.
+
+    Raises:
+        UserError: a module is not found.
+    """
+    modules = sorted({path.partition(":")[0] for path in (problem.dataset, problem.model) if ":" in path})
+    if not modules:
+        return ""
+    digest = hashlib.sha256()
+    for module in modules:
+        try:
+            found = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
+            found = None
+        if found is None or found.origin is None:
+            raise UserError(
+                f"problem: module {module!r} is not found\n"
+                "  Put it beside the study file, or install it in this environment"
+            )
+        digest.update(Path(found.origin).read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,80 @@
+"""What a run yields: a status, a curve, and how it was made. Failure is a value here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sensitivity.study.trials import Trial
+
+
+class Status(StrEnum):
+    """Where a planned run stands. Every planned run has exactly one (STATISTICS.md, section 0)."""
+
+    PENDING = "pending"
+    """Planned, no result yet."""
+    COMPLETED = "completed"
+    """Trained to its budget with a finite loss."""
+    DIVERGED = "diverged"
+    """Loss or update not finite, or loss above the divergence bound. Counts in every denominator."""
+    FAILED = "failed"
+    """The user's code raised; the message and traceback are kept. Not retried."""
+    INTERRUPTED = "interrupted"
+    """The machine failed under it. Retried by the next `run`."""
+
+    @property
+    def final(self) -> bool:
+        """Whether another `run` leaves it as it is."""
+        return self in (Status.COMPLETED, Status.DIVERGED, Status.FAILED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One evaluation of a run. Metrics that the problem lacks are NaN."""
+
+    step: int
+    epoch: float
+    """Examples drawn over training-set size."""
+    lr: float
+    """Learning rate of the step before the evaluation, schedule included."""
+    train_seconds: float
+    """This run's share of its pack's training time so far, evaluation excluded."""
+    flops: float
+    """Floating-point operations of training so far."""
+    train_loss: float
+    train_accuracy: float = math.nan
+    test_loss: float = math.nan
+    test_accuracy: float = math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """The outcome of one trial."""
+
+    trial: Trial
+    status: Status
+    measurements: tuple[Measurement, ...]
+    """The first is at step 0, of the untrained network."""
+    steps: int
+    """Steps trained; for a diverged run, the step at which it was found out."""
+    train_seconds: float
+    eval_seconds: float
+    """This run's share of its pack's time in evaluations."""
+    flops: float
+    message: str = ""
+    """Why it diverged or failed."""
+    traceback: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackResult:
+    """The outcome of a pack, and where and when it was made."""
+
+    runs: tuple[RunResult, ...]
+    pack_id: str
+    host: str
+    device: str
+    started_at: float
+    """Seconds since the epoch, UTC."""
+    wall_seconds: float

@@ -1,0 +1,142 @@
+"""Trials and packs: the unit of result and the unit of execution."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from sensitivity.study.designs import configurations
+from sensitivity.study.spec import BudgetSpec, EvaluationSpec, ProblemSpec, ScheduleSpec, StudySpec
+
+RESULT_VERSION = 1
+"""Raised whenever the same trial would give other numbers beyond rounding: older runs are then not used."""
+
+
+def content_hash(content: Mapping[str, Any]) -> str:
+    """Return 16 hex digits that identify JSON-like content, independent of key order."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What all trials of a study share."""
+
+    problem: ProblemSpec
+    source: str
+    """Hash of the source of a problem that the user wrote; empty for shipped ones."""
+    budget: BudgetSpec
+    schedule: ScheduleSpec
+    evaluation: EvaluationSpec
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """Everything here that determines results, as JSON-like data."""
+        sections = {
+            name: getattr(self, name).model_dump(mode="json")
+            for name in ("problem", "budget", "schedule", "evaluation")
+        }
+        return {**sections, "source": self.source, "version": RESULT_VERSION}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A cell (arm, batch size, hyperparameters) with a seed."""
+
+    arm: str
+    settings: Mapping[str, Any]
+    """The optimizer's kind and settings, equal for all trials of the arm."""
+    hyperparameters: tuple[tuple[str, float], ...]
+    batch_size: int
+    seed: int
+    workload: Workload
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of all that determines the result, and of the arm's name (each arm has its own runs)."""
+        return content_hash({**self._cell_content(), "seed": self.seed})
+
+    @cached_property
+    def cell_id(self) -> str:
+        """The same without the seed."""
+        return content_hash(self._cell_content())
+
+    def _cell_content(self) -> dict[str, Any]:
+        return {
+            "arm": self.arm,
+            "settings": dict(self.settings),
+            "hyperparameters": dict(self.hyperparameters),
+            "batch_size": self.batch_size,
+            "workload": self.workload.content,
+        }
+
+    def label(self) -> str:
+        """Return a short name for messages."""
+        values = ", ".join(f"{name}={value:g}" for name, value in self.hyperparameters)
+        return f"{self.arm}, batch {self.batch_size}, {values}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Trials that are trained as one computation: equal but for hyperparameters and seeds."""
+
+    trials: tuple[Trial, ...]
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of its trials' ids."""
+        return content_hash({"trials": [trial.id for trial in self.trials]})
+
+    @property
+    def arm(self) -> str:
+        """The arm that all its trials belong to."""
+        return self.trials[0].arm
+
+    @property
+    def batch_size(self) -> int:
+        """The batch size that all its trials have."""
+        return self.trials[0].batch_size
+
+
+def expand(spec: StudySpec, *, source: str = "") -> tuple[Trial, ...]:
+    """Return every trial of a study, seeds outermost, so that whole maps fill early."""
+    workload = Workload(
+        problem=spec.problem,
+        source=source,
+        budget=spec.budget,
+        schedule=spec.schedule,
+        evaluation=spec.evaluation,
+    )
+    cells = {name: (arm.settings(), configurations(arm)) for name, arm in spec.optimizers.items()}
+    return tuple(
+        Trial(
+            arm=name,
+            settings=settings,
+            hyperparameters=configuration,
+            batch_size=batch_size,
+            seed=seed,
+            workload=workload,
+        )
+        for seed in spec.seeds
+        for batch_size in spec.batch_sizes
+        for name, (settings, configurations_) in cells.items()
+        for configuration in configurations_
+    )
+
+
+def group(trials: Iterable[Trial], size: int) -> tuple[Pack, ...]:
+    """Return packs of at most `size` trials of equal arm, batch size and seed, evenly filled, in order."""
+    groups: dict[tuple[str, int, int], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault((trial.arm, trial.batch_size, trial.seed), []).append(trial)
+    packs: list[Pack] = []
+    for members in groups.values():
+        count = -(-len(members) // size)
+        bounds = [len(members) * k // count for k in range(count + 1)]
+        packs += [Pack(tuple(members[a:b])) for a, b in itertools.pairwise(bounds)]
+    return tuple(packs)
