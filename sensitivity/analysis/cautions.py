@@ -1,0 +1,145 @@
+"""What a reader must know before concluding anything from a study: each caution is one sentence or two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from sensitivity.analysis.intervals import LEVEL, smallest_sign_flip_p
+from sensitivity.analysis.maps import RobustnessMap
+from sensitivity.analysis.summary import StudySummary
+from sensitivity.study.results import Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caution:
+    """A reason not to conclude too much."""
+
+    code: str
+    """A stable name: incomplete, failed, diverged, single-seed, few-seeds, edge, slice, grid, mixed."""
+    text: str
+
+
+def compute_cautions(runs: pd.DataFrame, summary: StudySummary, maps: Sequence[RobustnessMap]) -> tuple[Caution, ...]:
+    """Return the cautions that apply to a study and the maps of one metric, gravest first."""
+    total = summary.total
+    cautions = []
+    if total.waiting:
+        cautions.append(
+            Caution(
+                code="incomplete",
+                text=f"{total.waiting:,} of {total.planned:,} planned runs have no result yet"
+                f" ({total.pending:,} pending, {total.interrupted:,} interrupted). Everything below can"
+                " change. Running the study again does what is missing.",
+            )
+        )
+    if total.failed:
+        first = runs.loc[runs["status"] == Status.FAILED.value, "message"].iloc[0]
+        cautions.append(
+            Caution(
+                code="failed",
+                text=f"{total.failed:,} of {total.planned:,} planned runs failed with an exception, which says"
+                f" nothing about the optimizer. They have no value here. The first: {first or 'no message'}",
+            )
+        )
+    cautions += _divergence(maps)
+    cautions += _edges(maps)
+    cautions += _slices(maps)
+    cautions += _seeds(runs, maps)
+    cautions += _mixed(runs)
+    return tuple(cautions)
+
+
+def _divergence(maps: Sequence[RobustnessMap]) -> list[Caution]:
+    return [
+        Caution(
+            code="diverged",
+            text=f"{map_.optimizer}, batch size {map_.batch_size}: no run completed"
+            f" ({sum(cell.diverged for cell in map_.cells)} of {sum(cell.planned for cell in map_.cells)}"
+            " diverged), so it has no best cell. Smaller learning rates are the place to look.",
+        )
+        for map_ in maps
+        if map_.best is None and map_.count("diverged")
+    ]
+
+
+def _edges(maps: Sequence[RobustnessMap]) -> list[Caution]:
+    cautions = []
+    for map_ in maps:
+        where = " and ".join(
+            f"the {'smallest' if edge.side == 'low' else 'largest'} {edge.parameter} ({edge.value:g})"
+            for edge in map_.edges
+        )
+        if where:
+            more = " and ".join(
+                f"{'smaller' if edge.side == 'low' else 'larger'} {edge.parameter}" for edge in map_.edges
+            )
+            cautions.append(
+                Caution(
+                    code="edge",
+                    text=f"{map_.optimizer}, batch size {map_.batch_size}: the best cell has {where} of the"
+                    f" grid. Its optimum may lie outside: extend the grid to {more} before comparing it.",
+                )
+            )
+    return cautions
+
+
+def _slices(maps: Sequence[RobustnessMap]) -> list[Caution]:
+    sliced = [map_ for map_ in maps if map_.slice_at]
+    names = sorted({name for map_ in sliced for name, _ in map_.slice_at})
+    if not sliced:
+        return []
+    return [
+        Caution(
+            code="slice",
+            text=f"More than two hyperparameters vary. Each map is the slice through its best cell, with"
+            f" {', '.join(names)} fixed there; the other"
+            f" {sum(map_.cells_outside for map_ in sliced):,} cells are in the exported table.",
+        )
+    ]
+
+
+def _seeds(runs: pd.DataFrame, maps: Sequence[RobustnessMap]) -> list[Caution]:
+    seeds = int(runs["seed"].nunique())
+    cautions = []
+    if seeds == 1:
+        cautions.append(
+            Caution(
+                code="single-seed",
+                text="One seed: nothing here shows how much a result would change with another"
+                " initialisation and data order. No cell can be told from its neighbours.",
+            )
+        )
+    elif seeds > 1 and smallest_sign_flip_p(seeds) > 1 - LEVEL:
+        cautions.append(
+            Caution(
+                code="few-seeds",
+                text=f"{seeds} seeds: a sign-flip test of {seeds} paired differences can't give a two-sided p"
+                f" below {smallest_sign_flip_p(seeds):g}. Ranges are the smallest and largest seed,"
+                " not confidence intervals.",
+            )
+        )
+    largest = max((len(map_.cells) + map_.cells_outside for map_ in maps if map_.best is not None), default=0)
+    if largest > 1:
+        cautions.append(
+            Caution(
+                code="winner",
+                text=f"A best cell is the best of up to {largest} by the same runs that are shown, which"
+                " flatters it. Confirm it on fresh seeds.",
+            )
+        )
+    return cautions
+
+
+def _mixed(runs: pd.DataFrame) -> list[Caution]:
+    done = runs[runs["status"] != Status.PENDING.value]
+    mixed = {
+        what: int(done[column].nunique())
+        for column, what in (("code_version", "code versions"), ("host", "hosts"), ("device", "devices"))
+    }
+    named = ", ".join(f"{count} {what}" for what, count in mixed.items() if count > 1)
+    if not named:
+        return []
+    return [Caution(code="mixed", text=f"The runs come from {named}: see the provenance before comparing times.")]

@@ -1,0 +1,106 @@
+"""Learning curves of a cell: each seed's, and their median and range.
+
+From the evaluation after which it diverged, a run counts in the median and the range as the untrained
+network (``outcomes``), so that a cell does not look better for having lost its bad runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from sensitivity.analysis.outcomes import OBSERVED, untrained_values
+from sensitivity.study.metrics import Metric
+from sensitivity.study.results import Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedCurve:
+    """One run's evaluations with a finite metric, in order."""
+
+    seed: int
+    status: str
+    epochs: tuple[float, ...]
+    values: tuple[float, ...]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it ended by diverging."""
+        return self.status == Status.DIVERGED.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellCurves:
+    """The learning curves of a cell; the statistics are over the runs completed or diverged."""
+
+    metric: Metric
+    cell_id: str
+    optimizer: str
+    batch_size: int
+    planned: int
+    seeds: tuple[SeedCurve, ...]
+    epochs: tuple[float, ...]
+    """Of the evaluations that the three below are at."""
+    median: tuple[float, ...]
+    low: tuple[float, ...]
+    """Smallest over seeds."""
+    high: tuple[float, ...]
+
+    @property
+    def n(self) -> int:
+        """Runs in the median."""
+        return len(self.seeds)
+
+
+def compute_curves(
+    runs: pd.DataFrame, curves: pd.DataFrame, metric: Metric, cell_ids: Sequence[str]
+) -> tuple[CellCurves, ...]:
+    """Return the learning curves of the cells `cell_ids`, in that order; unknown ids are an error.
+
+    Raises:
+        KeyError: a cell id that is not in `runs`.
+    """
+    chosen = runs[runs["cell_id"].isin(cell_ids)].assign(untrained=lambda rows: untrained_values(rows, curves, metric))
+    cells = {str(name): rows for name, rows in chosen.groupby("cell_id")}
+    finite = curves[curves["trial_id"].isin(chosen["trial_id"]) & np.isfinite(curves[metric.name])]
+    evaluations = {str(name): rows for name, rows in finite.sort_values("step").groupby("trial_id", sort=False)}
+    return tuple(_cell(cells[cell_id], evaluations, metric) for cell_id in cell_ids)
+
+
+def _cell(rows: pd.DataFrame, evaluations: dict[str, pd.DataFrame], metric: Metric) -> CellCurves:
+    observed = rows[rows["status"].isin(OBSERVED)].sort_values("seed")
+    seeds, columns = [], []
+    for run in observed.itertuples():
+        of_run = evaluations.get(str(run.trial_id), pd.DataFrame({"epoch": [], metric.name: []}))
+        seeds.append(
+            SeedCurve(
+                seed=int(str(run.seed)),
+                status=str(run.status),
+                epochs=tuple(of_run["epoch"]),
+                values=tuple(of_run[metric.name]),
+            )
+        )
+        columns.append(of_run.set_index("epoch")[metric.name].rename(str(run.seed)))
+    # One column a seed on the union of evaluations [evaluations, seeds].
+    table = pd.concat(columns, axis=1).sort_index() if columns else pd.DataFrame()
+    for name, seed, untrained in zip(table, seeds, observed["untrained"], strict=True):
+        if seed.diverged:
+            ended = table.index > max(seed.epochs, default=-1.0)
+            table[name] = table[name].mask(ended, untrained)
+    table = table.dropna()
+    first = rows.iloc[0]
+    return CellCurves(
+        metric=metric,
+        cell_id=str(first["cell_id"]),
+        optimizer=str(first["optimizer"]),
+        batch_size=int(first["batch_size"]),
+        planned=len(rows),
+        seeds=tuple(seeds),
+        epochs=tuple(float(epoch) for epoch in table.index),
+        median=tuple(table.median(axis=1)) if columns else (),
+        low=tuple(table.min(axis=1)) if columns else (),
+        high=tuple(table.max(axis=1)) if columns else (),
+    )

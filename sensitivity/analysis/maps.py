@@ -1,0 +1,269 @@
+"""Robustness maps: a metric over an optimizer's hyperparameter plane, one map a batch size.
+
+A cell's value is the median over its observed seeds, diverged ones counted as the untrained network
+(``outcomes``). The best cell is the best median. The tolerance region holds the cells whose value is within
+`epsilon` of the best (STATISTICS.md, section 4, the first rule). A cell can't be told from the best when the
+95% Student t interval of its difference from the best, paired by seed, contains zero (section 8): each cell
+by itself, without correction for the number of cells or for the best having been picked.
+
+The plane is the learning rate and one further hyperparameter. Where more vary, the map is the slice through
+the best cell, whose cells are cells that were run, rather than a projection, whose cells would each be the
+best of several and would hide divergence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from sensitivity.analysis.intervals import t_half_width
+from sensitivity.analysis.outcomes import WAITING, counted_values, untrained_values
+from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.metrics import Metric
+from sensitivity.study.results import Status
+
+_PREFERRED = ("lr", "damping", "momentum", "weight_decay")
+
+CellState = Literal["measured", "diverged", "failed", "waiting"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A configuration at a batch size, over its seeds."""
+
+    cell_id: str
+    x: float
+    y: float
+    """NaN where one hyperparameter alone varies."""
+    planned: int
+    completed: int
+    diverged: int
+    failed: int
+    waiting: int
+    median: float
+    """Over `completed` and `diverged` runs; NaN without any, as are the next two."""
+    low: float
+    high: float
+    in_region: bool
+    like_best: bool
+    """Can't be told from the best; False where that can't be assessed."""
+
+    @property
+    def state(self) -> CellState:
+        """What to show: a value, or why there is none."""
+        if self.completed:
+            return "measured"
+        if self.diverged:
+            return "diverged"
+        return "waiting" if self.waiting else "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """The best cell has the grid's smallest or largest value of a hyperparameter."""
+
+    parameter: str
+    side: Literal["low", "high"]
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessMap:
+    """A metric over the plane of hyperparameters `x` and `y` of an optimizer at a batch size."""
+
+    metric: Metric
+    optimizer: str
+    batch_size: int
+    x_name: str
+    y_name: str | None
+    """None where one hyperparameter alone varies."""
+    x_values: tuple[float, ...]
+    """The grid's columns, rising; empty where the configurations were drawn and form no grid."""
+    y_values: tuple[float, ...]
+    """The grid's rows, rising; empty without `y_name` or without a grid."""
+    cells: tuple[Cell, ...]
+    """Of the plane, by y and then x."""
+    best: int | None
+    """Position of the best in `cells`; None while no run of the map has completed."""
+    epsilon: float
+    untrained: float
+    """The metric of the untrained network: median over runs; NaN if unknown."""
+    edges: tuple[Edge, ...]
+    """Edges of the grid that the best cell lies on; a bound of zero is no edge, for nothing lies beyond."""
+    slice_at: tuple[tuple[str, float], ...]
+    """Further hyperparameters that vary, at the values of this slice."""
+    cells_outside: int
+    """Configurations planned at this batch size that lie outside the slice."""
+    paired_seeds: int
+    """Most seeds that a cell shares with the best, among runs completed."""
+
+    @property
+    def best_cell(self) -> Cell | None:
+        """The best cell."""
+        return None if self.best is None else self.cells[self.best]
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether the configurations form a grid rather than scattered points."""
+        return bool(self.x_values)
+
+    def count(self, state: CellState) -> int:
+        """Return how many cells are in `state`."""
+        return sum(cell.state == state for cell in self.cells)
+
+
+def default_epsilon(metric: Metric, untrained: float) -> float:
+    """Return one point of accuracy, or 2% of the untrained network's loss."""
+    return 0.01 if metric.is_fraction else 0.02 * untrained
+
+
+def compute_maps(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    metric: Metric,
+    *,
+    designs: Mapping[str, str] | None = None,
+    epsilon: float | None = None,
+) -> tuple[RobustnessMap, ...]:
+    """Return a map for each optimizer, in the order of the plan, and batch size, rising.
+
+    `designs` names each optimizer's design (grid, random, sobol); without it the configurations tell.
+    `epsilon` is in units of the metric.
+    """
+    untrained = float(untrained_values(runs, curves, metric).median())
+    tolerance = default_epsilon(metric, untrained) if epsilon is None else epsilon
+    valued = runs.assign(value=counted_values(runs, curves, metric))
+    maps = []
+    for optimizer, of_optimizer in valued.groupby("optimizer", sort=False):
+        names = _varying(of_optimizer)
+        design = (designs or {}).get(str(optimizer)) or _design(of_optimizer, names)
+        maps += [
+            _map(rows, metric, names, design == "grid", tolerance, untrained)
+            for _, rows in of_optimizer.groupby("batch_size")
+        ]
+    return tuple(maps)
+
+
+def _varying(runs: pd.DataFrame) -> tuple[str, ...]:
+    """Return the names of the hyperparameters that vary, lr first; lr if none does."""
+    present = [str(name).removeprefix(PARAM_PREFIX) for name in runs if str(name).startswith(PARAM_PREFIX)]
+    varying = [name for name in present if len(_levels(runs[PARAM_PREFIX + name])) > 1]
+    order = {name: place for place, name in enumerate(_PREFERRED)}
+    varying.sort(key=lambda name: (order.get(name, len(order)), name))
+    return tuple(varying) or ("lr",)
+
+
+def _design(runs: pd.DataFrame, names: tuple[str, ...]) -> str:
+    """Tell a grid, whose configurations fill most of the product of their values, from draws."""
+    columns = [PARAM_PREFIX + name for name in names]
+    product = math.prod(runs[column].nunique() for column in columns)
+    return "grid" if len(runs[columns].drop_duplicates()) > product / 2 else "random"
+
+
+def _map(
+    rows: pd.DataFrame, metric: Metric, names: tuple[str, ...], grid: bool, epsilon: float, untrained: float
+) -> RobustnessMap:
+    table = _cell_table(rows, names)
+    sign = 1.0 if metric.lower_is_better else -1.0
+    score = (sign * table["median"]).where(table["completed"] > 0)
+    best_id = str(score.idxmin()) if score.notna().any() else None
+    like_best, pairs = _like_best(rows, metric, best_id)
+    table["like_best"] = table.index.isin(like_best) & (table["diverged"] == 0)
+    limit = float(score.min()) + epsilon
+    table["in_region"] = (score <= limit).fillna(False)
+    x_name, y_name, hidden = names[0], names[1] if len(names) > 1 else None, names[2:]
+    position = list(table.index).index(best_id) if best_id is not None else 0
+    anchor = {name: float(table[name].iloc[position]) for name in names}
+    shown = table[np.logical_and.reduce([table[name] == anchor[name] for name in hidden])] if hidden else table
+    shown = shown.sort_values([y_name, x_name] if y_name else [x_name])
+    cells = tuple(_cell(row, x_name, y_name) for row in shown.reset_index().to_dict("records"))
+    best = list(shown.index).index(best_id) if best_id is not None else None
+    return RobustnessMap(
+        metric=metric,
+        optimizer=str(rows["optimizer"].iloc[0]),
+        batch_size=int(rows["batch_size"].iloc[0]),
+        x_name=x_name,
+        y_name=y_name,
+        x_values=_levels(shown[x_name]) if grid else (),
+        y_values=_levels(shown[y_name]) if grid and y_name else (),
+        cells=cells,
+        best=best,
+        epsilon=epsilon,
+        untrained=untrained,
+        edges=_edges(table, anchor, names) if grid and best_id is not None else (),
+        slice_at=tuple((name, anchor[name]) for name in hidden),
+        cells_outside=len(table) - len(shown),
+        paired_seeds=pairs,
+    )
+
+
+def _cell_table(rows: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
+    """Return one row a cell, indexed by cell_id: hyperparameters, counts by status, median and range."""
+    status = rows["status"]
+    marked = rows.assign(
+        completed=(status == Status.COMPLETED.value),
+        diverged=(status == Status.DIVERGED.value),
+        failed=(status == Status.FAILED.value),
+        waiting=status.isin(WAITING),
+    )
+    return marked.groupby("cell_id", sort=False).agg(
+        **{name: (PARAM_PREFIX + name, "first") for name in names},
+        planned=("status", "size"),
+        **{name: (name, "sum") for name in ("completed", "diverged", "failed", "waiting")},
+        median=("value", "median"),
+        low=("value", "min"),
+        high=("value", "max"),
+    )
+
+
+def _like_best(rows: pd.DataFrame, metric: Metric, best_id: str | None) -> tuple[frozenset[str], int]:
+    """Return the cells that can't be told from the best, and the most seeds that a comparison has.
+
+    Losses are compared by the logarithm of their ratio, where all are positive.
+    """
+    done = rows.loc[rows["status"] == Status.COMPLETED.value, ["cell_id", "seed", "value"]].dropna()
+    if best_id is None:
+        return frozenset(), 0
+    if not metric.is_fraction and (done["value"] > 0).all():
+        done = done.assign(value=np.log(done["value"]))
+    of_best = done[done["cell_id"] == best_id].set_index("seed")["value"]
+    done = done.assign(difference=done["value"] - done["seed"].map(of_best))
+    stats = done.groupby("cell_id")["difference"].agg(["mean", "std", "count"])
+    half = t_half_width(stats["std"].to_numpy(), stats["count"].to_numpy())
+    alike = stats.index[np.abs(stats["mean"].to_numpy()) <= half]
+    return frozenset(str(name) for name in alike) - {best_id}, len(of_best)
+
+
+def _cell(row: Mapping[Hashable, Any], x_name: str, y_name: str | None) -> Cell:
+    counts = {name: int(row[name]) for name in ("planned", "completed", "diverged", "failed", "waiting")}
+    return Cell(
+        cell_id=str(row["cell_id"]),
+        x=float(row[x_name]),
+        y=float(row[y_name]) if y_name else math.nan,
+        **counts,
+        median=float(row["median"]),
+        low=float(row["low"]),
+        high=float(row["high"]),
+        in_region=bool(row["in_region"]),
+        like_best=bool(row["like_best"]),
+    )
+
+
+def _levels(values: pd.Series[float]) -> tuple[float, ...]:
+    return tuple(sorted(float(value) for value in values.dropna().unique()))
+
+
+def _edges(table: pd.DataFrame, best: Mapping[str, float], names: tuple[str, ...]) -> tuple[Edge, ...]:
+    edges = []
+    for name in names:
+        levels = _levels(table[name])
+        if len(levels) > 1 and best[name] == levels[0] != 0:
+            edges.append(Edge(parameter=name, side="low", value=levels[0]))
+        if len(levels) > 1 and best[name] == levels[-1]:
+            edges.append(Edge(parameter=name, side="high", value=levels[-1]))
+    return tuple(edges)

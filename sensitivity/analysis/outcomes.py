@@ -1,0 +1,48 @@
+"""What a run counts with in a statistic over runs.
+
+A completed run counts with its metric at the end. A diverged run counts as the untrained network of its
+seed: its loss, and likewise its accuracy, before the first step (after STATISTICS.md, section 5, which says
+so of the loss). Of the accuracy, that is chance level without having to know the number of classes. So
+divergence costs what had been learned, and never drops out of a median. Failed, interrupted and pending runs
+say nothing about the optimizer: they have no value, and stay in the denominators.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from sensitivity.study.metrics import METRICS, Metric
+from sensitivity.study.results import Status
+
+OBSERVED = (Status.COMPLETED.value, Status.DIVERGED.value)
+WAITING = (Status.PENDING.value, Status.INTERRUPTED.value)
+"""Statuses that another `run` changes."""
+
+_READING_ORDER = ("test_accuracy", "train_loss", "test_loss", "train_accuracy")
+
+
+def available_metrics(runs: pd.DataFrame) -> tuple[Metric, ...]:
+    """Return the metrics that some run has a finite value of, the most telling first."""
+    return tuple(METRICS[name] for name in _READING_ORDER if name in runs and np.isfinite(runs[name].to_numpy()).any())
+
+
+def untrained_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: Metric) -> pd.Series[float]:
+    """Return each run's metric before its first step, with the index of `runs`.
+
+    A run without an evaluation at step 0 gets the median over those that have one; NaN if none has.
+    """
+    start = curves.loc[curves["step"] == 0].drop_duplicates("trial_id").set_index("trial_id")[metric.name]
+    values = runs["trial_id"].map(start).astype(float)
+    if metric.name == "train_loss":
+        values = values.fillna(runs["initial_train_loss"].astype(float))
+    values = values.where(np.isfinite(values))
+    return values.fillna(values.median())
+
+
+def counted_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: Metric) -> pd.Series[float]:
+    """Return the value that each run counts with, with the index of `runs`; NaN where it has none."""
+    measured = runs[metric.name].astype(float)
+    finished_well = (runs["status"] == Status.COMPLETED.value) & np.isfinite(measured)
+    observed = runs["status"].isin(OBSERVED)
+    return measured.where(finished_well, untrained_values(runs, curves, metric).where(observed))

@@ -1,0 +1,89 @@
+"""Runs by status and what they cost, in all and by optimizer and batch size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from sensitivity.study.results import Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """Planned runs by status, and the cost of those with a result."""
+
+    planned: int
+    completed: int
+    diverged: int
+    failed: int
+    interrupted: int
+    pending: int
+    steps: int
+    train_seconds: float
+    """Device-seconds of training: each run's share of its pack's time, added up."""
+    eval_seconds: float
+    flops: float
+
+    @property
+    def waiting(self) -> int:
+        """Runs that another `run` would do."""
+        return self.interrupted + self.pending
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The runs of an optimizer at a batch size."""
+
+    optimizer: str
+    batch_size: int
+    cells: int
+    """Configurations planned."""
+    seeds: int
+    tally: Tally
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySummary:
+    """All that was planned, where it stands, and what it cost."""
+
+    total: Tally
+    groups: tuple[Group, ...]
+    """By optimizer in the order of the plan, then by batch size."""
+    elapsed_seconds: float
+    """From the start of the first pack to the last result, pauses included; 0 without results."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether no planned run waits."""
+        return self.total.waiting == 0
+
+
+def compute_summary(runs: pd.DataFrame) -> StudySummary:
+    """Count `runs`, one row a planned run."""
+    groups = tuple(
+        Group(
+            optimizer=str(optimizer),
+            batch_size=int(str(batch_size)),
+            cells=int(rows["cell_id"].nunique()),
+            seeds=int(rows["seed"].nunique()),
+            tally=_tally(rows),
+        )
+        for optimizer, of_optimizer in runs.groupby("optimizer", sort=False)
+        for batch_size, rows in of_optimizer.groupby("batch_size")
+    )
+    started, finished = runs["started_at"].dropna(), runs["finished_at"].dropna()
+    elapsed = (finished.max() - started.min()).total_seconds() if len(started) and len(finished) else 0.0
+    return StudySummary(total=_tally(runs), groups=groups, elapsed_seconds=elapsed)
+
+
+def _tally(runs: pd.DataFrame) -> Tally:
+    count = runs["status"].value_counts()
+    return Tally(
+        planned=len(runs),
+        **{status.value: int(count.get(status.value, 0)) for status in Status},
+        steps=int(runs["steps"].sum()),
+        train_seconds=float(runs["train_seconds"].sum()),
+        eval_seconds=float(runs["eval_seconds"].sum()),
+        flops=float(runs["flops"].sum()),
+    )

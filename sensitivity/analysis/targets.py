@@ -1,0 +1,118 @@
+"""Which runs reach a target, and when (STATISTICS.md, sections 0, 1 and 3).
+
+The time to a target is the first evaluation of a completed run at which the metric meets it. A completed run
+that never does is censored at its budget. A diverged run never reaches a target, even one that it met on its
+way (its time is infinite); how many did is kept beside. Failed and waiting runs stay in the denominator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from sensitivity.analysis.intervals import wilson
+from sensitivity.analysis.outcomes import OBSERVED, WAITING
+from sensitivity.study.metrics import METRICS
+from sensitivity.study.results import Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOutcome:
+    """Where the runs of an optimizer at a batch size stand with respect to a target."""
+
+    metric: str
+    target: float
+    optimizer: str
+    batch_size: int
+    planned: int
+    reached: int
+    censored: int
+    """Completed without meeting the target."""
+    diverged: int
+    diverged_after_meeting: int
+    """Of the diverged, those that met the target before."""
+    failed: int
+    waiting: int
+    interval: tuple[float, float] | None
+    """Wilson's, for the share of drawn configurations; None for a grid, for more than one seed a
+    configuration, and where runs failed or wait."""
+    median_steps: float
+    """Over the runs that reached it, as the three below; NaN if none did."""
+    median_epochs: float
+    median_seconds: float
+    expected_steps: float
+    """Expected running time: the steps of all observed runs, the unsuccessful at the full budget, over the
+    successes; NaN with no success, when `spent_steps` bounds it from below."""
+    spent_steps: float
+    """Its numerator."""
+
+
+def compute_targets(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    targets: Mapping[str, Sequence[float]],
+    *,
+    designs: Mapping[str, str] | None = None,
+) -> tuple[TargetOutcome, ...]:
+    """Return an outcome for each metric, target, optimizer and batch size, in that order.
+
+    `designs` names each optimizer's design; an optimizer that it lacks counts as a grid.
+    """
+    outcomes = []
+    for name, levels in targets.items():
+        for level in levels:
+            first = _first_meeting(curves, name, level)
+            table = runs[["trial_id", "cell_id", "optimizer", "batch_size", "seed", "status", "steps"]].merge(
+                first, on="trial_id", how="left"
+            )
+            for optimizer, of_optimizer in table.groupby("optimizer", sort=False):
+                drawn = (designs or {}).get(str(optimizer), "grid") in ("random", "sobol")
+                outcomes += [
+                    _outcome(rows, name, level, str(optimizer), int(str(batch_size)), drawn)
+                    for batch_size, rows in of_optimizer.groupby("batch_size")
+                ]
+    return tuple(outcomes)
+
+
+def _first_meeting(curves: pd.DataFrame, metric: str, target: float) -> pd.DataFrame:
+    """Return step, epoch and seconds of each run's first evaluation that meets `target`."""
+    values = curves[metric]
+    met = values <= target if METRICS[metric].lower_is_better else values >= target
+    hits = curves.loc[met, ["trial_id", "step", "epoch", "train_seconds"]]
+    return hits.sort_values(["trial_id", "step"]).drop_duplicates("trial_id")
+
+
+def _outcome(
+    rows: pd.DataFrame, metric: str, target: float, optimizer: str, batch_size: int, drawn: bool
+) -> TargetOutcome:
+    completed = rows["status"] == Status.COMPLETED.value
+    diverged = rows["status"] == Status.DIVERGED.value
+    met = rows["step"].notna()
+    reached = rows[completed & met]
+    unsuccessful = int((completed & ~met).sum() + diverged.sum())
+    waiting = int(rows["status"].isin(WAITING).sum())
+    budget = float(rows.loc[completed if completed.any() else diverged, "steps"].max())
+    spent = float(reached["step"].sum()) + (unsuccessful * budget if unsuccessful else 0.0)
+    independent = drawn and rows["status"].isin(OBSERVED).all() and rows["cell_id"].is_unique
+    return TargetOutcome(
+        metric=metric,
+        target=target,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        planned=len(rows),
+        reached=len(reached),
+        censored=int((completed & ~met).sum()),
+        diverged=int(diverged.sum()),
+        diverged_after_meeting=int((diverged & met).sum()),
+        failed=int((rows["status"] == Status.FAILED.value).sum()),
+        waiting=waiting,
+        interval=wilson(len(reached), len(rows)) if independent else None,
+        median_steps=float(reached["step"].median()),
+        median_epochs=float(reached["epoch"].median()),
+        median_seconds=float(reached["train_seconds"].median()),
+        expected_steps=spent / len(reached) if len(reached) else math.nan,
+        spent_steps=spent,
+    )
