@@ -1,0 +1,70 @@
+"""From a study file to a checked plan: the study, its problem, every trial, and the packs still to run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from sensitivity.study.load import find_study, load_study
+from sensitivity.study.provenance import source_hash
+from sensitivity.study.spec import StudySpec
+from sensitivity.study.trials import Pack, Trial, expand, group
+from sensitivity.training.problems import Problem, check_study, load_problem
+
+DEFAULT_PACK_SIZE = 64
+"""Where a pack's gain has levelled off for small networks on a CPU; the study file can say otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study that has passed every check, expanded."""
+
+    spec: StudySpec
+    problem: Problem
+    source: str
+    """Hash of the user's own problem code; empty for shipped problems."""
+    import_folder: str
+    """Where the study file lies: the user's own modules are found there."""
+    trials: tuple[Trial, ...]
+
+    def packs(self, *, finished: AbstractSet[str], workers: int) -> tuple[Pack, ...]:
+        """Return the trials that are not in `finished`, packed, in the order they should start.
+
+        Packs are made smaller where there would be fewer than two for each worker, so that none stays idle long.
+        """
+        missing = [trial for trial in self.trials if trial.id not in finished]
+        even = -(-len(missing) // (2 * workers))
+        size = self.spec.execution.pack_size or max(1, min(DEFAULT_PACK_SIZE, even))
+        place = {seed: k for k, seed in enumerate(self.spec.seeds)}
+        # Earlier seeds first, so that whole maps fill early; smaller batches first, because they take longest.
+        return tuple(sorted(group(missing, size), key=lambda pack: (place[pack.trials[0].seed], pack.batch_size)))
+
+
+def prepare(study: str) -> Plan:
+    """Find, validate and expand a study, and check it against its data set and model.
+
+    Raises:
+        UserError: whatever is wrong with the study, all at once where possible.
+    """
+    path = find_study(study)
+    spec = load_study(path)
+    folder = str(path.resolve().parent)
+    use_folder(folder)
+    source = source_hash(spec.problem)
+    problem = load_problem(spec.problem)
+    check_study(spec, problem, source=str(path))
+    return Plan(spec=spec, problem=problem, source=source, import_folder=folder, trials=expand(spec, source=source))
+
+
+def use_folder(folder: str) -> None:
+    """Let modules be imported from `folder`, where the user's study file lies."""
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def available_workers(threads: int) -> int:
+    """Return how many packs this machine can train at once, one core a math thread."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // threads)

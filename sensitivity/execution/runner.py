@@ -1,0 +1,201 @@
+"""Ray Tune distributes packs: one Tune trial is one pack. The driver alone writes the study directory.
+
+What is finished is decided by the study directory, never by Tune's own snapshots (RAY.md, "Faults").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ray import tune
+
+from sensitivity.execution.prepare import Plan
+from sensitivity.execution.progress import Progress
+from sensitivity.execution.worker import run_pack
+from sensitivity.store.directory import Place
+from sensitivity.store.manifest import Manifest
+from sensitivity.store.writer import append
+from sensitivity.study.errors import UserError
+from sensitivity.study.provenance import code_version
+from sensitivity.study.results import PackResult, RunResult, Status
+from sensitivity.study.spec import ExecutionSpec
+from sensitivity.study.trials import Pack
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILURES = 2
+"""How often a pack whose worker or node died is started again before its runs are `interrupted`."""
+_REPORT_EVERY_S = 1.0
+
+
+class Interrupted(BaseException):
+    """The user, or the system, asked the command to stop. Everything reported so far is kept."""
+
+
+def run_packs(
+    plan: Plan,
+    packs: Sequence[Pack],
+    directory: Place,
+    manifest: Manifest,
+    *,
+    workers: int,
+    progress: Progress,
+    on_change: Callable[[], None],
+) -> None:
+    """Run packs on the Ray that is there, and append each one's results to the study directory as they come.
+
+    Args:
+        plan: what `packs` are part of.
+        packs: in the order they should start.
+        directory: of the study; its writer's lock is held.
+        manifest: of the directory.
+        workers: packs at a time.
+        progress: kept up to date.
+        on_change: called after each change of `progress`.
+
+    Raises:
+        Interrupted: on SIGINT or SIGTERM.
+        UserError: the study directory can't be written.
+    """
+    recorder = _Recorder(packs, directory, manifest, progress, on_change)
+    trainable = tune.with_parameters(
+        _tune_pack, packs=tuple(packs), execution=plan.spec.execution, import_folder=plan.import_folder
+    )
+    resources: dict[str, float] = {"cpu": plan.spec.execution.threads}
+    if plan.spec.execution.device == "cuda":
+        resources["gpu"] = 1
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it is in the results
+    with tempfile.TemporaryDirectory(prefix="sensitivity-tune-", ignore_cleanup_errors=True) as scratch, _stoppable():
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, resources),
+            param_space={"pack": tune.grid_search(list(range(len(packs))))},
+            tune_config=tune.TuneConfig(max_concurrent_trials=workers, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name="packs",
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[recorder],
+                stop=recorder.stopper,
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        )
+        tuner.fit()
+    if recorder.fault is not None:
+        raise recorder.fault
+
+
+def _tune_pack(config: Mapping[str, int], packs: Sequence[Pack], execution: ExecutionSpec, import_folder: str) -> None:
+    last = time.monotonic()
+
+    def on_progress(fraction: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _REPORT_EVERY_S:
+            last = time.monotonic()
+            tune.report({"fraction": fraction})
+
+    tune.report({"result": run_pack(packs[config["pack"]], execution, import_folder, on_progress=on_progress)})
+
+
+class _Recorder(tune.Callback):
+    """Takes results from Tune's event loop to the study directory."""
+
+    def __init__(
+        self,
+        packs: Sequence[Pack],
+        directory: Place,
+        manifest: Manifest,
+        progress: Progress,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._packs = packs
+        self._directory = directory
+        self._manifest = manifest
+        self._progress = progress
+        self._on_change = on_change
+        self._code_version = code_version()
+        self.fault: UserError | None = None
+        self.stopper = _StopOn(lambda: self.fault is not None)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Record a pack's results, or its progress."""
+        if "result" in result:
+            self._record(result["result"])
+        elif "fraction" in result:
+            self._progress.advance(self._packs[trial.config["pack"]], result["fraction"])
+        self._on_change()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Record the runs of a pack whose worker or node kept dying."""
+        pack = self._packs[trial.config["pack"]]
+        cause = str(trial.get_error() or "unknown").strip().splitlines()[-1]
+        message = f"its worker was lost {MAX_FAILURES + 1} times: {cause}"
+        logger.warning("pack %s: %s", pack.id, message)
+        self._record(_interrupted(pack, message))
+        self._on_change()
+
+    def _record(self, result: PackResult) -> None:
+        try:
+            append(self._directory, result, spec_hash=self._manifest.spec_hash, code_version=self._code_version)
+        except UserError as error:
+            self.fault = error
+        else:
+            self._progress.finish(result)
+
+
+class _StopOn(tune.Stopper):
+    """Ends the whole run once a condition holds."""
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self._condition = condition
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never end a single pack."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether to end everything."""
+        return self._condition()
+
+
+def _interrupted(pack: Pack, message: str) -> PackResult:
+    runs = tuple(
+        RunResult(
+            trial=trial,
+            status=Status.INTERRUPTED,
+            measurements=(),
+            steps=0,
+            train_seconds=0.0,
+            eval_seconds=0.0,
+            flops=0.0,
+            message=message,
+        )
+        for trial in pack.trials
+    )
+    return PackResult(runs=runs, pack_id=pack.id, host="", device="", started_at=time.time(), wall_seconds=0.0)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into ``Interrupted`` while inside."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread alone
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

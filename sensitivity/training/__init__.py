@@ -1,0 +1,12 @@
+"""Training of packs: problems in, measurements out.
+
+Convention of this room: a tensor of training has a leading *trials* dimension, written ``[trials, ...]``;
+a single trial is a pack of one and takes the same path.
+
+* ``problems``: data set, model and loss of a study; ``datasets``, ``models``, ``losses``: the shipped ones.
+* ``packed_model``: any ``nn.Module`` as a function of stacked parameters; ``packed_layers``: its layers.
+* ``order``: which examples each step draws.
+* ``optimizers``: SGD and K-FAC over packs.
+* ``loop``: ``train_pack``.
+* ``cost``: FLOPs.
+"""

@@ -1,0 +1,63 @@
+"""Shipped data sets, held in memory as tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from sensitivity.study.spec import ProblemSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Inputs ``[examples, ...]`` and targets: classes ``[examples]`` (int64) or values ``[examples, outputs]``."""
+
+    train_inputs: Tensor
+    train_targets: Tensor
+    test_inputs: Tensor
+    test_targets: Tensor
+
+    @property
+    def train_size(self) -> int:
+        """Number of training examples."""
+        return len(self.train_inputs)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Dataset:
+        """Return the data on a device, floating-point tensors as `dtype`."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+
+        return Dataset(
+            train_inputs=move(self.train_inputs),
+            train_targets=move(self.train_targets),
+            test_inputs=move(self.test_inputs),
+            test_targets=move(self.test_targets),
+        )
+
+
+def digits(spec: ProblemSpec) -> Dataset:
+    """Return scikit-learn's digits: 1,797 images ``[1, 8, 8]`` of ten classes (Alpaydin & Kaynak 1998).
+
+    The test split is stratified by class and fixed by `split_seed`. Inputs are standardised with the mean
+    and deviation of all training pixels (one channel), so that no rare pixel is blown up.
+    """
+    images, classes = load_digits(return_X_y=True)
+    train_x, test_x, train_y, test_y = train_test_split(
+        images, classes, test_size=spec.test_fraction, random_state=spec.split_seed, stratify=classes
+    )
+    mean, deviation = train_x.mean(), train_x.std()
+
+    def inputs(pixels: object) -> Tensor:
+        return torch.as_tensor((pixels - mean) / deviation).reshape(-1, 1, 8, 8)
+
+    return Dataset(
+        train_inputs=inputs(train_x),
+        train_targets=torch.as_tensor(train_y).long(),
+        test_inputs=inputs(test_x),
+        test_targets=torch.as_tensor(test_y).long(),
+    )

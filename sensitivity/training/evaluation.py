@@ -1,0 +1,53 @@
+"""Measuring a pack: mean loss and accuracy over a split, in chunks that bound memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sensitivity.training.losses import accuracy
+from sensitivity.training.packed_model import PackedModel
+from sensitivity.training.problems import Problem
+
+_ROWS = 16_384
+"""Examples x trials that go through the networks at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Loss and accuracy of each trial on both splits, ``[trials]`` on the CPU."""
+
+    train_loss: Tensor
+    train_accuracy: Tensor
+    test_loss: Tensor
+    test_accuracy: Tensor
+
+
+def evaluate(model: PackedModel, problem: Problem, *, train_examples: int | None) -> Scores:
+    """Measure every member on the training split (its first `train_examples`, if given) and the test split."""
+    data = problem.dataset
+    count = train_examples or data.train_size
+    train_loss, train_accuracy = _split(model, problem, data.train_inputs[:count], data.train_targets[:count])
+    test_loss, test_accuracy = _split(model, problem, data.test_inputs, data.test_targets)
+    return Scores(
+        train_loss=train_loss, train_accuracy=train_accuracy, test_loss=test_loss, test_accuracy=test_accuracy
+    )
+
+
+def _split(model: PackedModel, problem: Problem, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    rows = max(1, _ROWS // model.trials)
+    loss = torch.zeros(model.trials, dtype=torch.float64, device=inputs.device)
+    correct = torch.zeros_like(loss)
+    for start in range(0, len(inputs), rows):
+        some, wanted = inputs[start : start + rows], targets[start : start + rows]
+        outputs = model.eval_outputs(some)
+        wanted = wanted.expand(model.trials, *wanted.shape)
+        loss += problem.loss(outputs, wanted).double() * len(some)
+        if problem.has_classes:
+            correct += accuracy(outputs, wanted) * len(some)
+    if not problem.has_classes:
+        correct.fill_(math.nan)
+    return (loss / len(inputs)).cpu(), (correct / len(inputs)).cpu()

@@ -1,0 +1,30 @@
+"""Losses over packs: outputs ``[trials, batch, outputs]`` to the mean loss of each trial ``[trials]``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of each trial; `targets` are classes ``[trials, batch]``."""
+    losses = functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
+    return losses.view(targets.shape).mean(1)
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Half the squared distance, averaged over the batch, of each trial; `targets` ``[trials, batch, outputs]``."""
+    return (outputs - targets).square().flatten(2).sum(2).mean(1) / 2
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Fraction of examples whose largest output is their class, of each trial ``[trials]``."""
+    return (outputs.argmax(2) == targets).to(torch.float64).mean(1)
+
+
+LOSSES: dict[str, LossFunction] = {"cross_entropy": cross_entropy, "squared_error": squared_error}

@@ -1,0 +1,90 @@
+"""The members of a pack as they stand: what was measured, and what went wrong, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sensitivity.study.results import Measurement, RunResult, Status
+from sensitivity.study.trials import Trial
+from sensitivity.training.evaluation import Scores
+
+
+@dataclass
+class Member:
+    """One trial in training."""
+
+    trial: Trial
+    step_flops: float
+    measurements: list[Measurement] = field(default_factory=list)
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    steps: int = 0
+    fault: str = ""
+    """Why it diverged; empty while it has not."""
+
+    def measure(self, scores: Scores, place: int, *, epoch: float, lr_multiplier: float) -> None:
+        """Note the scores at `place`, and judge them by the divergence bound."""
+        measured = Measurement(
+            step=self.steps,
+            epoch=epoch,
+            lr=dict(self.trial.hyperparameters)["lr"] * lr_multiplier,
+            train_seconds=self.train_seconds,
+            flops=self.steps * self.step_flops,
+            train_loss=scores.train_loss[place].item(),
+            train_accuracy=scores.train_accuracy[place].item(),
+            test_loss=scores.test_loss[place].item(),
+            test_accuracy=scores.test_accuracy[place].item(),
+        )
+        self.measurements.append(measured)
+        bound = self.trial.workload.evaluation.divergence_bound * self.measurements[0].train_loss
+        if not measured.train_loss <= bound:  # NaN included
+            self.fault = f"training loss {measured.train_loss:.4g} at step {self.steps}, above the bound {bound:.4g}"
+
+    def result(self) -> RunResult:
+        """Return what the run yields as it stands."""
+        return RunResult(
+            trial=self.trial,
+            status=Status.DIVERGED if self.fault else Status.COMPLETED,
+            measurements=tuple(self.measurements),
+            steps=self.steps,
+            train_seconds=self.train_seconds,
+            eval_seconds=self.eval_seconds,
+            flops=self.steps * self.step_flops,
+            message=self.fault,
+        )
+
+
+class Watch:
+    """At which step each live member first went wrong, noted without leaving the device."""
+
+    def __init__(self, trials: int, device: torch.device) -> None:
+        self._lost = torch.full((trials,), -1, device=device)
+        self._stuck = torch.full((trials,), -1, device=device)
+
+    def see(self, step: int, losses: Tensor, failed: Tensor | None) -> None:
+        """Note the losses before `step` and the members ``[trials]`` that it could not update."""
+        self._lost = torch.where(~torch.isfinite(losses) & (self._lost < 0), step, self._lost)
+        if failed is not None:
+            self._stuck = torch.where(failed & (self._stuck < 0), step, self._stuck)
+
+    def faults(self) -> list[tuple[int, int, bool]]:
+        """Return (place, step, whether its update failed rather than its loss) of each member that went wrong."""
+        found = []
+        for place, (lost, stuck) in enumerate(zip(self._lost.tolist(), self._stuck.tolist(), strict=True)):
+            update_failed = stuck >= 0 and (lost < 0 or stuck < lost)
+            if update_failed or lost >= 0:
+                found.append((place, stuck if update_failed else lost, update_failed))
+        return found
+
+    def select(self, index: Tensor) -> None:
+        """Keep only the members at `index`."""
+        self._lost, self._stuck = self._lost[index], self._stuck[index]
+
+
+def unharmed(live: Sequence[Member]) -> list[int]:
+    """Return the places of the members without a fault."""
+    return [place for place, member in enumerate(live) if not member.fault]

@@ -1,0 +1,100 @@
+"""Optimizers over packs: hyperparameters are tensors ``[trials]``, parameters ``[trials, ...]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sensitivity.kfac import Capture
+from sensitivity.study.trials import Trial
+from sensitivity.training.packed_model import PackedModel
+
+
+class PackOptimizer(Protocol):
+    """What the training loop asks of an optimizer."""
+
+    def flops(self, batch_size: int) -> float:
+        """Return the FLOPs of an average step and trial, beyond the gradient's and element-wise work."""
+
+    def wants_calls(self, step: int) -> bool:
+        """Whether `step` (0 is the first) needs the calls of the layers."""
+
+    def step(
+        self,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        calls: Mapping[str, Sequence[Capture]] | None,
+        lr_multiplier: float,
+    ) -> Tensor | None:
+        """Update `params` in place; return which trials ``[trials]`` could not be updated, if that can happen."""
+
+    def select(self, index: Tensor) -> None:
+        """Keep only the members at `index`."""
+
+    def explain(self, member: int) -> str:
+        """Return why the member could not be updated."""
+
+
+def hyperparameter(trials: Sequence[Trial], name: str, like: Tensor) -> Tensor:
+    """Return a hyperparameter of each trial ``[trials]``, in the type and on the device of `like`."""
+    return torch.tensor([dict(trial.hyperparameters)[name] for trial in trials], dtype=like.dtype, device=like.device)
+
+
+def per_trial(values: Tensor, like: Tensor) -> Tensor:
+    """Return `values` ``[trials]`` shaped to multiply `like` ``[trials, ...]``."""
+    return values.view(-1, *(1,) * (like.dim() - 1))
+
+
+class PackedSGD:
+    """SGD with coupled weight decay and (Nesterov) momentum, in the form of ``torch.optim.SGD``."""
+
+    def __init__(self, trials: Sequence[Trial], model: PackedModel) -> None:
+        params = model.params
+        like = next(iter(params.values()))
+        self._lr = hyperparameter(trials, "lr", like)
+        self._momentum = hyperparameter(trials, "momentum", like)
+        self._weight_decay = hyperparameter(trials, "weight_decay", like)
+        self._decays = bool(self._weight_decay.any())
+        self._nesterov = bool(trials[0].settings["nesterov"])
+        self._velocity = {name: torch.zeros_like(p, requires_grad=False) for name, p in params.items()}
+
+    def flops(self, batch_size: int) -> float:
+        """Return 0: element-wise work alone."""
+        return 0.0
+
+    def wants_calls(self, step: int) -> bool:
+        """Never: SGD sees gradients alone."""
+        return False
+
+    @torch.no_grad()
+    def step(
+        self,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        calls: Mapping[str, Sequence[Capture]] | None,
+        lr_multiplier: float,
+    ) -> Tensor | None:
+        """Update `params` in place."""
+        rate = -lr_multiplier * self._lr
+        for name, parameter in params.items():
+            gradient, velocity = grads[name], self._velocity[name]
+            momentum = per_trial(self._momentum, parameter)
+            if self._decays:
+                gradient = torch.addcmul(gradient, parameter, per_trial(self._weight_decay, parameter))
+            velocity.mul_(momentum).add_(gradient)
+            direction = torch.addcmul(gradient, velocity, momentum) if self._nesterov else velocity
+            parameter.addcmul_(direction, per_trial(rate, parameter))
+        return None
+
+    def select(self, index: Tensor) -> None:
+        """Keep only the members at `index`."""
+        self._lr, self._momentum = self._lr[index], self._momentum[index]
+        self._weight_decay = self._weight_decay[index]
+        self._velocity = {name: velocity[index] for name, velocity in self._velocity.items()}
+
+    def explain(self, member: int) -> str:
+        """Never called: an SGD update can't fail."""
+        raise AssertionError(member)

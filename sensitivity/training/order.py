@@ -1,0 +1,56 @@
+"""Which examples each step draws: one endless stream of shuffled passes a seed, cut into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from sensitivity.study.seeds import derive
+
+
+def batches(seed: int, *, train_size: int, batch_size: int) -> Iterator[Tensor]:
+    """Yield the indices ``[batch]`` of each step's examples, for ever.
+
+    The stream is ``torch.randperm(train_size)`` over and over, from a CPU generator seeded with
+    ``derive(seed, "order")``. It does not depend on the batch size, the optimizer or the device.
+    """
+    generator = torch.Generator().manual_seed(derive(seed, "order"))
+    left = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(left) < batch_size:
+            left = torch.cat((left, torch.randperm(train_size, generator=generator)))
+        yield left[:batch_size]
+        left = left[batch_size:]
+
+
+class PackOrder:
+    """The batches of a pack's members, each from its own seed; equal seeds draw once."""
+
+    def __init__(self, seeds: Sequence[int], *, train_size: int, batch_size: int) -> None:
+        self._streams = {s: batches(s, train_size=train_size, batch_size=batch_size) for s in dict.fromkeys(seeds)}
+        self._seeds = tuple(seeds)
+
+    def draw(self) -> Tensor:
+        """Return the next step's indices ``[trials, batch]``; a view of one row where all seeds are equal."""
+        rows = {seed: next(stream) for seed, stream in self._streams.items()}
+        if len(rows) == 1:
+            return next(iter(rows.values())).expand(len(self._seeds), -1)
+        return torch.stack([rows[seed] for seed in self._seeds])
+
+    def select(self, index: Sequence[int]) -> None:
+        """Keep only the members at `index`."""
+        self._seeds = tuple(self._seeds[k] for k in index)
+        self._streams = {seed: stream for seed, stream in self._streams.items() if seed in self._seeds}
+
+
+def gather(table: Tensor, indices: Tensor) -> Tensor:
+    """Return rows of `table` ``[examples, ...]`` at `indices` ``[trials, batch]``: ``[trials, batch, ...]``.
+
+    Indices that are one row, expanded, are gathered once and the result is expanded.
+    """
+    indices = indices.to(table.device)
+    if indices.shape[0] > 1 and indices.stride(0) == 0:
+        return table[indices[0]].expand(indices.shape[0], *(-1,) * (table.dim()))
+    return table[indices]
