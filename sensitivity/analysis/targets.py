@@ -15,7 +15,7 @@ import pandas as pd
 
 from sensitivity.analysis.intervals import wilson
 from sensitivity.analysis.outcomes import OBSERVED, WAITING
-from sensitivity.study.metrics import METRICS
+from sensitivity.study.metrics import METRICS, MetricName
 from sensitivity.study.results import Status
 
 
@@ -53,7 +53,7 @@ class TargetOutcome:
 def compute_targets(
     runs: pd.DataFrame,
     curves: pd.DataFrame,
-    targets: Mapping[str, Sequence[float]],
+    targets: Mapping[MetricName, Sequence[float]],
     *,
     designs: Mapping[str, str] | None = None,
 ) -> tuple[TargetOutcome, ...]:

@@ -1,0 +1,121 @@
+"""Learning curves of cells: one panel a batch size, one colour an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from sensitivity.analysis.curves import CellCurves
+from sensitivity.figures.labels import count, metric_value, optimizer_label
+from sensitivity.figures.scales import Scale, metric_scale
+from sensitivity.figures.theme import DASHES, LIGHT, Theme
+
+_PANELS_A_ROW = 3
+_TOP, _BOTTOM, _PANEL, _BETWEEN = 104, 92, 280, 86
+
+
+def draw_curves(cells: Sequence[CellCurves], *, theme: Theme = LIGHT, subject: str = "the best cells") -> go.Figure:
+    """Draw the curves of `cells`, all of one metric: seeds thin, their range a band, their median bold.
+
+    Raises:
+        ValueError: no cell.
+    """
+    if not cells:
+        raise ValueError("draw_curves needs at least one cell")
+    metric = cells[0].metric
+    scale = metric_scale(metric, (value for cell in cells for s in cell.seeds for value in s.values))
+    batch_sizes = sorted({cell.batch_size for cell in cells})
+    optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
+    columns = min(len(batch_sizes), _PANELS_A_ROW)
+    rows = -(-len(batch_sizes) // columns)
+    plot = rows * _PANEL + (rows - 1) * _BETWEEN
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        shared_yaxes=True,
+        horizontal_spacing=0.03 if columns > 1 else 0,
+        vertical_spacing=_BETWEEN / plot if rows > 1 else 0,
+        subplot_titles=[f"<b>batch size {size:,}</b>" for size in batch_sizes],
+    )
+    named: set[str] = set()
+    for cell in cells:
+        panel = batch_sizes.index(cell.batch_size)
+        row, column = panel // columns + 1, panel % columns + 1
+        for trace in _traces(cell, scale, theme, optimizers.index(cell.optimizer)):
+            trace.showlegend = trace.name is not None and trace.name not in named
+            named.add(str(trace.name))
+            figure.add_trace(trace, row=row, col=column)
+    figure.update_xaxes(title_text="epochs")
+    figure.update_yaxes(tickvals=scale.tickvals, ticktext=scale.ticktext)
+    figure.update_yaxes(title_text=metric.label, col=1)
+    n = sum(cell.n for cell in cells)
+    planned = sum(cell.planned for cell in cells)
+    diverged = sum(seed.diverged for cell in cells for seed in cell.seeds)
+    figure.update_layout(
+        template=theme.template(),
+        title={
+            "text": f"{metric.label.capitalize()} of {subject} by epoch",
+            "subtitle": {
+                "text": f"n = {n} of {count(planned, 'run')} in {count(len(cells), 'cell')}, {diverged} diverged"
+                " · bold: median · band: smallest to largest seed · thin: each seed"
+            },
+        },
+        height=plot + _TOP + _BOTTOM,
+        margin={"t": _TOP, "b": _BOTTOM, "l": 70, "r": 20},
+        hovermode="closest",
+    )
+    return figure
+
+
+def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list[go.Scatter]:
+    colour, dash = theme.category(position), DASHES[position % len(DASHES)]
+    label = optimizer_label(cell.optimizer)
+    place = scale.position
+    band = go.Scatter(
+        x=[*cell.epochs, *reversed(cell.epochs)],
+        y=[*map(place, cell.low), *map(place, reversed(cell.high))],
+        mode="lines",
+        fill="toself",
+        line={"width": 0, "color": colour},
+        opacity=0.2,
+        fillcolor=colour,
+        hoverinfo="skip",
+    )
+    seeds = [
+        go.Scatter(
+            x=seed.epochs,
+            y=[place(value) for value in seed.values],
+            mode="lines",
+            line={"width": 0.8, "color": colour},
+            opacity=0.6,
+            hoverinfo="skip",
+        )
+        for seed in cell.seeds
+    ]
+    median = go.Scatter(
+        x=cell.epochs,
+        y=[place(value) for value in cell.median],
+        mode="lines",
+        name=f"{label}, median",
+        line={"width": 3, "color": colour, "dash": dash},
+        hovertext=[
+            f"<b>{label}, batch size {cell.batch_size}</b><br>epoch {epoch:g}<br>median"
+            f" {metric_value(cell.metric, middle)}<br>seeds from {metric_value(cell.metric, low)} to"
+            f" {metric_value(cell.metric, high)}<br>n = {cell.n}"
+            for epoch, middle, low, high in zip(cell.epochs, cell.median, cell.low, cell.high, strict=True)
+        ],
+        hoverinfo="text",
+    )
+    ends = [seed for seed in cell.seeds if seed.diverged and seed.epochs]
+    crosses = go.Scatter(
+        x=[seed.epochs[-1] for seed in ends],
+        y=[place(seed.values[-1]) for seed in ends],
+        mode="markers",
+        name=f"{label}, diverged after here",
+        marker={"symbol": "x", "size": 10, "color": colour, "line": {"width": 1, "color": theme.paper}},
+        hovertext=[f"{label}: seed {seed.seed} diverged" for seed in ends],
+        hoverinfo="text",
+    )
+    return [band, *seeds, median, *([crosses] if ends else [])]

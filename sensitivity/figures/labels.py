@@ -1,0 +1,132 @@
+"""Names and numbers in words, for figures, tables and sentences alike."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+from sensitivity.analysis.maps import Cell, RobustnessMap
+from sensitivity.study.metrics import Metric
+
+_OPTIMIZERS = {"kfac": "K-FAC", "sgd": "SGD"}
+_PARAMETERS = {"lr": "learning rate", "weight_decay": "weight decay"}
+
+
+def safe(text: object) -> str:
+    """Escape text from outside, for HTML and for Plotly's subset of it."""
+    return html.escape(str(text))
+
+
+def optimizer_name(name: str) -> str:
+    """Return an optimizer's name as it is read, not escaped."""
+    return _OPTIMIZERS.get(name, name)
+
+
+def parameter_name(name: str) -> str:
+    """Return a hyperparameter's name as it is read, not escaped."""
+    return _PARAMETERS.get(name, name.replace("_", " "))
+
+
+def optimizer_label(name: str) -> str:
+    """Return an optimizer's name as it is read, escaped."""
+    return safe(optimizer_name(name))
+
+
+def parameter_label(name: str) -> str:
+    """Return a hyperparameter's name as it is read, escaped."""
+    return safe(parameter_name(name))
+
+
+def number(value: float, digits: int = 2) -> str:
+    """Return `value` with `digits` significant digits, the shorter of 0.03 and 3e-4; a dash for NaN."""
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else "∞"
+    if value == 0 or 0.01 <= abs(value) < 10_000:
+        plain = f"{value:.{digits}g}"
+        return f"{value:,.0f}" if "e" in plain else plain
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    shortened = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    return f"{shortened}e{int(exponent)}"
+
+
+def tick_labels(values: Sequence[float]) -> list[str]:
+    """Return labels as short as keeps them distinct, of two significant digits or more."""
+    for digits in range(2, 7):
+        labels = [number(value, digits) for value in values]
+        if len(set(labels)) == len(set(values)):
+            return labels
+    return [f"{value:g}" for value in values]
+
+
+def metric_value(metric: Metric, value: float) -> str:
+    """Return a metric's value with its unit."""
+    if metric.is_fraction and math.isfinite(value):
+        return f"{100 * value:.1f}%"
+    return number(value, 3)
+
+
+def count(n: int, noun: str) -> str:
+    """Return `n` and its noun, in the plural unless n is 1."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{n:,} {noun if n == 1 else plural}"
+
+
+def configuration(map_: RobustnessMap, cell: Cell) -> str:
+    """Return a cell's hyperparameters in words."""
+    pairs = [(map_.x_name, cell.x)]
+    if map_.y_name is not None:
+        pairs.append((map_.y_name, cell.y))
+    return ", ".join(f"{parameter_label(name)} {number(value, 3)}" for name, value in [*pairs, *map_.slice_at])
+
+
+def cell_hover(map_: RobustnessMap, cell: Cell) -> str:
+    """Return all that is known of a cell, in lines."""
+    n = cell.completed + cell.diverged
+    lines = [
+        f"<b>{optimizer_label(map_.optimizer)}, batch size {map_.batch_size}</b>",
+        configuration(map_, cell),
+    ]
+    if n:
+        label = map_.metric.label + (" (diverged runs as untrained)" if cell.diverged else "")
+        lines.append(f"median {label}: <b>{metric_value(map_.metric, cell.median)}</b>")
+        if n > 1:
+            low, high = (metric_value(map_.metric, value) for value in (cell.low, cell.high))
+            lines.append(f"seeds from {low} to {high}")
+    lines.append(status_line(cell))
+    if map_.best_cell is not None and cell.cell_id == map_.best_cell.cell_id:
+        lines.append("★ best cell")
+    elif cell.like_best:
+        lines.append("○ can't be told from the best")
+    if cell.in_region:
+        lines.append(f"within {tolerance(map_)} of the best")
+    return "<br>".join(lines)
+
+
+def status_line(cell: Cell) -> str:
+    """Return a cell's denominators: of the runs planned, how many ended how."""
+    parts = [f"{cell.completed} of {cell.planned} completed"]
+    parts += [f"{n} {what}" for n, what in _other_statuses(cell) if n]
+    return ", ".join(parts)
+
+
+def tolerance(map_: RobustnessMap) -> str:
+    """Return the width of the tolerance region."""
+    if map_.metric.is_fraction:
+        return f"{100 * map_.epsilon:.3g} percentage point" + ("" if map_.epsilon == 0.01 else "s")
+    return number(map_.epsilon, 2)
+
+
+def map_counts(maps: Sequence[RobustnessMap]) -> str:
+    """Return the denominators of the runs behind `maps`."""
+    cells = [cell for map_ in maps for cell in map_.cells]
+    planned, completed = sum(cell.planned for cell in cells), sum(cell.completed for cell in cells)
+    parts = [f"n = {planned:,} runs planned", f"{completed:,} completed"]
+    for name in ("diverged", "failed", "waiting"):
+        total = sum(getattr(cell, name) for cell in cells)
+        parts += [f"{total:,} {name}"] if total else []
+    return ", ".join(parts)
+
+
+def _other_statuses(cell: Cell) -> tuple[tuple[int, str], ...]:
+    return (cell.diverged, "diverged"), (cell.failed, "failed"), (cell.waiting, "waiting")

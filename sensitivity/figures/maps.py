@@ -1,0 +1,135 @@
+"""Robustness maps of an optimizer: one panel a batch size, one colour scale.
+
+What a panel looks like depends on the design: a grid of two hyperparameters is a heatmap (``grid``), drawn
+configurations are points (``points``), and one hyperparameter is a profile (``profile``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from sensitivity.analysis.maps import RobustnessMap
+from sensitivity.figures.grid import add_grid, grid_height
+from sensitivity.figures.labels import (
+    count,
+    map_counts,
+    metric_value,
+    number,
+    optimizer_label,
+    parameter_label,
+    tolerance,
+)
+from sensitivity.figures.points import add_points
+from sensitivity.figures.profile import add_profile
+from sensitivity.figures.scales import Scale, map_scale
+from sensitivity.figures.theme import LIGHT, Theme
+
+_PANELS_A_ROW = 4
+_TOP, _BOTTOM, _BETWEEN = 112, 104, 104
+"""Pixels above the first row of panels, below the last, and between two."""
+
+
+def draw_maps(maps: Sequence[RobustnessMap], *, theme: Theme = LIGHT, scale: Scale | None = None) -> go.Figure:
+    """Draw the maps of one optimizer and one metric, one panel a batch size.
+
+    `scale` is shared with other figures where they are to be compared; by default it is these maps' own.
+
+    Raises:
+        ValueError: no map.
+    """
+    if not maps:
+        raise ValueError("draw_maps needs at least one map")
+    scale = scale or map_scale(maps)
+    first = maps[0]
+    columns = min(len(maps), _PANELS_A_ROW)
+    rows = -(-len(maps) // columns)
+    panel = max(grid_height(map_) for map_ in maps)
+    plot = rows * panel + (rows - 1) * _BETWEEN
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        shared_yaxes=True,
+        horizontal_spacing=0.028 if columns > 1 else 0,
+        vertical_spacing=_BETWEEN / plot if rows > 1 else 0,
+    )
+    shown: set[str] = set()
+    for position, map_ in enumerate(maps):
+        row, column = position // columns + 1, position % columns + 1
+        add = add_profile if map_.y_name is None else add_grid if map_.is_grid else add_points
+        add(figure, map_, scale, theme, row, column, shown, columns)
+        _panel_title(figure, map_, theme, row, column)
+        below = position + columns >= len(maps)
+        figure.update_xaxes(title_text=parameter_label(first.x_name) if below else None, row=row, col=column)
+    if first.y_name is not None:
+        figure.update_yaxes(title_text=parameter_label(first.y_name), col=1)
+        figure.update_coloraxes(
+            cmin=scale.bottom,
+            cmax=scale.top,
+            colorscale=scale.colours,
+            colorbar={
+                "title": {"text": first.metric.label},
+                "tickvals": scale.tickvals,
+                "ticktext": scale.ticktext,
+                "lenmode": "pixels",
+                "len": min(plot, 340),
+                "y": 1,
+                "yanchor": "top",
+            },
+        )
+    else:
+        figure.update_layout(coloraxis_showscale=False)
+    figure.update_layout(
+        template=theme.template(),
+        title={"text": _title(first), "subtitle": {"text": _subtitle(maps)}},
+        height=plot + _TOP + _BOTTOM,
+        margin={"t": _TOP, "b": _BOTTOM, "l": 70, "r": 20},
+        barmode="overlay",
+        bargap=0,
+    )
+    return figure
+
+
+def _title(map_: RobustnessMap) -> str:
+    over = parameter_label(map_.x_name) + (f" and {parameter_label(map_.y_name)}" if map_.y_name else "")
+    return f"{optimizer_label(map_.optimizer)}: {map_.metric.label} over {over}"
+
+
+def _subtitle(maps: Sequence[RobustnessMap]) -> str:
+    first = maps[0]
+    seeds = max((cell.planned for map_ in maps for cell in map_.cells), default=0)
+    value = f"median of {count(seeds, 'seed')}" if seeds > 1 else "one seed"
+    parts = [f"{value} a cell, diverged ones counted as untrained", map_counts(maps)]
+    if any(map_.best is not None for map_ in maps):
+        parts.append(f"outline: within {tolerance(first)} of the panel's best")
+    if first.slice_at:
+        parts.append("slices through the best cells")
+    return " · ".join(parts)
+
+
+def _panel_title(figure: go.Figure, map_: RobustnessMap, theme: Theme, row: int, column: int) -> None:
+    best = map_.best_cell
+    said = "nothing completed" if best is None else f"best {metric_value(map_.metric, best.median)}"
+    said += "".join(f" · {parameter_label(name)} {number(value)}" for name, value in map_.slice_at)
+    extend = " and ".join(
+        f"{'lower' if edge.side == 'low' else 'higher'} {parameter_label(edge.parameter)}" for edge in map_.edges
+    )
+    if extend:
+        said += f" · <span style='color:{theme.warning}'><b>extend: {extend}</b></span>"
+    figure.add_annotation(
+        text=f"<b>batch size {map_.batch_size:,}</b><br>{said}",
+        x=0,
+        y=1,
+        xref="x domain",
+        yref="y domain",
+        xanchor="left",
+        yanchor="bottom",
+        align="left",
+        yshift=3,
+        showarrow=False,
+        font={"size": 12, "color": theme.ink},
+        row=row,
+        col=column,
+    )

@@ -1,0 +1,79 @@
+"""Drawn configurations of two hyperparameters as points: nothing is interpolated between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from sensitivity.analysis.maps import Cell, RobustnessMap
+from sensitivity.figures.axes import style_axis
+from sensitivity.figures.labels import cell_hover
+from sensitivity.figures.scales import Scale
+from sensitivity.figures.theme import Theme
+
+
+def add_points(
+    figure: go.Figure,
+    map_: RobustnessMap,
+    scale: Scale,
+    theme: Theme,
+    row: int,
+    column: int,
+    shown: set[str],
+    columns: int,
+) -> None:
+    """Add the points of `map_` to a panel; `shown` holds the legend's entries so far, and grows."""
+
+    def add(cells: Sequence[Cell], name: str, **marker: object) -> None:
+        if not cells:
+            return
+        figure.add_trace(
+            go.Scatter(
+                x=[cell.x for cell in cells],
+                y=[cell.y for cell in cells],
+                mode="markers",
+                name=name,
+                showlegend=name not in shown,
+                marker=marker,
+                hovertext=[cell_hover(map_, cell) for cell in cells],
+                hoverinfo="text",
+                customdata=[cell.cell_id for cell in cells],
+            ),
+            row=row,
+            col=column,
+        )
+        shown.add(name)
+
+    by_state = {
+        state: [cell for cell in map_.cells if cell.state == state]
+        for state in ("measured", "diverged", "failed", "waiting")
+    }
+    ink, grey = theme.ink, theme.hatch_line
+    size = 11 if columns > 2 else 14
+    add(by_state["waiting"], "no result yet", symbol="circle-open", size=6, color=grey, line={"width": 1})
+    add(by_state["failed"], "failed", symbol="hash-open", size=9, color=theme.failed, line={"width": 1.5})
+    add(
+        by_state["diverged"],
+        "every seed diverged",
+        symbol="x-thin",
+        size=8,
+        color=grey,
+        line={"width": 2, "color": grey},
+    )
+    for inside, name in ((False, "outside the tolerance"), (True, "within the tolerance of the best")):
+        cells = [cell for cell in by_state["measured"] if cell.in_region is inside]
+        add(
+            cells,
+            name,
+            size=size,
+            color=[scale.position(cell.median) for cell in cells],
+            coloraxis="coloraxis",
+            line={"width": 2 if inside else 0.5, "color": ink},
+        )
+    some = [cell for cell in by_state["measured"] if cell.diverged]
+    add(some, "some seeds diverged", symbol="triangle-up", size=7, color=theme.warning)
+    if map_.best_cell is not None:
+        add([map_.best_cell], "best", symbol="star", size=15, color="#ffffff", line={"width": 1.2, "color": "#000000"})
+    style_axis(figure.update_xaxes, [cell.x for cell in map_.cells], row, column)
+    style_axis(figure.update_yaxes, [cell.y for cell in map_.cells], row, column)

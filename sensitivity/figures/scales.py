@@ -1,0 +1,97 @@
+"""Where a metric's value lies on an axis or a colour bar.
+
+Losses lie at their logarithm. Accuracies lie at minus the logarithm of the error, 1 - accuracy: 98% and 99%
+are as far apart as 80% and 90%, and the axis is labelled in accuracy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sensitivity.analysis.maps import RobustnessMap
+from sensitivity.figures.labels import number
+from sensitivity.study.metrics import Metric
+
+_DECADES = 3.0
+"""The most that a scale spans: values better than that are drawn at its good end."""
+
+_SMALLEST_ERROR = 1e-3
+_ACCURACIES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Positions from `bottom` to `top`, and the values that are labelled."""
+
+    metric: Metric
+    bottom: float
+    top: float
+    tickvals: tuple[float, ...]
+    ticktext: tuple[str, ...]
+
+    def position(self, value: float) -> float:
+        """Return the position of `value`, clipped to the scale; NaN for NaN."""
+        return min(max(_raw(self.metric, value), self.bottom), self.top) if value == value else math.nan
+
+    @property
+    def colours(self) -> str:
+        """The colour scale, yellow at the good end."""
+        return "Cividis" if self.metric.is_fraction else "Cividis_r"
+
+
+def metric_scale(metric: Metric, values: Iterable[float], *, worst: float = math.nan) -> Scale:
+    """Return a scale over `values`, clipped at `worst` where that is finite, and labelled so."""
+    positions = [_raw(metric, value) for value in values if math.isfinite(value)]
+    end = _raw(metric, worst) if math.isfinite(worst) else None
+    bottom, top = min(positions, default=end or 0.0), max(positions, default=end or 0.0)
+    if end is not None:
+        bottom, top = (end, max(top, end)) if metric.is_fraction else (min(bottom, end), end)
+    bottom = max(bottom, top - _DECADES)
+    if top - bottom < 0.02:
+        bottom, top = bottom - 0.01, bottom + 0.01
+    ticks = _ticks(metric, bottom, top)
+    if end is not None:
+        ticks = [(at, text) for at, text in ticks if abs(at - end) > 0.06 * (top - bottom)]
+        ticks.append((end, ("≤ " if metric.is_fraction else "≥ ") + _label(metric, worst)))
+    return Scale(
+        metric=metric,
+        bottom=bottom,
+        top=top,
+        tickvals=tuple(at for at, _ in ticks),
+        ticktext=tuple(text for _, text in ticks),
+    )
+
+
+def map_scale(maps: Sequence[RobustnessMap]) -> Scale:
+    """Return one scale for maps of one metric, clipped at the untrained network."""
+    medians = [cell.median for map_ in maps for cell in map_.cells if cell.completed]
+    return metric_scale(maps[0].metric, medians, worst=maps[0].untrained)
+
+
+def _raw(metric: Metric, value: float) -> float:
+    if metric.is_fraction:
+        return -math.log10(max(1 - value, _SMALLEST_ERROR))
+    return math.log10(max(value, 1e-30))
+
+
+def _label(metric: Metric, value: float) -> str:
+    return f"{100 * value:.3g}%" if metric.is_fraction else number(value, 2)
+
+
+def _ticks(metric: Metric, bottom: float, top: float) -> list[tuple[float, str]]:
+    if metric.is_fraction:
+        values = list(_ACCURACIES)
+    else:
+        decades = range(math.floor(bottom) - 1, math.ceil(top) + 1)
+        steps = (1, 2, 5) if top - bottom < 2 else (1,)
+        values = [step * 10.0**decade for decade in decades for step in steps]
+        if top - bottom < 0.5:
+            values = [step * 10.0**decade / 4 for decade in decades for step in range(4, 40)]
+    kept: list[tuple[float, str]] = []
+    for value in values:
+        at = _raw(metric, value)
+        if bottom <= at <= top and (not kept or at - kept[-1][0] > 0.07 * (top - bottom)):
+            kept.append((at, _label(metric, value)))
+    return kept

@@ -1,0 +1,129 @@
+"""Where planned runs stand with respect to targets: one panel a target, one bar an optimizer and batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from sensitivity.analysis.targets import TargetOutcome
+from sensitivity.figures.labels import metric_value, optimizer_label
+from sensitivity.figures.theme import LIGHT, Theme
+from sensitivity.study.metrics import METRICS
+
+_PANELS_A_ROW = 2
+_TOP, _BOTTOM, _BAR, _BETWEEN = 104, 92, 30, 90
+
+
+def draw_targets(outcomes: Sequence[TargetOutcome], *, theme: Theme = LIGHT) -> go.Figure:
+    """Draw `outcomes` as bars of all planned runs, with the interval of the share reached where it has one.
+
+    Raises:
+        ValueError: no outcome.
+    """
+    if not outcomes:
+        raise ValueError("draw_targets needs at least one outcome")
+    panels = list(dict.fromkeys((outcome.metric, outcome.target) for outcome in outcomes))
+    groups = list(dict.fromkeys((outcome.optimizer, outcome.batch_size) for outcome in outcomes))
+    columns = min(len(panels), _PANELS_A_ROW)
+    rows = -(-len(panels) // columns)
+    height = _BAR * len(groups) + 20
+    plot = rows * height + (rows - 1) * _BETWEEN
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        shared_yaxes=True,
+        horizontal_spacing=0.04 if columns > 1 else 0,
+        vertical_spacing=_BETWEEN / plot if rows > 1 else 0,
+        subplot_titles=[f"<b>{_target(metric, target)}</b>" for metric, target in panels],
+    )
+    for place, panel in enumerate(panels):
+        row, column = place // columns + 1, place % columns + 1
+        of_panel = [outcome for outcome in outcomes if (outcome.metric, outcome.target) == panel]
+        for trace in _bars(of_panel, theme):
+            trace.showlegend = place == 0
+            figure.add_trace(trace, row=row, col=column)
+        figure.update_xaxes(title_text="share of planned runs", row=row, col=column)
+    figure.update_xaxes(range=[0, 1], tickformat=".0%", showgrid=False)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    by_group = {(o.optimizer, o.batch_size): o.planned for o in outcomes}
+    interval = any(outcome.interval for outcome in outcomes)
+    figure.update_layout(
+        template=theme.template(),
+        title={
+            "text": "Runs that reach each target within the budget",
+            "subtitle": {
+                "text": f"n = {sum(by_group.values()):,} planned runs, counts in the bars · "
+                + (
+                    "whisker: 95% interval (Wilson) of the share reached"
+                    if interval
+                    else "shares of a designed set of runs, not probabilities"
+                )
+            },
+        },
+        barmode="stack",
+        bargap=0.25,
+        height=plot + _TOP + _BOTTOM,
+        margin={"t": _TOP, "b": _BOTTOM, "l": 110, "r": 20},
+    )
+    return figure
+
+
+def _target(metric: str, target: float) -> str:
+    sign = "≤" if METRICS[metric].lower_is_better else "≥"
+    return f"{METRICS[metric].label} {sign} {metric_value(METRICS[metric], target)}"
+
+
+def _bars(outcomes: Sequence[TargetOutcome], theme: Theme) -> list[go.Bar]:
+    names = [f"{optimizer_label(o.optimizer)}, batch {o.batch_size:,}" for o in outcomes]
+    kinds = (
+        ("reached", "reached", theme.category(0), ""),
+        ("censored", "completed without reaching it", theme.grid, ""),
+        ("diverged", "diverged", theme.hatch_fill, "/"),
+        ("failed", "failed", theme.paper, "x"),
+        ("waiting", "no result yet", theme.paper, "."),
+    )
+    bars = []
+    for field, legend, colour, shape in kinds:
+        counts = [int(getattr(outcome, field)) for outcome in outcomes]
+        line = theme.failed if field == "failed" else theme.hatch_line
+        bars.append(
+            go.Bar(
+                y=names,
+                x=[n / outcome.planned for n, outcome in zip(counts, outcomes, strict=True)],
+                orientation="h",
+                name=legend,
+                text=[str(n) if n else "" for n in counts],
+                textposition="inside",
+                insidetextanchor="middle",
+                textangle=0,
+                constraintext="none",
+                textfont={"color": theme.paper if field == "reached" else theme.ink, "size": 11},
+                marker={
+                    "color": colour,
+                    "line": {"color": line, "width": 0.5},
+                    "pattern": {"shape": shape, "fgcolor": line, "bgcolor": colour, "size": 6},
+                },
+                error_x=_whiskers(outcomes, theme) if field == "reached" else None,
+                hovertext=[
+                    f"{name}: {n} of {outcome.planned} planned runs {legend}"
+                    for name, n, outcome in zip(names, counts, outcomes, strict=True)
+                ],
+                hoverinfo="text",
+            )
+        )
+    return bars
+
+
+def _whiskers(outcomes: Sequence[TargetOutcome], theme: Theme) -> dict[str, object] | None:
+    if not any(outcome.interval for outcome in outcomes):
+        return None
+    ends = [(o.reached / o.planned, o.interval or (o.reached / o.planned,) * 2) for o in outcomes]
+    return {
+        "array": [high - share for share, (_, high) in ends],
+        "arrayminus": [share - low for share, (low, _) in ends],
+        "color": theme.warning,
+        "thickness": 2,
+        "width": 5,
+    }

@@ -1,0 +1,125 @@
+"""One look for every figure, light and dark. Categories are in the colours of Okabe and Ito (2008)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+CONFIG: dict[str, Any] = {
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+    "toImageButtonOptions": {"format": "svg"},
+}
+"""For every place that shows a figure: no logo, no button that sends data to a cloud."""
+
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theme:
+    """Colours of a figure."""
+
+    name: str
+    ink: str
+    muted: str
+    grid: str
+    paper: str
+    hatch_fill: str
+    """Ground of a cell without a value."""
+    hatch_line: str
+    warning: str
+    failed: str
+    categories: tuple[str, ...]
+    """Of optimizers, in the order of the study."""
+
+    def category(self, position: int) -> str:
+        """Return the colour of the optimizer at `position`; they repeat, so dashes differ too."""
+        return self.categories[position % len(self.categories)]
+
+    def template(self) -> go.layout.Template:
+        """Return the Plotly template."""
+        axis = {
+            "gridcolor": self.grid,
+            "linecolor": self.grid,
+            "zeroline": False,
+            "ticks": "",
+            "tickfont": {"size": 11, "color": self.muted},
+            "title": {"font": {"size": 12, "color": self.ink}, "standoff": 10},
+            "automargin": True,
+        }
+        return go.layout.Template(
+            layout={
+                "font": {"family": FONT, "size": 12, "color": self.ink},
+                "title": {
+                    "font": {"size": 17, "color": self.ink},
+                    "subtitle": {"font": {"size": 12, "color": self.muted}},
+                    "x": 0.0,
+                    "xref": "paper",
+                    "xanchor": "left",
+                    "yref": "container",
+                    "y": 1.0,
+                    "yanchor": "top",
+                    "pad": {"t": 14},
+                },
+                "paper_bgcolor": self.paper,
+                "plot_bgcolor": self.paper,
+                "hoverlabel": {
+                    "font": {"family": FONT, "size": 12, "color": self.ink},
+                    "bgcolor": self.paper,
+                    "bordercolor": self.muted,
+                    "align": "left",
+                },
+                "legend": {
+                    "orientation": "h",
+                    "yref": "container",
+                    "y": 0.0,
+                    "yanchor": "bottom",
+                    "x": 0.0,
+                    "font": {"size": 11, "color": self.muted},
+                    "itemclick": False,
+                    "itemdoubleclick": False,
+                },
+                "xaxis": axis,
+                "yaxis": axis,
+                "coloraxis": {
+                    "colorbar": {
+                        "outlinewidth": 0,
+                        "thickness": 14,
+                        "tickfont": {"size": 11, "color": self.muted},
+                        "title": {"font": {"size": 12, "color": self.ink}, "side": "top"},
+                    }
+                },
+            }
+        )
+
+
+LIGHT = Theme(
+    name="light",
+    ink="#1c2430",
+    muted="#5a6675",
+    grid="#e3e7ec",
+    paper="#ffffff",
+    hatch_fill="#ececec",
+    hatch_line="#9aa1aa",
+    warning="#d55e00",
+    failed="#a8437f",
+    categories=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
+)
+DARK = Theme(
+    name="dark",
+    ink="#e8ecf1",
+    muted="#a3adba",
+    grid="#333b47",
+    paper="#171c24",
+    hatch_fill="#2a313b",
+    hatch_line="#78828f",
+    warning="#ff8a3d",
+    failed="#e08fc0",
+    categories=("#56b4e9", "#e69f00", "#35c79a", "#e08fc0", "#f0e442", "#9ecbf0"),
+)

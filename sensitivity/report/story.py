@@ -1,0 +1,87 @@
+"""The sentences of the report: what was run, where it stands, what was found, what to beware of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sensitivity.analysis.maps import RobustnessMap
+from sensitivity.analysis.summary import StudySummary
+from sensitivity.figures.labels import count, metric_value, number, optimizer_name, tolerance
+from sensitivity.study.spec import StudySpec
+
+
+def what_was_run(spec: StudySpec) -> str:
+    """Return a sentence on the study's question."""
+    names = _listed([optimizer_name(name) for name in spec.optimizers])
+    batches = _listed([f"{size:,}" for size in spec.batch_sizes])
+    budget = f"{spec.budget.epochs:g} epochs" if spec.budget.epochs is not None else f"{spec.budget.steps:,} steps"
+    return (
+        f"{names} trained {spec.problem.model} on {spec.problem.dataset}"
+        f" ({spec.problem.loss.replace('_', ' ')}) at batch size{'s' * (len(spec.batch_sizes) > 1)} {batches},"
+        f" with {count(len(spec.seeds), 'seed')} a configuration. Every run had the same budget of {budget}."
+    )
+
+
+def where_it_stands(summary: StudySummary) -> str:
+    """Return sentences on the runs by status and their cost."""
+    total = summary.total
+    if not total.planned:
+        return "No run is planned in this directory, so there is nothing to show yet. Run the study first."
+    parts = [f"{total.completed:,} completed"]
+    parts += [
+        f"{n:,} {what} ({n / total.planned:.1%})"
+        for n, what in (
+            (total.diverged, "diverged"),
+            (total.failed, "failed"),
+            (total.interrupted, "were interrupted"),
+            (total.pending, "are pending"),
+        )
+        if n
+    ]
+    said = f"Of {count(total.planned, 'planned run')}, {_listed(parts)}."
+    if total.train_seconds:
+        said += (
+            f" Training took {duration(total.train_seconds)} of device time"
+            f" ({number(total.flops, 2)} floating-point operations) and"
+            f" {duration(summary.elapsed_seconds)} from the first start to the last result."
+        )
+    return said
+
+
+def findings(maps: Sequence[RobustnessMap]) -> list[str]:
+    """Return a sentence or two on each optimizer's maps of one metric."""
+    said = []
+    for optimizer in dict.fromkeys(map_.optimizer for map_ in maps):
+        own = [map_ for map_ in maps if map_.optimizer == optimizer]
+        found = [map_ for map_ in own if map_.best_cell is not None]
+        if not found:
+            said.append(f"{optimizer_name(optimizer)}: no run has completed, so it has no best cell.")
+            continue
+        best = _listed(
+            [
+                f"{metric_value(map_.metric, map_.best_cell.median)} at batch size {map_.batch_size:,}"
+                for map_ in found
+                if map_.best_cell is not None
+            ]
+        )
+        inside = _listed([str(sum(cell.in_region for cell in map_.cells)) for map_ in found])
+        lost = _listed([str(map_.count("diverged")) for map_ in found])
+        cells = _listed(list(dict.fromkeys(f"{len(map_.cells)}" for map_ in found)))
+        each = ", in that order" if len(found) > 1 else ""
+        said.append(
+            f"{optimizer_name(optimizer)}: the best cell's median {found[0].metric.label} is {best}. Within"
+            f" {tolerance(found[0])} of it lie {inside} of {cells} cells{each}; in {lost}, every seed diverged."
+        )
+    return said
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    for unit, size in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{number(seconds, 3)} seconds"
+
+
+def _listed(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
