@@ -1,0 +1,243 @@
+"""One K-FAC step on plain tensors, for one model or a pack of them.
+
+Order: check the gradients; average the batch's factors; invert when due; add coupled weight decay; precondition; clip;
+momentum; move the parameters. A member whose gradients, factors, inverses or update are not finite keeps its parameters
+and momentum, and is reported; no member sees another's numbers, so the others' results are bit for bit what they would
+have been.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sensitivity.kfac.config import Hyperparameters, KFACConfig, is_due
+from sensitivity.kfac.factors import Capture
+from sensitivity.kfac.precondition import SolveFailure, precondition, refresh
+from sensitivity.kfac.state import KFACState
+from sensitivity.kfac.statistics import average_captures
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What one step did; every tensor is [*lead].
+
+    failed: the member was not updated. gradient_norm: of the raw gradient. clip: the KL clip's factor on the update (1
+    where it does not bind). effective_lr: lr times clip. solves: factors that could not be inverted in this step.
+    seconds: by phase ("factors", "inverses", "precondition", "update"), host time, which on an accelerator is the time
+    to launch.
+    """
+
+    failed: Tensor
+    gradient_norm: Tensor
+    clip: Tensor
+    effective_lr: Tensor
+    solves: tuple[SolveFailure, ...]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatNumbers:
+    """Hyperparameters shaped for the engine: `lr`, `momentum`, `weight_decay` broadcast to [*lead, parameters], `damping` to [layers, *lead]."""
+
+    lr: Tensor | float
+    damping: Tensor
+    momentum: Tensor | float
+    weight_decay: Tensor | float
+    kl_clip: Tensor | float | None
+
+
+@dataclass(eq=False)
+class _Clock:
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def step(
+    config: KFACConfig,
+    state: KFACState,
+    params: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    captures: Mapping[str, Sequence[Capture]] | None,
+    hyper: Hyperparameters,
+    *,
+    loss_scale: float | None = None,
+) -> StepReport:
+    """Take one step, in place on `params` and `state`.
+
+    `params` and `grads` hold the parameters that `state` was made for, each [*lead, *parameter shape]. `captures` may
+    be None on steps where `needs_statistics(config, state.steps)` is False; a first step needs them. `loss_scale`: see
+    `statistics_of`. Raises ValueError for missing captures, never for bad numbers, which are reported.
+    """
+
+    def update(mask: Tensor | None) -> Tensor | None:
+        assert captures is not None
+        return average_captures(state, captures, config, mask=mask, loss_scale=loss_scale)
+
+    return advance(config, state, params, grads, None if captures is None else update, flat_numbers(hyper, state))
+
+
+def flat_numbers(hyper: Hyperparameters, state: KFACState) -> FlatNumbers:
+    """Shape hyperparameters of shape [] or [trials] for the engine."""
+
+    def column(value: float | Tensor) -> float | Tensor:
+        return value.unsqueeze(-1) if isinstance(value, Tensor) and value.dim() > 0 else value
+
+    damping = torch.as_tensor(hyper.damping, dtype=state.momentum.dtype, device=state.momentum.device)
+    return FlatNumbers(
+        lr=column(hyper.lr),
+        damping=damping,
+        momentum=column(hyper.momentum),
+        weight_decay=column(hyper.weight_decay),
+        kl_clip=hyper.kl_clip,
+    )
+
+
+def advance(
+    config: KFACConfig,
+    state: KFACState,
+    params: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    update_factors: Callable[[Tensor | None], Tensor | None] | None,
+    numbers: FlatNumbers,
+) -> StepReport:
+    """Take one step; otherwise as `step`.
+
+    `update_factors` moves the running averages of the members inside a mask (None: all) and returns the mask of those
+    it moved.
+    """
+    layout, space, clock = state.layout, state.workspace, _Clock()
+    lead, exact = len(layout.lead), config.damping_form == "exact"
+    flat, solves = space.grads, tuple[SolveFailure, ...]()
+    torch._foreach_copy_(space.grad_views, [grads[name] for name in layout.names])
+    norm = torch.linalg.vector_norm(flat, dim=-1)
+    good = torch.isfinite(norm)
+    mask = _mask(good)
+    if mask is not None and lead == 0 and not bool(mask):
+        return _skipped(norm, clock)
+    with clock.phase("factors"):
+        if update_factors is not None:
+            mask = update_factors(mask)
+    if mask is not None:
+        if lead == 0 and not bool(mask):
+            return _skipped(norm, clock)
+        good = good & mask
+        flat.copy_(torch.where(mask.unsqueeze(-1), flat, 0.0))
+    with clock.phase("inverses"):
+        if is_due(config.inverse_interval, state.steps) or (lead == 0 and not bool(state.usable)):
+            solves = refresh(state, numbers.damping, exact=exact)
+            _require_statistics(state)
+    values = [params[name] for name in layout.names]
+    with clock.phase("precondition"):
+        weights = _weights(state, values, numbers)
+        if weights is not None and not config.decoupled_weight_decay:
+            flat.addcmul_(weights, _as_tensor(numbers.weight_decay, flat))
+        precondition(state, flat, space.updates, numbers.damping, exact=exact)
+        space.updates[..., layout.covered :] = flat[..., layout.covered :]
+        clip = _clip(state, numbers)
+        if clip is not None:
+            space.updates[..., : layout.covered] *= clip.unsqueeze(-1)
+    good = good & state.usable & torch.isfinite(torch.linalg.vector_norm(space.updates, dim=-1))
+    mask = _mask(good)
+    if lead == 0 and mask is not None and not bool(mask):
+        state.steps += 1
+        return _skipped(norm, clock, solves)
+    with clock.phase("update"):
+        _move(config, state, values, weights if config.decoupled_weight_decay else None, numbers, mask)
+    state.steps += 1
+    ones = torch.ones_like(norm) if clip is None else clip
+    return StepReport(
+        failed=~good,
+        gradient_norm=norm,
+        clip=ones,
+        effective_lr=ones * _per_member(numbers.lr),
+        solves=solves,
+        seconds=clock.seconds,
+    )
+
+
+def _move(
+    config: KFACConfig,
+    state: KFACState,
+    values: list[Tensor],
+    decayed: Tensor | None,
+    numbers: FlatNumbers,
+    mask: Tensor | None,
+) -> None:
+    """Momentum on the preconditioned gradient as in torch.optim.SGD, then the move itself, for members inside `mask`."""
+    space, velocity = state.workspace, state.momentum
+    if mask is None:
+        velocity.mul_(numbers.momentum).add_(space.updates)
+    else:
+        velocity.copy_(torch.where(mask.unsqueeze(-1), velocity * numbers.momentum + space.updates, velocity))
+    if config.nesterov:
+        space.updates.add_(velocity * numbers.momentum)
+    else:
+        space.updates.copy_(velocity)
+    if decayed is not None:
+        space.updates.addcmul_(decayed, _as_tensor(numbers.weight_decay, decayed))
+    space.updates.mul_(-numbers.lr)
+    if mask is not None:
+        space.updates.copy_(torch.where(mask.unsqueeze(-1), space.updates, 0.0))
+    torch._foreach_add_(values, space.update_views)
+
+
+def _clip(state: KFACState, numbers: FlatNumbers) -> Tensor | None:
+    """Factor min(1, √(κ / Σ lr² v·g)) on the covered part, [*lead]; None without a clip."""
+    if numbers.kl_clip is None:
+        return None
+    covered = state.layout.covered
+    lr = (
+        numbers.lr[..., :covered]
+        if isinstance(numbers.lr, Tensor) and numbers.lr.dim() and numbers.lr.shape[-1] > 1
+        else numbers.lr
+    )
+    products = state.workspace.updates[..., :covered] * state.workspace.grads[..., :covered] * lr**2
+    return (numbers.kl_clip / products.sum(-1).clamp_min(torch.finfo(products.dtype).tiny)).sqrt().clamp_max(1.0)
+
+
+def _weights(state: KFACState, values: list[Tensor], numbers: FlatNumbers) -> Tensor | None:
+    """Copy the parameters to a flat vector if there is weight decay."""
+    if isinstance(numbers.weight_decay, float) and numbers.weight_decay == 0.0:
+        return None
+    flat = torch.empty_like(state.momentum)
+    torch._foreach_copy_(state.layout.views(flat), values)
+    return flat
+
+
+def _mask(good: Tensor) -> Tensor | None:
+    """None if every member is good; on an accelerator always the mask, to avoid waiting for it."""
+    return None if good.device.type == "cpu" and bool(good.all()) else good
+
+
+def _skipped(norm: Tensor, clock: _Clock, solves: tuple[SolveFailure, ...] = ()) -> StepReport:
+    ones, failed = torch.ones_like(norm), torch.ones_like(norm, dtype=torch.bool)
+    return StepReport(
+        failed=failed,
+        gradient_norm=norm,
+        clip=ones,
+        effective_lr=torch.zeros_like(norm),
+        solves=solves,
+        seconds=clock.seconds,
+    )
+
+
+def _require_statistics(state: KFACState) -> None:
+    if state.averaged.device.type == "cpu" and not bool(state.averaged.any()) and state.steps == 0:
+        raise ValueError("The first step needs captures: there are no factors to invert yet.")
+
+
+def _as_tensor(value: float | Tensor, like: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+
+def _per_member(lr: float | Tensor) -> float | Tensor:
+    return lr[..., 0] if isinstance(lr, Tensor) and lr.dim() > 0 else lr

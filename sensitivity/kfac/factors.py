@@ -1,0 +1,145 @@
+"""Second moments of layer inputs and output gradients, of which Kronecker factors are averages.
+
+One call of a layer gives inputs [*lead, N, ..., features] and output gradients [*lead, N, ..., features] (linear),
+[*lead, N, C, *spatial] (convolutions, one or two spatial dimensions), or inputs [*lead, N, ...] of indices
+(embeddings). Moments are [groups, *lead, d, d] with the bias as last row and column, as banks hold them (layout.py).
+Positions are everything between N and the features; all calls of a layer in one batch are positions too.
+
+With M loss terms in the batch, R rows (examples times positions) and g the gradient of one loss term by an output, a
+layer's block of the Fisher of the mean loss is A ⊗ G with A = (1/M) Σ a aᵀ and G = (1/R) Σ g gᵀ ("expand"); in the
+"reduce" setting positions are first averaged (a) and summed (g), so that R counts examples only. (Martens and Grosse
+2015; Grosse and Martens 2016; Eschenhagen et al. 2023, arXiv 2311.00636.)
+
+Everything is accumulated: target ← keep * target + scale * Σ, so that a running average costs no pass of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sensitivity.kfac.config import Sharing
+from sensitivity.kfac.convolution import patch_means, patch_moment
+from sensitivity.kfac.layers import Layer
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One call of a layer: what went in, and the gradients that came back to what went out.
+
+    `output_grads` is the gradient of the reduced loss (summed over leading dimensions), or a tuple of such gradients,
+    one for each pseudo-loss of the Monte-Carlo or type-2 Fisher, whose second moments are added.
+    """
+
+    inputs: Tensor
+    output_grads: Tensor | tuple[Tensor, ...]
+
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        """The output gradients, as a tuple in any case."""
+        return self.output_grads if isinstance(self.output_grads, tuple) else (self.output_grads,)
+
+    def head(self, lead: int, fraction: float) -> "Capture":
+        """Keep the first share of the examples, at least one."""
+        examples = self.inputs.shape[lead]
+        kept = max(1, round(fraction * examples))
+        if kept == examples:
+            return self
+        return Capture(self.inputs.narrow(lead, 0, kept), tuple(g.narrow(lead, 0, kept) for g in self.columns))
+
+
+def row_count(layer: Layer, calls: Sequence[Capture], lead: int, sharing: Sharing) -> int:
+    """Rows that all calls of a layer in one batch give: examples times positions, or examples in the "reduce" setting."""
+    if sharing == "reduce" and layer.kind != "embedding":
+        return calls[0].inputs.shape[lead]
+    return sum(call.columns[0].shape[lead:].numel() // (layer.output_dim * layer.groups) for call in calls)
+
+
+def add_input_moment(
+    layer: Layer, calls: Sequence[Capture], lead: int, sharing: Sharing, target: Tensor, keep: float, scale: float
+) -> None:
+    """Target ← keep * target + scale * Σ a aᵀ over all calls; target [groups, *lead, d, d], for an embedding the diagonal [*lead, vocabulary]."""
+    for i, call in enumerate(calls):
+        held = keep if i == 0 else 1.0
+        if layer.kind == "embedding":
+            indices = call.inputs.flatten(lead)
+            target.mul_(held).scatter_add_(-1, indices, torch.full_like(indices, scale, dtype=target.dtype))
+        elif sharing == "reduce":
+            if i == 0:
+                mean = sum(_mean_input(layer, each.inputs, lead, target.dtype) for each in calls) / len(calls)
+                _add_rows(target, _with_ones(mean) if layer.bias is not None else mean, keep, scale)
+        elif layer.kind == "linear":
+            rows = call.inputs.flatten(lead, -2).to(target.dtype)
+            _add_rows(target, (_with_ones(rows) if layer.bias is not None else rows).unsqueeze(0), held, scale)
+        else:
+            assert layer.geometry is not None
+            moment = patch_moment(
+                call.inputs.to(target.dtype), layer.geometry, layer.groups, lead, bias=layer.bias is not None
+            )
+            _add(target, moment, held, scale)
+
+
+def add_output_moment(
+    layer: Layer, calls: Sequence[Capture], lead: int, sharing: Sharing, target: Tensor, keep: float, scale: float
+) -> None:
+    """Target ← keep * target + scale * Σ g gᵀ over all calls and columns; target [groups, *lead, d, d]."""
+    if sharing == "reduce" and layer.kind != "embedding":
+        columns = zip(*(call.columns for call in calls), strict=True)
+        rows = [sum(_summed_grad(layer, g, lead, target.dtype) for g in column) for column in columns]
+    else:
+        rows = [_grad_rows(layer, g.to(target.dtype), lead) for call in calls for g in call.columns]
+    for i, each in enumerate(rows):
+        assert isinstance(each, Tensor)
+        _add_rows(target, each, keep if i == 0 else 1.0, scale)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Precision in which products of this type are summed: float32, or float64 for float64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _grad_rows(layer: Layer, grads: Tensor, lead: int) -> Tensor:
+    """Rows of output gradients, [groups, *lead, R, d]."""
+    if layer.kind != "conv":
+        return grads.flatten(lead, -2).unsqueeze(0)
+    maps = grads.flatten(lead + 2).unflatten(lead + 1, (layer.groups, layer.output_dim))
+    return maps.movedim(lead + 1, 0).movedim(-2, -1).flatten(-3, -2)
+
+
+def _summed_grad(layer: Layer, grads: Tensor, lead: int, dtype: torch.dtype) -> Tensor:
+    """Output gradients summed over positions, [groups, *lead, N, d]."""
+    grads = grads.to(dtype)
+    if layer.kind == "linear":
+        return (grads.flatten(lead + 1, -2).sum(-2) if grads.dim() > lead + 2 else grads).unsqueeze(0)
+    return grads.flatten(lead + 2).sum(-1).unflatten(-1, (layer.groups, layer.output_dim)).movedim(-2, 0)
+
+
+def _mean_input(layer: Layer, inputs: Tensor, lead: int, dtype: torch.dtype) -> Tensor:
+    """Average inputs (or patches) over positions: [groups, *lead, N, d] without bias."""
+    inputs = inputs.to(dtype)
+    if layer.kind == "linear":
+        return (inputs.flatten(lead + 1, -2).mean(-2) if inputs.dim() > lead + 2 else inputs).unsqueeze(0)
+    assert layer.geometry is not None
+    return patch_means(inputs, layer.geometry, layer.groups, lead)
+
+
+def _with_ones(rows: Tensor) -> Tensor:
+    return functional.pad(rows, (0, 1), value=1.0)
+
+
+def _add_rows(target: Tensor, rows: Tensor, keep: float, scale: float) -> None:
+    """Target ← keep * target + scale * Σ r rᵀ for rows [groups, *lead, R, d]; `keep` 0 forgets even a NaN."""
+    flat, batch = target.view(-1, *target.shape[-2:]), rows.reshape(-1, *rows.shape[-2:])
+    if flat.shape[0] == 1:
+        flat[0].addmm_(batch[0].mT, batch[0], beta=keep, alpha=scale)
+    else:
+        flat.baddbmm_(batch.mT, batch, beta=keep, alpha=scale)
+
+
+def _add(target: Tensor, moment: Tensor, keep: float, scale: float) -> None:
+    if keep == 0.0:
+        torch.mul(moment, scale, out=target)
+    else:
+        target.mul_(keep).add_(moment, alpha=scale)

@@ -1,0 +1,194 @@
+"""Where everything lies: one flat vector for all parameters, and one bank of square matrices for each size of factor.
+
+Flat vectors are [*lead, parameters]. Layers with blocks of one shape form a cohort and lie next to each other, so that
+without leading dimensions a whole cohort is one batched product. Each layer's part is its joint matrix [groups,
+output_dim, input_dim], weight first and bias as the last column (an embedding's is its weight, [vocabulary, width]).
+Banks are [slots, *lead, d, d]; a layer takes `groups` slots in the bank of its input factor and as many in that of its
+output factor. The input factor of an embedding is diagonal and stands outside the banks.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sensitivity.kfac.layers import Layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """Consecutive matrices `start` to `stop` of the bank of size `dim`."""
+
+    dim: int
+    start: int
+    stop: int
+
+    def of(self, banks: Mapping[int, Tensor]) -> Tensor:
+        """Return the view [slots, ...] of these slots."""
+        return banks[self.dim][self.start : self.stop]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """A layer's part of the flat vector, and its slots; `inputs` is None for a diagonal input factor."""
+
+    layer: Layer
+    offset: int
+    inputs: Slots | None
+    outputs: Slots
+
+    @property
+    def size(self) -> int:
+        """Length of the layer's part of the flat vector."""
+        return self.layer.groups * self.layer.output_dim * self.layer.input_dim
+
+    def block(self, flat: Tensor) -> Tensor:
+        """View the layer's joint matrix in a flat vector: [*lead, groups, output_dim, input_dim]; [*lead, vocabulary, width] for an embedding."""
+        part = flat[..., self.offset : self.offset + self.size]
+        if self.layer.kind == "embedding":
+            return part.unflatten(-1, self.layer.weight_shape)
+        return part.unflatten(-1, (self.layer.groups, self.layer.output_dim, self.layer.input_dim))
+
+    def parameter_views(self, flat: Tensor) -> list[Tensor]:
+        """View the layer's parameters in a flat vector, each [*lead, *parameter shape]."""
+        block, shape = self.block(flat), self.layer.weight_shape
+        if self.layer.kind == "embedding":
+            return [block]
+        lead, rows, width = flat.shape[:-1], shape[0], self.layer.input_dim
+        outer, start = block.stride()[: len(lead)], block.storage_offset()
+        inner = tuple(math.prod(shape[axis + 1 :]) for axis in range(1, len(shape)))
+        views = [block.as_strided((*lead, *shape), (*outer, width, *inner), start)]
+        if self.layer.bias is not None:
+            views.append(block.as_strided((*lead, rows), (*outer, width), start + width - 1))
+        return views
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """Layers with blocks of one shape, side by side in the flat vector and in the banks."""
+
+    placements: tuple[Placement, ...]
+
+    @property
+    def inputs(self) -> Slots | None:
+        """The slots of all input factors."""
+        return _joined([placement.inputs for placement in self.placements])
+
+    @property
+    def outputs(self) -> Slots:
+        """The slots of all output factors."""
+        joined = _joined([placement.outputs for placement in self.placements])
+        assert joined is not None
+        return joined
+
+    def block(self, flat: Tensor) -> Tensor:
+        """View all joint matrices in a flat vector without leading dimensions: [slots, output_dim, input_dim]."""
+        first, layer = self.placements[0], self.placements[0].layer
+        part = flat[first.offset : first.offset + sum(placement.size for placement in self.placements)]
+        return part.unflatten(0, (-1, layer.output_dim, layer.input_dim))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The places of all parameters of a model and of all factors; equal models have equal layouts."""
+
+    lead: tuple[int, ...]
+    cohorts: tuple[Cohort, ...]
+    others: tuple[tuple[str, tuple[int, ...], int], ...]
+    covered: int
+    size: int
+    slots: Mapping[int, int]
+    names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        covered = [name for placement in self.placements for name in placement.layer.parameters]
+        object.__setattr__(self, "names", (*covered, *(name for name, _, _ in self.others)))
+
+    @property
+    def placements(self) -> tuple[Placement, ...]:
+        """All covered layers, in their order in the flat vector."""
+        return tuple(placement for cohort in self.cohorts for placement in cohort.placements)
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """View every parameter, in the order of `names`, in a flat vector: each [*lead, *parameter shape]."""
+        found = [view for placement in self.placements for view in placement.parameter_views(flat)]
+        for _, shape, offset in self.others:
+            part = flat[..., offset : offset + math.prod(shape)]
+            found.append(part.unflatten(-1, shape) if shape else part.squeeze(-1))
+        return found
+
+    def new_banks(self, like: Tensor, dtype: torch.dtype) -> dict[int, Tensor]:
+        """Make zeroed banks, [slots, *lead, d, d] by d."""
+        return {
+            dim: torch.zeros((count, *self.lead, dim, dim), dtype=dtype, device=like.device)
+            for dim, count in self.slots.items()
+        }
+
+    def new_diagonals(self, like: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Make zeroed diagonal input factors, [*lead, vocabulary] by the name of the embedding."""
+        diagonal = [placement.layer for placement in self.placements if placement.inputs is None]
+        return {x.name: torch.zeros((*self.lead, x.input_dim), dtype=dtype, device=like.device) for x in diagonal}
+
+
+def layout_of(layers: Sequence[Layer], params: Mapping[str, Tensor]) -> Layout:
+    """Lay out the parameters [*lead, *parameter shape], of which `layers` cover some.
+
+    Raises ValueError for a layer whose parameters are missing or whose shapes disagree about the leading dimensions.
+    """
+    lead = _lead(layers, params)
+    families: dict[tuple[object, ...], list[Layer]] = {}
+    for layer in layers:
+        key = (layer.kind == "embedding", layer.output_dim, layer.input_dim, layer.groups)
+        families.setdefault(key, []).append(layer)
+    offset, slots = 0, dict[int, int]()
+
+    def take(dim: int, count: int) -> Slots:
+        start = slots.get(dim, 0)
+        slots[dim] = start + count
+        return Slots(dim=dim, start=start, stop=start + count)
+
+    cohorts = []
+    for family in families.values():
+        inputs = [None if x.kind == "embedding" else take(x.input_dim, x.groups) for x in family]
+        outputs = [take(x.output_dim, x.groups) for x in family]
+        placements = []
+        for layer, a, g in zip(family, inputs, outputs, strict=True):
+            placements.append(Placement(layer=layer, offset=offset, inputs=a, outputs=g))
+            offset += placements[-1].size
+        cohorts.append(Cohort(placements=tuple(placements)))
+    covered, others = offset, []
+    taken = {name for layer in layers for name in layer.parameters}
+    for name, param in params.items():
+        if name not in taken:
+            shape = tuple(param.shape[len(lead) :])
+            others.append((name, shape, offset))
+            offset += math.prod(shape)
+    return Layout(lead=lead, cohorts=tuple(cohorts), others=tuple(others), covered=covered, size=offset, slots=slots)
+
+
+def _lead(layers: Sequence[Layer], params: Mapping[str, Tensor]) -> tuple[int, ...]:
+    if not layers:
+        raise ValueError(
+            "No layer that K-FAC covers (Linear, Conv1d, Conv2d, Embedding). Use torch.optim.SGD for this model."
+        )
+    leads = set()
+    for layer in layers:
+        missing = [name for name in layer.parameters if name not in params]
+        if missing:
+            raise ValueError(f"Layer {layer.name!r}: no parameter named {missing[0]!r} among {', '.join(params)}.")
+        shape, own = tuple(params[layer.weight].shape), layer.weight_shape
+        if shape[len(shape) - len(own) :] != own:
+            raise ValueError(f"Parameter {layer.weight!r} has shape {shape}, which does not end with {own}.")
+        leads.add(shape[: len(shape) - len(own)])
+    if len(leads) > 1:
+        raise ValueError(f"Layers disagree about the leading dimensions of their parameters: {sorted(leads)}.")
+    return tuple(leads.pop())
+
+
+def _joined(slots: Sequence[Slots | None]) -> Slots | None:
+    present = [slot for slot in slots if slot is not None]
+    if not present:
+        return None
+    return Slots(dim=present[0].dim, start=present[0].start, stop=present[-1].stop)

@@ -1,0 +1,73 @@
+"""Batched inverses and eigenbases of factors, by matrix: a bad matrix is reported and never disturbs its neighbours.
+
+Matrices are [*batch, d, d], symmetric; `failed` is [*batch].
+"""
+
+import torch
+from torch import Tensor
+from torch._C import _LinAlgError as LinAlgError
+
+
+def inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Invert symmetric positive definite matrices by Cholesky, in float64 where their own precision fails.
+
+    Returns (inverses [*batch, d, d], failed [*batch]); entries of a failed inverse mean nothing.
+    """
+    inverses, failed = _cholesky_inverse(matrices)
+    if matrices.dtype == torch.float64 or not bool(failed.any()):
+        return inverses, failed
+    again, still = _cholesky_inverse(matrices[failed].double())
+    inverses[failed] = again.to(matrices.dtype)
+    failed[failed.clone()] = still | ~torch.isfinite(inverses[failed].diagonal(dim1=-2, dim2=-1).sum(-1))
+    return inverses, failed
+
+
+def eigenbasis(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues (clamped at 0, rising), eigenvectors (columns), and which matrices failed even in float64.
+
+    Returns (values [*batch, d], vectors [*batch, d, d], failed [*batch]). LAPACK raises for the whole batch when one
+    matrix holds a NaN or does not converge; here the others are computed as if it were not there.
+    """
+    finite = torch.isfinite(matrices.sum((-2, -1)))
+    identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    clean = matrices if bool(finite.all()) else torch.where(finite[..., None, None], matrices, identity)
+    try:
+        values, vectors = torch.linalg.eigh(clean)
+    except LinAlgError:
+        values, vectors, converged = _one_by_one(clean)
+        finite = finite & converged
+    return values.clamp_min(0.0), vectors, ~finite
+
+
+def condition_number(matrix: Tensor) -> float:
+    """Ratio of the largest to the smallest eigenvalue of a symmetric matrix [d, d]; inf if indefinite, or NaN."""
+    if not bool(torch.isfinite(matrix).all()):
+        return float("nan")
+    values = torch.linalg.eigvalsh(matrix.double())
+    return float(values[-1] / values[0]) if float(values[0]) > 0 else float("inf")
+
+
+def _one_by_one(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    flat = matrices.reshape(-1, *matrices.shape[-2:])
+    values, vectors = flat.new_zeros(flat.shape[:2]), torch.zeros_like(flat)
+    converged = torch.ones(flat.shape[0], dtype=torch.bool, device=flat.device)
+    for i, matrix in enumerate(flat):
+        for precision in (matrix.dtype, torch.float64):
+            try:
+                value, vector = torch.linalg.eigh(matrix.to(precision))
+            except LinAlgError:
+                converged[i] = False
+            else:
+                values[i], vectors[i], converged[i] = value.to(flat.dtype), vector.to(flat.dtype), True
+                break
+    batch = matrices.shape[:-2]
+    return values.reshape(*batch, -1), vectors.reshape(matrices.shape), converged.reshape(batch)
+
+
+def _cholesky_inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    root, info = torch.linalg.cholesky_ex(matrices)
+    # A zero or NaN on the diagonal of one root makes cholesky_inverse raise for the whole batch.
+    sound = (info == 0) & (root.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
+    identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    inverses = torch.cholesky_inverse(torch.where(sound[..., None, None], root, identity))
+    return inverses, ~sound | ~torch.isfinite(inverses.diagonal(dim1=-2, dim2=-1).sum(-1))

@@ -1,0 +1,168 @@
+"""What K-FAC remembers between steps, and how members are dropped from it.
+
+The engine owns these tensors and updates them in place. Banks are [slots, *lead, d, d] (layout.py), everything else
+starts with *lead, the leading dimensions of the parameters.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sensitivity.kfac.config import KFACConfig
+from sensitivity.kfac.factors import accumulation_dtype
+from sensitivity.kfac.layers import Layer
+from sensitivity.kfac.layout import Layout, Slots, layout_of
+
+
+@dataclass(eq=False)
+class Workspace:
+    """Flat vectors that live within one step, and their views of the parameters; made when first needed, never saved."""
+
+    grads: Tensor
+    updates: Tensor
+    grad_views: list[Tensor]
+    update_views: list[Tensor]
+
+
+@dataclass(eq=False, kw_only=True)
+class KFACState:
+    """Factors, their inverses or eigenbases, momentum, and counters.
+
+    steps: steps taken; the index of the next one.
+    averaged: [*lead] factor updates that each member's averages hold.
+    usable: [*lead] whether each member has inverses to use: False before the first inverse and after one that failed.
+    factors: banks of running averages; diagonals: those of embeddings' inputs, [*lead, vocabulary] by layer name.
+    inverses: banks of damped inverses ("factored") or of eigenvectors ("exact"), with their `eigenvalues` [slots,
+    *lead, d].
+    diagonal_inverses: what `inverses` are to `factors`, for `diagonals`.
+    moments: EKFAC's second moments in the eigenbasis, [*lead, groups, output_dim, input_dim] by layer name;
+    `moments_averaged` [] counts them.
+    squares: running diagonal Fisher of the other parameters, [*lead, parameters].
+    """
+
+    layout: Layout
+    steps: int
+    averaged: Tensor
+    usable: Tensor
+    momentum: Tensor
+    factors: dict[int, Tensor]
+    inverses: dict[int, Tensor]
+    eigenvalues: dict[int, Tensor]
+    diagonals: dict[str, Tensor]
+    diagonal_inverses: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    moments_averaged: int
+    squares: Tensor | None
+    _workspace: Workspace | None = field(default=None, repr=False)
+
+    @property
+    def workspace(self) -> Workspace:
+        """The flat vectors of a step."""
+        if self._workspace is None:
+            grads, updates = torch.zeros_like(self.momentum), torch.zeros_like(self.momentum)
+            self._workspace = Workspace(grads, updates, self.layout.views(grads), self.layout.views(updates))
+        return self._workspace
+
+    def factor(self, layer: str, side: str) -> Tensor:
+        """Copy a layer's averaged factor, [*lead, groups, d, d]; side is "inputs" or "outputs". An embedding's input factor is [*lead, vocabulary]."""
+        for placement in self.layout.placements:
+            if placement.layer.name == layer:
+                slots: Slots | None = placement.inputs if side == "inputs" else placement.outputs
+                if slots is None:
+                    return self.diagonals[layer].clone()
+                return slots.of(self.factors).movedim(0, len(self.layout.lead)).clone()
+        raise KeyError(
+            f"No covered layer is named {layer!r}. Known: {', '.join(p.layer.name for p in self.layout.placements)}."
+        )
+
+
+def init_state(layers: Sequence[Layer], params: Mapping[str, Tensor], config: KFACConfig) -> KFACState:
+    """Make the state of a run that has taken no step.
+
+    `params` holds all parameters of the model, each [*lead, *parameter shape]; those that no layer covers follow the
+    rule `config.others`. Raises ValueError for a layer without its parameters, disagreeing leading dimensions, or no
+    layer at all.
+    """
+    layout = layout_of(layers, params)
+    like = next(iter(params.values()))
+    dtype = accumulation_dtype(like.dtype)
+    lead, device = layout.lead, like.device
+    exact = config.damping_form == "exact"
+    banks = layout.new_banks(like, dtype)
+    diagonals = layout.new_diagonals(like, dtype)
+    return KFACState(
+        layout=layout,
+        steps=0,
+        averaged=torch.zeros(lead, dtype=torch.int64, device=device if lead else "cpu"),
+        usable=torch.zeros(lead, dtype=torch.bool, device=device),
+        momentum=torch.zeros((*lead, layout.size), dtype=dtype, device=device),
+        factors=banks,
+        inverses=layout.new_banks(like, dtype),
+        eigenvalues={dim: bank.new_zeros(bank.shape[:-1]) for dim, bank in banks.items()} if exact else {},
+        diagonals=diagonals,
+        diagonal_inverses={name: torch.zeros_like(diagonal) for name, diagonal in diagonals.items()},
+        moments={},
+        moments_averaged=0,
+        squares=None,
+    )
+
+
+def select(state: KFACState, index: Tensor) -> KFACState:
+    """Keep the members `index` (a LongTensor) of the first leading dimension, in that order, as a new state of its own."""
+    if not state.layout.lead:
+        raise ValueError("This state has no leading dimension to select members from.")
+
+    def own(tensor: Tensor) -> Tensor:
+        return tensor.index_select(0, index)
+
+    def bank(tensor: Tensor) -> Tensor:
+        return tensor.index_select(1, index)
+
+    return KFACState(
+        layout=replace(state.layout, lead=(len(index), *state.layout.lead[1:])),
+        steps=state.steps,
+        averaged=own(state.averaged),
+        usable=own(state.usable),
+        momentum=own(state.momentum),
+        factors={dim: bank(x) for dim, x in state.factors.items()},
+        inverses={dim: bank(x) for dim, x in state.inverses.items()},
+        eigenvalues={dim: bank(x) for dim, x in state.eigenvalues.items()},
+        diagonals={name: own(x) for name, x in state.diagonals.items()},
+        diagonal_inverses={name: own(x) for name, x in state.diagonal_inverses.items()},
+        moments={name: own(x) for name, x in state.moments.items()},
+        moments_averaged=state.moments_averaged,
+        squares=None if state.squares is None else own(state.squares),
+    )
+
+
+def saved(state: KFACState) -> dict[str, Any]:
+    """Everything but the layout and the workspace, as plain containers of tensors and numbers."""
+    return {name: getattr(state, name) for name in _SAVED}
+
+
+def restore(state: KFACState, values: Mapping[str, Any]) -> None:
+    """Copy what `saved` gave into a state of an equal layout, in place; ValueError where shapes differ."""
+    for name in _SAVED:
+        setattr(state, name, _matched(name, getattr(state, name), values[name]))
+
+
+_SAVED = tuple(f.name for f in fields(KFACState) if f.name not in ("layout", "_workspace"))
+
+
+def _matched(name: str, held: Any, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if isinstance(held, Mapping) and held and set(held) != set(value):
+            raise ValueError(
+                f"Saved {name} are of {sorted(value)}, this optimizer's of {sorted(held)}: the models or configurations differ."
+            )
+        return {key: _matched(f"{name}[{key!r}]", held.get(key), each) for key, each in value.items()}
+    if isinstance(value, Tensor):
+        if held is not None and held.shape != value.shape:
+            raise ValueError(
+                f"Saved {name} has shape {tuple(value.shape)}, this optimizer's {tuple(held.shape)}: the models differ."
+            )
+        return value.to(held, copy=True) if held is not None else value.clone()
+    return value

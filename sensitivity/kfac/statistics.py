@@ -1,0 +1,169 @@
+"""How one batch enters the averaged factors: scaled to approximate the Fisher of the mean loss, with bias correction."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sensitivity.kfac.config import KFACConfig
+from sensitivity.kfac.factors import Capture, add_input_moment, add_output_moment, row_count
+from sensitivity.kfac.layout import Layout
+from sensitivity.kfac.state import KFACState
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The factors of one batch, or running averages of them: banks [slots, *lead, d, d] by d, and diagonals [*lead, vocabulary] by embedding."""
+
+    banks: Mapping[int, Tensor]
+    diagonals: Mapping[str, Tensor]
+
+    def finite(self) -> Tensor:
+        """Whether each member's factors are finite, [*lead]. The diagonal tells: it bounds the rest of a second moment."""
+        traces = [bank.diagonal(dim1=-2, dim2=-1).sum((0, -1)) for bank in self.banks.values()]
+        traces += [diagonal.sum(-1) for diagonal in self.diagonals.values()]
+        return torch.isfinite(torch.stack(traces).sum(0))
+
+    def move(self, new: "Statistics", weight: float | Tensor, mask: Tensor | None) -> None:
+        """Self ← (1 - weight) self + weight new, in place, for members inside `mask`; weight and mask are [*lead]."""
+        pairs = [(bank, new.banks[dim], 2) for dim, bank in self.banks.items()]
+        pairs += [(diagonal, new.diagonals[name], 1) for name, diagonal in self.diagonals.items()]
+        for held, batch, trailing in pairs:
+            shaped = weight if isinstance(weight, float) else weight.reshape(*weight.shape, *(1,) * trailing)
+            if mask is not None:
+                batch = torch.where(mask.reshape(*mask.shape, *(1,) * trailing), batch, held)
+            held.lerp_(batch, shaped)
+
+    def pick(self, members: Tensor) -> "Statistics":
+        """Copy the members where the bool mask [*lead] holds; they have one leading dimension."""
+        return Statistics(
+            {dim: bank[:, members] for dim, bank in self.banks.items()},
+            {name: diagonal[members] for name, diagonal in self.diagonals.items()},
+        )
+
+    def put(self, members: Tensor, values: "Statistics") -> None:
+        """Write what `pick` gave back to its place."""
+        for dim, bank in self.banks.items():
+            bank[:, members] = values.banks[dim]
+        for name, diagonal in self.diagonals.items():
+            diagonal[members] = values.diagonals[name]
+
+
+def statistics_of(
+    layout: Layout, captures: Mapping[str, Sequence[Capture]], config: KFACConfig, *, loss_scale: float | None = None
+) -> Statistics:
+    """Compute the factors of one batch from the captures of every covered layer.
+
+    The batch has as many examples as the smallest first dimension among the inputs: a layer that sees [examples *
+    positions, features] counts its positions as rows like any other. `loss_scale` times the captured gradients are the
+    gradients of one loss term: the number of terms for a mean (the default where `config.reduction` is "mean"), 1 for a
+    sum. Raises ValueError for a covered layer without captures, or an empty batch.
+    """
+    check_captures(layout, captures)
+    like = next(call.columns[0] for calls in captures.values() for call in calls)
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    banks = layout.new_banks(like, dtype)
+    diagonals = layout.new_diagonals(like, dtype)
+    accumulate(layout, captures, config, Statistics(banks, diagonals), keep=0.0, weight=1.0, loss_scale=loss_scale)
+    return Statistics(banks, diagonals)
+
+
+def accumulate(
+    layout: Layout,
+    captures: Mapping[str, Sequence[Capture]],
+    config: KFACConfig,
+    target: Statistics,
+    *,
+    keep: float,
+    weight: float,
+    loss_scale: float | None,
+) -> None:
+    """Target ← keep * target + weight * the factors of one batch, in place."""
+    lead = len(layout.lead)
+    terms = config.terms_per_example * min(captures[p.layer.name][0].inputs.shape[lead] for p in layout.placements)
+    if loss_scale is None:
+        loss_scale = float(terms) if config.reduction == "mean" else 1.0
+    for placement in layout.placements:
+        layer, full = placement.layer, captures[placement.layer.name]
+        calls = [call.head(lead, config.batch_fraction) for call in full]
+        used = terms * calls[0].inputs.shape[lead] / full[0].inputs.shape[lead]
+        rows = row_count(layer, calls, lead, config.sharing)
+        inputs = target.diagonals[layer.name] if placement.inputs is None else placement.inputs.of(target.banks)
+        add_input_moment(layer, calls, lead, config.sharing, inputs, keep, weight / used)
+        outputs = placement.outputs.of(target.banks)
+        add_output_moment(layer, calls, lead, config.sharing, outputs, keep, weight * loss_scale**2 / rows)
+
+
+def average_captures(
+    state: KFACState,
+    captures: Mapping[str, Sequence[Capture]],
+    config: KFACConfig,
+    *,
+    mask: Tensor | None,
+    loss_scale: float | None,
+) -> Tensor | None:
+    """Move the running averages towards the factors of a batch; otherwise as `average`.
+
+    A pack on the host accumulates straight into its averages: finite gradients, which `mask` tells of, vouch for finite
+    captures. Members that skipped an update are computed apart, at their own pace, so that the others' arithmetic does
+    not depend on them.
+    """
+    check_captures(state.layout, captures)
+    if not state.layout.lead or state.averaged.device.type != "cpu":
+        return average(
+            state, statistics_of(state.layout, captures, config, loss_scale=loss_scale), config.factor_decay, mask
+        )
+    moving = torch.ones_like(state.usable) if mask is None else mask
+    top = int(state.averaged.max())
+    apart = (state.averaged != top) | ~moving
+    target = Statistics(state.factors, state.diagonals)
+    saved = target.pick(apart) if bool(apart.any()) else None
+    weight = newest_weight(config.factor_decay, top + 1)
+    accumulate(state.layout, captures, config, target, keep=1 - weight, weight=weight, loss_scale=loss_scale)
+    state.averaged.add_(moving)
+    if saved is not None:
+        late = apart & moving
+        if bool(late.any()):
+            batch = statistics_of(state.layout, captures, config, loss_scale=loss_scale).pick(apart)
+            saved.move(batch, _weights(config.factor_decay, state.averaged[apart], saved), late[apart])
+        target.put(apart, saved)
+    return mask
+
+
+def average(state: KFACState, new: Statistics, decay: float, mask: Tensor | None) -> Tensor | None:
+    """Move the running averages towards the factors of a batch, in place.
+
+    Members outside `mask` [*lead], or whose batch's factors are not finite, keep theirs. Returns the mask of those that
+    moved, None for all.
+    """
+    good = new.finite() if mask is None else mask & new.finite()
+    moved = None if good.device.type == "cpu" and bool(good.all()) else good
+    state.averaged.add_(1 if moved is None else moved.to(state.averaged.device))
+    held = Statistics(state.factors, state.diagonals)
+    if state.averaged.dim() == 0 and state.averaged.device.type == "cpu":
+        held.move(new, newest_weight(decay, max(1, int(state.averaged))), moved)
+    else:
+        held.move(new, _weights(decay, state.averaged, held), moved)
+    return moved
+
+
+def newest_weight(decay: float, count: int) -> float:
+    """Weight of the newest of `count` batches in a bias-corrected average, so that the first one is the average."""
+    return (1 - decay) / (1 - decay**count)
+
+
+def _weights(decay: float, counts: Tensor, like: Statistics) -> Tensor:
+    return (1 - decay) / (1 - decay ** counts.clamp_min(1).to(next(iter(like.banks.values())).dtype))
+
+
+def check_captures(layout: Layout, captures: Mapping[str, Sequence[Capture]]) -> None:
+    """Raise ValueError for a covered layer without captures, or with an empty batch."""
+    for placement in layout.placements:
+        name = placement.layer.name
+        if not captures.get(name):
+            raise ValueError(
+                f"Layer {name!r} was not captured in this step: was it called in training mode, and did its output reach the loss?"
+            )
+        if captures[name][0].inputs.numel() == 0:
+            raise ValueError(f"Layer {name!r} saw an empty batch. Drop such batches before the forward pass.")
