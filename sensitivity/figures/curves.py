@@ -8,12 +8,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sensitivity.analysis.curves import CellCurves
+from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.labels import count, metric_value, optimizer_label
 from sensitivity.figures.scales import Scale, metric_scale
 from sensitivity.figures.theme import DASHES, LIGHT, Theme
 
 _PANELS_A_ROW = 3
-_TOP, _BOTTOM, _PANEL, _BETWEEN = 104, 92, 280, 86
+_TOP, _BOTTOM, _PANEL, _BETWEEN = 92, 84, 280, 86
 
 
 def draw_curves(cells: Sequence[CellCurves], *, theme: Theme = LIGHT, subject: str = "the best cells") -> go.Figure:
@@ -37,7 +38,6 @@ def draw_curves(cells: Sequence[CellCurves], *, theme: Theme = LIGHT, subject: s
         shared_yaxes=True,
         horizontal_spacing=0.03 if columns > 1 else 0,
         vertical_spacing=_BETWEEN / plot if rows > 1 else 0,
-        subplot_titles=[f"<b>batch size {size:,}</b>" for size in batch_sizes],
     )
     named: set[str] = set()
     for cell in cells:
@@ -47,6 +47,8 @@ def draw_curves(cells: Sequence[CellCurves], *, theme: Theme = LIGHT, subject: s
             trace.showlegend = trace.name is not None and trace.name not in named
             named.add(str(trace.name))
             figure.add_trace(trace, row=row, col=column)
+    for panel, size in enumerate(batch_sizes):
+        add_panel_title(figure, f"batch size {size:,}", panel // columns + 1, panel % columns + 1)
     figure.update_xaxes(title_text="epochs")
     figure.update_yaxes(tickvals=scale.tickvals, ticktext=scale.ticktext)
     figure.update_yaxes(title_text=metric.label, col=1)

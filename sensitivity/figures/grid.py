@@ -26,7 +26,7 @@ _LEGEND: dict[CellState, str] = {
 def grid_height(map_: RobustnessMap) -> int:
     """Return the height in pixels of a panel that shows `map_`."""
     rows = len(map_.y_values)
-    return min(max(34 * rows, 120), 560) if rows else 300
+    return min(max(38 * rows, 120), 600) if rows else 300
 
 
 def add_grid(
@@ -52,7 +52,9 @@ def add_grid(
 
     width = _PANEL_WIDTH / columns / len(xs)
     height = grid_height(map_) / len(ys)
-    add(_heatmap(map_, placed, scale, width, height))
+    add(_heatmap(map_, placed, scale))
+    if width >= 30 and height >= 15:
+        add(_values(map_, placed, scale, spread=width >= 62 and height >= 32))
     for state, legend in _LEGEND.items():
         cells = [item for item in placed if item[2].state == state]
         if cells:
@@ -80,8 +82,8 @@ def add_grid(
             lambda c: bool(c.diverged and c.completed),
             (0.36, 0.34),
         ),
-        ("can't be told from the best", "circle", 6, "#ffffff", lambda c: c.like_best, (-0.34, 0.3)),
-        ("best", "star", 13, "#ffffff", lambda c: c is best, (-0.31, 0.26)),
+        ("can't be told from the best", "circle", 6, "#ffffff", lambda c: c.like_best, (-0.36, 0.33)),
+        ("best", "star", 12, "#ffffff", lambda c: c is best, (-0.34, 0.32)),
     ]
     for name, symbol, size, fill, chosen, (dx, dy) in marks:
         cells = [item for item in placed if chosen(item[2])]
@@ -104,30 +106,19 @@ def add_grid(
     _axes(figure, map_, theme, row, column)
 
 
-def _heatmap(
-    map_: RobustnessMap,
-    placed: Sequence[tuple[int, int, Cell]],
-    scale: Scale,
-    width: float,
-    height: float,
-) -> go.Heatmap:
-    """Measured cells; `width` and `height` of a cell in pixels decide what text fits."""
-    shape = range(len(map_.y_values)), range(len(map_.x_values))
-    z = [[math.nan for _ in shape[1]] for _ in shape[0]]
-    text, hover, ids = ([["" for _ in shape[1]] for _ in shape[0]] for _ in range(3))
+def _heatmap(map_: RobustnessMap, placed: Sequence[tuple[int, int, Cell]], scale: Scale) -> go.Heatmap:
+    columns, rows = range(len(map_.x_values)), range(len(map_.y_values))
+    z = [[math.nan for _ in columns] for _ in rows]
+    hover, ids = ([["" for _ in columns] for _ in rows] for _ in range(2))
     for x, y, cell in placed:
         ids[y][x] = cell.cell_id
         if cell.state == "measured":
             z[y][x] = scale.position(cell.median)
-            text[y][x] = _cell_text(map_, cell, spread=width >= 62 and height >= 32)
             hover[y][x] = cell_hover(map_, cell)
     return go.Heatmap(
-        x=list(shape[1]),
-        y=list(shape[0]),
+        x=list(columns),
+        y=list(rows),
         z=z,
-        text=text if width >= 30 and height >= 15 else None,
-        texttemplate="%{text}" if width >= 30 and height >= 15 else None,
-        textfont={"size": 10 if width >= 36 else 9},
         hovertext=hover,
         hoverinfo="text",
         customdata=ids,
@@ -135,6 +126,20 @@ def _heatmap(
         xgap=1,
         ygap=1,
         coloraxis="coloraxis",
+    )
+
+
+def _values(map_: RobustnessMap, placed: Sequence[tuple[int, int, Cell]], scale: Scale, *, spread: bool) -> go.Scatter:
+    """Write the cells' values in black or white, whichever reads better on the cell."""
+    cells = [item for item in placed if item[2].state == "measured"]
+    return go.Scatter(
+        x=[x for x, _, _ in cells],
+        y=[y for _, y, _ in cells],
+        mode="text",
+        text=[_cell_text(map_, cell, spread=spread) for _, _, cell in cells],
+        textfont={"size": 10.5, "color": [scale.ink_on(cell.median) for _, _, cell in cells]},
+        hoverinfo="skip",
+        showlegend=False,
     )
 
 

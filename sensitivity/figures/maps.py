@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sensitivity.analysis.maps import RobustnessMap
+from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.grid import add_grid, grid_height
 from sensitivity.figures.labels import (
     count,
@@ -28,7 +29,7 @@ from sensitivity.figures.scales import Scale, map_scale
 from sensitivity.figures.theme import LIGHT, Theme
 
 _PANELS_A_ROW = 4
-_TOP, _BOTTOM, _BETWEEN = 112, 104, 104
+_TOP, _BOTTOM, _BETWEEN = 108, 96, 104
 """Pixels above the first row of panels, below the last, and between two."""
 
 
@@ -118,18 +119,4 @@ def _panel_title(figure: go.Figure, map_: RobustnessMap, theme: Theme, row: int,
     )
     if extend:
         said += f" · <span style='color:{theme.warning}'><b>extend: {extend}</b></span>"
-    figure.add_annotation(
-        text=f"<b>batch size {map_.batch_size:,}</b><br>{said}",
-        x=0,
-        y=1,
-        xref="x domain",
-        yref="y domain",
-        xanchor="left",
-        yanchor="bottom",
-        align="left",
-        yshift=3,
-        showarrow=False,
-        font={"size": 12, "color": theme.ink},
-        row=row,
-        col=column,
-    )
+    add_panel_title(figure, f"batch size {map_.batch_size:,}", row, column, below=said)

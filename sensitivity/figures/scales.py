@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from plotly.colors import sample_colorscale
+
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.figures.labels import number
 from sensitivity.study.metrics import Metric
@@ -39,6 +41,14 @@ class Scale:
     def colours(self) -> str:
         """The colour scale, yellow at the good end."""
         return "Cividis" if self.metric.is_fraction else "Cividis_r"
+
+    def ink_on(self, value: float) -> str:
+        """Return black or white, whichever has more contrast with the colour of `value` (WCAG 2.2)."""
+        fraction = (self.position(value) - self.bottom) / (self.top - self.bottom)
+        rgb = sample_colorscale(self.colours, [fraction], colortype="tuple")[0]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+        luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        return "#000000" if luminance > 0.179 else "#ffffff"
 
 
 def metric_scale(metric: Metric, values: Iterable[float], *, worst: float = math.nan) -> Scale:

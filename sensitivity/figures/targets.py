@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sensitivity.analysis.targets import TargetOutcome
+from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.labels import metric_value, optimizer_label
 from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.study.metrics import METRICS
 
 _PANELS_A_ROW = 2
-_TOP, _BOTTOM, _BAR, _BETWEEN = 104, 92, 30, 90
+_TOP, _BOTTOM, _BAR, _BETWEEN = 92, 84, 30, 90
 
 
 def draw_targets(outcomes: Sequence[TargetOutcome], *, theme: Theme = LIGHT) -> go.Figure:
@@ -36,14 +37,16 @@ def draw_targets(outcomes: Sequence[TargetOutcome], *, theme: Theme = LIGHT) -> 
         shared_yaxes=True,
         horizontal_spacing=0.04 if columns > 1 else 0,
         vertical_spacing=_BETWEEN / plot if rows > 1 else 0,
-        subplot_titles=[f"<b>{_target(metric, target)}</b>" for metric, target in panels],
     )
+    fates = ("reached", "censored", "diverged", "failed", "waiting")
+    present = {fate for fate in fates if any(getattr(outcome, fate) for outcome in outcomes)}
     for place, panel in enumerate(panels):
         row, column = place // columns + 1, place % columns + 1
         of_panel = [outcome for outcome in outcomes if (outcome.metric, outcome.target) == panel]
-        for trace in _bars(of_panel, theme):
+        for trace in _bars(of_panel, present, theme):
             trace.showlegend = place == 0
             figure.add_trace(trace, row=row, col=column)
+        add_panel_title(figure, _target(*panel), row, column)
         figure.update_xaxes(title_text="share of planned runs", row=row, col=column)
     figure.update_xaxes(range=[0, 1], tickformat=".0%", showgrid=False)
     figure.update_yaxes(autorange="reversed", showgrid=False)
@@ -63,6 +66,7 @@ def draw_targets(outcomes: Sequence[TargetOutcome], *, theme: Theme = LIGHT) -> 
             },
         },
         barmode="stack",
+        legend={"traceorder": "normal"},
         bargap=0.25,
         height=plot + _TOP + _BOTTOM,
         margin={"t": _TOP, "b": _BOTTOM, "l": 110, "r": 20},
@@ -75,7 +79,7 @@ def _target(metric: str, target: float) -> str:
     return f"{METRICS[metric].label} {sign} {metric_value(METRICS[metric], target)}"
 
 
-def _bars(outcomes: Sequence[TargetOutcome], theme: Theme) -> list[go.Bar]:
+def _bars(outcomes: Sequence[TargetOutcome], present: Collection[str], theme: Theme) -> list[go.Bar]:
     names = [f"{optimizer_label(o.optimizer)}, batch {o.batch_size:,}" for o in outcomes]
     kinds = (
         ("reached", "reached", theme.category(0), ""),
@@ -86,6 +90,8 @@ def _bars(outcomes: Sequence[TargetOutcome], theme: Theme) -> list[go.Bar]:
     )
     bars = []
     for field, legend, colour, shape in kinds:
+        if field not in present:
+            continue
         counts = [int(getattr(outcome, field)) for outcome in outcomes]
         line = theme.failed if field == "failed" else theme.hatch_line
         bars.append(

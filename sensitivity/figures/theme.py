@@ -49,6 +49,7 @@ class Theme:
             "linecolor": self.grid,
             "zeroline": False,
             "ticks": "",
+            "ticklabelstandoff": 4,
             "tickfont": {"size": 11, "color": self.muted},
             "title": {"font": {"size": 12, "color": self.ink}, "standoff": 10},
             "automargin": True,

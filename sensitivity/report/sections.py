@@ -96,7 +96,8 @@ def provenance_section(study: Study) -> str:
     ]
     entry = manifest.specs.get(manifest.spec_hash, {})
     made += [(str(name), str(value)) for name, value in entry.get("machine", {}).items()]
-    made += [(str(name), str(value)) for name, value in entry.get("packages", {}).items()]
+    packages = ", ".join(f"{name} {version}" for name, version in entry.get("packages", {}).items())
+    made.append(("packages", packages or "–"))
     made.append(("study hash", manifest.spec_hash))
     made += [("source of the user's problem code", manifest.source)] if manifest.source else []
     versions = len(manifest.specs)

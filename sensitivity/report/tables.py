@@ -20,14 +20,10 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[object]],
     kept = rows[:_MOST_ROWS]
     if len(rows) > _MOST_ROWS:
         caption += f" The first {_MOST_ROWS:,} of {len(rows):,} rows; `sensitivity export` writes all of them."
-    head = "".join(f'<th scope="col">{safe(name)}</th>' for name in header)
+    kinds = [""] * text_columns + [' class="n"'] * (len(header) - text_columns)
+    head = "".join(f'<th scope="col"{kind}>{safe(n)}</th>' for n, kind in zip(header, kinds, strict=True))
     body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td>{safe(value)}</td>" if k < text_columns else f'<td class="n">{safe(value)}</td>'
-            for k, value in enumerate(row)
-        )
-        + "</tr>"
+        "<tr>" + "".join(f"<td{kind}>{safe(value)}</td>" for value, kind in zip(row, kinds, strict=True)) + "</tr>"
         for row in kept
     )
     return (
