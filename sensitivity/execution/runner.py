@@ -5,13 +5,10 @@ What is finished is decided by the study directory, never by Tune's own snapshot
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray import tune
@@ -33,10 +30,6 @@ logger = logging.getLogger(__name__)
 MAX_FAILURES = 2
 """How often a pack whose worker or node died is started again before its runs are `interrupted`."""
 _REPORT_EVERY_S = 1.0
-
-
-class Interrupted(BaseException):
-    """The user, or the system, asked the command to stop. Everything reported so far is kept."""
 
 
 def run_packs(
@@ -61,7 +54,6 @@ def run_packs(
         on_change: called after each change of `progress`.
 
     Raises:
-        Interrupted: on SIGINT or SIGTERM.
         UserError: the study directory can't be written.
     """
     recorder = _Recorder(packs, directory, manifest, progress, on_change)
@@ -72,7 +64,7 @@ def run_packs(
     if plan.spec.execution.device == "cuda":
         resources["gpu"] = 1
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it is in the results
-    with tempfile.TemporaryDirectory(prefix="sensitivity-tune-", ignore_cleanup_errors=True) as scratch, _stoppable():
+    with tempfile.TemporaryDirectory(prefix="sensitivity-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             param_space={"pack": tune.grid_search(list(range(len(packs))))},
@@ -123,6 +115,10 @@ class _Recorder(tune.Callback):
         self.fault: UserError | None = None
         self.stopper = _StopOn(lambda: self.fault is not None)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Hold nothing back for Tune's snapshots: they are never read."""
+        return {}
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
@@ -157,6 +153,10 @@ class _StopOn(tune.Stopper):
     def __init__(self, condition: Callable[[], bool]) -> None:
         self._condition = condition
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Hold nothing back for Tune's snapshots: they are never read."""
+        return {}
+
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Never end a single pack."""
         return False
@@ -181,21 +181,3 @@ def _interrupted(pack: Pack, message: str) -> PackResult:
         for trial in pack.trials
     )
     return PackResult(runs=runs, pack_id=pack.id, host="", device="", started_at=time.time(), wall_seconds=0.0)
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into ``Interrupted`` while inside."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Interrupted(signal.Signals(number).name)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread alone
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

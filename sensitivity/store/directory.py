@@ -33,19 +33,13 @@ class Place:
     def folders(self) -> tuple[Place, ...]:
         """Return the folders in this one, by name; none if it does not exist."""
         infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        return tuple(
-            self.child(info.base_name) for info in sorted(infos, key=lambda i: i.path) if not info.is_file
-        )
+        return tuple(self.child(info.base_name) for info in sorted(infos, key=lambda i: i.path) if not info.is_file)
 
     def files(self, suffix: str) -> tuple[str, ...]:
         """Return the names of this folder's files that end in `suffix`, sorted; none without the folder."""
         infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
         return tuple(
-            sorted(
-                i.base_name
-                for i in infos
-                if i.is_file and i.base_name.endswith(suffix) and i.base_name[0] != "."
-            )
+            sorted(i.base_name for i in infos if i.is_file and i.base_name.endswith(suffix) and i.base_name[0] != ".")
         )
 
     def exists(self, name: str) -> bool:

@@ -60,9 +60,7 @@ class WriterLock:
                 with path.open("xb") as stream:
                     stream.write(self._fresh())
             except FileExistsError:
-                raise StorageError(
-                    f"{self._directory.uri}: another writer was quicker; wait for it"
-                ) from None
+                raise StorageError(f"{self._directory.uri}: another writer was quicker; wait for it") from None
             except OSError as error:
                 raise StorageError(
                     f"{self._directory.uri}: can't be written ({error.strerror})\n"

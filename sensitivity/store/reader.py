@@ -13,7 +13,7 @@ from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST, Manifest, read_manifest
 from sensitivity.store.schema import PARAM_PREFIX, curves_schema, runs_schema
 from sensitivity.store.writer import CURVES, PLAN, RUNS
-from sensitivity.study.errors import StorageError
+from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.results import Status
 
 
@@ -37,9 +37,7 @@ def read_study(directory: Place) -> Study:
         StorageError: no study there, another schema version, or a damaged part (named, with the mend).
     """
     manifest = read_manifest(directory)
-    plan = (
-        _read_part(directory, PLAN).to_pandas() if directory.exists(PLAN) else pd.DataFrame({"trial_id": []})
-    )
+    plan = _read_part(directory, PLAN).to_pandas() if directory.exists(PLAN) else pd.DataFrame({"trial_id": []})
     names = directory.child(RUNS).files(".parquet")
     results = _latest(_concat(directory, RUNS, names, lambda table: runs_schema(_params(table))))
     extra = ["trial_id", *(name for name in results.columns if name not in plan.columns)]
@@ -70,6 +68,21 @@ def studies(root: Place) -> tuple[Place, ...]:
     """Return the study directories directly below `root`, and `root` itself if it is one."""
     candidates = (root, *root.folders())
     return tuple(folder for folder in candidates if folder.exists(MANIFEST))
+
+
+def export_runs(directory: Place, suffix: str) -> bytes:
+    """Return the table of runs as a file's bytes; `suffix` is ``.csv`` or ``.parquet``.
+
+    Raises:
+        UserError: another suffix.
+        StorageError: as `read_study`.
+    """
+    if suffix not in (".csv", ".parquet"):
+        raise UserError(f"can't export to {suffix or 'a file without a suffix'!r}; allowed: .csv, .parquet")
+    runs = read_study(directory).runs
+    if suffix == ".csv":
+        return runs.to_csv(index=False).encode()
+    return bytes(runs.to_parquet(index=False))
 
 
 def _params(table: pa.Table) -> list[str]:
@@ -109,6 +122,4 @@ def _damaged(directory: Place, name: str, reason: str) -> StorageError:
         if name == PLAN
         else "Move this file away and run the same study again: only its runs are done again"
     )
-    return StorageError(
-        f"{directory.uri}/{name}: damaged Parquet file ({reason})\n  {mend}; nothing was changed"
-    )
+    return StorageError(f"{directory.uri}/{name}: damaged Parquet file ({reason})\n  {mend}; nothing was changed")

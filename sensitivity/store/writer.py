@@ -53,9 +53,7 @@ def append(directory: Place, result: PackResult, *, spec_hash: str, code_version
     ]
     name = f"{result.pack_id}-{uuid.uuid4().hex[:8]}.parquet"
     directory.write(f"{CURVES}/{name}", _parquet(curves, curves_schema()))
-    directory.write(
-        f"{RUNS}/{name}", _parquet(rows, runs_schema(_param_names(run.trial for run in result.runs)))
-    )
+    directory.write(f"{RUNS}/{name}", _parquet(rows, runs_schema(_param_names(run.trial for run in result.runs))))
 
 
 def _param_names(trials: Iterable[Trial]) -> set[str]:

@@ -38,13 +38,12 @@ class Arm(BaseModel):
     @classmethod
     def _in_range(cls, axis: Axis, info: ValidationInfo) -> Axis:
         allowed, low, low_allowed, high = _RANGES[str(info.field_name)]
-        smallest, largest = axis.bounds()
-        bad = smallest if smallest < low or (smallest == low and not low_allowed) else largest
-        if bad is smallest or largest >= high:
+        bad = [v for v in axis.bounds() if v < low or (v == low and not low_allowed) or v >= high]
+        if bad:
             raise PydanticCustomError(
                 "range",
                 "{name} must be {allowed}; got {bad}",
-                {"name": info.field_name, "allowed": allowed, "bad": f"{bad:g}"},
+                {"name": info.field_name, "allowed": allowed, "bad": f"{bad[0]:g}"},
             )
         return axis
 
@@ -108,9 +107,7 @@ class SGDArm(Arm):
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> SGDArm:
         if self.nesterov and self.momentum.bounds()[0] == 0:
-            raise PydanticCustomError(
-                "design", "nesterov = true needs momentum > 0 everywhere; remove 0 from momentum"
-            )
+            raise PydanticCustomError("design", "nesterov = true needs momentum > 0 everywhere; remove 0 from momentum")
         return self
 
 

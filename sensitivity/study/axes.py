@@ -81,9 +81,7 @@ class _Interval(BaseModel):
     @model_validator(mode="after")
     def _one_interval(self) -> _Interval:
         if (self.log is None) == (self.linear is None):
-            raise PydanticCustomError(
-                "axis", "give exactly one of log = [low, high] and linear = [low, high]"
-            )
+            raise PydanticCustomError("axis", "give exactly one of log = [low, high] and linear = [low, high]")
         low, high = self.log or self.linear or (0.0, 0.0)
         if self.log is not None and low <= 0:
             raise PydanticCustomError(

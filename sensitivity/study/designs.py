@@ -38,7 +38,5 @@ def configurations(arm: Arm) -> tuple[Configuration, ...]:
     cells = []
     for row in draws:
         position = dict(zip(varying, row, strict=True))
-        cells.append(
-            tuple((name, axis.quantile(float(position.get(name, 0.0)))) for name, axis in axes.items())
-        )
+        cells.append(tuple((name, axis.quantile(float(position.get(name, 0.0)))) for name, axis in axes.items()))
     return tuple(dict.fromkeys(cells))

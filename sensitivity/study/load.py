@@ -40,9 +40,7 @@ def find_study(study: str) -> Path:
     if study.removesuffix(".toml") in known:
         return known[study.removesuffix(".toml")]
     hint = _nearest(study, known)
-    raise UserError(
-        f"no study file {study!r}{hint}\n  Give a path to a .toml file, or one of: {', '.join(known)}"
-    )
+    raise UserError(f"no study file {study!r}{hint}\n  Give a path to a .toml file, or one of: {', '.join(known)}")
 
 
 def load_study(path: Path) -> StudySpec:
@@ -55,9 +53,7 @@ def load_study(path: Path) -> StudySpec:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise StudyFileError(
-            str(path), [f"not UTF-8 text (byte {error.start}); save the file as UTF-8"]
-        ) from None
+        raise StudyFileError(str(path), [f"not UTF-8 text (byte {error.start}); save the file as UTF-8"]) from None
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror}); give a readable .toml file") from None
     try:

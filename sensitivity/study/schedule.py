@@ -24,9 +24,7 @@ def total_steps(budget: BudgetSpec, *, train_size: int, batch_size: int) -> int:
     return steps_of_epochs(budget.epochs or 0.0, train_size=train_size, batch_size=batch_size)
 
 
-def evaluation_steps(
-    evaluation: EvaluationSpec, *, total: int, train_size: int, batch_size: int
-) -> tuple[int, ...]:
+def evaluation_steps(evaluation: EvaluationSpec, *, total: int, train_size: int, batch_size: int) -> tuple[int, ...]:
     """Return after how many steps a run is measured, rising, the last step always included.
 
     Without an interval in the study file: every epoch.
@@ -36,16 +34,11 @@ def evaluation_steps(
     else:
         every = evaluation.every_epochs or 1.0
         count = int(total * batch_size / (train_size * every)) + 1
-        points = {
-            steps_of_epochs(k * every, train_size=train_size, batch_size=batch_size)
-            for k in range(1, count + 1)
-        }
+        points = {steps_of_epochs(k * every, train_size=train_size, batch_size=batch_size) for k in range(1, count + 1)}
     return tuple(sorted({step for step in points if step <= total} | {total}))
 
 
-def lr_multiplier(
-    schedule: ScheduleSpec, *, step: int, total: int, train_size: int, batch_size: int
-) -> float:
+def lr_multiplier(schedule: ScheduleSpec, *, step: int, total: int, train_size: int, batch_size: int) -> float:
     """Return the learning rate's multiplier at `step` (0 is the first).
 
     Warm-up rises linearly to 1 over `warmup_epochs`; each fraction of `decay_at` that has passed multiplies

@@ -149,18 +149,14 @@ class StudySpec(_Section):
         if not value:
             raise PydanticCustomError("empty", "the list is empty: give at least one")
         if repeated:
-            raise PydanticCustomError(
-                "repeated", "repeated: {items}", {"items": ", ".join(map(str, repeated))}
-            )
+            raise PydanticCustomError("repeated", "repeated: {items}", {"items": ", ".join(map(str, repeated))})
         return value
 
     @field_validator("optimizers")
     @classmethod
     def _some_arm(cls, value: dict[str, ArmField]) -> dict[str, ArmField]:
         if not value:
-            raise PydanticCustomError(
-                "empty", "no optimizer: add a table such as [optimizers.sgd] with kind and lr"
-            )
+            raise PydanticCustomError("empty", "no optimizer: add a table such as [optimizers.sgd] with kind and lr")
         bad = [name for name in value if not _NAME.match(name)]
         if bad:
             raise PydanticCustomError(
@@ -172,9 +168,7 @@ class StudySpec(_Section):
 
     @field_validator("targets")
     @classmethod
-    def _targets_in_range(
-        cls, value: dict[MetricName, tuple[float, ...]]
-    ) -> dict[MetricName, tuple[float, ...]]:
+    def _targets_in_range(cls, value: dict[MetricName, tuple[float, ...]]) -> dict[MetricName, tuple[float, ...]]:
         for name, levels in value.items():
             metric = METRICS[name]
             for level in levels:

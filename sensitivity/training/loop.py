@@ -43,7 +43,7 @@ def train_pack(
     total = total_steps(workload.budget, train_size=train_size, batch_size=batch_size)
     seeds = [trial.seed for trial in pack.trials]
     model = PackedModel(problem.build_model, seeds)
-    optimizer: PackOptimizer = _OPTIMIZERS[pack.trials[0].settings["kind"]](pack.trials, model)
+    optimizer = make_optimizer(pack, model)
     order = PackOrder(seeds, train_size=train_size, batch_size=batch_size)
     watch = Watch(len(seeds), model.device)
     step_flops = gradient_flops(problem) * batch_size + optimizer.flops(batch_size)
@@ -58,7 +58,7 @@ def train_pack(
             lr_scale = lr_multiplier(
                 workload.schedule, step=step, total=total, train_size=train_size, batch_size=batch_size
             )
-            watch.see(step, *_step(model, problem, optimizer, order.draw(), step=step, lr_scale=lr_scale))
+            watch.see(step, *take_step(model, problem, optimizer, order.draw(), step=step, lr_scale=lr_scale))
         done = until
         _share_time(live, model, began)
         for member in live:
@@ -76,7 +76,12 @@ def train_pack(
     return tuple(member.result() for member in members)
 
 
-def _step(
+def make_optimizer(pack: Pack, model: PackedModel) -> PackOptimizer:
+    """Return the optimizer of a pack's arm for its networks."""
+    return _OPTIMIZERS[pack.trials[0].settings["kind"]](pack.trials, model)
+
+
+def take_step(
     model: PackedModel, problem: Problem, optimizer: PackOptimizer, indices: Tensor, *, step: int, lr_scale: float
 ) -> tuple[Tensor, Tensor | None]:
     """Do one step; return the losses before it ``[trials]``, and the members that could not be updated."""

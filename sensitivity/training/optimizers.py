@@ -16,6 +16,14 @@ from sensitivity.training.packed_model import PackedModel
 class PackOptimizer(Protocol):
     """What the training loop asks of an optimizer."""
 
+    @property
+    def period(self) -> int:
+        """After how many steps its work repeats."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory that it keeps from step to step."""
+
     def flops(self, batch_size: int) -> float:
         """Return the FLOPs of an average step and trial, beyond the gradient's and element-wise work."""
 
@@ -60,6 +68,16 @@ class PackedSGD:
         self._decays = bool(self._weight_decay.any())
         self._nesterov = bool(trials[0].settings["nesterov"])
         self._velocity = {name: torch.zeros_like(p, requires_grad=False) for name, p in params.items()}
+
+    @property
+    def period(self) -> int:
+        """Every step is alike."""
+        return 1
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of the velocities."""
+        return sum(velocity.nbytes for velocity in self._velocity.values())
 
     def flops(self, batch_size: int) -> float:
         """Return 0: element-wise work alone."""

@@ -33,6 +33,18 @@ class PackedKFAC:
         decay = hyperparameter(trials, "weight_decay", like)
         self._weight_decay = decay if bool(decay.any()) else None
         self._kl_clip = settings["kl_clip"]
+        self._inverse_interval = settings["inverse_interval"]
+
+    @property
+    def period(self) -> int:
+        """Steps from one update of the inverses to the next."""
+        return int(self._inverse_interval)
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of momentum, factors and inverses."""
+        banks = (*self._state.factors.values(), *self._state.inverses.values(), self._state.momentum)
+        return sum(bank.nbytes for bank in banks)
 
     def flops(self, batch_size: int) -> float:
         """Return the FLOPs of factors, inverses and preconditioning, averaged over the update intervals."""

@@ -1,0 +1,94 @@
+"""What the commands print: live progress on a terminal, plain lines elsewhere, and tables."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from sensitivity.execution.pricing import Price
+    from sensitivity.execution.progress import Progress
+
+_PLAIN_EVERY_S = 5.0
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in words short enough for a table."""
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: float, unit: str) -> str:
+    """Return a number with a decimal prefix, as in 1.2 GFLOP."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if abs(count) < 1000:
+            return f"{count:.3g} {prefix}{unit}"
+        count /= 1000
+    return f"{count:.3g} E{unit}"
+
+
+def progress_line(progress: Progress) -> str:
+    """Return progress as one line."""
+    counts = progress.counts
+    left = progress.seconds_left
+    parts = [
+        f"{progress.done}/{progress.planned} runs",
+        f"{counts['completed']} completed",
+        f"{counts['diverged']} diverged",
+        f"{counts['failed']} failed",
+        *([f"{counts['interrupted']} interrupted"] if counts["interrupted"] else []),
+        f"{progress.rate:.1f} runs/s",
+        "time left unknown" if left is None else f"{duration(left)} left",
+    ]
+    return " · ".join(parts)
+
+
+@contextlib.contextmanager
+def shown(progress: Progress, console: Console) -> Iterator[Callable[[], None]]:
+    """Show progress while inside; yield what to call when it has changed."""
+    if console.is_terminal:
+        columns = (TextColumn("{task.percentage:>3.0f}%"), BarColumn(), TextColumn("{task.description}"))
+        bar = Bar(*columns, console=console)
+        with bar:
+            task = bar.add_task(progress_line(progress), total=1.0)
+            yield lambda: bar.update(task, completed=progress.fraction, description=progress_line(progress))
+        return
+    last = float("-inf")
+
+    def line() -> None:
+        nonlocal last
+        if time.monotonic() - last >= _PLAIN_EVERY_S or progress.done == progress.planned:
+            last = time.monotonic()
+            console.print(progress_line(progress), soft_wrap=True)
+
+    yield line
+
+
+def price_table(price: Price) -> Table:
+    """Return a plan's price as a table."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("optimizer", "batch", "to do", "steps", "FLOP/run", "ms/step", "time", "pack", "memory"):
+        table.add_column(name, justify="left" if name == "optimizer" else "right", no_wrap=True)
+    for line in price.lines:
+        cost = line.cost
+        table.add_row(
+            line.optimizer,
+            str(line.batch_size),
+            f"{line.missing}/{line.planned}",
+            str(cost.steps),
+            size(cost.flops, ""),
+            f"{cost.step_seconds * 1e3:.3g}",
+            duration(line.device_seconds),
+            str(cost.pack_size),
+            size(cost.pack_bytes, "B"),
+        )
+    return table

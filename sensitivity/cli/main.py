@@ -1,0 +1,117 @@
+"""The commands. Each imports what it needs when it runs, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sensitivity.study.errors import UserError
+
+USER_ERROR_EXIT = 2
+
+app = typer.Typer(
+    help="How far does an optimizer scale with batch size, and how sensitive is it to its hyperparameters?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="a .toml file, or a name of search_spaces/")]
+DirectoryArgument = Annotated[str, typer.Argument(metavar="STUDY_DIR", help="a study directory: a path or URI")]
+StorageOption = Annotated[str, typer.Option(metavar="URI", help="where study directories are kept: a folder, s3://...")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="packs at a time (default: one a core)")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
+
+
+@app.command()
+def plan(
+    study: StudyArgument,
+    storage: StorageOption = "studies",
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a study and show what it would run and cost on this machine."""
+    from sensitivity.cli.planning import show_plan
+
+    show_plan(study, storage=storage, workers=workers, as_json=as_json)
+
+
+@app.command()
+def run(
+    study: StudyArgument,
+    storage: StorageOption = "studies",
+    address: Annotated[str | None, typer.Option(help="a running Ray cluster (default: start Ray here)")] = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run what is missing of a study, and keep it in STORAGE/NAME."""
+    from sensitivity.cli.running import run_study
+
+    raise typer.Exit(run_study(study, storage=storage, address=address, workers=workers, as_json=as_json))
+
+
+@app.command()
+def report(
+    study_dir: DirectoryArgument,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="the HTML file (default: NAME.html)")] = None,
+) -> None:
+    """Write a study's report: one HTML file that needs no network."""
+    from sensitivity.report import write_report
+    from sensitivity.store.directory import place
+
+    directory = place(study_dir)
+    target = output or Path(f"{directory.path.rpartition('/')[2]}.html")
+    html = write_report(directory)
+    _write(target, html.encode())
+    typer.echo(f"report: {target}")
+
+
+@app.command()
+def export(
+    study_dir: DirectoryArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE.{csv,parquet}", help="the table of runs to write")],
+) -> None:
+    """Write the table of runs, every planned run included, as CSV or Parquet."""
+    from sensitivity.store.directory import place
+    from sensitivity.store.reader import export_runs
+
+    _write(file, export_runs(place(study_dir), file.suffix))
+    typer.echo(f"runs: {file}")
+
+
+@app.command(name="list")
+def list_(
+    root: Annotated[str, typer.Argument(metavar="[ROOT]", help="a folder of study directories")] = "studies",
+    as_json: JsonOption = False,
+) -> None:
+    """List the studies below ROOT with the state of their runs."""
+    from sensitivity.cli.listing import show_studies
+
+    show_studies(root, as_json=as_json)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise UserError(f"{path}: can't be written ({error.strerror}); give another file") from None
+
+
+def main() -> None:
+    """Run a command; a user's mistake is a message and exit code 2, never a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(USER_ERROR_EXIT)
+
+
+if __name__ == "__main__":
+    main()

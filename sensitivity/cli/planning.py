@@ -1,0 +1,48 @@
+"""The ``plan`` command's work."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from rich.console import Console
+
+from sensitivity.cli.display import duration, price_table
+from sensitivity.execution.prepare import available_workers, prepare
+from sensitivity.execution.pricing import Price, price
+from sensitivity.store.directory import place
+from sensitivity.store.manifest import MANIFEST
+from sensitivity.store.reader import finished_trials
+
+
+def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -> None:
+    """Check a study, measure its steps for a moment each, and print its price."""
+    plan = prepare(study)
+    at_once = workers or available_workers(plan.spec.execution.threads)
+    directory = place(storage).child(plan.spec.name)
+    finished = finished_trials(directory) if directory.exists(MANIFEST) else frozenset()
+    packs = plan.packs(finished=finished, workers=at_once)
+    priced = price(plan, packs, workers=at_once)
+    if as_json:
+        print(json.dumps(_content(plan.spec.name, priced)))
+        return
+    console = Console()
+    console.print(f"{plan.spec.name}: {plan.spec.description}", soft_wrap=True)
+    console.print(price_table(priced))
+    todo = sum(line.missing for line in priced.lines)
+    console.print(
+        f"{todo} of {len(plan.trials)} runs to do, in {len(packs)} packs.\n"
+        f"At most {duration(priced.device_seconds)} of device time: {duration(priced.wall_seconds)} with "
+        f"{at_once} workers, Ray's start aside. ms/step is a trial's share of its pack's step; memory is a pack's.",
+        soft_wrap=True,
+    )
+
+
+def _content(name: str, priced: Price) -> dict[str, object]:
+    return {
+        "study": name,
+        "workers": priced.workers,
+        "device_seconds": priced.device_seconds,
+        "wall_seconds": priced.wall_seconds,
+        "lines": [{**asdict(line), "device_seconds": line.device_seconds} for line in priced.lines],
+    }

@@ -1,0 +1,107 @@
+"""Running a study from its plan to its directory: lock, manifest, plan, and whatever is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from sensitivity.execution.environment import ray_environment
+from sensitivity.execution.interruption import Interrupted, interruptible
+from sensitivity.execution.prepare import Plan, available_workers
+from sensitivity.execution.progress import Progress
+from sensitivity.store.directory import Place
+from sensitivity.store.lock import WriterLock
+from sensitivity.store.manifest import Manifest, write_manifest
+from sensitivity.store.reader import finished_trials, read_study
+from sensitivity.store.writer import write_plan
+from sensitivity.study.schedule import total_steps
+from sensitivity.study.trials import Pack
+from sensitivity.training.cost import gradient_flops
+
+Show = Callable[[Progress], AbstractContextManager[Callable[[], None]]]
+"""Shows progress while inside, and gives what to call when it has changed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a study stands at the end of a command."""
+
+    study: str
+    directory: str
+    planned: int
+    statuses: dict[str, int]
+    interrupted: bool
+
+
+def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | None, show: Show) -> Outcome:
+    """Run what is missing of a plan and keep it in `directory`; without anything missing, do not start Ray.
+
+    Args:
+        plan: of the study.
+        directory: the study's own.
+        address: of a running Ray cluster; None starts Ray on this machine.
+        workers: packs at a time; None takes one for each core (`threads` cores a pack).
+        show: shows progress.
+
+    Raises:
+        UserError: the directory can't be written or holds another study, or the cluster does not answer.
+    """
+    interrupted = False
+    with WriterLock(directory):
+        manifest = write_manifest(directory, plan.spec, plan.source)
+        finished = finished_trials(directory)
+        write_plan(directory, plan.trials)
+        if any(trial.id not in finished for trial in plan.trials):
+            try:
+                with interruptible():
+                    _run_missing(plan, finished, directory, manifest, address=address, workers=workers, show=show)
+            except Interrupted:
+                interrupted = True
+        statuses = read_study(directory).runs["status"].value_counts()
+    return Outcome(
+        study=plan.spec.name,
+        directory=directory.uri,
+        planned=len(plan.trials),
+        statuses={str(status): int(count) for status, count in statuses.items()},
+        interrupted=interrupted,
+    )
+
+
+def _run_missing(
+    plan: Plan,
+    finished: frozenset[str],
+    directory: Place,
+    manifest: Manifest,
+    *,
+    address: str | None,
+    workers: int | None,
+    show: Show,
+) -> None:
+    execution = plan.spec.execution
+    if address is None:
+        workers = workers or available_workers(execution.threads)
+    with ray_environment(local=address is None):
+        from sensitivity.execution.runner import run_packs  # imports Ray, which reads the environment
+        from sensitivity.execution.session import session
+
+        with session(address=address, workers=workers, execution=execution) as at_once:
+            packs = plan.packs(finished=finished, workers=at_once)
+            before = sum(trial.id in finished for trial in plan.trials)
+            progress = Progress(planned=len(plan.trials), finished_before=before, work=_work(plan, packs))
+            with show(progress) as on_change:
+                on_change()
+                run_packs(plan, packs, directory, manifest, workers=at_once, progress=progress, on_change=on_change)
+
+
+def _work(plan: Plan, packs: Sequence[Pack]) -> dict[str, float]:
+    """Return the FLOPs of each pack's gradients: the weight of a pack in the progress."""
+    per_example = gradient_flops(plan.problem)
+    train_size = plan.problem.dataset.train_size
+    return {
+        pack.id: len(pack.trials)
+        * per_example
+        * pack.batch_size
+        * total_steps(plan.spec.budget, train_size=train_size, batch_size=pack.batch_size)
+        for pack in packs
+    }

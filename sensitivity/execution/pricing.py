@@ -1,0 +1,78 @@
+"""What a plan costs on this machine: counted where it can be, measured for a moment where it can't."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sensitivity.execution.prepare import Plan
+from sensitivity.study.trials import Pack
+from sensitivity.training.calibration import Cost, calibrate
+from sensitivity.training.problems import load_problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriceLine:
+    """The price of one arm at one batch size."""
+
+    optimizer: str
+    batch_size: int
+    planned: int
+    """Runs of the study."""
+    missing: int
+    """Runs that have no result yet: the price is theirs."""
+    cost: Cost
+
+    @property
+    def device_seconds(self) -> float:
+        """Device-seconds of the missing runs."""
+        return self.missing * self.cost.seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """The price of a plan, for `workers` packs at a time on this machine."""
+
+    lines: tuple[PriceLine, ...]
+    workers: int
+
+    @property
+    def device_seconds(self) -> float:
+        """Device-seconds of all missing runs."""
+        return sum(line.device_seconds for line in self.lines)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Time on this machine, Ray's start aside; an upper bound, since diverged runs end early."""
+        return self.device_seconds / self.workers
+
+
+def price(plan: Plan, packs: Sequence[Pack], *, workers: int) -> Price:
+    """Measure one pack of each arm and batch size for a moment, and extrapolate to the whole plan."""
+    execution = plan.spec.execution
+    threads = torch.get_num_threads()
+    torch.set_num_threads(execution.threads)
+    try:
+        problem = plan.problem
+        if execution.device != "cpu":
+            problem = load_problem(plan.spec.problem, device=torch.device(execution.device))
+        lines = []
+        for arm in plan.spec.optimizers:
+            for batch_size in plan.spec.batch_sizes:
+                mine = [pack for pack in packs if (pack.arm, pack.batch_size) == (arm, batch_size)]
+                planned = [t for t in plan.trials if (t.arm, t.batch_size) == (arm, batch_size)]
+                sample = max(mine, key=lambda pack: len(pack.trials)) if mine else Pack(tuple(planned[:1]))
+                lines.append(
+                    PriceLine(
+                        optimizer=arm,
+                        batch_size=batch_size,
+                        planned=len(planned),
+                        missing=sum(len(pack.trials) for pack in mine),
+                        cost=calibrate(sample, problem),
+                    )
+                )
+    finally:
+        torch.set_num_threads(threads)
+    return Price(lines=tuple(lines), workers=workers)
