@@ -71,7 +71,7 @@ def draw_maps(maps: Sequence[RobustnessMap], *, theme: Theme = LIGHT, scale: Sca
             cmax=scale.top,
             colorscale=scale.colours,
             colorbar={
-                "title": {"text": first.metric.label},
+                "title": {"text": f"{first.metric.label}<br> "},
                 "tickvals": scale.tickvals,
                 "ticktext": scale.ticktext,
                 "lenmode": "pixels",

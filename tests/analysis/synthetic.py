@@ -69,9 +69,7 @@ def run(
     )
 
 
-def write_study(
-    folder: Path, spec: StudySpec, outcome: Callable[[Trial], RunResult | None], packs: int = 2
-) -> Place:
+def write_study(folder: Path, spec: StudySpec, outcome: Callable[[Trial], RunResult | None], packs: int = 2) -> Place:
     """Write a study in which `outcome` gives each trial's result, None leaving it pending."""
     directory = place(str(folder))
     trials = expand(spec)
