@@ -24,7 +24,7 @@ class SeedCurve:
     seed: int
     status: str
     epochs: tuple[float, ...]
-    values: tuple[float, ...]
+    measured: tuple[float, ...]
 
     @property
     def diverged(self) -> bool:
@@ -80,7 +80,7 @@ def _cell(rows: pd.DataFrame, evaluations: dict[str, pd.DataFrame], metric: Metr
                 seed=int(str(run.seed)),
                 status=str(run.status),
                 epochs=tuple(of_run["epoch"]),
-                values=tuple(of_run[metric.name]),
+                measured=tuple(of_run[metric.name]),
             )
         )
         columns.append(of_run.set_index("epoch")[metric.name].rename(str(run.seed)))

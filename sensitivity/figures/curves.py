@@ -26,7 +26,7 @@ def draw_curves(cells: Sequence[CellCurves], *, theme: Theme = LIGHT, subject: s
     if not cells:
         raise ValueError("draw_curves needs at least one cell")
     metric = cells[0].metric
-    scale = metric_scale(metric, (value for cell in cells for s in cell.seeds for value in s.values))
+    scale = metric_scale(metric, (value for cell in cells for s in cell.seeds for value in s.measured))
     batch_sizes = sorted({cell.batch_size for cell in cells})
     optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
     columns = min(len(batch_sizes), _PANELS_A_ROW)
@@ -88,7 +88,7 @@ def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list
     seeds = [
         go.Scatter(
             x=seed.epochs,
-            y=[place(value) for value in seed.values],
+            y=[place(value) for value in seed.measured],
             mode="lines",
             line={"width": 0.8, "color": colour},
             opacity=0.6,
@@ -113,7 +113,7 @@ def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list
     ends = [seed for seed in cell.seeds if seed.diverged and seed.epochs]
     crosses = go.Scatter(
         x=[seed.epochs[-1] for seed in ends],
-        y=[place(seed.values[-1]) for seed in ends],
+        y=[place(seed.measured[-1]) for seed in ends],
         mode="markers",
         name=f"{label}, diverged after here",
         marker={"symbol": "x", "size": 10, "color": colour, "line": {"width": 1, "color": theme.paper}},

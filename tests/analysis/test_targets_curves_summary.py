@@ -108,7 +108,7 @@ def test_curves_count_diverged_seeds_as_untrained_from_there_on(synthetic, study
     assert cell.high == (2.5, 2.0, 2.5, 2.5)
     assert cell.low == (2.5, 1.5, 1.0, 0.4)
     assert [seed.diverged for seed in cell.seeds] == [False, False, True, False]
-    assert cell.seeds[2].values == (2.5, 1.5)
+    assert cell.seeds[2].measured == (2.5, 1.5)
 
 
 def test_curves_of_a_cell_without_results_are_empty(synthetic, study):

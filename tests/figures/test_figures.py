@@ -1,0 +1,235 @@
+import json
+import math
+import random
+import re
+
+import numpy as np
+import pytest
+
+from sensitivity.analysis.curves import compute_curves
+from sensitivity.analysis.maps import compute_maps
+from sensitivity.analysis.targets import compute_targets
+from sensitivity.figures.curves import draw_curves
+from sensitivity.figures.labels import count, number, tick_labels
+from sensitivity.figures.maps import draw_maps
+from sensitivity.figures.outline import outline
+from sensitivity.figures.scales import map_scale, metric_scale
+from sensitivity.figures.targets import draw_targets
+from sensitivity.figures.theme import CONFIG, DARK, LIGHT
+from sensitivity.store.reader import read_study
+from sensitivity.study.metrics import METRICS
+from sensitivity.study.results import Status
+
+LOSS, ACCURACY = METRICS["train_loss"], METRICS["test_accuracy"]
+
+
+@pytest.fixture
+def study(synthetic, tmp_path):
+    def make(outcome, **changes):
+        return read_study(synthetic.write_study(tmp_path, synthetic.make_spec(**changes), outcome))
+
+    return make
+
+
+@pytest.fixture
+def mixed(synthetic, study):
+    """Diverged where lr is 1 (but for a seed where momentum is 0.5), failed at one cell, one pending."""
+
+    def outcome(trial):
+        values = dict(trial.hyperparameters)
+        if values["lr"] == 1.0:
+            partly = values["momentum"] == 0.5 and trial.seed == 0
+            return synthetic.run(trial, [0.6] if partly else [9.0], Status.COMPLETED if partly else Status.DIVERGED)
+        if values == {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0}:
+            return synthetic.run(trial, [], Status.FAILED)
+        if values["lr"] == 0.01 and values["momentum"] == 0.0:
+            return None
+        return synthetic.run(trial, [2.0, values["lr"] + values["momentum"] + 0.05 * trial.seed])
+
+    sgd = {"sgd": {"kind": "sgd", "lr": [0.01, 0.1, 1.0], "momentum": [0.0, 0.5, 0.9]}}
+    return study(outcome, optimizers=sgd)
+
+
+def traces(figure, name):
+    return [trace for trace in figure.data if trace.name == name]
+
+
+def test_heatmap_cells_stand_at_integers_with_the_values_of_the_map(mixed):
+    maps = compute_maps(mixed.runs, mixed.curves, LOSS)
+    figure = draw_maps(maps)
+    heat = [trace for trace in figure.data if trace.type == "heatmap"]
+    assert len(heat) == 2, "a panel a batch size"
+    assert list(heat[0].x) == [0, 1, 2]
+    z = np.array(heat[0].z, dtype=float)  # rows: momentum; columns: lr
+    assert z[0, 1] == pytest.approx(math.log10(0.15))
+    assert z[1, 2] == pytest.approx(math.log10(2.5)), "two of three seeds diverged: clipped at the untrained loss"
+    assert np.isnan(z[0, 0])
+    assert np.isnan(z[2, 0])
+    assert list(figure.layout.xaxis.ticktext) == ["0.01", "0.1", "1"]
+    ids = {cell.cell_id for map_ in maps for cell in map_.cells}
+    assert {cell for trace in heat for row in trace.customdata for cell in row} == ids
+
+
+def test_states_without_a_value_are_hatched_apart(mixed):
+    figure = draw_maps(compute_maps(mixed.runs, mixed.curves, LOSS))
+    shapes = {}
+    for name in ("every seed diverged", "failed", "no result yet"):
+        first = traces(figure, name)[0]
+        shapes[name] = first.marker.pattern.shape
+        assert "of 3 completed" in first.hovertext[0]
+    assert len(set(shapes.values())) == 3
+    assert list(traces(figure, "every seed diverged")[0].x) == [2, 2]
+    assert len(traces(figure, "some seeds diverged")[0].x) == 1
+    legend = [trace.name for trace in figure.data if trace.showlegend]
+    assert len(legend) == len(set(legend)), "a legend entry once"
+
+
+def test_best_cell_has_a_star_and_its_edge_says_extend(mixed):
+    figure = draw_maps(compute_maps(mixed.runs, mixed.curves, LOSS))
+    (star, _) = traces(figure, "best")
+    assert (round(star.x[0]), round(star.y[0])) == (1, 0)
+    assert not any("extend" in note.text for note in figure.layout.annotations), "momentum 0 is no edge"
+    maps = compute_maps(mixed.runs[mixed.runs["param.lr"] < 1], mixed.curves, LOSS)
+    assert "extend: higher learning rate" in draw_maps(maps).layout.annotations[0].text
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
+@pytest.mark.parametrize("metric", [LOSS, ACCURACY], ids=lambda metric: metric.name)
+def test_every_figure_states_its_n_and_follows_the_theme(mixed, metric, theme):
+    maps = compute_maps(mixed.runs, mixed.curves, metric)
+    cells = compute_curves(mixed.runs, mixed.curves, metric, [m.best_cell.cell_id for m in maps])
+    outcomes = compute_targets(mixed.runs, mixed.curves, {"train_loss": [0.5]})
+    expected = [
+        (draw_maps(maps, theme=theme), "n = 54 runs planned, 26 completed, 16 diverged, 6 failed, 6 waiting"),
+        (draw_curves(cells, theme=theme), "n = 6 of 6 runs in 2 cells, 0 diverged"),
+        (draw_targets(outcomes, theme=theme), "n = 54 planned runs"),
+    ]
+    for figure, said in expected:
+        assert said in figure.layout.title.subtitle.text
+        assert figure.layout.template.layout.paper_bgcolor == theme.paper
+        assert all(axis.title.text != "" for axis in figure.select_xaxes())
+        json.loads(figure.to_json())
+
+
+def test_no_figure_offers_a_cloud():
+    assert CONFIG["showSendToCloud"] is False
+    assert CONFIG["displaylogo"] is False
+
+
+def test_one_scale_spans_maps_and_ends_at_the_untrained_network(mixed):
+    scale = map_scale(compute_maps(mixed.runs, mixed.curves, LOSS))
+    assert scale.top == pytest.approx(math.log10(2.5))
+    assert scale.bottom == pytest.approx(math.log10(0.15))
+    assert scale.position(100.0) == scale.top
+    assert scale.ticktext[-1] == "≥ 2.5"
+    accuracy = map_scale(compute_maps(mixed.runs, mixed.curves, ACCURACY))
+    assert accuracy.bottom == pytest.approx(-math.log10(1 - 0.12))
+    assert accuracy.position(0.8) - accuracy.position(0.6) == pytest.approx(math.log10(2))
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [math.nan], [0.0], [2.5, 2.5]])
+@pytest.mark.parametrize("worst", [math.nan, 2.5])
+def test_scales_of_few_values_still_span_something(values, worst):
+    scale = metric_scale(LOSS, values, worst=worst)
+    assert scale.bottom < scale.top
+    assert math.isnan(scale.position(math.nan))
+
+
+def test_text_contrasts_with_every_colour():
+    scale = metric_scale(ACCURACY, [0.99], worst=0.1)
+    assert scale.ink_on(0.99) == "#000000"
+    assert scale.ink_on(0.1) == "#ffffff"
+
+
+def signed_area(loop):
+    xs, ys = (np.array(part) for part in loop)
+    return float(np.sum(xs[:-1] * ys[1:] - xs[1:] * ys[:-1]) / 2)
+
+
+def test_outline_of_a_ring_has_a_hole():
+    ring = {(x, y) for x in range(3) for y in range(3)} - {(1, 1)}
+    assert sorted(signed_area(loop) for loop in outline(ring)) == [-1.0, 9.0]
+
+
+def test_cells_that_touch_in_a_corner_are_outlined_apart():
+    loops = outline({(0, 0), (1, 1)})
+    assert [signed_area(loop) for loop in loops] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_outlines_enclose_exactly_the_region(seed):
+    rng = random.Random(seed)
+    region = {(x, y) for x in range(7) for y in range(6) if rng.random() < 0.5}
+    loops = outline(region)
+    assert sum(signed_area(loop) for loop in loops) == pytest.approx(len(region))
+    assert all(xs[0] == xs[-1] and ys[0] == ys[-1] for xs, ys in loops)
+    edges = sum((x + dx, y + dy) not in region for x, y in region for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)))
+    assert sum(len(xs) - 1 for xs, _ in loops) == edges
+
+
+def test_one_hyperparameter_is_a_profile_and_draws_are_points(synthetic, study):
+    one = {"sgd": {"kind": "sgd", "lr": [0.1, 1.0, 10.0], "momentum": 0.9}}
+    made = study(lambda t: synthetic.run(t, [dict(t.hyperparameters)["lr"] / 4]), optimizers=one)
+    figure = draw_maps(compute_maps(made.runs, made.curves, LOSS))
+    line = traces(figure, "median; bar: smallest to largest seed")[0]
+    assert list(line.x) == [0.1, 1.0, 10.0]
+    assert line.y[1] == pytest.approx(math.log10(0.25))
+
+
+def test_draws_are_points(synthetic, study):
+    box = {"lr": {"log": [0.01, 1.0]}, "momentum": {"linear": [0.0, 0.9]}, "design": "sobol", "samples": 16}
+    made = study(
+        lambda t: synthetic.run(t, [dict(t.hyperparameters)["lr"]]), optimizers={"sgd": {"kind": "sgd", **box}}
+    )
+    figure = draw_maps(compute_maps(made.runs, made.curves, LOSS, designs={"sgd": "sobol"}))
+    inside, outside = (
+        sum(len(trace.x) for trace in traces(figure, name))
+        for name in ("within the tolerance of the best", "outside the tolerance")
+    )
+    assert inside + outside == 32
+    assert figure.layout.xaxis.type == "log"
+
+
+def test_whiskers_are_wilsons(synthetic, study):
+    made = study(lambda t: synthetic.run(t, [0.4]), seeds=1, batch_sizes=[32])
+    outcomes = compute_targets(made.runs, made.curves, {"train_loss": [0.5]}, designs={"kfac": "random"})
+    figure = draw_targets(outcomes)
+    (reached,) = traces(figure, "reached")
+    assert reached.error_x.arrayminus[0] == pytest.approx(1 - 9 / (9 + 1.96**2), abs=1e-3)
+    assert "Wilson" in figure.layout.title.subtitle.text
+
+
+def test_where_a_run_diverged_has_a_cross(synthetic, study):
+    def outcome(trial):
+        return synthetic.run(trial, [2.0, 1.5], Status.DIVERGED if trial.seed == 1 else Status.COMPLETED)
+
+    made = study(outcome, optimizers={"sgd": {"kind": "sgd", "lr": 0.1}}, batch_sizes=[32])
+    figure = draw_curves(compute_curves(made.runs, made.curves, LOSS, [made.runs["cell_id"].iloc[0]]))
+    (cross,) = traces(figure, "SGD, diverged after here")
+    assert list(cross.x) == [2.0]
+    assert "1 diverged" in figure.layout.title.subtitle.text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.03, "0.03"),
+        (3e-4, "3e-4"),
+        (3.16e-4, "3.2e-4"),
+        (1234.5, "1,234"),
+        (2.1e13, "2.1e13"),
+        (math.nan, "–"),
+    ],
+)
+def test_numbers_are_short(value, text):
+    assert number(value) == text
+
+
+def test_tick_labels_stay_distinct():
+    assert tick_labels([0.99, 0.995, 0.999]) == ["0.99", "0.995", "0.999"]
+    assert all(re.fullmatch(r"[\de.-]+", label) for label in tick_labels(list(np.geomspace(1e-5, 10, 8))))
+
+
+def test_counts_agree_with_their_noun():
+    assert [count(n, "seed") for n in (1, 3)] == ["1 seed", "3 seeds"]
