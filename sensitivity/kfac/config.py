@@ -152,7 +152,7 @@ def check_numbers(*, lr: float, damping: float, momentum: float, weight_decay: f
 
 
 def is_due(interval: Interval, step: int) -> bool:
-    """Whether work repeated at `interval` falls on this step; a schedule restarts its count at each of its first steps."""
+    """Whether work repeated at `interval` falls on this step; a schedule counts from each of its first steps."""
     if isinstance(interval, int):
         return step % interval == 0
     first, every = max(pair for pair in interval if pair[0] <= step)

@@ -1,56 +1,257 @@
 """Second moments of the patches that a convolution sees: [*lead, N, C, *spatial] to [groups, *lead, d, d].
 
-d counts channels of a group times kernel positions, and the bias last.
+d counts channels of a group times kernel positions, and the bias last. Inside this file images are [B, N, c, H, W],
+with B the groups and leading dimensions together, c the channels of a group, and H = 1 for one spatial dimension;
+kernel positions are p and q, outputs y.
+
+With stride 1 the moment of positions p and q is, but for the border, a function of q - p alone. So the moment over the
+*full* grid of outputs, all that overlap the image at all, is put together from the (2k - 1)² autocorrelations of the
+channels, half of them by symmetry, each one product of the image with a shifted view of itself; then the outputs that
+the convolution does not have are taken off. These lie in strips along the border, where only the kernel rows (or
+columns) that reach the image are not zero. Exact, and without patches of the image's interior. With a larger stride the
+patches are made (im2col), and blocks of the symmetric product are computed once.
 """
 
+from dataclasses import dataclass
+from math import prod
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from sensitivity.kfac.layers import Geometry, Layer
 
+Pair = tuple[int, int]
+
 
 def patch_moment(inputs: Tensor, geometry: Geometry, groups: int, lead: int, *, bias: bool) -> Tensor:
-    """Sum p pᵀ over all patches p, which end with a 1 if there is a bias."""
-    patches = _patches(inputs, geometry, groups, lead)
-    rows = patches.mT.flatten(-3, -2)
+    """Sum p pᵀ over all patches p, which end with a 1 if there is a bias: [groups, *lead, d, d]."""
+    images, plane = _plane(inputs, geometry, groups, lead)
+    by_correlation = plane.stride == (1, 1) and prod(plane.kernel) > 1
+    moment = _by_correlation(images, plane) if by_correlation else _by_patches(images, plane)
     if bias:
-        rows = functional.pad(rows, (0, 1), value=1.0)
-    return rows.mT @ rows
+        sums = _window_sums(images.sum(1), plane).flatten(1)
+        count = torch.full_like(sums[:, :1], images.shape[1] * prod(plane.outputs(images)))
+        moment = functional.pad(moment, (0, 1, 0, 1))
+        moment[:, -1, :] = moment[:, :, -1] = torch.cat([sums, count], 1)
+    return moment.reshape(groups, *inputs.shape[:lead], *moment.shape[-2:])
 
 
 def patch_means(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> Tensor:
     """Average each example's patches over positions: [groups, *lead, N, d], without bias."""
-    return _patches(inputs, geometry, groups, lead).mean(-1)
+    images, plane = _plane(inputs, geometry, groups, lead)
+    sums = _window_sums(images.flatten(0, 1), plane).flatten(1) / prod(plane.outputs(images))
+    return sums.reshape(groups, *inputs.shape[: lead + 1], -1)
+
+
+def patches(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> Tensor:
+    """Make the patches of each example: [groups, *lead, N, d, positions], without bias."""
+    images, plane = _plane(inputs, geometry, groups, lead)
+    columns = _unfolded(images.flatten(0, 1), plane)
+    return columns.reshape(groups, *inputs.shape[: lead + 1], *columns.shape[1:])
 
 
 def moment_flops(layer: Layer, rows: float) -> float:
-    """FLOPs of `patch_moment` over this many patches."""
-    return layer.groups * 2 * rows * layer.input_dim**2
+    """FLOPs of `patch_moment` over this many patches, border strips left out.
+
+    2 c² for each autocorrelation and position where stride is 1: (k_y - 1)(2 k_x - 1) + k_x of them; otherwise two
+    thirds of 2 d² a patch, or all of it for a kernel of one row.
+    """
+    assert layer.geometry is not None
+    sides = layer.geometry.kernel
+    kernel = (1, *sides) if len(sides) == 1 else sides
+    channels = layer.weight_shape[1]
+    if prod(layer.geometry.stride) == 1 and prod(kernel) > 1:
+        lags = (kernel[0] - 1) * (2 * kernel[1] - 1) + kernel[1]
+        return layer.groups * 2 * rows * channels**2 * lags
+    share = (kernel[0] + 1) / (2 * kernel[0])
+    return layer.groups * 2 * rows * (channels * prod(kernel)) ** 2 * share
 
 
-def padded(inputs: Tensor, geometry: Geometry) -> Tensor:
-    """Pad the spatial dimensions [..., *spatial] as the convolution does."""
-    pads = [side for pair in reversed(geometry.padding) for side in pair]
-    if not any(pads):
-        return inputs
-    if geometry.padding_mode == "zeros":
-        return functional.pad(inputs, pads)
-    images = inputs.flatten(0, -len(geometry.kernel) - 2)
-    return functional.pad(images, pads, mode=geometry.padding_mode).unflatten(
-        0, inputs.shape[: -len(geometry.kernel) - 1]
+@dataclass(frozen=True)
+class _Plane:
+    """A convolution's geometry in two dimensions; images come padded already, unless with zeros."""
+
+    kernel: Pair
+    stride: Pair
+    dilation: Pair
+    padding: tuple[Pair, Pair]
+
+    @property
+    def span(self) -> Pair:
+        """Distance between the first and the last kernel position."""
+        return self.dilation[0] * (self.kernel[0] - 1), self.dilation[1] * (self.kernel[1] - 1)
+
+    def outputs(self, images: Tensor) -> Pair:
+        """Height and width of the convolution's output."""
+        height, width = (
+            (size + low + high - span - 1) // stride + 1
+            for size, (low, high), span, stride in zip(
+                images.shape[-2:], self.padding, self.span, self.stride, strict=True
+            )
+        )
+        return height, width
+
+
+def _plane(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> tuple[Tensor, _Plane]:
+    """Bring inputs [*lead, N, C, *spatial] to [B, N, c, H, W], padded unless with zeros."""
+    zeros = geometry.padding_mode == "zeros"
+    if not zeros:
+        pads = [side for pair in reversed(geometry.padding) for side in pair]
+        padded = functional.pad(inputs.flatten(0, lead), pads, mode=geometry.padding_mode)
+        inputs = padded.reshape(*inputs.shape[: lead + 2], *padded.shape[2:])
+    if len(geometry.kernel) == 1:
+        inputs = inputs.unsqueeze(-2)
+    images = torch.unflatten(inputs, lead + 1, (groups, -1)).movedim(lead + 1, 0).flatten(0, lead)
+    fill: tuple[Pair, ...] = ((0, 0), (0, 0))
+    padding = (*fill[len(geometry.kernel) :], *(geometry.padding if zeros else fill[: len(geometry.kernel)]))
+    return images, _Plane(
+        kernel=_pair(geometry.kernel),
+        stride=_pair(geometry.stride),
+        dilation=_pair(geometry.dilation),
+        padding=(padding[0], padding[1]),
     )
 
 
-def _patches(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> Tensor:
-    """Explicit im2col: [groups, *lead, N, d, positions]."""
-    images = padded(inputs, geometry)
-    if len(geometry.kernel) == 1:
-        images = images.unsqueeze(-2)
-    kernel, stride, dilation = (_two(x) for x in (geometry.kernel, geometry.stride, geometry.dilation))
-    columns = functional.unfold(images.flatten(0, lead), kernel, dilation=dilation, stride=stride)
-    columns = columns.unflatten(1, (groups, -1)).unflatten(0, inputs.shape[: lead + 1])
-    return columns.movedim(lead + 1, 0)
+def _by_correlation(images: Tensor, plane: _Plane) -> Tensor:
+    """Moment of the patches of a convolution with stride 1, [B, d, d]."""
+    (ky, kx), channels = plane.kernel, images.shape[2]
+    table = _autocorrelations(images, plane)
+    rows, columns = torch.arange(ky), torch.arange(kx)
+    dy = (rows[None, :] - rows[:, None] + ky - 1)[:, None, :, None]
+    dx = (columns[None, :] - columns[:, None] + kx - 1)[None, :, None, :]
+    full = table[dy, dx].permute(4, 5, 0, 1, 6, 2, 3).contiguous()  # [B, c, py, px, c, qy, qx]
+    _take_rows_off(full, images, plane)
+    _take_columns_off(full, images, plane)
+    side = channels * ky * kx
+    return full.view(-1, side, side)
 
 
-def _two(values: tuple[int, ...]) -> tuple[int, ...]:
-    return values if len(values) == 2 else (1, *values)
+def _autocorrelations(images: Tensor, plane: _Plane) -> Tensor:
+    """Σ u[c, z] u[c', z + dilation * lag] over examples and z, for all lags: [2 ky - 1, 2 kx - 1, B, c, c'].
+
+    Rows of zeros to the right and below separate lines and images, so that a lag in the plane is one in the flat
+    vector.
+    """
+    (ky, kx), (height, width) = plane.kernel, images.shape[-2:]
+    batch, examples, channels = images.shape[:3]
+    line = width + plane.span[1]
+    spaced = images.new_zeros(batch, channels, examples, height + plane.span[0], line)
+    spaced[..., :height, :width] = images.transpose(1, 2)
+    flat = spaced.flatten(2)
+    table = images.new_empty(2 * ky - 1, 2 * kx - 1, batch, channels, channels)
+    for y in range(ky):
+        for x in range(-(kx - 1) if y else 0, kx):
+            lag = y * plane.dilation[0] * line + x * plane.dilation[1]
+            moment = flat[..., : flat.shape[-1] - lag] @ flat[..., lag:].mT
+            table[ky - 1 + y, kx - 1 + x] = moment
+            table[ky - 1 - y, kx - 1 - x] = moment.mT
+    return table
+
+
+def _take_rows_off(full: Tensor, images: Tensor, plane: _Plane) -> None:
+    """Subtract the outputs above and below those that the convolution has, in the full grid's whole width."""
+    (ky, kx), height = plane.kernel, images.shape[-2]
+    for y in _beyond(plane.outputs(images)[0], plane.padding[0], plane.span[0]):
+        start = y - plane.padding[0][0]
+        first, last, line = _reach(start, plane.dilation[0], ky, height)
+        if first < last:
+            strip = images[..., line, :].flatten(2, 3).unsqueeze(-2)
+            columns = functional.unfold(
+                strip.flatten(0, 1), (1, kx), padding=(0, plane.span[1]), dilation=(1, plane.dilation[1])
+            )
+            moment = torch.unflatten(_moment(columns, len(images)), 2, (-1, last - first, kx))
+            full[:, :, first:last, :, :, first:last] -= torch.unflatten(moment, 1, (-1, last - first, kx))
+
+
+def _take_columns_off(full: Tensor, images: Tensor, plane: _Plane) -> None:
+    """Subtract the outputs to the left and right, in the rows that the convolution has."""
+    (ky, kx), width = plane.kernel, images.shape[-1]
+    rows = _Plane(
+        kernel=(ky, 1),
+        stride=(1, 1),
+        dilation=(plane.dilation[0], 1),
+        padding=(plane.padding[0], (0, 0)),
+    )
+    for x in _beyond(plane.outputs(images)[1], plane.padding[1], plane.span[1]):
+        start = x - plane.padding[1][0]
+        first, last, line = _reach(start, plane.dilation[1], kx, width)
+        if first < last:
+            strip = images[..., line].movedim(-1, -2).flatten(2, 3).unsqueeze(-1)
+            moment = _moment(_unfolded(strip.flatten(0, 1), rows), len(images))
+            moment = torch.unflatten(torch.unflatten(moment, 2, (-1, last - first, ky)), 1, (-1, last - first, ky))
+            full[:, :, :, first:last, :, :, first:last] -= moment.transpose(2, 3).transpose(5, 6)
+
+
+def _beyond(outputs: int, padding: Pair, span: int) -> list[int]:
+    """List the outputs of the full grid that lie before 0 or from `outputs` on."""
+    before, after = max(0, span - padding[0]), max(0, span - padding[1])
+    return [*range(-before, 0), *range(outputs, outputs + after)]
+
+
+def _reach(start: int, dilation: int, kernel: int, size: int) -> tuple[int, int, slice]:
+    """Find the kernel positions, first to last, whose places start + dilation * p lie in the image; and the places."""
+    inside = [p for p in range(kernel) if 0 <= start + dilation * p < size]
+    if not inside:
+        return 0, 0, slice(0)
+    first, last = inside[0], inside[-1] + 1
+    return first, last, slice(start + dilation * first, start + dilation * (last - 1) + 1, dilation)
+
+
+def _by_patches(images: Tensor, plane: _Plane) -> Tensor:
+    """Moment of explicit patches, [B, d, d]; blocks of kernel rows p < q stand for q < p too."""
+    columns = _unfolded(images.flatten(0, 1), plane)
+    ky, kx = plane.kernel
+    if ky == 1:
+        return _moment(columns, len(images))
+    channels = images.shape[2]
+    rows = torch.unflatten(torch.unflatten(columns, 1, (channels, ky, kx)), 0, (len(images), -1))
+    rows = rows.permute(0, 3, 2, 4, 1, 5).flatten(4).flatten(2, 3)  # [B, ky, c kx, N positions]
+    full = rows.new_empty(len(images), channels, ky, kx, channels, ky, kx)
+    for p in range(ky):
+        block = torch.unflatten(rows[:, p] @ rows[:, p:].flatten(1, 2).mT, 2, (ky - p, channels, kx))
+        block = torch.unflatten(block, 1, (channels, kx))  # [B, c, px, qy, c, qx]
+        full[:, :, p, :, :, p:] = block.transpose(3, 4)
+        full[:, :, p:, :, :, p] = block.permute(0, 4, 3, 5, 1, 2)
+    side = channels * ky * kx
+    return full.view(-1, side, side)
+
+
+def _unfolded(images: Tensor, plane: _Plane) -> Tensor:
+    """Im2col of images [M, c, H, W]: [M, c * kernel, positions]."""
+    (top, bottom), (left, right) = plane.padding
+    if top != bottom or left != right:
+        images, top, left = functional.pad(images, (left, right, top, bottom)), 0, 0
+    if plane.kernel == plane.stride == (1, 1) and top == left == 0:
+        return images.flatten(2)
+    return functional.unfold(images, plane.kernel, plane.dilation, (top, left), plane.stride)
+
+
+def _moment(columns: Tensor, batch: int) -> Tensor:
+    """Σ r rᵀ over images and positions of columns [batch * N, d, positions]: [batch, d, d]."""
+    rows = torch.unflatten(columns, 0, (batch, -1)).transpose(1, 2).flatten(2)
+    return rows @ rows.mT
+
+
+def _window_sums(images: Tensor, plane: _Plane) -> Tensor:
+    """Sum, over outputs, of what each kernel position sees: images [M, c, H, W] to [M, c, ky, kx]."""
+    (ky, kx), (high, wide) = plane.kernel, plane.outputs(images)
+    sums = images.new_zeros(*images.shape[:2], ky, kx)
+    for py in range(ky):
+        lines = images[..., _seen(py * plane.dilation[0], plane.padding[0][0], plane.stride[0], high), :].sum(-2)
+        for px in range(kx):
+            places = _seen(px * plane.dilation[1], plane.padding[1][0], plane.stride[1], wide)
+            sums[..., py, px] = lines[..., places].sum(-1)
+    return sums
+
+
+def _seen(offset: int, padding: int, stride: int, outputs: int) -> slice:
+    """Places of the image that outputs 0 to `outputs` see at this offset of the kernel."""
+    start, last = offset - padding, offset - padding + stride * (outputs - 1)
+    if last < 0:
+        return slice(0)
+    return slice(start if start >= 0 else start % stride, last + 1, stride)
+
+
+def _pair(values: tuple[int, ...]) -> Pair:
+    return (values[0], values[1]) if len(values) == 2 else (1, values[0])

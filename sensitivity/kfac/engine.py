@@ -41,7 +41,7 @@ class StepReport:
 
 @dataclass(frozen=True, kw_only=True)
 class FlatNumbers:
-    """Hyperparameters shaped for the engine: `lr`, `momentum`, `weight_decay` broadcast to [*lead, parameters], `damping` to [layers, *lead]."""
+    """Hyperparameters for the engine: those of the update broadcast to [*lead, parameters], `damping` to [layers, *lead]."""
 
     lr: Tensor | float
     damping: Tensor
@@ -172,7 +172,7 @@ def _move(
     numbers: FlatNumbers,
     mask: Tensor | None,
 ) -> None:
-    """Momentum on the preconditioned gradient as in torch.optim.SGD, then the move itself, for members inside `mask`."""
+    """Apply momentum as torch.optim.SGD does, here to the preconditioned gradient, and move members inside `mask`."""
     space, velocity = state.workspace, state.momentum
     if mask is None:
         velocity.mul_(numbers.momentum).add_(space.updates)

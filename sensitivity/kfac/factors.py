@@ -51,7 +51,7 @@ class Capture:
 
 
 def row_count(layer: Layer, calls: Sequence[Capture], lead: int, sharing: Sharing) -> int:
-    """Rows that all calls of a layer in one batch give: examples times positions, or examples in the "reduce" setting."""
+    """Rows of all calls of a layer in one batch: examples times positions, or examples in the "reduce" setting."""
     if sharing == "reduce" and layer.kind != "embedding":
         return calls[0].inputs.shape[lead]
     return sum(call.columns[0].shape[lead:].numel() // (layer.output_dim * layer.groups) for call in calls)
@@ -60,7 +60,10 @@ def row_count(layer: Layer, calls: Sequence[Capture], lead: int, sharing: Sharin
 def add_input_moment(
     layer: Layer, calls: Sequence[Capture], lead: int, sharing: Sharing, target: Tensor, keep: float, scale: float
 ) -> None:
-    """Target ← keep * target + scale * Σ a aᵀ over all calls; target [groups, *lead, d, d], for an embedding the diagonal [*lead, vocabulary]."""
+    """Set target ← keep * target + scale * Σ a aᵀ over all calls.
+
+    target is [groups, *lead, d, d], and for an embedding the diagonal [*lead, vocabulary].
+    """
     for i, call in enumerate(calls):
         held = keep if i == 0 else 1.0
         if layer.kind == "embedding":
@@ -68,7 +71,7 @@ def add_input_moment(
             target.mul_(held).scatter_add_(-1, indices, torch.full_like(indices, scale, dtype=target.dtype))
         elif sharing == "reduce":
             if i == 0:
-                mean = sum(_mean_input(layer, each.inputs, lead, target.dtype) for each in calls) / len(calls)
+                mean = _sum([_mean_input(layer, each.inputs, lead, target.dtype) for each in calls]) / len(calls)
                 _add_rows(target, _with_ones(mean) if layer.bias is not None else mean, keep, scale)
         elif layer.kind == "linear":
             rows = call.inputs.flatten(lead, -2).to(target.dtype)
@@ -84,14 +87,13 @@ def add_input_moment(
 def add_output_moment(
     layer: Layer, calls: Sequence[Capture], lead: int, sharing: Sharing, target: Tensor, keep: float, scale: float
 ) -> None:
-    """Target ← keep * target + scale * Σ g gᵀ over all calls and columns; target [groups, *lead, d, d]."""
+    """Set target ← keep * target + scale * Σ g gᵀ over all calls and columns; target [groups, *lead, d, d]."""
     if sharing == "reduce" and layer.kind != "embedding":
         columns = zip(*(call.columns for call in calls), strict=True)
-        rows = [sum(_summed_grad(layer, g, lead, target.dtype) for g in column) for column in columns]
+        rows = [_sum([_summed_grad(layer, g, lead, target.dtype) for g in column]) for column in columns]
     else:
         rows = [_grad_rows(layer, g.to(target.dtype), lead) for call in calls for g in call.columns]
     for i, each in enumerate(rows):
-        assert isinstance(each, Tensor)
         _add_rows(target, each, keep if i == 0 else 1.0, scale)
 
 
@@ -104,7 +106,7 @@ def _grad_rows(layer: Layer, grads: Tensor, lead: int) -> Tensor:
     """Rows of output gradients, [groups, *lead, R, d]."""
     if layer.kind != "conv":
         return grads.flatten(lead, -2).unsqueeze(0)
-    maps = grads.flatten(lead + 2).unflatten(lead + 1, (layer.groups, layer.output_dim))
+    maps = torch.unflatten(grads.flatten(lead + 2), lead + 1, (layer.groups, layer.output_dim))
     return maps.movedim(lead + 1, 0).movedim(-2, -1).flatten(-3, -2)
 
 
@@ -113,7 +115,7 @@ def _summed_grad(layer: Layer, grads: Tensor, lead: int, dtype: torch.dtype) -> 
     grads = grads.to(dtype)
     if layer.kind == "linear":
         return (grads.flatten(lead + 1, -2).sum(-2) if grads.dim() > lead + 2 else grads).unsqueeze(0)
-    return grads.flatten(lead + 2).sum(-1).unflatten(-1, (layer.groups, layer.output_dim)).movedim(-2, 0)
+    return torch.unflatten(grads.flatten(lead + 2).sum(-1), -1, (layer.groups, layer.output_dim)).movedim(-2, 0)
 
 
 def _mean_input(layer: Layer, inputs: Tensor, lead: int, dtype: torch.dtype) -> Tensor:
@@ -123,6 +125,10 @@ def _mean_input(layer: Layer, inputs: Tensor, lead: int, dtype: torch.dtype) -> 
         return (inputs.flatten(lead + 1, -2).mean(-2) if inputs.dim() > lead + 2 else inputs).unsqueeze(0)
     assert layer.geometry is not None
     return patch_means(inputs, layer.geometry, layer.groups, lead)
+
+
+def _sum(terms: Sequence[Tensor]) -> Tensor:
+    return torch.stack(tuple(terms)).sum(0) if len(terms) > 1 else terms[0]
 
 
 def _with_ones(rows: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def pseudo_losses(
 def _coefficients(
     rows: Tensor, config: KFACConfig, generators: Sequence[torch.Generator], lead: int
 ) -> Iterator[Tensor]:
-    """Gradients by the rows [*lead, N, ..., C]: columns of a square root of the Hessian, or a sample with it as covariance."""
+    """Gradients by rows [*lead, N, ..., C]: columns of a square root of the Hessian, or samples of that covariance."""
     classes = rows.shape[-1]
     rows = rows.to(torch.float64 if rows.dtype == torch.float64 else torch.float32)
     if config.loss == "cross_entropy":
@@ -51,23 +51,23 @@ def _coefficients(
                 column[..., c] += root[..., 0]
                 yield column
         return
-    root = 1.0 if config.loss == "squared_error" else (2.0 / classes) ** 0.5
+    spread = 1.0 if config.loss == "squared_error" else (2.0 / classes) ** 0.5
     if config.fisher == "monte_carlo":
         members = rows.unsqueeze(0) if lead == 0 else rows.flatten(0, lead - 1)
         noise = [
             torch.randn(member.shape, generator=generator, dtype=rows.dtype, device=generator.device)
             for member, generator in zip(members, generators, strict=True)
         ]
-        yield root * torch.stack(noise).reshape(rows.shape).to(rows.device)
+        yield spread * torch.stack(noise).reshape(rows.shape).to(rows.device)
     else:
         for c in range(classes):
             column = torch.zeros_like(rows)
-            column[..., c] = root
+            column[..., c] = spread
             yield column
 
 
 def _sampled(probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw labels [members, terms] by inverting the cumulative distribution: a non-finite member draws label 0 and raises nothing."""
+    """Draw labels [members, terms] by inverting the cumulative distribution, which raises nothing for a NaN."""
     cumulative = probabilities.flatten(1, -2).cumsum(-1)
     uniform = [
         torch.rand((cumulative.shape[1], 1), generator=generator, dtype=cumulative.dtype, device=generator.device)

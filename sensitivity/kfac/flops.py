@@ -1,4 +1,4 @@
-"""Floating-point operations of K-FAC on top of the forward and backward pass; a multiplication and an addition are two."""
+"""Floating-point operations of K-FAC beside the forward and backward pass; a multiplication and an addition are two."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

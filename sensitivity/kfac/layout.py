@@ -45,11 +45,14 @@ class Placement:
         return self.layer.groups * self.layer.output_dim * self.layer.input_dim
 
     def block(self, flat: Tensor) -> Tensor:
-        """View the layer's joint matrix in a flat vector: [*lead, groups, output_dim, input_dim]; [*lead, vocabulary, width] for an embedding."""
+        """View the layer's joint matrix in a flat vector.
+
+        It is [*lead, groups, output_dim, input_dim], and [*lead, vocabulary, width] for an embedding.
+        """
         part = flat[..., self.offset : self.offset + self.size]
         if self.layer.kind == "embedding":
-            return part.unflatten(-1, self.layer.weight_shape)
-        return part.unflatten(-1, (self.layer.groups, self.layer.output_dim, self.layer.input_dim))
+            return torch.unflatten(part, -1, self.layer.weight_shape)
+        return torch.unflatten(part, -1, (self.layer.groups, self.layer.output_dim, self.layer.input_dim))
 
     def parameter_views(self, flat: Tensor) -> list[Tensor]:
         """View the layer's parameters in a flat vector, each [*lead, *parameter shape]."""
@@ -87,7 +90,7 @@ class Cohort:
         """View all joint matrices in a flat vector without leading dimensions: [slots, output_dim, input_dim]."""
         first, layer = self.placements[0], self.placements[0].layer
         part = flat[first.offset : first.offset + sum(placement.size for placement in self.placements)]
-        return part.unflatten(0, (-1, layer.output_dim, layer.input_dim))
+        return torch.unflatten(part, 0, (-1, layer.output_dim, layer.input_dim))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +119,7 @@ class Layout:
         found = [view for placement in self.placements for view in placement.parameter_views(flat)]
         for _, shape, offset in self.others:
             part = flat[..., offset : offset + math.prod(shape)]
-            found.append(part.unflatten(-1, shape) if shape else part.squeeze(-1))
+            found.append(torch.unflatten(part, -1, shape) if shape else part.squeeze(-1))
         return found
 
     def new_banks(self, like: Tensor, dtype: torch.dtype) -> dict[int, Tensor]:

@@ -55,7 +55,7 @@ class KFAC(torch.optim.Optimizer):
         strangers = [name for name, p in named.items() if id(p) not in own]
         if strangers:
             raise ValueError(
-                f"param_groups leave out parameters of the model: {', '.join(strangers)}. Freeze them or add them to a group."
+                f"param_groups leave out {', '.join(strangers)}. Freeze these parameters or add them to a group."
             )
         self._named = {name: named[name] for name in self.kfac.layout.names}
         by_weight = {id(named[layer.weight]): layer.name for layer in layers}
@@ -72,8 +72,8 @@ class KFAC(torch.optim.Optimizer):
     def observe(self, outputs: Tensor) -> None:
         """Take the statistics of the "monte_carlo" or "type2" Fisher from the model's outputs [N, ...].
 
-        Call it between the forward pass and `loss.backward()`. Does nothing on steps that do not update the factors, and for the empirical Fisher, so that a training loop may
-        always call it.
+        Call it between the forward pass and `loss.backward()`. Does nothing on steps that do not update the factors,
+        and for the empirical Fisher, so that a training loop may always call it.
         """
         if self.config.fisher != "empirical" and self._recorder.active:
             self._recorder.observe(pseudo_losses(outputs, self.config, (self._generator,)))
@@ -119,7 +119,10 @@ class KFAC(torch.optim.Optimizer):
         return Coverage(layers=layers, others={name: self.config.others for name, _, _ in self.kfac.layout.others})
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a restored run needs to continue exactly: parameter groups, factors, inverses, momentum, counters, and the generator."""
+        """Return everything that a restored run needs to continue exactly.
+
+        Beside the parameter groups: factors, inverses, momentum, counters, and the generator's state.
+        """
         return {**super().state_dict(), "kfac": saved(self.kfac), "generator": self._generator.get_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -165,7 +168,7 @@ class KFAC(torch.optim.Optimizer):
 
 @dataclass(frozen=True)
 class Coverage:
-    """Which rule each parameter follows: covered layers with their parameters, and the rule of every other parameter."""
+    """Which rule moves each parameter: the covered layers with their parameters, and the rule of every other one."""
 
     layers: Mapping[str, tuple[str, ...]]
     others: Mapping[str, str]
@@ -176,7 +179,7 @@ def _number(value: Any) -> Any:
 
 
 def _warn_of_uncovered(model: nn.Module, covered: set[str]) -> None:
-    """Name the modules whose own parameters train by the rule for others, unless they are normalisation layers, for which it is meant."""
+    """Name the modules whose own parameters K-FAC does not cover, normalisation layers excepted."""
     left = [
         f"{name or 'the model itself'} ({type(module).__name__})"
         for name, module in model.named_modules()

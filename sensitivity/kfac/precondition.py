@@ -19,7 +19,7 @@ from sensitivity.kfac.state import KFACState
 
 @dataclass(frozen=True)
 class SolveFailure:
-    """A factor that could not be inverted: which, of which member ([] for no leading dimensions), and its damped matrix [d, d]."""
+    """A factor that could not be inverted: of which layer and member, and its damped matrix [d, d]."""
 
     layer: str
     side: str
@@ -35,14 +35,15 @@ class SolveFailure:
 def refresh(state: KFACState, damping: Tensor, *, exact: bool) -> tuple[SolveFailure, ...]:
     """Recompute inverses (or eigenbases) from the averaged factors, in place.
 
-    A member with a failure keeps its old ones and is marked unusable. `damping` broadcasts to [layers, *lead]; the exact form does not need it here.
+    A member with a failure keeps its old ones and is marked unusable. `damping` broadcasts to [layers, *lead]; the
+    exact form does not need it here.
     """
     layout = state.layout
     sources = state.factors if exact else damped_factors(state, damping)
     solved, bad = dict[int, tuple[Tensor, ...]](), dict[int, Tensor]()
     for dim, bank in sources.items():
-        *parts, bad[dim] = eigenbasis(bank) if exact else inverse(bank)
-        solved[dim] = tuple(parts)
+        *found, bad[dim] = eigenbasis(bank) if exact else inverse(bank)
+        solved[dim] = tuple(found)
     failed = torch.stack([x.any(0) for x in bad.values()]).any(0)
     keep = torch.nonzero(failed).numel() > 0
     for dim, parts in solved.items():

@@ -23,7 +23,7 @@ from sensitivity.kfac.statistics import Statistics, accumulate
 
 @dataclass(eq=False)
 class _Seen:
-    """What one layer has contributed since the last step: rows of output gradients, and its examples, used and full, by batch."""
+    """What one layer has contributed since the last step: rows of gradients, and examples, used and full, by batch."""
 
     rows: int = 0
     used: dict[int, int] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Recorder:
         return tuple(name for name in self._places if name not in self._seen)
 
     def observe(self, losses: Iterator[Tensor]) -> None:
-        """Record the backward passes of pseudo-losses of the last forward pass, leaving its graph and every `.grad` as they were."""
+        """Record backward passes of pseudo-losses; the graph and every `.grad` stay as they were."""
         start, calls = time.perf_counter(), list(self._calls)
         self._calls.clear()
         self._observed -= 1
@@ -138,7 +138,7 @@ class Recorder:
                 self._add(name, Capture(inputs, grad.detach()), torch._C._current_graph_task_id(), first=True)
                 self.seconds += time.perf_counter() - start
 
-            output.register_hook(after_backward)
+            output.register_hook(after_backward)  # type: ignore[no-untyped-call]
 
         return after_forward
 

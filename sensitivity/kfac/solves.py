@@ -5,7 +5,7 @@ Matrices are [*batch, d, d], symmetric; `failed` is [*batch].
 
 import torch
 from torch import Tensor
-from torch._C import _LinAlgError as LinAlgError
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 
 def inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:

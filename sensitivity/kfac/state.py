@@ -19,7 +19,7 @@ from sensitivity.kfac.layout import Layout, Slots, layout_of
 
 @dataclass(eq=False)
 class Workspace:
-    """Flat vectors that live within one step, and their views of the parameters; made when first needed, never saved."""
+    """Flat vectors that live within one step, with their views of the parameters; never saved."""
 
     grads: Tensor
     updates: Tensor
@@ -67,7 +67,10 @@ class KFACState:
         return self._workspace
 
     def factor(self, layer: str, side: str) -> Tensor:
-        """Copy a layer's averaged factor, [*lead, groups, d, d]; side is "inputs" or "outputs". An embedding's input factor is [*lead, vocabulary]."""
+        """Copy a layer's averaged factor, [*lead, groups, d, d]; an embedding's for its inputs is [*lead, vocabulary].
+
+        `side` is "inputs" or "outputs". Raises KeyError for a layer that is not covered.
+        """
         for placement in self.layout.placements:
             if placement.layer.name == layer:
                 slots: Slots | None = placement.inputs if side == "inputs" else placement.outputs
@@ -111,7 +114,7 @@ def init_state(layers: Sequence[Layer], params: Mapping[str, Tensor], config: KF
 
 
 def select(state: KFACState, index: Tensor) -> KFACState:
-    """Keep the members `index` (a LongTensor) of the first leading dimension, in that order, as a new state of its own."""
+    """Copy the members `index` (a LongTensor) of the first leading dimension, in that order, to a new state."""
     if not state.layout.lead:
         raise ValueError("This state has no leading dimension to select members from.")
 
@@ -156,7 +159,7 @@ def _matched(name: str, held: Any, value: Any) -> Any:
     if isinstance(value, Mapping):
         if isinstance(held, Mapping) and held and set(held) != set(value):
             raise ValueError(
-                f"Saved {name} are of {sorted(value)}, this optimizer's of {sorted(held)}: the models or configurations differ."
+                f"Saved {name} are of {sorted(value)}, not {sorted(held)}: the models or configurations differ."
             )
         return {key: _matched(f"{name}[{key!r}]", held.get(key), each) for key, each in value.items()}
     if isinstance(value, Tensor):

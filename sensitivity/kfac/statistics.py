@@ -1,4 +1,4 @@
-"""How one batch enters the averaged factors: scaled to approximate the Fisher of the mean loss, with bias correction."""
+"""How one batch enters the averaged factors: scaled for the Fisher of the mean loss, and with bias correction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from sensitivity.kfac.state import KFACState
 
 @dataclass(frozen=True)
 class Statistics:
-    """The factors of one batch, or running averages of them: banks [slots, *lead, d, d] by d, and diagonals [*lead, vocabulary] by embedding."""
+    """Factors of one batch or their averages: banks [slots, *lead, d, d] by d; diagonals [*lead, vocabulary] by layer."""
 
     banks: Mapping[int, Tensor]
     diagonals: Mapping[str, Tensor]
 
     def finite(self) -> Tensor:
-        """Whether each member's factors are finite, [*lead]. The diagonal tells: it bounds the rest of a second moment."""
+        """Whether each member's factors are finite, [*lead]; the diagonal tells, as it bounds the rest."""
         traces = [bank.diagonal(dim1=-2, dim2=-1).sum((0, -1)) for bank in self.banks.values()]
         traces += [diagonal.sum(-1) for diagonal in self.diagonals.values()]
         return torch.isfinite(torch.stack(traces).sum(0))
@@ -162,8 +162,6 @@ def check_captures(layout: Layout, captures: Mapping[str, Sequence[Capture]]) ->
     for placement in layout.placements:
         name = placement.layer.name
         if not captures.get(name):
-            raise ValueError(
-                f"Layer {name!r} was not captured in this step: was it called in training mode, and did its output reach the loss?"
-            )
+            raise ValueError(f"Layer {name!r} was not captured in this step: did its output reach the loss?")
         if captures[name][0].inputs.numel() == 0:
             raise ValueError(f"Layer {name!r} saw an empty batch. Drop such batches before the forward pass.")
