@@ -6,6 +6,7 @@ are as far apart as 80% and 90%, and the axis is labelled in accuracy.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ _DECADES = 3.0
 """The most that a scale spans: values better than that are drawn at its good end."""
 
 _SMALLEST_ERROR = 1e-3
+_INKS = 64
 _ACCURACIES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999)
 
 
@@ -43,12 +45,9 @@ class Scale:
         return "Cividis" if self.metric.is_fraction else "Cividis_r"
 
     def ink_on(self, value: float) -> str:
-        """Return black or white, whichever has more contrast with the colour of `value` (WCAG 2.2)."""
+        """Return black or white, whichever has more contrast with the colour of `value`."""
         fraction = (self.position(value) - self.bottom) / (self.top - self.bottom)
-        rgb = sample_colorscale(self.colours, [fraction], colortype="tuple")[0]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
-        luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-        return "#000000" if luminance > 0.179 else "#ffffff"
+        return _inks(self.colours)[round(fraction * _INKS)]
 
 
 def metric_scale(metric: Metric, values: Iterable[float], *, worst: float = math.nan) -> Scale:
@@ -78,6 +77,16 @@ def map_scale(maps: Sequence[RobustnessMap]) -> Scale:
     """Return one scale for maps of one metric, clipped at the untrained network."""
     medians = [cell.median for map_ in maps for cell in map_.cells if cell.completed]
     return metric_scale(maps[0].metric, medians, worst=maps[0].untrained)
+
+
+@functools.cache
+def _inks(colours: str) -> tuple[str, ...]:
+    """Return the ink for `_INKS` + 1 places on a colour scale, by WCAG 2.2's relative luminance."""
+    inks = []
+    for rgb in sample_colorscale(colours, [k / _INKS for k in range(_INKS + 1)], colortype="tuple"):
+        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb)
+        inks.append("#000000" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "#ffffff")
+    return tuple(inks)
 
 
 def _raw(metric: Metric, value: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,7 @@ class Theme:
         """Return the colour of the optimizer at `position`; they repeat, so dashes differ too."""
         return self.categories[position % len(self.categories)]
 
+    @functools.cache  # noqa: B019  (themes are few and live as long as the process)
     def template(self) -> go.layout.Template:
         """Return the Plotly template."""
         axis = {

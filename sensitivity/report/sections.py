@@ -41,7 +41,8 @@ def maps_section(maps: Mapping[str, Sequence[RobustnessMap]], figures: Figures) 
         " have no value and stay in the counts. All panels of a metric share one colour scale, which ends at"
         " the untrained network. The tolerance is 1 percentage point of accuracy, or 2% of the untrained"
         " network's loss. ○ marks cells that can't be told from the best: the 95% Student t interval of their"
-        " difference, paired by seed, contains zero, for each cell by itself. The cells of a grid are chosen,"
+        " difference, paired by seed, contains zero, for each cell by itself; with few seeds that holds also for"
+        " cells that vary widely. The cells of a grid are chosen,"
         " not drawn: their shares are no probabilities."
     )
     return _section("maps", "Robustness maps", introduction, _views(views))
