@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,16 +14,18 @@ from sensitivity.figures.labels import number
 
 def style_axis(update: Callable[..., Any], values: Sequence[float], row: int, column: int) -> None:
     """Give an axis through `update` the type, range and ticks that suit `values`."""
-    log = min(values) > 0 and max(values) >= 10 * min(values)
-    placed = [math.log10(value) if log else value for value in values]
-    margin = 0.06 * (max(placed) - min(placed)) or 0.5
-    bounds = [min(placed) - margin, max(placed) + margin]
+    low, middle, high = min(values), statistics.median(values), max(values)
+    # A log-uniform draw has its median near the geometric mean of its ends, a uniform one near their mean.
+    log = low > 0 and (high == low or (high >= 10 * low and middle < (math.sqrt(low * high) * (low + high) / 2) ** 0.5))
+    ends = [math.log10(low), math.log10(high)] if log else [low, high]
+    margin = 0.06 * (ends[1] - ends[0]) or 0.5
+    bounds = [ends[0] - margin, ends[1] + margin]
     ticks: dict[str, Any] = {}
     if log:
         decades = range(math.ceil(bounds[0]), math.floor(bounds[1]) + 1)
-        every = -(-len(decades) // 6)
-        at = [10.0**k for k in decades][::every]
-        ticks = {"tickvals": at, "ticktext": [number(value, 1) for value in at]}
+        every = -(-len(decades) // 6) or 1
+        at = [10.0**k for k in decades][::every] if high > low else [low]
+        ticks = {"tickvals": at, "ticktext": [number(value) for value in at]}
     update(type="log" if log else "linear", range=bounds, row=row, col=column, **ticks)
 
 

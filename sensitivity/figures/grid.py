@@ -26,7 +26,7 @@ _LEGEND: dict[CellState, str] = {
 def grid_height(map_: RobustnessMap) -> int:
     """Return the height in pixels of a panel that shows `map_`."""
     rows = len(map_.y_values)
-    return min(max(38 * rows, 120), 600) if rows else 300
+    return min(max(38 * rows, min(58 * rows, 240)), 600) if rows else 300
 
 
 def add_grid(
@@ -191,6 +191,7 @@ def _axes(figure: go.Figure, map_: RobustnessMap, theme: Theme, row: int, column
             tickvals=list(range(0, len(values), every)),
             ticktext=tick_labels(values)[::every],
             range=[-0.5, len(values) - 0.5],
+            ticklabelstandoff=8,
             **plain,
         )
     figure.update_xaxes(tickangle=-45 if len(map_.x_values) > 5 else 0, row=row, col=column)

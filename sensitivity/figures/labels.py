@@ -121,7 +121,7 @@ def map_counts(maps: Sequence[RobustnessMap]) -> str:
     """Return the denominators of the runs behind `maps`."""
     cells = [cell for map_ in maps for cell in map_.cells]
     planned, completed = sum(cell.planned for cell in cells), sum(cell.completed for cell in cells)
-    parts = [f"n = {planned:,} runs planned", f"{completed:,} completed"]
+    parts = [f"n = {count(planned, 'run')} planned", f"{completed:,} completed"]
     for name in ("diverged", "failed", "waiting"):
         total = sum(getattr(cell, name) for cell in cells)
         parts += [f"{total:,} {name}"] if total else []

@@ -104,7 +104,8 @@ def _subtitle(maps: Sequence[RobustnessMap]) -> str:
     value = f"median of {count(seeds, 'seed')}" if seeds > 1 else "one seed"
     parts = [f"{value} a cell, diverged ones counted as untrained", map_counts(maps)]
     if any(map_.best is not None for map_ in maps):
-        parts.append(f"outline: within {tolerance(first)} of the panel's best")
+        sign = "dotted line" if first.y_name is None else "outline" if first.is_grid else "thick rim"
+        parts.append(f"{sign}: within {tolerance(first)} of the panel's best")
     if first.slice_at:
         parts.append("slices through the best cells")
     return " · ".join(parts)

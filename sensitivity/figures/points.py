@@ -34,7 +34,7 @@ def add_points(
                 y=[cell.y for cell in cells],
                 mode="markers",
                 name=name,
-                showlegend=name not in shown,
+                showlegend=name not in shown and "coloraxis" not in marker,
                 marker=marker,
                 hovertext=[cell_hover(map_, cell) for cell in cells],
                 hoverinfo="text",
@@ -74,6 +74,6 @@ def add_points(
     some = [cell for cell in by_state["measured"] if cell.diverged]
     add(some, "some seeds diverged", symbol="triangle-up", size=7, color=theme.warning)
     if map_.best_cell is not None:
-        add([map_.best_cell], "best", symbol="star", size=15, color="#ffffff", line={"width": 1.2, "color": "#000000"})
+        add([map_.best_cell], "best", symbol="star", size=10, color="#ffffff", line={"width": 1.2, "color": "#000000"})
     style_axis(figure.update_xaxes, [cell.x for cell in map_.cells], row, column)
     style_axis(figure.update_yaxes, [cell.y for cell in map_.cells], row, column)
