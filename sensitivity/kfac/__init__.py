@@ -25,7 +25,7 @@ from sensitivity.kfac.factors import Capture
 from sensitivity.kfac.fisher import pseudo_losses
 from sensitivity.kfac.flops import StepFlops, step_flops
 from sensitivity.kfac.layers import Geometry, Layer, layer_of, layers_of
-from sensitivity.kfac.optimizer import KFAC, Coverage
+from sensitivity.kfac.optimizer import KFAC, RunReport
 from sensitivity.kfac.precondition import SolveFailure
 from sensitivity.kfac.state import KFACState, init_state, select
 from sensitivity.kfac.statistics import Statistics, statistics_of
@@ -33,13 +33,13 @@ from sensitivity.kfac.statistics import Statistics, statistics_of
 __all__ = [
     "KFAC",
     "Capture",
-    "Coverage",
     "Geometry",
     "Hyperparameters",
     "KFACConfig",
     "KFACState",
     "Layer",
     "LevenbergMarquardt",
+    "RunReport",
     "SolveFailure",
     "Statistics",
     "StepFlops",

@@ -7,18 +7,22 @@ have been.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from sensitivity.kfac.config import Hyperparameters, KFACConfig, is_due
+from sensitivity.kfac.ekfac import average_moments, batch_moments
 from sensitivity.kfac.factors import Capture
 from sensitivity.kfac.precondition import SolveFailure, precondition, refresh
 from sensitivity.kfac.state import KFACState
-from sensitivity.kfac.statistics import average_captures
+from sensitivity.kfac.statistics import average_captures, default_scale, loss_terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +45,46 @@ class StepReport:
 
 @dataclass(frozen=True, kw_only=True)
 class FlatNumbers:
-    """Hyperparameters for the engine: those of the update broadcast to [*lead, parameters], `damping` to [layers, *lead]."""
+    """Hyperparameters for the engine.
+
+    Those of the update, and the damping of uncovered parameters, broadcast to [*lead, parameters]; `damping` to
+    [layers, *lead].
+    """
 
     lr: Tensor | float
     damping: Tensor
     momentum: Tensor | float
     weight_decay: Tensor | float
     kl_clip: Tensor | float | None
+    others_damping: Tensor | float = 0.0
+
+
+class Source(Protocol):
+    """Where a step's statistics come from."""
+
+    def average(self, state: KFACState, mask: Tensor | None) -> Tensor | None:
+        """Move the running averages of members inside `mask` (None: all); return the mask of those that moved."""
+
+    def rescale(self, state: KFACState, mask: Tensor | None) -> None:
+        """Move EKFAC's second moments, in the eigenbases of now."""
+
+
+@dataclass(frozen=True)
+class _Captures:
+    """Statistics from captures that the caller holds."""
+
+    captures: Mapping[str, Sequence[Capture]]
+    config: KFACConfig
+    loss_scale: float | None
+
+    def average(self, state: KFACState, mask: Tensor | None) -> Tensor | None:
+        return average_captures(state, self.captures, self.config, mask=mask, loss_scale=self.loss_scale)
+
+    def rescale(self, state: KFACState, mask: Tensor | None) -> None:
+        scale = default_scale(state.layout, self.captures, self.config) if self.loss_scale is None else self.loss_scale
+        new = batch_moments(state, self.captures, self.config, loss_scale=scale)
+        terms = loss_terms(state.layout, self.captures, self.config)
+        average_moments(state, {name: x / terms for name, x in new.items()}, self.config.factor_decay, mask)
 
 
 @dataclass(eq=False)
@@ -77,12 +114,8 @@ def step(
     be None on steps where `needs_statistics(config, state.steps)` is False; a first step needs them. `loss_scale`: see
     `statistics_of`. Raises ValueError for missing captures, never for bad numbers, which are reported.
     """
-
-    def update(mask: Tensor | None) -> Tensor | None:
-        assert captures is not None
-        return average_captures(state, captures, config, mask=mask, loss_scale=loss_scale)
-
-    return advance(config, state, params, grads, None if captures is None else update, flat_numbers(hyper, state))
+    source = None if captures is None else _Captures(captures, config, loss_scale)
+    return advance(config, state, params, grads, source, flat_numbers(hyper, state))
 
 
 def flat_numbers(hyper: Hyperparameters, state: KFACState) -> FlatNumbers:
@@ -98,6 +131,7 @@ def flat_numbers(hyper: Hyperparameters, state: KFACState) -> FlatNumbers:
         momentum=column(hyper.momentum),
         weight_decay=column(hyper.weight_decay),
         kl_clip=hyper.kl_clip,
+        others_damping=column(hyper.damping),
     )
 
 
@@ -106,14 +140,11 @@ def advance(
     state: KFACState,
     params: Mapping[str, Tensor],
     grads: Mapping[str, Tensor],
-    update_factors: Callable[[Tensor | None], Tensor | None] | None,
+    source: Source | None,
     numbers: FlatNumbers,
+    group: ProcessGroup | None = None,
 ) -> StepReport:
-    """Take one step; otherwise as `step`.
-
-    `update_factors` moves the running averages of the members inside a mask (None: all) and returns the mask of those
-    it moved.
-    """
+    """Take one step with the statistics of `source`, inverses shared by the ranks of `group`; otherwise as `step`."""
     layout, space, clock = state.layout, state.workspace, _Clock()
     lead, exact = len(layout.lead), config.damping_form == "exact"
     flat, solves = space.grads, tuple[SolveFailure, ...]()
@@ -123,36 +154,37 @@ def advance(
     mask = _mask(good)
     if mask is not None and lead == 0 and not bool(mask):
         return _skipped(norm, clock)
-    with clock.phase("factors"):
-        if update_factors is not None:
-            mask = update_factors(mask)
+    if source is not None:
+        with clock.phase("factors"):
+            mask = source.average(state, mask)
     if mask is not None:
         if lead == 0 and not bool(mask):
             return _skipped(norm, clock)
         good = good & mask
         flat.copy_(torch.where(mask.unsqueeze(-1), flat, 0.0))
-    with clock.phase("inverses"):
-        if is_due(config.inverse_interval, state.steps) or (lead == 0 and not bool(state.usable)):
-            solves = refresh(state, numbers.damping, exact=exact)
-            _require_statistics(state)
+    if is_due(config.inverse_interval, state.steps) or (lead == 0 and not bool(state.usable)):
+        if source is None and state.steps == 0 and not bool(state.averaged.any()):
+            raise ValueError("The first step needs captures: there are no factors to invert yet.")
+        with clock.phase("inverses"):
+            solves = refresh(state, numbers.damping, exact=exact, group=group)
+    if source is not None and config.ekfac:
+        with clock.phase("factors"):
+            source.rescale(state, mask)
     values = [params[name] for name in layout.names]
     with clock.phase("precondition"):
         weights = _weights(state, values, numbers)
         if weights is not None and not config.decoupled_weight_decay:
             flat.addcmul_(weights, _as_tensor(numbers.weight_decay, flat))
         precondition(state, flat, space.updates, numbers.damping, exact=exact)
-        space.updates[..., layout.covered :] = flat[..., layout.covered :]
+        _others(state, numbers)
         clip = _clip(state, numbers)
-        if clip is not None:
-            space.updates[..., : layout.covered] *= clip.unsqueeze(-1)
     good = good & state.usable & torch.isfinite(torch.linalg.vector_norm(space.updates, dim=-1))
     mask = _mask(good)
+    state.steps += 1
     if lead == 0 and mask is not None and not bool(mask):
-        state.steps += 1
         return _skipped(norm, clock, solves)
     with clock.phase("update"):
         _move(config, state, values, weights if config.decoupled_weight_decay else None, numbers, mask)
-    state.steps += 1
     ones = torch.ones_like(norm) if clip is None else clip
     return StepReport(
         failed=~good,
@@ -190,18 +222,30 @@ def _move(
     torch._foreach_add_(values, space.update_views)
 
 
+def _others(state: KFACState, numbers: FlatNumbers) -> None:
+    """Pass on the gradients of uncovered parameters, divided by their damped diagonal Fisher where there is one."""
+    space, covered = state.workspace, state.layout.covered
+    space.updates[..., covered:] = space.grads[..., covered:]
+    for name, shape, offset in state.layout.others:
+        if name in state.squares:
+            part = space.updates[..., offset : offset + prod(shape)]
+            damping = numbers.others_damping
+            if isinstance(damping, Tensor) and damping.shape[-1:] == space.updates.shape[-1:]:
+                damping = damping[..., offset : offset + prod(shape)]
+            part.div_(state.squares[name].flatten(len(state.layout.lead)) + damping)
+
+
 def _clip(state: KFACState, numbers: FlatNumbers) -> Tensor | None:
-    """Factor min(1, √(κ / Σ lr² v·g)) on the covered part, [*lead]; None without a clip."""
+    """Scale the covered part by ν = min(1, √(κ / Σ lr² v·g)), and return ν [*lead]; None without a clip."""
     if numbers.kl_clip is None:
         return None
-    covered = state.layout.covered
-    lr = (
-        numbers.lr[..., :covered]
-        if isinstance(numbers.lr, Tensor) and numbers.lr.dim() and numbers.lr.shape[-1] > 1
-        else numbers.lr
-    )
-    products = state.workspace.updates[..., :covered] * state.workspace.grads[..., :covered] * lr**2
-    return (numbers.kl_clip / products.sum(-1).clamp_min(torch.finfo(products.dtype).tiny)).sqrt().clamp_max(1.0)
+    covered, space, lr = state.layout.covered, state.workspace, numbers.lr
+    if isinstance(lr, Tensor) and lr.dim() and lr.shape[-1] > 1:
+        lr = lr[..., :covered]
+    products = space.updates[..., :covered] * space.grads[..., :covered] * lr**2
+    clip = (numbers.kl_clip / products.sum(-1).clamp_min(torch.finfo(products.dtype).tiny)).sqrt().clamp_max(1.0)
+    space.updates[..., :covered] *= clip.unsqueeze(-1)
+    return clip
 
 
 def _weights(state: KFACState, values: list[Tensor], numbers: FlatNumbers) -> Tensor | None:
@@ -228,11 +272,6 @@ def _skipped(norm: Tensor, clock: _Clock, solves: tuple[SolveFailure, ...] = ())
         solves=solves,
         seconds=clock.seconds,
     )
-
-
-def _require_statistics(state: KFACState) -> None:
-    if state.averaged.device.type == "cpu" and not bool(state.averaged.any()) and state.steps == 0:
-        raise ValueError("The first step needs captures: there are no factors to invert yet.")
 
 
 def _as_tensor(value: float | Tensor, like: Tensor) -> Tensor:

@@ -2,22 +2,44 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.nn.parallel import DistributedDataParallel
 
-from sensitivity.kfac.config import KFACConfig, check_numbers, needs_statistics
+from sensitivity.kfac.config import KFACConfig, check_numbers, is_due, needs_statistics
+from sensitivity.kfac.damping import adapted, predicted_change
+from sensitivity.kfac.diagonal import is_norm
 from sensitivity.kfac.engine import FlatNumbers, StepReport, advance
 from sensitivity.kfac.fisher import pseudo_losses
 from sensitivity.kfac.layers import layers_of
 from sensitivity.kfac.recorder import Recorder
 from sensitivity.kfac.state import init_state, restore, saved
-from sensitivity.kfac.statistics import average
 
 _NUMBERS = ("lr", "damping", "momentum", "weight_decay", "kl_clip")
 _RULED = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """What an optimizer covers and what it has done.
+
+    layers: covered layers with their parameters. others: the rule of every other parameter. uncovered: modules with
+    parameters, normalisation layers excepted, that K-FAC does not cover. clip_share: share of the steps taken whose KL
+    clip was below 1.
+    last: the latest step.
+    """
+
+    layers: Mapping[str, tuple[str, ...]]
+    others: Mapping[str, str]
+    uncovered: tuple[str, ...]
+    steps: int
+    failed_steps: int
+    clip_share: float
+    last: StepReport | None
 
 
 class KFAC(torch.optim.Optimizer):
@@ -26,12 +48,14 @@ class KFAC(torch.optim.Optimizer):
     Use it like any optimizer: `loss.backward(); optimizer.step()`. With the "monte_carlo" and "type2" Fisher, call
     `optimizer.observe(outputs)` between the forward pass and `loss.backward()`. Parameter groups hold lr, damping,
     momentum, weight_decay and kl_clip (the first group's clip counts for all); a layer's damping is that of its
-    weight's group. Layers and their hooks are fixed here: build the optimizer after the model is on its device, and
-    after freezing what shall not train.
+    weight's group. Layers and their hooks are fixed here: build the optimizer when the model is on its device, and
+    after freezing what shall not train. Gradients of several backward passes before a step are those of micro-batches
+    of one batch. A model in DistributedDataParallel has its factors averaged over the ranks, and its inverses shared
+    out.
 
     param_groups: as for any optimizer, in place of one group of everything. generator: draws the labels of the
-    Monte-Carlo Fisher; seeded with 0 if None. scaler: the `torch.amp.GradScaler` in use, whose scale is taken off the
-    captured gradients.
+    Monte-Carlo Fisher; seeded with 0 if None. scaler: the `torch.amp.GradScaler` in use, whose scale is taken off
+    the captured gradients.
 
     Raises ValueError for a model without supported layers; warns of modules that K-FAC does not cover.
     """
@@ -45,6 +69,9 @@ class KFAC(torch.optim.Optimizer):
         generator: torch.Generator | None = None,
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
+        self._group: ProcessGroup | None = None
+        if isinstance(model, DistributedDataParallel):
+            self._group, model = model.process_group, model.module
         self.config = config
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         layers = layers_of(model)
@@ -63,11 +90,20 @@ class KFAC(torch.optim.Optimizer):
         for module in model.modules():
             if id(getattr(module, "weight", None)) in by_weight:
                 modules[by_weight[id(module.weight)]].append(module)
-        self._recorder = Recorder(modules, self.kfac.layout, self.kfac.momentum, config)
-        self._generator = torch.Generator().manual_seed(0) if generator is None else generator
+        norms = {name: m for name, m in model.named_modules() if config.others == "diagonal" and is_norm(m)}
         self._scaler = scaler
-        self.last: StepReport | None = None
-        _warn_of_uncovered(model, {name for layer in layers for name in layer.parameters})
+        self._recorder = Recorder(modules, norms, self.kfac, config, group=self._group, unscale=self._loss_scale)
+        self._generator = torch.Generator().manual_seed(0) if generator is None else generator
+        self._counts = {"failed": 0, "clipped": 0, "taken": 0}
+        self._last: StepReport | None = None
+        self._predicted: float | None = None
+        self._ruled = {f"{name}.{own}" if name else own for name in norms for own in ("weight", "bias")}
+        self._uncovered = _uncovered(model, {name for layer in layers for name in layer.parameters})
+        if self._uncovered:
+            warnings.warn(
+                f"K-FAC does not cover {', '.join(self._uncovered)}: plain gradients move their parameters.",
+                stacklevel=2,
+            )
 
     def observe(self, outputs: Tensor) -> None:
         """Take the statistics of the "monte_carlo" or "type2" Fisher from the model's outputs [N, ...].
@@ -76,11 +112,12 @@ class KFAC(torch.optim.Optimizer):
         and for the empirical Fisher, so that a training loop may always call it.
         """
         if self.config.fisher != "empirical" and self._recorder.active:
-            self._recorder.observe(pseudo_losses(outputs, self.config, (self._generator,)))
+            with torch.autocast(outputs.device.type, enabled=False):
+                self._recorder.observe(pseudo_losses(outputs, self.config, (self._generator,)))
 
     @torch.no_grad()
     def step(self, closure: None = None) -> StepReport:  # type: ignore[override]
-        """Take one step and report on it; the report is also kept as `last`.
+        """Take one step and report on it.
 
         A step whose gradients are not finite changes nothing and is reported as failed. Raises RuntimeError without a
         backward pass, or, with a sampled Fisher, without `observe`; ValueError for a closure or a hyperparameter
@@ -91,21 +128,40 @@ class KFAC(torch.optim.Optimizer):
                 "KFAC takes no closure: it evaluates the loss once a step. Call loss.backward(), then step()."
             )
         for group in self.param_groups:
-            check_numbers(**{name: _number(group[name]) for name in _NUMBERS})
-        grads = {name: p.grad for name, p in self._named.items() if p.grad is not None}
-        if not grads:
+            check_numbers(**{name: _plain(group[name]) for name in _NUMBERS})
+        still = {name: p.detach().clone() for name, p in self._named.items() if p.grad is None}
+        if len(still) == len(self._named):
             raise RuntimeError("No parameter has a gradient. Call loss.backward() before step().")
         due = needs_statistics(self.config, self.kfac.steps)
-        still = {name: p.clone() for name, p in self._named.items() if p.grad is None}
-        grads.update({name: torch.zeros_like(p) for name, p in still.items()})
+        if due:
+            self._require_statistics()
         params = {name: p.detach() for name, p in self._named.items()}
-        report = advance(self.config, self.kfac, params, grads, self._update_factors if due else None, self._numbers())
+        grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in self._named.items()}
+        numbers, index = self._numbers(), self.kfac.steps
+        in_hooks = self._recorder.seconds
+        source = self._recorder if due else None
+        report = advance(self.config, self.kfac, params, grads, source, numbers, self._group)
         for name, value in still.items():
             params[name].copy_(value)
-        self._recorder.clear()
-        self._recorder.active = needs_statistics(self.config, self.kfac.steps)
-        self.last = report
-        return report
+        seconds = {**report.seconds, "factors": report.seconds.get("factors", 0.0) + in_hooks}
+        return self._finish(replace(report, seconds=seconds), numbers, index)
+
+    def adapt_damping(self, before: float, after: float) -> float | None:
+        """Adapt the damping after a step, from the loss on the same batch before and after it (Levenberg-Marquardt).
+
+        Returns the reduction ratio, or None on steps between adaptations. Raises ValueError if the configuration has no
+        `levenberg_marquardt`.
+        """
+        rule = self.config.levenberg_marquardt
+        if rule is None:
+            raise ValueError("KFACConfig.levenberg_marquardt is None: set it to adapt the damping.")
+        if self._predicted is None:
+            return None
+        ratio = (after - before) / self._predicted
+        for group in self.param_groups:
+            group["damping"] = adapted(_plain(group["damping"]), ratio, rule)
+        self._predicted = None
+        return ratio
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients, and what the hooks recorded along with them."""
@@ -113,74 +169,98 @@ class KFAC(torch.optim.Optimizer):
         if self.config.fisher == "empirical":
             self._recorder.clear()
 
-    def report(self) -> "Coverage":
-        """Say which rule each parameter follows."""
-        layers = {p.layer.name: p.layer.parameters for p in self.kfac.layout.placements}
-        return Coverage(layers=layers, others={name: self.config.others for name, _, _ in self.kfac.layout.others})
+    def report(self) -> RunReport:
+        """Say which rule moves each parameter, and what the steps so far came to."""
+        others = {n: "diagonal" if n in self._ruled else "sgd" for n, _, _ in self.kfac.layout.others}
+        return RunReport(
+            layers={p.layer.name: p.layer.parameters for p in self.kfac.layout.placements},
+            others=others,
+            uncovered=self._uncovered,
+            steps=self._counts["taken"],
+            failed_steps=self._counts["failed"],
+            clip_share=self._counts["clipped"] / max(1, self._counts["taken"]),
+            last=self._last,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a restored run needs to continue exactly.
 
         Beside the parameter groups: factors, inverses, momentum, counters, and the generator's state.
         """
-        return {**super().state_dict(), "kfac": saved(self.kfac), "generator": self._generator.get_state()}
+        own = {"kfac": saved(self.kfac), "counts": dict(self._counts), "generator": self._generator.get_state()}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` saved, from an optimizer of an equal model and configuration."""
         super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         restore(self.kfac, state_dict["kfac"])
+        self._counts = dict(state_dict["counts"])
         self._generator.set_state(state_dict["generator"].cpu())
         self._recorder.clear()
         self._recorder.active = needs_statistics(self.config, self.kfac.steps)
 
-    def _update_factors(self, mask: Tensor | None) -> Tensor | None:
-        sampled = self.config.fisher != "empirical"
+    def _finish(self, report: StepReport, numbers: FlatNumbers, index: int) -> StepReport:
+        rule = self.config.levenberg_marquardt
+        failed = bool(report.failed) if self._on_host or rule is not None else False
+        adapts = rule is not None and not failed and is_due(rule.interval, index)
+        self._predicted = predicted_change(self.kfac, numbers) if adapts else None
+        self._counts["taken"] += 1
+        if self._on_host:
+            self._counts["failed"] += failed
+            self._counts["clipped"] += numbers.kl_clip is not None and bool(report.clip < 1)
+        self._recorder.clear()
+        self._recorder.active = needs_statistics(self.config, self.kfac.steps)
+        self._last = report
+        return report
+
+    @property
+    def _on_host(self) -> bool:
+        return self.kfac.momentum.device.type == "cpu"
+
+    def _require_statistics(self) -> None:
         missing = set(self._recorder.missing)
-        for placement in self.kfac.layout.placements:
+        sampled = self.config.fisher != "empirical"
+        cause = (
+            "optimizer.observe(outputs) before loss.backward()" if sampled else "the module itself, in training mode"
+        )
+        for placement in self.kfac.layout.placements if missing else ():
             layer = placement.layer
             if layer.name in missing and self._named[layer.weight].grad is not None:
-                cause = (
-                    "call optimizer.observe(outputs) before loss.backward()"
-                    if sampled
-                    else "call the module itself, in training mode"
-                )
-                raise RuntimeError(f"Layer {layer.name!r} has a gradient but no statistics: {cause}.")
-        new = self._recorder.take(1.0 if sampled or self.config.reduction == "sum" else None, self.kfac)
-        return average(self.kfac, new, self.config.factor_decay, mask)
+                raise RuntimeError(f"Layer {layer.name!r} has a gradient but no statistics. Call {cause}.")
+
+    def _loss_scale(self) -> float:
+        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
 
     def _numbers(self) -> FlatNumbers:
         """Give the engine one number for everything, or with several groups one for each parameter and layer."""
-        state, groups = self.kfac, self.param_groups
-        like = state.momentum
+        state, groups, like = self.kfac, self.param_groups, self.kfac.momentum
+        schedule = self.config.damping_schedule
+        factor = 1.0 if schedule is None else schedule(state.steps)
         if len(groups) == 1:
             lr, damping, momentum, decay, clip = (groups[0][name] for name in _NUMBERS)
+            strength = torch.as_tensor(damping * factor, dtype=like.dtype, device=like.device)
             return FlatNumbers(
-                lr=lr, damping=torch.as_tensor(damping).to(like), momentum=momentum, weight_decay=decay, kl_clip=clip
+                lr=lr, damping=strength, momentum=momentum, weight_decay=decay, kl_clip=clip, others_damping=strength
             )
         of = {id(p): group for group in groups for p in group["params"]}
-        flat = {name: torch.empty_like(like) for name in ("lr", "momentum", "weight_decay")}
+        flat = {name: torch.empty_like(like) for name in ("lr", "momentum", "weight_decay", "damping")}
         for name, vector in flat.items():
             for parameter, view in zip(state.layout.names, state.layout.views(vector), strict=True):
                 view.fill_(of[id(self._named[parameter])][name])
-        damping = [of[id(self._named[p.layer.weight])]["damping"] for p in state.layout.placements]
-        return FlatNumbers(**flat, damping=torch.tensor(damping).to(like), kl_clip=groups[0]["kl_clip"])
+        others_damping = flat.pop("damping") * factor
+        damping = [_plain(of[id(self._named[p.layer.weight])]["damping"]) * factor for p in state.layout.placements]
+        strengths = torch.tensor(damping, dtype=like.dtype, device=like.device)
+        clip = groups[0]["kl_clip"]
+        return FlatNumbers(**flat, damping=strengths, kl_clip=clip, others_damping=others_damping)
 
 
-@dataclass(frozen=True)
-class Coverage:
-    """Which rule moves each parameter: the covered layers with their parameters, and the rule of every other one."""
-
-    layers: Mapping[str, tuple[str, ...]]
-    others: Mapping[str, str]
-
-
-def _number(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) else value
 
 
-def _warn_of_uncovered(model: nn.Module, covered: set[str]) -> None:
+def _uncovered(model: nn.Module, covered: set[str]) -> tuple[str, ...]:
     """Name the modules whose own parameters K-FAC does not cover, normalisation layers excepted."""
-    left = [
+    return tuple(
         f"{name or 'the model itself'} ({type(module).__name__})"
         for name, module in model.named_modules()
         if not isinstance(module, _RULED)
@@ -188,6 +268,4 @@ def _warn_of_uncovered(model: nn.Module, covered: set[str]) -> None:
             p.requires_grad and (f"{name}.{own}" if name else own) not in covered
             for own, p in module.named_parameters(recurse=False)
         )
-    ]
-    if left:
-        warnings.warn(f"K-FAC does not cover {', '.join(left)}: plain gradients move their parameters.", stacklevel=3)
+    )

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
+from sensitivity.kfac.distributed import shared
 from sensitivity.kfac.layout import Layout, Placement
 from sensitivity.kfac.solves import condition_number, eigenbasis, inverse
 from sensitivity.kfac.state import KFACState
@@ -32,7 +34,9 @@ class SolveFailure:
         return condition_number(self.matrix)
 
 
-def refresh(state: KFACState, damping: Tensor, *, exact: bool) -> tuple[SolveFailure, ...]:
+def refresh(
+    state: KFACState, damping: Tensor, *, exact: bool, group: ProcessGroup | None = None
+) -> tuple[SolveFailure, ...]:
     """Recompute inverses (or eigenbases) from the averaged factors, in place.
 
     A member with a failure keeps its old ones and is marked unusable. `damping` broadcasts to [layers, *lead]; the
@@ -41,8 +45,9 @@ def refresh(state: KFACState, damping: Tensor, *, exact: bool) -> tuple[SolveFai
     layout = state.layout
     sources = state.factors if exact else damped_factors(state, damping)
     solved, bad = dict[int, tuple[Tensor, ...]](), dict[int, Tensor]()
+    solve = shared(eigenbasis if exact else inverse, group)
     for dim, bank in sources.items():
-        *found, bad[dim] = eigenbasis(bank) if exact else inverse(bank)
+        *found, bad[dim] = solve(bank)
         solved[dim] = tuple(found)
     failed = torch.stack([x.any(0) for x in bad.values()]).any(0)
     keep = torch.nonzero(failed).numel() > 0
@@ -59,6 +64,8 @@ def refresh(state: KFACState, damping: Tensor, *, exact: bool) -> tuple[SolveFai
             target = state.diagonal_inverses[name]
             target.copy_(torch.where(failed[..., None], target, new if exact else new.reciprocal()))
     state.usable.copy_(~failed)
+    state.moments.clear()
+    state.moments_averaged = 0
     return _failures(layout, sources, bad) if keep else ()
 
 

@@ -2,7 +2,8 @@
 
 A backward pass is one batch: calls of a layer within it are shared weights, and further backward passes before a step
 are micro-batches. A forward pass in evaluation mode, or without gradients, leaves no trace. For the Monte-Carlo and
-type-2 Fisher the backward passes are those of `observe`.
+type-2 Fisher the backward passes are those of `observe`. In the "reduce" setting and for EKFAC, which look at the calls
+of a batch together, captures are kept until the step.
 """
 
 import time
@@ -12,13 +13,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.distributed import ProcessGroup
 
 from sensitivity.kfac.config import KFACConfig
+from sensitivity.kfac.diagonal import example_squares
+from sensitivity.kfac.distributed import pooled
+from sensitivity.kfac.ekfac import average_moments, batch_moments
 from sensitivity.kfac.factors import Capture, accumulation_dtype, add_input_moment, add_output_moment, row_count
 from sensitivity.kfac.layers import Layer
-from sensitivity.kfac.layout import Layout
 from sensitivity.kfac.state import KFACState
-from sensitivity.kfac.statistics import Statistics, accumulate
+from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_weight
 
 
 @dataclass(eq=False)
@@ -31,31 +35,44 @@ class _Seen:
 
 
 class Recorder:
-    """Sums the raw moments of every covered layer between two steps; records while `active`."""
+    """Sums the raw moments of every covered layer between two steps; records while `active`.
+
+    modules: by layer name, all modules that hold the layer's weight. norms: by parameter prefix, normalisation layers
+    whose diagonal Fisher is wanted. unscale: gives the factor that a loss scaler put on the captured gradients.
+    """
 
     def __init__(
-        self, modules: Mapping[str, Sequence[nn.Module]], layout: Layout, like: Tensor, config: KFACConfig
+        self,
+        modules: Mapping[str, Sequence[nn.Module]],
+        norms: Mapping[str, nn.Module],
+        state: KFACState,
+        config: KFACConfig,
+        *,
+        group: ProcessGroup | None,
+        unscale: Callable[[], float],
     ) -> None:
         self.active = True
         self.seconds = 0.0
-        self._config, self._layout = config, layout
+        self._config, self._layout, self._group, self._unscale = config, state.layout, group, unscale
+        like = state.momentum
         dtype = accumulation_dtype(like.dtype)
-        self._sums = Statistics(layout.new_banks(like, dtype), layout.new_diagonals(like, dtype))
+        self._sums = Statistics(self._layout.new_banks(like, dtype), self._layout.new_diagonals(like, dtype))
         self._places = {
             p.layer.name: (
                 p.layer,
                 self._sums.diagonals[p.layer.name] if p.inputs is None else p.inputs.of(self._sums.banks),
                 p.outputs.of(self._sums.banks),
             )
-            for p in layout.placements
+            for p in self._layout.placements
         }
         self._whole_calls = config.sharing == "reduce" or config.ekfac
         self._observed = 0
         self._calls: list[tuple[str, Tensor, GradientEdge]] = []
         self.clear()
         self._handles = [
-            m.register_forward_hook(self._hook(name)) for name, members in modules.items() for m in members
+            module.register_forward_hook(self._hook(name)) for name, members in modules.items() for module in members
         ]
+        self._handles += [module.register_forward_hook(self._norm_hook(name)) for name, module in norms.items()]
 
     def remove(self) -> None:
         """Take the hooks off the model."""
@@ -66,6 +83,7 @@ class Recorder:
         """Forget everything recorded since the last step."""
         self._seen: dict[str, _Seen] = {}
         self._kept: dict[int, dict[str, list[Capture]]] = {}
+        self._squares: dict[str, Tensor] = {}
         self._calls.clear()
         self.seconds = 0.0
 
@@ -81,7 +99,8 @@ class Recorder:
         self._observed -= 1
         columns: list[list[Tensor]] = [[] for _ in calls]
         for i, loss in enumerate(losses):
-            grads = torch.autograd.grad(loss, [edge for _, _, edge in calls], retain_graph=True, allow_unused=True)
+            edges = [edge for _, _, edge in calls]
+            grads = torch.autograd.grad(loss, edges, retain_graph=True, allow_unused=True)
             for (name, inputs, _), grad, kept in zip(calls, grads, columns, strict=True):
                 if grad is not None and self._whole_calls:
                     kept.append(grad)
@@ -92,43 +111,97 @@ class Recorder:
                 self._add(name, Capture(inputs, tuple(kept)), self._observed, first=True)
         self.seconds += time.perf_counter() - start
 
-    def take(self, loss_scale: float | None, state: KFACState) -> Statistics:
-        """Factors of all that was recorded; those of a layer that was not are the averages it has.
+    def average(self, state: KFACState, mask: Tensor | None) -> Tensor | None:
+        """Move the running averages towards the factors of all that was recorded (a `Source` of the engine).
 
-        `loss_scale` None stands for the number of loss terms. The tensors are the recorder's own and hold until the
-        next backward pass.
+        A layer that was not recorded keeps its averages.
         """
-        batches = {batch for seen in self._seen.values() for batch in seen.full}
-        examples = {b: min(seen.full[b] for seen in self._seen.values() if b in seen.full) for b in batches}
-        terms = sum(examples.values()) * self._config.terms_per_example
-        scale = float(terms) if loss_scale is None else loss_scale
-        if self._whole_calls:
-            for i, (batch, captures) in enumerate(self._kept.items()):
-                weight = examples[batch] / sum(examples.values())
-                accumulate(
-                    self._layout, captures, self._config, self._sums, keep=float(i > 0), weight=weight, loss_scale=scale
-                )
-        else:
-            for name, seen in self._seen.items():
-                _, inputs, outputs = self._places[name]
-                inputs.mul_(sum(seen.full.values()) / (terms * sum(seen.used.values())))
-                outputs.mul_(scale**2 / seen.rows)
+        decay = self._config.factor_decay
+        self._complete(state)
+        self._normalise()
+        self._pool(state)
+        moved = average(state, self._sums, decay, mask)
+        if moved is None:
+            weight = newest_weight(decay, int(state.averaged))
+            for name, squares in self._squares.items():
+                held = state.squares.get(name)
+                state.squares[name] = squares if held is None else held.lerp_(squares, weight)
+        return moved
+
+    def rescale(self, state: KFACState, mask: Tensor | None) -> None:
+        """Move EKFAC's second moments towards those of the captures that were kept (a `Source` of the engine)."""
+        total: dict[str, Tensor] = {}
+        for captures in self._kept.values():
+            for name, new in batch_moments(state, captures, self._config, loss_scale=self._scale()).items():
+                total[name] = new + total[name] if name in total else new
+        terms = torch.tensor(float(self._terms()))
+        pooled([terms, *total.values()], self._group)
+        average_moments(state, {name: x / terms for name, x in total.items()}, self._config.factor_decay, mask)
+
+    def _complete(self, state: KFACState) -> None:
+        """Give layers that were not recorded their averages."""
         for placement in self._layout.placements:
-            if placement.layer.name in self.missing:
-                _, inputs, outputs = self._places[placement.layer.name]
+            name = placement.layer.name
+            if name not in self._seen:
+                _, inputs, outputs = self._places[name]
+                held = state.diagonals[name] if placement.inputs is None else placement.inputs.of(state.factors)
+                inputs.copy_(held)
                 outputs.copy_(placement.outputs.of(state.factors))
-                inputs.copy_(
-                    state.diagonals[placement.layer.name]
-                    if placement.inputs is None
-                    else placement.inputs.of(state.factors)
-                )
-        return self._sums
+
+    def _normalise(self) -> None:
+        """Turn raw sums into factors of this rank's batch."""
+        examples, terms, scale = self._examples(), self._terms(), self._scale()
+        for i, (batch, captures) in enumerate(self._kept.items()):
+            weight = examples[batch] / sum(examples.values())
+            accumulate(
+                self._layout,
+                captures,
+                self._config,
+                self._sums,
+                keep=float(i > 0),
+                weight=weight,
+                loss_scale=scale,
+            )
+        for name, seen in () if self._whole_calls else self._seen.items():
+            _, inputs, outputs = self._places[name]
+            inputs.mul_(sum(seen.full.values()) / (terms * sum(seen.used.values())))
+            outputs.mul_(scale**2 / seen.rows)
+        for squares in self._squares.values():
+            squares.mul_(scale**2 / terms)
+
+    def _pool(self, state: KFACState) -> None:
+        """Average over ranks, each weighted by its loss terms."""
+        if self._group is None:
+            return
+        tensors = [*self._sums.banks.values(), *self._sums.diagonals.values(), *self._squares.values()]
+        own = torch.tensor(float(self._terms()), device=state.momentum.device)
+        total = own.clone()
+        pooled([total], self._group)
+        for tensor in tensors:
+            tensor.mul_(own / total)
+        pooled(tensors, self._group)
+
+    def _examples(self) -> dict[int, int]:
+        """Count the examples of each batch, as the layer that sees fewest does."""
+        batches = {batch for seen in self._seen.values() for batch in seen.full}
+        return {b: min(seen.full[b] for seen in self._seen.values() if b in seen.full) for b in batches}
+
+    def _terms(self) -> int:
+        return sum(self._examples().values()) * self._config.terms_per_example
+
+    def _scale(self) -> float:
+        """Give what turns recorded gradients into those of one loss term."""
+        if self._config.fisher != "empirical":
+            return 1.0
+        return (float(self._terms()) if self._config.reduction == "mean" else 1.0) / self._unscale()
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def after_forward(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             if not (self.active and module.training and output.requires_grad):
                 return
             inputs = args[0].detach()
+            if inputs.numel() == 0:
+                raise ValueError(f"Layer {name!r} saw an empty batch. Drop such batches before the forward pass.")
             if self._config.fisher != "empirical":
                 self._calls.append((name, inputs, get_gradient_edge(output)))
                 return
@@ -137,6 +210,21 @@ class Recorder:
                 start = time.perf_counter()
                 self._add(name, Capture(inputs, grad.detach()), torch._C._current_graph_task_id(), first=True)
                 self.seconds += time.perf_counter() - start
+
+            output.register_hook(after_backward)  # type: ignore[no-untyped-call]
+
+        return after_forward
+
+    def _norm_hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def after_forward(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if not (self.active and module.training and output.requires_grad):
+                return
+            inputs = args[0].detach()
+
+            def after_backward(grad: Tensor) -> None:
+                for own, squares in zip(("weight", "bias"), example_squares(module, inputs, grad), strict=True):
+                    key = f"{name}.{own}" if name else own
+                    self._squares[key] = squares + self._squares[key] if key in self._squares else squares
 
             output.register_hook(after_backward)  # type: ignore[no-untyped-call]
 

@@ -40,7 +40,7 @@ class KFACState:
     diagonal_inverses: what `inverses` are to `factors`, for `diagonals`.
     moments: EKFAC's second moments in the eigenbasis, [*lead, groups, output_dim, input_dim] by layer name;
     `moments_averaged` [] counts them.
-    squares: running diagonal Fisher of the other parameters, [*lead, parameters].
+    squares: running diagonal Fisher of normalisation layers' parameters, [*lead, *shape] by parameter name.
     """
 
     layout: Layout
@@ -55,7 +55,7 @@ class KFACState:
     diagonal_inverses: dict[str, Tensor]
     moments: dict[str, Tensor]
     moments_averaged: int
-    squares: Tensor | None
+    squares: dict[str, Tensor]
     _workspace: Workspace | None = field(default=None, repr=False)
 
     @property
@@ -109,7 +109,7 @@ def init_state(layers: Sequence[Layer], params: Mapping[str, Tensor], config: KF
         diagonal_inverses={name: torch.zeros_like(diagonal) for name, diagonal in diagonals.items()},
         moments={},
         moments_averaged=0,
-        squares=None,
+        squares={},
     )
 
 
@@ -137,7 +137,7 @@ def select(state: KFACState, index: Tensor) -> KFACState:
         diagonal_inverses={name: own(x) for name, x in state.diagonal_inverses.items()},
         moments={name: own(x) for name, x in state.moments.items()},
         moments_averaged=state.moments_averaged,
-        squares=None if state.squares is None else own(state.squares),
+        squares={name: own(x) for name, x in state.squares.items()},
     )
 
 

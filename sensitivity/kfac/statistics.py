@@ -14,7 +14,7 @@ from sensitivity.kfac.state import KFACState
 
 @dataclass(frozen=True)
 class Statistics:
-    """Factors of one batch or their averages: banks [slots, *lead, d, d] by d; diagonals [*lead, vocabulary] by layer."""
+    """Factors or averages of them: banks [slots, *lead, d, d] by d; diagonals [*lead, vocabulary] by layer."""
 
     banks: Mapping[int, Tensor]
     diagonals: Mapping[str, Tensor]
@@ -81,9 +81,9 @@ def accumulate(
 ) -> None:
     """Target ← keep * target + weight * the factors of one batch, in place."""
     lead = len(layout.lead)
-    terms = config.terms_per_example * min(captures[p.layer.name][0].inputs.shape[lead] for p in layout.placements)
+    terms = loss_terms(layout, captures, config)
     if loss_scale is None:
-        loss_scale = float(terms) if config.reduction == "mean" else 1.0
+        loss_scale = default_scale(layout, captures, config)
     for placement in layout.placements:
         layer, full = placement.layer, captures[placement.layer.name]
         calls = [call.head(lead, config.batch_fraction) for call in full]
@@ -146,6 +146,17 @@ def average(state: KFACState, new: Statistics, decay: float, mask: Tensor | None
     else:
         held.move(new, _weights(decay, state.averaged, held), moved)
     return moved
+
+
+def loss_terms(layout: Layout, captures: Mapping[str, Sequence[Capture]], config: KFACConfig) -> int:
+    """Count the loss terms of a batch."""
+    lead = len(layout.lead)
+    return config.terms_per_example * min(captures[p.layer.name][0].inputs.shape[lead] for p in layout.placements)
+
+
+def default_scale(layout: Layout, captures: Mapping[str, Sequence[Capture]], config: KFACConfig) -> float:
+    """Give what turns gradients of the reduced loss into those of one loss term."""
+    return float(loss_terms(layout, captures, config)) if config.reduction == "mean" else 1.0
 
 
 def newest_weight(decay: float, count: int) -> float:

@@ -1,0 +1,38 @@
+"""Levenberg-Marquardt adaptation of the damping (Martens and Grosse 2015, section 6.5)."""
+
+import math
+
+from sensitivity.kfac.config import LevenbergMarquardt
+from sensitivity.kfac.engine import FlatNumbers
+from sensitivity.kfac.state import KFACState
+
+
+def predicted_change(state: KFACState, numbers: FlatNumbers) -> float:
+    """Change of the loss that the damped quadratic model foretells for the step just taken, without leading dimensions.
+
+    With the step δ and the gradient g: g·δ + ½ δᵀ(F + λI)δ over the covered parameters, F the Kronecker blocks, and g·δ
+    over the others.
+    """
+    space, layout = state.workspace, state.layout
+    grads, move = space.grads, space.updates
+    change = float(grads @ move)
+    damping = numbers.damping.expand(len(layout.placements))
+    for i, placement in enumerate(layout.placements):
+        block = placement.block(move)
+        outputs = placement.outputs.of(state.factors)
+        if placement.inputs is None:
+            curved = state.diagonals[placement.layer.name].unsqueeze(-1) * (block @ outputs[0])
+        else:
+            curved = outputs @ block @ placement.inputs.of(state.factors)
+        change += 0.5 * float((block * (curved + damping[i] * block)).sum())
+    return change
+
+
+def adapted(damping: float, ratio: float, rule: LevenbergMarquardt) -> float:
+    """Give the next damping after a step whose loss changed by `ratio` times what was predicted."""
+    factor = rule.grow**rule.interval
+    if not math.isfinite(ratio) or ratio < 0.25:
+        damping *= factor
+    elif ratio > 0.75:
+        damping /= factor
+    return min(max(damping, rule.smallest), rule.largest)
