@@ -6,12 +6,14 @@ pack. Settings have one value an arm; to compare two, declare two arms.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sensitivity.study.axes import Axis, AxisField
+from sensitivity.study.section import MOST_SAMPLES, Count, Section, Seed
 
 _RANGES: dict[str, tuple[str, float, bool, float]] = {
     # name: (what is allowed, lower bound, whether the bound itself is allowed, exclusive upper bound)
@@ -22,21 +24,36 @@ _RANGES: dict[str, tuple[str, float, bool, float]] = {
 }
 
 
-class Arm(BaseModel):
-    """What every optimizer of a study declares."""
+class Arm(Section):
+    """What every optimizer of a study declares.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    Fields are checked against those above them, not once all are valid, so that one reading of a study file
+    finds every mistake.
+    """
 
     hyperparameter_names: ClassVar[tuple[str, ...]]
-    defining_fields: ClassVar[tuple[str, ...]] = ("kind", "design", "samples", "design_seed")
 
     design: Literal["grid", "random", "sobol"] = "grid"
-    samples: Annotated[int, Field(ge=1)] | None = None
-    design_seed: Annotated[int, Field(ge=0)] = 0
+    samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = Field(default=None, validate_default=True)
+    design_seed: Seed = 0
+
+    @field_validator("samples")
+    @classmethod
+    def _samples_fit_design(cls, value: int | None, info: ValidationInfo) -> int | None:
+        design = info.data.get("design")
+        if design == "grid" and value is not None:
+            raise PydanticCustomError(
+                "design", 'belongs to design = "random" or "sobol"; a grid takes points on each interval'
+            )
+        if design in ("random", "sobol") and value is None:
+            raise PydanticCustomError(
+                "design", 'missing; design = "{design}" needs the number of configurations to draw', {"design": design}
+            )
+        return value
 
     @field_validator("lr", "damping", "momentum", "weight_decay", check_fields=False)
     @classmethod
-    def _in_range(cls, axis: Axis, info: ValidationInfo) -> Axis:
+    def _axis_fits(cls, axis: Axis, info: ValidationInfo) -> Axis:
         allowed, low, low_allowed, high = _RANGES[str(info.field_name)]
         bad = [v for v in axis.bounds() if v < low or (v == low and not low_allowed) or v >= high]
         if bad:
@@ -45,43 +62,31 @@ class Arm(BaseModel):
                 "{name} must be {allowed}; got {bad}",
                 {"name": info.field_name, "allowed": allowed, "bad": f"{bad[0]:g}"},
             )
+        design = info.data.get("design")
+        if axis.scale != "values" and design == "grid" and axis.points is None:
+            raise PydanticCustomError("design", "a grid needs points on each interval: add points = 8, say")
+        if axis.points is not None and design in ("random", "sobol"):
+            raise PydanticCustomError("design", 'points belongs to design = "grid"; remove it')
         return axis
 
+    @field_validator("nesterov", check_fields=False)
+    @classmethod
+    def _nesterov_has_momentum(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and "momentum" in info.data and info.data["momentum"].bounds()[0] == 0:
+            raise PydanticCustomError("design", "nesterov = true needs momentum > 0 everywhere; remove 0 from momentum")
+        return value
+
     @model_validator(mode="after")
-    def _design_fits(self) -> Arm:
-        intervals = [name for name, axis in self.axes().items() if axis.scale != "values"]
-        if self.design == "grid":
-            if self.samples is not None:
-                raise PydanticCustomError(
-                    "design",
-                    'samples belongs to design = "random" or "sobol"; a grid takes points on each interval',
-                )
-            pointless = [name for name in intervals if self.axes()[name].points is None]
-            if pointless:
-                raise PydanticCustomError(
-                    "design",
-                    "a grid needs points on each interval; missing on: {names}",
-                    {"names": ", ".join(pointless)},
-                )
-        else:
-            if self.samples is None:
-                raise PydanticCustomError(
-                    "design",
-                    'design = "{design}" needs samples, the number of configurations to draw',
-                    {"design": self.design},
-                )
-            pointed = [name for name in intervals if self.axes()[name].points is not None]
-            if pointed:
-                raise PydanticCustomError(
-                    "design",
-                    'points belongs to design = "grid"; remove it from: {names}',
-                    {"names": ", ".join(pointed)},
-                )
-            if not any(axis.varies for axis in self.axes().values()):
-                raise PydanticCustomError(
-                    "design", "there is nothing to draw: no hyperparameter has a list or an interval"
-                )
+    def _something_to_draw(self) -> Arm:
+        if self.design != "grid" and not any(axis.varies for axis in self.axes().values()):
+            raise PydanticCustomError("design", "there is nothing to draw: no hyperparameter has a list or an interval")
         return self
+
+    def most_cells(self) -> int:
+        """Return the number of configurations, before repeated draws are dropped."""
+        if self.samples is not None:
+            return self.samples
+        return math.prod(axis.points or len(axis.values) for axis in self.axes().values())
 
     def axes(self) -> dict[str, Axis]:
         """Return the axis of each hyperparameter, by name."""
@@ -104,12 +109,6 @@ class SGDArm(Arm):
     weight_decay: AxisField = Axis(scale="values", values=(0.0,))
     nesterov: bool = False
 
-    @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> SGDArm:
-        if self.nesterov and self.momentum.bounds()[0] == 0:
-            raise PydanticCustomError("design", "nesterov = true needs momentum > 0 everywhere; remove 0 from momentum")
-        return self
-
 
 class KFACArm(Arm):
     """K-FAC: Kronecker-factored approximate curvature (Martens & Grosse 2015)."""
@@ -123,18 +122,18 @@ class KFACArm(Arm):
     weight_decay: AxisField = Axis(scale="values", values=(0.0,))
     nesterov: bool = False
     factor_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    factor_interval: Annotated[int, Field(ge=1)] = 1
-    inverse_interval: Annotated[int, Field(ge=1)] = 10
+    factor_interval: Count = 1
+    inverse_interval: Count = 10
     kl_clip: Annotated[float, Field(gt=0)] | None = None
 
-    @model_validator(mode="after")
-    def _intervals_fit(self) -> KFACArm:
-        if self.inverse_interval % self.factor_interval:
+    @field_validator("inverse_interval")
+    @classmethod
+    def _intervals_fit(cls, value: int, info: ValidationInfo) -> int:
+        if value % info.data.get("factor_interval", 1):
             raise PydanticCustomError(
-                "design",
-                "inverse_interval must be a multiple of factor_interval, or inverses repeat on old factors",
+                "design", "must be a multiple of factor_interval, or inverses repeat on old factors"
             )
-        return self
+        return value
 
 
 ArmField = Annotated[SGDArm | KFACArm, Field(discriminator="kind")]

@@ -8,21 +8,23 @@ Values are rounded to six significant digits, so that a cell has one name on eve
 from __future__ import annotations
 
 import math
+import sys
+from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
+
+from sensitivity.study.section import MOST_POINTS, AsList, Section
 
 
 def round_significant(value: float) -> float:
-    """Round to six significant digits."""
-    return float(f"{value:.6g}")
+    """Round to six significant digits; minus zero becomes zero, so that both are one cell."""
+    return float(f"{value:.6g}") + 0.0
 
 
-class Axis(BaseModel):
+class Axis(Section):
     """The values of one hyperparameter."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scale: Literal["values", "log", "linear"]
     values: tuple[float, ...] = ()
@@ -69,65 +71,76 @@ class Axis(BaseModel):
         return round_significant(self.low + u * (self.high - self.low))
 
 
-class _Interval(BaseModel):
+_Ends = Annotated[
+    tuple[Annotated[float, AfterValidator(round_significant)], ...], AsList, Field(min_length=2, max_length=2)
+]
+
+
+class _Interval(Section):
     """An interval as it stands in a study file."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    log: tuple[float, float] | None = None
-    linear: tuple[float, float] | None = None
-    points: Annotated[int, Field(ge=2)] | None = None
+    log: _Ends | None = None
+    linear: _Ends | None = None
+    points: Annotated[int, Field(ge=2, le=MOST_POINTS)] | None = None
 
     @model_validator(mode="after")
     def _one_interval(self) -> _Interval:
         if (self.log is None) == (self.linear is None):
             raise PydanticCustomError("axis", "give exactly one of log = [low, high] and linear = [low, high]")
-        low, high = self.log or self.linear or (0.0, 0.0)
-        if self.log is not None and low <= 0:
+        axis = self.axis()
+        context = {"low": f"{axis.low:g}", "high": f"{axis.high:g}", "points": self.points}
+        if self.log is not None and axis.low <= 0:
             raise PydanticCustomError(
-                "axis", "a log interval starts above 0; got {low}. Use linear, or a list", {"low": low}
+                "axis", "a log interval starts above 0; got {low}. Use linear, or a list", context
             )
-        if low >= high:
+        if axis.low >= axis.high:
+            raise PydanticCustomError(
+                "axis", "the interval [{low}, {high}] is empty: low must be below high (to six digits)", context
+            )
+        if axis.points is not None and len(set(axis.grid())) < axis.points:
             raise PydanticCustomError(
                 "axis",
-                "the interval [{low}, {high}] is empty: low must be below high",
-                {"low": low, "high": high},
+                "[{low}, {high}] is too narrow for {points} points: values have six significant digits",
+                context,
             )
         return self
 
+    def axis(self) -> Axis:
+        """Return the axis that it describes."""
+        low, high = self.log or self.linear or (0.0, 0.0)
+        return Axis(scale="linear" if self.log is None else "log", low=low, high=high, points=self.points)
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise PydanticCustomError("axis", "{value} is not a finite number", {"value": repr(value)})
-    return float(value)
+
+def _value(raw: Any) -> float:
+    # Written so that a boolean, a NaN and an integer beyond floats are all refused.
+    if isinstance(raw, bool) or not isinstance(raw, (int, float)) or not abs(raw) <= sys.float_info.max:
+        raise PydanticCustomError("axis", "{value} is not a finite number", {"value": repr(raw)[:40]})
+    return round_significant(raw)
 
 
-def _parse(raw: Any) -> Any:
+def _parse(raw: Any) -> Axis:
     if isinstance(raw, Axis):
         return raw
     if isinstance(raw, dict):
-        interval = _Interval.model_validate(raw)
-        low, high = interval.log or interval.linear or (0.0, 0.0)
-        scale = "log" if interval.log is not None else "linear"
-        return {"scale": scale, "low": low, "high": high, "points": interval.points}
+        return _Interval.model_validate(raw).axis()
     if isinstance(raw, (list, tuple)):
         if not raw:
             raise PydanticCustomError("axis", "the list is empty: give at least one value")
-        values = tuple(round_significant(_number(value)) for value in raw)
-        repeated = sorted({value for value in values if values.count(value) > 1})
+        values = tuple(_value(item) for item in raw)
+        repeated = sorted(value for value, times in Counter(values).items() if times > 1)
         if repeated:
             raise PydanticCustomError(
                 "axis",
                 "repeated in the list: {repeated}. Each cell runs once; for repeats add seeds",
                 {"repeated": ", ".join(f"{value:g}" for value in repeated)},
             )
-        return {"scale": "values", "values": values}
+        return Axis(scale="values", values=values)
     if isinstance(raw, (int, float)) and not isinstance(raw, bool):
-        return {"scale": "values", "values": (round_significant(_number(raw)),)}
+        return Axis(scale="values", values=(_value(raw),))
     raise PydanticCustomError(
         "axis",
         "give a number, a list of numbers, or a table such as "
-        "{{ log = [1e-3, 1.0], points = 8 }} or {{ linear = [0.0, 0.9], points = 4 }}",
+        "{ log = [1e-3, 1.0], points = 8 } or { linear = [0.0, 0.9], points = 4 }",
     )
 
 

@@ -19,6 +19,25 @@ from sensitivity.study.spec import StudySpec
 
 _ARMS: dict[str, type[BaseModel]] = {"sgd": SGDArm, "kfac": KFACArm}
 _AXIS_KEYS = ("log", "linear", "points")
+_PLAIN = {
+    "tuple_type": "give a list",
+    "dict_type": "give a table",
+    "model_type": "give a table",
+    "model_attributes_type": "give a table",
+    "string_type": "give a text in quotes",
+    "int_type": "give a whole number",
+    "float_type": "give a number",
+    "bool_type": "give true or false",
+    "finite_number": "give a finite number",
+    "int_parsing_size": "give a smaller number",
+    "greater_than": "must be > {gt}",
+    "greater_than_equal": "must be >= {ge}",
+    "less_than": "must be < {lt}",
+    "less_than_equal": "must be <= {le}",
+    "too_short": "give {min_length} values",
+    "too_long": "give {max_length} values",
+}
+"""Pydantic's own messages in the words of TOML, by error type."""
 
 
 def shipped() -> dict[str, Path]:
@@ -34,8 +53,11 @@ def find_study(study: str) -> Path:
         UserError: there is neither.
     """
     path = Path(study)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError):  # a name too long for the file system, or with a zero byte
+        pass
     known = shipped()
     if study.removesuffix(".toml") in known:
         return known[study.removesuffix(".toml")]
@@ -51,15 +73,15 @@ def load_study(path: Path) -> StudySpec:
         UserError: the file can't be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte-order mark first
     except UnicodeDecodeError as error:
         raise StudyFileError(str(path), [f"not UTF-8 text (byte {error.start}); save the file as UTF-8"]) from None
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror}); give a readable .toml file") from None
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise StudyFileError(str(path), [f"not valid TOML: {error}"]) from None
+    except (ValueError, RecursionError) as error:  # an integer of 5,000 digits is a plain ValueError
+        raise StudyFileError(str(path), [f"not valid TOML: {str(error).splitlines()[0]}"]) from None
     return parse_study(raw, source=str(path))
 
 
@@ -99,10 +121,15 @@ def _sentence(item: dict[str, Any], raw: dict[str, Any]) -> str:
         return f"{field}: unknown {value!r}{_nearest(value, allowed)}. Allowed: {', '.join(allowed)}"
     if kind == "unknown_name":
         return f"{field}: {item['msg']}{_nearest(context['name'], context['known'])}"
-    message = item["msg"][0].lower() + item["msg"][1:]
-    shown = repr(item["input"])
-    tail = "" if isinstance(item["input"], dict) or len(shown) > 60 or shown in message else f" (got {shown})"
-    return f"{field}: {message}{tail}"
+    message = _PLAIN[kind].format(**context) if kind in _PLAIN else item["msg"]
+    return f"{field}: {message}{_got(item['input'], message)}"
+
+
+def _got(value: Any, message: str) -> str:
+    if value is None or isinstance(value, dict):
+        return ""
+    shown = repr(value)
+    return "" if len(shown) > 60 or shown in message else f" (got {shown})"
 
 
 def _without_tags(location: tuple[Any, ...], raw: dict[str, Any]) -> tuple[Any, ...]:

@@ -39,19 +39,21 @@ def package_versions() -> dict[str, str]:
 
 
 def code_version() -> str:
-    """Return the package's version; from a git checkout also the commit, and ``.dirty`` if changed."""
-    version = package_versions().get("sensitivity", "unknown")
-    root = Path(__file__).resolve().parents[2]
+    """Return the package's version; from a git checkout also the commit, and ``.dirty`` if its code is changed."""
+    return _version_at(package_versions().get("sensitivity", "unknown"), Path(__file__).resolve().parents[2])
+
+
+def _version_at(version: str, root: Path) -> str:
     if not (root / ".git").exists():
         return version
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ("git", "-C", str(root), *arguments), capture_output=True, text=True, check=True
+            ("git", "--no-optional-locks", "-C", str(root), *arguments), capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
-        dirty = ".dirty" if git("status", "--porcelain") else ""
+        dirty = ".dirty" if git("status", "--porcelain", "--", "sensitivity") else ""
         return f"{version}+{git('rev-parse', '--short=12', 'HEAD')}{dirty}"
     except (OSError, subprocess.CalledProcessError):
         return version
@@ -87,12 +89,12 @@ def source_hash(problem: ProblemSpec) -> str:
     for module in modules:
         try:
             found = importlib.util.find_spec(module)
-        except ModuleNotFoundError:
+        except (ImportError, SyntaxError, ValueError):  # of a parent package; __main__ has no spec
             found = None
-        if found is None or found.origin is None:
+        if found is None or found.origin is None or not Path(found.origin).is_file():
             raise UserError(
                 f"problem: module {module!r} is not found\n"
                 "  Put it beside the study file, or install it in this environment"
             )
-        digest.update(Path(found.origin).read_bytes())
+        digest.update(hashlib.sha256(Path(found.origin).read_bytes()).digest())
     return digest.hexdigest()[:16]

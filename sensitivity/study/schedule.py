@@ -32,7 +32,8 @@ def evaluation_steps(evaluation: EvaluationSpec, *, total: int, train_size: int,
     if evaluation.every_steps is not None:
         points = set(range(evaluation.every_steps, total + 1, evaluation.every_steps))
     else:
-        every = evaluation.every_epochs or 1.0
+        # Shorter intervals than a step would only repeat points: every step is the finest there is.
+        every = max(evaluation.every_epochs or 1.0, batch_size / train_size)
         count = int(total * batch_size / (train_size * every)) + 1
         points = {steps_of_epochs(k * every, train_size=train_size, batch_size=batch_size) for k in range(1, count + 1)}
     return tuple(sorted({step for step in points if step <= total} | {total}))
@@ -44,7 +45,8 @@ def lr_multiplier(schedule: ScheduleSpec, *, step: int, total: int, train_size: 
     Warm-up rises linearly to 1 over `warmup_epochs`; each fraction of `decay_at` that has passed multiplies
     by `decay_factor`.
     """
-    multiplier = schedule.decay_factor ** sum(step >= fraction * total for fraction in schedule.decay_at)
+    # Rounded, because 0.28 * 25 is a hair above 7 and would put the decay a step late.
+    multiplier = schedule.decay_factor ** sum(step >= round(fraction * total, 9) for fraction in schedule.decay_at)
     if schedule.warmup_epochs > 0:
         warmup = steps_of_epochs(schedule.warmup_epochs, train_size=train_size, batch_size=batch_size)
         multiplier *= min(1.0, (step + 1) / warmup)

@@ -1,0 +1,33 @@
+"""What all tables of a study file have in common, and the limits that keep a slip of the hand from filling memory."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST_RUNS = 2_000_000
+MOST_SEEDS = 10_000
+MOST_POINTS = 1_000
+MOST_SAMPLES = 1_000_000
+
+
+class Section(BaseModel):
+    """A table of a study file: no unknown fields, no NaN or infinity, and no value of another type.
+
+    Strict types, because ``batch_sizes = [true]`` or ``epochs = "5"`` is a mistake. An integer is a fine float.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+"""What every random generator that may meet it accepts."""
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+"""Steps, examples: far above what can be trained, far below what overflows."""
+
+Epochs = Annotated[float, Field(gt=0, le=1e6)]
+
+AsList = Field(strict=False)
+"""Marks a tuple, which TOML and JSON give as a list; its items stay strict."""
