@@ -1,0 +1,258 @@
+"""Bad input meets a clear message or a reported failure, never a silent NaN."""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sensitivity.kfac import KFAC, Hyperparameters, KFACConfig, LevenbergMarquardt, init_state, layers_of, select, step
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def backward(model: nn.Module, scale: float = 1.0) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(8, 4, generator=generator), torch.randint(3, (8,), generator=generator)
+    (scale * functional.cross_entropy(model(x), y)).backward()
+
+
+def snapshot(optimizer: KFAC) -> list[Tensor]:
+    tensors: list[Tensor] = []
+
+    def gather(value: Any) -> None:
+        if isinstance(value, Tensor):
+            tensors.append(value.clone())
+        elif isinstance(value, dict):
+            for each in value.values():
+                gather(each)
+
+    gather(optimizer.state_dict())
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("lr", 0.0, r"Invalid lr: 0\.0\. Must be a finite number > 0"),
+        ("lr", float("nan"), "Invalid lr: nan"),
+        ("damping", -1e-3, r"Invalid damping: -0\.001\. Must be a finite number > 0"),
+        ("damping", 0, "Invalid damping: 0"),
+        ("momentum", 1.0, r"Invalid momentum: 1\.0\. Must be a number in \[0, 1\)"),
+        ("weight_decay", -0.1, r"Invalid weight_decay: -0\.1\. Must be a finite number >= 0"),
+        ("kl_clip", 0.0, "Invalid kl_clip"),
+        ("factor_decay", 1.0, "Invalid factor_decay"),
+        ("factor_interval", 0, "Invalid factor_interval: 0. Must be an integer >= 1"),
+        ("inverse_interval", ((5, 1),), "Invalid inverse_interval"),
+        ("batch_fraction", 1.5, "Invalid batch_fraction"),
+        ("terms_per_example", 0, "Invalid terms_per_example"),
+        ("fisher", "true", "Invalid fisher: 'true'. Must be one of 'empirical', 'monte_carlo', 'type2'"),
+        ("damping_form", "tikhonov", "Invalid damping_form"),
+        ("ekfac", True, "Invalid ekfac: True. Must be False unless damping_form"),
+        ("nesterov", "yes", "Invalid nesterov"),
+        ("damping_schedule", 3, "Invalid damping_schedule"),
+    ],
+)
+def test_configurations_are_checked_at_birth(field: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        KFACConfig(**{field: value})
+
+
+def test_levenberg_marquardt_rules_are_checked() -> None:
+    with pytest.raises(ValueError, match="Invalid grow"):
+        LevenbergMarquardt(grow=1.0)
+
+
+def test_numbers_set_later_are_checked_at_the_step() -> None:
+    model = network()
+    optimizer = KFAC(model, KFACConfig())
+    optimizer.param_groups[0]["damping"] = -1.0
+    backward(model)
+    with pytest.raises(ValueError, match=r"Invalid damping: -1\.0"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("form", ["factored", "exact"])
+@pytest.mark.parametrize("first", [True, False])
+def test_nan_gradients_skip_the_step_and_leave_everything_untouched(form: Any, first: bool) -> None:
+    model = network()
+    optimizer = KFAC(model, KFACConfig(damping_form=form))
+    if not first:
+        backward(model)
+        optimizer.step()
+        optimizer.zero_grad()
+    before, weights = snapshot(optimizer), [p.detach().clone() for p in model.parameters()]
+    backward(model, scale=float("nan"))
+    report = optimizer.step()
+    assert report.failed
+    assert optimizer.report().failed_steps == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, snapshot(optimizer), strict=True))
+    assert all(torch.equal(p, w) for p, w in zip(model.parameters(), weights, strict=True))
+    optimizer.zero_grad()
+    backward(model)
+    assert not optimizer.step().failed
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+
+
+def test_captures_that_overflow_are_reported_and_leave_the_factors_untouched() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False))
+    optimizer = KFAC(model, KFACConfig())
+    (model(torch.full((1, 2), 1e25)) * 1e-20).sum().backward()
+    assert optimizer.step().failed
+    assert all(not bank.any() for bank in optimizer.kfac.factors.values())
+
+
+def test_a_model_without_supported_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="No layer that K-FAC covers"):
+        KFAC(nn.Sequential(nn.BatchNorm1d(3)), KFACConfig())
+
+
+def test_a_step_without_backward_is_refused() -> None:
+    with pytest.raises(RuntimeError, match=r"Call loss\.backward\(\) before step"):
+        KFAC(network(), KFACConfig()).step()
+
+
+def test_a_sampled_fisher_without_observe_is_refused() -> None:
+    model = network()
+    optimizer = KFAC(model, KFACConfig(fisher="monte_carlo"))
+    backward(model)
+    with pytest.raises(RuntimeError, match=r"optimizer\.observe\(outputs\)"):
+        optimizer.step()
+
+
+def test_gradients_from_evaluation_mode_are_refused_where_statistics_are_due() -> None:
+    model = network()
+    optimizer = KFAC(model, KFACConfig())
+    model.eval()
+    backward(model)
+    with pytest.raises(RuntimeError, match="training mode"):
+        optimizer.step()
+
+
+def test_closures_are_refused() -> None:
+    with pytest.raises(ValueError, match="takes no closure"):
+        KFAC(network(), KFACConfig()).step(lambda: 0.0)  # type: ignore[arg-type]
+
+
+def test_evaluation_forwards_leave_no_trace() -> None:
+    runs = []
+    for evaluate in (False, True):
+        model = network()
+        optimizer = KFAC(model, KFACConfig(lr=0.1, inverse_interval=1))
+        for _ in range(3):
+            optimizer.zero_grad()
+            backward(model)
+            if evaluate:
+                model.eval()
+                x = torch.randn(3, 4, requires_grad=True)
+                torch.autograd.grad(model(x).sum(), x)
+                with torch.no_grad():
+                    model(100 * torch.randn(50, 4))
+                model.train()
+            optimizer.step()
+        runs.append(list(model.parameters()))
+    assert all(torch.equal(p, q) for p, q in zip(*runs, strict=True))
+
+
+def test_a_frozen_layer_does_not_move() -> None:
+    model = network()
+    model[0].requires_grad_(False)
+    optimizer = KFAC(model, KFACConfig(weight_decay=0.1))
+    frozen = model[0].weight.clone()
+    backward(model)
+    assert not optimizer.step().failed
+    assert torch.equal(model[0].weight, frozen)
+    assert set(optimizer.report().layers) == {"2"}
+
+
+def test_a_layer_that_got_no_gradient_does_not_move() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    torch.manual_seed(0)
+    model = Branches()
+    optimizer = KFAC(model, KFACConfig(weight_decay=0.1))
+    before = model.unused.weight.clone()
+    for _ in range(2):
+        optimizer.zero_grad()
+        backward(model)
+        assert not optimizer.step().failed
+    assert torch.equal(model.unused.weight, before)
+
+
+def test_an_empty_batch_is_refused() -> None:
+    model = network()
+    KFAC(model, KFACConfig())
+    with pytest.raises(ValueError, match="saw an empty batch"):
+        model(torch.zeros(0, 4))
+
+
+def test_uncovered_modules_are_named_in_a_warning_and_move_by_plain_gradients() -> None:
+    torch.manual_seed(0)
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.norm, self.head = nn.GRU(4, 3, batch_first=True), nn.LayerNorm(3), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.norm(self.cell(x.unsqueeze(1))[0][:, 0]))
+
+    model = Recurrent()
+    with pytest.warns(UserWarning, match=r"K-FAC does not cover cell \(GRU\): plain gradients"):
+        optimizer = KFAC(model, KFACConfig(lr=0.1, momentum=0.0))
+    report = optimizer.report()
+    assert report.uncovered == ("cell (GRU)",)
+    assert report.layers == {"head": ("head.weight", "head.bias")}
+    assert report.others["norm.weight"] == "sgd"
+    backward(model)
+    before = model.cell.weight_ih_l0.detach().clone()
+    optimizer.step()
+    torch.testing.assert_close(model.cell.weight_ih_l0, before - 0.1 * model.cell.weight_ih_l0.grad)
+
+
+def test_covered_models_do_not_warn() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        KFAC(nn.Sequential(nn.Conv1d(2, 2, 3), nn.BatchNorm1d(2), nn.Flatten(), nn.Linear(4, 2)), KFACConfig())
+
+
+def test_parameter_groups_must_hold_every_parameter() -> None:
+    model = network()
+    with pytest.raises(ValueError, match=r"leave out 2\.weight, 2\.bias"):
+        KFAC(model, KFACConfig(), param_groups=[{"params": model[0].parameters()}])
+
+
+def test_a_pack_that_starts_without_captures_is_refused(truth: Any) -> None:
+    model = network()
+    params = {n: p.detach() for n, p in model.named_parameters()}
+    state = init_state(layers_of(model), params, KFACConfig())
+    with pytest.raises(ValueError, match="first step needs captures"):
+        step(
+            KFACConfig(),
+            state,
+            params,
+            {n: torch.ones_like(p) for n, p in params.items()},
+            None,
+            Hyperparameters(lr=1, damping=1),
+        )
+    with pytest.raises(ValueError, match="no leading dimension"):
+        select(state, torch.tensor([0]))
+    with pytest.raises(ValueError, match="Layer '2' was not captured"):
+        grads, captures = truth.captures_of(model, lambda: model(torch.randn(3, 4)).sum())
+        del captures["2"]
+        step(KFACConfig(), state, params, grads, captures, Hyperparameters(lr=1, damping=1))
+    with pytest.raises(ValueError, match="no parameter named"):
+        init_state(layers_of(model), {"0.weight": params["0.weight"]}, KFACConfig())
+    with pytest.raises(ValueError, match="disagree about the leading"):
+        init_state(layers_of(model), {**params, "2.weight": params["2.weight"].expand(3, 3, 5)}, KFACConfig())
