@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,12 +10,14 @@ import plotly.graph_objects as go
 
 from sensitivity.figures.labels import number
 
+_LINEAR = ("momentum",)
+"""Hyperparameters that are read on a linear axis however far they span."""
 
-def style_axis(update: Callable[..., Any], values: Sequence[float], row: int, column: int) -> None:
-    """Give an axis through `update` the type, range and ticks that suit `values`."""
-    low, middle, high = min(values), statistics.median(values), max(values)
-    # A log-uniform draw has its median near the geometric mean of its ends, a uniform one near their mean.
-    log = low > 0 and (high == low or (high >= 10 * low and middle < (math.sqrt(low * high) * (low + high) / 2) ** 0.5))
+
+def style_axis(update: Callable[..., Any], parameter: str, values: Sequence[float], row: int, column: int) -> None:
+    """Give an axis through `update` the type, range and ticks that suit `values` of a hyperparameter."""
+    low, high = min(values), max(values)
+    log = low > 0 and parameter not in _LINEAR and (high == low or high >= 10 * low)
     ends = [math.log10(low), math.log10(high)] if log else [low, high]
     margin = 0.06 * (ends[1] - ends[0]) or 0.5
     bounds = [ends[0] - margin, ends[1] + margin]

@@ -75,5 +75,5 @@ def add_points(
     add(some, "some seeds diverged", symbol="triangle-up", size=7, color=theme.warning)
     if map_.best_cell is not None:
         add([map_.best_cell], "best", symbol="star", size=10, color="#ffffff", line={"width": 1.2, "color": "#000000"})
-    style_axis(figure.update_xaxes, [cell.x for cell in map_.cells], row, column)
-    style_axis(figure.update_yaxes, [cell.y for cell in map_.cells], row, column)
+    style_axis(figure.update_xaxes, map_.x_name, [cell.x for cell in map_.cells], row, column)
+    style_axis(figure.update_yaxes, map_.y_name or "", [cell.y for cell in map_.cells], row, column)

@@ -73,7 +73,7 @@ def add_profile(
         figure.add_hline(y=place(limit), line={"color": theme.muted, "dash": "dot", "width": 1.2}, row=row, col=column)
         star = {"symbol": "star", "size": 15, "color": "#ffffff", "line": {"width": 1.2, "color": "#000000"}}
         add("best", x=[best.x], y=[place(best.median)], mode="markers", marker=star, hoverinfo="skip")
-    style_axis(figure.update_xaxes, [cell.x for cell in map_.cells], row, column)
+    style_axis(figure.update_xaxes, map_.x_name, [cell.x for cell in map_.cells], row, column)
     margin = 0.06 * (scale.top - scale.bottom)
     figure.update_yaxes(
         range=[scale.bottom - margin, scale.top + margin],

@@ -24,9 +24,9 @@
   }
 
   async function draw(canvas) {
-    const theme = root.dataset.theme;
-    if (canvas.dataset.painted === theme) return;
     const { figures, config } = await load();
+    const theme = root.dataset.theme; // read after loading: it may have been switched meanwhile
+    if (canvas.dataset.painted === theme) return;
     const figure = structuredClone(figures[canvas.id][theme]);
     await Plotly.react(canvas, figure.data, figure.layout, config);
     canvas.dataset.painted = theme;
