@@ -17,7 +17,7 @@ from sensitivity.store.reader import finished_trials, read_study
 from sensitivity.store.writer import write_plan
 from sensitivity.study.schedule import total_steps
 from sensitivity.study.trials import Pack
-from sensitivity.training.cost import gradient_flops
+from sensitivity.training.cost import example_cost
 
 Show = Callable[[Progress], AbstractContextManager[Callable[[], None]]]
 """Shows progress while inside, and gives what to call when it has changed."""
@@ -96,7 +96,7 @@ def _run_missing(
 
 def _work(plan: Plan, packs: Sequence[Pack]) -> dict[str, float]:
     """Return the FLOPs of each pack's gradients: the weight of a pack in the progress."""
-    per_example = gradient_flops(plan.problem)
+    per_example = example_cost(plan.problem).gradient_flops
     train_size = plan.problem.dataset.train_size
     return {
         pack.id: len(pack.trials)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 from collections.abc import Iterator
 
 import ray
@@ -12,22 +13,38 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.spec import ExecutionSpec
 
 _OBJECT_STORE_BYTES = 100 * 2**20
+_CONNECT_S = 5.0
 
 
 @contextlib.contextmanager
 def session(*, address: str | None, workers: int | None, execution: ExecutionSpec) -> Iterator[int]:
     """Have Ray for a while; yield how many packs may run at once.
 
-    Without an address Ray starts in this process, on `workers` x `threads` cores, and is shut down at the end.
+    Without an address Ray starts in this process, on `workers` x `threads` cores, and is shut down at the end; a Ray
+    that the caller has started already is used, and left running.
 
     Raises:
         UserError: nothing answers at `address`, or the cluster is too small.
     """
-    threads = execution.threads
+    if ray.is_initialized():
+        yield _fitting_packs(workers, execution)
+        return
+    _begin(address, cores=(workers or 1) * execution.threads)
     try:
+        yield _fitting_packs(workers, execution)
+    finally:
+        ray.shutdown()
+
+
+def _begin(address: str | None, *, cores: int) -> None:
+    try:
+        if address is not None and ":" in address:
+            # Ray itself would try again for minutes.
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
         if address is None:
             ray.init(
-                num_cpus=(workers or 1) * threads,
+                num_cpus=cores,
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 log_to_driver=False,
@@ -35,29 +52,29 @@ def session(*, address: str | None, workers: int | None, execution: ExecutionSpe
             )
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         cause = str(error).splitlines()[0]
         if address is None:
-            raise UserError(
-                f"Ray does not start on this machine ({cause})\n  `ray stop --force` ends old ones"
-            ) from None
+            raise UserError(f"Ray does not start here ({cause})\n  `ray stop --force` ends old ones") from None
         raise UserError(
             f"no Ray cluster answers at {address!r} ({cause})\n"
             "  Start one with `ray start --head`, check the address, or leave --address out to use this machine"
         ) from None
-    try:
-        if execution.device == "cuda" and not ray.cluster_resources().get("GPU"):  # type: ignore[no-untyped-call]
-            raise UserError(
-                'execution.device = "cuda", but Ray sees no accelerator: no pack could ever start\n'
-                '  Set device = "cpu", or give the --address of a cluster that has one'
-            )
-        cores = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
-        if cores < threads:
-            raise UserError(
-                f"execution.threads = {threads}, but the cluster has {cores} CPUs: no pack could ever start\n"
-                f"  Set threads to at most {cores}"
-            )
-        fit = cores // threads
-        yield fit if workers is None else min(fit, workers)
-    finally:
-        ray.shutdown()
+
+
+def _fitting_packs(workers: int | None, execution: ExecutionSpec) -> int:
+    """Return how many packs may run at once; an infeasible one would wait for ever without a word (RAY.md)."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cores, accelerators = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    if execution.device == "cuda" and not accelerators:
+        raise UserError(
+            'execution.device = "cuda", but Ray sees no accelerator: no pack could ever start\n'
+            '  Set device = "cpu", or give the --address of a cluster that has one'
+        )
+    if cores < execution.threads:
+        raise UserError(
+            f"execution.threads = {execution.threads}, but the cluster has {cores} CPUs: no pack could ever start\n"
+            f"  Set threads to at most {cores}"
+        )
+    fit = min(cores // execution.threads, accelerators if execution.device == "cuda" else cores)
+    return fit if workers is None else min(fit, workers)

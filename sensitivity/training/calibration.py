@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sensitivity.study.schedule import evaluation_steps, total_steps
 from sensitivity.study.trials import Pack
-from sensitivity.training.cost import gradient_flops
+from sensitivity.training.cost import step_flops
 from sensitivity.training.evaluation import evaluate
 from sensitivity.training.loop import make_optimizer, take_step
 from sensitivity.training.order import PackOrder
@@ -74,7 +74,7 @@ def calibrate(pack: Pack, problem: Problem) -> Cost:
     own = sum(p.nbytes for p in model.params.values())
     return Cost(
         steps=total,
-        flops=total * (gradient_flops(problem) * batch_size + optimizer.flops(batch_size)),
+        flops=total * step_flops(problem, optimizer, batch_size),
         step_seconds=step_seconds,
         evaluation_seconds=evaluation_seconds * (len(evaluations) + 1),
         pack_size=len(seeds),

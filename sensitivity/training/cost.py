@@ -1,26 +1,54 @@
-"""FLOPs of a training step, counted (a fused multiply-add is two)."""
+"""What a training step costs, counted: FLOPs (a fused multiply-add is two)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sensitivity.training.optimizers import PackOptimizer
 from sensitivity.training.problems import Problem
 
-_PROBE = 2  # examples: BatchNorm in training mode refuses one
+_EXAMPLES = 2  # BatchNorm in training mode refuses one
 
 
-def gradient_flops(problem: Problem) -> float:
-    """Return the FLOPs of one example's forward and backward pass: the matrix products and convolutions.
+@dataclass(frozen=True, kw_only=True)
+class ExampleCost:
+    """One example's way through the network."""
 
-    Element-wise work is left out, as in the papers that K-FAC's cost is compared with.
-    """
+    gradient_flops: float
+    """Forward and backward pass: matrix products and convolutions. Element-wise work is left out, as is usual."""
+    positions: Mapping[str, int]
+    """How often each layer's weights meet one example: output positions of a convolution, 1 of a plain linear layer."""
+
+
+def example_cost(problem: Problem) -> ExampleCost:
+    """Count one example's forward and backward pass."""
     data = problem.dataset
+    positions: dict[str, int] = {}
+
+    def note(name: str, module: nn.Linear | nn.Conv1d | nn.Conv2d, outputs: Tensor) -> None:
+        rows = outputs.numel() // (_EXAMPLES * outputs.shape[1 if module.weight.dim() > 2 else -1])
+        positions[name] = rows
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = problem.build_model().train()
+        for name, module in model.named_modules():
+            if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+                module.register_forward_hook(lambda m, _, out, name=name: note(name, m, out))
         counter = FlopCounterMode(display=False)
         with counter:
-            outputs = model(data.train_inputs[:_PROBE])
-            problem.loss(outputs.unsqueeze(0), data.train_targets[:_PROBE].unsqueeze(0)).sum().backward()  # type: ignore[no-untyped-call]
-    return counter.get_total_flops() / _PROBE
+            outputs = model(data.train_inputs[:_EXAMPLES])
+            loss = problem.loss(outputs.unsqueeze(0), data.train_targets[:_EXAMPLES].unsqueeze(0))
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+    return ExampleCost(gradient_flops=counter.get_total_flops() / _EXAMPLES, positions=positions)
+
+
+def step_flops(problem: Problem, optimizer: PackOptimizer, batch_size: int) -> float:
+    """Return the FLOPs of an average step of one trial: its gradient, and the optimizer's work on it."""
+    example = example_cost(problem)
+    return example.gradient_flops * batch_size + optimizer.flops(batch_size, example.positions)

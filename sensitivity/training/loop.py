@@ -12,7 +12,7 @@ from sensitivity.kfac import Capture
 from sensitivity.study.results import RunResult
 from sensitivity.study.schedule import evaluation_steps, lr_multiplier, total_steps
 from sensitivity.study.trials import Pack
-from sensitivity.training.cost import gradient_flops
+from sensitivity.training.cost import step_flops
 from sensitivity.training.evaluation import evaluate
 from sensitivity.training.members import Member, Watch, unharmed
 from sensitivity.training.optimizers import PackedSGD, PackOptimizer
@@ -46,8 +46,8 @@ def train_pack(
     optimizer = make_optimizer(pack, model)
     order = PackOrder(seeds, train_size=train_size, batch_size=batch_size)
     watch = Watch(len(seeds), model.device)
-    step_flops = gradient_flops(problem) * batch_size + optimizer.flops(batch_size)
-    members = [Member(trial, step_flops) for trial in pack.trials]
+    flops = step_flops(problem, optimizer, batch_size)
+    members = [Member(trial, flops) for trial in pack.trials]
     live = list(members)
 
     _measure(live, model, problem, epoch=0.0, lr_scale=0.0)

@@ -24,8 +24,11 @@ class PackOptimizer(Protocol):
     def state_bytes(self) -> int:
         """Memory that it keeps from step to step."""
 
-    def flops(self, batch_size: int) -> float:
-        """Return the FLOPs of an average step and trial, beyond the gradient's and element-wise work."""
+    def flops(self, batch_size: int, positions: Mapping[str, int]) -> float:
+        """Return the FLOPs of an average step and trial, beyond the gradient's and element-wise work.
+
+        `positions` says, by layer, how often its weights meet one example.
+        """
 
     def wants_calls(self, step: int) -> bool:
         """Whether `step` (0 is the first) needs the calls of the layers."""
@@ -79,7 +82,7 @@ class PackedSGD:
         """Memory of the velocities."""
         return sum(velocity.nbytes for velocity in self._velocity.values())
 
-    def flops(self, batch_size: int) -> float:
+    def flops(self, batch_size: int, positions: Mapping[str, int]) -> float:
         """Return 0: element-wise work alone."""
         return 0.0
 

@@ -34,6 +34,7 @@ class PackedKFAC:
         self._weight_decay = decay if bool(decay.any()) else None
         self._kl_clip = settings["kl_clip"]
         self._inverse_interval = settings["inverse_interval"]
+        self._unsolved: dict[int, kfac.SolveFailure] = {}
 
     @property
     def period(self) -> int:
@@ -46,9 +47,9 @@ class PackedKFAC:
         banks = (*self._state.factors.values(), *self._state.inverses.values(), self._state.momentum)
         return sum(bank.nbytes for bank in banks)
 
-    def flops(self, batch_size: int) -> float:
+    def flops(self, batch_size: int, positions: Mapping[str, int]) -> float:
         """Return the FLOPs of factors, inverses and preconditioning, averaged over the update intervals."""
-        return 0.0
+        return kfac.step_flops(self._layers, self._config, examples=batch_size, positions=positions).total
 
     def wants_calls(self, step: int) -> bool:
         """Whether factors are updated at `step`."""
@@ -71,15 +72,24 @@ class PackedKFAC:
             kl_clip=self._kl_clip,
         )
         report = kfac.step(self._config, self._state, params, grads, calls, numbers)
+        for failure in report.solves:
+            self._unsolved.setdefault(failure.member[0], failure)
         return report.failed
 
     def select(self, index: Tensor) -> None:
         """Keep only the members at `index`."""
         self._state = kfac.select(self._state, index)
+        self._unsolved = {}  # they were of members that are dropped now
         self._lr, self._damping, self._momentum = self._lr[index], self._damping[index], self._momentum[index]
         if self._weight_decay is not None:
             self._weight_decay = self._weight_decay[index]
 
     def explain(self, member: int) -> str:
         """Return why the member could not be updated."""
-        return "K-FAC update failed"
+        failure = self._unsolved.get(member)
+        if failure is None:
+            return "gradient or update not finite"
+        return (
+            f"the {failure.side} factor of layer {failure.layer} could not be inverted "
+            f"(condition number {failure.condition:.2g})"
+        )

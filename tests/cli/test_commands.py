@@ -1,0 +1,188 @@
+"""The commands as a user meets them: answers, JSON, and mistakes without tracebacks."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from sensitivity.store.directory import place
+from sensitivity.store.manifest import write_manifest
+from sensitivity.store.writer import append, write_plan
+from sensitivity.study.load import load_study
+from sensitivity.study.results import Measurement, PackResult, RunResult, Status
+from sensitivity.study.trials import expand
+
+STUDY = """
+name = "small"
+batch_sizes = [64]
+seeds = 2
+[budget]
+steps = 2
+[optimizers.sgd]
+kind = "sgd"
+lr = [0.01, 0.1]
+"""
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.fixture
+def half_done(study_file, tmp_path):
+    """A study directory with one completed and one diverged run of four."""
+    spec = load_study(study_file)
+    trials = expand(spec)
+    directory = place(str(tmp_path / "studies" / "small"))
+    manifest = write_manifest(directory, spec, "")
+    write_plan(directory, trials)
+    measured = tuple(
+        Measurement(
+            step=k, epoch=k / 20, lr=0.01, train_seconds=k, flops=k, train_loss=2.0 - k / 4, test_accuracy=k / 4
+        )
+        for k in range(3)
+    )
+    shared = {"measurements": measured, "steps": 2, "train_seconds": 1.0, "eval_seconds": 0.1, "flops": 2.0}
+    runs = (
+        RunResult(trial=trials[0], status=Status.COMPLETED, **shared),
+        RunResult(trial=trials[1], status=Status.DIVERGED, message="loss not finite at step 2", **shared),
+    )
+    result = PackResult(runs=runs, pack_id="p", host="h", device="cpu", started_at=0.0, wall_seconds=1.0)
+    append(directory, result, spec_hash=manifest.spec_hash, code_version="test")
+    return tmp_path / "studies" / "small"
+
+
+def test_help_answers_within_a_second():
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "sensitivity.cli.main", "--help"], capture_output=True, text=True, check=True
+    )
+    seconds = time.perf_counter() - began
+    for name in ("plan", "run", "report", "export", "list"):
+        assert name in done.stdout
+    assert seconds < 1.0, seconds
+
+
+def test_plan_prices_every_arm_and_batch_size(command, study_file, tmp_path):
+    answer = command("plan", study_file, "--storage", tmp_path / "none", "--json", "--workers", 3)
+    assert answer.code == 0
+    content = json.loads(answer.out)
+    (line,) = content["lines"]
+    assert (line["optimizer"], line["batch_size"], line["planned"], line["missing"]) == ("sgd", 64, 4, 4)
+    assert line["cost"]["steps"] == 2
+    assert content["wall_seconds"] == pytest.approx(content["device_seconds"] / 3)
+    assert content["device_seconds"] > 0
+    assert not (tmp_path / "none").exists()
+
+
+def test_plan_leaves_out_what_is_done(command, study_file, half_done):
+    answer = command("plan", study_file, "--storage", half_done.parent)
+    assert answer.code == 0
+    assert "2 of 4 runs to do" in answer.out
+
+
+def test_list_counts_every_state(command, half_done):
+    (row,) = json.loads(command("list", half_done.parent, "--json").out)
+    assert row == {
+        "study": "small",
+        "directory": str(half_done),
+        "planned": 4,
+        "completed": 1,
+        "diverged": 1,
+        "pending": 2,
+        "failed": 0,
+        "interrupted": 0,
+    }
+    assert "small" in command("list", half_done.parent).out
+    assert "no studies" in command("list", half_done.parent / "nothing").out
+
+
+def test_list_shows_a_damaged_study_beside_the_others(command, half_done):
+    other = half_done.parent / "broken"
+    other.mkdir()
+    (other / "study.json").write_text("{")
+    answer = command("list", half_done.parent, "--json")
+    assert answer.code == 0
+    rows = {row["study"]: row for row in json.loads(answer.out)}
+    assert "damaged" in rows["broken"]["error"]
+    assert rows["small"]["planned"] == 4
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_export_holds_every_planned_run(command, half_done, tmp_path, suffix):
+    target = tmp_path / "new" / f"runs.{suffix}"
+    answer = command("export", half_done, target)
+    assert answer.code == 0
+    runs = pd.read_csv(target) if suffix == "csv" else pd.read_parquet(target)
+    assert len(runs) == 4
+    assert runs["status"].value_counts().to_dict() == {"pending": 2, "completed": 1, "diverged": 1}
+    assert set(runs["param.lr"]) == {0.01, 0.1}
+
+
+def test_report_is_one_file(command, half_done, tmp_path):
+    target = tmp_path / "report.html"
+    answer = command("report", half_done, "-o", target)
+    assert answer.code == 0
+    assert str(target) in answer.out
+    assert target.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plan", "quickstrat"], ["no study file", "quickstart"]),
+        (["run", "quickstrat"], ["no study file", "quickstart"]),
+        (["report", "{tmp}/nowhere"], ["no study here", "sensitivity list"]),
+        (["export", "{tmp}/nowhere", "runs.csv"], ["no study here"]),
+        (["export", "{half}", "{tmp}/runs.xlsx"], [".xlsx", ".csv, .parquet"]),
+        (["export", "{half}", "{half}/study.json/runs.csv"], ["can't be written"]),
+        (["report", "{half}", "-o", "{half}/study.json/x.html"], ["can't be written"]),
+        (["run", "{file}", "--storage", "{file}"], ["can't be written", "--storage"]),
+        (["run", "{file}", "--storage", "nosuch://x/y"], ["nosuch", "s3://"]),
+        (["report", "s3//typo"], ["no study here"]),
+    ],
+)
+def test_a_users_mistake_is_a_message_and_exit_code_2(command, half_done, study_file, tmp_path, arguments, said):
+    places = {"tmp": tmp_path, "half": half_done, "file": study_file}
+    before = {path: path.read_bytes() for path in half_done.rglob("*") if path.is_file()}
+    answer = command(*(argument.format(**places) for argument in arguments))
+    assert answer.code == 2, answer
+    assert "Traceback" not in answer.err
+    for part in said:
+        assert part in answer.err
+    assert answer.err.count("\n") <= 4
+    assert {path: path.read_bytes() for path in half_done.rglob("*") if path.is_file()} == before
+
+
+def test_all_mistakes_of_a_study_file_come_at_once(command, tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text(STUDY.replace("steps = 2", "epoch = 2").replace("[0.01, 0.1]", "[0.1, 0.1]").replace("[64]", "[0]"))
+    answer = command("run", path)
+    assert answer.code == 2
+    assert "budget.epoch: unknown field (did you mean 'epochs'?)" in answer.err
+    assert "optimizers.sgd.lr: repeated in the list: 0.1" in answer.err
+    assert "batch_sizes[0]" in answer.err
+    assert not (tmp_path / "studies").exists()
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_ray_starts(command, tmp_path):
+    path = tmp_path / "large.toml"
+    path.write_text(STUDY.replace("[64]", "[64, 2048]"))
+    answer = command("run", path, "--storage", tmp_path / "studies")
+    assert answer.code == 2
+    assert "batch_sizes[1]: 2048 is larger than the training set; allowed: 1 to 1437" in answer.err
+    assert not (tmp_path / "studies").exists()
+
+
+def test_an_address_where_nothing_answers_is_said(command, study_file, tmp_path):
+    answer = command("run", study_file, "--storage", tmp_path / "s", "--address", "127.0.0.1:1")
+    assert answer.code == 2
+    assert "no Ray cluster answers at '127.0.0.1:1'" in answer.err
+    assert "ray start --head" in answer.err
+    assert not (tmp_path / "s" / "small" / "writer.lock").exists()

@@ -1,0 +1,154 @@
+"""Studies through Ray Tune: results equal those trained in this process, and nothing is done twice or lost."""
+
+import contextlib
+import json
+from collections import Counter
+
+import pandas as pd
+import pytest
+
+from sensitivity.execution.launch import launch
+from sensitivity.execution.prepare import prepare
+from sensitivity.store.directory import place
+from sensitivity.store.reader import read_study
+from sensitivity.study.errors import StorageError
+from sensitivity.study.trials import Pack
+from sensitivity.training.loop import train_pack
+
+METRICS = ["train_loss", "train_accuracy", "test_loss", "test_accuracy"]
+
+
+@contextlib.contextmanager
+def silent(progress):
+    yield lambda: None
+
+
+def run(path, root, show=silent):
+    plan = prepare(str(path))
+    directory = place(str(root)).child(plan.spec.name)
+    return launch(plan, directory, address=None, workers=2, show=show), read_study(directory)
+
+
+@pytest.fixture(scope="module")
+def finished(running_ray, tiny, tmp_path_factory):
+    """The tiny study, run to its end."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.toml").write_text(tiny)
+    outcome, study = run(folder / "tiny.toml", folder / "studies")
+    return folder, outcome, study
+
+
+def test_every_planned_run_has_its_result(finished):
+    _, outcome, study = finished
+    assert outcome.planned == len(study.runs) == 2 * 2 * (3 + 2)
+    assert Counter(study.runs["status"]) == outcome.statuses == {"completed": 16, "diverged": 4}
+    assert set(study.runs.loc[study.runs["param.lr"] == 1e6, "status"]) == {"diverged"}
+    assert study.runs["trial_id"].is_unique
+    assert not outcome.interrupted
+
+
+def test_results_are_those_of_training_in_this_process(finished):
+    folder, _, study = finished
+    plan = prepare(str(folder / "tiny.toml"))
+    for trial in plan.trials[::3]:
+        (alone,) = train_pack(Pack((trial,)), plan.problem)
+        (row,) = study.runs[study.runs["trial_id"] == trial.id].to_dict("records")
+        assert row["status"] == alone.status.value
+        curve = study.curves[study.curves["trial_id"] == trial.id]
+        assert curve["step"].tolist() == [m.step for m in alone.measurements]
+        if alone.status.value == "completed":
+            for metric in METRICS:
+                assert row[metric] == pytest.approx(getattr(alone.measurements[-1], metric), rel=2e-4)
+
+
+def test_a_second_run_does_nothing_and_an_extension_only_what_is_new(finished, tmp_path):
+    folder, _, study = finished
+    before = study.runs.set_index("trial_id").sort_index()
+    outcome, again = run(folder / "tiny.toml", folder / "studies")
+    pd.testing.assert_frame_equal(again.runs.set_index("trial_id").sort_index(), before)
+    text = (folder / "tiny.toml").read_text().replace("seeds = 2", "seeds = 3")
+    (tmp_path / "tiny.toml").write_text(text)
+    seen = []
+
+    @contextlib.contextmanager
+    def watch(progress):
+        yield lambda: seen.append((progress.done, progress.planned))
+
+    outcome, extended = run(tmp_path / "tiny.toml", folder / "studies", watch)
+    assert outcome.planned == 30
+    assert seen[0] == (20, 30)
+    assert seen[-1] == (30, 30)
+    kept = extended.runs.set_index("trial_id").loc[before.index]
+    pd.testing.assert_frame_equal(kept[before.columns], before)
+    hashes = extended.runs["spec_hash"].unique()
+    assert set(hashes) == set(json.loads((folder / "studies/tiny/study.json").read_text())["specs"])
+
+
+def test_a_users_failing_model_fails_its_runs_alone(running_ray, write_study, tmp_path):
+    (tmp_path / "mine_that_fails.py").write_text(
+        "import torch\n"
+        "class Touchy(torch.nn.Module):\n"
+        "    def __init__(self, outputs):\n"
+        "        super().__init__(); self.layer = torch.nn.Linear(64, outputs)\n"
+        "    def forward(self, x):\n"
+        "        y = self.layer(x.flatten(1))\n"
+        "        if self.training and y.detach().abs().max() > 1e3: raise ArithmeticError('too large for me')\n"
+        "        return y\n"
+        "def model(shape, outputs): return Touchy(outputs)\n"
+    )
+    path = write_study(
+        ("[budget]", '[problem]\nmodel = "mine_that_fails:model"\n[budget]'),
+        ("batch_sizes = [64, 256]", "batch_sizes = [64]"),
+    )
+    outcome, study = run(path, tmp_path / "studies")
+    failed = study.runs[study.runs["status"] == "failed"]
+    assert outcome.statuses == {"completed": 8, "failed": 2}
+    assert set(failed["param.lr"]) == {1e6}
+    assert set(failed["message"]) == {"ArithmeticError: too large for me"}
+    assert failed["traceback"].str.contains("mine_that_fails.py").all()
+    # It is the user's to mend: not tried again.
+    assert run(path, tmp_path / "studies")[0].statuses == outcome.statuses
+
+
+def test_a_changed_problem_is_another_study(running_ray, write_study, tmp_path):
+    module = tmp_path / "mine_that_changes.py"
+    module.write_text(
+        "from torch import nn\n"
+        "def model(shape, outputs):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))\n"
+    )
+    path = write_study(
+        ("[budget]", '[problem]\nmodel = "mine_that_changes:model"\n[budget]'),
+        ("[64, 256]", "[64]"),
+        ("seeds = 2", "seeds = 1"),
+    )
+    run(path, tmp_path / "studies")
+    module.write_text(module.read_text() + "# changed\n")
+    with pytest.raises(StorageError, match="different study"):
+        run(path, tmp_path / "studies")
+
+
+def test_a_place_that_breaks_in_the_middle_stops_the_run_and_keeps_what_was_there(
+    running_ray, write_study, tmp_path, monkeypatch
+):
+    from sensitivity.execution import runner  # here: it imports Ray, whose environment the fixture prepares
+
+    calls = []
+    real = runner.append
+
+    def fails_second(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise StorageError("the disk is full")
+        real(*arguments, **options)
+
+    monkeypatch.setattr(runner, "append", fails_second)
+    path = write_study(("[budget]", "[execution]\npack_size = 2\n[budget]"))
+    with pytest.raises(StorageError, match="disk is full"):
+        run(path, tmp_path / "studies")
+    assert len(calls) < 10
+    monkeypatch.undo()
+    study = read_study(place(str(tmp_path / "studies" / "tiny")))
+    assert 0 < (study.runs["status"] != "pending").sum() < 20
+    outcome, study = run(path, tmp_path / "studies")
+    assert outcome.statuses == {"completed": 16, "diverged": 4}
+    assert study.runs["trial_id"].is_unique

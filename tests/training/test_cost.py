@@ -1,0 +1,82 @@
+"""FLOPs against hand counts; time and steps as accounted."""
+
+import pytest
+import torch
+
+from sensitivity.study.spec import ProblemSpec
+from sensitivity.training.calibration import calibrate
+from sensitivity.training.cost import example_cost
+from sensitivity.training.loop import train_pack
+from sensitivity.training.problems import load_problem
+
+
+def test_perceptron_flops_are_those_counted_by_hand():
+    # Forward 2·(64·128 + 128·128 + 128·10); backward by weights the same, by inputs all but the first layer.
+    first, second, third = 2 * 64 * 128, 2 * 128 * 128, 2 * 128 * 10
+    by_hand = 3 * (first + second + third) - first
+    cost = example_cost(load_problem(ProblemSpec()))
+    assert cost.gradient_flops == by_hand
+    assert dict(cost.positions) == {"1": 1, "3": 1, "5": 1}
+
+
+def test_convolution_flops_and_positions_are_those_counted_by_hand():
+    first = 2 * 64 * (9 * 1) * 16
+    second = 2 * 16 * (9 * 16) * 32
+    head = 2 * 32 * 4 * 10
+    cost = example_cost(load_problem(ProblemSpec(model="small_cnn")))
+    assert cost.gradient_flops == 3 * (first + second + head) - first
+    assert dict(cost.positions) == {"0": 64, "3": 16, "7": 1}
+
+
+def test_a_kfac_run_is_charged_for_its_factors_and_solves(make_study, pack_of):
+    spec = make_study(
+        batch_sizes=[100],
+        budget={"steps": 20},
+        optimizers={"kfac": {"kind": "kfac", "lr": 0.01, "damping": 0.1, "factor_interval": 2, "inverse_interval": 10}},
+    )
+    (result,) = train_pack(pack_of(spec), load_problem(spec.problem))
+    gradient = 100 * (3 * (2 * 64 * 128 + 2 * 128 * 128 + 2 * 128 * 10) - 2 * 64 * 128)
+    sides = [(65, 128), (129, 128), (129, 10)]
+    factors = sum(2 * 100 * (a * a + g * g) for a, g in sides) / 2
+    inverses = sum(a**3 + g**3 for a, g in sides) / 10
+    precondition = sum(2 * a * g * (a + g) for a, g in sides)
+    assert result.flops == pytest.approx(20 * (gradient + factors + inverses + precondition), rel=1e-6)
+    assert [m.flops for m in result.measurements] == pytest.approx(
+        [m.step / 20 * result.flops for m in result.measurements]
+    )
+
+
+def test_time_is_shared_between_the_members_and_excludes_evaluation(make_study, pack_of):
+    spec = make_study(budget={"steps": 30}, optimizers={"sgd": {"kind": "sgd", "lr": [0.01, 0.02, 0.03, 0.04]}})
+    results = train_pack(pack_of(spec), load_problem(spec.problem))
+    shares = {r.train_seconds for r in results}
+    assert len(shares) == 1
+    assert shares.pop() > 0
+    for result in results:
+        times = [m.train_seconds for m in result.measurements]
+        assert times == sorted(times)
+        assert times[-1] == result.train_seconds
+        assert result.eval_seconds > 0
+
+
+@pytest.mark.parametrize("kind", ["sgd", "kfac"])
+def test_calibration_foretells_a_run(make_study, pack_of, kind):
+    arm = {"kind": kind, "lr": [0.001, 0.002, 0.003, 0.004], **({"damping": 1.0} if kind == "kfac" else {})}
+    spec = make_study(budget={"steps": 150}, optimizers={"a": arm})
+    problem = load_problem(spec.problem)
+    cost = calibrate(pack_of(spec), problem)
+    results = train_pack(pack_of(spec), problem)
+    assert cost.steps == results[0].steps == 150
+    assert cost.flops == pytest.approx(results[0].flops)
+    assert cost.pack_size == 4
+    # A loose bound: other work on the machine may slow either side down.
+    assert 0.2 < cost.step_seconds * 150 / results[0].train_seconds < 5
+    assert cost.pack_bytes > sum(4 * 4 * p.numel() for p in problem.build_model().parameters())
+
+
+def test_counting_does_not_disturb_the_global_generator():
+    torch.manual_seed(2)
+    expected = torch.rand(1)
+    torch.manual_seed(2)
+    example_cost(load_problem(ProblemSpec()))
+    assert torch.equal(torch.rand(1), expected)

@@ -1,0 +1,170 @@
+"""A member of a pack is what it would have been alone, whatever its neighbours do."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sensitivity.study.results import Status
+from sensitivity.study.trials import Pack, expand
+from sensitivity.training.datasets import Dataset
+from sensitivity.training.loop import train_pack
+from sensitivity.training.losses import cross_entropy
+from sensitivity.training.packed_model import PackedModel
+from sensitivity.training.problems import Problem, load_problem
+
+KFAC = {"kind": "kfac", "lr": [0.01, 0.1], "damping": [0.05, 0.5], "weight_decay": 1e-3, "inverse_interval": 2}
+SGD = {"kind": "sgd", "lr": [0.01, 0.1], "momentum": [0.0, 0.9]}
+
+
+def images() -> Dataset:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(90, 2, 6, 6, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 3, (90,), generator=generator)
+    return Dataset(train_inputs=x[:60], train_targets=y[:60], test_inputs=x[60:], test_targets=y[60:])
+
+
+class Residual(nn.Module):
+    """A model as users write them: attributes, a residual sum, a functional call, a view of the batch."""
+
+    def __init__(self, *, dropout: float = 0.0, norm: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect")
+        self.second = nn.Conv2d(4, 4, 3, padding=1, bias=False, groups=2)
+        self.norm = nn.BatchNorm2d(4) if norm else nn.Identity()
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.head = nn.Linear(4 * 9, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(self.first(x))
+        h = h + self.norm(self.second(h))
+        h = nn.functional.max_pool2d(h, 2)
+        return self.head(self.drop(h.view(h.shape[0], -1)))
+
+
+def problem(**options) -> Problem:
+    return Problem(
+        dataset=images(), build_model=lambda: Residual(**options).double(), loss=cross_entropy, has_classes=True
+    )
+
+
+def numbers(result):
+    return [(m.step, m.train_loss, m.test_loss, m.train_accuracy, m.test_accuracy) for m in result.measurements]
+
+
+@pytest.mark.parametrize("arm", [SGD, KFAC], ids=["sgd", "kfac"])
+@pytest.mark.parametrize("options", [{}, {"norm": True}, {"dropout": 0.3}], ids=["plain", "batch norm", "dropout"])
+def test_members_equal_the_same_trials_alone(make_study, arm, options):
+    spec = make_study(
+        batch_sizes=[20], seeds=2, budget={"steps": 12}, evaluation={"every_steps": 3}, optimizers={"a": arm}
+    )
+    trials = expand(spec)
+    together = train_pack(Pack(trials), problem(**options))
+    assert len(together) == 8
+    for trial, packed in zip(trials, together, strict=True):
+        (alone,) = train_pack(Pack((trial,)), problem(**options))
+        assert packed.status is alone.status is Status.COMPLETED
+        for ours, theirs in zip(numbers(packed), numbers(alone), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize("arm", ["sgd", "kfac"])
+def test_a_diverging_neighbour_changes_nothing(make_study, digits64, arm):
+    calm = {"sgd": {"kind": "sgd", "lr": [0.05, 0.1], "momentum": 0.9}, "kfac": {**KFAC, "lr": [0.01, 0.02]}}[arm]
+    wild = {**calm, "lr": [*calm["lr"], 1e6]}
+    settings = {"budget": {"steps": 24}, "evaluation": {"every_steps": 8}}
+    quiet = train_pack(Pack(expand(make_study(optimizers={"a": calm}, **settings))), digits64)
+    mixed = train_pack(Pack(expand(make_study(optimizers={"a": wild}, **settings))), digits64)
+    diverged = [r for r in mixed if dict(r.trial.hyperparameters)["lr"] == 1e6]
+    kept = [r for r in mixed if dict(r.trial.hyperparameters)["lr"] != 1e6]
+    assert {r.status for r in diverged} == {Status.DIVERGED}
+    assert all(r.message and r.steps <= 8 for r in diverged)
+    assert [r.trial.id for r in kept] == [r.trial.id for r in quiet]
+    for ours, theirs in zip(kept, quiet, strict=True):
+        assert ours.status is Status.COMPLETED
+        for a, b in zip(numbers(ours), numbers(theirs), strict=True):
+            assert a == pytest.approx(b, rel=1e-9)
+
+
+def test_divergence_by_the_bound_keeps_what_was_measured(make_study, digits64, pack_of):
+    spec = make_study(
+        budget={"steps": 30},
+        evaluation={"every_steps": 1, "divergence_bound": 1.5},
+        optimizers={"sgd": {"kind": "sgd", "lr": 2.0, "momentum": 0.95}},
+    )
+    (result,) = train_pack(pack_of(spec), digits64)
+    assert result.status is Status.DIVERGED
+    losses = [m.train_loss for m in result.measurements]
+    assert losses[-1] > 1.5 * losses[0]
+    assert all(loss <= 1.5 * losses[0] for loss in losses[:-1])
+    assert result.steps == result.measurements[-1].step < 30
+    assert "bound" in result.message
+
+
+def test_every_member_has_its_own_seed_and_equal_seeds_share_everything():
+    model = PackedModel(lambda: nn.Linear(5, 2), [4, 9, 4])
+    weight = model.params["weight"]
+    assert torch.equal(weight[0], weight[2])
+    assert not torch.equal(weight[0], weight[1])
+
+
+def test_building_a_pack_leaves_the_global_generator_alone():
+    torch.manual_seed(11)
+    expected = torch.rand(1)
+    torch.manual_seed(11)
+    model = PackedModel(lambda: nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), [0, 1])
+    model.train_outputs(torch.ones(2, 3, 4), record=False)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_model_that_vmap_cannot_follow_falls_back_to_the_loop(caplog):
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            y = self.layer(x)
+            return y * 2 if y.sum().item() > 0 else y
+
+    seeds, inputs = [0, 1, 2], torch.randn(3, 5, 3, generator=torch.Generator().manual_seed(0))
+    model = PackedModel(Branching, seeds)
+    with caplog.at_level("INFO"):
+        outputs, _ = model.train_outputs(inputs, record=False)
+    assert "one by one" in caplog.text
+    for k in range(3):
+        weight, bias = model.params["layer.weight"][k], model.params["layer.bias"][k]
+        plain = inputs[k] @ weight.T + bias
+        torch.testing.assert_close(outputs[k], plain * 2 if plain.sum() > 0 else plain)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_recorded_calls_are_the_layers_inputs_and_outputs(members):
+    model = PackedModel(lambda: Residual().double(), list(range(members)))
+    inputs = torch.randn(members, 7, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    outputs, calls = model.train_outputs(inputs, record=True)
+    assert set(calls) == {"first", "second", "head"}
+    (first,), (head,) = calls["first"], calls["head"]
+    torch.testing.assert_close(first.packed(first.inputs), inputs)
+    torch.testing.assert_close(head.packed(head.outputs), outputs)
+    x, weight, bias = head.packed(head.inputs), model.params["head.weight"], model.params["head.bias"]
+    torch.testing.assert_close(torch.einsum("kbi,koi->kbo", x, weight) + bias[:, None], outputs)
+
+
+def test_training_stops_when_all_have_diverged(make_study, digits64, pack_of):
+    spec = make_study(
+        budget={"steps": 500}, evaluation={"every_steps": 5}, optimizers={"sgd": {"kind": "sgd", "lr": [1e8, 1e9]}}
+    )
+    told: list[float] = []
+    results = train_pack(pack_of(spec), digits64, on_progress=told.append)
+    assert [r.status for r in results] == [Status.DIVERGED] * 2
+    assert all(r.steps <= 5 and not math.isnan(r.measurements[0].train_loss) for r in results)
+    assert told == []
+
+
+def test_float32_members_agree_with_float64_while_stable(make_study, digits64, pack_of):
+    spec = make_study(budget={"steps": 50}, optimizers={"kfac": {**KFAC, "lr": 0.02, "damping": 0.1}})
+    (exact,) = train_pack(pack_of(spec), digits64)
+    (single,) = train_pack(pack_of(spec), load_problem(spec.problem))
+    assert single.measurements[-1].train_loss == pytest.approx(exact.measurements[-1].train_loss, rel=1e-3)

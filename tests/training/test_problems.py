@@ -1,0 +1,164 @@
+"""Problems: the digits' split and scale, users' own data and models, and what is refused."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from sensitivity.study.errors import StudyFileError, UserError
+from sensitivity.study.spec import ProblemSpec
+from sensitivity.training.order import PackOrder, batches, gather
+from sensitivity.training.problems import check_study, load_problem
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Write a module of the user's own and make it importable; return its name."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(text: str) -> str:
+        name = f"users_own_{abs(hash((text, str(tmp_path)))):x}"
+        (tmp_path / f"{name}.py").write_text(text)
+        return name
+
+    yield write
+    for name in [name for name in sys.modules if name.startswith("users_own_")]:
+        del sys.modules[name]
+
+
+DATA = """
+import numpy as np
+def data():
+    x = np.arange(24.0).reshape(12, 2); y = np.arange(12) % 3
+    return x[:9], y[:9], x[9:], y[9:]
+"""
+
+
+def test_digits_are_split_by_class_and_standardised_on_the_training_split():
+    data = load_problem(ProblemSpec(), dtype=torch.float64).dataset
+    assert (data.train_size, len(data.test_inputs)) == (1437, 360)
+    assert data.train_inputs.mean().item() == pytest.approx(0, abs=1e-12)
+    assert data.train_inputs.std(correction=0).item() == pytest.approx(1)
+    shares = torch.bincount(data.test_targets) / torch.bincount(torch.as_tensor(load_digits().target))
+    assert shares.min() > 0.18
+    assert shares.max() < 0.22
+    # No image is lost or in both splits.
+    both = torch.cat((data.train_inputs, data.test_inputs)).flatten(1)
+    assert len({tuple(row) for row in both.numpy().round(9)}) == len({tuple(row) for row in load_digits().data})
+
+
+def test_another_split_seed_is_another_split():
+    one, two = (load_problem(ProblemSpec(split_seed=k)).dataset.test_targets for k in (0, 1))
+    assert not torch.equal(one, two)
+
+
+def test_a_users_data_set_and_model_train(module, make_study):
+    name = module(DATA + "import torch\ndef model(shape, outputs):\n    return torch.nn.Linear(shape[0], outputs)\n")
+    spec = make_study(problem={"dataset": f"{name}:data", "model": f"{name}:model"}, batch_sizes=[3])
+    problem = load_problem(spec.problem)
+    check_study(spec, problem, source="x.toml")
+    assert problem.build_model().out_features == 3
+    assert problem.dataset.train_inputs.dtype == torch.float32
+
+
+def test_squared_error_counts_half_the_distance_and_has_no_accuracy(module, make_study, pack_of):
+    from sensitivity.training.loop import train_pack
+
+    name = module(
+        "import torch\n"
+        "def data():\n    x = torch.eye(4); y = torch.tensor([[1.0, 2], [3, 4], [5, 6], [7, 8]])\n"
+        "    return x, y, x, y\n"
+        "def model(shape, outputs):\n    m = torch.nn.Linear(4, outputs); torch.nn.init.zeros_(m.weight)\n"
+        "    torch.nn.init.zeros_(m.bias); return m\n"
+    )
+    problem = {"dataset": f"{name}:data", "model": f"{name}:model", "loss": "squared_error"}
+    spec = make_study(problem=problem, batch_sizes=[4], budget={"steps": 1})
+    (result,) = train_pack(pack_of(spec), load_problem(spec.problem, dtype=torch.float64))
+    assert result.measurements[0].train_loss == pytest.approx(sum(v * v for v in range(1, 9)) / 4 / 2)
+    assert np.isnan(result.measurements[-1].test_accuracy)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def data(): return 1", "must return train inputs, train targets, test inputs, test targets"),
+        ("import torch\ndef data(): return [torch.zeros(3, 2), torch.zeros(4).long()] * 2", "3 train inputs and 4"),
+        ("import torch\ndef data(): return [torch.zeros(0, 2), torch.zeros(0).long()] * 2", "at least one"),
+        (
+            "import torch\ndef data(): return [torch.tensor([[float('nan')]]), torch.zeros(1).long()] * 2",
+            "NaN or infinity",
+        ),
+        ("import torch\ndef data(): return [torch.zeros(3, 2), torch.zeros(3)] * 2", "int64 of shape [examples]"),
+        ("import torch\ndef data(): return [torch.zeros(3, 2), -torch.ones(3).long()] * 2", "from 0"),
+        ("other = 1", "has no function 'data'"),
+    ],
+)
+def test_what_a_users_data_set_must_be_is_said(module, text, message):
+    name = module(text)
+    with pytest.raises(UserError, match=r"problem\.dataset") as caught:
+        load_problem(ProblemSpec(dataset=f"{name}:data"))
+    assert message in str(caught.value)
+
+
+def test_a_missing_module_is_named_with_the_mend():
+    with pytest.raises(UserError, match=r"no_such_module_at_all.*\n.*beside the study file"):
+        load_problem(ProblemSpec(dataset="no_such_module_at_all:data"))
+
+
+def test_all_that_only_the_data_can_tell_is_reported_at_once(make_study):
+    spec = make_study(batch_sizes=[1437, 1438, 4096], evaluation={"train_examples": 1500})
+    with pytest.raises(StudyFileError) as caught:
+        check_study(spec, load_problem(spec.problem), source="x.toml")
+    assert [line.split(":")[0] for line in caught.value.mistakes] == [
+        "batch_sizes[1]",
+        "batch_sizes[2]",
+        "evaluation.train_examples",
+    ]
+    assert all("1437" in line for line in caught.value.mistakes)
+
+
+def test_a_model_that_fails_is_reported_before_anything_runs(module, make_study):
+    name = module("import torch\ndef model(shape, outputs): return torch.nn.Linear(3, outputs)")
+    spec = make_study(problem={"model": f"{name}:model"})
+    with pytest.raises(StudyFileError, match=r"problem\.model.*fails on two examples"):
+        check_study(spec, load_problem(spec.problem), source="x.toml")
+
+
+def test_what_is_no_module_is_refused(module, make_study):
+    name = module("def model(shape, outputs): return 3")
+    spec = make_study(problem={"model": f"{name}:model"})
+    with pytest.raises(UserError, match=r"returned int; return a torch\.nn\.Module"):
+        check_study(spec, load_problem(spec.problem), source="x.toml")
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 10, 16])
+def test_the_stream_of_examples_is_whole_passes(batch_size):
+    stream = batches(5, train_size=16, batch_size=batch_size)
+    drawn = torch.cat([next(stream) for _ in range(16)])
+    for start in range(0, len(drawn) - 15, 16):
+        assert sorted(drawn[start : start + 16].tolist()) == list(range(16))
+
+
+def test_the_stream_does_not_depend_on_the_batch_size():
+    small, large = batches(5, train_size=16, batch_size=2), batches(5, train_size=16, batch_size=16)
+    assert torch.equal(torch.cat([next(small) for _ in range(16)]), torch.cat([next(large) for _ in range(2)]))
+
+
+def test_members_draw_from_their_own_seeds_also_after_some_are_dropped():
+    order = PackOrder([1, 2, 1], train_size=10, batch_size=4)
+    alone = {seed: batches(seed, train_size=10, batch_size=4) for seed in (1, 2)}
+    for _ in range(3):
+        ones, twos = next(alone[1]), next(alone[2])
+        assert torch.equal(order.draw(), torch.stack([ones, twos, ones]))
+    order.select([1])
+    assert torch.equal(order.draw(), next(alone[2])[None])
+
+
+def test_gathering_shared_rows_equals_gathering_each():
+    table = torch.arange(30.0).view(10, 3)
+    rows = torch.tensor([4, 1, 4])
+    shared = gather(table, rows.expand(5, -1))
+    assert torch.equal(shared, gather(table, rows.repeat(5, 1)))
+    assert shared.stride(0) == 0
