@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,23 +31,50 @@ class Place:
 
     def child(self, name: str) -> Place:
         """Return the folder `name` in this one."""
-        return Place(self.filesystem, f"{self.path}/{name}", f"{self.uri.rstrip('/')}/{name}")
+        return Place(self.filesystem, f"{self.path}/{name}", self.uri_of(name))
+
+    def uri_of(self, name: str) -> str:
+        """Return the URI of a file or folder in this one; options such as ``?region=`` stay at its end."""
+        folder, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        return f"{folder.rstrip('/')}/{name}{mark}{options}"
 
     def folders(self) -> tuple[Place, ...]:
-        """Return the folders in this one, by name; none if it does not exist."""
-        infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        return tuple(self.child(info.base_name) for info in sorted(infos, key=lambda i: i.path) if not info.is_file)
+        """Return the folders in this one, by name; none if it does not exist.
+
+        Raises:
+            StorageError: it can't be reached, or is a file.
+        """
+        return tuple(self.child(info.base_name) for info in self._entries() if info.type == fs.FileType.Directory)
 
     def files(self, suffix: str) -> tuple[str, ...]:
-        """Return the names of this folder's files that end in `suffix`, sorted; none without the folder."""
-        infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        return tuple(
-            sorted(i.base_name for i in infos if i.is_file and i.base_name.endswith(suffix) and i.base_name[0] != ".")
-        )
+        """Return the names of this folder's files that end in `suffix`, sorted; none without the folder.
+
+        Raises:
+            StorageError: it can't be reached, or is a file.
+        """
+        return tuple(i.base_name for i in self._entries() if i.is_file and i.base_name.endswith(suffix))
+
+    def _entries(self) -> list[fs.FileInfo]:
+        with self._faults("can't be read"):
+            infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        return sorted((i for i in infos if not i.base_name.startswith(".")), key=lambda i: str(i.base_name))
 
     def exists(self, name: str) -> bool:
-        """Whether the file `name` is there."""
-        return bool(self.filesystem.get_file_info(f"{self.path}/{name}").is_file)
+        """Whether the file `name` is there.
+
+        Raises:
+            StorageError: the place can't be reached.
+        """
+        return bool(self._info(name).is_file)
+
+    def modified_at(self, name: str) -> float:
+        """Return when a file was last written, in seconds since the epoch; 0 where that is not known."""
+        written = self._info(name).mtime
+        return float(written.timestamp()) if written is not None else 0.0
+
+    def _info(self, name: str) -> fs.FileInfo:
+        with self._faults("can't be read"):
+            return self.filesystem.get_file_info(f"{self.path}/{name}")
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes.
@@ -52,38 +82,63 @@ class Place:
         Raises:
             StorageError: it can't be read.
         """
-        try:
-            with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
-                return bytes(stream.read())
-        except OSError as error:
-            raise StorageError(f"{self.uri}/{name}: can't be read ({_first_line(error)})") from None
+        with self._faults("can't be read", name), self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+            return bytes(stream.read())
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
         """Put a whole file in its place, replacing one of the same name.
 
-        On a local disk it is written beside and renamed; an object store shows an object only when complete.
+        On a local disk it is written beside, flushed to the disk and renamed; an object store shows an object only
+        when complete.
 
         Raises:
             StorageError: the place can't be written; nothing that was there has changed.
         """
         target = f"{self.path}/{name}"
-        try:
+        with self._faults("can't be written"):
+            if self.is_local:
+                _write_local(Path(target), data)
+                return
             self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-            written = f"{target.rpartition('/')[0]}/.{uuid.uuid4().hex}.tmp" if self.is_local else target
-            with self.filesystem.open_output_stream(written) as stream:
+            with self.filesystem.open_output_stream(target) as stream:
                 stream.write(data)
-            if written != target:
-                self.filesystem.move(written, target)
-        except OSError as error:
-            raise StorageError(
-                f"{self.uri}: can't be written ({_first_line(error)})\n"
-                "  Give a place that you may write to, with space left: --storage URI"
-            ) from None
 
     def delete(self, name: str) -> None:
-        """Remove a file if it is there."""
+        """Remove a file if it is there.
+
+        Raises:
+            StorageError: it can't be removed.
+        """
         if self.exists(name):
-            self.filesystem.delete_file(f"{self.path}/{name}")
+            with self._faults("can't be written"), contextlib.suppress(FileNotFoundError):
+                self.filesystem.delete_file(f"{self.path}/{name}")
+
+    @contextlib.contextmanager
+    def _faults(self, what: str, name: str = "") -> Iterator[None]:
+        """Turn a file system's errors into one that a user can mend."""
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            mend = (
+                "Give a place that you may write to, with space left: --storage URI"
+                if "written" in what
+                else "Check that it is the right place, and that you may read it"
+            )
+            where = self.uri_of(name) if name else self.uri
+            raise StorageError(f"{where}: {what} ({first_line(error)})\n  {mend}") from None
+
+
+def _write_local(target: Path, data: bytes | pa.Buffer) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with beside.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def place(uri: str) -> Place:
@@ -94,15 +149,16 @@ def place(uri: str) -> Place:
     """
     if "://" not in uri:
         path = Path(uri).expanduser().absolute()
-        return Place(fs.LocalFileSystem(), path.as_posix(), uri.rstrip("/") or "/")
+        return Place(fs.LocalFileSystem(), path.as_posix(), uri.rstrip("/") or path.as_posix())
     try:
         filesystem, path_text = fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise StorageError(
-            f"storage {uri!r}: {_first_line(error)}\n  Give a folder, or a URI such as s3://bucket/folder"
+            f"storage {uri!r}: {first_line(error)}\n  Give a folder, or a URI such as s3://bucket/folder"
         ) from None
     return Place(filesystem, path_text.rstrip("/"), uri.rstrip("/"))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return an error's message, cut to its first line."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import uuid
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -19,25 +20,45 @@ HEARTBEAT_S = 5.0
 STALE_S = 60.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Holder:
+    token: str
+    host: str
+    pid: int
+    renewed_at: float
+
+    @property
+    def alive(self) -> bool:
+        if self.host == socket.gethostname() and self.pid > 0:
+            try:
+                os.kill(self.pid, 0)
+            except (ProcessLookupError, OverflowError):
+                return False
+            except PermissionError:
+                pass
+        return time.time() - self.renewed_at < STALE_S
+
+
 class WriterLock:
     """Held for as long as a study is written; a context manager.
 
     A lock is stale when its holder is a dead process of this machine, or has not renewed it for `STALE_S`
-    seconds; a stale lock is taken over.
+    seconds; a stale lock is taken over. A lock file that can't be understood is judged by its age alone.
     """
 
     def __init__(self, directory: Place) -> None:
         self._directory = directory
-        self._content = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid.uuid4().hex}
+        self._token = uuid.uuid4().hex
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="writer-lock", daemon=True)
 
     def __enter__(self) -> WriterLock:
         holder = self._holder()
-        if holder is not None and self._alive(holder):
+        if holder is not None and holder.alive:
             raise StorageError(
-                f"{self._directory.uri}: being written by process {holder['pid']} on {holder['host']}\n"
-                "  Wait for it, or stop it (Ctrl-C there), then run again"
+                f"{self._directory.uri}: being written by process {holder.pid or '?'} on {holder.host or '?'}\n"
+                "  Wait for it, or stop it (Ctrl-C there), then run again. A lock left by a crash there is void "
+                f"after {STALE_S:.0f} s"
             )
         if holder is not None:
             self._directory.delete(LOCK)
@@ -50,54 +71,67 @@ class WriterLock:
     ) -> None:
         self._stop.set()
         self._heart.join()
-        self._directory.delete(LOCK)
+        if self._is_mine():
+            self._directory.delete(LOCK)
 
     def _take(self) -> None:
         if self._directory.is_local:  # atomic: of two that try at once, one fails
-            path = Path(self._directory.path) / LOCK
+            folder = Path(self._directory.path)
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("xb") as stream:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise self._unwritable(error) from None
+            try:
+                with (folder / LOCK).open("xb") as stream:
                     stream.write(self._fresh())
             except FileExistsError:
-                raise StorageError(f"{self._directory.uri}: another writer was quicker; wait for it") from None
+                raise self._outrun() from None
             except OSError as error:
-                raise StorageError(
-                    f"{self._directory.uri}: can't be written ({error.strerror})\n"
-                    "  Give a place that you may write to, with space left: --storage URI"
-                ) from None
-            return
-        self._directory.write(LOCK, self._fresh())
-        holder = self._holder()  # an object store keeps the last of two that wrote
-        if holder is None or holder["token"] != self._content["token"]:
-            raise StorageError(f"{self._directory.uri}: another writer was quicker; wait for it")
+                raise self._unwritable(error) from None
+        else:
+            self._directory.write(LOCK, self._fresh())
+        if not self._is_mine():  # an object store keeps the last of two that wrote
+            raise self._outrun()
+
+    def _outrun(self) -> StorageError:
+        return StorageError(f"{self._directory.uri}: another writer was quicker; wait for it")
+
+    def _unwritable(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"{self._directory.uri}: can't be written ({error.strerror})\n"
+            "  Give a place that you may write to, with space left: --storage URI"
+        )
 
     def _fresh(self) -> bytes:
-        return json.dumps({**self._content, "renewed_at": time.time()}).encode()
+        holder = _Holder(token=self._token, host=socket.gethostname(), pid=os.getpid(), renewed_at=time.time())
+        return json.dumps(asdict(holder)).encode()
 
-    def _holder(self) -> dict[str, str | int | float] | None:
+    def _is_mine(self) -> bool:
+        holder = self._holder()
+        return holder is not None and holder.token == self._token
+
+    def _holder(self) -> _Holder | None:
         if not self._directory.exists(LOCK):
             return None
         try:
             content = json.loads(self._directory.read(LOCK))
-        except json.JSONDecodeError:
-            return None
-        return content if isinstance(content, dict) and "pid" in content else None
-
-    @staticmethod
-    def _alive(holder: dict[str, str | int | float]) -> bool:
-        if holder["host"] == socket.gethostname():
-            try:
-                os.kill(int(holder["pid"]), 0)
-            except ProcessLookupError:
-                return False
-            except PermissionError:
-                pass
-        return time.time() - float(holder["renewed_at"]) < STALE_S
+            return _Holder(
+                token=str(content["token"]),
+                host=str(content["host"]),
+                pid=int(content["pid"]),
+                renewed_at=float(content["renewed_at"]),
+            )
+        except StorageError:
+            if self._directory.exists(LOCK):
+                raise
+            return None  # released a moment ago
+        except (ValueError, KeyError, TypeError):
+            return _Holder(token="", host="", pid=0, renewed_at=self._directory.modified_at(LOCK))
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
-                self._directory.write(LOCK, self._fresh())
+                if self._is_mine():
+                    self._directory.write(LOCK, self._fresh())
             except StorageError:
                 continue  # the writer itself will meet the fault, and say so

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sensitivity.store.directory import Place
+from sensitivity.store.directory import Place, first_line
 from sensitivity.store.schema import SCHEMA_VERSION
 from sensitivity.study.errors import StorageError
 from sensitivity.study.provenance import code_version, machine, package_versions
@@ -61,12 +61,12 @@ def read_manifest(directory: Place) -> Manifest:
                 f"  Read it with what wrote it ({content.get('written_by', 'unknown')}), or {mend}"
             )
         return Manifest(
-            spec=StudySpec.model_validate(content["spec"]), source=content["source"], specs=content["specs"]
+            spec=StudySpec.model_validate(content["spec"]), source=str(content["source"]), specs={**content["specs"]}
         )
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValidationError) as error:
-        reason = type(error).__name__ if isinstance(error, ValidationError) else str(error)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = "its study is not valid" if isinstance(error, ValidationError) else first_line(error)
         raise StorageError(
-            f"{directory.uri}/{MANIFEST}: damaged ({reason})\n"
+            f"{directory.uri_of(MANIFEST)}: damaged ({reason})\n"
             "  Restore it from a copy; or move it away and run the same study file again: its runs are kept"
         ) from None
 

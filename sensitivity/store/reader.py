@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sensitivity.store.directory import Place
+from sensitivity.store.directory import Place, first_line
 from sensitivity.store.manifest import MANIFEST, Manifest, read_manifest
-from sensitivity.store.schema import PARAM_PREFIX, curves_schema, runs_schema
-from sensitivity.store.writer import CURVES, PLAN, RUNS
+from sensitivity.store.schema import PARAM_PREFIX, curves_schema, plan_schema, runs_schema
+from sensitivity.store.writer import CURVES, PLAN, RUNS, plan_table
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.results import Status
+from sensitivity.study.trials import expand
+
+_PART = "_part"
+_FINAL = [status.value for status in Status if status.final]
 
 
 @dataclass(frozen=True)
@@ -37,19 +42,16 @@ def read_study(directory: Place) -> Study:
         StorageError: no study there, another schema version, or a damaged part (named, with the mend).
     """
     manifest = read_manifest(directory)
-    plan = _read_part(directory, PLAN).to_pandas() if directory.exists(PLAN) else pd.DataFrame({"trial_id": []})
-    names = directory.child(RUNS).files(".parquet")
-    results = _latest(_concat(directory, RUNS, names, lambda table: runs_schema(_params(table))))
+    plan = _read_plan(directory, manifest)
+    results = _results(directory)
     extra = ["trial_id", *(name for name in results.columns if name not in plan.columns)]
     runs = plan.merge(results[extra], on="trial_id", how="left", validate="one_to_one")
     runs["status"] = runs["status"].fillna(Status.PENDING.value)
     for name in ("message", "traceback"):
         runs[name] = runs[name].fillna("")
-    curves = _concat(directory, CURVES, names, lambda _: curves_schema())
-    curves = curves[curves["trial_id"].isin(runs["trial_id"])]
-    curves = curves.drop_duplicates(["trial_id", "step"], keep="last").sort_values(["trial_id", "step"])
+    curves = _read_curves(directory, runs)
     unplanned = int((~results["trial_id"].isin(plan["trial_id"])).sum())
-    return Study(manifest, runs, curves.reset_index(drop=True), unplanned)
+    return Study(manifest, runs.drop(columns=_PART), curves, unplanned)
 
 
 def finished_trials(directory: Place) -> frozenset[str]:
@@ -58,10 +60,8 @@ def finished_trials(directory: Place) -> frozenset[str]:
     Raises:
         StorageError: a damaged part.
     """
-    names = directory.child(RUNS).files(".parquet")
-    results = _latest(_concat(directory, RUNS, names, lambda table: runs_schema(_params(table))))
-    final = [status.value for status in Status if status.final]
-    return frozenset(results.loc[results["status"].isin(final), "trial_id"])
+    results = _results(directory)
+    return frozenset(results.loc[results["status"].isin(_FINAL), "trial_id"])
 
 
 def studies(root: Place) -> tuple[Place, ...]:
@@ -80,46 +80,71 @@ def export_runs(directory: Place, suffix: str) -> bytes:
     if suffix not in (".csv", ".parquet"):
         raise UserError(f"can't export to {suffix or 'a file without a suffix'!r}; allowed: .csv, .parquet")
     runs = read_study(directory).runs
+    schema = runs_schema(_params(runs.columns))
+    # Pending runs have made pandas turn integers into floats; a table written for others has its own types again.
+    table = pa.Table.from_pandas(runs[schema.names], schema=schema, preserve_index=False)
     if suffix == ".csv":
-        return runs.to_csv(index=False).encode()
-    return bytes(runs.to_parquet(index=False))
+        text: str = table.to_pandas(integer_object_nulls=True).to_csv(index=False)
+        return text.encode()
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return bytes(sink.getvalue())
 
 
-def _params(table: pa.Table) -> list[str]:
-    return [name.removeprefix(PARAM_PREFIX) for name in table.column_names if name.startswith(PARAM_PREFIX)]
+def _params(columns: Iterable[str]) -> list[str]:
+    return [name.removeprefix(PARAM_PREFIX) for name in columns if name.startswith(PARAM_PREFIX)]
 
 
-def _latest(runs: pd.DataFrame) -> pd.DataFrame:
-    """Keep the last result of each trial: a retry comes after the interruption that it mends."""
-    return runs.sort_values("finished_at", kind="stable").drop_duplicates("trial_id", keep="last")
+def _read_plan(directory: Place, manifest: Manifest) -> pd.DataFrame:
+    if not directory.exists(PLAN):  # a kill between the first two writes of a study
+        plan: pd.DataFrame = plan_table(expand(manifest.spec, source=manifest.source)).to_pandas()
+    else:
+        plan = _read_part(directory, PLAN, lambda table: plan_schema(_params(table.column_names))).to_pandas()
+    if not plan["trial_id"].is_unique:
+        raise _damaged(directory, PLAN, "a trial stands in it twice")
+    return plan
 
 
-def _concat(
-    directory: Place, folder: str, names: tuple[str, ...], schema: Callable[[pa.Table], pa.Schema]
-) -> pd.DataFrame:
-    tables = []
-    for name in names:
-        table = _read_part(directory, f"{folder}/{name}")
-        try:
-            tables.append(table.select(schema(table).names).cast(schema(table)))
-        except (KeyError, pa.ArrowInvalid) as error:
-            raise _damaged(directory, f"{folder}/{name}", str(error).splitlines()[0]) from None
-    empty = runs_schema([]).empty_table() if folder == RUNS else curves_schema().empty_table()
-    merged: pd.DataFrame = pa.concat_tables([empty, *tables], promote_options="default").to_pandas()
-    return merged
+def _results(directory: Place) -> pd.DataFrame:
+    """Return the result that counts of each trial, and the part it stands in.
+
+    That is the last one, except that an interruption never hides a final result, whatever the clocks said.
+    """
+    tables = [runs_schema([]).append(pa.field(_PART, pa.string())).empty_table()]
+    for name in directory.child(RUNS).files(".parquet"):
+        table = _read_part(directory, f"{RUNS}/{name}", lambda table: runs_schema(_params(table.column_names)))
+        tables.append(table.append_column(_PART, pa.array([name] * len(table), pa.string())))
+    runs: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
+    order = runs.assign(final=runs["status"].isin(_FINAL)).sort_values(["final", "finished_at"], kind="stable").index
+    return runs.loc[order].drop_duplicates("trial_id", keep="last")
 
 
-def _read_part(directory: Place, name: str) -> pa.Table:
+def _read_curves(directory: Place, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the curves of `runs`, each from the part that its result stands in."""
+    tables = [curves_schema().empty_table()]
+    for name, group in runs.groupby(_PART)["trial_id"]:
+        table = _read_part(directory, f"{CURVES}/{name}", lambda _: curves_schema())
+        tables.append(table.filter(pc.is_in(table["trial_id"], pa.array(group, pa.string()))))
+    curves: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+    return curves.sort_values(["trial_id", "step"], ignore_index=True)
+
+
+def _read_part(directory: Place, name: str, schema: Callable[[pa.Table], pa.Schema]) -> pa.Table:
+    if not directory.exists(name):
+        raise _damaged(directory, name, "it is missing")
+    data = directory.read(name)
     try:
-        return pq.read_table(pa.BufferReader(directory.read(name)))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _damaged(directory, name, str(error).splitlines()[0]) from None
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        return table.select(schema(table).names).cast(schema(table))
+    except (KeyError, OSError, pa.ArrowException) as error:
+        raise _damaged(directory, name, first_line(error)) from None
 
 
 def _damaged(directory: Place, name: str, reason: str) -> StorageError:
+    folder, _, part = name.rpartition("/")
     mend = (
-        "Run the same study again: the plan is written anew"
-        if name == PLAN
-        else "Move this file away and run the same study again: only its runs are done again"
+        f"Move {directory.uri_of(f'{RUNS}/{part}')} away and run the same study again: only its runs are done again"
+        if folder
+        else "Run the same study again: the plan is written anew"
     )
-    return StorageError(f"{directory.uri}/{name}: damaged Parquet file ({reason})\n  {mend}; nothing was changed")
+    return StorageError(f"{directory.uri_of(name)}: damaged Parquet file ({reason})\n  {mend}; nothing was changed")

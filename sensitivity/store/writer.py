@@ -21,8 +21,12 @@ PLAN, RUNS, CURVES = "plan.parquet", "runs", "curves"
 
 def write_plan(directory: Place, trials: Sequence[Trial]) -> None:
     """Replace the plan: one row a planned trial."""
-    schema = plan_schema(_param_names(trials))
-    directory.write(PLAN, _parquet([_trial_row(trial) for trial in trials], schema))
+    directory.write(PLAN, _parquet(plan_table(trials)))
+
+
+def plan_table(trials: Sequence[Trial]) -> pa.Table:
+    """Return one row a planned trial."""
+    return pa.Table.from_pylist([_trial_row(trial) for trial in trials], schema=plan_schema(_param_names(trials)))
 
 
 def append(directory: Place, result: PackResult, *, spec_hash: str, code_version: str) -> None:
@@ -52,17 +56,18 @@ def append(directory: Place, result: PackResult, *, spec_hash: str, code_version
         for m in run.measurements
     ]
     name = f"{result.pack_id}-{uuid.uuid4().hex[:8]}.parquet"
-    directory.write(f"{CURVES}/{name}", _parquet(curves, curves_schema()))
-    directory.write(f"{RUNS}/{name}", _parquet(rows, runs_schema(_param_names(run.trial for run in result.runs))))
+    schema = runs_schema(_param_names(run.trial for run in result.runs))
+    directory.write(f"{CURVES}/{name}", _parquet(pa.Table.from_pylist(curves, schema=curves_schema())))
+    directory.write(f"{RUNS}/{name}", _parquet(pa.Table.from_pylist(rows, schema=schema)))
 
 
 def _param_names(trials: Iterable[Trial]) -> set[str]:
     return {name for trial in trials for name, _ in trial.hyperparameters}
 
 
-def _parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Buffer:
+def _parquet(table: pa.Table) -> pa.Buffer:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 
