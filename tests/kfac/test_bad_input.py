@@ -248,9 +248,9 @@ def test_a_pack_that_starts_without_captures_is_refused(truth: Any) -> None:
         )
     with pytest.raises(ValueError, match="no leading dimension"):
         select(state, torch.tensor([0]))
+    grads, captures = truth.captures_of(model, lambda: model(torch.randn(3, 4)).sum())
+    del captures["2"]
     with pytest.raises(ValueError, match="Layer '2' was not captured"):
-        grads, captures = truth.captures_of(model, lambda: model(torch.randn(3, 4)).sum())
-        del captures["2"]
         step(KFACConfig(), state, params, grads, captures, Hyperparameters(lr=1, damping=1))
     with pytest.raises(ValueError, match="no parameter named"):
         init_state(layers_of(model), {"0.weight": params["0.weight"]}, KFACConfig())

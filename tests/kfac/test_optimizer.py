@@ -113,7 +113,7 @@ def test_a_restored_run_continues_exactly(variant: str, tmp_path: Any) -> None:
 
 def test_a_state_of_another_model_is_refused() -> None:
     model, other = model_of(), nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 7)).to(DOUBLE)
-    with pytest.raises(ValueError, match="parameter group|differ"):
+    with pytest.raises(ValueError, match=r"parameter group|differ"):
         KFAC(other, KFACConfig()).load_state_dict(KFAC(model, KFACConfig()).state_dict())
 
 

@@ -1,0 +1,91 @@
+"""Two gloo ranks with half a batch each against one process with the joint batch."""
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from sensitivity.kfac import KFAC, KFACConfig
+
+DOUBLE = torch.float64
+VARIANTS: dict[str, dict[str, Any]] = {
+    "factored": {},
+    "exact": {"damping_form": "exact", "others": "diagonal"},
+    "ekfac": {"damping_form": "exact", "ekfac": True, "inverse_interval": 4},
+    "type2, reduce": {"fisher": "type2", "sharing": "reduce"},
+}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.GroupNorm(1, 3),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(27, 8),
+        nn.Tanh(),
+        nn.Linear(8, 4),
+    ).to(DOUBLE)
+
+
+def train(model: nn.Module, config: KFACConfig, part: slice) -> dict[str, torch.Tensor]:
+    optimizer = KFAC(model, config)
+    for index in range(5):
+        generator = torch.Generator().manual_seed(index)
+        x = torch.randn(60, 1, 3, 3, generator=generator, dtype=DOUBLE)[part]
+        y = torch.randint(4, (60,), generator=generator)[part]
+        optimizer.zero_grad()
+        outputs = model(x)
+        optimizer.observe(outputs)
+        functional.cross_entropy(outputs, y).backward()
+        optimizer.step()
+    return {name.removeprefix("module."): p.detach() for name, p in model.named_parameters()}
+
+
+def rank_main(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(Path(folder) / "store"), 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    found = {}
+    for variant, options in VARIANTS.items():
+        model = DistributedDataParallel(network())
+        found[variant] = train(
+            model, KFACConfig(lr=0.1, damping=0.1, **{"inverse_interval": 2, **options}), slice(rank, None, 2)
+        )
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    commands = [[sys.executable, __file__, str(rank), str(folder)] for rank in range(2)]
+    running = [subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, text=True) for c in commands]
+    errors = [process.communicate(timeout=100)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_ranks_are_one_process_with_the_joint_batch(variant: str, ranks: Any) -> None:
+    alone = train(
+        network(), KFACConfig(lr=0.1, damping=0.1, **{"inverse_interval": 2, **VARIANTS[variant]}), slice(None)
+    )
+    for name, p in alone.items():
+        torch.testing.assert_close(ranks[0][variant][name], p, rtol=1e-8, atol=1e-11)
+        assert torch.equal(ranks[0][variant][name], ranks[1][variant][name])
+
+
+if __name__ == "__main__":
+    rank_main(int(sys.argv[1]), sys.argv[2])
