@@ -71,9 +71,8 @@ class Axis(Section):
         return round_significant(self.low + u * (self.high - self.low))
 
 
-_Ends = Annotated[
-    tuple[Annotated[float, AfterValidator(round_significant)], ...], AsList, Field(min_length=2, max_length=2)
-]
+_End = Annotated[float, AfterValidator(round_significant)]
+_Ends = Annotated[tuple[_End, _End], AsList]
 
 
 class _Interval(Section):

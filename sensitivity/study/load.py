@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import json
+import re
 import tomllib
 import typing
 from collections.abc import Iterable
@@ -34,7 +36,6 @@ _PLAIN = {
     "greater_than_equal": "must be >= {ge}",
     "less_than": "must be < {lt}",
     "less_than_equal": "must be <= {le}",
-    "too_short": "give {min_length} values",
     "too_long": "give {max_length} values",
 }
 """Pydantic's own messages in the words of TOML, by error type."""
@@ -106,7 +107,7 @@ def _sentence(item: dict[str, Any], raw: dict[str, Any]) -> str:
         hint = _nearest(str(location[-1]), names)
         return f"{field}: unknown field{hint}. Allowed here: {', '.join(names)}"
     if kind == "missing":
-        return f"{field}: missing; it has no default"
+        return f"{field}: missing" + ("" if isinstance(location[-1], int) else "; it has no default")
     if kind == "union_tag_not_found":
         return f'{field}.kind: missing; give kind = "sgd" or kind = "kfac"'
     if kind == "union_tag_invalid":
@@ -129,7 +130,8 @@ def _got(value: Any, message: str) -> str:
     if value is None or isinstance(value, dict):
         return ""
     shown = repr(value)
-    return "" if len(shown) > 60 or shown in message else f" (got {shown})"
+    said = re.search(rf"(?<![\w.]){re.escape(shown)}(?![\w.])", message)
+    return "" if len(shown) > 60 or said else f" (got {shown})"
 
 
 def _without_tags(location: tuple[Any, ...], raw: dict[str, Any]) -> tuple[Any, ...]:
@@ -144,7 +146,11 @@ def _without_tags(location: tuple[Any, ...], raw: dict[str, Any]) -> tuple[Any, 
 def _path(location: Iterable[Any]) -> str:
     text = ""
     for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            key = part if re.fullmatch(r"[\w[\]-]+", part) else json.dumps(part)  # bare or quoted, as in TOML
+            text += f".{key}" if text else key
     return text
 
 
