@@ -384,7 +384,7 @@ def valid_or_named(raw):
 
 
 @given(TABLES)
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_any_toml_is_a_study_or_named_mistakes(raw):
     valid_or_named(raw)
 
@@ -403,7 +403,7 @@ SPOTS = [(base, path) for base in BASES for path in places(base)]
 @given(
     st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(["set", "delete", "add"]), TREES), min_size=1, max_size=4)
 )
-@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_a_damaged_study_is_a_study_or_named_mistakes(changes):
     base = copy.deepcopy(BASES[changes[0][0] % len(BASES)])
     for spot, action, value in changes:
