@@ -89,7 +89,8 @@ def _run_missing(
             packs = plan.packs(finished=finished, workers=at_once)
             before = sum(trial.id in finished for trial in plan.trials)
             progress = Progress(planned=len(plan.trials), finished_before=before, work=_work(plan, packs))
-            with show(progress) as on_change:
+            # Once more inside: Ray's start puts a SIGTERM handler of its own in place of ours.
+            with interruptible(), show(progress) as on_change:
                 on_change()
                 run_packs(plan, packs, directory, manifest, workers=at_once, progress=progress, on_change=on_change)
 
