@@ -1,4 +1,4 @@
-"""Stopping on request: SIGINT (Ctrl-C) and SIGTERM (a job's stop) become one exception."""
+"""Stopping on request: SIGTERM (a job's stop) ends a command the way SIGINT (Ctrl-C) does."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import threading
 from collections.abc import Iterator
 
 
-class Interrupted(BaseException):
-    """The user, or the system, asked the command to stop. Everything reported so far is kept."""
-
-
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise ``Interrupted`` on SIGINT and SIGTERM while inside (in the main thread, which alone gets signals)."""
+    """Raise ``KeyboardInterrupt`` on SIGINT and SIGTERM while inside (in the main thread, which alone gets signals).
+
+    It is ``KeyboardInterrupt`` because Ray's native code lets no other exception through while it waits.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -22,7 +21,7 @@ def interruptible() -> Iterator[None]:
     def stop(number: int, _: object) -> None:
         for each in before:  # a second signal must not break the tidying up after the first
             signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(signal.Signals(number).name)
+        raise KeyboardInterrupt(signal.Signals(number).name)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from sensitivity.execution.environment import ray_environment
-from sensitivity.execution.interruption import Interrupted, interruptible
+from sensitivity.execution.interruption import interruptible
 from sensitivity.execution.prepare import Plan, available_workers
 from sensitivity.execution.progress import Progress
 from sensitivity.store.directory import Place
@@ -56,7 +56,7 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
             try:
                 with interruptible():
                     _run_missing(plan, finished, directory, manifest, address=address, workers=workers, show=show)
-            except Interrupted:
+            except KeyboardInterrupt:
                 interrupted = True
         statuses = read_study(directory).runs["status"].value_counts()
     return Outcome(
