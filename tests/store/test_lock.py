@@ -1,0 +1,158 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from sensitivity.store import lock
+from sensitivity.store.directory import place
+from sensitivity.store.lock import LOCK, STALE_S, WriterLock
+from sensitivity.study.errors import StorageError
+
+
+def leave(directory, *, pid, age=0.0, host=None):
+    """Leave a lock file as another writer would."""
+    content = {"token": "other", "host": host or socket.gethostname(), "pid": pid, "renewed_at": time.time() - age}
+    directory.write(LOCK, json.dumps(content).encode())
+
+
+@pytest.fixture(scope="module")
+def dead():
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_lock_names_its_holder_and_goes_when_it_is_done(directory):
+    with WriterLock(directory):
+        content = json.loads(directory.read(LOCK))
+        assert (content["pid"], content["host"]) == (os.getpid(), socket.gethostname())
+        assert abs(content["renewed_at"] - time.time()) < 5
+    assert not directory.exists(LOCK)
+    with WriterLock(directory):
+        pass
+
+
+def test_a_second_writer_is_refused_and_the_first_keeps_its_lock(directory):
+    with WriterLock(directory):
+        held = directory.read(LOCK)
+        with pytest.raises(StorageError) as caught, WriterLock(directory):
+            pytest.fail("two writers")
+        holder = f"process {os.getpid()} on {socket.gethostname()}"
+        assert str(caught.value).startswith(f"{directory.uri}: being written by {holder}\n  Wait for it, or stop it")
+        assert directory.read(LOCK) == held
+    assert not directory.exists(LOCK)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt])
+def test_a_lock_is_released_when_its_writer_fails(directory, fault):
+    with pytest.raises(fault), WriterLock(directory):
+        raise fault
+    assert not directory.exists(LOCK)
+
+
+def test_a_dead_process_of_this_machine_holds_nothing(directory, dead):
+    leave(directory, pid=dead)
+    with WriterLock(directory):
+        assert json.loads(directory.read(LOCK))["pid"] == os.getpid()
+
+
+def test_a_process_of_another_machine_is_judged_by_its_heartbeat(directory, dead):
+    leave(directory, pid=dead, host="elsewhere", age=STALE_S / 2)
+    with pytest.raises(StorageError, match=f"by process {dead} on elsewhere"), WriterLock(directory):
+        pytest.fail("two writers")
+    leave(directory, pid=dead, host="elsewhere", age=STALE_S + 1)
+    with WriterLock(directory):
+        assert json.loads(directory.read(LOCK))["pid"] == os.getpid()
+
+
+def test_a_process_that_has_stopped_renewing_holds_nothing(directory):
+    leave(directory, pid=os.getpid(), age=STALE_S + 1)
+    with WriterLock(directory):
+        assert json.loads(directory.read(LOCK))["token"] != "other"
+
+
+GARBLED = [
+    b"",
+    b"{",
+    b"[]",
+    b"3",
+    b"null",
+    b"\xff\xfe",
+    b'{"pid": 1}',
+    b'{"pid": "x", "host": 1, "token": 2, "renewed_at": "y"}',
+]
+
+
+@pytest.mark.parametrize("data", GARBLED)
+def test_a_garbled_lock_is_void_once_it_is_old(tmp_path, data):
+    directory = place(str(tmp_path))
+    directory.write(LOCK, data)
+    with pytest.raises(StorageError, match=r"by process \? on \?\n"), WriterLock(directory):
+        pytest.fail("perhaps it is being written just now")
+    old = time.time() - STALE_S - 1
+    os.utime(tmp_path / LOCK, (old, old))
+    with WriterLock(directory):
+        assert json.loads(directory.read(LOCK))["pid"] == os.getpid()
+    assert not directory.exists(LOCK)
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 2**40])
+def test_an_impossible_process_id_is_no_crash(directory, pid):
+    leave(directory, pid=pid, age=STALE_S + 1)
+    with WriterLock(directory):
+        pass
+
+
+def test_the_heartbeat_renews_the_lock(directory, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.001)
+    renewed = threading.Event()
+    write = type(directory).write
+
+    def noted(self, name, data):
+        write(self, name, data)
+        if threading.current_thread().name == "writer-lock":
+            renewed.set()
+
+    monkeypatch.setattr(type(directory), "write", noted)
+    with WriterLock(directory):
+        first = json.loads(directory.read(LOCK))["renewed_at"]
+        assert renewed.wait(10)
+        assert json.loads(directory.read(LOCK))["renewed_at"] > first
+    assert not directory.exists(LOCK), "no heartbeat after the end"
+
+
+def test_a_writer_whose_lock_was_taken_over_leaves_it_alone(directory):
+    with WriterLock(directory):
+        leave(directory, pid=12345)  # as a writer that took this one for stale
+    assert json.loads(directory.read(LOCK))["token"] == "other"
+
+
+def test_of_two_that_write_an_object_at_once_the_last_wins(directory, monkeypatch):
+    if directory.is_local:
+        pytest.skip("a local lock is created atomically")
+    write = type(directory).write
+
+    def outrun(self, name, data):
+        write(self, name, data)
+        write(self, name, json.dumps({**json.loads(data), "token": "other"}).encode())
+
+    monkeypatch.setattr(type(directory), "write", outrun)
+    with pytest.raises(StorageError, match="another writer was quicker"), WriterLock(directory):
+        pytest.fail("two writers")
+
+
+def test_of_two_that_create_a_local_lock_at_once_the_first_wins(tmp_path, monkeypatch):
+    directory = place(str(tmp_path))
+    slow = WriterLock(directory)
+    monkeypatch.setattr(slow, "_holder", lambda: None)  # it looked before the other wrote
+    with WriterLock(directory):
+        held = directory.read(LOCK)
+        with pytest.raises(StorageError, match="another writer was quicker"), slow:
+            pytest.fail("two writers")
+        assert directory.read(LOCK) == held
