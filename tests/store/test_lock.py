@@ -111,19 +111,23 @@ def test_an_impossible_process_id_is_no_crash(directory, pid):
 
 def test_the_heartbeat_renews_the_lock(directory, monkeypatch):
     monkeypatch.setattr(lock, "HEARTBEAT_S", 0.001)
-    renewed = threading.Event()
     write = type(directory).write
+    times = {"MainThread": [], "writer-lock": []}
+    renewed = threading.Event()
 
     def noted(self, name, data):
         write(self, name, data)
-        if threading.current_thread().name == "writer-lock":
-            renewed.set()
+        times[threading.current_thread().name].append(json.loads(data)["renewed_at"])
+        renewed.set()
 
+    taken = time.time()
+    holder = WriterLock(directory)
+    holder.__enter__()
     monkeypatch.setattr(type(directory), "write", noted)
-    with WriterLock(directory):
-        first = json.loads(directory.read(LOCK))["renewed_at"]
-        assert renewed.wait(10)
-        assert json.loads(directory.read(LOCK))["renewed_at"] > first
+    assert renewed.wait(10)
+    holder.__exit__(None, None, None)
+    assert min(times["writer-lock"]) > taken
+    assert not times["MainThread"]
     assert not directory.exists(LOCK), "no heartbeat after the end"
 
 
