@@ -150,7 +150,7 @@ def advance(
     flat, solves = space.grads, tuple[SolveFailure, ...]()
     torch._foreach_copy_(space.grad_views, [grads[name] for name in layout.names])
     norm = torch.linalg.vector_norm(flat, dim=-1)
-    good = torch.isfinite(norm)
+    good = _finite(norm)
     mask = _mask(good)
     if mask is not None and lead == 0 and not bool(mask):
         return _skipped(norm, clock)
@@ -175,10 +175,10 @@ def advance(
         weights = _weights(state, values, numbers)
         if weights is not None and not config.decoupled_weight_decay:
             flat.addcmul_(weights, _as_tensor(numbers.weight_decay, flat))
-        precondition(state, flat, space.updates, numbers.damping, exact=exact)
+        precondition(state, numbers.damping, exact=exact)
         _others(state, numbers)
         clip = _clip(state, numbers)
-    good = good & state.usable & torch.isfinite(torch.linalg.vector_norm(space.updates, dim=-1))
+    good = good & state.usable & _finite(torch.linalg.vector_norm(space.updates, dim=-1))
     mask = _mask(good)
     state.steps += 1
     if lead == 0 and mask is not None and not bool(mask):
@@ -206,12 +206,20 @@ def _move(
 ) -> None:
     """Apply momentum as torch.optim.SGD does, here to the preconditioned gradient, and move members inside `mask`."""
     space, velocity = state.workspace, state.momentum
+    simple = decayed is None and not config.nesterov and config.levenberg_marquardt is None
     if mask is None:
         velocity.mul_(numbers.momentum).add_(space.updates)
+        if simple and isinstance(numbers.lr, float):
+            torch._foreach_add_(values, space.velocity_views, alpha=-numbers.lr)
+            return
     else:
         velocity.copy_(torch.where(mask.unsqueeze(-1), velocity * numbers.momentum + space.updates, velocity))
     if config.nesterov:
         space.updates.add_(velocity * numbers.momentum)
+    elif simple and mask is None:
+        torch.mul(velocity, -numbers.lr, out=space.updates)
+        torch._foreach_add_(values, space.update_views)
+        return
     else:
         space.updates.copy_(velocity)
     if decayed is not None:
@@ -255,6 +263,11 @@ def _weights(state: KFACState, values: list[Tensor], numbers: FlatNumbers) -> Te
     flat = torch.empty_like(state.momentum)
     torch._foreach_copy_(state.layout.views(flat), values)
     return flat
+
+
+def _finite(norm: Tensor) -> Tensor:
+    """Whether norms are finite, [*lead]: they are not negative, so that one comparison tells, also for a NaN."""
+    return norm < torch.inf
 
 
 def _mask(good: Tensor) -> Tensor | None:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from sensitivity.kfac.config import Sharing
 from sensitivity.kfac.convolution import patch_means, patch_moment
@@ -132,16 +131,17 @@ def _sum(terms: Sequence[Tensor]) -> Tensor:
 
 
 def _with_ones(rows: Tensor) -> Tensor:
-    return functional.pad(rows, (0, 1), value=1.0)
+    return torch.cat([rows, rows.new_ones(*rows.shape[:-1], 1)], -1)
 
 
 def _add_rows(target: Tensor, rows: Tensor, keep: float, scale: float) -> None:
     """Target ← keep * target + scale * Σ r rᵀ for rows [groups, *lead, R, d]; `keep` 0 forgets even a NaN."""
-    flat, batch = target.view(-1, *target.shape[-2:]), rows.reshape(-1, *rows.shape[-2:])
-    if flat.shape[0] == 1:
-        flat[0].addmm_(batch[0].mT, batch[0], beta=keep, alpha=scale)
-    else:
-        flat.baddbmm_(batch.mT, batch, beta=keep, alpha=scale)
+    if rows.dim() == 3 and rows.shape[0] == 1:
+        alone = rows[0]
+        target[0].addmm_(alone.mT, alone, beta=keep, alpha=scale)
+        return
+    batch = rows.reshape(-1, *rows.shape[-2:])
+    target.view(-1, *target.shape[-2:]).baddbmm_(batch.mT, batch, beta=keep, alpha=scale)
 
 
 def _add(target: Tensor, moment: Tensor, keep: float, scale: float) -> None:

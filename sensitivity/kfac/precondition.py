@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from sensitivity.kfac.distributed import shared
-from sensitivity.kfac.layout import Layout, Placement
+from sensitivity.kfac.layout import Cohort, Layout, Placement
 from sensitivity.kfac.solves import condition_number, eigenbasis, inverse
 from sensitivity.kfac.state import KFACState
 
@@ -73,73 +73,116 @@ def damped_factors(state: KFACState, damping: Tensor) -> dict[int, Tensor]:
     """Copy the banks with factored Tikhonov damping on their diagonals; `damping` broadcasts to [layers, *lead]."""
     banks = {dim: bank.clone() for dim, bank in state.factors.items()}
     means = {dim: bank.diagonal(dim1=-2, dim2=-1).mean(-1) for dim, bank in state.factors.items()}
-    root = damping.sqrt().expand(len(state.layout.placements), *state.layout.lead)
-    for i, placement in enumerate(state.layout.placements):
-        ratio = _trace_ratio(state, placement, means)
-        outputs = placement.outputs.of(banks)
-        outputs.diagonal(dim1=-2, dim2=-1).add_((root[i] / ratio).unsqueeze(-1))
-        if placement.inputs is not None:
-            placement.inputs.of(banks).diagonal(dim1=-2, dim2=-1).add_((root[i] * ratio).unsqueeze(-1))
+    extra = {dim: torch.empty_like(mean) for dim, mean in means.items()}
+    root, index = damping.sqrt().expand(len(state.layout.placements), *state.layout.lead), 0
+    for cohort in state.layout.cohorts:
+        count, groups = len(cohort.placements), cohort.placements[0].layer.groups
+        own = root[index : index + count]
+        own = own.repeat_interleave(groups, 0) if groups > 1 else own
+        index += count
+        if cohort.inputs is None:
+            inputs = torch.stack([state.diagonals[p.layer.name].mean(-1) for p in cohort.placements])
+        else:
+            inputs = cohort.inputs.of(means)
+        ratio = _trace_ratio(inputs, cohort.outputs.of(means))
+        torch.div(own, ratio, out=cohort.outputs.of(extra))
+        if cohort.inputs is not None:
+            torch.mul(own, ratio, out=cohort.inputs.of(extra))
+    for dim, bank in banks.items():
+        bank.diagonal(dim1=-2, dim2=-1).add_(extra[dim].unsqueeze(-1))
     return banks
 
 
-def precondition(state: KFACState, grads: Tensor, out: Tensor, damping: Tensor, *, exact: bool) -> None:
-    """Write the preconditioned gradients of all covered layers into the flat vector `out` [*lead, parameters]."""
-    index = 0
+@dataclass(frozen=True, eq=False)
+class Product:
+    """One batched product of a step, as views of the state and its workspace: of a cohort, or with members of one slot.
+
+    slots: the layer's index and name, and the group, of each matrix. `strengths` indexes damping [layers, *lead].
+    """
+
+    block: Tensor
+    target: Tensor
+    inputs: Tensor
+    outputs: Tensor
+    input_values: Tensor | None
+    output_values: Tensor | None
+    slots: tuple[tuple[int, str, int], ...]
+    strengths: int | list[int]
+
+
+def products_of(state: KFACState) -> tuple[Product, ...]:
+    """List the products of a step, embeddings excepted."""
+    lead, space, found = state.layout.lead, state.workspace, []
+    order = {p.layer.name: i for i, p in enumerate(state.layout.placements)}
     for cohort in state.layout.cohorts:
-        count = len(cohort.placements)
-        strengths = (
-            damping.expand(len(state.layout.placements), *state.layout.lead)[index : index + count]
-            if exact
-            else damping
-        )
-        index += count
         if cohort.inputs is None:
-            for i, placement in enumerate(cohort.placements):
-                _embedding(state, placement, grads, out, strengths[i] if exact else None)
-        elif state.layout.lead:
-            for i, placement in enumerate(cohort.placements):
-                assert placement.inputs is not None
-                blocks, targets = placement.block(grads), placement.block(out)
-                for group in range(placement.layer.groups):
-                    a, g = placement.inputs.start + group, placement.outputs.start + group
-                    block, target = blocks[..., group, :, :], targets[..., group, :, :]
-                    scale = None
-                    if exact:
-                        scale = _scales(state, placement, group) + strengths[i][..., None, None]
-                    target.copy_(
-                        _solve(
-                            block,
-                            state.inverses[placement.inputs.dim][a],
-                            state.inverses[placement.outputs.dim][g],
-                            scale,
-                        )
-                    )
+            continue
+        slots = [(order[p.layer.name], p.layer.name, g) for p in cohort.placements for g in range(p.layer.groups)]
+        if lead:
+            blocks = [p.block(space.grads)[..., g, :, :] for p in cohort.placements for g in range(p.layer.groups)]
+            targets = [p.block(space.updates)[..., g, :, :] for p in cohort.placements for g in range(p.layer.groups)]
+            alone = list(range(len(slots)))
+            found += [_product(state, cohort, blocks[i], targets[i], i, (slots[i],)) for i in alone]
         else:
-            scale = None
-            if exact:
-                scales = [_scales(state, p, group) for p in cohort.placements for group in range(p.layer.groups)]
-                strength = strengths.repeat_interleave(cohort.placements[0].layer.groups)
-                scale = torch.stack(scales) + strength[:, None, None]
-            inputs, outputs = cohort.inputs.of(state.inverses), cohort.outputs.of(state.inverses)
-            cohort.block(out).copy_(_solve(cohort.block(grads), inputs, outputs, scale))
+            block, target = cohort.block(space.grads), cohort.block(space.updates)
+            if len(slots) == 1:
+                found.append(_product(state, cohort, block[0], target[0], 0, tuple(slots)))
+            else:
+                found.append(_product(state, cohort, block, target, slice(None), tuple(slots)))
+    return tuple(found)
 
 
-def _solve(block: Tensor, inputs: Tensor, outputs: Tensor, scale: Tensor | None) -> Tensor:
-    """One product on either side, or in and out of the eigenbasis around a division by `scale`."""
-    if scale is None:
-        return outputs @ block @ inputs
-    return outputs @ ((outputs.mT @ block @ inputs) / scale) @ inputs.mT
+def _product(
+    state: KFACState,
+    cohort: Cohort,
+    block: Tensor,
+    target: Tensor,
+    pick: int | slice,
+    slots: tuple[tuple[int, str, int], ...],
+) -> Product:
+    assert cohort.inputs is not None
+    values = state.eigenvalues
+    return Product(
+        block=block,
+        target=target,
+        inputs=cohort.inputs.of(state.inverses)[pick],
+        outputs=cohort.outputs.of(state.inverses)[pick],
+        input_values=cohort.inputs.of(values)[pick] if values else None,
+        output_values=cohort.outputs.of(values)[pick] if values else None,
+        slots=slots,
+        strengths=slots[0][0] if isinstance(pick, int) else [slot[0] for slot in slots],
+    )
 
 
-def _scales(state: KFACState, placement: Placement, group: int) -> Tensor:
-    """Eigenvalues of the block in its basis, [*lead, output_dim, input_dim]."""
-    if placement.layer.name in state.moments:
-        return state.moments[placement.layer.name][..., group, :, :]
-    assert placement.inputs is not None
-    inputs = state.eigenvalues[placement.inputs.dim][placement.inputs.start + group]
-    outputs = state.eigenvalues[placement.outputs.dim][placement.outputs.start + group]
-    return outputs.unsqueeze(-1) * inputs.unsqueeze(-2)
+def precondition(state: KFACState, damping: Tensor, *, exact: bool) -> None:
+    """Write the preconditioned gradients of all covered layers from the workspace's gradients to its updates.
+
+    `damping` broadcasts to [layers, *lead].
+    """
+    space = state.workspace
+    if space.products is None:
+        space.products = products_of(state)
+    strengths = damping.expand(len(state.layout.placements), *state.layout.lead) if exact else damping
+    for product in space.products:
+        if not exact:
+            torch.matmul(product.outputs @ product.block, product.inputs, out=product.target)
+            continue
+        scale = _scales(state, product) + strengths[product.strengths][..., None, None]
+        rotated = (product.outputs.mT @ product.block @ product.inputs).div_(scale)
+        torch.matmul(product.outputs @ rotated, product.inputs.mT, out=product.target)
+    for i, placement in enumerate(state.layout.placements):
+        if placement.inputs is None:
+            _embedding(state, placement, space.grads, space.updates, strengths[i] if exact else None)
+
+
+def _scales(state: KFACState, product: Product) -> Tensor:
+    """Eigenvalues of the blocks in their bases, shaped like the product's block."""
+    if state.moments:
+        scales = [state.moments[name][..., group, :, :] for _, name, group in product.slots]
+        return scales[0] if isinstance(product.strengths, int) else torch.stack(scales)
+    assert product.input_values is not None
+    assert product.output_values is not None
+    return product.output_values.unsqueeze(-1) * product.input_values.unsqueeze(-2)
 
 
 def _embedding(state: KFACState, placement: Placement, grads: Tensor, out: Tensor, damping: Tensor | None) -> None:
@@ -154,19 +197,18 @@ def _embedding(state: KFACState, placement: Placement, grads: Tensor, out: Tenso
     placement.block(out).copy_(solved)
 
 
-def _trace_ratio(state: KFACState, placement: Placement, means: dict[int, Tensor]) -> Tensor:
-    """π of a layer, [slots, *lead]; 1 where a trace is 0 or not finite."""
-    outputs = placement.outputs.of(means)
-    inputs = state.diagonals[placement.layer.name].mean(-1) if placement.inputs is None else placement.inputs.of(means)
-    ratio = (inputs / outputs).sqrt()
+def _trace_ratio(inputs: Tensor, outputs: Tensor) -> Tensor:
+    """π from the mean diagonals of both factors; 1 where that is not a positive number."""
+    ratio = (inputs / outputs).sqrt_()
     return torch.where((ratio > 0) & torch.isfinite(ratio), ratio, 1.0)
 
 
 def _input_strength(state: KFACState, placement: Placement, damping: Tensor) -> Tensor:
     i = state.layout.placements.index(placement)
     root = damping.sqrt().expand(len(state.layout.placements), *state.layout.lead)[i]
-    means = {dim: bank.diagonal(dim1=-2, dim2=-1).mean(-1) for dim, bank in state.factors.items()}
-    return (root * _trace_ratio(state, placement, means)[0]).unsqueeze(-1)
+    outputs = placement.outputs.of(state.factors)[0].diagonal(dim1=-2, dim2=-1).mean(-1)
+    ratio = _trace_ratio(state.diagonals[placement.layer.name].mean(-1), outputs)
+    return (root * ratio).unsqueeze(-1)
 
 
 def _failures(layout: Layout, sources: dict[int, Tensor], bad: dict[int, Tensor]) -> tuple[SolveFailure, ...]:

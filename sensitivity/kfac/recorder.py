@@ -27,8 +27,12 @@ from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_
 
 @dataclass(eq=False)
 class _Seen:
-    """What one layer has contributed since the last step: rows of gradients, and examples, used and full, by batch."""
+    """What one layer has contributed since the last step: rows of gradients, and examples, used and full, by batch.
 
+    Its sums are scaled as if its first call were all there is, which usually saves a pass over them.
+    """
+
+    scales: tuple[float, float]
     rows: int = 0
     used: dict[int, int] = field(default_factory=dict)
     full: dict[int, int] = field(default_factory=dict)
@@ -162,10 +166,14 @@ class Recorder:
                 weight=weight,
                 loss_scale=scale,
             )
-        for name, seen in () if self._whole_calls else self._seen.items():
-            _, inputs, outputs = self._places[name]
-            inputs.mul_(sum(seen.full.values()) / (terms * sum(seen.used.values())))
-            outputs.mul_(scale**2 / seen.rows)
+        if not self._whole_calls:
+            sums, factors = list[Tensor](), list[float]()
+            for name, seen in self._seen.items():
+                sums += self._places[name][1:]
+                factors.append(sum(seen.full.values()) / (terms * sum(seen.used.values())) / seen.scales[0])
+                factors.append(scale**2 / seen.rows / seen.scales[1])
+            if any(abs(factor - 1.0) > 1e-12 for factor in factors):
+                torch._foreach_mul_(sums, factors)
         for squares in self._squares.values():
             squares.mul_(scale**2 / terms)
 
@@ -235,17 +243,22 @@ class Recorder:
         layer, input_sum, output_sum = self._places[name]
         call, sharing, new = _batched(layer, call), self._config.sharing, name not in self._seen
         used = call.head(0, self._config.batch_fraction)
-        seen = self._seen.setdefault(name, _Seen())
+        rows, terms = row_count(layer, (used,), 0, sharing), call.inputs.shape[0] * self._config.terms_per_example
+        if new:
+            scale = terms if self._config.reduction == "mean" and self._config.fisher == "empirical" else 1
+            share = used.inputs.shape[0] / call.inputs.shape[0]
+            self._seen[name] = _Seen((1 / (terms * share), scale**2 / rows))
+        seen = self._seen[name]
         if first:
             seen.full[batch], seen.used[batch] = call.inputs.shape[0], used.inputs.shape[0]
-            seen.rows += row_count(layer, [used], 0, sharing)
+            seen.rows += rows
         if self._whole_calls:
             self._kept.setdefault(batch, {}).setdefault(name, []).append(call)
             return
         held = 0.0 if new else 1.0
         if first:
-            add_input_moment(layer, (used,), 0, sharing, input_sum, held, 1.0)
-        add_output_moment(layer, (used,), 0, sharing, output_sum, held, 1.0)
+            add_input_moment(layer, (used,), 0, sharing, input_sum, held, seen.scales[0])
+        add_output_moment(layer, (used,), 0, sharing, output_sum, held, seen.scales[1])
 
 
 def _batched(layer: Layer, call: Capture) -> Capture:

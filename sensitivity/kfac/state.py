@@ -19,12 +19,14 @@ from sensitivity.kfac.layout import Layout, Slots, layout_of
 
 @dataclass(eq=False)
 class Workspace:
-    """Flat vectors that live within one step, with their views of the parameters; never saved."""
+    """Flat vectors of a step with their views of the parameters, and the products of a step; never saved."""
 
     grads: Tensor
     updates: Tensor
     grad_views: list[Tensor]
     update_views: list[Tensor]
+    velocity_views: list[Tensor]
+    products: Any = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -63,7 +65,8 @@ class KFACState:
         """The flat vectors of a step."""
         if self._workspace is None:
             grads, updates = torch.zeros_like(self.momentum), torch.zeros_like(self.momentum)
-            self._workspace = Workspace(grads, updates, self.layout.views(grads), self.layout.views(updates))
+            views = self.layout.views
+            self._workspace = Workspace(grads, updates, views(grads), views(updates), views(self.momentum))
         return self._workspace
 
     def factor(self, layer: str, side: str) -> Tensor:
@@ -150,6 +153,7 @@ def restore(state: KFACState, values: Mapping[str, Any]) -> None:
     """Copy what `saved` gave into a state of an equal layout, in place; ValueError where shapes differ."""
     for name in _SAVED:
         setattr(state, name, _matched(name, getattr(state, name), values[name]))
+    state._workspace = None
 
 
 _SAVED = tuple(f.name for f in fields(KFACState) if f.name not in ("layout", "_workspace"))

@@ -20,13 +20,21 @@ class Statistics:
     diagonals: Mapping[str, Tensor]
 
     def finite(self) -> Tensor:
-        """Whether each member's factors are finite, [*lead]; the diagonal tells, as it bounds the rest."""
+        """Whether each member's factors are finite, [*lead]; in a pack the diagonal tells, as it bounds the rest."""
+        if next(iter(self.banks.values())).dim() == 3:
+            norms = torch._foreach_norm([*self.banks.values(), *self.diagonals.values()])
+            return torch.isfinite(torch.stack(norms).sum())
         traces = [bank.diagonal(dim1=-2, dim2=-1).sum((0, -1)) for bank in self.banks.values()]
         traces += [diagonal.sum(-1) for diagonal in self.diagonals.values()]
         return torch.isfinite(torch.stack(traces).sum(0))
 
     def move(self, new: "Statistics", weight: float | Tensor, mask: Tensor | None) -> None:
         """Self ← (1 - weight) self + weight new, in place, for members inside `mask`; weight and mask are [*lead]."""
+        if mask is None and isinstance(weight, float):
+            mine = [*self.banks.values(), *self.diagonals.values()]
+            theirs = [*(new.banks[dim] for dim in self.banks), *(new.diagonals[name] for name in self.diagonals)]
+            torch._foreach_lerp_(mine, theirs, weight)
+            return
         pairs = [(bank, new.banks[dim], 2) for dim, bank in self.banks.items()]
         pairs += [(diagonal, new.diagonals[name], 1) for name, diagonal in self.diagonals.items()]
         for held, batch, trailing in pairs:
