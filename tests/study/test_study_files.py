@@ -384,7 +384,7 @@ def valid_or_named(raw):
 
 
 @given(TABLES)
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_any_toml_is_a_study_or_named_mistakes(raw):
     valid_or_named(raw)
 
