@@ -6,10 +6,10 @@ and momentum, and is reported; no member sees another's numbers, so the others' 
 have been.
 """
 
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Protocol
 
@@ -30,7 +30,7 @@ class StepReport:
     """What one step did; every tensor is [*lead].
 
     failed: the member was not updated. gradient_norm: of the raw gradient. clip: the KL clip's factor on the update (1
-    where it does not bind). effective_lr: lr times clip. solves: factors that could not be inverted in this step.
+    where it does not bind). lr: before the clip. solves: factors that could not be inverted in this step.
     seconds: by phase ("factors", "inverses", "precondition", "update"), host time, which on an accelerator is the time
     to launch.
     """
@@ -38,9 +38,14 @@ class StepReport:
     failed: Tensor
     gradient_norm: Tensor
     clip: Tensor
-    effective_lr: Tensor
+    lr: Tensor | float
     solves: tuple[SolveFailure, ...]
-    seconds: Mapping[str, float]
+    seconds: dict[str, float]
+
+    @property
+    def effective_lr(self) -> Tensor:
+        """The learning rate that counts, lr times clip; 0 where the member was not updated."""
+        return torch.where(self.failed, 0.0, self.clip * self.lr)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +92,18 @@ class _Captures:
         average_moments(state, {name: x / terms for name, x in new.items()}, self.config.factor_decay, mask)
 
 
-@dataclass(eq=False)
 class _Clock:
-    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds by phase."""
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = 0.0
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def stop(self, phase: str) -> None:
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - self._since
 
 
 def step(
@@ -146,51 +154,53 @@ def advance(
 ) -> StepReport:
     """Take one step with the statistics of `source`, inverses shared by the ranks of `group`; otherwise as `step`."""
     layout, space, clock = state.layout, state.workspace, _Clock()
-    lead, exact = len(layout.lead), config.damping_form == "exact"
+    exact = config.damping_form == "exact"
     flat, solves = space.grads, tuple[SolveFailure, ...]()
     torch._foreach_copy_(space.grad_views, [grads[name] for name in layout.names])
-    norm = torch.linalg.vector_norm(flat, dim=-1)
-    good = _finite(norm)
-    mask = _mask(good)
-    if mask is not None and lead == 0 and not bool(mask):
+    norm = _product(flat, flat).sqrt()
+    mask = good = _finite(norm)
+    if good is not None and state.alone:
         return _skipped(norm, clock)
     if source is not None:
-        with clock.phase("factors"):
-            mask = source.average(state, mask)
+        clock.start()
+        mask = source.average(state, mask)
+        clock.stop("factors")
     if mask is not None:
-        if lead == 0 and not bool(mask):
+        if state.alone:
             return _skipped(norm, clock)
-        good = good & mask
+        good = mask if good is None else good & mask
         flat.copy_(torch.where(mask.unsqueeze(-1), flat, 0.0))
-    if is_due(config.inverse_interval, state.steps) or (lead == 0 and not bool(state.usable)):
+    if is_due(config.inverse_interval, state.steps) or (state.alone and not bool(state.usable)):
         if source is None and state.steps == 0 and not bool(state.averaged.any()):
             raise ValueError("The first step needs captures: there are no factors to invert yet.")
-        with clock.phase("inverses"):
-            solves = refresh(state, numbers.damping, exact=exact, group=group)
+        clock.start()
+        solves = refresh(state, numbers.damping, exact=exact, group=group)
+        clock.stop("inverses")
     if source is not None and config.ekfac:
-        with clock.phase("factors"):
-            source.rescale(state, mask)
+        clock.start()
+        source.rescale(state, mask)
+        clock.stop("factors")
+    clock.start()
     values = [params[name] for name in layout.names]
-    with clock.phase("precondition"):
-        weights = _weights(state, values, numbers)
-        if weights is not None and not config.decoupled_weight_decay:
-            flat.addcmul_(weights, _as_tensor(numbers.weight_decay, flat))
-        precondition(state, numbers.damping, exact=exact)
-        _others(state, numbers)
-        clip = _clip(state, numbers)
-    good = good & state.usable & _finite(torch.linalg.vector_norm(space.updates, dim=-1))
-    mask = _mask(good)
+    weights = _weights(state, values, numbers)
+    if weights is not None and not config.decoupled_weight_decay:
+        flat.addcmul_(weights, _as_tensor(numbers.weight_decay, flat))
+    precondition(state, numbers.damping, exact=exact)
+    _others(state, numbers)
+    clip = _clip(state, numbers)
+    mask = _all_of(good, _finite(_product(space.updates, flat)), _usable(state))
+    clock.stop("precondition")
     state.steps += 1
-    if lead == 0 and mask is not None and not bool(mask):
+    if mask is not None and state.alone:
         return _skipped(norm, clock, solves)
-    with clock.phase("update"):
-        _move(config, state, values, weights if config.decoupled_weight_decay else None, numbers, mask)
-    ones = torch.ones_like(norm) if clip is None else clip
+    clock.start()
+    _move(config, state, values, weights if config.decoupled_weight_decay else None, numbers, mask)
+    clock.stop("update")
     return StepReport(
-        failed=~good,
+        failed=torch.zeros_like(norm, dtype=torch.bool) if mask is None else ~mask,
         gradient_norm=norm,
-        clip=ones,
-        effective_lr=ones * _per_member(numbers.lr),
+        clip=torch.ones_like(norm) if clip is None else clip,
+        lr=_per_member(numbers.lr),
         solves=solves,
         seconds=clock.seconds,
     )
@@ -233,6 +243,8 @@ def _move(
 def _others(state: KFACState, numbers: FlatNumbers) -> None:
     """Pass on the gradients of uncovered parameters, divided by their damped diagonal Fisher where there is one."""
     space, covered = state.workspace, state.layout.covered
+    if not state.layout.others:
+        return
     space.updates[..., covered:] = space.grads[..., covered:]
     for name, shape, offset in state.layout.others:
         if name in state.squares:
@@ -265,14 +277,30 @@ def _weights(state: KFACState, values: list[Tensor], numbers: FlatNumbers) -> Te
     return flat
 
 
-def _finite(norm: Tensor) -> Tensor:
-    """Whether norms are finite, [*lead]: they are not negative, so that one comparison tells, also for a NaN."""
-    return norm < torch.inf
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of flat vectors, [*lead]; not finite if either is not."""
+    return torch.dot(a, b) if a.dim() == 1 else torch.linalg.vecdot(a, b)
+
+
+def _finite(products: Tensor) -> Tensor | None:
+    """Whether these are finite, [*lead]; None if all are. On an accelerator always the mask, so as not to wait."""
+    if products.device.type == "cpu" and products.dim() == 0:
+        return None if math.isfinite(products.item()) else torch.zeros((), dtype=torch.bool)
+    return _mask(torch.isfinite(products))
+
+
+def _usable(state: KFACState) -> Tensor | None:
+    return _mask(state.usable)
 
 
 def _mask(good: Tensor) -> Tensor | None:
-    """None if every member is good; on an accelerator always the mask, to avoid waiting for it."""
     return None if good.device.type == "cpu" and bool(good.all()) else good
+
+
+def _all_of(*masks: Tensor | None) -> Tensor | None:
+    """Join masks of which None stands for all."""
+    present = [mask for mask in masks if mask is not None]
+    return torch.stack(present).all(0) if present else None
 
 
 def _skipped(norm: Tensor, clock: _Clock, solves: tuple[SolveFailure, ...] = ()) -> StepReport:
@@ -281,7 +309,7 @@ def _skipped(norm: Tensor, clock: _Clock, solves: tuple[SolveFailure, ...] = ())
         failed=failed,
         gradient_norm=norm,
         clip=ones,
-        effective_lr=torch.zeros_like(norm),
+        lr=0.0,
         solves=solves,
         seconds=clock.seconds,
     )

@@ -1,8 +1,9 @@
 """`KFAC`: the engine as a `torch.optim.Optimizer` for one model."""
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -97,6 +98,7 @@ class KFAC(torch.optim.Optimizer):
         self._counts = {"failed": 0, "clipped": 0, "taken": 0}
         self._last: StepReport | None = None
         self._predicted: float | None = None
+        self._damping = (math.nan, torch.tensor(math.nan))
         self._ruled = {f"{name}.{own}" if name else own for name in norms for own in ("weight", "bias")}
         self._uncovered = _uncovered(model, {name for layer in layers for name in layer.parameters})
         if self._uncovered:
@@ -129,22 +131,25 @@ class KFAC(torch.optim.Optimizer):
             )
         for group in self.param_groups:
             check_numbers(**{name: _plain(group[name]) for name in _NUMBERS})
-        still = {name: p.detach().clone() for name, p in self._named.items() if p.grad is None}
+        grads, still = dict[str, Tensor](), dict[str, Tensor]()
+        for name, p in self._named.items():
+            if p.grad is None:
+                still[name], grads[name] = p.clone(), torch.zeros_like(p)
+            else:
+                grads[name] = p.grad
         if len(still) == len(self._named):
             raise RuntimeError("No parameter has a gradient. Call loss.backward() before step().")
         due = needs_statistics(self.config, self.kfac.steps)
         if due:
             self._require_statistics()
-        params = {name: p.detach() for name, p in self._named.items()}
-        grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in self._named.items()}
         numbers, index = self._numbers(), self.kfac.steps
-        in_hooks = self._recorder.seconds
         source = self._recorder if due else None
-        report = advance(self.config, self.kfac, params, grads, source, numbers, self._group)
+        report = advance(self.config, self.kfac, self._named, grads, source, numbers, self._group)
         for name, value in still.items():
-            params[name].copy_(value)
-        seconds = {**report.seconds, "factors": report.seconds.get("factors", 0.0) + in_hooks}
-        return self._finish(replace(report, seconds=seconds), numbers, index)
+            self._named[name].copy_(value)
+        if due:
+            report.seconds["factors"] = report.seconds.get("factors", 0.0) + self._recorder.seconds
+        return self._finish(report, numbers, index)
 
     def adapt_damping(self, before: float, after: float) -> float | None:
         """Adapt the damping after a step, from the loss on the same batch before and after it (Levenberg-Marquardt).
@@ -237,8 +242,10 @@ class KFAC(torch.optim.Optimizer):
         schedule = self.config.damping_schedule
         factor = 1.0 if schedule is None else schedule(state.steps)
         if len(groups) == 1:
-            lr, damping, momentum, decay, clip = (groups[0][name] for name in _NUMBERS)
-            strength = torch.as_tensor(damping * factor, dtype=like.dtype, device=like.device)
+            lr, damping, momentum, decay, clip = (_plain(groups[0][name]) for name in _NUMBERS)
+            if damping * factor != self._damping[0]:
+                self._damping = damping * factor, torch.tensor(damping * factor, dtype=like.dtype, device=like.device)
+            strength = self._damping[1]
             return FlatNumbers(
                 lr=lr, damping=strength, momentum=momentum, weight_decay=decay, kl_clip=clip, others_damping=strength
             )

@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
+_LEAF = 32  # side below which LAPACK's Cholesky beats batched products
+_MANY = 16  # matrices from which block elimination pays (measured on CPU: 292 to 125 µs a matrix of side 128)
+
 
 def inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Invert symmetric positive definite matrices by Cholesky, in float64 where their own precision fails.
 
     Returns (inverses [*batch, d, d], failed [*batch]); entries of a failed inverse mean nothing.
     """
-    inverses, failed = _cholesky_inverse(matrices)
+    inverses, failed = _spd_inverse(matrices)
     if matrices.dtype == torch.float64 or not bool(failed.any()):
         return inverses, failed
     again, still = _cholesky_inverse(matrices[failed].double())
@@ -62,6 +65,29 @@ def _one_by_one(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 break
     batch = matrices.shape[:-2]
     return values.reshape(*batch, -1), vectors.reshape(matrices.shape), converged.reshape(batch)
+
+
+def _spd_inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Invert by Cholesky; many matrices by block elimination down to small Choleskys, which batched products speed up.
+
+    With M = [[P, Q], [Qᵀ, S]], T = P⁻¹ Q and the Schur complement Z = S - Qᵀ T, which is positive definite where M is:
+    M⁻¹ = [[P⁻¹ + T Z⁻¹ Tᵀ, -T Z⁻¹], [., Z⁻¹]].
+    """
+    side = matrices.shape[-1]
+    if side <= _LEAF or matrices.shape[:-2].numel() < _MANY:
+        return _cholesky_inverse(matrices)
+    half = (side // 2 + 7) // 8 * 8
+    corner, cross, rest = matrices[..., :half, :half], matrices[..., :half, half:], matrices[..., half:, half:]
+    corner_inverse, corner_failed = _spd_inverse(corner)
+    solved = corner_inverse @ cross
+    schur_inverse, schur_failed = _spd_inverse(rest - cross.mT @ solved)
+    mixed = solved @ schur_inverse
+    inverses = torch.empty_like(matrices)
+    inverses[..., :half, half:] = -mixed
+    inverses[..., half:, :half] = -mixed.mT
+    inverses[..., half:, half:] = schur_inverse
+    inverses[..., :half, :half] = corner_inverse + mixed @ solved.mT
+    return inverses, corner_failed | schur_failed
 
 
 def _cholesky_inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,6 +61,11 @@ class KFACState:
     _workspace: Workspace | None = field(default=None, repr=False)
 
     @property
+    def alone(self) -> bool:
+        """Whether this is one model on the host, where a failed step may simply end: asking costs no waiting."""
+        return not self.layout.lead and self.momentum.device.type == "cpu"
+
+    @property
     def workspace(self) -> Workspace:
         """The flat vectors of a step."""
         if self._workspace is None:
@@ -102,7 +107,7 @@ def init_state(layers: Sequence[Layer], params: Mapping[str, Tensor], config: KF
     return KFACState(
         layout=layout,
         steps=0,
-        averaged=torch.zeros(lead, dtype=torch.int64, device=device if lead else "cpu"),
+        averaged=torch.zeros(lead, dtype=torch.int64, device=device),
         usable=torch.zeros(lead, dtype=torch.bool, device=device),
         momentum=torch.zeros((*lead, layout.size), dtype=dtype, device=device),
         factors=banks,
