@@ -25,7 +25,9 @@ def show_studies(root: str, *, as_json: bool) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("study", "planned", *Status, "directory"):
-        table.add_column(name, justify="left" if name in ("study", "directory") else "right", overflow="fold")
+        table.add_column(
+            name, justify="left" if name in ("study", "directory") else "right", overflow="fold", min_width=len(name)
+        )
     for row in rows:
         if "error" in row:
             table.add_row(str(row["study"]), *[""] * (len(Status) + 1), str(row["error"]))
