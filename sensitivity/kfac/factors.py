@@ -73,8 +73,8 @@ def add_input_moment(
                 mean = _sum([_mean_input(layer, each.inputs, lead, target.dtype) for each in calls]) / len(calls)
                 _add_rows(target, _with_ones(mean) if layer.bias is not None else mean, keep, scale)
         elif layer.kind == "linear":
-            rows = call.inputs.flatten(lead, -2).to(target.dtype)
-            _add_rows(target, (_with_ones(rows) if layer.bias is not None else rows).unsqueeze(0), held, scale)
+            rows = _flat_rows(call.inputs, lead, target.dtype)
+            _add_rows(target, _with_ones(rows) if layer.bias is not None else rows, held, scale)
         else:
             assert layer.geometry is not None
             moment = patch_moment(
@@ -91,7 +91,7 @@ def add_output_moment(
         columns = zip(*(call.columns for call in calls), strict=True)
         rows = [_sum([_summed_grad(layer, g, lead, target.dtype) for g in column]) for column in columns]
     else:
-        rows = [_grad_rows(layer, g.to(target.dtype), lead) for call in calls for g in call.columns]
+        rows = [_grad_rows(layer, g, lead, target.dtype) for call in calls for g in call.columns]
     for i, each in enumerate(rows):
         _add_rows(target, each, keep if i == 0 else 1.0, scale)
 
@@ -101,11 +101,17 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _grad_rows(layer: Layer, grads: Tensor, lead: int) -> Tensor:
-    """Rows of output gradients, [groups, *lead, R, d]."""
+def _flat_rows(rows: Tensor, lead: int, dtype: torch.dtype) -> Tensor:
+    """Rows [*lead, R, d] of a tensor [*lead, N, ..., d]."""
+    rows = rows.flatten(lead, -2) if rows.dim() > lead + 2 else rows
+    return rows if rows.dtype == dtype else rows.to(dtype)
+
+
+def _grad_rows(layer: Layer, grads: Tensor, lead: int, dtype: torch.dtype) -> Tensor:
+    """Rows of output gradients, [groups, *lead, R, d], or [*lead, R, d] of layers that have no groups."""
     if layer.kind != "conv":
-        return grads.flatten(lead, -2).unsqueeze(0)
-    maps = torch.unflatten(grads.flatten(lead + 2), lead + 1, (layer.groups, layer.output_dim))
+        return _flat_rows(grads, lead, dtype)
+    maps = torch.unflatten(grads.to(dtype).flatten(lead + 2), lead + 1, (layer.groups, layer.output_dim))
     return maps.movedim(lead + 1, 0).movedim(-2, -1).flatten(-3, -2)
 
 
@@ -135,10 +141,11 @@ def _with_ones(rows: Tensor) -> Tensor:
 
 
 def _add_rows(target: Tensor, rows: Tensor, keep: float, scale: float) -> None:
-    """Target ← keep * target + scale * Σ r rᵀ for rows [groups, *lead, R, d]; `keep` 0 forgets even a NaN."""
-    if rows.dim() == 3 and rows.shape[0] == 1:
-        alone = rows[0]
-        target[0].addmm_(alone.mT, alone, beta=keep, alpha=scale)
+    """Set target ← keep * target + scale * Σ r rᵀ for rows [(groups,) *lead, R, d]; `keep` 0 forgets even a NaN."""
+    if rows.dim() == 3 and len(rows) == len(target) == 1:
+        rows = rows[0]
+    if rows.dim() == 2:
+        target.view(target.shape[-2:]).addmm_(rows.mT, rows, beta=keep, alpha=scale)
         return
     batch = rows.reshape(-1, *rows.shape[-2:])
     target.view(-1, *target.shape[-2:]).baddbmm_(batch.mT, batch, beta=keep, alpha=scale)

@@ -123,16 +123,25 @@ class Layout:
         return found
 
     def new_banks(self, like: Tensor, dtype: torch.dtype) -> dict[int, Tensor]:
-        """Make zeroed banks, [slots, *lead, d, d] by d."""
-        return {
-            dim: torch.zeros((count, *self.lead, dim, dim), dtype=dtype, device=like.device)
-            for dim, count in self.slots.items()
-        }
+        """Make zeroed banks, [slots, *lead, d, d] by d; without leading dimensions all in one buffer (see `whole`)."""
+        shapes = {dim: (count, *self.lead, dim, dim) for dim, count in self.slots.items()}
+        if self.lead:
+            return {dim: torch.zeros(shape, dtype=dtype, device=like.device) for dim, shape in shapes.items()}
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        buffer = torch.zeros(sum(sizes), dtype=dtype, device=like.device)
+        return {dim: part.view(shapes[dim]) for dim, part in zip(shapes, torch.split(buffer, sizes), strict=True)}
 
     def new_diagonals(self, like: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         """Make zeroed diagonal input factors, [*lead, vocabulary] by the name of the embedding."""
         diagonal = [placement.layer for placement in self.placements if placement.inputs is None]
         return {x.name: torch.zeros((*self.lead, x.input_dim), dtype=dtype, device=like.device) for x in diagonal}
+
+
+def whole(banks: Mapping[int, Tensor]) -> Tensor | None:
+    """Return the buffer that the banks make up together, if there is one."""
+    buffer = next(iter(banks.values()))._base
+    shared = buffer is not None and all(bank._base is buffer for bank in banks.values())
+    return buffer if shared else None
 
 
 def layout_of(layers: Sequence[Layer], params: Mapping[str, Tensor]) -> Layout:

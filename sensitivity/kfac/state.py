@@ -176,5 +176,5 @@ def _matched(name: str, held: Any, value: Any) -> Any:
             raise ValueError(
                 f"Saved {name} has shape {tuple(value.shape)}, this optimizer's {tuple(held.shape)}: the models differ."
             )
-        return value.to(held, copy=True) if held is not None else value.clone()
+        return held.copy_(value) if held is not None else value.clone()
     return value

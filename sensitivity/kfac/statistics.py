@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sensitivity.kfac.config import KFACConfig
 from sensitivity.kfac.factors import Capture, add_input_moment, add_output_moment, row_count
-from sensitivity.kfac.layout import Layout
+from sensitivity.kfac.layout import Layout, whole
 from sensitivity.kfac.state import KFACState
 
 
@@ -21,9 +21,9 @@ class Statistics:
 
     def finite(self) -> Tensor:
         """Whether each member's factors are finite, [*lead]; in a pack the diagonal tells, as it bounds the rest."""
-        if next(iter(self.banks.values())).dim() == 3:
-            norms = torch._foreach_norm([*self.banks.values(), *self.diagonals.values()])
-            return torch.isfinite(torch.stack(norms).sum())
+        buffer = whole(self.banks)
+        if buffer is not None and not self.diagonals:
+            return torch.isfinite(torch.dot(buffer, buffer))
         traces = [bank.diagonal(dim1=-2, dim2=-1).sum((0, -1)) for bank in self.banks.values()]
         traces += [diagonal.sum(-1) for diagonal in self.diagonals.values()]
         return torch.isfinite(torch.stack(traces).sum(0))
@@ -33,7 +33,11 @@ class Statistics:
         if mask is None and isinstance(weight, float):
             mine = [*self.banks.values(), *self.diagonals.values()]
             theirs = [*(new.banks[dim] for dim in self.banks), *(new.diagonals[name] for name in self.diagonals)]
-            torch._foreach_lerp_(mine, theirs, weight)
+            buffers = whole(self.banks), whole(new.banks)
+            if buffers[0] is not None and buffers[1] is not None and not self.diagonals:
+                buffers[0].lerp_(buffers[1], weight)
+            else:
+                torch._foreach_lerp_(mine, theirs, weight)
             return
         pairs = [(bank, new.banks[dim], 2) for dim, bank in self.banks.items()]
         pairs += [(diagonal, new.diagonals[name], 1) for name, diagonal in self.diagonals.items()]
