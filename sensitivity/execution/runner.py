@@ -173,6 +173,7 @@ def _interrupted(pack: Pack, message: str) -> PackResult:
             status=Status.INTERRUPTED,
             measurements=(),
             steps=0,
+            epochs=0.0,
             train_seconds=0.0,
             eval_seconds=0.0,
             flops=0.0,

@@ -69,6 +69,7 @@ def _train(pack: Pack, problem: Problem, on_progress: Callable[[float], None]) -
                 status=Status.FAILED,
                 measurements=(),
                 steps=0,
+                epochs=0.0,
                 train_seconds=0.0,
                 eval_seconds=0.0,
                 flops=0.0,

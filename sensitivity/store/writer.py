@@ -87,13 +87,12 @@ def _result_row(run: RunResult) -> dict[str, Any]:
     finite = [m for m in run.measurements if math.isfinite(m.train_loss)]
     metrics = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
     last = {name: getattr(finite[-1], name) if finite else math.nan for name in metrics}
-    per_step = next((m.epoch / m.step for m in run.measurements if m.step), math.nan)
     return {
         "status": run.status.value,
         "message": run.message,
         "traceback": run.traceback,
         "steps": run.steps,
-        "epochs": run.steps * per_step if run.steps else 0.0,
+        "epochs": run.epochs,
         "initial_train_loss": run.measurements[0].train_loss if run.measurements else math.nan,
         **last,
         "train_seconds": run.train_seconds,

@@ -58,6 +58,8 @@ class RunResult:
     """The first is at step 0, of the untrained network."""
     steps: int
     """Steps trained; for a diverged run, the step at which it was found out."""
+    epochs: float
+    """Examples drawn in these steps, over training-set size."""
     train_seconds: float
     eval_seconds: float
     """This run's share of its pack's time in evaluations."""

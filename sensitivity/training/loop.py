@@ -47,10 +47,10 @@ def train_pack(
     order = PackOrder(seeds, train_size=train_size, batch_size=batch_size)
     watch = Watch(len(seeds), model.device)
     flops = step_flops(problem, optimizer, batch_size)
-    members = [Member(trial, flops) for trial in pack.trials]
+    members = [Member(trial, flops, batch_size / train_size) for trial in pack.trials]
     live = list(members)
 
-    _measure(live, model, problem, epoch=0.0, lr_scale=0.0)
+    _measure(live, model, problem, lr_scale=0.0)
     done, lr_scale = 0, 1.0
     for until in evaluation_steps(workload.evaluation, total=total, train_size=train_size, batch_size=batch_size):
         began = time.perf_counter()
@@ -68,7 +68,7 @@ def train_pack(
             live[place].fault = f"{optimizer.explain(place) if update_failed else 'loss not finite'} at step {step}"
         _drop(live, model, optimizer, order, watch)
         if live:
-            _measure(live, model, problem, epoch=done * batch_size / train_size, lr_scale=lr_scale)
+            _measure(live, model, problem, lr_scale=lr_scale)
             _drop(live, model, optimizer, order, watch)
         if not live:
             break
@@ -104,13 +104,13 @@ def _captures(calls: dict[str, list[LayerCall]], gradients: Sequence[Tensor]) ->
     }
 
 
-def _measure(live: list[Member], model: PackedModel, problem: Problem, *, epoch: float, lr_scale: float) -> None:
+def _measure(live: list[Member], model: PackedModel, problem: Problem, *, lr_scale: float) -> None:
     began = time.perf_counter()
     scores = evaluate(model, problem, train_examples=live[0].trial.workload.evaluation.train_examples)
     seconds = (time.perf_counter() - began) / len(live)
     for place, member in enumerate(live):
         member.eval_seconds += seconds
-        member.measure(scores, place, epoch=epoch, lr_multiplier=lr_scale)
+        member.measure(scores, place, lr_multiplier=lr_scale)
 
 
 def _drop(live: list[Member], model: PackedModel, optimizer: PackOptimizer, order: PackOrder, watch: Watch) -> None:

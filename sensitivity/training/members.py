@@ -19,6 +19,8 @@ class Member:
 
     trial: Trial
     step_flops: float
+    step_epochs: float
+    """Epochs a step: batch size over training-set size."""
     measurements: list[Measurement] = field(default_factory=list)
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
@@ -26,11 +28,11 @@ class Member:
     fault: str = ""
     """Why it diverged; empty while it has not."""
 
-    def measure(self, scores: Scores, place: int, *, epoch: float, lr_multiplier: float) -> None:
+    def measure(self, scores: Scores, place: int, *, lr_multiplier: float) -> None:
         """Note the scores at `place`, and judge them by the divergence bound."""
         measured = Measurement(
             step=self.steps,
-            epoch=epoch,
+            epoch=self.steps * self.step_epochs,
             lr=dict(self.trial.hyperparameters)["lr"] * lr_multiplier,
             train_seconds=self.train_seconds,
             flops=self.steps * self.step_flops,
@@ -51,6 +53,7 @@ class Member:
             status=Status.DIVERGED if self.fault else Status.COMPLETED,
             measurements=tuple(self.measurements),
             steps=self.steps,
+            epochs=self.steps * self.step_epochs,
             train_seconds=self.train_seconds,
             eval_seconds=self.eval_seconds,
             flops=self.steps * self.step_flops,

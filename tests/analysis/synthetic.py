@@ -62,6 +62,7 @@ def run(
         status=status,
         measurements=() if status in (Status.FAILED, Status.INTERRUPTED) else tuple(measurements),
         steps=steps,
+        epochs=steps / STEPS_PER_EPOCH,
         train_seconds=0.5 * len(losses),
         eval_seconds=0.1,
         flops=1e9 * len(losses),

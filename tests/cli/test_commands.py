@@ -48,7 +48,14 @@ def half_done(study_file, tmp_path):
         )
         for k in range(3)
     )
-    shared = {"measurements": measured, "steps": 2, "train_seconds": 1.0, "eval_seconds": 0.1, "flops": 2.0}
+    shared = {
+        "measurements": measured,
+        "steps": 2,
+        "epochs": 0.1,
+        "train_seconds": 1.0,
+        "eval_seconds": 0.1,
+        "flops": 2.0,
+    }
     runs = (
         RunResult(trial=trials[0], status=Status.COMPLETED, **shared),
         RunResult(trial=trials[1], status=Status.DIVERGED, message="loss not finite at step 2", **shared),

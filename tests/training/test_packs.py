@@ -80,6 +80,7 @@ def test_a_diverging_neighbour_changes_nothing(make_study, digits64, arm):
     kept = [r for r in mixed if dict(r.trial.hyperparameters)["lr"] != 1e6]
     assert {r.status for r in diverged} == {Status.DIVERGED}
     assert all(r.message and r.steps <= 8 for r in diverged)
+    assert [r.epochs for r in diverged] == pytest.approx([r.steps * 64 / 1437 for r in diverged])
     assert [r.trial.id for r in kept] == [r.trial.id for r in quiet]
     for ours, theirs in zip(kept, quiet, strict=True):
         assert ours.status is Status.COMPLETED
