@@ -16,14 +16,17 @@ from sensitivity.kfac import (
     StepReport,
     init_state,
     layers_of,
+    pseudo_losses,
     select,
     step,
 )
+from sensitivity.kfac.solves import inverse
 
 DOUBLE = torch.float64
 VARIANTS: dict[str, dict[str, Any]] = {
     "factored": {},
     "exact": {"damping_form": "exact"},
+    "ekfac": {"damping_form": "exact", "ekfac": True},
     "reduce": {"sharing": "reduce"},
     "nesterov, decoupled": {"nesterov": True, "decoupled_weight_decay": True},
     "sum": {"reduction": "sum"},
@@ -71,8 +74,8 @@ class Run:
             for name, p in model.named_parameters():
                 p.data.copy_(self.params[name][i] if self.lead else self.params[name])
             generator = torch.Generator().manual_seed(1000 * seed + index)
-            x = torch.randn(6, 2, 8, 8, generator=generator, dtype=self.dtype)
-            y = torch.randint(5, (6,), generator=generator)
+            x = torch.randn(24, 2, 8, 8, generator=generator, dtype=self.dtype)
+            y = torch.randint(5, (24,), generator=generator)
             if seed == poison:
                 x = x * float("nan")
             g, c = self.truth.captures_of(
@@ -176,3 +179,45 @@ def test_a_factor_that_cannot_be_inverted_is_reported_with_its_layer_and_conditi
     for name, p in clean.params.items():
         assert torch.equal(broken.params[name][0], p[0])
         assert torch.equal(broken.params[name][1], before[name])
+
+
+@pytest.mark.parametrize("fisher", ["monte_carlo", "type2"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error", "mse"])
+def test_pseudo_losses_of_a_pack_are_those_of_its_members(fisher: Any, loss: Any) -> None:
+    config = KFACConfig(fisher=fisher, loss=loss)
+    logits = torch.randn(3, 6, 4, dtype=DOUBLE, requires_grad=True)
+    pack = [
+        torch.autograd.grad(value, logits)[0]
+        for value in pseudo_losses(logits, config, [torch.Generator().manual_seed(i) for i in range(3)], lead=1)
+    ]
+    for member in range(3):
+        own = logits[member].detach().requires_grad_()
+        values = pseudo_losses(own, config, [torch.Generator().manual_seed(member)])
+        alone = [torch.autograd.grad(value, own)[0] for value in values]
+        assert len(alone) == len(pack) == (4 if fisher == "type2" else 1)
+        for a, b in zip(alone, pack, strict=True):
+            torch.testing.assert_close(a, b[member], rtol=1e-12, atol=1e-14)
+
+
+def test_a_member_with_nan_outputs_leaves_the_others_samples_alone() -> None:
+    config = KFACConfig(fisher="monte_carlo")
+    logits = torch.randn(2, 6, 4, dtype=DOUBLE)
+    poisoned = logits.clone()
+    poisoned[1] = float("nan")
+    gradients = []
+    for each in (logits, poisoned):
+        leaf = each.requires_grad_()
+        generators = [torch.Generator().manual_seed(i) for i in range(2)]
+        gradients.append(torch.autograd.grad(next(pseudo_losses(leaf, config, generators, lead=1)), leaf)[0])
+    assert torch.equal(gradients[0][0], gradients[1][0])
+
+
+def test_packs_of_many_invert_by_blocks_as_one_does() -> None:
+    factors = torch.randn(20, 70, 90, dtype=DOUBLE)
+    matrices = factors @ factors.mT / 90 + 0.01 * torch.eye(70, dtype=DOUBLE)
+    matrices[3].diagonal().sub_(5.0)
+    inverses, failed = inverse(matrices)
+    assert failed.tolist() == [i == 3 for i in range(20)]
+    expected = torch.linalg.inv(matrices)
+    keep = [i for i in range(20) if i != 3]
+    torch.testing.assert_close(inverses[keep], expected[keep], rtol=1e-9, atol=1e-9)
