@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from scipy.stats import qmc
 
 from sensitivity.study.arms import Arm
 
@@ -31,6 +30,8 @@ def configurations(arm: Arm) -> tuple[Configuration, ...]:
     if arm.design == "random":
         draws = np.random.default_rng(arm.design_seed).random((count, len(varying)))
     else:
+        from scipy.stats import qmc  # here: a second of import that every worker of a grid would wait for
+
         # Sobol points come in powers of two; drawing 2^m and cutting keeps the prefix property without
         # scipy's warning about unbalanced counts.
         sampler = qmc.Sobol(len(varying), scramble=True, rng=np.random.default_rng(arm.design_seed))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from sensitivity.study.spec import ProblemSpec
@@ -46,6 +44,9 @@ def digits(spec: ProblemSpec) -> Dataset:
     The test split is stratified by class and fixed by `split_seed`. Inputs are standardised with the mean
     and deviation of all training pixels (one channel), so that no rare pixel is blown up.
     """
+    from sklearn.datasets import load_digits  # here: half a second that a problem of the user's own does not need
+    from sklearn.model_selection import train_test_split
+
     images, classes = load_digits(return_X_y=True)
     train_x, test_x, train_y, test_y = train_test_split(
         images, classes, test_size=spec.test_fraction, random_state=spec.split_seed, stratify=classes
