@@ -90,7 +90,10 @@ def take_step(
     outputs, calls = model.train_outputs(gather(data.train_inputs, indices), record=record)
     losses = problem.loss(outputs, gather(data.train_targets, indices))
     watched = [tensor for called in calls.values() for call in called for tensor in call.outputs]
-    gradients = torch.autograd.grad(losses.sum(), [*model.params.values(), *watched])
+    wanted = [*model.params.values(), *watched]
+    gradients = torch.autograd.grad(
+        losses.sum(), wanted, materialize_grads=True
+    )  # zeros for what a model leaves unused
     grads = dict(zip(model.params, gradients, strict=False))
     captures = _captures(calls, gradients[len(model.params) :]) if record else None
     return losses.detach(), optimizer.step(model.params, grads, captures, lr_scale)

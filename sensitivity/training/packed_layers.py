@@ -59,9 +59,12 @@ def _trials_first(tensor: Tensor, dim: int | None, trials: int) -> Tensor:
 def install(model: nn.Module, tape: Tape) -> None:
     """Route the calls of every linear, convolutional and embedding layer through here.
 
-    Subclasses are left alone: their forward pass may compute something else.
+    Subclasses are left alone: their forward pass may compute something else. Calls of modules that hold the same
+    weight are noted under the first one's name, as ``named_parameters`` names the weight.
     """
-    for name, module in model.named_modules():
+    names: dict[int, str] = {}
+    for own_name, module in model.named_modules():
+        name = names.setdefault(id(getattr(module, "weight", module)), own_name)
         if type(module) is nn.Linear:
             _route(module, name, tape, functional.linear, packed_linear)
         elif type(module) in (nn.Conv1d, nn.Conv2d):
@@ -81,10 +84,8 @@ def _route(
         return outputs
 
     def forward(x: Tensor) -> Tensor:
-        weight, bias = (
-            module.weight,
-            getattr(module, "bias", None),
-        )  # functional_call puts them there for the call
+        # Looked up at each call: functional_call puts the pack's tensors there for the call.
+        weight, bias = module.weight, getattr(module, "bias", None)
         if tape.vmapped:
             result: Tensor = _PackedCall.apply(physical, x, weight, bias)  # type: ignore[no-untyped-call]
             return result

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sensitivity.kfac import layers_of
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.spec import ProblemSpec, StudySpec
 from sensitivity.training.datasets import Dataset, digits
@@ -90,6 +91,14 @@ def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
         raise
     except Exception as error:  # whatever the user's model raises is theirs to read
         mistakes.append(f"problem.model: {spec.problem.model} fails on two examples: {type(error).__name__}: {error}")
+    else:
+        if not layers_of(model):
+            mistakes += [
+                f"optimizers.{name}: K-FAC covers no layer of problem.model ({spec.problem.model}); it covers trained "
+                "Linear, Conv1d, Conv2d and Embedding layers. Use another model, or leave this optimizer out"
+                for name, arm in spec.optimizers.items()
+                if arm.kind == "kfac"
+            ]
     if mistakes:
         raise StudyFileError(source, mistakes)
 

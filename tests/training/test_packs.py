@@ -169,3 +169,35 @@ def test_float32_members_agree_with_float64_while_stable(make_study, digits64, p
     (exact,) = train_pack(pack_of(spec), digits64)
     (single,) = train_pack(pack_of(spec), load_problem(spec.problem))
     assert single.measurements[-1].train_loss == pytest.approx(exact.measurements[-1].train_loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("arm", [SGD, KFAC], ids=["sgd", "kfac"])
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_weight_that_two_layers_share_is_one_parameter(make_study, arm, members):
+    class Tied(nn.Module):
+        def __init__(self, copies):
+            super().__init__()
+            self.inside = nn.Linear(72, 72)
+            state = torch.random.get_rng_state()  # the copy below shall not move the head's initialisation
+            if copies == "tied":
+                self.again = nn.Linear(72, 72)
+                self.again.weight, self.again.bias = self.inside.weight, self.inside.bias
+            torch.random.set_rng_state(state)
+            self.head, self.copies = nn.Linear(72, 3), copies
+            self.unused = nn.Parameter(torch.ones(2))
+
+        def forward(self, x):
+            h = torch.tanh(self.inside(x.flatten(1)))
+            return self.head(torch.tanh(self.again(h) if self.copies == "tied" else self.inside(h)))
+
+    def trained(copies):
+        task = Problem(
+            dataset=images(), build_model=lambda: Tied(copies).double(), loss=cross_entropy, has_classes=True
+        )
+        spec = make_study(batch_sizes=[20], seeds=members, budget={"steps": 6}, optimizers={"a": arm})
+        return [r.measurements[-1].train_loss for r in train_pack(Pack(expand(spec)), task)]
+
+    # Two modules with one weight are, for every optimizer, one module called twice.
+    tied = trained("tied")
+    assert tied == pytest.approx(trained("called twice"), rel=1e-9)
+    assert all(math.isfinite(loss) for loss in tied)

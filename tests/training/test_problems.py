@@ -162,3 +162,19 @@ def test_gathering_shared_rows_equals_gathering_each():
     shared = gather(table, rows.expand(5, -1))
     assert torch.equal(shared, gather(table, rows.repeat(5, 1)))
     assert shared.stride(0) == 0
+
+
+def test_kfac_on_a_model_without_a_layer_it_covers_is_refused_before_anything_runs(module, make_study):
+    name = module(
+        "import torch\n"
+        "class Scale(torch.nn.Module):\n"
+        "    def __init__(self): super().__init__(); self.scale = torch.nn.Parameter(torch.ones(64))\n"
+        "    def forward(self, x): return (x.flatten(1) * self.scale)[:, :10]\n"
+        "def model(shape, outputs): return Scale()\n"
+    )
+    arms = {"sgd": {"kind": "sgd", "lr": 0.1}, "ours": {"kind": "kfac", "lr": 0.1, "damping": 0.1}}
+    spec = make_study(problem={"model": f"{name}:model"}, optimizers=arms)
+    with pytest.raises(StudyFileError) as caught:
+        check_study(spec, load_problem(spec.problem), source="x.toml")
+    (line,) = caught.value.mistakes
+    assert line.startswith("optimizers.ours: K-FAC covers no layer")
