@@ -1,7 +1,7 @@
 """What `kfac_step.py` times: models, a minimal hook-based K-FAC, ours, and the peers that can be installed by name.
 
-A contender is built for a kind of step, "plain", "factors" (updates the factors) or "both" (and the inverses), and gives a
-function that takes one such step. A contender that cannot tell two kinds apart builds the costlier one for both.
+A contender is built for a kind of step, "plain", "factors" (updates the factors) or "both" (and the inverses), and
+gives a function that takes one such step. A contender that cannot tell two kinds apart builds the costlier for both.
 """
 
 import warnings
@@ -109,6 +109,7 @@ def singd(work: Workload, kind: str) -> Step:
 
 def asdfghjkl(work: Workload, kind: str) -> Step:
     """Build asdfghjkl's empirical K-FAC on torch.optim.SGD."""
+    torch.cuda.nvtx.range_push = torch.cuda.nvtx.range_pop = lambda *_: None  # absent from CPU builds
     from asdl import FISHER_EMP, KfacGradientMaker, PreconditioningConfig
 
     factors, inverses = INTERVALS[kind]
@@ -134,7 +135,7 @@ def asdfghjkl(work: Workload, kind: str) -> Step:
 
 
 def curvlinops(work: Workload, kind: str) -> Step:
-    """Build an optimizer of curvlinops' empirical K-FAC (without averages) and its Cholesky inverse, on torch.optim.SGD."""
+    """Build curvlinops' empirical K-FAC (without averages) and its Cholesky inverse, on torch.optim.SGD."""
     from curvlinops import KFACInverseLinearOperator, KFACLinearOperator
 
     model, (x, y) = work.model(), work.data()

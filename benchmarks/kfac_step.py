@@ -1,11 +1,12 @@
 """Time a K-FAC step as a multiple of the SGD step of the same model and batch, beside peers and floors.
 
-    python benchmarks/kfac_step.py [--workloads perceptron resnet20] [--rounds N] [--threads T] [--device cuda] [--record]
+    python benchmarks/kfac_step.py [--workloads perceptron resnet20] [--rounds N] [--threads T] [--device cuda]
 
-Steps are interleaved: every step of a contender is divided by the SGD step timed just before it (kfac-jax's by SGD in JAX), and
-the medians of these ratios are put together for (a) factors every step and inverses every 10, (b) every 10 and every 100.
-Floors: the FLOPs of forward, backward and K-FAC over those of forward and backward, with our convolution form and with im2col.
-Memory: the peak of a process that takes steps of kind "both", less that of one that takes SGD steps.
+Steps are interleaved: every step of a contender is divided by the SGD step timed just before it (kfac-jax's by SGD in
+JAX), and the medians of these ratios are put together for (a) factors every step and inverses every 10, (b) every 10
+and every 100. Floors: the FLOPs of forward, backward and K-FAC over those of forward and backward, with our form of
+convolution factors and with im2col. Memory: the peak of a process that takes steps of kind "both", less that of one
+that takes SGD steps. `--record` writes the tables to results/kfac_step.md.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def measure(work: Workload, rounds: int) -> tuple[dict[str, dict[str, float]], d
         try:
             built = {kind: (build(work, kind), unit(work, kind)) for kind in KINDS}
             for step, base in built.values():
-                for _ in range(3):
+                for _ in range(2):
                     step()
                     base()
         except Exception as error:
@@ -145,8 +146,9 @@ def machine(threads: int, device: torch.device) -> list[str]:
     return [
         "# K-FAC step over SGD step",
         "",
-        f"{where}; Python {platform.python_version()}, torch {torch.__version__}. Ratios to SGD with momentum, medians of",
-        "interleaved ratios; a: factors every step, inverses every 10; b: every 10, every 100. `python benchmarks/kfac_step.py`.",
+        f"{where}; Python {platform.python_version()}, torch {torch.__version__}. `python benchmarks/kfac_step.py`.",
+        "Ratios to SGD with momentum, medians of interleaved ratios; a: factors every step, inverses every 10;",
+        "b: every 10, every 100.",
         "",
     ]
 

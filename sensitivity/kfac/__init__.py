@@ -5,18 +5,27 @@ For one model:
     from sensitivity.kfac import KFAC, KFACConfig
     optimizer = KFAC(model, KFACConfig(lr=0.1, damping=1e-2))
     loss.backward(); optimizer.step()
+    optimizer.report()                                   # coverage, failed steps, share of clipped steps
 
 For a pack, whose tensors all carry leading dimensions ([trials]), there is no hook and no module:
 
-    layers = layers_of(model)                            # frozen descriptions, by qualified name state =
-    init_state(layers, params, config)           # params: {name: [trials, *parameter shape]}, all of the model's
-    captures = {layer.name: [Capture(inputs, output_grads)]} if needs_statistics(config, state.steps) else None report =
-    step(config, state, params, grads, captures, Hyperparameters(lr=..., damping=...))   # in place on params and state
+    layers = layers_of(model)                            # frozen descriptions, by qualified name
+    state = init_state(layers, params, config)           # params: {name: [trials, *shape]}, all of the model's
+    due = needs_statistics(config, state.steps)
+    captures = {layer.name: [Capture(inputs, output_grads)]} if due else None      # one capture a call
+    report = step(config, state, params, grads, captures, Hyperparameters(lr=..., damping=...))
     state = select(state, survivors)                     # survivors: indices of members to keep
 
-`report.failed` [trials] marks members that were not updated. Captured inputs are [trials, N, ..., features] (Linear),
-[trials, N, C, *spatial] (Conv1d, Conv2d) or [trials, N, ...] indices (Embedding), with output gradients of the loss
-summed over trials and reduced over examples. The room imports torch alone.
+`step` works in place on params and on state, whose tensors the engine owns. Captured inputs are [trials, N, ...,
+features] (Linear), [trials, N, C, *spatial] (Conv1d, Conv2d) or [trials, N, ...] indices (Embedding), with gradients of
+the loss summed over trials and reduced over examples as `config.reduction` says; `loss_scale` overrides the factor
+that turns them into gradients of one loss term. Hyperparameters are floats or tensors of shape [] or [trials].
+
+`report.failed` [trials] marks members that were not updated: their gradients were not finite, or a factor of theirs
+could not be inverted (`report.solves` names it), in which case they wait for the next inverse. They keep their
+parameters and momentum, and nobody else's numbers depend on them. For the "monte_carlo" and "type2" Fisher,
+`pseudo_losses` gives what to differentiate by the layers' outputs; its gradients go into a capture as a tuple, with
+loss_scale 1.0. `step_flops` counts what all this costs. The room imports torch alone.
 """
 
 from sensitivity.kfac.config import Hyperparameters, KFACConfig, LevenbergMarquardt, needs_statistics

@@ -125,11 +125,10 @@ class Recorder:
         self._normalise()
         self._pool(state)
         moved = average(state, self._sums, decay, mask)
-        if moved is None:
-            weight = newest_weight(decay, int(state.averaged))
-            for name, squares in self._squares.items():
-                held = state.squares.get(name)
-                state.squares[name] = squares if held is None else held.lerp_(squares, weight)
+        for name, squares in self._squares.items():
+            held = state.squares.setdefault(name, torch.zeros_like(squares))
+            new = squares if moved is None else torch.where(moved, squares, held)
+            held.lerp_(new, newest_weight(decay, max(1, int(state.averaged))))
         return moved
 
     def rescale(self, state: KFACState, mask: Tensor | None) -> None:
