@@ -11,7 +11,6 @@ that takes SGD steps. `--record` writes the tables to results/kfac_step.md.
 
 import argparse
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -114,7 +113,9 @@ def child(work: Workload, name: str) -> None:
     if work.device.type == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        # Not getrusage: its peak includes that of the process this one was forked from.
+        status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
+        print(int(status.split()[0]) / 1024)
 
 
 def table(work: Workload, rounds: int, threads: int) -> list[str]:
