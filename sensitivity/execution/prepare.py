@@ -13,8 +13,8 @@ from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import Pack, Trial, expand, group
 from sensitivity.training.problems import Problem, check_study, load_problem
 
-DEFAULT_PACK_SIZE = 64
-"""Where a pack's gain has levelled off for small networks on a CPU; the study file can say otherwise."""
+DEFAULT_PACK_SIZE = 32
+"""Most of a pack's gain for small networks on a CPU (`python benchmarks/packs.py`); the study file can say otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)

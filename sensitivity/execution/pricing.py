@@ -10,6 +10,7 @@ import torch
 from sensitivity.execution.prepare import Plan
 from sensitivity.study.trials import Pack
 from sensitivity.training.calibration import Cost, calibrate
+from sensitivity.training.memory import keep_freed_memory
 from sensitivity.training.problems import load_problem
 
 
@@ -54,6 +55,7 @@ def price(plan: Plan, packs: Sequence[Pack], *, workers: int) -> Price:
     execution = plan.spec.execution
     threads = torch.get_num_threads()
     torch.set_num_threads(execution.threads)
+    keep_freed_memory()  # as the workers do
     try:
         problem = plan.problem
         if execution.device != "cpu":

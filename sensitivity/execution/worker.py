@@ -16,6 +16,7 @@ from sensitivity.study.results import PackResult, RunResult, Status
 from sensitivity.study.spec import ExecutionSpec, ProblemSpec
 from sensitivity.study.trials import Pack
 from sensitivity.training.loop import train_pack
+from sensitivity.training.memory import keep_freed_memory
 from sensitivity.training.problems import Problem, load_problem
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ def run_pack(
     """Train a pack in this process and return what came of it; never raises for what a trial does."""
     use_folder(import_folder)
     torch.set_num_threads(execution.threads)
+    keep_freed_memory()
     device = torch.device(execution.device)
     problem = _problem(pack.trials[0].workload.problem, device)
     started, began = time.time(), time.perf_counter()

@@ -8,5 +8,5 @@ a single trial is a pack of one and takes the same path.
 * ``order``: which examples each step draws.
 * ``optimizers``: SGD and K-FAC over packs.
 * ``loop``: ``train_pack``.
-* ``cost``: FLOPs.
+* ``cost``: FLOPs; ``calibration``: a step's time and a pack's memory, measured; ``memory``: the allocator.
 """
