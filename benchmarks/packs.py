@@ -130,13 +130,6 @@ def plain_trainable(config: dict[str, float]) -> None:
         tune.report({"train_loss": train, "accuracy": (outputs.argmax(1) == data.test_targets).float().mean().item()})
 
 
-def prepare_spec():
-    """Return the study of the comparison."""
-    import tomllib
-
-    return parse_study(tomllib.loads(STUDY), source="benchmark")
-
-
 def study() -> list[str]:
     """Time the same 64 trials through this product and through plain Ray Tune, Ray running already."""
     with ray_environment(local=True), tempfile.TemporaryDirectory() as folder:
@@ -183,17 +176,10 @@ def main() -> None:
     name = "packs_study" if arguments.study else "packs"
     where = f"{machine()['cpu']}, {machine()['cores']} cores, Python {platform.python_version()}"
     versions = ", ".join(f"{k} {v}" for k, v in package_versions().items() if k in ("torch", "ray", "numpy"))
-    head = [
-        f"# {name}",
-        "",
-        f"`python benchmarks/packs.py{' --study' if arguments.study else ''}`; {where}; {versions}",
-    ]
-    body = (
-        study()
-        if arguments.study
-        else [f"Ratios of trial-steps a second; rounds: {arguments.rounds}.", "", *packs(arguments.rounds)]
-    )
-    text = "\n".join([*head, "", *body, ""])
+    command = f"`python benchmarks/packs.py{' --study' if arguments.study else ''}`"
+    title = f"Ratios of trial-steps a second to one trial alone; medians of {arguments.rounds} rounds."
+    body = study() if arguments.study else [title, "", *packs(arguments.rounds)]
+    text = "\n".join([f"# {name}", "", f"{command}; {where}; {versions}", "", *body, ""])
     print(text)
     if arguments.record:
         RESULTS.mkdir(exist_ok=True)

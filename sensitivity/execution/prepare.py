@@ -14,7 +14,7 @@ from sensitivity.study.trials import Pack, Trial, expand, group
 from sensitivity.training.problems import Problem, check_study, load_problem
 
 DEFAULT_PACK_SIZE = 32
-"""Most of a pack's gain for small networks on a CPU (`python benchmarks/packs.py`); the study file can say otherwise."""
+"""Most of the gain of small networks on a CPU (`python benchmarks/packs.py`); the study file can say otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
