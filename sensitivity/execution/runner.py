@@ -171,12 +171,6 @@ def _interrupted(pack: Pack, message: str) -> PackResult:
         RunResult(
             trial=trial,
             status=Status.INTERRUPTED,
-            measurements=(),
-            steps=0,
-            epochs=0.0,
-            train_seconds=0.0,
-            eval_seconds=0.0,
-            flops=0.0,
             message=message,
         )
         for trial in pack.trials

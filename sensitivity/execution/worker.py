@@ -69,12 +69,6 @@ def _train(pack: Pack, problem: Problem, on_progress: Callable[[float], None]) -
             RunResult(
                 trial=pack.trials[0],
                 status=Status.FAILED,
-                measurements=(),
-                steps=0,
-                epochs=0.0,
-                train_seconds=0.0,
-                eval_seconds=0.0,
-                flops=0.0,
                 message=f"{type(error).__name__}: {error}",
                 traceback=traceback.format_exc(),
             ),

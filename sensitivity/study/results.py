@@ -50,20 +50,20 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """The outcome of one trial."""
+    """The outcome of one trial; the defaults are those of a trial that never trained."""
 
     trial: Trial
     status: Status
-    measurements: tuple[Measurement, ...]
+    measurements: tuple[Measurement, ...] = ()
     """The first is at step 0, of the untrained network."""
-    steps: int
+    steps: int = 0
     """Steps trained; for a diverged run, the step at which it was found out."""
-    epochs: float
+    epochs: float = 0.0
     """Examples drawn in these steps, over training-set size."""
-    train_seconds: float
-    eval_seconds: float
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
     """This run's share of its pack's time in evaluations."""
-    flops: float
+    flops: float = 0.0
     message: str = ""
     """Why it diverged or failed."""
     traceback: str = ""
