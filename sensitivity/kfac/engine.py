@@ -120,8 +120,14 @@ def step(
 
     `params` and `grads` hold the parameters that `state` was made for, each [*lead, *parameter shape]. `captures` may
     be None on steps where `needs_statistics(config, state.steps)` is False; a first step needs them. `loss_scale`: see
-    `statistics_of`. Raises ValueError for missing captures, never for bad numbers, which are reported.
+    `statistics_of`. Raises ValueError for missing captures, and for the rule "diagonal" of uncovered parameters, whose
+    statistics captures do not hold; never for bad numbers, which are reported.
     """
+    if config.others == "diagonal" and state.layout.others:
+        raise ValueError(
+            f"Invalid others: 'diagonal'. Only the optimizer KFAC records what {state.layout.others[0][0]!r} needs: "
+            "use it, or set others='sgd' here."
+        )
     source = None if captures is None else _Captures(captures, config, loss_scale)
     return advance(config, state, params, grads, source, flat_numbers(hyper, state))
 

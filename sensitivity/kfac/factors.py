@@ -42,6 +42,8 @@ class Capture:
 
     def head(self, lead: int, fraction: float) -> "Capture":
         """Keep the first share of the examples, at least one."""
+        if fraction == 1.0:
+            return self
         examples = self.inputs.shape[lead]
         kept = max(1, round(fraction * examples))
         if kept == examples:

@@ -10,6 +10,7 @@ output factor. The input factor of an embedding is diagonal and stands outside t
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -109,7 +110,7 @@ class Layout:
         covered = [name for placement in self.placements for name in placement.layer.parameters]
         object.__setattr__(self, "names", (*covered, *(name for name, _, _ in self.others)))
 
-    @property
+    @cached_property
     def placements(self) -> tuple[Placement, ...]:
         """All covered layers, in their order in the flat vector."""
         return tuple(placement for cohort in self.cohorts for placement in cohort.placements)

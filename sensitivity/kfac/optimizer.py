@@ -99,6 +99,7 @@ class KFAC(torch.optim.Optimizer):
         self._last: StepReport | None = None
         self._predicted: float | None = None
         self._damping = (math.nan, torch.tensor(math.nan))
+        self._checked: list[tuple[Any, ...]] = []
         self._ruled = {f"{name}.{own}" if name else own for name in norms for own in ("weight", "bias")}
         self._uncovered = _uncovered(model, {name for layer in layers for name in layer.parameters})
         if self._uncovered:
@@ -129,8 +130,11 @@ class KFAC(torch.optim.Optimizer):
             raise ValueError(
                 "KFAC takes no closure: it evaluates the loss once a step. Call loss.backward(), then step()."
             )
-        for group in self.param_groups:
-            check_numbers(**{name: _plain(group[name]) for name in _NUMBERS})
+        numbers = [tuple(_plain(group[name]) for name in _NUMBERS) for group in self.param_groups]
+        if numbers != self._checked:
+            for values in numbers:
+                check_numbers(**dict(zip(_NUMBERS, values, strict=True)))
+            self._checked = numbers
         grads, still = dict[str, Tensor](), dict[str, Tensor]()
         for name, p in self._named.items():
             if p.grad is None:
@@ -142,14 +146,14 @@ class KFAC(torch.optim.Optimizer):
         due = needs_statistics(self.config, self.kfac.steps)
         if due:
             self._require_statistics()
-        numbers, index = self._numbers(), self.kfac.steps
+        flat, index = self._numbers(), self.kfac.steps
         source = self._recorder if due else None
-        report = advance(self.config, self.kfac, self._named, grads, source, numbers, self._group)
+        report = advance(self.config, self.kfac, self._named, grads, source, flat, self._group)
         for name, value in still.items():
             self._named[name].copy_(value)
         if due:
             report.seconds["factors"] = report.seconds.get("factors", 0.0) + self._recorder.seconds
-        return self._finish(report, numbers, index)
+        return self._finish(report, flat, index)
 
     def adapt_damping(self, before: float, after: float) -> float | None:
         """Adapt the damping after a step, from the loss on the same batch before and after it (Levenberg-Marquardt).

@@ -54,8 +54,10 @@ def refresh(
     for dim, parts in solved.items():
         targets = (state.eigenvalues[dim], state.inverses[dim]) if exact else (state.inverses[dim],)
         for target, new in zip(targets, parts, strict=True):
-            stays = failed.reshape(*failed.shape, *(1,) * (new.dim() - 1 - failed.dim()))
-            target.copy_(torch.where(stays, target, new) if keep else new)
+            if keep:
+                stays = failed.reshape(*failed.shape, *(1,) * (new.dim() - 1 - failed.dim()))
+                new = torch.where(stays, target, new)
+            target.copy_(new)
     for placement in layout.placements:
         name = placement.layer.name
         if placement.inputs is None:

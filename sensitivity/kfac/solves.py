@@ -92,11 +92,17 @@ def _spd_inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
 
 def _cholesky_inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
     root, info = torch.linalg.cholesky_ex(matrices)
+    if root.device.type == "cpu" and root.numel() and not bool(info.any()) and _lowest_pivot(root) > 0:
+        inverses = torch.cholesky_inverse(root)
+        traces = inverses.diagonal(dim1=-2, dim2=-1).sum(-1)
+        return inverses, ~torch.isfinite(traces)
     # A zero or NaN on the diagonal of one root makes cholesky_inverse raise for the whole batch.
     sound = (info == 0) & (root.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
-    if sound.device.type == "cpu" and bool(sound.all()):
-        inverses = torch.cholesky_inverse(root)
-        return inverses, ~torch.isfinite(inverses.diagonal(dim1=-2, dim2=-1).sum(-1))
     identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
     inverses = torch.cholesky_inverse(torch.where(sound[..., None, None], root, identity))
     return inverses, ~sound | ~torch.isfinite(inverses.diagonal(dim1=-2, dim2=-1).sum(-1))
+
+
+def _lowest_pivot(root: Tensor) -> float:
+    """Smallest entry on the diagonals of Cholesky roots; NaN if there is one."""
+    return root.diagonal(dim1=-2, dim2=-1).amin().item()

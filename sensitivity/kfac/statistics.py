@@ -1,5 +1,6 @@
 """How one batch enters the averaged factors: scaled for the Fisher of the mean loss, and with bias correction."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ class Statistics:
         """Whether each member's factors are finite, [*lead]; in a pack the diagonal tells, as it bounds the rest."""
         buffer = whole(self.banks)
         if buffer is not None and not self.diagonals:
-            return torch.isfinite(torch.dot(buffer, buffer))
+            square = torch.dot(buffer, buffer)
+            return torch.tensor(math.isfinite(square.item())) if buffer.device.type == "cpu" else square.isfinite()
         traces = [bank.diagonal(dim1=-2, dim2=-1).sum((0, -1)) for bank in self.banks.values()]
         traces += [diagonal.sum(-1) for diagonal in self.diagonals.values()]
         return torch.isfinite(torch.stack(traces).sum(0))

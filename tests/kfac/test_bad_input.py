@@ -256,3 +256,18 @@ def test_a_pack_that_starts_without_captures_is_refused(truth: Any) -> None:
         init_state(layers_of(model), {"0.weight": params["0.weight"]}, KFACConfig())
     with pytest.raises(ValueError, match="disagree about the leading"):
         init_state(layers_of(model), {**params, "2.weight": params["2.weight"].expand(3, 3, 5)}, KFACConfig())
+
+
+def test_the_functional_step_refuses_the_diagonal_rule_that_it_cannot_follow(truth: Any) -> None:
+    torch.manual_seed(0)
+    model, config = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2)), KFACConfig(others="diagonal")
+    params = {n: p.detach().clone() for n, p in model.named_parameters()}
+    state, hyper = init_state(layers_of(model), params, config), Hyperparameters(lr=1.0, damping=1.0)
+    grads, captures = truth.captures_of(model, lambda: model(torch.randn(3, 4)).sum())
+    with pytest.raises(ValueError, match=r"Invalid others: 'diagonal'\. .*'1\.weight'.*others='sgd'"):
+        step(config, state, params, grads, captures, hyper)
+    assert state.steps == 0
+    covered = {n: p for n, p in params.items() if not n.startswith("1.")}
+    state = init_state(layers_of(model), covered, config)
+    step(config, state, covered, {n: grads[n] for n in covered}, captures, hyper)
+    assert state.steps == 1
