@@ -115,6 +115,25 @@ class Layout:
         """All covered layers, in their order in the flat vector."""
         return tuple(placement for cohort in self.cohorts for placement in cohort.placements)
 
+    @cached_property
+    def pairs(self) -> list[tuple[int, int, int]]:
+        """For each layer and group: the layer's index, and the input's and the output's place among all slots.
+
+        Slots are counted through the banks in order, and then the diagonal input factors.
+        """
+        before, total = dict[int, int](), 0
+        for dim, count in self.slots.items():
+            before[dim] = total
+            total += count
+        found = []
+        for i, placement in enumerate(self.placements):
+            a, g = placement.inputs, placement.outputs
+            for group in range(placement.layer.groups):
+                place = total if a is None else before[a.dim] + a.start + group
+                found.append((i, place, before[g.dim] + g.start + group))
+            total += a is None
+        return found
+
     def views(self, flat: Tensor) -> list[Tensor]:
         """View every parameter, in the order of `names`, in a flat vector: each [*lead, *parameter shape]."""
         found = [view for placement in self.placements for view in placement.parameter_views(flat)]

@@ -73,25 +73,18 @@ def refresh(
 
 def damped_factors(state: KFACState, damping: Tensor) -> dict[int, Tensor]:
     """Copy the banks with factored Tikhonov damping on their diagonals; `damping` broadcasts to [layers, *lead]."""
-    banks = {dim: bank.clone() for dim, bank in state.factors.items()}
-    means = {dim: bank.diagonal(dim1=-2, dim2=-1).mean(-1) for dim, bank in state.factors.items()}
-    extra = {dim: torch.empty_like(mean) for dim, mean in means.items()}
-    root, index = damping.sqrt().expand(len(state.layout.placements), *state.layout.lead), 0
-    for cohort in state.layout.cohorts:
-        count, groups = len(cohort.placements), cohort.placements[0].layer.groups
-        own = root[index : index + count]
-        own = own.repeat_interleave(groups, 0) if groups > 1 else own
-        index += count
-        if cohort.inputs is None:
-            inputs = torch.stack([state.diagonals[p.layer.name].mean(-1) for p in cohort.placements])
-        else:
-            inputs = cohort.inputs.of(means)
-        ratio = _trace_ratio(inputs, cohort.outputs.of(means))
-        torch.div(own, ratio, out=cohort.outputs.of(extra))
-        if cohort.inputs is not None:
-            torch.mul(own, ratio, out=cohort.inputs.of(extra))
-    for dim, bank in banks.items():
-        bank.diagonal(dim1=-2, dim2=-1).add_(extra[dim].unsqueeze(-1))
+    layout = state.layout
+    means = [state.factors[dim].diagonal(dim1=-2, dim2=-1).mean(-1) for dim in layout.slots]
+    means += [state.diagonals[p.layer.name].mean(-1)[None] for p in layout.placements if p.inputs is None]
+    sides = torch.cat(means)
+    owners, inputs, outputs = torch.tensor(layout.pairs, device=sides.device).unbind(1)
+    ratio = _trace_ratio(sides[inputs], sides[outputs])
+    root = damping.sqrt().expand(len(layout.placements), *layout.lead)[owners]
+    sides[inputs], sides[outputs] = root * ratio, root / ratio
+    banks = {}
+    for dim, extra in zip(layout.slots, torch.split(sides, [len(x) for x in means]), strict=False):
+        banks[dim] = state.factors[dim].clone()
+        banks[dim].diagonal(dim1=-2, dim2=-1).add_(extra.unsqueeze(-1))
     return banks
 
 

@@ -69,6 +69,11 @@ class Recorder:
             )
             for p in self._layout.placements
         }
+        self._parts = {
+            name: _parts(inputs[0], bias=layer.bias is not None)
+            for name, (layer, inputs, _) in self._places.items()
+            if layer.kind == "linear"
+        }
         self._whole_calls = config.sharing == "reduce" or config.ekfac
         self._plain = config.sharing == "expand" and not self._whole_calls and config.batch_fraction == 1.0
         self._plain = self._plain and config.fisher == "empirical"
@@ -266,13 +271,25 @@ class Recorder:
 
     def _add_rows(self, name: str, call: Capture, batch: int) -> None:
         """Do what `_add` does, in fewer steps, for the first call of a linear layer on plain rows."""
-        layer, input_sum, output_sum = self._places[name]
+        layer, _, output_sum = self._places[name]
         rows = call.inputs.shape[0]
         scale = rows * self._config.terms_per_example if self._config.reduction == "mean" else 1
         seen = _Seen((1 / (rows * self._config.terms_per_example), scale**2 / rows), rows, {batch: rows}, {batch: rows})
         self._seen[name] = seen
-        add_input_moment(layer, (call,), 0, "expand", input_sum, 0.0, seen.scales[0])
-        add_output_moment(layer, (call,), 0, "expand", output_sum, 0.0, seen.scales[1])
+        inputs, grads = (x.to(output_sum.dtype) for x in (call.inputs, call.columns[0]))
+        block, last_row, last_column, corner = self._parts[name]
+        block.addmm_(inputs.mT, inputs, beta=0.0, alpha=seen.scales[0])
+        if layer.bias is not None:
+            torch.sum(inputs, 0, out=last_row).mul_(seen.scales[0])
+            last_column.copy_(last_row)
+            corner.fill_(rows * seen.scales[0])
+        output_sum[0].addmm_(grads.mT, grads, beta=0.0, alpha=seen.scales[1])
+
+
+def _parts(factor: Tensor, *, bias: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """View an input factor [d, d] without its bias, and the bias's row, column and corner."""
+    side = len(factor) - bias
+    return factor[:side, :side], factor[-1, :side], factor[:side, -1], factor[-1, -1]
 
 
 def _batched(layer: Layer, call: Capture) -> Capture:

@@ -33,12 +33,12 @@ class Statistics:
     def move(self, new: "Statistics", weight: float | Tensor, mask: Tensor | None) -> None:
         """Self ← (1 - weight) self + weight new, in place, for members inside `mask`; weight and mask are [*lead]."""
         if mask is None and isinstance(weight, float):
-            mine = [*self.banks.values(), *self.diagonals.values()]
-            theirs = [*(new.banks[dim] for dim in self.banks), *(new.diagonals[name] for name in self.diagonals)]
             buffers = whole(self.banks), whole(new.banks)
             if buffers[0] is not None and buffers[1] is not None and not self.diagonals:
                 buffers[0].lerp_(buffers[1], weight)
             else:
+                mine = [*self.banks.values(), *self.diagonals.values()]
+                theirs = [*(new.banks[dim] for dim in self.banks), *(new.diagonals[name] for name in self.diagonals)]
                 torch._foreach_lerp_(mine, theirs, weight)
             return
         pairs = [(bank, new.banks[dim], 2) for dim, bank in self.banks.items()]
