@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 
-from rich.console import Console
-from rich.table import Table
-
 from sensitivity.store.directory import Place, place
 from sensitivity.store.reader import read_study, studies
 from sensitivity.study.errors import UserError
@@ -19,21 +16,18 @@ def show_studies(root: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows))
         return
-    console = Console()
     if not rows:
-        console.print(f"no studies below {root}; `sensitivity run quickstart` makes one", soft_wrap=True)
+        print(f"no studies below {root}; `sensitivity run quickstart` makes one")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("study", "planned", *Status, "directory"):
-        table.add_column(
-            name, justify="left" if name in ("study", "directory") else "right", overflow="fold", min_width=len(name)
-        )
+    names = ("study", "planned", *Status, "directory")
+    lines = [names, *(tuple(str(row[name]) for name in names) for row in rows if "error" not in row)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:  # not a table of rich's: a path that is cut or wrapped can't be copied
+        padded = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
+        print("  ".join([line[0].ljust(widths[0]), *padded[1:-1], line[-1]]))
     for row in rows:
         if "error" in row:
-            table.add_row(str(row["study"]), *[""] * (len(Status) + 1), str(row["error"]))
-        else:
-            table.add_row(*(str(row[name]) for name in ("study", "planned", *Status, "directory")))
-    console.print(table)
+            print(row["error"])
 
 
 def _row(directory: Place) -> dict[str, object]:

@@ -11,7 +11,7 @@ import typer
 
 from sensitivity.study.errors import UserError
 
-USER_ERROR_EXIT = 2
+USER_ERROR_EXIT, INTERRUPTED_EXIT = 2, 130
 
 app = typer.Typer(
     help="How far does an optimizer scale with batch size, and how sensitive is it to its hyperparameters?",
@@ -80,7 +80,7 @@ def export(
     from sensitivity.store.directory import place
     from sensitivity.store.reader import export_runs
 
-    _write(file, export_runs(place(study_dir), file.suffix))
+    _write(file, export_runs(place(study_dir), file.suffix.lower()))
     typer.echo(f"runs: {file}")
 
 
@@ -108,6 +108,9 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         app()
+    except KeyboardInterrupt:
+        typer.echo("stopped; what is stored stays as it was", err=True)
+        sys.exit(INTERRUPTED_EXIT)
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(USER_ERROR_EXIT)

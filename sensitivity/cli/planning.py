@@ -11,7 +11,7 @@ from sensitivity.cli.display import duration, price_table
 from sensitivity.execution.prepare import available_workers, prepare
 from sensitivity.execution.pricing import Price, price
 from sensitivity.store.directory import place
-from sensitivity.store.manifest import MANIFEST
+from sensitivity.store.manifest import MANIFEST, read_manifest, refuse_other_study
 from sensitivity.store.reader import finished_trials
 
 
@@ -20,7 +20,10 @@ def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -
     plan = prepare(study)
     at_once = workers or available_workers(plan.spec.execution.threads)
     directory = place(storage).child(plan.spec.name)
-    finished = finished_trials(directory) if directory.exists(MANIFEST) else frozenset()
+    finished = frozenset[str]()
+    if directory.exists(MANIFEST):
+        refuse_other_study(directory, read_manifest(directory), plan.spec, plan.source)
+        finished = finished_trials(directory)
     packs = plan.packs(finished=finished, workers=at_once)
     priced = price(plan, packs, workers=at_once)
     if as_json:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 from dataclasses import asdict
 
 from rich.console import Console
 
 from sensitivity.cli.display import shown
-from sensitivity.execution.launch import launch
+from sensitivity.execution.launch import Outcome, launch
 from sensitivity.execution.prepare import prepare
 from sensitivity.store.directory import place
 
-INTERRUPTED_EXIT = 130
+NOTHING_TRAINED_EXIT, INTERRUPTED_EXIT = 1, 130
 
 
 def run_study(study: str, *, storage: str, address: str | None, workers: int | None, as_json: bool) -> int:
@@ -28,14 +29,32 @@ def run_study(study: str, *, storage: str, address: str | None, workers: int | N
         workers=workers,
         show=lambda progress: shown(progress, console),
     )
+    if outcome.interrupted:
+        for number in (signal.SIGINT, signal.SIGTERM):  # Ray tidies up until the very end of the process
+            signal.signal(number, signal.SIG_IGN)
     if as_json:
         print(json.dumps(asdict(outcome)))
     else:
-        states = ", ".join(f"{count} {status}" for status, count in outcome.statuses.items())
-        console.print(f"{outcome.study}: {states}", soft_wrap=True)
-        if outcome.interrupted:
-            again = f"sensitivity run {shlex.quote(study)} --storage {shlex.quote(storage)}"
-            console.print(f"stopped; every reported result is kept. To go on: {again}", soft_wrap=True)
-        console.print(f"results: {outcome.directory}", soft_wrap=True)
-        console.print(f"report:  sensitivity report {shlex.quote(outcome.directory)}", soft_wrap=True)
-    return INTERRUPTED_EXIT if outcome.interrupted else 0
+        _tell(outcome, console, again=_again(study, storage=storage, address=address, workers=workers))
+    if outcome.interrupted:
+        return INTERRUPTED_EXIT
+    return 0 if outcome.trained else NOTHING_TRAINED_EXIT
+
+
+def _tell(outcome: Outcome, console: Console, *, again: str) -> None:
+    def line(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    line(f"{outcome.study}: " + ", ".join(f"{count} {status}" for status, count in outcome.statuses.items()))
+    for cause, count in outcome.causes.items():
+        line(f"  {count} × {cause}")
+    if outcome.interrupted:
+        line(f"stopped; every reported result is kept. To go on: {again}")
+    line(f"results: {outcome.directory}")
+    line(f"report:  sensitivity report {shlex.quote(outcome.directory)}")
+
+
+def _again(study: str, *, storage: str, address: str | None, workers: int | None) -> str:
+    options = {"--storage": storage, "--address": address, "--workers": workers}
+    given = [f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
+    return " ".join(["sensitivity run", shlex.quote(study), *given])

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from types import FrameType, TracebackType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Raise ``KeyboardInterrupt`` on SIGINT and SIGTERM while inside (in the main thread, which alone gets signals).
+class Interruptible:
+    """A block in which SIGINT and SIGTERM raise ``KeyboardInterrupt`` (in the main thread, which alone gets signals).
 
-    It is ``KeyboardInterrupt`` because Ray's native code lets no other exception through while it waits.
+    It is ``KeyboardInterrupt`` because Ray's native code lets no other exception through while it waits. Where even
+    that is swallowed (raised in a callback of the interpreter, say), `requested` still tells. After the first
+    signal, others are ignored until the block is left, so that they do not break the tidying up.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def stop(number: int, _: object) -> None:
-        for each in before:  # a second signal must not break the tidying up after the first
+    def __init__(self) -> None:
+        self.requested = False
+        self._applies = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> Interruptible:
+        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.arm()
+        return self
+
+    def arm(self) -> None:
+        """Install the handlers, again if something has put its own in their place."""
+        if self._applies and not self.requested:
+            for number in _SIGNALS:
+                signal.signal(number, self._stop)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._applies:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        self.requested = True
+        for each in _SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt(signal.Signals(number).name)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

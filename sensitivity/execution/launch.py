@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from sensitivity.execution.environment import ray_environment
-from sensitivity.execution.interruption import interruptible
+from sensitivity.execution.interruption import Interruptible
 from sensitivity.execution.prepare import Plan, available_workers
 from sensitivity.execution.progress import Progress
 from sensitivity.store.directory import Place
@@ -31,7 +31,14 @@ class Outcome:
     directory: str
     planned: int
     statuses: dict[str, int]
+    causes: dict[str, int]
+    """What failed and interrupted runs say, the most frequent first, with their counts."""
     interrupted: bool
+
+    @property
+    def trained(self) -> bool:
+        """Whether any run has a result of training, or waits for one."""
+        return any(status not in ("failed", "interrupted") for status in self.statuses)
 
 
 def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | None, show: Show) -> Outcome:
@@ -49,21 +56,26 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
     """
     interrupted = False
     with WriterLock(directory):
+        finished = finished_trials(directory)  # first: a damaged part stops the command before anything is written
         manifest = write_manifest(directory, plan.spec, plan.source)
-        finished = finished_trials(directory)
         write_plan(directory, plan.trials)
         if any(trial.id not in finished for trial in plan.trials):
             try:
-                with interruptible():
-                    _run_missing(plan, finished, directory, manifest, address=address, workers=workers, show=show)
+                with Interruptible() as stop:
+                    _run_missing(
+                        plan, finished, directory, manifest, address=address, workers=workers, show=show, stop=stop
+                    )
             except KeyboardInterrupt:
                 interrupted = True
-        statuses = read_study(directory).runs["status"].value_counts()
+        runs = read_study(directory).runs
+    statuses = runs["status"].value_counts()
+    causes = runs.loc[runs["status"].isin(["failed", "interrupted"]), "message"].value_counts()
     return Outcome(
         study=plan.spec.name,
         directory=directory.uri,
         planned=len(plan.trials),
         statuses={str(status): int(count) for status, count in statuses.items()},
+        causes={str(message): int(count) for message, count in causes.head(3).items()},
         interrupted=interrupted,
     )
 
@@ -77,6 +89,7 @@ def _run_missing(
     address: str | None,
     workers: int | None,
     show: Show,
+    stop: Interruptible,
 ) -> None:
     execution = plan.spec.execution
     if address is None:
@@ -89,10 +102,19 @@ def _run_missing(
             packs = plan.packs(finished=finished, workers=at_once)
             before = sum(trial.id in finished for trial in plan.trials)
             progress = Progress(planned=len(plan.trials), finished_before=before, work=_work(plan, packs))
-            # Once more inside: Ray's start puts a SIGTERM handler of its own in place of ours.
-            with interruptible(), show(progress) as on_change:
+            stop.arm()  # Ray's start has put a SIGTERM handler of its own in place of ours
+            with show(progress) as on_change:
                 on_change()
-                run_packs(plan, packs, directory, manifest, workers=at_once, progress=progress, on_change=on_change)
+                run_packs(
+                    plan,
+                    packs,
+                    directory,
+                    manifest,
+                    workers=at_once,
+                    progress=progress,
+                    on_change=on_change,
+                    stopped=lambda: stop.requested,
+                )
 
 
 def _work(plan: Plan, packs: Sequence[Pack]) -> dict[str, float]:

@@ -8,10 +8,11 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from sensitivity.study.load import find_study, load_study
-from sensitivity.study.provenance import source_hash
+from sensitivity.study.provenance import modules_found, source_hash
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import Pack, Trial, expand, group
-from sensitivity.training.problems import Problem, check_study, load_problem
+from sensitivity.training.checks import check_study
+from sensitivity.training.problems import Problem, load_problem
 
 DEFAULT_PACK_SIZE = 32
 """Most of the gain of small networks on a CPU (`python benchmarks/packs.py`); the study file can say otherwise."""
@@ -52,9 +53,10 @@ def prepare(study: str) -> Plan:
     spec = load_study(path)
     folder = str(path.resolve().parent)
     use_folder(folder)
-    source = source_hash(spec.problem)
+    modules_found(spec.problem)
     problem = load_problem(spec.problem)
     check_study(spec, problem, source=str(path))
+    source = source_hash(spec.problem, folder)  # last, when all that the problem imports is loaded
     return Plan(spec=spec, problem=problem, source=source, import_folder=folder, trials=expand(spec, source=source))
 
 

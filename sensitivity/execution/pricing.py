@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from sensitivity.execution.prepare import Plan
+from sensitivity.study.errors import UserError, users_code
 from sensitivity.study.trials import Pack
 from sensitivity.training.calibration import Cost, calibrate
 from sensitivity.training.memory import keep_freed_memory
@@ -51,8 +52,17 @@ class Price:
 
 
 def price(plan: Plan, packs: Sequence[Pack], *, workers: int) -> Price:
-    """Measure one pack of each arm and batch size for a moment, and extrapolate to the whole plan."""
+    """Measure one pack of each arm and batch size for a moment, and extrapolate to the whole plan.
+
+    Raises:
+        UserError: the device is not there, or the user's code raises in training.
+    """
     execution = plan.spec.execution
+    if execution.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            'execution.device = "cuda", but this machine has no accelerator to measure on\n'
+            '  Plan on a machine that has one, or set device = "cpu"'
+        )
     threads = torch.get_num_threads()
     torch.set_num_threads(execution.threads)
     keep_freed_memory()  # as the workers do
@@ -66,13 +76,15 @@ def price(plan: Plan, packs: Sequence[Pack], *, workers: int) -> Price:
                 mine = [pack for pack in packs if (pack.arm, pack.batch_size) == (arm, batch_size)]
                 planned = [t for t in plan.trials if (t.arm, t.batch_size) == (arm, batch_size)]
                 sample = max(mine, key=lambda pack: len(pack.trials)) if mine else Pack(tuple(planned[:1]))
+                with users_code(f"{sample.trials[0].label()}: training raises"):
+                    cost = calibrate(sample, problem)
                 lines.append(
                     PriceLine(
                         optimizer=arm,
                         batch_size=batch_size,
                         planned=len(planned),
                         missing=sum(len(pack.trials) for pack in mine),
-                        cost=calibrate(sample, problem),
+                        cost=cost,
                     )
                 )
     finally:

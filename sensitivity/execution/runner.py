@@ -41,6 +41,7 @@ def run_packs(
     workers: int,
     progress: Progress,
     on_change: Callable[[], None],
+    stopped: Callable[[], bool],
 ) -> None:
     """Run packs on the Ray that is there, and append each one's results to the study directory as they come.
 
@@ -52,11 +53,14 @@ def run_packs(
         workers: packs at a time.
         progress: kept up to date.
         on_change: called after each change of `progress`.
+        stopped: whether a stop was asked for.
 
     Raises:
+        KeyboardInterrupt: a stop was asked for.
         UserError: the study directory can't be written.
     """
     recorder = _Recorder(packs, directory, manifest, progress, on_change)
+    stopper = _StopOn(lambda: stopped() or recorder.fault is not None)
     trainable = tune.with_parameters(
         _tune_pack, packs=tuple(packs), execution=plan.spec.execution, import_folder=plan.import_folder
     )
@@ -74,13 +78,15 @@ def run_packs(
                 storage_path=scratch,
                 verbose=0,
                 callbacks=[recorder],
-                stop=recorder.stopper,
+                stop=stopper,
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
         tuner.fit()
     if recorder.fault is not None:
         raise recorder.fault
+    if stopped():
+        raise KeyboardInterrupt
 
 
 def _tune_pack(config: Mapping[str, int], packs: Sequence[Pack], execution: ExecutionSpec, import_folder: str) -> None:
@@ -113,7 +119,6 @@ class _Recorder(tune.Callback):
         self._on_change = on_change
         self._code_version = code_version()
         self.fault: UserError | None = None
-        self.stopper = _StopOn(lambda: self.fault is not None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Hold nothing back for Tune's snapshots: they are never read."""

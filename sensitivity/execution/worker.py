@@ -34,9 +34,8 @@ def run_pack(
     torch.set_num_threads(execution.threads)
     keep_freed_memory()
     device = torch.device(execution.device)
-    problem = _problem(pack.trials[0].workload.problem, device)
     started, began = time.time(), time.perf_counter()
-    runs = _train(pack, problem, on_progress)
+    runs = _train(pack, device, on_progress)
     return PackResult(
         runs=runs,
         pack_id=pack.id,
@@ -53,8 +52,9 @@ def _problem(spec: ProblemSpec, device: torch.device) -> Problem:
     return load_problem(spec, device=device)
 
 
-def _train(pack: Pack, problem: Problem, on_progress: Callable[[float], None]) -> tuple[RunResult, ...]:
+def _train(pack: Pack, device: torch.device, on_progress: Callable[[float], None]) -> tuple[RunResult, ...]:
     try:
+        problem = _problem(pack.trials[0].workload.problem, device)
         return train_pack(pack, problem, on_progress=on_progress)
     except Exception as error:  # the user's model may raise anything
         if len(pack.trials) > 1:  # find the members that fail, and leave the others whole
@@ -63,7 +63,7 @@ def _train(pack: Pack, problem: Problem, on_progress: Callable[[float], None]) -
             return tuple(
                 run
                 for half in (pack.trials[:middle], pack.trials[middle:])
-                for run in _train(Pack(half), problem, on_progress)
+                for run in _train(Pack(half), device, on_progress)
             )
         return (
             RunResult(

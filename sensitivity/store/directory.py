@@ -148,7 +148,7 @@ def place(uri: str) -> Place:
         StorageError: no file system answers to it.
     """
     if "://" not in uri:
-        path = Path(uri).expanduser().absolute()
+        path = Path(uri).expanduser().resolve()
         return Place(fs.LocalFileSystem(), path.as_posix(), uri.rstrip("/") or path.as_posix())
     try:
         filesystem, path_text = fs.FileSystem.from_uri(uri)

@@ -80,7 +80,7 @@ def write_manifest(directory: Place, spec: StudySpec, source: str) -> Manifest:
     specs: dict[str, Any] = {}
     if directory.exists(MANIFEST):
         known = read_manifest(directory)
-        _refuse_other_study(directory, known, spec, source)
+        refuse_other_study(directory, known, spec, source)
         specs = known.specs
     entry = {
         "spec": spec.model_dump(mode="json"),
@@ -100,7 +100,12 @@ def write_manifest(directory: Place, spec: StudySpec, source: str) -> Manifest:
     return Manifest(spec=spec, source=source, specs=specs)
 
 
-def _refuse_other_study(directory: Place, known: Manifest, spec: StudySpec, source: str) -> None:
+def refuse_other_study(directory: Place, known: Manifest, spec: StudySpec, source: str) -> None:
+    """Raise if `known`, of `directory`, is another study than `spec` with `source`, and not the same one extended.
+
+    Raises:
+        StorageError: naming each difference.
+    """
     old, new = _flat(known.spec.identity()), _flat(spec.identity())
     different = [
         f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"

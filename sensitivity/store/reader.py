@@ -78,7 +78,7 @@ def export_runs(directory: Place, suffix: str) -> bytes:
         StorageError: as `read_study`.
     """
     if suffix not in (".csv", ".parquet"):
-        raise UserError(f"can't export to {suffix or 'a file without a suffix'!r}; allowed: .csv, .parquet")
+        raise UserError(f"can't export to a file that ends in {suffix!r}; allowed: .csv, .parquet")
     runs = read_study(directory).runs
     schema = runs_schema(_params(runs.columns))
     # Pending runs have made pandas turn integers into floats; a table written for others has its own types again.

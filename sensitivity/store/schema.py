@@ -30,7 +30,7 @@ RESULT_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "status": (_S, "completed, diverged, failed, interrupted; pending where no result is there yet"),
     "message": (_S, "why it diverged or failed"),
     "traceback": (_S, "of an exception in the problem's code"),
-    "steps": (_I, "steps trained; of a diverged run, the step at which it was found out"),
+    "steps": (_I, "steps trained; of a diverged run, the step at which it was found out; 0 of a failed one"),
     "epochs": (_F, "examples drawn over training-set size"),
     "initial_train_loss": (_F, "training loss of the untrained network"),
     "train_loss": (_F, "at the last finite evaluation"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import traceback
+from collections.abc import Iterator, Sequence
 
 
 class UserError(Exception):
@@ -21,3 +23,15 @@ class StudyFileError(UserError):
 
 class StorageError(UserError):
     """A study directory that can't be read or written as asked. What it holds stays as it was."""
+
+
+@contextlib.contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Turn whatever the user's code raises into a message that says what raised, and where."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(f"{what}: {type(error).__name__}: {error}\n  at {frame.filename}:{frame.lineno}") from None

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 from sensitivity.study.errors import UserError
@@ -76,17 +77,14 @@ def machine() -> dict[str, str]:
     }
 
 
-def source_hash(problem: ProblemSpec) -> str:
-    """Return the hash of the files that the problem's import paths name; empty if it names none.
+def modules_found(problem: ProblemSpec) -> tuple[Path, ...]:
+    """Return the files of the modules that the problem's import paths name, without importing them.
 
     Raises:
         UserError: a module is not found.
     """
-    modules = sorted({path.partition(":")[0] for path in (problem.dataset, problem.model) if ":" in path})
-    if not modules:
-        return ""
-    digest = hashlib.sha256()
-    for module in modules:
+    files = []
+    for module in sorted({path.partition(":")[0] for path in (problem.dataset, problem.model) if ":" in path}):
         try:
             found = importlib.util.find_spec(module)
         except (ImportError, SyntaxError, ValueError):  # of a parent package; __main__ has no spec
@@ -96,5 +94,33 @@ def source_hash(problem: ProblemSpec) -> str:
                 f"problem: module {module!r} is not found\n"
                 "  Put it beside the study file, or install it in this environment"
             )
-        digest.update(hashlib.sha256(Path(found.origin).read_bytes()).digest())
+        files.append(Path(found.origin).resolve())
+    return tuple(files)
+
+
+def source_hash(problem: ProblemSpec, folder: str) -> str:
+    """Return the hash of the user's own code; empty for a shipped problem.
+
+    It covers the modules that the problem names and every module that is loaded from below `folder`, where the study
+    file lies: those that they import, once they have been imported. Files that they read are not covered.
+
+    Raises:
+        UserError: a module is not found.
+    """
+    named = modules_found(problem)
+    if not named:
+        return ""
+    # The study file may lie in a checkout of this package, or above a virtual environment.
+    others = (Path(__file__).resolve().parents[1], Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve())
+    loaded = {Path(str(m.__file__)).resolve() for m in list(sys.modules.values()) if getattr(m, "__file__", None)}
+    beside = {
+        path
+        for path in loaded
+        if path.suffix == ".py"
+        and path.is_relative_to(Path(folder).resolve())
+        and not any(path.is_relative_to(other) for other in others)
+    }
+    digest = hashlib.sha256()
+    for path in sorted({*named, *beside}):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]

@@ -87,7 +87,8 @@ def take_step(
     """Do one step; return the losses before it ``[trials]``, and the members that could not be updated."""
     data = problem.dataset
     record = optimizer.wants_calls(step)
-    outputs, calls = model.train_outputs(gather(data.train_inputs, indices), record=record)
+    outputs, every_call = model.train_outputs(gather(data.train_inputs, indices), record=record)
+    calls = {name: called for name, called in every_call.items() if name in optimizer.observed_layers}
     losses = problem.loss(outputs, gather(data.train_targets, indices))
     watched = [tensor for called in calls.values() for call in called for tensor in call.outputs]
     wanted = [*model.params.values(), *watched]

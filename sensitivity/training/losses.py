@@ -18,7 +18,13 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Half the squared distance, averaged over the batch, of each trial; `targets` ``[trials, batch, outputs]``."""
+    """Half the squared distance, averaged over the batch, of each trial; `targets` ``[trials, batch, outputs]``.
+
+    Raises:
+        ValueError: the shapes differ; broadcasting would give the loss of something else.
+    """
+    if outputs.shape != targets.shape:
+        raise ValueError(f"outputs {list(outputs.shape[1:])} and targets {list(targets.shape[1:])} differ in shape")
     return (outputs - targets).square().flatten(2).sum(2).mean(1) / 2
 
 

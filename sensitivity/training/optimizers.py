@@ -30,6 +30,10 @@ class PackOptimizer(Protocol):
         `positions` says, by layer, how often its weights meet one example.
         """
 
+    @property
+    def observed_layers(self) -> frozenset[str]:
+        """Names of the layers whose calls it needs."""
+
     def wants_calls(self, step: int) -> bool:
         """Whether `step` (0 is the first) needs the calls of the layers."""
 
@@ -85,6 +89,11 @@ class PackedSGD:
     def flops(self, batch_size: int, positions: Mapping[str, int]) -> float:
         """Return 0: element-wise work alone."""
         return 0.0
+
+    @property
+    def observed_layers(self) -> frozenset[str]:
+        """None: SGD sees gradients alone."""
+        return frozenset()
 
     def wants_calls(self, step: int) -> bool:
         """Never: SGD sees gradients alone."""

@@ -51,6 +51,11 @@ class PackedKFAC:
         """Return the FLOPs of factors, inverses and preconditioning, averaged over the update intervals."""
         return kfac.step_flops(self._layers, self._config, examples=batch_size, positions=positions).total
 
+    @property
+    def observed_layers(self) -> frozenset[str]:
+        """The layers that K-FAC covers: trained, and of a kind that it knows."""
+        return frozenset(layer.name for layer in self._layers)
+
     def wants_calls(self, step: int) -> bool:
         """Whether factors are updated at `step`."""
         return kfac.needs_statistics(self._config, step)

@@ -1,4 +1,4 @@
-"""Linear and Conv2d that see the whole pack while the model around them is written for one trial.
+"""Linear, convolutional and embedding layers that see the whole pack, in a model that is written for one trial.
 
 The model runs under ``torch.func.vmap`` over trials. An ``autograd.Function`` with a rule for vmap is
 handed the physical tensors ``[trials, batch, ...]``, computes them as fast as the device allows, and notes the
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from sensitivity.kfac import layer_of
 
 
 @dataclass
@@ -57,20 +59,21 @@ def _trials_first(tensor: Tensor, dim: int | None, trials: int) -> Tensor:
 
 
 def install(model: nn.Module, tape: Tape) -> None:
-    """Route the calls of every linear, convolutional and embedding layer through here.
+    """Route the calls of every layer that K-FAC knows through here: linear, convolutional, plain embedding layers.
 
-    Subclasses are left alone: their forward pass may compute something else. Calls of modules that hold the same
-    weight are noted under the first one's name, as ``named_parameters`` names the weight.
+    Others are left alone, subclasses too: their forward pass may compute something else. Calls of modules that hold
+    the same weight are noted under the first one's name, as ``named_parameters`` names the weight.
     """
     names: dict[int, str] = {}
     for own_name, module in model.named_modules():
         name = names.setdefault(id(getattr(module, "weight", module)), own_name)
-        if type(module) is nn.Linear:
+        if layer_of(name, module) is None:
+            continue
+        if isinstance(module, nn.Linear):
             _route(module, name, tape, functional.linear, packed_linear)
-        elif type(module) in (nn.Conv1d, nn.Conv2d):
-            assert isinstance(module, (nn.Conv1d, nn.Conv2d))
+        elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
             _route(module, name, tape, module._conv_forward, _packed_convolution(module))
-        elif type(module) is nn.Embedding:
+        elif isinstance(module, nn.Embedding):
             one = _embedding(module)
             _route(module, name, tape, one, _loop(one))
 

@@ -164,4 +164,6 @@ def _loop_reason(model: nn.Module) -> str | None:
         return "the model keeps buffers"
     if any(isinstance(module, _DropoutNd) for module in model.modules()):
         return "the model has dropout"
+    if any(isinstance(module, nn.Embedding) and module.max_norm is not None for module in model.modules()):
+        return "the model renormalises an embedding in its forward pass"
     return None

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensitivity.kfac import layers_of
-from sensitivity.study.errors import StudyFileError, UserError
-from sensitivity.study.spec import ProblemSpec, StudySpec
+from sensitivity.study.errors import UserError, users_code
+from sensitivity.study.spec import ProblemSpec
 from sensitivity.training.datasets import Dataset, digits
 from sensitivity.training.losses import LOSSES, LossFunction
 from sensitivity.training.models import perceptron, small_cnn
@@ -38,6 +37,8 @@ class Problem:
     """Builds one network, drawing its initialisation from torch's global generator."""
     loss: LossFunction
     has_classes: bool
+    outputs: int
+    """Number of classes, or size of a target."""
 
 
 def load_problem(
@@ -62,64 +63,39 @@ def load_problem(
             raise UserError(f"problem.model: {spec.model} returned {type(model).__name__}; return a torch.nn.Module")
         return model.to(device or torch.device("cpu"), dtype)
 
-    return Problem(dataset=dataset, build_model=build_model, loss=LOSSES[spec.loss], has_classes=has_classes)
-
-
-def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
-    """Check what only the problem can tell, and build and run its model once.
-
-    Raises:
-        StudyFileError: with every mistake found; `source` names the study file.
-    """
-    size = problem.dataset.train_size
-    mistakes = [
-        f"batch_sizes[{k}]: {batch} is larger than the training set; allowed: 1 to {size}"
-        for k, batch in enumerate(spec.batch_sizes)
-        if batch > size
-    ]
-    if (spec.evaluation.train_examples or 0) > size:
-        mistakes.append(
-            f"evaluation.train_examples: {spec.evaluation.train_examples} is more than the training set has; "
-            f"allowed: 1 to {size}"
-        )
-    try:
-        model = problem.build_model()
-        with torch.no_grad():
-            outputs = model(problem.dataset.train_inputs[:2])
-        problem.loss(outputs.unsqueeze(0), problem.dataset.train_targets[:2].unsqueeze(0))
-    except UserError:
-        raise
-    except Exception as error:  # whatever the user's model raises is theirs to read
-        mistakes.append(f"problem.model: {spec.problem.model} fails on two examples: {type(error).__name__}: {error}")
-    else:
-        if not layers_of(model):
-            mistakes += [
-                f"optimizers.{name}: K-FAC covers no layer of problem.model ({spec.problem.model}); it covers trained "
-                "Linear, Conv1d, Conv2d and Embedding layers. Use another model, or leave this optimizer out"
-                for name, arm in spec.optimizers.items()
-                if arm.kind == "kfac"
-            ]
-    if mistakes:
-        raise StudyFileError(source, mistakes)
+    return Problem(
+        dataset=dataset, build_model=build_model, loss=LOSSES[spec.loss], has_classes=has_classes, outputs=outputs
+    )
 
 
 def _user_dataset(spec: ProblemSpec) -> Dataset:
-    parts = _import(spec.dataset, "problem.dataset")()
+    load = _import(spec.dataset, "problem.dataset")
+    with users_code(f"problem.dataset: {spec.dataset}"):
+        parts = load()
     if not isinstance(parts, (tuple, list)) or len(parts) != 4:
         raise UserError(
             f"problem.dataset: {spec.dataset} must return train inputs, train targets, test inputs, test targets"
         )
-    train_x, train_y, test_x, test_y = (torch.as_tensor(part) for part in parts)
+    with users_code(f"problem.dataset: {spec.dataset}"):
+        train_x, train_y, test_x, test_y = (torch.as_tensor(part) for part in parts)
     for name, inputs, targets in (("train", train_x, train_y), ("test", test_x, test_y)):
         if len(inputs) != len(targets) or not len(inputs):
             raise UserError(
                 f"problem.dataset: {spec.dataset}: {len(inputs)} {name} inputs and {len(targets)} targets; "
                 "there must be as many, and at least one"
             )
-        if not torch.isfinite(inputs).all():
-            raise UserError(f"problem.dataset: {spec.dataset}: {name} inputs hold NaN or infinity; clean or fill them")
-    if not train_x.is_floating_point():
-        train_x, test_x = train_x.float(), test_x.float()
+        for what, values in (("inputs", inputs), ("targets", targets)):
+            if not torch.isfinite(values).all():
+                raise UserError(
+                    f"problem.dataset: {spec.dataset}: {name} {what} hold NaN or infinity; clean or fill them"
+                )
+    if train_x.shape[1:] != test_x.shape[1:] or train_x.dtype != test_x.dtype:
+        raise UserError(
+            f"problem.dataset: {spec.dataset}: a train input is {list(train_x.shape[1:])} of {train_x.dtype}, a test "
+            f"input {list(test_x.shape[1:])} of {test_x.dtype}; they must be alike"
+        )
+    if not train_x.is_floating_point() and train_x.dtype not in (torch.int32, torch.int64):
+        train_x, test_x = train_x.float(), test_x.float()  # images as bytes; wider integers may be an embedding's
     return Dataset(train_inputs=train_x, train_targets=train_y, test_inputs=test_x, test_targets=test_y)
 
 
@@ -148,6 +124,8 @@ def _import(path: str, field: str) -> Callable[..., Any]:
         raise UserError(
             f"{field}: {path}: {error}\n  Put the module beside the study file, or install it in this environment"
         ) from None
+    except Exception as error:
+        raise UserError(f"{field}: {path}: importing it raises {type(error).__name__}: {error}") from None
     found = getattr(module, name, None)
     if not callable(found):
         raise UserError(f"{field}: {module_name} has no function {name!r}")

@@ -1,5 +1,6 @@
 import importlib
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,33 +67,51 @@ def test_machine_is_described_in_words():
 
 
 def test_shipped_problems_have_no_source():
-    assert provenance.source_hash(ProblemSpec()) == ""
+    assert provenance.source_hash(ProblemSpec(), ".") == ""
 
 
-def test_the_users_source_is_known_by_its_content(modules):
+def test_the_users_source_is_known_by_its_content(modules, tmp_path):
     modules("my_data", "def data(): ...")
     modules("my_model", "def model(): ...")
     data, both = ProblemSpec(dataset="my_data:data"), ProblemSpec(dataset="my_data:data", model="my_model:model")
-    first = provenance.source_hash(data)
+    first = provenance.source_hash(data, str(tmp_path))
     assert len(first) == 16
-    assert provenance.source_hash(data) == first
-    assert provenance.source_hash(both) != first
+    assert provenance.source_hash(data, str(tmp_path)) == first
+    assert provenance.source_hash(both, str(tmp_path)) != first
     modules("my_data", "def data(): return 1")
-    changed = provenance.source_hash(data)
+    changed = provenance.source_hash(data, str(tmp_path))
     assert changed != first
     modules("my_data", "def data(): ...")
-    assert provenance.source_hash(data) == first
+    assert provenance.source_hash(data, str(tmp_path)) == first
 
 
 @pytest.mark.parametrize("path", ["no_such_module:f", "no_such.module:f", "json.absent:f", "sys:f"])
 def test_a_module_without_a_source_file_is_asked_for(path):
     with pytest.raises(UserError, match=r"module '.*' is not found\n  Put it beside the study file"):
-        provenance.source_hash(ProblemSpec(model=path))
+        provenance.modules_found(ProblemSpec(model=path))
 
 
 def test_a_package_that_can_not_be_imported_is_named(modules, tmp_path):
     (tmp_path / "broken").mkdir()
     modules("broken/__init__", "import no_such_module")
     with pytest.raises(UserError, match=r"'broken\.data'"):
-        provenance.source_hash(ProblemSpec(dataset="broken.data:f"))
+        provenance.modules_found(ProblemSpec(dataset="broken.data:f"))
     assert Path(tmp_path / "broken").is_dir()
+
+
+def test_a_helper_module_beside_the_study_file_is_part_of_the_source(modules, tmp_path, monkeypatch):
+    modules("my_helper", "SIZE = 1")
+    modules("my_problem", "from my_helper import SIZE\ndef data(): return SIZE")
+    spec = ProblemSpec(dataset="my_problem:data")
+    before = provenance.source_hash(spec, str(tmp_path))
+    monkeypatch.setitem(sys.modules, "my_helper", importlib.import_module("my_helper"))
+    loaded = provenance.source_hash(spec, str(tmp_path))
+    assert loaded != before
+    modules("my_helper", "SIZE = 2")
+    assert provenance.source_hash(spec, str(tmp_path)) not in (before, loaded)
+
+
+@pytest.mark.parametrize("folder", [sys.prefix, str(Path(provenance.__file__).parents[1])])
+def test_installed_packages_and_this_one_are_no_users_source(folder):
+    spec = ProblemSpec(dataset="json.decoder:f")
+    assert provenance.source_hash(spec, folder) == provenance.source_hash(spec, "/no/such/folder")

@@ -45,7 +45,11 @@ class Residual(nn.Module):
 
 def problem(**options) -> Problem:
     return Problem(
-        dataset=images(), build_model=lambda: Residual(**options).double(), loss=cross_entropy, has_classes=True
+        dataset=images(),
+        build_model=lambda: Residual(**options).double(),
+        loss=cross_entropy,
+        has_classes=True,
+        outputs=3,
     )
 
 
@@ -192,7 +196,11 @@ def test_a_weight_that_two_layers_share_is_one_parameter(make_study, arm, member
 
     def trained(copies):
         task = Problem(
-            dataset=images(), build_model=lambda: Tied(copies).double(), loss=cross_entropy, has_classes=True
+            dataset=images(),
+            build_model=lambda: Tied(copies).double(),
+            loss=cross_entropy,
+            has_classes=True,
+            outputs=3,
         )
         spec = make_study(batch_sizes=[20], seeds=members, budget={"steps": 6}, optimizers={"a": arm})
         return [r.measurements[-1].train_loss for r in train_pack(Pack(expand(spec)), task)]
@@ -201,3 +209,40 @@ def test_a_weight_that_two_layers_share_is_one_parameter(make_study, arm, member
     tied = trained("tied")
     assert tied == pytest.approx(trained("called twice"), rel=1e-9)
     assert all(math.isfinite(loss) for loss in tied)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_frozen_and_uncovered_layers_and_integer_inputs_train(make_study, members):
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.short = nn.Embedding(9, 4, max_norm=0.5)  # renormalised in the forward pass
+            self.plain = nn.Embedding(9, 4)
+            self.frozen = nn.Linear(4, 4).requires_grad_(False)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.frozen(self.short(x) + self.plain(x)).mean(1))
+
+    generator = torch.Generator().manual_seed(8)
+    x, y = torch.randint(0, 9, (40, 5), generator=generator), torch.randint(0, 3, (40,), generator=generator)
+    data = Dataset(train_inputs=x, train_targets=y, test_inputs=x[:4], test_targets=y[:4])
+    task = Problem(dataset=data, build_model=lambda: Words().double(), loss=cross_entropy, has_classes=True, outputs=3)
+    arms = {"sgd": {"kind": "sgd", "lr": 0.5}, "kfac": {"kind": "kfac", "lr": 0.01, "damping": 0.1}}
+    for name, arm in arms.items():
+        spec = make_study(batch_sizes=[40], seeds=members, budget={"steps": 4}, optimizers={name: arm})
+        for result in train_pack(Pack(expand(spec)), task):
+            assert result.status is Status.COMPLETED
+            if name == "sgd":  # a plain loop: one batch of everything, whose order does not matter
+                model = PackedModel(task.build_model, [result.trial.seed])
+                network = Words().double()
+                network.load_state_dict(
+                    {n: p[0].detach() for n, p in {**model.params, **model._constants}.items()}, strict=True
+                )
+                optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.5)
+                for _ in range(4):
+                    optimizer.zero_grad()
+                    nn.functional.cross_entropy(network(x), y).backward()
+                    optimizer.step()
+                truth = nn.functional.cross_entropy(network(x), y).item()
+                assert result.measurements[-1].train_loss == pytest.approx(truth, rel=1e-9)

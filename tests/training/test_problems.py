@@ -9,8 +9,9 @@ from sklearn.datasets import load_digits
 
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.spec import ProblemSpec
+from sensitivity.training.checks import check_study
 from sensitivity.training.order import PackOrder, batches, gather
-from sensitivity.training.problems import check_study, load_problem
+from sensitivity.training.problems import load_problem
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_all_that_only_the_data_can_tell_is_reported_at_once(make_study):
 def test_a_model_that_fails_is_reported_before_anything_runs(module, make_study):
     name = module("import torch\ndef model(shape, outputs): return torch.nn.Linear(3, outputs)")
     spec = make_study(problem={"model": f"{name}:model"})
-    with pytest.raises(StudyFileError, match=r"problem\.model.*fails on two examples"):
+    with pytest.raises(StudyFileError, match=r"problem\.model.*RuntimeError"):
         check_study(spec, load_problem(spec.problem), source="x.toml")
 
 
@@ -178,3 +179,78 @@ def test_kfac_on_a_model_without_a_layer_it_covers_is_refused_before_anything_ru
         check_study(spec, load_problem(spec.problem), source="x.toml")
     (line,) = caught.value.mistakes
     assert line.startswith("optimizers.ours: K-FAC covers no layer")
+
+
+MODEL_MISTAKES = {
+    "returns [3] for 3 training examples; it must be [3, 3], a number for each class": (
+        "class M(nn.Module):\n    def __init__(s): super().__init__(); s.l = nn.Linear(2, 1)\n"
+        "    def forward(s, x): return s.l(x).squeeze(-1)\n"
+    ),
+    "returns [3, 2] for 3 training examples; it must be [3, 3]": (
+        "class M(nn.Module):\n    def __init__(s): super().__init__(); s.l = nn.Linear(2, 2)\n"
+        "    def forward(s, x): return s.l(x)\n"
+    ),
+    "has no parameter that trains": (
+        "class M(nn.Module):\n    def __init__(s): super().__init__(); s.l = nn.Linear(2, 3).requires_grad_(False)\n"
+        "    def forward(s, x): return s.l(x)\n"
+    ),
+    "the loss of the untrained network is nan": (
+        "class M(nn.Module):\n    def __init__(s): super().__init__(); s.l = nn.Linear(2, 3)\n"
+        "    def forward(s, x): return s.l(x) * float('nan')\n"
+    ),
+    "ValueError: not in training": (
+        "class M(nn.Module):\n    def __init__(s): super().__init__(); s.l = nn.Linear(2, 3)\n"
+        "    def forward(s, x):\n        if s.training: raise ValueError('not in training')\n        return s.l(x)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("said", MODEL_MISTAKES)
+def test_a_model_that_can_not_be_trained_is_refused_with_the_reason(module, make_study, said):
+    name = module(DATA + "from torch import nn\n" + MODEL_MISTAKES[said] + "def model(shape, outputs): return M()\n")
+    spec = make_study(problem={"dataset": f"{name}:data", "model": f"{name}:model"}, batch_sizes=[3])
+    with pytest.raises(StudyFileError) as caught:
+        check_study(spec, load_problem(spec.problem), source="x.toml")
+    (line,) = caught.value.mistakes
+    assert line.startswith(f"problem.model: {name}:model")
+    assert said in line
+
+
+def test_outputs_and_targets_that_would_broadcast_are_refused(module, make_study):
+    name = module(
+        "import torch\n"
+        "def data():\n    x, y = torch.randn(8, 2), torch.randn(8, 1)\n    return x, y, x, y\n"
+        "class M(torch.nn.Module):\n    def __init__(s): super().__init__(); s.l = torch.nn.Linear(2, 1)\n"
+        "    def forward(s, x): return s.l(x).squeeze(-1)\n"
+        "def model(shape, outputs): return M()\n"
+    )
+    problem = {"dataset": f"{name}:data", "model": f"{name}:model", "loss": "squared_error"}
+    spec = make_study(problem=problem, batch_sizes=[4])
+    with pytest.raises(StudyFileError, match=r"returns \[4\] for 4 training examples; it must be \[4, 1\]"):
+        check_study(spec, load_problem(spec.problem), source="x.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def data(:", "importing it raises SyntaxError"),
+        ("raise RuntimeError('at import')", "importing it raises RuntimeError: at import"),
+        ("def data(): raise KeyError('in data')", "KeyError: 'in data'"),
+        (
+            "import torch\ny = torch.ones(3).long()\ndef data(): return torch.ones(3, 2), y, torch.ones(3, 4), y",
+            "they must be alike",
+        ),
+    ],
+)
+def test_what_a_users_module_raises_is_said_without_a_traceback(module, text, said):
+    name = module(text)
+    with pytest.raises(UserError) as caught:
+        load_problem(ProblemSpec(dataset=f"{name}:data"))
+    assert said in str(caught.value)
+    assert str(caught.value).startswith(f"problem.dataset: {name}:data")
+
+
+def test_targets_with_nan_are_the_datas_fault_not_the_optimizers(module):
+    name = module("import torch\ndef data():\n    x = torch.ones(3, 2); y = x * float('nan')\n    return x, y, x, y\n")
+    with pytest.raises(UserError, match="train targets hold NaN"):
+        load_problem(ProblemSpec(dataset=f"{name}:data", loss="squared_error"))

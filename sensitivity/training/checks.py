@@ -1,0 +1,77 @@
+"""What only the data and the model can tell of a study, checked before anything is paid for."""
+
+from __future__ import annotations
+
+import torch
+
+from sensitivity.kfac import layers_of
+from sensitivity.study.errors import StudyFileError, UserError, users_code
+from sensitivity.study.spec import StudySpec
+from sensitivity.training.problems import Problem
+
+_PROBE = 64
+"""At most so many examples go through the model for the check."""
+
+
+def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
+    """Check a study against its data set, and take its model through one step of training and of evaluation.
+
+    Raises:
+        StudyFileError: with every mistake found; `source` names the study file.
+    """
+    size = problem.dataset.train_size
+    mistakes = [
+        f"batch_sizes[{k}]: {batch} is larger than the training set; allowed: 1 to {size}"
+        for k, batch in enumerate(spec.batch_sizes)
+        if batch > size
+    ]
+    if (spec.evaluation.train_examples or 0) > size:
+        mistakes.append(
+            f"evaluation.train_examples: {spec.evaluation.train_examples} is more than the training set has; "
+            f"allowed: 1 to {size}"
+        )
+    try:
+        with users_code(f"problem.model: {spec.problem.model}"):
+            mistakes += _model_mistakes(spec, problem)
+    except UserError as error:
+        mistakes.append(str(error))
+    if mistakes:
+        raise StudyFileError(source, mistakes)
+
+
+def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
+    data, where = problem.dataset, f"problem.model: {spec.problem.model}"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = problem.build_model()
+        if not any(p.requires_grad for p in model.parameters()):
+            return [f"{where} has no parameter that trains"]
+        count = min(*spec.batch_sizes, data.train_size, _PROBE)
+        for split, inputs, targets in (
+            ("training", data.train_inputs[:count], data.train_targets[:count]),
+            ("test", data.test_inputs[:2], data.test_targets[:2]),
+        ):
+            outputs = model.train(split == "training")(inputs)
+            if problem.has_classes:
+                fits = outputs.dim() == 2 and len(outputs) == len(inputs) and outputs.shape[1] >= problem.outputs
+                wanted = f"[{len(inputs)}, {problem.outputs}], a number for each class"
+            else:
+                fits = outputs.shape == targets.shape
+                wanted = f"{list(targets.shape)}, as the targets have it"
+            if not fits:
+                return [
+                    f"{where} returns {list(outputs.shape)} for {len(inputs)} {split} examples; it must be {wanted}"
+                ]
+            loss = problem.loss(outputs.unsqueeze(0), targets.unsqueeze(0))
+            if not bool(torch.isfinite(loss).all()):
+                return [f"{where}: the loss of the untrained network is {loss.item()} on {split} examples"]
+            if split == "training":
+                loss.sum().backward()  # type: ignore[no-untyped-call]
+    if layers_of(model):
+        return []
+    return [
+        f"optimizers.{name}: K-FAC covers no layer of {spec.problem.model}; it covers Linear, Conv1d, Conv2d and "
+        "Embedding layers that train. Use another model, or leave this optimizer out"
+        for name, arm in spec.optimizers.items()
+        if arm.kind == "kfac"
+    ]
