@@ -58,7 +58,7 @@ CASES = {
     # name: (outcome, changes of the spec, what the page says, figures)
     "complete": (completed, {}, "108 completed", 13),
     "mixed": (mixed, {}, "failed with an exception", 13),
-    "pending": (lambda trial: None, {}, "No run has a result yet", 1),
+    "pending": (lambda trial: None, {}, "No run has a measured value", 1),
     "half-finished": (half, {"batch_sizes": [32]}, "planned runs have no result yet", 13),
     "all-diverged": (diverged, {"batch_sizes": [32]}, "no run has completed, so it has no best cell", 9),
     "all-failed": (failed, {}, "failed with an exception", 1),
@@ -223,7 +223,7 @@ def test_dark_is_followed_and_switched(page, visit):
 
 
 def test_a_study_without_results_opens(page, visit):
-    assert "No run has a result yet" in visit(page("pending")).inner_text("main")
+    assert "No run has a measured value" in visit(page("pending")).inner_text("main")
 
 
 def test_a_phone_scrolls_figures_and_not_the_page(page, visit):

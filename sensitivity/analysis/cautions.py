@@ -113,12 +113,16 @@ def _seeds(runs: pd.DataFrame, maps: Sequence[RobustnessMap]) -> list[Caution]:
             )
         )
     elif seeds > 1 and smallest_sign_flip_p(seeds) > 1 - LEVEL:
+        paired = (
+            f" A sign-flip test of {seeds} paired differences between optimizers can't give a two-sided p below"
+            f" {smallest_sign_flip_p(seeds):g}."
+            if len(set(runs["optimizer"])) > 1
+            else ""
+        )
         cautions.append(
             Caution(
                 code="few-seeds",
-                text=f"{seeds} seeds: a sign-flip test of {seeds} paired differences can't give a two-sided p"
-                f" below {smallest_sign_flip_p(seeds):g}. Ranges are the smallest and largest seed,"
-                " not confidence intervals.",
+                text=f"{seeds} seeds: ranges are the smallest and largest seed, not confidence intervals.{paired}",
             )
         )
     largest = max((len(map_.cells) + map_.cells_outside for map_ in maps if map_.best is not None), default=0)

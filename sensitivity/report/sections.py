@@ -23,7 +23,7 @@ from sensitivity.report.embed import Figures
 from sensitivity.store.reader import Study
 from sensitivity.study.metrics import METRICS
 
-_NO_RESULT = "<p class='nothing'>No run has a result yet, so there is nothing to draw.</p>"
+_NO_RESULT = "<p class='nothing'>No run has a measured value here, so there is nothing to draw.</p>"
 
 
 def maps_section(maps: Mapping[str, Sequence[RobustnessMap]], figures: Figures) -> str:
@@ -74,8 +74,8 @@ def targets_section(outcomes: Sequence[TargetOutcome], figures: Figures) -> str:
     if not outcomes:
         content = (
             "<p class='nothing'>The study declares no target. Add one to the study file, such as"
-            " <code>[targets]</code> <code>test_accuracy = [0.95]</code>, and report again: the learning"
-            " curves that are there suffice.</p>"
+            " <code>[targets]</code> <code>test_accuracy = [0.95]</code>, run the study again (nothing is trained"
+            " anew: the learning curves that are there suffice), and report.</p>"
         )
         return _section("targets", "Runs that reach a target", "", content)
     content = figures.add(partial(_draw_targets, outcomes), tables.target_table(outcomes))
