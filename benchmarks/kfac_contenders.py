@@ -225,7 +225,7 @@ def _jax_problem(work: Workload, module: Any) -> tuple[Any, Any, Any]:
     import jax.numpy as jnp
 
     if work.name != "perceptron":
-        raise NotImplementedError("a JAX perceptron only")
+        raise LookupError("built for the perceptron alone")
     model, (x, y) = work.model(), work.data()
     params = [(jnp.array(m.weight.detach().T.numpy()), jnp.array(m.bias.detach().numpy())) for m in model[::2]]
 
