@@ -21,7 +21,12 @@ def total_steps(budget: BudgetSpec, *, train_size: int, batch_size: int) -> int:
     """Return the number of steps of a run."""
     if budget.steps is not None:
         return budget.steps
-    return steps_of_epochs(budget.epochs or 0.0, train_size=train_size, batch_size=batch_size)
+    epochs = budget.epochs
+    if epochs is None:
+        assert budget.adjusted_epochs is not None
+        assert budget.base_batch_size is not None
+        epochs = budget.adjusted_epochs * (math.log2(batch_size / budget.base_batch_size) + 1)
+    return steps_of_epochs(epochs, train_size=train_size, batch_size=batch_size)
 
 
 def evaluation_steps(evaluation: EvaluationSpec, *, total: int, train_size: int, batch_size: int) -> tuple[int, ...]:
@@ -39,15 +44,27 @@ def evaluation_steps(evaluation: EvaluationSpec, *, total: int, train_size: int,
     return tuple(sorted({step for step in points if step <= total} | {total}))
 
 
-def lr_multiplier(schedule: ScheduleSpec, *, step: int, total: int, train_size: int, batch_size: int) -> float:
-    """Return the learning rate's multiplier at `step` (0 is the first).
+def lr_scale(schedule: ScheduleSpec, *, batch_size: int) -> float:
+    """Return what the scaling rule multiplies a learning rate of the study file with at `batch_size`."""
+    if schedule.base_batch_size is None:
+        return 1.0
+    ratio = batch_size / schedule.base_batch_size
+    return ratio if schedule.lr_scaling == "linear" else math.sqrt(ratio)
 
-    Warm-up rises linearly to 1 over `warmup_epochs`; each fraction of `decay_at` that has passed multiplies
-    by `decay_factor`.
+
+def lr_multiplier(schedule: ScheduleSpec, *, step: int, total: int, train_size: int, batch_size: int) -> float:
+    """Return the learning rate's multiplier at `step` (0 is the first): scaling rule x warm-up x decay.
+
+    Warm-up rises linearly to 1 over `warmup_epochs`. A step decay multiplies by `decay_factor` at each fraction of
+    `decay_at` of the whole budget; a cosine falls from 1 at the end of the warm-up to 0 at the end of the budget.
     """
-    # Rounded, because 0.28 * 25 is a hair above 7 and would put the decay a step late.
-    multiplier = schedule.decay_factor ** sum(step >= round(fraction * total, 9) for fraction in schedule.decay_at)
+    warmup = 0
     if schedule.warmup_epochs > 0:
         warmup = steps_of_epochs(schedule.warmup_epochs, train_size=train_size, batch_size=batch_size)
-        multiplier *= min(1.0, (step + 1) / warmup)
-    return float(multiplier)
+    if schedule.decay == "cosine":
+        decay = (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2 if step >= warmup else 1.0
+    else:
+        # Rounded, because 0.28 * 25 is a hair above 7 and would put the decay a step late.
+        decay = schedule.decay_factor ** sum(step >= round(fraction * total, 9) for fraction in schedule.decay_at)
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    return float(lr_scale(schedule, batch_size=batch_size) * rise * decay)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-Purpose = Literal["init", "order", "fisher", "layer"]
+Purpose = Literal["init", "order", "fisher", "layer", "augment"]
 
 
 def derive(seed: int, purpose: Purpose) -> int:

@@ -17,19 +17,40 @@ from sensitivity.study.arms import ArmField
 from sensitivity.study.metrics import METRICS, MetricName
 from sensitivity.study.section import MOST_RUNS, MOST_SEEDS, AsList, Count, Epochs, Section, Seed
 
-DATASETS = ("digits",)
-MODELS = ("perceptron", "small_cnn")
+DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "noisy_quadratic")
+IMAGE_FOLDER = "imagefolder:"
+"""What stands before the path of a folder of images, as a data set."""
+MODELS = (
+    "perceptron",
+    "small_cnn",
+    "lenet",
+    "alexnet",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "quadratic",
+)
+_ORACLE = {"dataset": "noisy_quadratic", "model": "quadratic", "loss": "quadratic"}
+"""The fields that make the noisy quadratic; none of them means anything without the others."""
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def _known_or_import_path(value: str, known: tuple[str, ...], what: str) -> str:
+def _known_or_import_path(value: str, known: tuple[str, ...], what: str, other: str = "") -> str:
     if value in known or _IMPORT_PATH.fullmatch(value):
         return value
     raise PydanticCustomError(
         "unknown_name",
-        'unknown {what} {value}. Allowed: {allowed}, or your own as "module:function"',
-        {"what": what, "value": repr(value), "allowed": ", ".join(known), "known": known, "name": value},
+        'unknown {what} {value}. Allowed: {allowed}{other}, or your own as "module:function"',
+        {
+            "what": what,
+            "value": repr(value),
+            "allowed": ", ".join(known),
+            "other": other,
+            "known": known,
+            "name": value,
+        },
     )
 
 
@@ -38,19 +59,51 @@ class ProblemSpec(Section):
 
     dataset: str = "digits"
     model: str = "perceptron"
-    loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
+    loss: Literal["cross_entropy", "squared_error", "quadratic"] = "cross_entropy"
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     split_seed: Seed = 0
+    train_subset: Count | None = None
+    test_subset: Count | None = None
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    augment: Literal["none", "crop_flip"] = "none"
+    ghost_batch: Count | None = None
+    """Every batch is normalised, and differentiated, in chunks of so many examples."""
 
     @field_validator("dataset")
     @classmethod
     def _dataset_known(cls, value: str) -> str:
-        return _known_or_import_path(value, DATASETS, "data set")
+        if value.startswith(IMAGE_FOLDER):
+            if not value.removeprefix(IMAGE_FOLDER).strip():
+                raise PydanticCustomError("path", "the path is empty: give imagefolder:PATH")
+            return value
+        return _known_or_import_path(value, DATASETS, "data set", ", imagefolder:PATH")
 
     @field_validator("model")
     @classmethod
     def _model_known(cls, value: str) -> str:
         return _known_or_import_path(value, MODELS, "model")
+
+    @field_validator("image_size")
+    @classmethod
+    def _resizes_images(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not info.data.get("dataset", IMAGE_FOLDER).startswith(IMAGE_FOLDER):
+            raise PydanticCustomError("problem", "belongs to dataset = \"imagefolder:PATH\"; remove it")
+        return value
+
+    @model_validator(mode="after")
+    def _oracle_whole(self) -> ProblemSpec:
+        if 0 < sum(getattr(self, name) == value for name, value in _ORACLE.items()) < len(_ORACLE):
+            raise PydanticCustomError(
+                "problem",
+                "the noisy quadratic needs all of {fields}",
+                {"fields": ", ".join(f'{name} = "{value}"' for name, value in _ORACLE.items())},
+            )
+        return self
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether this is the noisy quadratic, whose outcome is known in closed form."""
+        return self.dataset == _ORACLE["dataset"]
 
     def metrics(self) -> tuple[MetricName, ...]:
         """Return the names of the metrics that this problem has (accuracy needs classes)."""
@@ -58,30 +111,74 @@ class ProblemSpec(Section):
 
 
 class BudgetSpec(Section):
-    """How long every run trains: the same number of epochs, or of steps, for every optimizer."""
+    """How long every run trains, both optimizers alike: one of three rules over batch sizes."""
 
     epochs: Epochs | None = None
+    """Constant epochs."""
+    adjusted_epochs: Epochs | None = None
+    """E of (log2(B / base_batch_size) + 1) x E epochs at batch size B."""
+    base_batch_size: Annotated[Count | None, Field(validate_default=True)] = None
     steps: Count | None = None
+    """Constant steps."""
+
+    @field_validator("base_batch_size")
+    @classmethod
+    def _base_of_adjusted(cls, value: int | None, info: ValidationInfo) -> int | None:
+        adjusted = info.data.get("adjusted_epochs")
+        if adjusted is not None and value is None:
+            raise PydanticCustomError("budget", "missing; adjusted_epochs are those of the base batch size")
+        if "adjusted_epochs" in info.data and adjusted is None and value is not None:
+            raise PydanticCustomError("budget", "belongs to adjusted_epochs; remove it")
+        return value
 
     @model_validator(mode="after")
     def _one_rule(self) -> BudgetSpec:
-        if (self.epochs is None) == (self.steps is None):
-            raise PydanticCustomError("budget", "give exactly one of epochs and steps")
+        if sum(rule is not None for rule in (self.epochs, self.adjusted_epochs, self.steps)) != 1:
+            raise PydanticCustomError("budget", "give exactly one of epochs, adjusted_epochs and steps")
         return self
+
+    def words(self) -> str:
+        """Return the rule in words, as in "trained for 5 epochs"."""
+        if self.steps is not None:
+            return f"{self.steps:,} steps"
+        if self.adjusted_epochs is not None:
+            return f"(log2(B / {self.base_batch_size}) + 1) × {self.adjusted_epochs:g} epochs at batch size B"
+        return f"{self.epochs:g} epochs"
 
 
 class ScheduleSpec(Section):
-    """The learning rate's multiplier: linear warm-up, then divisions at fractions of the budget."""
+    """The learning rate's multiplier: a rule over batch sizes, linear warm-up, then a decay."""
 
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    base_batch_size: Annotated[Count | None, Field(validate_default=True)] = None
+    """The batch size whose learning rates are those of the study file."""
     warmup_epochs: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    decay: Literal["step", "cosine"] = "step"
+    """At the fractions `decay_at` (constant without any), or half a cosine from the end of the warm-up to zero."""
     decay_at: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], AsList] = ()
     decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
 
+    @field_validator("base_batch_size")
+    @classmethod
+    def _base_of_scaling(cls, value: int | None, info: ValidationInfo) -> int | None:
+        scaling = info.data.get("lr_scaling")
+        if scaling in ("linear", "sqrt") and value is None:
+            raise PydanticCustomError(
+                "schedule",
+                'missing; lr_scaling = "{scaling}" needs the batch size at which learning rates are as written',
+                {"scaling": scaling},
+            )
+        if scaling == "none" and value is not None:
+            raise PydanticCustomError("schedule", 'belongs to lr_scaling = "linear" or "sqrt"; remove it')
+        return value
+
     @field_validator("decay_at")
     @classmethod
-    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+    def _rising(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
         if list(value) != sorted(set(value)):
             raise PydanticCustomError("schedule", "decay_at must rise, each fraction once")
+        if value and info.data.get("decay") == "cosine":
+            raise PydanticCustomError("schedule", 'belongs to decay = "step"; remove it')
         return value
 
 
@@ -104,6 +201,7 @@ class ExecutionSpec(Section):
     """How the machine is used. No result depends on it, beyond rounding."""
 
     pack_size: Annotated[int, Field(ge=1, le=1024)] | None = None
+    micro_batch: Count | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     device: Literal["cpu", "cuda"] = "cpu"
 
@@ -159,6 +257,33 @@ class StudySpec(Section):
             raise PydanticCustomError("repeated", "repeated: {items}", {"items": ", ".join(map(str, repeated))})
         return value
 
+    @field_validator("problem")
+    @classmethod
+    def _ghosts_fill_batches(cls, value: ProblemSpec, info: ValidationInfo) -> ProblemSpec:
+        ghost, batches = value.ghost_batch, info.data.get("batch_sizes", ())
+        uneven = [batch for batch in batches if ghost is not None and batch % ghost]
+        if uneven:
+            raise PydanticCustomError(
+                "problem",
+                "ghost_batch = {ghost} must divide every batch size, so that all are normalised alike; not {uneven}",
+                {"ghost": ghost, "uneven": ", ".join(map(str, uneven))},
+            )
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _budget_covers_batches(cls, value: BudgetSpec, info: ValidationInfo) -> BudgetSpec:
+        base = value.base_batch_size
+        below = [batch for batch in info.data.get("batch_sizes", ()) if base is not None and batch < base]
+        if below:
+            raise PydanticCustomError(
+                "budget",
+                "base_batch_size = {base} must be the smallest batch size, or smaller ones would get fewer epochs "
+                "than adjusted_epochs; not above {below}",
+                {"base": base, "below": ", ".join(map(str, below))},
+            )
+        return value
+
     @field_validator("optimizers")
     @classmethod
     def _some_arm(cls, value: dict[str, ArmField]) -> dict[str, ArmField]:
@@ -186,6 +311,14 @@ class StudySpec(Section):
         ]
         if mistakes:
             raise PydanticCustomError("target", "{mistakes}", {"mistakes": "; ".join(mistakes)})
+        return value
+
+    @field_validator("execution")
+    @classmethod
+    def _one_chunk_size(cls, value: ExecutionSpec, info: ValidationInfo) -> ExecutionSpec:
+        problem: ProblemSpec | None = info.data.get("problem")
+        if value.micro_batch is not None and problem is not None and problem.ghost_batch is not None:
+            raise PydanticCustomError("execution", "micro_batch: problem.ghost_batch is the micro-batch; remove one")
         return value
 
     @model_validator(mode="after")
