@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from sensitivity.study.errors import UserError, users_code
 from sensitivity.study.spec import ProblemSpec
-from sensitivity.training.datasets import Dataset, digits
+from sensitivity.training.datasets.dataset import Dataset
+from sensitivity.training.datasets.digits import digits
 from sensitivity.training.losses import LOSSES, LossFunction
-from sensitivity.training.models import perceptron, small_cnn
+from sensitivity.training.models.perceptron import perceptron
+from sensitivity.training.models.small_cnn import small_cnn
 
 ModelBuilder = Callable[[tuple[int, ...], int], nn.Module]
 _DATASETS: dict[str, Callable[[ProblemSpec], Dataset]] = {"digits": digits}

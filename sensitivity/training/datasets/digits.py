@@ -1,41 +1,12 @@
-"""Shipped data sets, held in memory as tensors."""
+"""scikit-learn's digits: no download."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sensitivity.study.spec import ProblemSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """Inputs ``[examples, ...]`` and targets: classes ``[examples]`` (int64) or values ``[examples, outputs]``."""
-
-    train_inputs: Tensor
-    train_targets: Tensor
-    test_inputs: Tensor
-    test_targets: Tensor
-
-    @property
-    def train_size(self) -> int:
-        """Number of training examples."""
-        return len(self.train_inputs)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Dataset:
-        """Return the data on a device, floating-point tensors as `dtype`."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
-
-        return Dataset(
-            train_inputs=move(self.train_inputs),
-            train_targets=move(self.train_targets),
-            test_inputs=move(self.test_inputs),
-            test_targets=move(self.test_targets),
-        )
+from sensitivity.training.datasets.dataset import Dataset
 
 
 def digits(spec: ProblemSpec) -> Dataset:

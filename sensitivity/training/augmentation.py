@@ -1,0 +1,67 @@
+"""Augmentation of images in training, on their device, seeded per member of a pack.
+
+Each image of the stream that a member trains on takes one whole number from the member's own generator: which of the
+9 x 9 crops, and whether it is flipped. So what a run sees depends on its seed and the image's place in its stream,
+not on pack, micro-batch, or device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sensitivity.study.seeds import derive
+
+PADDING = 4
+_OFFSETS = 2 * PADDING + 1
+
+
+def crop_flip(images: Tensor, codes: Tensor) -> Tensor:
+    """Crop images ``[..., C, H, W]``, padded by 4 black pixels a side, back to H x W, and flip some left to right.
+
+    Args:
+        images: of any type; black is 0, as in images stored as bytes.
+        codes: ``[...]``, from 0 to 161: (vertical offset x 9 + horizontal offset) x 2 + whether flipped.
+    """
+    height, width = images.shape[-2:]
+    flat, codes = images.flatten(0, -4), codes.flatten().to(images.device)
+    flipped, offsets = codes % 2 == 1, codes // 2
+    rows = (offsets // _OFFSETS)[:, None] + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device).expand(len(flat), -1)
+    columns = (offsets % _OFFSETS)[:, None] + torch.where(flipped[:, None], width - 1 - columns, columns)
+    padded = functional.pad(flat, (PADDING,) * 4)
+    image = torch.arange(len(flat), device=images.device)
+    # Advanced indices around a slice put their own dimensions first: [images, height, width, channels].
+    taken = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return taken.permute(0, 3, 1, 2).reshape(images.shape)
+
+
+class PackAugmentation:
+    """Random crops and flips of a pack's members, each from its own seed; equal seeds draw once."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._seeds = tuple(seeds)
+        self._generators = {
+            seed: torch.Generator().manual_seed(derive(seed, "augment")) for seed in dict.fromkeys(seeds)
+        }
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Return the next images of each member's stream ``[trials, batch, C, H, W]``, augmented.
+
+        Images that are one member's, expanded, are augmented once and the result is expanded.
+        """
+        codes = {
+            seed: torch.randint(2 * _OFFSETS**2, images.shape[1:2], generator=generator)
+            for seed, generator in self._generators.items()
+        }
+        if len(codes) == 1 and images.stride(0) == 0:
+            return crop_flip(images[0], next(iter(codes.values()))).expand(images.shape)
+        return crop_flip(images, torch.stack([codes[seed] for seed in self._seeds]))
+
+    def select(self, index: Sequence[int]) -> None:
+        """Keep only the members at `index`."""
+        self._seeds = tuple(self._seeds[k] for k in index)
+        self._generators = {seed: g for seed, g in self._generators.items() if seed in self._seeds}

@@ -1,0 +1,59 @@
+"""``Dataset``: what every data set is once loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Inputs ``[examples, ...]`` and targets: classes ``[examples]`` (int64) or values ``[examples, outputs]``.
+
+    Images are stored as bytes ``[examples, channels, height, width]``, a quarter of their size as floats, and in a
+    file that all workers of a node map into memory. What a network takes is ``standardised(inputs[rows])``.
+    """
+
+    train_inputs: Tensor
+    train_targets: Tensor
+    test_inputs: Tensor
+    test_targets: Tensor
+    mean: Tensor | None = None
+    """Of each channel over the training set's pixels, ``[channels, 1, 1]``; None where inputs are stored as taken."""
+    deviation: Tensor | None = None
+    fingerprint: str = ""
+    """Hash of the content of files that the study names; empty where the name alone says what the data are."""
+
+    @property
+    def train_size(self) -> int:
+        """Number of training examples."""
+        return len(self.train_inputs)
+
+    def standardised(self, inputs: Tensor) -> Tensor:
+        """Return stored inputs ``[..., channels, height, width]`` as a network takes them: zero mean, unit variance.
+
+        Inputs of data sets that are not stored as bytes come back as they are; a pack's shared inputs stay shared.
+        """
+        if self.mean is None or self.deviation is None:
+            return inputs
+        if inputs.dim() > 4 and inputs.stride(0) == 0:
+            return self.standardised(inputs[0]).expand(inputs.shape)
+        return inputs.to(self.mean.dtype).sub_(self.mean).div_(self.deviation)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Dataset:
+        """Return the data on a device, floating-point tensors as `dtype`."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+
+        return replace(
+            self,
+            train_inputs=move(self.train_inputs),
+            train_targets=move(self.train_targets),
+            test_inputs=move(self.test_inputs),
+            test_targets=move(self.test_targets),
+            mean=None if self.mean is None else move(self.mean),
+            deviation=None if self.deviation is None else move(self.deviation),
+        )
