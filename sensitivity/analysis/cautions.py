@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 
+from sensitivity.analysis.estimates import Caution
 from sensitivity.analysis.intervals import LEVEL, smallest_sign_flip_p
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.analysis.summary import StudySummary
 from sensitivity.study.results import Status
 
-
-@dataclass(frozen=True, kw_only=True)
-class Caution:
-    """A reason not to conclude too much."""
-
-    code: str
-    """A stable name: incomplete, failed, diverged, single-seed, few-seeds, edge, slice, grid, mixed."""
-    text: str
+__all__ = ["Caution", "compute_cautions"]
 
 
 def compute_cautions(runs: pd.DataFrame, summary: StudySummary, maps: Sequence[RobustnessMap]) -> tuple[Caution, ...]:

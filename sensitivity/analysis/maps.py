@@ -21,13 +21,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from sensitivity.analysis.designs import Edge, design_of, levels, table_edges, varying
 from sensitivity.analysis.intervals import t_half_width
 from sensitivity.analysis.outcomes import WAITING, counted_values, untrained_values
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.metrics import Metric
 from sensitivity.study.results import Status
-
-_PREFERRED = ("lr", "damping", "momentum", "weight_decay")
 
 CellState = Literal["measured", "diverged", "failed", "waiting"]
 
@@ -61,15 +60,6 @@ class Cell:
         if self.diverged:
             return "diverged"
         return "waiting" if self.waiting else "failed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Edge:
-    """The best cell has the grid's smallest or largest value of a hyperparameter."""
-
-    parameter: str
-    side: Literal["low", "high"]
-    value: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,29 +130,12 @@ def compute_maps(
     valued = runs.assign(value=counted_values(runs, curves, metric))
     maps = []
     for optimizer, of_optimizer in valued.groupby("optimizer", sort=False):
-        names = _varying(of_optimizer)
-        design = (designs or {}).get(str(optimizer)) or _design(of_optimizer, names)
+        names = varying(of_optimizer)
+        grid = design_of(of_optimizer, str(optimizer), designs) == "grid"
         maps += [
-            _map(rows, metric, names, design == "grid", tolerance, untrained)
-            for _, rows in of_optimizer.groupby("batch_size")
+            _map(rows, metric, names, grid, tolerance, untrained) for _, rows in of_optimizer.groupby("batch_size")
         ]
     return tuple(maps)
-
-
-def _varying(runs: pd.DataFrame) -> tuple[str, ...]:
-    """Return the names of the hyperparameters that vary, lr first; lr if none does."""
-    present = [str(name).removeprefix(PARAM_PREFIX) for name in runs if str(name).startswith(PARAM_PREFIX)]
-    varying = [name for name in present if len(_levels(runs[PARAM_PREFIX + name])) > 1]
-    order = {name: place for place, name in enumerate(_PREFERRED)}
-    varying.sort(key=lambda name: (order.get(name, len(order)), name))
-    return tuple(varying) or ("lr",)
-
-
-def _design(runs: pd.DataFrame, names: tuple[str, ...]) -> str:
-    """Tell a grid, whose configurations fill most of the product of their values, from draws."""
-    columns = [PARAM_PREFIX + name for name in names]
-    product = math.prod(runs[column].nunique() for column in columns)
-    return "grid" if len(runs[columns].drop_duplicates()) > product / 2 else "random"
 
 
 def _map(
@@ -189,13 +162,13 @@ def _map(
         batch_size=int(rows["batch_size"].iloc[0]),
         x_name=x_name,
         y_name=y_name,
-        x_values=_levels(shown[x_name]) if grid else (),
-        y_values=_levels(shown[y_name]) if grid and y_name else (),
+        x_values=levels(shown[x_name]) if grid else (),
+        y_values=levels(shown[y_name]) if grid and y_name else (),
         cells=cells,
         best=best,
         epsilon=epsilon,
         untrained=untrained,
-        edges=_edges(table, anchor, names) if grid and best_id is not None else (),
+        edges=table_edges(table, anchor, names) if grid and best_id is not None else (),
         slice_at=tuple((name, anchor[name]) for name in hidden),
         cells_outside=len(table) - len(shown),
         paired_seeds=pairs,
@@ -252,18 +225,3 @@ def _cell(row: Mapping[Hashable, Any], x_name: str, y_name: str | None) -> Cell:
         in_region=bool(row["in_region"]),
         like_best=bool(row["like_best"]),
     )
-
-
-def _levels(values: pd.Series[float]) -> tuple[float, ...]:
-    return tuple(sorted(float(value) for value in values.dropna().unique()))
-
-
-def _edges(table: pd.DataFrame, best: Mapping[str, float], names: tuple[str, ...]) -> tuple[Edge, ...]:
-    edges = []
-    for name in names:
-        levels = _levels(table[name])
-        if len(levels) > 1 and best[name] == levels[0] != 0:
-            edges.append(Edge(parameter=name, side="low", value=levels[0]))
-        if len(levels) > 1 and best[name] == levels[-1]:
-            edges.append(Edge(parameter=name, side="high", value=levels[-1]))
-    return tuple(edges)

@@ -1,0 +1,246 @@
+"""Scaling with batch size: the time to a target by the best configuration, ideal scaling, efficiency, and Bc.
+
+S(B) is the geometric mean over seeds of the honest times of the winner (``winners``), when every seed reached the
+target; otherwise the expected running time, without an interval. In steps, ideal scaling keeps S(B) B constant,
+and efficiency is B0 S(B0) / (B S(B)) with B0 the smallest batch size reached; in epochs, seconds and FLOPs, which
+count whole batches already, it is S(B0) / S(B).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from sensitivity.analysis.critical import CriticalBatchSize, compute_critical_batch_size
+from sensitivity.analysis.designs import Edge, Parameters, cell_parameters, is_grid, table_edges, varying
+from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
+from sensitivity.analysis.times import CAP, TimeUnit
+from sensitivity.analysis.winners import Method, Winner, find_winner, seed_tables
+
+PointState = Literal["reached", "unreliable", "censored", "diverged", "no-result"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingPoint:
+    """The best configuration of an optimizer at a batch size."""
+
+    batch_size: int
+    state: PointState
+    """reached: by every seed that timed the winner; unreliable: by some; censored: by no run of any cell, some of
+    which completed; diverged: every run with a result diverged."""
+    time: Estimate
+    """S(B); of a censored point the budget, which S exceeds; NaN where diverged or without a result."""
+    expected: float
+    """Expected running time (COCO): sum of min(T, cap) over successes, of the winner; NaN without a success."""
+    spent: float
+    """Its numerator: without a success, a lower bound of the expected time."""
+    restricted_mean: Estimate
+    """E[min(T, cap)] of the winner."""
+    efficiency: Estimate
+    """Against the smallest batch size that was reached; 1 is ideal."""
+    flattering: float
+    """The expected running time by the very runs that chose the winner, to show the winner's curse."""
+    method: Method
+    cell_id: str | None
+    parameters: Parameters
+    """Of the winner."""
+    edges: tuple[Edge, ...]
+    """Edges of the grid that the winner lies on."""
+    reached: int
+    """Runs of all cells, as are the next four."""
+    censored: int
+    diverged: int
+    failed: int
+    waiting: int
+
+    @property
+    def planned(self) -> int:
+        """Runs of all cells at this batch size."""
+        return self.reached + self.censored + self.diverged + self.failed + self.waiting
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingCurve:
+    """How an optimizer's time to a target falls with batch size."""
+
+    optimizer: str
+    unit: TimeUnit
+    points: tuple[ScalingPoint, ...]
+    """By batch size, rising."""
+    critical: CriticalBatchSize | None
+    """In steps only."""
+    seeds: tuple[int, ...]
+    """The rows of `log_times`: seeds that timed the winner at every batch size that was reached."""
+    log_times: Floats
+    """[seeds, batches reached] natural logarithms of the honest times."""
+    batch_sizes: tuple[int, ...]
+    """The columns of `log_times`."""
+    warnings: tuple[Caution, ...]
+
+    def ideal(self) -> tuple[float, ...]:
+        """Return ideal scaling from the smallest batch size reached, at every point; NaN if none was."""
+        base = next((p for p in self.points if p.state in ("reached", "unreliable")), None)
+        if base is None:
+            return tuple(math.nan for _ in self.points)
+        per_step = self.unit == "steps"
+        return tuple(base.time.value * (base.batch_size / p.batch_size if per_step else 1.0) for p in self.points)
+
+
+def compute_scaling(
+    times: pd.DataFrame, unit: TimeUnit = "steps", *, confirmation_seeds: Collection[int] = ()
+) -> tuple[ScalingCurve, ...]:
+    """Return a curve for each optimizer of `times` (of ``times.compute_times``), in the order of the plan.
+
+    `confirmation_seeds` are those that winners alone were run on after they had been chosen.
+    """
+    tables = list(seed_tables(times, unit))
+    curves = []
+    for optimizer in dict.fromkeys(table.optimizer for table in tables):
+        own = [table for table in tables if table.optimizer == optimizer]
+        rows = times[times["optimizer"] == optimizer]
+        winners = {table.batch_size: find_winner(table, confirmation_seeds) for table in own}
+        points = [
+            _point(at_batch, winners[int(str(batch_size))], table.cells, unit)
+            for table, (batch_size, at_batch) in zip(own, rows.groupby("batch_size"), strict=True)
+        ]
+        curves.append(_curve(optimizer, unit, points, winners))
+    return tuple(curves)
+
+
+def _point(rows: pd.DataFrame, winner: Winner, cells: tuple[str, ...], unit: TimeUnit) -> ScalingPoint:
+    count = rows["outcome"].value_counts()
+    counts = {name: int(count.get(name, 0)) for name in ("reached", "censored", "diverged", "failed", "waiting")}
+    cell = cells[winner.cell] if winner.cell is not None else None
+    successes, spent = int(winner.reached.sum()), float(winner.spent.sum())
+    state: PointState
+    if cell is not None and successes:
+        state = "reached" if winner.reached.all() else "unreliable"
+    elif cell is not None:
+        state = "unreliable"
+    elif counts["censored"]:
+        state = "censored"
+    else:
+        state = "diverged" if counts["diverged"] else "no-result"
+    if state == "reached":
+        time = mean_over_seeds(np.log(winner.time), math.exp)
+    elif state == "censored":
+        time = Estimate(value=float(rows[CAP + unit].max()), n=0, interval=(float(rows[CAP + unit].max()), math.inf))
+    else:
+        time = Estimate(value=spent / successes if successes else math.nan, n=len(winner.seeds))
+    names = varying(rows)
+    table = cell_parameters(rows, names)
+    best = {name: float(table[name][cell]) for name in names} if cell is not None else {}
+    return ScalingPoint(
+        batch_size=int(rows["batch_size"].iloc[0]),
+        state=state,
+        time=time,
+        expected=spent / successes if successes else math.nan,
+        spent=spent,
+        restricted_mean=mean_over_seeds(winner.spent),
+        efficiency=Estimate(value=math.nan),
+        flattering=winner.flattering,
+        method=winner.method,
+        cell_id=cell,
+        parameters=tuple(best.items()),
+        edges=table_edges(table, best, names) if best and is_grid(rows, names) else (),
+        **counts,
+    )
+
+
+def _curve(optimizer: str, unit: TimeUnit, points: list[ScalingPoint], winners: dict[int, Winner]) -> ScalingCurve:
+    solid = [p for p in points if p.state == "reached"]
+    shared = sorted(set.intersection(*(set(winners[p.batch_size].seeds) for p in solid))) if solid else []
+    log_times = np.array([[_log_time(winners[p.batch_size], seed) for p in solid] for seed in shared])
+    log_times = log_times.reshape(len(shared), len(solid))
+    batches = np.array([p.batch_size for p in solid], dtype=float)
+    cost = log_times + (np.log(batches) if unit == "steps" else 0.0)
+    efficiency = {
+        p.batch_size: Estimate(value=1.0, n=len(shared))
+        if column == 0
+        else mean_over_seeds(cost[:, 0] - cost[:, column], math.exp)
+        for column, p in enumerate(solid)
+    }
+    finished = tuple(_with_efficiency(p, efficiency.get(p.batch_size)) for p in points)
+    return ScalingCurve(
+        optimizer=optimizer,
+        unit=unit,
+        points=finished,
+        critical=_critical(finished, log_times) if unit == "steps" else None,
+        seeds=tuple(shared),
+        log_times=log_times,
+        batch_sizes=tuple(p.batch_size for p in solid),
+        warnings=_warnings(optimizer, finished),
+    )
+
+
+def _log_time(winner: Winner, seed: int) -> float:
+    return math.log(winner.time[winner.seeds.index(seed)])
+
+
+def _with_efficiency(point: ScalingPoint, efficiency: Estimate | None) -> ScalingPoint:
+    return point if efficiency is None else replace(point, efficiency=efficiency)
+
+
+def _critical(points: tuple[ScalingPoint, ...], log_times: Floats) -> CriticalBatchSize:
+    """Fit Bc to the batch sizes that every seed reached, and to those that none did as censored."""
+    used = [p for p in points if p.state in ("reached", "censored")]
+    censored = np.array([p.state == "censored" for p in used], dtype=bool)
+    full = np.empty((len(log_times), len(used)))
+    full[:, ~censored] = log_times
+    full[:, censored] = np.log([p.time.value for p in used if p.state == "censored"])
+    left_out = [p.batch_size for p in points if p.state == "unreliable"]
+    warnings = (
+        (
+            Caution(
+                code="unreliable",
+                text="Left out of the fit, because the winner reaches the target on some seeds only: batch size "
+                + ", ".join(f"{size:,}" for size in left_out)
+                + ".",
+            ),
+        )
+        if left_out
+        else ()
+    )
+    return compute_critical_batch_size(full, np.array([p.batch_size for p in used], dtype=float), censored, warnings)
+
+
+def _warnings(optimizer: str, points: tuple[ScalingPoint, ...]) -> tuple[Caution, ...]:
+    found = []
+    for point in points:
+        where = f"{optimizer}, batch size {point.batch_size:,}"
+        found += [
+            Caution(
+                code="edge",
+                text=f"{where}: the best configuration has the {'smallest' if edge.side == 'low' else 'largest'}"
+                f" {edge.parameter} of the grid ({edge.value:g}); a better one may lie beyond it.",
+            )
+            for edge in point.edges
+        ]
+        if point.state == "censored":
+            found.append(
+                Caution(
+                    code="budget",
+                    text=f"{where}: no run reached the target within the budget, so its time is only known to exceed"
+                    " it. A longer budget, or an easier target, would tell.",
+                )
+            )
+        if point.waiting:
+            found.append(
+                Caution(
+                    code="incomplete",
+                    text=f"{where}: {point.waiting:,} of {point.planned:,} runs have no result yet.",
+                )
+            )
+    if any(point.method == "same-runs" and point.cell_id is not None for point in points):
+        found.append(
+            Caution(
+                code="winner",
+                text=f"{optimizer}: with one seed the runs that choose the winner also time it, which flatters it.",
+            )
+        )
+    return tuple(found)
