@@ -26,11 +26,20 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"a proportion needs 0 <= successes <= n and n > 0; got {successes} of {n}")
+    low, high = wilson_interval(successes / n, n)
+    return float(low), float(high)
+
+
+def wilson_interval(share: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return Wilson's interval for arrays of shares of one shape with `n` draws, which need not be whole.
+
+    A number of draws that isn't whole is the effective one of draws that come in clusters.
+    """
     z2 = float(ndtri(0.5 + LEVEL / 2)) ** 2
-    share = successes / n
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2) / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
-    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+    p, count = np.asarray(share, dtype=float), np.asarray(n, dtype=float)
+    centre = (p + z2 / (2 * count)) / (1 + z2 / count)
+    half = math.sqrt(z2) / (1 + z2 / count) * np.sqrt(p * (1 - p) / count + z2 / (4 * count**2))
+    return np.where(p == 0, 0.0, centre - half), np.where(p == 1, 1.0, centre + half)
 
 
 def t_half_width(deviation: ArrayLike, n: ArrayLike) -> NDArray[np.float64]:

@@ -1,0 +1,116 @@
+"""Success rates of configurations over seeds, for many targets at once, with the interval that their design allows.
+
+A rate is the mean over configurations of the share of their seeds that succeed. Of draws it estimates the
+probability that a configuration of the declared box reaches the target, and its interval is Wilson's; seeds of one
+configuration are no independent draws, so it is on the effective number of draws, which follows from the variance
+between configurations, as that of a bootstrap that resamples configurations does. Of a grid it is a quadrature of
+the box with equal weights, and its interval covers seed noise only.
+
+Arrays: success is [runs, targets]; results are [targets], NaN where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sensitivity.analysis.estimates import Floats
+from sensitivity.analysis.intervals import t_half_width, wilson_interval
+from sensitivity.analysis.outcomes import OBSERVED
+from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.results import Status
+
+OF_DRAWS = "the draw of configurations from the declared box (Wilson, by configuration)"
+OF_SEEDS = "seed noise only: a grid is a quadrature of its box, and what lies between its points isn't covered"
+
+
+TINY = 1e-9
+"""A scatter below this is rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rates:
+    """Success rates of one optimizer at one batch size, [targets] each."""
+
+    share: Floats
+    low: Floats
+    high: Floats
+    per_seed: Floats
+    """[seeds, targets] the share over configurations, a seed."""
+    seeds: tuple[int, ...]
+    configurations: int
+    """With a result."""
+    runs: int
+    """With a result."""
+
+
+def best_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName) -> pd.Series[float]:
+    """Return the best value that each completed run measured, with the index of `runs`; NaN of the others.
+
+    A completed run meets a target within its budget exactly if this value does.
+    """
+    sign = 1.0 if METRICS[metric].lower_is_better else -1.0
+    values = (sign * curves[metric]).where(np.isfinite(curves[metric]))
+    best = values.groupby(curves["trial_id"], sort=False).min() * sign
+    return runs["trial_id"].map(best).astype(float).where(runs["status"] == Status.COMPLETED.value)
+
+
+def successes(best: pd.Series[float], metric: MetricName, targets: Floats) -> NDArray[np.bool_]:
+    """Return whether the runs with `best` values met each of `targets`: [runs, targets]."""
+    values = best.to_numpy(dtype=float)[:, None]
+    return values <= targets if METRICS[metric].lower_is_better else values >= targets
+
+
+def compute_rates(runs: pd.DataFrame, success: NDArray[np.bool_], *, drawn: bool) -> Rates:
+    """Return the rates of `runs`, of one optimizer and batch size, whose successes are [runs, targets].
+
+    Runs without a result leave the rate, because they say nothing of the optimizer; callers say how many did.
+    """
+    observed = runs["status"].isin(OBSERVED).to_numpy()
+    table = pd.DataFrame(success[observed].astype(float))
+    cells, seeds = runs["cell_id"].to_numpy()[observed], runs["seed"].to_numpy()[observed]
+    by_cell = table.groupby(cells, sort=False).mean().to_numpy()
+    by_seed = table.groupby(seeds, sort=True).mean()
+    per_seed, n = by_seed.to_numpy(), len(by_cell)
+    if n == 0:
+        nothing = np.full(success.shape[1], np.nan)
+        return Rates(nothing, nothing, nothing, per_seed, (), 0, 0)
+    share = by_cell.mean(axis=0)
+    low, high = _of_draws(by_cell, share, len(table)) if drawn else _of_seeds(per_seed, share)
+    return Rates(share, low, high, per_seed, tuple(int(seed) for seed in by_seed.index), n, len(table))
+
+
+def _of_draws(by_cell: Floats, share: Floats, runs: int) -> tuple[Floats, Floats]:
+    n = len(by_cell)
+    variance = by_cell.var(axis=0, ddof=1) / n if n > 1 else np.zeros_like(share)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effective = np.where(variance > 0, share * (1 - share) / variance, n)
+    return wilson_interval(share, np.clip(effective, n, max(n, runs)))
+
+
+def _of_seeds(per_seed: Floats, share: Floats) -> tuple[Floats, Floats]:
+    """Return Student's t interval over seeds; NaN below two seeds and where all seeds agree, for no scatter is seen."""
+    n = len(per_seed)
+    deviation = per_seed.std(axis=0, ddof=1) if n > 1 else np.zeros_like(share)
+    half = t_half_width(np.where(deviation > TINY, deviation, np.nan), np.full(len(share), n))
+    return np.clip(share - half, 0.0, 1.0), np.clip(share + half, 0.0, 1.0)
+
+
+def rate_targets(metric: MetricName, untrained: float, best: float, count: int = 24) -> tuple[float, ...]:
+    """Return levels from the untrained network to the best value seen, evenly in the logarithm of loss or error."""
+    if METRICS[metric].is_fraction:
+        worst, least = 1.0 - untrained, max(1.0 - best, 1e-3)
+        return tuple(float(1.0 - level) for level in np.geomspace(worst, least, count + 1)[1:])
+    if best <= 0 or untrained <= 0:
+        return tuple(float(level) for level in np.linspace(untrained, best, count + 1)[1:])
+    return tuple(float(level) for level in np.geomspace(untrained, best, count + 1)[1:])
+
+
+def counts_by_status(runs: pd.DataFrame) -> Mapping[str, int]:
+    """Return the planned runs of each status."""
+    count = runs["status"].value_counts()
+    return {status.value: int(count.get(status.value, 0)) for status in Status}

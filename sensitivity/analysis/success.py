@@ -1,0 +1,220 @@
+"""Success rates: over batch size and target, between optimizers, and over the hyperparameter plane.
+
+Success is to reach the target within the budget; a diverged run never does (``times``). What a rate estimates, and
+what its interval covers, follow from the design (``rates``). Adaptive searches are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from sensitivity.analysis.designs import Design, adaptive, design_of
+from sensitivity.analysis.estimates import Caution, Estimate, Floats
+from sensitivity.analysis.intervals import t_half_width
+from sensitivity.analysis.rates import (
+    OF_DRAWS,
+    OF_SEEDS,
+    TINY,
+    Rates,
+    best_values,
+    compute_rates,
+    counts_by_status,
+    rate_targets,
+    successes,
+)
+from sensitivity.study.metrics import METRICS, MetricName
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SuccessSurface:
+    """The success rate of an optimizer over batch size x target; arrays are [batches, targets]."""
+
+    optimizer: str
+    metric: MetricName
+    design: Design
+    batch_sizes: tuple[int, ...]
+    targets: tuple[float, ...]
+    """From the easiest to the hardest."""
+    rate: Floats
+    """NaN without a result, and where refused."""
+    low: Floats
+    """NaN where there is no interval."""
+    high: Floats
+    covers: str
+    """What the intervals cover."""
+    planned: tuple[int, ...]
+    """Runs, a batch size."""
+    runs: tuple[int, ...]
+    """Runs with a result, which the rates are of."""
+    configurations: tuple[int, ...]
+    seeds: int
+    warnings: tuple[Caution, ...]
+    refused: Caution | None
+    at_batch: tuple[Rates, ...]
+    """What the arrays are made of, a batch size; empty where refused."""
+
+    def at(self, batch_size: int, target: float) -> Estimate:
+        """Return the rate at one of `batch_sizes` and `targets`."""
+        row, column = self.batch_sizes.index(batch_size), self.targets.index(target)
+        low, high = float(self.low[row, column]), float(self.high[row, column])
+        return Estimate(
+            value=float(self.rate[row, column]),
+            interval=None if math.isnan(low) else (low, high),
+            n=0 if self.refused else self.seeds if self.design == "grid" else self.configurations[row],
+            of="seeds" if self.design == "grid" else "configurations",
+            covers="" if math.isnan(low) else self.covers,
+            warnings=self.warnings,
+            refused=self.refused,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SuccessDifference:
+    """`candidate` minus `reference`; arrays are [batches, targets] over the batch sizes that both have."""
+
+    candidate: str
+    reference: str
+    metric: MetricName
+    batch_sizes: tuple[int, ...]
+    targets: tuple[float, ...]
+    difference: Floats
+    low: Floats
+    """NaN where there is no interval."""
+    high: Floats
+    covers: str
+    warnings: tuple[Caution, ...]
+
+
+def compute_success(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    metric: MetricName,
+    targets: Sequence[float] | None = None,
+    *,
+    designs: Mapping[str, str] | None = None,
+) -> tuple[SuccessSurface, ...]:
+    """Return a surface for each optimizer, in the order of the plan.
+
+    Without `targets`, levels run from the untrained network to the best value seen. `designs` names each
+    optimizer's design as the study file does.
+    """
+    best = best_values(runs, curves, metric)
+    lower = METRICS[metric].lower_is_better
+    if targets is None:
+        start = curves.loc[curves["step"] == 0, metric]
+        top = float(best.min() if lower else best.max())
+        known = not math.isnan(top) and start.notna().any()
+        targets = rate_targets(metric, float(start.median()), top) if known else ()
+    levels = np.array(sorted(targets, reverse=lower), dtype=float)
+    met = successes(best, metric, levels)
+    surfaces = []
+    for optimizer, places in runs.reset_index(drop=True).groupby("optimizer", sort=False).indices.items():
+        surfaces.append(_surface(runs.iloc[places], met[places], str(optimizer), metric, levels, designs))
+    order = list(dict.fromkeys(runs["optimizer"]))
+    return tuple(sorted(surfaces, key=lambda surface: order.index(surface.optimizer)))
+
+
+def _surface(
+    runs: pd.DataFrame,
+    met: np.ndarray,
+    optimizer: str,
+    metric: MetricName,
+    levels: Floats,
+    designs: Mapping[str, str] | None,
+) -> SuccessSurface:
+    design = design_of(runs, optimizer, designs)
+    groups = {int(str(size)): places for size, places in runs.groupby("batch_size").indices.items()}
+    sizes = tuple(sorted(groups))
+    refused = adaptive(optimizer, "a success rate") if design == "adaptive" else None
+    rates = (
+        ()
+        if refused
+        else tuple(compute_rates(runs.iloc[groups[b]], met[groups[b]], drawn=design == "drawn") for b in sizes)
+    )
+    empty = np.full((len(sizes), len(levels)), np.nan)
+    return SuccessSurface(
+        optimizer=optimizer,
+        metric=metric,
+        design=design,
+        batch_sizes=sizes,
+        targets=tuple(float(level) for level in levels),
+        rate=np.array([r.share for r in rates]) if rates else empty,
+        low=np.array([r.low for r in rates]) if rates else empty,
+        high=np.array([r.high for r in rates]) if rates else empty,
+        covers=OF_SEEDS if design == "grid" else OF_DRAWS,
+        planned=tuple(len(groups[b]) for b in sizes),
+        runs=tuple(r.runs for r in rates),
+        configurations=tuple(r.configurations for r in rates),
+        seeds=int(runs["seed"].nunique()),
+        warnings=_warnings(runs, optimizer),
+        refused=refused,
+        at_batch=rates,
+    )
+
+
+def _warnings(runs: pd.DataFrame, optimizer: str) -> tuple[Caution, ...]:
+    count = counts_by_status(runs)
+    without = count["failed"] + count["interrupted"] + count["pending"]
+    if not without:
+        return ()
+    return (
+        Caution(
+            code="incomplete",
+            text=f"{optimizer}: rates are of the {len(runs) - without:,} runs with a result of {len(runs):,} planned;"
+            f" {count['failed']:,} failed and {count['interrupted'] + count['pending']:,} wait.",
+        ),
+    )
+
+
+def compute_success_difference(candidate: SuccessSurface, reference: SuccessSurface) -> SuccessDifference:
+    """Return the difference of two surfaces with the same targets.
+
+    Between two grids it is paired by seed (Student's t); between draws the two are independent, and the interval is
+    made of the two Wilson intervals (Newcombe 1998, method 10). Between a grid and draws there is none.
+
+    Raises:
+        ValueError: surfaces of different targets.
+    """
+    if candidate.targets != reference.targets:
+        raise ValueError("a difference needs two surfaces over the same targets")
+    sizes = tuple(size for size in candidate.batch_sizes if size in reference.batch_sizes)
+    refused = [surface.refused for surface in (candidate, reference) if surface.refused]
+    shape = (len(sizes), len(candidate.targets))
+    difference, low, high = np.full((3, *shape), np.nan)
+    designs = {candidate.design, reference.design}
+    for row, size in enumerate(() if refused else sizes):
+        one = candidate.at_batch[candidate.batch_sizes.index(size)]
+        other = reference.at_batch[reference.batch_sizes.index(size)]
+        difference[row] = one.share - other.share
+        if designs == {"grid"}:
+            half = _paired_half_width(one, other)
+            low[row], high[row] = difference[row] - half, difference[row] + half
+        elif designs == {"drawn"}:
+            low[row] = difference[row] - np.hypot(one.share - one.low, other.high - other.share)
+            high[row] = difference[row] + np.hypot(one.high - one.share, other.share - other.low)
+    return SuccessDifference(
+        candidate=candidate.optimizer,
+        reference=reference.optimizer,
+        metric=candidate.metric,
+        batch_sizes=sizes,
+        targets=candidate.targets,
+        difference=difference,
+        low=np.clip(low, -1.0, 1.0),
+        high=np.clip(high, -1.0, 1.0),
+        covers={"grid": OF_SEEDS, "drawn": OF_DRAWS}.get(next(iter(designs)), "") if len(designs) == 1 else "",
+        warnings=(*candidate.warnings, *reference.warnings, *refused),
+    )
+
+
+def _paired_half_width(one: Rates, other: Rates) -> Floats:
+    shared = sorted(set(one.seeds) & set(other.seeds))
+    pairs = np.array([one.per_seed[one.seeds.index(s)] - other.per_seed[other.seeds.index(s)] for s in shared])
+    if len(pairs) < 2:
+        return np.full(len(one.share), np.nan)
+    deviation = pairs.std(axis=0, ddof=1)
+    return t_half_width(np.where(deviation > TINY, deviation, np.nan), np.full(pairs.shape[1], len(pairs)))
