@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 
 from sensitivity.study.errors import UserError
-from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.spec import IMAGE_FOLDER, ProblemSpec
 
 _PACKAGES = (
     "sensitivity",
     "torch",
+    "torchvision",
+    "pillow",
     "ray",
     "numpy",
     "scipy",
@@ -84,7 +86,8 @@ def modules_found(problem: ProblemSpec) -> tuple[Path, ...]:
         UserError: a module is not found.
     """
     files = []
-    for module in sorted({path.partition(":")[0] for path in (problem.dataset, problem.model) if ":" in path}):
+    own = [path for path in (problem.dataset, problem.model) if ":" in path and not path.startswith(IMAGE_FOLDER)]
+    for module in sorted({path.partition(":")[0] for path in own}):
         try:
             found = importlib.util.find_spec(module)
         except (ImportError, SyntaxError, ValueError):  # of a parent package; __main__ has no spec

@@ -87,7 +87,7 @@ class ProblemSpec(Section):
     @classmethod
     def _resizes_images(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and not info.data.get("dataset", IMAGE_FOLDER).startswith(IMAGE_FOLDER):
-            raise PydanticCustomError("problem", "belongs to dataset = \"imagefolder:PATH\"; remove it")
+            raise PydanticCustomError("problem", 'belongs to dataset = "imagefolder:PATH"; remove it')
         return value
 
     @model_validator(mode="after")

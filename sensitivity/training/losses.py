@@ -28,9 +28,18 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().flatten(2).sum(2).mean(1) / 2
 
 
+def mean_output(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean output of each trial, for a network that returns its own loss ``[trials, batch, 1]``."""
+    return outputs.flatten(1).mean(1)
+
+
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Fraction of examples whose largest output is their class, of each trial ``[trials]``."""
     return (outputs.argmax(2) == targets).to(torch.float64).mean(1)
 
 
-LOSSES: dict[str, LossFunction] = {"cross_entropy": cross_entropy, "squared_error": squared_error}
+LOSSES: dict[str, LossFunction] = {
+    "cross_entropy": cross_entropy,
+    "squared_error": squared_error,
+    "quadratic": mean_output,
+}

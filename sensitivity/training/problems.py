@@ -9,25 +9,38 @@ the study file or installed.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from sensitivity.study.errors import UserError, users_code
+from sensitivity.study.errors import UserError
 from sensitivity.study.spec import ProblemSpec
 from sensitivity.training.datasets.dataset import Dataset
-from sensitivity.training.datasets.digits import digits
+from sensitivity.training.datasets.load import load_dataset
 from sensitivity.training.losses import LOSSES, LossFunction
+from sensitivity.training.models.alexnet import alexnet
+from sensitivity.training.models.lenet import lenet
 from sensitivity.training.models.perceptron import perceptron
+from sensitivity.training.models.resnet import resnet20, resnet32, resnet44, resnet56
 from sensitivity.training.models.small_cnn import small_cnn
+from sensitivity.training.noisy_quadratic import quadratic, spectrum
+from sensitivity.training.user_functions import import_function
 
 ModelBuilder = Callable[[tuple[int, ...], int], nn.Module]
-_DATASETS: dict[str, Callable[[ProblemSpec], Dataset]] = {"digits": digits}
-_MODELS: dict[str, ModelBuilder] = {"perceptron": perceptron, "small_cnn": small_cnn}
+_MODELS: dict[str, ModelBuilder] = {
+    "perceptron": perceptron,
+    "small_cnn": small_cnn,
+    "lenet": lenet,
+    "alexnet": alexnet,
+    "resnet20": resnet20,
+    "resnet32": resnet32,
+    "resnet44": resnet44,
+    "resnet56": resnet56,
+    "quadratic": quadratic,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,22 +54,32 @@ class Problem:
     has_classes: bool
     outputs: int
     """Number of classes, or size of a target."""
+    curvature: Mapping[str, Tensor] | None = None
+    """The exact diagonal curvature by parameter, where it is known: K-FAC then is idealised, and uses it."""
 
 
 def load_problem(
-    spec: ProblemSpec, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+    spec: ProblemSpec,
+    *,
+    folder: Path | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Problem:
-    """Return the problem that a study names, its data on `device` (the CPU if none is given).
+    """Return the problem that a study names.
+
+    Args:
+        spec: what the study names.
+        folder: where the study file lies, for paths relative to it.
+        device: where data and networks are to be; the CPU if none is given.
+        dtype: of floating-point data and of networks.
 
     Raises:
-        UserError: the user's own function is not found, or what it returns does not fit.
+        UserError: a data set can't be had, or the user's own function is not found or returns what does not fit.
     """
-    builder = _DATASETS.get(spec.dataset)
-    dataset = builder(spec) if builder else _user_dataset(spec)
-    dataset = dataset.to(device or torch.device("cpu"), dtype)
+    dataset = load_dataset(spec, folder=folder).to(device or torch.device("cpu"), dtype)
     has_classes = spec.loss == "cross_entropy"
     outputs = _outputs(spec, dataset, has_classes=has_classes)
-    build = _MODELS.get(spec.model) or _import(spec.model, "problem.model")
+    build = _MODELS.get(spec.model) or import_function(spec.model, "problem.model")
     shape = tuple(dataset.train_inputs.shape[1:])
 
     def build_model() -> nn.Module:
@@ -66,39 +89,13 @@ def load_problem(
         return model.to(device or torch.device("cpu"), dtype)
 
     return Problem(
-        dataset=dataset, build_model=build_model, loss=LOSSES[spec.loss], has_classes=has_classes, outputs=outputs
+        dataset=dataset,
+        build_model=build_model,
+        loss=LOSSES[spec.loss],
+        has_classes=has_classes,
+        outputs=outputs,
+        curvature={"x": spectrum()} if spec.is_oracle else None,
     )
-
-
-def _user_dataset(spec: ProblemSpec) -> Dataset:
-    load = _import(spec.dataset, "problem.dataset")
-    with users_code(f"problem.dataset: {spec.dataset}"):
-        parts = load()
-    if not isinstance(parts, (tuple, list)) or len(parts) != 4:
-        raise UserError(
-            f"problem.dataset: {spec.dataset} must return train inputs, train targets, test inputs, test targets"
-        )
-    with users_code(f"problem.dataset: {spec.dataset}"):
-        train_x, train_y, test_x, test_y = (torch.as_tensor(part) for part in parts)
-    for name, inputs, targets in (("train", train_x, train_y), ("test", test_x, test_y)):
-        if len(inputs) != len(targets) or not len(inputs):
-            raise UserError(
-                f"problem.dataset: {spec.dataset}: {len(inputs)} {name} inputs and {len(targets)} targets; "
-                "there must be as many, and at least one"
-            )
-        for what, values in (("inputs", inputs), ("targets", targets)):
-            if not torch.isfinite(values).all():
-                raise UserError(
-                    f"problem.dataset: {spec.dataset}: {name} {what} hold NaN or infinity; clean or fill them"
-                )
-    if train_x.shape[1:] != test_x.shape[1:] or train_x.dtype != test_x.dtype:
-        raise UserError(
-            f"problem.dataset: {spec.dataset}: a train input is {list(train_x.shape[1:])} of {train_x.dtype}, a test "
-            f"input {list(test_x.shape[1:])} of {test_x.dtype}; they must be alike"
-        )
-    if not train_x.is_floating_point() and train_x.dtype not in (torch.int32, torch.int64):
-        train_x, test_x = train_x.float(), test_x.float()  # images as bytes; wider integers may be an embedding's
-    return Dataset(train_inputs=train_x, train_targets=train_y, test_inputs=test_x, test_targets=test_y)
 
 
 def _outputs(spec: ProblemSpec, dataset: Dataset, *, has_classes: bool) -> int:
@@ -112,24 +109,7 @@ def _outputs(spec: ProblemSpec, dataset: Dataset, *, has_classes: bool) -> int:
         return max(int(t.max()) for t in targets) + 1
     if any(t.dim() != 2 or not t.is_floating_point() for t in targets):
         raise UserError(
-            f'problem.dataset: {spec.dataset}: loss = "squared_error" needs floating-point targets of shape '
+            f'problem.dataset: {spec.dataset}: loss = "{spec.loss}" needs floating-point targets of shape '
             f"[examples, outputs]; got {targets[0].dtype} {list(targets[0].shape)}"
         )
     return int(targets[0].shape[1])
-
-
-def _import(path: str, field: str) -> Callable[..., Any]:
-    module_name, _, name = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{field}: {path}: {error}\n  Put the module beside the study file, or install it in this environment"
-        ) from None
-    except Exception as error:
-        raise UserError(f"{field}: {path}: importing it raises {type(error).__name__}: {error}") from None
-    found = getattr(module, name, None)
-    if not callable(found):
-        raise UserError(f"{field}: {module_name} has no function {name!r}")
-    function: Callable[..., Any] = found
-    return function

@@ -1,0 +1,157 @@
+"""Images decoded once: a folder with one array file, which all workers of a node map into memory.
+
+``images.npy`` holds bytes ``[images, channels, height, width]``, ``classes.npy`` ``[images]``, ``moments.npy`` the sum
+and the sum of squares of each image's channels ``[images, 2, channels]``, from which the statistics of any training
+split follow exactly without reading a pixel. ``about.json`` holds their checksums, and is written first of all into a
+folder that only then takes its name: what is there is whole, or was damaged later, which the checksums tell.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sensitivity.study.errors import UserError
+from sensitivity.study.spec import ProblemSpec
+from sensitivity.training.datasets.data_folder import data_folder, only_one, writing
+from sensitivity.training.datasets.dataset import Dataset
+
+logger = logging.getLogger(__name__)
+
+_FILES = ("images.npy", "classes.npy", "moments.npy")
+_CHUNK = 1 << 24
+_IMAGES = 1024
+"""Images whose moments are computed at once."""
+
+
+@dataclass(frozen=True)
+class ImageArrays:
+    """Decoded images of a training and a test split, or of both in one."""
+
+    images: npt.NDArray[np.uint8]
+    """``[images, channels, height, width]``, those for training first; mapped into memory, copied where written."""
+    classes: npt.NDArray[np.int64]
+    moments: npt.NDArray[np.int64]
+    train_size: int | None
+    """How many are for training; None where the study splits them."""
+
+    def dataset(self, spec: ProblemSpec, *, fingerprint: str = "") -> Dataset:
+        """Return the data set that a study asks for, standardised by its training images."""
+        train: slice | Tensor
+        test: slice | Tensor
+        if self.train_size is None:
+            train, test = _split(self.classes, spec)
+        else:
+            train, test = slice(self.train_size), slice(self.train_size, None)
+        images, classes = torch.from_numpy(self.images), torch.from_numpy(self.classes)
+        sums = torch.from_numpy(self.moments)[train]
+        pixels = len(sums) * images.shape[2] * images.shape[3]
+        mean, square = (sums.sum(0, dtype=torch.int64).double() / pixels).unbind()
+        # A channel without any variation is centred, and left at that.
+        deviation = (square - mean.square()).clamp_min(0).sqrt()
+        deviation = torch.where(deviation > 0, deviation, 1.0)
+        return Dataset(
+            train_inputs=images[train],
+            train_targets=classes[train],
+            test_inputs=images[test],
+            test_targets=classes[test],
+            mean=mean[:, None, None],
+            deviation=deviation[:, None, None],
+            fingerprint=fingerprint,
+        )
+
+
+Decode = Callable[[Path], tuple[npt.NDArray[np.int64], int | None]]
+"""Writes ``images.npy`` into a folder; returns the classes and how many images are for training (see ImageArrays)."""
+
+
+def image_arrays(key: str, decode: Decode) -> ImageArrays:
+    """Return the arrays kept under `key`; decode them first where they are missing or damaged.
+
+    Raises:
+        UserError: they can't be decoded, or the data folder can't be written.
+    """
+    folder = data_folder() / "arrays" / key
+    if not _is_whole(folder):
+        with only_one(key):
+            if not _is_whole(folder):  # another process may have been first
+                _keep(folder, decode)
+    about = json.loads((folder / "about.json").read_text())
+    # Copy on write: tensors of read-only arrays are not allowed, and nothing here is ever written to.
+    images, classes, moments = (np.load(folder / name, mmap_mode="c") for name in _FILES)
+    return ImageArrays(images, classes, moments, about["train_size"])
+
+
+def _keep(folder: Path, decode: Decode) -> None:
+    with writing():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        classes, train_size = decode(scratch)
+        with writing():
+            np.save(scratch / "classes.npy", classes)
+            np.save(scratch / "moments.npy", _moments(np.load(scratch / "images.npy", mmap_mode="r")))
+            checksums = {name: _checksum(scratch / name) for name in _FILES}
+            (scratch / "about.json").write_text(json.dumps({"train_size": train_size, "checksums": checksums}))
+            if folder.exists():
+                shutil.rmtree(folder)
+            scratch.replace(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        checksums = json.loads((folder / "about.json").read_text())["checksums"]
+        whole = all(_checksum(folder / name) == checksums[name] for name in _FILES)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        logger.warning("%s is damaged: decoded again", folder)
+    return whole
+
+
+def _checksum(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            value = zlib.crc32(chunk, value)
+    return value
+
+
+def _moments(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    moments = np.empty((len(images), 2, images.shape[1]), np.int64)
+    for start in range(0, len(images), _IMAGES):
+        some = images[start : start + _IMAGES].astype(np.int64)
+        moments[start : start + _IMAGES, 0] = some.sum((2, 3))
+        moments[start : start + _IMAGES, 1] = np.square(some).sum((2, 3))
+    return moments
+
+
+def _split(classes: npt.NDArray[np.int64], spec: ProblemSpec) -> tuple[Tensor, Tensor]:
+    """Split by class, as `test_fraction` and `split_seed` say."""
+    from sklearn.model_selection import train_test_split  # here: half a second that other data sets do not need
+
+    try:
+        train, test = train_test_split(
+            np.arange(len(classes)), test_size=spec.test_fraction, random_state=spec.split_seed, stratify=classes
+        )
+    except ValueError as error:  # fewer images than classes on one side
+        raise UserError(
+            f"problem.test_fraction: {spec.test_fraction:g} can't split {len(classes)} images by class ({error})\n"
+            "  Choose another fraction, or add images"
+        ) from None
+    return torch.from_numpy(np.sort(train)), torch.from_numpy(np.sort(test))

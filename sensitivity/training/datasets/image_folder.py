@@ -1,0 +1,242 @@
+"""A folder of anyone's own images, ``imagefolder:PATH``, decoded once.
+
+PATH holds ``train/CLASS/IMAGE`` and ``test/CLASS/IMAGE``, or ``CLASS/IMAGE``, of which the study holds out
+`test_fraction`. A relative PATH lies beside the study file, or else in the data folder.
+
+What images become: 8 bits a channel. One channel if all are grayscale; otherwise three, grayscale ones with equal
+channels, palettes looked up, transparency dropped, and the camera's note of its orientation obeyed. All must have one
+size, unless the study gives `image_size`: then the shorter side is scaled to it and the centre cut out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from sensitivity.study.errors import UserError
+from sensitivity.study.spec import IMAGE_FOLDER, ProblemSpec
+from sensitivity.training.datasets.data_folder import data_folder, writing
+from sensitivity.training.datasets.dataset import Dataset
+from sensitivity.training.datasets.image_arrays import image_arrays
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+logger = logging.getLogger(__name__)
+
+_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_GRAY = ("1", "L", "LA")
+_DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
+_FORM = 1
+"""Raised when the same files would be decoded to other arrays."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The images of a folder, by split and class."""
+
+    root: Path
+    paths: tuple[Path, ...]
+    """Those for training first; within a split by class and name."""
+    classes: tuple[int, ...]
+    """Of each; a class is its place among the sorted names."""
+    train_size: int | None
+    """How many are for training; None where the study splits them."""
+
+
+def image_folder(spec: ProblemSpec, *, beside: Path | None) -> Dataset:
+    """Return the images of ``imagefolder:PATH``, where `beside` is the folder of the study file.
+
+    Raises:
+        UserError: the folder, or images in it, are not as they must be.
+    """
+    listing = _listing(_find(spec.dataset.removeprefix(IMAGE_FOLDER).strip(), beside))
+    content = _content(listing)
+    size = spec.image_size or "own"
+    arrays = image_arrays(f"imagefolder-{content}-{size}-{_FORM}", lambda scratch: _decode(listing, spec, scratch))
+    return arrays.dataset(spec, fingerprint=content)
+
+
+def _find(named: str, beside: Path | None) -> Path:
+    path = Path(named).expanduser()
+    places = [path] if path.is_absolute() else [*([] if beside is None else [beside / path]), data_folder() / path]
+    for place in places:
+        if place.is_dir():
+            return place.resolve()
+    raise UserError(
+        f"problem.dataset: there is no folder {named!r}; looked for\n"
+        + "\n".join(f"    {place}" for place in places)
+        + "\n  Put train/CLASS/IMAGE and test/CLASS/IMAGE there, or CLASS/IMAGE"
+    )
+
+
+def _listing(root: Path) -> _Listing:
+    splits = [root / name for name in ("train", "test") if (root / name).is_dir()]
+    if len(splits) == 1:
+        missing = "test" if splits[0].name == "train" else "train"
+        raise UserError(
+            f"{root}: there is {splits[0].name}/ but no {missing}/\n"
+            f"  Add {missing}/CLASS/IMAGE, or put the class folders into {root} itself: test_fraction then splits them"
+        )
+    names = _class_names(splits[0] if splits else root)
+    if splits and (different := set(names) ^ set(_class_names(splits[1]))):
+        raise UserError(
+            f"{root}: train/ and test/ must have the same class folders; only one has {_some(sorted(different))}\n"
+            "  Add the missing folders with images, or remove the others"
+        )
+    paths: list[Path] = []
+    classes: list[int] = []
+    sizes = []
+    for split in splits or [root]:
+        for number, name in enumerate(names):
+            found = _images(split / name)
+            if not splits and len(found) < 2:
+                raise UserError(f"{split / name}: one image can't be split into training and test; add more")
+            paths += found
+            classes += [number] * len(found)
+        sizes.append(len(paths))
+    return _Listing(root, tuple(paths), tuple(classes), sizes[0] if splits else None)
+
+
+def _class_names(split: Path) -> list[str]:
+    names = sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(names) < 2:
+        raise UserError(
+            f"{split}: {len(names)} class folders; there must be at least two\n"
+            "  Put the images of each class into a folder of its own"
+        )
+    return names
+
+
+def _images(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if others := [path.name for path in found if path.is_dir() or path.suffix.lower() not in _SUFFIXES]:
+        raise UserError(f"{folder}: no images: {_some(others)}. Remove them; images end in {', '.join(_SUFFIXES)}")
+    if not found:
+        raise UserError(f"{folder}: there is no image in it; add some, or remove the folder (in train/ and test/)")
+    return found
+
+
+def _content(listing: _Listing) -> str:
+    """Return the hash of all names and bytes; read only if a name, size or time of change is not as it was."""
+    stamps = hashlib.sha256(str(listing.root).encode())
+    for path in listing.paths:
+        stat = path.stat()
+        stamps.update(f"{path.relative_to(listing.root)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    known = data_folder() / "seen" / stamps.hexdigest()[:32]
+    if known.is_file():
+        return known.read_text()
+    digest = hashlib.sha256()
+    for path in _shown(listing.paths, "reading"):
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: can't be read ({error.strerror})") from None
+        digest.update(f"{path.relative_to(listing.root).as_posix()}\0{hashlib.sha256(content).hexdigest()}\0".encode())
+    found = digest.hexdigest()[:16]
+    with writing():
+        known.parent.mkdir(parents=True, exist_ok=True)
+        known.write_text(found)
+    return found
+
+
+def _decode(listing: _Listing, spec: ProblemSpec, scratch: Path) -> tuple[npt.NDArray[np.int64], int | None]:
+    height, width, channels = _common_shape(listing, spec.image_size)
+    shape = (len(listing.paths), channels, height, width)
+    with writing():
+        images = np.lib.format.open_memmap(scratch / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    bad = []
+    for k, path in enumerate(_shown(listing.paths, "decoding")):
+        try:
+            with _opened(path) as image:
+                images[k] = _pixels(image, channels, spec.image_size)
+        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on a damaged file
+            bad.append((path, error))
+    _refuse(listing, bad)
+    images.flush()
+    return np.asarray(listing.classes, np.int64), listing.train_size
+
+
+def _common_shape(listing: _Listing, image_size: int | None) -> tuple[int, int, int]:
+    """Return height, width and channels of all images, from their headers alone."""
+    sizes: dict[tuple[int, int], Path] = {}
+    gray: list[Path] = []
+    bad, deep = [], []
+    for path in listing.paths:
+        try:
+            with _opened(path) as image:
+                sizes.setdefault(image.size, path)
+                if image.mode in _DEEP:
+                    deep.append(path)
+                elif image.mode in _GRAY:
+                    gray.append(path)
+        except (OSError, ValueError, SyntaxError) as error:
+            bad.append((path, error))
+    _refuse(listing, bad)
+    if deep:
+        raise UserError(
+            f"{listing.root}: more than 8 bits a channel: {_some([str(p.relative_to(listing.root)) for p in deep])}\n"
+            "  Convert them to 8 bits, as you find right for what they show"
+        )
+    if image_size is None and len(sizes) > 1:
+        examples = [f"{w}×{h} ({path.relative_to(listing.root)})" for (w, h), path in sizes.items()]
+        raise UserError(
+            f"{listing.root}: images of several sizes: {_some(examples)}\n"
+            "  Give problem.image_size: the shorter side is scaled to it, and the centre cut out"
+        )
+    if gray and len(gray) < len(listing.paths):
+        logger.warning(
+            "%s: %d of %d images are grayscale, the others in colour: all are taken as colour",
+            listing.root, len(gray), len(listing.paths),
+        )  # fmt: skip
+    width, height = next(iter(sizes)) if image_size is None else (image_size, image_size)
+    return height, width, 1 if len(gray) == len(listing.paths) else 3
+
+
+def _opened(path: Path) -> Image:
+    from PIL import Image, ImageOps  # here: a worker whose images are decoded does not need it
+
+    image = Image.open(path)
+    return ImageOps.exif_transpose(image)
+
+
+def _pixels(image: Image, channels: int, image_size: int | None) -> npt.NDArray[np.uint8]:
+    from PIL import Image as Pillow
+    from PIL import ImageOps
+
+    plain = image.convert("L" if channels == 1 else "RGB")
+    if image_size is not None:
+        plain = ImageOps.fit(plain, (image_size, image_size), Pillow.Resampling.BICUBIC)
+    pixels = np.asarray(plain, np.uint8)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _refuse(listing: _Listing, bad: Sequence[tuple[Path, Exception]]) -> None:
+    if bad:
+        lines = [f"    {path.relative_to(listing.root)}: {error}" for path, error in bad[:_SHOWN]]
+        raise UserError(
+            f"{listing.root}: {len(bad)} of {len(listing.paths)} images can't be read:\n"
+            + "\n".join(lines)
+            + "\n  Replace or remove them"
+        )
+
+
+def _shown(paths: Sequence[Path], doing: str) -> Iterator[Path]:
+    """Go through `paths`, with a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return iter(track(paths, f"{doing} images", console=console, transient=True, disable=not console.is_terminal))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

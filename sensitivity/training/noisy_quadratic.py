@@ -1,0 +1,97 @@
+"""The noisy quadratic (Zhang et al. 2019, arXiv 1907.04164): a workload whose expected outcome is known exactly.
+
+The loss is sum_i h_i x_i^2 / 2, and the gradient of a batch of B is h_i x_i + noise of variance c_i / B, with
+h_i = c_i = 1/i and x_i = 1 at the start. It goes through the same pipeline as any network: an example is a number,
+from which, with a key that each seed draws, the example's noise is computed anew whenever it is met. So a training set
+of a million examples in a thousand dimensions takes 8 MB, and two seeds share no noise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from sensitivity.training.datasets.dataset import Dataset
+
+DIMENSIONS = 1000
+EXAMPLES = 2**20
+"""Noise is independent from step to step within one pass over them."""
+_WORD = 2**32 - 1
+_GOLDEN = 0x9E3779B9
+
+
+def spectrum(dimensions: int = DIMENSIONS) -> Tensor:
+    """Return the curvatures h_i = 1/i ``[dimensions]``, which are the gradient noise's variances c_i too."""
+    return 1 / torch.arange(1, dimensions + 1, dtype=torch.float64)
+
+
+def expected_loss(
+    *, lr: float, batch_size: int, steps: int, damping: float | None = None, dimensions: int = DIMENSIONS
+) -> float:
+    """Return the expected loss after some steps without momentum, in closed form.
+
+    With E[x^2] before a step, it is r E[x^2] + q after it: r = (1 - lr p h)^2 and q = lr^2 p^2 c / B, where
+    p = 1 for SGD, and p = 1 / (h + damping) for idealised K-FAC.
+    """
+    h = spectrum(dimensions)
+    p = torch.ones_like(h) if damping is None else 1 / (h + damping)
+    r = (1 - lr * p * h).square()
+    q = (lr * p).square() * h / batch_size
+    kept = r**steps
+    passed = torch.where(r == 1, float(steps), (1 - kept) / (1 - r))
+    return (h * (kept + q * passed)).sum().item() / 2
+
+
+class NoisyQuadratic(nn.Module):
+    """Takes examples' numbers ``[batch, 1]``; gives each one's loss ``[batch, 1]``, whose gradient is noisy.
+
+    In evaluation the loss is exact.
+    """
+
+    def __init__(self, dimensions: int = DIMENSIONS) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.ones(dimensions))
+        # Constants as frozen parameters, because a network with buffers can't be vmapped over its trials.
+        self.curvature = nn.Parameter(spectrum(dimensions).float(), requires_grad=False)
+        self.key = nn.Parameter(torch.randint(2**32, (1,)), requires_grad=False)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Return h x^2 / 2 + noise x, summed over dimensions, of each example."""
+        exact = (self.curvature * self.x.square()).sum() / 2
+        if not self.training:
+            return exact.expand(numbers.shape)
+        noise = gaussian(numbers, self.key, len(self.x), self.x.dtype) * self.curvature.sqrt()
+        return exact + noise @ self.x.unsqueeze(1)
+
+
+def quadratic(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """Return the network of the noisy quadratic; shapes are its data set's alone."""
+    return NoisyQuadratic()
+
+
+def noisy_quadratic() -> Dataset:
+    """Return the examples' numbers. Targets are there for form."""
+    return Dataset(
+        train_inputs=torch.arange(EXAMPLES)[:, None],
+        train_targets=torch.zeros(EXAMPLES, 1),
+        test_inputs=torch.zeros(1, 1, dtype=torch.int64),
+        test_targets=torch.zeros(1, 1),
+    )
+
+
+def gaussian(numbers: Tensor, key: Tensor, dimensions: int, dtype: torch.dtype) -> Tensor:
+    """Return standard normal noise ``[batch, dimensions]`` as a pure function of `numbers` ``[batch, 1]`` and a key."""
+    columns = torch.arange(1, dimensions + 1, device=numbers.device) * _GOLDEN
+    words = _mixed(_mixed(_mixed(numbers & _WORD) ^ key) ^ (columns & _WORD))
+    # 23 bits, so that the middle of each of 2^23 equal parts of (-1, 1) is a float32, and never an end.
+    uniform = ((words >> 9).to(dtype) * 2 + 1) / 2**23 - 1
+    return torch.erfinv(uniform) * math.sqrt(2)
+
+
+def _mixed(words: Tensor) -> Tensor:
+    """Return MurmurHash3's 32-bit finaliser of each word: every bit depends on every bit (Appleby 2011)."""
+    words = ((words ^ (words >> 16)) * 0x85EBCA6B) & _WORD
+    words = ((words ^ (words >> 13)) * 0xC2B2AE35) & _WORD
+    return words ^ (words >> 16)
