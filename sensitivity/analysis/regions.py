@@ -1,0 +1,277 @@
+"""The robust region: how many decades of its hyperparameters leave an optimizer good enough (STATISTICS.md, 4).
+
+V is the volume, in decades^d, of the hyperparameters whose metric is within a threshold; V^(1/d) is reported, in
+decades a dimension. Two rules set the threshold: within epsilon of the optimizer's own best cell, or a target
+common to all. On a grid V is interpolated between the points, a seed at a time, and the interval covers seed noise
+only. Of draws V is the box's volume times the share of configurations inside, with Wilson's interval.
+
+A run counts as in ``outcomes``: a diverged one as the untrained network. Unlike the share of a box, decades don't
+depend on how wide the box was drawn, unless the region reaches its edge: then they are a lower bound, and it is
+named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from sensitivity.analysis.coordinates import decades
+from sensitivity.analysis.designs import Edge, Parameters, adaptive, design_of, varying
+from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
+from sensitivity.analysis.intervals import wilson
+from sensitivity.analysis.maps import default_epsilon
+from sensitivity.analysis.outcomes import counted_values, untrained_values
+from sensitivity.analysis.rates import OF_DRAWS, OF_SEEDS
+from sensitivity.analysis.volumes import volume_below_zero
+from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.metrics import METRICS, MetricName
+
+Rule = Literal["own-best", "common-target"]
+Box = Mapping[str, tuple[float, float]]
+"""Name of a hyperparameter -> smallest and largest value it is drawn from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustRegion:
+    """The region of an optimizer at a batch size, by one rule."""
+
+    optimizer: str
+    batch_size: int
+    metric: MetricName
+    rule: Rule
+    threshold: float
+    """Of the metric: the region is where it is met."""
+    names: tuple[str, ...]
+    """The dimensions; empty where nothing varies that decades measure."""
+    decades: Estimate
+    """V^(1/d), decades a dimension."""
+    volume: Estimate
+    """V, decades^d."""
+    box: tuple[tuple[float, float], ...]
+    """Smallest and largest value of each of `names`."""
+    touches: tuple[Edge, ...]
+    """Edges of the box that the region reaches: it may go on beyond."""
+    slice_at: Parameters
+    """Hyperparameters that vary and aren't measured in decades, such as a weight decay of 0, at the best cell's."""
+    seeds: tuple[int, ...]
+    per_seed: tuple[float, ...]
+    """Decades a dimension of each of `seeds`; both empty for draws."""
+
+
+def compute_regions(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    metric: MetricName,
+    *,
+    target: float | None = None,
+    epsilon: float | None = None,
+    designs: Mapping[str, str] | None = None,
+    boxes: Mapping[str, Box] | None = None,
+) -> tuple[RobustRegion, ...]:
+    """Return a region for each optimizer, in the order of the plan, and batch size, rising.
+
+    With `target` the rule is the common target, else the own best within `epsilon` (by default as in the maps).
+    `boxes` gives the box of each optimizer's draws; without it the draws' extent stands in.
+    """
+    valued = runs.assign(value=counted_values(runs, curves, METRICS[metric]))
+    untrained = float(untrained_values(runs, curves, METRICS[metric]).median())
+    tolerance = default_epsilon(METRICS[metric], untrained) if epsilon is None else epsilon
+    found = []
+    for optimizer, of_optimizer in valued.groupby("optimizer", sort=False):
+        design = design_of(of_optimizer, str(optimizer), designs)
+        box = (boxes or {}).get(str(optimizer))
+        for batch_size, rows in of_optimizer.groupby("batch_size"):
+            job = _Job(str(optimizer), int(str(batch_size)), metric, target, tolerance, untrained, box)
+            if design == "adaptive":
+                refused = Estimate(value=math.nan, refused=adaptive(str(optimizer), "a region's size"))
+                found.append(job.result(math.nan, (), refused, refused))
+            else:
+                found.append(_on_grid(rows, job) if design == "grid" else _of_draws(rows, job))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Job:
+    optimizer: str
+    batch_size: int
+    metric: MetricName
+    target: float | None
+    epsilon: float
+    untrained: float
+    box: Box | None
+
+    @property
+    def sign(self) -> float:
+        """1 where lower is better, else -1; times the metric, lower is better."""
+        return 1.0 if METRICS[self.metric].lower_is_better else -1.0
+
+    def threshold(self, best: float) -> float:
+        """Return the threshold on sign * metric, given the best cell's."""
+        return best + self.epsilon if self.target is None else self.sign * self.target
+
+    def result(
+        self,
+        threshold: float,
+        names: tuple[str, ...],
+        per_dimension: Estimate,
+        volume: Estimate,
+        *,
+        box: tuple[tuple[float, float], ...] = (),
+        touches: tuple[Edge, ...] = (),
+        slice_at: Parameters = (),
+        per_seed: Mapping[int, float] | None = None,
+    ) -> RobustRegion:
+        return RobustRegion(
+            optimizer=self.optimizer,
+            batch_size=self.batch_size,
+            metric=self.metric,
+            rule="own-best" if self.target is None else "common-target",
+            threshold=self.sign * threshold,
+            names=names,
+            decades=per_dimension,
+            volume=volume,
+            box=box,
+            touches=touches,
+            slice_at=slice_at,
+            seeds=tuple(per_seed or ()),
+            per_seed=tuple((per_seed or {}).values()),
+        )
+
+
+def _cells(rows: pd.DataFrame, job: _Job) -> tuple[pd.DataFrame, tuple[str, ...], Parameters, float]:
+    """Return the cells of the slice that decades measure [cells, seeds], its dimensions, the rest, and the best.
+
+    Index: the hyperparameters of the dimensions. Values: sign * metric, NaN without a result.
+    """
+    names = varying(rows)
+    measured = tuple(name for name in names if not np.isnan(decades(name, rows[PARAM_PREFIX + name])).any())
+    rest = [name for name in names if name not in measured]
+    columns = [PARAM_PREFIX + name for name in (*measured, *rest)]
+    table = rows.assign(value=job.sign * rows["value"]).pivot_table(
+        index=columns, columns="seed", values="value", aggfunc="first", dropna=False
+    )
+    average = table.mean(axis=1)
+    best = float(average.min())
+    if not rest or math.isnan(best):
+        return table, measured, (), best
+    at = average.idxmin()
+    where = at[len(measured) :] if isinstance(at, tuple) else (at,)
+    slice_at = tuple(zip(rest, (float(value) for value in where), strict=True))
+    for name, value in slice_at:
+        if table.index.nlevels > 1:
+            table = pd.DataFrame(table.xs(value, level=PARAM_PREFIX + name))
+    return table, measured, slice_at, best
+
+
+def _nothing(job: _Job, text: str, code: str) -> RobustRegion:
+    estimate = Estimate(value=math.nan, refused=Caution(code=code, text=text))
+    return job.result(math.nan, (), estimate, estimate)
+
+
+def _on_grid(rows: pd.DataFrame, job: _Job) -> RobustRegion:
+    table, names, slice_at, best = _cells(rows, job)
+    where = f"{job.optimizer}, batch size {job.batch_size:,}"
+    if math.isnan(best) or not names or len(table) < 2:
+        text = "no run has a result" if math.isnan(best) else "no hyperparameter varies that decades measure"
+        return _nothing(
+            job, f"{where}: {text}, so there is no region.", "no-result" if math.isnan(best) else "one-cell"
+        )
+    table = table.loc[:, table.notna().any()]
+    positions = [table.index.get_level_values(place).to_numpy(dtype=float) for place in range(len(names))]
+    levels = [np.unique(position) for position in positions]
+    axes = [decades(name, values) for name, values in zip(names, levels, strict=True)]
+    shape = tuple(len(values) for values in levels)
+    cells = np.ravel_multi_index(
+        tuple(np.searchsorted(values, position) for values, position in zip(levels, positions, strict=True)), shape
+    )
+    flat = np.full((table.shape[1], math.prod(shape)), np.nan)
+    flat[:, cells] = table.to_numpy().T
+    grid = flat.reshape(-1, *shape)
+    threshold = job.threshold(best)
+    missing = int(np.isnan(grid).sum())
+    outside = job.sign * job.untrained if math.isfinite(job.untrained) else threshold + 1.0
+    above = np.where(np.isnan(grid), max(outside, threshold), grid) - threshold
+    volumes = volume_below_zero(above, axes)
+    sizes = volumes ** (1 / len(names))
+    touches = _touches(above.mean(axis=0) <= 0, names, levels)
+    warnings = _warnings(where, missing, touches)
+    return job.result(
+        threshold,
+        names,
+        _with(mean_over_seeds(sizes), warnings),
+        _with(mean_over_seeds(volumes), warnings),
+        box=tuple((float(values[0]), float(values[-1])) for values in levels),
+        touches=touches,
+        slice_at=slice_at,
+        per_seed={int(seed): float(size) for seed, size in zip(table.columns, sizes, strict=True)},
+    )
+
+
+def _with(estimate: Estimate, warnings: tuple[Caution, ...]) -> Estimate:
+    low, high = estimate.interval or (math.nan, math.nan)
+    return Estimate(
+        value=estimate.value,
+        interval=(max(low, 0.0), high) if low < high else None,  # equal in all seeds: no scatter to judge by
+        n=estimate.n,
+        covers=OF_SEEDS if low < high else "",
+        warnings=warnings,
+    )
+
+
+def _touches(inside: np.ndarray, names: tuple[str, ...], levels: list[np.ndarray]) -> tuple[Edge, ...]:
+    edges = []
+    for axis, (name, values) in enumerate(zip(names, levels, strict=True)):
+        if inside.take(0, axis=axis).any() and values[0] != 0:
+            edges.append(Edge(parameter=name, side="low", value=float(values[0])))
+        if inside.take(-1, axis=axis).any():
+            edges.append(Edge(parameter=name, side="high", value=float(values[-1])))
+    return tuple(edges)
+
+
+def _warnings(where: str, missing: int, touches: tuple[Edge, ...]) -> tuple[Caution, ...]:
+    found = []
+    if missing:
+        text = f"{where}: {missing:,} runs of the grid have no result and count as outside the region."
+        found.append(Caution(code="incomplete", text=text))
+    if touches:
+        sides = ", ".join(
+            f"{'smallest' if e.side == 'low' else 'largest'} {e.parameter} ({e.value:g})" for e in touches
+        )
+        text = f"{where}: the region reaches the edge of the box ({sides}), so its size is a lower bound."
+        found.append(Caution(code="region-edge", text=text))
+    return tuple(found)
+
+
+def _of_draws(rows: pd.DataFrame, job: _Job) -> RobustRegion:
+    names = varying(rows)
+    measured = tuple(name for name in names if not np.isnan(decades(name, rows[PARAM_PREFIX + name])).any())
+    cells = (job.sign * rows["value"]).groupby(rows["cell_id"], sort=False).median().dropna()
+    where = f"{job.optimizer}, batch size {job.batch_size:,}"
+    if not len(cells) or not measured:
+        return _nothing(job, f"{where}: no draw has a result, so there is no region.", "no-result")
+    extent = {name: (float(rows[PARAM_PREFIX + name].min()), float(rows[PARAM_PREFIX + name].max())) for name in names}
+    box = tuple((job.box or {}).get(name, extent[name]) for name in measured)
+    widths: Floats = np.array([np.ptp(decades(name, ends)) for name, ends in zip(measured, box, strict=True)])
+    whole, d = float(widths.prod()), len(measured)
+    threshold = job.threshold(float(cells.min()))
+    inside = int((cells <= threshold).sum())
+    low, high = (whole * end for end in wilson(inside, len(cells)))
+    volume = whole * inside / len(cells)
+    return job.result(
+        threshold,
+        measured,
+        Estimate(
+            value=volume ** (1 / d),
+            interval=(low ** (1 / d), high ** (1 / d)),
+            n=len(cells),
+            of="configurations",
+            covers=OF_DRAWS,
+        ),
+        Estimate(value=volume, interval=(low, high), n=len(cells), of="configurations", covers=OF_DRAWS),
+        box=box,
+    )
