@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sensitivity.kfac import layers_of
 from sensitivity.study.errors import StudyFileError, UserError, users_code
+from sensitivity.study.schedule import total_steps
 from sensitivity.study.spec import StudySpec
 from sensitivity.training.problems import Problem
 
@@ -30,6 +33,13 @@ def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
             f"evaluation.train_examples: {spec.evaluation.train_examples} is more than the training set has; "
             f"allowed: 1 to {size}"
         )
+    if spec.problem.augment != "none" and problem.dataset.train_inputs.dim() != 4:
+        mistakes.append(
+            f'problem.augment: "{spec.problem.augment}" is for images [channels, height, width]; an input of '
+            f"{spec.problem.dataset} is {list(problem.dataset.train_inputs.shape[1:])}. Remove it"
+        )
+    if spec.problem.is_oracle:
+        mistakes += _oracle_mistakes(spec, problem)
     try:
         with users_code(f"problem.model: {spec.problem.model}"):
             mistakes += _model_mistakes(spec, problem)
@@ -39,6 +49,23 @@ def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
         raise StudyFileError(source, mistakes)
 
 
+def _oracle_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
+    size = problem.dataset.train_size
+    mistakes = []
+    for batch_size in spec.batch_sizes:
+        drawn = batch_size * total_steps(spec.budget, train_size=size, batch_size=batch_size)
+        if batch_size <= size < drawn:
+            mistakes.append(
+                f"budget: at batch size {batch_size} it draws {drawn:,} examples; beyond {size:,} the noise of the "
+                "noisy quadratic would repeat. Take fewer steps or smaller batches"
+            )
+    return mistakes + [
+        f"optimizers.{name}.kl_clip: the noisy quadratic's K-FAC has the exact curvature and no clip; remove it"
+        for name, arm in spec.optimizers.items()
+        if arm.kind == "kfac" and arm.kl_clip is not None
+    ]
+
+
 def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
     data, where = problem.dataset, f"problem.model: {spec.problem.model}"
     with torch.random.fork_rng(devices=[]):
@@ -46,12 +73,17 @@ def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
         model = problem.build_model()
         if not any(p.requires_grad for p in model.parameters()):
             return [f"{where} has no parameter that trains"]
-        count = min(*spec.batch_sizes, data.train_size, _PROBE)
+        if spec.execution.micro_batch is not None and (coupled := _batch_coupled(model)):
+            return [
+                f"execution.micro_batch: the layer {coupled} of {spec.problem.model} normalises over the batch, so the "
+                "micro-batch changes results. Give it as problem.ghost_batch instead"
+            ]
+        count = min(*spec.batch_sizes, spec.problem.ghost_batch or _PROBE, data.train_size, _PROBE)
         for split, inputs, targets in (
             ("training", data.train_inputs[:count], data.train_targets[:count]),
             ("test", data.test_inputs[:2], data.test_targets[:2]),
         ):
-            outputs = model.train(split == "training")(inputs)
+            outputs = model.train(split == "training")(data.standardised(inputs))
             if problem.has_classes:
                 fits = outputs.dim() == 2 and len(outputs) == len(inputs) and outputs.shape[1] >= problem.outputs
                 wanted = f"[{len(inputs)}, {problem.outputs}], a number for each class"
@@ -67,7 +99,7 @@ def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
                 return [f"{where}: the loss of the untrained network is {loss.item()} on {split} examples"]
             if split == "training":
                 loss.sum().backward()  # type: ignore[no-untyped-call]
-    if layers_of(model):
+    if layers_of(model) or problem.curvature is not None:
         return []
     return [
         f"optimizers.{name}: K-FAC covers no layer of {spec.problem.model}; it covers Linear, Conv1d, Conv2d and "
@@ -75,3 +107,8 @@ def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
         for name, arm in spec.optimizers.items()
         if arm.kind == "kfac"
     ]
+
+
+def _batch_coupled(model: nn.Module) -> str:
+    """Return the name of a layer through which the examples of a batch see each other, or nothing."""
+    return next((name or "itself" for name, module in model.named_modules() if isinstance(module, _BatchNorm)), "")

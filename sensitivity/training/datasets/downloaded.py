@@ -121,8 +121,8 @@ def _read(name: str, source: _Source) -> list[tuple[_Pixels, _Classes]]:
         try:
             return _splits(torchvision, root, source)
         except Exception as error:  # whatever urllib and torchvision's readers raise
-            logger.warning("%s: attempt %d: %s: %s", name, attempt + 1, type(error).__name__, error)
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+            logger.info("%s: attempt %d: %s", name, attempt + 1, reason)
     archives = source.archives(getattr(torchvision, source.class_name))
     raise UserError(
         f"the data set {name} can't be downloaded ({reason})\n"

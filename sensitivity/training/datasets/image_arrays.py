@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,9 +93,10 @@ def image_arrays(key: str, decode: Decode) -> ImageArrays:
 
 
 def _keep(folder: Path, decode: Decode) -> None:
+    scratch = folder.with_name(f".{folder.name}")
     with writing():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
+        scratch.mkdir(parents=True)
     try:
         classes, train_size = decode(scratch)
         with writing():
