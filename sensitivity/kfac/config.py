@@ -97,6 +97,7 @@ class KFACConfig:
     others: OtherRule = "sgd"
 
     def __post_init__(self) -> None:
+        _require("lr", self.lr, _finite(self.lr) and self.lr > 0, "a finite number > 0")
         check_numbers(
             lr=self.lr,
             damping=self.damping,
@@ -143,8 +144,11 @@ class Hyperparameters:
 
 
 def check_numbers(*, lr: float, damping: float, momentum: float, weight_decay: float, kl_clip: float | None) -> None:
-    """Raise ValueError, naming the field, its value and its range, for a number outside its range."""
-    _require("lr", lr, _finite(lr) and lr > 0, "a finite number > 0")
+    """Raise ValueError, naming the field, its value and its range, for a number outside its range.
+
+    Schedules begin or end at a learning rate of 0.
+    """
+    _require("lr", lr, _finite(lr) and lr >= 0, "a finite number >= 0")
     _require("damping", damping, _finite(damping) and damping > 0, "a finite number > 0")
     _require("momentum", momentum, _finite(momentum) and 0 <= momentum < 1, "a number in [0, 1)")
     _require("weight_decay", weight_decay, _finite(weight_decay) and weight_decay >= 0, "a finite number >= 0")

@@ -29,11 +29,14 @@ def batch_moments(
     *,
     loss_scale: float,
 ) -> dict[str, Tensor]:
-    """Sum squares over a batch's examples in the eigenbases: [*lead, groups, output_dim, input_dim] by layer."""
+    """Sum squares over a batch's examples in the eigenbases: [*lead, groups, output_dim, input_dim] by layer.
+
+    Layers without captures are left out.
+    """
     lead = len(state.layout.lead)
     found = {}
     for placement in state.layout.placements:
-        if placement.inputs is not None:
+        if placement.inputs is not None and placement.layer.name in captures:
             calls = [call.head(lead, config.batch_fraction) for call in captures[placement.layer.name]]
             share = calls[0].inputs.shape[lead] / captures[placement.layer.name][0].inputs.shape[lead]
             found[placement.layer.name] = _squares(state, placement, calls) * (loss_scale**2 / share)

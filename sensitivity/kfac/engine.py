@@ -22,7 +22,7 @@ from sensitivity.kfac.ekfac import average_moments, batch_moments
 from sensitivity.kfac.factors import Capture
 from sensitivity.kfac.precondition import SolveFailure, precondition, refresh
 from sensitivity.kfac.state import KFACState
-from sensitivity.kfac.statistics import average_captures, default_scale, loss_terms
+from sensitivity.kfac.statistics import Statistics, average, average_captures, default_scale, loss_terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,20 @@ class _Captures:
         average_moments(state, {name: x / terms for name, x in new.items()}, self.config.factor_decay, mask)
 
 
+@dataclass(frozen=True)
+class _Given:
+    """Statistics that the caller has summed, over the micro-batches of a batch for instance."""
+
+    statistics: Statistics
+    config: KFACConfig
+
+    def average(self, state: KFACState, mask: Tensor | None) -> Tensor | None:
+        return average(state, self.statistics, self.config.factor_decay, mask)
+
+    def rescale(self, state: KFACState, mask: Tensor | None) -> None:
+        raise AssertionError("step() refuses this")
+
+
 class _Clock:
     """Seconds by phase."""
 
@@ -111,7 +125,7 @@ def step(
     state: KFACState,
     params: Mapping[str, Tensor],
     grads: Mapping[str, Tensor],
-    captures: Mapping[str, Sequence[Capture]] | None,
+    captures: Mapping[str, Sequence[Capture]] | Statistics | None,
     hyper: Hyperparameters,
     *,
     loss_scale: float | None = None,
@@ -119,17 +133,27 @@ def step(
     """Take one step, in place on `params` and `state`.
 
     `params` and `grads` hold the parameters that `state` was made for, each [*lead, *parameter shape]. `captures` may
-    be None on steps where `needs_statistics(config, state.steps)` is False; a first step needs them. `loss_scale`: see
-    `statistics_of`. Raises ValueError for missing captures, and for the rule "diagonal" of uncovered parameters, whose
-    statistics captures do not hold; never for bad numbers, which are reported.
+    be None on steps where `needs_statistics(config, state.steps)` is False; a first step needs them. In their place
+    stands `Statistics` of the batch, where it came in parts: those of the parts (`statistics_of`), averaged by size.
+    `loss_scale`: see `statistics_of`. Raises ValueError for missing captures, for `Statistics` with EKFAC, whose second
+    moments need captures, and for the rule "diagonal" of uncovered parameters, whose statistics captures do not hold;
+    never for bad numbers, which are reported.
     """
     if config.others == "diagonal" and state.layout.others:
         raise ValueError(
             f"Invalid others: 'diagonal'. Only the optimizer KFAC records what {state.layout.others[0][0]!r} needs: "
             "use it, or set others='sgd' here."
         )
-    source = None if captures is None else _Captures(captures, config, loss_scale)
-    return advance(config, state, params, grads, source, flat_numbers(hyper, state))
+    source: Source | None = None
+    if isinstance(captures, Statistics):
+        if config.ekfac:
+            raise ValueError("EKFAC needs captures of the whole batch, not Statistics. Give those, or set ekfac=False.")
+        source = _Given(captures, config)
+    elif captures is not None:
+        source = _Captures(captures, config, loss_scale)
+    names = state.layout.names
+    values, slopes = [params[name] for name in names], [grads[name] for name in names]
+    return advance(config, state, values, slopes, source, flat_numbers(hyper, state))
 
 
 def flat_numbers(hyper: Hyperparameters, state: KFACState) -> FlatNumbers:
@@ -152,17 +176,20 @@ def flat_numbers(hyper: Hyperparameters, state: KFACState) -> FlatNumbers:
 def advance(
     config: KFACConfig,
     state: KFACState,
-    params: Mapping[str, Tensor],
-    grads: Mapping[str, Tensor],
+    values: list[Tensor],
+    grads: list[Tensor],
     source: Source | None,
     numbers: FlatNumbers,
     group: ProcessGroup | None = None,
 ) -> StepReport:
-    """Take one step with the statistics of `source`, inverses shared by the ranks of `group`; otherwise as `step`."""
-    layout, space, clock = state.layout, state.workspace, _Clock()
+    """Take one step with the statistics of `source`, inverses shared by the ranks of `group`; otherwise as `step`.
+
+    `values` and `grads` are the parameters and their gradients in the order of the layout's names.
+    """
+    space, clock = state.workspace, _Clock()
     exact = config.damping_form == "exact"
     flat, solves = space.grads, tuple[SolveFailure, ...]()
-    torch._foreach_copy_(space.grad_views, [grads[name] for name in layout.names])
+    torch._foreach_copy_(space.grad_views, grads)
     norm = _product(flat, flat).sqrt()
     mask = good = _finite(norm)
     if good is not None and state.alone:
@@ -187,14 +214,13 @@ def advance(
         source.rescale(state, mask)
         clock.stop("factors")
     clock.start()
-    values = [params[name] for name in layout.names]
     weights = _weights(state, values, numbers)
     if weights is not None and not config.decoupled_weight_decay:
         flat.addcmul_(weights, _as_tensor(numbers.weight_decay, flat))
     precondition(state, numbers.damping, exact=exact)
     _others(state, numbers)
     clip = _clip(state, numbers)
-    mask = _all_of(good, _finite(_product(space.updates, flat)), _usable(state))
+    mask = _all_of(good, _finite(_product(space.updates, flat)), _mask(state.usable))
     clock.stop("precondition")
     state.steps += 1
     if mask is not None and state.alone:
@@ -224,7 +250,10 @@ def _move(
     space, velocity = state.workspace, state.momentum
     simple = decayed is None and not config.nesterov and config.levenberg_marquardt is None
     if mask is None:
-        velocity.mul_(numbers.momentum).add_(space.updates)
+        if isinstance(numbers.momentum, Tensor):
+            velocity.mul_(numbers.momentum).add_(space.updates)
+        else:
+            torch.add(space.updates, velocity, alpha=numbers.momentum, out=velocity)
         if simple and isinstance(numbers.lr, float):
             torch._foreach_add_(values, space.velocity_views, alpha=-numbers.lr)
             return
@@ -289,18 +318,17 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _finite(products: Tensor) -> Tensor | None:
-    """Whether these are finite, [*lead]; None if all are. On an accelerator always the mask, so as not to wait."""
+    """Whether these are finite, [*lead]; None if all are."""
     if products.device.type == "cpu" and products.dim() == 0:
         return None if math.isfinite(products.item()) else torch.zeros((), dtype=torch.bool)
     return _mask(torch.isfinite(products))
 
 
-def _usable(state: KFACState) -> Tensor | None:
-    return _mask(state.usable)
-
-
 def _mask(good: Tensor) -> Tensor | None:
-    return None if good.device.type == "cpu" and bool(good.all()) else good
+    """None if all are good, which on an accelerator is not asked, so as not to wait."""
+    if good.device.type != "cpu":
+        return good
+    return None if bool(good if good.dim() == 0 else good.all()) else good
 
 
 def _all_of(*masks: Tensor | None) -> Tensor | None:

@@ -6,6 +6,7 @@ order of `Tensor.flatten`.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,6 +113,15 @@ def layers_of(model: nn.Module) -> tuple[Layer, ...]:
             if first.kind != layer.kind or first.geometry != layer.geometry or ids != [id(p) for p in own]:
                 broken.update(ids)
     return tuple(layer for layer, ids in found.values() if broken.isdisjoint(ids))
+
+
+def counted(layers: Iterable[Layer]) -> list[Layer]:
+    """Pick the layers whose first dimension counts examples: embeddings only where there is nothing else.
+
+    An embedding of positions is looked up once for all examples.
+    """
+    listed = list(layers)
+    return [layer for layer in listed if layer.kind != "embedding"] or listed
 
 
 def _geometry(module: nn.Conv1d | nn.Conv2d) -> Geometry:

@@ -105,6 +105,9 @@ class Layout:
     size: int
     slots: Mapping[int, int]
     names: tuple[str, ...] = field(init=False)
+    _pairs: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         covered = [name for placement in self.placements for name in placement.layer.parameters]
@@ -115,12 +118,17 @@ class Layout:
         """All covered layers, in their order in the flat vector."""
         return tuple(placement for cohort in self.cohorts for placement in cohort.placements)
 
-    @cached_property
-    def pairs(self) -> list[tuple[int, int, int]]:
+    def pairs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """For each layer and group: the layer's index, and the input's and the output's place among all slots.
 
         Slots are counted through the banks in order, and then the diagonal input factors.
         """
+        if device not in self._pairs:
+            owners, inputs, outputs = torch.tensor(self._places(), device=device).unbind(1)
+            self._pairs[device] = owners, inputs, outputs
+        return self._pairs[device]
+
+    def _places(self) -> list[tuple[int, int, int]]:
         before, total = dict[int, int](), 0
         for dim, count in self.slots.items():
             before[dim] = total

@@ -1,12 +1,13 @@
 """`KFAC`: the engine as a `torch.optim.Optimizer` for one model."""
 
-import math
 import warnings
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
@@ -18,7 +19,7 @@ from sensitivity.kfac.engine import FlatNumbers, StepReport, advance
 from sensitivity.kfac.fisher import pseudo_losses
 from sensitivity.kfac.layers import layers_of
 from sensitivity.kfac.recorder import Recorder
-from sensitivity.kfac.state import init_state, restore, saved
+from sensitivity.kfac.state import check_saved, init_state, restore, saved
 
 _NUMBERS = ("lr", "damping", "momentum", "weight_decay", "kl_clip")
 _RULED = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -79,27 +80,24 @@ class KFAC(torch.optim.Optimizer):
         defaults = {name: getattr(config, name) for name in _NUMBERS}
         self.kfac = init_state(layers, {name: p.detach() for name, p in named.items()}, config)
         super().__init__(list(named.values()) if param_groups is None else param_groups, defaults)
-        own = {id(p) for group in self.param_groups for p in group["params"]}
-        strangers = [name for name, p in named.items() if id(p) not in own]
-        if strangers:
-            raise ValueError(
-                f"param_groups leave out {', '.join(strangers)}. Freeze these parameters or add them to a group."
-            )
+        _check_groups(self.param_groups, model, named)
         self._named = {name: named[name] for name in self.kfac.layout.names}
+        self._values: list[Tensor] = list(self._named.values())
         by_weight = {id(named[layer.weight]): layer.name for layer in layers}
         modules: dict[str, list[nn.Module]] = {layer.name: [] for layer in layers}
         for module in model.modules():
             if id(getattr(module, "weight", None)) in by_weight:
                 modules[by_weight[id(module.weight)]].append(module)
         norms = {name: m for name, m in model.named_modules() if config.others == "diagonal" and is_norm(m)}
-        self._scaler = scaler
-        self._recorder = Recorder(modules, norms, self.kfac, config, group=self._group, unscale=self._loss_scale)
-        self._generator = torch.Generator().manual_seed(0) if generator is None else generator
-        self._counts = {"failed": 0, "clipped": 0, "taken": 0}
+        self._recorder = Recorder(modules, norms, self.kfac, config, group=self._group, scaler=scaler)
+        self._recorder.record(on=True)
+        weakref.finalize(self, self._recorder.record, on=False).atexit = False
+        own_seed = 0 if self._group is None else dist.get_rank(self._group)
+        self._generator = torch.Generator().manual_seed(own_seed) if generator is None else generator
+        self._counts: dict[str, int | Tensor] = {"failed": 0, "clipped": 0, "taken": 0}
         self._last: StepReport | None = None
         self._predicted: float | None = None
-        self._damping = (math.nan, torch.tensor(math.nan))
-        self._checked: list[tuple[Any, ...]] = []
+        self._known: tuple[list[tuple[Any, ...]], float, FlatNumbers] | None = None
         self._ruled = {f"{name}.{own}" if name else own for name in norms for own in ("weight", "bias")}
         self._uncovered = _uncovered(model, {name for layer in layers for name in layer.parameters})
         if self._uncovered:
@@ -130,34 +128,25 @@ class KFAC(torch.optim.Optimizer):
             raise ValueError(
                 "KFAC takes no closure: it evaluates the loss once a step. Call loss.backward(), then step()."
             )
-        numbers = [tuple(_plain(group[name]) for name in _NUMBERS) for group in self.param_groups]
-        if numbers != self._checked:
-            for values in numbers:
-                check_numbers(**dict(zip(_NUMBERS, values, strict=True)))
-            self._checked = numbers
-        grads, still = dict[str, Tensor](), dict[str, Tensor]()
-        for name, p in self._named.items():
-            if p.grad is None:
-                still[name], grads[name] = p.clone(), torch.zeros_like(p)
-            else:
-                grads[name] = p.grad
-        if len(still) == len(self._named):
-            raise RuntimeError("No parameter has a gradient. Call loss.backward() before step().")
-        due = needs_statistics(self.config, self.kfac.steps)
-        if due:
+        numbers, index, source = self._numbers(), self.kfac.steps, None
+        grads = [p.grad for p in self._values]
+        given = [torch.zeros_like(p) if g is None else g for p, g in zip(self._values, grads, strict=True)]
+        kept = self._without(grads)
+        if needs_statistics(self.config, index):
             self._require_statistics()
-        flat, index = self._numbers(), self.kfac.steps
-        source = self._recorder if due else None
-        report = advance(self.config, self.kfac, self._named, grads, source, flat, self._group)
-        for name, value in still.items():
-            self._named[name].copy_(value)
-        if due:
+            source = self._recorder
+        report = advance(self.config, self.kfac, self._values, given, source, numbers, self._group)
+        for tensor, value in kept:
+            tensor.copy_(value)
+        if source is not None:
             report.seconds["factors"] = report.seconds.get("factors", 0.0) + self._recorder.seconds
-        return self._finish(report, flat, index)
+            self._recorder.clear()
+        return self._finish(report, numbers, index)
 
     def adapt_damping(self, before: float, after: float) -> float | None:
         """Adapt the damping after a step, from the loss on the same batch before and after it (Levenberg-Marquardt).
 
+        With coupled weight decay the losses include its penalty, half the decay times the squared norm.
         Returns the reduction ratio, or None on steps between adaptations. Raises ValueError if the configuration has no
         `levenberg_marquardt`.
         """
@@ -178,6 +167,18 @@ class KFAC(torch.optim.Optimizer):
         if self.config.fisher == "empirical":
             self._recorder.clear()
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take a group of parameters while the optimizer is built; ValueError afterwards."""
+        if hasattr(self, "_recorder"):
+            raise ValueError("KFAC's layers are fixed when it is built. Build a new one with all parameter groups.")
+        super().add_param_group(param_group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError(
+            "KFAC has hooks on its model and cannot be copied or pickled. Save its state_dict(), build a KFAC of the "
+            "copied model, and load_state_dict() into it."
+        )
+
     def report(self) -> RunReport:
         """Say which rule moves each parameter, and what the steps so far came to."""
         others = {n: "diagonal" if n in self._ruled else "sgd" for n, _, _ in self.kfac.layout.others}
@@ -185,9 +186,9 @@ class KFAC(torch.optim.Optimizer):
             layers={p.layer.name: p.layer.parameters for p in self.kfac.layout.placements},
             others=others,
             uncovered=self._uncovered,
-            steps=self._counts["taken"],
-            failed_steps=self._counts["failed"],
-            clip_share=self._counts["clipped"] / max(1, self._counts["taken"]),
+            steps=int(self._counts["taken"]),
+            failed_steps=int(self._counts["failed"]),
+            clip_share=int(self._counts["clipped"]) / max(1, int(self._counts["taken"])),
             last=self._last,
         )
 
@@ -196,35 +197,49 @@ class KFAC(torch.optim.Optimizer):
 
         Beside the parameter groups: factors, inverses, momentum, counters, and the generator's state.
         """
-        own = {"kfac": saved(self.kfac), "counts": dict(self._counts), "generator": self._generator.get_state()}
+        counts = {name: int(count) for name, count in self._counts.items()}
+        own = {"kfac": saved(self.kfac), "counts": counts, "generator": self._generator.get_state()}
         return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` saved, from an optimizer of an equal model and configuration."""
+        """Restore what `state_dict` saved, from an optimizer of an equal model and configuration.
+
+        Raises ValueError, and changes nothing, if it is of another optimizer, model or form of damping.
+        """
+        missing = [key for key in ("state", "param_groups", "kfac", "counts", "generator") if key not in state_dict]
+        if missing:
+            raise ValueError(f"No {missing[0]!r} in this state: not KFAC's. Load what KFAC.state_dict() returned.")
+        check_saved(self.kfac, state_dict["kfac"])
         super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         restore(self.kfac, state_dict["kfac"])
         self._counts = dict(state_dict["counts"])
         self._generator.set_state(state_dict["generator"].cpu())
         self._recorder.clear()
-        self._recorder.active = needs_statistics(self.config, self.kfac.steps)
+        self._recorder.record(on=needs_statistics(self.config, self.kfac.steps))
+
+    def _without(self, grads: list[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
+        """Copy the values and momenta of parameters without a gradient, which a step leaves as they are."""
+        if all(g is not None for g in grads):
+            return []
+        if all(g is None for g in grads):
+            raise RuntimeError("No parameter has a gradient. Call loss.backward() before step().")
+        momenta = self.kfac.workspace.velocity_views
+        still = [i for i, g in enumerate(grads) if g is None]
+        return [(x, x.clone()) for i in still for x in (self._values[i], momenta[i])]
 
     def _finish(self, report: StepReport, numbers: FlatNumbers, index: int) -> StepReport:
         rule = self.config.levenberg_marquardt
-        failed = bool(report.failed) if self._on_host or rule is not None else False
-        adapts = rule is not None and not failed and is_due(rule.interval, index)
+        adapts = rule is not None and is_due(rule.interval, index) and not bool(report.failed)
         self._predicted = predicted_change(self.kfac, numbers) if adapts else None
-        self._counts["taken"] += 1
-        if self._on_host:
-            self._counts["failed"] += failed
-            self._counts["clipped"] += numbers.kl_clip is not None and bool(report.clip < 1)
-        self._recorder.clear()
-        self._recorder.active = needs_statistics(self.config, self.kfac.steps)
+        counts = self._counts
+        counts["taken"] += 1
+        # On an accelerator these stay there, so as not to wait.
+        counts["failed"] = counts["failed"] + (bool(report.failed) if self.kfac.alone else report.failed)
+        if numbers.kl_clip is not None:
+            counts["clipped"] = counts["clipped"] + (report.clip < 1)
+        self._recorder.record(on=needs_statistics(self.config, self.kfac.steps))
         self._last = report
         return report
-
-    @property
-    def _on_host(self) -> bool:
-        return self.kfac.momentum.device.type == "cpu"
 
     def _require_statistics(self) -> None:
         missing = set(self._recorder.missing)
@@ -237,19 +252,24 @@ class KFAC(torch.optim.Optimizer):
             if layer.name in missing and self._named[layer.weight].grad is not None:
                 raise RuntimeError(f"Layer {layer.name!r} has a gradient but no statistics. Call {cause}.")
 
-    def _loss_scale(self) -> float:
-        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
-
     def _numbers(self) -> FlatNumbers:
+        """Check the numbers of all groups and shape them for the engine, anew where they changed."""
+        numbers = [tuple(_plain(group[name]) for name in _NUMBERS) for group in self.param_groups]
+        schedule = self.config.damping_schedule
+        factor = 1.0 if schedule is None else schedule(self.kfac.steps)
+        if self._known is None or self._known[0] != numbers or self._known[1] != factor:
+            for lr, damping, momentum, decay, clip in numbers:
+                strength = damping * factor
+                check_numbers(lr=lr, damping=strength, momentum=momentum, weight_decay=decay, kl_clip=clip)
+            self._known = numbers, factor, self._shaped(numbers, factor)
+        return self._known[2]
+
+    def _shaped(self, numbers: list[tuple[Any, ...]], factor: float) -> FlatNumbers:
         """Give the engine one number for everything, or with several groups one for each parameter and layer."""
         state, groups, like = self.kfac, self.param_groups, self.kfac.momentum
-        schedule = self.config.damping_schedule
-        factor = 1.0 if schedule is None else schedule(state.steps)
-        if len(groups) == 1:
-            lr, damping, momentum, decay, clip = (_plain(groups[0][name]) for name in _NUMBERS)
-            if damping * factor != self._damping[0]:
-                self._damping = damping * factor, torch.tensor(damping * factor, dtype=like.dtype, device=like.device)
-            strength = self._damping[1]
+        if len(numbers) == 1:
+            lr, damping, momentum, decay, clip = numbers[0]
+            strength = torch.tensor(damping * factor, dtype=like.dtype, device=like.device)
             return FlatNumbers(
                 lr=lr, damping=strength, momentum=momentum, weight_decay=decay, kl_clip=clip, others_damping=strength
             )
@@ -263,6 +283,16 @@ class KFAC(torch.optim.Optimizer):
         strengths = torch.tensor(damping, dtype=like.dtype, device=like.device)
         clip = groups[0]["kl_clip"]
         return FlatNumbers(**flat, damping=strengths, kl_clip=clip, others_damping=others_damping)
+
+
+def _check_groups(groups: list[dict[str, Any]], model: nn.Module, named: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the groups hold all of these parameters, and none of another model."""
+    held, own = {id(p) for group in groups for p in group["params"]}, {id(p) for p in model.parameters()}
+    left = [name for name, p in named.items() if id(p) not in held]
+    if left:
+        raise ValueError(f"param_groups leave out {', '.join(left)}. Freeze these parameters or add them to a group.")
+    if held - own:
+        raise ValueError(f"param_groups hold {len(held - own)} parameters that are not of this model. Take them out.")
 
 
 def _plain(value: Any) -> Any:

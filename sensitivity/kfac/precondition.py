@@ -49,8 +49,8 @@ def refresh(
     for dim, bank in sources.items():
         *found, bad[dim] = solve(bank)
         solved[dim] = tuple(found)
-    failed = torch.stack([x.any(0) for x in bad.values()]).any(0)
-    keep = torch.nonzero(failed).numel() > 0
+    failed = torch.cat(list(bad.values())).any(0)
+    keep = bool(failed.any())
     for dim, parts in solved.items():
         targets = (state.eigenvalues[dim], state.inverses[dim]) if exact else (state.inverses[dim],)
         for target, new in zip(targets, parts, strict=True):
@@ -77,7 +77,7 @@ def damped_factors(state: KFACState, damping: Tensor) -> dict[int, Tensor]:
     means = [state.factors[dim].diagonal(dim1=-2, dim2=-1).mean(-1) for dim in layout.slots]
     means += [state.diagonals[p.layer.name].mean(-1)[None] for p in layout.placements if p.inputs is None]
     sides = torch.cat(means)
-    owners, inputs, outputs = torch.tensor(layout.pairs, device=sides.device).unbind(1)
+    owners, inputs, outputs = layout.pairs(sides.device)
     ratio = _trace_ratio(sides[inputs], sides[outputs])
     root = damping.sqrt().expand(len(layout.placements), *layout.lead)[owners]
     sides[inputs], sides[outputs] = root * ratio, root / ratio
@@ -172,12 +172,17 @@ def precondition(state: KFACState, damping: Tensor, *, exact: bool) -> None:
 
 def _scales(state: KFACState, product: Product) -> Tensor:
     """Eigenvalues of the blocks in their bases, shaped like the product's block."""
-    if state.moments:
-        scales = [state.moments[name][..., group, :, :] for _, name, group in product.slots]
-        return scales[0] if isinstance(product.strengths, int) else torch.stack(scales)
     assert product.input_values is not None
     assert product.output_values is not None
-    return product.output_values.unsqueeze(-1) * product.input_values.unsqueeze(-2)
+    values = product.output_values.unsqueeze(-1) * product.input_values.unsqueeze(-2)
+    if not state.moments:
+        return values
+    single = isinstance(product.strengths, int)
+    scales = [
+        state.moments[name][..., group, :, :] if name in state.moments else values if single else values[i]
+        for i, (_, name, group) in enumerate(product.slots)
+    ]
+    return scales[0] if single else torch.stack(scales)
 
 
 def _embedding(state: KFACState, placement: Placement, grads: Tensor, out: Tensor, damping: Tensor | None) -> None:

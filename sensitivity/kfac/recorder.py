@@ -1,28 +1,45 @@
 """Hooks on a model's layers that sum moments while the backward pass runs, so that no activation outlives it.
 
 A backward pass is one batch: calls of a layer within it are shared weights, and further backward passes before a step
-are micro-batches. A forward pass in evaluation mode, or without gradients, leaves no trace. For the Monte-Carlo and
-type-2 Fisher the backward passes are those of `observe`. In the "reduce" setting and for EKFAC, which look at the calls
-of a batch together, captures are kept until the step.
+are micro-batches. A forward pass in evaluation mode, or without gradients, leaves no trace, and on steps that need no
+statistics there are no hooks. For the Monte-Carlo and type-2 Fisher the backward passes are those of `observe`. In the
+"reduce" setting and for EKFAC, which look at the calls of a batch together, captures are kept until the step.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.distributed import ProcessGroup
+from torch.utils.hooks import RemovableHandle
 
 from sensitivity.kfac.config import KFACConfig
 from sensitivity.kfac.diagonal import example_squares
 from sensitivity.kfac.distributed import pooled
 from sensitivity.kfac.ekfac import average_moments, batch_moments
 from sensitivity.kfac.factors import Capture, accumulation_dtype, add_input_moment, add_output_moment, row_count
-from sensitivity.kfac.layers import Layer
+from sensitivity.kfac.layers import Layer, counted
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_weight
+
+
+class _Hook(Protocol):
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        """Look at one call of a module."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where a layer's sums lie; `parts` are views of a linear layer's input factor."""
+
+    layer: Layer
+    inputs: Tensor
+    outputs: Tensor
+    parts: tuple[Tensor, Tensor, Tensor, Tensor] | None
 
 
 @dataclass(eq=False)
@@ -39,10 +56,10 @@ class _Seen:
 
 
 class Recorder:
-    """Sums the raw moments of every covered layer between two steps; records while `active`.
+    """Sums the raw moments of every covered layer between two steps, while told to `record`.
 
     modules: by layer name, all modules that hold the layer's weight. norms: by parameter prefix, normalisation layers
-    whose diagonal Fisher is wanted. unscale: gives the factor that a loss scaler put on the captured gradients.
+    whose diagonal Fisher is wanted. scaler: multiplies the loss, and so the captured gradients.
     """
 
     def __init__(
@@ -53,42 +70,41 @@ class Recorder:
         config: KFACConfig,
         *,
         group: ProcessGroup | None,
-        unscale: Callable[[], float],
+        scaler: torch.amp.GradScaler | None,
     ) -> None:
-        self.active = True
         self.seconds = 0.0
-        self._config, self._layout, self._group, self._unscale = config, state.layout, group, unscale
+        self._config, self._layout, self._group, self._scaler = config, state.layout, group, scaler
         like = state.momentum
         dtype = accumulation_dtype(like.dtype)
         self._sums = Statistics(self._layout.new_banks(like, dtype), self._layout.new_diagonals(like, dtype))
-        self._places = {
-            p.layer.name: (
-                p.layer,
-                self._sums.diagonals[p.layer.name] if p.inputs is None else p.inputs.of(self._sums.banks),
-                p.outputs.of(self._sums.banks),
-            )
-            for p in self._layout.placements
-        }
-        self._parts = {
-            name: _parts(inputs[0], bias=layer.bias is not None)
-            for name, (layer, inputs, _) in self._places.items()
-            if layer.kind == "linear"
-        }
+        self._places = dict[str, _Place]()
+        for p in self._layout.placements:
+            inputs = self._sums.diagonals[p.layer.name] if p.inputs is None else p.inputs.of(self._sums.banks)
+            parts = _parts(inputs[0], bias=p.layer.bias is not None) if p.layer.kind == "linear" else None
+            self._places[p.layer.name] = _Place(p.layer, inputs, p.outputs.of(self._sums.banks), parts)
         self._whole_calls = config.sharing == "reduce" or config.ekfac
-        self._plain = config.sharing == "expand" and not self._whole_calls and config.batch_fraction == 1.0
-        self._plain = self._plain and config.fisher == "empirical"
+        self._plain = not self._whole_calls and config.batch_fraction == 1.0 and config.fisher == "empirical"
+        self._ones = torch.ones(0, dtype=dtype, device=like.device)
         self._observed = 0
         self._calls: list[tuple[str, Tensor, GradientEdge]] = []
         self.clear()
-        self._handles = [
-            module.register_forward_hook(self._hook(name)) for name, members in modules.items() for module in members
-        ]
-        self._handles += [module.register_forward_hook(self._norm_hook(name)) for name, module in norms.items()]
+        self._hooks = [(each, self._hook(name, each)) for name, members in modules.items() for each in members]
+        self._hooks += [(module, self._norm_hook(name, module)) for name, module in norms.items()]
+        self._handles: list[RemovableHandle] = []
 
-    def remove(self) -> None:
-        """Take the hooks off the model."""
-        for handle in self._handles:
-            handle.remove()
+    @property
+    def active(self) -> bool:
+        """Whether the hooks are on the model."""
+        return bool(self._handles)
+
+    def record(self, *, on: bool) -> None:
+        """Put the hooks on the model, or take them off."""
+        if on and not self._handles:
+            self._handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in self._hooks]
+        elif not on:
+            for handle in self._handles:
+                handle.remove()
+            self._handles = []
 
     def clear(self) -> None:
         """Forget everything recorded since the last step."""
@@ -127,10 +143,11 @@ class Recorder:
 
         A layer that was not recorded keeps its averages.
         """
-        decay = self._config.factor_decay
+        decay, examples = self._config.factor_decay, self._examples()
+        terms = sum(examples.values()) * self._config.terms_per_example
         self._complete(state)
-        self._normalise()
-        self._pool(state)
+        self._normalise(examples, terms)
+        self._pool(terms)
         moved = average(state, self._sums, decay, mask)
         for name, squares in self._squares.items():
             held = state.squares.setdefault(name, torch.zeros_like(squares))
@@ -141,54 +158,51 @@ class Recorder:
     def rescale(self, state: KFACState, mask: Tensor | None) -> None:
         """Move EKFAC's second moments towards those of the captures that were kept (a `Source` of the engine)."""
         total: dict[str, Tensor] = {}
+        terms = sum(self._examples().values()) * self._config.terms_per_example
         for captures in self._kept.values():
-            for name, new in batch_moments(state, captures, self._config, loss_scale=self._scale()).items():
+            for name, new in batch_moments(state, captures, self._config, loss_scale=self._scale(terms)).items():
                 total[name] = new + total[name] if name in total else new
-        terms = torch.tensor(float(self._terms()))
-        pooled([terms, *total.values()], self._group)
-        average_moments(state, {name: x / terms for name, x in total.items()}, self._config.factor_decay, mask)
+        count = torch.tensor(float(terms), device=state.momentum.device)
+        pooled([count, *total.values()], self._group)
+        average_moments(state, {name: x / count for name, x in total.items()}, self._config.factor_decay, mask)
 
     def _complete(self, state: KFACState) -> None:
         """Give layers that were not recorded their averages."""
         for placement in self._layout.placements:
             name = placement.layer.name
             if name not in self._seen:
-                _, inputs, outputs = self._places[name]
                 held = state.diagonals[name] if placement.inputs is None else placement.inputs.of(state.factors)
-                inputs.copy_(held)
-                outputs.copy_(placement.outputs.of(state.factors))
+                self._places[name].inputs.copy_(held)
+                self._places[name].outputs.copy_(placement.outputs.of(state.factors))
 
-    def _normalise(self) -> None:
+    def _normalise(self, examples: Mapping[int, int], terms: int) -> None:
         """Turn raw sums into factors of this rank's batch."""
-        examples, terms, scale = self._examples(), self._terms(), self._scale()
-        for i, (batch, captures) in enumerate(self._kept.items()):
-            weight = examples[batch] / sum(examples.values())
-            accumulate(
-                self._layout,
-                captures,
-                self._config,
-                self._sums,
-                keep=float(i > 0),
-                weight=weight,
-                loss_scale=scale,
-            )
+        scale = self._scale(terms)
+        for name in self._seen if self._whole_calls else ():
+            self._places[name].inputs.zero_()
+            self._places[name].outputs.zero_()
+        for batch, captures in self._kept.items():
+            weight = examples.get(batch, 0) / sum(examples.values())
+            accumulate(self._layout, captures, self._config, self._sums, keep=1.0, weight=weight, loss_scale=scale)
         if not self._whole_calls:
-            sums, factors = list[Tensor](), list[float]()
             for name, seen in self._seen.items():
-                sums += self._places[name][1:]
-                factors.append(sum(seen.full.values()) / (terms * sum(seen.used.values())) / seen.scales[0])
-                factors.append(scale**2 / seen.rows / seen.scales[1])
-            if any(abs(factor - 1.0) > 1e-12 for factor in factors):
-                torch._foreach_mul_(sums, factors)
+                place = self._places[name]
+                share = sum(seen.full.values()) / (terms * sum(seen.used.values()))
+                for raw, factor in (
+                    (place.inputs, share / seen.scales[0]),
+                    (place.outputs, scale**2 / seen.rows / seen.scales[1]),
+                ):
+                    if abs(factor - 1.0) > 1e-12:
+                        raw.mul_(factor)
         for squares in self._squares.values():
             squares.mul_(scale**2 / terms)
 
-    def _pool(self, state: KFACState) -> None:
+    def _pool(self, terms: int) -> None:
         """Average over ranks, each weighted by its loss terms."""
         if self._group is None:
             return
         tensors = [*self._sums.banks.values(), *self._sums.diagonals.values(), *self._squares.values()]
-        own = torch.tensor(float(self._terms()), device=state.momentum.device)
+        own = torch.tensor(float(terms), device=tensors[0].device)
         total = own.clone()
         pooled([total], self._group)
         for tensor in tensors:
@@ -196,44 +210,49 @@ class Recorder:
         pooled(tensors, self._group)
 
     def _examples(self) -> dict[int, int]:
-        """Count the examples of each batch, as the layer that sees fewest does."""
-        batches = {batch for seen in self._seen.values() for batch in seen.full}
-        return {b: min(seen.full[b] for seen in self._seen.values() if b in seen.full) for b in batches}
+        """Count the examples of each batch, as the layer that sees fewest does (see `counted`)."""
+        found: dict[int, int] = {}
+        for layer in counted(self._places[name].layer for name in self._seen):
+            for batch, count in self._seen[layer.name].full.items():
+                found[batch] = min(found.get(batch, count), count)
+        return found
 
-    def _terms(self) -> int:
-        return sum(self._examples().values()) * self._config.terms_per_example
-
-    def _scale(self) -> float:
+    def _scale(self, terms: int) -> float:
         """Give what turns recorded gradients into those of one loss term."""
         if self._config.fisher != "empirical":
             return 1.0
-        return (float(self._terms()) if self._config.reduction == "mean" else 1.0) / self._unscale()
+        multiplied = 1.0 if self._scaler is None else float(self._scaler.get_scale())
+        return (float(terms) if self._config.reduction == "mean" else 1.0) / multiplied
 
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def after_forward(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            if not (self.active and module.training and output.requires_grad):
+    def _hook(self, name: str, own: nn.Module) -> _Hook:
+        def after_forward(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            # A copy of the model carries these hooks along, but its calls are not ours.
+            if module is not own or not (own.training and output.requires_grad):
                 return
-            inputs = args[0].detach()
+            inputs = (args[0] if args else kwargs["input"]).detach()
             if inputs.numel() == 0:
                 raise ValueError(f"Layer {name!r} saw an empty batch. Drop such batches before the forward pass.")
             if self._config.fisher != "empirical":
                 self._calls.append((name, inputs, get_gradient_edge(output)))
                 return
+            # Activation checkpoints that recompute within a backward pass run one of their own for their part of it.
+            outer = torch._C._current_graph_task_id()
 
             def after_backward(grad: Tensor) -> None:
                 start = time.perf_counter()
-                self._add(name, Capture(inputs, grad.detach()), torch._C._current_graph_task_id(), first=True)
+                batch = torch._C._current_graph_task_id() if outer < 0 else outer
+                self._add(name, Capture(inputs, grad.detach()), batch, first=True)
                 self.seconds += time.perf_counter() - start
 
             output.register_hook(after_backward)  # type: ignore[no-untyped-call]
 
         return after_forward
 
-    def _norm_hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def after_forward(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            if not (self.active and module.training and output.requires_grad):
+    def _norm_hook(self, name: str, own: nn.Module) -> _Hook:
+        def after_forward(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            if module is not own or not (own.training and output.requires_grad):
                 return
-            inputs = args[0].detach()
+            inputs = (args[0] if args else kwargs["input"]).detach()
 
             def after_backward(grad: Tensor) -> None:
                 for own, squares in zip(("weight", "bias"), example_squares(module, inputs, grad), strict=True):
@@ -246,9 +265,10 @@ class Recorder:
 
     def _add(self, name: str, call: Capture, batch: int, *, first: bool) -> None:
         """Add the output gradients of one call; its input counts with the first of them only."""
-        layer, input_sum, output_sum = self._places[name]
-        if self._plain and layer.kind == "linear" and call.inputs.dim() == 2 and name not in self._seen:
-            self._add_rows(name, call, batch)
+        place = self._places[name]
+        layer = place.layer
+        if self._plain and place.parts is not None and call.inputs.dim() == 2 and name not in self._seen:
+            self._add_rows(place, place.parts, call, batch)
             return
         call, sharing, new = _batched(layer, call), self._config.sharing, name not in self._seen
         used = call.head(0, self._config.batch_fraction)
@@ -266,24 +286,26 @@ class Recorder:
             return
         held = 0.0 if new else 1.0
         if first:
-            add_input_moment(layer, (used,), 0, sharing, input_sum, held, seen.scales[0])
-        add_output_moment(layer, (used,), 0, sharing, output_sum, held, seen.scales[1])
+            add_input_moment(layer, (used,), 0, sharing, place.inputs, held, seen.scales[0])
+        add_output_moment(layer, (used,), 0, sharing, place.outputs, held, seen.scales[1])
 
-    def _add_rows(self, name: str, call: Capture, batch: int) -> None:
+    def _add_rows(self, place: _Place, parts: tuple[Tensor, Tensor, Tensor, Tensor], call: Capture, batch: int) -> None:
         """Do what `_add` does, in fewer steps, for the first call of a linear layer on plain rows."""
-        layer, _, output_sum = self._places[name]
-        rows = call.inputs.shape[0]
-        scale = rows * self._config.terms_per_example if self._config.reduction == "mean" else 1
-        seen = _Seen((1 / (rows * self._config.terms_per_example), scale**2 / rows), rows, {batch: rows}, {batch: rows})
-        self._seen[name] = seen
-        inputs, grads = (x.to(output_sum.dtype) for x in (call.inputs, call.columns[0]))
-        block, last_row, last_column, corner = self._parts[name]
-        block.addmm_(inputs.mT, inputs, beta=0.0, alpha=seen.scales[0])
-        if layer.bias is not None:
-            torch.sum(inputs, 0, out=last_row).mul_(seen.scales[0])
+        rows, dtype, per_example = call.inputs.shape[0], place.outputs.dtype, self._config.terms_per_example
+        scale = rows * per_example if self._config.reduction == "mean" else 1
+        seen = _Seen((1 / (rows * per_example), scale**2 / rows), rows, {batch: rows}, {batch: rows})
+        self._seen[place.layer.name] = seen
+        inputs, grads = call.inputs.to(dtype), call.columns[0].to(dtype)
+        block, last_row, last_column, corner = parts
+        columns = inputs.mT
+        block.addmm_(columns, inputs, beta=0.0, alpha=seen.scales[0])
+        if place.layer.bias is not None:
+            if len(self._ones) != rows:
+                self._ones = self._ones.new_ones(rows)
+            last_row.addmv_(columns, self._ones, beta=0.0, alpha=seen.scales[0])
             last_column.copy_(last_row)
             corner.fill_(rows * seen.scales[0])
-        output_sum[0].addmm_(grads.mT, grads, beta=0.0, alpha=seen.scales[1])
+        place.outputs[0].addmm_(grads.mT, grads, beta=0.0, alpha=seen.scales[1])
 
 
 def _parts(factor: Tensor, *, bias: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -4,7 +4,7 @@ The engine owns these tensors and updates them in place. Banks are [slots, *lead
 starts with *lead, the leading dimensions of the parameters.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -154,27 +154,49 @@ def saved(state: KFACState) -> dict[str, Any]:
     return {name: getattr(state, name) for name in _SAVED}
 
 
-def restore(state: KFACState, values: Mapping[str, Any]) -> None:
-    """Copy what `saved` gave into a state of an equal layout, in place; ValueError where shapes differ."""
+def check_saved(state: KFACState, values: Mapping[str, Any]) -> None:
+    """Raise ValueError if `values` were not saved from a state of an equal layout and form of damping."""
     for name in _SAVED:
-        setattr(state, name, _matched(name, getattr(state, name), values[name]))
+        if name not in values:
+            raise ValueError(f"No {name!r} in the saved state: another version wrote it. Start the run anew.")
+        held, given = getattr(state, name), values[name]
+        if isinstance(held, Mapping) and name not in _LATE and set(held) != set(given):
+            raise ValueError(
+                f"Saved {name} are of {sorted(given)}, not {sorted(held)}: the models or the forms of damping differ. "
+                "Build the model and the KFACConfig that were saved."
+            )
+        for key, own, new in _tensors(held, given):
+            if own.shape != new.shape:
+                raise ValueError(
+                    f"Saved {name}{key} has shape {tuple(new.shape)}, this optimizer's {tuple(own.shape)}: the models "
+                    "differ. Build the model that was saved."
+                )
+
+
+def restore(state: KFACState, values: Mapping[str, Any]) -> None:
+    """Copy what `saved` gave into a state of an equal layout, in place; ValueError as `check_saved`."""
+    check_saved(state, values)
+    for name in _SAVED:
+        held, given = getattr(state, name), values[name]
+        if name in _LATE:
+            setattr(state, name, {key: new.to(state.momentum.device, copy=True) for key, new in given.items()})
+        elif isinstance(held, (Tensor, Mapping)):
+            for _, own, new in _tensors(held, given):
+                own.copy_(new)
+        else:
+            setattr(state, name, given)
     state._workspace = None
 
 
+_LATE = ("moments", "squares")  # tensors that a run makes on its way
 _SAVED = tuple(f.name for f in fields(KFACState) if f.name not in ("layout", "_workspace"))
 
 
-def _matched(name: str, held: Any, value: Any) -> Any:
-    if isinstance(value, Mapping):
-        if isinstance(held, Mapping) and held and set(held) != set(value):
-            raise ValueError(
-                f"Saved {name} are of {sorted(value)}, not {sorted(held)}: the models or configurations differ."
-            )
-        return {key: _matched(f"{name}[{key!r}]", held.get(key), each) for key, each in value.items()}
-    if isinstance(value, Tensor):
-        if held is not None and held.shape != value.shape:
-            raise ValueError(
-                f"Saved {name} has shape {tuple(value.shape)}, this optimizer's {tuple(held.shape)}: the models differ."
-            )
-        return held.copy_(value) if held is not None else value.clone()
-    return value
+def _tensors(held: Any, given: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Pair the tensors that are in both, each with its key."""
+    if isinstance(held, Tensor):
+        yield "", held, given
+    elif isinstance(held, Mapping):
+        for key in held:
+            if key in given:
+                yield f"[{key!r}]", held[key], given[key]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sensitivity.kfac.config import KFACConfig
 from sensitivity.kfac.factors import Capture, add_input_moment, add_output_moment, row_count
+from sensitivity.kfac.layers import counted
 from sensitivity.kfac.layout import Layout, whole
 from sensitivity.kfac.state import KFACState
 
@@ -69,10 +70,11 @@ def statistics_of(
 ) -> Statistics:
     """Compute the factors of one batch from the captures of every covered layer.
 
-    The batch has as many examples as the smallest first dimension among the inputs: a layer that sees [examples *
-    positions, features] counts its positions as rows like any other. `loss_scale` times the captured gradients are the
-    gradients of one loss term: the number of terms for a mean (the default where `config.reduction` is "mean"), 1 for a
-    sum. Raises ValueError for a covered layer without captures, or an empty batch.
+    The batch has as many examples as the smallest first dimension among the inputs (embeddings apart, see `counted`): a
+    layer that sees [examples * positions, features] counts its positions as rows like any other. `loss_scale` times the
+    captured gradients are the gradients of one loss term: the number of terms for a mean (the default where
+    `config.reduction` is "mean"), 1 for a sum. Raises ValueError for a covered layer without captures, or an empty
+    batch.
     """
     check_captures(layout, captures)
     like = next(call.columns[0] for calls in captures.values() for call in calls)
@@ -93,12 +95,14 @@ def accumulate(
     weight: float,
     loss_scale: float | None,
 ) -> None:
-    """Target ← keep * target + weight * the factors of one batch, in place."""
+    """Target ← keep * target + weight * the factors of one batch, in place, for layers that have captures."""
     lead = len(layout.lead)
     terms = loss_terms(layout, captures, config)
     if loss_scale is None:
         loss_scale = default_scale(layout, captures, config)
     for placement in layout.placements:
+        if placement.layer.name not in captures:
+            continue
         layer, full = placement.layer, captures[placement.layer.name]
         calls = [call.head(lead, config.batch_fraction) for call in full]
         used = terms * calls[0].inputs.shape[lead] / full[0].inputs.shape[lead]
@@ -165,7 +169,8 @@ def average(state: KFACState, new: Statistics, decay: float, mask: Tensor | None
 def loss_terms(layout: Layout, captures: Mapping[str, Sequence[Capture]], config: KFACConfig) -> int:
     """Count the loss terms of a batch."""
     lead = len(layout.lead)
-    return config.terms_per_example * min(captures[p.layer.name][0].inputs.shape[lead] for p in layout.placements)
+    layers = counted(placement.layer for placement in layout.placements if placement.layer.name in captures)
+    return config.terms_per_example * min(captures[layer.name][0].inputs.shape[lead] for layer in layers)
 
 
 def default_scale(layout: Layout, captures: Mapping[str, Sequence[Capture]], config: KFACConfig) -> float:

@@ -192,9 +192,10 @@ def test_a_layer_that_got_no_gradient_does_not_move() -> None:
 
 def test_an_empty_batch_is_refused() -> None:
     model = network()
-    KFAC(model, KFACConfig())
+    optimizer = KFAC(model, KFACConfig())
     with pytest.raises(ValueError, match="saw an empty batch"):
         model(torch.zeros(0, 4))
+    assert optimizer.report().steps == 0
 
 
 def test_uncovered_modules_are_named_in_a_warning_and_move_by_plain_gradients() -> None:
