@@ -1,0 +1,161 @@
+"""What the runs of an optimizer cost at a batch size: device-seconds and FLOPs, in all and a step.
+
+Two costs that answer two questions: *in all*, the aggregate computation of the search, every run counted, diverged
+ones too; *a step*, what an optimizer's step takes against another's. Runs of one pack share its time, so the unit of
+repetition of a step's time is the pack, not the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from sensitivity.analysis.estimates import Caution, Estimate
+from sensitivity.analysis.intervals import t_half_width
+from sensitivity.analysis.outcomes import OBSERVED
+from sensitivity.study.results import Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """The cost of an optimizer's runs at a batch size."""
+
+    optimizer: str
+    batch_size: int
+    planned: int
+    runs: int
+    """With a result (completed or diverged), which the totals are of."""
+    steps: int
+    train_seconds: float
+    """Device-seconds of training: each run's share of its pack's, added up."""
+    eval_seconds: float
+    flops: float
+    seconds_a_run: Estimate
+    """Device-seconds of training of a run, diverged ones with what they took."""
+    seconds_a_step: Estimate
+    """Device-seconds a step of one run: geometric mean over packs of completed runs."""
+    flops_a_step: float
+    """NaN without a step."""
+    pack_size: float
+    """Median size of the packs; NaN where the table doesn't say."""
+    warnings: tuple[Caution, ...]
+
+    @property
+    def device_seconds(self) -> float:
+        """Training and evaluation."""
+        return self.train_seconds + self.eval_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostRatio:
+    """What a step of `candidate` costs as a multiple of `reference`'s, at a batch size."""
+
+    candidate: str
+    reference: str
+    batch_size: int
+    seconds: float
+    flops: float
+    total_seconds: float
+    """Of the whole search, as run."""
+    warnings: tuple[Caution, ...]
+
+
+def compute_cost(runs: pd.DataFrame) -> tuple[Cost, ...]:
+    """Return a cost for each optimizer, in the order of the plan, and batch size, rising."""
+    return tuple(
+        _cost(rows, str(optimizer), int(str(batch_size)))
+        for optimizer, of_optimizer in runs.groupby("optimizer", sort=False)
+        for batch_size, rows in of_optimizer.groupby("batch_size")
+    )
+
+
+def _cost(rows: pd.DataFrame, optimizer: str, batch_size: int) -> Cost:
+    observed = rows[rows["status"].isin(OBSERVED)]
+    steps = int(observed["steps"].sum())
+    seconds = observed["train_seconds"].to_numpy(dtype=float)
+    half = float(t_half_width(seconds.std(ddof=1), len(seconds))) if len(seconds) > 1 else math.nan
+    mean = float(seconds.mean()) if len(seconds) else math.nan
+    sizes = observed["pack_size"].dropna() if "pack_size" in observed else pd.Series(dtype=float)
+    return Cost(
+        optimizer=optimizer,
+        batch_size=batch_size,
+        planned=len(rows),
+        runs=len(observed),
+        steps=steps,
+        train_seconds=float(seconds.sum()),
+        eval_seconds=float(observed["eval_seconds"].sum()),
+        flops=float(observed["flops"].sum()),
+        seconds_a_run=Estimate(
+            value=mean,
+            interval=None if math.isnan(half) else (max(mean - half, 0.0), mean + half),
+            n=len(seconds),
+            of="runs",
+            covers="" if math.isnan(half) else "the scatter between runs (Student's t)",
+        ),
+        seconds_a_step=_seconds_a_step(observed),
+        flops_a_step=float(observed["flops"].sum()) / steps if steps else math.nan,
+        pack_size=float(sizes.median()) if len(sizes) else math.nan,
+        warnings=_warnings(observed, f"{optimizer}, batch size {batch_size:,}"),
+    )
+
+
+def _seconds_a_step(observed: pd.DataFrame) -> Estimate:
+    done = observed[(observed["status"] == Status.COMPLETED.value) & (observed["steps"] > 0)]
+    done = done[done["train_seconds"] > 0]
+    rate = (done["train_seconds"] / done["steps"]).map(math.log)
+    packed = "pack_id" in done and done["pack_id"].notna().all()
+    means = (rate.groupby(done["pack_id"]).mean() if packed else rate).to_numpy()
+    of = "packs" if packed else "runs"
+    if not len(means):
+        return Estimate(value=math.nan, of=of)
+    centre, half = float(means.mean()), float(t_half_width(means.std(ddof=1), len(means))) if len(means) > 1 else 0.0
+    return Estimate(
+        value=math.exp(centre),
+        interval=(math.exp(centre - half), math.exp(centre + half)) if half else None,
+        n=len(means),
+        of=of,
+        covers=f"the scatter between {of} (Student's t)" if half else "",
+    )
+
+
+def _warnings(observed: pd.DataFrame, where: str) -> tuple[Caution, ...]:
+    mixed = [
+        f"{observed[column].nunique():,} {what}"
+        for column, what in (("device", "devices"), ("host", "hosts"), ("pack_size", "pack sizes"))
+        if column in observed and len(set(observed[column].dropna())) > 1
+    ]
+    if not mixed:
+        return ()
+    return (Caution(code="mixed", text=f"{where}: times are from {' and '.join(mixed)}; compare FLOPs instead."),)
+
+
+def compute_cost_ratios(costs: tuple[Cost, ...], candidate: str, reference: str) -> tuple[CostRatio, ...]:
+    """Return `candidate` over `reference` at each batch size that both have."""
+    own: Mapping[int, Cost] = {cost.batch_size: cost for cost in costs if cost.optimizer == reference}
+    ratios = []
+    for cost in (cost for cost in costs if cost.optimizer == candidate and cost.batch_size in own):
+        other = own[cost.batch_size]
+        warnings = list(cost.warnings + other.warnings)
+        if cost.pack_size != other.pack_size and not math.isnan(cost.pack_size + other.pack_size):
+            warnings.append(
+                Caution(
+                    code="pack-size",
+                    text=f"Batch size {cost.batch_size:,}: packs of {cost.pack_size:g} against {other.pack_size:g}"
+                    " trials, which changes a run's share of the time.",
+                )
+            )
+        ratios.append(
+            CostRatio(
+                candidate=candidate,
+                reference=reference,
+                batch_size=cost.batch_size,
+                seconds=cost.seconds_a_step.value / other.seconds_a_step.value,
+                flops=cost.flops_a_step / other.flops_a_step if other.flops_a_step else math.nan,
+                total_seconds=cost.train_seconds / other.train_seconds if other.train_seconds else math.nan,
+                warnings=tuple(warnings),
+            )
+        )
+    return tuple(ratios)
