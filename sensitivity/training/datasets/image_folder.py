@@ -15,10 +15,10 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageOps
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.spec import IMAGE_FOLDER, ProblemSpec
@@ -26,14 +26,14 @@ from sensitivity.training.datasets.data_folder import data_folder, writing
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.datasets.image_arrays import image_arrays
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _GRAY = ("1", "L", "LA")
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+"""Orientations in which height and width change places (EXIF)."""
 _FORM = 1
 """Raised when the same files would be decoded to other arrays."""
 _SHOWN = 5
@@ -87,6 +87,11 @@ def _listing(root: Path) -> _Listing:
             f"  Add {missing}/CLASS/IMAGE, or put the class folders into {root} itself: test_fraction then splits them"
         )
     names = _class_names(splits[0] if splits else root)
+    if len(names) < 2:
+        raise UserError(
+            f"{splits[0] if splits else root}: {len(names)} class folders; there must be at least two\n"
+            "  Put the images of each class into a folder of its own"
+        )
     if splits and (different := set(names) ^ set(_class_names(splits[1]))):
         raise UserError(
             f"{root}: train/ and test/ must have the same class folders; only one has {_some(sorted(different))}\n"
@@ -107,13 +112,7 @@ def _listing(root: Path) -> _Listing:
 
 
 def _class_names(split: Path) -> list[str]:
-    names = sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(names) < 2:
-        raise UserError(
-            f"{split}: {len(names)} class folders; there must be at least two\n"
-            "  Put the images of each class into a folder of its own"
-        )
-    return names
+    return sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _images(folder: Path) -> list[Path]:
@@ -156,7 +155,7 @@ def _decode(listing: _Listing, spec: ProblemSpec, scratch: Path) -> tuple[npt.ND
     bad = []
     for k, path in enumerate(_shown(listing.paths, "decoding")):
         try:
-            with _opened(path) as image:
+            with Image.open(path) as image:
                 images[k] = _pixels(image, channels, spec.image_size)
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on a damaged file
             bad.append((path, error))
@@ -172,8 +171,9 @@ def _common_shape(listing: _Listing, image_size: int | None) -> tuple[int, int, 
     bad, deep = [], []
     for path in listing.paths:
         try:
-            with _opened(path) as image:
-                sizes.setdefault(image.size, path)
+            with Image.open(path) as image:
+                turned = image.getexif().get(_ORIENTATION) in _SIDEWAYS
+                sizes.setdefault(image.size[::-1] if turned else image.size, path)
                 if image.mode in _DEEP:
                     deep.append(path)
                 elif image.mode in _GRAY:
@@ -201,20 +201,10 @@ def _common_shape(listing: _Listing, image_size: int | None) -> tuple[int, int, 
     return height, width, 1 if len(gray) == len(listing.paths) else 3
 
 
-def _opened(path: Path) -> Image:
-    from PIL import Image, ImageOps  # here: a worker whose images are decoded does not need it
-
-    image = Image.open(path)
-    return ImageOps.exif_transpose(image)
-
-
-def _pixels(image: Image, channels: int, image_size: int | None) -> npt.NDArray[np.uint8]:
-    from PIL import Image as Pillow
-    from PIL import ImageOps
-
-    plain = image.convert("L" if channels == 1 else "RGB")
+def _pixels(image: Image.Image, channels: int, image_size: int | None) -> npt.NDArray[np.uint8]:
+    plain = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
     if image_size is not None:
-        plain = ImageOps.fit(plain, (image_size, image_size), Pillow.Resampling.BICUBIC)
+        plain = ImageOps.fit(plain, (image_size, image_size), Image.Resampling.BICUBIC)
     pixels = np.asarray(plain, np.uint8)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 

@@ -1,0 +1,246 @@
+"""Folders of anyone's own images."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sensitivity.study.errors import UserError
+from sensitivity.study.spec import ProblemSpec
+from sensitivity.training.problems import load_problem
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv("SENSITIVITY_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def pixels(seed, size=(6, 8)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def write(path, values, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes, three training images and one test image each, in a lossless format."""
+    for k, name in enumerate(("cat", "dog")):
+        for image in range(3):
+            write(tmp_path / "pets" / "train" / name / f"{image}.png", pixels(10 * k + image))
+        write(tmp_path / "pets" / "test" / name / "0.png", pixels(10 * k + 9))
+    return tmp_path / "pets"
+
+
+def load(path="pets", beside=None, **fields):
+    return load_problem(ProblemSpec(dataset=f"imagefolder:{path}", **fields), folder=beside).dataset
+
+
+def refused(folder, *words, **fields):
+    with pytest.raises(UserError) as caught:
+        load(folder, **fields)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_classes_are_sorted_folders_and_pixels_are_as_in_the_files(folder):
+    data = load(folder)
+    assert data.train_targets.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.test_targets.tolist() == [0, 1]
+    for k, seed in enumerate((0, 1, 2, 10, 11, 12)):
+        assert np.array_equal(data.train_inputs[k].numpy(), pixels(seed).transpose(2, 0, 1))
+    assert np.array_equal(data.test_inputs[1].numpy(), pixels(19).transpose(2, 0, 1))
+    scaled = data.standardised(data.train_inputs)
+    torch.testing.assert_close(scaled.mean((0, 2, 3)), torch.zeros(3), atol=1e-6, rtol=0)
+
+
+def test_a_relative_path_is_beside_the_study_file_or_in_the_data_folder(folder, data, tmp_path):
+    assert load("pets", beside=tmp_path).train_size == 6
+    with pytest.raises(UserError) as caught:
+        load("pets", beside=tmp_path / "elsewhere")
+    assert str(tmp_path / "elsewhere" / "pets") in str(caught.value)
+    assert str(data / "pets") in str(caught.value)
+    shutil.copytree(folder, data / "pets")
+    assert load("pets", beside=tmp_path / "elsewhere").train_size == 6
+
+
+def test_class_folders_alone_are_split_by_class_as_the_study_says(folder, tmp_path):
+    for k in range(10):
+        for name in ("cat", "dog"):
+            write(tmp_path / "one" / name / f"{k}.png", pixels(100 * k + len(name) + ord(name[0])))
+    data = load(tmp_path / "one", test_fraction=0.3)
+    assert torch.bincount(data.train_targets).tolist() == [7, 7]
+    assert torch.bincount(data.test_targets).tolist() == [3, 3]
+    both = torch.cat((data.train_inputs, data.test_inputs))
+    assert len({image.numpy().tobytes() for image in both}) == 20
+    # The statistics are the training split's own.
+    mean = data.train_inputs.double().mean((0, 2, 3))
+    torch.testing.assert_close(data.mean.flatten().double(), mean, rtol=1e-6, atol=0)
+    other = load(tmp_path / "one", test_fraction=0.3, split_seed=1)
+    assert not torch.equal(other.train_inputs, data.train_inputs)
+    refused(tmp_path / "one", "problem.test_fraction: 0.05 can't split 20 images by class", test_fraction=0.05)
+
+
+def test_images_are_decoded_once_for_their_content(folder, data, tmp_path, monkeypatch):
+    first = load(folder)
+    assert len(first.fingerprint) == 16
+    (kept,) = (data / "arrays").iterdir()
+    shutil.copytree(folder, tmp_path / "copy")  # the same images elsewhere are the same data
+    with monkeypatch.context() as context:
+        context.setattr("sensitivity.training.datasets.image_folder._decode", None)
+        assert load(tmp_path / "copy").fingerprint == first.fingerprint
+    write(folder / "train" / "cat" / "3.png", pixels(77))
+    changed = load(folder)
+    assert changed.train_size == 7
+    assert changed.fingerprint != first.fingerprint
+    assert kept in set((data / "arrays").iterdir())
+
+
+def test_a_file_renamed_into_another_class_is_other_data(folder):
+    before = load(folder).fingerprint
+    (folder / "train" / "cat" / "2.png").rename(folder / "train" / "dog" / "3.png")
+    assert load(folder).fingerprint != before
+
+
+def test_grayscale_among_colour_becomes_colour_and_is_said(folder, caplog):
+    gray = pixels(5)[..., 0]
+    write(folder / "train" / "cat" / "0.png", gray)
+    data = load(folder)
+    assert np.array_equal(data.train_inputs[0].numpy(), np.stack([gray] * 3))
+    assert "1 of 8 images are grayscale, the others in colour: all are taken as colour" in caplog.text
+
+
+def test_grayscale_alone_has_one_channel(tmp_path):
+    for split in ("train", "test"):
+        for k, name in enumerate("ab"):
+            write(tmp_path / "gray" / split / name / "x.png", pixels(k)[..., 0])
+    data = load(tmp_path / "gray")
+    assert data.train_inputs.shape == (2, 1, 6, 8)
+    assert np.array_equal(data.train_inputs[1, 0].numpy(), pixels(1)[..., 0])
+
+
+def test_palettes_and_transparency_become_colour(folder):
+    colours = Image.fromarray(pixels(0)).quantize(256)
+    colours.save(folder / "train" / "cat" / "0.png")
+    clear = np.dstack((pixels(1), np.full((6, 8), 128, np.uint8)))
+    write(folder / "train" / "cat" / "1.png", clear)
+    data = load(folder)
+    assert np.array_equal(data.train_inputs[0].numpy(), np.asarray(colours.convert("RGB")).transpose(2, 0, 1))
+    assert np.array_equal(data.train_inputs[1].numpy(), pixels(1).transpose(2, 0, 1))
+
+
+def test_a_turned_camera_is_obeyed(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    write(folder / "train" / "cat" / "0.png", pixels(0), exif=exif)
+    assert np.array_equal(load(folder).train_inputs[0].numpy(), pixels(0)[::-1, ::-1].transpose(2, 0, 1))
+
+
+def test_an_image_taken_upright_has_its_sides_changed(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for split in ("train", "test"):
+        for name in "ab":
+            write(tmp_path / "up" / split / name / "0.png", pixels(0), exif=exif)
+            write(tmp_path / "up" / split / name / "1.png", np.rot90(pixels(0), -1).copy())
+    first, second, *_ = load(tmp_path / "up").train_inputs
+    assert first.shape == (3, 8, 6)
+    assert torch.equal(first, second)
+
+
+def test_several_sizes_need_an_image_size(folder):
+    write(folder / "train" / "dog" / "0.png", pixels(3, size=(12, 24)))
+    refused(folder, "images of several sizes: 8×6 (train/cat/0.png), 24×12 (train/dog/0.png)", "problem.image_size")
+    data = load(folder, image_size=4)
+    assert data.train_inputs.shape == (6, 3, 4, 4)
+
+
+def test_the_centre_is_cut_out(folder):
+    values = np.zeros((6, 18, 3), np.uint8)
+    values[:, 6:12] = 200  # a square in the middle of a wide image
+    write(folder / "train" / "dog" / "0.png", values)
+    assert load(folder, image_size=6).train_inputs[3].unique().tolist() == [200]
+
+
+def test_deep_images_are_refused(folder):
+    write(folder / "train" / "cat" / "0.png", pixels(0)[..., 0].astype(np.uint16) * 200)
+    refused(folder, "more than 8 bits a channel: train/cat/0.png", "Convert")
+
+
+@pytest.mark.parametrize("damage", ["no image", "cut in the pixels", "empty"])
+def test_corrupted_images_are_all_named(folder, data, damage):
+    for name in ("0.png", "2.png"):
+        path = folder / "train" / "dog" / name
+        raw = path.read_bytes()
+        path.write_bytes({"no image": b"hello", "cut in the pixels": raw[: len(raw) // 2], "empty": b""}[damage])
+    refused(folder, "2 of 8 images can't be read:", "train/dog/0.png: ", "train/dog/2.png: ", "Replace or remove them")
+    assert not list((data / "arrays").iterdir()), "nothing half decoded is left"
+
+
+def test_what_a_folder_must_be_is_said(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "a")
+    shutil.rmtree(tmp_path / "a" / "test" / "dog")
+    refused(tmp_path / "a", "train/ and test/ must have the same class folders; only one has dog")
+    shutil.copytree(folder, tmp_path / "b")
+    shutil.rmtree(tmp_path / "b" / "test")
+    refused(tmp_path / "b", "there is train/ but no test/", "test_fraction then splits them")
+    shutil.copytree(folder, tmp_path / "c")
+    for path in (tmp_path / "c" / "train" / "cat").iterdir():
+        path.unlink()
+    refused(tmp_path / "c", "train/cat: there is no image in it")
+    shutil.copytree(folder, tmp_path / "d")
+    (tmp_path / "d" / "train" / "cat" / "notes.txt").write_text("")
+    (tmp_path / "d" / "train" / "cat" / ".hidden").write_text("")
+    refused(tmp_path / "d", "train/cat: no images: notes.txt")
+    (tmp_path / "e").mkdir()
+    refused(tmp_path / "e", "0 class folders; there must be at least two")
+    write(tmp_path / "f" / "x" / "0.png", pixels(0))
+    write(tmp_path / "f" / "y" / "0.png", pixels(1))
+    refused(tmp_path / "f", "one image can't be split")
+    refused(tmp_path / "nowhere", "there is no folder", "train/CLASS/IMAGE")
+
+
+def test_workers_that_start_together_decode_once(folder, data, tmp_path):
+    script = """
+import json, sys
+from sensitivity.study.spec import ProblemSpec
+from sensitivity.training.datasets import image_folder
+from sensitivity.training.datasets.load import load_dataset
+decoded, real = [], image_folder._decode
+def counted(*arguments):
+    import time
+    decoded.append(1)
+    time.sleep(0.3)  # so that the others meet it at work
+    return real(*arguments)
+image_folder._decode = counted
+print("ready", flush=True)
+sys.stdin.readline()
+dataset = load_dataset(ProblemSpec(dataset=sys.argv[1]), folder=None)
+print(json.dumps([len(decoded), int(dataset.train_inputs.sum())]))
+"""
+    command = [sys.executable, "-c", script, f"imagefolder:{folder}"]
+    workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for worker in workers:
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    found = [json.loads(worker.communicate(timeout=60)[0]) for worker in workers]
+    assert sum(decoded for decoded, _ in found) == 1
+    assert {total for _, total in found} == {int(load(folder).train_inputs.sum())}
+
+
+def test_what_a_killed_worker_left_is_in_nobodys_way(folder, data):
+    load(folder)
+    (kept,) = (data / "arrays").iterdir()
+    kept.rename(kept.with_name(f".{kept.name}"))  # killed just before the folder took its name
+    assert load(folder).train_size == 6
+    assert [path.name for path in (data / "arrays").iterdir()] == [kept.name]
