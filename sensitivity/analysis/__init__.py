@@ -15,7 +15,21 @@ What was run
 * ``maps``: the metric over the hyperparameter plane. ``curves``: learning curves of cells over their seeds.
 * ``targets``: which runs reach each target, and when.
 
-How far does it scale
+How far does it scale, and at what cost
 * ``scaling``: ``compute_scaling(times, unit) -> ScalingCurve`` an optimizer: time to target by the best
   configuration, efficiency, edges. ``critical``: ``CriticalBatchSize``, its fit and interval.
+* ``cost``: ``compute_cost(runs) -> Cost`` an optimizer and batch size; ``compute_cost_ratios -> CostRatio``.
+
+How sensitive is it
+* ``success``: ``compute_success -> SuccessSurface`` an optimizer, over batch size x target;
+  ``compute_success_difference -> SuccessDifference``. ``success_plane``: ``compute_success_planes(times) ->
+  SuccessPlane``. ``rates``: the rates they are made of.
+* ``regions``: ``compute_regions -> RobustRegion`` an optimizer and batch size, in decades; ``volumes``,
+  ``coordinates``: how.
+* ``best_of_k``: ``compute_best_of_k -> BestOfK`` an optimizer and batch size, in trials and device-seconds.
+
+Which is better
+* ``verdict``: ``Verdict``, ``Margins``, ``default_pair``; ``verdict_scaling``: ``compute_scaling_verdict``;
+  ``verdict_sensitivity``: ``compute_sensitivity_verdict``. ``paired``: ``PairedComparison``, the tests.
+  ``remedies``: ``Remedy``, what would settle it and its cost.
 """

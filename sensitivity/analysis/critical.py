@@ -15,6 +15,7 @@ Arrays: times are log S, [replicates, batches] or [seeds, batches]; B is [batche
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,6 +134,29 @@ def _crossing(grid: Floats, values: Floats, left: int) -> float:
     span = values[left] - values[left + 1]
     share = values[left] / span if span > 0 else 0.0
     return float(grid[left] + min(max(share, 0.0), 1.0) * (grid[left + 1] - grid[left]))
+
+
+def seed_log_sizes(log_times: Floats, batch_sizes: Floats, log_size: float) -> Floats:
+    """Return log Bc as each seed has it, linearised at `log_size`: [seeds].
+
+    Their mean is `log_size` where that is the fit of the mean of `log_times` [seeds, batches]; and wherever it is,
+    two optimizers with this Bc have equal expectations, which makes it a score test of equal Bc.
+    """
+    ratio = np.exp(log_size) / batch_sizes
+    slope = ratio / (1 + ratio)
+    slope = slope - slope.mean()
+    return np.asarray(log_size + (log_times - np.log1p(ratio)) @ slope / (slope @ slope))
+
+
+def shared_log_size(curves: Sequence[tuple[Floats, Floats]]) -> float:
+    """Return log Bc of several curves that share it, each (log S [batches], B [batches]) with its own Smin."""
+    sizes = np.concatenate([batch_sizes for _, batch_sizes in curves])
+    grid = size_grid(sizes)
+    loss = sum(
+        (_squares(times[None, :], np.log1p(np.exp(grid)[:, None] / batches))[0] for times, batches in curves),
+        start=np.zeros(len(grid)),
+    )
+    return float(grid[loss.argmin()])
 
 
 def lack_of_fit(log_times: Floats, batch_sizes: Floats, log_size: float) -> tuple[float, float]:

@@ -1,0 +1,99 @@
+"""Which of two optimizers is less sensitive to its hyperparameters (``verdict``)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from sensitivity.analysis.estimates import Caution, Estimate
+from sensitivity.analysis.paired import Answer, PairedComparison, compare, holm, sign_flip_p
+from sensitivity.analysis.regions import RobustRegion
+from sensitivity.analysis.remedies import Remedy, extend
+from sensitivity.analysis.verdict import Margins, Verdict, conclude, priced_runs, unfinished
+
+
+def compute_sensitivity_verdict(
+    runs: pd.DataFrame,
+    regions: Sequence[RobustRegion],
+    candidate: str,
+    reference: str,
+    *,
+    margins: Margins | None = None,
+    clipped: Collection[Caution] = (),
+) -> Verdict:
+    """Answer whether `candidate` is less sensitive than `reference`, from their ``regions.compute_regions``.
+
+    The regions are of one rule, the common target for preference. `clipped` are the refusals of
+    ``clipping``: a KL clip that binds makes an optimizer look robust.
+    """
+    margin = (margins or Margins()).robust_decades
+    priced = priced_runs(runs, candidate, reference)
+    own = {name: {r.batch_size: r for r in regions if r.optimizer == name} for name in (candidate, reference)}
+    sizes = [size for size in own[candidate] if size in own[reference]]
+    pairs = [(own[candidate][size], own[reference][size]) for size in sizes]
+    blocks, remedies = unfinished(priced)
+    blocks += list(clipped)
+    blocks += [r.decades.refused for pair in pairs for r in pair if r.decades.refused]
+    if clipped:
+        remedies.append(
+            Remedy(code="unclip", text="Declare an optimizer without kl_clip (the default), and compare it.")
+        )
+    shared = sorted(set.intersection(*(set(r.seeds) for pair in pairs for r in pair))) if pairs else []
+    primary: PairedComparison | None = None
+    by_batch: tuple[PairedComparison, ...] = ()
+    if shared:
+        table = np.array([[_size(a, s) - _size(b, s) for a, b in pairs] for s in shared])
+        both = partial(compare, candidate=candidate, reference=reference, margin=margin, larger_is_better=True)
+        primary = both(table.mean(axis=1), shared, label="decades a dimension, mean over batch sizes")
+        adjusted = holm([sign_flip_p(column) for column in table.T])
+        by_batch = tuple(
+            both(
+                column,
+                shared,
+                label=f"decades a dimension at batch size {size:,}",
+                batch_size=size,
+                adjusted_p=p,
+            )
+            for size, column, p in zip(sizes, table.T, adjusted, strict=True)
+        )
+        blocks += _bounded(pairs, primary.answer)
+        remedies += [
+            remedy
+            for number, name in enumerate((candidate, reference))
+            for remedy in extend(priced, name, [edge for pair in pairs for edge in pair[number].touches])
+            if any(block.code == "region-edge" for block in blocks)
+        ]
+    elif not blocks:
+        text = "No seed measures the robust region of both: grids are compared a seed at a time."
+        blocks.append(Caution(code="unpaired", text=text))
+    return conclude(
+        "sensitivity",
+        candidate,
+        reference,
+        primary.effect if primary else Estimate(value=math.nan),
+        primary,
+        by_batch,
+        blocks,
+        remedies,
+        priced,
+    )
+
+
+def _size(region: RobustRegion, seed: int) -> float:
+    return region.per_seed[region.seeds.index(seed)]
+
+
+def _bounded(pairs: Sequence[tuple[RobustRegion, RobustRegion]], answer: Answer) -> list[Caution]:
+    """Return why a region's being a lower bound undoes the answer: the smaller one may be larger than it looks."""
+    suspects = {"better": (1,), "worse": (0,), "equivalent": (0, 1), "undetermined": ()}[answer]
+    return [
+        warning
+        for pair in pairs
+        for number in suspects
+        for warning in pair[number].decades.warnings
+        if warning.code == "region-edge"
+    ]
