@@ -1,0 +1,87 @@
+"""Crops and flips against one image at a time, by hand; each member from its own stream."""
+
+import pytest
+import torch
+
+from sensitivity.study.seeds import derive
+from sensitivity.training.augmentation import PackAugmentation, crop_flip
+
+
+def images(*shape, seed=0):
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def by_hand(image, code):
+    """One image, pixel by pixel."""
+    channels, height, width = image.shape
+    top, left, flip = code // 18 - 4, code // 2 % 9 - 4, code % 2
+    result = torch.zeros_like(image)
+    for row in range(height):
+        for column in range(width):
+            from_row, from_column = row + top, (width - 1 - column if flip else column) + left
+            if 0 <= from_row < height and 0 <= from_column < width:
+                result[:, row, column] = image[:, from_row, from_column]
+    return result
+
+
+@pytest.mark.parametrize("size", [(3, 6, 6), (1, 5, 9), (2, 3, 2)])
+def test_every_crop_and_flip(size):
+    codes = torch.arange(162)
+    batch = images(162, *size)
+    expected = torch.stack([by_hand(image, code) for image, code in zip(batch, codes.tolist(), strict=True)])
+    assert torch.equal(crop_flip(batch, codes), expected)
+    packed = crop_flip(batch.view(2, 81, *size), codes.view(2, 81))
+    assert torch.equal(packed, expected.view(2, 81, *size))
+
+
+def test_floats_are_cropped_alike():
+    batch, codes = images(20, 3, 8, 8), torch.arange(20) * 8
+    assert torch.equal(crop_flip(batch.double(), codes), crop_flip(batch, codes).double())
+
+
+def test_members_equal_the_same_alone_and_draw_from_their_seeds():
+    seeds, batch = [3, 5, 3], images(3, 10, 3, 8, 8)
+    packed = PackAugmentation(seeds)
+    alone = [PackAugmentation([seed]) for seed in seeds]
+    for _ in range(3):
+        together = packed.apply(batch)
+        for k in range(3):
+            assert torch.equal(together[k], alone[k].apply(batch[k : k + 1])[0])
+    packed.select([1])
+    assert torch.equal(packed.apply(batch[:1]), alone[1].apply(batch[:1]))
+
+
+def test_the_stream_does_not_depend_on_how_batches_are_cut():
+    batch = images(1, 30, 3, 8, 8)
+    whole = PackAugmentation([2]).apply(batch)
+    parts = PackAugmentation([2])
+    assert torch.equal(torch.cat([parts.apply(part) for part in batch.split((7, 1, 22), dim=1)], dim=1), whole)
+
+
+def test_shared_images_are_augmented_once():
+    batch = images(1, 10, 3, 8, 8).expand(4, -1, -1, -1, -1)
+    shared = PackAugmentation([7] * 4).apply(batch)
+    assert shared.stride(0) == 0
+    assert torch.equal(shared, PackAugmentation([7] * 4).apply(batch.contiguous()))
+
+
+def test_all_crops_and_flips_are_equally_likely():
+    # One white pixel in the middle shows the offset; the left one of two columns, the flip.
+    image = torch.zeros(1, 1, 11, 11, dtype=torch.uint8)
+    image[..., 5, 5] = 255
+    image[..., 5, 4] = 1
+    result = PackAugmentation([0]).apply(image.expand(16_200, -1, -1, -1)[None])[0, :, 0]
+    place = result.flatten(1).argmax(1)
+    flipped = result.flatten(1).gather(1, (place - 1)[:, None])[:, 0] == 0
+    kinds = torch.bincount(place * 2 + flipped, minlength=242)
+    assert (kinds > 0).sum() == 162
+    expected = 100.0
+    chi_squared = ((kinds[kinds > 0] - expected).square() / expected).sum()
+    assert chi_squared < 161 + 4 * (2 * 161) ** 0.5
+
+
+def test_the_generator_is_the_seeds_own():
+    generator = torch.Generator().manual_seed(derive(9, "augment"))
+    batch = images(1, 50, 1, 4, 4)
+    codes = torch.randint(162, (50,), generator=generator)
+    assert torch.equal(PackAugmentation([9]).apply(batch)[0], crop_flip(batch[0], codes))
