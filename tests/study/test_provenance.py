@@ -68,6 +68,7 @@ def test_machine_is_described_in_words():
 
 def test_shipped_problems_have_no_source():
     assert provenance.source_hash(ProblemSpec(), ".") == ""
+    assert provenance.source_hash(ProblemSpec(dataset="imagefolder:no_module"), ".") == ""
 
 
 def test_the_users_source_is_known_by_its_content(modules, tmp_path):

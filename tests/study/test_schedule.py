@@ -32,6 +32,23 @@ def test_a_budget_in_steps_is_the_same_at_every_batch_size():
 
 
 @pytest.mark.parametrize(
+    ("batch_size", "epochs"),
+    # (log2(B / 128) + 1) x 100 epochs of the CIFAR-10 study, and the steps that makes by hand.
+    [(128, 100), (256, 200), (512, 300), (1024, 400), (2048, 500), (4096, 600), (8192, 700), (16384, 800)],
+)
+def test_adjusted_epochs_grow_by_their_base_with_each_doubling(batch_size, epochs):
+    steps = {128: 39063, 256: 39063, 512: 29297, 1024: 19532, 2048: 12208, 4096: 7325, 8192: 4273, 16384: 2442}
+    budget = BudgetSpec(adjusted_epochs=100, base_batch_size=128)
+    assert total_steps(budget, train_size=50_000, batch_size=batch_size) == steps[batch_size]
+    assert total_steps(BudgetSpec(epochs=epochs), train_size=50_000, batch_size=batch_size) == steps[batch_size]
+
+
+def test_adjusted_epochs_between_doublings():
+    # log2(3) + 1 = 2.584963 times 4 epochs of 100 examples in batches of 30: 34.47 steps.
+    assert total_steps(BudgetSpec(adjusted_epochs=4, base_batch_size=10), train_size=100, batch_size=30) == 35
+
+
+@pytest.mark.parametrize(
     ("evaluation", "total", "points"),
     [
         ({}, 10, (4, 7, 10)),  # epochs 1, 2, 3 end within steps 4, 7, 10
@@ -73,6 +90,37 @@ def test_warm_up_and_decay_multiply():
     assert multipliers(8, warmup_epochs=1.5, decay_at=(0.5,), decay_factor=0.5) == pytest.approx(
         [1 / 6, 2 / 6, 3 / 6, 4 / 6, 2.5 / 6, 0.5, 0.5, 0.5]
     )
+
+
+def test_cosine_falls_from_the_end_of_the_warm_up_to_the_end_of_the_budget():
+    root = 0.5**0.5
+    assert multipliers(4, decay="cosine") == pytest.approx([1, (1 + root) / 2, 0.5, (1 - root) / 2])
+    # One epoch of 4 steps of warm-up, then the same cosine over the other 4.
+    assert multipliers(8, decay="cosine", warmup_epochs=1) == pytest.approx(
+        [0.25, 0.5, 0.75, 1, 1, (1 + root) / 2, 0.5, (1 - root) / 2]
+    )
+
+
+def test_a_warm_up_longer_than_the_budget_never_decays():
+    assert multipliers(4, decay="cosine", warmup_epochs=2) == [0.125, 0.25, 0.375, 0.5]
+    assert multipliers(4, decay="cosine", warmup_epochs=1) == [0.25, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("none", [1, 1, 1, 1]), ("linear", [0.5, 1, 2, 8]), ("sqrt", [0.5**0.5, 1, 2**0.5, 8**0.5])],
+)
+def test_learning_rates_grow_with_the_batch_size_by_the_rule(rule, expected):
+    schedule = ScheduleSpec(lr_scaling=rule, base_batch_size=None if rule == "none" else 128)
+    found = [
+        lr_multiplier(schedule, step=0, total=10, train_size=50_000, batch_size=batch) for batch in (64, 128, 256, 1024)
+    ]
+    assert found == pytest.approx(expected)
+
+
+def test_scaling_warm_up_and_decay_multiply():
+    found = multipliers(8, lr_scaling="linear", base_batch_size=5, warmup_epochs=0.5, decay_at=(0.5,), decay_factor=0.1)
+    assert found == pytest.approx([2.5, 5, 5, 5, 0.5, 0.5, 0.5, 0.5])
 
 
 @pytest.mark.parametrize(("fraction", "total", "first"), [(0.28, 25, 7), (0.07, 100, 7), (0.55, 100, 55), (0.3, 10, 3)])

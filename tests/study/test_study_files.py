@@ -80,11 +80,13 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
         "problem, optimizers, budget, schedule, evaluation, targets, execution",
         "batch_sizes: the list is empty: give at least one (got [])",
         "seeds: repeated: 1 (got [1, 1])",
-        "problem.dataset: unknown data set 'digit'. Allowed: digits, or your own as \"module:function\" "
+        "problem.dataset: unknown data set 'digit'. Allowed: digits, mnist, fashion_mnist, cifar10, cifar100, svhn, "
+        'noisy_quadratic, imagefolder:PATH, or your own as "module:function" '
         "(did you mean 'digits'?)",
-        "problem.loss: unknown 'cross_entrophy' (did you mean 'cross_entropy'?). Allowed: cross_entropy, squared_error",
+        "problem.loss: unknown 'cross_entrophy' (did you mean 'cross_entropy'?). Allowed: cross_entropy, "
+        "squared_error, quadratic",
         "problem.test_fraction: must be < 1.0 (got 1.5)",
-        "budget: give exactly one of epochs and steps",
+        "budget: give exactly one of epochs, adjusted_epochs and steps",
         "schedule.decay_at: decay_at must rise, each fraction once (got [0.8, 0.5])",
         "targets: test_accuracy is a fraction: a target lies in (0, 1]; got 95. For 95% write 0.95",
         "optimizers.a.kind: unknown optimizer 'sdg' (did you mean 'sgd'?). Allowed: sgd, kfac",
@@ -176,19 +178,41 @@ SINGLE = [
     (("batch_sizes",), ["32"], "batch_sizes[0]: give a whole number (got '32')"),
     (("batch_sizes",), [32.0], "batch_sizes[0]: give a whole number"),
     (("batch_sizes",), [10**40], "batch_sizes[0]: must be <= 1000000000"),
-    (("problem", "dataset"), "mnist", "problem.dataset: unknown data set 'mnist'. Allowed: digits, or your own"),
+    (("problem", "dataset"), "minst", "problem.dataset: unknown data set 'minst'. Allowed: digits, mnist, "),
+    (("problem", "dataset"), "imagefolder: ", "problem.dataset: the path is empty: give imagefolder:PATH"),
+    (("problem", "dataset"), "noisy_quadratic", "problem: the noisy quadratic needs all of dataset = "),
+    (("problem", "model"), "quadratic", 'model = "quadratic", loss = "quadratic"'),
+    (("problem", "loss"), "quadratic", "problem: the noisy quadratic needs all of"),
+    (("problem", "image_size"), 32, 'problem.image_size: belongs to dataset = "imagefolder:PATH"; remove it'),
+    (("problem", "augment"), "flip", "problem.augment: unknown 'flip' (did you mean 'crop_flip'?)"),
+    (("problem", "ghost_batch"), 0, "problem.ghost_batch: must be >= 1"),
+    (("problem", "ghost_batch"), 64, "problem: ghost_batch = 64 must divide every batch size"),
+    (("problem", "ghost_batch"), 256, "not 32, 128"),
+    (("problem", "train_subset"), 0, "problem.train_subset: must be >= 1"),
     (("problem", "model"), "perceptrons", "did you mean 'perceptron'?"),
     (("problem", "model"), "a..b:f", "problem.model: unknown model"),
     (("problem", "model"), "a:f\n", "problem.model: unknown model"),
     (("problem", "split"), 0, "problem.split: unknown field (did you mean 'split_seed'?)"),
     (("problem", "split_seed"), 2**32, "problem.split_seed: must be < 2147483648"),
     (("problem",), [], "problem: give a table"),
-    (("budget",), {}, "budget: give exactly one of epochs and steps"),
+    (("budget",), {}, "budget: give exactly one of epochs, adjusted_epochs and steps"),
     (("budget", "epochs"), 0, "budget.epochs: must be > 0"),
     (("budget", "epochs"), "2", "budget.epochs: give a number (got '2')"),
     (("budget", "epochs"), True, "budget.epochs: give a number (got True)"),
     (("budget", "epochs"), float("inf"), "budget.epochs: give a finite number"),
     (("budget", "epochs"), 1e300, "budget.epochs: must be <= 1000000"),
+    (("budget",), {"adjusted_epochs": 5}, "budget.base_batch_size: missing; adjusted_epochs are those of the base"),
+    (("budget", "base_batch_size"), 32, "budget.base_batch_size: belongs to adjusted_epochs; remove it"),
+    (
+        ("budget",),
+        {"adjusted_epochs": 5, "base_batch_size": 64},
+        "base_batch_size = 64 must be the smallest batch size",
+    ),
+    (("budget",), {"adjusted_epochs": 5, "base_batch_size": 32, "steps": 5}, "budget: give exactly one of"),
+    (("schedule", "lr_scaling"), "sqrt", 'schedule.base_batch_size: missing; lr_scaling = "sqrt" needs'),
+    (("schedule", "base_batch_size"), 32, 'schedule.base_batch_size: belongs to lr_scaling = "linear" or "sqrt"'),
+    (("schedule", "decay"), "linear", "schedule.decay: unknown 'linear'"),
+    (("schedule",), {"decay": "cosine", "decay_at": [0.5]}, 'schedule.decay_at: belongs to decay = "step"; remove it'),
     (("schedule", "decay_at"), [1.0], "schedule.decay_at[0]: must be < 1"),
     (("schedule", "decay_at"), [0.5, 0.5], "schedule.decay_at: decay_at must rise"),
     (("schedule", "warmup"), 1, "schedule.warmup: unknown field (did you mean 'warmup_epochs'?)"),
@@ -204,6 +228,7 @@ SINGLE = [
     (("targets", "test_accuracy"), [0.9, 0.9], "targets: test_accuracy: repeated: 0.9"),
     (("targets", "test_loss"), [0.0], "targets: test_loss: a target loss is above 0; got 0"),
     (("execution", "pack_size"), 0, "execution.pack_size: must be >= 1"),
+    (("execution", "micro_batch"), 0, "execution.micro_batch: must be >= 1"),
     (("execution", "device"), "gpu", "execution.device: unknown 'gpu'"),
     (("execution", "workers"), 2, "execution.workers: unknown field"),
     (("seed",), 1, "seed: unknown field (did you mean 'seeds'?)"),
@@ -233,6 +258,27 @@ def test_a_target_that_can_not_apply_is_found_beside_other_mistakes(minimal):
         "targets: test_accuracy can't apply: this loss has no classes. Measured are: train_loss"
     )
     assert unknown.startswith("extra: unknown field")
+
+
+def test_ghost_batches_are_the_micro_batches(minimal):
+    put(minimal, ("problem", "ghost_batch"), 32)
+    put(minimal, ("execution", "micro_batch"), 32)
+    assert mistakes(minimal) == ("execution: micro_batch: problem.ghost_batch is the micro-batch; remove one",)
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ({"epochs": 2.5}, "2.5 epochs"),
+        ({"steps": 12000}, "12,000 steps"),
+        (
+            {"adjusted_epochs": 100, "base_batch_size": 128},
+            "(log2(B / 128) + 1) × 100 epochs at batch size B",
+        ),
+    ],
+)
+def test_a_budget_in_words(budget, words):
+    assert BudgetSpec(**budget).words() == words
 
 
 def test_nothing_to_draw(minimal):

@@ -59,8 +59,18 @@ CHANGES = [
     lambda raw: raw.update(problem={"test_fraction": 0.3}),
     lambda raw: raw.update(problem={"split_seed": 1}),
     lambda raw: raw.update(problem={"dataset": "mine:data"}),
+    lambda raw: raw.update(problem={"augment": "crop_flip"}),
+    lambda raw: raw.update(problem={"ghost_batch": 16}),
+    lambda raw: raw.update(problem={"train_subset": 500}),
+    lambda raw: raw.update(problem={"test_subset": 500}),
+    lambda raw: raw.update(problem={"dataset": "imagefolder:a"}),
+    lambda raw: raw.update(problem={"dataset": "imagefolder:a", "image_size": 8}),
     lambda raw: raw.update(budget={"epochs": 3}),
     lambda raw: raw.update(budget={"steps": 2}),
+    lambda raw: raw.update(budget={"adjusted_epochs": 2, "base_batch_size": 16}),
+    lambda raw: raw.update(schedule={"lr_scaling": "linear", "base_batch_size": 32}),
+    lambda raw: raw.update(schedule={"lr_scaling": "sqrt", "base_batch_size": 16}),
+    lambda raw: raw.update(schedule={"decay": "cosine"}),
     lambda raw: raw.update(schedule={"warmup_epochs": 1}),
     lambda raw: raw.update(schedule={"decay_at": [0.5]}),
     lambda raw: raw.update(schedule={"decay_factor": 0.2}),
@@ -103,7 +113,10 @@ def test_the_users_source_changes_ids(single):
 def test_what_does_not_determine_a_result_keeps_its_id(single):
     other = copy.deepcopy(single)
     other.update(
-        name="other", description="other", targets={"test_loss": [0.5]}, execution={"pack_size": 2, "threads": 3}
+        name="other",
+        description="other",
+        targets={"test_loss": [0.5]},
+        execution={"pack_size": 2, "threads": 3, "micro_batch": 8},
     )
     other["optimizers"]["k"].update(design="grid", momentum=[0.9], weight_decay=-0.0, inverse_interval=10)
     other["budget"] = {"epochs": 2.0}
