@@ -29,11 +29,11 @@ from sensitivity.store.directory import place
 from sensitivity.study.load import parse_study
 from sensitivity.study.provenance import machine, package_versions
 from sensitivity.study.trials import Pack, expand
-from sensitivity.training.loop import make_optimizer, take_step
 from sensitivity.training.memory import keep_freed_memory
 from sensitivity.training.order import PackOrder
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import load_problem
+from sensitivity.training.step import make_optimizer, take_step
 
 SIZES = (1, 4, 16, 64)
 RESULTS = Path(__file__).parent / "results"

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from sensitivity.execution.pricing import Price
+    from sensitivity.execution.costs import Price
     from sensitivity.execution.progress import Progress
 
 _PLAIN_EVERY_S = 5.0
@@ -76,7 +76,7 @@ def shown(progress: Progress, console: Console) -> Iterator[Callable[[], None]]:
 def price_table(price: Price) -> Table:
     """Return a plan's price as a table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("optimizer", "batch", "to do", "steps", "FLOP/run", "ms/step", "time", "pack", "memory"):
+    for name in ("optimizer", "batch", "to do", "steps", "FLOP/run", "ms/step", "time", "pack", "gain", "memory"):
         table.add_column(name, justify="left" if name == "optimizer" else "right", no_wrap=True)
     for line in price.lines:
         cost = line.cost
@@ -89,6 +89,7 @@ def price_table(price: Price) -> Table:
             f"{cost.step_seconds * 1e3:.3g}",
             duration(line.device_seconds),
             str(cost.pack_size),
+            f"{cost.gain:.2f}×",
             size(cost.pack_bytes, "B"),
         )
     return table

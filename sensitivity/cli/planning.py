@@ -8,8 +8,8 @@ from dataclasses import asdict
 from rich.console import Console
 
 from sensitivity.cli.display import duration, price_table
+from sensitivity.execution.costs import Price, measure_here, price, samples
 from sensitivity.execution.prepare import available_workers, prepare
-from sensitivity.execution.pricing import Price, price
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import MANIFEST, read_manifest, refuse_other_study
 from sensitivity.store.reader import finished_trials
@@ -24,8 +24,10 @@ def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -
     if directory.exists(MANIFEST):
         refuse_other_study(directory, read_manifest(directory), plan.spec, plan.source)
         finished = finished_trials(directory)
-    packs = plan.packs(finished=finished, workers=at_once)
-    priced = price(plan, packs, workers=at_once)
+    costs = measure_here(plan, samples(plan, finished=finished), workers=at_once)
+    sizes = {group: cost.pack_size for group, cost in costs.items()}
+    packs = plan.packs(sizes, finished=finished, workers=at_once)
+    priced = price(plan, costs, finished=finished, workers=at_once)
     if as_json:
         print(json.dumps(_content(plan.spec.name, priced)))
         return
@@ -36,7 +38,8 @@ def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -
     console.print(
         f"{todo} of {len(plan.trials)} runs to do, in {len(packs)} packs.\n"
         f"At most {duration(priced.device_seconds)} of device time: {duration(priced.wall_seconds)} with "
-        f"{at_once} workers, Ray's start aside. ms/step is a trial's share of its pack's step; memory is a pack's.",
+        f"{at_once} workers, Ray's start aside. ms/step is a trial's share of its pack's step, gain what the pack "
+        "saves of it; memory is a pack's.",
         soft_wrap=True,
     )
 

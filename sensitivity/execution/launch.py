@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from sensitivity.execution.costs import measure_here, samples
 from sensitivity.execution.environment import ray_environment
 from sensitivity.execution.interruption import Interruptible
 from sensitivity.execution.prepare import Plan, available_workers
@@ -16,7 +17,8 @@ from sensitivity.store.manifest import Manifest, write_manifest
 from sensitivity.store.reader import finished_trials, read_study
 from sensitivity.store.writer import write_plan
 from sensitivity.study.schedule import total_steps
-from sensitivity.study.trials import Pack
+from sensitivity.study.trials import Group, Pack
+from sensitivity.training.calibration import Cost
 from sensitivity.training.cost import example_cost
 
 Show = Callable[[Progress], AbstractContextManager[Callable[[], None]]]
@@ -95,11 +97,17 @@ def _run_missing(
     if address is None:
         workers = workers or available_workers(execution.threads)
     with ray_environment(local=address is None):
-        from sensitivity.execution.runner import run_packs  # imports Ray, which reads the environment
+        # These import Ray, which reads the environment.
+        from sensitivity.execution.runner import measure_on_cluster, run_packs
         from sensitivity.execution.session import session
 
         with session(address=address, workers=workers, execution=execution) as at_once:
-            packs = plan.packs(finished=finished, workers=at_once)
+            groups = {g: some for g, some in samples(plan, finished=finished).items() if some[0].id not in finished}
+            # Where the packs will run, so that the sizes suit that machine; here it saves a worker's start.
+            here = address is None and execution.device == "cpu"
+            measure = measure_here if here else measure_on_cluster
+            sizes = {} if execution.pack_size else _sizes(measure(plan, groups, workers=at_once))
+            packs = plan.packs(sizes, finished=finished, workers=at_once)
             before = sum(trial.id in finished for trial in plan.trials)
             progress = Progress(planned=len(plan.trials), finished_before=before, work=_work(plan, packs))
             stop.arm()  # Ray's start has put a SIGTERM handler of its own in place of ours
@@ -115,6 +123,10 @@ def _run_missing(
                     on_change=on_change,
                     stopped=lambda: stop.requested,
                 )
+
+
+def _sizes(costs: Mapping[Group, Cost]) -> dict[Group, int]:
+    return {group: cost.pack_size for group, cost in costs.items()}
 
 
 def _work(plan: Plan, packs: Sequence[Pack]) -> dict[str, float]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from pathlib import Path
 
 from sensitivity.study.load import find_study, load_study
 from sensitivity.study.provenance import modules_found, source_hash
 from sensitivity.study.spec import StudySpec
-from sensitivity.study.trials import Pack, Trial, expand, group
+from sensitivity.study.trials import Group, Pack, Trial, expand, group
 from sensitivity.training.checks import check_study
 from sensitivity.training.problems import Problem, load_problem
-
-DEFAULT_PACK_SIZE = 32
-"""Most of the gain of small networks on a CPU (`python benchmarks/packs.py`); the study file can say otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,22 +24,23 @@ class Plan:
     spec: StudySpec
     problem: Problem
     source: str
-    """Hash of the user's own problem code; empty for shipped problems."""
+    """Hash of the user's own problem code and data files; empty for shipped problems."""
     import_folder: str
     """Where the study file lies: the user's own modules are found there."""
     trials: tuple[Trial, ...]
 
-    def packs(self, *, finished: AbstractSet[str], workers: int) -> tuple[Pack, ...]:
+    def packs(self, sizes: Mapping[Group, int], *, finished: AbstractSet[str], workers: int) -> tuple[Pack, ...]:
         """Return the trials that are not in `finished`, packed, in the order they should start.
 
-        Packs are made smaller where there would be fewer than two for each worker, so that none stays idle long.
+        Packs of the sizes given by arm and batch size are made smaller where there would be fewer than two for each
+        worker, so that none stays idle long, unless the study file says how large they are.
         """
         missing = [trial for trial in self.trials if trial.id not in finished]
-        even = -(-len(missing) // (2 * workers))
-        size = self.spec.execution.pack_size or max(1, min(DEFAULT_PACK_SIZE, even))
+        even = max(1, -(-len(missing) // (2 * workers)))
+        packs = group(missing, self.spec.execution.pack_size or {key: min(size, even) for key, size in sizes.items()})
         place = {seed: k for k, seed in enumerate(self.spec.seeds)}
         # Earlier seeds first, so that whole maps fill early; smaller batches first, because they take longest.
-        return tuple(sorted(group(missing, size), key=lambda pack: (place[pack.trials[0].seed], pack.batch_size)))
+        return tuple(sorted(packs, key=lambda pack: (place[pack.trials[0].seed], pack.batch_size)))
 
 
 def prepare(study: str) -> Plan:
@@ -54,9 +54,10 @@ def prepare(study: str) -> Plan:
     folder = str(path.resolve().parent)
     use_folder(folder)
     modules_found(spec.problem)
-    problem = load_problem(spec.problem)
+    problem = load_problem(spec.problem, folder=Path(folder))
     check_study(spec, problem, source=str(path))
-    source = source_hash(spec.problem, folder)  # last, when all that the problem imports is loaded
+    code = source_hash(spec.problem, folder)  # last, when all that the problem imports is loaded
+    source = "-".join(part for part in (code, problem.dataset.fingerprint) if part)
     return Plan(spec=spec, problem=problem, source=source, import_folder=folder, trials=expand(spec, source=source))
 
 

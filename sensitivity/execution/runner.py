@@ -9,11 +9,15 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import ray
+import torch
 from ray import tune
 
-from sensitivity.execution.prepare import Plan
+from sensitivity.execution.costs import measure
+from sensitivity.execution.prepare import Plan, use_folder
 from sensitivity.execution.progress import Progress
 from sensitivity.execution.worker import run_pack
 from sensitivity.store.directory import Place
@@ -22,8 +26,10 @@ from sensitivity.store.writer import append
 from sensitivity.study.errors import UserError
 from sensitivity.study.provenance import code_version
 from sensitivity.study.results import PackResult, RunResult, Status
-from sensitivity.study.spec import ExecutionSpec
-from sensitivity.study.trials import Pack
+from sensitivity.study.spec import ExecutionSpec, ProblemSpec
+from sensitivity.study.trials import Group, Pack, Trial
+from sensitivity.training.calibration import Cost
+from sensitivity.training.problems import load_problem
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +70,10 @@ def run_packs(
     trainable = tune.with_parameters(
         _tune_pack, packs=tuple(packs), execution=plan.spec.execution, import_folder=plan.import_folder
     )
-    resources: dict[str, float] = {"cpu": plan.spec.execution.threads}
-    if plan.spec.execution.device == "cuda":
-        resources["gpu"] = 1
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it is in the results
     with tempfile.TemporaryDirectory(prefix="sensitivity-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, resources),
+            tune.with_resources(trainable, resources(plan.spec.execution)),
             param_space={"pack": tune.grid_search(list(range(len(packs))))},
             tune_config=tune.TuneConfig(max_concurrent_trials=workers, reuse_actors=True),
             run_config=tune.RunConfig(
@@ -87,6 +90,43 @@ def run_packs(
         raise recorder.fault
     if stopped():
         raise KeyboardInterrupt
+
+
+def resources(execution: ExecutionSpec) -> dict[str, float]:
+    """Return what a pack asks of Ray."""
+    share = {"gpu": execution.accelerator_share} if execution.device == "cuda" else {}
+    return {"cpu": float(execution.threads), **share}
+
+
+def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, workers: int) -> dict[Group, Cost]:
+    """Measure as `costs.measure` does, in a worker on the Ray that is there.
+
+    Raises:
+        UserError: the user's code raises in training.
+    """
+    wanted = resources(plan.spec.execution)
+    task = ray.remote(num_cpus=wanted["cpu"], num_gpus=wanted.get("gpu", 0), max_retries=0)(_measure_there)
+    costs: dict[Group, Cost] | UserError = ray.get(
+        task.remote(dict(groups), plan.spec.problem, plan.spec.execution, plan.import_folder, workers)
+    )
+    if isinstance(costs, UserError):
+        raise costs
+    return costs
+
+
+def _measure_there(
+    groups: Mapping[Group, Sequence[Trial]],
+    problem: ProblemSpec,
+    execution: ExecutionSpec,
+    import_folder: str,
+    workers: int,
+) -> dict[Group, Cost] | UserError:
+    use_folder(import_folder)
+    loaded = load_problem(problem, device=torch.device(execution.device), folder=Path(import_folder))
+    try:
+        return measure(groups, loaded, execution, workers=workers)
+    except UserError as error:  # as a value: Ray would wrap it in its own
+        return error
 
 
 def _tune_pack(config: Mapping[str, int], packs: Sequence[Pack], execution: ExecutionSpec, import_folder: str) -> None:

@@ -76,5 +76,7 @@ def _fitting_packs(workers: int | None, execution: ExecutionSpec) -> int:
             f"execution.threads = {execution.threads}, but the cluster has {cores} CPUs: no pack could ever start\n"
             f"  Set threads to at most {cores}"
         )
-    fit = min(cores // execution.threads, accelerators if execution.device == "cuda" else cores)
+    fit = cores // execution.threads
+    if execution.device == "cuda":
+        fit = min(fit, round(accelerators / execution.accelerator_share))
     return fit if workers is None else min(fit, workers)

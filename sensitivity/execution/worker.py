@@ -8,6 +8,7 @@ import platform
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -16,7 +17,8 @@ from sensitivity.study.results import PackResult, RunResult, Status
 from sensitivity.study.spec import ExecutionSpec, ProblemSpec
 from sensitivity.study.trials import Pack
 from sensitivity.training.loop import train_pack
-from sensitivity.training.memory import keep_freed_memory
+from sensitivity.training.memory import keep_freed_memory, out_of_memory
+from sensitivity.training.precision import set_tf32
 from sensitivity.training.problems import Problem, load_problem
 
 logger = logging.getLogger(__name__)
@@ -33,9 +35,10 @@ def run_pack(
     use_folder(import_folder)
     torch.set_num_threads(execution.threads)
     keep_freed_memory()
+    set_tf32(pack.trials[0].workload.problem.precision)
     device = torch.device(execution.device)
     started, began = time.time(), time.perf_counter()
-    runs = _train(pack, device, on_progress)
+    runs = _train(pack, functools.partial(_train_whole, execution, import_folder, on_progress))
     return PackResult(
         runs=runs,
         pack_id=pack.id,
@@ -47,29 +50,32 @@ def run_pack(
 
 
 @functools.lru_cache(maxsize=1)
-def _problem(spec: ProblemSpec, device: torch.device) -> Problem:
+def _problem(spec: ProblemSpec, device: torch.device, import_folder: str) -> Problem:
     """Load a problem once a process: workers are re-used from pack to pack."""
-    return load_problem(spec, device=device)
+    return load_problem(spec, device=device, folder=Path(import_folder))
 
 
-def _train(pack: Pack, device: torch.device, on_progress: Callable[[float], None]) -> tuple[RunResult, ...]:
+def _train_whole(
+    execution: ExecutionSpec, import_folder: str, on_progress: Callable[[float], None], pack: Pack
+) -> tuple[RunResult, ...]:
+    problem = _problem(pack.trials[0].workload.problem, torch.device(execution.device), import_folder)
+    return train_pack(pack, problem, micro_batch=execution.micro_batch, on_progress=on_progress)
+
+
+def _train(pack: Pack, train: Callable[[Pack], tuple[RunResult, ...]]) -> tuple[RunResult, ...]:
+    """Train a pack; where it raises or does not fit in memory, its halves, down to single trials."""
     try:
-        problem = _problem(pack.trials[0].workload.problem, device)
-        return train_pack(pack, problem, on_progress=on_progress)
+        return train(pack)
     except Exception as error:  # the user's model may raise anything
-        if len(pack.trials) > 1:  # find the members that fail, and leave the others whole
-            middle = len(pack.trials) // 2
-            logger.info("pack of %d raised %r; training its halves", len(pack.trials), error)
-            return tuple(
-                run
-                for half in (pack.trials[:middle], pack.trials[middle:])
-                for run in _train(Pack(half), device, on_progress)
-            )
-        return (
-            RunResult(
-                trial=pack.trials[0],
-                status=Status.FAILED,
-                message=f"{type(error).__name__}: {error}",
-                traceback=traceback.format_exc(),
-            ),
-        )
+        too_large, text = out_of_memory(error), traceback.format_exc()
+        message = f"{type(error).__name__}: {error}"
+    if too_large and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if len(pack.trials) > 1:
+        middle = len(pack.trials) // 2
+        why = "does not fit in memory" if too_large else f"raised {message}"
+        logger.warning("a pack of %d %s: training its halves", len(pack.trials), why)
+        return tuple(run for half in (pack.trials[:middle], pack.trials[middle:]) for run in _train(Pack(half), train))
+    if too_large:
+        message = f"out of memory with a single trial: set execution.micro_batch or problem.ghost_batch ({message})"
+    return (RunResult(trial=pack.trials[0], status=Status.FAILED, message=message, traceback=text),)

@@ -26,6 +26,16 @@ TRIAL_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 }
 """Columns of plan.parquet, and the first of runs; ``param.*`` columns follow."""
 
+PHASE_PREFIX = "seconds."
+"""Before a phase of ``study.results.PHASES`` in a column name."""
+_PHASE_WORDS = {
+    "gradients": "forward and backward passes, and on SGD's update",
+    "factors": "K-FAC's factors",
+    "inverses": "inverting them",
+    "precondition": "preconditioning",
+    "update": "K-FAC's update",
+}
+
 RESULT_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "status": (_S, "completed, diverged, failed, interrupted; pending where no result is there yet"),
     "message": (_S, "why it diverged or failed"),
@@ -40,6 +50,11 @@ RESULT_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "train_seconds": (_F, "this run's share of its pack's training time, evaluation excluded"),
     "eval_seconds": (_F, "this run's share of its pack's evaluation time"),
     "flops": (_F, "floating-point operations of training (fma = 2), optimizer included"),
+    "clip_share": (_F, "share of the steps whose KL clip bound; NaN without a clip"),
+    **{
+        f"{PHASE_PREFIX}{phase}": (_F, f"of train_seconds, the part spent on {words}; NaN where not measured")
+        for phase, words in _PHASE_WORDS.items()
+    },
     "pack_id": (_S, "the pack it was trained in"),
     "pack_size": (_I, "trials in that pack at its start"),
     "host": (_S, "machine that trained it"),
@@ -56,6 +71,7 @@ CURVE_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "step": (_I, "steps trained before this evaluation; 0 is the untrained network"),
     "epoch": (_F, "examples drawn over training-set size"),
     "lr": (_F, "learning rate of the step before, schedule included"),
+    "effective_lr": (_F, "lr times the mean factor of the KL clip since the evaluation before; NaN without a clip"),
     "train_seconds": (_F, "as in runs, up to here"),
     "flops": (_F, "as in runs, up to here"),
     "train_loss": (_F, "mean over the training split (or its first `train_examples`)"),

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sensitivity.store.directory import Place
-from sensitivity.store.schema import PARAM_PREFIX, curves_schema, plan_schema, runs_schema
-from sensitivity.study.results import PackResult, RunResult
+from sensitivity.store.schema import PARAM_PREFIX, PHASE_PREFIX, curves_schema, plan_schema, runs_schema
+from sensitivity.study.results import PHASES, PackResult, RunResult
 from sensitivity.study.trials import Trial
 
 PLAN, RUNS, CURVES = "plan.parquet", "runs", "curves"
@@ -98,4 +98,6 @@ def _result_row(run: RunResult) -> dict[str, Any]:
         "train_seconds": run.train_seconds,
         "eval_seconds": run.eval_seconds,
         "flops": run.flops,
+        "clip_share": run.clip_share,
+        **{PHASE_PREFIX + phase: run.phase_seconds.get(phase, math.nan) for phase in PHASES},
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sensitivity.study.trials import Trial
@@ -29,6 +30,10 @@ class Status(StrEnum):
         return self in (Status.COMPLETED, Status.DIVERGED, Status.FAILED)
 
 
+PHASES = ("gradients", "factors", "inverses", "precondition", "update")
+"""Parts of a training step: K-FAC tells its own apart, other optimizers' work is in the gradients' phase."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """One evaluation of a run. Metrics that the problem lacks are NaN."""
@@ -38,6 +43,8 @@ class Measurement:
     """Examples drawn over training-set size."""
     lr: float
     """Learning rate of the step before the evaluation, schedule included."""
+    effective_lr: float = math.nan
+    """The same times the mean factor of the KL clip since the evaluation before; NaN without a clip."""
     train_seconds: float
     """This run's share of its pack's training time so far, evaluation excluded."""
     flops: float
@@ -64,6 +71,10 @@ class RunResult:
     eval_seconds: float = 0.0
     """This run's share of its pack's time in evaluations."""
     flops: float = 0.0
+    clip_share: float = math.nan
+    """Share of the steps whose KL clip bound; NaN without a clip."""
+    phase_seconds: Mapping[str, float] = field(default_factory=dict)
+    """This run's share of its pack's training time by phase, see ``PHASES``; empty where it was not measured."""
     message: str = ""
     """Why it diverged or failed."""
     traceback: str = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-Purpose = Literal["init", "order", "fisher", "layer", "augment"]
+Purpose = Literal["init", "order", "fisher", "layer", "dropout", "augment"]
 
 
 def derive(seed: int, purpose: Purpose) -> int:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -66,6 +67,8 @@ class ProblemSpec(Section):
     test_subset: Count | None = None
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     augment: Literal["none", "crop_flip"] = "none"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Of products: TF32 on an accelerator's tensor cores, or autocast to bfloat16; parameters stay float32."""
     ghost_batch: Count | None = None
     """Every batch is normalised, and differentiated, in chunks of so many examples."""
 
@@ -204,6 +207,16 @@ class ExecutionSpec(Section):
     micro_batch: Count | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     device: Literal["cpu", "cuda"] = "cpu"
+    accelerator_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of one accelerator, for each pack on "cuda"; so many packs train on it side by side."""
+
+    @field_validator("accelerator_share")
+    @classmethod
+    def _one_in_so_many(cls, value: float) -> float:
+        # Ray places shares as they are given: with 0.3, a tenth of every accelerator would stay idle (RAY.md).
+        if not math.isclose(1 / value, round(1 / value), rel_tol=1e-3):
+            raise PydanticCustomError("share", "give one in so many: 1, 0.5, 0.3333, 0.25, 0.2")
+        return 1 / round(1 / value)
 
 
 def _repeated(values: Iterable[float]) -> list[float]:
@@ -319,6 +332,8 @@ class StudySpec(Section):
         problem: ProblemSpec | None = info.data.get("problem")
         if value.micro_batch is not None and problem is not None and problem.ghost_batch is not None:
             raise PydanticCustomError("execution", "micro_batch: problem.ghost_batch is the micro-batch; remove one")
+        if value.device == "cpu" and problem is not None and problem.precision == "tf32":
+            raise PydanticCustomError("execution", 'problem.precision = "tf32" needs device = "cuda"')
         return value
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,7 +29,7 @@ class Workload:
 
     problem: ProblemSpec
     source: str
-    """Hash of the source of a problem that the user wrote; empty for shipped ones."""
+    """Hash of the code and the data files of a problem of the user's; empty for shipped ones."""
     budget: BudgetSpec
     schedule: ScheduleSpec
     evaluation: EvaluationSpec
@@ -42,6 +42,10 @@ class Workload:
             for name in ("problem", "budget", "schedule", "evaluation")
         }
         return {**sections, "source": self.source, "version": RESULT_VERSION}
+
+
+Group = tuple[str, int]
+"""Arm and batch size: what trials of one pack have in common, within a study."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,11 @@ class Trial:
     def id(self) -> str:
         """Hash of all that determines the result, and of the arm's name (each arm has its own runs)."""
         return content_hash({**self._cell_content(), "seed": self.seed})
+
+    @property
+    def group(self) -> Group:
+        """Arm and batch size."""
+        return self.arm, self.batch_size
 
     @cached_property
     def cell_id(self) -> str:
@@ -129,14 +138,28 @@ def expand(spec: StudySpec, *, source: str = "") -> tuple[Trial, ...]:
     )
 
 
-def group(trials: Iterable[Trial], size: int) -> tuple[Pack, ...]:
-    """Return packs of at most `size` trials of equal arm, batch size and seed, evenly filled, in order."""
-    groups: dict[tuple[str, int, int], list[Trial]] = {}
+def group(trials: Iterable[Trial], size: int | Mapping[Group, int]) -> tuple[Pack, ...]:
+    """Return packs of at most `size` trials of equal arm and batch size, evenly filled, in order.
+
+    Where the trials of one seed fill more than half of a pack, a pack holds one seed, whose members share every batch;
+    where they are fewer, seeds are put together. `size` may differ by arm and batch size.
+    """
+    groups: dict[Group, dict[int, list[Trial]]] = {}
     for trial in trials:
-        groups.setdefault((trial.arm, trial.batch_size, trial.seed), []).append(trial)
+        groups.setdefault(trial.group, {}).setdefault(trial.seed, []).append(trial)
     packs: list[Pack] = []
-    for members in groups.values():
+    for key, by_seed in groups.items():
+        most = size if isinstance(size, int) else size[key]
+        packs += _cut(by_seed, most)
+    return tuple(packs)
+
+
+def _cut(by_seed: Mapping[int, Sequence[Trial]], size: int) -> list[Pack]:
+    alone = 2 * max(map(len, by_seed.values())) > size
+    parts = list(by_seed.values()) if alone else [[trial for own in by_seed.values() for trial in own]]
+    packs: list[Pack] = []
+    for members in parts:
         count = -(-len(members) // size)
         bounds = [len(members) * k // count for k in range(count + 1)]
         packs += [Pack(tuple(members[a:b])) for a, b in itertools.pairwise(bounds)]
-    return tuple(packs)
+    return packs

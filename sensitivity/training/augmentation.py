@@ -39,24 +39,29 @@ def crop_flip(images: Tensor, codes: Tensor) -> Tensor:
     return taken.permute(0, 3, 1, 2).reshape(images.shape)
 
 
+def _codes(count: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(2 * _OFFSETS**2, (count,), generator=generator)
+
+
 class PackAugmentation:
     """Random crops and flips of a pack's members, each from its own seed; equal seeds draw once."""
 
-    def __init__(self, seeds: Sequence[int]) -> None:
+    def __init__(self, seeds: Sequence[int], *, skipped: int = 0) -> None:
+        """Go on after the first `skipped` images of each stream."""
         self._seeds = tuple(seeds)
         self._generators = {
             seed: torch.Generator().manual_seed(derive(seed, "augment")) for seed in dict.fromkeys(seeds)
         }
+        if skipped:
+            for generator in self._generators.values():
+                _codes(skipped, generator)
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the next images of each member's stream ``[trials, batch, C, H, W]``, augmented.
 
         Images that are one member's, expanded, are augmented once and the result is expanded.
         """
-        codes = {
-            seed: torch.randint(2 * _OFFSETS**2, images.shape[1:2], generator=generator)
-            for seed, generator in self._generators.items()
-        }
+        codes = {seed: _codes(images.shape[1], generator) for seed, generator in self._generators.items()}
         if len(codes) == 1 and images.stride(0) == 0:
             return crop_flip(images[0], next(iter(codes.values()))).expand(images.shape)
         return crop_flip(images, torch.stack([codes[seed] for seed in self._seeds]))

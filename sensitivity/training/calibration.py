@@ -1,82 +1,196 @@
-"""A short measurement of what a step costs on this machine, and what a pack's memory is."""
+"""A short measurement, on the device that will train: which pack size is fastest, what a step costs, what it holds.
+
+Sizes are tried from 1 upwards, four times the last, until a larger one brings little or would not fit in memory. A size
+is measured in whole periods of the optimizer's updates, after one that warms up.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from sensitivity.study.schedule import evaluation_steps, total_steps
-from sensitivity.study.trials import Pack
+from sensitivity.study.trials import Pack, Trial
+from sensitivity.training.batches import PackBatches
 from sensitivity.training.cost import step_flops
 from sensitivity.training.evaluation import evaluate
-from sensitivity.training.loop import make_optimizer, take_step
-from sensitivity.training.order import PackOrder
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
+from sensitivity.training.step import make_optimizer, take_step
 
-_MEASURE_S = 0.3
+_SIZES = (1, 4, 16, 64)
+_MEASURE_S = 0.15
+_LONGEST_S = 2.0
+"""A larger size is not tried if measuring it would take longer: a pack that slow gains nothing from being larger."""
+_WORTH_IT = 1.05
+"""A larger size is taken, and a still larger one tried, if it is so many times as fast."""
+_MEMORY_SIZE = 4
+"""Pack in which memory is measured; it grows linearly with members (benchmarks/packs.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one trial of a pack costs."""
+    """What one trial costs in a pack of the chosen size."""
 
     steps: int
     flops: float
     """Of training, gradient and optimizer."""
     step_seconds: float
-    """Device-seconds a step and trial, in a pack of the measured size."""
+    """Device-seconds a step and trial, in a pack of the chosen size."""
     evaluation_seconds: float
     """Device-seconds of all the trial's evaluations."""
     pack_size: int
-    pack_bytes: int
-    """Estimate of a pack's memory: parameters, gradients, optimizer state, and what the backward pass keeps."""
+    gain: float
+    """Trial-steps a second over those of one trial at a time."""
+    member_bytes: float
+    """Peak memory of a member: parameters, optimizer state, activations and whatever a step needs on the way."""
 
     @property
     def seconds(self) -> float:
         """Device-seconds of the whole trial."""
         return self.steps * self.step_seconds + self.evaluation_seconds
 
+    @property
+    def pack_bytes(self) -> float:
+        """Peak memory of a pack of the chosen size, beyond the process and the data set."""
+        return self.pack_size * self.member_bytes
 
-def calibrate(pack: Pack, problem: Problem) -> Cost:
-    """Train a pack's first steps for about half a second, and extrapolate.
 
-    Steps are measured in whole periods of the optimizer's updates, after one that warms up.
+def calibrate(
+    trials: Sequence[Trial],
+    problem: Problem,
+    *,
+    sizes: Sequence[int] = _SIZES,
+    memory_bytes: float,
+    micro_batch: int | None = None,
+) -> Cost:
+    """Choose a pack size for `trials`, of one workload, arm and batch size, and extrapolate what each costs.
+
+    Args:
+        trials: as many as would make the largest pack.
+        problem: their workload's problem.
+        sizes: of packs to try, rising; those above the number of trials count as that number.
+        memory_bytes: what a pack may take.
+        micro_batch: examples of each member that are differentiated at once.
     """
-    workload, batch_size, train_size = pack.trials[0].workload, pack.batch_size, problem.dataset.train_size
-    seeds = [trial.seed for trial in pack.trials]
-    model = PackedModel(problem.build_model, seeds)
-    optimizer = make_optimizer(pack, model)
-    order = PackOrder(seeds, train_size=train_size, batch_size=batch_size)
-    total = total_steps(workload.budget, train_size=train_size, batch_size=batch_size)
-    evaluations = evaluation_steps(workload.evaluation, total=total, train_size=train_size, batch_size=batch_size)
-
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        take_step(model, problem, optimizer, order.draw(), step=0, lr_scale=0.0)
+    sizes = sorted({min(size, len(trials)) for size in sizes})
+    member_bytes = _peak_bytes(_Bench(trials[:_MEMORY_SIZE], problem, micro_batch)) / len(trials[:_MEMORY_SIZE])
+    best = alone = 0.0
+    chosen: _Bench | None = None
+    for size in sizes:
+        if chosen is not None and (
+            size * member_bytes > memory_bytes or 2 * best * size * chosen.optimizer.period > _LONGEST_S
+        ):
+            break
+        bench = _Bench(trials[:size], problem, micro_batch)
+        seconds = _step_seconds(bench)
+        if chosen is None:
+            chosen, best = bench, seconds
+            alone = seconds if size == 1 else _step_seconds(_Bench(trials[:1], problem, micro_batch))
+        elif best / seconds >= _WORTH_IT:
+            chosen, best = bench, seconds
+        else:
+            break
+    assert chosen is not None
+    workload, batch_size = trials[0].workload, trials[0].batch_size
+    lengths = {"train_size": problem.dataset.train_size, "batch_size": batch_size}
+    total = total_steps(workload.budget, **lengths)
+    evaluations = 1 + len(evaluation_steps(workload.evaluation, total=total, **lengths))
     began = time.perf_counter()
-    step, period = 1, optimizer.period
-    while step < 2 or time.perf_counter() - began < _MEASURE_S or (step - 1) % period:
-        take_step(model, problem, optimizer, order.draw(), step=step, lr_scale=0.0)
-        step += 1
-    step_seconds = (time.perf_counter() - began) / (step - 1) / len(seeds)
-    began = time.perf_counter()
-    evaluate(model, problem, train_examples=workload.evaluation.train_examples)
-    evaluation_seconds = (time.perf_counter() - began) / len(seeds)
-    own = sum(p.nbytes for p in model.params.values())
+    chosen.evaluate()
+    evaluation_seconds = (time.perf_counter() - began) / chosen.size
     return Cost(
         steps=total,
-        flops=total * step_flops(problem, optimizer, batch_size),
-        step_seconds=step_seconds,
-        evaluation_seconds=evaluation_seconds * (len(evaluations) + 1),
-        pack_size=len(seeds),
-        pack_bytes=2 * own + optimizer.state_bytes + sum(kept.values()),
+        flops=total * step_flops(problem, chosen.optimizer, batch_size),
+        step_seconds=best,
+        evaluation_seconds=evaluation_seconds * evaluations,
+        pack_size=chosen.size,
+        gain=alone / best,
+        member_bytes=member_bytes,
     )
+
+
+class _Bench:
+    """A pack that takes steps which change nothing: its learning rate is 0."""
+
+    def __init__(self, trials: Sequence[Trial], problem: Problem, micro_batch: int | None) -> None:
+        seeds = [trial.seed for trial in trials]
+        self.size, self._problem, spec = len(trials), problem, trials[0].workload.problem
+        self._model = PackedModel(problem.build_model, seeds, products=problem.products)
+        self.optimizer = make_optimizer(Pack(tuple(trials)), self._model, problem)
+        self._batches = PackBatches(
+            seeds,
+            problem,
+            batch_size=trials[0].batch_size,
+            micro_batch=spec.ghost_batch or micro_batch,
+            augment=spec.augment == "crop_flip",
+        )
+        self._examples = trials[0].workload.evaluation.train_examples
+        self._steps: Iterator[int] = iter(range(10**9))
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that stays from step to step."""
+        return sum(p.nbytes for p in self._model.params.values()) + self.optimizer.state_bytes
+
+    @property
+    def device(self) -> torch.device:
+        """Where it trains."""
+        return self._model.device
+
+    def step(self) -> None:
+        take_step(self._model, self._problem, self.optimizer, self._batches, step=next(self._steps), lr_scale=0.0)
+
+    def evaluate(self) -> None:
+        evaluate(self._model, self._problem, train_examples=self._examples)
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _step_seconds(bench: _Bench) -> float:
+    period = bench.optimizer.period
+    for _ in range(period):
+        bench.step()
+    bench.wait()
+    began, steps = time.perf_counter(), 0
+    while steps < 2 or time.perf_counter() - began < _MEASURE_S:
+        for _ in range(period):
+            bench.step()
+        bench.wait()
+        steps += period
+    return (time.perf_counter() - began) / steps / bench.size
+
+
+def _peak_bytes(bench: _Bench) -> float:
+    """Return the most that a pack holds at any time in two steps, the first of which inverts K-FAC's factors."""
+
+    def steps() -> None:
+        bench.step()
+        bench.step()
+
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(bench.device)
+        before = torch.cuda.memory_allocated(bench.device) - bench.held_bytes
+        steps()
+        return torch.cuda.max_memory_allocated(bench.device) - before
+    return bench.held_bytes + _host_peak(steps)
+
+
+def _host_peak(work: Callable[[], None]) -> int:
+    """Return by how much the host memory of tensors rose at most during `work`."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
+    changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(changes, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak

@@ -43,7 +43,7 @@ def _split(model: PackedModel, problem: Problem, inputs: Tensor, targets: Tensor
     correct = torch.zeros_like(loss)
     for start in range(0, len(inputs), rows):
         some, wanted = inputs[start : start + rows], targets[start : start + rows]
-        outputs = model.eval_outputs(some)
+        outputs = model.eval_outputs(problem.dataset.standardised(some))
         wanted = wanted.expand(model.trials, *wanted.shape)
         loss += problem.loss(outputs, wanted).double() * len(some)
         if problem.has_classes:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +16,7 @@ from sensitivity.study.trials import Trial
 from sensitivity.training.evaluation import Scores
 
 
-@dataclass
+@dataclass(eq=False)
 class Member:
     """One trial in training."""
 
@@ -24,16 +27,25 @@ class Member:
     measurements: list[Measurement] = field(default_factory=list)
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
+    phase_seconds: dict[str, float] = field(default_factory=dict)
     steps: int = 0
+    clip_sum: float = 0.0
+    """Of the KL clip's factors, over the `clip_steps` steps since the last evaluation."""
+    clip_steps: int = 0
+    clipped: float = 0.0
+    """Steps whose clip bound, of all `clippable` ones."""
+    clippable: int = 0
     fault: str = ""
     """Why it diverged; empty while it has not."""
 
     def measure(self, scores: Scores, place: int, *, lr_multiplier: float) -> None:
         """Note the scores at `place`, and judge them by the divergence bound."""
+        lr = dict(self.trial.hyperparameters)["lr"] * lr_multiplier
         measured = Measurement(
             step=self.steps,
             epoch=self.steps * self.step_epochs,
-            lr=dict(self.trial.hyperparameters)["lr"] * lr_multiplier,
+            lr=lr,
+            effective_lr=lr * self.clip_sum / self.clip_steps if self.clip_steps else math.nan,
             train_seconds=self.train_seconds,
             flops=self.steps * self.step_flops,
             train_loss=scores.train_loss[place].item(),
@@ -42,9 +54,17 @@ class Member:
             test_accuracy=scores.test_accuracy[place].item(),
         )
         self.measurements.append(measured)
+        self.clip_sum, self.clip_steps = 0.0, 0
         bound = self.trial.workload.evaluation.divergence_bound * self.measurements[0].train_loss
         if not measured.train_loss <= bound:  # NaN included
             self.fault = f"training loss {measured.train_loss:.4g} at step {self.steps}, above the bound {bound:.4g}"
+
+    def note_clipping(self, summed: float, clipped: float, steps: int) -> None:
+        """Note the sum of the KL clip's factors, and how many were below 1, over the last `steps` steps."""
+        self.clip_sum += summed
+        self.clip_steps += steps
+        self.clipped += clipped
+        self.clippable += steps
 
     def result(self) -> RunResult:
         """Return what the run yields as it stands."""
@@ -57,8 +77,28 @@ class Member:
             train_seconds=self.train_seconds,
             eval_seconds=self.eval_seconds,
             flops=self.steps * self.step_flops,
+            clip_share=self.clipped / self.clippable if self.clippable else math.nan,
+            phase_seconds=dict(self.phase_seconds),
             message=self.fault,
         )
+
+    def state(self) -> dict[str, Any]:
+        """Return what was noted so far, as plain containers of numbers and texts."""
+        kept = {name: getattr(self, name) for name in _KEPT}
+        return {**kept, "measurements": [dataclasses.astuple(m) for m in self.measurements]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave."""
+        for name in _KEPT:
+            setattr(self, name, state[name])
+        names = [each.name for each in dataclasses.fields(Measurement)]
+        self.measurements = [Measurement(**dict(zip(names, row, strict=True))) for row in state["measurements"]]
+
+
+_KEPT = (
+    *("train_seconds", "eval_seconds", "phase_seconds", "steps", "fault"),
+    *("clip_sum", "clip_steps", "clipped", "clippable"),
+)
 
 
 class Watch:
@@ -86,6 +126,15 @@ class Watch:
     def select(self, index: Tensor) -> None:
         """Keep only the members at `index`."""
         self._lost, self._stuck = self._lost[index], self._stuck[index]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what was noted so far."""
+        return {"lost": self._lost, "stuck": self._stuck}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        self._lost.copy_(state["lost"])
+        self._stuck.copy_(state["stuck"])
 
 
 def unharmed(live: Sequence[Member]) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -37,17 +37,29 @@ class PackOptimizer(Protocol):
     def wants_calls(self, step: int) -> bool:
         """Whether `step` (0 is the first) needs the calls of the layers."""
 
-    def step(
-        self,
-        params: Mapping[str, Tensor],
-        grads: Mapping[str, Tensor],
-        calls: Mapping[str, Sequence[Capture]] | None,
-        lr_multiplier: float,
-    ) -> Tensor | None:
+    def see(self, calls: Mapping[str, Sequence[Capture]], share: float) -> None:
+        """Take the layers' calls in a micro-batch, `share` of the whole batch: gradients of its mean loss."""
+
+    def step(self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr_multiplier: float) -> Tensor | None:
         """Update `params` in place; return which trials ``[trials]`` could not be updated, if that can happen."""
+
+    def spent(self) -> Mapping[str, float]:
+        """Return host seconds by phase of its own work since the last call, for the whole pack."""
+
+    def clipping(self) -> tuple[Tensor, Tensor] | None:
+        """Return the sum of the clip's factors and the number of clipped steps ``[trials]`` since the last call.
+
+        None where there is no clip.
+        """
 
     def select(self, index: Tensor) -> None:
         """Keep only the members at `index`."""
+
+    def state(self) -> dict[str, Any]:
+        """Return all that training changes, as plain containers of tensors and numbers."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave, of equal members."""
 
     def explain(self, member: int) -> str:
         """Return why the member could not be updated."""
@@ -99,14 +111,12 @@ class PackedSGD:
         """Never: SGD sees gradients alone."""
         return False
 
+    def see(self, calls: Mapping[str, Sequence[Capture]], share: float) -> None:
+        """Never called: SGD sees gradients alone."""
+        raise AssertionError(share)
+
     @torch.no_grad()
-    def step(
-        self,
-        params: Mapping[str, Tensor],
-        grads: Mapping[str, Tensor],
-        calls: Mapping[str, Sequence[Capture]] | None,
-        lr_multiplier: float,
-    ) -> Tensor | None:
+    def step(self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr_multiplier: float) -> Tensor | None:
         """Update `params` in place."""
         rate = -lr_multiplier * self._lr
         for name, parameter in params.items():
@@ -119,11 +129,28 @@ class PackedSGD:
             parameter.addcmul_(direction, per_trial(rate, parameter))
         return None
 
+    def spent(self) -> Mapping[str, float]:
+        """Nothing worth a phase of its own."""
+        return {}
+
+    def clipping(self) -> tuple[Tensor, Tensor] | None:
+        """SGD has no clip."""
+        return None
+
     def select(self, index: Tensor) -> None:
         """Keep only the members at `index`."""
         self._lr, self._momentum = self._lr[index], self._momentum[index]
         self._weight_decay = self._weight_decay[index]
         self._velocity = {name: velocity[index] for name, velocity in self._velocity.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Return the velocities."""
+        return {"velocity": dict(self._velocity)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up the velocities."""
+        for name, velocity in self._velocity.items():
+            velocity.copy_(state["velocity"][name])
 
     def explain(self, member: int) -> str:
         """Never called: an SGD update can't fail."""

@@ -10,14 +10,18 @@ from torch import Tensor
 from sensitivity.study.seeds import derive
 
 
-def batches(seed: int, *, train_size: int, batch_size: int) -> Iterator[Tensor]:
-    """Yield the indices ``[batch]`` of each step's examples, for ever.
+def batches(seed: int, *, train_size: int, batch_size: int, skipped: int = 0) -> Iterator[Tensor]:
+    """Yield the indices ``[batch]`` of each step's examples, for ever, after the first `skipped` examples.
 
     The stream is ``torch.randperm(train_size)`` over and over, from a CPU generator seeded with
     ``derive(seed, "order")``. It does not depend on the batch size, the optimizer or the device.
     """
     generator = torch.Generator().manual_seed(derive(seed, "order"))
+    for _ in range(skipped // train_size):
+        torch.randperm(train_size, generator=generator)
     left = torch.empty(0, dtype=torch.int64)
+    if skipped % train_size:
+        left = torch.randperm(train_size, generator=generator)[skipped % train_size :]
     while True:
         while len(left) < batch_size:
             left = torch.cat((left, torch.randperm(train_size, generator=generator)))
@@ -28,8 +32,11 @@ def batches(seed: int, *, train_size: int, batch_size: int) -> Iterator[Tensor]:
 class PackOrder:
     """The batches of a pack's members, each from its own seed; equal seeds draw once."""
 
-    def __init__(self, seeds: Sequence[int], *, train_size: int, batch_size: int) -> None:
-        self._streams = {s: batches(s, train_size=train_size, batch_size=batch_size) for s in dict.fromkeys(seeds)}
+    def __init__(self, seeds: Sequence[int], *, train_size: int, batch_size: int, skipped: int = 0) -> None:
+        self._streams = {
+            seed: batches(seed, train_size=train_size, batch_size=batch_size, skipped=skipped)
+            for seed in dict.fromkeys(seeds)
+        }
         self._seeds = tuple(seeds)
 
     def draw(self) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sensitivity import kfac
+from sensitivity.kfac.state import restore, saved
 from sensitivity.study.trials import Trial
 from sensitivity.training.optimizers import hyperparameter
 from sensitivity.training.packed_model import PackedModel
@@ -35,6 +37,11 @@ class PackedKFAC:
         self._kl_clip = settings["kl_clip"]
         self._inverse_interval = settings["inverse_interval"]
         self._unsolved: dict[int, kfac.SolveFailure] = {}
+        self._seen: Mapping[str, Sequence[kfac.Capture]] | kfac.Statistics | None = None
+        self._seen_share = 0.0
+        self._clip_sum = torch.zeros_like(self._lr)
+        self._clipped = torch.zeros_like(self._lr)
+        self._seconds: dict[str, float] = {}
 
     @property
     def period(self) -> int:
@@ -61,13 +68,20 @@ class PackedKFAC:
         return kfac.needs_statistics(self._config, step)
 
     @torch.no_grad()
-    def step(
-        self,
-        params: Mapping[str, Tensor],
-        grads: Mapping[str, Tensor],
-        calls: Mapping[str, Sequence[kfac.Capture]] | None,
-        lr_multiplier: float,
-    ) -> Tensor | None:
+    def see(self, calls: Mapping[str, Sequence[kfac.Capture]], share: float) -> None:
+        """Keep the calls of a whole batch, or sum the statistics of its parts, so that no part's activations stay."""
+        if share == 1:
+            self._seen = calls
+            return
+        part = kfac.statistics_of(self._state.layout, calls, self._config)
+        self._seen_share += share
+        if isinstance(self._seen, kfac.Statistics):
+            self._seen.move(part, share / self._seen_share, None)
+        else:
+            self._seen = part
+
+    @torch.no_grad()
+    def step(self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr_multiplier: float) -> Tensor | None:
         """Update `params` in place; return which trials ``[trials]`` could not be updated."""
         numbers = kfac.Hyperparameters(
             lr=self._lr * lr_multiplier,
@@ -76,18 +90,48 @@ class PackedKFAC:
             weight_decay=0.0 if self._weight_decay is None else self._weight_decay,
             kl_clip=self._kl_clip,
         )
-        report = kfac.step(self._config, self._state, params, grads, calls, numbers)
+        report = kfac.step(self._config, self._state, params, grads, self._seen, numbers)
+        self._seen, self._seen_share = None, 0.0
         for failure in report.solves:
             self._unsolved.setdefault(failure.member[0], failure)
+        for phase, seconds in report.seconds.items():
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
+        if self._kl_clip is not None:
+            self._clip_sum += report.clip
+            self._clipped += report.clip < 1
         return report.failed
+
+    def spent(self) -> Mapping[str, float]:
+        """Return seconds of "factors", "inverses", "precondition" and "update" since the last call."""
+        spent, self._seconds = self._seconds, {}
+        return spent
+
+    def clipping(self) -> tuple[Tensor, Tensor] | None:
+        """Return the sum of the KL clip's factors and the number of clipped steps since the last call."""
+        if self._kl_clip is None:
+            return None
+        summed = self._clip_sum, self._clipped
+        self._clip_sum, self._clipped = torch.zeros_like(self._lr), torch.zeros_like(self._lr)
+        return summed
 
     def select(self, index: Tensor) -> None:
         """Keep only the members at `index`."""
         self._state = kfac.select(self._state, index)
         self._unsolved = {}  # they were of members that are dropped now
         self._lr, self._damping, self._momentum = self._lr[index], self._damping[index], self._momentum[index]
+        self._clip_sum, self._clipped = self._clip_sum[index], self._clipped[index]
         if self._weight_decay is not None:
             self._weight_decay = self._weight_decay[index]
+
+    def state(self) -> dict[str, Any]:
+        """Return factors, inverses, momentum and counters."""
+        return {"kfac": saved(self._state), "clip_sum": self._clip_sum, "clipped": self._clipped}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up factors, inverses, momentum and counters."""
+        restore(self._state, state["kfac"])
+        self._clip_sum.copy_(state["clip_sum"])
+        self._clipped.copy_(state["clipped"])
 
     def explain(self, member: int) -> str:
         """Return why the member could not be updated."""

@@ -1,13 +1,14 @@
-"""Linear, convolutional and embedding layers that see the whole pack, in a model that is written for one trial.
+"""Layers that see the whole pack, in a model that is written for one trial: linear, convolutional, embedding, dropout.
 
 The model runs under ``torch.func.vmap`` over trials. An ``autograd.Function`` with a rule for vmap is
 handed the physical tensors ``[trials, batch, ...]``, computes them as fast as the device allows, and notes the
 layer's input and output, which K-FAC needs. Outside of vmap the same layers compute and note one trial.
+Dropout draws each member's masks from that member's own generator, so that they are those of the member alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,8 @@ class Tape:
     calls: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
     recording: bool = False
     vmapped: bool = False
+    generators: Sequence[torch.Generator] = ()
+    """Of the members that run now: all of them under vmap, one otherwise."""
 
     def note(self, layer: str, inputs: Tensor, outputs: Tensor) -> None:
         """Keep one call, if recording."""
@@ -58,8 +61,12 @@ def _trials_first(tensor: Tensor, dim: int | None, trials: int) -> Tensor:
     return tensor.expand(trials, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
+_DROPOUTS: dict[type[nn.Module], int | None] = {nn.Dropout: None, nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}
+"""Dropout layers that are packed, and over how many last dimensions they drop whole channels."""
+
+
 def install(model: nn.Module, tape: Tape) -> None:
-    """Route the calls of every layer that K-FAC knows through here: linear, convolutional, plain embedding layers.
+    """Route the calls of dropout, and of every layer that K-FAC knows (linear, convolutional, plain embedding), here.
 
     Others are left alone, subclasses too: their forward pass may compute something else. Calls of modules that hold
     the same weight are noted under the first one's name, as ``named_parameters`` names the weight.
@@ -67,6 +74,8 @@ def install(model: nn.Module, tape: Tape) -> None:
     names: dict[int, str] = {}
     for own_name, module in model.named_modules():
         name = names.setdefault(id(getattr(module, "weight", module)), own_name)
+        if isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)) and type(module) in _DROPOUTS:
+            _route_dropout(module, tape)
         if layer_of(name, module) is None:
             continue
         if isinstance(module, nn.Linear):
@@ -99,13 +108,60 @@ def _route(
     module.forward = forward
 
 
+def _route_dropout(module: nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d, tape: Tape) -> None:
+    channels, plain = _DROPOUTS[type(module)], module.forward
+
+    def masked(x: Tensor) -> Tensor:
+        """Drop from ``[trials, batch, ...]``, one generator a trial."""
+        rate = module.p
+        kept = x.shape[1:] if channels is None else (*x.shape[1 : x.dim() - channels], *(1,) * channels)
+        mask = x.new_empty(len(x), *kept)
+        for row, generator in zip(mask, tape.generators, strict=True):
+            row.bernoulli_(1 - rate, generator=generator)
+        return x * mask.div_(1 - rate) if rate < 1 else torch.zeros_like(x)
+
+    def forward(x: Tensor) -> Tensor:
+        if channels is not None and x.dim() != channels + 2:
+            return plain(x)  # torch has rules of its own for such shapes
+        if not module.training or module.p == 0:
+            return x
+        if tape.vmapped:
+            outputs: Tensor = _PackedCall.apply(lambda x, *_: masked(x), x, None, None)  # type: ignore[no-untyped-call]
+            return outputs
+        return masked(x[None])[0]
+
+    module.forward = forward  # type: ignore[method-assign, assignment]
+
+
+class _PackedLinear(torch.autograd.Function):
+    """``baddbmm`` whose gradients come out contiguous, in the layout of the weights.
+
+    Autograd's own rule gives the gradient of the transposed weights; adding it to a velocity cost three times as much.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if torch.is_autocast_enabled(x.device.type):  # here, so that the backward pass has what the forward pass had
+            kind = torch.get_autocast_dtype(x.device.type)
+            x, weight, bias = x.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
+        ctx.save_for_backward(x, weight)
+        columns = weight.transpose(1, 2)
+        return torch.bmm(x, columns) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, columns)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        by_x, by_weight, by_bias = ctx.needs_input_grad
+        return (
+            torch.bmm(gradient, weight) if by_x else None,
+            torch.bmm(gradient.transpose(1, 2), x) if by_weight else None,
+            gradient.sum(1) if by_bias else None,
+        )
+
+
 def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Apply ``[trials, out, in]`` weights to ``[trials, batch, ..., in]``: ``[trials, batch, ..., out]``."""
-    flat = x.flatten(1, -2)
-    if bias is None:
-        outputs = torch.bmm(flat, weight.transpose(1, 2))
-    else:
-        outputs = torch.baddbmm(bias.unsqueeze(1), flat, weight.transpose(1, 2))
+    outputs: Tensor = _PackedLinear.apply(x.flatten(1, -2), weight, bias)  # type: ignore[no-untyped-call]
     return outputs.view(*x.shape[:-1], weight.shape[1])
 
 
@@ -126,8 +182,8 @@ def _packed_convolution(module: nn.Conv1d | nn.Conv2d) -> Callable[..., Tensor]:
     grouped = functional.conv1d if isinstance(module, nn.Conv1d) else functional.conv2d
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if x.device.type == "cpu" or module.padding_mode != "zeros":
-            return looped(x, weight, bias)  # on a CPU as fast as any grouped form (DESIGN.md)
+        if module.padding_mode != "zeros":
+            return looped(x, weight, bias)
         trials = len(x)
         outputs = grouped(
             x.transpose(0, 1).flatten(1, 2),

@@ -27,6 +27,7 @@ from sensitivity.training.models.perceptron import perceptron
 from sensitivity.training.models.resnet import resnet20, resnet32, resnet44, resnet56
 from sensitivity.training.models.small_cnn import small_cnn
 from sensitivity.training.noisy_quadratic import quadratic, spectrum
+from sensitivity.training.precision import AUTOCAST
 from sensitivity.training.user_functions import import_function
 
 ModelBuilder = Callable[[tuple[int, ...], int], nn.Module]
@@ -54,6 +55,8 @@ class Problem:
     has_classes: bool
     outputs: int
     """Number of classes, or size of a target."""
+    products: torch.dtype | None = None
+    """Type in which the model's products are computed, if not that of its parameters."""
     curvature: Mapping[str, Tensor] | None = None
     """The exact diagonal curvature by parameter, where it is known: K-FAC then is idealised, and uses it."""
 
@@ -94,6 +97,7 @@ def load_problem(
         loss=LOSSES[spec.loss],
         has_classes=has_classes,
         outputs=outputs,
+        products=AUTOCAST.get(spec.precision),
         curvature={"x": spectrum()} if spec.is_oracle else None,
     )
 

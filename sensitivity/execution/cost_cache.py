@@ -1,0 +1,65 @@
+"""Costs measured before, by device and workload: a study that runs again need not be measured again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sensitivity.study.provenance import code_version
+from sensitivity.study.spec import ExecutionSpec
+from sensitivity.study.trials import Trial, content_hash
+from sensitivity.training.calibration import Cost
+from sensitivity.training.problems import Problem
+
+
+class CostCache:
+    """A folder of small files, one a measurement: ``$XDG_CACHE_HOME/sensitivity/costs``, by default in ``~/.cache``."""
+
+    def __init__(self, problem: Problem, execution: ExecutionSpec) -> None:
+        root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        self._folder = Path(root).expanduser() / "sensitivity" / "costs"
+        device = torch.cuda.get_device_name() if execution.device == "cuda" else platform.processor()
+        self._setting = {
+            "device": device,
+            "machine": [platform.node(), os.cpu_count()],
+            "torch": torch.__version__,
+            "version": code_version(),
+            "train_size": problem.dataset.train_size,
+            "execution": execution.model_dump(mode="json"),
+        }
+
+    def get(self, trials: Sequence[Trial]) -> Cost | None:
+        """Return what trials like these cost, if that is known."""
+        try:
+            return Cost(**json.loads(self._file(trials).read_text()))
+        except (OSError, ValueError, TypeError):  # absent, or of no use: then it is measured
+            return None
+
+    def put(self, trials: Sequence[Trial], cost: Cost) -> None:
+        """Keep a measurement; where that can't be done, go without."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self._folder, delete=False) as file:
+                json.dump(dataclasses.asdict(cost), file)
+            Path(file.name).replace(self._file(trials))
+        except OSError:
+            return
+
+    def _file(self, trials: Sequence[Trial]) -> Path:
+        first = trials[0]
+        content: dict[str, Any] = {
+            **self._setting,
+            "workload": first.workload.content,
+            "settings": dict(first.settings),
+            "batch_size": first.batch_size,
+            "trials": len(trials),
+        }
+        return self._folder / f"{content_hash(content)}.json"

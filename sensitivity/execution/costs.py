@@ -1,0 +1,156 @@
+"""What trials cost on a device, measured for a moment: it decides the pack sizes, and prices a plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sensitivity.execution.cost_cache import CostCache
+from sensitivity.execution.prepare import Plan
+from sensitivity.study.errors import UserError, users_code
+from sensitivity.study.spec import ExecutionSpec
+from sensitivity.study.trials import Group, Trial
+from sensitivity.training.calibration import Cost, calibrate
+from sensitivity.training.memory import keep_freed_memory
+from sensitivity.training.precision import set_tf32
+from sensitivity.training.problems import Problem, load_problem
+
+_LARGEST_PACK = 64
+_SHARE_OF_MEMORY = 0.5
+"""Of the machine's memory that all packs may take together; an accelerator's free memory is taken at 0.8."""
+_SHARE_OF_ACCELERATOR = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriceLine:
+    """The price of one arm at one batch size."""
+
+    optimizer: str
+    batch_size: int
+    planned: int
+    """Runs of the study."""
+    missing: int
+    """Runs that have no result yet: the price is theirs."""
+    cost: Cost
+
+    @property
+    def device_seconds(self) -> float:
+        """Device-seconds of the missing runs."""
+        return self.missing * self.cost.seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """The price of a plan, for `workers` packs at a time on this machine."""
+
+    lines: tuple[PriceLine, ...]
+    workers: int
+
+    @property
+    def device_seconds(self) -> float:
+        """Device-seconds of all missing runs."""
+        return sum(line.device_seconds for line in self.lines)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Time on this machine, Ray's start aside; an upper bound, since diverged runs end early."""
+        return self.device_seconds / self.workers
+
+
+def price(plan: Plan, costs: Mapping[Group, Cost], *, finished: AbstractSet[str], workers: int) -> Price:
+    """Return what the runs of a plan that are not in `finished` cost."""
+    lines = []
+    for (arm, batch_size), cost in costs.items():
+        trials = [trial for trial in plan.trials if trial.group == (arm, batch_size)]
+        missing = sum(trial.id not in finished for trial in trials)
+        lines.append(PriceLine(optimizer=arm, batch_size=batch_size, planned=len(trials), missing=missing, cost=cost))
+    return Price(lines=tuple(lines), workers=workers)
+
+
+def samples(plan: Plan, *, finished: AbstractSet[str]) -> dict[Group, tuple[Trial, ...]]:
+    """Return trials of each arm and batch size that stand for all of them: as many as the largest pack holds."""
+    most = plan.spec.execution.pack_size or _LARGEST_PACK
+    by_group: dict[Group, list[Trial]] = {}
+    for trial in plan.trials:
+        by_group.setdefault(trial.group, []).append(trial)
+    chosen = {}
+    for group, trials in by_group.items():
+        missing = [trial for trial in trials if trial.id not in finished]
+        chosen[group] = tuple((missing or trials)[:most])
+    return chosen
+
+
+def measure_here(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, workers: int) -> dict[Group, Cost]:
+    """Measure on this machine, as `measure` does.
+
+    Raises:
+        UserError: the device is not there, or the user's code raises in training.
+    """
+    execution = plan.spec.execution
+    if execution.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            'execution.device = "cuda", but this machine has no accelerator to measure on\n'
+            '  Plan on a machine that has one, or set device = "cpu"'
+        )
+    problem = plan.problem
+    if execution.device != "cpu":
+        problem = load_problem(
+            plan.spec.problem, device=torch.device(execution.device), folder=Path(plan.import_folder)
+        )
+    return measure(groups, problem, execution, workers=workers)
+
+
+def measure(
+    groups: Mapping[Group, Sequence[Trial]], problem: Problem, execution: ExecutionSpec, *, workers: int
+) -> dict[Group, Cost]:
+    """Choose the pack size of each group by measurement, as a worker would train it; known ones are not measured again.
+
+    Args:
+        groups: trials that stand for each arm and batch size.
+        problem: theirs, on the device.
+        execution: with a `pack_size`, that one alone is measured, against one trial at a time.
+        workers: packs at a time, which share the machine's memory.
+
+    Raises:
+        UserError: the user's code raises in training.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(execution.threads)
+    keep_freed_memory()  # as the workers do
+    set_tf32(next(iter(groups.values()))[0].workload.problem.precision)
+    cache = CostCache(problem, execution)
+    sizes = {} if execution.pack_size is None else {"sizes": (execution.pack_size,)}
+    costs: dict[Group, Cost] = {}
+    try:
+        for group, trials in groups.items():
+            known = cache.get(trials)
+            if known is None:
+                with users_code(f"{trials[0].label()}: training raises"):
+                    known = calibrate(
+                        trials,
+                        problem,
+                        memory_bytes=_memory(execution, workers),
+                        micro_batch=execution.micro_batch,
+                        **sizes,
+                    )
+                cache.put(trials, known)
+            costs[group] = known
+    finally:
+        torch.set_num_threads(threads)
+    return costs
+
+
+def _memory(execution: ExecutionSpec, workers: int) -> float:
+    """Return how many bytes a pack may take."""
+    if execution.device == "cuda":
+        return torch.cuda.mem_get_info()[0] * _SHARE_OF_ACCELERATOR * execution.accelerator_share
+    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, float(text))
+    return total * _SHARE_OF_MEMORY / workers

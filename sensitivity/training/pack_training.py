@@ -1,0 +1,177 @@
+"""``PackTraining``: a pack between its first step and its last, which can be put aside and taken up again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from sensitivity.study.results import PHASES, RunResult
+from sensitivity.study.schedule import evaluation_steps, lr_multiplier, total_steps
+from sensitivity.study.trials import Pack
+from sensitivity.training.batches import PackBatches
+from sensitivity.training.cost import step_flops
+from sensitivity.training.evaluation import evaluate
+from sensitivity.training.members import Member, Watch, unharmed
+from sensitivity.training.packed_model import PackedModel
+from sensitivity.training.problems import Problem
+from sensitivity.training.step import make_optimizer, take_step
+
+_LOOK_EVERY = {"cpu": 16, "cuda": 64}
+"""Steps from one look at the members to the next; on an accelerator a look waits for it."""
+_WORTH_DROPPING = 4
+"""Between evaluations, members are dropped when this part of the pack, one in so many, has gone."""
+
+
+class PackTraining:
+    """The networks, optimizer and data order of the members that still train, and what each has yielded so far."""
+
+    def __init__(self, pack: Pack, problem: Problem, *, micro_batch: int | None) -> None:
+        self._pack, self._problem, self._micro_batch = pack, problem, micro_batch
+        workload, batch_size = pack.trials[0].workload, pack.batch_size
+        self._sizes = {"train_size": problem.dataset.train_size, "batch_size": batch_size}
+        self.total = total_steps(workload.budget, **self._sizes)
+        self._evaluations = evaluation_steps(workload.evaluation, total=self.total, **self._sizes)
+        self.done, self._lr_scale = 0, 0.0
+        self._members = [Member(trial, 0.0, batch_size / problem.dataset.train_size) for trial in pack.trials]
+        self._build(range(len(pack.trials)))
+        flops = step_flops(problem, self._optimizer, batch_size)
+        for member in self._members:
+            member.step_flops = flops
+
+    @property
+    def left(self) -> int:
+        """Number of members that still train, or have trained to the end."""
+        return len(self._live)
+
+    @property
+    def next_evaluation(self) -> int | None:
+        """The step after which members are measured next; None after the last, or when none is left."""
+        return next((step for step in self._evaluations if step > self.done), None) if self._live else None
+
+    def advance(self, until: int, on_look: Callable[[], None] = lambda: None) -> None:
+        """Train to step `until`. A member that diverges counts no further, and is dropped soon.
+
+        `on_look` is called now and then where the state may be taken.
+        """
+        look_every = _LOOK_EVERY[self._model.device.type]
+        began, since = time.perf_counter(), self.done
+        while self.done < until and self._live:
+            step = self.done
+            self._lr_scale = lr_multiplier(
+                self._pack.trials[0].workload.schedule, step=step, total=self.total, **self._sizes
+            )
+            losses, failed = take_step(
+                self._model, self._problem, self._optimizer, self._batches, step=step, lr_scale=self._lr_scale
+            )
+            self._watch.see(step, losses, failed)
+            self.done += 1
+            if self.done == until or self.done % look_every == 0:
+                self._settle(began, self.done - since)
+                gone = self._find_faults()
+                if self.done == until or gone * _WORTH_DROPPING >= len(self._live):
+                    self._drop()
+                on_look()
+                began, since = time.perf_counter(), self.done
+
+    def measure(self) -> None:
+        """Measure the members that are left; those above the divergence bound are dropped."""
+        if not self._live:
+            return
+        began = time.perf_counter()
+        examples = self._pack.trials[0].workload.evaluation.train_examples
+        scores = evaluate(self._model, self._problem, train_examples=examples)
+        seconds = (time.perf_counter() - began) / len(self._live)
+        for place, member in enumerate(self._live):
+            member.eval_seconds += seconds
+            member.measure(scores, place, lr_multiplier=self._lr_scale)
+        self._drop()
+
+    def results(self) -> tuple[RunResult, ...]:
+        """Return what every member has yielded, in the order of the pack."""
+        return tuple(member.result() for member in self._members)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that decides how the training goes on, as plain containers of tensors, numbers and texts."""
+        return {
+            "done": self.done,
+            "lr_scale": self._lr_scale,
+            "members": [member.state() for member in self._members],
+            "live": [self._members.index(member) for member in self._live],
+            "model": self._model.state(),
+            "optimizer": self._optimizer.state(),
+            "watch": self._watch.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave, of the same pack: from here on both go the same way."""
+        self.done, self._lr_scale = state["done"], state["lr_scale"]
+        for member, kept in zip(self._members, state["members"], strict=True):
+            member.restore(kept)
+        self._build(state["live"])
+        if self._live:
+            self._model.restore(state["model"])
+            self._optimizer.restore(state["optimizer"])
+            self._watch.restore(state["watch"])
+
+    def _build(self, live: Sequence[int]) -> None:
+        self._live = [self._members[place] for place in live]
+        trials = tuple(member.trial for member in self._live) or self._pack.trials[:1]
+        seeds = [trial.seed for trial in trials]
+        spec = self._pack.trials[0].workload.problem
+        self._model = PackedModel(self._problem.build_model, seeds, products=self._problem.products)
+        self._optimizer = make_optimizer(Pack(trials), self._model, self._problem)
+        self._watch = Watch(len(seeds), self._model.device)
+        self._batches = PackBatches(
+            seeds,
+            self._problem,
+            batch_size=self._pack.batch_size,
+            micro_batch=spec.ghost_batch or self._micro_batch,
+            augment=spec.augment == "crop_flip",
+            drawn=self.done,
+        )
+
+    def _settle(self, began: float, steps: int) -> None:
+        """Share out the time since `began`, and what the optimizer has to say of the `steps` steps since then."""
+        on_host = self._model.device.type == "cpu"
+        if not on_host:
+            torch.cuda.synchronize(self._model.device)
+        seconds = (time.perf_counter() - began) / len(self._live)
+        spent = {phase: each / len(self._live) for phase, each in self._optimizer.spent().items()}
+        spent["gradients"] = seconds - sum(spent.values())
+        clipping = self._optimizer.clipping()
+        clips = None if clipping is None else [each.tolist() for each in clipping]
+        for place, member in enumerate(self._live):
+            member.train_seconds += seconds
+            if not member.fault:
+                member.steps = self.done
+            if on_host:  # elsewhere the host's clock sees launches alone
+                for phase in PHASES:
+                    member.phase_seconds[phase] = member.phase_seconds.get(phase, 0.0) + spent.get(phase, 0.0)
+            if clips is not None:
+                member.note_clipping(clips[0][place], clips[1][place], steps)
+
+    def _find_faults(self) -> int:
+        """Note who went wrong, and at which step; return how many have, dropped ones aside."""
+        for place, step, update_failed in self._watch.faults():
+            member = self._live[place]
+            if not member.fault:
+                member.steps = step
+                reason = self._optimizer.explain(place) if update_failed else "loss not finite"
+                member.fault = f"{reason} at step {step}"
+        return sum(bool(member.fault) for member in self._live)
+
+    def _drop(self) -> None:
+        """Take the members with a fault out of the computation."""
+        kept = unharmed(self._live)
+        if len(kept) == len(self._live):
+            return
+        self._live = [self._live[place] for place in kept]
+        if self._live:
+            index = torch.tensor(kept, device=self._model.device)
+            self._model.select(index)
+            self._optimizer.select(index)
+            self._batches.select(kept)
+            self._watch.select(index)

@@ -1,0 +1,60 @@
+"""One training step of a pack: the gradient of the whole batch, in as many parts as memory needs, and its update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sensitivity.kfac import Capture
+from sensitivity.study.trials import Pack
+from sensitivity.training.batches import PackBatches
+from sensitivity.training.optimizers import PackedSGD, PackOptimizer
+from sensitivity.training.packed_kfac import PackedKFAC
+from sensitivity.training.packed_model import LayerCall, PackedModel
+from sensitivity.training.packed_newton import PackedNewton
+from sensitivity.training.problems import Problem
+
+
+def make_optimizer(pack: Pack, model: PackedModel, problem: Problem) -> PackOptimizer:
+    """Return the optimizer of a pack's arm for its networks; K-FAC is idealised where the curvature is known."""
+    if pack.trials[0].settings["kind"] == "sgd":
+        return PackedSGD(pack.trials, model)
+    if problem.curvature is not None:
+        return PackedNewton(pack.trials, model, problem.curvature)
+    return PackedKFAC(pack.trials, model)
+
+
+def take_step(
+    model: PackedModel, problem: Problem, optimizer: PackOptimizer, batches: PackBatches, *, step: int, lr_scale: float
+) -> tuple[Tensor, Tensor | None]:
+    """Do one step; return the losses before it ``[trials]``, and the members that could not be updated."""
+    record = optimizer.wants_calls(step)
+    total: dict[str, Tensor] = {}
+    loss = torch.zeros(())
+    for part in batches.draw():
+        outputs, every_call = model.train_outputs(part.inputs, record=record)
+        calls = {name: called for name, called in every_call.items() if name in optimizer.observed_layers}
+        losses = problem.loss(outputs, part.targets)
+        watched = [tensor for called in calls.values() for call in called for tensor in call.outputs]
+        wanted = [*model.params.values(), *watched]
+        # Zeros for what a model leaves unused.
+        gradients = torch.autograd.grad(losses.sum(), wanted, materialize_grads=True)
+        if record:
+            optimizer.see(_captures(calls, gradients[len(model.params) :]), part.share)
+        grads = dict(zip(model.params, gradients, strict=False))
+        if part.share == 1:
+            total, loss = grads, losses.detach()
+        else:
+            total = {name: g * part.share + total.get(name, 0.0) for name, g in grads.items()}
+            loss = losses.detach() * part.share + loss
+    return loss, optimizer.step(model.params, total, lr_scale)
+
+
+def _captures(calls: dict[str, list[LayerCall]], gradients: Sequence[Tensor]) -> dict[str, list[Capture]]:
+    left = iter(gradients)
+    return {
+        name: [Capture(call.packed(call.inputs), call.packed([next(left) for _ in call.outputs])) for call in called]
+        for name, called in calls.items()
+    }
