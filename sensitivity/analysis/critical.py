@@ -106,13 +106,15 @@ def _tobit(log_times: Floats, form: Floats, hidden: NDArray[np.bool_], sigma: fl
 
 
 def size_interval(log_times: Floats, batch_sizes: Floats) -> tuple[float, float] | None:
-    """Return the 95% interval of Bc from log S [seeds, batches], all reached; None below two seeds.
+    """Return the 95% interval of Bc from log S [seeds, batches], all reached.
+
+    None below two seeds or batch sizes, and where all seeds agree.
 
     A seed's slope of the squares by log Bc, log Smin profiled out, is sum_i (d_i - mean d) (y_i - f_i), where
     f = log(1 + Bc/B) and d its derivative. The interval holds the Bc that are not rejected.
     """
     n = len(log_times)
-    if n < 2 or log_times.shape[1] < 2:
+    if n < 2 or log_times.shape[1] < 2 or np.ptp(log_times, axis=0).max() == 0:
         return None
     grid = size_grid(batch_sizes)
     ratio = np.exp(grid)[:, None] / batch_sizes

@@ -58,10 +58,17 @@ def refuse(code: str, text: str) -> Estimate:
     return Estimate(value=math.nan, refused=Caution(code=code, text=text))
 
 
+NO_SCATTER = Caution(
+    code="no-scatter",
+    text="All seeds agree exactly, as coarse measurements do, so their scatter says nothing of the uncertainty.",
+)
+
+
 def mean_over_seeds(per_seed: Floats, back: Callable[[float], float] = float) -> Estimate:
     """Return the mean of one value a seed with Student's t interval, each carried through the rising `back`.
 
-    `per_seed` is [seeds]; values that are not finite leave an estimate without an interval.
+    `per_seed` is [seeds]. There is no interval with one seed, with values that are not finite, and where all seeds
+    agree exactly.
     """
     n = len(per_seed)
     if n == 0:
@@ -69,5 +76,7 @@ def mean_over_seeds(per_seed: Floats, back: Callable[[float], float] = float) ->
     mean = float(per_seed.mean())
     if n == 1 or not np.isfinite(per_seed).all():
         return Estimate(value=back(mean), n=n)
+    if np.ptp(per_seed) <= 1e-12 * abs(mean):
+        return Estimate(value=back(mean), n=n, warnings=(NO_SCATTER,))
     half = float(t_half_width(per_seed.std(ddof=1), n))
     return Estimate(value=back(mean), interval=(back(mean - half), back(mean + half)), n=n, covers=SEED_NOISE)

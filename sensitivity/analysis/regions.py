@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -213,14 +213,10 @@ def _on_grid(rows: pd.DataFrame, job: _Job) -> RobustRegion:
 
 
 def _with(estimate: Estimate, warnings: tuple[Caution, ...]) -> Estimate:
-    low, high = estimate.interval or (math.nan, math.nan)
-    return Estimate(
-        value=estimate.value,
-        interval=(max(low, 0.0), high) if low < high else None,  # equal in all seeds: no scatter to judge by
-        n=estimate.n,
-        covers=OF_SEEDS if low < high else "",
-        warnings=warnings,
-    )
+    if estimate.interval is None:
+        return replace(estimate, warnings=estimate.warnings + warnings)
+    low, high = estimate.interval
+    return replace(estimate, interval=(max(low, 0.0), high), covers=OF_SEEDS, warnings=warnings)
 
 
 def _touches(inside: np.ndarray, names: tuple[str, ...], levels: list[np.ndarray]) -> tuple[Edge, ...]:

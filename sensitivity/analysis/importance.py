@@ -1,0 +1,207 @@
+"""Which hyperparameters matter: functional ANOVA in log coordinates, main effects and pairs.
+
+The variance of the metric over the declared prior is split into what each hyperparameter explains alone, what each
+pair explains beyond that, and the rest. The prior is uniform in decades, so the coordinates are logarithms: in linear
+ones a log-uniform learning rate's share is understated severalfold.
+
+On a full grid the decomposition is exact (means over the grid's rows and columns). Of random or Sobol draws it is
+that of a random forest's regression, its marginals averaged exactly over the draws' box (Hutter et al. 2014;
+``forest``). Values are capped at the untrained network's, or diverged runs would be all there is to see.
+
+K-FAC's plane is expected to show a ridge, a large learning rate going with a large damping, which a split along the
+axes shows as interaction. So the result also has what the ridge coordinates explain: log(lr / damping), across the
+ridge, and log(lr damping), along it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from sensitivity.analysis.coordinates import decades
+from sensitivity.analysis.designs import adaptive, design_of
+from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
+from sensitivity.analysis.forest import forest_variances
+from sensitivity.analysis.rates import OF_SEEDS
+from sensitivity.analysis.scores import ScoreTable, score_tables
+from sensitivity.study.metrics import MetricName
+
+ACROSS, ALONG = "lr / damping", "lr × damping"
+_RIDGE = ("lr", "damping")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """The share of variance of a hyperparameter, or of a pair beyond its two."""
+
+    names: tuple[str, ...]
+    share: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance:
+    """The decomposition of an optimizer at a batch size."""
+
+    optimizer: str
+    batch_size: int
+    metric: MetricName
+    method: str
+    """exact (a grid's ANOVA) or forest."""
+    shares: tuple[Share, ...]
+    """Mains, then pairs, each in falling order."""
+    ridge: tuple[Share, ...]
+    """What each ridge coordinate explains alone, where lr and damping vary; else empty. They need not add up to 1."""
+    deviation: float
+    """Standard deviation of the metric over the box: what the shares are of."""
+    warnings: tuple[Caution, ...]
+    refused: Caution | None = None
+
+    def share_of(self, *names: str) -> Estimate:
+        """Return the share of a hyperparameter or a pair, in any order."""
+        return next(share.share for share in (*self.shares, *self.ridge) if set(share.names) == set(names))
+
+
+def compute_importance(
+    runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName, *, designs: Mapping[str, str] | None = None
+) -> tuple[Importance, ...]:
+    """Return one for each optimizer, in the order of the plan, and batch size, rising."""
+    found = []
+    for table in score_tables(runs, curves, metric):
+        design = design_of(runs[runs["optimizer"] == table.optimizer], table.optimizer, designs)
+        found += [_importance(table, place, design) for place in range(len(table.batch_sizes))]
+    return tuple(found)
+
+
+def _importance(table: ScoreTable, place: int, design: str) -> Importance:
+    empty = Importance(
+        optimizer=table.optimizer,
+        batch_size=table.batch_sizes[place],
+        metric=table.metric,
+        method="",
+        shares=(),
+        ridge=(),
+        deviation=math.nan,
+        warnings=table.warnings(),
+    )
+    where = f"{table.optimizer}, batch size {empty.batch_size:,}"
+    if design == "adaptive":
+        return replace(empty, refused=adaptive(table.optimizer, "importance"))
+    # [seeds, configurations]
+    scores = np.minimum(table.scores[place], table.untrained if math.isfinite(table.untrained) else math.inf)
+    if scores.shape[1] < 3 or np.ptp(scores.mean(axis=0)) == 0:
+        text = f"{where}: fewer than three configurations, or all alike, so there is no variance to split."
+        return replace(empty, refused=Caution(code="no-variance", text=text))
+    levels = [np.unique(column) for column in table.settings.T]
+    whole = math.prod(len(values) for values in levels) == scores.shape[1]
+    if design == "grid" and not whole:
+        text = f"{where}: the grid has holes (failed or waiting runs), so its variance can't be split. Finish it."
+        return replace(empty, refused=Caution(code="incomplete", text=text))
+    x = _positions(table)
+    if design == "grid":
+        shape = tuple(len(values) for values in levels)
+        cells = np.ravel_multi_index(
+            tuple(np.searchsorted(v, c) for v, c in zip(levels, table.settings.T, strict=True)), shape
+        )
+        grid = np.empty_like(scores)
+        grid[:, cells] = scores
+        parts = grid_variances(grid.reshape(-1, *shape))
+        note = Caution(
+            code="grid",
+            text="Exact on the grid's points, which are weighed alike; the interval covers seed noise only.",
+        )
+    else:
+        parts = forest_variances(x, scores)
+        note = Caution(
+            code="forest", text="Of a forest's regression: shares of what it can explain, best with 100 draws or more."
+        )
+    ridge = _ridge(table.names, x, scores)
+    return replace(
+        empty,
+        method="exact" if design == "grid" else "forest",
+        shares=_shares(parts, table.names),
+        ridge=_shares(ridge, (ACROSS, ALONG)) if ridge else (),
+        deviation=float(scores.mean(axis=0).std()),
+        warnings=(*table.warnings(), note),
+    )
+
+
+def _positions(table: ScoreTable) -> Floats:
+    """Return the configurations in decades [configurations, names]; a hyperparameter without any as ranks."""
+    columns = []
+    for name, values in zip(table.names, table.settings.T, strict=True):
+        scaled = decades(name, values)
+        columns.append(np.unique(values, return_inverse=True)[1].astype(float) if np.isnan(scaled).any() else scaled)
+    return np.stack(columns, axis=1)
+
+
+def grid_variances(grid: Floats) -> dict[tuple[int, ...], Floats]:
+    """Return the variance of mains and pairs, and under () in all, of `grid` [seeds, *levels]: [seeds] each.
+
+    The points weigh alike. A pair's is beyond its mains'.
+    """
+    dimensions = range(grid.ndim - 1)
+    centred = grid - grid.mean(axis=tuple(range(1, grid.ndim)), keepdims=True)
+
+    def marginal(kept: tuple[int, ...]) -> Floats:
+        summed = tuple(k + 1 for k in dimensions if k not in kept)
+        return np.asarray((centred.mean(axis=summed) ** 2).reshape(len(grid), -1).mean(axis=1))
+
+    mains = {(k,): marginal((k,)) for k in dimensions}
+    pairs = {(a, b): marginal((a, b)) - mains[(a,)] - mains[(b,)] for a, b in itertools.combinations(dimensions, 2)}
+    parts: dict[tuple[int, ...], Floats] = {(): marginal(tuple(dimensions))}
+    parts.update(mains)
+    parts.update(pairs)
+    return parts
+
+
+def _ridge(names: tuple[str, ...], x: Floats, scores: Floats) -> dict[tuple[int, ...], Floats] | None:
+    """Return the variance that lr / damping alone explains, and lr times damping alone, as `grid_variances` does.
+
+    The box, turned by 45 degrees, is no box any more, so these are shares of one coordinate each, whatever the other
+    does there, and need not add up to one.
+    """
+    if not set(_RIDGE) <= set(names):
+        return None
+    lr, damping = (x[:, names.index(name)] for name in _RIDGE)
+    total = scores.var(axis=1)
+    return {(): total, (0,): explained(lr - damping, scores), (1,): explained(lr + damping, scores)}
+
+
+def explained(coordinate: Floats, scores: Floats) -> Floats:
+    """Return the variance of `scores` [seeds, configurations] that the means at each value of `coordinate` explain.
+
+    Where most values are distinct, as of draws, they are cut into about the root of their number of equal parts. What
+    as many means of pure noise would explain is taken off: [seeds].
+    """
+    n = len(coordinate)
+    values, place = np.unique(np.round(coordinate, 6), return_inverse=True)
+    if len(values) > n / 2:
+        ranks = coordinate.argsort().argsort()
+        place = ranks * round(math.sqrt(n)) // n
+    counts = np.bincount(place)
+    member = np.zeros((n, len(counts)))
+    member[np.arange(n), place] = 1.0
+    means = (scores @ member) / counts
+    within = ((scores - means[:, place]) ** 2).sum(axis=1) / max(n - len(counts), 1)
+    return np.asarray(np.maximum(scores.var(axis=1) - within * (n - 1) / n, 0.0))
+
+
+def _shares(parts: Mapping[tuple[int, ...], Floats], names: tuple[str, ...]) -> tuple[Share, ...]:
+    total = np.where(parts[()] > 0, parts[()], np.nan)
+    found = []
+    for size in (1, 2):
+        own = []
+        for key, variance in parts.items():
+            if len(key) == size:
+                estimate = mean_over_seeds(np.maximum(variance, 0.0) / total)
+                if estimate.interval is not None:
+                    low, high = estimate.interval
+                    estimate = replace(estimate, interval=(max(low, 0.0), min(high, 1.0)), covers=OF_SEEDS)
+                own.append(Share(names=tuple(names[k] for k in key), share=estimate))
+        found += sorted(own, key=lambda share: -share.share.value)
+    return tuple(found)

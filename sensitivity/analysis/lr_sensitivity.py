@@ -1,0 +1,94 @@
+"""Learning-rate sensitivity (Wortsman et al. 2023): what missing the optimum costs on average.
+
+It is the mean, over log lr in a window centred on the optimizer's own optimum, of min(loss, untrained loss) less the
+best loss; a diverged run counts as the untrained network. The other hyperparameters stay at the best cell's. The
+values between grid points are interpolated linearly. Of an accuracy it is the accuracy lost.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from sensitivity.analysis.designs import Parameters
+from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
+from sensitivity.analysis.scores import ScoreTable, score_tables
+from sensitivity.study.metrics import MetricName
+
+WINDOW = 1.0
+"""Half the window's width in decades, where a caller gives none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LrSensitivity:
+    """Of an optimizer at a batch size."""
+
+    optimizer: str
+    batch_size: int
+    metric: MetricName
+    window: float
+    """Half its width, in decades."""
+    sensitivity: Estimate
+    """In units of the metric; 0 would be insensitive."""
+    lr: float
+    """The optimum."""
+    fixed: Parameters
+    """The other hyperparameters that vary, where they were held."""
+
+
+def compute_lr_sensitivity(
+    runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName, *, window: float = WINDOW
+) -> tuple[LrSensitivity, ...]:
+    """Return one for each optimizer, in the order of the plan, and batch size, rising; none without a grid over lr."""
+    return tuple(
+        _sensitivity(table, place, window)
+        for table in score_tables(runs, curves, metric)
+        for place in range(len(table.batch_sizes))
+        if table.scores.size
+    )
+
+
+def _sensitivity(table: ScoreTable, place: int, window: float) -> LrSensitivity:
+    scores = np.minimum(table.scores[place], table.untrained)
+    best = int(scores.mean(axis=0).argmin())
+    rest = [column for column, name in enumerate(table.names) if name != "lr"]
+    line = np.flatnonzero((table.settings[:, rest] == table.settings[best, rest]).all(axis=1))
+    lr = table.settings[:, table.names.index("lr")] if "lr" in table.names else np.full(len(table.settings), np.nan)
+    line = line[np.argsort(lr[line])]
+    result = LrSensitivity(
+        optimizer=table.optimizer,
+        batch_size=table.batch_sizes[place],
+        metric=table.metric,
+        window=window,
+        sensitivity=Estimate(value=math.nan),
+        lr=float(lr[best]),
+        fixed=tuple(pair for pair in table.parameters(best) if pair[0] != "lr"),
+    )
+    where = f"{table.optimizer}, batch size {result.batch_size:,}"
+    if len(np.unique(lr[line])) < 3:
+        text = f"{where}: fewer than three learning rates share the best cell's other hyperparameters. Run a grid."
+        return replace(result, sensitivity=Estimate(value=math.nan, refused=Caution(code="no-line", text=text)))
+    x = np.log10(lr[line])
+    centre = float(np.log10(lr[best]))
+    low, high = max(centre - window, x[0]), min(centre + window, x[-1])
+    warnings = list(table.warnings())
+    if high - low < 2 * window * (1 - 1e-9):
+        text = (
+            f"{where}: the grid's learning rates cover {high - low:.2g} of the window's {2 * window:.2g} decades;"
+            " the mean is over what they cover."
+        )
+        warnings.append(Caution(code="window", text=text))
+    excess = scores[:, line] - scores[:, [best]]
+    estimate = mean_over_seeds(mean_between(x, excess, low, high))
+    return replace(result, sensitivity=replace(estimate, warnings=(*estimate.warnings, *warnings)))
+
+
+def mean_between(x: Floats, y: Floats, low: float, high: float) -> Floats:
+    """Return the mean over [low, high] of the lines through `y` [seeds, points] at rising `x` [points]: [seeds]."""
+    inside = x[(x > low) & (x < high)]
+    at = np.concatenate([[low], inside, [high]])
+    values = np.array([np.interp(at, x, row) for row in y])
+    return np.asarray(np.trapezoid(values, at, axis=1) / (high - low))

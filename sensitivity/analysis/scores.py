@@ -1,0 +1,104 @@
+"""What each configuration of an optimizer scores at every batch size and seed, as one array.
+
+A score is the value that a run counts with (``outcomes``), turned so that lower is better. A configuration is a
+setting of the hyperparameters, whatever the batch size; only those with a result at every batch size and seed enter,
+and the table says how many don't.
+
+Arrays: scores are [batches, seeds, configurations].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sensitivity.analysis.designs import Parameters, varying
+from sensitivity.analysis.estimates import Caution, Floats
+from sensitivity.analysis.outcomes import counted_values, untrained_values
+from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.metrics import METRICS, MetricName
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """The scores of an optimizer."""
+
+    optimizer: str
+    metric: MetricName
+    batch_sizes: tuple[int, ...]
+    seeds: tuple[int, ...]
+    names: tuple[str, ...]
+    """Of the hyperparameters that vary."""
+    settings: Floats
+    """[configurations, names]"""
+    scores: Floats
+    """[batches, seeds, configurations], lower is better."""
+    untrained: float
+    """The untrained network's, as a score."""
+    planned: int
+    """Configurations, those without all results included."""
+
+    @property
+    def sign(self) -> float:
+        """Times a score, the metric."""
+        return 1.0 if METRICS[self.metric].lower_is_better else -1.0
+
+    def parameters(self, configuration: int) -> Parameters:
+        """Return the hyperparameters of a configuration."""
+        return tuple(zip(self.names, (float(value) for value in self.settings[configuration]), strict=True))
+
+    def warnings(self) -> tuple[Caution, ...]:
+        """Return that configurations are left out, where some are."""
+        used = self.scores.shape[2]
+        if used == self.planned:
+            return ()
+        text = f"{self.optimizer}: {used:,} of {self.planned:,} configurations have every result, and are used."
+        return (Caution(code="incomplete", text=text),)
+
+    def chosen(self, by: Floats) -> NDArray[np.int_]:
+        """Return the best configuration for each seed by `by` [seeds, configurations], judged by the other seeds.
+
+        With one seed it is judged by that one. Result: [seeds].
+        """
+        n = len(by)
+        rest = (by.sum(axis=0) - by) if n > 1 else by
+        return np.asarray(rest.argmin(axis=1))
+
+
+def score_tables(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName) -> Iterator[ScoreTable]:
+    """Yield the scores of each optimizer, in the order of the plan."""
+    kind = METRICS[metric]
+    sign = 1.0 if kind.lower_is_better else -1.0
+    untrained = sign * float(untrained_values(runs, curves, kind).median())
+    valued = runs.assign(score=sign * counted_values(runs, curves, kind))
+    for optimizer, rows in valued.groupby("optimizer", sort=False):
+        names = varying(rows)
+        columns = [PARAM_PREFIX + name for name in names]
+        configuration = rows.groupby(columns, dropna=False, sort=True).ngroup().to_numpy()
+        size, sizes = pd.factorize(rows["batch_size"], sort=True)
+        seed, seeds = pd.factorize(rows["seed"], sort=True)
+        planned = int(configuration.max()) + 1
+        scores = np.full((len(sizes), len(seeds), planned), np.nan)
+        scores[size, seed, configuration] = rows["score"].to_numpy(dtype=float)
+        values = np.full((planned, len(names)), np.nan)
+        values[configuration] = rows[columns].to_numpy(dtype=float)
+        # A seed that few have, of a study half done or of confirmation runs, would empty the table: it goes first.
+        there = ~np.isnan(scores)
+        kept = there.mean(axis=(0, 2)) > 0.5
+        whole = there[:, kept].all(axis=(0, 1))
+        yield ScoreTable(
+            optimizer=str(optimizer),
+            metric=metric,
+            batch_sizes=tuple(int(value) for value in sizes),
+            seeds=tuple(int(value) for value, keep in zip(seeds, kept, strict=True) if keep),
+            names=names,
+            settings=values[whole],
+            scores=scores[:, kept][:, :, whole],
+            untrained=untrained if math.isfinite(untrained) else math.nan,
+            planned=planned,
+        )
