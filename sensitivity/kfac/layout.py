@@ -94,6 +94,23 @@ class Cohort:
         return torch.unflatten(part, 0, (-1, layer.output_dim, layer.input_dim))
 
 
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Where factors stand, in LongTensors; slots are counted through the banks in order, then the diagonal factors.
+
+    owners, inputs, outputs: for each layer and group the layer's index, its input's slot and its output's. entries,
+    slots: for each entry of a diagonal its place in the banks' one buffer (see `whole`), and its slot. sides: of each
+    slot in a bank.
+    """
+
+    owners: Tensor
+    inputs: Tensor
+    outputs: Tensor
+    entries: Tensor
+    slots: Tensor
+    sides: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """The places of all parameters of a model and of all factors; equal models have equal layouts."""
@@ -105,9 +122,7 @@ class Layout:
     size: int
     slots: Mapping[int, int]
     names: tuple[str, ...] = field(init=False)
-    _pairs: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = field(
-        init=False, repr=False, compare=False, default_factory=dict
-    )
+    _indices: dict[torch.device, "Index"] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         covered = [name for placement in self.placements for name in placement.layer.parameters]
@@ -118,17 +133,19 @@ class Layout:
         """All covered layers, in their order in the flat vector."""
         return tuple(placement for cohort in self.cohorts for placement in cohort.placements)
 
-    def pairs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """For each layer and group: the layer's index, and the input's and the output's place among all slots.
+    def index(self, device: torch.device) -> "Index":
+        """Index the factors, with tensors on this device."""
+        if device not in self._indices:
+            owners, inputs, outputs = torch.tensor(self._pairs(), device=device).unbind(1)
+            sides = torch.tensor([dim for dim, count in self.slots.items() for _ in range(count)])
+            starts = (sides**2).cumsum(0) - sides**2
+            slots = torch.arange(len(sides)).repeat_interleave(sides)
+            steps = torch.cat([torch.arange(side) * (side + 1) for side in sides.tolist()])
+            entries = (starts[slots] + steps).to(device)
+            self._indices[device] = Index(owners, inputs, outputs, entries, slots.to(device), sides.to(device))
+        return self._indices[device]
 
-        Slots are counted through the banks in order, and then the diagonal input factors.
-        """
-        if device not in self._pairs:
-            owners, inputs, outputs = torch.tensor(self._places(), device=device).unbind(1)
-            self._pairs[device] = owners, inputs, outputs
-        return self._pairs[device]
-
-    def _places(self) -> list[tuple[int, int, int]]:
+    def _pairs(self) -> list[tuple[int, int, int]]:
         before, total = dict[int, int](), 0
         for dim, count in self.slots.items():
             before[dim] = total
@@ -143,7 +160,7 @@ class Layout:
         return found
 
     def views(self, flat: Tensor) -> list[Tensor]:
-        """View every parameter, in the order of `names`, in a flat vector: each [*lead, *parameter shape]."""
+        """For each layer and group: the layer's index, and the slots of its input and its output."""
         found = [view for placement in self.placements for view in placement.parameter_views(flat)]
         for _, shape, offset in self.others:
             part = flat[..., offset : offset + math.prod(shape)]
@@ -155,9 +172,13 @@ class Layout:
         shapes = {dim: (count, *self.lead, dim, dim) for dim, count in self.slots.items()}
         if self.lead:
             return {dim: torch.zeros(shape, dtype=dtype, device=like.device) for dim, shape in shapes.items()}
-        sizes = [math.prod(shape) for shape in shapes.values()]
-        buffer = torch.zeros(sum(sizes), dtype=dtype, device=like.device)
-        return {dim: part.view(shapes[dim]) for dim, part in zip(shapes, torch.split(buffer, sizes), strict=True)}
+        size = sum(math.prod(shape) for shape in shapes.values())
+        return self.banks_in(torch.zeros(size, dtype=dtype, device=like.device))
+
+    def banks_in(self, buffer: Tensor) -> dict[int, Tensor]:
+        """View one buffer as banks without leading dimensions."""
+        parts = torch.split(buffer, [count * dim**2 for dim, count in self.slots.items()])
+        return {dim: part.view(-1, dim, dim) for dim, part in zip(self.slots, parts, strict=True)}
 
     def new_diagonals(self, like: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         """Make zeroed diagonal input factors, [*lead, vocabulary] by the name of the embedding."""

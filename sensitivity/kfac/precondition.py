@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from sensitivity.kfac.distributed import shared
-from sensitivity.kfac.layout import Cohort, Layout, Placement
+from sensitivity.kfac.layout import Cohort, Layout, Placement, whole
 from sensitivity.kfac.solves import condition_number, eigenbasis, inverse
 from sensitivity.kfac.state import KFACState
 
@@ -73,18 +73,24 @@ def refresh(
 
 def damped_factors(state: KFACState, damping: Tensor) -> dict[int, Tensor]:
     """Copy the banks with factored Tikhonov damping on their diagonals; `damping` broadcasts to [layers, *lead]."""
-    layout = state.layout
-    means = [state.factors[dim].diagonal(dim1=-2, dim2=-1).mean(-1) for dim in layout.slots]
+    layout, buffer = state.layout, whole(state.factors)
+    index = layout.index(damping.device)
+    if buffer is None:
+        means = [bank.diagonal(dim1=-2, dim2=-1).mean(-1) for bank in state.factors.values()]
+    else:
+        traces = buffer.new_zeros(len(index.sides)).index_add_(0, index.slots, buffer[index.entries])
+        means = [traces / index.sides]
     means += [state.diagonals[p.layer.name].mean(-1)[None] for p in layout.placements if p.inputs is None]
-    sides = torch.cat(means)
-    owners, inputs, outputs = layout.pairs(sides.device)
-    ratio = _trace_ratio(sides[inputs], sides[outputs])
-    root = damping.sqrt().expand(len(layout.placements), *layout.lead)[owners]
-    sides[inputs], sides[outputs] = root * ratio, root / ratio
-    banks = {}
-    for dim, extra in zip(layout.slots, torch.split(sides, [len(x) for x in means]), strict=False):
-        banks[dim] = state.factors[dim].clone()
-        banks[dim].diagonal(dim1=-2, dim2=-1).add_(extra.unsqueeze(-1))
+    extra = torch.cat(means) if len(means) > 1 else means[0]
+    ratio = _trace_ratio(extra[index.inputs], extra[index.outputs])
+    root = damping.sqrt().expand(len(layout.placements), *layout.lead)[index.owners]
+    extra[index.inputs], extra[index.outputs] = root * ratio, root / ratio
+    if buffer is not None:
+        return layout.banks_in(buffer.index_add(0, index.entries, extra[index.slots]))
+    banks, start = {dim: bank.clone() for dim, bank in state.factors.items()}, 0
+    for bank in banks.values():
+        bank.diagonal(dim1=-2, dim2=-1).add_(extra[start : start + len(bank)].unsqueeze(-1))
+        start += len(bank)
     return banks
 
 
@@ -92,10 +98,12 @@ def damped_factors(state: KFACState, damping: Tensor) -> dict[int, Tensor]:
 class Product:
     """One batched product of a step, as views of the state and its workspace: of a cohort, or with members of one slot.
 
-    slots: the layer's index and name, and the group, of each matrix. `strengths` indexes damping [layers, *lead].
+    middle: room for the first of two products. slots: the layer's index and name, and the group, of each matrix.
+    `strengths` indexes damping [layers, *lead].
     """
 
     block: Tensor
+    middle: Tensor
     target: Tensor
     inputs: Tensor
     outputs: Tensor
@@ -139,6 +147,7 @@ def _product(
     values = state.eigenvalues
     return Product(
         block=block,
+        middle=torch.empty(block.shape, dtype=block.dtype, device=block.device),
         target=target,
         inputs=cohort.inputs.of(state.inverses)[pick],
         outputs=cohort.outputs.of(state.inverses)[pick],
@@ -160,7 +169,8 @@ def precondition(state: KFACState, damping: Tensor, *, exact: bool) -> None:
     strengths = damping.expand(len(state.layout.placements), *state.layout.lead) if exact else damping
     for product in space.products:
         if not exact:
-            torch.matmul(product.outputs @ product.block, product.inputs, out=product.target)
+            torch.matmul(product.outputs, product.block, out=product.middle)
+            torch.matmul(product.middle, product.inputs, out=product.target)
             continue
         scale = _scales(state, product) + strengths[product.strengths][..., None, None]
         rotated = (product.outputs.mT @ product.block @ product.inputs).div_(scale)

@@ -42,7 +42,7 @@ class _Place:
     parts: tuple[Tensor, Tensor, Tensor, Tensor] | None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Seen:
     """What one layer has contributed since the last step: rows of gradients, and examples, used and full, by batch.
 

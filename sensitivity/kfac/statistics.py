@@ -1,6 +1,5 @@
 """How one batch enters the averaged factors: scaled for the Fisher of the mean loss, and with bias correction."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,15 +20,15 @@ class Statistics:
     banks: Mapping[int, Tensor]
     diagonals: Mapping[str, Tensor]
 
-    def finite(self) -> Tensor:
-        """Whether each member's factors are finite, [*lead]; in a pack the diagonal tells, as it bounds the rest."""
+    def finite(self, layout: Layout) -> Tensor:
+        """Whether each member's factors are finite, [*lead]: their diagonals tell, which bound the rest."""
         buffer = whole(self.banks)
-        if buffer is not None and not self.diagonals:
-            square = torch.dot(buffer, buffer)
-            return torch.tensor(math.isfinite(square.item())) if buffer.device.type == "cpu" else square.isfinite()
-        traces = [bank.diagonal(dim1=-2, dim2=-1).sum((0, -1)) for bank in self.banks.values()]
+        if buffer is None:
+            traces = [bank.diagonal(dim1=-2, dim2=-1).sum((0, -1)) for bank in self.banks.values()]
+        else:
+            traces = [buffer[layout.index(buffer.device).entries].sum()]
         traces += [diagonal.sum(-1) for diagonal in self.diagonals.values()]
-        return torch.isfinite(torch.stack(traces).sum(0))
+        return torch.isfinite(torch.stack(traces).sum(0) if len(traces) > 1 else traces[0])
 
     def move(self, new: "Statistics", weight: float | Tensor, mask: Tensor | None) -> None:
         """Self ← (1 - weight) self + weight new, in place, for members inside `mask`; weight and mask are [*lead]."""
@@ -155,7 +154,8 @@ def average(state: KFACState, new: Statistics, decay: float, mask: Tensor | None
     Members outside `mask` [*lead], or whose batch's factors are not finite, keep theirs. Returns the mask of those that
     moved, None for all.
     """
-    good = new.finite() if mask is None else mask & new.finite()
+    finite = new.finite(state.layout)
+    good = finite if mask is None else mask & finite
     moved = None if good.device.type == "cpu" and bool(good.all()) else good
     state.averaged.add_(1 if moved is None else moved.to(state.averaged.device))
     held = Statistics(state.factors, state.diagonals)
