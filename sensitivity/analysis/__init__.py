@@ -19,6 +19,7 @@ How far does it scale, and at what cost
 * ``scaling``: ``compute_scaling(times, unit) -> ScalingCurve`` an optimizer: time to target by the best
   configuration, efficiency, edges. ``critical``: ``CriticalBatchSize``, its fit and interval.
 * ``cost``: ``compute_cost(runs) -> Cost`` an optimizer and batch size; ``compute_cost_ratios -> CostRatio``.
+  ``time_split``: ``compute_time_split(runs) -> TimeSplit``, a step's time by phase.
 
 How sensitive is it
 * ``success``: ``compute_success -> SuccessSurface`` an optimizer, over batch size x target;
@@ -28,7 +29,14 @@ How sensitive is it
   ``coordinates``: how.
 * ``best_of_k``: ``compute_best_of_k -> BestOfK`` an optimizer and batch size, in trials and device-seconds.
 
+* ``lr_sensitivity``: ``compute_lr_sensitivity -> LrSensitivity`` an optimizer and batch size.
+* ``tuning``: ``compute_tuning -> Tuning`` an optimizer: one setting for all batch sizes, tunability, effective
+  dimension. ``scores``: the array they start from.
+* ``importance``: ``compute_importance -> Importance`` an optimizer and batch size; ``forest``: of draws.
+* ``clipping``: ``compute_clipping(runs, curves) -> Clipping``, where a KL clip binds.
+
 Which is better
+* ``profiles``: ``compute_profiles -> PerformanceProfile`` an optimizer.
 * ``verdict``: ``Verdict``, ``Margins``, ``default_pair``; ``verdict_scaling``: ``compute_scaling_verdict``;
   ``verdict_sensitivity``: ``compute_sensitivity_verdict``. ``paired``: ``PairedComparison``, the tests.
   ``remedies``: ``Remedy``, what would settle it and its cost.

@@ -151,12 +151,11 @@ def grid_variances(grid: Floats) -> dict[tuple[int, ...], Floats]:
         summed = tuple(k + 1 for k in dimensions if k not in kept)
         return np.asarray((centred.mean(axis=summed) ** 2).reshape(len(grid), -1).mean(axis=1))
 
-    mains = {(k,): marginal((k,)) for k in dimensions}
-    pairs = {(a, b): marginal((a, b)) - mains[(a,)] - mains[(b,)] for a, b in itertools.combinations(dimensions, 2)}
-    parts: dict[tuple[int, ...], Floats] = {(): marginal(tuple(dimensions))}
-    parts.update(mains)
-    parts.update(pairs)
-    return parts
+    mains: dict[tuple[int, ...], Floats] = {(k,): marginal((k,)) for k in dimensions}
+    pairs: dict[tuple[int, ...], Floats] = {
+        (a, b): marginal((a, b)) - mains[(a,)] - mains[(b,)] for a, b in itertools.combinations(dimensions, 2)
+    }
+    return {(): marginal(tuple(dimensions)), **mains, **pairs}
 
 
 def _ridge(names: tuple[str, ...], x: Floats, scores: Floats) -> dict[tuple[int, ...], Floats] | None:

@@ -1,0 +1,59 @@
+"""Where the time of an optimizer's steps goes: its phases, as the runs measured them.
+
+Phases are the columns ``seconds.<phase>`` of the runs (``store.schema``): parts of a run's training time, NaN where
+a run wasn't measured so. What the phases don't cover is the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from sensitivity.store.schema import PHASE_PREFIX
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeSplit:
+    """A step's device-seconds of an optimizer at a batch size, over the runs that measured them."""
+
+    optimizer: str
+    batch_size: int
+    phases: tuple[tuple[str, float], ...]
+    """Name and device-seconds a step of each, in the order of the table; phases that took no time are left out."""
+    rest: float
+    """Device-seconds a step that no phase covers."""
+    runs: int
+    steps: int
+
+    @property
+    def seconds(self) -> float:
+        """Device-seconds a step, in all."""
+        return sum(seconds for _, seconds in self.phases) + self.rest
+
+
+def compute_time_split(runs: pd.DataFrame) -> tuple[TimeSplit, ...]:
+    """Return one for each optimizer, in the order of the plan, and batch size that some run was measured at."""
+    columns = [str(name) for name in runs if str(name).startswith(PHASE_PREFIX)]
+    if not columns:
+        return ()
+    measured = runs[runs[columns].notna().any(axis=1) & (runs["steps"] > 0)]
+    return tuple(
+        _split(rows, columns, str(optimizer), int(str(batch_size)))
+        for optimizer, of_optimizer in measured.groupby("optimizer", sort=False)
+        for batch_size, rows in of_optimizer.groupby("batch_size")
+    )
+
+
+def _split(rows: pd.DataFrame, columns: list[str], optimizer: str, batch_size: int) -> TimeSplit:
+    steps = int(rows["steps"].sum())
+    totals = {name.removeprefix(PHASE_PREFIX): float(rows[name].sum()) for name in columns}
+    covered = sum(totals.values())
+    return TimeSplit(
+        optimizer=optimizer,
+        batch_size=batch_size,
+        phases=tuple((name, seconds / steps) for name, seconds in totals.items() if seconds > 0),
+        rest=max(float(rows["train_seconds"].sum()) - covered, 0.0) / steps,
+        runs=len(rows),
+        steps=steps,
+    )
