@@ -1,20 +1,25 @@
 """Time a K-FAC step as a multiple of the SGD step of the same model and batch, beside peers and floors.
 
-    python benchmarks/kfac_step.py [--workloads perceptron resnet20] [--rounds N] [--threads T] [--device cuda]
+    python benchmarks/kfac_step.py [--workloads perceptron resnet20] [--rounds N] [--threads T] [--device D] [--record]
 
-Steps are interleaved: every step of a contender is divided by the SGD step timed just before it (kfac-jax's by SGD in
-JAX), and the medians of these ratios are put together for (a) factors every step and inverses every 10, (b) every 10
-and every 100. Floors: the FLOPs of forward, backward and K-FAC over those of forward and backward, with our form of
-convolution factors and with im2col. Memory: the peak of a process that takes steps of kind "both", less that of one
-that takes SGD steps. `--record` writes the tables to results/kfac_step.md.
+A round times every contender once in each kind of step, and SGD (kfac-jax: SGD in JAX) just before it: both for the
+same number of steps in a row, after one untimed step where steps are short, as in training, where the caches hold one
+optimizer's state and not eight. The ratios of a round are put together for (a) factors every step and inverses every
+10, (b) every 10 and every 100; the tables give medians over rounds with their quartiles. Floors: the FLOPs of forward,
+backward and K-FAC over those of forward and backward, with our form of convolution factors and with im2col. Memory: the
+peak of a process that takes steps of kind "both", less that of one that takes SGD steps. `--record` writes the tables
+to results/kfac_step.md, anew after every round, so that a run that is stopped leaves the rounds it had.
 """
 
 import argparse
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,23 +31,37 @@ from sensitivity.kfac import KFACConfig, layers_of, step_flops
 
 SETTINGS = {"a": (1, 10), "b": (10, 100)}
 KINDS = ("plain", "factors", "both")
+ROUNDS = {"perceptron": 60, "resnet20": 5}
+STEPS = {"perceptron": 10, "resnet20": 1}
 
 
-def timed(step: Step, device: torch.device) -> float:
-    """Seconds of one step."""
+@dataclass(eq=False)
+class Measured:
+    """Ratios to SGD by contender and kind of step, one a round; why others are missing; seconds of the SGD steps."""
+
+    ratios: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    units: list[float] = field(default_factory=list)
+
+
+def timed(step: Step, device: torch.device, steps: int) -> float:
+    """Seconds of one step, the mean of several in a row, of which a first untimed one warms the caches."""
+    if steps > 1:
+        step()
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
-    step()
+    for _ in range(steps):
+        step()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / steps
 
 
-def measure(work: Workload, rounds: int) -> tuple[dict[str, dict[str, float]], dict[str, str], float]:
-    """Median ratio to SGD by contender and kind of step, why others are missing, and the median SGD step in seconds."""
-    steps: dict[tuple[str, str], tuple[Step, Step]] = {}
-    absent: dict[str, str] = {}
+def measure(work: Workload, rounds: int) -> Iterator[Measured]:
+    """Measure round by round, each time giving all that is known."""
+    pairs: dict[tuple[str, str], tuple[Step, Step]] = {}
+    known, steps = Measured(), STEPS[work.name]
     for name, (build, unit) in CONTENDERS.items():
         try:
             built = {kind: (build(work, kind), unit(work, kind)) for kind in KINDS}
@@ -51,26 +70,33 @@ def measure(work: Workload, rounds: int) -> tuple[dict[str, dict[str, float]], d
                     step()
                     base()
         except Exception as error:
-            absent[name] = f"{type(error).__name__}: {error}".splitlines()[0][:90]
+            known.absent[name] = f"{type(error).__name__}: {error}".splitlines()[0][:90]
         else:
-            steps.update({(name, kind): pair for kind, pair in built.items()})
-    ratios: dict[tuple[str, str], list[float]] = {key: [] for key in steps}
-    plain, units = sgd(work, "plain"), []
+            pairs.update({(name, kind): pair for kind, pair in built.items()})
+            known.ratios[name] = {kind: [] for kind in KINDS}
+    plain = sgd(work, "plain")
     for _ in range(rounds):
-        units.append(timed(plain, work.device))
-        for key, (step, base) in steps.items():
-            unit = timed(base, work.device)
-            ratios[key].append(timed(step, work.device) / unit)
-    found: dict[str, dict[str, float]] = {}
-    for (name, kind), values in ratios.items():
-        found.setdefault(name, {})[kind] = statistics.median(values)
-    return found, absent, statistics.median(units)
+        known.units.append(timed(plain, work.device, steps))
+        for (name, kind), (step, base) in pairs.items():
+            unit = timed(base, work.device, steps)
+            known.ratios[name][kind].append(timed(step, work.device, steps) / unit)
+        yield known
 
 
 def composed(kinds: dict[str, float], factors: int, inverses: int) -> float:
     """Mean ratio of a run with these intervals."""
     both = 1 / inverses
     return both * kinds["both"] + (1 / factors - both) * kinds["factors"] + (1 - 1 / factors) * kinds["plain"]
+
+
+def spread(kinds: dict[str, list[float]], factors: int, inverses: int) -> str:
+    """Median and quartiles over rounds of the mean ratio of a run with these intervals."""
+    rounds = [dict(zip(kinds, values, strict=True)) for values in zip(*kinds.values(), strict=True)]
+    ratios = [composed(each, factors, inverses) for each in rounds]
+    if len(ratios) == 1:
+        return f"**{ratios[0]:.2f}**"
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"**{middle:.2f}** ({low:.2f}–{high:.2f})"
 
 
 def floors(work: Workload) -> dict[str, dict[str, float]]:
@@ -118,26 +144,34 @@ def child(work: Workload, name: str) -> None:
         print(int(status.split()[0]) / 1024)
 
 
-def table(work: Workload, rounds: int, threads: int) -> list[str]:
+def memories(work: Workload, threads: int) -> dict[str, str]:
+    """Peak memory over SGD's of every contender; of JAX, which keeps its own books, none."""
+    base, found = peak_memory(work, "sgd", threads), dict[str, str]()
+    for name in CONTENDERS:
+        peak = None if "jax" in name else peak_memory(work, name, threads)
+        found[name] = "" if peak is None or base is None else f"{peak - base:.0f}"
+    return found
+
+
+def table(work: Workload, known: Measured, memory: dict[str, str], loads: list[float]) -> list[str]:
     """Markdown lines of one workload's table."""
-    found, absent, unit = measure(work, rounds)
-    base = peak_memory(work, "sgd", threads)
+    rounds, steps = len(known.units), STEPS[work.name]
     lines = [
-        f"## {work.name}, batch {work.batch}: SGD step {unit * 1e3:.2f} ms (median of {rounds})",
+        f"## {work.name}, batch {work.batch}: SGD step {statistics.median(known.units) * 1e3:.2f} ms",
+        "",
+        f"{rounds} rounds of {steps} step(s) each, on {os.cpu_count()} cores under a load of {min(loads):.1f} to "
+        f"{max(loads):.1f} (this benchmark's own 1 included).",
         "",
         "| | a | b | plain | factors | both | peak memory over SGD's, MB |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, values in floors(work).items():
         lines.append(f"| {name} | {values['a']:.2f} | {values['b']:.2f} | | | | |")
-    for name, kinds in found.items():
-        a, b = (composed(kinds, *SETTINGS[s]) for s in "ab")
-        peak = peak_memory(work, name, threads)
-        memory = "" if peak is None or base is None or "jax" in name else f"{peak - base:.0f}"
-        row = " | ".join(f"{kinds[kind]:.2f}" for kind in KINDS)
-        lines.append(f"| {name} | **{a:.2f}** | **{b:.2f}** | {row} | {memory} |")
-    lines += ["", *(f"Absent: {name} ({why})." for name, why in absent.items()), ""]
-    return lines
+    for name, kinds in known.ratios.items():
+        a, b = (spread(kinds, *SETTINGS[s]) for s in "ab")
+        row = " | ".join(f"{statistics.median(kinds[kind]):.2f}" for kind in KINDS)
+        lines.append(f"| {name} | {a} | {b} | {row} | {memory[name]} |")
+    return [*lines, "", *(f"Absent: {name} ({why})." for name, why in known.absent.items()), ""]
 
 
 def machine(threads: int, device: torch.device) -> list[str]:
@@ -148,8 +182,8 @@ def machine(threads: int, device: torch.device) -> list[str]:
         "# K-FAC step over SGD step",
         "",
         f"{where}; Python {platform.python_version()}, torch {torch.__version__}. `python benchmarks/kfac_step.py`.",
-        "Ratios to SGD with momentum, medians of interleaved ratios; a: factors every step, inverses every 10;",
-        "b: every 10, every 100.",
+        "Ratios to SGD with momentum: medians over rounds, of a and b with quartiles. a: factors every step, inverses",
+        "every 10; b: every 10, every 100. Kinds of step: plain, with new factors, with new factors and inverses.",
         "",
     ]
 
@@ -162,12 +196,12 @@ def _cpuinfo() -> list[str]:
 def main() -> None:
     """Run the benchmark, or one child of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workloads", nargs="+", default=["perceptron", "resnet20"])
-    parser.add_argument("--rounds", type=int, help="interleaved rounds (perceptron 150, ResNet-20 5)")
+    parser.add_argument("--workloads", nargs="+", default=list(ROUNDS), choices=list(ROUNDS))
+    parser.add_argument("--rounds", type=int, help=f"interleaved rounds ({ROUNDS})")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--record", action="store_true", help="write results/kfac_step.md")
+    parser.add_argument("--record", action="store_true", help="write results/kfac_step.md after every round")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -175,15 +209,19 @@ def main() -> None:
     if options.child:
         child(Workload(options.workloads[0], options.batch, device), options.child)
         return
-    lines = machine(options.threads, device)
+    suffix = "_cuda" if device.type == "cuda" else ""
+    record = Path(__file__).parent / "results" / f"kfac_step{suffix}.md"
+    done = machine(options.threads, device)
     for name in options.workloads:
-        rounds = options.rounds or (150 if name == "perceptron" else 5)
-        lines += table(Workload(name, options.batch, device), rounds, options.threads)
-    text = "\n".join(lines)
-    print(text)
-    if options.record:
-        suffix = "_cuda" if device.type == "cuda" else ""
-        (Path(__file__).parent / "results" / f"kfac_step{suffix}.md").write_text(text + "\n")
+        work, loads, lines = Workload(name, options.batch, device), [os.getloadavg()[0]], list[str]()
+        memory = memories(work, options.threads)
+        for known in measure(work, options.rounds or ROUNDS[name]):
+            loads.append(os.getloadavg()[0])
+            lines = table(work, known, memory, loads)
+            if options.record:
+                record.write_text("\n".join([*done, *lines]).rstrip() + "\n")
+        done += lines
+    print("\n".join(done))
 
 
 if __name__ == "__main__":
