@@ -8,6 +8,7 @@ these columns have nothing to report.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -59,7 +60,8 @@ def compute_clipping(runs: pd.DataFrame, curves: pd.DataFrame) -> tuple[Clipping
     if CLIPPED not in runs:
         return ()
     told = runs[runs[CLIPPED].notna()]
-    rates = curves.groupby("trial_id", sort=False)[EFFECTIVE_LR].mean() if EFFECTIVE_LR in curves else {}
+    said = curves if EFFECTIVE_LR in curves else curves.assign(**{EFFECTIVE_LR: math.nan})
+    rates = said.groupby("trial_id", sort=False)[EFFECTIVE_LR].mean()
     told = told.assign(**{EFFECTIVE_LR: told["trial_id"].map(rates).astype(float)})
     return tuple(
         _clipping(rows, str(optimizer), int(str(batch_size)))
