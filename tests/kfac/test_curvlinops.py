@@ -11,6 +11,7 @@ from torch.nn import functional
 from sensitivity.kfac import KFAC, KFACConfig
 
 DOUBLE = torch.float64
+OUTPUTS = 3
 
 curvlinops = pytest.importorskip("curvlinops", reason="curvlinops-for-pytorch is not installed")
 
@@ -48,6 +49,15 @@ def data(name: str, loss: str) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 @pytest.mark.parametrize("name", MODELS)
 def test_blocks_equal_those_of_curvlinops(name: str, loss: Any, fisher: Any, sharing: Any, reduction: Any) -> None:
+    """Equal but for the empirical Fisher of a squared error averaged over C outputs, where theirs is C times ours.
+
+    The loss of an example, ℓ = ‖f - y‖² / C, has the Hessian 2 / C whichever Gaussian it is the negative log-likelihood
+    of: variance C / 2 (ours, p ∝ exp(-ℓ)), or variance 1 / 2 with the weight 1 / C in front, joined with the mean's 1 /
+    N (theirs). The expected outer product of gradients agrees with both, so "type2" does; that of the given labels does
+    not: (2 / C)² r rᵀ for the residual r against 4 / C r rᵀ. Ours is what a user's own gradients give, as
+    `test_empirical_fisher_of_one_example_is_the_outer_product_of_its_gradient` checks for this loss too; theirs
+    treats the average over outputs like one over examples.
+    """
     torch.manual_seed(0)
     model = MODELS[name]().to(DOUBLE)
     x, y = data(name, loss)
@@ -68,15 +78,14 @@ def test_blocks_equal_those_of_curvlinops(name: str, loss: Any, fisher: Any, sha
     outputs = model(x)
     optimizer.observe(outputs)
     function = functional.cross_entropy if loss == "cross_entropy" else functional.mse_loss
-    scale = 3 if reduction == "sum" and loss == "mse" else 1
+    scale = OUTPUTS if reduction == "sum" and loss == "mse" else 1
     (function(outputs, y, reduction=reduction) / scale).backward()
     optimizer.step()
     for layer in optimizer.report().layers:
         a, g = (optimizer.kfac.factor(layer, side)[0] for side in ("inputs", "outputs"))
         theirs_a, theirs_g = operator._input_covariances[layer], operator._gradient_covariances[layer]
         if loss == "mse" and fisher == "empirical":
-            # Theirs takes √C times the mean squared error, also where the gradients are the loss's own.
-            theirs_g = theirs_g / 3
+            theirs_g = theirs_g / OUTPUTS
         torch.testing.assert_close(torch.kron(g, a), torch.kron(theirs_g, theirs_a), rtol=1e-9, atol=1e-12)
         eye = torch.eye(len(a) * len(g), dtype=DOUBLE)
         ours = torch.linalg.inv(torch.kron(g, a) + 0.1 * eye)

@@ -76,12 +76,20 @@ def test_one_layer_softmax_is_exact_where_its_hessian_is_constant(truth: Any, ex
     torch.testing.assert_close(block(state, "0"), dense, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_empirical_fisher_of_one_example_is_the_outer_product_of_its_gradient(truth: Any, reduction: Any) -> None:
+@pytest.mark.parametrize(("loss", "reduction"), [("cross_entropy", "mean"), ("cross_entropy", "sum"), ("mse", "mean")])
+def test_empirical_fisher_of_one_example_is_the_outer_product_of_its_gradient(
+    truth: Any, loss: Any, reduction: Any
+) -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).to(DOUBLE)
     x, y = torch.randn(1, 5, dtype=DOUBLE), torch.tensor([2])
-    grads, captures = truth.captures_of(model, lambda: functional.cross_entropy(model(x), y, reduction=reduction))
-    config = KFACConfig(reduction=reduction)
+
+    def compute() -> Tensor:
+        if loss == "mse":
+            return functional.mse_loss(model(x), torch.ones(1, 3, dtype=DOUBLE))
+        return functional.cross_entropy(model(x), y, reduction=reduction)
+
+    grads, captures = truth.captures_of(model, compute)
+    config = KFACConfig(reduction=reduction, loss=loss)
     state = init_state(layers_of(model), dict(model.named_parameters()), config)
     step(
         config,
