@@ -97,16 +97,18 @@ def layer_of(name: str, module: nn.Module) -> Layer | None:
 def layers_of(model: nn.Module) -> tuple[Layer, ...]:
     """Describe every covered layer of the model that has parameters to train, in the order of `named_modules`.
 
-    A layer is covered if all its parameters require gradients. Two modules that hold the same parameters are described
-    once, under the first name, as `named_parameters` does; modules that share a weight in any other way (an embedding
-    tied to a linear layer, say) are left uncovered.
+    A layer is covered if all its parameters require gradients and are its weight and bias alone, not what a
+    parametrization makes these of. Two modules that hold the same parameters are described once, under the first name,
+    as `named_parameters` does; modules that share a weight in any other way (an embedding tied to a linear layer, say)
+    are left uncovered.
     """
     found = dict[int, tuple[Layer, list[int]]]()
     broken = set[int]()
     for name, module in model.named_modules():
         layer = layer_of(name, module)
         own = list(module.parameters(recurse=False))
-        if layer is None:
+        held = {f"{name}.{each}" if name else each for each, _ in module.named_parameters(recurse=False)}
+        if layer is None or held != set(layer.parameters):
             broken.update(id(parameter) for parameter in own)
         elif all(parameter.requires_grad for parameter in own):
             first, ids = found.setdefault(id(own[0]), (layer, [id(parameter) for parameter in own]))
