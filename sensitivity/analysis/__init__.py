@@ -7,7 +7,7 @@ would mislead is refused: its value is NaN and ``refused`` says why (``estimates
 What a run counts with, and what the configurations are
 * ``outcomes``: a run's value, diverged ones included. ``times``: when each run reaches a target, the table that
   scaling, cost and verdict start from. ``designs``: grid, draws or adaptive search; edges of the grid.
-* ``winners``: the best configuration at a batch size, timed on seeds that did not choose it.
+* ``honest``, ``winners``: the best configuration at a batch size, timed on seeds that did not choose it.
 * ``intervals``: the intervals and tests that few seeds allow. ``estimates``: ``Estimate`` and ``Caution``.
 
 What was run

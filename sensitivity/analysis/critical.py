@@ -105,7 +105,7 @@ def _tobit(log_times: Floats, form: Floats, hidden: NDArray[np.bool_], sigma: fl
     return np.asarray(squares - sigma**2 * log_ndtr((level - bound) / sigma).sum(axis=-1))
 
 
-def size_interval(log_times: Floats, batch_sizes: Floats) -> tuple[float, float] | None:
+def size_interval(log_times: Floats, batch_sizes: Floats, widen: float = 1.0) -> tuple[float, float] | None:
     """Return the 95% interval of Bc from log S [seeds, batches], all reached.
 
     None below two seeds or batch sizes, and where all seeds agree.
@@ -122,7 +122,8 @@ def size_interval(log_times: Floats, batch_sizes: Floats) -> tuple[float, float]
     slope = slope - slope.mean(axis=1, keepdims=True)
     scores = (log_times @ slope.T) - (slope * np.log1p(ratio)).sum(axis=1)
     scores /= np.linalg.norm(slope, axis=1)  # the slopes vanish towards both ends, their direction does not
-    mean, half = scores.mean(axis=0), t_half_width(scores.std(axis=0, ddof=1), np.full(len(grid), n))
+    mean = scores.mean(axis=0)
+    half = widen * t_half_width(scores.std(axis=0, ddof=1), np.full(len(grid), n))
     above, below = np.flatnonzero(mean - half > 0), np.flatnonzero(mean + half < 0)
     # The scores fall as Bc grows: those too small a Bc to be true come first, those too large last.
     low = math.exp(_crossing(grid, mean - half, int(above[-1]))) if len(above) else 0.0
@@ -198,11 +199,17 @@ def describe(size: float, interval: tuple[float, float] | None, batch_sizes: Flo
 
 
 def compute_critical_batch_size(
-    log_times: Floats, batch_sizes: Floats, censored: NDArray[np.bool_], warnings: tuple[Caution, ...] = ()
+    log_times: Floats,
+    batch_sizes: Floats,
+    censored: NDArray[np.bool_],
+    *,
+    warnings: tuple[Caution, ...] = (),
+    widen: float = 1.0,
 ) -> CriticalBatchSize:
     """Fit the curve to log S [seeds, batches]; `censored` [batches] marks lower bounds.
 
-    The interval and the test of fit use the batch sizes that were reached.
+    The interval and the test of fit use the batch sizes that were reached. `widen` is a factor on the interval's width
+    (``winners``), and `warnings` are kept with those of the fit.
     """
     seen = ~censored
     n, k = len(log_times), int(seen.sum())
@@ -221,7 +228,7 @@ def compute_critical_batch_size(
     sigma = max(math.sqrt(scatter / n), 0.01)  # a likelihood of zero width has no optimum
     log_size = float(fit_log_size(log_times.mean(axis=0, keepdims=True), batch_sizes, censored, sigma)[0])
     residual, p = lack_of_fit(reached, sizes, log_size)
-    interval = size_interval(reached, sizes)
+    interval = size_interval(reached, sizes, widen)
     if k == 2:
         said.append(Caution(code="two-batch-sizes", text="Two batch sizes fix the curve and can't contradict it."))
     if p < 0.05:

@@ -64,11 +64,11 @@ NO_SCATTER = Caution(
 )
 
 
-def mean_over_seeds(per_seed: Floats, back: Callable[[float], float] = float) -> Estimate:
+def mean_over_seeds(per_seed: Floats, back: Callable[[float], float] = float, *, widen: float = 1.0) -> Estimate:
     """Return the mean of one value a seed with Student's t interval, each carried through the rising `back`.
 
-    `per_seed` is [seeds]. There is no interval with one seed, with values that are not finite, and where all seeds
-    agree exactly.
+    `per_seed` is [seeds]; `widen` is a factor on the interval's width, for seeds that aren't independent. There is no
+    interval with one seed, with values that are not finite, and where all seeds agree exactly.
     """
     n = len(per_seed)
     if n == 0:
@@ -78,5 +78,5 @@ def mean_over_seeds(per_seed: Floats, back: Callable[[float], float] = float) ->
         return Estimate(value=back(mean), n=n)
     if np.ptp(per_seed) <= 1e-12 * abs(mean):
         return Estimate(value=back(mean), n=n, warnings=(NO_SCATTER,))
-    half = float(t_half_width(per_seed.std(ddof=1), n))
+    half = widen * float(t_half_width(per_seed.std(ddof=1), n))
     return Estimate(value=back(mean), interval=(back(mean - half), back(mean + half)), n=n, covers=SEED_NOISE)

@@ -19,8 +19,9 @@ import pandas as pd
 from sensitivity.analysis.critical import CriticalBatchSize, compute_critical_batch_size
 from sensitivity.analysis.designs import Edge, Parameters, cell_parameters, is_grid, table_edges, varying
 from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
+from sensitivity.analysis.honest import Method
 from sensitivity.analysis.times import CAP, TimeUnit
-from sensitivity.analysis.winners import Method, Winner, find_winner, seed_tables
+from sensitivity.analysis.winners import Winner, find_winner, seed_tables
 
 PointState = Literal["reached", "unreliable", "censored", "diverged", "no-result"]
 
@@ -80,6 +81,8 @@ class ScalingCurve:
     """[seeds, batches reached] natural logarithms of the honest times."""
     batch_sizes: tuple[int, ...]
     """The columns of `log_times`."""
+    widen: float
+    """Factor on the width of intervals over `seeds` (``winners``)."""
     warnings: tuple[Caution, ...]
 
     def ideal(self) -> tuple[float, ...]:
@@ -127,7 +130,7 @@ def _point(rows: pd.DataFrame, winner: Winner, cells: tuple[str, ...], unit: Tim
     else:
         state = "diverged" if counts["diverged"] else "no-result"
     if state == "reached":
-        time = mean_over_seeds(np.log(winner.time), math.exp)
+        time = mean_over_seeds(np.log(winner.time), math.exp, widen=winner.widen)
     elif state == "censored":
         time = Estimate(value=float(rows[CAP + unit].max()), n=0, interval=(float(rows[CAP + unit].max()), math.inf))
     else:
@@ -141,7 +144,7 @@ def _point(rows: pd.DataFrame, winner: Winner, cells: tuple[str, ...], unit: Tim
         time=time,
         expected=spent / successes if successes else math.nan,
         spent=spent,
-        restricted_mean=mean_over_seeds(winner.spent),
+        restricted_mean=mean_over_seeds(winner.spent, widen=winner.widen),
         efficiency=Estimate(value=math.nan),
         flattering=winner.flattering,
         method=winner.method,
@@ -157,12 +160,13 @@ def _curve(optimizer: str, unit: TimeUnit, points: list[ScalingPoint], winners: 
     shared = sorted(set.intersection(*(set(winners[p.batch_size].seeds) for p in solid))) if solid else []
     log_times = np.array([[_log_time(winners[p.batch_size], seed) for p in solid] for seed in shared])
     log_times = log_times.reshape(len(shared), len(solid))
+    widen = max((winners[p.batch_size].widen for p in solid), default=1.0)
     batches = np.array([p.batch_size for p in solid], dtype=float)
     cost = log_times + (np.log(batches) if unit == "steps" else 0.0)
     efficiency = {
         p.batch_size: Estimate(value=1.0, n=len(shared))
         if column == 0
-        else mean_over_seeds(cost[:, 0] - cost[:, column], math.exp)
+        else mean_over_seeds(cost[:, 0] - cost[:, column], math.exp, widen=widen)
         for column, p in enumerate(solid)
     }
     finished = tuple(_with_efficiency(p, efficiency.get(p.batch_size)) for p in points)
@@ -170,10 +174,11 @@ def _curve(optimizer: str, unit: TimeUnit, points: list[ScalingPoint], winners: 
         optimizer=optimizer,
         unit=unit,
         points=finished,
-        critical=_critical(finished, log_times) if unit == "steps" else None,
+        critical=_critical(finished, log_times, widen) if unit == "steps" else None,
         seeds=tuple(shared),
         log_times=log_times,
         batch_sizes=tuple(p.batch_size for p in solid),
+        widen=widen,
         warnings=_warnings(optimizer, finished),
     )
 
@@ -186,7 +191,7 @@ def _with_efficiency(point: ScalingPoint, efficiency: Estimate | None) -> Scalin
     return point if efficiency is None else replace(point, efficiency=efficiency)
 
 
-def _critical(points: tuple[ScalingPoint, ...], log_times: Floats) -> CriticalBatchSize:
+def _critical(points: tuple[ScalingPoint, ...], log_times: Floats, widen: float) -> CriticalBatchSize:
     """Fit Bc to the batch sizes that every seed reached, and to those that none did as censored."""
     used = [p for p in points if p.state in ("reached", "censored")]
     censored = np.array([p.state == "censored" for p in used], dtype=bool)
@@ -206,7 +211,8 @@ def _critical(points: tuple[ScalingPoint, ...], log_times: Floats) -> CriticalBa
         if left_out
         else ()
     )
-    return compute_critical_batch_size(full, np.array([p.batch_size for p in used], dtype=float), censored, warnings)
+    sizes = np.array([p.batch_size for p in used], dtype=float)
+    return compute_critical_batch_size(full, sizes, censored, warnings=warnings, widen=widen)
 
 
 def _warnings(optimizer: str, points: tuple[ScalingPoint, ...]) -> tuple[Caution, ...]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sensitivity.analysis.designs import Parameters, varying
 from sensitivity.analysis.estimates import Caution, Floats
+from sensitivity.analysis.honest import Method, first_half, method_for
 from sensitivity.analysis.outcomes import counted_values, untrained_values
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.metrics import METRICS, MetricName
@@ -61,13 +62,23 @@ class ScoreTable:
         return (Caution(code="incomplete", text=text),)
 
     def chosen(self, by: Floats) -> NDArray[np.int_]:
-        """Return the best configuration for each seed by `by` [seeds, configurations], judged by the other seeds.
-
-        With one seed it is judged by that one. Result: [seeds].
-        """
+        """Return the best configuration by `by` [seeds, configurations] for each of `judges` to judge: [judges]."""
         n = len(by)
-        rest = (by.sum(axis=0) - by) if n > 1 else by
+        if self.method == "split":
+            return np.full(len(self.judges), by[first_half(n)].sum(axis=0).argmin())
+        rest = by.sum(axis=0) - by if n > 1 else by
         return np.asarray(rest.argmin(axis=1))
+
+    @property
+    def method(self) -> Method:
+        """How the best are chosen and judged."""
+        return method_for(len(self.seeds))
+
+    @property
+    def judges(self) -> NDArray[np.int_]:
+        """Positions of the seeds that judge what others chose."""
+        n = len(self.seeds)
+        return np.flatnonzero(~first_half(n)) if self.method == "split" else np.arange(n)
 
 
 def score_tables(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName) -> Iterator[ScoreTable]:

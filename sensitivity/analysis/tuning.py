@@ -7,8 +7,8 @@
 * Effective dimension: the fewest hyperparameters that have to be tuned, the others at the default, for 95% of what
   the best gains over the untrained network.
 
-What a best setting gains is judged on seeds that did not choose it (cross-fitted), or the best of many would
-flatter itself. Losses are positive, in units of the metric.
+What a best setting gains is judged on seeds that did not choose it (``honest``), or the best of many would flatter
+itself. Losses are positive, in units of the metric.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import pandas as pd
 from sensitivity.analysis.coordinates import decades
 from sensitivity.analysis.designs import Parameters, adaptive, design_of
 from sensitivity.analysis.estimates import Caution, Estimate, mean_over_seeds, refuse
+from sensitivity.analysis.honest import widening
 from sensitivity.analysis.scores import ScoreTable, score_tables
 from sensitivity.study.metrics import MetricName
 
@@ -102,11 +103,11 @@ def _tuning(table: ScoreTable, wanted: Mapping[str, float] | None, design: str) 
 def _one_setting(table: ScoreTable) -> Estimate:
     if len(table.batch_sizes) < 2:
         return refuse("one-batch-size", f"{table.optimizer}: one batch size, so one setting serves them all.")
-    rows = np.arange(len(table.seeds))
+    rows = table.judges
     shared = table.chosen(table.scores.mean(axis=0))
     own = np.array([scores[rows, table.chosen(scores)] for scores in table.scores])
     loss = (table.scores[:, rows, shared] - own).mean(axis=0)
-    return _judged(table, mean_over_seeds(loss))
+    return _judged(table, mean_over_seeds(loss, widen=widening(table.method)))
 
 
 def _judged(table: ScoreTable, estimate: Estimate) -> Estimate:
@@ -121,12 +122,12 @@ def _judged(table: ScoreTable, estimate: Estimate) -> Estimate:
 
 
 def _tunability(table: ScoreTable, place: int, default: int, design: str) -> Tunability:
-    scores, rows = table.scores[place], np.arange(len(table.seeds))
-    gain = scores[:, default] - scores[rows, table.chosen(scores)]
+    scores, rows = table.scores[place], table.judges
+    gain = scores[rows, default] - scores[rows, table.chosen(scores)]
     subset = _fewest(table, scores.mean(axis=0), default) if design == "grid" else None
     return Tunability(
         batch_size=table.batch_sizes[place],
-        gain=_judged(table, mean_over_seeds(gain)),
+        gain=_judged(table, mean_over_seeds(gain, widen=widening(table.method))),
         best=table.parameters(int(scores.mean(axis=0).argmin())),
         effective_dimension=None if subset is None else len(subset),
         to_tune=subset or (),

@@ -7,7 +7,8 @@ Each question has one primary test, pooled over batch sizes and paired by seed (
 * sensitivity (``verdict_sensitivity``): the difference of robust regions for the common target, in decades a
   dimension, averaged over the batch sizes (``regions``).
 
-Better or worse needs a sign-flip p of at most 5%, hence six seeds; equivalent needs two one-sided t tests within a
+Better or worse needs a sign-flip p of at most 5%, hence six seeds that judge (``honest``: six that the best cells were
+confirmed on, or the second half of eleven); equivalent needs two one-sided t tests within a
 margin. Whatever would make the answer an artefact makes it undetermined, and says so: a best cell on the grid's
 edge, runs still waiting, targets that the budget can't reach, adaptive samples, a KL clip that binds.
 """
@@ -18,12 +19,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from sensitivity.analysis.estimates import Caution, Estimate
-from sensitivity.analysis.paired import Answer, PairedComparison, fewest_seeds, seeds_needed
-from sensitivity.analysis.remedies import Remedy, finish, more_seeds
+from sensitivity.analysis.paired import Answer, PairedComparison, fewest_seeds
+from sensitivity.analysis.remedies import Remedy, finish
 
 Question = Literal["scaling", "sensitivity"]
 
@@ -69,15 +69,12 @@ def conclude(
     by_batch: tuple[PairedComparison, ...],
     blocks: list[Caution],
     remedies: list[Remedy],
-    runs: pd.DataFrame,
 ) -> Verdict:
     """Put the answer together: the primary test's, unless something blocks it."""
     answer: Answer = "undetermined" if blocks or primary is None else primary.answer
     reasons = [*blocks]
     if primary is not None:
         reasons.append(_finding(primary))
-        if primary.answer == "undetermined":
-            remedies.append(more_seeds(runs, primary.n, seeds_needed(np.array(primary.differences))))
     return Verdict(
         question=question,
         candidate=candidate,
@@ -94,17 +91,15 @@ def conclude(
 def _finding(primary: PairedComparison) -> Caution:
     n = primary.n
     if primary.answer == "equivalent":
-        text = (
-            f"Within the margin of {primary.margin:.3g} ({primary.label}): p = {primary.p_equivalence:.2g}, {n} seeds."
-        )
+        text = f"Within the margin of {primary.margin:.3g} ({primary.label}): p = {primary.p_equivalence:.2g}, {n} seeds judge."
         return Caution(code="equivalence", text=text)
     if n < fewest_seeds():
         text = (
-            f"{n} seed{'' if n == 1 else 's'}: a sign-flip test has no two-sided p below {2.0 ** (1 - n):g}, so it"
+            f"{n} seed{' judges' if n == 1 else 's judge'}: a sign-flip test has no two-sided p below {2.0 ** (1 - n):g}, so it"
             f" can't reach 5% whatever the difference. It takes {fewest_seeds()}."
         )
         return Caution(code="few-seeds", text=text)
-    return Caution(code="test", text=f"Sign-flip test of {primary.label}: p = {primary.p:.2g}, {n} seeds.")
+    return Caution(code="test", text=f"Sign-flip test of {primary.label}: p = {primary.p:.2g}, {n} seeds judge.")
 
 
 def priced_runs(runs: pd.DataFrame, candidate: str, reference: str) -> pd.DataFrame:

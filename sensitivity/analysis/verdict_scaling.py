@@ -10,8 +10,8 @@ import pandas as pd
 
 from sensitivity.analysis.critical import seed_log_sizes, shared_log_size
 from sensitivity.analysis.estimates import Caution, Estimate, mean_over_seeds
-from sensitivity.analysis.paired import PairedComparison, compare, holm, sign_flip_p
-from sensitivity.analysis.remedies import Remedy, extend
+from sensitivity.analysis.paired import PairedComparison, compare, holm, seeds_needed, sign_flip_p
+from sensitivity.analysis.remedies import Remedy, confirm, extend, more_seeds
 from sensitivity.analysis.scaling import ScalingCurve, ScalingPoint
 from sensitivity.analysis.verdict import Margins, Verdict, conclude, priced_runs, unfinished
 
@@ -37,9 +37,12 @@ def compute_scaling_verdict(
     if primary is None:
         text = "Fewer than two batch sizes were reached by both with a shared seed, so no critical batch sizes compare."
         blocks.append(Caution(code="few-batch-sizes", text=text))
-    return conclude(
-        "scaling", one.optimizer, other.optimizer, _ratio(one, other), primary, by_batch, blocks, remedies, priced
-    )
+    elif primary.answer == "undetermined":
+        needed = seeds_needed(np.array(primary.differences))
+        remedies.append(more_seeds(priced, int(priced["seed"].nunique()), None if needed is None else 2 * needed - 1))
+        if needed is not None:  # of a split the second half judges, of fresh seeds all do
+            remedies.append(confirm(priced, len(one.batch_sizes) + len(other.batch_sizes), needed))
+    return conclude("scaling", one.optimizer, other.optimizer, _ratio(one, other), primary, by_batch, blocks, remedies)
 
 
 def _named(curves: Sequence[ScalingCurve], name: str) -> ScalingCurve:
@@ -134,4 +137,5 @@ def _ratio(one: ScalingCurve, other: ScalingCurve) -> Estimate:
     differences = seed_log_sizes(
         one.log_times[rows], np.array(one.batch_sizes, dtype=float), math.log(a.value)
     ) - seed_log_sizes(other.log_times[other_rows], np.array(other.batch_sizes, dtype=float), math.log(b.value))
-    return mean_over_seeds(differences, math.exp)
+    widen = max(curve.widen for curve in (one, other))
+    return mean_over_seeds(differences, math.exp, widen=widen)

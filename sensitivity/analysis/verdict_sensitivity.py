@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from sensitivity.analysis.estimates import Caution, Estimate
-from sensitivity.analysis.paired import Answer, PairedComparison, compare, holm, sign_flip_p
+from sensitivity.analysis.paired import Answer, PairedComparison, compare, holm, seeds_needed, sign_flip_p
 from sensitivity.analysis.regions import RobustRegion
-from sensitivity.analysis.remedies import Remedy, extend
+from sensitivity.analysis.remedies import Remedy, extend, more_seeds
 from sensitivity.analysis.verdict import Margins, Verdict, conclude, priced_runs, unfinished
 
 
@@ -67,6 +67,9 @@ def compute_sensitivity_verdict(
             for remedy in extend(priced, name, [edge for pair in pairs for edge in pair[number].touches])
             if any(block.code == "region-edge" for block in blocks)
         ]
+        if primary.answer == "undetermined":
+            needed = seeds_needed(np.array(primary.differences))
+            remedies.append(more_seeds(priced, len(shared), needed))
     elif not blocks:
         text = "No seed measures the robust region of both: grids are compared a seed at a time."
         blocks.append(Caution(code="unpaired", text=text))
@@ -79,7 +82,6 @@ def compute_sensitivity_verdict(
         by_batch,
         blocks,
         remedies,
-        priced,
     )
 
 

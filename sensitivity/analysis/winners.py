@@ -1,8 +1,7 @@
 """The best configuration of an optimizer at a batch size, and how long it takes when judged honestly.
 
-The best of many noisy configurations flatters itself (STATISTICS.md, section 2). So the winner is chosen by some
-seeds and timed by others: on fresh seeds where the study has confirmation runs, otherwise cross-fitted, each seed
-being timed in the cell that the other seeds choose. With one seed neither can be done, and the result says so.
+The winner is chosen by some seeds and timed by others (``honest``): on fresh seeds where the study has runs that
+confirm its winners, otherwise by a split of the seeds, or cross-fitted where they are few.
 
 Cells are ranked by expected running time, so that seeds that don't reach the target count against a cell.
 Arrays are [seeds, cells].
@@ -12,16 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from sensitivity.analysis.estimates import Floats
+from sensitivity.analysis.honest import Method, first_half, method_for, widening
 from sensitivity.analysis.times import CAP, TimeUnit
-
-Method = Literal["confirmed", "cross-fitted", "same-runs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +36,14 @@ class SeedTable:
     reached: NDArray[np.bool_]
     """[seeds, cells]"""
 
-    def scores(self, weights: Floats) -> Floats:
-        """Return the expected running time of every cell, with `weights` [replicates, seeds] on the seeds.
+    def scores(self) -> Floats:
+        """Return the expected running time of every cell [cells]; infinite without a success."""
+        return _expected(np.nansum(self.spent, axis=0), self.reached.sum(axis=0))
 
-        Result: [replicates, cells]; infinite without a success.
-        """
-        with np.errstate(divide="ignore", invalid="ignore"):
-            score = (weights @ np.nan_to_num(self.spent)) / (weights @ self.reached.astype(float))
-        return np.where(np.isnan(score), np.inf, score)
+    def scores_without(self) -> Floats:
+        """Return the same from all seeds but one, for each that is left out: [seeds, cells]."""
+        spent, reached = np.nan_to_num(self.spent), self.reached.astype(float)
+        return _expected(spent.sum(axis=0) - spent, reached.sum(axis=0) - reached)
 
     def keep(self, rows: NDArray[np.bool_]) -> SeedTable:
         """Return the table of the seeds marked in `rows`."""
@@ -54,6 +51,10 @@ class SeedTable:
         return SeedTable(
             self.optimizer, self.batch_size, seeds, self.cells, self.time[rows], self.spent[rows], self.reached[rows]
         )
+
+
+def _expected(spent: Floats, successes: Floats) -> Floats:
+    return np.where(successes > 0, spent / np.maximum(successes, 1.0), np.inf)
 
 
 def seed_tables(times: pd.DataFrame, unit: TimeUnit) -> Iterator[SeedTable]:
@@ -92,26 +93,46 @@ class Winner:
     flattering: float
     """Expected running time of the best cell by the very runs that chose it."""
 
+    @property
+    def widen(self) -> float:
+        """Factor on the width of intervals over these seeds."""
+        return widening(self.method)
+
 
 def find_winner(table: SeedTable, confirmation_seeds: Collection[int] = ()) -> Winner:
     """Choose and time the best cell of `table`."""
     fresh = np.isin(table.seeds, list(confirmation_seeds))
-    choosing = table.keep(~fresh) if fresh.any() and not fresh.all() else table
-    score = choosing.scores(np.ones((1, len(choosing.seeds))))[0]
-    confirmed = ~np.isnan(table.time[fresh]).all(axis=0) if fresh.any() and not fresh.all() else np.zeros(0, bool)
-    if confirmed.any() and np.isfinite(score[confirmed]).any():
-        best = int(np.where(confirmed, score, np.inf).argmin())
-        return _timed(table.keep(fresh), np.full(int(fresh.sum()), best), best, "confirmed", float(score[best]))
+    if fresh.any() and not fresh.all():
+        winner = _confirmed(table.keep(~fresh), table.keep(fresh), "confirmed")
+        if winner is not None:
+            return winner
+    choosing = table.keep(~fresh) if not fresh.all() else table
+    n = len(choosing.seeds)
+    if method_for(n) == "split":
+        first = first_half(n)
+        winner = _confirmed(choosing.keep(first), choosing.keep(~first), "split")
+        if winner is not None:
+            return winner
+    score = choosing.scores()
     best_or_none = int(score.argmin()) if np.isfinite(score).any() else None
     flattering = float(score.min()) if len(score) else np.inf
-    n = len(choosing.seeds)
     if n < 2:
         chosen = np.full(n, best_or_none or 0)
         return _timed(choosing, chosen, best_or_none, "same-runs", flattering)
-    others = choosing.scores(1.0 - np.eye(n))
+    others = choosing.scores_without()
     # Where the others reach it nowhere they have no choice to make: the best of all stands in.
     chosen = np.where(np.isfinite(others).any(axis=1), others.argmin(axis=1), best_or_none or 0)
     return _timed(choosing, chosen, best_or_none, "cross-fitted", flattering)
+
+
+def _confirmed(choosing: SeedTable, timing: SeedTable, method: Method) -> Winner | None:
+    """Choose by one table and time by the other, among the cells that it has; None where that can't be done."""
+    there = ~np.isnan(timing.time).all(axis=0)
+    score = np.where(there, choosing.scores(), np.inf)
+    if not np.isfinite(score).any():
+        return None
+    best = int(score.argmin())
+    return _timed(timing, np.full(len(timing.seeds), best), best, method, float(score[best]))
 
 
 def _timed(table: SeedTable, chosen: NDArray[np.int_], cell: int | None, method: Method, flattering: float) -> Winner:
