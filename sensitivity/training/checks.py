@@ -8,7 +8,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sensitivity.kfac import layers_of
 from sensitivity.study.errors import StudyFileError, UserError, users_code
-from sensitivity.study.schedule import total_steps
 from sensitivity.study.spec import StudySpec
 from sensitivity.training.problems import Problem
 
@@ -50,15 +49,19 @@ def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
 
 
 def _oracle_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
+    """Refuse what would make the noise other than the closed form has it."""
     size = problem.dataset.train_size
-    mistakes = []
-    for batch_size in spec.batch_sizes:
-        drawn = batch_size * total_steps(spec.budget, train_size=size, batch_size=batch_size)
-        if batch_size <= size < drawn:
-            mistakes.append(
-                f"budget: at batch size {batch_size} it draws {drawn:,} examples; beyond {size:,} the noise of the "
-                "noisy quadratic would repeat. Take fewer steps or smaller batches"
-            )
+    mistakes = [
+        f"batch_sizes[{k}]: {batch_size} is more than half of the noisy quadratic's {size:,} examples, so that batches "
+        f"and their noise would repeat; allowed: 1 to {size // 2}"
+        for k, batch_size in enumerate(spec.batch_sizes)
+        if size // 2 < batch_size <= size
+    ]
+    if spec.execution.micro_batch is not None:
+        mistakes.append(
+            "execution.micro_batch: the noise of the noisy quadratic is drawn a batch at a time; remove it, or give "
+            "problem.ghost_batch"
+        )
     return mistakes + [
         f"optimizers.{name}.kl_clip: the noisy quadratic's K-FAC has the exact curvature and no clip; remove it"
         for name, arm in spec.optimizers.items()

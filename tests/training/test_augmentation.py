@@ -13,7 +13,7 @@ def images(*shape, seed=0):
 
 def by_hand(image, code):
     """One image, pixel by pixel."""
-    channels, height, width = image.shape
+    height, width = image.shape[1:]
     top, left, flip = code // 18 - 4, code // 2 % 9 - 4, code % 2
     result = torch.zeros_like(image)
     for row in range(height):
