@@ -7,17 +7,19 @@ is measured in whole periods of the optimizer's updates, after one that warms up
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from sensitivity.study.schedule import evaluation_steps, total_steps
 from sensitivity.study.trials import Pack, Trial
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.cost import step_flops
 from sensitivity.training.evaluation import evaluate
+from sensitivity.training.memory import peak_bytes
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 from sensitivity.training.step import make_optimizer, take_step
@@ -47,7 +49,10 @@ class Cost:
     gain: float
     """Trial-steps a second over those of one trial at a time."""
     member_bytes: float
-    """Peak memory of a member: parameters, optimizer state, activations and whatever a step needs on the way."""
+    """Peak memory of a member's tensors: parameters, optimizer state, activations, and what a step needs on the way.
+
+    The host's allocator may hold up to a third more.
+    """
 
     @property
     def seconds(self) -> float:
@@ -78,12 +83,12 @@ def calibrate(
         micro_batch: examples of each member that are differentiated at once.
     """
     sizes = sorted({min(size, len(trials)) for size in sizes})
-    member_bytes = _peak_bytes(_Bench(trials[:_MEMORY_SIZE], problem, micro_batch)) / len(trials[:_MEMORY_SIZE])
+    each_bytes = member_bytes(trials, problem, micro_batch=micro_batch)
     best = alone = 0.0
     chosen: _Bench | None = None
     for size in sizes:
         if chosen is not None and (
-            size * member_bytes > memory_bytes or 2 * best * size * chosen.optimizer.period > _LONGEST_S
+            size * each_bytes > memory_bytes or 2 * best * size * chosen.optimizer.period > _LONGEST_S
         ):
             break
         bench = _Bench(trials[:size], problem, micro_batch)
@@ -100,6 +105,7 @@ def calibrate(
     lengths = {"train_size": problem.dataset.train_size, "batch_size": batch_size}
     total = total_steps(workload.budget, **lengths)
     evaluations = 1 + len(evaluation_steps(workload.evaluation, total=total, **lengths))
+    chosen.evaluate()  # the first one asks the system for memory
     began = time.perf_counter()
     chosen.evaluate()
     evaluation_seconds = (time.perf_counter() - began) / chosen.size
@@ -110,8 +116,14 @@ def calibrate(
         evaluation_seconds=evaluation_seconds * evaluations,
         pack_size=chosen.size,
         gain=alone / best,
-        member_bytes=member_bytes,
+        member_bytes=each_bytes,
     )
+
+
+def member_bytes(trials: Sequence[Trial], problem: Problem, *, micro_batch: int | None = None) -> float:
+    """Return the peak memory of a member of a pack of these trials, measured in a pack of a few."""
+    some = _Bench(trials[:_MEMORY_SIZE], problem, micro_batch)
+    return peak_bytes(some.two_steps, some.held()) / some.size
 
 
 class _Bench:
@@ -132,25 +144,25 @@ class _Bench:
         self._examples = trials[0].workload.evaluation.train_examples
         self._steps: Iterator[int] = iter(range(10**9))
 
-    @property
-    def held_bytes(self) -> int:
-        """Memory that stays from step to step."""
-        return sum(p.nbytes for p in self._model.params.values()) + self.optimizer.state_bytes
-
-    @property
-    def device(self) -> torch.device:
-        """Where it trains."""
-        return self._model.device
+    def held(self) -> list[Tensor]:
+        """Return the tensors that stay from step to step."""
+        kept = tree_leaves((self._model.state(), self.optimizer.state()))
+        return [leaf for leaf in kept if isinstance(leaf, Tensor)]
 
     def step(self) -> None:
         take_step(self._model, self._problem, self.optimizer, self._batches, step=next(self._steps), lr_scale=0.0)
+
+    def two_steps(self) -> None:
+        """Take the first two: K-FAC's inverses are made in one of them."""
+        self.step()
+        self.step()
 
     def evaluate(self) -> None:
         evaluate(self._model, self._problem, train_examples=self._examples)
 
     def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)
 
 
 def _step_seconds(bench: _Bench) -> float:
@@ -165,32 +177,3 @@ def _step_seconds(bench: _Bench) -> float:
         bench.wait()
         steps += period
     return (time.perf_counter() - began) / steps / bench.size
-
-
-def _peak_bytes(bench: _Bench) -> float:
-    """Return the most that a pack holds at any time in two steps, the first of which inverts K-FAC's factors."""
-
-    def steps() -> None:
-        bench.step()
-        bench.step()
-
-    if bench.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(bench.device)
-        before = torch.cuda.memory_allocated(bench.device) - bench.held_bytes
-        steps()
-        return torch.cuda.max_memory_allocated(bench.device) - before
-    return bench.held_bytes + _host_peak(steps)
-
-
-def _host_peak(work: Callable[[], None]) -> int:
-    """Return by how much the host memory of tensors rose at most during `work`."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
-    assert profiler.profiler is not None
-    assert profiler.profiler.kineto_results is not None
-    changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(changes, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak

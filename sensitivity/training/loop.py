@@ -43,6 +43,7 @@ def train_pack(
     while (until := training.next_evaluation) is not None:
         training.advance(until, lambda: on_look(training))
         training.measure()
+        on_look(training)
         if training.left:
             on_progress(training.done / training.total)
     return training.results()

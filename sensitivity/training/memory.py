@@ -1,10 +1,16 @@
-"""The allocator of a training process."""
+"""The memory of a training process: its allocator, what tensors take at most, and when it has run out."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt(3)
 
@@ -24,6 +30,43 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))
+
+
+def peak_bytes(work: Callable[[], object], held: Iterable[Tensor]) -> int:
+    """Return the most memory that tensors take at any time during `work`, those `held` throughout included.
+
+    On an accelerator its allocator tells; on the host every operation's results are followed until they are freed,
+    which leaves out what an operation takes for itself and gives back.
+    """
+    kept = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in held}
+    device = next((tensor.device for tensor in held if tensor.device.type == "cuda"), None)
+    if device is not None:
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return sum(kept.values()) + torch.cuda.max_memory_allocated(device) - before
+    with _Followed(set(kept)) as followed:
+        work()
+    return sum(kept.values()) + followed.peak
+
+
+class _Followed(TorchDispatchMode):
+    """Follows the storages that operations return, but for known ones."""
+
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()
+        self.peak = 0
+        self._known = known
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._live = {key: entry for key, entry in self._live.items() if not entry[0].expired()}
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage())._cdata not in self._known:
+                self._live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.peak = max(self.peak, sum(size for _, size in self._live.values()))
+        return result
 
 
 def out_of_memory(error: BaseException) -> bool:

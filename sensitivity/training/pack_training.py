@@ -54,7 +54,7 @@ class PackTraining:
     def advance(self, until: int, on_look: Callable[[], None] = lambda: None) -> None:
         """Train to step `until`. A member that diverges counts no further, and is dropped soon.
 
-        `on_look` is called now and then where the state may be taken.
+        `on_look` is called now and then before the end, where the state may be taken.
         """
         look_every = _LOOK_EVERY[self._model.device.type]
         began, since = time.perf_counter(), self.done
@@ -73,7 +73,8 @@ class PackTraining:
                 gone = self._find_faults()
                 if self.done == until or gone * _WORTH_DROPPING >= len(self._live):
                     self._drop()
-                on_look()
+                if self.done < until:
+                    on_look()
                 began, since = time.perf_counter(), self.done
 
     def measure(self) -> None:

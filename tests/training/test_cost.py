@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from sensitivity.study.spec import ProblemSpec
-from sensitivity.training.calibration import calibrate
 from sensitivity.training.cost import example_cost
 from sensitivity.training.loop import train_pack
 from sensitivity.training.problems import load_problem
@@ -57,21 +56,6 @@ def test_time_is_shared_between_the_members_and_excludes_evaluation(make_study, 
         assert times == sorted(times)
         assert times[-1] == result.train_seconds
         assert result.eval_seconds > 0
-
-
-@pytest.mark.parametrize("kind", ["sgd", "kfac"])
-def test_calibration_foretells_a_run(make_study, pack_of, kind):
-    arm = {"kind": kind, "lr": [0.001, 0.002, 0.003, 0.004], **({"damping": 1.0} if kind == "kfac" else {})}
-    spec = make_study(budget={"steps": 150}, optimizers={"a": arm})
-    problem = load_problem(spec.problem)
-    cost = calibrate(pack_of(spec), problem)
-    results = train_pack(pack_of(spec), problem)
-    assert cost.steps == results[0].steps == 150
-    assert cost.flops == pytest.approx(results[0].flops)
-    assert cost.pack_size == 4
-    # A loose bound: other work on the machine may slow either side down.
-    assert 0.2 < cost.step_seconds * 150 / results[0].train_seconds < 5
-    assert cost.pack_bytes > sum(4 * 4 * p.numel() for p in problem.build_model().parameters())
 
 
 def test_counting_does_not_disturb_the_global_generator():
