@@ -248,7 +248,7 @@ class StudySpec(Section):
     schedule: ScheduleSpec = ScheduleSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     targets: dict[MetricName, Annotated[tuple[float, ...], AsList]] = Field(default_factory=dict)
-    execution: ExecutionSpec = ExecutionSpec()
+    execution: Annotated[ExecutionSpec, Field(validate_default=True)] = ExecutionSpec()
 
     @field_validator("name")
     @classmethod

@@ -11,7 +11,10 @@ import torch
 from PIL import Image
 
 from sensitivity.study.errors import UserError
+from sensitivity.study.results import Status
 from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.trials import Pack, expand
+from sensitivity.training.loop import train_pack
 from sensitivity.training.problems import load_problem
 
 
@@ -244,3 +247,33 @@ def test_what_a_killed_worker_left_is_in_nobodys_way(folder, data):
     kept.rename(kept.with_name(f".{kept.name}"))  # killed just before the folder took its name
     assert load(folder).train_size == 6
     assert [path.name for path in (data / "arrays").iterdir()] == [kept.name]
+
+
+@pytest.mark.parametrize(("kind", "model"), [("sgd", "resnet20"), ("kfac", "small_cnn")])
+def test_images_train_in_packs_as_alone_augmented_and_in_ghost_batches(folder, make_study, kind, model):
+    spec = make_study(
+        problem={
+            "dataset": f"imagefolder:{folder}",
+            "image_size": 8,
+            "model": model,
+            "augment": "crop_flip",
+            "ghost_batch": 2,
+        },
+        batch_sizes=[4],
+        seeds=2,
+        budget={"steps": 3},
+        optimizers={"a": {"kind": kind, "lr": [0.01, 0.02], **({"damping": 1.0} if kind == "kfac" else {})}},
+    )
+    problem = load_problem(spec.problem, dtype=torch.float64)
+    for packed in train_pack(Pack(expand(spec)), problem):
+        (alone,) = train_pack(Pack((packed.trial,)), problem)
+        assert packed.status is Status.COMPLETED
+        assert packed.measurements[-1].train_loss == pytest.approx(alone.measurements[-1].train_loss, rel=1e-8)
+    plain = make_study(
+        **{
+            **spec.model_dump(mode="json", include={"batch_sizes", "budget", "optimizers"}),
+            "problem": {**spec.problem.model_dump(mode="json"), "augment": "none"},
+        }
+    )
+    (unaugmented, *_) = train_pack(Pack(expand(plain)), problem)
+    assert unaugmented.measurements[-1].train_loss != pytest.approx(alone.measurements[-1].train_loss, rel=1e-4)

@@ -254,3 +254,51 @@ def test_targets_with_nan_are_the_datas_fault_not_the_optimizers(module):
     name = module("import torch\ndef data():\n    x = torch.ones(3, 2); y = x * float('nan')\n    return x, y, x, y\n")
     with pytest.raises(UserError, match="train targets hold NaN"):
         load_problem(ProblemSpec(dataset=f"{name}:data", loss="squared_error"))
+
+
+NORMALISED = """
+import torch
+from torch import nn
+def model(shape, outputs):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Linear(16, outputs))
+"""
+
+
+def test_a_micro_batch_of_a_network_with_batch_norm_is_refused_with_the_mend(module, make_study):
+    name = module(NORMALISED)
+    spec = make_study(problem={"model": f"{name}:model"}, execution={"micro_batch": 16})
+    with pytest.raises(StudyFileError) as caught:
+        check_study(spec, load_problem(spec.problem), source="x.toml")
+    (line,) = caught.value.mistakes
+    assert line.startswith(f"execution.micro_batch: the layer 2 of {name}:model normalises over the batch")
+    assert "problem.ghost_batch" in line
+    for fine in ({"problem": {"model": f"{name}:model", "ghost_batch": 16}}, {"execution": {"micro_batch": 16}}):
+        study = make_study(**fine)
+        check_study(study, load_problem(study.problem), source="x.toml")
+
+
+def test_a_ghost_batch_that_the_network_can_not_normalise_is_refused(module, make_study):
+    spec = make_study(problem={"model": f"{module(NORMALISED)}:model", "ghost_batch": 1})
+    with pytest.raises(StudyFileError, match="Expected more than 1 value per channel"):
+        check_study(spec, load_problem(spec.problem), source="x.toml")
+
+
+def test_augmentation_of_what_is_no_image_is_refused(module, make_study):
+    name = module(DATA)
+    spec = make_study(problem={"dataset": f"{name}:data", "augment": "crop_flip"}, batch_sizes=[3])
+    with pytest.raises(StudyFileError) as caught:
+        check_study(spec, load_problem(spec.problem), source="x.toml")
+    assert caught.value.mistakes[0].startswith('problem.augment: "crop_flip" is for images [channels, height, width]')
+    assert "is [2]. Remove it" in caught.value.mistakes[0]
+
+
+def test_a_subset_of_any_data_set(module):
+    name = module(DATA)
+    some = load_problem(ProblemSpec(dataset=f"{name}:data", train_subset=4, test_subset=2)).dataset
+    whole = load_problem(ProblemSpec(dataset=f"{name}:data")).dataset
+    assert (some.train_size, len(some.test_inputs)) == (4, 2)
+    kept = {tuple(row) for row in some.train_inputs.tolist()}
+    assert len(kept) == 4
+    assert kept < {tuple(row) for row in whole.train_inputs.tolist()}
+    for row, target in zip(some.train_inputs, some.train_targets, strict=True):
+        assert whole.train_targets[(whole.train_inputs == row).all(1)].tolist() == [int(target)]
