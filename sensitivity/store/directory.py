@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,14 @@ import pyarrow as pa
 from pyarrow import fs
 
 from sensitivity.study.errors import StorageError
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = 180.0
+"""How long a place that can't be reached is waited for."""
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
+_LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR)
+"""Faults that no waiting mends: a full disk, a place that may not be written to."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,15 @@ class Place:
         with self._faults("can't be read", name), self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
             return bytes(stream.read())
 
+    def read_start(self, name: str, most: int) -> bytes:
+        """Return the first `most` bytes of a file, or all of a shorter one.
+
+        Raises:
+            StorageError: it can't be read.
+        """
+        with self._faults("can't be read", name), self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+            return bytes(stream.read(most))
+
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
         """Put a whole file in its place, replacing one of the same name.
 
@@ -125,7 +145,8 @@ class Place:
                 else "Check that it is the right place, and that you may read it"
             )
             where = self.uri_of(name) if name else self.uri
-            raise StorageError(f"{where}: {what} ({first_line(error)})\n  {mend}") from None
+            passing = not isinstance(error, OSError) or error.errno not in _LASTING
+            raise StorageError(f"{where}: {what} ({first_line(error)})\n  {mend}", passing=passing) from None
 
 
 def _write_local(target: Path, data: bytes | pa.Buffer) -> None:
@@ -157,6 +178,26 @@ def place(uri: str) -> Place:
             f"storage {uri!r}: {first_line(error)}\n  Give a folder, or a URI such as s3://bucket/folder"
         ) from None
     return Place(filesystem, path_text.rstrip("/"), uri.rstrip("/"))
+
+
+def patiently(
+    write: Callable[[], None], *, patience: float = PATIENCE_S, wait: Callable[[float], None] = time.sleep
+) -> None:
+    """Call `write`; where a place is out of reach, again after longer and longer waits, for `patience` seconds in all.
+
+    Raises:
+        StorageError: a fault that waiting does not mend, or that it has not mended.
+    """
+    waited, pause = 0.0, _FIRST_WAIT_S
+    while True:
+        try:
+            return write()
+        except StorageError as error:
+            if not error.passing or waited >= patience:
+                raise
+            logger.warning("%s; trying again", str(error).splitlines()[0])
+        wait(pause)
+        waited, pause = waited + pause, min(2 * pause, _LONGEST_WAIT_S)
 
 
 def first_line(error: BaseException) -> str:

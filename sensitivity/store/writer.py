@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sensitivity.store.directory import Place
+from sensitivity.store.manifest import MANIFEST
 from sensitivity.store.schema import PARAM_PREFIX, PHASE_PREFIX, curves_schema, plan_schema, runs_schema
+from sensitivity.study.errors import StorageError
 from sensitivity.study.results import PHASES, PackResult, RunResult
 from sensitivity.study.trials import Trial
 
@@ -33,8 +35,15 @@ def append(directory: Place, result: PackResult, *, spec_hash: str, code_version
     """Add a pack's results. They count once this returns; an interruption before leaves none of them.
 
     Raises:
-        StorageError: the place can't be written.
+        StorageError: the place can't be written, or the study in it is gone.
     """
+    if not directory.exists(MANIFEST):
+        # An empty mount point would take the results, and hide them once the storage is mounted again.
+        raise StorageError(
+            f"{directory.uri}: the study is gone from here (no {MANIFEST})\n"
+            "  Mount the storage again, or put the directory back, and run the same study again",
+            passing=True,
+        )
     started = datetime.datetime.fromtimestamp(result.started_at, tz=datetime.UTC)
     shared = {
         "pack_id": result.pack_id,

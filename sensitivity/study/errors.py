@@ -24,6 +24,11 @@ class StudyFileError(UserError):
 class StorageError(UserError):
     """A study directory that can't be read or written as asked. What it holds stays as it was."""
 
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
+        """Whether the same may go well in a moment: a network's or a mount's fault, not a full disk's."""
+
 
 @contextlib.contextmanager
 def users_code(what: str) -> Iterator[None]:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 from pyarrow import fs
 
+from sensitivity.store import lock
 from sensitivity.store.directory import Place, place
 from sensitivity.store.manifest import write_manifest
 from sensitivity.store.writer import append, write_plan
@@ -94,6 +95,12 @@ def make():
         snapshot=snapshot,
         curve=curve,
     )
+
+
+@pytest.fixture(autouse=True)
+def _no_settling(monkeypatch):
+    """Nobody else writes the object stores of these tests at the same time."""
+    monkeypatch.setattr(lock, "SETTLE_S", 0.0)
 
 
 @pytest.fixture(params=["local", "mock", "subtree"])

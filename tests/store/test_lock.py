@@ -5,19 +5,36 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from sensitivity.store import lock
 from sensitivity.store.directory import place
 from sensitivity.store.lock import LOCK, STALE_S, WriterLock
+from sensitivity.store.manifest import write_manifest
 from sensitivity.study.errors import StorageError
 
 
-def leave(directory, *, pid, age=0.0, host=None):
-    """Leave a lock file as another writer would."""
-    content = {"token": "other", "host": host or socket.gethostname(), "pid": pid, "renewed_at": time.time() - age}
+def leave(directory, *, pid, age=0.0, host=None, skew=0.0):
+    """Leave a lock file as another writer would, whose clock is `skew` ahead of the storage's."""
+    renewed_at = time.time() - age + skew
+    content = {"token": "other", "host": host or socket.gethostname(), "pid": pid, "renewed_at": renewed_at}
     directory.write(LOCK, json.dumps(content).encode())
+    if age:
+        path = next((p for p in _paths(directory) if p.exists()), None)
+        if path is None:
+            pytest.skip("this file system's clock can't be set back")
+        os.utime(path, (time.time() - age,) * 2)
+
+
+def _paths(directory):
+    """Where the lock file may lie on this machine's file tree."""
+    yield Path(directory.path) / LOCK
+    if isinstance(directory.filesystem, fs.SubTreeFileSystem):
+        yield Path(directory.filesystem.base_path) / directory.path / LOCK
 
 
 @pytest.fixture(scope="module")
@@ -151,12 +168,72 @@ def test_of_two_that_write_an_object_at_once_the_last_wins(directory, monkeypatc
         pytest.fail("two writers")
 
 
-def test_of_two_that_create_a_local_lock_at_once_the_first_wins(tmp_path, monkeypatch):
-    directory = place(str(tmp_path))
-    slow = WriterLock(directory)
-    monkeypatch.setattr(slow, "_holder", lambda: None)  # it looked before the other wrote
+def test_of_many_that_find_a_stale_lock_one_takes_it_over(tmp_path, dead):
+    directory, at_once = place(str(tmp_path)), 8
+    ready = threading.Barrier(at_once)
+
+    def take(_):
+        ready.wait()
+        try:
+            holder = WriterLock(directory)
+            holder.__enter__()
+        except StorageError as error:
+            return str(error)
+        return holder
+
+    for _ in range(20):
+        leave(directory, pid=dead)
+        with ThreadPoolExecutor(at_once) as threads:
+            outcomes = list(threads.map(take, range(at_once)))
+        (winner,) = (outcome for outcome in outcomes if isinstance(outcome, WriterLock))
+        assert all(f"being written by process {os.getpid()}" in text for text in outcomes if text is not winner)
+        winner.require()
+        winner.__exit__(None, None, None)
+        assert not directory.exists(LOCK)
+
+
+@pytest.mark.parametrize("skew", [-86400.0, 86400.0])
+def test_clocks_that_differ_neither_free_a_held_lock_nor_keep_a_stale_one(directory, skew):
+    leave(directory, pid=1, host="elsewhere", skew=skew)
+    with pytest.raises(StorageError, match="being written by process 1 on elsewhere"), WriterLock(directory):
+        pytest.fail("two writers")
+    leave(directory, pid=1, host="elsewhere", skew=skew, age=STALE_S + 1)
     with WriterLock(directory):
-        held = directory.read(LOCK)
-        with pytest.raises(StorageError, match="another writer was quicker"), slow:
-            pytest.fail("two writers")
-        assert directory.read(LOCK) == held
+        pass
+
+
+def test_without_file_times_the_writers_clocks_must_do(directory, monkeypatch):
+    monkeypatch.setattr(type(directory), "modified_at", lambda self, name: 0.0)
+    leave(directory, pid=1, host="elsewhere", skew=-STALE_S / 2)
+    with pytest.raises(StorageError, match="being written"), WriterLock(directory):
+        pytest.fail("two writers")
+    leave(directory, pid=1, host="elsewhere", skew=-STALE_S - 1)
+    with WriterLock(directory):
+        pass
+
+
+def test_a_writer_that_lost_its_lock_finds_out_before_it_writes(directory, make):
+    write_manifest(directory, make.study(), "")
+    with WriterLock(directory) as held:
+        held.require()
+        leave(directory, pid=12345)
+        with pytest.raises(StorageError, match=r"lock was lost.*process 12345") as caught:
+            held.require()
+        assert not caught.value.passing
+        directory.delete(LOCK)
+        with pytest.raises(StorageError, match="held by nobody") as caught:
+            held.require()
+        assert not caught.value.passing
+
+
+def test_a_lock_whose_place_is_out_of_reach_may_come_back(tmp_path, make):
+    directory = place(str(tmp_path / "mounted"))
+    write_manifest(directory, make.study(), "")
+    with WriterLock(directory) as held:
+        (tmp_path / "mounted").rename(tmp_path / "away")
+        with pytest.raises(StorageError, match=r"study is gone") as caught:
+            held.require()
+        assert caught.value.passing
+        (tmp_path / "away").rename(tmp_path / "mounted")
+        held.require()
+    assert not directory.exists(LOCK)
