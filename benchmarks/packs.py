@@ -1,23 +1,28 @@
 """Trial-steps a second of packs against one trial at a time, and a whole study against plain Ray Tune.
 
-    python benchmarks/packs.py [--rounds N] [--record]        packs against pack size 1
-    python benchmarks/packs.py --study [--record]             64 cells against a plain Ray Tune function trainable
+    python benchmarks/packs.py [--rounds N] [--models perceptron small_cnn resnet20] [--record]
+    python benchmarks/packs.py --study [--rounds N] [--record]      64 cells against a plain Ray Tune function trainable
 
 Steps of all pack sizes are interleaved in one process with one math thread; a figure is the median over rounds of the
-ratio to the one-trial step of the same round. The plain trainable is written as Ray's documentation writes one:
-a process a trial, tensors in memory, ``torch.optim.SGD``, a report an epoch.
+ratio to the one-trial step of the same round. "Plain PyTorch" is the same step as a bare loop writes it: a module,
+cross-entropy, ``backward``, ``torch.optim.SGD``, batches indexed from the same tensors. "Floor" is the ratio that a
+pack would have if its products ran at the rate of one large product here and everything else were free. The plain
+trainable is written as Ray's documentation writes one: a process a trial, tensors in memory, ``torch.optim.SGD``, a
+report an epoch.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
+import os
 import platform
 import statistics
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -28,71 +33,163 @@ from sensitivity.execution.prepare import prepare
 from sensitivity.store.directory import place
 from sensitivity.study.load import parse_study
 from sensitivity.study.provenance import machine, package_versions
+from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import Pack, expand
+from sensitivity.training.batches import PackBatches
+from sensitivity.training.calibration import calibrate, member_bytes
+from sensitivity.training.cost import step_flops
+from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.memory import keep_freed_memory
-from sensitivity.training.order import PackOrder
 from sensitivity.training.packed_model import PackedModel
-from sensitivity.training.problems import load_problem
+from sensitivity.training.problems import Problem, load_problem
 from sensitivity.training.step import make_optimizer, take_step
 
-SIZES = (1, 4, 16, 64)
 RESULTS = Path(__file__).parent / "results"
 ARMS = {
     "sgd": {"kind": "sgd", "lr": {"log": [1e-4, 1e-3], "points": 64}, "momentum": 0.9},
     "kfac": {"kind": "kfac", "lr": {"log": [1e-4, 1e-3], "points": 64}, "damping": 1.0},
 }
+WORKLOADS = {
+    "perceptron": ((8, 32, 128), (1, 4, 16, 64)),
+    "small_cnn": ((32, 128), (1, 4, 16, 64)),
+    "resnet20": ((128,), (1, 4)),
+}
+"""Batch sizes and pack sizes by model. A ResNet-20 of 16 members takes 20 s a step here, and would show the same."""
 
 
-def stepper(model_name: str, arm: str, batch_size: int, size: int) -> Callable[[], None]:
-    """Return a function that takes ten steps of a pack: one period of K-FAC's inverses."""
+def problem_of(model: str, arm: str, batch_size: int) -> tuple[StudySpec, Problem]:
+    """Return a study of 64 cells and its problem; ResNet-20 trains on noise of CIFAR's shape."""
     raw = {
         "name": "benchmark",
         "batch_sizes": [batch_size],
         "seeds": 1,
-        "problem": {"model": model_name},
+        "problem": {"model": model},
         "budget": {"steps": 1},
+        "evaluation": {"train_examples": 128},
         "optimizers": {arm: ARMS[arm]},
     }
     spec = parse_study(raw, source="benchmark")
     problem = load_problem(spec.problem)
+    if model == "resnet20":
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(512, 3, 32, 32, generator=generator)
+        classes = torch.randint(0, 10, (512,), generator=generator)
+        data = Dataset(train_inputs=images, train_targets=classes, test_inputs=images[:64], test_targets=classes[:64])
+        from sensitivity.training.models.resnet import resnet20
+
+        problem = Problem(
+            dataset=data,
+            build_model=lambda: resnet20((3, 32, 32), 10),
+            loss=problem.loss,
+            has_classes=True,
+            outputs=10,
+        )
+    return spec, problem
+
+
+def stepper(spec: StudySpec, problem: Problem, size: int) -> Callable[[], None]:
+    """Return a function that takes one step of a pack of `size`."""
     pack = Pack(expand(spec)[:size])
-    model = PackedModel(problem.build_model, [trial.seed for trial in pack.trials])
-    optimizer = make_optimizer(pack, model)
-    order = PackOrder([trial.seed for trial in pack.trials], train_size=1437, batch_size=batch_size)
-    step = iter(range(10**9))
-
-    def ten() -> None:
-        for _ in range(10):
-            take_step(model, problem, optimizer, order.draw(), step=next(step), lr_scale=1.0)
-
-    return ten
+    seeds = [trial.seed for trial in pack.trials]
+    model = PackedModel(problem.build_model, seeds)
+    optimizer = make_optimizer(pack, model, problem)
+    batches = PackBatches(seeds, problem, batch_size=spec.batch_sizes[0], micro_batch=None, augment=False)
+    count = iter(range(10**9))
+    return lambda: void(take_step(model, problem, optimizer, batches, step=next(count), lr_scale=1.0))
 
 
-def packs(rounds: int) -> list[str]:
+def plain(spec: StudySpec, problem: Problem) -> Callable[[], None]:
+    """Return a function that takes one SGD step as a bare PyTorch loop does."""
+    model, data = problem.build_model(), problem.dataset
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    rows = torch.randperm(data.train_size)[: spec.batch_sizes[0]]
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(data.train_inputs[rows]), data.train_targets[rows])
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def void(_: object) -> None:
+    """Return nothing."""
+
+
+def period_seconds(steps: Callable[[], None], period: int) -> float:
+    """Time so many steps, and return seconds a step."""
+    began = time.perf_counter()
+    for _ in range(period):
+        steps()
+    return (time.perf_counter() - began) / period
+
+
+def product_rate() -> float:
+    """Return FLOPs a second of one large matrix product here: the best of five."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    best = min(period_seconds(lambda: void(a @ b), 3) for _ in range(5))
+    return 2 * 1024**3 / best
+
+
+def packs(models: list[str], rounds: int) -> Iterator[str]:
     """Measure packs of each size against packs of one."""
-    lines = ["| model | optimizer | batch | ms a step alone | " + " | ".join(f"pack of {n}" for n in SIZES[1:]) + " |"]
-    lines.append("| --- | --- | ---: | ---: |" + " ---: |" * (len(SIZES) - 1))
-    for model_name in ("perceptron", "small_cnn"):
+    columns = ("model", "optimizer", "batch", "ms alone", "plain PyTorch", "pack of 4", "16", "64", "floor", "chosen")
+    yield "| " + " | ".join(columns) + " |"
+    yield "| --- | --- |" + " ---: |" * (len(columns) - 2)
+    for model in models:
+        batch_sizes, sizes = WORKLOADS[model]
+        period = 10 if model != "resnet20" else 2
         for arm in ARMS:
-            for batch_size in (32, 128):
-                steps = {size: stepper(model_name, arm, batch_size, size) for size in SIZES}
-                seconds: dict[int, list[float]] = {size: [] for size in SIZES}
-                for k in range(rounds + 1):
-                    for size, step in steps.items():
-                        began = time.perf_counter()
-                        step()
-                        if k:  # the first round warms up
-                            seconds[size].append((time.perf_counter() - began) / 10 / size)
-                alone = seconds[1]
-                gains = [
-                    statistics.median(a / b for a, b in zip(alone, seconds[size], strict=True)) for size in SIZES[1:]
-                ]
-                cells = " | ".join(f"{gain:.2f}×" for gain in gains)
-                lines.append(
-                    f"| {model_name} | {arm} | {batch_size} | {statistics.median(alone) * 1e3:.2f} | {cells} |"
-                )
-                print(lines[-1], flush=True)
-    return lines
+            for batch_size in batch_sizes:
+                yield packs_line(model, arm, batch_size, sizes, period, rounds if model != "resnet20" else 5)
+
+
+def packs_line(model: str, arm: str, batch_size: int, sizes: tuple[int, ...], period: int, rounds: int) -> str:
+    """Measure one workload."""
+    spec, problem = problem_of(model, arm, batch_size)
+    steps = {size: stepper(spec, problem, size) for size in sizes}
+    if arm == "sgd":
+        steps[0] = plain(spec, problem)
+    seconds: dict[int, list[float]] = {size: [] for size in steps}
+    for k in range(rounds + 1):
+        for size, step in steps.items():
+            taken = period_seconds(step, period) / max(1, size)
+            if k:  # the first round warms up
+                seconds[size].append(taken)
+
+    def gain(size: int) -> str:
+        if size not in seconds:
+            return ""
+        return f"{statistics.median(a / b for a, b in zip(seconds[1], seconds[size], strict=True)):.2f}×"
+
+    alone = statistics.median(seconds[1])
+    pack = Pack(expand(spec)[:1])
+    optimizer = make_optimizer(pack, PackedModel(problem.build_model, [0]), problem)
+    floor = alone * product_rate() / step_flops(problem, optimizer, batch_size)
+    if model == "resnet20":
+        chosen = "–"
+    else:
+        cost = calibrate(expand(spec), problem, memory_bytes=4e9)
+        chosen = f"{cost.pack_size} ({cost.gain:.2f}×)"
+    cells = [f"{alone * 1e3:.2f}", gain(0), gain(4), gain(16), gain(64), f"{floor:.1f}×", chosen]
+    return f"| {model} | {arm} | {batch_size} | " + " | ".join(cells) + " |"
+
+
+def memory() -> Iterator[str]:
+    """Show that the tensors of a pack grow linearly with members and with the batch."""
+    yield ""
+    yield "Peak memory of a pack's tensors, in MB a member (`sensitivity.training.calibration.member_bytes`):"
+    yield ""
+    yield "| model | optimizer | batch | pack of 1 | 4 | 16 |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: |"
+    for model in ("perceptron", "small_cnn"):
+        for arm in ARMS:
+            for batch_size in (128, 512):
+                spec, problem = problem_of(model, arm, batch_size)
+                sizes = (1, 4, 16)
+                cells = [f"{member_bytes(expand(spec), problem, members=size) / 1e6:.2f}" for size in sizes]
+                yield f"| {model} | {arm} | {batch_size} | " + " | ".join(cells) + " |"
 
 
 STUDY = """
@@ -106,6 +203,12 @@ kind = "sgd"
 lr = { log = [1e-3, 0.3], points = 8 }
 momentum = [0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98]
 """
+
+
+@contextlib.contextmanager
+def silent(progress: object) -> Iterator[Callable[[], None]]:
+    """Show nothing."""
+    yield lambda: None
 
 
 def plain_trainable(config: dict[str, float]) -> None:
@@ -130,42 +233,47 @@ def plain_trainable(config: dict[str, float]) -> None:
         tune.report({"train_loss": train, "accuracy": (outputs.argmax(1) == data.test_targets).float().mean().item()})
 
 
-def study() -> list[str]:
-    """Time the same 64 trials through this product and through plain Ray Tune, Ray running already."""
+def study(rounds: int) -> Iterator[str]:
+    """Time the same 64 trials through this product and through plain Ray Tune, in turns, Ray running already."""
     with ray_environment(local=True), tempfile.TemporaryDirectory() as folder:
         import ray
         from ray import tune
 
+        os.environ["XDG_CACHE_HOME"] = folder  # nothing is known of this machine beforehand
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         path = Path(folder) / "cells.toml"
         path.write_text(STUDY)
-        plan = prepare(str(path))
-        began = time.perf_counter()
-        show = contextlib.nullcontext(lambda: None)
-        launch(plan, place(folder).child("ours"), address=None, workers=2, show=lambda progress: show)
-        ours = time.perf_counter() - began
-        grid = {name: tune.grid_search(list(axis.grid())) for name, axis in plan.spec.optimizers["sgd"].axes().items()}
-        began = time.perf_counter()
-        tune.Tuner(
-            tune.with_resources(plain_trainable, {"cpu": 1}),
-            param_space=grid,
-            run_config=tune.RunConfig(storage_path=folder, name="plain", verbose=0),
-        ).fit()
-        plain = time.perf_counter() - began
+        yield f"64 SGD cells of the perceptron, batch 128, 5 epochs; Ray running already; n = {rounds} each, in turns."
+        yield ""
+        yield "| round | this product, from plan to study directory, s | plain Ray Tune, a process a trial, s | ratio |"
+        yield "| ---: | ---: | ---: | ---: |"
+        ratios = []
+        for k in range(rounds):
+            plan = prepare(str(path))
+            began = time.perf_counter()
+            launch(plan, place(folder).child(f"ours{k}"), address=None, workers=2, show=silent)
+            ours = time.perf_counter() - began
+            axes = plan.spec.optimizers["sgd"].axes()
+            grid = {name: tune.grid_search(list(axis.grid())) for name, axis in axes.items()}
+            began = time.perf_counter()
+            tune.Tuner(
+                tune.with_resources(plain_trainable, {"cpu": 1}),
+                param_space=grid,
+                run_config=tune.RunConfig(storage_path=folder, name=f"plain{k}", verbose=0),
+            ).fit()
+            theirs = time.perf_counter() - began
+            ratios.append(theirs / ours)
+            yield f"| {k + 1} | {ours:.1f} | {theirs:.1f} | {theirs / ours:.1f} |"
         ray.shutdown()
-    return [
-        "64 SGD cells of the perceptron, batch 128, 5 epochs; Ray running already; n = 1 each.",
-        "",
-        f"- this product, from plan to study directory: {ours:.1f} s",
-        f"- plain Ray Tune, a process a trial: {plain:.1f} s",
-        f"- ratio: {plain / ours:.1f}",
-    ]
+        yield ""
+        yield f"Median ratio: {statistics.median(ratios):.1f}. The first round includes the choice of the pack size."
 
 
 def main() -> None:
-    """Measure, print, and record if asked."""
+    """Measure, print, and record line by line if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--models", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--study", action="store_true", help="a whole study against plain Ray Tune")
     parser.add_argument("--default-allocator", action="store_true", help="without the workers' setting of malloc")
     parser.add_argument("--record", action="store_true", help="keep the result in benchmarks/results")
@@ -173,17 +281,26 @@ def main() -> None:
     torch.set_num_threads(1)
     if not arguments.default_allocator:
         keep_freed_memory()
+    rounds = arguments.rounds or (1 if arguments.study else 15)
     name = "packs_study" if arguments.study else "packs"
-    where = f"{machine()['cpu']}, {machine()['cores']} cores, Python {platform.python_version()}"
+    where = f"{machine()['cpu']}, {machine()['cores']} cores, load {os.getloadavg()[0]:.1f} at the start"
     versions = ", ".join(f"{k} {v}" for k, v in package_versions().items() if k in ("torch", "ray", "numpy"))
     command = f"`python benchmarks/packs.py{' --study' if arguments.study else ''}`"
-    title = f"Ratios of trial-steps a second to one trial alone; medians of {arguments.rounds} rounds."
-    body = study() if arguments.study else [title, "", *packs(arguments.rounds)]
-    text = "\n".join([f"# {name}", "", f"{command}; {where}; {versions}", "", *body, ""])
-    print(text)
-    if arguments.record:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.md").write_text(text)
+    lines = [f"# {name}", "", f"{command}; {where}; Python {platform.python_version()}, {versions}", ""]
+    if not arguments.study:
+        lines += [
+            f"Trial-steps a second over those of one trial alone; medians of {rounds} rounds (ResNet-20: 5). One large",
+            f"product runs at {product_rate() / 1e9:.0f} GFLOP/s on a core here. *Chosen*: the calibrated size, gain.",
+            "",
+        ]
+    print("\n".join(lines), flush=True)
+    body = study(rounds) if arguments.study else itertools.chain(packs(arguments.models, rounds), memory())
+    for line in body:
+        lines.append(line)
+        print(line, flush=True)
+        if arguments.record:
+            RESULTS.mkdir(exist_ok=True)
+            (RESULTS / f"{name}.md").write_text("\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":

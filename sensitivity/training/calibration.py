@@ -1,7 +1,8 @@
 """A short measurement, on the device that will train: which pack size is fastest, what a step costs, what it holds.
 
-Sizes are tried from 1 upwards, four times the last, until a larger one brings little or would not fit in memory. A size
-is measured in whole periods of the optimizer's updates, after one that warms up.
+Sizes are tried from 1 upwards, four times the last, until one would not fit in memory or take long to measure. A size
+is measured in whole periods of the optimizer's updates, after one that warms up; the quickest period counts, because
+other work on the machine only ever adds to it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _MEASURE_S = 0.15
 _LONGEST_S = 2.0
 """A larger size is not tried if measuring it would take longer: a pack that slow gains nothing from being larger."""
 _WORTH_IT = 1.05
-"""A larger size is taken, and a still larger one tried, if it is so many times as fast."""
+"""A larger size is taken if it is so many times as fast."""
 _MEMORY_SIZE = 4
 """Pack in which memory is measured; it grows linearly with members (benchmarks/packs.py)."""
 
@@ -98,8 +99,6 @@ def calibrate(
             alone = seconds if size == 1 else _step_seconds(_Bench(trials[:1], problem, micro_batch))
         elif best / seconds >= _WORTH_IT:
             chosen, best = bench, seconds
-        else:
-            break
     assert chosen is not None
     workload, batch_size = trials[0].workload, trials[0].batch_size
     lengths = {"train_size": problem.dataset.train_size, "batch_size": batch_size}
@@ -120,9 +119,11 @@ def calibrate(
     )
 
 
-def member_bytes(trials: Sequence[Trial], problem: Problem, *, micro_batch: int | None = None) -> float:
-    """Return the peak memory of a member of a pack of these trials, measured in a pack of a few."""
-    some = _Bench(trials[:_MEMORY_SIZE], problem, micro_batch)
+def member_bytes(
+    trials: Sequence[Trial], problem: Problem, *, micro_batch: int | None = None, members: int = _MEMORY_SIZE
+) -> float:
+    """Return the peak memory of a member of a pack of these trials, measured in a pack of so many `members`."""
+    some = _Bench(trials[:members], problem, micro_batch)
     return peak_bytes(some.two_steps, some.held()) / some.size
 
 
@@ -166,14 +167,11 @@ class _Bench:
 
 
 def _step_seconds(bench: _Bench) -> float:
-    period = bench.optimizer.period
-    for _ in range(period):
-        bench.step()
-    bench.wait()
-    began, steps = time.perf_counter(), 0
-    while steps < 2 or time.perf_counter() - began < _MEASURE_S:
+    period, taken = bench.optimizer.period, list[float]()
+    while len(taken) < 3 or sum(taken) < _MEASURE_S:
+        began = time.perf_counter()
         for _ in range(period):
             bench.step()
         bench.wait()
-        steps += period
-    return (time.perf_counter() - began) / steps / bench.size
+        taken.append(time.perf_counter() - began)
+    return min(taken[1:]) / period / bench.size

@@ -50,11 +50,12 @@ def seconds_by_size(monkeypatch, seconds):
     ("seconds", "chosen", "tried"),
     [
         ({1: 8.0e-3, 4: 4.0e-3, 16: 2.0e-3, 64: 1.0e-3}, 64, [1, 4, 16, 64]),
-        ({1: 8.0e-3, 4: 4.0e-3, 16: 3.9e-3}, 4, [1, 4, 16]),
-        ({1: 8.0e-3, 4: 8.1e-3}, 1, [1, 4]),
+        ({1: 8.0e-3, 4: 4.0e-3, 16: 3.9e-3, 64: 4.1e-3}, 4, [1, 4, 16, 64]),
+        ({1: 8.0e-3, 4: 8.1e-3, 16: 2.0e-3, 64: 2.0e-3}, 16, [1, 4, 16, 64]),
+        ({1: 8.0e-3, 4: 8.1e-3, 16: 9.0e-3, 64: 9.9e-3}, 1, [1, 4, 16, 64]),
         ({1: 1.0}, 1, [1]),  # a pack of four would take longer to measure than it can save
     ],
-    ids=["gains", "gains for a while", "never gains", "slow"],
+    ids=["gains", "gains for a while", "gains later", "never gains", "slow"],
 )
 def test_the_size_is_the_fastest_measured(make_study, monkeypatch, seconds, chosen, tried):
     spec = make_study(optimizers={"a": {"kind": "sgd", "lr": {"log": [1e-4, 1e-3], "points": 64}}})
