@@ -48,7 +48,7 @@ def compute_profiles(curves: Mapping[str, Sequence[ScalingCurve]]) -> tuple[Perf
     times = np.array(rows).reshape(len(rows), len(optimizers))
     best = times.min(axis=1, initial=math.inf)
     reachable = np.isfinite(best)
-    ratio = times[reachable] / best[reachable, None]
+    ratio = np.round(times[reachable] / best[reachable, None], 9)  # equal times give equal factors
     factors = np.unique(np.append(ratio[np.isfinite(ratio)], 1.0))
     cases = int(reachable.sum())
     warnings = []

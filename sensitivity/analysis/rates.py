@@ -54,7 +54,8 @@ def best_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName) ->
     A completed run meets a target within its budget exactly if this value does.
     """
     sign = 1.0 if METRICS[metric].lower_is_better else -1.0
-    values = (sign * curves[metric]).where(np.isfinite(curves[metric]))
+    values = sign * curves[metric].astype(float)
+    values = values.where(np.isfinite(values))
     best = values.groupby(curves["trial_id"], sort=False).min() * sign
     return runs["trial_id"].map(best).astype(float).where(runs["status"] == Status.COMPLETED.value)
 

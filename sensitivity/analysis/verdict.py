@@ -22,6 +22,7 @@ from typing import Literal
 import pandas as pd
 
 from sensitivity.analysis.estimates import Caution, Estimate
+from sensitivity.analysis.intervals import smallest_sign_flip_p
 from sensitivity.analysis.paired import Answer, PairedComparison, fewest_seeds
 from sensitivity.analysis.remedies import Remedy, finish
 
@@ -91,15 +92,15 @@ def conclude(
 def _finding(primary: PairedComparison) -> Caution:
     n = primary.n
     if primary.answer == "equivalent":
-        text = f"Within the margin of {primary.margin:.3g} ({primary.label}): p = {primary.p_equivalence:.2g}, {n} seeds judge."
+        text = f"Within the margin of {primary.margin:.3g} ({primary.label}): p = {primary.p_equivalence:.2g}, n = {n}."
         return Caution(code="equivalence", text=text)
     if n < fewest_seeds():
         text = (
-            f"{n} seed{' judges' if n == 1 else 's judge'}: a sign-flip test has no two-sided p below {2.0 ** (1 - n):g}, so it"
-            f" can't reach 5% whatever the difference. It takes {fewest_seeds()}."
+            f"{n} seed{' judges' if n == 1 else 's judge'}: a sign-flip test has no two-sided p below"
+            f" {smallest_sign_flip_p(n):g}, so it can't reach 5% whatever the difference. It takes {fewest_seeds()}."
         )
         return Caution(code="few-seeds", text=text)
-    return Caution(code="test", text=f"Sign-flip test of {primary.label}: p = {primary.p:.2g}, {n} seeds judge.")
+    return Caution(code="test", text=f"Sign-flip test of {primary.label}: p = {primary.p:.2g}, n = {n} seeds.")
 
 
 def priced_runs(runs: pd.DataFrame, candidate: str, reference: str) -> pd.DataFrame:

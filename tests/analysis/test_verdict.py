@@ -1,0 +1,220 @@
+import dataclasses
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from sensitivity.analysis.clipping import compute_clipping
+from sensitivity.analysis.regions import compute_regions
+from sensitivity.analysis.scaling import compute_scaling
+from sensitivity.analysis.times import compute_times
+from sensitivity.analysis.verdict import Margins, default_pair
+from sensitivity.analysis.verdict_scaling import compute_scaling_verdict
+from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
+
+METRIC = "train_loss"
+
+
+def scaling_verdict(runs, curves, target=0.5, *, pair=("a", "b"), fresh=(), margins=None):
+    found = compute_scaling(compute_times(runs, curves, METRIC, target), confirmation_seeds=fresh)
+    return compute_scaling_verdict(runs, found, *pair, margins=margins)
+
+
+def sensitivity_verdict(runs, curves, target=0.5, *, pair=("a", "b"), margins=None, **options):
+    regions = compute_regions(runs, curves, METRIC, target=target, **options)
+    return compute_sensitivity_verdict(runs, regions, *pair, margins=margins)
+
+
+def study(plain, sizes, *, seeds=11, noise=0.03, rng=None, batches=(8, 16, 32, 64), budget=10_000, best=1):
+    """Optimizers with critical batch sizes `sizes`; the middle of three learning rates is the best by a third."""
+    rng = rng or np.random.default_rng(0)
+    rows = []
+    for name, size in sizes.items():
+        for batch in batches:
+            for seed in range(seeds):
+                for place in range(3):
+                    steps = (
+                        100 * (1 + size / batch) * 1.5 ** abs(place - best) * math.exp(noise * rng.standard_normal())
+                    )
+                    rows.append(plain.row(name, batch, seed, time=round(steps), steps=budget, lr=0.1 * 3**place))
+    return plain.tables(rows)
+
+
+def test_a_larger_critical_batch_size_is_better_and_settled(plain):
+    runs, curves = study(plain, {"a": 100, "b": 10})
+    found = scaling_verdict(runs, curves)
+    assert found.answer == "better"
+    low, high = found.effect.interval
+    assert low < 10 < high
+    assert found.settle == ()
+    assert found.reasons[-1].code == "test"
+    assert found.primary.n == 6
+    assert scaling_verdict(runs, curves, pair=("b", "a")).answer == "worse"
+
+
+def test_batch_by_batch_comparisons_are_log_ratios_with_holms_correction(plain):
+    found = scaling_verdict(*study(plain, {"a": 100, "b": 10}, noise=0.001))
+    for comparison in found.by_batch:
+        expected = math.log((1 + 100 / comparison.batch_size) / (1 + 10 / comparison.batch_size))
+        assert comparison.effect.value == pytest.approx(expected, abs=0.01)
+        assert comparison.p == 2 / 2**6
+        assert comparison.p_holm == 4 * comparison.p
+
+
+def test_equals_are_equivalent_within_the_margin_and_undetermined_without(plain):
+    tables = study(plain, {"a": 60, "b": 60}, noise=0.02)
+    assert scaling_verdict(*tables).answer == "equivalent"
+    strict = scaling_verdict(*tables, margins=Margins(scaling_ratio=1.001))
+    assert strict.answer == "undetermined"
+    assert strict.settle
+
+
+def test_three_seeds_are_told_what_it_takes(plain):
+    found = scaling_verdict(*study(plain, {"a": 100, "b": 10}, seeds=3))
+    assert found.answer == "undetermined"
+    assert "no two-sided p below 0.25" in found.reasons[-1].text
+    remedies = {remedy.code: remedy for remedy in found.settle}
+    assert remedies["seeds"].runs == 8 * 2 * 4 * 3, "11 seeds, of which six judge"
+    assert remedies["confirm"].runs == 6 * 8, "the 8 winners on six fresh seeds"
+    assert remedies["confirm"].device_seconds == pytest.approx(remedies["confirm"].runs * 10_000 * 0.5)
+
+
+def test_six_fresh_seeds_of_the_winners_settle_it(plain):
+    runs, curves = study(plain, {"a": 100, "b": 10}, seeds=9)
+    keep = (runs["seed"] < 3) | (runs["param.lr"].round(6) == 0.3)
+    runs = runs[keep]
+    found = scaling_verdict(runs, curves, fresh=range(3, 9))
+    assert (found.answer, found.primary.n) == ("better", 6)
+
+
+def test_a_best_cell_on_the_edge_refuses_and_prices_the_extension(plain):
+    found = scaling_verdict(*study(plain, {"a": 100, "b": 10}, best=2))
+    assert found.answer == "undetermined"
+    assert found.primary.answer == "better", "the test alone would have said so"
+    assert "has the largest lr of the grid (0.9)" in found.reasons[0].text
+    edges = [remedy for remedy in found.settle if remedy.code == "edge"]
+    assert [remedy.runs for remedy in edges] == [44, 44], "one more of three levels, 4 batch sizes x 11 seeds"
+    assert "a's grid to lr above 0.9" in edges[0].text
+
+
+def test_a_budget_that_cannot_reach_refuses_and_says_how_much_would(plain):
+    runs, curves = study(plain, {"a": 100, "b": 10})
+    small = (runs["optimizer"] == "a") & (runs["batch_size"] == 8)
+    ids = runs.loc[small, "trial_id"]
+    curves = curves[~(curves["trial_id"].isin(ids) & (curves["step"] > 0))]
+    runs.loc[small, ["steps", "train_loss"]] = 300, 1.0
+    found = scaling_verdict(runs, curves)
+    assert found.answer == "undetermined"
+    assert "budget" in {reason.code for reason in found.reasons}
+    text = next(remedy.text for remedy in found.settle if remedy.code == "budget")
+    predicted = float(text.split("about ")[1].split(" steps")[0].replace(",", ""))
+    assert predicted == pytest.approx(100 * (1 + 100 / 8), rel=0.1)
+
+
+def test_waiting_runs_refuse_and_are_priced(plain):
+    runs, curves = study(plain, {"a": 100, "b": 10})
+    runs.loc[runs.index[:7], "status"] = "pending"
+    for verdict in (scaling_verdict, sensitivity_verdict):
+        found = verdict(runs, curves)
+        assert found.answer == "undetermined"
+        assert found.reasons[0].code == "incomplete"
+        assert found.settle[0].runs == 7
+
+
+@pytest.mark.parametrize("batches", [(8,), (8, 16)])
+def test_few_batch_sizes(plain, batches):
+    found = scaling_verdict(*study(plain, {"a": 100, "b": 10}, batches=batches))
+    assert (found.primary is None) == (len(batches) == 1)
+    if found.primary is None:
+        assert found.reasons[-1].code == "few-batch-sizes"
+        assert found.answer == "undetermined"
+        assert found.by_batch[0].answer == "worse", "slower at that batch size, which is another question"
+
+
+def regions(plain, widths, *, seeds=6, noise=0.05, rng=None, batches=(8, 16), half=3.0):
+    """Optimizers whose loss reaches the target 0.5 over `widths` decades of lr, a seed more or less."""
+    rng = rng or np.random.default_rng(1)
+    rows = []
+    for name, width in widths.items():
+        for batch in batches:
+            for seed in range(seeds):
+                own = width + noise * rng.standard_normal()
+                rows += [
+                    plain.row(name, batch, seed, final=0.1 + 0.4 * (2 * x / own) ** 2, lr=10**x)
+                    for x in np.linspace(-half, half, 25)
+                ]
+    return plain.tables(rows)
+
+
+def test_a_wider_region_is_less_sensitive(plain):
+    tables = regions(plain, {"a": 4.0, "b": 2.0})
+    found = sensitivity_verdict(*tables)
+    assert found.answer == "better"
+    assert found.effect.interval[0] < 2.0 < found.effect.interval[1]
+    assert [comparison.batch_size for comparison in found.by_batch] == [8, 16]
+    assert sensitivity_verdict(*tables, pair=("b", "a")).answer == "worse"
+    assert sensitivity_verdict(*regions(plain, {"a": 2.0, "b": 2.02})).answer == "equivalent"
+
+
+def test_a_region_cut_off_by_the_box_refuses_where_it_is_the_smaller_one(plain):
+    tables = regions(plain, {"a": 5.0, "b": 3.0}, half=2.0)  # a fills its box: a lower bound, and still the larger
+    assert sensitivity_verdict(*tables).answer == "better"
+    tables = regions(plain, {"a": 5.0, "b": 5.05}, half=2.0, noise=0.2)
+    found = sensitivity_verdict(*tables)
+    assert found.answer == "undetermined"
+
+
+def test_a_clip_that_binds_refuses(plain):
+    runs, curves = regions(plain, {"a": 4.0, "b": 2.0})
+    runs["clip_share"] = np.where(runs["optimizer"] == "a", 0.8, np.nan)
+    clippings = compute_clipping(runs, curves)
+    refusals = [clipping.refused for clipping in clippings if clipping.refused]
+    found = compute_sensitivity_verdict(
+        runs, compute_regions(runs, curves, METRIC, target=0.5), "a", "b", clipped=refusals
+    )
+    assert (found.answer, found.reasons[0].code) == ("undetermined", "kl-clip")
+    assert "unclip" in {remedy.code for remedy in found.settle}
+
+
+def test_adaptive_samples_refuse(plain):
+    found = sensitivity_verdict(*regions(plain, {"a": 4.0, "b": 2.0}), designs={"a": "tpe"})
+    assert (found.answer, found.reasons[0].code) == ("undetermined", "adaptive")
+    assert math.isnan(found.effect.value)
+
+
+def test_two_identical_arms_are_told_apart_in_at_most_five_percent_of_studies(plain):
+    """200 studies of two equal optimizers with near-ties between cells, six judging seeds, moderate noise."""
+    rng = np.random.default_rng(5)
+    sizes, scale, cells, seeds = (8, 32, 128), 1 + 60 / np.array([8.0, 32, 128]), 4, 11
+    answers = Counter()
+    rows = [
+        plain.row(name, batch, seed, time=50, steps=10_000, final=0.2, lr=0.1 * 2**place)
+        for name in "ab"
+        for batch in sizes
+        for seed in range(seeds)
+        for place in range(cells)
+    ]
+    runs, curves = plain.tables(rows)
+    runs["param.lr"] = 1.0 + np.array([row["params"]["lr"] for row in rows])
+    base = compute_times(runs, curves, METRIC, 0.5)
+    means = np.repeat(np.tile(scale, 2), seeds * cells) * 100
+    regions_of = compute_regions(runs, curves, METRIC, target=0.5)
+    for _ in range(200):
+        times = base.assign(steps=means * np.exp(0.15 * rng.standard_normal(len(base))))
+        scaling = [dataclasses.replace(curve, warnings=()) for curve in compute_scaling(times)]
+        answers["scaling", compute_scaling_verdict(runs, scaling, "a", "b").answer] += 1
+        scattered = [
+            dataclasses.replace(r, per_seed=tuple(2 + 0.5 * rng.standard_normal(seeds)), decades=r.volume)
+            for r in regions_of
+        ]
+        answers["sensitivity", compute_sensitivity_verdict(runs, scattered, "a", "b").answer] += 1
+    for question in ("scaling", "sensitivity"):
+        assert answers[question, "better"] + answers[question, "worse"] <= 10
+        assert sum(count for (asked, _), count in answers.items() if asked == question) == 200
+
+
+def test_the_pair_that_is_compared_by_default():
+    assert default_pair({"s": "sgd", "k": "kfac"}) == ("k", "s")
+    assert default_pair({"x": "sgd", "y": "sgd"}) == ("x", "y")
+    assert default_pair({"x": "sgd"}) is None
