@@ -23,12 +23,15 @@ that turns them into gradients of one loss term. Hyperparameters are floats or t
 
 `report.failed` [trials] marks members that were not updated: their gradients were not finite, or a factor of theirs
 could not be inverted (`report.solves` names it), in which case they wait for the next inverse. They keep their
-parameters and momentum, and nobody else's numbers depend on them. For the "monte_carlo" and "type2" Fisher,
-`pseudo_losses` gives what to differentiate by the layers' outputs; its gradients go into a capture as a tuple, with
-loss_scale 1.0. `step_flops` counts what all this costs. The room imports torch alone.
+parameters and momentum, and nobody else's numbers depend on them. Where a batch comes in parts, give `step` the
+`Statistics` of all in the place of captures. With `others="diagonal"` give `init_state` the `norms_of(model)`, and
+capture these layers too. For the "monte_carlo" and "type2" Fisher, `pseudo_losses` gives what to differentiate by the
+layers' outputs; its gradients go into a capture as a tuple, with loss_scale 1.0. `step_flops` counts what all this
+costs. The room imports torch alone.
 """
 
 from sensitivity.kfac.config import Hyperparameters, KFACConfig, LevenbergMarquardt, needs_statistics
+from sensitivity.kfac.diagonal import Norm, norms_of
 from sensitivity.kfac.engine import StepReport, step
 from sensitivity.kfac.factors import Capture
 from sensitivity.kfac.fisher import pseudo_losses
@@ -48,6 +51,7 @@ __all__ = [
     "KFACState",
     "Layer",
     "LevenbergMarquardt",
+    "Norm",
     "RunReport",
     "SolveFailure",
     "Statistics",
@@ -57,6 +61,7 @@ __all__ = [
     "layer_of",
     "layers_of",
     "needs_statistics",
+    "norms_of",
     "pseudo_losses",
     "select",
     "statistics_of",

@@ -2,40 +2,103 @@
 
 For s = γ x̂ + β the gradients that one example gives are Σ_positions g x̂ and Σ_positions g; their mean squares over
 the loss terms are the diagonal. A batch normalisation's examples meet in x̂; that dependence is left out, as in its own
-backward rule for γ and β.
+backward rule for γ and β. Calls of one layer in a batch count as examples of their own.
+
+Inputs and gradients are [*lead, N, C, ...] (batch and group normalisation) or [*lead, N, ..., *normalised shape].
 """
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm
+from sensitivity.kfac.factors import Capture, accumulation_dtype
+
+Kind = Literal["batch", "layer", "group"]
+_KINDS: dict[type[nn.Module], Kind] = {
+    nn.BatchNorm1d: "batch",
+    nn.BatchNorm2d: "batch",
+    nn.LayerNorm: "layer",
+    nn.GroupNorm: "group",
+}
 
 
-def is_norm(module: nn.Module) -> bool:
-    """Whether the module is a normalisation layer whose scale and shift have a diagonal Fisher here."""
-    known = type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
-    return known and getattr(module, "weight", None) is not None and getattr(module, "bias", None) is not None
+@dataclass(frozen=True, kw_only=True)
+class Norm:
+    """A normalisation layer whose scale and shift, of this shape, have a diagonal Fisher here."""
+
+    name: str
+    kind: Kind
+    weight: str
+    bias: str
+    shape: tuple[int, ...]
+    groups: int
+    eps: float
 
 
-def example_squares(module: nn.Module, inputs: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over examples the squared gradients of scale and shift: two tensors of the parameters' shape.
+def norms_of(model: nn.Module) -> tuple[Norm, ...]:
+    """Describe every normalisation layer with scale and shift to train, in the order of `named_modules`."""
+    found = []
+    for name, module in model.named_modules():
+        kind = _KINDS.get(type(module))
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        if kind is None or weight is None or bias is None or not (weight.requires_grad and bias.requires_grad):
+            continue
+        prefix = f"{name}." if name else ""
+        norm = Norm(
+            name=name,
+            kind=kind,
+            weight=f"{prefix}weight",
+            bias=f"{prefix}bias",
+            shape=tuple(weight.shape),
+            groups=module.num_groups if isinstance(module, nn.GroupNorm) else 1,
+            eps=getattr(module, "eps", 0.0),
+        )
+        found.append(norm)
+    return tuple(found)
 
-    inputs and grads are [N, C, ...] (batch and group normalisation) or [N, ..., *normalised shape].
+
+def example_squares(norm: Norm, calls: Sequence[Capture], lead: int) -> dict[str, Tensor]:
+    """Sum over examples the squared gradients of scale and shift: [*lead, *shape] by the parameter's name."""
+    total: dict[str, Tensor] = {}
+    for call in calls:
+        dtype = accumulation_dtype(call.inputs.dtype)
+        normal, first = _normalised(norm, call.inputs.to(dtype), lead), lead + (1 if norm.kind == "layer" else 2)
+        axes = list(range(first, normal.dim() - (len(norm.shape) if norm.kind == "layer" else 0)))
+        for column in call.columns:
+            grads = column.to(dtype)
+            for name, gradient in ((norm.weight, grads * normal), (norm.bias, grads)):
+                each = gradient.sum(axes) if axes else gradient
+                squares = each.square().sum(lead)
+                total[name] = total[name] + squares if name in total else squares
+    return total
+
+
+def average_squares(
+    held: dict[str, Tensor], new: Mapping[str, Tensor], weight: float | Tensor, moved: Tensor | None
+) -> None:
+    """Move running squares towards a batch's, in place, for members inside `moved` (None: all).
+
+    weight and moved are [*lead].
     """
-    dtype = torch.float64 if inputs.dtype == torch.float64 else torch.float32
-    inputs, grads = inputs.to(dtype), grads.to(dtype)
-    if isinstance(module, nn.LayerNorm):
-        normal = functional.layer_norm(inputs, module.normalized_shape, eps=module.eps)
-        axes = list(range(1, inputs.dim() - len(module.normalized_shape)))
-    elif isinstance(module, nn.GroupNorm):
-        normal = functional.group_norm(inputs, module.num_groups, eps=module.eps)
-        axes = list(range(2, inputs.dim()))
-    else:
-        assert isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
-        normal = functional.batch_norm(inputs, None, None, training=True, eps=module.eps)
-        axes = list(range(2, inputs.dim()))
-    scale, shift = grads * normal, grads
-    if axes:
-        scale, shift = scale.sum(axes), shift.sum(axes)
-    return scale.square().sum(0), shift.square().sum(0)
+    for name, squares in new.items():
+        mine = held.setdefault(name, torch.zeros_like(squares))
+        trailing = (1,) * (squares.dim() - (weight.dim() if isinstance(weight, Tensor) else 0))
+        shaped = weight.reshape(*weight.shape, *trailing).to(mine) if isinstance(weight, Tensor) else weight
+        batch = squares
+        if moved is not None:
+            batch = torch.where(moved.reshape(*moved.shape, *(1,) * (squares.dim() - moved.dim())), squares, mine)
+        mine.lerp_(batch, shaped)
+
+
+def _normalised(norm: Norm, inputs: Tensor, lead: int) -> Tensor:
+    if norm.kind == "layer":
+        return functional.layer_norm(inputs, norm.shape, eps=norm.eps)
+    if norm.kind == "group":
+        return functional.group_norm(inputs.flatten(0, lead), norm.groups, eps=norm.eps).reshape(inputs.shape)
+    axes = [lead, *range(lead + 2, inputs.dim())]
+    variance, mean = torch.var_mean(inputs, axes, correction=0, keepdim=True)
+    return (inputs - mean) * (variance + norm.eps).rsqrt()

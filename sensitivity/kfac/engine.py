@@ -18,11 +18,20 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from sensitivity.kfac.config import Hyperparameters, KFACConfig, is_due
+from sensitivity.kfac.diagonal import average_squares, example_squares
 from sensitivity.kfac.ekfac import average_moments, batch_moments
 from sensitivity.kfac.factors import Capture
 from sensitivity.kfac.precondition import SolveFailure, precondition, refresh
 from sensitivity.kfac.state import KFACState
-from sensitivity.kfac.statistics import Statistics, average, average_captures, default_scale, loss_terms
+from sensitivity.kfac.statistics import (
+    Statistics,
+    average,
+    average_captures,
+    check_captures,
+    default_scale,
+    loss_terms,
+    newest_weights,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +92,23 @@ class _Captures:
     loss_scale: float | None
 
     def average(self, state: KFACState, mask: Tensor | None) -> Tensor | None:
-        return average_captures(state, self.captures, self.config, mask=mask, loss_scale=self.loss_scale)
+        moved = average_captures(state, self.captures, self.config, mask=mask, loss_scale=self.loss_scale)
+        for norm in state.norms:
+            scale, terms = self._scale(state)
+            new = example_squares(norm, self.captures[norm.name], len(state.layout.lead))
+            weight = newest_weights(self.config.factor_decay, state.averaged, state.momentum.dtype)
+            average_squares(state.squares, {n: x * (scale**2 / terms) for n, x in new.items()}, weight, moved)
+        return moved
 
     def rescale(self, state: KFACState, mask: Tensor | None) -> None:
-        scale = default_scale(state.layout, self.captures, self.config) if self.loss_scale is None else self.loss_scale
+        scale, terms = self._scale(state)
         new = batch_moments(state, self.captures, self.config, loss_scale=scale)
-        terms = loss_terms(state.layout, self.captures, self.config)
         average_moments(state, {name: x / terms for name, x in new.items()}, self.config.factor_decay, mask)
+
+    def _scale(self, state: KFACState) -> tuple[float, int]:
+        """Give what turns captured gradients into those of one loss term, and the number of these."""
+        scale = default_scale(state.layout, self.captures, self.config) if self.loss_scale is None else self.loss_scale
+        return scale, loss_terms(state.layout, self.captures, self.config)
 
 
 @dataclass(frozen=True)
@@ -135,21 +154,23 @@ def step(
     `params` and `grads` hold the parameters that `state` was made for, each [*lead, *parameter shape]. `captures` may
     be None on steps where `needs_statistics(config, state.steps)` is False; a first step needs them. In their place
     stands `Statistics` of the batch, where it came in parts: those of the parts (`statistics_of`), averaged by size.
-    `loss_scale`: see `statistics_of`. Raises ValueError for missing captures, for `Statistics` with EKFAC, whose second
-    moments need captures, and for the rule "diagonal" of uncovered parameters, whose statistics captures do not hold;
-    never for bad numbers, which are reported.
+    `loss_scale`: see `statistics_of`. With the rule "diagonal" captures are also of the normalisation layers that
+    `init_state` was given. Raises ValueError for missing captures, and for `Statistics` with EKFAC or that rule, which
+    need captures; never for bad numbers, which are reported.
     """
-    if config.others == "diagonal" and state.layout.others:
+    if config.others == "diagonal" and state.layout.others and not state.norms:
         raise ValueError(
-            f"Invalid others: 'diagonal'. Only the optimizer KFAC records what {state.layout.others[0][0]!r} needs: "
-            "use it, or set others='sgd' here."
+            f"Invalid others: 'diagonal'. {state.layout.others[0][0]!r} is uncovered, and the state knows of no "
+            "normalisation layer. Call init_state(..., norms=norms_of(model)) and capture them too, or set others='sgd'."
         )
     source: Source | None = None
     if isinstance(captures, Statistics):
-        if config.ekfac:
-            raise ValueError("EKFAC needs captures of the whole batch, not Statistics. Give those, or set ekfac=False.")
+        if config.ekfac or state.norms:
+            rule, other = ("ekfac=True", "ekfac=False") if config.ekfac else ("others='diagonal'", "others='sgd'")
+            raise ValueError(f"{rule} needs captures of the whole batch, not Statistics. Give those, or set {other}.")
         source = _Given(captures, config)
     elif captures is not None:
+        check_captures([p.layer.name for p in state.layout.placements] + [norm.name for norm in state.norms], captures)
         source = _Captures(captures, config, loss_scale)
     names = state.layout.names
     values, slopes = [params[name] for name in names], [grads[name] for name in names]

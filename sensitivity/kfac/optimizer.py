@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sensitivity.kfac.config import KFACConfig, check_numbers, is_due, needs_statistics
 from sensitivity.kfac.damping import adapted, predicted_change
-from sensitivity.kfac.diagonal import is_norm
+from sensitivity.kfac.diagonal import norms_of
 from sensitivity.kfac.engine import FlatNumbers, StepReport, advance
 from sensitivity.kfac.fisher import pseudo_losses
 from sensitivity.kfac.layers import layers_of
@@ -78,7 +78,7 @@ class KFAC(torch.optim.Optimizer):
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         layers = layers_of(model)
         defaults = {name: getattr(config, name) for name in _NUMBERS}
-        self.kfac = init_state(layers, {name: p.detach() for name, p in named.items()}, config)
+        self.kfac = init_state(layers, {name: p.detach() for name, p in named.items()}, config, norms_of(model))
         super().__init__(list(named.values()) if param_groups is None else param_groups, defaults)
         _check_groups(self.param_groups, model, named)
         self._named = {name: named[name] for name in self.kfac.layout.names}
@@ -88,7 +88,7 @@ class KFAC(torch.optim.Optimizer):
         for module in model.modules():
             if id(getattr(module, "weight", None)) in by_weight:
                 modules[by_weight[id(module.weight)]].append(module)
-        norms = {name: m for name, m in model.named_modules() if config.others == "diagonal" and is_norm(m)}
+        norms = {norm: model.get_submodule(norm.name) for norm in self.kfac.norms}
         self._recorder = Recorder(modules, norms, self.kfac, config, group=self._group, scaler=scaler)
         self._recorder.record(on=True)
         weakref.finalize(self, self._recorder.record, on=False).atexit = False
@@ -98,7 +98,6 @@ class KFAC(torch.optim.Optimizer):
         self._last: StepReport | None = None
         self._predicted: float | None = None
         self._known: tuple[list[tuple[Any, ...]], float, FlatNumbers] | None = None
-        self._ruled = {f"{name}.{own}" if name else own for name in norms for own in ("weight", "bias")}
         self._uncovered = _uncovered(model, {name for layer in layers for name in layer.parameters})
         if self._uncovered:
             warnings.warn(
@@ -181,7 +180,8 @@ class KFAC(torch.optim.Optimizer):
 
     def report(self) -> RunReport:
         """Say which rule moves each parameter, and what the steps so far came to."""
-        others = {n: "diagonal" if n in self._ruled else "sgd" for n, _, _ in self.kfac.layout.others}
+        ruled = {name for norm in self.kfac.norms for name in (norm.weight, norm.bias)}
+        others = {name: "diagonal" if name in ruled else "sgd" for name, _, _ in self.kfac.layout.others}
         return RunReport(
             layers={p.layer.name: p.layer.parameters for p in self.kfac.layout.placements},
             others=others,

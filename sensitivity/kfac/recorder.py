@@ -18,13 +18,13 @@ from torch.distributed import ProcessGroup
 from torch.utils.hooks import RemovableHandle
 
 from sensitivity.kfac.config import KFACConfig
-from sensitivity.kfac.diagonal import example_squares
+from sensitivity.kfac.diagonal import Norm, average_squares, example_squares
 from sensitivity.kfac.distributed import pooled
 from sensitivity.kfac.ekfac import average_moments, batch_moments
 from sensitivity.kfac.factors import Capture, accumulation_dtype, add_input_moment, add_output_moment, row_count
 from sensitivity.kfac.layers import Layer, counted
 from sensitivity.kfac.state import KFACState
-from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_weight
+from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_weights
 
 
 class _Hook(Protocol):
@@ -58,14 +58,14 @@ class _Seen:
 class Recorder:
     """Sums the raw moments of every covered layer between two steps, while told to `record`.
 
-    modules: by layer name, all modules that hold the layer's weight. norms: by parameter prefix, normalisation layers
-    whose diagonal Fisher is wanted. scaler: multiplies the loss, and so the captured gradients.
+    modules: by layer name, all modules that hold the layer's weight. norms: normalisation layers whose diagonal Fisher
+    is wanted, with their modules. scaler: multiplies the loss, and so the captured gradients.
     """
 
     def __init__(
         self,
         modules: Mapping[str, Sequence[nn.Module]],
-        norms: Mapping[str, nn.Module],
+        norms: Mapping[Norm, nn.Module],
         state: KFACState,
         config: KFACConfig,
         *,
@@ -89,7 +89,7 @@ class Recorder:
         self._calls: list[tuple[str, Tensor, GradientEdge]] = []
         self.clear()
         self._hooks = [(each, self._hook(name, each)) for name, members in modules.items() for each in members]
-        self._hooks += [(module, self._norm_hook(name, module)) for name, module in norms.items()]
+        self._hooks += [(module, self._norm_hook(norm, module)) for norm, module in norms.items()]
         self._handles: list[RemovableHandle] = []
 
     @property
@@ -149,10 +149,9 @@ class Recorder:
         self._normalise(examples, terms)
         self._pool(terms)
         moved = average(state, self._sums, decay, mask)
-        for name, squares in self._squares.items():
-            held = state.squares.setdefault(name, torch.zeros_like(squares))
-            new = squares if moved is None else torch.where(moved, squares, held)
-            held.lerp_(new, newest_weight(decay, max(1, int(state.averaged))))
+        if self._squares:
+            weight = newest_weights(decay, state.averaged, state.momentum.dtype)
+            average_squares(state.squares, self._squares, weight, moved)
         return moved
 
     def rescale(self, state: KFACState, mask: Tensor | None) -> None:
@@ -248,16 +247,15 @@ class Recorder:
 
         return after_forward
 
-    def _norm_hook(self, name: str, own: nn.Module) -> _Hook:
+    def _norm_hook(self, norm: Norm, own: nn.Module) -> _Hook:
         def after_forward(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             if module is not own or not (own.training and output.requires_grad):
                 return
             inputs = (args[0] if args else kwargs["input"]).detach()
 
             def after_backward(grad: Tensor) -> None:
-                for own, squares in zip(("weight", "bias"), example_squares(module, inputs, grad), strict=True):
-                    key = f"{name}.{own}" if name else own
-                    self._squares[key] = squares + self._squares[key] if key in self._squares else squares
+                for name, squares in example_squares(norm, [Capture(inputs, grad.detach())], 0).items():
+                    self._squares[name] = squares + self._squares[name] if name in self._squares else squares
 
             output.register_hook(after_backward)  # type: ignore[no-untyped-call]
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sensitivity.kfac.config import KFACConfig
+from sensitivity.kfac.diagonal import Norm
 from sensitivity.kfac.factors import accumulation_dtype
 from sensitivity.kfac.layers import Layer
 from sensitivity.kfac.layout import Layout, Slots, layout_of
@@ -42,10 +43,11 @@ class KFACState:
     diagonal_inverses: what `inverses` are to `factors`, for `diagonals`.
     moments: EKFAC's second moments in the eigenbasis, [*lead, groups, output_dim, input_dim] by layer name;
     `moments_averaged` [] counts them.
-    squares: running diagonal Fisher of normalisation layers' parameters, [*lead, *shape] by parameter name.
+    squares: running diagonal Fisher of the parameters of `norms`, [*lead, *shape] by parameter name.
     """
 
     layout: Layout
+    norms: tuple[Norm, ...]
     steps: int
     averaged: Tensor
     usable: Tensor
@@ -90,12 +92,14 @@ class KFACState:
         )
 
 
-def init_state(layers: Sequence[Layer], params: Mapping[str, Tensor], config: KFACConfig) -> KFACState:
+def init_state(
+    layers: Sequence[Layer], params: Mapping[str, Tensor], config: KFACConfig, norms: Sequence[Norm] = ()
+) -> KFACState:
     """Make the state of a run that has taken no step.
 
-    `params` holds all parameters of the model, each [*lead, *parameter shape]; those that no layer covers follow the
-    rule `config.others`. Raises ValueError for a layer without its parameters, disagreeing leading dimensions, or no
-    layer at all.
+    `params` holds all parameters of the model, each [*lead, *parameter shape]. Those that no layer covers are moved by
+    plain gradients, or those of `norms` by their diagonal Fisher where `config.others` says so. Raises ValueError for a
+    layer without its parameters, disagreeing leading dimensions, or no layer at all.
     """
     layout = layout_of(layers, params)
     like = next(iter(params.values()))
@@ -106,6 +110,7 @@ def init_state(layers: Sequence[Layer], params: Mapping[str, Tensor], config: KF
     diagonals = layout.new_diagonals(like, dtype)
     return KFACState(
         layout=layout,
+        norms=tuple(norms) if config.others == "diagonal" else (),
         steps=0,
         averaged=torch.zeros(lead, dtype=torch.int64, device=device),
         usable=torch.zeros(lead, dtype=torch.bool, device=device),
@@ -134,6 +139,7 @@ def select(state: KFACState, index: Tensor) -> KFACState:
 
     return KFACState(
         layout=replace(state.layout, lead=(len(index), *state.layout.lead[1:])),
+        norms=state.norms,
         steps=state.steps,
         averaged=own(state.averaged),
         usable=own(state.usable),
@@ -189,7 +195,7 @@ def restore(state: KFACState, values: Mapping[str, Any]) -> None:
 
 
 _LATE = ("moments", "squares")  # tensors that a run makes on its way
-_SAVED = tuple(f.name for f in fields(KFACState) if f.name not in ("layout", "_workspace"))
+_SAVED = tuple(f.name for f in fields(KFACState) if f.name not in ("layout", "norms", "_workspace"))
 
 
 def _tensors(held: Any, given: Any) -> Iterator[tuple[str, Tensor, Tensor]]:

@@ -1,6 +1,6 @@
 """How one batch enters the averaged factors: scaled for the Fisher of the mean loss, and with bias correction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,7 +75,7 @@ def statistics_of(
     `config.reduction` is "mean"), 1 for a sum. Raises ValueError for a covered layer without captures, or an empty
     batch.
     """
-    check_captures(layout, captures)
+    check_captures([placement.layer.name for placement in layout.placements], captures)
     like = next(call.columns[0] for calls in captures.values() for call in calls)
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     banks = layout.new_banks(like, dtype)
@@ -126,7 +126,6 @@ def average_captures(
     captures. Members that skipped an update are computed apart, at their own pace, so that the others' arithmetic does
     not depend on them.
     """
-    check_captures(state.layout, captures)
     if not state.layout.lead or state.averaged.device.type != "cpu":
         return average(
             state, statistics_of(state.layout, captures, config, loss_scale=loss_scale), config.factor_decay, mask
@@ -143,7 +142,8 @@ def average_captures(
         late = apart & moving
         if bool(late.any()):
             batch = statistics_of(state.layout, captures, config, loss_scale=loss_scale).pick(apart)
-            saved.move(batch, _weights(config.factor_decay, state.averaged[apart], saved), late[apart])
+            weights = newest_weights(config.factor_decay, state.averaged[apart], state.momentum.dtype)
+            saved.move(batch, weights, late[apart])
         target.put(apart, saved)
     return mask
 
@@ -162,7 +162,7 @@ def average(state: KFACState, new: Statistics, decay: float, mask: Tensor | None
     if state.averaged.dim() == 0 and state.averaged.device.type == "cpu":
         held.move(new, newest_weight(decay, max(1, int(state.averaged))), moved)
     else:
-        held.move(new, _weights(decay, state.averaged, held), moved)
+        held.move(new, newest_weights(decay, state.averaged, state.momentum.dtype), moved)
     return moved
 
 
@@ -183,14 +183,14 @@ def newest_weight(decay: float, count: int) -> float:
     return (1 - decay) / (1 - decay**count)
 
 
-def _weights(decay: float, counts: Tensor, like: Statistics) -> Tensor:
-    return (1 - decay) / (1 - decay ** counts.clamp_min(1).to(next(iter(like.banks.values())).dtype))
+def newest_weights(decay: float, counts: Tensor, dtype: torch.dtype) -> Tensor:
+    """`newest_weight` of every member [*lead]."""
+    return (1 - decay) / (1 - decay ** counts.clamp_min(1).to(dtype))
 
 
-def check_captures(layout: Layout, captures: Mapping[str, Sequence[Capture]]) -> None:
-    """Raise ValueError for a covered layer without captures, or with an empty batch."""
-    for placement in layout.placements:
-        name = placement.layer.name
+def check_captures(names: Iterable[str], captures: Mapping[str, Sequence[Capture]]) -> None:
+    """Raise ValueError for one of these layers without captures, or with an empty batch."""
+    for name in names:
         if not captures.get(name):
             raise ValueError(f"Layer {name!r} was not captured in this step: did its output reach the loss?")
         if captures[name][0].inputs.numel() == 0:

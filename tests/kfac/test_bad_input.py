@@ -8,7 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sensitivity.kfac import KFAC, Hyperparameters, KFACConfig, LevenbergMarquardt, init_state, layers_of, select, step
+from sensitivity.kfac import (
+    KFAC,
+    Hyperparameters,
+    KFACConfig,
+    LevenbergMarquardt,
+    init_state,
+    layers_of,
+    norms_of,
+    select,
+    statistics_of,
+    step,
+)
 
 
 def network() -> nn.Sequential:
@@ -259,7 +270,7 @@ def test_a_pack_that_starts_without_captures_is_refused(truth: Any) -> None:
         init_state(layers_of(model), {**params, "2.weight": params["2.weight"].expand(3, 3, 5)}, KFACConfig())
 
 
-def test_the_functional_step_refuses_the_diagonal_rule_that_it_cannot_follow(truth: Any) -> None:
+def test_the_functional_step_refuses_the_diagonal_rule_where_it_cannot_follow_it(truth: Any) -> None:
     torch.manual_seed(0)
     model, config = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2)), KFACConfig(others="diagonal")
     params = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -268,7 +279,32 @@ def test_the_functional_step_refuses_the_diagonal_rule_that_it_cannot_follow(tru
     with pytest.raises(ValueError, match=r"Invalid others: 'diagonal'\. .*'1\.weight'.*others='sgd'"):
         step(config, state, params, grads, captures, hyper)
     assert state.steps == 0
+    state = init_state(layers_of(model), params, config, norms_of(model))
+    with pytest.raises(ValueError, match=r"Layer '1' was not captured"):
+        step(config, state, params, grads, {n: c for n, c in captures.items() if n != "1"}, hyper)
+    assert state.steps == 0
     covered = {n: p for n, p in params.items() if not n.startswith("1.")}
     state = init_state(layers_of(model), covered, config)
     step(config, state, covered, {n: grads[n] for n in covered}, captures, hyper)
     assert state.steps == 1
+
+
+@pytest.mark.parametrize("options", [{"ekfac": True, "damping_form": "exact"}, {"others": "diagonal"}])
+def test_statistics_in_the_place_of_captures_are_refused_where_they_do_not_do(
+    options: dict[str, Any], truth: Any
+) -> None:
+    torch.manual_seed(0)
+    model, config = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2)), KFACConfig(**options)
+    params = {n: p.detach().clone() for n, p in model.named_parameters()}
+    state = init_state(layers_of(model), params, config, norms_of(model))
+    grads, captures = truth.captures_of(model, lambda: model(torch.randn(3, 4)).sum())
+    with pytest.raises(ValueError, match=r"needs captures of the whole batch, not Statistics\. Give those, or set"):
+        step(
+            config,
+            state,
+            params,
+            grads,
+            statistics_of(state.layout, captures, config),
+            Hyperparameters(lr=1.0, damping=1.0),
+        )
+    assert state.steps == 0

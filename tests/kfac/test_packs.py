@@ -13,11 +13,14 @@ from sensitivity.kfac import (
     Hyperparameters,
     KFACConfig,
     KFACState,
+    Statistics,
     StepReport,
     init_state,
     layers_of,
+    norms_of,
     pseudo_losses,
     select,
+    statistics_of,
     step,
 )
 from sensitivity.kfac.solves import inverse
@@ -31,22 +34,33 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "nesterov, decoupled": {"nesterov": True, "decoupled_weight_decay": True},
     "sum": {"reduction": "sum"},
     "part of the batch": {"batch_fraction": 0.5},
+    "diagonal": {"others": "diagonal"},
 }
 
 
 def network(seed: int, dtype: torch.dtype) -> nn.Sequential:
+    """Of every kind of layer; normalised by group, batch and layer."""
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2),
         nn.GroupNorm(2, 4),
         nn.Tanh(),
         nn.Conv2d(4, 4, 2, dilation=2),
+        nn.BatchNorm2d(4),
         nn.Flatten(),
         nn.Linear(16, 5),
-        nn.Tanh(),
+        nn.LayerNorm(5),
         nn.Linear(5, 5),
         nn.Linear(5, 5),
     ).to(dtype)
+
+
+def slices(captures: dict[str, list[Capture]], start: int, size: int) -> dict[str, list[Capture]]:
+    """Examples of a pack's captures."""
+    return {
+        name: [Capture(c.inputs.narrow(1, start, size), c.columns[0].narrow(1, start, size)) for c in calls]
+        for name, calls in captures.items()
+    }
 
 
 class Run:
@@ -58,7 +72,8 @@ class Run:
         self.truth, self.config, self.members, self.lead = truth, config, list(members), lead
         self.models = [network(seed, dtype) for seed in members]
         self.params = self.joined([{n: p.detach() for n, p in m.named_parameters()} for m in self.models])
-        self.state: KFACState = init_state(layers_of(self.models[0]), self.params, config)
+        layers, norms = layers_of(self.models[0]), norms_of(self.models[0])
+        self.state: KFACState = init_state(layers, self.params, config, norms)
         self.dtype = dtype
 
     def joined(self, parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -68,7 +83,7 @@ class Run:
         picked = torch.tensor([values[m] for m in self.members], dtype=self.dtype)
         return picked if self.lead else picked[0]
 
-    def step(self, index: int, poison: int | None = None) -> StepReport:
+    def step(self, index: int, poison: int | None = None, parts: tuple[int, ...] = ()) -> StepReport:
         grads, captures = [], []
         for i, (seed, model) in enumerate(zip(self.members, self.models, strict=True)):
             for name, p in model.named_parameters():
@@ -84,7 +99,7 @@ class Run:
             )
             grads.append(g)
             captures.append(c)
-        layers = [p.layer.name for p in self.state.layout.placements]
+        layers = [p.layer.name for p in self.state.layout.placements] + [norm.name for norm in self.state.norms]
         stack = torch.stack if self.lead else lambda tensors: tensors[0]
         joined = {
             name: [
@@ -101,7 +116,16 @@ class Run:
             weight_decay=self.number([0.0, 0.01, 0.1]),
             kl_clip=self.number([1e-3, 1e9, 1e-2]),
         )
-        return step(self.config, self.state, self.params, self.joined(grads), joined, hyper)
+        given: dict[str, list[Capture]] | Statistics = joined
+        done = 0
+        for size in parts:  # whose gradients are those of the whole batch's mean
+            part = statistics_of(self.state.layout, slices(joined, done, size), self.config, loss_scale=24)
+            done += size
+            if isinstance(given, Statistics):
+                given.move(part, size / done, None)
+            else:
+                given = part
+        return step(self.config, self.state, self.params, self.joined(grads), given, hyper)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -118,7 +142,17 @@ def test_member_equals_the_run_alone(variant: str, truth: Any) -> None:
             torch.testing.assert_close(reports[0].clip[seed], reports[1 + seed].clip)
 
 
-@pytest.mark.parametrize("variant", ["factored", "exact"])
+def test_statistics_of_parts_are_those_of_the_batch(truth: Any) -> None:
+    config = KFACConfig(inverse_interval=1)
+    whole, parts = Run(truth, [0, 1], config), Run(truth, [0, 1], config)
+    for index in range(4):
+        whole.step(index)
+        parts.step(index, parts=(6, 18))
+    for name, p in whole.params.items():
+        torch.testing.assert_close(parts.params[name], p, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", ["factored", "exact", "diagonal"])
 @pytest.mark.parametrize("first", [0, 4])
 def test_a_member_with_nans_is_reported_and_disturbs_nobody(variant: str, first: int, truth: Any) -> None:
     config = KFACConfig(inverse_interval=3, **VARIANTS[variant])
@@ -166,7 +200,7 @@ def test_a_factor_that_cannot_be_inverted_is_reported_with_its_layer_and_conditi
     clean, broken = Run(truth, [0, 1], config, torch.float32), Run(truth, [0, 1], config, torch.float32)
     clean.step(0)
     broken.step(0)
-    placement = next(p for p in broken.state.layout.placements if p.layer.name == "7")
+    placement = next(p for p in broken.state.layout.placements if p.layer.name == "8")
     for run in (clean, broken):
         run.config = KFACConfig(inverse_interval=1, factor_interval=1, factor_decay=0.999999)
     placement.outputs.of(broken.state.factors)[0, 1].diagonal().fill_(-50.0)
@@ -174,7 +208,7 @@ def test_a_factor_that_cannot_be_inverted_is_reported_with_its_layer_and_conditi
     clean.step(1)
     report = broken.step(1)
     assert report.failed.tolist() == [False, True]
-    assert [(f.layer, f.side, f.member) for f in report.solves] == [("7", "outputs", (1,))]
+    assert [(f.layer, f.side, f.member) for f in report.solves] == [("8", "outputs", (1,))]
     assert report.solves[0].condition == float("inf")
     for name, p in clean.params.items():
         assert torch.equal(broken.params[name][0], p[0])
