@@ -79,9 +79,15 @@ def adaptive(optimizer: str, what: str) -> Caution:
     )
 
 
-def cell_parameters(rows: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
-    """Return the hyperparameters `names` of each cell, indexed by cell_id."""
-    table = rows.drop_duplicates("cell_id").set_index("cell_id")
+def one_row_a_cell(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return cell_id and hyperparameters of each cell of `rows`."""
+    columns = [name for name in rows if name == "cell_id" or str(name).startswith(PARAM_PREFIX)]
+    return rows.loc[(~rows["cell_id"].duplicated()).to_numpy(), columns]
+
+
+def cell_parameters(cells: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
+    """Return the hyperparameters `names` of each of `cells` (of `one_row_a_cell`), indexed by cell_id."""
+    table = cells.set_index("cell_id")
     return table[[PARAM_PREFIX + name for name in names]].rename(columns=lambda name: name.removeprefix(PARAM_PREFIX))
 
 

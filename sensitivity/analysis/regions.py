@@ -5,7 +5,9 @@ decades a dimension. Two rules set the threshold: within epsilon of the optimize
 common to all. On a grid V is interpolated between the points, a seed at a time, and the interval covers seed noise
 only. Of draws V is the box's volume times the share of configurations inside, with Wilson's interval.
 
-A run counts as in ``outcomes``: a diverged one as the untrained network. Unlike the share of a box, decades don't
+A diverged run is outside. Between a cell inside and one that diverged the edge is a cliff of unknown place, put
+halfway where the cell inside is the best; interpolating to the untrained network's loss would put it at the cell
+inside, half a spacing short on average. Unlike the share of a box, decades don't
 depend on how wide the box was drawn, unless the region reaches its edge: then they are a lower bound, and it is
 named.
 """
@@ -30,6 +32,7 @@ from sensitivity.analysis.rates import OF_DRAWS, OF_SEEDS
 from sensitivity.analysis.volumes import volume_below_zero
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.results import Status
 
 Rule = Literal["own-best", "common-target"]
 Box = Mapping[str, tuple[float, float]]
@@ -78,7 +81,9 @@ def compute_regions(
     With `target` the rule is the common target, else the own best within `epsilon` (by default as in the maps).
     `boxes` gives the box of each optimizer's draws; without it the draws' extent stands in.
     """
-    valued = runs.assign(value=counted_values(runs, curves, METRICS[metric]))
+    sign = 1.0 if METRICS[metric].lower_is_better else -1.0
+    counted = counted_values(runs, curves, METRICS[metric])
+    valued = runs.assign(value=counted.where(runs["status"] != Status.DIVERGED.value, sign * np.inf))
     untrained = float(untrained_values(runs, curves, METRICS[metric]).median())
     tolerance = default_epsilon(METRICS[metric], untrained) if epsilon is None else epsilon
     found = []
@@ -86,7 +91,7 @@ def compute_regions(
         design = design_of(of_optimizer, str(optimizer), designs)
         box = (boxes or {}).get(str(optimizer))
         for batch_size, rows in of_optimizer.groupby("batch_size"):
-            job = _Job(str(optimizer), int(str(batch_size)), metric, target, tolerance, untrained, box)
+            job = _Job(str(optimizer), int(str(batch_size)), metric, target, tolerance, box)
             if design == "adaptive":
                 refused = Estimate(value=math.nan, refused=adaptive(str(optimizer), "a region's size"))
                 found.append(job.result(math.nan, (), refused, refused))
@@ -102,7 +107,6 @@ class _Job:
     metric: MetricName
     target: float | None
     epsilon: float
-    untrained: float
     box: Box | None
 
     @property
@@ -157,7 +161,7 @@ def _cells(rows: pd.DataFrame, job: _Job) -> tuple[pd.DataFrame, tuple[str, ...]
     )
     average = table.mean(axis=1)
     best = float(average.min())
-    if not rest or math.isnan(best):
+    if not rest or not math.isfinite(best):
         return table, measured, (), best
     at = average.idxmin()
     where = at[len(measured) :] if isinstance(at, tuple) else (at,)
@@ -194,8 +198,9 @@ def _on_grid(rows: pd.DataFrame, job: _Job) -> RobustRegion:
     grid = flat.reshape(-1, *shape)
     threshold = job.threshold(best)
     missing = int(np.isnan(grid).sum())
-    outside = job.sign * job.untrained if math.isfinite(job.untrained) else threshold + 1.0
-    above = np.where(np.isnan(grid), max(outside, threshold), grid) - threshold
+    above = np.where(np.isnan(grid), np.inf, grid) - threshold
+    depth = -float(above.min())
+    above = np.where(np.isinf(above), depth if depth > 0 else 1.0, above)
     volumes = volume_below_zero(above, axes)
     sizes = volumes ** (1 / len(names))
     touches = _touches(above.mean(axis=0) <= 0, names, levels)
@@ -248,7 +253,7 @@ def _of_draws(rows: pd.DataFrame, job: _Job) -> RobustRegion:
     measured = tuple(name for name in names if not np.isnan(decades(name, rows[PARAM_PREFIX + name])).any())
     cells = (job.sign * rows["value"]).groupby(rows["cell_id"], sort=False).median().dropna()
     where = f"{job.optimizer}, batch size {job.batch_size:,}"
-    if not len(cells) or not measured:
+    if not np.isfinite(cells).any() or not measured:
         return _nothing(job, f"{where}: no draw has a result, so there is no region.", "no-result")
     extent = {name: (float(rows[PARAM_PREFIX + name].min()), float(rows[PARAM_PREFIX + name].max())) for name in names}
     box = tuple((job.box or {}).get(name, extent[name]) for name in measured)

@@ -17,7 +17,15 @@ import numpy as np
 import pandas as pd
 
 from sensitivity.analysis.critical import CriticalBatchSize, compute_critical_batch_size
-from sensitivity.analysis.designs import Edge, Parameters, cell_parameters, is_grid, table_edges, varying
+from sensitivity.analysis.designs import (
+    Edge,
+    Parameters,
+    cell_parameters,
+    is_grid,
+    one_row_a_cell,
+    table_edges,
+    varying,
+)
 from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
 from sensitivity.analysis.honest import Method
 from sensitivity.analysis.times import CAP, TimeUnit
@@ -135,8 +143,9 @@ def _point(rows: pd.DataFrame, winner: Winner, cells: tuple[str, ...], unit: Tim
         time = Estimate(value=float(rows[CAP + unit].max()), n=0, interval=(float(rows[CAP + unit].max()), math.inf))
     else:
         time = Estimate(value=spent / successes if successes else math.nan, n=len(winner.seeds))
-    names = varying(rows)
-    table = cell_parameters(rows, names)
+    own = one_row_a_cell(rows)
+    names = varying(own)
+    table = cell_parameters(own, names)
     best = {name: float(table[name][cell]) for name in names} if cell is not None else {}
     return ScalingPoint(
         batch_size=int(rows["batch_size"].iloc[0]),
@@ -150,7 +159,7 @@ def _point(rows: pd.DataFrame, winner: Winner, cells: tuple[str, ...], unit: Tim
         method=winner.method,
         cell_id=cell,
         parameters=tuple(best.items()),
-        edges=table_edges(table, best, names) if best and is_grid(rows, names) else (),
+        edges=table_edges(table, best, names) if best and is_grid(own, names) else (),
         **counts,
     )
 

@@ -27,7 +27,7 @@ def closed_form(steps, lr, batch, *, damping=None, h=SPECTRUM, c=None, x0=1.0):
     return 0.5 * (squares @ h)
 
 
-def evaluations(budget, count=160):
+def evaluations(budget, count=250):
     """Steps at which a run is measured: 0, then evenly in logarithms."""
     return np.unique(np.round(np.geomspace(1, budget, count)).astype(int)).tolist()
 
@@ -42,20 +42,22 @@ def configurations(points=13):
 
 
 def make_study(
-    *, batches=(4, 16, 64, 256, 1024), seeds=3, noise=0.05, rng=None, budget=4000, arms=None, extra_seeds=None
+    *, batches=(4, 16, 64, 256, 1024), seeds=3, noise=0.05, warp=0.0, rng=None, budget=4000, arms=None, count=250
 ):
-    """Return runs and curves. The loss of a run is the closed form times a lognormal factor of its own, one for the
-    whole run, so that its time to a target scatters as a run's does. `arms`: name -> (kind, configurations)."""
+    """Return runs and curves. Each run has lognormal factors of its own: `noise` scatters its loss, `warp` its pace, so
+    that T is the closed form's times the factor. `arms`: name -> (kind, configurations)."""
     rng = rng or np.random.default_rng(0)
     arms = arms or {name: (name, cells) for name, cells in configurations().items()}
-    steps = np.array([0, *evaluations(budget)])
+    steps = np.array([0, *evaluations(budget, count)])
     runs, curves = [], []
     for name, (kind, cells) in arms.items():
         for batch, (number, cell) in itertools.product(batches, enumerate(cells)):
             exact = closed_form(steps, cell["lr"], batch, damping=cell.get("damping"))
             initial = exact[0]
             for seed in range(seeds):
-                loss = exact * np.exp(noise * rng.standard_normal())
+                pace = np.exp(warp * rng.standard_normal())
+                own = closed_form(steps * pace, cell["lr"], batch, damping=cell.get("damping")) if warp else exact
+                loss = own * np.exp(noise * rng.standard_normal())
                 loss[0] = initial
                 bad = ~(loss <= BOUND * initial)
                 ended = int(bad.argmax()) if bad.any() else len(steps)
@@ -107,6 +109,6 @@ def exact_time(target, batch, cell, budget=4000):
     return float(met.argmax()) if met.any() else np.inf
 
 
-def exact_best(target, batch, cells):
+def exact_best(target, batch, cells, budget=4000):
     """Fewest steps to `target` over `cells`."""
-    return min(exact_time(target, batch, cell) for cell in cells)
+    return min(exact_time(target, batch, cell, budget) for cell in cells)

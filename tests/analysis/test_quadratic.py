@@ -14,23 +14,37 @@ from sensitivity.analysis.verdict_scaling import compute_scaling_verdict
 from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
 
 METRIC = "train_loss"
-BATCHES = (2, 4, 8, 16, 32, 64, 128)
-TARGET, SEEDS, NOISE = 0.1, 11, 0.05
+BATCHES = (4, 8, 16, 32, 64, 128)
+TARGET, SEEDS, WARP, BUDGET = 0.1, 11, 0.15, 2000
 CELLS = {
-    "kfac": [{"lr": lr, "damping": d} for lr in np.geomspace(1e-3, 3, 12) for d in np.geomspace(1e-4, 10, 11)],
+    "kfac": [{"lr": lr, "damping": d} for lr in np.geomspace(1e-3, 0.2, 8) for d in np.geomspace(1e-4, 10, 6)],
     "sgd": [{"lr": lr} for lr in np.geomspace(1e-4, 30, 23)],
 }
+GRIDS = dict.fromkeys(CELLS, "grid")
 
 
 @pytest.fixture(scope="module")
 def study(quadratic):
     arms = {name: (name, cells) for name, cells in CELLS.items()}
-    return quadratic.make_study(batches=BATCHES, seeds=SEEDS, noise=NOISE, arms=arms, budget=1500)
+    return quadratic.make_study(batches=BATCHES, seeds=SEEDS, noise=0, warp=WARP, arms=arms, budget=BUDGET)
 
 
 @pytest.fixture(scope="module")
 def curves(study):
     return {curve.optimizer: curve for curve in compute_scaling(compute_times(*study, METRIC, TARGET))}
+
+
+@pytest.fixture(scope="module")
+def fine(quadratic):
+    """Few evaluations, many cells: for what is of the end of runs."""
+    arms = {
+        "kfac": (
+            "kfac",
+            [{"lr": lr, "damping": d} for lr in np.geomspace(1e-3, 1, 19) for d in np.geomspace(1e-4, 10, 16)],
+        ),
+        "sgd": ("sgd", [{"lr": lr} for lr in np.geomspace(1e-4, 30, 34)]),
+    }
+    return quadratic.make_study(batches=(8, 64), seeds=5, noise=0.1, arms=arms, budget=BUDGET, count=20)
 
 
 def test_the_closed_form_has_the_golden_value(quadratic):
@@ -47,13 +61,11 @@ def test_the_closed_form_is_that_of_the_recursion(quadratic):
 
 
 def expected_time(quadratic, batch, cell):
-    """Mean of log T over the lognormal factor of a run's loss, on the steps at which runs are measured."""
-    steps = np.array([0, *quadratic.evaluations(1500)])
-    loss = quadratic.closed_form(steps, cell["lr"], batch, damping=cell.get("damping"))
-    factors = np.exp(NOISE * np.random.default_rng(0).standard_normal(400))
-    met = loss[:, None] * factors <= TARGET
-    met[0] = False
-    return np.log(steps[met.argmax(axis=0)]).mean() if met.any(axis=0).all() and np.isfinite(loss).all() else math.inf
+    """Mean of log T over the pace of runs, T being the first of the steps at which runs are measured."""
+    steps = np.array(quadratic.evaluations(BUDGET))
+    exact = quadratic.exact_time(TARGET, batch, cell, BUDGET)
+    paces = np.exp(WARP * np.random.default_rng(0).standard_normal(4000))
+    return np.log(steps[np.searchsorted(steps, exact / paces)]).mean()
 
 
 @pytest.mark.parametrize("name", ["kfac", "sgd"])
@@ -67,70 +79,69 @@ def test_times_and_critical_batch_size_lie_within_their_intervals(quadratic, cur
         if p.state == "reached"
     ]
     assert solid.sum() >= 5
-    assert sum(inside) >= len(inside) - 1, "95% intervals, seven of them"
+    assert sum(inside) >= len(inside) - 1, "95% intervals, six of them"
     exact = float(np.exp(fit_log_size(true[solid][None], np.array(BATCHES, dtype=float)[solid])[0]))
     low, high = curve.critical.size.interval
     assert low <= exact <= high
-    assert high / low < 3
+    assert high / low < 5
 
 
 def test_kfac_scales_further_than_sgd_as_theory_says(quadratic, study, curves):
-    best = {
-        name: [quadratic.exact_best(TARGET, batch, cells, 1500) for batch in (8, 128)] for name, cells in CELLS.items()
-    }
-    speedup = {name: first / last for name, (first, last) in best.items()}
-    assert speedup["kfac"] > 2 * speedup["sgd"], "what the closed form says"
+    batches = np.array(BATCHES, dtype=float)
+    best = [[quadratic.exact_best(TARGET, b, CELLS[name], BUDGET) for b in BATCHES] for name in ("kfac", "sgd")]
+    exact = np.exp(fit_log_size(np.log(best), batches))
+    assert exact[0] > 2 * exact[1], "what the closed form says"
     found = compute_scaling_verdict(study[0], list(curves.values()), "kfac", "sgd")
     assert found.primary.answer == "better"
-    assert found.answer == ("undetermined" if any(r.code == "edge" for r in found.reasons) else "better")
-    assert found.effect.interval[0] > 1
+    low, high = found.effect.interval
+    assert low < exact[0] / exact[1] < high
+    assert found.answer == "undetermined", "its best learning rate is the largest, so the claim is refused"
+    assert {reason.code for reason in found.reasons} == {"edge", "test"}
 
 
-def test_success_rates_lie_within_their_intervals(quadratic, study):
+def test_success_rates_lie_within_their_intervals(quadratic, fine):
     targets = (0.5, 0.2, 0.1)
-    surfaces = {s.optimizer: s for s in compute_success(*study, METRIC, targets, designs=dict.fromkeys(CELLS, "grid"))}
-    factors = np.exp(NOISE * np.random.default_rng(1).standard_normal(300))
-    steps = np.array([0, *quadratic.evaluations(1500)])
-    inside = []
-    for name, batch in (("kfac", 4), ("kfac", 64), ("sgd", 4), ("sgd", 64)):
-        loss = [quadratic.closed_form(steps, c["lr"], batch, damping=c.get("damping")) for c in CELLS[name]]
+    surfaces = {s.optimizer: s for s in compute_success(*fine, METRIC, targets, designs=GRIDS)}
+    factors = np.exp(0.1 * np.random.default_rng(1).standard_normal(300))
+    steps = np.array([0, *quadratic.evaluations(BUDGET, 20)])
+    inside = 0
+    for name, batch in (("kfac", 8), ("kfac", 64), ("sgd", 8), ("sgd", 64)):
+        own = fine[0].query("optimizer == @name and batch_size == @batch and seed == 0")
+        losses = []
+        for run in own.to_dict("records"):
+            damping = run["param.damping"] if name == "kfac" else None
+            losses.append(quadratic.closed_form(steps, run["param.lr"], batch, damping=damping))
         for target in targets:
-            met = [
-                np.all(own <= quadratic.BOUND * own[0] / factors.max()) * (own[1:].min() * factors <= target)
-                for own in loss
+            reached = [
+                (loss[1:].min() * factors <= target) & (loss[1:].max() * factors <= quadratic.BOUND * loss[0])
+                for loss in losses
             ]
             found = surfaces[name].at(batch, target)
-            low, high = found.interval or (found.value - 0.5 / SEEDS / len(loss), found.value + 0.5 / SEEDS / len(loss))
-            inside.append(low - 2e-3 <= np.mean(met) <= high + 2e-3)
-    assert len(inside) == 12
-    assert sum(inside) >= 11
+            # Where all seeds agree there is no interval, and the truth differs by less than a cell.
+            low, high = found.interval or (found.value - 0.5 / len(losses), found.value + 0.5 / len(losses))
+            inside += low <= np.mean(reached) <= high
+    assert inside >= 11, "12 intervals of 95%"
 
 
 @pytest.mark.parametrize("name", ["kfac", "sgd"])
-def test_robust_regions_agree_with_a_fine_count_on_the_closed_form(quadratic, study, name):
-    regions = {
-        (r.optimizer, r.batch_size): r
-        for r in compute_regions(*study, METRIC, target=TARGET, designs=dict.fromkeys(CELLS, "grid"))
-    }
-    lrs = np.geomspace(1e-3, 3, 200) if name == "kfac" else np.geomspace(1e-4, 30, 2000)
-    dampings = np.geomspace(1e-4, 10, 100) if name == "kfac" else [None]
+def test_robust_regions_agree_with_a_fine_count_on_the_closed_form(quadratic, fine, name):
+    regions = compute_regions(*fine, METRIC, target=TARGET, designs=GRIDS)
+    lrs = np.geomspace(1e-3, 1, 120) if name == "kfac" else np.geomspace(1e-4, 30, 1200)
+    dampings = np.geomspace(1e-4, 10, 80) if name == "kfac" else [None]
     box = np.log10(lrs[-1] / lrs[0]) * (5 if name == "kfac" else 1)
-    for batch in (8, 64):
-        with np.errstate(all="ignore"):
-            inside = [
-                np.nan_to_num(quadratic.closed_form([1500], lr, batch, damping=d)[0], nan=np.inf) <= TARGET
-                for lr in lrs
-                for d in dampings
-            ]
-        true = (box * np.mean(inside)) ** (1 / len(regions[name, batch].names))
-        found = regions[name, batch].decades
-        low, high = found.interval
-        assert low - 0.1 <= true <= high + 0.1, "seed noise, and the interpolation between the grid's points"
+    for region in (region for region in regions if region.optimizer == name):
+        ends = [quadratic.closed_form([BUDGET], lr, region.batch_size, damping=d)[0] for lr in lrs for d in dampings]
+        true = (box * np.mean(np.nan_to_num(ends, nan=np.inf) <= TARGET)) ** (1 / len(region.names))
+        low, high = region.decades.interval or (region.decades.value,) * 2
+        # Seed noise, and half a spacing for the cliff where runs begin to diverge.
+        assert low - 0.08 <= true <= high + 0.08
 
 
-def test_kfac_is_less_sensitive_as_the_closed_form_says(study):
-    regions = compute_regions(*study, METRIC, target=TARGET, designs=dict.fromkeys(CELLS, "grid"))
-    found = compute_sensitivity_verdict(study[0], regions, "kfac", "sgd")
-    own = {name: [r.decades.value for r in regions if r.optimizer == name] for name in CELLS}
-    assert found.primary.effect.value == pytest.approx(np.mean(own["kfac"]) - np.mean(own["sgd"]), abs=1e-9)
-    assert (found.primary.answer == "better") == (np.mean(own["kfac"]) > np.mean(own["sgd"]) + 0.25)
+def test_kfac_is_less_sensitive_as_the_closed_form_says(fine):
+    regions = compute_regions(*fine, METRIC, target=TARGET, designs=GRIDS)
+    found = compute_sensitivity_verdict(fine[0], regions, "kfac", "sgd")
+    own = {name: np.mean([r.decades.value for r in regions if r.optimizer == name]) for name in CELLS}
+    assert found.primary.effect.value == pytest.approx(own["kfac"] - own["sgd"])
+    assert found.primary.effect.value > 0.3
+    assert found.answer == "undetermined", "five seeds can't show it"
+    assert found.reasons[-1].code == "few-seeds"

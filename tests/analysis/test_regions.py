@@ -84,14 +84,13 @@ def test_a_region_that_reaches_the_edge_is_a_lower_bound_and_says_so(plain):
 def test_diverged_runs_bound_the_region(plain):
     rows = [plain.row(final=0.1, lr=10.0**x, status="diverged" if x > 0 else "completed") for x in range(-3, 4)]
     (region,) = compute_regions(*plain.tables(rows), METRIC, target=0.3)
-    # The interpolant rises from 0.1 at x = 0 to the untrained network's 2.5 at x = 1.
-    assert region.decades.value == pytest.approx(3 + 0.2 / 2.4)
+    assert region.decades.value == pytest.approx(3.5), "the cliff lies between 0 and 1, nobody knows where"
 
 
 def test_runs_without_a_result_count_as_outside_and_are_named(plain):
     rows = [plain.row(final=0.1, lr=10.0**x, status="pending" if x == 3 else "completed") for x in range(4)]
     (region,) = compute_regions(*plain.tables(rows), METRIC, target=0.3)
-    assert region.decades.value < 2.2
+    assert region.decades.value == pytest.approx(2.5)
     assert "incomplete" in {warning.code for warning in region.decades.warnings}
 
 

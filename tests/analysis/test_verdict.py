@@ -186,7 +186,7 @@ def test_adaptive_samples_refuse(plain):
 def test_two_identical_arms_are_told_apart_in_at_most_five_percent_of_studies(plain):
     """200 studies of two equal optimizers with near-ties between cells, six judging seeds, moderate noise."""
     rng = np.random.default_rng(5)
-    sizes, scale, cells, seeds = (8, 32, 128), 1 + 60 / np.array([8.0, 32, 128]), 4, 11
+    sizes, scale, cells, seeds = (8, 32, 128), 1 + 60 / np.array([8.0, 32, 128]), 3, 11
     answers = Counter()
     rows = [
         plain.row(name, batch, seed, time=50, steps=10_000, final=0.2, lr=0.1 * 2**place)
