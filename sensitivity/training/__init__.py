@@ -5,7 +5,8 @@ a single trial is a pack of one and takes the same path.
 
 * ``problems``: data set, model and loss of a study; ``datasets``, ``models``, ``losses``: the shipped ones.
 * ``packed_model``: any ``nn.Module`` as a function of stacked parameters; ``packed_layers``: its layers.
-* ``order``: which examples each step draws.
+* ``order``: which examples each step draws; ``augmentation``: random crops and flips of them.
+* ``noisy_quadratic``: a workload whose outcome is known; ``packed_newton``: K-FAC idealised for it.
 * ``optimizers``: SGD and K-FAC over packs.
 * ``loop``: ``train_pack``.
 * ``cost``: FLOPs; ``calibration``: a step's time and a pack's memory, measured; ``memory``: the allocator.

@@ -154,4 +154,4 @@ def _split(classes: npt.NDArray[np.int64], spec: ProblemSpec) -> tuple[Tensor, T
             f"problem.test_fraction: {spec.test_fraction:g} can't split {len(classes)} images by class ({error})\n"
             "  Choose another fraction, or add images"
         ) from None
-    return torch.from_numpy(np.sort(train)), torch.from_numpy(np.sort(test))
+    return torch.from_numpy(train), torch.from_numpy(test)  # shuffled

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image, ImageOps
 
 from sensitivity.study.errors import UserError
@@ -45,7 +47,7 @@ class _Listing:
 
     root: Path
     paths: tuple[Path, ...]
-    """Those for training first; within a split by class and name."""
+    """Those for training first; within a split shuffled, so that the first so many are of all classes."""
     classes: tuple[int, ...]
     """Of each; a class is its place among the sorted names."""
     train_size: int | None
@@ -97,18 +99,20 @@ def _listing(root: Path) -> _Listing:
             f"{root}: train/ and test/ must have the same class folders; only one has {_some(sorted(different))}\n"
             "  Add the missing folders with images, or remove the others"
         )
-    paths: list[Path] = []
-    classes: list[int] = []
+    images: list[tuple[Path, int]] = []
     sizes = []
     for split in splits or [root]:
+        of_split = []
         for number, name in enumerate(names):
             found = _images(split / name)
             if not splits and len(found) < 2:
                 raise UserError(f"{split / name}: one image can't be split into training and test; add more")
-            paths += found
-            classes += [number] * len(found)
-        sizes.append(len(paths))
-    return _Listing(root, tuple(paths), tuple(classes), sizes[0] if splits else None)
+            of_split += [(path, number) for path in found]
+        order = torch.randperm(len(of_split), generator=torch.Generator().manual_seed(0))
+        images += [of_split[k] for k in order.tolist()]
+        sizes.append(len(images))
+    paths, classes = zip(*images, strict=True)
+    return _Listing(root, paths, classes, sizes[0] if splits else None)
 
 
 def _class_names(split: Path) -> list[str]:
@@ -143,7 +147,9 @@ def _content(listing: _Listing) -> str:
     found = digest.hexdigest()[:16]
     with writing():
         known.parent.mkdir(parents=True, exist_ok=True)
-        known.write_text(found)
+        written = known.with_name(f".{known.name}-{os.getpid()}")
+        written.write_text(found)
+        written.replace(known)  # whole, whoever else reads or writes it
     return found
 
 

@@ -53,7 +53,7 @@ def _whole(spec: ProblemSpec, folder: Path | None) -> Dataset:
 
 
 def _drawn(available: int, wanted: int | None, seed: int, field: str, split: str) -> Tensor | None:
-    """Return which examples a subset keeps, drawn without replacement, in their order; None keeps all."""
+    """Return which examples a subset keeps, drawn without replacement, shuffled; None keeps all."""
     if wanted is None:
         return None
     if wanted > available:
@@ -61,4 +61,4 @@ def _drawn(available: int, wanted: int | None, seed: int, field: str, split: str
             f"problem.{field}: {wanted} is more than the {split} set has; allowed: 1 to {available}, or leave it out"
         )
     generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(available, generator=generator)[:wanted].sort().values
+    return torch.randperm(available, generator=generator)[:wanted]
