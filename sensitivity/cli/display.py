@@ -90,6 +90,6 @@ def price_table(price: Price) -> Table:
             duration(line.device_seconds),
             str(cost.pack_size),
             f"{cost.gain:.2f}×",
-            size(cost.pack_bytes, "B"),
+            f"{cost.pack_bytes / 1e6:,.0f} MB",
         )
     return table
