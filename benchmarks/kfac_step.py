@@ -205,6 +205,10 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    # For JAX, which is imported later: its own products, and those of the LAPACK that it calls.
+    eigen = str(options.threads > 1).lower()
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={eigen} intra_op_parallelism_threads={options.threads}"
+    os.environ["OPENBLAS_NUM_THREADS"] = str(options.threads)
     device = torch.device(options.device)
     if options.child:
         child(Workload(options.workloads[0], options.batch, device), options.child)

@@ -160,8 +160,8 @@ def step(
     """
     if config.others == "diagonal" and state.layout.others and not state.norms:
         raise ValueError(
-            f"Invalid others: 'diagonal'. {state.layout.others[0][0]!r} is uncovered, and the state knows of no "
-            "normalisation layer. Call init_state(..., norms=norms_of(model)) and capture them too, or set others='sgd'."
+            f"Invalid others: 'diagonal'. {state.layout.others[0][0]!r} is uncovered, and the state knows of no norms. "
+            "Call init_state(..., norms=norms_of(model)) and capture these layers too, or set others='sgd'."
         )
     source: Source | None = None
     if isinstance(captures, Statistics):
