@@ -70,8 +70,8 @@ class KFACConfig:
     factor_interval, inverse_interval: steps between updates, or pairs (first step, interval), such as ((0, 1), (1000,
     10)).
     batch_fraction: share of the batch whose statistics enter the factors.
-    others: rule of parameters that no Kronecker block covers: plain SGD, or the diagonal empirical Fisher where the
-    layer allows it.
+    others: rule of parameters that no Kronecker block covers: plain SGD, or the diagonal Fisher for the scale and
+    shift of normalisation layers.
     """
 
     lr: float = 0.1

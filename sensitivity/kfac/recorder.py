@@ -87,6 +87,7 @@ class Recorder:
         self._ones = torch.ones(0, dtype=dtype, device=like.device)
         self._observed = 0
         self._calls: list[tuple[str, Tensor, GradientEdge]] = []
+        self._norm_calls: list[tuple[Norm, Tensor, GradientEdge]] = []
         self.clear()
         self._hooks = [(each, self._hook(name, each)) for name, members in modules.items() for each in members]
         self._hooks += [(module, self._norm_hook(norm, module)) for norm, module in norms.items()]
@@ -112,6 +113,7 @@ class Recorder:
         self._kept: dict[int, dict[str, list[Capture]]] = {}
         self._squares: dict[str, Tensor] = {}
         self._calls.clear()
+        self._norm_calls.clear()
         self.seconds = 0.0
 
     @property
@@ -125,10 +127,14 @@ class Recorder:
         self._calls.clear()
         self._observed -= 1
         columns: list[list[Tensor]] = [[] for _ in calls]
+        norm_calls, self._norm_calls = self._norm_calls, []
+        edges = [edge for _, _, edge in (*calls, *norm_calls)]
         for i, loss in enumerate(losses):
-            edges = [edge for _, _, edge in calls]
             grads = torch.autograd.grad(loss, edges, retain_graph=True, allow_unused=True)
-            for (name, inputs, _), grad, kept in zip(calls, grads, columns, strict=True):
+            for (norm, inputs, _), grad in zip(norm_calls, grads[len(calls) :], strict=True):
+                if grad is not None:
+                    self._add_squares(norm, Capture(inputs, grad))
+            for (name, inputs, _), grad, kept in zip(calls, grads[: len(calls)], columns, strict=True):
                 if grad is not None and self._whole_calls:
                     kept.append(grad)
                 elif grad is not None:
@@ -144,7 +150,7 @@ class Recorder:
         A layer that was not recorded keeps its averages.
         """
         decay, examples = self._config.factor_decay, self._examples()
-        terms = sum(examples.values()) * self._config.terms_per_example
+        terms = max(1, sum(examples.values())) * self._config.terms_per_example
         self._complete(state)
         self._normalise(examples, terms)
         self._pool(terms)
@@ -252,14 +258,20 @@ class Recorder:
             if module is not own or not (own.training and output.requires_grad):
                 return
             inputs = (args[0] if args else kwargs["input"]).detach()
+            if self._config.fisher != "empirical":
+                self._norm_calls.append((norm, inputs, get_gradient_edge(output)))
+                return
 
             def after_backward(grad: Tensor) -> None:
-                for name, squares in example_squares(norm, [Capture(inputs, grad.detach())], 0).items():
-                    self._squares[name] = squares + self._squares[name] if name in self._squares else squares
+                self._add_squares(norm, Capture(inputs, grad.detach()))
 
             output.register_hook(after_backward)  # type: ignore[no-untyped-call]
 
         return after_forward
+
+    def _add_squares(self, norm: Norm, call: Capture) -> None:
+        for name, squares in example_squares(norm, [call], 0).items():
+            self._squares[name] = squares + self._squares[name] if name in self._squares else squares
 
     def _add(self, name: str, call: Capture, batch: int, *, first: bool) -> None:
         """Add the output gradients of one call; its input counts with the first of them only."""

@@ -79,6 +79,28 @@ def test_normalisation_layers_follow_their_diagonal_fisher(norm: Any) -> None:
         torch.testing.assert_close(old - p.detach(), expected, rtol=1e-9, atol=1e-11)
 
 
+def test_the_diagonal_follows_the_chosen_fisher(truth: Any) -> None:
+    """Also that of a layer in front of all that is covered."""
+    model, (x, y) = nn.Sequential(nn.GroupNorm(1, 2).to(DOUBLE), *network()), data()
+    dense = {
+        name: truth.dense_ggn(model, x, truth.softmax_hessian, (f"{name}.weight", f"{name}.bias")).diagonal()
+        for name in ("0", "2")
+    }
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimizer = KFAC(model, KFACConfig(others="diagonal", fisher="type2", damping=0.01, lr=1.0, momentum=0.0))
+    outputs = model(x)
+    optimizer.observe(outputs)
+    functional.cross_entropy(outputs, y).backward()
+    optimizer.step()
+    for name, p in model.named_parameters():
+        layer, own = name.split(".")
+        if layer not in dense:
+            continue
+        assert p.grad is not None
+        expected = before[name] - p.grad / (dense[layer].reshape(-1, 2)[:, int(own == "bias")] + 0.01)
+        torch.testing.assert_close(p.detach(), expected, rtol=1e-9, atol=1e-11)
+
+
 class _Affine(nn.Module):
     """Scale and shift alone, of inputs that are normalised already."""
 
