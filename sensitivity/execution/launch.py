@@ -11,11 +11,14 @@ from sensitivity.execution.environment import ray_environment
 from sensitivity.execution.interruption import Interruptible
 from sensitivity.execution.prepare import Plan, available_workers
 from sensitivity.execution.progress import Progress
+from sensitivity.execution.supply import Supply
+from sensitivity.store.checkpoints import sweep_checkpoints
 from sensitivity.store.directory import Place
 from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import Manifest, write_manifest
 from sensitivity.store.reader import finished_trials, read_study
 from sensitivity.store.writer import write_plan
+from sensitivity.study.results import Status
 from sensitivity.study.schedule import total_steps
 from sensitivity.study.trials import Group, Pack
 from sensitivity.training.calibration import Cost
@@ -23,6 +26,9 @@ from sensitivity.training.cost import example_cost
 
 Show = Callable[[Progress], AbstractContextManager[Callable[[], None]]]
 """Shows progress while inside, and gives what to call when it has changed."""
+
+
+_UNFINISHED = [status.value for status in Status if not status.final]
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
         UserError: the directory can't be written or holds another study, or the cluster does not answer.
     """
     interrupted = False
-    with WriterLock(directory):
+    with WriterLock(directory) as lock:
         finished = finished_trials(directory)  # first: a damaged part stops the command before anything is written
         manifest = write_manifest(directory, plan.spec, plan.source)
         write_plan(directory, plan.trials)
@@ -65,11 +71,21 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
             try:
                 with Interruptible() as stop:
                     _run_missing(
-                        plan, finished, directory, manifest, address=address, workers=workers, show=show, stop=stop
+                        plan,
+                        finished,
+                        directory,
+                        manifest,
+                        lock,
+                        address=address,
+                        workers=workers,
+                        show=show,
+                        stop=stop,
                     )
             except KeyboardInterrupt:
                 interrupted = True
-        runs = read_study(directory).runs
+        study = read_study(directory)
+        sweep_checkpoints(directory, set(study.runs.loc[study.runs["status"].isin(_UNFINISHED), "trial_id"]))
+    runs = study.runs
     statuses = runs["status"].value_counts()
     causes = runs.loc[runs["status"].isin(["failed", "interrupted"]), "message"].value_counts()
     return Outcome(
@@ -87,6 +103,7 @@ def _run_missing(
     finished: frozenset[str],
     directory: Place,
     manifest: Manifest,
+    lock: WriterLock,
     *,
     address: str | None,
     workers: int | None,
@@ -98,7 +115,7 @@ def _run_missing(
         workers = workers or available_workers(execution.threads)
     with ray_environment(local=address is None):
         # These import Ray, which reads the environment.
-        from sensitivity.execution.runner import measure_on_cluster, run_packs
+        from sensitivity.execution.runner import Destination, measure_on_cluster, run_packs
         from sensitivity.execution.session import session
 
         with session(address=address, workers=workers, execution=execution) as at_once:
@@ -107,7 +124,8 @@ def _run_missing(
             here = address is None and execution.device == "cpu"
             measure = measure_here if here else measure_on_cluster
             sizes = {} if execution.pack_size else _sizes(measure(plan, groups, workers=at_once))
-            packs = plan.packs(sizes, finished=finished, workers=at_once)
+            begun = sweep_checkpoints(directory, {trial.id for trial in plan.trials if trial.id not in finished})
+            packs = plan.packs(sizes, finished=finished, workers=at_once, begun=begun)
             before = sum(trial.id in finished for trial in plan.trials)
             progress = Progress(planned=len(plan.trials), finished_before=before, work=_work(plan, packs))
             stop.arm()  # Ray's start has put a SIGTERM handler of its own in place of ours
@@ -115,9 +133,8 @@ def _run_missing(
                 on_change()
                 run_packs(
                     plan,
-                    packs,
-                    directory,
-                    manifest,
+                    Supply(packs, workers=at_once),
+                    Destination(directory=directory, manifest=manifest, lock=lock),
                     workers=at_once,
                     progress=progress,
                     on_change=on_change,

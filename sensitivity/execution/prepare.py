@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,18 +29,33 @@ class Plan:
     """Where the study file lies: the user's own modules are found there."""
     trials: tuple[Trial, ...]
 
-    def packs(self, sizes: Mapping[Group, int], *, finished: AbstractSet[str], workers: int) -> tuple[Pack, ...]:
+    def packs(
+        self,
+        sizes: Mapping[Group, int],
+        *,
+        finished: AbstractSet[str],
+        workers: int,
+        begun: Sequence[Sequence[str]] = (),
+    ) -> tuple[Pack, ...]:
         """Return the trials that are not in `finished`, packed, in the order they should start.
 
         Packs of the sizes given by arm and batch size are made smaller where there would be fewer than two for each
         worker, so that none stays idle long, unless the study file says how large they are.
+
+        Args:
+            sizes: of packs.
+            finished: ids of trials with a result.
+            workers: packs at a time.
+            begun: the ids of the trials of each pack that has a checkpoint: these packs come first, as they were cut.
         """
-        missing = [trial for trial in self.trials if trial.id not in finished]
+        by_id = {trial.id: trial for trial in self.trials if trial.id not in finished}
+        first = tuple(Pack(tuple(by_id.pop(trial) for trial in ids)) for ids in begun)
+        missing = list(by_id.values())
         even = max(1, -(-len(missing) // (2 * workers)))
         packs = group(missing, self.spec.execution.pack_size or {key: min(size, even) for key, size in sizes.items()})
         place = {seed: k for k, seed in enumerate(self.spec.seeds)}
         # Earlier seeds first, so that whole maps fill early; smaller batches first, because they take longest.
-        return tuple(sorted(packs, key=lambda pack: (place[pack.trials[0].seed], pack.batch_size)))
+        return first + tuple(sorted(packs, key=lambda pack: (place[pack.trials[0].seed], pack.batch_size)))
 
 
 def prepare(study: str) -> Plan:

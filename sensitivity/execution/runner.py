@@ -1,26 +1,33 @@
 """Ray Tune distributes packs: one Tune trial is one pack. The driver alone writes the study directory.
 
-What is finished is decided by the study directory, never by Tune's own snapshots (RAY.md, "Faults").
+What is finished is decided by the study directory, never by Tune's own snapshots (RAY.md, "Faults"), and what starts
+next by ``supply``: Tune only asks for it, as of any ``Searcher``, and tells what came of it.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray import tune
+from ray.tune.search import Searcher
 
 from sensitivity.execution.costs import measure
 from sensitivity.execution.prepare import Plan, use_folder
 from sensitivity.execution.progress import Progress
+from sensitivity.execution.supply import Supply
 from sensitivity.execution.worker import run_pack
-from sensitivity.store.directory import Place
+from sensitivity.store.checkpoints import delete_checkpoint
+from sensitivity.store.directory import Place, patiently
+from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import Manifest
 from sensitivity.store.writer import append
 from sensitivity.study.errors import UserError
@@ -33,16 +40,24 @@ from sensitivity.training.problems import load_problem
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILURES = 2
-"""How often a pack whose worker or node died is started again before its runs are `interrupted`."""
 _REPORT_EVERY_S = 1.0
+_MEMORY_WORDS = re.compile(r"OutOfMemory|running low on memory|\bOOM\b|memory monitor", re.IGNORECASE)
+"""What Ray says of a worker that its memory monitor, or the kernel's, has killed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """Where results go."""
+
+    directory: Place
+    manifest: Manifest
+    lock: WriterLock
 
 
 def run_packs(
     plan: Plan,
-    packs: Sequence[Pack],
-    directory: Place,
-    manifest: Manifest,
+    supply: Supply,
+    destination: Destination,
     *,
     workers: int,
     progress: Progress,
@@ -52,10 +67,9 @@ def run_packs(
     """Run packs on the Ray that is there, and append each one's results to the study directory as they come.
 
     Args:
-        plan: what `packs` are part of.
-        packs: in the order they should start.
-        directory: of the study; its writer's lock is held.
-        manifest: of the directory.
+        plan: what the packs are part of.
+        supply: of packs.
+        destination: of the results; its lock is held.
         workers: packs at a time.
         progress: kept up to date.
         on_change: called after each change of `progress`.
@@ -63,26 +77,34 @@ def run_packs(
 
     Raises:
         KeyboardInterrupt: a stop was asked for.
-        UserError: the study directory can't be written.
+        UserError: the study directory can't be written, or workers can't live.
     """
-    recorder = _Recorder(packs, directory, manifest, progress, on_change)
+    recorder = _Recorder(supply, destination, progress, on_change)
     stopper = _StopOn(lambda: stopped() or recorder.fault is not None)
     trainable = tune.with_parameters(
-        _tune_pack, packs=tuple(packs), execution=plan.spec.execution, import_folder=plan.import_folder
+        _tune_pack,
+        execution=plan.spec.execution,
+        import_folder=plan.import_folder,
+        directory=destination.directory,
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it is in the results
     with tempfile.TemporaryDirectory(prefix="sensitivity-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources(plan.spec.execution)),
-            param_space={"pack": tune.grid_search(list(range(len(packs))))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=workers, reuse_actors=True),
+            tune_config=tune.TuneConfig(
+                search_alg=_Asker(supply),
+                num_samples=-1,
+                max_concurrent_trials=workers,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
             run_config=tune.RunConfig(
                 name="packs",
                 storage_path=scratch,
                 verbose=0,
                 callbacks=[recorder],
                 stop=stopper,
-                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                failure_config=tune.FailureConfig(max_failures=0),  # `supply` decides what starts again
             ),
         )
         tuner.fit()
@@ -129,7 +151,20 @@ def _measure_there(
         return error
 
 
-def _tune_pack(config: Mapping[str, int], packs: Sequence[Pack], execution: ExecutionSpec, import_folder: str) -> None:
+class _Parcel:
+    """A pack in Tune's hands, which copies, prints and hashes what it is given."""
+
+    def __init__(self, pack: Pack) -> None:
+        self.pack = pack
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Parcel:
+        return self
+
+    def __repr__(self) -> str:
+        return self.pack.id
+
+
+def _tune_pack(config: Mapping[str, _Parcel], execution: ExecutionSpec, import_folder: str, directory: Place) -> None:
     last = time.monotonic()
 
     def on_progress(fraction: float) -> None:
@@ -138,23 +173,46 @@ def _tune_pack(config: Mapping[str, int], packs: Sequence[Pack], execution: Exec
             last = time.monotonic()
             tune.report({"fraction": fraction})
 
-    tune.report({"result": run_pack(packs[config["pack"]], execution, import_folder, on_progress=on_progress)})
+    result = run_pack(config["parcel"].pack, execution, import_folder, directory, on_progress=on_progress)
+    tune.report({"result": result})
+
+
+class _Asker(Searcher):
+    """Tune's way to ask for the next pack."""
+
+    def __init__(self, supply: Supply) -> None:
+        super().__init__()
+        self._supply = supply
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return a pack in a configuration, nothing for now, or that there will be no more."""
+        pack = self._supply.take()
+        if pack is not None:
+            return {"parcel": _Parcel(pack)}
+        return Searcher.FINISHED if self._supply.done else None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Leave it to the callback, which is told more."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Hold nothing back for Tune's snapshots: they are never read."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing, for the same reason."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Have nothing to restore."""
 
 
 class _Recorder(tune.Callback):
     """Takes results from Tune's event loop to the study directory."""
 
     def __init__(
-        self,
-        packs: Sequence[Pack],
-        directory: Place,
-        manifest: Manifest,
-        progress: Progress,
-        on_change: Callable[[], None],
+        self, supply: Supply, destination: Destination, progress: Progress, on_change: Callable[[], None]
     ) -> None:
-        self._packs = packs
-        self._directory = directory
-        self._manifest = manifest
+        self._supply = supply
+        self._to = destination
         self._progress = progress
         self._on_change = on_change
         self._code_version = code_version()
@@ -168,28 +226,41 @@ class _Recorder(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Record a pack's results, or its progress."""
+        pack: Pack = trial.config["parcel"].pack
         if "result" in result:
             self._record(result["result"])
+            self._supply.finish(pack)
         elif "fraction" in result:
-            self._progress.advance(self._packs[trial.config["pack"]], result["fraction"])
+            self._supply.advance(pack, result["fraction"])
+            self._progress.advance(pack, result["fraction"])
         self._on_change()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record the runs of a pack whose worker or node kept dying."""
-        pack = self._packs[trial.config["pack"]]
-        cause = str(trial.get_error() or "unknown").strip().splitlines()[-1]
-        message = f"its worker was lost {MAX_FAILURES + 1} times: {cause}"
-        logger.warning("pack %s: %s", pack.id, message)
-        self._record(_interrupted(pack, message))
+        """Let a pack whose worker or node died start again, or record that it is given up."""
+        pack: Pack = trial.config["parcel"].pack
+        cause, out_of_memory = _cause(trial.get_error())
+        logger.warning("pack %s: its worker was lost: %s", pack.id, cause)
+        try:
+            given_up = self._supply.lose(pack, cause, out_of_memory=out_of_memory)
+        except UserError as error:
+            self.fault = error
+            return
+        if given_up is not None:
+            self._record(_interrupted(pack, given_up))
         self._on_change()
 
     def _record(self, result: PackResult) -> None:
+        def write() -> None:
+            self._to.lock.require()
+            append(self._to.directory, result, spec_hash=self._to.manifest.spec_hash, code_version=self._code_version)
+
         try:
-            append(self._directory, result, spec_hash=self._manifest.spec_hash, code_version=self._code_version)
+            patiently(write)
         except UserError as error:
             self.fault = error
-        else:
-            self._progress.finish(result)
+            return
+        delete_checkpoint(self._to.directory, result.pack_id)
+        self._progress.finish(result)
 
 
 class _StopOn(tune.Stopper):
@@ -209,6 +280,14 @@ class _StopOn(tune.Stopper):
     def stop_all(self) -> bool:
         """Whether to end everything."""
         return self._condition()
+
+
+def _cause(error: BaseException | None) -> tuple[str, bool]:
+    """Return what killed a worker, in a line, and whether it was the memory."""
+    text = str(error or "").strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    out_of_memory = isinstance(error, ray.exceptions.OutOfMemoryError) or bool(_MEMORY_WORDS.search(text))
+    return (lines[-1] if lines else "unknown"), out_of_memory
 
 
 def _interrupted(pack: Pack, message: str) -> PackResult:

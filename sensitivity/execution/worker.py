@@ -12,7 +12,9 @@ from pathlib import Path
 
 import torch
 
+from sensitivity.execution.checkpointing import PackCheckpoint
 from sensitivity.execution.prepare import use_folder
+from sensitivity.store.directory import Place
 from sensitivity.study.results import PackResult, RunResult, Status
 from sensitivity.study.spec import ExecutionSpec, ProblemSpec
 from sensitivity.study.trials import Pack
@@ -28,17 +30,22 @@ def run_pack(
     pack: Pack,
     execution: ExecutionSpec,
     import_folder: str,
+    directory: Place,
     *,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> PackResult:
-    """Train a pack in this process and return what came of it; never raises for what a trial does."""
+    """Train a pack in this process and return what came of it; never raises for what a trial does.
+
+    A pack that takes long is put aside in the study directory now and then, and goes on from there if it is there.
+    """
     use_folder(import_folder)
     torch.set_num_threads(execution.threads)
     keep_freed_memory()
     set_tf32(pack.trials[0].workload.problem.precision)
     device = torch.device(execution.device)
     started, began = time.time(), time.perf_counter()
-    runs = _train(pack, functools.partial(_train_whole, execution, import_folder, on_progress))
+    keep = functools.partial(PackCheckpoint, directory, every_s=60 * execution.checkpoint_minutes)
+    runs = _train(pack, functools.partial(_train_whole, execution, import_folder, on_progress), keep)
     return PackResult(
         runs=runs,
         pack_id=pack.id,
@@ -56,26 +63,42 @@ def _problem(spec: ProblemSpec, device: torch.device, import_folder: str) -> Pro
 
 
 def _train_whole(
-    execution: ExecutionSpec, import_folder: str, on_progress: Callable[[float], None], pack: Pack
+    execution: ExecutionSpec,
+    import_folder: str,
+    on_progress: Callable[[float], None],
+    pack: Pack,
+    checkpoint: PackCheckpoint,
 ) -> tuple[RunResult, ...]:
     problem = _problem(pack.trials[0].workload.problem, torch.device(execution.device), import_folder)
-    return train_pack(pack, problem, micro_batch=execution.micro_batch, on_progress=on_progress)
+    return train_pack(
+        pack,
+        problem,
+        micro_batch=execution.micro_batch,
+        on_progress=on_progress,
+        on_look=checkpoint.look,
+        resume=checkpoint.load(problem, micro_batch=execution.micro_batch),
+    )
 
 
-def _train(pack: Pack, train: Callable[[Pack], tuple[RunResult, ...]]) -> tuple[RunResult, ...]:
+def _train(
+    pack: Pack,
+    train: Callable[[Pack, PackCheckpoint], tuple[RunResult, ...]],
+    keep: Callable[[Pack], PackCheckpoint],
+) -> tuple[RunResult, ...]:
     """Train a pack; where it raises or does not fit in memory, its halves, down to single trials."""
+    checkpoint = keep(pack)
     try:
-        return train(pack)
+        return train(pack, checkpoint)
     except Exception as error:  # the user's model may raise anything
         too_large, text = out_of_memory(error), traceback.format_exc()
         message = f"{type(error).__name__}: {error}"
     if too_large and torch.cuda.is_available():
         torch.cuda.empty_cache()
     if len(pack.trials) > 1:
-        middle = len(pack.trials) // 2
         why = "does not fit in memory" if too_large else f"raised {message}"
         logger.warning("a pack of %d %s: training its halves", len(pack.trials), why)
-        return tuple(run for half in (pack.trials[:middle], pack.trials[middle:]) for run in _train(Pack(half), train))
+        checkpoint.discard()
+        return tuple(run for half in pack.halves() for run in _train(half, train, keep))
     if too_large:
         message = f"out of memory with a single trial: set execution.micro_batch or problem.ghost_batch ({message})"
     return (RunResult(trial=pack.trials[0], status=Status.FAILED, message=message, traceback=text),)

@@ -87,7 +87,7 @@ def sweep_checkpoints(directory: Place, missing: AbstractSet[str]) -> tuple[tupl
     kept: list[tuple[str, ...]] = []
     taken: set[str] = set()
     for header, pack_id in sorted(headers, key=lambda pair: (-pair[0].step, pair[1])):
-        if missing.issuperset(header.trials) and taken.isdisjoint(header.trials):
+        if missing >= set(header.trials) and taken.isdisjoint(header.trials):
             kept.append(header.trials)
             taken.update(header.trials)
         else:

@@ -209,6 +209,8 @@ class ExecutionSpec(Section):
     device: Literal["cpu", "cuda"] = "cpu"
     accelerator_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Of one accelerator, for each pack on "cuda"; so many packs train on it side by side."""
+    checkpoint_minutes: Annotated[float, Field(gt=0, le=1e6)] = 10.0
+    """A pack in training is put aside so often, and goes on from there when its worker or the command was lost."""
 
     @field_validator("accelerator_share")
     @classmethod

@@ -107,6 +107,16 @@ class Pack:
         return self.trials[0].arm
 
     @property
+    def group(self) -> Group:
+        """The arm and batch size that all its trials have."""
+        return self.trials[0].group
+
+    def halves(self) -> tuple[Pack, Pack]:
+        """Return the packs of its first and of its second half; it has more than one trial."""
+        middle = len(self.trials) // 2
+        return Pack(self.trials[:middle]), Pack(self.trials[middle:])
+
+    @property
     def batch_size(self) -> int:
         """The batch size that all its trials have."""
         return self.trials[0].batch_size

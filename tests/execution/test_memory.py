@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from sensitivity.execution import worker
+from sensitivity.store.directory import place
 from sensitivity.study.load import parse_study
 from sensitivity.study.results import Status
 from sensitivity.study.spec import ExecutionSpec
@@ -29,7 +30,7 @@ SPEC = {
     ids=["accelerator", "host", "python"],
 )
 @pytest.mark.parametrize("fits", [3, 1, 0])
-def test_a_pack_is_halved_until_it_fits(monkeypatch, caplog, error, fits):
+def test_a_pack_is_halved_until_it_fits(monkeypatch, caplog, tmp_path, error, fits):
     train_pack, sizes = worker.train_pack, []
 
     def small_memory(pack, *others, **options):
@@ -41,7 +42,7 @@ def test_a_pack_is_halved_until_it_fits(monkeypatch, caplog, error, fits):
     monkeypatch.setattr(worker, "train_pack", small_memory)
     trials = expand(parse_study(SPEC, source="test"))
     with caplog.at_level("WARNING"):
-        result = worker.run_pack(Pack(trials), ExecutionSpec(), "")
+        result = worker.run_pack(Pack(trials), ExecutionSpec(), "", place(str(tmp_path)))
     assert [run.trial.id for run in result.runs] == [trial.id for trial in trials]
     if fits:
         assert {run.status for run in result.runs} == {Status.COMPLETED}

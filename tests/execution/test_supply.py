@@ -1,0 +1,101 @@
+"""What starts again after a worker was lost: decisions alone, against workers that die by a rule."""
+
+import math
+
+import pytest
+
+from sensitivity.execution.supply import STARTS, Supply
+from sensitivity.study.errors import UserError
+from sensitivity.study.load import parse_study
+from sensitivity.study.trials import Pack, expand
+
+
+@pytest.fixture(scope="module")
+def trials():
+    spec = {
+        "name": "t",
+        "batch_sizes": [32],
+        "seeds": 1,
+        "budget": {"steps": 3},
+        "optimizers": {"a": {"kind": "sgd", "lr": {"log": [1e-3, 1e-1], "points": 32}}},
+    }
+    return expand(parse_study(spec, source="test"))
+
+
+def play(supply, dies, *, out_of_memory=False, reaches=lambda pack, start: 0.0):
+    """Run a supply to its end; `dies` tells whether a pack takes its worker with it.
+
+    Returns the finished packs' trials, those given up with their reasons, and the sizes of all that started.
+    """
+    finished, given_up, started, starts = [], {}, [], {}
+    while not supply.done:
+        pack = supply.take()
+        started.append(len(pack.trials))
+        starts[pack.id] = starts.get(pack.id, 0) + 1
+        if not dies(pack, starts[pack.id]):
+            supply.finish(pack)
+            finished += pack.trials
+            continue
+        supply.advance(pack, reaches(pack, starts[pack.id]))
+        reason = supply.lose(pack, "killed", out_of_memory=out_of_memory)
+        if reason is not None:
+            given_up |= dict.fromkeys((trial.id for trial in pack.trials), reason)
+    return finished, given_up, started
+
+
+def test_packs_start_in_order_and_each_once(trials):
+    packs = [Pack(trials[:8]), Pack(trials[8:20]), Pack(trials[20:])]
+    finished, given_up, started = play(Supply(packs, workers=2), lambda pack, start: False)
+    assert tuple(finished) == trials
+    assert started == [8, 12, 12]
+    assert not given_up
+
+
+def test_a_pack_whose_machine_was_lost_starts_again_whole(trials):
+    finished, given_up, started = play(Supply([Pack(trials)], workers=1), lambda pack, start: start < STARTS)
+    assert tuple(finished) == trials
+    assert started == [32] * STARTS
+    assert not given_up
+
+
+@pytest.mark.parametrize("deadly", [0, 13, 31])
+def test_a_deadly_trial_ends_up_alone_and_its_neighbours_finish(trials, deadly):
+    finished, given_up, started = play(
+        Supply([Pack(trials)], workers=1), lambda pack, start: trials[deadly] in pack.trials
+    )
+    assert {trial.id for trial in finished} == {trial.id for trial in trials} - {trials[deadly].id}
+    assert given_up == {trials[deadly].id: f"its worker was lost {STARTS} times: killed"}
+    assert len(started) == STARTS * (int(math.log2(32)) + 1) + int(math.log2(32))
+
+
+@pytest.mark.parametrize("fits", [1, 3, 8])
+def test_what_ran_out_of_memory_is_halved_at_once_and_so_are_later_packs(trials, fits):
+    packs = [Pack(trials[:16]), Pack(trials[16:])]
+    supply = Supply(packs, workers=1)
+    finished, given_up, started = play(supply, lambda pack, start: len(pack.trials) > fits, out_of_memory=True)
+    assert tuple(finished) == trials
+    largest = 2 ** int(math.log2(fits))
+    assert started == [16 // 2**k for k in range(int(math.log2(16 / largest)))] + [largest] * (32 // largest)
+    assert not given_up
+
+
+def test_a_single_trial_without_memory_says_what_would_help(trials):
+    supply = Supply([Pack(trials[:1])], workers=1)
+    _, given_up, _ = play(supply, lambda pack, start: True, out_of_memory=True)
+    assert "set execution.micro_batch" in given_up[trials[0].id]
+
+
+def test_a_pack_that_gets_further_each_time_is_never_cut(trials):
+    finished, _, started = play(
+        Supply([Pack(trials)], workers=1),
+        lambda pack, start: start < 15,
+        reaches=lambda pack, start: start / 15,
+    )
+    assert tuple(finished) == trials
+    assert started == [32] * 15
+
+
+def test_when_worker_after_worker_is_lost_the_command_ends(trials):
+    packs = [Pack((trial,)) for trial in trials]
+    with pytest.raises(UserError, match=r"40 workers in a row were lost; the last one: killed\n"):
+        play(Supply(packs, workers=2), lambda pack, start: True)
