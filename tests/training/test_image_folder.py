@@ -214,6 +214,12 @@ def test_corrupted_images_are_all_named(folder, data, damage):
     assert not list((data / "arrays").iterdir()), "nothing half decoded is left"
 
 
+def test_a_link_to_nowhere_is_named(folder):
+    (folder / "train" / "dog" / "0.png").unlink()
+    (folder / "train" / "dog" / "0.png").symlink_to(folder / "gone.png")
+    refused(folder, "dog/0.png: can't be read (No such file or directory)")
+
+
 def test_what_a_folder_must_be_is_said(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "a")
     shutil.rmtree(tmp_path / "a" / "test" / "dog")

@@ -130,20 +130,20 @@ def _images(folder: Path) -> list[Path]:
 
 def _content(listing: _Listing) -> str:
     """Return the hash of all names and bytes; read only if a name, size or time of change is not as it was."""
-    stamps = hashlib.sha256(str(listing.root).encode())
-    for path in listing.paths:
-        stat = path.stat()
-        stamps.update(f"{path.relative_to(listing.root)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-    known = data_folder() / "seen" / stamps.hexdigest()[:32]
-    if known.is_file():
-        return known.read_text()
-    digest = hashlib.sha256()
-    for path in _shown(listing.paths, "reading"):
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: can't be read ({error.strerror})") from None
-        digest.update(f"{path.relative_to(listing.root).as_posix()}\0{hashlib.sha256(content).hexdigest()}\0".encode())
+    try:
+        stamps = hashlib.sha256(str(listing.root).encode())
+        for path in listing.paths:
+            stat = path.stat()
+            stamps.update(f"{path.relative_to(listing.root)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        known = data_folder() / "seen" / stamps.hexdigest()[:32]
+        if known.is_file():
+            return known.read_text()
+        digest = hashlib.sha256()
+        for path in _shown(listing.paths, "reading"):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{path.relative_to(listing.root).as_posix()}\0{content}\0".encode())
+    except OSError as error:
+        raise UserError(f"{error.filename}: can't be read ({error.strerror}); give rights, or remove it") from None
     found = digest.hexdigest()[:16]
     with writing():
         known.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def _decode(listing: _Listing, spec: ProblemSpec, scratch: Path) -> tuple[npt.ND
         try:
             with Image.open(path) as image:
                 images[k] = _pixels(image, channels, spec.image_size)
-        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on a damaged file
+        except Exception as error:  # Pillow's readers raise whatever a damaged file makes them
             bad.append((path, error))
     _refuse(listing, bad)
     images.flush()
@@ -184,7 +184,7 @@ def _common_shape(listing: _Listing, image_size: int | None) -> tuple[int, int, 
                     deep.append(path)
                 elif image.mode in _GRAY:
                     gray.append(path)
-        except (OSError, ValueError, SyntaxError) as error:
+        except Exception as error:
             bad.append((path, error))
     _refuse(listing, bad)
     if deep:
