@@ -93,7 +93,7 @@ def _importance(table: ScoreTable, place: int, design: str) -> Importance:
         return replace(empty, refused=adaptive(table.optimizer, "importance"))
     # [seeds, configurations]
     scores = np.minimum(table.scores[place], table.untrained if math.isfinite(table.untrained) else math.inf)
-    if scores.shape[1] < 3 or np.ptp(scores.mean(axis=0)) == 0:
+    if not scores.size or scores.shape[1] < 3 or np.ptp(scores.mean(axis=0)) == 0:
         text = f"{where}: fewer than three configurations, or all alike, so there is no variance to split."
         return replace(empty, refused=Caution(code="no-variance", text=text))
     levels = [np.unique(column) for column in table.settings.T]

@@ -161,7 +161,7 @@ def _cells(rows: pd.DataFrame, job: _Job) -> tuple[pd.DataFrame, tuple[str, ...]
     )
     average = table.mean(axis=1)
     best = float(average.min())
-    if not rest or not math.isfinite(best):
+    if not rest or math.isnan(best):
         return table, measured, (), best
     at = average.idxmin()
     where = at[len(measured) :] if isinstance(at, tuple) else (at,)
@@ -180,11 +180,10 @@ def _nothing(job: _Job, text: str, code: str) -> RobustRegion:
 def _on_grid(rows: pd.DataFrame, job: _Job) -> RobustRegion:
     table, names, slice_at, best = _cells(rows, job)
     where = f"{job.optimizer}, batch size {job.batch_size:,}"
-    if math.isnan(best) or not names or len(table) < 2:
-        text = "no run has a result" if math.isnan(best) else "no hyperparameter varies that decades measure"
-        return _nothing(
-            job, f"{where}: {text}, so there is no region.", "no-result" if math.isnan(best) else "one-cell"
-        )
+    if math.isnan(best) or (job.target is None and math.isinf(best)):
+        return _nothing(job, f"{where}: no cell completed on every seed, so there is no region.", "no-result")
+    if not names or len(table) < 2:
+        return _nothing(job, f"{where}: nothing varies that decades measure, so there is no region.", "one-cell")
     table = table.loc[:, table.notna().any()]
     positions = [table.index.get_level_values(place).to_numpy(dtype=float) for place in range(len(names))]
     levels = [np.unique(position) for position in positions]
@@ -199,8 +198,8 @@ def _on_grid(rows: pd.DataFrame, job: _Job) -> RobustRegion:
     threshold = job.threshold(best)
     missing = int(np.isnan(grid).sum())
     above = np.where(np.isnan(grid), np.inf, grid) - threshold
-    depth = -float(above.min())
-    above = np.where(np.isinf(above), depth if depth > 0 else 1.0, above)
+    depth = -float(above.min(initial=-1e-9, where=np.isfinite(above)))
+    above = np.where(np.isinf(above), depth, above)
     volumes = volume_below_zero(above, axes)
     sizes = volumes ** (1 / len(names))
     touches = _touches(above.mean(axis=0) <= 0, names, levels)

@@ -18,7 +18,7 @@ class Remedy:
     """Something to run, and what it costs."""
 
     code: str
-    """finish, seeds, confirm, edge, budget, unclip."""
+    """finish, seeds, confirm, edge, budget, unclip, batch-sizes, grid."""
     text: str
     runs: int = 0
     device_seconds: float = math.nan

@@ -37,6 +37,8 @@ def compute_scaling_verdict(
     if primary is None:
         text = "Fewer than two batch sizes were reached by both with a shared seed, so no critical batch sizes compare."
         blocks.append(Caution(code="few-batch-sizes", text=text))
+        mend = "Run both at three batch sizes or more, with shared seeds, to a target that both reach at each."
+        remedies.append(Remedy(code="batch-sizes", text=mend))
     elif primary.answer == "undetermined":
         needed = seeds_needed(np.array(primary.differences))
         remedies.append(more_seeds(priced, int(priced["seed"].nunique()), None if needed is None else 2 * needed - 1))

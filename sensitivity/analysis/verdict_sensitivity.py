@@ -70,9 +70,11 @@ def compute_sensitivity_verdict(
         if primary.answer == "undetermined":
             needed = seeds_needed(np.array(primary.differences))
             remedies.append(more_seeds(priced, len(shared), needed))
-    elif not blocks:
+    else:
         text = "No seed measures the robust region of both: grids are compared a seed at a time."
         blocks.append(Caution(code="unpaired", text=text))
+        mend = "Declare both optimizers as grids, of several values of one hyperparameter or more, with shared seeds."
+        remedies.append(Remedy(code="grid", text=mend))
     return conclude(
         "sensitivity",
         candidate,

@@ -161,3 +161,11 @@ def test_a_weight_decay_of_zero_has_no_decades_and_is_held_at_the_best(plain):
 def test_without_a_region_there_is_a_reason(plain, rows, code):
     (region,) = compute_regions(*plain.tables([plain.row(**row) for row in rows]), METRIC)
     assert region.decades.refused.code == code
+
+
+def test_where_all_diverged_a_common_target_has_an_empty_region_and_the_own_best_none(plain):
+    tables = plain.tables([plain.row(lr=10.0**x, status="diverged", steps=3) for x in range(3)])
+    (common,) = compute_regions(*tables, METRIC, target=0.3)
+    assert common.decades.value == pytest.approx(0)
+    (own,) = compute_regions(*tables, METRIC)
+    assert own.decades.refused.code == "no-result"
