@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 
+from sensitivity.analysis.estimates import Estimate
 from sensitivity.analysis.maps import Cell, RobustnessMap
 from sensitivity.study.metrics import Metric
 
@@ -64,6 +65,19 @@ def metric_value(metric: Metric, value: float) -> str:
     if metric.is_fraction and math.isfinite(value):
         return f"{100 * value:.1f}%"
     return number(value, 3)
+
+
+def target_label(metric: Metric, level: float) -> str:
+    """Return a target in words."""
+    return f"{metric.label} {'≤' if metric.lower_is_better else '≥'} {metric_value(metric, level)}"
+
+
+def interval_text(estimate: Estimate, digits: int = 3) -> str:
+    """Return an estimate with its interval; a dash where there is no value."""
+    if not estimate.known or estimate.interval is None:
+        return number(estimate.value, digits)
+    low, high = (number(end, digits) for end in estimate.interval)
+    return f"{number(estimate.value, digits)} [{low}, {high}]"
 
 
 def count(n: int, noun: str) -> str:

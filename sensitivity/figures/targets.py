@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from sensitivity.analysis.targets import TargetOutcome
 from sensitivity.figures.axes import add_panel_title
-from sensitivity.figures.labels import metric_value, optimizer_label
+from sensitivity.figures.labels import optimizer_label, target_label
 from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.study.metrics import METRICS
 
@@ -46,7 +46,7 @@ def draw_targets(outcomes: Sequence[TargetOutcome], *, theme: Theme = LIGHT) -> 
         for trace in _bars(of_panel, present, theme):
             trace.showlegend = place == 0
             figure.add_trace(trace, row=row, col=column)
-        add_panel_title(figure, _target(*panel), row, column)
+        add_panel_title(figure, target_label(METRICS[panel[0]], panel[1]), row, column)
         figure.update_xaxes(title_text="share of planned runs", row=row, col=column)
     figure.update_xaxes(range=[0, 1], tickformat=".0%", showgrid=False)
     figure.update_yaxes(autorange="reversed", showgrid=False)
@@ -72,11 +72,6 @@ def draw_targets(outcomes: Sequence[TargetOutcome], *, theme: Theme = LIGHT) -> 
         margin={"t": _TOP, "b": _BOTTOM, "l": 110, "r": 20},
     )
     return figure
-
-
-def _target(metric: str, target: float) -> str:
-    sign = "≤" if METRICS[metric].lower_is_better else "≥"
-    return f"{METRICS[metric].label} {sign} {metric_value(METRICS[metric], target)}"
 
 
 def _bars(outcomes: Sequence[TargetOutcome], present: Collection[str], theme: Theme) -> list[go.Bar]:

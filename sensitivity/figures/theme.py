@@ -20,6 +20,16 @@ CONFIG: dict[str, Any] = {
 """For every place that shows a figure: no logo, no button that sends data to a cloud."""
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "pentagon")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How one optimizer is drawn wherever it appears."""
+
+    colour: str
+    dash: str
+    symbol: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +52,11 @@ class Theme:
     def category(self, position: int) -> str:
         """Return the colour of the optimizer at `position`; they repeat, so dashes differ too."""
         return self.categories[position % len(self.categories)]
+
+    def style(self, position: int) -> Style:
+        """Return how the optimizer at `position` is drawn: colour, dash and symbol each tell it apart."""
+        k = position % len(self.categories)
+        return Style(colour=self.categories[k], dash=DASHES[k], symbol=SYMBOLS[k])
 
     @functools.cache  # noqa: B019  (themes are few and live as long as the process)
     def template(self) -> go.layout.Template:

@@ -1,0 +1,197 @@
+"""Two optimizers, or several, against each other: performance profiles, and the verdict's evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import plotly.graph_objects as go
+
+from sensitivity.analysis.paired import PairedComparison
+from sensitivity.analysis.profiles import PerformanceProfile
+from sensitivity.analysis.verdict import Verdict
+from sensitivity.figures.axes import add_panel_title
+from sensitivity.figures.labels import count, number, optimizer_label
+from sensitivity.figures.panels import log_axis, make_panels
+from sensitivity.figures.scaling import UNIT_WORDS
+from sensitivity.figures.theme import LIGHT, Theme
+
+_FARTHEST = math.log(1e3)
+"""Log ratios beyond this, either way, are drawn at it."""
+
+
+def draw_profiles(profiles: Sequence[PerformanceProfile], *, theme: Theme = LIGHT) -> go.Figure:
+    """Draw performance profiles: share of the cases within a factor of the best.
+
+    Raises:
+        ValueError: no profile with a case.
+    """
+    shown = [profile for profile in profiles if profile.cases]
+    if not shown:
+        raise ValueError("draw_profiles needs a profile with a case")
+    panels = make_panels(1, columns=1, height=320)
+    end = max(max(profile.factors) for profile in shown) * 1.15
+    for position, profile in enumerate(shown):
+        style, name = theme.style(position), optimizer_label(profile.optimizer)
+        factors, share = [*profile.factors, end], [*profile.share, profile.share[-1]]
+        panels.figure.add_trace(
+            go.Scatter(
+                x=factors,
+                y=share,
+                mode="lines",
+                name=name,
+                line={"shape": "hv", "color": style.colour, "width": 2.5, "dash": style.dash},
+                hovertext=[
+                    f"<b>{name}</b><br>within {number(factor, 3)} times the best on {value:.0%} of"
+                    f" {count(profile.cases, 'case')}<br>{profile.solved:,} reached at all"
+                    for factor, value in zip(factors, share, strict=True)
+                ],
+                hoverinfo="text",
+            )
+        )
+    axis = log_axis([1.0, end], pad=0.0)
+    panels.figure.update_xaxes(**axis, title_text="within this factor of the best time")
+    panels.figure.update_yaxes(range=[-0.02, 1.04], tickformat=".0%", title_text="share of the cases")
+    first = shown[0]
+    left_out = f"{first.unsolved_by_all:,} that none reached are left out" if first.unsolved_by_all else ""
+    return panels.finish(
+        theme,
+        f"Performance profile in {UNIT_WORDS[first.unit]} to the target",
+        [f"n = {count(first.cases, 'case')} (batch sizes × targets)", left_out, "a description, without an interval"],
+        panel_width=560,
+    )
+
+
+def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
+    """Draw the evidence behind an answer: each paired difference by seed, its mean with its interval, the margin.
+
+    Raises:
+        ValueError: a verdict without any comparison.
+    """
+    pooled = (verdict.primary,) if verdict.primary else ()
+    comparisons = [*pooled, *verdict.by_batch]
+    if not comparisons:
+        raise ValueError("draw_verdict needs a verdict with a comparison")
+    scaling = verdict.question == "scaling"
+    one, other = optimizer_label(verdict.candidate), optimizer_label(verdict.reference)
+    # Ratios of critical batch sizes and of times point opposite ways, and don't share an axis.
+    shown = [list(group) for group in (pooled, verdict.by_batch) if group] if scaling else [comparisons]
+    panels = make_panels(len(shown), columns=2, height=max(150, 42 * max(map(len, shown)) + 40), shared_y=False)
+    for (row, column), group in zip(panels.places(), shown, strict=True):
+        back: Callable[[float], float] = _ratio if scaling else float
+        neutral, margin = (1.0, _ratio(group[0].margin)) if scaling else (0.0, group[0].margin)
+        low = 1 / margin if scaling else -margin
+        for trace in _forest(group, back, theme):
+            trace.showlegend = bool(trace.name) and (row, column) == (1, 1)
+            panels.figure.add_trace(trace, row=row, col=column)
+        panels.figure.add_vrect(
+            x0=low, x1=margin, fillcolor=theme.grid, opacity=0.6, line_width=0, layer="below", row=row, col=column
+        )
+        panels.figure.add_vline(x=neutral, line={"color": theme.muted, "width": 1}, row=row, col=column)
+        labels = [_where(comparison) for comparison in group]
+        values = [back(value) for c in group for value in (*c.differences, *_ends(c))] + [low, margin]
+        panels.figure.update_yaxes(
+            type="category",
+            categoryorder="array",
+            categoryarray=labels[::-1],
+            range=[-0.6, len(labels) - 0.4],
+            row=row,
+            col=column,
+        )
+        of_sizes = group[0].batch_size is None
+        if scaling:
+            said = "critical batch size" if of_sizes else "steps to the target"
+            panels.figure.update_xaxes(**log_axis(values), title_text=f"{said}: {one} / {other}", row=row, col=column)
+            title = f"Further right: {one} {'scales further' if of_sizes else 'is slower'}"
+        else:
+            pad = 0.05 * (max(values) - min(values))
+            panels.figure.update_xaxes(range=[min(values) - pad, max(values) + pad], row=row, col=column)
+            panels.figure.update_xaxes(title_text=f"decades a dimension: {one} − {other}", row=row, col=column)
+            title = f"Further right: {one} is less sensitive"
+        add_panel_title(panels.figure, title, row, column)
+    n = max(comparison.n for comparison in comparisons)
+    question = "scaling with batch size" if scaling else "sensitivity to hyperparameters"
+    return panels.finish(
+        theme,
+        f"{one} against {other}: the evidence on {question}",
+        [
+            f"n = {count(n, 'seed')}, paired",
+            "dots: seeds",
+            "diamond and line: mean and 95% interval (Student's t)",
+            "shaded: within the margin, as good as equal",
+        ],
+        panel_width=440,
+        left=120,
+    )
+
+
+def _ratio(log_ratio: float) -> float:
+    return math.exp(min(max(log_ratio, -_FARTHEST), _FARTHEST))
+
+
+def _words(comparison: PairedComparison, value: float) -> str:
+    """Return a difference as it is read: of logarithms, the ratio."""
+    if not comparison.label.startswith("log "):
+        return number(value, 3)
+    return number(math.exp(value), 3) if value < 700 else "∞"
+
+
+def _ends(comparison: PairedComparison) -> tuple[float, ...]:
+    return tuple(end for end in comparison.effect.interval or () if math.isfinite(end))
+
+
+def _where(comparison: PairedComparison) -> str:
+    return "all batch sizes" if comparison.batch_size is None else f"batch {comparison.batch_size:,}"
+
+
+def _forest(group: Sequence[PairedComparison], back: Callable[[float], float], theme: Theme) -> list[go.Scatter]:
+    style = theme.style(0)
+    dots = go.Scatter(
+        x=[back(value) for comparison in group for value in comparison.differences],
+        y=[_where(comparison) for comparison in group for _ in comparison.differences],
+        mode="markers",
+        name="a seed",
+        marker={"size": 7, "color": theme.muted, "opacity": 0.65},
+        hovertext=[
+            f"seed {seed}: {_words(comparison, value)}"
+            for comparison in group
+            for seed, value in zip(comparison.seeds, comparison.differences, strict=True)
+        ],
+        hoverinfo="text",
+    )
+    traces = [dots]
+    for comparison in group:
+        ends = [back(end) for end in _ends(comparison)]
+        traces.append(
+            go.Scatter(
+                x=ends,
+                y=[_where(comparison)] * len(ends),
+                mode="lines",
+                line={"color": style.colour, "width": 3},
+                hoverinfo="skip",
+            )
+        )
+    traces.append(
+        go.Scatter(
+            x=[back(comparison.effect.value) for comparison in group],
+            y=[_where(comparison) for comparison in group],
+            mode="markers",
+            name="mean over seeds",
+            marker={"symbol": "diamond", "size": 12, "color": style.colour, "line": {"width": 1, "color": theme.paper}},
+            hovertext=[_hover(comparison) for comparison in group],
+            hoverinfo="text",
+        )
+    )
+    return traces
+
+
+def _hover(comparison: PairedComparison) -> str:
+    lines = [f"<b>{_where(comparison)}</b>", f"mean {_words(comparison, comparison.effect.value)}"]
+    if comparison.effect.interval:
+        low, high = (_words(comparison, end) for end in comparison.effect.interval)
+        lines.append(f"95% interval {low} to {high}")
+    lines.append(f"n = {count(comparison.n, 'seed')}")
+    p = comparison.p if math.isnan(comparison.p_holm) else comparison.p_holm
+    lines.append("too few seeds for a sign-flip test" if math.isnan(p) else f"sign-flip p = {p:.2g}")
+    lines.append(comparison.answer)
+    return "<br>".join(lines)

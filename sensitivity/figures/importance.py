@@ -1,0 +1,207 @@
+"""Which hyperparameters matter, as bars with intervals; and K-FAC's ridge of learning rate and damping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from sensitivity.analysis.importance import ACROSS, Importance
+from sensitivity.analysis.maps import RobustnessMap
+from sensitivity.figures.axes import add_panel_title
+from sensitivity.figures.labels import (
+    cell_hover,
+    count,
+    interval_text,
+    map_counts,
+    number,
+    optimizer_label,
+    parameter_label,
+)
+from sensitivity.figures.panels import log_axis, make_panels
+from sensitivity.figures.scales import Scale, map_scale
+from sensitivity.figures.theme import LIGHT, Theme
+from sensitivity.figures.traces import whiskers
+from sensitivity.study.metrics import METRICS
+
+_MOST_BARS = 10
+_SHAPES = ("", "/", ".", "x", "|", "-", "+", "\\")
+
+
+def draw_importance(importances: Sequence[Importance], *, theme: Theme = LIGHT) -> go.Figure:
+    """Draw the shares of variance, one panel an optimizer, one bar a batch size; refused ones are left out.
+
+    Raises:
+        ValueError: no decomposition that isn't refused.
+    """
+    shown = [importance for importance in importances if importance.refused is None and importance.shares]
+    if not shown:
+        raise ValueError("draw_importance needs a decomposition that is not refused")
+    optimizers = list(dict.fromkeys(importance.optimizer for importance in shown))
+    sizes = sorted({importance.batch_size for importance in shown})
+    shares = {name: _names([i for i in shown if i.optimizer == name]) for name in optimizers}
+    bars = max(map(len, shares.values())) * len(sizes)
+    panels = make_panels(len(optimizers), columns=2, height=min(max(16 * bars, 200), 520), shared_y=False)
+    for (row, column), optimizer in zip(panels.places(), optimizers, strict=True):
+        own = {i.batch_size: i for i in shown if i.optimizer == optimizer}
+        names = shares[optimizer]
+        for position, size in enumerate(sizes):
+            if size not in own:
+                continue
+            estimates = [own[size].share_of(*key) for key in names]
+            labels = [_label(key) for key in names]
+            panels.figure.add_trace(
+                go.Bar(
+                    x=[estimate.value for estimate in estimates],
+                    y=labels,
+                    orientation="h",
+                    name=f"batch size {size:,}",
+                    showlegend=(row, column) == (1, 1),
+                    marker={
+                        "color": theme.category(position),
+                        "pattern": {
+                            "shape": _SHAPES[position % len(_SHAPES)],
+                            "fillmode": "overlay",
+                            "fgcolor": theme.paper,
+                            "size": 6,
+                        },
+                    },
+                    error_x=whiskers(estimates, theme.ink),
+                    hovertext=[
+                        f"<b>{optimizer_label(optimizer)}, batch size {size:,}</b><br>{label}:"
+                        f" {interval_text(estimate)} of the variance<br>n = {count(estimate.n, 'seed')}"
+                        for label, estimate in zip(labels, estimates, strict=True)
+                    ],
+                    hoverinfo="text",
+                ),
+                row=row,
+                col=column,
+            )
+        add_panel_title(panels.figure, optimizer_label(optimizer), row, column)
+    panels.figure.update_xaxes(range=[0, 1], tickformat=".0%", title_text="share of the variance over the box")
+    panels.figure.update_yaxes(autorange="reversed", showgrid=False)
+    panels.figure.update_layout(barmode="group", bargap=0.25, legend={"traceorder": "normal"})
+    n = max(share.share.n for importance in shown for share in importance.shares)
+    methods = {"exact": "exact on the grid", "forest": "of a random forest's regression"}
+    metric = METRICS[shown[0].metric]
+    return panels.finish(
+        theme,
+        f"Which hyperparameters move {metric.label}",
+        [
+            f"n = {count(n, 'seed')}",
+            "functional ANOVA in decades: mains and pairs",
+            *dict.fromkeys(methods[importance.method] for importance in shown),
+            "lr / damping and lr × damping, each by itself, are another split of the same",
+            "bars: 95% interval over seeds (Student's t)",
+        ],
+        panel_width=430,
+        left=150,
+    )
+
+
+def _names(importances: Sequence[Importance]) -> list[tuple[str, ...]]:
+    """Return what has a share, in falling order of the largest, then the ridge's coordinates."""
+    largest: dict[tuple[str, ...], float] = {}
+    for importance in importances:
+        for share in importance.shares:
+            key = tuple(sorted(share.names))
+            value = share.share.value
+            largest[key] = max(largest.get(key, 0.0), 0.0 if math.isnan(value) else value)
+    ordered = sorted(largest, key=lambda key: -largest[key])[:_MOST_BARS]
+    return [*ordered, *dict.fromkeys(share.names for importance in importances for share in importance.ridge)]
+
+
+def _label(names: tuple[str, ...]) -> str:
+    return " × ".join(parameter_label(name) for name in names)
+
+
+def draw_ridge(maps: Sequence[RobustnessMap], importances: Sequence[Importance], *, theme: Theme = LIGHT) -> go.Figure:
+    """Draw every cell's metric over lr / damping, across the ridge; one panel a batch size, colour is the damping.
+
+    Raises:
+        ValueError: no map over learning rate and damping with a measured cell.
+    """
+    planes = [map_ for map_ in maps if (map_.x_name, map_.y_name) == ("lr", "damping") and map_.best is not None]
+    if not planes:
+        raise ValueError("draw_ridge needs a map over learning rate and damping")
+    scale = map_scale(planes)
+    explained = _explained(importances, planes[0].optimizer)
+    cells = [cell for map_ in planes for cell in map_.cells if cell.state == "measured"]
+    panels = make_panels(len(planes), columns=4, height=270)
+    for (row, column), map_ in zip(panels.places(), planes, strict=True):
+        own = [cell for cell in map_.cells if cell.state == "measured"]
+        panels.figure.add_trace(
+            go.Scatter(
+                x=[cell.x / cell.y for cell in own],
+                y=[scale.position(cell.median) for cell in own],
+                mode="markers",
+                marker={
+                    "size": 8,
+                    "color": [math.log10(cell.y) for cell in own],
+                    "coloraxis": "coloraxis",
+                    "line": {"width": 0.7, "color": theme.muted},
+                },
+                hovertext=[cell_hover(map_, cell) for cell in own],
+                hoverinfo="text",
+                showlegend=False,
+            ),
+            row=row,
+            col=column,
+        )
+        _add_lost(panels.figure, map_, scale, theme, row, column)
+        add_panel_title(
+            panels.figure, f"batch size {map_.batch_size:,}", row, column, below=explained.get(map_.batch_size, "")
+        )
+    ratios = [cell.x / cell.y for map_ in planes for cell in map_.cells]
+    panels.figure.update_xaxes(**log_axis(ratios), title_text="learning rate / damping")
+    panels.figure.update_yaxes(tickvals=scale.tickvals, ticktext=scale.ticktext)
+    panels.figure.update_yaxes(title_text=planes[0].metric.label, col=1)
+    decades = [math.log10(cell.y) for cell in cells]
+    ticks = list(range(math.ceil(min(decades) - 1e-9), math.floor(max(decades) + 1e-9) + 1)) or [round(min(decades))]
+    panels.figure.update_layout(
+        coloraxis={
+            "colorscale": "Cividis",
+            "colorbar": {
+                "title": {"text": "damping<br> "},
+                "tickvals": ticks,
+                "ticktext": [number(10.0**tick) for tick in ticks],
+            },
+        }
+    )
+    return panels.finish(
+        theme,
+        f"{optimizer_label(planes[0].optimizer)}: {planes[0].metric.label} across the lr–damping ridge",
+        [map_counts(planes), "the closer the points lie to one curve, the more lr / damping alone decides"],
+        panel_width=270,
+    )
+
+
+def _explained(importances: Sequence[Importance], optimizer: str) -> Mapping[int, str]:
+    said = {}
+    for importance in importances:
+        if importance.optimizer == optimizer and importance.refused is None and importance.ridge:
+            across, lr = importance.share_of(ACROSS), importance.share_of("lr")
+            said[importance.batch_size] = f"explained by it: {across.value:.0%} · by lr: {lr.value:.0%}"
+    return said
+
+
+def _add_lost(figure: go.Figure, map_: RobustnessMap, scale: Scale, theme: Theme, row: int, column: int) -> None:
+    """Mark the cells of which every seed diverged at the scale's bad end."""
+    lost = [cell for cell in map_.cells if cell.state == "diverged"]
+    if not lost:
+        return
+    figure.add_trace(
+        go.Scatter(
+            x=[cell.x / cell.y for cell in lost],
+            y=[scale.bottom if map_.metric.is_fraction else scale.top] * len(lost),
+            mode="markers",
+            name="every seed diverged",
+            showlegend=(row, column) == (1, 1),
+            marker={"symbol": "x-thin", "size": 8, "line": {"width": 1.5, "color": theme.muted}},
+            hovertext=[cell_hover(map_, cell) for cell in lost],
+            hoverinfo="text",
+        ),
+        row=row,
+        col=column,
+    )

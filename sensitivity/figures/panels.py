@@ -1,0 +1,118 @@
+"""Panels side by side, a title that states n above them, and a legend below: the frame of a figure.
+
+A figure's ``layout.meta`` holds the width in pixels below which it should be scrolled rather than squeezed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from sensitivity.figures.labels import number
+from sensitivity.figures.theme import Theme
+
+_TOP, _LINE, _BOTTOM, _BETWEEN = 74, 17, 92, 96
+_LEADS: tuple[tuple[float, tuple[float, ...]], ...] = (
+    (0.6, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)),
+    (1.4, (1, 2, 5)),
+    (3.0, (1, 3)),
+    (math.inf, (1,)),
+)
+"""Up to so many decades, an axis labels these multiples of each."""
+_MOST_TICKS = 8
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A figure of `n` panels in rows of `columns`, filled in reading order."""
+
+    figure: go.Figure
+    n: int
+    columns: int
+    plot: float
+    """Height in pixels of all rows and what lies between them."""
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Yield row and column of each panel, from 1."""
+        return ((k // self.columns + 1, k % self.columns + 1) for k in range(self.n))
+
+    def finish(
+        self, theme: Theme, title: str, subtitle: Sequence[str], *, panel_width: int = 320, left: int = 72
+    ) -> go.Figure:
+        """Give the figure its title, the parts of its subtitle (the first states n) and its size, and return it."""
+        width = max(560, panel_width * self.columns + 60)
+        lines = wrapped(subtitle, max(84, int(width / 6.6)))
+        below = any(
+            "<br>" in (note.text or "") for note in self.figure.layout.annotations
+        )  # a panel title of two lines
+        top = _TOP + _LINE * (len(lines) + below)
+        self.figure.update_layout(
+            template=theme.template(),
+            title={"text": title, "subtitle": {"text": "<br>".join(lines)}},
+            height=self.plot + top + _BOTTOM,
+            margin={"t": top, "b": _BOTTOM, "l": left, "r": 24},
+            meta={"min_width": width},
+            hovermode="closest",
+        )
+        return self.figure
+
+
+def make_panels(n: int, *, columns: int, height: float, shared_y: bool = True) -> Panels:
+    """Return `n` empty panels, each `height` pixels high."""
+    columns = min(n, columns)
+    rows = -(-n // columns)
+    plot = rows * height + (rows - 1) * _BETWEEN
+    gap = 0.0 if columns == 1 else 0.035 if shared_y else 0.09
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        shared_yaxes=shared_y,
+        horizontal_spacing=gap,
+        vertical_spacing=_BETWEEN / plot if rows > 1 else 0.0,
+    )
+    return Panels(figure, n, columns, plot)
+
+
+def wrapped(parts: Sequence[str], characters: int) -> list[str]:
+    """Join `parts` with dots into lines of about `characters`; a part is broken at spaces where it is longer."""
+    lines = [""]
+    for part in (part for part in parts if part):
+        for place, word in enumerate(part.split(" ")):
+            joint = "" if not lines[-1] else " · " if place == 0 else " "
+            if lines[-1] and len(lines[-1]) + len(joint) + len(word) > characters:
+                lines.append(word)
+            else:
+                lines[-1] += joint + word
+    return lines
+
+
+def log_axis(values: Sequence[float], *, base_two: bool = False, pad: float = 0.06) -> dict[str, object]:
+    """Return a logarithmic axis over the positive finite `values`: its type, range and labelled ticks."""
+    known = [value for value in values if math.isfinite(value) and value > 0] or [1.0]
+    low, high = math.log10(min(known)), math.log10(max(known))
+    margin = max(pad * (high - low), 0.04)
+    low, high = low - margin, high + margin
+    if base_two:
+        step = math.log10(2)
+        ticks = [2.0**k for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    else:
+        leads = next(leads for most, leads in _LEADS if high - low < most)
+        decades = range(math.floor(low), math.ceil(high) + 1)
+        ticks = [lead * 10.0**decade for decade in decades for lead in leads]
+        ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
+    if len(ticks) < 2:
+        ticks = sorted({min(known), max(known)})
+    ticks = ticks[:: -(-len(ticks) // _MOST_TICKS)]
+    return {"type": "log", "range": [low, high], "tickvals": ticks, "ticktext": [number(tick, 3) for tick in ticks]}
+
+
+def batch_axis(sizes: Sequence[int]) -> dict[str, object]:
+    """Return a logarithmic axis of batch sizes, labelled with the sizes themselves."""
+    shown = sorted(set(sizes))
+    shown = shown[:: -(-len(shown) // 10)]
+    axis = log_axis(sizes, pad=0.08)
+    return {**axis, "tickvals": shown, "ticktext": [f"{size:,}" for size in shown], "title_text": "batch size"}

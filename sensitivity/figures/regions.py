@@ -1,0 +1,216 @@
+"""How sensitive an optimizer is, in numbers: robust regions in decades, and sensitivity scalars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from sensitivity.analysis.estimates import Estimate
+from sensitivity.analysis.lr_sensitivity import LrSensitivity
+from sensitivity.analysis.regions import RobustRegion
+from sensitivity.analysis.tuning import Tuning
+from sensitivity.figures.axes import add_panel_title
+from sensitivity.figures.labels import (
+    count,
+    interval_text,
+    metric_value,
+    number,
+    optimizer_label,
+    parameter_label,
+    safe,
+    target_label,
+)
+from sensitivity.figures.panels import Panels, batch_axis, make_panels
+from sensitivity.figures.theme import LIGHT, Theme
+from sensitivity.figures.traces import whiskers
+from sensitivity.study.metrics import METRICS
+
+
+def draw_regions(regions: Sequence[RobustRegion], *, theme: Theme = LIGHT) -> go.Figure:
+    """Draw the robust regions in decades a dimension over batch size, one panel a rule and threshold's metric.
+
+    Raises:
+        ValueError: no region with a size.
+    """
+    known = [region for region in regions if region.decades.known]
+    if not known:
+        raise ValueError("draw_regions needs a region with a size")
+    order = list(dict.fromkeys(region.optimizer for region in regions))
+    titles = {_rule(region): None for region in known}
+    panels = make_panels(len(titles), columns=2, height=310)
+    shown: set[str] = set()
+    for (row, column), title in zip(panels.places(), titles, strict=True):
+        for position, optimizer in enumerate(order):
+            own = [region for region in known if region.optimizer == optimizer and _rule(region) == title]
+            style, name = theme.style(position), optimizer_label(optimizer)
+            for bounded, symbol, said in ((False, style.symbol, name), (True, "triangle-up-open", f"{name}, at least")):
+                part = [region for region in own if bool(region.touches) is bounded]
+                if not part:
+                    continue
+                panels.figure.add_trace(
+                    go.Scatter(
+                        x=[region.batch_size for region in part],
+                        y=[region.decades.value for region in part],
+                        mode="markers",
+                        name=said,
+                        showlegend=said not in shown,
+                        marker={
+                            "symbol": symbol,
+                            "size": 11,
+                            "color": style.colour,
+                            "line": {"width": 2, "color": style.colour},
+                        },
+                        error_y=whiskers([region.decades for region in part], style.colour),
+                        hovertext=[_region_hover(region) for region in part],
+                        hoverinfo="text",
+                    ),
+                    row=row,
+                    col=column,
+                )
+                shown.add(said)
+            panels.figure.add_trace(
+                go.Scatter(
+                    x=[region.batch_size for region in own],
+                    y=[region.decades.value for region in own],
+                    mode="lines",
+                    line={"color": style.colour, "width": 1.5, "dash": style.dash},
+                    hoverinfo="skip",
+                    showlegend=False,
+                ),
+                row=row,
+                col=column,
+            )
+        add_panel_title(panels.figure, title, row, column)
+    panels.figure.update_xaxes(**batch_axis([region.batch_size for region in known]))
+    panels.figure.update_yaxes(rangemode="tozero")
+    panels.figure.update_yaxes(title_text="decades a dimension", col=1)
+    dimensions = [
+        f"{optimizer_label(name)} over "
+        + " and ".join(parameter_label(n) for n in next(r.names for r in known if r.optimizer == name))
+        for name in order
+        if any(region.optimizer == name for region in known)
+    ]
+    n = max(known, key=lambda region: region.decades.n).decades
+    return panels.finish(
+        theme,
+        "Size of the robust region",
+        [
+            f"n = {count(n.n, n.of.removesuffix('s'))}",
+            *dimensions,
+            "pointing up: the region reaches the edge of the box, and is at least so large",
+            *(f"bars: {covers}" for covers in dict.fromkeys(region.decades.covers for region in known) if covers),
+        ],
+        panel_width=440,
+    )
+
+
+def _rule(region: RobustRegion) -> str:
+    metric = METRICS[region.metric]
+    if region.rule == "own-best":
+        return f"{metric.label} near the optimizer's own best"
+    return f"{target_label(metric, region.threshold)}, for all alike"
+
+
+def _region_hover(region: RobustRegion) -> str:
+    names = " × ".join(parameter_label(name) for name in region.names)
+    box = ", ".join(
+        f"{parameter_label(name)} {number(low)} to {number(high)}"
+        for name, (low, high) in zip(region.names, region.box, strict=True)
+    )
+    return (
+        f"<b>{optimizer_label(region.optimizer)}, batch size {region.batch_size:,}</b><br>"
+        f"{'at least ' if region.touches else ''}{interval_text(region.decades)} decades a dimension<br>"
+        f"volume {number(region.volume.value, 3)} decades^{len(region.names)} of {names}<br>"
+        f"threshold {metric_value(METRICS[region.metric], region.threshold)}<br>box: {box}<br>"
+        f"n = {count(region.decades.n, region.decades.of.removesuffix('s'))}"
+    )
+
+
+def draw_sensitivity(lr: Sequence[LrSensitivity], tunings: Sequence[Tuning], *, theme: Theme = LIGHT) -> go.Figure:
+    """Draw learning-rate sensitivity, tunability and the loss by one setting for all batch sizes.
+
+    Raises:
+        ValueError: no scalar with a value.
+    """
+    order = list(dict.fromkeys([*(tuning.optimizer for tuning in tunings), *(one.optimizer for one in lr)]))
+    by_batch: dict[str, dict[str, dict[int, Estimate]]] = {}
+    for one in lr:
+        title = f"Missing the best learning rate by up to {one.window:g} decade{'' if one.window == 1 else 's'}"
+        by_batch.setdefault(title, {}).setdefault(one.optimizer, {})[one.batch_size] = one.sensitivity
+    for tuning in tunings:
+        for at in tuning.tunability:
+            title = "One setting for all batch sizes, against the best"
+            by_batch.setdefault(title, {}).setdefault(tuning.optimizer, {})[at.batch_size] = at.gain
+    kept = {
+        title: {name: {size: e for size, e in of.items() if e.known} for name, of in group.items() if name in order}
+        for title, group in by_batch.items()
+        if any(e.known for of in group.values() for e in of.values())
+    }
+    if not kept:
+        raise ValueError("draw_sensitivity needs a scalar with a value")
+    metric = METRICS[(lr[0] if lr else tunings[0]).metric]
+    factor = 100.0 if metric.is_fraction else 1.0
+    panels = make_panels(len(kept), columns=2, height=300, shared_y=False)
+    sizes = [size for group in kept.values() for of in group.values() for size in of]
+    shown: set[str] = set()
+    for (row, column), (title, group) in zip(panels.places(), kept.items(), strict=True):
+        _add_scalars(panels, group, order, factor, row, column, shown, theme)
+        add_panel_title(panels.figure, safe(title), row, column)
+    panels.figure.update_xaxes(**batch_axis(sizes))
+    lost = "percentage points lost" if metric.is_fraction else f"{metric.label} added"
+    panels.figure.update_yaxes(title_text=lost, zeroline=True, zerolinecolor=theme.muted)
+    n = max(e.n for group in kept.values() for of in group.values() for e in of.values())
+    settings = [
+        f"{optimizer_label(tuning.optimizer)}'s one setting loses {interval_text(_scaled(tuning.one_setting, factor))}"
+        " on average"
+        for tuning in tunings
+        if tuning.one_setting.known
+    ]
+    return panels.finish(
+        theme,
+        f"What an untuned setting costs in {metric.label}",
+        [f"n = {count(n, 'seed')} that judge", *settings, "bars: 95% interval over seeds (Student's t)"],
+        panel_width=420,
+    )
+
+
+def _scaled(estimate: Estimate, factor: float) -> Estimate:
+    interval = None if estimate.interval is None else (factor * estimate.interval[0], factor * estimate.interval[1])
+    return Estimate(value=factor * estimate.value, interval=interval, n=estimate.n, covers=estimate.covers)
+
+
+def _add_scalars(
+    panels: Panels,
+    group: Mapping[str, Mapping[int, Estimate]],
+    order: Sequence[str],
+    factor: float,
+    row: int,
+    column: int,
+    shown: set[str],
+    theme: Theme,
+) -> None:
+    for optimizer, of in group.items():
+        style, name = theme.style(order.index(optimizer)), optimizer_label(optimizer)
+        estimates = [_scaled(of[size], factor) for size in sorted(of)]
+        panels.figure.add_trace(
+            go.Scatter(
+                x=sorted(of),
+                y=[estimate.value for estimate in estimates],
+                mode="lines+markers",
+                name=name,
+                showlegend=name not in shown,
+                line={"color": style.colour, "width": 2, "dash": style.dash},
+                marker={"symbol": style.symbol, "size": 9, "color": style.colour},
+                error_y=whiskers(estimates, style.colour),
+                hovertext=[
+                    f"<b>{name}, batch size {size:,}</b><br>{interval_text(estimate)}"
+                    f"<br>n = {count(estimate.n, 'seed')}"
+                    for size, estimate in zip(sorted(of), estimates, strict=True)
+                ],
+                hoverinfo="text",
+            ),
+            row=row,
+            col=column,
+        )
+        shown.add(name)
