@@ -28,7 +28,6 @@ How sensitive is it
 * ``regions``: ``compute_regions -> RobustRegion`` an optimizer and batch size, in decades; ``volumes``,
   ``coordinates``: how.
 * ``best_of_k``: ``compute_best_of_k -> BestOfK`` an optimizer and batch size, in trials and device-seconds.
-
 * ``lr_sensitivity``: ``compute_lr_sensitivity -> LrSensitivity`` an optimizer and batch size.
 * ``tuning``: ``compute_tuning -> Tuning`` an optimizer: one setting for all batch sizes, tunability, effective
   dimension. ``scores``: the array they start from.
