@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))
 
 
-def peak_bytes(work: Callable[[], object], held: Iterable[Tensor]) -> int:
+def peak_bytes(work: Callable[[], object], held: Sequence[Tensor]) -> int:
     """Return the most memory that tensors take at any time during `work`, those `held` throughout included.
 
     On an accelerator its allocator tells; on the host every operation's results are followed until they are freed,
@@ -44,27 +44,28 @@ def peak_bytes(work: Callable[[], object], held: Iterable[Tensor]) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
-        return sum(kept.values()) + torch.cuda.max_memory_allocated(device) - before
+        return sum(kept.values()) + int(torch.cuda.max_memory_allocated(device) - before)
     with _Followed(set(kept)) as followed:
         work()
     return sum(kept.values()) + followed.peak
 
 
-class _Followed(TorchDispatchMode):
+class _Followed(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages that operations return, but for known ones."""
 
     def __init__(self, known: set[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._known = known
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self._live = {key: entry for key, entry in self._live.items() if not entry[0].expired()}
+        self._live = {key: entry for key, entry in self._live.items() if not entry[0].expired()}  # type: ignore[no-untyped-call]
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage())._cdata not in self._known:
-                self._live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+                alive = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+                self._live[storage._cdata] = (alive, storage.nbytes())
         self.peak = max(self.peak, sum(size for _, size in self._live.values()))
         return result
 
