@@ -95,6 +95,32 @@ def list_(
     show_studies(root, as_json=as_json)
 
 
+@app.command()
+def dashboard(
+    root: Annotated[str, typer.Argument(metavar="[ROOT]", help="a folder or URI of study directories")] = "studies",
+    host: Annotated[str, typer.Option(help="listen here; beyond loopback a token is asked for")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="listen on this port; 0 is a free one")] = 8050,
+    host_name: Annotated[list[str] | None, typer.Option(help="a further name that it is reached by")] = None,
+    prefix: Annotated[str, typer.Option(help="the path below which a proxy shows it")] = "/",
+    strip_prefix: Annotated[bool, typer.Option("--strip-prefix", help="the proxy removes the prefix")] = False,
+    allow_run: Annotated[
+        bool, typer.Option("--allow-run", help="let whoever opens it start and stop studies, which runs their code")
+    ] = False,
+) -> None:
+    """Explore the studies below ROOT in a browser, while they run."""
+    from sensitivity.cli.dashboard import serve
+
+    serve(
+        root,
+        host=host,
+        port=port,
+        host_names=host_name or [],
+        prefix=prefix,
+        strip_prefix=strip_prefix,
+        allow_run=allow_run,
+    )
+
+
 def _write(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,54 @@
+"""``create_app``: the dashboard of a root, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from dash import Dash
+from flask import Flask
+
+from dashboards import callbacks, shell
+from dashboards.catalog import Catalog
+from dashboards.pages import studies
+from dashboards.security import protect
+from dashboards.site import Site
+from sensitivity.store.directory import Place
+
+
+def create_app(
+    root: Place,
+    *,
+    allow_run: bool = False,
+    hosts: Collection[str] = (),
+    token: str | None = None,
+    prefix: str = "/",
+    prefix_stripped: bool = False,
+) -> Dash:
+    """Return the dashboard of the studies below `root`.
+
+    `hosts` are names that the server is reached by besides loopback; with `token` every request needs it. `prefix` is
+    the path below which a proxy shows it; `prefix_stripped` says that the proxy removes it before asking.
+    """
+    site = Site(catalog=Catalog(root), prefix=prefix, may_run=allow_run)
+    app = Dash(
+        __name__,
+        server=Flask(__name__),  # type: ignore[arg-type]
+        title="Sensitivity",
+        update_title="",
+        requests_pathname_prefix=prefix,
+        routes_pathname_prefix="/" if prefix_stripped else prefix,
+        suppress_callback_exceptions=True,
+        enable_mcp=False,
+        meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
+    )
+    app.index_string = app.index_string.replace("<html>", '<html lang="en">')
+    app.layout = shell.layout()
+    tops = {"studies": studies.studies_page(site)}
+    callbacks.register(app, site, tops)
+    studies.register(app, site)
+    protect(app.server, hosts=hosts, token=token, scripts=[f"'{value}'" for value in _hashes(app)])
+    return app
+
+
+def _hashes(app: Dash) -> list[str]:
+    return [value.strip("'") for value in app.csp_hashes()]

@@ -1,0 +1,94 @@
+// Run by Dash in the browser: the theme, slider labels, and moving between cells of a map with the keyboard.
+window.dash_clientside = Object.assign({}, window.dash_clientside, {
+  sensitivity: {
+    theme: function (clicks, stored) {
+      const system = window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+      const before = stored === "dark" || stored === "light" ? stored : system;
+      const now = clicks ? (before === "dark" ? "light" : "dark") : before;
+      document.documentElement.dataset.theme = now;
+      return [now, now, now === "dark" ? "Light" : "Dark"];
+    },
+  },
+});
+
+window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
+  valueAt: function (position, options) {
+    return options.words[position];
+  },
+});
+
+(function () {
+  const chosen = new WeakMap(); // the point of each figure that the keyboard stands on
+
+  function cells(figure) {
+    const found = [];
+    figure._fullData.forEach(function (trace) {
+      if (!trace.customdata || trace.visible !== true) return;
+      const panel = trace.xaxis + trace.yaxis;
+      if (trace.type === "heatmap") {
+        trace.customdata.forEach(function (row, j) {
+          row.forEach(function (id, i) {
+            if (id) found.push({ id, panel, x: i, y: j, curve: trace.index, point: [j, i], text: trace.hovertext[j][i] });
+          });
+        });
+        return;
+      }
+      for (let k = 0; k < trace.customdata.length; k++) {
+        const x = trace._x ? trace._x[k] : trace.x[k];
+        const y = trace.type === "bar" ? trace.base[k] + trace.y[k] / 2 : trace.y[k];
+        const log = (axis, value) => (figure._fullLayout[axis].type === "log" ? Math.log10(value) : value);
+        const name = (letter) => trace[letter + "axis"].replace(letter, letter + "axis");
+        found.push({
+          id: trace.customdata[k], panel, x: log(name("x"), x), y: log(name("y"), y), curve: trace.index, point: k,
+          text: trace.hovertext ? trace.hovertext[k] : "",
+        });
+      }
+    });
+    const seen = new Map(); // a cell may be a point of several traces; the one with words counts
+    found.forEach((cell) => { if (!seen.has(cell.id) || cell.text) seen.set(cell.id, cell); });
+    return [...seen.values()];
+  }
+
+  function step(all, from, key) {
+    if (!from) return all[0];
+    const panels = [...new Set(all.map((cell) => cell.panel))];
+    if (key === "PageDown" || key === "PageUp") {
+      const next = panels[panels.indexOf(from.panel) + (key === "PageDown" ? 1 : -1)];
+      return all.find((cell) => cell.panel === next) || from;
+    }
+    const [dx, dy] = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[key];
+    let best = from, distance = Infinity;
+    all.forEach(function (cell) {
+      if (cell.panel !== from.panel || cell === from) return;
+      const along = (cell.x - from.x) * dx + (cell.y - from.y) * dy;
+      const across = Math.abs((cell.x - from.x) * dy) + Math.abs((cell.y - from.y) * dx);
+      if (along > 1e-9 && along + 3 * across < distance) [best, distance] = [cell, along + 3 * across];
+    });
+    return best;
+  }
+
+  function announce(text) {
+    const live = document.getElementById("live");
+    if (live) live.textContent = text.replace(/<br>/g, ", ").replace(/<[^>]+>/g, "");
+  }
+
+  document.addEventListener("keydown", function (event) {
+    const canvas = event.target;
+    if (!canvas.classList || !canvas.classList.contains("choosable")) return;
+    const figure = canvas.querySelector(".js-plotly-plot");
+    if (!figure || !figure._fullData) return;
+    const all = cells(figure);
+    const current = all.find((cell) => cell.id === chosen.get(figure));
+    if (event.key === "Enter" && current) {
+      const name = JSON.parse(canvas.id).name;
+      dash_clientside.set_props({ type: "figure", name }, { clickData: { points: [{ customdata: current.id }] } });
+      event.preventDefault();
+    } else if (/^(Arrow(Left|Right|Up|Down)|Page(Up|Down))$/.test(event.key) && all.length) {
+      const next = step(all, current, event.key);
+      chosen.set(figure, next.id);
+      Plotly.Fx.hover(figure, [{ curveNumber: next.curve, pointNumber: next.point }], [next.panel]);
+      announce(next.text || "cell without a value");
+      event.preventDefault();
+    }
+  });
+})();

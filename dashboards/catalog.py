@@ -1,0 +1,175 @@
+"""The studies below the root: which there are, in which version, and their tables, read once a version.
+
+A study is known by the name of its folder. Names from outside are looked up in the listing, never joined to a path, so
+no other place can be reached. A version changes whenever the study file or the results do.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from dashboards.memo import Memo
+from sensitivity.analysis.summary import StudySummary, compute_summary
+from sensitivity.store.directory import Place
+from sensitivity.store.manifest import MANIFEST, Manifest
+from sensitivity.store.reader import Study, read_study, studies
+from sensitivity.store.writer import RUNS
+from sensitivity.study.errors import StorageError, UserError
+from sensitivity.study.spec import StudySpec
+
+ROOT_STUDY = "@root"
+"""Name of the root itself, where it is a study directory."""
+_LISTING_S = 1.5
+"""A listing is as old as this at most: many pages that are open share it."""
+_MOST_STUDIES = 8
+_MOST_SUMMARIES = 512
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A study in a version."""
+
+    name: str
+    version: str
+    directory: Place
+    study: Study
+
+    @property
+    def manifest(self) -> Manifest:
+        """What study.json holds."""
+        return self.study.manifest
+
+    @property
+    def spec(self) -> StudySpec:
+        """The study file."""
+        return self.manifest.spec
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row a planned run."""
+        return self.study.runs
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """One row an evaluation."""
+        return self.study.curves
+
+    @functools.cached_property
+    def start(self) -> pd.DataFrame:
+        """The evaluations of untrained networks: all of the curves that maps need."""
+        return self.curves[self.curves["step"] == 0]
+
+    @functools.cached_property
+    def _places(self) -> dict[str, slice]:
+        """Where the evaluations of each run stand in `curves`, which are ordered by run."""
+        ids = self.curves["trial_id"].to_numpy(dtype=object)
+        first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.zeros(0, dtype=int)
+        return {str(ids[a]): slice(int(a), int(b)) for a, b in zip(first, [*first[1:], len(ids)], strict=True)}
+
+    def curves_of(self, trial_ids: Iterable[str]) -> pd.DataFrame:
+        """Return the evaluations of some runs."""
+        found = [self.curves.iloc[self._places[name]] for name in trial_ids if name in self._places]
+        return pd.concat(found) if found else self.curves.iloc[:0]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A study as it is listed."""
+
+    name: str
+    spec: StudySpec
+    summary: StudySummary
+    times: pd.DataFrame
+    """started_at and finished_at of each result."""
+
+
+class Catalog:
+    """All studies below `root`; safe to share between threads."""
+
+    def __init__(self, root: Place) -> None:
+        self.root = root
+        self._loaded = Memo(_MOST_STUDIES)
+        self._entries = Memo(_MOST_SUMMARIES)
+        self._lock = threading.Lock()
+        self._listed: tuple[float, dict[str, Place]] = (-1e9, {})
+        self._versions: dict[str, tuple[float, str]] = {}
+
+    def places(self) -> dict[str, Place]:
+        """Return the study directories by name.
+
+        Raises:
+            StorageError: the root can't be read.
+        """
+        with self._lock:
+            if time.monotonic() - self._listed[0] > _LISTING_S:
+                found = studies(self.root)
+                named = {
+                    ROOT_STUDY if place.path == self.root.path else place.path.rpartition("/")[2]: place
+                    for place in found
+                }
+                self._listed = (time.monotonic(), named)
+            return self._listed[1]
+
+    def place(self, name: str) -> Place:
+        """Return the directory of a study.
+
+        Raises:
+            UserError: there is no study of that name.
+        """
+        places = self.places()
+        if name not in places:
+            raise UserError(f"no study {name!r} below {self.root.uri}")
+        return places[name]
+
+    def version(self, name: str) -> str:
+        """Return what changes with the study's content.
+
+        Raises:
+            UserError: there is no such study, or it can't be read.
+        """
+        directory = self.place(name)
+        with self._lock:
+            read, version = self._versions.get(name, (-1e9, ""))
+            if time.monotonic() - read > _LISTING_S:
+                parts = directory.child(RUNS).files(".parquet")
+                content = f"{directory.modified_at(MANIFEST)}\n" + "\n".join(parts)
+                version = hashlib.sha256(content.encode()).hexdigest()[:16]
+                self._versions[name] = (time.monotonic(), version)
+            return version
+
+    def load(self, name: str) -> Loaded:
+        """Return a study as it is now.
+
+        Raises:
+            UserError: there is no such study, or it can't be read.
+        """
+        version = self.version(name)
+
+        def read() -> Loaded:
+            self._loaded.drop(lambda key: isinstance(key, tuple) and key[0] == name)
+            directory = self.place(name)
+            return Loaded(name, version, directory, read_study(directory))
+
+        return self._loaded.get((name, version), read)
+
+    def entry(self, name: str) -> Entry | StorageError:
+        """Return a study as it is listed, or why it can't be read."""
+        try:
+            version = self.version(name)
+
+            def summarise() -> Entry:
+                loaded = self.load(name)
+                times = loaded.runs[["started_at", "finished_at"]].dropna()
+                return Entry(name, loaded.spec, compute_summary(loaded.runs), times)
+
+            return self._entries.get((name, version), summarise)
+        except StorageError as error:
+            return error

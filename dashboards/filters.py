@@ -1,0 +1,224 @@
+"""The filter bar: controls that drive every page, and what their values make of the view.
+
+A side of a prior box is a slider over positions: the values of a grid or a list, in order, or a hundred steps of an
+interval on its own scale.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import html
+from dash.development.base_component import Component
+
+from dashboards.blocks import aria
+from dashboards.results import Results
+from dashboards.view import Narrowed, View
+from sensitivity.analysis.maps import default_epsilon
+from sensitivity.analysis.times import UNITS
+from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
+from sensitivity.study.axes import Axis
+from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.spec import StudySpec
+
+_STEPS = 100
+UNIT_NAMES = {"steps": "steps", "epochs": "epochs", "seconds": "device-seconds", "flops": "FLOPs"}
+
+
+def positions(axis: Axis) -> tuple[float, ...]:
+    """Return the values that a slider over `axis` stops at, rising."""
+    if axis.scale == "values" or axis.points is not None:
+        return tuple(sorted(axis.grid()))
+    return tuple(axis.quantile(k / _STEPS) for k in range(_STEPS + 1))
+
+
+def filter_bar(results: Results) -> Component:
+    """Return the controls of a study, set as its view says."""
+    view, spec = results.view, results.loaded.spec
+    metrics = [{"value": name, "label": METRICS[name].label.capitalize()} for name in spec.problem.metrics()]
+    target = results.target
+    levels = [(name, level) for name, values in spec.targets.items() for level in values]
+    if target is not None and target not in levels:
+        levels.append(target)
+    targets = [{"value": f"{name}:{level:g}", "label": target_words(name, level)} for name, level in levels]
+    return html.Section(
+        [
+            html.Div(
+                [
+                    _select("metric", "Metric", metrics, results.metric.name, 170),
+                    _tolerance(results),
+                    _many("optimizers", "Optimizers", spec.optimizers, view.optimizers, optimizer_name),
+                    _many("batch_sizes", "Batch sizes", spec.batch_sizes, view.batch_sizes, lambda b: f"{b:,}"),
+                    _select("target", "Target", targets, f"{target[0]}:{target[1]:g}" if target else None, 210),
+                    _select("unit", "Cost in", [{"value": u, "label": UNIT_NAMES[u]} for u in UNITS], view.unit, 140),
+                ],
+                className="controls",
+            ),
+            html.Details(
+                [html.Summary("Narrow the prior box"), _boxes(spec, view)], className="boxes", open=bool(view.box)
+            ),
+            html.P(id="filtered", className="note"),
+        ],
+        className="bar",
+        **aria(label="Filters"),
+    )
+
+
+def _select(name: str, label: str, data: Sequence[Any], value: str | None, width: int) -> Any:
+    return dmc.Select(
+        id={"type": "filter", "name": name},
+        label=label,
+        data=data,
+        value=value,
+        allowDeselect=False,
+        placeholder="none declared" if not data else None,
+        disabled=not data,
+        size="xs",
+        w=width,
+    )
+
+
+def _many(name: str, label: str, values: Any, chosen: Sequence[object], words: Any) -> Any:
+    return dmc.MultiSelect(
+        id={"type": "filter", "name": name},
+        label=label,
+        data=[{"value": str(value), "label": words(value)} for value in values],
+        value=[str(value) for value in chosen],
+        placeholder="" if chosen else "all",
+        clearable=True,
+        size="xs",
+        miw=150,
+        clearButtonProps={"aria-label": f"Clear {label.lower()}"},
+    )
+
+
+def _tolerance(results: Results) -> Component:
+    fraction = results.metric.is_fraction
+    default = 100 * default_epsilon(results.metric, 1.0)
+    unit = "percentage points" if fraction else "% of the untrained loss"
+    return html.Div(
+        [
+            html.Div(f"Tolerance, {unit}", className="label"),
+            dmc.Slider(
+                id={"type": "filter", "name": "tolerance"},
+                value=default if results.view.tolerance is None else results.view.tolerance,
+                min=0,
+                max=10,
+                step=0.25,
+                marks=[{"value": k, "label": str(k)} for k in (0, 5, 10)],
+                thumbLabel=f"Tolerance, {unit}",
+                updatemode="mouseup",
+                size="sm",
+                mb="md",
+            ),
+        ],
+        className="slider",
+    )
+
+
+def _boxes(spec: StudySpec, view: View) -> Component:
+    sides = {(side.optimizer, side.parameter): side for side in view.box}
+    return html.Div(
+        [
+            html.Div(
+                [
+                    html.Div(optimizer_name(name), className="label strong"),
+                    *(
+                        _side(name, parameter, axis, sides.get((name, parameter)))
+                        for parameter, axis in arm.axes().items()
+                        if axis.varies
+                    ),
+                ],
+                className="box",
+            )
+            for name, arm in spec.optimizers.items()
+        ],
+        className="sides",
+    )
+
+
+def _side(optimizer: str, parameter: str, axis: Axis, narrowed: Narrowed | None) -> Component:
+    values = positions(axis)
+    last = len(values) - 1
+    low = bisect.bisect_left(values, narrowed.low * (1 - 1e-5)) if narrowed else 0
+    high = bisect.bisect_right(values, narrowed.high * (1 + 1e-5)) - 1 if narrowed else last
+    words = [number(value, 3) for value in values]
+    name = f"{optimizer_name(optimizer)}: {parameter_name(parameter)}"
+    return html.Div(
+        [
+            html.Div(parameter_name(parameter), className="label"),
+            dmc.RangeSlider(
+                id={"type": "side", "optimizer": optimizer, "parameter": parameter},
+                value=[min(low, last), max(min(high, last), min(low, last))],
+                min=0,
+                max=last,
+                step=1,
+                minRange=0,
+                marks=[{"value": 0, "label": words[0]}, {"value": last, "label": words[-1]}],
+                label={"function": "valueAt", "options": {"words": words}},
+                thumbFromLabel=f"{name}, from",
+                thumbToLabel=f"{name}, to",
+                updatemode="mouseup",
+                size="sm",
+                mb="md",
+            ),
+        ],
+        className="slider",
+    )
+
+
+def target_words(name: MetricName, level: float) -> str:
+    """Return a target in words."""
+    metric = METRICS[name]
+    return f"{metric.label} {'≤' if metric.lower_is_better else '≥'} {metric_value(metric, level)}"
+
+
+def filtered_words(results: Results) -> str:
+    """Return what the filters leave."""
+    left, all_ = len(results.runs), len(results.loaded.runs)
+    if left == all_:
+        return f"All {all_:,} planned runs."
+    sides = "".join(
+        f" · {optimizer_name(s.optimizer)} {parameter_name(s.parameter)} {number(s.low, 3)} to {number(s.high, 3)}"
+        for s in results.view.box
+    )
+    return f"{left:,} of {all_:,} planned runs{sides}."
+
+
+def with_controls(view: View, values: Mapping[str, Any], sides: Mapping[tuple[str, str], Any], spec: StudySpec) -> View:
+    """Return the view with the controls' values; what is not a value of its control is left out."""
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        if name == "optimizers":
+            changes[name] = tuple(o for o in spec.optimizers if o in (value or ()))
+        elif name == "batch_sizes":
+            changes[name] = tuple(b for b in spec.batch_sizes if str(b) in (value or ()))
+        elif name == "metric" and value in METRICS:
+            changes[name] = value
+        elif name == "target" and isinstance(value, str):
+            metric, _, level = value.partition(":")
+            changes[name] = (metric, float(level))
+        elif name == "tolerance" and isinstance(value, (int, float)) and math.isfinite(value):
+            changes[name] = float(value)
+        elif name in ("unit", "surface", "slot") and isinstance(value, str):
+            changes[name] = value
+    box = [*(_side_of(spec, *key, value) for key, value in sides.items())]
+    if sides:
+        changes["box"] = tuple(sorted(side for side in box if side is not None))
+    return replace(view, **changes)
+
+
+def _side_of(spec: StudySpec, optimizer: str, parameter: str, value: Any) -> Narrowed | None:
+    arm = spec.optimizers.get(optimizer)
+    if arm is None or parameter not in arm.axes() or not isinstance(value, (list, tuple)) or len(value) != 2:
+        return None
+    values = positions(arm.axes()[parameter])
+    low, high = (min(max(int(at), 0), len(values) - 1) for at in value)
+    if low == 0 and high == len(values) - 1:
+        return None
+    return Narrowed(optimizer, parameter, values[low], values[high])

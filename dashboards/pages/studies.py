@@ -1,0 +1,144 @@
+"""Studies: every study below the root, how far it is, and what it has cost."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import Dash, Input, Output, State, dcc, html
+from dash.development.base_component import Component
+from dash.exceptions import PreventUpdate
+
+from dashboards.blocks import aria
+from dashboards.catalog import Entry
+from dashboards.progress import pace, writer
+from dashboards.shell import study_title
+from dashboards.site import Site
+from dashboards.top import TopPage
+from dashboards.view import View, parse
+from dashboards.words import ago, duration
+from sensitivity.study.errors import StorageError
+
+_STATES = ("completed", "diverged", "failed", "interrupted", "pending")
+
+
+def studies_page(site: Site) -> TopPage:
+    """Return the page."""
+
+    def content(view: View) -> list[Component]:
+        return [
+            html.H1("Studies"),
+            html.P(["Study directories below ", html.Code(site.catalog.root.uri), "."], className="lead"),
+            html.Div(id="studies", className="studies"),
+        ]
+
+    return TopPage(content=content, version=lambda view: _version(site))
+
+
+def _version(site: Site) -> str:
+    """Return what changes with any study, and with a running one every few seconds."""
+    parts = []
+    for name, directory in site.catalog.places().items():
+        try:
+            version = site.catalog.version(name)
+        except StorageError as error:
+            version = str(error)
+        holder = writer(directory)
+        parts.append(f"{name} {version} {holder.token if holder else ''}")
+    return "\n".join(parts)
+
+
+def register(app: Dash, site: Site) -> None:
+    """Connect the list of studies."""
+
+    @app.callback(
+        Output("studies", "children"),
+        Input("version", "data"),
+        State("url", "pathname"),
+    )
+    def show(version: str | None, pathname: str) -> Any:
+        if parse(site.inner(pathname), "").page != "studies":
+            raise PreventUpdate
+        names = list(site.catalog.places())
+        if not names:
+            return html.P(
+                [
+                    "No studies here yet. ",
+                    html.Code(f"sensitivity run quickstart --storage {site.catalog.root.uri}"),
+                    " makes one.",
+                ],
+                className="notice",
+            )
+        now = datetime.datetime.now(tz=datetime.UTC)
+        return [_card(site, name, now) for name in names]
+
+
+def _card(site: Site, name: str, now: datetime.datetime) -> Component:
+    entry = site.catalog.entry(name)
+    href = site.href(View(page="overview", study=name))
+    if isinstance(entry, StorageError):
+        return html.Article(
+            [html.H2(study_title(name)), html.P(str(entry), className="notice", style={"whiteSpace": "pre-wrap"})],
+            className="card",
+        )
+    return html.Article(
+        [
+            html.Div(
+                [html.H2(dcc.Link(entry.spec.name, href=href)), *_running(site, entry)],
+                className="card-head",
+            ),
+            html.P(entry.spec.description or "No description.", className="note"),
+            _progress(entry),
+            html.Dl([item for pair in _facts(site, entry, now) for item in pair], className="facts"),
+        ],
+        className="card",
+    )
+
+
+def _running(site: Site, entry: Entry) -> list[Component]:
+    holder = writer(site.catalog.place(entry.name))
+    if holder is None:
+        complete = entry.summary.complete
+        return [html.Span("complete" if complete else "not running", className="badge" + (" good" if complete else ""))]
+    return [
+        html.Span(f"running on {holder.host}, process {holder.pid}", className="badge live-badge"),
+        *([html.Button("Stop", id={"type": "stop", "study": entry.name}, className="quiet")] if site.may_run else []),
+    ]
+
+
+def _progress(entry: Entry) -> Component:
+    total = entry.summary.total
+    sections = [
+        dmc.ProgressSection(
+            value=100 * getattr(total, state) / max(total.planned, 1),
+            className=f"state {state}",
+            **aria(label=f"{state}: {getattr(total, state):,} of {total.planned:,} runs"),
+        )
+        for state in _STATES
+        if getattr(total, state) and state != "pending"
+    ]
+    counts = [
+        html.Li([html.Span(className=f"dot {state}"), f"{getattr(total, state):,} {state}"])
+        for state in _STATES
+        if getattr(total, state)
+    ]
+    done = total.planned - total.waiting
+    share = html.Li(f"{done:,} of {total.planned:,} runs ({done / max(total.planned, 1):.0%})", className="strong")
+    return html.Div([dmc.ProgressRoot(sections, size="lg", radius="sm"), html.Ul([share, *counts], className="counts")])
+
+
+def _facts(site: Site, entry: Entry, now: datetime.datetime) -> list[tuple[Component, Component]]:
+    total = entry.summary.total
+    running = writer(site.catalog.place(entry.name)) is not None
+    facts = [("device time spent", duration(total.train_seconds + total.eval_seconds))]
+    if len(entry.times):
+        facts.append(("last result", ago(entry.times["finished_at"].max().to_pydatetime(), now)))
+    if running:
+        at = pace(entry.times, total.waiting, now)
+        facts.append(("rate", f"{at.rate:.2g} runs/s"))
+        facts.append(("time left, about", "not known yet" if at.seconds_left is None else duration(at.seconds_left)))
+    spec = entry.spec
+    facts.append(("optimizers", ", ".join(spec.optimizers)))
+    facts.append(("batch sizes", ", ".join(f"{size:,}" for size in spec.batch_sizes)))
+    return [(html.Dt(name), html.Dd(value)) for name, value in facts]

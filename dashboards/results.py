@@ -1,0 +1,261 @@
+"""The analysis of a study as filtered: each result is computed when a page asks for it, once a version and filter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+
+from dashboards.catalog import Loaded
+from dashboards.memo import Memo
+from dashboards.view import View
+from sensitivity.analysis.best_of_k import BestOfK, compute_best_of_k
+from sensitivity.analysis.cautions import Caution, compute_cautions
+from sensitivity.analysis.clipping import Clipping, compute_clipping
+from sensitivity.analysis.cost import Cost, compute_cost
+from sensitivity.analysis.curves import CellCurves, compute_curves
+from sensitivity.analysis.maps import RobustnessMap, compute_maps
+from sensitivity.analysis.outcomes import available_metrics, untrained_values
+from sensitivity.analysis.regions import RobustRegion, compute_regions
+from sensitivity.analysis.scaling import ScalingCurve, compute_scaling
+from sensitivity.analysis.success import (
+    SuccessDifference,
+    SuccessSurface,
+    compute_success,
+    compute_success_difference,
+)
+from sensitivity.analysis.summary import StudySummary, compute_summary
+from sensitivity.analysis.targets import TargetOutcome, compute_targets
+from sensitivity.analysis.time_split import TimeSplit, compute_time_split
+from sensitivity.analysis.times import TimeUnit, compute_times
+from sensitivity.analysis.verdict import Verdict, default_pair
+from sensitivity.analysis.verdict_scaling import compute_scaling_verdict
+from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
+from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.metrics import METRICS, Metric, MetricName
+
+T = TypeVar("T")
+_ROUNDING = 1e-5
+"""Relative: values and addresses have six significant digits."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a study, as `view` filters it."""
+
+    loaded: Loaded
+    view: View
+    memo: Memo
+
+    def _once(self, what: str, compute: Callable[[], T], *further: Hashable) -> T:
+        return self.memo.get((self.loaded.name, self.loaded.version, what, self.view.filters, *further), compute)
+
+    @property
+    def designs(self) -> Mapping[str, str]:
+        """Each optimizer's design."""
+        return {name: arm.design for name, arm in self.loaded.spec.optimizers.items()}
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that is looked at: the one asked for, or the most telling of those measured."""
+        if self.view.metric is not None:
+            return METRICS[self.view.metric]
+        known = self.memo.get(
+            (self.loaded.name, self.loaded.version, "metrics"), lambda: available_metrics(self.loaded.runs)
+        )
+        return known[0] if known else METRICS[self.loaded.spec.problem.metrics()[0]]
+
+    @property
+    def target(self) -> tuple[MetricName, float] | None:
+        """The target that is looked at: the one asked for, or the study's first, of this metric for preference."""
+        declared = self.loaded.spec.targets
+        if self.view.target is not None:
+            return self.view.target
+        names = [name for name in (self.metric.name, *declared) if name in declared]
+        return (names[0], declared[names[0]][0]) if names else None
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """The planned runs that the filters leave."""
+        return self._once("runs", lambda: _filtered(self.loaded.runs, self.view))
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """Their evaluations."""
+        return self._once("curves", lambda: self._of(self.loaded.curves))
+
+    @property
+    def start(self) -> pd.DataFrame:
+        """Their evaluations of untrained networks."""
+        return self._once("start", lambda: self._of(self.loaded.start))
+
+    def _of(self, curves: pd.DataFrame) -> pd.DataFrame:
+        if len(self.runs) == len(self.loaded.runs):
+            return curves
+        return curves[curves["trial_id"].isin(self.runs["trial_id"])]
+
+    @property
+    def epsilon(self) -> float | None:
+        """The tolerance in units of the metric; None is the default."""
+        if self.view.tolerance is None:
+            return None
+        if self.metric.is_fraction:
+            return self.view.tolerance / 100
+        return self.view.tolerance / 100 * float(untrained_values(self.runs, self.start, self.metric).median())
+
+    @property
+    def summary(self) -> StudySummary:
+        """Runs by status."""
+        return self._once("summary", lambda: compute_summary(self.runs))
+
+    @property
+    def maps(self) -> tuple[RobustnessMap, ...]:
+        """Robustness maps; none while no run has a value of the metric."""
+        if not np.isfinite(self.runs[self.metric.name].to_numpy(dtype=float)).any():
+            return ()
+        return self._once(
+            "maps",
+            lambda: compute_maps(self.runs, self.start, self.metric, designs=self.designs, epsilon=self.epsilon),
+            self.metric.name,
+            self.view.tolerance,
+        )
+
+    @property
+    def cautions(self) -> tuple[Caution, ...]:
+        """What a reader must know first."""
+        return compute_cautions(self.runs, self.summary, self.maps)
+
+    def cell_rows(self, cell_id: str) -> pd.DataFrame:
+        """Return the runs of a cell, whatever the filters; empty without such a cell."""
+        rows: pd.DataFrame = self.loaded.runs[self.loaded.runs["cell_id"] == cell_id]
+        return rows.sort_values("seed")
+
+    def cell_curves(self, *cell_ids: str) -> tuple[CellCurves, ...]:
+        """Return the learning curves of those of the cells that exist."""
+        known = [cell_id for cell_id in cell_ids if len(self.cell_rows(cell_id))]
+        rows = self.loaded.runs[self.loaded.runs["cell_id"].isin(known)]
+        return compute_curves(rows, self.loaded.curves_of(rows["trial_id"]), self.metric, known)
+
+    @property
+    def targets(self) -> tuple[TargetOutcome, ...]:
+        """Where the runs stand with respect to the study's targets, and the one that is looked at."""
+        levels = {name: list(values) for name, values in self.loaded.spec.targets.items()}
+        if self.target is not None and self.target[1] not in levels.get(self.target[0], []):
+            levels.setdefault(self.target[0], []).append(self.target[1])
+        return self._once(
+            "targets", lambda: compute_targets(self.runs, self.curves, levels, designs=self.designs), self.target
+        )
+
+    @property
+    def success(self) -> tuple[SuccessSurface, ...]:
+        """Success rates over batch size and target."""
+        name = self.metric.name
+        return self._once("success", lambda: compute_success(self.runs, self.curves, name, designs=self.designs), name)
+
+    @property
+    def success_difference(self) -> SuccessDifference | None:
+        """The difference of the two optimizers that are compared; None without two."""
+        surfaces = {surface.optimizer: surface for surface in self.success}
+        pair = self.pair
+        return None if pair is None else compute_success_difference(surfaces[pair[0]], surfaces[pair[1]])
+
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """The two optimizers that are compared, of those that the filters leave."""
+        left = set(self.runs["optimizer"])
+        return default_pair({name: arm.kind for name, arm in self.loaded.spec.optimizers.items() if name in left})
+
+    def scaling(self, unit: TimeUnit) -> tuple[ScalingCurve, ...]:
+        """Return how the time to the target falls with batch size; none without a target."""
+        target = self.target
+        if target is None:
+            return ()
+        times = self._once("times", lambda: compute_times(self.runs, self.curves, *target), target)
+        return self._once("scaling", lambda: compute_scaling(times, unit), target, unit)
+
+    @property
+    def cost(self) -> tuple[Cost, ...]:
+        """What the runs took."""
+        return self._once("cost", lambda: compute_cost(self.runs))
+
+    @property
+    def time_split(self) -> tuple[TimeSplit, ...]:
+        """Where the time of a step goes."""
+        return self._once("time split", lambda: compute_time_split(self.runs))
+
+    @property
+    def best_of_k(self) -> tuple[BestOfK, ...]:
+        """The price of tuning."""
+        name = self.metric.name
+        return self._once(
+            "best of k", lambda: compute_best_of_k(self.runs, self.start, name, designs=self.designs), name
+        )
+
+    @property
+    def regions(self) -> tuple[RobustRegion, ...]:
+        """Robust regions for the target, or within the tolerance where there is none."""
+        name, level = self.target or (self.metric.name, None)
+        return self._once(
+            "regions",
+            lambda: compute_regions(
+                self.runs,
+                self.start,
+                name,
+                target=level,
+                epsilon=self.epsilon,
+                designs=self.designs,
+                boxes=self._boxes(),
+            ),
+            self.target,
+            self.metric.name,
+            self.view.tolerance,
+        )
+
+    def _boxes(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """Return the box of each optimizer's draws, as narrowed."""
+        boxes = {
+            name: {parameter: axis.bounds() for parameter, axis in arm.axes().items() if axis.varies}
+            for name, arm in self.loaded.spec.optimizers.items()
+        }
+        for side in self.view.box:
+            boxes[side.optimizer][side.parameter] = (side.low, side.high)
+        return boxes
+
+    @property
+    def clipping(self) -> tuple[Clipping, ...]:
+        """Where a KL clip binds."""
+        return self._once("clipping", lambda: compute_clipping(self.runs, self.curves))
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Which optimizer scales further, and which is less sensitive; none without two optimizers."""
+        pair = self.pair
+        if pair is None:
+            return ()
+
+        def compute() -> tuple[Verdict, ...]:
+            clipped = [c.refused for c in self.clipping if c.refused is not None and c.optimizer in pair]
+            scaling = self.scaling("steps")
+            return (
+                *((compute_scaling_verdict(self.runs, scaling, *pair),) if scaling else ()),
+                compute_sensitivity_verdict(self.runs, self.regions, *pair, clipped=clipped),
+            )
+
+        return self._once("verdicts", compute, self.target, self.metric.name, self.view.tolerance)
+
+
+def _filtered(runs: pd.DataFrame, view: View) -> pd.DataFrame:
+    keep = np.ones(len(runs), dtype=bool)
+    if view.optimizers:
+        keep &= runs["optimizer"].isin(view.optimizers).to_numpy()
+    if view.batch_sizes:
+        keep &= runs["batch_size"].isin(view.batch_sizes).to_numpy()
+    for side in view.box:
+        values = runs[PARAM_PREFIX + side.parameter].to_numpy(dtype=float)
+        margin = _ROUNDING * max(abs(side.low), abs(side.high))
+        inside = (values >= side.low - margin) & (values <= side.high + margin)
+        keep &= (runs["optimizer"] != side.optimizer).to_numpy() | inside
+    return runs if keep.all() else runs[keep]

@@ -1,0 +1,91 @@
+"""What is around every page: header, navigation, filter bar, and the places that callbacks fill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import dash_mantine_components as dmc
+from dash import dcc, html
+from dash.development.base_component import Component
+
+from dashboards.blocks import Page, Scene, aria, place_block
+from dashboards.catalog import ROOT_STUDY
+from dashboards.pages import PAGES
+from dashboards.site import Site
+from dashboards.view import View
+
+LIVE_MS = 2_000
+"""How often a page asks whether there are new results."""
+
+
+def layout() -> Component:
+    """Return the page before its address is known."""
+    page: Component = dmc.MantineProvider(
+        [
+            dcc.Location(id="url", refresh=False),
+            dcc.Store(id="theme", storage_type="local"),
+            dcc.Store(id="shown"),
+            dcc.Store(id="version"),
+            dcc.Interval(id="tick", interval=LIVE_MS),
+            html.A("Skip to the content", href="#content", className="skip"),
+            html.Header(
+                [
+                    html.Div("Sensitivity", className="brand"),
+                    html.Nav(id="nav", **aria(label="Pages")),
+                    html.Button("Dark", id="theme-switch", className="quiet", title="Change between light and dark"),
+                ],
+                className="top",
+            ),
+            html.Main(
+                [html.Div(id="bar"), html.Div(id="page"), html.P(id="live", role="status", className="live")],
+                id="content",
+                tabIndex="-1",
+            ),
+        ],
+        id="mantine",
+        theme={"fontFamily": "inherit", "primaryColor": "blue", "respectReducedMotion": True},
+    )
+    return page
+
+
+def navigation(site: Site, view: View) -> list[Component]:
+    """Return the links of a view's neighbours; a study's pages keep its filters."""
+    here = (view.study, view.page)
+    general = [("studies", "Studies"), ("compare", "Compare"), *([("start", "Start a study")] if site.may_run else [])]
+    links = [_link(site, View(page=name), title, here) for name, title in general]
+    if view.study is not None:
+        links.append(html.Span(study_title(view.study), className="crumb"))
+        links += [_link(site, replace(view, page=name, run=None), page.title, here) for name, page in PAGES.items()]
+    return links
+
+
+def _link(site: Site, view: View, title: str, here: tuple[str | None, str]) -> Component:
+    current = (view.study, view.page) == here
+    return dcc.Link(
+        html.Span(title, **aria(current="page") if current else {}),
+        href=site.href(view),
+        className="here" if current else "",
+    )
+
+
+def study_title(name: str) -> str:
+    """Return a study's name as it is read."""
+    return "this study" if name == ROOT_STUDY else name
+
+
+def study_page(page: Page, scene: Scene, missing: Sequence[str]) -> list[Component]:
+    """Return the places of a page's blocks."""
+    notices = [html.P(text, className="notice", role="alert") for text in missing]
+    name = scene.results.loaded.spec.name
+    return [
+        html.H1([html.Span(page.title), html.Span(name, className="of")]),
+        html.P(page.lead, className="lead"),
+        *notices,
+        html.Div([place_block(block, scene) for block in page.blocks(scene)], className="grid"),
+    ]
+
+
+def trouble(title: str, text: str) -> list[Component]:
+    """Return a page that says what is wrong."""
+    return [html.H1(title), html.P(text, className="notice", role="alert", style={"whiteSpace": "pre-wrap"})]

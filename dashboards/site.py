@@ -1,0 +1,46 @@
+"""One dashboard: its studies, its results, and what it may do. Callbacks and pages are given it; nothing is global."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dashboards.blocks import Scene
+from dashboards.catalog import Catalog
+from dashboards.memo import Memo
+from dashboards.results import Results
+from dashboards.view import View, fit, path_of, search_of
+from sensitivity.figures.theme import DARK, LIGHT
+
+_MOST_RESULTS = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A dashboard over a root."""
+
+    catalog: Catalog
+    prefix: str
+    """Of every address, beginning and ending with a slash."""
+    may_run: bool
+    """Whether studies can be started and stopped from the browser."""
+    memo: Memo = field(default_factory=lambda: Memo(_MOST_RESULTS))
+
+    def href(self, view: View) -> str:
+        """Return the address of a view."""
+        return self.prefix + path_of(view).removeprefix("/") + search_of(view)
+
+    def inner(self, pathname: str | None) -> str:
+        """Return a path without the prefix."""
+        path = pathname or "/"
+        return "/" + path.removeprefix(self.prefix) if path.startswith(self.prefix) else path
+
+    def scene(self, view: View, theme: str | None) -> tuple[Scene, tuple[str, ...]]:
+        """Return what a page of a study shows, and what of the view the study doesn't have.
+
+        Raises:
+            UserError: there is no such study, or it can't be read.
+        """
+        loaded = self.catalog.load(view.study or "")
+        fitted, missing = fit(view, loaded.spec)
+        results = Results(loaded, fitted, self.memo)
+        return Scene(view=fitted, results=results, theme=DARK if theme == "dark" else LIGHT, href=self.href), missing

@@ -1,0 +1,84 @@
+"""The ``dashboard`` command's work: serve the dashboard until it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from dashboards.app import create_app
+from dashboards.security import is_loopback
+from sensitivity.store.directory import place
+from sensitivity.study.errors import UserError
+
+_MOST_PORT = 65535
+
+
+def serve(
+    root: str, *, host: str, port: int, host_names: Sequence[str], prefix: str, strip_prefix: bool, allow_run: bool
+) -> None:
+    """Serve the dashboard of the studies below `root` until the process is interrupted.
+
+    Raises:
+        UserError: the root, the prefix or the port won't do.
+    """
+    path = normal_prefix(prefix)
+    token = None if is_loopback(host) else secrets.token_urlsafe(24)
+    app = create_app(
+        place(root),
+        allow_run=allow_run,
+        hosts=[*host_names, *([host] if host not in ("0.0.0.0", "::") else [socket.gethostname()])],
+        token=token,
+        prefix=path,
+        prefix_stripped=strip_prefix,
+    )
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = _bind(app.server, host, port)
+    shown = host_names[0] if host_names else socket.gethostname() if host in ("0.0.0.0", "::") else host
+    name = f"[{shown}]" if ":" in shown else shown
+    print(f"dashboard: http://{name}:{server.port}{path}{'' if token is None else f'?token={token}'}", flush=True)
+    if token is not None:
+        print("It can be reached from other machines, by whoever has this address; put TLS before it.", flush=True)
+    print("Ctrl-C stops it; studies that it started go on.", flush=True)
+
+    def stop(number: int, frame: object) -> None:
+        threading.Thread(target=server.shutdown, daemon=True).start()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    server.serve_forever()
+    server.server_close()
+
+
+def normal_prefix(prefix: str) -> str:
+    """Return `prefix` with a slash at both ends.
+
+    Raises:
+        UserError: it is no path.
+    """
+    parts = [part for part in prefix.split("/") if part]
+    if any(
+        part in (".", "..") or not part.replace("-", "").replace("_", "").replace(".", "").isalnum() for part in parts
+    ):
+        raise UserError(f"--prefix {prefix!r}: give a path of letters, digits, - _ and ., such as /dashboard/")
+    return "/" + "".join(f"{part}/" for part in parts)
+
+
+def _bind(server: object, host: str, port: int) -> BaseWSGIServer:
+    # make_server ends the process itself when the port is taken, so that is found out before.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"can't listen on {host}:{port} ({error.strerror})\n"
+                f"  Give another --port from 1 to {_MOST_PORT}, or 0 for a free one"
+            ) from None
+    return make_server(host, port, server, threaded=True)  # type: ignore[arg-type]

@@ -1,0 +1,183 @@
+"""Studies with known numbers, and dashboards over them, seen by a real Chromium."""
+
+import logging
+import os
+import re
+import runpy
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from werkzeug.serving import make_server
+
+from dashboards.app import create_app
+from sensitivity.store.directory import place
+from sensitivity.study.results import Status
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+WAIT_MS = 30_000
+
+synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "analysis" / "synthetic.py")))
+
+
+def mixed(trial):
+    """Diverged at the largest rate, failed for SGD at the smallest, else a loss that is known."""
+    lr = dict(trial.hyperparameters)["lr"]
+    if lr == 1.0:
+        return synthetic.run(trial, [9.0], Status.DIVERGED)
+    if trial.arm == "sgd" and lr == 0.01:
+        return synthetic.run(trial, [], Status.FAILED)
+    return synthetic.run(trial, [2.0, lr + 0.05 * trial.seed + 0.1])
+
+
+@pytest.fixture(scope="session")
+def make():
+    """Writers of synthetic studies."""
+    return SimpleNamespace(**vars(synthetic), mixed=mixed)
+
+
+@contextmanager
+def served(root, **options):
+    """Serve the dashboard of `root` on a free port while inside; yields its address."""
+    app = create_app(place(str(root)), **options)
+    server = make_server("127.0.0.1", 0, app.server, threaded=True)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(scope="session")
+def studies(tmp_path_factory):
+    """A root with a finished study, one half done with failures, and a damaged one."""
+    root = tmp_path_factory.mktemp("studies")
+    synthetic.write_study(root / "bowl", synthetic.quickstart_spec(name="bowl"), synthetic.landscape, packs=3)
+    synthetic.write_study(
+        root / "half", synthetic.make_spec(name="half"), lambda trial: mixed(trial) if trial.seed < 2 else None
+    )
+    (root / "broken").mkdir()
+    (root / "broken" / "study.json").write_text("{")
+    return root
+
+
+@pytest.fixture(scope="session")
+def site(studies):
+    """The address of a dashboard over `studies`."""
+    with served(studies) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no Chromium at {CHROMIUM}")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open an address; fail on any console error, page error, or request beyond loopback, which is refused."""
+    faults, contexts = [], []
+
+    def guard(route):
+        if re.match(r"http://(127\.0\.0\.1|localhost)[:/]", route.request.url):
+            route.continue_()
+        else:
+            faults.append(f"request to {route.request.url}")
+            route.abort()
+
+    def open_(address, scheme="light", width=1360):
+        context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+        contexts.append(context)
+        context.set_default_timeout(WAIT_MS)
+        context.route(re.compile(r"^https?://"), guard)
+        tab = context.new_page()
+        tab.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
+        tab.on("pageerror", lambda error: faults.append(str(error)))
+        tab.goto(address)
+        return tab
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+@pytest.fixture(scope="session")
+def axe():
+    """The text of axe-core, the accessibility checker; `.ci/run` fetches it."""
+    path = Path(os.environ.get("AXE_CORE", Path(__file__).parents[2] / ".cache" / "axe-core" / "axe.min.js"))
+    if not path.exists():
+        pytest.skip(f"no axe-core at {path}; `.ci/run` fetches it")
+    return path.read_text(encoding="utf-8")
+
+
+def figure(tab, name):
+    """Wait until a figure is painted, and return its place."""
+    place_ = tab.locator(f"""[id='{{"name":"{name}","type":"canvas"}}']""")
+    place_.locator(".js-plotly-plot .main-svg").first.wait_for()
+    return place_
+
+
+def cell_at(place_, panel=0, column=0, row=0):
+    """Return where on the page a cell of a heatmap is."""
+    return place_.locator(".js-plotly-plot").evaluate(
+        """(gd, [panel, column, row]) => {
+            const trace = gd._fullData.filter(t => t.type === 'heatmap')[panel];
+            const box = gd.getBoundingClientRect();
+            const x = gd._fullLayout[trace.xaxis.replace('x', 'xaxis')];
+            const y = gd._fullLayout[trace.yaxis.replace('y', 'yaxis')];
+            const id = trace.customdata[row][column];
+            return [box.left + x._offset + x.l2p(column), box.top + y._offset + y.l2p(row), id];
+        }""",
+        [panel, column, row],
+    )
+
+
+def click_cell(tab, place_, panel=0, column=0, row=0):
+    """Click a cell of a heatmap, as Plotly wants it: move, rest until it is hovered, press, release. Returns its id."""
+    place_.scroll_into_view_if_needed()
+    x, y, name = cell_at(place_, panel, column, row)
+    hovered = place_.locator(".hoverlayer .hovertext")
+    for step in range(40):
+        tab.mouse.move(x - 3 + step % 2, y)
+        tab.wait_for_timeout(60)
+        if hovered.count():
+            break
+    tab.mouse.down()
+    tab.mouse.up()
+    return name
+
+
+def until(condition, seconds=WAIT_MS / 1000):
+    """Wait until `condition` holds; Playwright's own wait evaluates text in the page, which its policy forbids."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def at():
+    """Helpers of browser tests."""
+    return SimpleNamespace(figure=figure, cell_at=cell_at, click_cell=click_cell, served=served, until=until)

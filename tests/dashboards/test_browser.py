@@ -1,0 +1,207 @@
+"""Pages in a real Chromium: painted, without console errors or requests beyond the server, and live."""
+
+import json
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from sensitivity.analysis.maps import compute_maps
+from sensitivity.store.directory import place
+from sensitivity.store.reader import read_study
+from sensitivity.study.metrics import METRICS
+
+
+def query(tab):
+    return parse_qs(urlsplit(tab.url).query)
+
+
+def test_studies_are_listed_with_their_counts_and_faults(site, visit):
+    tab = visit(site)
+    tab.get_by_role("link", name="bowl").wait_for()
+    text = tab.inner_text("#studies")
+    assert "1,152 of 1,152 runs (100%)" in text
+    assert "72 of 108 runs (67%)" in text
+    assert "24 diverged" in text
+    assert "12 failed" in text
+    assert "36 pending" in text
+    assert "study.json: damaged" in text
+    assert tab.get_by_role("button", name="Stop").count() == 0
+
+
+def test_a_click_on_a_cell_shows_its_curves_and_seeds_and_the_link_reproduces_it(site, studies, visit, at):
+    tab = visit(f"{site}/study/bowl/robustness")
+    maps = at.figure(tab, "maps-0")
+    cell = at.click_cell(tab, maps, panel=1, column=3, row=4)
+    curves = at.figure(tab, "curves-a")
+    assert query(tab)["cell"] == [cell]
+    study = read_study(place(str(studies / "bowl")))
+    rows = study.runs[study.runs["cell_id"] == cell]
+    seeds = tab.locator("table", has_text="Seeds of cell A")
+    assert seeds.locator("tbody tr").count() == len(rows) == 3
+    tab.get_by_text("cell B, beside it").click()
+    tab.wait_for_url("**click=b**")
+    other = at.click_cell(tab, maps, panel=0, column=2, row=2)
+    at.figure(tab, "curves-b")
+    assert query(tab)["beside"] == [other]
+    again = visit(tab.url)
+    at.figure(again, "curves-a")
+    at.figure(again, "curves-b")
+    assert again.inner_text("table:has-text('Seeds of cell A')") == seeds.inner_text()
+    titles = ".js-plotly-plot .gtitle"
+    assert curves.locator(titles).text_content() == at.figure(again, "curves-a").locator(titles).text_content()
+    again.go_back() if again.evaluate("history.length") > 1 else None
+    letters = maps.locator(".annotation-text", has_text="A").all_text_contents()
+    assert "A" in letters
+
+
+def test_a_filter_reaches_every_figure_and_number(site, studies, visit, at):
+    tab = visit(f"{site}/study/bowl/robustness")
+    maps = at.figure(tab, "maps-0")
+    count = "gd => gd._fullData.filter(t => t.type === 'heatmap').map(t => [t.x.length, t.y.length])"
+    assert maps.locator(".js-plotly-plot").evaluate(count) == [[8, 8]] * 3
+    numbers = tab.locator("section", has_text="In this prior box").last
+    tab.get_by_text("Narrow the prior box").click()
+    thumb = tab.get_by_role("slider", name="K-FAC: learning rate, from")
+    box = thumb.bounding_box()
+    track = tab.locator(".mantine-Slider-trackContainer, .mantine-RangeSlider-trackContainer").nth(1).bounding_box()
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + track["width"] * 0.45, box["y"] + 3, steps=6)
+    tab.mouse.up()
+    tab.wait_for_url("**box=kfac**")
+    side = query(tab)["box"][0].split(":")
+    assert side[:2] == ["kfac", "lr"]
+    study = read_study(place(str(studies / "bowl")))
+    kept = study.runs[(study.runs["optimizer"] != "kfac") | (study.runs["param.lr"] >= float(side[2]) * 0.999)]
+    assert 0 < len(kept) < len(study.runs)
+    tab.locator("#filtered", has_text=f"{len(kept):,} of 1,152 planned runs").wait_for()
+    columns = len(set(kept.loc[kept["optimizer"] == "kfac", "param.lr"]))
+    at.until(lambda: maps.locator(".js-plotly-plot").evaluate(count) == [[columns, 8]] * 3)
+    maps_now = compute_maps(kept, study.curves, METRICS["test_accuracy"], designs={"kfac": "grid", "sgd": "grid"})
+    inside = sum(cell.in_region for cell in maps_now[0].cells)
+    numbers.get_by_text(f"{inside:,} of {len(maps_now[0].cells):,}").first.wait_for()
+
+
+def test_the_tolerance_moves_the_region(site, visit, at):
+    tab = visit(f"{site}/study/bowl/robustness?within=0.25")
+    maps = at.figure(tab, "maps-0")
+    assert "within 0.25 percentage points" in maps.locator(".gtitle-subtitle").text_content()
+    thumb = tab.get_by_role("slider", name="Tolerance, percentage points")
+    thumb.focus()
+    for _ in range(3):
+        thumb.press("ArrowRight")
+    tab.wait_for_url("**/robustness")  # one point is the default, and leaves the address
+    maps.locator(".gtitle-subtitle", has_text="within 1 percentage point ").wait_for()
+
+
+def test_cells_are_chosen_with_the_keyboard(site, visit, at):
+    tab = visit(f"{site}/study/bowl/robustness")
+    maps = at.figure(tab, "maps-1")
+    maps.focus()
+    for key in ("ArrowRight", "ArrowUp", "PageDown", "ArrowRight"):
+        tab.keyboard.press(key)
+    assert "SGD, batch size 128" in tab.inner_text("#live")
+    _, _, expected = at.cell_at(maps, panel=1, column=1, row=0)
+    tab.keyboard.press("Enter")
+    tab.wait_for_url(f"**cell={expected}**")
+    at.figure(tab, "curves-a")
+
+
+def test_dark_repaints_figures_and_is_remembered(site, visit, at):
+    tab = visit(f"{site}/study/half/robustness", scheme="dark")
+    at.figure(tab, "maps-0")
+    ground = "getComputedStyle(document.querySelector('.main-svg')).backgroundColor"
+    assert tab.evaluate(ground) == "rgb(23, 28, 36)"
+    tab.click("#theme-switch")
+    at.until(lambda: tab.evaluate(ground) == "rgb(255, 255, 255)")
+    tab.reload()
+    at.figure(tab, "maps-0")
+    assert tab.evaluate(ground) == "rgb(255, 255, 255)"
+
+
+def test_data_are_beside_a_figure_and_can_be_had(site, visit, at, tmp_path):
+    tab = visit(f"{site}/study/half/robustness")
+    at.figure(tab, "maps-0")
+    tab.get_by_role("button", name="Data").first.click()
+    table = tab.locator(".data table").first
+    table.wait_for()
+    assert table.locator("tbody tr").count() == 18  # nine cells at two batch sizes
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="CSV").first.click()
+    lines = (download.value.path()).read_text().splitlines()
+    assert len(lines) == 19
+    assert lines[0].startswith("metric,optimizer,batch size")
+
+
+def test_what_the_address_asks_in_vain_is_said(site, visit, at):
+    tab = visit(f"{site}/study/half/robustness?optimizer=adam&cell=0000000000000000")
+    at.figure(tab, "maps-0")
+    assert "This study has no optimizer adam." in tab.inner_text("#page")
+    tab.get_by_text("The cell in the address is none of this study's.").wait_for()
+
+
+def test_a_script_in_a_name_stays_text(make, visit, at, tmp_path):
+    hostile = "<img src=x onerror=alert(1)>"
+    spec = make.make_spec(description=f"{hostile}<script>alert(2)</script>")
+    make.write_study(tmp_path / hostile.replace("/", ""), spec, make.mixed)
+    with at.served(tmp_path) as address:
+        tab = visit(address)
+        tab.get_by_text("<script>alert(2)</script>").wait_for()
+        tab.get_by_role("link", name="synthetic").click()
+        tab.get_by_role("link", name="Robustness").click()
+        at.figure(tab, "maps-0")
+        assert tab.locator("img").count() == 0
+        assert hostile in tab.inner_text("#nav")
+
+
+def test_a_live_study_grows_on_the_page_and_zoom_stays(make, visit, at, tmp_path):
+    spec = make.make_spec(name="live")
+    folder = tmp_path / "live"
+    make.write_study(folder, spec, lambda trial: make.mixed(trial) if trial.seed == 0 else None, packs=1)
+    with at.served(tmp_path) as address:
+        tab = visit(f"{address}/study/live/robustness")
+        maps = at.figure(tab, "maps-0")
+        at.click_cell(tab, maps, column=0, row=0)
+        at.figure(tab, "curves-a")
+        assert "36 completed" not in maps.locator(".gtitle-subtitle").text_content()
+        reach = "gd => gd._fullLayout.xaxis.range"
+        whole = maps.locator(".js-plotly-plot").evaluate(reach)
+        for step, (column, row) in enumerate(((0, 0), (1, 2))):
+            tab.mouse.move(*at.cell_at(maps, column=column, row=row)[:2], steps=4)
+            tab.mouse.down() if step == 0 else tab.mouse.up()
+        zoomed = maps.locator(".js-plotly-plot").evaluate(reach)
+        assert zoomed != whole
+        tab.evaluate("window.scrollTo(0, 300)")
+        make.write_study(folder, spec, make.mixed, packs=2)
+        maps.locator(".gtitle-subtitle", has_text="36 completed").wait_for(timeout=5_000)
+        assert maps.locator(".js-plotly-plot").evaluate(reach) == zoomed
+        assert tab.evaluate("window.scrollY") == pytest.approx(300, abs=2)
+        seeds = tab.locator("table", has_text="Seeds of cell A").locator("td", has_text="completed")
+        at.until(lambda: seeds.count() == 3)
+
+
+def test_an_empty_root_says_what_to_do(visit, at, tmp_path):
+    with at.served(tmp_path) as address:
+        tab = visit(address)
+        tab.get_by_text("No studies here yet.").wait_for()
+
+
+def test_a_phone_scrolls_figures_and_not_the_page(site, visit, at):
+    tab = visit(f"{site}/study/half/robustness", width=390)
+    at.figure(tab, "maps-0")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("path", ["/", "/study/half/robustness"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_fault_of_accessibility(site, visit, at, axe, path, scheme):
+    tab = visit(f"{site}{path}", scheme=scheme)
+    at.figure(tab, "maps-0") if "robustness" in path else tab.get_by_role("link", name="bowl").wait_for()
+    tab.evaluate(axe)
+    found = tab.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    serious = {
+        v["id"]: [n["html"][:200] for n in v["nodes"]]
+        for v in found["violations"]
+        if v["impact"] in ("serious", "critical")
+    }
+    assert not serious, json.dumps(serious, indent=1)

@@ -1,0 +1,130 @@
+"""Hostile requests are refused, and a page may do nothing beyond its server."""
+
+import json
+
+import pytest
+
+from dashboards.app import create_app
+from dashboards.security import COOKIE, MOST_BYTES, is_loopback
+from sensitivity.store.directory import place
+
+LOCAL = "http://127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def client(studies):
+    return create_app(place(str(studies)), hosts=["lab.example"]).server.test_client()
+
+
+@pytest.fixture(scope="module")
+def guarded(studies):
+    return create_app(place(str(studies)), token="secret").server
+
+
+def ask(client, pathname, search=""):
+    """What the router puts on the page of an address."""
+    names = ["page", "bar", "nav", "shown", "version"]
+    keys = ["children", "children", "children", "data", "data"]
+    outputs = [{"id": name, "property": key} for name, key in zip(names, keys, strict=True)]
+    body = {
+        "output": ".." + "...".join(f"{o['id']}.{o['property']}" for o in outputs) + "..",
+        "outputs": outputs,
+        "inputs": [
+            {"id": "url", "property": "pathname", "value": pathname},
+            {"id": "url", "property": "search", "value": search},
+        ],
+        "changedPropIds": ["url.pathname"],
+        "state": [{"id": "shown", "property": "data", "value": None}],
+    }
+    answer = client.post("/_dash-update-component", json=body, base_url=LOCAL)
+    assert answer.status_code == 200, answer.text
+    return json.dumps(answer.json["response"]["page"])
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200), ("localhost:8050", 200), ("[::1]:8050", 200), ("LAB.example:80", 200),
+        ("evil.example", 400), ("127.0.0.1.evil.example", 400), ("lab.example.evil.example", 400),
+    ],
+)  # fmt: skip
+def test_only_known_hosts_are_answered(client, host, status):
+    assert client.get("/", headers={"Host": host}).status_code == status
+
+
+def test_pages_of_other_sites_cannot_post(client):
+    refused = client.post(
+        "/_dash-update-component", base_url=LOCAL, headers={"Origin": "https://evil.example"}, json={}
+    )
+    assert refused.status_code == 403
+
+
+def test_oversized_requests_are_refused(client):
+    assert client.get("/?" + "x" * 20_000, base_url=LOCAL).status_code == 414
+    body = b"x" * (MOST_BYTES + 1)
+    big = client.post("/_dash-update-component", base_url=LOCAL, data=body, content_type="application/json")
+    assert big.status_code == 413
+
+
+def test_the_policy_allows_nothing_beyond_the_server(client):
+    answer = client.get("/", base_url=LOCAL)
+    policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'self'"
+    assert policy["connect-src"] == "'self'"
+    assert "unsafe" not in policy["script-src"]
+    assert policy["frame-ancestors"] == "'none'"
+    assert answer.headers["X-Frame-Options"] == "DENY"
+    assert "http://" not in answer.text
+    assert "https://" not in answer.text
+    assert '<html lang="en">' in answer.text
+
+
+@pytest.mark.parametrize("path", ["/assets/../app.py", "/assets/%2e%2e/app.py", "/..%2f..%2fetc/passwd", "/study.json"])
+def test_no_file_is_served_but_assets(client, studies, path):
+    answer = client.get(path, base_url=LOCAL)
+    assert answer.status_code == 404 or b"react-entry-point" in answer.data
+    assert b"create_app" not in answer.data
+
+
+@pytest.mark.parametrize("study", ["..", "%2e%2e", "..%2fsecret", "secret", "/etc", "bowl%2f..%2fbowl"])
+def test_no_study_beyond_the_root_is_reachable(client, studies, make, study):
+    outside = studies.parent / "secret"
+    if not outside.exists():
+        make.write_study(outside, make.make_spec(name="secret"), lambda trial: None)
+    shown = ask(client, f"/study/{study}/robustness")
+    assert "Nothing to show here" in shown
+
+
+def test_a_token_is_asked_for_and_kept(guarded):
+    client = guarded.test_client()
+    assert client.get("/", base_url=LOCAL).status_code == 401
+    assert client.get("/?token=wrong", base_url=LOCAL).status_code == 401
+    assert client.post("/_dash-update-component", base_url=LOCAL, json={}).status_code == 401
+    first = client.get("/study/bowl/robustness?metric=test_loss&token=secret", base_url=LOCAL)
+    assert first.status_code == 302
+    assert first.headers["Location"] == "/study/bowl/robustness?metric=test_loss", "the token leaves the address"
+    cookie = first.headers["Set-Cookie"]
+    assert cookie.startswith(f"{COOKIE}=secret")
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert client.get("/", base_url=LOCAL).status_code == 200
+    bearer = guarded.test_client().get("/", base_url=LOCAL, headers={"Authorization": "Bearer secret"})
+    assert bearer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("stripped", "asked"), [(False, "/lab/dash/_dash-layout"), (True, "/_dash-layout")], ids=["kept", "stripped"]
+)
+def test_a_prefix_is_served_where_the_proxy_asks(studies, stripped, asked):
+    app = create_app(place(str(studies)), prefix="/lab/dash/", prefix_stripped=stripped)
+    client = app.server.test_client()
+    assert client.get(asked, base_url=LOCAL).status_code == 200
+    page = client.get(asked.removesuffix("_dash-layout"), base_url=LOCAL).text
+    assert "/lab/dash/_dash-component-suites/" in page
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("lab", False)]
+)
+def test_loopback_is_told(host, expected):
+    assert is_loopback(host) is expected
