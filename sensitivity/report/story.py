@@ -14,11 +14,11 @@ def what_was_run(spec: StudySpec) -> str:
     """Return a sentence on the study's question."""
     names = _listed([optimizer_name(name) for name in spec.optimizers])
     batches = _listed([f"{size:,}" for size in spec.batch_sizes])
-    budget = f"{spec.budget.epochs:g} epochs" if spec.budget.epochs is not None else f"{spec.budget.steps:,} steps"
     return (
         f"{names} trained the model {spec.problem.model} on the data set {spec.problem.dataset}"
         f" ({spec.problem.loss.replace('_', ' ')} loss) at batch size{'s' * (len(spec.batch_sizes) > 1)} {batches},"
-        f" with {count(len(spec.seeds), 'seed')} a configuration. Every run had the same budget of {budget}."
+        f" with {count(len(spec.seeds), 'seed')} a configuration."
+        f" Every optimizer had the same budget: {spec.budget.words()}."
     )
 
 

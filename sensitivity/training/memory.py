@@ -38,7 +38,10 @@ def peak_bytes(work: Callable[[], object], held: Sequence[Tensor]) -> int:
     On an accelerator its allocator tells; on the host every operation's results are followed until they are freed,
     which leaves out what an operation takes for itself and gives back.
     """
-    kept = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in held}
+    kept: dict[int, int] = {}
+    for tensor in held:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
     device = next((tensor.device for tensor in held if tensor.device.type == "cuda"), None)
     if device is not None:
         torch.cuda.reset_peak_memory_stats(device)
