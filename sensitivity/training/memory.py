@@ -48,7 +48,8 @@ def peak_bytes(work: Callable[[], object], held: Sequence[Tensor]) -> int:
         before = torch.cuda.memory_allocated(device)
         work()
         return sum(kept.values()) + int(torch.cuda.max_memory_allocated(device) - before)
-    with _Followed(set(kept)) as followed:
+    followed = _Followed(set(kept))
+    with followed:
         work()
     return sum(kept.values()) + followed.peak
 
