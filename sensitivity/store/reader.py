@@ -135,9 +135,18 @@ def _read_part(directory: Place, name: str, schema: Callable[[pa.Table], pa.Sche
     data = directory.read(name)
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        if name.startswith(RUNS) or name == PLAN:
+            table = _with_confirmation(table)
         return table.select(schema(table).names).cast(schema(table))
     except (KeyError, OSError, pa.ArrowException) as error:
         raise _damaged(directory, name, first_line(error)) from None
+
+
+def _with_confirmation(table: pa.Table) -> pa.Table:
+    """Add the column to what was written before there were confirmations."""
+    if "confirmation" in table.column_names:
+        return table
+    return table.append_column("confirmation", pa.array([False] * len(table), pa.bool_()))
 
 
 def _damaged(directory: Place, name: str, reason: str) -> StorageError:

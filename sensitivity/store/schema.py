@@ -23,6 +23,7 @@ TRIAL_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "kind": (_S, "sgd or kfac"),
     "batch_size": (_I, "examples a step"),
     "seed": (_I, "fixes initialisation and data order"),
+    "confirmation": (pa.bool_(), "whether it runs a winner again on a fresh seed, after it was chosen"),
 }
 """Columns of plan.parquet, and the first of runs; ``param.*`` columns follow."""
 
@@ -37,7 +38,7 @@ _PHASE_WORDS = {
 }
 
 RESULT_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
-    "status": (_S, "completed, diverged, failed, interrupted; pending where no result is there yet"),
+    "status": (_S, "completed, diverged, stopped, failed, interrupted; pending where no result is there yet"),
     "message": (_S, "why it diverged or failed"),
     "traceback": (_S, "of an exception in the problem's code"),
     "steps": (_I, "steps trained; of a diverged run, the step at which it was found out; 0 of a failed one"),

@@ -55,7 +55,7 @@ def append(directory: Place, result: PackResult, *, spec_hash: str, code_version
         "spec_hash": spec_hash,
         "code_version": code_version,
     }
-    rows = [{**_trial_row(run.trial), **_result_row(run), **shared} for run in result.runs]
+    rows = [{**_trial_row(run.trial), **result_row(run), **shared} for run in result.runs]
     curves = [
         {
             "trial_id": run.trial.id,
@@ -88,11 +88,13 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
         "kind": trial.settings["kind"],
         "batch_size": trial.batch_size,
         "seed": trial.seed,
+        "confirmation": trial.confirmation,
         **{PARAM_PREFIX + name: value for name, value in trial.hyperparameters},
     }
 
 
-def _result_row(run: RunResult) -> dict[str, Any]:
+def result_row(run: RunResult) -> dict[str, Any]:
+    """Return the columns of a run that its result alone decides."""
     finite = [m for m in run.measurements if math.isfinite(m.train_loss)]
     metrics = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
     last = {name: getattr(finite[-1], name) if finite else math.nan for name in metrics}

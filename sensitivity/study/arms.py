@@ -24,6 +24,10 @@ _RANGES: dict[str, tuple[str, float, bool, float]] = {
 }
 
 
+SEARCHES = ("tpe", "gp", "cmaes", "nsga2")
+"""The designs whose next configurations depend on the results of earlier ones."""
+
+
 class Arm(Section):
     """What every optimizer of a study declares.
 
@@ -33,21 +37,34 @@ class Arm(Section):
 
     hyperparameter_names: ClassVar[tuple[str, ...]]
 
-    design: Literal["grid", "random", "sobol"] = "grid"
+    design: Literal["grid", "random", "sobol", "tpe", "gp", "cmaes", "nsga2"] = "grid"
+    """The full factorial, independent or quasi-random draws, or an adaptive search by Optuna's sampler of that name."""
     samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = Field(default=None, validate_default=True)
+    """Configurations; of a search, at each batch size."""
+    device_hours: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """A search asks for no more at a batch size once its runs there have taken so long."""
     design_seed: Seed = 0
+    prune: Literal["none", "median"] = "none"
+    """Whether members of a pack that are worse than its median at an evaluation are stopped."""
 
     @field_validator("samples")
     @classmethod
     def _samples_fit_design(cls, value: int | None, info: ValidationInfo) -> int | None:
         design = info.data.get("design")
         if design == "grid" and value is not None:
-            raise PydanticCustomError(
-                "design", 'belongs to design = "random" or "sobol"; a grid takes points on each interval'
-            )
-        if design in ("random", "sobol") and value is None:
+            raise PydanticCustomError("design", "belongs to draws and searches; a grid takes points on each interval")
+        if design not in (None, "grid") and value is None:
             raise PydanticCustomError(
                 "design", 'missing; design = "{design}" needs the number of configurations to draw', {"design": design}
+            )
+        return value
+
+    @field_validator("device_hours")
+    @classmethod
+    def _hours_of_a_search(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("design") not in (None, *SEARCHES):
+            raise PydanticCustomError(
+                "design", "belongs to a search: design = {searches}", {"searches": ", ".join(map(repr, SEARCHES))}
             )
         return value
 
@@ -65,7 +82,7 @@ class Arm(Section):
         design = info.data.get("design")
         if axis.scale != "values" and design == "grid" and axis.points is None:
             raise PydanticCustomError("design", "a grid needs points on each interval: add points = 8, say")
-        if axis.points is not None and design in ("random", "sobol"):
+        if axis.points is not None and design not in (None, "grid"):
             raise PydanticCustomError("design", 'points belongs to design = "grid"; remove it')
         return axis
 
@@ -80,7 +97,14 @@ class Arm(Section):
     def _something_to_draw(self) -> Arm:
         if self.design != "grid" and not any(axis.varies for axis in self.axes().values()):
             raise PydanticCustomError("design", "there is nothing to draw: no hyperparameter has a list or an interval")
+        if self.design == "cmaes" and sum(axis.varies for axis in self.axes().values()) < 2:
+            raise PydanticCustomError("design", 'CMA-ES needs two hyperparameters that vary; take design = "tpe"')
         return self
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether its configurations depend on results, so that they are known only as the study runs."""
+        return self.design in SEARCHES
 
     def most_cells(self) -> int:
         """Return the number of configurations, before repeated draws are dropped."""
@@ -94,7 +118,9 @@ class Arm(Section):
 
     def settings(self) -> dict[str, Any]:
         """Return what is equal for all trials of the arm and determines their results."""
-        skipped = {*self.hyperparameter_names, "design", "samples", "design_seed"}
+        skipped = {*self.hyperparameter_names, "design", "samples", "device_hours", "design_seed"}
+        if self.prune == "none":  # then it changes no result, nor any id
+            skipped.add("prune")
         return {name: value for name, value in self.model_dump(mode="json").items() if name not in skipped}
 
 

@@ -19,9 +19,11 @@ def configurations(arm: Arm) -> tuple[Configuration, ...]:
 
     A grid is the full factorial. Random draws are independent and uniform on the axes' own scales; Sobol
     draws are scrambled (Owen 1998) with `design_seed`. In both, the first n of a longer draw are the
-    draws of a shorter one, so that a design can be extended and re-uses its runs.
+    draws of a shorter one, so that a design can be extended and re-uses its runs. A search has none yet.
     """
     axes = arm.axes()
+    if arm.adaptive:
+        return ()
     if arm.design == "grid":
         rows = itertools.product(*(axis.grid() for axis in axes.values()))
         return tuple(tuple(zip(axes, row, strict=True)) for row in rows)
@@ -41,3 +43,8 @@ def configurations(arm: Arm) -> tuple[Configuration, ...]:
         position = dict(zip(varying, row, strict=True))
         cells.append(tuple((name, axis.quantile(float(position.get(name, 0.0)))) for name, axis in axes.items()))
     return tuple(dict.fromkeys(cells))
+
+
+def stand_ins(arm: Arm) -> tuple[Configuration, ...]:
+    """Return configurations all over the box of a search, as many as it will ask for: they show what it may cost."""
+    return configurations(arm.model_copy(update={"design": "sobol", "device_hours": None}))

@@ -164,7 +164,8 @@ def _fields_at(location: tuple[Any, ...], raw: dict[str, Any]) -> tuple[str, ...
         annotation = model.model_fields[str(part)].annotation
         if typing.get_origin(annotation) is dict:
             return tuple(METRICS)
-        model = typing.cast("type[BaseModel]", annotation)
+        tables = [each for each in (annotation, *typing.get_args(annotation)) if isinstance(each, type)]
+        model = next(table for table in tables if issubclass(table, BaseModel))
     return tuple(model.model_fields)
 
 

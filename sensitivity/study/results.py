@@ -19,6 +19,8 @@ class Status(StrEnum):
     """Trained to its budget with a finite loss."""
     DIVERGED = "diverged"
     """Loss or update not finite, or loss above the divergence bound. Counts in every denominator."""
+    STOPPED = "stopped"
+    """Stopped early for being worse than its pack's median. Counts as censored where it stopped."""
     FAILED = "failed"
     """The user's code raised; the message and traceback are kept. Not retried."""
     INTERRUPTED = "interrupted"
@@ -27,7 +29,7 @@ class Status(StrEnum):
     @property
     def final(self) -> bool:
         """Whether another `run` leaves it as it is."""
-        return self in (Status.COMPLETED, Status.DIVERGED, Status.FAILED)
+        return self in (Status.COMPLETED, Status.DIVERGED, Status.STOPPED, Status.FAILED)
 
 
 PHASES = ("gradients", "factors", "inverses", "precondition", "update")

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MOST_RUNS = 2_000_000
 MOST_SEEDS = 10_000
+CONFIRMATION_SEEDS = 10**9
+"""The first of the seeds on which winners are confirmed: far above those of a study file, however it is extended."""
 MOST_POINTS = 1_000
 MOST_SAMPLES = 1_000_000
 

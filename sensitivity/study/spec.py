@@ -16,7 +16,8 @@ from pydantic_core import PydanticCustomError
 
 from sensitivity.study.arms import ArmField
 from sensitivity.study.metrics import METRICS, MetricName
-from sensitivity.study.section import MOST_RUNS, MOST_SEEDS, AsList, Count, Epochs, Section, Seed
+from sensitivity.study.search import SearchSpec
+from sensitivity.study.section import CONFIRMATION_SEEDS, MOST_RUNS, MOST_SEEDS, AsList, Count, Epochs, Section, Seed
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "noisy_quadratic")
 IMAGE_FOLDER = "imagefolder:"
@@ -200,6 +201,15 @@ class EvaluationSpec(Section):
         return self
 
 
+class MarginsSpec(Section):
+    """Differences that don't matter, for the verdict's tests of equivalence (STATISTICS.md, section 8)."""
+
+    scaling_ratio: Annotated[float, Field(gt=1, le=1000)] = 1.25
+    """Critical batch sizes within this factor are as good as equal."""
+    robust_decades: Annotated[float, Field(gt=0, le=100)] = 0.25
+    """Robust regions within so many decades a dimension are as good as equal."""
+
+
 class ExecutionSpec(Section):
     """How the machine is used. No result depends on it, beyond rounding."""
 
@@ -250,6 +260,8 @@ class StudySpec(Section):
     schedule: ScheduleSpec = ScheduleSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     targets: dict[MetricName, Annotated[tuple[float, ...], AsList]] = Field(default_factory=dict)
+    search: Annotated[SearchSpec | None, Field(validate_default=True)] = None
+    margins: MarginsSpec = MarginsSpec()
     execution: Annotated[ExecutionSpec, Field(validate_default=True)] = ExecutionSpec()
 
     @field_validator("name")
@@ -326,6 +338,40 @@ class StudySpec(Section):
         ]
         if mistakes:
             raise PydanticCustomError("target", "{mistakes}", {"mistakes": "; ".join(mistakes)})
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_are_no_confirmations(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if max(value, default=0) >= CONFIRMATION_SEEDS:
+            raise PydanticCustomError(
+                "seeds", "seeds from {first} on are those of confirmations", {"first": CONFIRMATION_SEEDS}
+            )
+        return value
+
+    @field_validator("search")
+    @classmethod
+    def _objective_applies(cls, value: SearchSpec | None, info: ValidationInfo) -> SearchSpec | None:
+        arms: dict[str, ArmField] = info.data.get("optimizers", {})
+        searches = {name: arm.design for name, arm in arms.items() if arm.adaptive}
+        if value is None:
+            if searches:
+                raise PydanticCustomError(
+                    "search",
+                    'optimizers.{name} has design = "{design}", which needs a table [search] with an objective',
+                    {"name": next(iter(searches)), "design": next(iter(searches.values()))},
+                )
+            return None
+        problem: ProblemSpec | None = info.data.get("problem")
+        for name in value.metrics():
+            if problem is not None and name not in problem.metrics():
+                raise PydanticCustomError(
+                    "search",
+                    "{name} can't apply: this loss has no classes. Measured are: {measured}",
+                    {"name": name, "measured": ", ".join(problem.metrics())},
+                )
+        if "cmaes" in searches.values() and len(value.objective) > 1:
+            raise PydanticCustomError("search", 'design = "cmaes" takes one objective; take "nsga2" or "tpe"')
         return value
 
     @field_validator("execution")

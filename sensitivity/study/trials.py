@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sensitivity.study.designs import configurations
+from sensitivity.study.designs import Configuration, configurations
+from sensitivity.study.section import CONFIRMATION_SEEDS
 from sensitivity.study.spec import BudgetSpec, EvaluationSpec, ProblemSpec, ScheduleSpec, StudySpec
 
 RESULT_VERSION = 1
@@ -70,6 +71,11 @@ class Trial:
         """Arm and batch size."""
         return self.arm, self.batch_size
 
+    @property
+    def confirmation(self) -> bool:
+        """Whether it runs a winner again on a fresh seed."""
+        return self.seed >= CONFIRMATION_SEEDS
+
     @cached_property
     def cell_id(self) -> str:
         """The same without the seed."""
@@ -122,28 +128,43 @@ class Pack:
         return self.trials[0].batch_size
 
 
-def expand(spec: StudySpec, *, source: str = "") -> tuple[Trial, ...]:
-    """Return every trial of a study, seeds outermost, so that whole maps fill early."""
-    workload = Workload(
-        problem=spec.problem,
-        source=source,
-        budget=spec.budget,
-        schedule=spec.schedule,
-        evaluation=spec.evaluation,
-    )
-    cells = {name: (arm.settings(), configurations(arm)) for name, arm in spec.optimizers.items()}
-    return tuple(
-        Trial(
-            arm=name,
-            settings=settings,
+class Expander:
+    """Makes the trials of a study."""
+
+    def __init__(self, spec: StudySpec, *, source: str = "") -> None:
+        self._workload = Workload(
+            problem=spec.problem,
+            source=source,
+            budget=spec.budget,
+            schedule=spec.schedule,
+            evaluation=spec.evaluation,
+        )
+        self._settings = {name: arm.settings() for name, arm in spec.optimizers.items()}
+
+    def trial(self, arm: str, configuration: Configuration, batch_size: int, seed: int) -> Trial:
+        """Return the trial of a configuration of an arm at a batch size, with a seed."""
+        return Trial(
+            arm=arm,
+            settings=self._settings[arm],
             hyperparameters=configuration,
             batch_size=batch_size,
             seed=seed,
-            workload=workload,
+            workload=self._workload,
         )
+
+
+def expand(spec: StudySpec, *, source: str = "") -> tuple[Trial, ...]:
+    """Return every trial of a study that is known before it runs, seeds outermost, so that whole maps fill early.
+
+    Those of searches, and confirmations, become known as it runs.
+    """
+    expander = Expander(spec, source=source)
+    cells = {name: configurations(arm) for name, arm in spec.optimizers.items()}
+    return tuple(
+        expander.trial(name, configuration, batch_size, seed)
         for seed in spec.seeds
         for batch_size in spec.batch_sizes
-        for name, (settings, configurations_) in cells.items()
+        for name, configurations_ in cells.items()
         for configuration in configurations_
     )
 

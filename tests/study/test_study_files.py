@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sensitivity.study.arms import KFACArm, SGDArm
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import find_study, load_study, parse_study, shipped
+from sensitivity.study.search import SearchSpec
 from sensitivity.study.spec import BudgetSpec, EvaluationSpec, ExecutionSpec, ProblemSpec, ScheduleSpec, StudySpec
 from sensitivity.study.trials import expand
 
@@ -73,11 +74,11 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
         load_study(path)
     text = str(caught.value)
     assert text.splitlines()[0] == f"{path}: {len(caught.value.mistakes)} mistakes"
-    sgd = "design, samples, design_seed, kind, lr, momentum, weight_decay, nesterov"
+    sgd = "design, samples, device_hours, design_seed, prune, kind, lr, momentum, weight_decay, nesterov"
     assert set(caught.value.mistakes) == {
         "name: the name becomes a folder: a letter or digit, then up to 63 of letters, digits, . _ - (got '../escape')",
         "batch_size: unknown field (did you mean 'batch_sizes'?). Allowed here: name, description, batch_sizes, seeds, "
-        "problem, optimizers, budget, schedule, evaluation, targets, execution",
+        "problem, optimizers, budget, schedule, evaluation, targets, search, margins, execution",
         "batch_sizes: the list is empty: give at least one (got [])",
         "seeds: repeated: 1 (got [1, 1])",
         "problem.dataset: unknown data set 'digit'. Allowed: digits, mnist, fashion_mnist, cifar10, cifar100, svhn, "
@@ -147,7 +148,7 @@ SINGLE = [
     (("optimizers", "kfac", "factor_decay"), 1.0, "optimizers.kfac.factor_decay: must be < 1"),
     (("optimizers", "sgd", "nesterov"), True, "optimizers.sgd.nesterov: nesterov = true needs momentum > 0 everywhere"),
     (("optimizers", "sgd", "nesterov"), 1, "optimizers.sgd.nesterov: give true or false (got 1)"),
-    (("optimizers", "sgd", "samples"), 4, 'optimizers.sgd.samples: belongs to design = "random" or "sobol"'),
+    (("optimizers", "sgd", "samples"), 4, "optimizers.sgd.samples: belongs to draws and searches"),
     (("optimizers", "sgd", "design"), "grit", "optimizers.sgd.design: unknown 'grit' (did you mean 'grid'?)"),
     (("optimizers", "sgd", "damping"), 1.0, "optimizers.sgd.damping: unknown field"),
     (("optimizers",), {}, "optimizers: no optimizer"),
@@ -357,7 +358,10 @@ def test_shipped_files_are_valid_studies(name):
 
 def test_the_template_shows_every_field():
     text = shipped()["template"].read_text()
-    models = (StudySpec, ProblemSpec, BudgetSpec, ScheduleSpec, EvaluationSpec, ExecutionSpec, SGDArm, KFACArm)
+    models = (
+        *(StudySpec, ProblemSpec, BudgetSpec, ScheduleSpec, EvaluationSpec, SearchSpec, ExecutionSpec),
+        *(SGDArm, KFACArm),
+    )
     names = {name for model in models for name in model.model_fields} | {"log", "linear", "points"}
     shown = set(re.findall(r"(?:^#? *|[{,] *)(\w+) = ", text, re.MULTILINE)) | set(
         re.findall(r"^\[(\w+)", text, re.MULTILINE)
@@ -366,7 +370,7 @@ def test_the_template_shows_every_field():
     raw = tomllib.loads(text)
     assert raw["problem"]["dataset"] == "digits"
     for arm, model in ((raw["optimizers"]["sgd"], SGDArm), (raw["optimizers"]["kfac"], KFACArm)):
-        assert set(model.model_fields) - set(arm) <= {"samples", "design_seed", "kl_clip"}
+        assert set(model.model_fields) - set(arm) <= {"samples", "device_hours", "design_seed", "kl_clip"}
 
 
 def test_the_template_states_the_true_defaults():

@@ -1,0 +1,72 @@
+"""What adaptive searches look for, and how their winners are confirmed: the `[search]` table of a study file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.section import AsList, Section
+
+Objective = Literal[
+    "test_accuracy",
+    "train_accuracy",
+    "test_loss",
+    "train_loss",
+    "steps_to_target",
+    "seconds_to_target",
+    "device_seconds",
+    "flops",
+]
+"""A metric at the end of a run, the time to a target, or what a run costs."""
+
+TO_TARGET = ("steps_to_target", "seconds_to_target")
+
+
+def lower_is_better(objective: Objective) -> bool:
+    """Tell which way an objective is better; of metrics ``METRICS`` knows, and costs are better low."""
+    return objective not in METRICS or METRICS[objective].lower_is_better
+
+
+class SearchSpec(Section):
+    """The objective of every search of a study, and of the choice of winners to confirm."""
+
+    objective: Annotated[
+        tuple[Objective, ...], AsList, BeforeValidator(lambda raw: [raw] if isinstance(raw, str) else raw)
+    ]
+    """One, or several of which a search seeks the best compromises. The first chooses the winners to confirm."""
+    target: Annotated[dict[MetricName, float], Field(default_factory=dict, validate_default=True)]
+    """One metric and its level; only for the time to it."""
+    over_seeds: Literal["mean", "median"] = "mean"
+    """What of a configuration's seeds its objective is."""
+    round: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Configurations that a search asks for at once. The next round knows the results of all before it."""
+    confirm: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Fresh seeds on which each optimizer's best configuration at each batch size runs again."""
+
+    @field_validator("objective")
+    @classmethod
+    def _some_objective(cls, value: tuple[Objective, ...]) -> tuple[Objective, ...]:
+        if not value:
+            raise PydanticCustomError("empty", "the list is empty: give at least one objective")
+        if len(set(value)) < len(value):
+            raise PydanticCustomError("repeated", "an objective is there twice")
+        return value
+
+    @field_validator("target")
+    @classmethod
+    def _target_of_time(cls, value: dict[MetricName, float], info: ValidationInfo) -> dict[MetricName, float]:
+        timed = [name for name in info.data.get("objective", ()) if name in TO_TARGET]
+        if timed and len(value) != 1:
+            raise PydanticCustomError(
+                "target", 'objective "{name}" needs one target, as in { test_accuracy = 0.95 }', {"name": timed[0]}
+            )
+        if value and not timed and "objective" in info.data:
+            raise PydanticCustomError("target", 'belongs to objective = "steps_to_target" or "seconds_to_target"')
+        return value
+
+    def metrics(self) -> tuple[str, ...]:
+        """Return the metrics that have to be measured for it."""
+        return tuple(name for name in (*self.objective, *self.target) if name in METRICS)
