@@ -5,6 +5,15 @@ import os
 import pytest
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--faults",
+        type=int,
+        metavar="N",
+        help="tests/faults: make N kills instead of 20, and record the outcome in benchmarks/results/faults.md",
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_caches(tmp_path_factory):
     before = os.environ.get("XDG_CACHE_HOME")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -127,7 +128,9 @@ def _run_missing(
             begun = sweep_checkpoints(directory, {trial.id for trial in plan.trials if trial.id not in finished})
             packs = plan.packs(sizes, finished=finished, workers=at_once, begun=begun)
             before = sum(trial.id in finished for trial in plan.trials)
-            progress = Progress(planned=len(plan.trials), finished_before=before, work=_work(plan, packs))
+            weigh = _weigher(plan)
+            work = sum(weigh(pack) for pack in packs)
+            progress = Progress(planned=len(plan.trials), finished_before=before, work=work, weigh=weigh)
             stop.arm()  # Ray's start has put a SIGTERM handler of its own in place of ours
             with show(progress) as on_change:
                 on_change()
@@ -146,14 +149,13 @@ def _sizes(costs: Mapping[Group, Cost]) -> dict[Group, int]:
     return {group: cost.pack_size for group, cost in costs.items()}
 
 
-def _work(plan: Plan, packs: Sequence[Pack]) -> dict[str, float]:
-    """Return the FLOPs of each pack's gradients: the weight of a pack in the progress."""
+def _weigher(plan: Plan) -> Callable[[Pack], float]:
+    """Return what gives the FLOPs of a pack's gradients: its weight in the progress."""
     per_example = example_cost(plan.problem).gradient_flops
     train_size = plan.problem.dataset.train_size
-    return {
-        pack.id: len(pack.trials)
-        * per_example
-        * pack.batch_size
-        * total_steps(plan.spec.budget, train_size=train_size, batch_size=pack.batch_size)
-        for pack in packs
-    }
+
+    @functools.cache
+    def weight(batch_size: int) -> float:
+        return per_example * batch_size * total_steps(plan.spec.budget, train_size=train_size, batch_size=batch_size)
+
+    return lambda pack: len(pack.trials) * weight(pack.batch_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sensitivity.study.results import PackResult
@@ -19,20 +19,27 @@ class Progress:
     """Runs of the study."""
     finished_before: int
     """Runs that earlier commands finished."""
-    work: Mapping[str, float]
-    """FLOPs of each pack of this command, by pack id."""
+    work: float
+    """FLOPs of all that this command has to do."""
+    weigh: Callable[[Pack], float]
+    """Gives the FLOPs of a pack."""
     counts: Counter[str] = field(default_factory=Counter)
     """Runs that this command finished, by status."""
     _began: float = field(default_factory=time.monotonic)
-    _fractions: dict[str, float] = field(default_factory=dict)
+    _worked: dict[str, float] = field(default_factory=dict)
+    """FLOPs done, by pack id."""
 
     def advance(self, pack: Pack, fraction: float) -> None:
         """Note that `fraction` of a pack is done."""
-        self._fractions[pack.id] = fraction
+        self._worked[pack.id] = fraction * self.weigh(pack)
 
-    def finish(self, result: PackResult) -> None:
+    def lose(self, pack: Pack) -> None:
+        """Note that a pack has lost its worker: it, or its parts, start again."""
+        self._worked.pop(pack.id, None)
+
+    def finish(self, pack: Pack, result: PackResult) -> None:
         """Note a pack's results."""
-        self._fractions[result.pack_id] = 1.0
+        self.advance(pack, 1.0)
         self.counts.update(run.status.value for run in result.runs)
 
     @property
@@ -43,8 +50,7 @@ class Progress:
     @property
     def fraction(self) -> float:
         """Share of this command's work that is done."""
-        total = sum(self.work.values())
-        return sum(self.work[pack] * part for pack, part in self._fractions.items()) / total if total else 1.0
+        return min(1.0, sum(self._worked.values()) / self.work) if self.work else 1.0
 
     @property
     def elapsed(self) -> float:

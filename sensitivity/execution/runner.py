@@ -228,7 +228,7 @@ class _Recorder(tune.Callback):
         """Record a pack's results, or its progress."""
         pack: Pack = trial.config["parcel"].pack
         if "result" in result:
-            self._record(result["result"])
+            self._record(pack, result["result"])
             self._supply.finish(pack)
         elif "fraction" in result:
             self._supply.advance(pack, result["fraction"])
@@ -245,11 +245,12 @@ class _Recorder(tune.Callback):
         except UserError as error:
             self.fault = error
             return
+        self._progress.lose(pack)
         if given_up is not None:
-            self._record(_interrupted(pack, given_up))
+            self._record(pack, _interrupted(pack, given_up))
         self._on_change()
 
-    def _record(self, result: PackResult) -> None:
+    def _record(self, pack: Pack, result: PackResult) -> None:
         def write() -> None:
             self._to.lock.require()
             append(self._to.directory, result, spec_hash=self._to.manifest.spec_hash, code_version=self._code_version)
@@ -259,8 +260,8 @@ class _Recorder(tune.Callback):
         except UserError as error:
             self.fault = error
             return
-        delete_checkpoint(self._to.directory, result.pack_id)
-        self._progress.finish(result)
+        delete_checkpoint(self._to.directory, pack.id)
+        self._progress.finish(pack, result)
 
 
 class _StopOn(tune.Stopper):

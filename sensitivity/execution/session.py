@@ -44,6 +44,7 @@ def _begin(address: str | None, *, cores: int) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
         if address is None:
             ray.init(
+                address="local",  # or a cluster that runs on this machine would be joined
                 num_cpus=cores,
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,

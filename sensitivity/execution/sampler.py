@@ -1,0 +1,145 @@
+"""Which configurations to try next: Optuna's samplers, behind one pure function.
+
+The Optuna study is built anew from what is known each time, so that the next configurations are a function of the
+earlier ones, their objectives, and the seed. A search that was killed goes on as the undisturbed one does. What is not
+reproducible is an objective that measures time, and GP's fits across machines, in the last digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, TPESampler
+from optuna.trial import TrialState, create_trial
+
+from sensitivity.study.arms import Arm
+from sensitivity.study.axes import Axis, round_significant
+from sensitivity.study.designs import Configuration
+
+_STATEFUL = ("cmaes", "nsga2")
+"""Samplers that keep a state in the trials they have made: their history is played through them again."""
+_ASKS = 20
+"""For each configuration wanted; a space of lists alone is exhausted at some time."""
+
+
+Direction = Literal["minimize", "maximize"]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A configuration and its objectives; None if nothing could be learnt of it."""
+
+    configuration: Configuration
+    objectives: tuple[float, ...] | None
+
+
+def next_configurations(
+    arm: Arm, tried: Sequence[Tried], count: int, *, directions: Sequence[Direction], stream: str, round_size: int
+) -> tuple[Configuration, ...]:
+    """Return at most `count` configurations that are not in `tried`; fewer, or none, where the space is exhausted.
+
+    Args:
+        arm: the optimizer, whose design names the sampler.
+        tried: in the order in which they were asked for.
+        count: how many to ask for.
+        directions: "minimize" or "maximize" for each objective.
+        stream: names the search, so that several of the same seed differ.
+        round_size: how many of `tried` were asked for at a time.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of experimental samplers
+        played = 0 if arm.design in _STATEFUL else len(tried)
+        seed = hashlib.sha256(f"{arm.design_seed}/{stream}/{played}".encode()).digest()
+        study = optuna.create_study(
+            sampler=_sampler(arm.design, int.from_bytes(seed[:4], "big")), directions=list(directions)
+        )
+        _teach(study, arm, tried, round_size=round_size)
+        return _ask(study, arm, {each.configuration for each in tried}, count)
+
+
+def distributions(arm: Arm) -> dict[str, BaseDistribution]:
+    """Return the space of a search: intervals as they are, lists by position, what does not vary left out."""
+    return {name: _distribution(axis) for name, axis in arm.axes().items() if axis.varies}
+
+
+def _distribution(axis: Axis) -> BaseDistribution:
+    if axis.scale == "values":
+        return IntDistribution(0, len(axis.values) - 1)
+    return FloatDistribution(axis.low, axis.high, log=axis.scale == "log")
+
+
+def _sampler(design: str, seed: int) -> BaseSampler:
+    match design:
+        case "tpe":
+            return TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        case "gp":
+            return GPSampler(seed=seed)
+        case "cmaes":
+            return CmaEsSampler(seed=seed)
+        case _:
+            return NSGAIISampler(seed=seed)
+
+
+def _teach(study: optuna.Study, arm: Arm, tried: Sequence[Tried], *, round_size: int) -> None:
+    space = distributions(arm)
+    if arm.design not in _STATEFUL:
+        for each in tried:
+            known = each.objectives is not None
+            study.add_trial(
+                create_trial(
+                    state=TrialState.COMPLETE if known else TrialState.FAIL,
+                    params=_params(arm, each.configuration),
+                    distributions=space,
+                    values=list(each.objectives) if each.objectives is not None else None,
+                )
+            )
+        return
+    for start in range(0, len(tried), round_size):
+        part = tried[start : start + round_size]
+        for each in part:
+            study.enqueue_trial(_params(arm, each.configuration))
+        asked = [study.ask(space) for _ in part]
+        for trial, each in zip(asked, part, strict=True):
+            if each.objectives is None:
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                study.tell(trial, list(each.objectives))
+
+
+def _ask(study: optuna.Study, arm: Arm, known: set[Configuration], count: int) -> tuple[Configuration, ...]:
+    space, found = distributions(arm), dict.fromkeys(known)
+    for _ in range(_ASKS * count):
+        if len(found) == len(known) + count:
+            break
+        trial = study.ask(space)
+        configuration = _configuration(arm, trial.params)
+        if configuration in found:
+            study.tell(trial, state=TrialState.FAIL)
+        found[configuration] = None
+    return tuple(found)[len(known) :]
+
+
+def _params(arm: Arm, configuration: Configuration) -> dict[str, float]:
+    axes, params = arm.axes(), {}
+    for name, value in configuration:
+        if axes[name].varies:
+            params[name] = axes[name].values.index(value) if axes[name].scale == "values" else value
+    return params
+
+
+def _configuration(arm: Arm, params: dict[str, float]) -> Configuration:
+    def value(name: str, axis: Axis) -> float:
+        if not axis.varies:
+            return axis.values[0]
+        if axis.scale == "values":
+            return axis.values[int(params[name])]
+        return min(max(round_significant(params[name]), axis.low), axis.high)
+
+    return tuple((name, value(name, axis)) for name, axis in arm.axes().items())

@@ -1,0 +1,254 @@
+"""Kills at random moments: of the command, of workers, of nodes. Running the same command again finishes the study.
+
+Every kill is a SIGKILL, at a moment drawn from a seeded generator; machines differ in what happens to run then. The
+final table must be that of an undisturbed run to the last bit, with nothing that had been reported done again.
+`pytest tests/faults --faults 200` makes more kills.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sensitivity.execution.environment import ray_environment
+from sensitivity.store.checkpoints import CHECKPOINTS
+from sensitivity.store.directory import place
+from sensitivity.store.reader import read_study
+from sensitivity.study.provenance import code_version
+
+STUDY = """
+name = "faults"
+batch_sizes = [4, 64]
+seeds = 3
+[problem]
+dataset = "noisy_quadratic"
+model = "quadratic"
+loss = "quadratic"
+[budget]
+steps = 400
+[evaluation]
+every_steps = 20
+train_examples = 1
+[execution]
+pack_size = 1
+checkpoint_minutes = 0.002
+[optimizers.sgd]
+kind = "sgd"
+lr = [0.25, 0.5, 1e3]
+momentum = 0.5
+[optimizers.kfac]
+kind = "kfac"
+lr = [0.01, 0.1]
+damping = 0.1
+"""
+RUNS = 2 * 3 * (3 + 2)
+KILLS = 20
+SEED = 7
+_LONGEST_S = 4.0
+"""Between one kill and the next."""
+_START_S = 120.0
+
+
+class Study:
+    """The real command on the study, again and again, in one folder."""
+
+    def __init__(self, folder: Path, address: str | None) -> None:
+        folder.mkdir()
+        (folder / "faults.toml").write_text(STUDY)
+        self._folder, self._address, self._log = folder, address, folder / "log"
+        self._process: subprocess.Popen[str] | None = None
+        self._reported: dict[str, bytes] = {}
+        self.starts = 0
+
+    @property
+    def directory(self) -> Path:
+        return self._folder / "studies/faults"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        where = ["--address", self._address] if self._address else ["--workers", "1"]
+        file, storage = str(self._folder / "faults.toml"), str(self._folder / "studies")
+        command = [sys.executable, "-m", "sensitivity.cli.main", "run", file, "--storage", storage, *where]
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
+        self.starts += 1
+
+    @property
+    def ended(self) -> bool:
+        """Whether the command has ended by itself, which it does well or says why."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            return False
+        assert self._process.returncode == 0, self.said()
+        return True
+
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def kill(self) -> None:
+        """Kill the command, and remember what it had reported."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._reported |= {path.name: path.read_bytes() for path in self.directory.glob("runs/*.parquet")}
+
+    def finish(self) -> None:
+        """Run to the end, as often as it takes: a run that was given up waits for the next command."""
+        for _ in range(5):
+            assert self._process is not None
+            assert self._process.wait(timeout=240) == 0, self.said()
+            if set(self.runs()["status"]) <= {"completed", "diverged"}:
+                return
+            self.start()
+        pytest.fail(f"runs are given up again and again: {self.said()}")
+
+    def runs(self) -> pd.DataFrame:
+        return read_study(place(str(self.directory))).runs
+
+    def check(self) -> None:
+        """Check that nothing was lost, done twice, or left behind."""
+        for name, content in self._reported.items():
+            assert (self.directory / "runs" / name).read_bytes() == content
+        rows = pd.concat(pd.read_parquet(path) for path in self.directory.glob("runs/*.parquet"))
+        final = rows[rows["status"].isin(["completed", "diverged"])]
+        assert final["trial_id"].is_unique, "a reported result was computed again"
+        assert len(final) == len(self.runs()) == RUNS
+        assert not list((self.directory / CHECKPOINTS).glob("*")), "checkpoints of finished packs are left"
+        assert not (self.directory / "writer.lock").exists()
+
+
+def results(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what a run of the study yields, clock times and places aside."""
+    kept = read_study(place(str(study.directory)))
+    told = ["status", "steps", "message", "initial_train_loss", "train_loss", "test_loss", "flops"]
+    runs = kept.runs[["trial_id", "optimizer", "batch_size", "seed", "param.lr", *told]]
+    return runs, kept.curves[["trial_id", "step", "lr", "train_loss", "test_loss"]]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of one core on this machine; packs run on either."""
+    with ray_environment(local=True):
+        from ray.cluster_utils import Cluster
+
+        small = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=small)
+        cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, tmp_path_factory):
+    study = Study(tmp_path_factory.mktemp("undisturbed") / "study", cluster.address)
+    study.start()
+    study.finish()
+    study.check()
+    return results(study)
+
+
+def raylet(node) -> int:
+    (info,) = node.all_processes["raylet"]
+    return info.process.pid
+
+
+def strike(kind: str, study: Study, cluster, processes) -> bool:
+    """Kill one thing of a kind; False if there is none just now."""
+    nodes = [cluster.head_node, *cluster.worker_nodes]
+    if kind == "command":
+        study.kill()
+    elif kind == "worker":
+        workers = [pid for node in nodes for pid in processes.training_workers(raylet(node))]
+        if not workers:
+            return False
+        processes.kill(workers[0])
+    else:
+        (node,) = cluster.worker_nodes
+        processes.kill(raylet(node))
+        cluster.remove_node(node, allow_graceful=False)
+        cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    return True
+
+
+def test_kills_at_random_moments_change_nothing(cluster, processes, undisturbed, tmp_path, request):
+    wanted = request.config.getoption("--faults")
+    draw, kills, studies = random.Random(SEED), Counter(), []
+    began = time.monotonic()
+    study = None
+    while kills.total() < (wanted or KILLS):
+        if study is None or study.ended:
+            study = Study(tmp_path / f"study{len(studies)}", cluster.address)
+            studies.append(study)
+            study.start()
+            wait_for_training(study)
+        kind = draw.choices(["command", "worker", "node"], weights=[4, 5, 1])[0]
+        moment = time.monotonic() + draw.uniform(0, _LONGEST_S)
+        while time.monotonic() < moment and not study.ended:
+            time.sleep(0.01)
+        if study.ended or not strike(kind, study, cluster, processes):
+            continue
+        kills[kind] += 1
+        if kind == "command":
+            study.start()
+    for each in studies:
+        if not each.ended or set(each.runs()["status"]) - {"completed", "diverged"}:
+            each.finish()
+        each.check()
+        for found, expected in zip(results(each), undisturbed, strict=True):
+            pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    if wanted:
+        record(kills, studies, time.monotonic() - began)
+
+
+def wait_for_training(study: Study) -> None:
+    """Return when a study has begun to write, so that most kills meet it at work."""
+    deadline = time.monotonic() + _START_S
+    while not list(study.directory.glob("*/*")) and not study.ended:
+        assert time.monotonic() < deadline, study.said()
+        time.sleep(0.02)
+
+
+def record(kills: Counter[str], studies: list[Study], seconds: float) -> None:
+    told = ", ".join(
+        f"{count} of {'a' if kind != 'command' else 'the'} {kind}" for kind, count in sorted(kills.items())
+    )
+    text = f"""# Kills at random moments
+
+`pytest tests/faults --faults {kills.total()}`, {datetime.date.today():%Y-%m-%d}, code {code_version()}, \
+{platform.system()}, two Ray nodes of one core on one machine.
+
+{kills.total()} SIGKILLs ({told}), while {len(studies)} studies of {RUNS} runs each were trained with
+{sum(study.starts for study in studies)} starts of the command, in {seconds / 60:.0f} minutes. Every final table was
+equal to that of an undisturbed run to the last bit; no reported run was done again, none was lost.
+"""
+    (Path(__file__).parents[2] / "benchmarks/results/faults.md").write_text(text)
+
+
+def test_a_machine_that_loses_its_ray_finishes_when_run_again(processes, undisturbed, tmp_path):
+    study = Study(tmp_path / "study", None)
+    study.start()
+    wait_for_training(study)
+    (ray,) = (pid for pid, title in processes.below(study.pid) if "/raylet/raylet " in title)
+    processes.kill(ray)
+    deadline = time.monotonic() + _LONGEST_S
+    while study._process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    study.kill()  # whatever became of it: the machine is gone
+    study.start()
+    study.finish()
+    study.check()
+    for found, expected in zip(results(study), undisturbed, strict=True):
+        pd.testing.assert_frame_equal(found, expected, check_exact=True)
