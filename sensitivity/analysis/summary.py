@@ -16,6 +16,7 @@ class Tally:
     planned: int
     completed: int
     diverged: int
+    stopped: int
     failed: int
     interrupted: int
     pending: int
