@@ -9,7 +9,7 @@ from flask import Flask
 
 from dashboards import callbacks, shell
 from dashboards.catalog import Catalog
-from dashboards.pages import studies
+from dashboards.pages import compare, runs, start, studies
 from dashboards.security import protect
 from dashboards.site import Site
 from sensitivity.store.directory import Place
@@ -43,9 +43,14 @@ def create_app(
     )
     app.index_string = app.index_string.replace("<html>", '<html lang="en">')
     app.layout = shell.layout()
-    tops = {"studies": studies.studies_page(site)}
+    tops = {"studies": studies.studies_page(site), "compare": compare.compare_page(site)}
+    if allow_run:
+        tops["start"] = start.start_page(site)
+        start.register(app, site)
     callbacks.register(app, site, tops)
     studies.register(app, site)
+    runs.register(app, site)
+    compare.register(app, site)
     protect(app.server, hosts=hosts, token=token, scripts=[f"'{value}'" for value in _hashes(app)])
     return app
 

@@ -118,7 +118,8 @@ def _controls(app: Dash, site: Site) -> None:
         changed = _settled(with_controls(view, given, boxes, scene.results.loaded.spec), scene)
         triggered = callback_context.triggered_id
         if isinstance(triggered, dict) and triggered.get("type") == "figure":
-            chosen = next((_chosen(click) for click in callback_context.triggered if click["value"]), None)
+            clicked = [t["value"] for t in callback_context.triggered if t["prop_id"].endswith(".clickData")]
+            chosen = next((_chosen(click) for click in clicked if click), None)
             if chosen is None:  # a curve, say
                 raise PreventUpdate
             changed = replace(changed, cell_b=chosen) if changed.slot == "b" else replace(changed, cell_a=chosen)
@@ -139,9 +140,9 @@ def _settled(view: View, scene: Scene) -> View:
     return replace(view, metric=metric, target=target, tolerance=tolerance)
 
 
-def _chosen(triggered: dict[str, Any]) -> str | None:
+def _chosen(click: dict[str, Any]) -> str | None:
     """Return the cell that was clicked."""
-    found = [point.get("customdata") for point in triggered["value"].get("points", [])]
+    found = [point.get("customdata") for point in click.get("points", [])]
     return next((name for name in found if isinstance(name, str) and name), None)
 
 

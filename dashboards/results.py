@@ -17,8 +17,11 @@ from sensitivity.analysis.cautions import Caution, compute_cautions
 from sensitivity.analysis.clipping import Clipping, compute_clipping
 from sensitivity.analysis.cost import Cost, compute_cost
 from sensitivity.analysis.curves import CellCurves, compute_curves
+from sensitivity.analysis.importance import Importance, compute_importance
+from sensitivity.analysis.lr_sensitivity import LrSensitivity, compute_lr_sensitivity
 from sensitivity.analysis.maps import RobustnessMap, compute_maps
 from sensitivity.analysis.outcomes import available_metrics, untrained_values
+from sensitivity.analysis.profiles import PerformanceProfile, compute_profiles
 from sensitivity.analysis.regions import RobustRegion, compute_regions
 from sensitivity.analysis.scaling import ScalingCurve, compute_scaling
 from sensitivity.analysis.success import (
@@ -27,10 +30,12 @@ from sensitivity.analysis.success import (
     compute_success,
     compute_success_difference,
 )
+from sensitivity.analysis.success_plane import SuccessPlane, compute_success_planes
 from sensitivity.analysis.summary import StudySummary, compute_summary
 from sensitivity.analysis.targets import TargetOutcome, compute_targets
 from sensitivity.analysis.time_split import TimeSplit, compute_time_split
 from sensitivity.analysis.times import TimeUnit, compute_times
+from sensitivity.analysis.tuning import Tuning, compute_tuning
 from sensitivity.analysis.verdict import Verdict, default_pair
 from sensitivity.analysis.verdict_scaling import compute_scaling_verdict
 from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
@@ -170,11 +175,14 @@ class Results:
 
     def scaling(self, unit: TimeUnit) -> tuple[ScalingCurve, ...]:
         """Return how the time to the target falls with batch size; none without a target."""
+        times = self._times()
+        return () if times is None else self._once("scaling", lambda: compute_scaling(times, unit), self.target, unit)
+
+    def _times(self) -> pd.DataFrame | None:
         target = self.target
         if target is None:
-            return ()
-        times = self._once("times", lambda: compute_times(self.runs, self.curves, *target), target)
-        return self._once("scaling", lambda: compute_scaling(times, unit), target, unit)
+            return None
+        return self._once("times", lambda: compute_times(self.runs, self.curves, *target), target)
 
     @property
     def cost(self) -> tuple[Cost, ...]:
@@ -223,6 +231,47 @@ class Results:
         for side in self.view.box:
             boxes[side.optimizer][side.parameter] = (side.low, side.high)
         return boxes
+
+    @property
+    def planes(self) -> tuple[SuccessPlane, ...]:
+        """Where in the plane of hyperparameters the target is reached; none without a target."""
+        times = self._times()
+        return () if times is None else self._once("planes", lambda: compute_success_planes(times), self.target)
+
+    @property
+    def profiles(self) -> tuple[PerformanceProfile, ...]:
+        """How often each optimizer is close to the best, over all declared targets."""
+        unit = self.view.unit
+
+        def compute() -> tuple[PerformanceProfile, ...]:
+            groups = {
+                f"{name} {level:g}": compute_scaling(compute_times(self.runs, self.curves, name, level), unit)
+                for name, levels in self.loaded.spec.targets.items()
+                for level in levels
+            }
+            return compute_profiles(groups)
+
+        return self._once("profiles", compute, unit)
+
+    @property
+    def lr_sensitivity(self) -> tuple[LrSensitivity, ...]:
+        """What a wrong learning rate costs."""
+        name = self.metric.name
+        return self._once("lr", lambda: compute_lr_sensitivity(self.runs, self.start, name), name)
+
+    @property
+    def tuning(self) -> tuple[Tuning, ...]:
+        """What one setting for all batch sizes costs, and what tuning gains."""
+        name = self.metric.name
+        return self._once("tuning", lambda: compute_tuning(self.runs, self.start, name, designs=self.designs), name)
+
+    @property
+    def importance(self) -> tuple[Importance, ...]:
+        """Which hyperparameters matter."""
+        name = self.metric.name
+        return self._once(
+            "importance", lambda: compute_importance(self.runs, self.start, name, designs=self.designs), name
+        )
 
     @property
     def clipping(self) -> tuple[Clipping, ...]:

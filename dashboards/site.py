@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from dashboards.blocks import Scene
 from dashboards.catalog import Catalog
+from dashboards.jobs import Started
 from dashboards.memo import Memo
 from dashboards.results import Results
 from dashboards.view import View, fit, path_of, search_of
@@ -23,6 +24,7 @@ class Site:
     """Of every address, beginning and ending with a slash."""
     may_run: bool
     """Whether studies can be started and stopped from the browser."""
+    started: Started = field(default_factory=Started)
     memo: Memo = field(default_factory=lambda: Memo(_MOST_RESULTS))
 
     def href(self, view: View) -> str:

@@ -8,6 +8,11 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       document.documentElement.dataset.theme = now;
       return [now, now, now === "dark" ? "Light" : "Dark"];
     },
+    refresh: function () {
+      const grid = document.getElementById("runs") && dash_ag_grid.getApi("runs");
+      if (grid) grid.refreshInfiniteCache(); // rows in view are asked for again; scroll and selection stay
+      return dash_clientside.no_update;
+    },
   },
 });
 

@@ -6,10 +6,11 @@ import datetime
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, dcc, html
+from dash import ALL, Dash, Input, Output, State, callback_context, dcc, html
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
+from dashboards import jobs
 from dashboards.blocks import aria
 from dashboards.catalog import Entry
 from dashboards.progress import pace, writer
@@ -18,9 +19,9 @@ from dashboards.site import Site
 from dashboards.top import TopPage
 from dashboards.view import View, parse
 from dashboards.words import ago, duration
-from sensitivity.study.errors import StorageError
+from sensitivity.study.errors import StorageError, UserError
 
-_STATES = ("completed", "diverged", "failed", "interrupted", "pending")
+_STATES = ("completed", "diverged", "stopped", "failed", "interrupted", "pending")
 
 
 def studies_page(site: Site) -> TopPage:
@@ -72,6 +73,21 @@ def register(app: Dash, site: Site) -> None:
             )
         now = datetime.datetime.now(tz=datetime.UTC)
         return [_card(site, name, now) for name in names]
+
+    @app.callback(
+        Output("live", "children", allow_duplicate=True),
+        Input({"type": "stop", "study": ALL}, "n_clicks"),
+        prevent_initial_call=True,
+    )
+    def stop(clicks: list[int | None]) -> str:
+        asked = callback_context.triggered_id
+        if not site.may_run or not any(clicks) or not isinstance(asked, dict):
+            raise PreventUpdate
+        try:
+            jobs.stop(site.catalog.place(str(asked["study"])))
+        except UserError as error:
+            return str(error)
+        return f"{asked['study']} was asked to stop; it keeps every result."
 
 
 def _card(site: Site, name: str, now: datetime.datetime) -> Component:

@@ -112,7 +112,7 @@ def visit(browser):
         context.set_default_timeout(WAIT_MS)
         context.route(re.compile(r"^https?://"), guard)
         tab = context.new_page()
-        tab.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
+        tab.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
         tab.on("pageerror", lambda error: faults.append(str(error)))
         tab.goto(address)
         return tab

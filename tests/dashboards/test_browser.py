@@ -192,16 +192,87 @@ def test_a_phone_scrolls_figures_and_not_the_page(site, visit, at):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-@pytest.mark.parametrize("path", ["/", "/study/half/robustness"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_serious_fault_of_accessibility(site, visit, at, axe, path, scheme):
-    tab = visit(f"{site}{path}", scheme=scheme)
-    at.figure(tab, "maps-0") if "robustness" in path else tab.get_by_role("link", name="bowl").wait_for()
+PAINTED = {
+    # address: a figure of the page
+    "/study/bowl/overview": "targets",
+    "/study/bowl/robustness": "maps-1",
+    "/study/bowl/sensitivity": "ridge",
+    "/study/bowl/success": "success",
+    "/study/bowl/success?surface=difference": "success",
+    "/study/bowl/success?surface=3d": "success",
+    "/study/bowl/scaling?unit=flops": "scaling",
+    "/study/bowl/runs": "parallel",
+    "/study/half/overview": "targets",
+    "/study/half/scaling": "cost",
+}
+
+
+@pytest.mark.parametrize("path", PAINTED)
+def test_every_page_is_painted(site, visit, at, path):
+    tab = visit(f"{site}{path}")
+    at.figure(tab, PAINTED[path])
+    notes = tab.locator(".block.card > .note").all_text_contents()
+    painted = tab.locator(".block.card .js-plotly-plot .main-svg:visible").count() > 0
+    assert painted
+    assert all("Traceback" not in note for note in notes)
+
+
+def test_a_run_is_found_by_filter_and_opened_with_all_that_is_known(site, studies, visit, at):
+    study = read_study(place(str(studies / "half")))
+    tab = visit(f"{site}/study/half/runs")
+    first = tab.locator("#runs .ag-row[row-index='0'] .ag-cell").first
+    first.wait_for()
+    at.until(lambda: tab.locator("#runs .ag-row").count() > 3)
+    wanted = {"status": {"filterType": "text", "type": "equals", "filter": "failed"}}
+    tab.evaluate("model => dash_ag_grid.getApi('runs').setFilterModel(model)", wanted)
+    failed = study.runs[study.runs["status"] == "failed"]
+    at.until(lambda: tab.evaluate("dash_ag_grid.getApi('runs').getDisplayedRowCount()") == len(failed))
+    at.until(lambda: "failed" in tab.locator("#runs .ag-row[row-index='0']").inner_text())
+    first.click()
+    drawer = tab.get_by_role("dialog")
+    drawer.get_by_text("Reproduce it").wait_for()
+    (run,) = query(tab)["run"]
+    assert run in set(failed["trial_id"])
+    text = drawer.inner_text()
+    assert "a message <script>alert('failed')</script>" in text
+    again = visit(tab.url)
+    again.get_by_role("dialog").get_by_text("Configuration").wait_for()
+    again.keyboard.press("Escape")
+    at.until(lambda: "run" not in query(again))
+
+
+def test_studies_are_compared(site, visit, at):
+    tab = visit(f"{site}/compare?study=bowl&study=half")
+    tab.locator("#comparison .main-svg").first.wait_for()
+    rows = tab.locator("#comparison table").first
+    assert rows.locator("tbody tr", has_text="bowl").count() == 6
+    assert rows.locator("tbody tr", has_text="half").count() == 4
+    assert tab.locator("#comparison figure").count() == 4
+
+
+@pytest.mark.parametrize(
+    ("scheme", "path", "seen"),
+    [
+        ("light", "/", "#studies article"),
+        ("dark", "/", "#studies article"),
+        ("light", "/study/half/robustness?cell={cell}", "[id*='curves-a'] .main-svg"),
+        ("dark", "/study/half/robustness?cell={cell}", "[id*='curves-a'] .main-svg"),
+        ("dark", "/study/half/overview", "[id*='targets'] .main-svg"),
+        ("light", "/study/half/success", "[id*='success'] .main-svg"),
+        ("light", "/study/half/scaling", "[id*='cost'] .main-svg"),
+        ("dark", "/study/half/runs", "#runs .ag-row"),
+        ("light", "/compare?study=half", "#comparison .main-svg"),
+    ],
+)
+def test_no_serious_fault_of_accessibility(site, studies, visit, axe, scheme, path, seen):
+    cell = read_study(place(str(studies / "half"))).runs["cell_id"].iloc[0]
+    tab = visit(f"{site}{path.format(cell=cell)}", scheme=scheme)
+    tab.locator(seen).first.wait_for()
     tab.evaluate(axe)
     found = tab.evaluate("axe.run(document, {resultTypes: ['violations']})")
     serious = {
-        v["id"]: [n["html"][:200] for n in v["nodes"]]
-        for v in found["violations"]
-        if v["impact"] in ("serious", "critical")
+        fault["id"]: [node["html"][:200] for node in fault["nodes"]]
+        for fault in found["violations"]
+        if fault["impact"] in ("serious", "critical")
     }
     assert not serious, json.dumps(serious, indent=1)

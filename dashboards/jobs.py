@@ -1,0 +1,159 @@
+"""Running the ``sensitivity`` command: a plan and its price, a study started or submitted, a running one stopped.
+
+The dashboard never imports what runs a study; it calls the command as a user would, with arguments and never through a
+shell. A study file from the browser is kept beside the studies, under a name that no study file or study has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dashboards.progress import writer
+from sensitivity.store.directory import Place
+from sensitivity.study.errors import StudyFileError, UserError
+from sensitivity.study.load import parse_study, shipped
+from sensitivity.study.spec import StudySpec
+
+_COMMAND = (sys.executable, "-m", "sensitivity.cli.main")
+_PLAN_S = 300.0
+_TAIL = 4_000
+_MOST_LOG_BYTES = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A study file to start from."""
+
+    name: str
+    path: Path
+    shipped: bool
+
+
+def sources(root: Place) -> dict[str, Source]:
+    """Return the study files that ship, and those in the root where it is a folder here; by a name of each."""
+    found = {f"shipped: {name}": Source(name=name, path=path, shipped=True) for name, path in shipped().items()}
+    if root.is_local:
+        folder = Path(root.path)
+        own = sorted(path for path in folder.glob("*.toml") if not path.name.startswith(".") and path.is_file())
+        found |= {path.name: Source(name=path.stem, path=path, shipped=False) for path in own}
+    return found
+
+
+def read_text(text: str) -> tuple[dict[str, Any], StudySpec | None, tuple[str, ...]]:
+    """Return the content of a study file, the study, and its mistakes; the study is None with any."""
+    try:
+        raw = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        return {}, None, (f"not valid TOML: {str(error).splitlines()[0]}",)
+    try:
+        return raw, parse_study(raw, source="study"), ()
+    except StudyFileError as error:
+        return raw, None, error.mistakes
+
+
+def keep(root: Place, text: str, spec: StudySpec) -> Path:
+    """Write a study file where modules beside the studies are found, and return its path.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    folder = Path(root.path) if root.is_local else Path(tempfile.gettempdir())
+    path = folder / f".started-{spec.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.toml"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder}: can't be written ({error.strerror})") from None
+    return path
+
+
+def plan(root: Place, file: Path) -> dict[str, Any]:
+    """Return what ``sensitivity plan --json`` says of a study file.
+
+    Raises:
+        UserError: what it says instead, or that it took too long.
+    """
+    try:
+        done = subprocess.run(
+            [*_COMMAND, "plan", str(file), "--storage", root.uri, "--json"],
+            capture_output=True, text=True, timeout=_PLAN_S, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise UserError(f"the plan took more than {_PLAN_S:.0f} s; make one with `sensitivity plan {file}`") from None
+    if done.returncode:
+        raise UserError(done.stderr.strip()[-_TAIL:] or "the plan ended without a word")
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
+
+
+class Started:
+    """The commands that this dashboard has started; they outlive it."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
+
+    def start(self, root: Place, file: Path, spec: StudySpec, options: Sequence[str] = ()) -> None:
+        """Start ``sensitivity run`` on a study file.
+
+        Raises:
+            UserError: it is being run already.
+        """
+        before = self._running.get(spec.name)
+        if (before is not None and before[0].poll() is None) or writer(root.child(spec.name)) is not None:
+            raise UserError(f"{spec.name} is running already")
+        log = file.with_suffix(".log")
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                [*_COMMAND, "run", str(file), "--storage", root.uri, *options],
+                stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        self._running[spec.name] = (process, log)
+
+    def said(self) -> list[tuple[str, str, str]]:
+        """Return each command's study, whether it runs, and the end of what it printed."""
+        found = []
+        for name, (process, log) in self._running.items():
+            code = process.poll()
+            state = "running" if code is None else "done" if code == 0 else f"ended with exit code {code}"
+            with log.open("rb") as stream:
+                stream.seek(max(log.stat().st_size - _MOST_LOG_BYTES, 0))
+                found.append((name, state, stream.read().decode(errors="replace")[-_TAIL:]))
+        return found
+
+
+def stop(directory: Place) -> None:
+    """Ask the process that writes a study to stop; it keeps every result.
+
+    Raises:
+        UserError: nobody writes it, or not a ``sensitivity run`` of this user's on this machine.
+    """
+    holder = writer(directory)
+    if holder is None:
+        raise UserError("nothing runs this study now")
+    if not holder.is_here:
+        raise UserError(f"it runs on {holder.host}; stop process {holder.pid} there")
+    if not _is_ours(holder.pid):
+        raise UserError(f"process {holder.pid} is not a `sensitivity run` of this user; it is left alone")
+    os.kill(holder.pid, signal.SIGTERM)
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether a process is a ``sensitivity`` command of this user's."""
+    asked = subprocess.run(
+        ["ps", "-ww", "-o", "uid=", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )  # fmt: skip
+    uid, _, arguments = asked.stdout.strip().partition(" ")
+    words = arguments.split()
+    command = any(Path(word).name == "sensitivity" or word.startswith("sensitivity.cli") for word in words)
+    return uid == str(os.getuid()) and command and "run" in words

@@ -1,0 +1,85 @@
+"""Sensitivity: robust regions in decades, what a wrong or shared setting costs, and which hyperparameters matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from dashboards.blocks import Block, FigureBlock, Page, Scene, Table
+from dashboards.flatten import flatten
+from sensitivity.figures.importance import draw_importance, draw_ridge
+from sensitivity.figures.regions import draw_regions, draw_sensitivity
+
+
+def _blocks(scene: Scene) -> Sequence[Block]:
+    return (
+        FigureBlock(
+            name="regions",
+            label="Robust regions, decades a dimension",
+            draw=_regions,
+            table=lambda scene: flatten(scene.results.regions),
+            depends=("filters", "metric", "tolerance", "target"),
+        ),
+        FigureBlock(
+            name="sensitivity",
+            label="What a wrong learning rate, or one setting for all batch sizes, costs",
+            draw=_sensitivity,
+            table=lambda scene: flatten(scene.results.lr_sensitivity),
+            depends=("filters", "metric"),
+        ),
+        FigureBlock(
+            name="importance",
+            label="Importance of the hyperparameters",
+            draw=_importance,
+            table=_importance_table,
+            depends=("filters", "metric"),
+        ),
+        FigureBlock(
+            name="ridge",
+            label="Learning rate against damping: the ridge",
+            draw=_ridge,
+            table=lambda scene: flatten(scene.results.importance),
+            depends=("filters", "metric", "tolerance"),
+        ),
+    )
+
+
+def _regions(scene: Scene) -> go.Figure | str:
+    regions = scene.results.regions
+    if not any(region.decades.known for region in regions):
+        return " ".join(dict.fromkeys(r.decades.refused.text for r in regions if r.decades.refused)) or _NOTHING
+    return draw_regions(regions, theme=scene.theme)
+
+
+def _sensitivity(scene: Scene) -> go.Figure | str:
+    lr, tunings = scene.results.lr_sensitivity, scene.results.tuning
+    return draw_sensitivity(lr, tunings, theme=scene.theme) if lr and tunings else _NOTHING
+
+
+def _importance(scene: Scene) -> go.Figure | str:
+    found = scene.results.importance
+    if not any(i.refused is None and i.shares for i in found):
+        return " ".join(dict.fromkeys(i.refused.text for i in found if i.refused is not None)) or _NOTHING
+    return draw_importance(found, theme=scene.theme)
+
+
+def _importance_table(scene: Scene) -> Table:
+    return flatten([i for i in scene.results.importance if i.refused is None], parts="shares")
+
+
+def _ridge(scene: Scene) -> go.Figure | str:
+    maps = [m for m in scene.results.maps if (m.x_name, m.y_name) == ("lr", "damping") and m.best is not None]
+    if not maps:
+        return "No optimizer here has measured maps over learning rate and damping."
+    return draw_ridge(maps, scene.results.importance, theme=scene.theme)
+
+
+_NOTHING = "There are too few results here for that yet."
+
+SENSITIVITY = Page(
+    name="sensitivity",
+    title="Sensitivity",
+    lead="How many decades of its hyperparameters leave an optimizer good enough, and which of them matter?",
+    blocks=_blocks,
+)

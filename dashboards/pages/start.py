@@ -1,0 +1,280 @@
+"""Start a study: choose a study file, edit it in a form or as text, see the plan and its price, and run it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import ALL, Dash, Input, Output, State, callback_context, dcc, html, no_update
+from dash.development.base_component import Component
+from dash.exceptions import PreventUpdate
+
+from dashboards import jobs
+from dashboards.blocks import Table, html_table
+from dashboards.site import Site
+from dashboards.toml_text import toml_text
+from dashboards.top import TopPage
+from dashboards.view import View
+from dashboards.words import duration
+from sensitivity.study.errors import UserError
+
+_FIELDS = (
+    ("name", "Name of the study"),
+    ("description", "Description"),
+    ("batch_sizes", "Batch sizes"),
+    ("seeds", "Seeds, a number or a list"),
+    ("problem.dataset", "Data set"),
+    ("problem.model", "Model"),
+    ("budget.epochs", "Budget: epochs"),
+    ("budget.steps", "Budget: steps"),
+    ("targets.test_accuracy", "Targets of test accuracy"),
+    ("targets.train_loss", "Targets of training loss"),
+)
+_FIRST = "shipped: quickstart"
+_ARM_FIELDS = ("lr", "damping", "momentum", "weight_decay", "design", "samples")
+
+
+def start_page(site: Site) -> TopPage:
+    """Return the page."""
+
+    def content(view: View) -> list[Component]:
+        known = list(jobs.sources(site.catalog.root))
+        return [
+            html.H1("Start a study"),
+            html.P("Choose a study file, change it, see what it costs, and run it on this machine.", className="lead"),
+            html.Div(
+                [
+                    html.Section(
+                        [
+                            dmc.Select(
+                                id="source",
+                                label="Study file",
+                                data=known,
+                                value=_FIRST if _FIRST in known else known[0],
+                                allowDeselect=False,
+                                searchable=True,
+                            ),
+                            html.Div(id="fields", className="fields"),
+                        ],
+                        className="card half",
+                    ),
+                    html.Section(
+                        [
+                            html.Label("The study file, as text", htmlFor="study-text", className="label"),
+                            dcc.Textarea(id="study-text", className="editor", spellCheck=False),
+                            html.Div(id="mistakes", role="status"),
+                        ],
+                        className="card half",
+                    ),
+                    html.Section(
+                        [
+                            html.Button("Plan and price it", id="plan", className="quiet"),
+                            html.Button("Start it on this machine", id="start", className="main-button"),
+                            dcc.Loading(html.Div(id="priced", role="status"), type="dot"),
+                            html.Div(id="started", role="status"),
+                        ],
+                        className="card wide start",
+                    ),
+                ],
+                className="grid",
+            ),
+        ]
+
+    return TopPage(content=content, version=lambda view: repr(site.started.said()))
+
+
+def register(app: Dash, site: Site) -> None:
+    """Connect the page; only a dashboard that may run studies has it."""
+    _editing(app, site)
+    _running(app, site)
+
+
+def _editing(app: Dash, site: Site) -> None:
+    @app.callback(
+        Output("study-text", "value"),
+        Input("source", "value"),
+        Input({"type": "field", "path": ALL}, "value"),
+        State({"type": "field", "path": ALL}, "id"),
+        State("study-text", "value"),
+    )
+    def write(source: str | None, values: list[Any], names: list[dict[str, str]], text: str | None) -> Any:
+        if callback_context.triggered_id == "source" or text is None:
+            found = jobs.sources(site.catalog.root).get(source or "")
+            if found is None:
+                raise PreventUpdate
+            return found.path.read_text(encoding="utf-8-sig")
+        try:
+            raw = tomllib.loads(text)
+        except ValueError:
+            raise PreventUpdate from None
+        changed = copy.deepcopy(raw)
+        for name, value in zip(names, values, strict=True):
+            _put(changed, json.loads(name["path"]), _read(str(value or "")))
+        return no_update if changed == raw else toml_text(changed)
+
+    @app.callback(Output("fields", "children"), Output("mistakes", "children"), Input("study-text", "value"))
+    def check(text: str | None) -> tuple[Any, Any]:
+        raw, spec, mistakes = jobs.read_text(text or "")
+        if not raw:
+            return no_update, _told(mistakes)
+        fields, left = _fields(raw, mistakes)
+        if spec is not None:
+            cells = sum(arm.most_cells() for arm in spec.optimizers.values())
+            runs = cells * len(spec.batch_sizes) * len(spec.seeds)
+            told: Any = html.P(f"A valid study of {runs:,} runs.", className="note good")
+        else:
+            told = _told(left or ("See the messages beside the fields.",))
+        return fields, told
+
+
+def _told(mistakes: Sequence[str]) -> Component:
+    return html.Ul([html.Li(mistake) for mistake in mistakes], className="mistakes")
+
+
+def _fields(raw: Mapping[str, Any], mistakes: Sequence[str]) -> tuple[list[Component], list[str]]:
+    """Return the form of a study file, each mistake beside its field, and the mistakes that have none there."""
+    arms = raw.get("optimizers")
+    paths = [(tuple(path.split(".")), label) for path, label in _FIELDS]
+    for name, arm in arms.items() if isinstance(arms, dict) else ():
+        kind = arm.get("kind") if isinstance(arm, dict) else None
+        paths += [
+            (("optimizers", name, field), f"{name}: {field.replace('_', ' ')}")
+            for field in _ARM_FIELDS
+            if field != "damping" or kind == "kfac"
+        ]
+    left = list(mistakes)
+    form = []
+    for path, label in paths:
+        own = [text for text in left if _is_about(text, path)]
+        left = [text for text in left if text not in own]
+        form.append(
+            dmc.TextInput(
+                id={"type": "field", "path": json.dumps(path)},
+                label=label,
+                value=_shown(_get(raw, path)),
+                error=" ".join(text.partition(": ")[2] for text in own) or None,
+                debounce=True,
+                size="xs",
+            )
+        )
+    return form, left
+
+
+def _is_about(mistake: str, path: tuple[str, ...]) -> bool:
+    field = mistake.partition(": ")[0].partition("[")[0]
+    return field == ".".join(path)
+
+
+def _get(raw: Mapping[str, Any], path: Sequence[str]) -> Any:
+    value: Any = raw
+    for part in path:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _put(raw: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set, or without a value remove, what stands at `path`."""
+    table = raw
+    for part in path[:-1]:
+        if value is None and part not in table:
+            return
+        below = table.setdefault(part, {})
+        if not isinstance(below, dict):
+            return
+        table = below
+    if value is None:
+        table.pop(path[-1], None)
+    else:
+        table[path[-1]] = value
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return toml_text({"x": [value]}).strip().removeprefix("x = [").removesuffix("]")
+
+
+def _read(text: str) -> Any:
+    """Return a field's value: TOML where it is, else text; None where it is empty."""
+    if not text.strip():
+        return None
+    try:
+        return tomllib.loads(f"x = {text.strip()}")["x"]
+    except ValueError:
+        return text.strip()
+
+
+def _running(app: Dash, site: Site) -> None:
+    @app.callback(
+        Output("priced", "children"),
+        Input("plan", "n_clicks"),
+        State("study-text", "value"),
+        prevent_initial_call=True,
+    )
+    def price(clicks: int | None, text: str | None) -> Any:
+        _, spec, mistakes = jobs.read_text(text or "")
+        if not clicks:
+            raise PreventUpdate
+        if spec is None:
+            return _told(mistakes)
+        try:
+            return _priced(jobs.plan(site.catalog.root, jobs.keep(site.catalog.root, text or "", spec)))
+        except UserError as error:
+            return html.Pre(str(error), tabIndex="0")
+
+    @app.callback(
+        Output("started", "children"),
+        Input("start", "n_clicks"),
+        Input("version", "data"),
+        State("study-text", "value"),
+        prevent_initial_call=True,
+    )
+    def start(clicks: int | None, version: str | None, text: str | None) -> Any:
+        if callback_context.triggered_id == "start" and clicks:
+            _, spec, mistakes = jobs.read_text(text or "")
+            if spec is None:
+                return _told(mistakes)
+            try:
+                site.started.start(site.catalog.root, jobs.keep(site.catalog.root, text or "", spec), spec)
+            except UserError as error:
+                return [html.P(str(error), className="notice"), *_said(site)]
+        return _said(site)
+
+
+def _priced(content: Mapping[str, Any]) -> Component:
+    rows = [
+        [
+            line["optimizer"],
+            line["batch_size"],
+            f"{line['missing']:,} of {line['planned']:,}",
+            line["cost"]["steps"],
+            f"{1e3 * line['cost']['step_seconds']:.3g}",
+            line["cost"]["pack_size"],
+            duration(line["device_seconds"]),
+        ]
+        for line in content["lines"]
+    ]
+    header = ("optimizer", "batch size", "runs to do", "steps a run", "ms a step", "pack", "device time")
+    said = (
+        f"At most {duration(content['device_seconds'])} of device time: {duration(content['wall_seconds'])} with"
+        f" {content['workers']} workers."
+    )
+    return html.Div(
+        [html.P(said, className="strong"), html_table(Table(header=header, rows=rows), "The plan's price.")]
+    )
+
+
+def _said(site: Site) -> list[Component]:
+    return [
+        html.Article(
+            [
+                html.H2([dcc.Link(name, href=site.href(View(page="overview", study=name))), f": {state}"]),
+                html.Pre(text or "It has said nothing yet.", tabIndex="0"),
+            ]
+        )
+        for name, state, text in site.started.said()
+    ]

@@ -1,0 +1,47 @@
+"""A study file of one run: the same trial, by the same id, as in the study that it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dashboards.catalog import Loaded
+from dashboards.toml_text import toml_text
+from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.errors import StudyFileError
+from sensitivity.study.load import parse_study
+from sensitivity.study.trials import expand
+
+
+def reproduction(loaded: Loaded, run: Mapping[str, Any]) -> str | None:
+    """Return the shell commands that make `run`, a row of runs, anew; None where its study is not known any more."""
+    known = loaded.manifest.specs.get(str(run.get("spec_hash")), {}).get("spec")
+    spec = known or loaded.spec.model_dump(mode="json")
+    optimizer = str(run["optimizer"])
+    if optimizer not in spec["optimizers"]:
+        return None
+    arm = {k: v for k, v in spec["optimizers"][optimizer].items() if k not in ("design", "samples", "design_seed")}
+    for name, value in run.items():
+        if str(name).startswith(PARAM_PREFIX) and value == value:
+            arm[str(name).removeprefix(PARAM_PREFIX)] = float(value)
+    single = {
+        "name": f"run-{run['trial_id']}",
+        **{k: spec[k] for k in ("problem", "budget", "schedule", "evaluation", "execution") if k in spec},
+        "batch_sizes": [int(run["batch_size"])],
+        "seeds": [int(run["seed"])],
+        "optimizers": {optimizer: arm},
+    }
+    text = toml_text(single)
+    try:
+        trials = expand(parse_study(_without_empty(single), source="run"), source=loaded.manifest.source)
+    except StudyFileError:
+        return None
+    if [trial.id for trial in trials] != [run["trial_id"]]:
+        return None
+    name = f"run-{run['trial_id']}.toml"
+    return f"cat > {name} <<'END'\n{text}END\nsensitivity run {name} --storage reproduced"
+
+
+def _without_empty(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `content` as it reads back from TOML, which has no word for nothing."""
+    return {k: _without_empty(v) if isinstance(v, Mapping) else v for k, v in content.items() if v is not None}

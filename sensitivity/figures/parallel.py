@@ -1,0 +1,139 @@
+"""Runs as lines across their hyperparameters and a metric: parallel coordinates of as many as a browser can draw.
+
+Drawn as plain lines, one trace a shade: Plotly's own parallel coordinates compile code in the browser, which a strict
+content-security policy forbids.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+
+from sensitivity.figures.labels import number, parameter_label
+from sensitivity.figures.scales import Scale, metric_scale
+from sensitivity.figures.theme import LIGHT, Theme
+from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.metrics import Metric
+
+_SHADES = 12
+_MOST_TICKS = 9
+_TICK_GAP = 0.045
+"""Of the height, between two ticks."""
+
+
+@dataclass(frozen=True)
+class _Coordinate:
+    """An upright axis: where each run crosses it, from 0 to 1, and its ticks."""
+
+    label: str
+    places: Sequence[float]
+    ticks: Sequence[tuple[float, str]]
+
+
+def draw_parallel(
+    runs: pd.DataFrame, metric: Metric, parameters: Sequence[str], *, of: int, said: str, theme: Theme = LIGHT
+) -> go.Figure:
+    """Draw `runs`, each with a finite value of `metric`, across batch size, `parameters` and the metric.
+
+    `of` is the number of runs that these were taken from, and `said` how.
+
+    Raises:
+        ValueError: no run.
+    """
+    if not len(runs):
+        raise ValueError("draw_parallel needs at least one run")
+    scale = metric_scale(metric, runs[metric.name])
+    coordinates = [
+        _coordinate("batch size", [float(size) for size in runs["batch_size"]]),
+        *(_coordinate(parameter_label(name), [float(v) for v in runs[PARAM_PREFIX + name]]) for name in parameters),
+        _of_metric(metric, scale, [float(value) for value in runs[metric.name]]),
+    ]
+    figure = go.Figure(_lines(coordinates, scale))
+    for x, coordinate in enumerate(coordinates):
+        figure.add_shape(type="line", x0=x, x1=x, y0=0, y1=1, line={"color": theme.muted, "width": 1})
+        for y, text in coordinate.ticks:
+            figure.add_annotation(
+                x=x, y=y, text=text, showarrow=False, xanchor="right", xshift=-4,
+                font={"size": 11, "color": theme.ink}, bgcolor=theme.paper, opacity=0.85,
+            )  # fmt: skip
+    figure.update_layout(
+        template=theme.template(),
+        title={
+            "text": f"Completed runs across their hyperparameters, by {metric.label}",
+            "subtitle": {"text": f"n = {len(runs):,} of {of:,} completed runs{said} · a line is a run"},
+        },
+        xaxis={
+            "tickvals": list(range(len(coordinates))),
+            "ticktext": [coordinate.label for coordinate in coordinates],
+            "showgrid": False,
+            "range": [-0.25, len(coordinates) - 0.9],
+            "side": "top",
+        },
+        yaxis={"visible": False, "range": [-0.03, 1.03]},
+        height=480,
+        margin={"t": 116, "b": 24, "l": 20, "r": 20},
+        showlegend=False,
+    )
+    return figure
+
+
+def _lines(coordinates: Sequence[_Coordinate], scale: Scale) -> list[go.Scatter]:
+    """Return the lines, the worst first, so that the best lie on top; a gap parts two lines of a trace."""
+    quality = coordinates[-1].places
+    colours = sample_colorscale(scale.colours, [k / (_SHADES - 1) for k in range(_SHADES)])
+    by_shade: dict[int, list[int]] = {}
+    for run, place in enumerate(quality):
+        by_shade.setdefault(min(int(place * _SHADES), _SHADES - 1), []).append(run)
+    worst_first = sorted(by_shade, reverse=scale.colours.endswith("_r"))
+    traces = []
+    for shade in worst_first:
+        xs: list[float | None] = []
+        ys: list[float | None] = []
+        for run in by_shade[shade]:
+            for x, coordinate in enumerate(coordinates):
+                there = math.isfinite(coordinate.places[run])  # an optimizer may lack a hyperparameter
+                xs.append(x if there else None)
+                ys.append(coordinate.places[run] if there else None)
+            xs.append(None)
+            ys.append(None)
+        traces.append(
+            go.Scatter(
+                x=xs, y=ys, mode="lines", line={"color": colours[shade], "width": 1}, opacity=0.55, hoverinfo="skip"
+            )
+        )
+    return traces
+
+
+def _of_metric(metric: Metric, scale: Scale, values: Sequence[float]) -> _Coordinate:
+    span = scale.top - scale.bottom
+    places = [(scale.position(value) - scale.bottom) / span for value in values]
+    ticks = [((at - scale.bottom) / span, text) for at, text in zip(scale.tickvals, scale.ticktext, strict=True)]
+    return _Coordinate(metric.label, places, ticks)
+
+
+def _coordinate(label: str, values: Sequence[float]) -> _Coordinate:
+    known = sorted({value for value in values if math.isfinite(value)})
+    low, high = known[0], known[-1]
+    log = low > 0 and high >= 10 * low
+
+    def place(value: float) -> float:
+        if not math.isfinite(value):
+            return math.nan
+        if high == low:
+            return 0.5
+        return math.log(value / low) / math.log(high / low) if log else (value - low) / (high - low)
+
+    ticked = known
+    if len(known) > _MOST_TICKS:
+        steps = [k / (_MOST_TICKS - 1) for k in range(_MOST_TICKS)]
+        ticked = [low * (high / low) ** s if log else low + s * (high - low) for s in steps]
+    ticks: list[tuple[float, str]] = []
+    for value in reversed(ticked):  # the largest is always named, and none stands on another
+        if not ticks or ticks[-1][0] - place(value) >= _TICK_GAP:
+            ticks.append((place(value), number(value)))
+    return _Coordinate(label, [place(value) for value in values], ticks)

@@ -1,0 +1,146 @@
+"""Study files from a form: the same study, its mistakes beside their fields; a command that makes a run anew."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import tomllib
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+import pytest
+
+from dashboards import jobs
+from dashboards.catalog import Catalog
+from dashboards.pages.start import _fields, _get, _put, _read, _shown
+from dashboards.progress import pace, writer
+from dashboards.reproduce import reproduction
+from dashboards.toml_text import toml_text
+from sensitivity.store.directory import place
+from sensitivity.store.lock import WriterLock
+from sensitivity.study.errors import UserError
+from sensitivity.study.load import parse_study, shipped
+from sensitivity.study.trials import expand
+
+
+@pytest.mark.parametrize("path", shipped().values(), ids=lambda path: path.stem)
+def test_a_study_file_written_anew_says_the_same(path):
+    raw = tomllib.loads(path.read_text())
+    assert tomllib.loads(toml_text(raw)) == raw
+
+
+def test_odd_text_survives_toml():
+    raw = {"name": 'a"b\\c\n\x7f\u2028é', "t": {"k y": [True, 1.5e-7, {"x": None, "y": "z"}]}}
+    assert tomllib.loads(toml_text(raw)) == {"name": raw["name"], "t": {"k y": [True, 1.5e-7, {"y": "z"}]}}
+
+
+@pytest.mark.parametrize("path", shipped().values(), ids=lambda path: path.stem)
+def test_a_form_changes_nothing_by_itself(path):
+    raw = tomllib.loads(path.read_text())
+    for optimizer in raw["optimizers"]:
+        for field in ("lr", "momentum", "design"):
+            where = ("optimizers", optimizer, field)
+            value = _get(raw, where)
+            assert _read(_shown(value)) == value
+            _put(raw, where, _read(_shown(value)))
+    assert raw == tomllib.loads(path.read_text())
+
+
+def test_each_mistake_stands_beside_its_field():
+    text = textwrap.dedent("""
+        name = "../x"
+        batch_sizes = [32, 32]
+        seeds = 1
+        colour = "red"
+        [budget]
+        epochs = 1
+        [optimizers.sgd]
+        kind = "sgd"
+        lr = -1.0
+    """)
+    raw, spec, mistakes = jobs.read_text(text)
+    assert spec is None
+    fields, left = _fields(raw, mistakes)
+    wrong = {field.label: field.error for field in fields if field.error}
+    assert set(wrong) == {"Name of the study", "Batch sizes", "sgd: lr"}
+    assert "lr must be > 0" in wrong["sgd: lr"]
+    assert len(left) == 1
+    assert "colour: unknown field" in left[0]
+
+
+def test_broken_toml_is_one_mistake():
+    assert jobs.read_text("a = [")[2][0].startswith("not valid TOML")
+
+
+def test_sources_are_shipped_files_and_those_of_the_root(tmp_path):
+    (tmp_path / "mine.toml").write_text("")
+    (tmp_path / ".started-x.toml").write_text("")
+    found = jobs.sources(place(str(tmp_path)))
+    assert found["mine.toml"].path == tmp_path / "mine.toml"
+    assert "shipped: quickstart" in found
+    assert not [name for name in found if "started" in name]
+
+
+def test_the_command_of_a_run_makes_the_same_trial(studies):
+    loaded = Catalog(place(str(studies))).load("half")
+    for _, row in loaded.runs.iloc[[0, 20, 80]].iterrows():
+        command = reproduction(loaded, {**row, "spec_hash": loaded.manifest.spec_hash})
+        text = command.split("<<'END'\n")[1].split("\nEND\n")[0]
+        (trial,) = expand(parse_study(tomllib.loads(text), source="test"))
+        assert trial.id == row["trial_id"]
+        assert command.endswith(f"sensitivity run run-{trial.id}.toml --storage reproduced")
+
+
+def test_a_run_of_another_study_has_no_command(studies):
+    loaded = Catalog(place(str(studies))).load("half")
+    row = {**loaded.runs.iloc[0], "trial_id": "0" * 16}
+    assert reproduction(loaded, row) is None
+
+
+def test_pace_is_of_the_last_minutes():
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    long_ago = [(now - timedelta(hours=2), now - timedelta(hours=1))] * 50
+    lately = [(now - timedelta(seconds=100), now - timedelta(seconds=5))] * 20
+    times = pd.DataFrame(long_ago + lately, columns=["started_at", "finished_at"])
+    found = pace(times, 10, now)
+    assert found.rate == pytest.approx(0.2)
+    assert found.seconds_left == pytest.approx(50)
+    assert pace(times.iloc[:50], 10, now).seconds_left is None
+
+
+def test_only_a_sensitivity_run_is_stopped(tmp_path):
+    """A lock that names this process, which is none, leaves it alone."""
+    directory = place(str(tmp_path))
+    with pytest.raises(UserError, match="nothing runs"):
+        jobs.stop(directory)
+    with WriterLock(directory):
+        assert writer(directory).pid == os.getpid()
+        if "sensitivity" in " ".join(sys.argv):
+            pytest.skip("this process looks like the command")
+        with pytest.raises(UserError, match="left alone"):
+            jobs.stop(directory)
+
+
+def test_a_run_is_asked_to_stop_by_its_lock(tmp_path):
+    """A process whose command line is that of `sensitivity run`, holding the lock, gets the signal."""
+    script = tmp_path / "sensitivity"
+    script.write_text(
+        "import time\nfrom sensitivity.store.directory import place\nfrom sensitivity.store.lock import WriterLock\n"
+        f"with WriterLock(place({str(tmp_path / 'study')!r})):\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script), "run"])
+    try:
+        directory = place(str(tmp_path / "study"))
+        while writer(directory) is None:
+            assert process.poll() is None
+        jobs.stop(directory)
+        assert process.wait(timeout=10) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_stale_lock_is_nobodys(tmp_path):
+    (tmp_path / "writer.lock").write_text('{"token": "t", "host": "elsewhere", "pid": 1, "renewed_at": 0}')
+    assert writer(place(str(tmp_path))) is None
