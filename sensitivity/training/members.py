@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,13 @@ class Member:
     clippable: int = 0
     fault: str = ""
     """Why it diverged; empty while it has not."""
+    stopped: str = ""
+    """Why it was stopped early; empty while it was not."""
+
+    @property
+    def reached(self) -> float:
+        """The least training loss measured; infinite of a diverged member."""
+        return math.inf if self.fault else min(measured.train_loss for measured in self.measurements)
 
     def measure(self, scores: Scores, place: int, *, lr_multiplier: float) -> None:
         """Note the scores at `place`, and judge them by the divergence bound."""
@@ -68,9 +76,10 @@ class Member:
 
     def result(self) -> RunResult:
         """Return what the run yields as it stands."""
+        status = Status.DIVERGED if self.fault else Status.STOPPED if self.stopped else Status.COMPLETED
         return RunResult(
             trial=self.trial,
-            status=Status.DIVERGED if self.fault else Status.COMPLETED,
+            status=status,
             measurements=tuple(self.measurements),
             steps=self.steps,
             epochs=self.steps * self.step_epochs,
@@ -79,7 +88,7 @@ class Member:
             flops=self.steps * self.step_flops,
             clip_share=self.clipped / self.clippable if self.clippable else math.nan,
             phase_seconds=dict(self.phase_seconds),
-            message=self.fault,
+            message=self.fault or self.stopped,
         )
 
     def state(self) -> dict[str, Any]:
@@ -96,7 +105,7 @@ class Member:
 
 
 _KEPT = (
-    *("train_seconds", "eval_seconds", "phase_seconds", "steps", "fault"),
+    *("train_seconds", "eval_seconds", "phase_seconds", "steps", "fault", "stopped"),
     *("clip_sum", "clip_steps", "clipped", "clippable"),
 )
 
@@ -138,5 +147,20 @@ class Watch:
 
 
 def unharmed(live: Sequence[Member]) -> list[int]:
-    """Return the places of the members without a fault."""
-    return [place for place, member in enumerate(live) if not member.fault]
+    """Return the places of the members that train on."""
+    return [place for place, member in enumerate(live) if not member.fault and not member.stopped]
+
+
+def stop_worse(members: Sequence[Member]) -> None:
+    """Stop the members of a pack that train on, and whose best so far is worse than the pack's median.
+
+    Those that were stopped count with what they had reached, and diverged ones as worst. So it is not half of those
+    left that goes each time: whoever is among the better half of all that started trains on.
+    """
+    median = statistics.median(member.reached for member in members)
+    for place in unharmed(members):
+        member = members[place]
+        if member.reached > median:
+            member.stopped = (
+                f"training loss {member.reached:.4g} by step {member.steps}, its pack's median {median:.4g}"
+            )

@@ -14,7 +14,7 @@ from sensitivity.study.trials import Pack
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.cost import step_flops
 from sensitivity.training.evaluation import evaluate
-from sensitivity.training.members import Member, Watch, unharmed
+from sensitivity.training.members import Member, Watch, stop_worse, unharmed
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 from sensitivity.training.step import make_optimizer, take_step
@@ -78,7 +78,7 @@ class PackTraining:
                 began, since = time.perf_counter(), self.done
 
     def measure(self) -> None:
-        """Measure the members that are left; those above the divergence bound are dropped."""
+        """Measure the members that are left; those above the divergence bound are dropped, and pruned ones."""
         if not self._live:
             return
         began = time.perf_counter()
@@ -88,6 +88,8 @@ class PackTraining:
         for place, member in enumerate(self._live):
             member.eval_seconds += seconds
             member.measure(scores, place, lr_multiplier=self._lr_scale)
+        if self._pack.trials[0].settings.get("prune") == "median" and 0 < self.done < self.total:
+            stop_worse(self._members)
         self._drop()
 
     def results(self) -> tuple[RunResult, ...]:
