@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 PATIENCE_S = 180.0
 """How long a place that can't be reached is waited for."""
+_SECRET = re.compile(r"key|secret|token|sig|sas|pass|credential", re.IGNORECASE)
+"""In the names of a URI's options."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
 _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR)
 """Faults that no waiting mends: a full disk, a place that may not be written to."""
@@ -165,12 +168,16 @@ def _write_local(target: Path, data: bytes | pa.Buffer) -> None:
 def place(uri: str) -> Place:
     """Return the folder that `uri` names: a path, or a URI such as ``s3://bucket/folder`` or ``gs://...``.
 
+    Credentials come from the environment, as the platform's own tools take them: a URI is shown in messages, logs,
+    reports and lists of processes, so one that holds any is refused, unshown.
+
     Raises:
-        StorageError: no file system answers to it.
+        StorageError: no file system answers to it, or it holds credentials.
     """
     if "://" not in uri:
         path = Path(uri).expanduser().resolve()
         return Place(fs.LocalFileSystem(), path.as_posix(), uri.rstrip("/") or path.as_posix())
+    _refuse_credentials(uri)
     try:
         filesystem, path_text = fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
@@ -178,6 +185,21 @@ def place(uri: str) -> Place:
             f"storage {uri!r}: {first_line(error)}\n  Give a folder, or a URI such as s3://bucket/folder"
         ) from None
     return Place(filesystem, path_text.rstrip("/"), uri.rstrip("/"))
+
+
+def _refuse_credentials(uri: str) -> None:
+    scheme, _, rest = uri.partition("://")
+    authority, options = rest.partition("/")[0].partition("?")[0], rest.partition("?")[2]
+    user, at, host = authority.rpartition("@")
+    named = (name.partition("=")[0] for name in options.split("&"))
+    # An account or a container may stand before the host; what follows a colon there is a password. On S3 even the
+    # part before it belongs to the key.
+    if (at and (":" in user or scheme == "s3")) or any(_SECRET.search(name) for name in named):
+        raise StorageError(
+            f"storage {scheme}://{host}/...: a URI that holds credentials would show them in logs and reports\n"
+            "  Leave them out of it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "GOOGLE_APPLICATION_CREDENTIALS, or what else the platform's tools read, here and on every node"
+        )
 
 
 def patiently(

@@ -70,11 +70,33 @@ def test_the_root_of_the_file_tree():
 
 def test_options_of_a_uri_stay_at_its_end():
     options = "?region=eu-west-1&endpoint_override=localhost:9000&scheme=http"
-    where = place(f"s3://key:secret@bucket/folder{options}").child("tiny")
+    where = place(f"s3://bucket/folder{options}").child("tiny")
     assert where.path == "bucket/folder/tiny"
-    assert where.uri == f"s3://key:secret@bucket/folder/tiny{options}"
+    assert where.uri == f"s3://bucket/folder/tiny{options}"
     assert place(where.uri).path == where.path
     assert place("/odd?name").child("tiny").uri == "/odd?name/tiny", "in a path it is a letter like others"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://key:hush@bucket/folder",
+        "s3://hush@bucket/folder",
+        "s3://:hush@bucket",
+        "s3://bucket/folder?region=eu-west-1&secret_key=hush",
+        "abfs://account:hush@container/x",
+        "abfss://container@account/x?sas_token=hush",
+        "gs://x:hush@bucket",
+    ],
+)
+def test_credentials_in_a_uri_are_refused_and_not_shown(uri):
+    with pytest.raises(StorageError, match=r"holds credentials(.|\n)*AWS_SECRET_ACCESS_KEY") as refused:
+        place(uri)
+    assert "hush" not in str(refused.value)
+
+
+def test_an_account_without_a_password_is_no_credential():
+    assert place("gs://anonymous@bucket/folder").uri == "gs://anonymous@bucket/folder"
 
 
 @pytest.mark.parametrize("uri", ["nosuch://bucket/x", "s3//:x://", "http://example.org/x", "file://relative/path"])
