@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sensitivity.kfac import layers_of
 from sensitivity.study.errors import StudyFileError, UserError, users_code
 from sensitivity.study.spec import StudySpec
+from sensitivity.training.packed_model import no_recomputation
 from sensitivity.training.problems import Problem
 
 _PROBE = 64
@@ -86,7 +87,8 @@ def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
             ("training", data.train_inputs[:count], data.train_targets[:count]),
             ("test", data.test_inputs[:2], data.test_targets[:2]),
         ):
-            outputs = model.train(split == "training")(data.standardised(inputs))
+            with no_recomputation():
+                outputs = model.train(split == "training")(data.standardised(inputs).clone())
             if problem.has_classes:
                 fits = outputs.dim() == 2 and len(outputs) == len(inputs) and outputs.shape[1] >= problem.outputs
                 wanted = f"[{len(inputs)}, {problem.outputs}], a number for each class"

@@ -42,7 +42,7 @@ def example_cost(problem: Problem) -> ExampleCost:
                 module.register_forward_hook(lambda m, _, out, name=name: note(name, m, out))
         counter = FlopCounterMode(display=False)
         with counter:
-            outputs = model(data.standardised(data.train_inputs[:_EXAMPLES]))
+            outputs = model(data.standardised(data.train_inputs[:_EXAMPLES]).clone())
             loss = problem.loss(outputs.unsqueeze(0), data.train_targets[:_EXAMPLES].unsqueeze(0))
             loss.sum().backward()  # type: ignore[no-untyped-call]
     return ExampleCost(gradient_flops=counter.get_total_flops() / _EXAMPLES, positions=positions)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,7 +141,7 @@ class PackedModel:
         self._random = list(volatile["random"])
 
     def _run(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
-        with autocast(self._products, self.device):
+        with autocast(self._products, self.device), no_recomputation():
             outputs, calls = self._dispatch(inputs)
         return outputs if self._products is None else outputs.float(), calls
 
@@ -185,13 +186,16 @@ class PackedModel:
         outputs: list[Tensor] = []
         tapes: list[dict[str, list[tuple[Tensor, Tensor]]]] = []
         tensors = {**self.params, **self._constants, **self._buffers}
+        # A model may write to its input: not to what other members see too, or to the data set.
+        borrowed = inputs.stride(0) == 0 or not self._skeleton.training
         with torch.random.fork_rng(devices=_cuda_of(self.device)):
             for k in range(self.trials):
                 self._tape.calls, self._tape.generators = {}, (self._generators[k],)
                 _set_random_state(self._random[k], self.device)
                 member = {name: tensor[k] for name, tensor in tensors.items()}
                 before = {name: member[name] for name in self._buffers}
-                outputs.append(functional_call(self._skeleton, member, (inputs[k],)))
+                own = inputs[k].clone() if borrowed else inputs[k]
+                outputs.append(functional_call(self._skeleton, member, (own,)))
                 for name, buffer in before.items():
                     if member[name] is not buffer:  # the model has put a new one in its place
                         self._buffers[name][k] = member[name].detach()
@@ -206,6 +210,17 @@ class PackedModel:
             for name in tapes[0]
         }
         return torch.stack(outputs), calls
+
+
+def no_recomputation() -> AbstractContextManager[None]:
+    """Return a context in which activation checkpointing raises, rather than give the gradient of other networks.
+
+    It runs parts of the model again in the backward pass, when the tensors of the pack's members are no longer in it.
+    """
+    return torch.autograd.graph.disable_saved_tensors_hooks(
+        "activation checkpointing (torch.utils.checkpoint, saved_tensors_hooks) can't be used here; take it out of the "
+        "model, and bound memory with execution.micro_batch or problem.ghost_batch"
+    )
 
 
 def _initialised(build: Callable[[], nn.Module], seed: int) -> nn.Module:
