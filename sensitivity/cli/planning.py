@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from rich.console import Console
 
 from sensitivity.cli.display import duration, price_table
 from sensitivity.execution.costs import Price, measure_here, price, samples
-from sensitivity.execution.prepare import available_workers, prepare
+from sensitivity.execution.prepare import available_workers, prepare, with_recorded
+from sensitivity.execution.searches import recorded_trials
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import MANIFEST, read_manifest, refuse_other_study
-from sensitivity.store.reader import finished_trials
+from sensitivity.store.reader import finished_trials, read_plan
 
 
 def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -> None:
@@ -24,9 +25,10 @@ def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -
     if directory.exists(MANIFEST):
         refuse_other_study(directory, read_manifest(directory), plan.spec, plan.source)
         finished = finished_trials(directory)
+        plan = with_recorded(plan, recorded_trials(read_plan(directory), plan.spec, plan.source))
     costs = measure_here(plan, samples(plan, finished=finished), workers=at_once)
     sizes = {group: cost.pack_size for group, cost in costs.items()}
-    packs = plan.packs(sizes, finished=finished, workers=at_once)
+    packs = replace(plan, trials=plan.expected).packs(sizes, finished=finished, workers=at_once)
     priced = price(plan, costs, finished=finished, workers=at_once)
     if as_json:
         print(json.dumps(_content(plan.spec.name, priced)))
@@ -36,7 +38,7 @@ def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -
     console.print(price_table(priced))
     todo = sum(line.missing for line in priced.lines)
     console.print(
-        f"{todo} of {len(plan.trials)} runs to do, in {len(packs)} packs.\n"
+        f"{todo} of {len(plan.expected)} runs to do, in {len(packs)} packs.\n"
         f"At most {duration(priced.device_seconds)} of device time: {duration(priced.wall_seconds)} with "
         f"{at_once} workers, Ray's start aside. ms/step is a trial's share of its pack's step, gain what the pack "
         "saves of it; memory is a pack's.",

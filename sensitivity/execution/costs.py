@@ -66,7 +66,7 @@ def price(plan: Plan, costs: Mapping[Group, Cost], *, finished: AbstractSet[str]
     """Return what the runs of a plan that are not in `finished` cost."""
     lines = []
     for (arm, batch_size), cost in costs.items():
-        trials = [trial for trial in plan.trials if trial.group == (arm, batch_size)]
+        trials = [trial for trial in plan.expected if trial.group == (arm, batch_size)]
         missing = sum(trial.id not in finished for trial in trials)
         lines.append(PriceLine(optimizer=arm, batch_size=batch_size, planned=len(trials), missing=missing, cost=cost))
     return Price(lines=tuple(lines), workers=workers)
@@ -76,7 +76,7 @@ def samples(plan: Plan, *, finished: AbstractSet[str]) -> dict[Group, tuple[Tria
     """Return trials of each arm and batch size that stand for all of them: as many as the largest pack holds."""
     most = plan.spec.execution.pack_size or _LARGEST_PACK
     by_group: dict[Group, list[Trial]] = {}
-    for trial in plan.trials:
+    for trial in plan.expected:
         by_group.setdefault(trial.group, []).append(trial)
     chosen = {}
     for group, trials in by_group.items():

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from sensitivity.execution.costs import measure_here, samples
 from sensitivity.execution.environment import ray_environment
 from sensitivity.execution.interruption import Interruptible
-from sensitivity.execution.prepare import Plan, available_workers
+from sensitivity.execution.prepare import Plan, available_workers, with_recorded
 from sensitivity.execution.progress import Progress
+from sensitivity.execution.searches import Searches, recorded_trials
 from sensitivity.execution.supply import Supply
 from sensitivity.store.checkpoints import sweep_checkpoints
-from sensitivity.store.directory import Place
+from sensitivity.store.directory import Place, patiently
 from sensitivity.store.lock import WriterLock
-from sensitivity.store.manifest import Manifest, write_manifest
-from sensitivity.store.reader import finished_trials, read_study
+from sensitivity.store.manifest import MANIFEST, Manifest, write_manifest
+from sensitivity.store.reader import finished_trials, read_plan, read_study
 from sensitivity.store.writer import write_plan
 from sensitivity.study.results import Status
 from sensitivity.study.schedule import total_steps
-from sensitivity.study.trials import Group, Pack
+from sensitivity.study.trials import Group, Pack, Trial, group
 from sensitivity.training.calibration import Cost
 from sensitivity.training.cost import example_cost
 
@@ -66,17 +67,25 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
     interrupted = False
     with WriterLock(directory) as lock:
         finished = finished_trials(directory)  # first: a damaged part stops the command before anything is written
+        recorded = read_plan(directory) if directory.exists(MANIFEST) else None
         manifest = write_manifest(directory, plan.spec, plan.source)
+        if recorded is not None:
+            plan = with_recorded(plan, recorded_trials(recorded, plan.spec, plan.source))
         write_plan(directory, plan.trials)
-        if any(trial.id not in finished for trial in plan.trials):
+        searches = Searches(plan.spec, plan.source, plan.trials)
+        if searches.wanted:
+            known = read_study(directory)
+            searches.learn(known.runs, known.curves)
+        if searches.open or any(trial.id not in finished for trial in plan.trials):
             try:
-                with Interruptible() as stop:
+                with Interruptible() as stop, searches:
                     _run_missing(
                         plan,
                         finished,
                         directory,
                         manifest,
                         lock,
+                        searches,
                         address=address,
                         workers=workers,
                         show=show,
@@ -92,7 +101,7 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
     return Outcome(
         study=plan.spec.name,
         directory=directory.uri,
-        planned=len(plan.trials),
+        planned=len(runs),
         statuses={str(status): int(count) for status, count in statuses.items()},
         causes={str(message): int(count) for message, count in causes.head(3).items()},
         interrupted=interrupted,
@@ -105,6 +114,7 @@ def _run_missing(
     directory: Place,
     manifest: Manifest,
     lock: WriterLock,
+    searches: Searches,
     *,
     address: str | None,
     workers: int | None,
@@ -129,14 +139,23 @@ def _run_missing(
             packs = plan.packs(sizes, finished=finished, workers=at_once, begun=begun)
             before = sum(trial.id in finished for trial in plan.trials)
             weigh = _weigher(plan)
-            work = sum(weigh(pack) for pack in packs)
-            progress = Progress(planned=len(plan.trials), finished_before=before, work=work, weigh=weigh)
+            work = sum(weigh(pack) for pack in packs) + sum(weigh(Pack((trial,))) for trial in plan.stand_ins)
+            progress = Progress(planned=len(plan.expected), finished_before=before, work=work, weigh=weigh)
+            known = list(plan.trials)
+
+            def cut(trials: Sequence[Trial]) -> Sequence[Pack]:
+                """Write what a search has come up with into the plan, before anything of it starts, and pack it."""
+                known.extend(trials)
+                patiently(lambda: write_plan(directory, known))
+                fair = -(-len(trials) // at_once)
+                return group(trials, execution.pack_size or min(sizes.get(trials[0].group, fair), fair))
+
             stop.arm()  # Ray's start has put a SIGTERM handler of its own in place of ours
             with show(progress) as on_change:
                 on_change()
                 run_packs(
                     plan,
-                    Supply(packs, workers=at_once),
+                    Supply(packs, workers=at_once, searches=searches, cut=cut),
                     Destination(directory=directory, manifest=manifest, lock=lock),
                     workers=at_once,
                     progress=progress,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
+from sensitivity.study.designs import configurations, stand_ins
 from sensitivity.study.load import find_study, load_study
 from sensitivity.study.provenance import modules_found, source_hash
+from sensitivity.study.section import CONFIRMATION_SEEDS
 from sensitivity.study.spec import StudySpec
-from sensitivity.study.trials import Group, Pack, Trial, expand, group
+from sensitivity.study.trials import Expander, Group, Pack, Trial, expand, group
 from sensitivity.training.checks import check_study
 from sensitivity.training.problems import Problem, load_problem
 
@@ -28,6 +32,14 @@ class Plan:
     import_folder: str
     """Where the study file lies: the user's own modules are found there."""
     trials: tuple[Trial, ...]
+    """Those known so far."""
+    stand_ins: tuple[Trial, ...] = ()
+    """As many as searches and confirmations may still come up with, to judge by what these will cost."""
+
+    @property
+    def expected(self) -> tuple[Trial, ...]:
+        """All that will be run, as far as can be told."""
+        return self.trials + self.stand_ins
 
     def packs(
         self,
@@ -53,9 +65,11 @@ class Plan:
         missing = list(by_id.values())
         even = max(1, -(-len(missing) // (2 * workers)))
         packs = group(missing, self.spec.execution.pack_size or {key: min(size, even) for key, size in sizes.items()})
-        place = {seed: k for k, seed in enumerate(self.spec.seeds)}
+        place = {seed: k for k, seed in enumerate(self.spec.seeds)}  # confirmations come last
         # Earlier seeds first, so that whole maps fill early; smaller batches first, because they take longest.
-        return first + tuple(sorted(packs, key=lambda pack: (place[pack.trials[0].seed], pack.batch_size)))
+        return first + tuple(
+            sorted(packs, key=lambda pack: (place.get(pack.trials[0].seed, len(place)), pack.batch_size))
+        )
 
 
 def prepare(study: str) -> Plan:
@@ -73,7 +87,27 @@ def prepare(study: str) -> Plan:
     check_study(spec, problem, source=str(path))
     code = source_hash(spec.problem, folder)  # last, when all that the problem imports is loaded
     source = "-".join(part for part in (code, problem.dataset.fingerprint) if part)
-    return Plan(spec=spec, problem=problem, source=source, import_folder=folder, trials=expand(spec, source=source))
+    plan = Plan(spec=spec, problem=problem, source=source, import_folder=folder, trials=expand(spec, source=source))
+    return with_recorded(plan, ())
+
+
+def with_recorded(plan: Plan, recorded: Sequence[Trial]) -> Plan:
+    """Return a plan with the trials that earlier commands came up with, and stand-ins for those still to come."""
+    spec, expander = plan.spec, Expander(plan.spec, source=plan.source)
+    asked = Counter((trial.group, trial.confirmation) for trial in recorded)
+    seeds = spec.seeds
+    confirm = spec.search.confirm if spec.search else 0
+    coming: list[Trial] = []
+    for name, arm in spec.optimizers.items():
+        cells = stand_ins(arm) if arm.adaptive else configurations(arm)[:1] if confirm else ()
+        for batch_size in spec.batch_sizes:
+            all_of_search = [expander.trial(name, cell, batch_size, seed) for cell in cells for seed in seeds]
+            if arm.adaptive:
+                coming += all_of_search[asked[(name, batch_size), False] :]
+            if confirm and not asked[(name, batch_size), True]:
+                fresh = range(CONFIRMATION_SEEDS, CONFIRMATION_SEEDS + confirm)
+                coming += [expander.trial(name, cells[0], batch_size, seed) for seed in fresh]
+    return dataclasses.replace(plan, trials=plan.trials + tuple(recorded), stand_ins=tuple(coming))
 
 
 def use_folder(folder: str) -> None:

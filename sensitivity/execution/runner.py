@@ -92,7 +92,7 @@ def run_packs(
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources(plan.spec.execution)),
             tune_config=tune.TuneConfig(
-                search_alg=_Asker(supply),
+                search_alg=_Asker(supply, recorder),
                 num_samples=-1,
                 max_concurrent_trials=workers,
                 reuse_actors=True,
@@ -180,13 +180,21 @@ def _tune_pack(config: Mapping[str, _Parcel], execution: ExecutionSpec, import_f
 class _Asker(Searcher):
     """Tune's way to ask for the next pack."""
 
-    def __init__(self, supply: Supply) -> None:
+    def __init__(self, supply: Supply, recorder: _Recorder) -> None:
         super().__init__()
-        self._supply = supply
+        self._supply, self._recorder = supply, recorder
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Hold nothing back for Tune's snapshots: they are never read."""
+        return {}
 
     def suggest(self, trial_id: str) -> Any:
         """Return a pack in a configuration, nothing for now, or that there will be no more."""
-        pack = self._supply.take()
+        try:
+            pack = self._supply.take()
+        except UserError as error:  # the plan of a search's next round can't be written
+            self._recorder.fault = error
+            return Searcher.FINISHED
         if pack is not None:
             return {"parcel": _Parcel(pack)}
         return Searcher.FINISHED if self._supply.done else None
@@ -229,7 +237,7 @@ class _Recorder(tune.Callback):
         pack: Pack = trial.config["parcel"].pack
         if "result" in result:
             self._record(pack, result["result"])
-            self._supply.finish(pack)
+            self._supply.finish(pack, result["result"])
         elif "fraction" in result:
             self._supply.advance(pack, result["fraction"])
             self._progress.advance(pack, result["fraction"])
@@ -247,7 +255,9 @@ class _Recorder(tune.Callback):
             return
         self._progress.lose(pack)
         if given_up is not None:
-            self._record(pack, _interrupted(pack, given_up))
+            result = _interrupted(pack, given_up)
+            self._record(pack, result)
+            self._supply.give_up(result)
         self._on_change()
 
     def _record(self, pack: Pack, result: PackResult) -> None:

@@ -8,6 +8,7 @@ reproducible is an objective that measures time, and GP's fits across machines, 
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def next_configurations(
         played = 0 if arm.design in _STATEFUL else len(tried)
         seed = hashlib.sha256(f"{arm.design_seed}/{stream}/{played}".encode()).digest()
         study = optuna.create_study(
-            sampler=_sampler(arm.design, int.from_bytes(seed[:4], "big")), directions=list(directions)
+            sampler=_sampler(arm, int.from_bytes(seed[:4], "big"), round_size), directions=list(directions)
         )
         _teach(study, arm, tried, round_size=round_size)
         return _ask(study, arm, {each.configuration for each in tried}, count)
@@ -75,16 +76,18 @@ def _distribution(axis: Axis) -> BaseDistribution:
     return FloatDistribution(axis.low, axis.high, log=axis.scale == "log")
 
 
-def _sampler(design: str, seed: int) -> BaseSampler:
-    match design:
+def _sampler(arm: Arm, seed: int, round_size: int) -> BaseSampler:
+    # A generation is a round: of a larger round CMA-ES would leave the rest aside.
+    generation = max(round_size, 4 + int(3 * math.log(len(distributions(arm)))))
+    match arm.design:
         case "tpe":
             return TPESampler(seed=seed, multivariate=True, constant_liar=True)
         case "gp":
             return GPSampler(seed=seed)
         case "cmaes":
-            return CmaEsSampler(seed=seed)
+            return CmaEsSampler(seed=seed, popsize=generation)
         case _:
-            return NSGAIISampler(seed=seed)
+            return NSGAIISampler(seed=seed, population_size=generation)
 
 
 def _teach(study: optuna.Study, arm: Arm, tried: Sequence[Tried], *, round_size: int) -> None:
@@ -105,7 +108,12 @@ def _teach(study: optuna.Study, arm: Arm, tried: Sequence[Tried], *, round_size:
         part = tried[start : start + round_size]
         for each in part:
             study.enqueue_trial(_params(arm, each.configuration))
-        asked = [study.ask(space) for _ in part]
+        asked = []
+        for _ in part:
+            trial = study.ask(space)
+            # Optuna leaves it out where all is given, and with it the sampler's notes on the trial.
+            _ = trial.relative_params
+            asked.append(trial)
         for trial, each in zip(asked, part, strict=True):
             if each.objectives is None:
                 study.tell(trial, state=TrialState.FAIL)

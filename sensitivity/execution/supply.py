@@ -9,11 +9,13 @@ pack that is known to have run out of memory is halved at once, and so are later
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sensitivity.execution.searches import Searches
 from sensitivity.study.errors import UserError
-from sensitivity.study.trials import Group, Pack
+from sensitivity.study.results import PackResult
+from sensitivity.study.trials import Group, Pack, Trial
 
 STARTS = 3
 """How often a pack is started without getting further than before, until its halves, or nothing, start instead."""
@@ -34,8 +36,17 @@ class _Record:
 class Supply:
     """Packs that wait, in order, and those that run."""
 
-    def __init__(self, packs: Sequence[Pack], *, workers: int) -> None:
+    def __init__(
+        self,
+        packs: Sequence[Pack],
+        *,
+        workers: int,
+        searches: Searches | None = None,
+        cut: Callable[[Sequence[Trial]], Sequence[Pack]] = lambda trials: [Pack(tuple(trials))],
+    ) -> None:
+        """Begin with `packs`; what `searches` come up with is made into packs by `cut`."""
         self._waiting = deque(packs)
+        self._searches, self._cut = searches, cut
         self._running: dict[str, Pack] = {}
         self._reached: dict[str, float] = {}
         self._records: dict[str, _Record] = {}
@@ -44,11 +55,14 @@ class Supply:
 
     @property
     def done(self) -> bool:
-        """Whether nothing waits and nothing runs."""
-        return not self._waiting and not self._running
+        """Whether nothing waits, nothing runs, and nothing more will come."""
+        return not self._waiting and not self._running and not (self._searches and self._searches.open)
 
     def take(self) -> Pack | None:
         """Return the pack to start now; None if there is none at the moment."""
+        if self._searches is not None:
+            for trials in self._searches.new_trials(wait=not self._waiting and not self._running):
+                self._waiting.extend(self._cut(trials))
         if not self._waiting:
             return None
         pack = self._waiting.popleft()
@@ -62,10 +76,19 @@ class Supply:
         """Note how far a running pack has got."""
         self._reached[pack.id] = fraction
 
-    def finish(self, pack: Pack) -> None:
+    def finish(self, pack: Pack, result: PackResult) -> None:
         """Note that a pack has its results."""
         del self._running[pack.id]
         self._lost_in_a_row = 0
+        self._tell(result)
+
+    def give_up(self, result: PackResult) -> None:
+        """Note what is recorded of a pack that `lose` gave up."""
+        self._tell(result)
+
+    def _tell(self, result: PackResult) -> None:
+        if self._searches is not None:
+            self._searches.tell(result)
 
     def lose(self, pack: Pack, cause: str, *, out_of_memory: bool) -> str | None:
         """Note that a pack's worker was lost, and decide how to go on.

@@ -25,6 +25,8 @@ HEARTBEAT_S = 5.0
 STALE_S = 60.0
 SETTLE_S = 1.0
 """On an object store, longer than another writer takes from its look at the lock to its own write."""
+JOB_VARIABLE = "SENSITIVITY_JOB"
+"""Names the cluster's job that this process is, if it is one."""
 _GUARD = f".{LOCK}.guard"
 _GUARD_S = 30.0
 
@@ -35,6 +37,7 @@ class _Holder:
     host: str
     pid: int
     renewed_at: float
+    job: str = ""
 
     @property
     def died_here(self) -> bool:
@@ -143,7 +146,13 @@ class WriterLock:
         return now - then if now and then else time.time() - holder.renewed_at
 
     def _fresh(self) -> bytes:
-        holder = _Holder(token=self._token, host=socket.gethostname(), pid=os.getpid(), renewed_at=time.time())
+        holder = _Holder(
+            token=self._token,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            renewed_at=time.time(),
+            job=os.environ.get(JOB_VARIABLE, ""),
+        )
         return json.dumps(asdict(holder)).encode()
 
     def _is_mine(self) -> bool:
@@ -160,6 +169,7 @@ class WriterLock:
                 host=str(content["host"]),
                 pid=int(content["pid"]),
                 renewed_at=float(content["renewed_at"]),
+                job=str(content.get("job", "")),
             )
         except StorageError:
             if self._directory.exists(LOCK):
@@ -180,4 +190,5 @@ class WriterLock:
 
 
 def _who(holder: _Holder) -> str:
-    return f"process {holder.pid or '?'} on {holder.host or '?'}"
+    process = f"process {holder.pid or '?'} on {holder.host or '?'}"
+    return f"job {holder.job} ({process})" if holder.job else process

@@ -54,6 +54,15 @@ def read_study(directory: Place) -> Study:
     return Study(manifest, runs.drop(columns=_PART), curves, unplanned)
 
 
+def read_plan(directory: Place) -> pd.DataFrame:
+    """Return the plan that a command left: one row a planned trial.
+
+    Raises:
+        StorageError: no study there, another schema version, or a damaged plan.
+    """
+    return _read_plan(directory, read_manifest(directory))
+
+
 def finished_trials(directory: Place) -> frozenset[str]:
     """Return the ids of the trials whose results are final: `run` leaves them as they are.
 

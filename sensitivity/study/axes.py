@@ -49,6 +49,10 @@ class Axis(Section):
         """Smallest and largest value."""
         return (min(self.values), max(self.values)) if self.scale == "values" else (self.low, self.high)
 
+    def holds(self, value: float) -> bool:
+        """Whether `value` is one of the list, or lies in the interval."""
+        return value in self.values if self.scale == "values" else self.low <= value <= self.high
+
     def grid(self) -> tuple[float, ...]:
         """Return the values of a grid design, in the order of the study file.
 

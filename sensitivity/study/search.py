@@ -37,7 +37,7 @@ class SearchSpec(Section):
         tuple[Objective, ...], AsList, BeforeValidator(lambda raw: [raw] if isinstance(raw, str) else raw)
     ]
     """One, or several of which a search seeks the best compromises. The first chooses the winners to confirm."""
-    target: Annotated[dict[MetricName, float], Field(default_factory=dict, validate_default=True)]
+    target: dict[MetricName, float] = Field(default_factory=dict, validate_default=True)
     """One metric and its level; only for the time to it."""
     over_seeds: Literal["mean", "median"] = "mean"
     """What of a configuration's seeds its objective is."""

@@ -103,6 +103,7 @@ def test_list_counts_every_state(command, half_done):
         "completed": 1,
         "diverged": 1,
         "pending": 2,
+        "stopped": 0,
         "failed": 0,
         "interrupted": 0,
     }

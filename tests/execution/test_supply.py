@@ -33,7 +33,7 @@ def play(supply, dies, *, out_of_memory=False, reaches=lambda pack, start: 0.0):
         started.append(len(pack.trials))
         starts[pack.id] = starts.get(pack.id, 0) + 1
         if not dies(pack, starts[pack.id]):
-            supply.finish(pack)
+            supply.finish(pack, None)
             finished += pack.trials
             continue
         supply.advance(pack, reaches(pack, starts[pack.id]))

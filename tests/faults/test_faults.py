@@ -28,7 +28,7 @@ from sensitivity.study.provenance import code_version
 STUDY = """
 name = "faults"
 batch_sizes = [4, 64]
-seeds = 3
+seeds = 2
 [problem]
 dataset = "noisy_quadratic"
 model = "quadratic"
@@ -43,14 +43,24 @@ pack_size = 1
 checkpoint_minutes = 0.002
 [optimizers.sgd]
 kind = "sgd"
-lr = [0.25, 0.5, 1e3]
+lr = [0.25, 1e3]
 momentum = 0.5
 [optimizers.kfac]
 kind = "kfac"
-lr = [0.01, 0.1]
+lr = [0.01]
 damping = 0.1
+[optimizers.searched]
+kind = "kfac"
+design = "tpe"
+samples = 6
+lr = { log = [1e-3, 1.0] }
+damping = { log = [1e-2, 1.0] }
+[search]
+objective = "test_loss"
+round = 3
+confirm = 1
 """
-RUNS = 2 * 3 * (3 + 2)
+RUNS = 2 * (2 * (2 + 1 + 6) + 3)
 KILLS = 20
 SEED = 7
 _LONGEST_S = 4.0
@@ -131,11 +141,13 @@ class Study:
 
 
 def results(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return what a run of the study yields, clock times and places aside."""
+    """Return what a run of the study yields, clock times and places aside; searches take turns as time has it."""
     kept = read_study(place(str(study.directory)))
     told = ["status", "steps", "message", "initial_train_loss", "train_loss", "test_loss", "flops"]
-    runs = kept.runs[["trial_id", "optimizer", "batch_size", "seed", "param.lr", *told]]
-    return runs, kept.curves[["trial_id", "step", "lr", "train_loss", "test_loss"]]
+    runs = kept.runs[["trial_id", "optimizer", "batch_size", "seed", "param.lr", "confirmation", *told]]
+    return runs.sort_values("trial_id", ignore_index=True), kept.curves[
+        ["trial_id", "step", "lr", "train_loss", "test_loss"]
+    ]
 
 
 @pytest.fixture(scope="module")

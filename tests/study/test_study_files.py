@@ -353,7 +353,9 @@ def test_shipped_files_are_valid_studies(name):
     spec = load_study(shipped()[name])
     assert spec.name == name
     assert spec.description
-    assert len({trial.id for trial in expand(spec)}) == len(expand(spec)) > 0
+    trials = expand(spec)
+    assert len({trial.id for trial in trials}) == len(trials)
+    assert trials or all(arm.adaptive for arm in spec.optimizers.values())
 
 
 def test_the_template_shows_every_field():

@@ -1,0 +1,97 @@
+"""Ray's share of a study's wall-clock: what is left of it when training, measuring and preparing are taken away.
+
+    python benchmarks/overhead.py [STUDY]      (default: quickstart)
+
+Runs the study on this machine as `sensitivity run` does, and looks at when packs were in training. Ray's share is its
+start and end, and the time in which a worker waits though packs are left: workers starting, and the way from one pack's
+results to the next pack. It does not contain what any executor would have: the imports of this package, the measurement
+of pack sizes, and workers that are idle because no pack is left for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sensitivity.execution import launch as launching
+from sensitivity.execution.costs import measure_here
+from sensitivity.execution.prepare import available_workers, prepare
+from sensitivity.execution.progress import Progress
+from sensitivity.store.directory import place
+from sensitivity.store.reader import read_study
+
+
+@dataclass(frozen=True)
+class Span:
+    """A pack in training, in seconds since the epoch."""
+
+    began: float
+    ended: float
+
+
+def pack_spans(uri: str) -> list[Span]:
+    """Return when each pack trained: from its start, for as long as its runs' shares add up to."""
+    runs = read_study(place(uri)).runs
+    runs["busy"] = runs["train_seconds"] + runs["eval_seconds"]
+    packs = runs.groupby("pack_id").agg(began=("started_at", "first"), busy=("busy", "sum"))
+    return [
+        Span(began.timestamp(), began.timestamp() + busy)
+        for began, busy in zip(packs["began"], packs["busy"], strict=True)
+    ]
+
+
+def waiting_seconds(spans: Sequence[Span], workers: int, since: float) -> float:
+    """Return the mean over workers of the seconds without a pack, from `since` until the last pack starts."""
+    last = max(span.began for span in spans)
+    busy = sum(min(span.ended, last) - span.began for span in spans)
+    return (last - since) - busy / workers
+
+
+def main() -> None:
+    """Run a study and print the account."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("study", nargs="?", default="quickstart")
+    study = parser.parse_args().study
+    began = time.time()
+    plan = prepare(study)
+    workers = available_workers(plan.spec.execution.threads)
+    prepared = time.time()
+    marks: dict[str, float] = {}
+
+    def measure(*arguments: object, **options: object) -> object:
+        marks["ray started"] = time.time()
+        costs = measure_here(*arguments, **options)  # type: ignore[arg-type]
+        marks["measured"] = time.time()
+        return costs
+
+    @contextlib.contextmanager
+    def show(progress: Progress) -> Iterator[Callable[[], None]]:
+        yield lambda: None
+
+    launching.measure_here = measure  # type: ignore[assignment]
+    with tempfile.TemporaryDirectory() as folder:
+        directory = place(folder).child(plan.spec.name)
+        outcome = launching.launch(plan, directory, address=None, workers=workers, show=show)
+        ended = time.time()
+        spans = pack_spans(directory.uri)
+    start = marks["ray started"] - prepared
+    waits = waiting_seconds(spans, workers, marks["measured"])
+    end = ended - max(span.ended for span in spans)
+    print(f"{study}: {outcome.planned} runs in {len(spans)} packs, {workers} workers, {ended - began:.1f} s in all")
+    print(f"  {prepared - began:6.1f} s  preparing: the study, its data and model")
+    print(f"  {marks['measured'] - marks['ray started']:6.1f} s  measuring pack sizes")
+    print(
+        f"  {sum(span.ended - span.began for span in spans) / workers:6.1f} s  training and evaluating, a worker's mean"
+    )
+    print(f"  {start:6.1f} s  Ray: import and start")
+    print(f"  {waits:6.1f} s  Ray: workers starting, and waits between packs, a worker's mean")
+    print(f"  {end:6.1f} s  Ray: end")
+    print(f"Ray's share: {start + waits + end:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

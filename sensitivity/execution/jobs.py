@@ -1,0 +1,257 @@
+"""Studies as jobs of a Ray cluster, through its Jobs server. The driver runs there, so this machine may go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import requests
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from sensitivity.execution.shipment import MOST_BYTES, Shipment
+from sensitivity.store.lock import JOB_VARIABLE
+from sensitivity.store.manifest import spec_hash
+from sensitivity.study.errors import UserError
+from sensitivity.study.trials import content_hash
+
+OLDEST_RAY = (2, 55)
+"""As in pyproject.toml."""
+_CONNECT_S = 5.0
+_REQUEST_S = 60.0
+_OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+"""Variables by which Ray would go to another cluster than the one that was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job on a cluster."""
+
+    id: str
+    status: str
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    message: str
+    study: str
+    storage: str
+    spec_hash: str
+    started_at: float | None
+    """Seconds since the epoch."""
+    ended_at: float | None
+
+    @property
+    def active(self) -> bool:
+        """Whether it waits or runs."""
+        return not JobStatus(self.status).is_terminal()
+
+
+class _Client(JobSubmissionClient):
+    """Ray's client, that waits for no answer for ever."""
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+        return super()._do_request(method, endpoint, timeout=_REQUEST_S, **options)
+
+
+class Cluster:
+    """A Ray cluster as its Jobs server shows it.
+
+    Raises:
+        UserError: at birth and of every method, where nothing answers, or not as a Jobs server does.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address = address.rstrip("/") if "://" in address else f"http://{address.rstrip('/')}"
+        try:
+            parts = urlsplit(address)
+            host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            host = None
+        if not host or parts.scheme not in ("http", "https"):
+            raise UserError(f"--address {address!r}: give the Jobs server's, such as http://HEAD:8265")
+        with self._reachable():
+            socket.create_connection((host, port), timeout=_CONNECT_S).close()  # Ray's client would wait for minutes
+        with self._reachable(), _without(*_OVERRIDES):
+            self._client = _Client(address)
+        self._refuse_old()
+
+    def submit(self, shipment: Shipment, *, storage: str, workers: int | None) -> Job:
+        """Send a study; a job of the same study that has ended is followed by one that goes on where it was.
+
+        Raises:
+            UserError: a job of the study waits or runs already, or the shipment is too large.
+        """
+        study, spec = shipment.spec.name, spec_hash(shipment.spec)
+        if (too_large := shipment.largest()) is not None:
+            raise UserError(
+                f"a job's files may have {MOST_BYTES // 2**20} MiB, these have {too_large}\n"
+                "  Put data on every node, and name it by its full path or in $SENSITIVITY_DATA there; keep what the "
+                "study does not need out of the folder"
+            )
+        jobs = self.jobs()
+        for job in jobs:
+            if job.active and (job.study, job.storage) == (study, storage):
+                raise _running(job.id, study, storage)
+        key = f"{study}-{content_hash({'spec': spec, 'storage': storage})[:12]}"
+        earlier = {job.id for job in jobs}
+        number = next(n for n in range(1, len(earlier) + 2) if _numbered(key, n) not in earlier)
+        id_ = _numbered(key, number)
+        env = shipment.runtime_env()
+        env["env_vars"] = {**_texts(env["env_vars"]), JOB_VARIABLE: id_}
+        with self._reachable(taken=_running(id_, study, storage)):
+            self._client.submit_job(
+                entrypoint=_entrypoint(shipment.file_name, storage=storage, workers=workers),
+                submission_id=id_,
+                runtime_env=env,
+                metadata={"sensitivity.study": study, "sensitivity.spec": spec, "sensitivity.storage": storage},
+            )
+        return self.job(id_)
+
+    def job(self, id_: str) -> Job:
+        """Return what is known of a job.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        with self._reachable(job=id_):
+            return _job(self._client.get_job_info(id_))
+
+    def jobs(self) -> tuple[Job, ...]:
+        """Return the cluster's jobs that are studies, in the order in which they started."""
+        with self._reachable():
+            found = [_job(details) for details in self._client.list_jobs() if details.submission_id]
+        return tuple(sorted((job for job in found if job.study), key=lambda job: job.started_at or 0.0))
+
+    def logs(self, id_: str) -> str:
+        """Return what a job has printed so far.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        with self._reachable(job=id_):
+            return str(self._client.get_job_logs(id_))
+
+    def follow(self, id_: str, show: Callable[[str], None]) -> Job:
+        """Show what a job prints until it ends, and return it as it then is.
+
+        Raises:
+            UserError: there is none of that name, or the cluster went away meanwhile.
+        """
+        storage = self.job(id_).storage
+
+        async def tail() -> None:
+            async for text in self._client.tail_job_logs(id_):
+                show(text)
+
+        try:
+            with self._reachable(job=id_):
+                asyncio.run(tail())
+            job = self.job(id_)
+        except UserError as error:
+            raise self._lost(id_, storage, error) from None
+        if job.active:
+            raise self._lost(id_, storage, UserError("the connection was closed before the job's end"))
+        return job
+
+    def stop(self, id_: str) -> bool:
+        """Ask a job to stop; return whether it ran. Its results so far are kept.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        with self._reachable(job=id_):
+            return bool(self._client.stop_job(id_))
+
+    def _lost(self, id_: str, storage: str, error: UserError) -> UserError:
+        return UserError(
+            f"the cluster at {self._address} was lost while following {id_} ({str(error).splitlines()[0]})\n"
+            f"  If its head is gone, so is the job; what was reported is in {storage}. Submit the study again to a "
+            "cluster, and it goes on from there"
+        )
+
+    def _refuse_old(self) -> None:
+        version = str(self._client._server_ray_version)
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_RAY:
+            needed = ".".join(map(str, OLDEST_RAY))
+            raise UserError(
+                f"the cluster at {self._address} runs Ray {version}; a study needs {needed} or later\n"
+                "  Upgrade Ray on every node, or give the --address of another cluster"
+            )
+
+    @contextlib.contextmanager
+    def _reachable(self, *, job: str = "", taken: UserError | None = None) -> Iterator[None]:
+        """Turn what Ray's client and its libraries raise into one message with its mend."""
+        try:
+            yield
+        except AuthenticationError as error:
+            wrong = "wants another token than this one" if "Forbidden" in str(error) else "wants a token"
+            raise UserError(
+                f"the cluster at {self._address} {wrong}\n"
+                "  Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with what `ray get-auth-token` prints "
+                "on its head"
+            ) from None
+        except (OSError, ValueError, RuntimeError, requests.RequestException, aiohttp.ClientError) as error:
+            text = str(error)
+            if job and "status code 404" in text:
+                raise UserError(
+                    f"no job {job!r} on the cluster at {self._address}\n  `sensitivity status` lists those it has"
+                ) from None
+            if taken is not None and "already exists" in text:
+                raise taken from None
+            cause = (text.splitlines() or [type(error).__name__])[0][:200]
+            raise UserError(
+                f"no Jobs server answers at {self._address} ({cause})\n"
+                "  Give the address of the cluster's dashboard, such as http://HEAD:8265; behind a firewall forward "
+                "its port: ssh -L 8265:localhost:8265 HEAD"
+            ) from None
+
+
+def _job(details: JobDetails) -> Job:
+    known = details.metadata or {}
+    return Job(
+        id=str(details.submission_id or details.job_id),
+        status=str(details.status.value if isinstance(details.status, JobStatus) else details.status),
+        message=str(details.message or ""),
+        study=known.get("sensitivity.study", ""),
+        storage=known.get("sensitivity.storage", ""),
+        spec_hash=known.get("sensitivity.spec", ""),
+        started_at=details.start_time / 1e3 if details.start_time else None,
+        ended_at=details.end_time / 1e3 if details.end_time else None,
+    )
+
+
+def _numbered(key: str, number: int) -> str:
+    return key if number == 1 else f"{key}-{number}"
+
+
+def _running(job: str, study: str, storage: str) -> UserError:
+    return UserError(
+        f"{study!r} in {storage} is being run already, by the job {job}\n"
+        f"  Follow it with `sensitivity logs -f {job}`, or stop it with `sensitivity stop {job}` and submit again"
+    )
+
+
+def _entrypoint(file_name: str, *, storage: str, workers: int | None) -> str:
+    options = [] if workers is None else ["--workers", str(workers)]
+    command = ["run", file_name, "--storage", storage, "--address", "auto", *options]
+    # `exec`: a stop then reaches the driver itself, not a shell that dies before it.
+    return "exec python3 -m sensitivity.cli.driver " + shlex.join(command)
+
+
+def _texts(value: object) -> dict[str, str]:
+    return dict(value) if isinstance(value, dict) else {}
+
+
+@contextlib.contextmanager
+def _without(*names: str) -> Iterator[None]:
+    taken = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)

@@ -1,0 +1,116 @@
+"""A study as an Optuna storage, so that Optuna's own functions and optuna-dashboard open it.
+
+There is one Optuna study for each optimizer and batch size, named ``study/optimizer/batch size``, and one Optuna trial
+for each run, with its seed and status as user attributes and its learning curve as intermediate values. A diverged run
+is there with the worst value observed, as searches count it: without a value Optuna's figures would leave it out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
+
+from sensitivity.execution.objectives import Values, configuration_values, run_values
+from sensitivity.store.directory import Place, first_line
+from sensitivity.store.reader import read_study
+from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.arms import Arm
+from sensitivity.study.axes import Axis
+from sensitivity.study.errors import UserError
+from sensitivity.study.metrics import METRICS
+from sensitivity.study.results import Status
+from sensitivity.study.search import SearchSpec, lower_is_better
+
+_STATES = {
+    Status.COMPLETED: TrialState.COMPLETE,
+    Status.DIVERGED: TrialState.COMPLETE,
+    Status.STOPPED: TrialState.PRUNED,
+    Status.FAILED: TrialState.FAIL,
+    Status.INTERRUPTED: TrialState.FAIL,
+}
+
+
+def export_optuna(directory: Place, url: str) -> tuple[str, ...]:
+    """Write a study directory to the Optuna storage at `url`; return the names of the Optuna studies.
+
+    Args:
+        directory: of the study.
+        url: as SQLAlchemy has it; a mere path is a SQLite file.
+
+    Raises:
+        UserError: the storage can't be opened, or has these studies already.
+        StorageError: as `read_study`.
+    """
+    study = read_study(directory)
+    spec = study.manifest.spec
+    curves = {str(name): rows.to_dict("records") for name, rows in study.curves.groupby("trial_id")}
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    has_classes = "test_accuracy" in spec.problem.metrics()
+    search = spec.search or SearchSpec(objective=("test_accuracy" if has_classes else "test_loss",))
+    try:
+        storage = optuna.storages.RDBStorage(url if "://" in url else f"sqlite:///{url}")
+        names = []
+        for (optimizer, batch_size), rows in study.runs.groupby(["optimizer", "batch_size"], sort=False):
+            name = f"{spec.name}/{optimizer}/{batch_size}"
+            written = optuna.create_study(
+                storage=storage,
+                study_name=name,
+                directions=["minimize" if lower_is_better(each) else "maximize" for each in search.objective],
+            )
+            written.set_user_attr("objective", list(search.objective))
+            written.set_user_attr("pending", int((rows["status"] == Status.PENDING).sum()))
+            written.add_trials(_trials(rows.to_dict("records"), curves, spec.optimizers[str(optimizer)], search))
+            names.append(name)
+    except optuna.exceptions.DuplicatedStudyError:
+        raise UserError(f"{url}: has an Optuna study {name!r} already\n  Give another file, or move it away") from None
+    except (ImportError, ValueError, OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise UserError(
+            f"Optuna storage {url!r}: can't be opened ({first_line(error)})\n  Give a file, or sqlite:///FILE"
+        ) from None
+    return tuple(names)
+
+
+def _trials(
+    rows: Sequence[Mapping[Any, Any]], curves: Mapping[str, Sequence[Mapping[Any, Any]]], arm: Arm, search: SearchSpec
+) -> list[FrozenTrial]:
+    ended = [row for row in rows if row["status"] != Status.PENDING]
+    own: list[Values] = [run_values(row, curves.get(row["trial_id"], ()), search) for row in ended]
+    counted = configuration_values([[each] for each in own], search)
+    return [
+        _trial(*each, curves.get(each[0]["trial_id"], ()), arm, search) for each in zip(ended, counted, strict=True)
+    ]
+
+
+def _trial(
+    row: Mapping[Any, Any],
+    values: tuple[float, ...] | None,
+    curve: Sequence[Mapping[Any, Any]],
+    arm: Arm,
+    search: SearchSpec,
+) -> FrozenTrial:
+    state = _STATES[Status(row["status"])]
+    metric = search.objective[0] if search.objective[0] in METRICS else "train_loss"
+    shown = ("trial_id", "seed", "status", "message", "confirmation")
+    return create_trial(
+        state=state,
+        values=list(values) if values is not None and state == TrialState.COMPLETE else None,
+        params={name: float(row[PARAM_PREFIX + name]) for name in arm.axes()},
+        distributions={name: _distribution(axis) for name, axis in arm.axes().items()},
+        user_attrs={name: row[name] for name in shown},
+        # Optuna has them of single objectives alone.
+        intermediate_values={m["step"]: m[metric] for m in curve if math.isfinite(m[metric])}
+        if len(search.objective) == 1
+        else {},
+    )
+
+
+def _distribution(axis: Axis) -> BaseDistribution:
+    if axis.scale == "values":
+        return CategoricalDistribution(axis.values)
+    return FloatDistribution(axis.low, axis.high, log=axis.scale == "log")

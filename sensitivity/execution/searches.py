@@ -1,0 +1,232 @@
+"""Trials that become known only as a study runs: the rounds of searches, and the confirmations of winners.
+
+A search asks for a round of configurations once every run of the rounds before has ended, in whatever order. So what it
+asks for depends on results and the seed alone, not on workers, kills and resumptions; several searches, one for each
+optimizer and batch size, keep the workers busy meanwhile.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+
+from sensitivity.execution.objectives import Values, configuration_values, run_values
+from sensitivity.execution.sampler import Tried, next_configurations
+from sensitivity.store.writer import result_row
+from sensitivity.study.designs import Configuration
+from sensitivity.study.results import PackResult, Status
+from sensitivity.study.search import SearchSpec, lower_is_better
+from sensitivity.study.section import CONFIRMATION_SEEDS
+from sensitivity.study.spec import StudySpec
+from sensitivity.study.trials import Expander, Group, Trial
+
+_FINAL = frozenset(status.value for status in Status if status.final)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a finished run tells a search."""
+
+    objectives: Values
+    seconds: float
+
+
+class Campaign:
+    """One optimizer at one batch size: its configurations, round by round if it is a search, and then its winner's."""
+
+    def __init__(self, spec: StudySpec, source: str, group: Group, trials: Iterable[Trial]) -> None:
+        assert spec.search is not None
+        self._spec, self._search, self._group = spec, spec.search, group
+        self._expander = Expander(spec, source=source)
+        self._ended: dict[str, Ended] = {}
+        self._waiting: set[str] = set()
+        self._tried: dict[Configuration, list[str]] = {}
+        self._confirmed: set[str] = set()
+        self._exhausted = self._closed = False
+        self._add(trials)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is its turn to say what to run next."""
+        return not self._waiting and not self._closed
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing waits, and nothing more would come."""
+        return not self._waiting and (self._closed or not (self._searching or self._confirmations()))
+
+    @property
+    def _searching(self) -> bool:
+        arm = self._spec.optimizers[self._group[0]]
+        spent = sum(self._ended[run].seconds for runs in self._tried.values() for run in runs if run in self._ended)
+        return (
+            arm.adaptive
+            and not self._exhausted
+            and len(self._tried) < (arm.samples or 0)
+            and (arm.device_hours is None or spent < 3600 * arm.device_hours)
+        )
+
+    def note(self, trial_id: str, ended: Ended | None) -> None:
+        """Note that a run has ended; None if nothing came of it, and another command will run it again."""
+        self._waiting.discard(trial_id)
+        if ended is not None:
+            self._ended[trial_id] = ended
+
+    def more(self) -> tuple[Trial, ...]:
+        """Return what to run next, now that all before has ended. May take seconds."""
+        return (self._next_round() if self._searching else ()) or self._confirmations()
+
+    def accept(self, trials: Sequence[Trial]) -> None:
+        """Wait for what `more` gave; nothing ends the campaign."""
+        self._add(trials)
+        self._closed = not trials
+
+    def _next_round(self) -> tuple[Trial, ...]:
+        name, batch_size = self._group
+        arm = self._spec.optimizers[name]
+        count = min(self._search.round, (arm.samples or 0) - len(self._tried))
+        found = next_configurations(
+            arm,
+            [Tried(*each) for each in zip(self._tried, self._values(), strict=True)],
+            count,
+            directions=["minimize" if lower_is_better(each) else "maximize" for each in self._search.objective],
+            stream=f"{name}/{batch_size}",
+            round_size=self._search.round,
+        )
+        self._exhausted = len(found) < count
+        return tuple(self._expander.trial(name, each, batch_size, seed) for each in found for seed in self._spec.seeds)
+
+    def _confirmations(self) -> tuple[Trial, ...]:
+        """Return the runs of the winner on fresh seeds that are not planned yet."""
+        if not self._search.confirm or all(each.objectives is None for each in self._ended.values()):
+            return ()
+        sign = 1 if lower_is_better(self._search.objective[0]) else -1
+        scores = {
+            configuration: sign * values[0]
+            for configuration, values in zip(self._tried, self._values(), strict=True)
+            if values is not None
+        }
+        winner, (name, batch_size) = min(scores, key=lambda each: scores[each]), self._group
+        trials = confirmations(self._search, self._expander, name, winner, batch_size)
+        return tuple(trial for trial in trials if trial.id not in self._confirmed)
+
+    def _values(self) -> tuple[tuple[float, ...] | None, ...]:
+        runs = [[self._ended[run].objectives for run in runs if run in self._ended] for runs in self._tried.values()]
+        return configuration_values(runs, self._search)
+
+    def _add(self, trials: Iterable[Trial]) -> None:
+        for trial in trials:
+            self._waiting.add(trial.id)
+            if trial.confirmation:
+                self._confirmed.add(trial.id)
+            else:
+                self._tried.setdefault(trial.hyperparameters, []).append(trial.id)
+
+
+class Searches:
+    """All campaigns of a study. They think in a thread of their own, for a Gaussian process may take its time."""
+
+    def __init__(self, spec: StudySpec, source: str, trials: Sequence[Trial]) -> None:
+        confirms = spec.search is not None and spec.search.confirm > 0
+        self._campaigns = {
+            (name, batch_size): Campaign(
+                spec, source, (name, batch_size), [trial for trial in trials if trial.group == (name, batch_size)]
+            )
+            for name, arm in spec.optimizers.items()
+            for batch_size in spec.batch_sizes
+            if arm.adaptive or confirms
+        }
+        self._search = spec.search
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="searches")
+        self._asked: dict[Group, concurrent.futures.Future[tuple[Trial, ...]]] = {}
+
+    def __enter__(self) -> Searches:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is any campaign to be told of results."""
+        return bool(self._campaigns)
+
+    @property
+    def open(self) -> bool:
+        """Whether more trials may come."""
+        return any(not campaign.finished for campaign in self._campaigns.values())
+
+    def learn(self, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
+        """Take in what is known from the tables of a study directory."""
+        finished = runs[runs["status"].isin(_FINAL)]
+        by_run = {str(name): rows.to_dict("records") for name, rows in curves.groupby("trial_id")}
+        for row in finished.to_dict("records"):
+            self._note((row["optimizer"], row["batch_size"]), row["trial_id"], row, by_run.get(row["trial_id"], []))
+
+    def tell(self, result: PackResult) -> None:
+        """Take in a pack's results."""
+        for run in result.runs:
+            row = result_row(run) if run.status.final else None
+            self._note(run.trial.group, run.trial.id, row, [asdict(each) for each in run.measurements])
+
+    def _note(
+        self, group: Group, trial_id: str, row: Mapping[Any, Any] | None, curve: Sequence[Mapping[Any, Any]]
+    ) -> None:
+        if group in self._campaigns:
+            assert self._search is not None
+            ended = row and Ended(run_values(row, curve, self._search), row["train_seconds"] + row["eval_seconds"])
+            self._campaigns[group].note(trial_id, ended or None)
+
+    def new_trials(self, *, wait: bool) -> Iterator[tuple[Trial, ...]]:
+        """Yield what campaigns have come up with since the last call; if `wait`, only once there is something."""
+        for group, campaign in self._campaigns.items():
+            if campaign.idle and group not in self._asked:
+                self._asked[group] = self._thread.submit(campaign.more)
+        if wait and self._asked:
+            concurrent.futures.wait(self._asked.values(), return_when=concurrent.futures.FIRST_COMPLETED)
+        for group in [group for group, future in self._asked.items() if future.done()]:
+            trials = self._asked.pop(group).result()
+            self._campaigns[group].accept(trials)
+            if trials:
+                yield trials
+
+
+def confirmations(
+    search: SearchSpec, expander: Expander, arm: str, configuration: Configuration, batch_size: int
+) -> tuple[Trial, ...]:
+    """Return the runs of a configuration on fresh seeds."""
+    seeds = range(CONFIRMATION_SEEDS, CONFIRMATION_SEEDS + search.confirm)
+    return tuple(expander.trial(arm, configuration, batch_size, seed) for seed in seeds)
+
+
+def recorded_trials(plan: pd.DataFrame, spec: StudySpec, source: str) -> tuple[Trial, ...]:
+    """Return the trials that earlier commands came up with, from the plan that they left, for the seeds of today.
+
+    Rows of another study file that do not fit this one, such as those outside a box that has become smaller, are not
+    among them.
+    """
+    expander, found = Expander(spec, source=source), dict[str, Trial]()
+    for row in plan.to_dict("records"):
+        name, batch_size, seed = str(row["optimizer"]), int(row["batch_size"]), int(row["seed"])
+        arm = spec.optimizers.get(name)
+        fresh = seed >= CONFIRMATION_SEEDS
+        if arm is None or batch_size not in spec.batch_sizes or not (arm.adaptive or fresh):
+            continue
+        configuration = tuple((each, float(row.get(f"param.{each}", float("nan")))) for each in arm.axes())
+        if expander.trial(name, configuration, batch_size, seed).id != row["trial_id"]:
+            continue
+        if not all(arm.axes()[each].holds(value) for each, value in configuration):
+            continue
+        if not fresh:
+            trials = tuple(expander.trial(name, configuration, batch_size, each) for each in spec.seeds)
+        else:
+            trials = confirmations(spec.search, expander, name, configuration, batch_size) if spec.search else ()
+        found |= {trial.id: trial for trial in trials}
+    return tuple(found.values())

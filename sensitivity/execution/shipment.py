@@ -1,0 +1,126 @@
+"""What of a study travels with its job: the study file, the user's own problem code, and this package's source."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sensitivity.execution.prepare import use_folder
+from sensitivity.store.manifest import MANIFEST
+from sensitivity.study.errors import UserError
+from sensitivity.study.load import find_study, load_study
+from sensitivity.study.provenance import CODE_VERSION_VARIABLE, code_version, modules_found
+from sensitivity.study.spec import IMAGE_FOLDER, StudySpec
+
+MOST_BYTES = 100 * 2**20
+"""What Ray takes of a job's files, packed."""
+_NEVER = (".*", "__pycache__", "*.pyc")
+_SHOWN = 3
+"""Files that a message about size names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipment:
+    """A study, ready to be sent."""
+
+    spec: StudySpec
+    file_name: str
+    """Of the study file, in `folder`."""
+    folder: Path
+    """What becomes the working directory of the job."""
+    excludes: tuple[str, ...]
+    """What of it stays here, as patterns of .gitignore; those of .gitignore and .rayignore apply too."""
+    package: Path | None
+    """This package's source, if it is to travel too."""
+
+    def runtime_env(self) -> dict[str, object]:
+        """Return the shipment as Ray's runtime environment."""
+        shipped = {} if self.package is None else {"py_modules": [str(self.package)]}
+        version = {} if self.package is None else {CODE_VERSION_VARIABLE: code_version()}
+        return {
+            "working_dir": str(self.folder),
+            "excludes": list(self.excludes),
+            # Ray's 3 seconds between a stop and a kill are short for a driver that has results in its hands.
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60", **version},
+            **shipped,
+        }
+
+    def largest(self) -> str | None:
+        """Return in words what makes the shipment too large to be sent; None if it is not."""
+        sizes = _sizes(self.folder, self.excludes)
+        total = sum(sizes.values())
+        if total <= MOST_BYTES:
+            return None
+        most = sorted(sizes, key=lambda path: -sizes[path])[:_SHOWN]
+        named = ", ".join(f"{path.relative_to(self.folder)} ({sizes[path] / 2**20:.0f} MiB)" for path in most)
+        return f"{total / 2**20:.0f} MiB in {self.folder}, most of it in {named}"
+
+
+@contextlib.contextmanager
+def shipment(study: str, *, with_package: bool) -> Iterator[Shipment]:
+    """Check a study as far as that needs no data set, and have what is to be sent for a while.
+
+    Without code or images of the user's own the study file travels alone; with some, the folder in which it lies.
+
+    Raises:
+        UserError: the study file has mistakes, or a module that it names is not found.
+    """
+    path = find_study(study)
+    spec = load_study(path)
+    folder = path.resolve().parent
+    use_folder(str(folder))
+    modules = modules_found(spec.problem)
+    package = Path(__file__).resolve().parents[1] if with_package else None
+    if modules or _images_beside(spec, folder):
+        yield Shipment(
+            spec=spec, file_name=path.name, folder=folder, excludes=(*_NEVER, *_apart(folder)), package=package
+        )
+        return
+    with tempfile.TemporaryDirectory(prefix="sensitivity-") as scratch:
+        shutil.copy(path, scratch)
+        yield Shipment(spec=spec, file_name=path.name, folder=Path(scratch), excludes=(), package=package)
+
+
+def _images_beside(spec: StudySpec, folder: Path) -> bool:
+    named = spec.problem.dataset
+    return named.startswith(IMAGE_FOLDER) and (folder / named.removeprefix(IMAGE_FOLDER)).resolve().is_relative_to(
+        folder
+    )
+
+
+def _apart(folder: Path) -> Iterator[str]:
+    """Yield the folders below `folder` that are no code: virtual environments and study directories."""
+    for here, names, files in os.walk(folder):
+        if Path(here) != folder and ({"pyvenv.cfg", MANIFEST} & set(files)):
+            yield f"/{Path(here).relative_to(folder).as_posix()}/"
+            names.clear()
+        names[:] = [name for name in names if not name.startswith(".")]
+
+
+def _sizes(folder: Path, excludes: tuple[str, ...]) -> dict[Path, int]:
+    apart = {folder / pattern.strip("/") for pattern in excludes if pattern.startswith("/")}
+    sizes = {}
+    for here, names, files in os.walk(folder):
+        names[:] = [n for n in names if not n.startswith(".") and n != "__pycache__" and Path(here, n) not in apart]
+        for name in files:
+            with contextlib.suppress(OSError):  # a link to nowhere
+                sizes[Path(here, name)] = Path(here, name).stat().st_size
+    return sizes
+
+
+def refuse_local(storage: str) -> None:
+    """Raise unless `storage` means the same to every machine, as far as its name tells.
+
+    Raises:
+        UserError: it is a relative path, or one below a home directory.
+    """
+    if "://" not in storage and not storage.startswith("/"):
+        raise UserError(
+            f"--storage {storage!r}: on the cluster that is a folder that goes away with the job\n"
+            "  Give the full path of a folder that all nodes share (NFS), or a URI such as s3://bucket/studies"
+        )
