@@ -74,14 +74,15 @@ def report(
 @app.command()
 def export(
     study_dir: DirectoryArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE.{csv,parquet}", help="the table of runs to write")],
+    target: Annotated[
+        str, typer.Argument(metavar="FILE.{csv,parquet}|optuna:URL", help="the table of runs, or an Optuna storage")
+    ],
 ) -> None:
-    """Write the table of runs, every planned run included, as CSV or Parquet."""
-    from sensitivity.store.directory import place
-    from sensitivity.store.reader import export_runs
+    """Write the table of runs, every planned run included, as CSV or Parquet; or all runs to an Optuna storage."""
+    from sensitivity.cli.exporting import export_study
 
-    _write(file, export_runs(place(study_dir), file.suffix.lower()))
-    typer.echo(f"runs: {file}")
+    for line in export_study(study_dir, target):
+        typer.echo(line)
 
 
 @app.command(name="list")
