@@ -1,9 +1,12 @@
-"""Running a plan: the only room that names Ray.
+"""Running a plan: the only room that names Ray or Optuna.
 
 * ``prepare``: from a study file to a checked plan and its packs.
 * ``costs``: pack sizes and prices, by measurement; ``cost_cache`` keeps them.
-* ``worker``: one pack, wherever it runs; failures become results here.
+* ``worker``: one pack, wherever it runs; failures become results here. ``checkpointing`` puts it aside meanwhile.
+* ``supply``: what is trained next, and what becomes of a pack whose worker was lost.
+* ``searches``: trials that become known as a study runs; ``sampler`` asks Optuna for them, by ``objectives``.
 * ``session``: Ray, started quietly or joined by address.
 * ``runner``: Ray Tune distributes packs; the driver writes the study directory.
 * ``progress``: what a display is told.
+* ``optuna_export``: a study as an Optuna storage.
 """

@@ -4,6 +4,7 @@
     plan.parquet     every planned trial, one row each: ``trial_id`` and its configuration
     runs/*.parquet   results, one row a run, append-only
     curves/*.parquet learning curves, one row an evaluation, append-only
+    checkpoints/     of packs in training, one file each; gone when a pack has its results
     writer.lock      who is writing now, if anyone
 
 ``schema`` documents each column once. ``directory`` places and opens study directories, ``writer`` is
