@@ -40,7 +40,8 @@ class PackBatches:
     ) -> None:
         """Go on after `drawn` batches; the stream does not depend on the batch size or its division."""
         self._dataset = problem.dataset
-        self._chunk = min(micro_batch or batch_size, batch_size)
+        self.chunk = min(micro_batch or batch_size, batch_size)
+        """Examples of each member in a part of a batch, the last one's aside."""
         self._batch_size = batch_size
         self._order = PackOrder(
             seeds, train_size=self._dataset.train_size, batch_size=batch_size, skipped=drawn * batch_size
@@ -50,7 +51,7 @@ class PackBatches:
     def draw(self) -> Iterator[MicroBatch]:
         """Yield the parts of the next step's batch; all of them must be taken."""
         data = self._dataset
-        for rows in torch.split(self._order.draw(), self._chunk, dim=1):
+        for rows in torch.split(self._order.draw(), self.chunk, dim=1):
             inputs = gather(data.train_inputs, rows)
             if self._augmentation is not None:
                 inputs = self._augmentation.apply(inputs)

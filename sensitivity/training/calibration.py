@@ -159,7 +159,7 @@ class _Bench:
         self.step()
 
     def evaluate(self) -> None:
-        evaluate(self._model, self._problem, train_examples=self._examples)
+        evaluate(self._model, self._problem, train_examples=self._examples, chunk=self._batches.chunk)
 
     def wait(self) -> None:
         if self._model.device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Measuring a pack: mean loss and accuracy over a split, in chunks that bound memory."""
+"""Measuring a pack: mean loss and accuracy over a split, in chunks that take no more memory than training does."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sensitivity.training.losses import accuracy
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 
-_ROWS = 16_384
-"""Examples x trials that go through the networks at once."""
+_ROWS, _NUMBERS = 2**14, 2**19
+"""Examples x trials, and numbers in their inputs, that go through the networks at once where training has fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,19 +26,22 @@ class Scores:
     test_accuracy: Tensor
 
 
-def evaluate(model: PackedModel, problem: Problem, *, train_examples: int | None) -> Scores:
-    """Measure every member on the training split (its first `train_examples`, if given) and the test split."""
+def evaluate(model: PackedModel, problem: Problem, *, train_examples: int | None, chunk: int) -> Scores:
+    """Measure every member on the training split (its first `train_examples`, if given) and the test split.
+
+    `chunk` examples of each member are known to fit in memory: so many are differentiated at once in training.
+    """
     data = problem.dataset
     count = train_examples or data.train_size
-    train_loss, train_accuracy = _split(model, problem, data.train_inputs[:count], data.train_targets[:count])
-    test_loss, test_accuracy = _split(model, problem, data.test_inputs, data.test_targets)
+    rows = max(chunk, min(_ROWS, _NUMBERS // math.prod(data.train_inputs.shape[1:])) // model.trials)
+    train_loss, train_accuracy = _split(model, problem, data.train_inputs[:count], data.train_targets[:count], rows)
+    test_loss, test_accuracy = _split(model, problem, data.test_inputs, data.test_targets, rows)
     return Scores(
         train_loss=train_loss, train_accuracy=train_accuracy, test_loss=test_loss, test_accuracy=test_accuracy
     )
 
 
-def _split(model: PackedModel, problem: Problem, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    rows = max(1, _ROWS // model.trials)
+def _split(model: PackedModel, problem: Problem, inputs: Tensor, targets: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     loss = torch.zeros(model.trials, dtype=torch.float64, device=inputs.device)
     correct = torch.zeros_like(loss)
     for start in range(0, len(inputs), rows):

@@ -83,7 +83,7 @@ class PackTraining:
             return
         began = time.perf_counter()
         examples = self._pack.trials[0].workload.evaluation.train_examples
-        scores = evaluate(self._model, self._problem, train_examples=examples)
+        scores = evaluate(self._model, self._problem, train_examples=examples, chunk=self._batches.chunk)
         seconds = (time.perf_counter() - began) / len(self._live)
         for place, member in enumerate(self._live):
             member.eval_seconds += seconds
