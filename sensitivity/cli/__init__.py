@@ -1,1 +1,1 @@
-"""The commands: ``main`` declares them, ``display`` shows progress and tables, ``running`` runs a study."""
+"""The commands: ``main`` declares them; ``running`` runs a study, ``reading`` reads it, ``display`` shows progress."""

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from sensitivity.cli.cluster import register
 from sensitivity.study.errors import UserError
 
 USER_ERROR_EXIT, INTERRUPTED_EXIT = 2, 130
@@ -57,18 +58,25 @@ def run(
 
 @app.command()
 def report(
-    study_dir: DirectoryArgument,
+    study_dirs: Annotated[list[str], typer.Argument(metavar="STUDY_DIR...", help="study directories: paths or URIs")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="the HTML file (default: NAME.html)")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="write each figure there too, PNG and SVG")
+    ] = None,
 ) -> None:
-    """Write a study's report: one HTML file that needs no network."""
-    from sensitivity.report import write_report
-    from sensitivity.store.directory import place
+    """Write the report of a study, or of several side by side: one HTML file that needs no network."""
+    from sensitivity.cli.reading import write_report_file
 
-    directory = place(study_dir)
-    target = output or Path(f"{directory.path.rpartition('/')[2]}.html")
-    html = write_report(directory)
-    _write(target, html.encode())
-    typer.echo(f"report: {target}")
+    for line in write_report_file(study_dirs, output, figures):
+        typer.echo(line)
+
+
+@app.command()
+def verdict(study_dir: DirectoryArgument, as_json: JsonOption = False) -> None:
+    """Answer a study's questions: which optimizer scales further, which is less sensitive, and why."""
+    from sensitivity.cli.reading import show_verdict
+
+    show_verdict(study_dir, as_json=as_json)
 
 
 @app.command()
@@ -122,12 +130,7 @@ def dashboard(
     )
 
 
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror}); give another file") from None
+register(app)
 
 
 def main() -> None:

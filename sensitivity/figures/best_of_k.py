@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from sensitivity.analysis.best_of_k import BestOfK
 from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.labels import count, metric_value, number, optimizer_label
+from sensitivity.figures.nothing import NothingToDrawError
 from sensitivity.figures.panels import log_axis, make_panels
 from sensitivity.figures.scales import metric_scale
 from sensitivity.figures.theme import LIGHT, Theme
@@ -23,11 +24,11 @@ def draw_best_of_k(curves: Sequence[BestOfK], *, by: By = "trials", theme: Theme
     """Draw the tuning curves, of one metric, one panel a batch size; refused ones are left out.
 
     Raises:
-        ValueError: no curve that isn't refused.
+        NothingToDrawError: no curve that isn't refused.
     """
     shown = [curve for curve in curves if curve.refused is None]
     if not shown:
-        raise ValueError("draw_best_of_k needs a curve that is not refused")
+        raise NothingToDrawError("draw_best_of_k needs a curve that is not refused")
     metric = METRICS[shown[0].metric]
     order = list(dict.fromkeys(curve.optimizer for curve in curves))
     sizes = sorted({curve.batch_size for curve in shown})

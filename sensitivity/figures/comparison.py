@@ -12,6 +12,7 @@ from sensitivity.analysis.profiles import PerformanceProfile
 from sensitivity.analysis.verdict import Verdict
 from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.labels import count, number, optimizer_label
+from sensitivity.figures.nothing import NothingToDrawError
 from sensitivity.figures.panels import log_axis, make_panels
 from sensitivity.figures.scaling import UNIT_WORDS
 from sensitivity.figures.theme import LIGHT, Theme
@@ -24,11 +25,11 @@ def draw_profiles(profiles: Sequence[PerformanceProfile], *, theme: Theme = LIGH
     """Draw performance profiles: share of the cases within a factor of the best.
 
     Raises:
-        ValueError: no profile with a case.
+        NothingToDrawError: no profile with a case.
     """
     shown = [profile for profile in profiles if profile.cases]
     if not shown:
-        raise ValueError("draw_profiles needs a profile with a case")
+        raise NothingToDrawError("draw_profiles needs a profile with a case")
     panels = make_panels(1, columns=1, height=320)
     end = max(max(profile.factors) for profile in shown) * 1.15
     for position, profile in enumerate(shown):
@@ -66,12 +67,12 @@ def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
     """Draw the evidence behind an answer: each paired difference by seed, its mean with its interval, the margin.
 
     Raises:
-        ValueError: a verdict without any comparison.
+        NothingToDrawError: a verdict without any comparison.
     """
     pooled = (verdict.primary,) if verdict.primary else ()
     comparisons = [*pooled, *verdict.by_batch]
     if not comparisons:
-        raise ValueError("draw_verdict needs a verdict with a comparison")
+        raise NothingToDrawError("draw_verdict needs a verdict with a comparison")
     scaling = verdict.question == "scaling"
     one, other = optimizer_label(verdict.candidate), optimizer_label(verdict.reference)
     # Ratios of critical batch sizes and of times point opposite ways, and don't share an axis.

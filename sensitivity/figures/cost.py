@@ -12,6 +12,7 @@ from sensitivity.analysis.estimates import Estimate
 from sensitivity.analysis.time_split import TimeSplit
 from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.labels import count, interval_text, optimizer_label, safe
+from sensitivity.figures.nothing import NothingToDrawError
 from sensitivity.figures.panels import batch_axis, log_axis, make_panels
 from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.figures.traces import whiskers
@@ -36,10 +37,10 @@ def draw_cost(costs: Sequence[Cost], *, theme: Theme = LIGHT) -> go.Figure:
     """Draw device-seconds and floating-point operations over batch size.
 
     Raises:
-        ValueError: no cost.
+        NothingToDrawError: no run with a result.
     """
-    if not costs:
-        raise ValueError("draw_cost needs at least one cost")
+    if not any(cost.runs for cost in costs):
+        raise NothingToDrawError("draw_cost needs a cost of at least one run with a result")
     panels = make_panels(4, columns=2, height=230, shared_y=False)
     optimizers = list(dict.fromkeys(cost.optimizer for cost in costs))
     for place, ((row, column), (title, unit, get)) in enumerate(zip(panels.places(), _PANELS, strict=True)):
@@ -90,10 +91,10 @@ def draw_time_split(splits: Sequence[TimeSplit], *, theme: Theme = LIGHT) -> go.
     """Draw a step's device-time by phase, stacked; one panel an optimizer.
 
     Raises:
-        ValueError: no split.
+        NothingToDrawError: no split.
     """
     if not splits:
-        raise ValueError("draw_time_split needs at least one split")
+        raise NothingToDrawError("draw_time_split needs at least one split")
     optimizers = list(dict.fromkeys(split.optimizer for split in splits))
     panels = make_panels(len(optimizers), columns=2, height=300)
     phases = [*dict.fromkeys(name for split in splits for name, _ in split.phases), "rest"]

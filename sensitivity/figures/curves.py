@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 from sensitivity.analysis.curves import CellCurves
 from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.labels import count, metric_value, optimizer_label
+from sensitivity.figures.nothing import NothingToDrawError
 from sensitivity.figures.scales import Scale, metric_scale
 from sensitivity.figures.theme import DASHES, LIGHT, Theme
 
@@ -21,10 +22,10 @@ def draw_curves(cells: Sequence[CellCurves], *, theme: Theme = LIGHT, subject: s
     """Draw the curves of `cells`, all of one metric: seeds thin, their range a band, their median bold.
 
     Raises:
-        ValueError: no cell.
+        NothingToDrawError: no cell.
     """
     if not cells:
-        raise ValueError("draw_curves needs at least one cell")
+        raise NothingToDrawError("draw_curves needs at least one cell")
     metric = cells[0].metric
     scale = metric_scale(metric, (value for cell in cells for s in cell.seeds for value in s.measured))
     batch_sizes = sorted({cell.batch_size for cell in cells})

@@ -19,6 +19,7 @@ from sensitivity.figures.labels import (
     optimizer_label,
     parameter_label,
 )
+from sensitivity.figures.nothing import NothingToDrawError
 from sensitivity.figures.panels import log_axis, make_panels
 from sensitivity.figures.scales import Scale, map_scale
 from sensitivity.figures.theme import LIGHT, Theme
@@ -33,11 +34,11 @@ def draw_importance(importances: Sequence[Importance], *, theme: Theme = LIGHT) 
     """Draw the shares of variance, one panel an optimizer, one bar a batch size; refused ones are left out.
 
     Raises:
-        ValueError: no decomposition that isn't refused.
+        NothingToDrawError: no decomposition that isn't refused.
     """
     shown = [importance for importance in importances if importance.refused is None and importance.shares]
     if not shown:
-        raise ValueError("draw_importance needs a decomposition that is not refused")
+        raise NothingToDrawError("draw_importance needs a decomposition that is not refused")
     optimizers = list(dict.fromkeys(importance.optimizer for importance in shown))
     sizes = sorted({importance.batch_size for importance in shown})
     shares = {name: _names([i for i in shown if i.optimizer == name]) for name in optimizers}
@@ -120,11 +121,11 @@ def draw_ridge(maps: Sequence[RobustnessMap], importances: Sequence[Importance],
     """Draw every cell's metric over lr / damping, across the ridge; one panel a batch size, colour is the damping.
 
     Raises:
-        ValueError: no map over learning rate and damping with a measured cell.
+        NothingToDrawError: no map over learning rate and damping with a measured cell.
     """
     planes = [map_ for map_ in maps if (map_.x_name, map_.y_name) == ("lr", "damping") and map_.best is not None]
     if not planes:
-        raise ValueError("draw_ridge needs a map over learning rate and damping")
+        raise NothingToDrawError("draw_ridge needs a map over learning rate and damping")
     scale = map_scale(planes)
     explained = _explained(importances, planes[0].optimizer)
     cells = [cell for map_ in planes for cell in map_.cells if cell.state == "measured"]

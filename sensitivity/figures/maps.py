@@ -23,6 +23,7 @@ from sensitivity.figures.labels import (
     parameter_label,
     tolerance,
 )
+from sensitivity.figures.nothing import NothingToDrawError
 from sensitivity.figures.points import add_points
 from sensitivity.figures.profile import add_profile
 from sensitivity.figures.scales import Scale, map_scale
@@ -39,10 +40,10 @@ def draw_maps(maps: Sequence[RobustnessMap], *, theme: Theme = LIGHT, scale: Sca
     `scale` is shared with other figures where they are to be compared; by default it is these maps' own.
 
     Raises:
-        ValueError: no map.
+        NothingToDrawError: no map.
     """
     if not maps:
-        raise ValueError("draw_maps needs at least one map")
+        raise NothingToDrawError("draw_maps needs at least one map")
     scale = scale or map_scale(maps)
     first = maps[0]
     columns = min(len(maps), _PANELS_A_ROW)

@@ -14,6 +14,7 @@ from sensitivity.analysis.designs import Parameters
 from sensitivity.analysis.success_plane import SuccessCell, SuccessPlane
 from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.labels import count, number, optimizer_label, parameter_label, safe
+from sensitivity.figures.nothing import NothingToDrawError
 from sensitivity.figures.panels import log_axis, make_panels
 from sensitivity.figures.theme import LIGHT, Theme
 
@@ -28,10 +29,10 @@ def draw_planes(
     """Draw the planes of one optimizer, one panel a batch size; `best` stars a configuration at each batch size.
 
     Raises:
-        ValueError: no plane, or planes of one hyperparameter.
+        NothingToDrawError: no result in any plane, or planes of one hyperparameter.
     """
-    if not planes or planes[0].y_name is None:
-        raise ValueError("draw_planes needs planes of two hyperparameters")
+    if not any(cell.n for plane in planes for cell in plane.cells) or planes[0].y_name is None:
+        raise NothingToDrawError("draw_planes needs planes of two hyperparameters, with a result")
     first = planes[0]
     x_name, y_name = first.x_name, str(first.y_name)
     height = min(max(26 * len(first.y_values), 200), 340)

@@ -21,6 +21,7 @@ from sensitivity.figures.labels import (
     safe,
     target_label,
 )
+from sensitivity.figures.nothing import NothingToDrawError
 from sensitivity.figures.panels import Panels, batch_axis, make_panels
 from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.figures.traces import whiskers
@@ -31,11 +32,11 @@ def draw_regions(regions: Sequence[RobustRegion], *, theme: Theme = LIGHT) -> go
     """Draw the robust regions in decades a dimension over batch size, one panel a rule and threshold's metric.
 
     Raises:
-        ValueError: no region with a size.
+        NothingToDrawError: no region with a size.
     """
     known = [region for region in regions if region.decades.known]
     if not known:
-        raise ValueError("draw_regions needs a region with a size")
+        raise NothingToDrawError("draw_regions needs a region with a size")
     order = list(dict.fromkeys(region.optimizer for region in regions))
     titles = {_rule(region): None for region in known}
     panels = make_panels(len(titles), columns=2, height=310)
@@ -131,7 +132,7 @@ def draw_sensitivity(lr: Sequence[LrSensitivity], tunings: Sequence[Tuning], *, 
     """Draw learning-rate sensitivity, tunability and the loss by one setting for all batch sizes.
 
     Raises:
-        ValueError: no scalar with a value.
+        NothingToDrawError: no scalar with a value.
     """
     order = list(dict.fromkeys([*(tuning.optimizer for tuning in tunings), *(one.optimizer for one in lr)]))
     by_batch: dict[str, dict[str, dict[int, Estimate]]] = {}
@@ -148,7 +149,7 @@ def draw_sensitivity(lr: Sequence[LrSensitivity], tunings: Sequence[Tuning], *, 
         if any(e.known for of in group.values() for e in of.values())
     }
     if not kept:
-        raise ValueError("draw_sensitivity needs a scalar with a value")
+        raise NothingToDrawError("draw_sensitivity needs a scalar with a value")
     metric = METRICS[(lr[0] if lr else tunings[0]).metric]
     factor = 100.0 if metric.is_fraction else 1.0
     panels = make_panels(len(kept), columns=2, height=300, shared_y=False)

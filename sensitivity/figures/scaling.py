@@ -11,6 +11,7 @@ from sensitivity.analysis.scaling import ScalingCurve, ScalingPoint
 from sensitivity.analysis.times import TimeUnit
 from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.labels import count, interval_text, number, optimizer_label, parameter_label, safe
+from sensitivity.figures.nothing import NothingToDrawError
 from sensitivity.figures.panels import batch_axis, log_axis, make_panels
 from sensitivity.figures.theme import LIGHT, Style, Theme
 from sensitivity.figures.traces import whiskers
@@ -36,7 +37,7 @@ def draw_scaling(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
     """Draw S(B), the time to each target by the best configuration, beside ideal scaling; one panel a target.
 
     Raises:
-        ValueError: no curve.
+        NothingToDrawError: no curve with a result.
     """
     curves = _all(groups)
     unit = curves[0].unit
@@ -75,9 +76,11 @@ def draw_efficiency(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
     """Draw the efficiency of each optimizer: ideal time over measured time, from its smallest batch size reached.
 
     Raises:
-        ValueError: no curve.
+        NothingToDrawError: no target was reached.
     """
     curves = _all(groups)
+    if not any(point.efficiency.known for curve in curves for point in curve.points):
+        raise NothingToDrawError("an efficiency needs a batch size at which a target was reached")
     panels = make_panels(len(groups), columns=2, height=300)
     shown: set[str] = set()
     for (row, column), (title, group) in zip(panels.places(), groups.items(), strict=True):
@@ -128,11 +131,13 @@ def draw_critical(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
     """Draw the critical batch sizes with their intervals, one line a target and optimizer, curves in steps.
 
     Raises:
-        ValueError: no curve, or curves in another unit.
+        NothingToDrawError: no curve of which a critical batch size is known, or curves in another unit.
     """
     curves = _all(groups)
     if any(curve.critical is None for curve in curves):
-        raise ValueError("critical batch sizes need scaling curves in steps")
+        raise NothingToDrawError("critical batch sizes need scaling curves in steps")
+    if not any(curve.critical.size.known for curve in curves if curve.critical):
+        raise NothingToDrawError("a critical batch size needs two batch sizes at which a target was reached")
     sizes = sorted({size for curve in curves for size in curve.batch_sizes} or {1})
     low_end, high_end = sizes[0] / 4, sizes[-1] * 16
     order = list(dict.fromkeys(curve.optimizer for curve in curves))
@@ -207,8 +212,8 @@ def draw_critical(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
 
 def _all(groups: Groups) -> list[ScalingCurve]:
     curves = [curve for group in groups.values() for curve in group]
-    if not curves:
-        raise ValueError("a figure of scaling needs at least one curve")
+    if all(point.state == "no-result" for curve in curves for point in curve.points):
+        raise NothingToDrawError("a figure of scaling needs a curve with a result")
     return curves
 
 

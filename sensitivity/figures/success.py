@@ -11,22 +11,19 @@ import plotly.graph_objects as go
 from sensitivity.analysis.success import SuccessDifference, SuccessSurface
 from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.labels import count, optimizer_label, target_label
+from sensitivity.figures.nothing import NothingToDrawError
 from sensitivity.figures.panels import Panels, batch_axis, make_panels
 from sensitivity.figures.scales import Scale, metric_scale
 from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.figures.traces import band
 from sensitivity.study.metrics import METRICS
 
-_DIFFERENCES = [[0.0, "#d55e00"], [0.5, "#f7f7f7"], [1.0, "#0072b2"]]
-_DIFFERENCES_DARK = [[0.0, "#e69f00"], [0.5, "#222831"], [1.0, "#56b4e9"]]
-"""Orange to blue, which every kind of colour vision tells apart; equal in the middle."""
-
 
 def draw_success(surfaces: Sequence[SuccessSurface], *, theme: Theme = LIGHT) -> go.Figure:
     """Draw rates as contours, one panel an optimizer; as lines over targets where there is one batch size.
 
     Raises:
-        ValueError: no surface that has rates and a target.
+        NothingToDrawError: no surface that has rates and a target.
     """
     shown = _drawable(surfaces)
     scale = _targets(shown[0])
@@ -49,12 +46,12 @@ def draw_success_3d(surfaces: Sequence[SuccessSurface], *, theme: Theme = LIGHT)
     """Draw the rates of all optimizers as surfaces over the same axes; it needs two batch sizes and two targets.
 
     Raises:
-        ValueError: no surface that has rates, or too few batch sizes or targets for a surface.
+        NothingToDrawError: no surface that has rates, or too few batch sizes or targets for a surface.
     """
     shown = _drawable(surfaces)
     scale = _targets(shown[0])
     if len(shown[0].batch_sizes) < 2 or len(shown[0].targets) < 2:
-        raise ValueError("a surface needs two batch sizes and two targets")
+        raise NothingToDrawError("a surface needs two batch sizes and two targets")
     panels = make_panels(1, columns=1, height=520)
     traces = []
     order = [surface.optimizer for surface in surfaces]
@@ -110,10 +107,10 @@ def draw_success_difference(
     """Draw the difference of two of `surfaces`; a dot marks where its interval excludes zero.
 
     Raises:
-        ValueError: no batch size that both have, or no target.
+        NothingToDrawError: no batch size that both have, or no target.
     """
     if not difference.batch_sizes or not difference.targets:
-        raise ValueError("a difference needs a batch size and a target")
+        raise NothingToDrawError("a difference needs a batch size and a target")
     metric = METRICS[difference.metric]
     scale = metric_scale(metric, difference.targets)
     x = list(range(len(difference.batch_sizes)))
@@ -165,7 +162,7 @@ def draw_success_difference(
         coloraxis={
             "cmin": -1,
             "cmax": 1,
-            "colorscale": _DIFFERENCES_DARK if theme.name == "dark" else _DIFFERENCES,
+            "colorscale": list(zip((0.0, 0.5, 1.0), theme.lean, strict=True)),
             "colorbar": {
                 "title": {"text": "difference<br> "},
                 "tickvals": [-1, -0.5, 0, 0.5, 1],
@@ -186,7 +183,7 @@ def draw_success_difference(
 def _drawable(surfaces: Sequence[SuccessSurface]) -> list[SuccessSurface]:
     shown = [surface for surface in surfaces if surface.refused is None and surface.targets and sum(surface.runs)]
     if not shown:
-        raise ValueError("a figure of success rates needs a surface with rates")
+        raise NothingToDrawError("a figure of success rates needs a surface with rates")
     return shown
 
 

@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 from sensitivity.analysis.targets import TargetOutcome
 from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.labels import optimizer_label, target_label
+from sensitivity.figures.nothing import NothingToDrawError
 from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.study.metrics import METRICS
 
@@ -21,10 +22,10 @@ def draw_targets(outcomes: Sequence[TargetOutcome], *, theme: Theme = LIGHT) -> 
     """Draw `outcomes` as bars of all planned runs, with the interval of the share reached where it has one.
 
     Raises:
-        ValueError: no outcome.
+        NothingToDrawError: no outcome.
     """
     if not outcomes:
-        raise ValueError("draw_targets needs at least one outcome")
+        raise NothingToDrawError("draw_targets needs at least one outcome")
     panels = list(dict.fromkeys((outcome.metric, outcome.target) for outcome in outcomes))
     groups = list(dict.fromkeys((outcome.optimizer, outcome.batch_size) for outcome in outcomes))
     columns = min(len(panels), _PANELS_A_ROW)

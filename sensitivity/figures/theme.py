@@ -46,6 +46,8 @@ class Theme:
     hatch_line: str
     warning: str
     failed: str
+    lean: tuple[str, str, str]
+    """Of a difference: below zero, at zero, above."""
     categories: tuple[str, ...]
     """Of optimizers, in the order of the study."""
 
@@ -127,6 +129,7 @@ LIGHT = Theme(
     hatch_line="#9aa1aa",
     warning="#d55e00",
     failed="#a8437f",
+    lean=("#d55e00", "#f7f7f7", "#0072b2"),
     categories=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
 )
 DARK = Theme(
@@ -139,5 +142,30 @@ DARK = Theme(
     hatch_line="#78828f",
     warning="#ff8a3d",
     failed="#e08fc0",
+    lean=("#e69f00", "#222831", "#56b4e9"),
     categories=("#56b4e9", "#e69f00", "#35c79a", "#e08fc0", "#f0e442", "#9ecbf0"),
 )
+
+
+def colours(theme: Theme) -> tuple[str, ...]:
+    """Return all colours of a theme, in an order that is every theme's."""
+    single = (theme.ink, theme.muted, theme.grid, theme.paper, theme.hatch_fill, theme.hatch_line)
+    return (*single, theme.warning, theme.failed, *theme.lean, *theme.categories)
+
+
+def _stand_ins() -> Theme:
+    names = iter(f"#fade{k:02x}" for k in range(len(colours(LIGHT))))
+    single = {name: next(names) for name in ("ink", "muted", "grid", "paper", "hatch_fill", "hatch_line")}
+    warning, failed, *rest = names
+    return Theme(
+        name="any",
+        **single,
+        warning=warning,
+        failed=failed,
+        lean=(rest[0], rest[1], rest[2]),
+        categories=tuple(rest[3:]),
+    )
+
+
+ANY = _stand_ins()
+"""Colours that stand for those of a theme, each for one: a figure drawn in them is painted in any theme later."""

@@ -1,10 +1,17 @@
-"""A study as one HTML file that asks nothing of any network.
+"""Studies as one HTML file that asks nothing of any network.
 
-``write_report(directory)`` reads a study directory, finished or not, and returns the page. ``story`` holds
-the sentences and tables, ``embed`` the figures, ``page`` puts them together; ``page.css`` and ``page.js`` are
-written into it. Text from the study is escaped; figures travel as base64, which can't end a script element.
+``write_report(directories)`` reads study directories, finished or not, and returns the page with its figures.
+
+* ``results``: all numbers of a study, computed once; ``choices``: which cells' learning curves.
+* ``words``, ``story``: sentences. ``tables``: tables in the page. ``data``, ``figure_data``: what a figure shows, to
+  be taken away.
+* ``opening``, ``sections``, ``evidence``, ``several``: the parts of the page, made of ``blocks``. ``page`` puts them
+  together; ``embed`` holds the figures; ``page.css`` and ``page.js`` are written into it.
+* ``images``: the figures as PNG and SVG.
+
+Text from the study is escaped; figures and data travel as base64, which can't end a script element.
 """
 
-from sensitivity.report.page import render_report, write_report
+from sensitivity.report.page import Report, render_report, write_report
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["Report", "render_report", "write_report"]

@@ -1,51 +1,104 @@
-"""Figures inside a page: plotly.js once and every figure's data, each compressed with gzip in base64.
+"""Figures inside a page: plotly.js once, and each figure and its data by themselves, compressed with gzip in base64.
 
-The page unpacks them with the browser's own ``DecompressionStream`` and draws a figure when it scrolls into
-view, so that a report of many figures opens at once. Each figure is there in both themes.
+The page unpacks them with the browser's own ``DecompressionStream`` and draws a figure when it scrolls into view, so
+that a report of many figures opens at once. A figure is drawn in stand-in colours (``theme.ANY``), which the page
+replaces by those of the theme that is shown; the template is there once.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from sensitivity.figures.labels import safe
-from sensitivity.figures.theme import CONFIG, DARK, LIGHT, Theme
+from sensitivity.figures.theme import ANY, CONFIG, DARK, LIGHT, Theme, colours
+from sensitivity.report.data import Data
+
+_MOST_ROWS = 20_000
+"""Of a figure's data in the page; `sensitivity export` writes all runs."""
+_WIDE = 1000
+"""Pixels below which a figure is scrolled, where it doesn't say itself."""
 
 
 @dataclass
 class Figures:
     """The figures of a page, collected while its sections are written."""
 
-    drawn: dict[str, dict[str, object]] = field(default_factory=dict)
+    drawn: dict[str, str] = field(default_factory=dict)
+    """The JSON of each, in stand-in colours, by a name that is unique and can be a file's."""
+    packed: list[str] = field(default_factory=list)
+    """Their script elements."""
 
-    def add(self, draw: Callable[[Theme], go.Figure], data_table: str) -> str:
-        """Draw a figure in both themes and return its place in the page, with its data beside it."""
-        name = f"figure-{len(self.drawn) + 1}"
-        light = draw(LIGHT)
-        self.drawn[name] = {
-            "light": json.loads(light.to_json()),
-            "dark": json.loads(draw(DARK).to_json()),
-        }
-        title, height = safe(light.layout.title.text), int(light.layout.height)
+    def add(self, name: str, draw: Callable[[Theme], go.Figure], data: Data) -> str:
+        """Draw a figure and return its place in the page, with its data beside it."""
+        figure = draw(ANY)
+        self.drawn[name] = _content(figure)
+        written = Data(columns=data.columns, rows=data.rows[:_MOST_ROWS])
+        self.packed.append(_packed(f"figure-{name}", self.drawn[name]))
+        self.packed.append(_packed(f"data-{name}", written.csv()))
+        layout = figure.layout
+        title, height = safe(layout.title.text), int(layout.height)
+        width = (layout.meta or {}).get("min_width", _WIDE)
+        shortened = (
+            f"<p class='note'>The first {_MOST_ROWS:,} of {len(data.rows):,} rows; <code>sensitivity export</code>"
+            " writes every run.</p>"
+            if len(data.rows) > _MOST_ROWS
+            else ""
+        )
+        buttons = "".join(
+            f'<button type="button" data-take="{kind}" data-figure="{name}">{kind.upper()}</button>'
+            for kind in ("csv", "svg", "png")
+        )
         return (
-            f'<figure class="plot"><div class="scroll"><div class="canvas" id="{name}" role="img"'
-            f' aria-label="{title}" style="height:{height}px"></div></div>'
-            f"<details><summary>Data of this figure</summary>{data_table}</details></figure>"
+            f'<figure class="plot"><div class="scroll"><div class="canvas" data-figure="{name}" role="img"'
+            f' aria-label="{title}" style="height:{height}px;min-width:{width}px"></div></div>'
+            f'<div class="take" role="group" aria-label="Take away: {title}">{buttons}</div>'
+            f'<details class="data" data-figure="{name}"><summary>Data of this figure</summary>{shortened}'
+            "</details></figure>"
         )
 
     def scripts(self) -> str:
-        """Return the script elements that hold the library and the figures; none without a figure."""
+        """Return the script elements that hold the library, the themes and the figures; none without a figure."""
         if not self.drawn:
             return ""
-        content = {"config": CONFIG, "figures": self.drawn}
-        return _packed("plotly", get_plotlyjs()) + _packed("figures", json.dumps(content))
+        themes = {theme.name: dict(zip(colours(ANY), colours(theme), strict=True)) for theme in (LIGHT, DARK)}
+        shared = json.dumps({"config": CONFIG, "template": _template(), "themes": themes})
+        return "".join((_library(), _packed("shared", shared), *self.packed))
+
+
+def in_theme(figure: str, theme: Theme) -> dict[str, Any]:
+    """Return a figure of `Figures.drawn` in the colours of a theme, with its template: what Plotly draws."""
+    text = figure
+    for stand_in, colour in zip(colours(ANY), colours(theme), strict=True):
+        text = text.replace(stand_in, colour)
+    content: dict[str, Any] = json.loads(text)
+    content["layout"]["template"] = theme.template().to_plotly_json()
+    return content
+
+
+def _content(figure: go.Figure) -> str:
+    """Return data and layout without the template, numbers to seven digits: more than a screen shows."""
+    content = json.loads(figure.to_json(), parse_float=lambda text: float(f"{float(text):.7g}"))
+    content["layout"].pop("template", None)
+    return json.dumps({"data": content["data"], "layout": content["layout"]}, separators=(",", ":"))
+
+
+def _template() -> Any:
+    empty = go.Figure(layout={"template": ANY.template()})
+    return json.loads(empty.to_json())["layout"]["template"]
+
+
+@functools.cache
+def _library() -> str:
+    return _packed("plotly", get_plotlyjs())
 
 
 def _packed(name: str, text: str) -> str:

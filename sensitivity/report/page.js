@@ -1,12 +1,15 @@
-// Figures are unpacked once and drawn as they scroll into view; the theme and the metric are switched here.
+// Figures are unpacked and drawn as they scroll into view, the rest when the browser is idle; the theme and the tabs
+// are switched here, and figures taken away.
 "use strict";
 (() => {
   const root = document.documentElement;
   const canvases = [...document.querySelectorAll(".canvas")];
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+  const figures = new Map(); // name -> JSON of data and layout, once unpacked
 
   async function unpack(name) {
-    const bytes = Uint8Array.from(atob(document.getElementById(`packed-${name}`).textContent), (c) => c.charCodeAt(0));
+    const packed = document.getElementById(`packed-${name}`).textContent;
+    const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     return new Response(stream).text();
   }
@@ -14,30 +17,40 @@
   let ready = null;
   function load() {
     ready ??= (async () => {
-      const [library, content] = await Promise.all([unpack("plotly"), unpack("figures")]);
+      const [library, shared] = await Promise.all([unpack("plotly"), unpack("shared")]);
       const script = document.createElement("script");
       script.textContent = library;
       document.head.append(script);
-      return JSON.parse(content);
+      return JSON.parse(shared);
     })();
     return ready;
   }
 
+  // Figures and the template are in stand-in colours, each for one of the theme's.
+  function inTheme(text, theme) {
+    return JSON.parse(text.replace(/#fade[0-9a-f]{2}/g, (standIn) => theme[standIn] ?? standIn));
+  }
+
+  function paint(canvas, shared, theme) {
+    const figure = inTheme(figures.get(canvas.dataset.figure), shared.themes[theme]);
+    figure.layout.template = inTheme(JSON.stringify(shared.template), shared.themes[theme]);
+    canvas.dataset.painted = theme; // at once: a second call must not draw it again
+    return Plotly.react(canvas, figure.data, figure.layout, shared.config);
+  }
+
   async function draw(canvas) {
-    const { figures, config } = await load();
+    const shared = await load();
+    if (!figures.has(canvas.dataset.figure)) figures.set(canvas.dataset.figure, await unpack(`figure-${canvas.dataset.figure}`));
     const theme = root.dataset.theme; // read after loading: it may have been switched meanwhile
-    if (canvas.dataset.painted === theme) return;
-    const figure = structuredClone(figures[canvas.id][theme]);
-    await Plotly.react(canvas, figure.data, figure.layout, config);
-    canvas.dataset.painted = theme;
+    if (canvas.dataset.painted !== theme) await paint(canvas, shared, theme);
   }
 
   function fail(error) {
+    if (document.querySelector(".failed")) return;
     const note = document.createElement("p");
-    note.className = "nothing";
-    note.textContent = `Figures can't be drawn in this browser (${error.message}). The tables hold all numbers.`;
+    note.className = "nothing failed";
+    note.textContent = `Figures can't be drawn in this browser (${error.message}). The tables hold the numbers.`;
     document.querySelector("main").prepend(note);
-    ready = new Promise(() => {});
   }
 
   const visible = new Set();
@@ -46,7 +59,7 @@
       for (const { target, isIntersecting } of entries) {
         if (isIntersecting) {
           visible.add(target);
-          draw(target).catch(fail);
+          draw(target).then(drawRest).catch(fail);
         } else {
           visible.delete(target);
         }
@@ -55,6 +68,16 @@
     { rootMargin: "300px" },
   );
   canvases.forEach((canvas) => watcher.observe(canvas));
+
+  // One figure an idle moment, those behind tabs not before they open; so that printing finds all of them drawn.
+  const idle = window.requestIdleCallback ?? ((callback) => setTimeout(callback, 50));
+  let resting = true;
+  function drawRest() {
+    const next = canvases.find((canvas) => !canvas.dataset.painted && canvas.offsetParent);
+    if (!resting || !next) return;
+    resting = false;
+    idle(() => draw(next).catch(fail).finally(() => ((resting = true), drawRest())));
+  }
 
   const toggle = document.getElementById("theme");
   function setTheme(theme) {
@@ -68,12 +91,108 @@
   prefersDark.addEventListener("change", (event) => setTheme(event.matches ? "dark" : "light"));
   setTheme(prefersDark.matches ? "dark" : "light");
 
+  // Paper is white: what is drawn is drawn again in the light theme while the page prints.
+  let printed = null;
+  async function repaint(theme) {
+    if (!ready) return;
+    const shared = await ready;
+    for (const canvas of canvases) if (canvas.dataset.painted && canvas.offsetParent) paint(canvas, shared, theme);
+  }
+  addEventListener("beforeprint", () => {
+    printed = root.dataset.theme;
+    root.dataset.theme = "light";
+    if (printed !== "light") repaint("light");
+  });
+  addEventListener("afterprint", () => {
+    root.dataset.theme = printed;
+    if (printed !== "light") repaint(printed);
+  });
+
   const buttons = [...document.querySelectorAll("[data-show]")];
-  function show(metric) {
-    for (const view of document.querySelectorAll(".view")) view.hidden = view.dataset.metric !== metric;
-    for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.show === metric));
+  function show(group, key) {
+    const views = [...document.querySelectorAll(".view")].filter((view) => view.dataset.group === group);
+    if (!views.some((view) => view.dataset.view === key)) return;
+    for (const view of views) view.hidden = view.dataset.view !== key;
+    for (const button of buttons.filter((button) => button.dataset.group === group)) {
+      button.setAttribute("aria-pressed", String(button.dataset.show === key));
+    }
   }
   document.querySelectorAll(".switch").forEach((group) => (group.hidden = false));
-  buttons.forEach((button) => button.addEventListener("click", () => show(button.dataset.show)));
-  if (buttons.length) show(buttons[0].dataset.show);
+  for (const button of buttons) button.addEventListener("click", () => show(button.dataset.group, button.dataset.show));
+  for (const group of new Set(buttons.map((button) => button.dataset.group))) {
+    show(group, buttons.find((button) => button.dataset.group === group).dataset.show);
+  }
+
+  function save(name, type, content) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([content], { type }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  async function take(name, kind) {
+    if (kind === "csv") return save(`${name}.csv`, "text/csv", await unpack(`data-${name}`));
+    const canvas = canvases.find((one) => one.dataset.figure === name);
+    await draw(canvas);
+    const { width, height } = canvas.getBoundingClientRect();
+    return Plotly.downloadImage(canvas, { format: kind, width, height, scale: kind === "png" ? 2 : 1, filename: name });
+  }
+  for (const button of document.querySelectorAll("[data-take]")) {
+    button.addEventListener("click", () => take(button.dataset.figure, button.dataset.take).catch(fail));
+  }
+
+  // Fields of CSV (RFC 4180), quoted ones with their commas, quotes and line ends.
+  function parse(csv) {
+    const rows = [[]];
+    for (const [, quoted, plain, end] of csv.matchAll(/(?:"((?:[^"]|"")*)"|([^,\r\n]*))(,|\r?\n|$)/g)) {
+      rows.at(-1).push(quoted === undefined ? plain : quoted.replaceAll('""', '"'));
+      if (end === "") break;
+      if (end !== ",") rows.push([]);
+    }
+    return rows.filter((row) => row.length > 1 || row[0] !== "");
+  }
+
+  const MOST_ROWS = 500;
+  function number(text) {
+    const value = Number(text);
+    return text === "" || Number.isNaN(value) ? null : value;
+  }
+  async function fill(details) {
+    if (details.dataset.filled) return;
+    details.dataset.filled = "yes";
+    const [header, ...rows] = parse(await unpack(`data-${details.dataset.figure}`));
+    const table = document.createElement("table");
+    const caption = table.createCaption();
+    const more = rows.length > MOST_ROWS ? `; the first ${MOST_ROWS} are shown, the CSV has all` : "";
+    caption.textContent = `${rows.length.toLocaleString("en")} rows${more}.`;
+    const head = table.createTHead().insertRow();
+    const numeric = header.map((_, k) => rows.some((row) => row[k]) && rows.every((row) => !row[k] || number(row[k]) !== null));
+    header.forEach((name, k) => {
+      const cell = document.createElement("th");
+      cell.scope = "col";
+      cell.textContent = name.replaceAll("_", " ");
+      cell.className = numeric[k] ? "n" : "";
+      head.append(cell);
+    });
+    const body = table.createTBody();
+    for (const row of rows.slice(0, MOST_ROWS)) {
+      const line = body.insertRow();
+      row.forEach((text, k) => {
+        const cell = line.insertCell();
+        const value = numeric[k] ? number(text) : null;
+        cell.textContent = value === null ? text || "–" : Number.isInteger(value) ? text : String(Number(value.toPrecision(5)));
+        cell.className = numeric[k] ? "n" : "";
+      });
+    }
+    const scroll = document.createElement("div");
+    scroll.className = "scroll";
+    scroll.append(table);
+    details.append(scroll);
+  }
+  for (const details of document.querySelectorAll("details.data")) {
+    details.addEventListener("toggle", () => fill(details).catch(fail));
+  }
+
+  drawRest();
 })();

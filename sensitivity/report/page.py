@@ -1,102 +1,107 @@
-"""The page: sections in reading order, each of them also for a study that lacks what it would show."""
+"""The page: one study's sections in reading order, or those of several behind a switch, after a comparison."""
 
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from sensitivity.analysis.cautions import Caution, compute_cautions
-from sensitivity.analysis.curves import compute_curves
-from sensitivity.analysis.maps import RobustnessMap, compute_maps
-from sensitivity.analysis.outcomes import available_metrics
-from sensitivity.analysis.summary import StudySummary, compute_summary
-from sensitivity.analysis.targets import compute_targets
 from sensitivity.figures.labels import safe
-from sensitivity.report import sections, story, tables
+from sensitivity.report import evidence, sections
+from sensitivity.report.blocks import tabs
 from sensitivity.report.embed import Figures
+from sensitivity.report.opening import opening
+from sensitivity.report.results import Results, compute_results
+from sensitivity.report.several import comparison_section, labels
 from sensitivity.store.directory import Place
 from sensitivity.store.reader import Study, read_study
 
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """Content-Security-Policy of the page: the browser itself refuses any request."""
 
+_CONTENTS = (
+    ("maps", "Robustness"), ("success", "Success rates"), ("scaling", "Scaling"), ("cost", "Cost"),
+    ("tuning", "Tuning"), ("regions", "Robust region"), ("importance", "Importance"), ("curves", "Curves"),
+    ("runs", "Runs"), ("provenance", "Provenance"),
+)  # fmt: skip
 
-def write_report(directory: Place) -> str:
-    """Return the report of a study directory: the text of one HTML file.
+
+@dataclass(frozen=True)
+class Report:
+    """A report: the page, and the figures in it."""
+
+    html: str
+    figures: Mapping[str, str]
+    """Of each its JSON in stand-in colours (``embed.in_theme``), by a name that can be a file's."""
+
+
+def write_report(directories: Sequence[Place]) -> Report:
+    """Return the report of one study directory or several.
 
     Raises:
         StorageError: no study there, or it can't be read.
+        ValueError: no directory.
     """
-    return render_report(read_study(directory))
+    return render_report([read_study(directory) for directory in directories])
 
 
-def render_report(study: Study) -> str:
-    """Return the report of a study that has been read."""
-    spec, runs, curves = study.manifest.spec, study.runs, study.curves
-    designs = {name: arm.design for name, arm in spec.optimizers.items()}
-    metrics = available_metrics(runs)
-    maps = {str(metric.name): compute_maps(runs, curves, metric, designs=designs) for metric in metrics}
-    best = {
-        str(metric.name): compute_curves(
-            runs, curves, metric, [map_.best_cell.cell_id for map_ in maps[metric.name] if map_.best_cell]
-        )
-        for metric in metrics
-    }
-    primary: Sequence[RobustnessMap] = maps[metrics[0].name] if metrics else ()
-    summary = compute_summary(runs)
+def render_report(studies: Sequence[Study]) -> Report:
+    """Return the report of studies that have been read.
+
+    Raises:
+        ValueError: no study.
+    """
+    if not studies:
+        raise ValueError("a report needs at least one study")
     figures = Figures()
-    body = "".join(
+    named = dict(
+        zip(labels([study.manifest.spec.name for study in studies]), map(compute_results, studies), strict=True)
+    )
+    if len(studies) == 1:
+        ((title, results),) = named.items()
+        body = _study(results, figures, "")
+    else:
+        title = f"{len(studies)} studies"
+        views = {
+            f"study-{k}": (
+                safe(label),
+                f"<h2 class='study'>{safe(label)}</h2>{_study(results, figures, f'study-{k}-')}",
+            )
+            for k, (label, results) in enumerate(named.items(), start=1)
+        }
+        body = comparison_section(named, figures) + tabs("study", "Study", views)
+    return Report(_page(title, body, figures), figures.drawn)
+
+
+def _study(results: Results, figures: Figures, prefix: str) -> str:
+    links = "".join(f"<a href='#{prefix}{name}'>{label}</a>" for name, label in _CONTENTS)
+    return "".join(
         (
-            _opening(study, summary, primary, compute_cautions(runs, summary, primary)),
-            sections.maps_section(maps, figures),
-            sections.curves_section(best, figures),
-            sections.targets_section(compute_targets(runs, curves, spec.targets, designs=designs), figures),
-            sections.runs_section(summary),
-            sections.provenance_section(study),
-            "</main>",
+            opening(results, figures, prefix),
+            f"<nav aria-label='Contents'>{links}</nav>",
+            sections.maps_section(results, figures, prefix),
+            evidence.success_section(results, figures, prefix),
+            evidence.scaling_section(results, figures, prefix),
+            evidence.cost_section(results, figures, prefix),
+            evidence.tuning_section(results, figures, prefix),
+            evidence.region_section(results, figures, prefix),
+            evidence.importance_section(results, figures, prefix),
+            sections.curves_section(results, figures, prefix),
+            sections.runs_section(results, prefix),
+            sections.provenance_section(results, prefix),
         )
     )
+
+
+def _page(title: str, body: str, figures: Figures) -> str:
     read = importlib.resources.files("sensitivity.report")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{safe(spec.name)}: hyperparameter sensitivity</title>\n"
+        f"<title>{safe(title)}: hyperparameter sensitivity</title>\n"
         f"<style>{read.joinpath('page.css').read_text(encoding='utf-8')}</style>\n</head>\n"
-        f"<body>\n{body}\n{figures.scripts()}"
+        f"<body>\n<header><div><p class='kicker'>Sensitivity report</p><h1>{safe(title)}</h1></div>"
+        f"<button type='button' id='theme' hidden>Dark</button></header>\n<main>\n{body}</main>\n{figures.scripts()}"
         f"<script>{read.joinpath('page.js').read_text(encoding='utf-8')}</script>\n</body>\n</html>\n"
-    )
-
-
-def _opening(study: Study, summary: StudySummary, maps: Sequence[RobustnessMap], cautions: Sequence[Caution]) -> str:
-    spec = study.manifest.spec
-    said = [story.what_was_run(spec), story.where_it_stands(summary)]
-    if study.unplanned:
-        said.append(
-            f"{study.unplanned:,} further runs are kept in the directory but belong to no cell of the present"
-            " plan; they are not counted here."
-        )
-    paragraphs = "".join(f"<p>{safe(text)}</p>" for text in said)
-    description = f'<p class="lead">{safe(spec.description)}</p>' if spec.description else ""
-    found = ""
-    if maps:
-        items = "".join(f"<li>{safe(text)}</li>" for text in story.findings(maps))
-        found = f"<ul class='findings'>{items}</ul>{tables.best_table(maps)}"
-    warned = "".join(f'<li data-code="{item.code}">{safe(item.text)}</li>' for item in cautions)
-    beware = (
-        f"<aside class='cautions'><h2>Before you conclude</h2><ul>{warned}</ul>"
-        "<p>This report describes what was run; it does not test whether one optimizer is better.</p></aside>"
-        if summary.total.planned
-        else ""
-    )
-    total = summary.total
-    tiles = (
-        ("planned", total.planned), ("completed", total.completed), ("diverged", total.diverged),
-        ("failed", total.failed), ("waiting", total.waiting),
-    )  # fmt: skip
-    counts = "".join(f"<div><dt>{name}</dt><dd>{n:,}</dd></div>" for name, n in tiles)
-    return (
-        f"<header><div><p class='kicker'>Sensitivity report</p><h1>{safe(spec.name)}</h1></div>"
-        "<button type='button' id='theme' hidden>Dark</button></header>\n<main>"
-        f"<section id='summary'>{description}{paragraphs}<dl class='tiles'>{counts}</dl>{found}{beware}</section>"
     )

@@ -1,138 +1,122 @@
-"""The sections of the report below its opening. Each says so where there is nothing to show yet."""
+"""The sections on what was run: robustness maps, learning curves, every run, and where it all comes from."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from functools import partial
 
-import plotly.graph_objects as go
-
-from sensitivity.analysis.curves import CellCurves
-from sensitivity.analysis.maps import RobustnessMap
-from sensitivity.analysis.summary import StudySummary
-from sensitivity.analysis.targets import TargetOutcome
+from sensitivity.analysis.clipping import Clipping
 from sensitivity.figures.curves import draw_curves
-from sensitivity.figures.labels import safe
+from sensitivity.figures.labels import number, optimizer_name, safe
 from sensitivity.figures.maps import draw_maps
-from sensitivity.figures.scales import Scale, map_scale
-from sensitivity.figures.targets import draw_targets
-from sensitivity.figures.theme import Theme
+from sensitivity.figures.scales import map_scale
 from sensitivity.report import tables
+from sensitivity.report.blocks import drawn, notes, nothing, section, tabs, themed
+from sensitivity.report.choices import CHOICES, SUBJECTS
 from sensitivity.report.embed import Figures
-from sensitivity.store.reader import Study
+from sensitivity.report.figure_data import curve_data, map_data
+from sensitivity.report.results import Results
+from sensitivity.report.words import refusals
 from sensitivity.study.metrics import METRICS
 
-_NO_RESULT = "<p class='nothing'>No run has a measured value here, so there is nothing to draw.</p>"
 
-
-def maps_section(maps: Mapping[str, Sequence[RobustnessMap]], figures: Figures) -> str:
+def maps_section(results: Results, figures: Figures, prefix: str) -> str:
     """Return a figure for each metric and optimizer, the metrics behind a switch."""
     views = {}
-    for name, of_metric in maps.items():
+    for name, of_metric in results.maps.items():
         scale = map_scale(of_metric)
-        views[name] = ""
+        parts = []
         for optimizer in dict.fromkeys(map_.optimizer for map_ in of_metric):
             own = [map_ for map_ in of_metric if map_.optimizer == optimizer]
-            views[name] += figures.add(partial(_draw_maps, own, scale), tables.map_table(own))
+            draw = themed(draw_maps, own, scale=scale)
+            parts.append(figures.add(f"{prefix}maps-{name}-{optimizer}", draw, map_data(own)))
+        views[name] = (METRICS[name].label, "".join(parts))
     introduction = (
         "A cell is one configuration at one batch size; its value is the median over its seeds. A diverged run"
         " counts as the untrained network, so divergence costs what had been learned; failed and waiting runs"
-        " have no value and stay in the counts. All panels of a metric share one colour scale, which ends at"
-        " the untrained network. The tolerance is 1 percentage point of accuracy, or 2% of the untrained"
+        " have no value and stay in the counts. All panels of a metric, of every optimizer, share one colour scale,"
+        " which ends at the untrained network. The tolerance is 1 percentage point of accuracy, or 2% of the untrained"
         " network's loss. ○ marks cells that can't be told from the best: the 95% Student t interval of their"
         " difference, paired by seed, contains zero, for each cell by itself; with few seeds that holds also for"
-        " cells that vary widely. The cells of a grid are chosen,"
-        " not drawn: their shares are no probabilities."
+        " cells that vary widely. The cells of a grid are chosen, not drawn: their shares are no probabilities."
     )
-    return _section("maps", "Robustness maps", introduction, _views(views))
+    content = tabs(f"{prefix}metric", "Metric", views)
+    if results.metric is not None:
+        content += tables.best_table(results.maps[results.metric.name])
+    empty = nothing("No run has a measured value here, so there is nothing to draw.")
+    return section(f"{prefix}maps", "Robustness maps", introduction, content if views else empty)
 
 
-def curves_section(best: Mapping[str, Sequence[CellCurves]], figures: Figures) -> str:
-    """Return a figure for each metric."""
-    views = {
-        name: figures.add(partial(_draw_curves, cells), tables.curve_table(cells))
-        if cells
-        else "<p class='nothing'>No run has completed, so no cell is the best.</p>"
-        for name, cells in best.items()
-    }
+def curves_section(results: Results, figures: Figures, prefix: str) -> str:
+    """Return a figure for each metric and choice of cells."""
+    views: dict[str, tuple[str, str]] = {}
+    for which in CHOICES:
+        by_metric = {
+            name: (
+                METRICS[name].label,
+                drawn(
+                    figures,
+                    f"{prefix}curves-{which}-{name}",
+                    themed(draw_curves, cells, subject=SUBJECTS[which]),
+                    partial(curve_data, cells),
+                ),
+            )
+            for name, cells in results.curves[which].items()
+            if cells
+        }
+        if by_metric:
+            views[which] = (SUBJECTS[which], tabs(f"{prefix}metric", "Metric", by_metric))
     introduction = (
-        "The best cell of each optimizer and batch size, by the metric shown. After the last evaluation of a"
+        "The best cell of each optimizer and batch size, by any metric; the cell in the middle of the ranking;"
+        " and, of the cells that lost a seed, one with the smallest learning rate. After the last evaluation of a"
         " diverged run, the median and the band count it as the untrained network."
     )
-    return _section("curves", "Learning curves of the best cells", introduction, _views(views))
+    content = tabs(f"{prefix}curves", "Cells", views)
+    if "best" not in views:
+        content = nothing("No run has completed, so there is no best cell to show the curves of.") + content
+    return section(f"{prefix}curves", "Learning curves", introduction, content)
 
 
-def targets_section(outcomes: Sequence[TargetOutcome], figures: Figures) -> str:
-    """Return one figure of all targets and the table of times."""
-    introduction = (
-        "A completed run reaches a target at its first evaluation that meets it; one that never does is"
-        " censored at its budget. A diverged run never reaches it, even where it met it on its way. Expected"
-        " running time is the steps of all observed runs, those without success at the full budget, over the"
-        " successes; without a success it is only known to exceed that total."
-    )
-    if not outcomes:
-        content = (
-            "<p class='nothing'>The study declares no target. Add one to the study file, such as"
-            " <code>[targets]</code> <code>test_accuracy = [0.95]</code>, run the study again (nothing is trained"
-            " anew: the learning curves that are there suffice), and report.</p>"
-        )
-        return _section("targets", "Runs that reach a target", "", content)
-    content = figures.add(partial(_draw_targets, outcomes), tables.target_table(outcomes))
-    return _section("targets", "Runs that reach a target", introduction, content)
+def runs_section(results: Results, prefix: str) -> str:
+    """Return the denominators by status, what they cost, and what a KL clip did."""
+    content = tables.status_table(results.summary) + clipping_block(results.clipping)
+    return section(f"{prefix}runs", "Every planned run", "", content)
 
 
-def runs_section(summary: StudySummary) -> str:
-    """Return the denominators and the cost."""
-    return _section("runs", "Every planned run", "", tables.status_table(summary))
+def clipping_block(clippings: tuple[Clipping, ...]) -> str:
+    """Return how much a KL clip bound; nothing without one."""
+    if not clippings:
+        return ""
+    rows = [
+        [optimizer_name(c.optimizer), f"{c.batch_size:,}", f"{c.share:.0%}", f"{c.binding:,}/{len(c.cells):,}"]
+        for c in clippings
+    ]
+    header = ("optimizer", "batch size", "steps clipped", "cells clipped in most steps")
+    caption = "The KL clip. Where it binds, the learning rate cancels, and robustness to it is the clip's doing."
+    return tables.table(caption, header, rows, text_columns=1) + notes(refusals(c.refused for c in clippings))
 
 
-def provenance_section(study: Study) -> str:
+def provenance_section(results: Results, prefix: str) -> str:
     """Return code, packages, machines, and the study as it was run."""
-    manifest = study.manifest
-    done = study.runs[study.runs["code_version"].notna()]
+    manifest, runs = results.study.manifest, results.study.runs
+    done = runs[runs["code_version"].notna()]
     made = [
         (label, ", ".join(str(value) for value in done[column].dropna().unique()) or "–")
         for column, label in (("code_version", "code"), ("host", "hosts"), ("device", "devices"))
     ]
-    entry = manifest.specs.get(manifest.spec_hash, {})
+    # The hash of a study changes when a later version of this package knows more fields; its entry is the last one.
+    last = next(reversed(manifest.specs), manifest.spec_hash)
+    entry = manifest.specs.get(manifest.spec_hash, manifest.specs.get(last, {}))
     made += [(str(name), str(value)) for name, value in entry.get("machine", {}).items()]
     packages = ", ".join(f"{name} {version}" for name, version in entry.get("packages", {}).items())
     made.append(("packages", packages or "–"))
     made.append(("study hash", manifest.spec_hash))
     made += [("source of the user's problem code", manifest.source)] if manifest.source else []
     versions = len(manifest.specs)
-    changed = f"<p>The study was run with {versions} versions of its file.</p>" if versions > 1 else ""
+    changed = f"<p>The study was run with {number(versions)} versions of its file.</p>" if versions > 1 else ""
     spec = json.dumps(manifest.spec.model_dump(mode="json"), indent=2)
     content = (
         f"{changed}{tables.pairs_table('What made these results.', made)}"
         f"<details><summary>The study, as resolved</summary><pre>{safe(spec)}</pre></details>"
     )
-    return _section("provenance", "Where this comes from", "", content)
-
-
-def _section(name: str, title: str, introduction: str, content: str) -> str:
-    said = f"<p class='introduction'>{introduction}</p>" if introduction else ""
-    return f"<section id='{name}'><h2>{title}</h2>{said}{content}</section>\n"
-
-
-def _views(views: Mapping[str, str]) -> str:
-    """Return one view a metric, and a switch between them where there are several."""
-    if not views:
-        return _NO_RESULT
-    buttons = "".join(f"<button type='button' data-show='{name}'>{METRICS[name].label}</button>" for name in views)
-    switch = f"<div class='switch' role='group' aria-label='Metric' hidden>{buttons}</div>"
-    shown = "".join(f"<div class='view' data-metric='{name}'>{view}</div>" for name, view in views.items())
-    return (switch if len(views) > 1 else "") + shown
-
-
-def _draw_maps(maps: Sequence[RobustnessMap], scale: Scale, theme: Theme) -> go.Figure:
-    return draw_maps(maps, theme=theme, scale=scale)
-
-
-def _draw_curves(cells: Sequence[CellCurves], theme: Theme) -> go.Figure:
-    return draw_curves(cells, theme=theme)
-
-
-def _draw_targets(outcomes: Sequence[TargetOutcome], theme: Theme) -> go.Figure:
-    return draw_targets(outcomes, theme=theme)
+    return section(f"{prefix}provenance", "Where this comes from", "", content)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sensitivity.analysis.curves import CellCurves
+from sensitivity.analysis.cost import CostRatio
+from sensitivity.analysis.designs import Parameters
 from sensitivity.analysis.maps import Cell, RobustnessMap
 from sensitivity.analysis.summary import StudySummary, Tally
 from sensitivity.analysis.targets import TargetOutcome
-from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name, safe
+from sensitivity.analysis.tuning import Tuning
+from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name, safe, target_label
 from sensitivity.study.metrics import METRICS
 
 _MOST_ROWS = 1000
@@ -55,54 +57,15 @@ def best_table(maps: Sequence[RobustnessMap]) -> str:
     return table(f"Best cell by {metric.label}, each optimizer and batch size.", header, rows, text_columns=3)
 
 
-def map_table(maps: Sequence[RobustnessMap]) -> str:
-    """Return every cell of maps of one optimizer."""
-    first = maps[0]
-    rows = [
-        [
-            map_.batch_size,
-            number(cell.x, 6),
-            *([number(cell.y, 6)] if first.y_name else []),
-            *(number(value, 4) for value in (cell.median, cell.low, cell.high)),
-            cell.completed, cell.diverged, cell.failed, cell.waiting, cell.planned,
-            _marks(map_, cell),
-        ]
-        for map_ in maps
-        for cell in map_.cells
-    ]  # fmt: skip
-    header = [
-        "batch size",
-        parameter_name(first.x_name),
-        *([parameter_name(first.y_name)] if first.y_name else []),
-        "median", "smallest", "largest", "completed", "diverged", "failed", "waiting", "planned", "remarks",
-    ]  # fmt: skip
-    return table(f"{optimizer_name(first.optimizer)}: {first.metric.label}, each cell.", header, rows, text_columns=0)
-
-
-def curve_table(cells: Sequence[CellCurves]) -> str:
-    """Return the median and range of learning curves, thinned to some 25 evaluations a cell."""
-    rows = [
-        [
-            optimizer_name(cell.optimizer), cell.batch_size, number(cell.epochs[k], 4),
-            *(number(values[k], 4) for values in (cell.median, cell.low, cell.high)), cell.n,
-        ]
-        for cell in cells
-        for k in range(0, len(cell.epochs), -(-len(cell.epochs) // 25))
-    ]  # fmt: skip
-    header = ("optimizer", "batch size", "epoch", "median", "smallest", "largest", "n")
-    return table(f"{cells[0].metric.label.capitalize()} over epochs.", header, rows, text_columns=1)
-
-
 def target_table(outcomes: Sequence[TargetOutcome]) -> str:
     """Return counts, and times to target in steps, epochs and seconds."""
     rows = []
     for o in outcomes:
-        metric = METRICS[o.metric]
         expected = f"> {number(o.spent_steps, 3)}" if math.isnan(o.expected_steps) else number(o.expected_steps, 3)
         interval = "–" if o.interval is None else f"{o.interval[0]:.0%} to {o.interval[1]:.0%}"
         rows.append(
             [
-                f"{metric.label} {'≤' if metric.lower_is_better else '≥'} {metric_value(metric, o.target)}",
+                target_label(METRICS[o.metric], o.target),
                 optimizer_name(o.optimizer), o.batch_size, f"{o.reached}/{o.planned}", interval, o.censored,
                 f"{o.diverged} ({o.diverged_after_meeting})", o.failed, o.waiting, number(o.median_steps, 4),
                 number(o.median_epochs, 3), number(o.median_seconds, 3), expected,
@@ -114,6 +77,45 @@ def target_table(outcomes: Sequence[TargetOutcome]) -> str:
         "median device-seconds", "expected running time in steps",
     )  # fmt: skip
     return table("Runs that reach each target. Medians are over the runs that reach it.", header, rows, text_columns=2)
+
+
+def ratio_table(ratios: Sequence[CostRatio]) -> str:
+    """Return what one optimizer costs as a multiple of another."""
+    one, other = optimizer_name(ratios[0].candidate), optimizer_name(ratios[0].reference)
+    rows = [
+        [f"{r.batch_size:,}", *(f"{number(value, 3)}×" for value in (r.seconds, r.flops, r.total_seconds))]
+        for r in ratios
+    ]
+    header = ("batch size", "seconds a step", "FLOPs a step", "device-seconds of the search")
+    return table(f"What {one} costs as a multiple of {other}.", header, rows, text_columns=0)
+
+
+def tuning_table(tunings: Sequence[Tuning]) -> str:
+    """Return the one setting for all batch sizes, and what has to be tuned at each; empty without any."""
+    rows = [
+        [
+            optimizer_name(t.optimizer), f"{at.batch_size:,}", settings(t.default), settings(at.best),
+            "–" if at.effective_dimension is None else f"{at.effective_dimension}",
+            ", ".join(map(parameter_name, at.to_tune)) or "–",
+        ]
+        for t in tunings
+        for at in t.tunability
+    ]  # fmt: skip
+    header = (
+        "optimizer", "batch size", "one setting for all batch sizes", "best here", "effective dimension", "to tune",
+    )  # fmt: skip
+    if not rows:
+        return ""
+    caption = (
+        "What has to be tuned. Effective dimension: the fewest hyperparameters to tune, from the one setting, for 95%"
+        " of what the best gains over the untrained network."
+    )
+    return table(caption, header, rows, text_columns=6)
+
+
+def settings(parameters: Parameters) -> str:
+    """Return hyperparameters in words."""
+    return ", ".join(f"{parameter_name(name)} {number(value, 3)}" for name, value in parameters) or "–"
 
 
 def status_table(summary: StudySummary) -> str:
@@ -141,20 +143,10 @@ def _tally(tally: Tally) -> list[str]:
 
 
 def _settings(map_: RobustnessMap, cell: Cell) -> str:
-    pairs = [(map_.x_name, cell.x), *([(map_.y_name, cell.y)] if map_.y_name else []), *map_.slice_at]
-    return ", ".join(f"{parameter_name(name)} {number(value, 3)}" for name, value in pairs)
+    return settings(((map_.x_name, cell.x), *(((map_.y_name, cell.y),) if map_.y_name else ()), *map_.slice_at))
 
 
 def _range(map_: RobustnessMap, cell: Cell) -> str:
     if cell.completed + cell.diverged < 2:
         return "one seed"
     return f"{metric_value(map_.metric, cell.low)}–{metric_value(map_.metric, cell.high)}"
-
-
-def _marks(map_: RobustnessMap, cell: Cell) -> str:
-    marks = [
-        ("best", map_.best_cell is not None and map_.best_cell.cell_id == cell.cell_id),
-        ("within tolerance", cell.in_region),
-        ("can't be told from the best", cell.like_best),
-    ]
-    return ", ".join(text for text, applies in marks if applies)

@@ -1,0 +1,114 @@
+"""The work of ``report`` and ``verdict``: studies read, finished or not."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sensitivity.analysis.verdict import Verdict
+from sensitivity.figures.labels import optimizer_name
+from sensitivity.report.results import Verdicts, compute_verdicts
+from sensitivity.report.words import answer_in_words, target_in_words
+from sensitivity.store.directory import place
+from sensitivity.store.reader import read_study
+from sensitivity.study.errors import UserError
+
+_WIDTH = 100
+
+
+def write_report_file(study_dirs: Sequence[str], output: Path | None, figures: Path | None) -> list[str]:
+    """Write the report of one study or several, and its figures where a folder is given; return what was written."""
+    from sensitivity.report import write_report
+    from sensitivity.report.images import write_images
+
+    directories = [place(study_dir) for study_dir in study_dirs]
+    name = directories[0].path.rpartition("/")[2] if len(directories) == 1 else "comparison"
+    target = output or Path(f"{name}.html")
+    made = write_report(directories)
+    write_file(target, made.html.encode())
+    written = [f"report: {target}"]
+    if figures is not None:
+        images = write_images(made.figures, figures)
+        written.append(f"figures: {len(images)} files in {figures}")
+    return written
+
+
+def show_verdict(study_dir: str, *, as_json: bool) -> None:
+    """Print the answers to a study's two questions."""
+    study = read_study(place(study_dir))
+    verdicts = compute_verdicts(study)
+    name = study.manifest.spec.name
+    print(json.dumps(_content(name, verdicts), indent=2) if as_json else _words(name, verdicts))
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file and the folders above it.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise UserError(f"{path}: can't be written ({error.strerror}); give another file") from None
+
+
+def _words(name: str, verdicts: Verdicts) -> str:
+    target = target_in_words(verdicts)
+    pair = " against ".join(map(optimizer_name, verdicts.pair)) if verdicts.pair else ""
+    lines = [": ".join(part for part in (name, pair) if part) + (f", {target}" if target else "")]
+    lines += [_wrapped(why.text) for why in verdicts.why_not]
+    for verdict in (verdicts.scaling, verdicts.sensitivity):
+        if verdict is None:
+            continue
+        answer = answer_in_words(verdict)
+        lines += ["", answer.question, f"  {answer.answer.upper()}: {answer.headline}"]
+        lines += [_wrapped(answer.effect, "  ")] if answer.effect else []
+        lines += ["  why:", *(_wrapped(text, "  - ") for text in answer.reasons)]
+        lines += ["  what would settle it:"] * bool(answer.settle)
+        lines += [_wrapped(text, "  - ") for text in answer.settle]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, mark: str = "") -> str:
+    return textwrap.fill(text, _WIDTH, initial_indent=mark, subsequent_indent=" " * len(mark))
+
+
+def _content(name: str, verdicts: Verdicts) -> dict[str, Any]:
+    metric, level = verdicts.target or (None, None)
+    answers = {v.question: _answer(v) for v in (verdicts.scaling, verdicts.sensitivity) if v is not None}
+    return {
+        "study": name,
+        "candidate": verdicts.pair[0] if verdicts.pair else None,
+        "reference": verdicts.pair[1] if verdicts.pair else None,
+        "target": {"metric": metric, "level": level} if verdicts.target else None,
+        "answers": answers,
+        "why_not": [{"code": why.code, "text": why.text} for why in verdicts.why_not],
+    }
+
+
+def _answer(verdict: Verdict) -> dict[str, Any]:
+    effect, primary = verdict.effect, verdict.primary
+    interval = None if effect.interval is None else [_finite(end) for end in effect.interval]
+    return {
+        "answer": verdict.answer,
+        "effect": {"value": _finite(effect.value), "interval": interval, "n": effect.n},
+        "p": None if primary is None else _finite(primary.p),
+        "p_equivalence": None if primary is None else _finite(primary.p_equivalence),
+        "margin": None if primary is None else primary.margin,
+        "reasons": [{"code": reason.code, "text": reason.text} for reason in verdict.reasons],
+        "settle": [
+            {"code": r.code, "text": r.text, "runs": r.runs, "device_seconds": _finite(r.device_seconds)}
+            for r in verdict.settle
+        ],
+    }
+
+
+def _finite(value: float) -> float | None:
+    """Return a number as JSON has it: null for NaN and infinity."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,76 @@
+"""The opening of a study's report: the verdict with its evidence, what was run, and what to beware of."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from sensitivity.analysis.verdict import Verdict
+from sensitivity.figures.comparison import draw_verdict
+from sensitivity.figures.labels import safe
+from sensitivity.report import story
+from sensitivity.report.blocks import drawn, nothing, themed
+from sensitivity.report.embed import Figures
+from sensitivity.report.figure_data import verdict_data
+from sensitivity.report.results import Results, Verdicts
+from sensitivity.report.words import answer_in_words, target_in_words
+
+
+def opening(results: Results, figures: Figures, prefix: str) -> str:
+    """Return the first section: it answers the questions before anything else."""
+    spec, summary, study = results.spec, results.summary, results.study
+    said = [story.what_was_run(spec), story.where_it_stands(summary)]
+    if study.unplanned:
+        said.append(
+            f"{study.unplanned:,} further runs are kept in the directory but belong to no cell of the present"
+            " plan; they are not counted here."
+        )
+    paragraphs = "".join(f"<p>{safe(text)}</p>" for text in said)
+    description = f'<p class="lead">{safe(spec.description)}</p>' if spec.description else ""
+    found = ""
+    if results.metric is not None:
+        items = "".join(f"<li>{safe(text)}</li>" for text in story.findings(results.maps[results.metric.name]))
+        found = f"<ul class='findings'>{items}</ul>"
+    warned = "".join(f'<li data-code="{item.code}">{safe(item.text)}</li>' for item in results.cautions)
+    beware = f"<aside class='cautions'><h2>Before you conclude</h2><ul>{warned}</ul></aside>" if warned else ""
+    total = summary.total
+    tiles = (
+        ("planned", total.planned), ("completed", total.completed), ("diverged", total.diverged),
+        ("failed", total.failed), ("waiting", total.waiting),
+    )  # fmt: skip
+    counts = "".join(f"<div><dt>{name}</dt><dd>{n:,}</dd></div>" for name, n in tiles)
+    answers = answers_block(results.verdicts, figures, prefix) if total.planned else ""
+    return (
+        f"<section id='{prefix}summary'>{description}{answers}{paragraphs}<dl class='tiles'>{counts}</dl>{found}"
+        f"{beware}</section>\n"
+    )
+
+
+def answers_block(verdicts: Verdicts, figures: Figures, prefix: str) -> str:
+    """Return both answers with their reasons, what would settle them, and their evidence."""
+    given = [verdict for verdict in (verdicts.scaling, verdicts.sensitivity) if verdict is not None]
+    cards = "".join(_card(verdict) for verdict in given)
+    target = target_in_words(verdicts)
+    on = f"<p class='introduction'>For the study's first target: {safe(target)}.</p>" if target and given else ""
+    evidence = "".join(
+        drawn(
+            figures,
+            f"{prefix}verdict-{verdict.question}",
+            themed(draw_verdict, verdict),
+            partial(verdict_data, verdict),
+        )
+        for verdict in given
+    )
+    return f"<div class='answers'>{cards}</div>{nothing(*(why.text for why in verdicts.why_not))}{on}{evidence}"
+
+
+def _card(verdict: Verdict) -> str:
+    answer = answer_in_words(verdict)
+    reasons = "".join(f"<li>{safe(text)}</li>" for text in answer.reasons)
+    settle = "".join(f"<li>{safe(text)}</li>" for text in answer.settle)
+    mend = f"<h4>What would settle it</h4><ul>{settle}</ul>" if settle else ""
+    effect = f"<p class='effect'>{safe(answer.effect)}</p>" if answer.effect else ""
+    return (
+        f"<article class='answer {answer.answer}'><p class='question'>{safe(answer.question)}</p>"
+        f"<h3><span class='badge'>{safe(answer.answer)}</span> {safe(answer.headline)}</h3>{effect}"
+        f"<h4>Why</h4><ul>{reasons}</ul>{mend}</article>"
+    )

@@ -1,0 +1,170 @@
+"""The page in a real browser: every figure painted, no console error, no request beyond the file."""
+
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+SLOW_3D = ("willReadFrequently", "GPU stall due to ReadPixels")
+"""What Chromium remarks on the speed of any surface in 3-D."""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no Chromium at {CHROMIUM}")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a file; fail on any console error, page error, or request beyond it."""
+    faults, contexts = [], []
+
+    def watch(request):
+        if not request.url.startswith(("file:", "data:", "blob:")):
+            faults.append(f"request to {request.url}")
+
+    def hear(message):
+        slow = any(remark in message.text for remark in SLOW_3D)
+        if message.type == "error" or (message.type == "warning" and not slow):
+            faults.append(message.text)
+
+    def open_(path, scheme="light", width=1280):
+        contexts.append(browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}))
+        tab = contexts[-1].new_page()
+        tab.on("console", hear)
+        tab.on("pageerror", lambda error: faults.append(str(error)))
+        tab.on("request", watch)
+        tab.goto(path.as_uri())
+        return tab
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+UNPAINTED = """[...document.querySelectorAll('.canvas')]
+  .filter((c) => c.offsetParent && !c.querySelector('.main-svg')).map((c) => c.dataset.figure)"""
+BLANK = """[...document.querySelectorAll('.canvas')].filter((c) => c.querySelector('.main-svg')
+  && !c.querySelector('.overplot .trace, .overplot image, .contourlayer path, .gl-container canvas, .barlayer path'))"""
+
+
+def wait_until_painted(tab):
+    """Wait for every figure that isn't behind a tab."""
+    for _ in range(300):  # the page's policy forbids the eval of wait_for_function
+        left = tab.evaluate(UNPAINTED)
+        if not left:
+            return
+        tab.wait_for_timeout(100)
+    pytest.fail(f"not painted: {left}")
+
+
+def paint_all(tab):
+    """Open each tab of each switch in turn, wait for what it shows, until all figures have been shown."""
+    shown = tab.eval_on_selector_all("[data-show]", "all => all.map((b) => [b.dataset.group, b.dataset.show])")
+    for group, key in [*map(tuple, shown), (None, None)]:
+        if key:
+            button = f"[data-group='{group}'][data-show='{key}']"
+            visible = [one for one in tab.query_selector_all(button) if one.is_visible()]
+            if not visible:
+                continue
+            visible[0].click()
+        wait_until_painted(tab)
+
+
+@pytest.mark.parametrize("case", ["landscape", "random"])
+def test_every_figure_is_painted_and_nothing_is_asked_for(case, report_of, page_of, visit):
+    tab = visit(page_of(case))
+    paint_all(tab)
+    unpainted = tab.eval_on_selector_all(
+        ".canvas", "all => all.filter((c) => !c.querySelector('.main-svg')).map((c) => c.dataset.figure)"
+    )
+    assert unpainted == []
+    assert tab.evaluate(f"{BLANK}.map((c) => c.dataset.figure)") == []
+    assert len(tab.query_selector_all(".canvas")) == len(report_of(case).figures)
+
+
+def test_studies_are_switched(page_of, visit):
+    tab = visit(page_of("one-batch-size", "random"))
+    assert tab.is_visible("[data-figure='study-1-verdict-sensitivity'].canvas")
+    tab.click("[data-show=study-2]")
+    tab.query_selector("#study-2-cost").scroll_into_view_if_needed()
+    tab.wait_for_selector("[data-figure='study-2-cost'][data-painted] .main-svg")
+    assert not tab.is_visible("[data-figure='study-1-verdict-sensitivity'].canvas")
+
+
+def test_dark_is_followed_and_switched(page_of, visit):
+    tab = visit(page_of("landscape"), scheme="dark")
+    first = ".canvas[data-figure=verdict-scaling]"
+    tab.wait_for_selector(f"{first}[data-painted=dark]")
+    ground = f'getComputedStyle(document.querySelector("{first} .main-svg")).backgroundColor'
+    assert tab.evaluate(ground) == "rgb(23, 28, 36)"
+    tab.click("#theme")
+    tab.query_selector(first).scroll_into_view_if_needed()
+    tab.wait_for_selector(f"{first}[data-painted=light]")
+    assert tab.evaluate(ground) == "rgb(255, 255, 255)"
+    assert tab.inner_text("#theme") == "Dark"
+
+
+def test_a_figure_is_taken_away_as_data_and_as_an_image(page_of, visit):
+    tab = visit(page_of("landscape"))
+    tab.wait_for_selector("[data-figure=verdict-scaling][data-painted]")
+    starts = {"csv": b"what,batch_size,row", "png": b"\x89PNG", "svg": b"<svg"}
+    for kind, start in starts.items():
+        with tab.expect_download() as download:
+            tab.click(f"[data-take={kind}][data-figure=verdict-scaling]")
+        assert download.value.suggested_filename == f"verdict-scaling.{kind}"
+        assert Path(download.value.path()).read_bytes().startswith(start)
+
+
+def test_the_data_of_a_figure_is_a_table_beside_it(page_of, report_of, visit):
+    tab = visit(page_of("landscape"))
+    details = tab.query_selector("details.data[data-figure=cost]")
+    details.scroll_into_view_if_needed()
+    details.query_selector("summary").click()
+    tab.wait_for_selector("details.data[data-figure=cost] tbody tr")
+    rows = details.query_selector_all("tbody tr")
+    assert len(rows) == 2 * 2
+    header = [cell.inner_text() for cell in details.query_selector_all("th")]
+    assert header[:3] == ["optimizer", "batch size", "planned"]
+    assert [cell.inner_text() for cell in rows[0].query_selector_all("td")][:3] == ["kfac", "32", "64"]
+
+
+def test_a_study_without_results_opens(page_of, visit):
+    assert "No run has a measured value" in visit(page_of("pending")).inner_text("main")
+
+
+def test_on_a_phone_figures_scroll_and_the_page_does_not(page_of, visit):
+    tab = visit(page_of("mixed"), width=390)
+    tab.wait_for_selector(".canvas[data-painted] .main-svg")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_it_prints_light_with_what_is_shown_painted(page_of, visit):
+    tab = visit(page_of("landscape"), scheme="dark")
+    wait_until_painted(tab)
+    painted = tab.evaluate(
+        """() => {
+          dispatchEvent(new Event("beforeprint"));
+          return new Promise((done) => setTimeout(() => done(
+            [...document.querySelectorAll(".canvas[data-painted]")].map((c) => c.dataset.painted)), 0));
+        }"""
+    )
+    assert len(painted) > 10
+    assert set(painted) == {"light"}
+    assert tab.pdf()[:5] == b"%PDF-"

@@ -1,0 +1,104 @@
+"""`sensitivity report` and `sensitivity verdict` as a user meets them."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from sensitivity.cli.main import main
+from sensitivity.report import images
+from sensitivity.study.errors import UserError
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run a command in this process and return its exit code and what it printed."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sensitivity", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        return stopped.value.code or 0, printed.out, printed.err
+
+    return run
+
+
+def test_the_verdict_is_answered_in_the_terminal(command, study_of):
+    code, out, _ = command("verdict", study_of("landscape").uri)
+    assert code == 0
+    assert out.startswith("synthetic: K-FAC against SGD, training loss ≤ 0.2")
+    assert "Does K-FAC scale further with batch size than SGD?" in out
+    assert "Is K-FAC less sensitive to its hyperparameters than SGD?" in out
+    assert "why:" in out
+    assert all(len(line) <= 100 for line in out.splitlines())
+
+
+def test_the_verdict_as_json_has_the_same_answers_and_is_strict(command, study_of):
+    code, out, _ = command("verdict", study_of("landscape").uri, "--json")
+    said = json.loads(out, parse_constant=pytest.fail)
+    assert code == 0
+    assert (said["candidate"], said["reference"]) == ("kfac", "sgd")
+    assert said["target"] == {"metric": "train_loss", "level": 0.2}
+    scaling = said["answers"]["scaling"]
+    assert scaling["answer"] in ("better", "worse", "equivalent", "undetermined")
+    assert scaling["reasons"]
+    assert said["answers"]["sensitivity"]["margin"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "said"),
+    [("single-cell", "one-optimizer", "nothing to compare"), ("no-target", "no-target", "declares no target")],
+)
+def test_a_question_without_an_answer_says_why(command, study_of, case, code, said):
+    assert said in command("verdict", study_of(case).uri)[1].replace("\n", " ")
+    content = json.loads(command("verdict", study_of(case).uri, "--json")[1])
+    assert [why["code"] for why in content["why_not"]] == [code]
+    assert content["answers"] == {}
+
+
+def test_the_report_of_several_studies_is_one_file(command, study_of, tmp_path):
+    target = tmp_path / "deep" / "both.html"
+    code, out, _ = command("report", study_of("single-cell").uri, study_of("no-target").uri, "-o", target)
+    assert (code, out) == (0, f"report: {target}\n")
+    assert "The studies side by side" in target.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not Path("/usr/bin/chromium").exists(), reason="no Chromium")
+def test_each_figure_is_written_as_png_and_svg(report_of, tmp_path):
+    figures = report_of("landscape").figures
+    some = {name: figures[name] for name in ("verdict-scaling", "success")}
+    written = images.write_images(some, tmp_path / "figures")
+    assert sorted(path.name for path in written) == sorted(f"{name}.{kind}" for name in some for kind in ("png", "svg"))
+    for path in written:
+        content = path.read_bytes()
+        assert content.startswith(b"\x89PNG" if path.suffix == ".png" else b"<svg")
+        assert len(content) > 8_000
+    assert "K-FAC against SGD" in (tmp_path / "figures" / "verdict-scaling.svg").read_text(encoding="utf-8")
+
+
+def test_images_without_a_browser_name_the_mend(report_of, tmp_path, monkeypatch):
+    from kaleido.errors import ChromeNotFoundError
+
+    class Missing:
+        def __init__(self, **_):
+            raise ChromeNotFoundError
+
+    monkeypatch.setattr("kaleido.Kaleido", Missing)
+    with pytest.raises(UserError, match="apt-get install chromium"):
+        images.write_images(report_of("landscape").figures, tmp_path)
+
+
+def test_the_browser_of_images_asks_for_nothing():
+    import kaleido
+
+    page = kaleido.PageGenerator(mathjax=False).generate_index()
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+def test_a_folder_that_cannot_be_is_an_error_with_its_name(report_of, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/figures: can't be written"):
+        images.write_images(report_of("landscape").figures, tmp_path / "file" / "figures")

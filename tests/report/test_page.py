@@ -1,0 +1,218 @@
+"""What the page says of every kind of study, and what it is made of."""
+
+import base64
+import gzip
+import json
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from sensitivity.figures.theme import ANY, DARK, LIGHT, colours
+from sensitivity.report import render_report, write_report
+from sensitivity.report.data import Data
+from sensitivity.report.embed import in_theme
+from sensitivity.store.directory import place
+from sensitivity.store.reader import read_study
+from sensitivity.study.errors import StorageError
+from sensitivity.study.results import Status
+
+SECTIONS = (
+    "Robustness maps", "Success rates", "Scaling with batch size", "Cost", "The price of tuning",
+    "Robust region and sensitivity", "Which hyperparameters matter", "Learning curves", "Every planned run",
+    "Where this comes from",
+)  # fmt: skip
+
+SAYS = {
+    # case: what the page says, and figures that it has (+) or lacks (-)
+    "complete": (
+        ["108 completed", "3 seeds judge"],
+        "+verdict-sensitivity +scaling-steps +ridge-kfac +success-difference",
+    ),
+    "mixed": (["failed with an exception", "18 failed"], "+maps-train_loss-sgd +curves-diverged-test_accuracy"),
+    "pending": (["No run has a measured value", "planned runs have no result yet"], "-success -cost"),
+    "half-finished": (["planned runs have no result yet", "undetermined"], "+maps-test_accuracy-kfac"),
+    "all-diverged": (
+        ["no run has completed, so it has no best cell", "so there is no best cell to show"],
+        "-curves-best-train_loss +curves-diverged-test_accuracy",
+    ),
+    "all-failed": (["failed with an exception", "No run has a result, so there are no success rates"], "-importance"),
+    "single-cell": (
+        ["One seed", "With one optimizer there is nothing to compare it with", "fewer than three configurations"],
+        "-verdict-scaling -ridge-sgd -success-difference",
+    ),
+    "single-seed": (["One seed", "which flatters it"], "+scaling-steps"),
+    "one-optimizer": (
+        ["With one optimizer there is nothing to compare it with"],
+        "+ridge-kfac -profiles -verdict-scaling -success-difference",
+    ),
+    "one-batch-size": (["no critical batch sizes compare", "a critical batch size needs two"], "+success -success-3d"),
+    "no-target": (["declares no target", "both questions are about reaching one"], "-scaling-steps +best-of-k-trials"),
+    "random": (["95% interval", "Of a forest"], "+reached-sgd"),
+    "squared-error": (["squared error"], "-targets"),
+    "landscape": (["scale further with batch size than SGD?", "lower bound"], "+verdict-scaling +success-3d"),
+}  # fmt: skip
+
+
+def packed(html, name):
+    (data,) = re.findall(rf'id="packed-{name}">([^<]*)</script>', html)
+    return gzip.decompress(base64.b64decode(data)).decode()
+
+
+@pytest.mark.parametrize("case", SAYS)
+def test_every_kind_of_study_has_a_report_that_says_what_it_can_and_cannot(case, report_of):
+    report = report_of(case)
+    said, figures = SAYS[case]
+    for text in said:
+        assert text in report.html
+    for heading in SECTIONS:
+        assert f"<h2>{heading}</h2>" in report.html
+    for figure in figures.split():
+        assert (figure[1:] in report.figures) is (figure[0] == "+"), figure
+    assert "Traceback" not in report.html
+    assert report.html.count('class="canvas"') == len(report.figures)
+
+
+@pytest.mark.parametrize("case", ["landscape", "mixed", "random"])
+def test_every_figure_travels_with_its_n_and_its_data(case, report_of):
+    report = report_of(case)
+    shared = json.loads(packed(report.html, "shared"))
+    assert shared["config"]["showSendToCloud"] is False
+    assert set(shared["themes"]) == {"light", "dark"}
+    for name in report.figures:
+        figure = json.loads(packed(report.html, f"figure-{name}"))
+        assert "n = " in figure["layout"]["title"]["subtitle"]["text"], name
+        header, *rows = packed(report.html, f"data-{name}").splitlines()
+        assert rows, name
+        assert "," in header
+        for kind in ("csv", "svg", "png"):
+            assert f'data-take="{kind}" data-figure="{name}"' in report.html
+
+
+def test_maps_of_all_optimizers_share_one_colour_scale(report_of):
+    axes = [
+        json.loads(report_of("landscape").figures[f"maps-train_loss-{optimizer}"])["layout"]["coloraxis"]
+        for optimizer in ("kfac", "sgd")
+    ]
+    assert axes[0]["cmin"] == axes[1]["cmin"] < axes[0]["cmax"] == axes[1]["cmax"]
+
+
+def test_the_verdict_and_its_evidence_come_before_anything_else(report_of):
+    html = report_of("landscape").html
+    places = [
+        html.index(text)
+        for text in ("class='answers'", 'data-figure="verdict-scaling"', "id='maps'", "id='provenance'")
+    ]
+    assert places == sorted(places)
+    assert "For the study's first target: training loss ≤ 0.2" in html
+
+
+def test_a_search_that_seeks_success_is_refused_in_words(synthetic, study_of):
+    study = read_study(study_of("random"))
+    spec = synthetic.make_spec(
+        optimizers={
+            "sgd": {
+                "kind": "sgd", "lr": {"log": [0.01, 1.0]}, "momentum": {"linear": [0.0, 0.9]}, "design": "tpe",
+                "samples": 8,
+            }
+        },
+        seeds=1,
+        search={"objective": "test_accuracy"},
+    )  # fmt: skip
+    report = render_report([replace(study, manifest=replace(study.manifest, spec=spec))])
+    for what in ("a success rate", "a best-of-k curve", "importance", "a region&#x27;s size"):
+        assert f"so {what} of them would flatter it" in report.html
+    assert not {"success", "best-of-k-trials", "importance"} & set(report.figures)
+
+
+def test_runs_that_confirm_winners_judge_them_and_enter_nothing_else(synthetic, tmp_path):
+    spec = synthetic.make_spec(targets={"train_loss": [1.0]})
+    study = read_study(
+        synthetic.write_study(tmp_path, spec, lambda t: synthetic.run(t, [2.0, 0.3 + dict(t.hyperparameters)["lr"]]))
+    )
+    best = study.runs[study.runs["param.lr"] == 0.01].drop_duplicates(["optimizer", "batch_size"])
+    fresh = best.assign(seed=10**9, trial_id=best["trial_id"] + "fresh")
+    curves = study.curves[study.curves["trial_id"].isin(best["trial_id"])]
+    more = replace(
+        study,
+        runs=pd.concat([study.runs, fresh], ignore_index=True),
+        curves=pd.concat([study.curves, curves.assign(trial_id=curves["trial_id"] + "fresh")], ignore_index=True),
+    )
+    before, after = (render_report([of]) for of in (study, more))
+    assert ",confirmed," in packed(after.html, "data-scaling-steps")
+    assert ",confirmed," not in packed(before.html, "data-scaling-steps")
+    for name in ("maps-train_loss-kfac", "success", "best-of-k-trials", "importance", "regions"):
+        assert packed(after.html, f"data-{name}") == packed(before.html, f"data-{name}"), name
+    assert "112 planned runs" in after.html
+
+
+def test_several_studies_stand_side_by_side_and_each_by_itself(report_of):
+    report = report_of("complete", "landscape")
+    assert "The studies side by side" in report.html
+    assert "synthetic (1)" in report.html
+    assert {"comparison-scaling", "comparison-critical-batch-size"} <= set(report.figures)
+    for k in (1, 2):
+        assert f"study-{k}-maps-train_loss-sgd" in report.figures
+        assert report.html.count(f"id='study-{k}-scaling'") == 1
+    ids = re.findall(r"""\bid=["']([^"']+)["']""", report.html)
+    assert len(ids) == len(set(ids))
+
+
+def test_an_empty_plan_says_so(study_of):
+    study = read_study(study_of("complete"))
+    empty = replace(study, runs=study.runs.iloc[:0], curves=study.curves.iloc[:0], unplanned=108)
+    html = render_report([empty]).html
+    assert "No run is planned in this directory" in html
+    assert "108 further runs are kept" in html
+
+
+def test_a_folder_without_a_study_is_a_storage_error(tmp_path):
+    with pytest.raises(StorageError, match="no study here"):
+        write_report([place(str(tmp_path))])
+
+
+def test_text_from_outside_is_escaped(synthetic, tmp_path):
+    hostile = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
+    html = write_report(
+        [
+            synthetic.write_study(
+                tmp_path, synthetic.make_spec(description=hostile), lambda t: synthetic.run(t, [], Status.FAILED)
+            )
+        ]
+    ).html
+    assert "<img" not in html
+    assert "&lt;img src=x onerror=alert(1)&gt;" in html
+    assert "<script>alert(" not in html, "of the description, or of a run's message"
+
+
+def test_the_best_cells_values_are_in_the_table(report_of):
+    rows = re.findall(r"<tr>(.*?)</tr>", report_of("complete").html)
+    best = [re.sub(r"<[^>]+>", "|", row) for row in rows if "SGD" in row and "learning rate" in row and "3/3" in row]
+    # SGD at lr 0.01: losses 0.11, 0.16, 0.21; accuracy 1 / (1 + loss) - 0.01, median 0.852.
+    assert "learning rate 0.01, momentum 0" in best[0]
+    assert "85.2%" in best[0]
+
+
+def test_the_page_is_one_small_file_of_its_own(report_of):
+    html = report_of("landscape").html
+    assert len(html) < 3_000_000
+    page = html.split('<script type="text/plain"')[0]
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
+    assert "default-src 'none'" in html
+
+
+def test_stand_in_colours_become_each_themes(report_of):
+    text = report_of("landscape").figures["scaling-steps"]
+    assert any(colour in text for colour in colours(ANY))
+    for theme in (LIGHT, DARK):
+        drawn = in_theme(text, theme)
+        assert not any(colour in json.dumps(drawn) for colour in colours(ANY))
+        assert drawn["data"][1]["line"]["color"] == theme.category(0)
+        assert drawn["layout"]["template"]["layout"]["paper_bgcolor"] == theme.paper
+    assert len({*colours(ANY)}) == len(colours(LIGHT)) == len(colours(DARK))
+
+
+def test_csv_keeps_its_digits_and_says_what_is_missing():
+    data = Data(columns=("a", "b"), rows=[(0.1 + 0.2, 'x, "y"'), (float("nan"), None), (float("inf"), 3)])
+    assert data.csv().splitlines() == ["a,b", '0.3,"x, ""y"""', ",", "inf,3"]
