@@ -41,8 +41,8 @@ from sensitivity.training.problems import load_problem
 logger = logging.getLogger(__name__)
 
 _REPORT_EVERY_S = 1.0
-_MEMORY_WORDS = re.compile(r"OutOfMemory|running low on memory|\bOOM\b|memory monitor", re.IGNORECASE)
-"""What Ray says of a worker that its memory monitor, or the kernel's, has killed."""
+_MEMORY_WORDS = re.compile(r"OutOfMemoryError|running low on memory")
+"""What Ray says of a worker that its memory monitor has killed; of the kernel's victims it can't tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +246,7 @@ class _Recorder(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Let a pack whose worker or node died start again, or record that it is given up."""
         pack: Pack = trial.config["parcel"].pack
-        cause, out_of_memory = _cause(trial.get_error())
+        cause, out_of_memory = cause_of_loss(trial.get_error())
         logger.warning("pack %s: its worker was lost: %s", pack.id, cause)
         try:
             given_up = self._supply.lose(pack, cause, out_of_memory=out_of_memory)
@@ -293,12 +293,13 @@ class _StopOn(tune.Stopper):
         return self._condition()
 
 
-def _cause(error: BaseException | None) -> tuple[str, bool]:
+def cause_of_loss(error: BaseException | None) -> tuple[str, bool]:
     """Return what killed a worker, in a line, and whether it was the memory."""
     text = str(error or "").strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     out_of_memory = isinstance(error, ray.exceptions.OutOfMemoryError) or bool(_MEMORY_WORDS.search(text))
-    return (lines[-1] if lines else "unknown"), out_of_memory
+    cause = lines[-1].partition(" Some common causes")[0] if lines else "unknown"
+    return cause, out_of_memory
 
 
 def _interrupted(pack: Pack, message: str) -> PackResult:

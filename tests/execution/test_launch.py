@@ -110,6 +110,24 @@ def test_a_users_failing_model_fails_its_runs_alone(running_ray, write_study, tm
     assert run(path, tmp_path / "studies")[0].statuses == outcome.statuses
 
 
+def test_a_worker_that_ran_out_of_memory_is_told_from_one_that_was_killed(running_ray):
+    import ray
+
+    from sensitivity.execution.runner import cause_of_loss
+
+    monitor = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.\nMemory: 9/10 GB")
+    killed = ray.exceptions.ActorDiedError(
+        "The actor died unexpectedly before finishing this task.\n\tpid: 7\nThe actor is dead because its worker "
+        "process has died. Worker exit detail: End of file. Some common causes include: (1) the process was killed by "
+        "the OOM killer due to high memory usage, (2) ray stop --force was called"
+    )
+    assert cause_of_loss(monitor) == ("Memory: 9/10 GB", True)
+    cause, out_of_memory = cause_of_loss(killed)
+    assert cause.endswith("its worker process has died. Worker exit detail: End of file.")
+    assert not out_of_memory
+    assert cause_of_loss(None) == ("unknown", False)
+
+
 def test_a_changed_problem_is_another_study(running_ray, write_study, tmp_path):
     module = tmp_path / "mine_that_changes.py"
     module.write_text(

@@ -191,6 +191,22 @@ def test_a_finished_search_can_be_extended_by_samples_and_by_seeds():
     assert not recorded_trials(table, other, ""), "another optimizer by the same name"
 
 
+def test_a_run_that_was_given_up_tells_nothing_and_holds_nothing_up():
+    spec, given_up = study(samples=16, seeds=2), []
+
+    def lose(result_, searches):
+        (run,) = result_.runs
+        if len(given_up) < 3 and run.trial.seed == 0:  # a seed of one configuration each, and what it said is not known
+            given_up.append(run.trial.id)
+            run = dataclasses.replace(run, status=Status.INTERRUPTED)
+        searches.tell(dataclasses.replace(result_, runs=(run,)))
+
+    searches = Searches(spec, "", ())
+    trials = play(searches, tell=lambda each: lose(each, searches))
+    assert len(given_up) == 3
+    assert len({trial.hyperparameters for trial in trials}) == 16
+
+
 def test_a_space_of_lists_is_exhausted_and_the_search_ends():
     lists = {"lr": [0.01, 0.1, 1.0], "damping": [0.1, 1.0]}
     trials = play(Searches(study(samples=50, kfac=lists), "", ()))
