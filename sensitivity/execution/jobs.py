@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import socket
@@ -29,6 +30,12 @@ _CONNECT_S = 5.0
 _REQUEST_S = 60.0
 _OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 """Variables by which Ray would go to another cluster than the one that was asked for."""
+_CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers by which Ray's client tells what it does; each sets its own level."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +84,8 @@ class Cluster:
             raise UserError(f"--address {address!r}: give the Jobs server's, such as http://HEAD:8265")
         with self._reachable():
             socket.create_connection((host, port), timeout=_CONNECT_S).close()  # Ray's client would wait for minutes
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
         with self._reachable(), _without(*_OVERRIDES):
             self._client = _Client(address)
         self._refuse_old()

@@ -19,7 +19,8 @@ from sensitivity.study.spec import IMAGE_FOLDER, StudySpec
 
 MOST_BYTES = 100 * 2**20
 """What Ray takes of a job's files, packed."""
-_NEVER = (".*", "__pycache__", "*.pyc")
+_NEVER = (".?*", "__pycache__", "*.pyc")
+"""A plain `.*` is also the folder itself to Ray, and nothing would travel."""
 _SHOWN = 3
 """Files that a message about size names."""
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from sensitivity.study.errors import UserError
 from sensitivity.study.spec import IMAGE_FOLDER, ProblemSpec
 
+CODE_VERSION_VARIABLE = "SENSITIVITY_CODE_VERSION"
+"""Where this source was sent to a cluster, it has no git checkout there; its sender tells what it is."""
 _PACKAGES = (
     "sensitivity",
     "torch",
@@ -43,6 +45,8 @@ def package_versions() -> dict[str, str]:
 
 def code_version() -> str:
     """Return the package's version; from a git checkout also the commit, and ``.dirty`` if its code is changed."""
+    if (told := os.environ.get(CODE_VERSION_VARIABLE)) is not None:
+        return told
     return _version_at(package_versions().get("sensitivity", "unknown"), Path(__file__).resolve().parents[2])
 
 
@@ -115,7 +119,9 @@ def source_hash(problem: ProblemSpec, folder: str) -> str:
         return ""
     # The study file may lie in a checkout of this package, or above a virtual environment.
     others = (Path(__file__).resolve().parents[1], Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve())
-    loaded = {Path(str(m.__file__)).resolve() for m in list(sys.modules.values()) if getattr(m, "__file__", None)}
+    named_files = [Path(str(m.__file__)) for m in list(sys.modules.values()) if getattr(m, "__file__", None)]
+    # torch.classes calls its file "_classes.py", which in the study's own folder would be one of the user's.
+    loaded = {file.resolve() for file in named_files if file.is_absolute()}
     beside = {
         path
         for path in loaded

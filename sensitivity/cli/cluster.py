@@ -1,0 +1,65 @@
+"""The commands that send studies to a cluster and follow them there."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="as `submit` and `status` name it")]
+AddressOption = Annotated[
+    str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", metavar="URL", help="the cluster's Jobs server (its dashboard)")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
+JOBS_SERVER = "http://127.0.0.1:8265"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to an application."""
+    for command in (submit, status, logs, stop):
+        app.command()(command)
+
+
+def submit(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="a .toml file, or a name of search_spaces/")],
+    storage: Annotated[str, typer.Option(metavar="URI", help="a place that all nodes share: s3://..., gs://..., NFS")],
+    address: AddressOption = JOBS_SERVER,
+    workers: Annotated[int | None, typer.Option(min=1, help="packs at a time (default: what fits)")] = None,
+    installed: Annotated[
+        bool, typer.Option("--installed", help="use the cluster's own copy of this package, don't send this one")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Send a study to a Ray cluster: it runs there what is missing, and this machine may go."""
+    from sensitivity.cli.jobs import submit_study
+
+    submit_study(study, address=address, storage=storage, workers=workers, with_package=not installed, as_json=as_json)
+
+
+def status(
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="a job (default: all studies there)")] = None,
+    address: AddressOption = JOBS_SERVER,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how the jobs of a cluster stand."""
+    from sensitivity.cli.jobs import show_status
+
+    show_status(job, address=address, as_json=as_json)
+
+
+def logs(
+    job: JobArgument,
+    address: AddressOption = JOBS_SERVER,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the job ends")] = False,
+) -> None:
+    """Print what a job has printed."""
+    from sensitivity.cli.jobs import show_logs
+
+    raise typer.Exit(show_logs(job, address=address, follow=follow))
+
+
+def stop(job: JobArgument, address: AddressOption = JOBS_SERVER) -> None:
+    """Stop a job; what it has reported is kept, and submitting the study again goes on from there."""
+    from sensitivity.cli.jobs import stop_job
+
+    stop_job(job, address=address)

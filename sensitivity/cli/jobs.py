@@ -1,0 +1,96 @@
+"""The work of ``submit``, ``status``, ``logs`` and ``stop``: a study on a cluster, seen from here."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from sensitivity.cli.display import duration
+from sensitivity.execution.environment import ray_environment
+from sensitivity.execution.shipment import refuse_local, shipment
+from sensitivity.store.directory import place
+from sensitivity.study.errors import UserError
+
+if TYPE_CHECKING:
+    from sensitivity.execution.jobs import Cluster, Job
+
+UNSUCCESSFUL_EXIT = 1
+
+
+def submit_study(
+    study: str, *, address: str, storage: str, workers: int | None, with_package: bool, as_json: bool
+) -> None:
+    """Send a study to a cluster, and say how to follow it."""
+    refuse_local(storage)
+    place(storage)  # a URI that means nothing, or holds credentials, would only be found out there
+    with shipment(study, with_package=with_package) as ready, _cluster(address) as cluster:
+        job = cluster.submit(ready, storage=storage, workers=workers)
+    if as_json:
+        print(json.dumps(asdict(job)))
+        return
+    at = f"--address {shlex.quote(address)}"
+    print(f"job:    {job.id}")
+    print(f"follow: sensitivity logs -f {job.id} {at}")
+    print(f"state:  sensitivity status {job.id} {at}")
+    print(f"stop:   sensitivity stop {job.id} {at}")
+    print(f"report: sensitivity report {shlex.quote(place(storage).child(job.study).uri)}")
+
+
+def show_status(id_: str | None, *, address: str, as_json: bool) -> None:
+    """Print one job, or all of the cluster's that are studies."""
+    with _cluster(address) as cluster:
+        jobs = cluster.jobs() if id_ is None else (cluster.job(id_),)
+    if as_json:
+        print(json.dumps([asdict(job) for job in jobs] if id_ is None else asdict(jobs[0])))
+        return
+    if not jobs:
+        print(f"no studies on the cluster at {address}; `sensitivity submit` sends one")
+    for job in jobs:
+        print(_line(job))
+    if id_ is not None and not jobs[0].active and jobs[0].message:
+        print(jobs[0].message.strip())
+
+
+def show_logs(id_: str, *, address: str, follow: bool) -> int:
+    """Print what a job has printed, and with `follow` what it prints until its end; return the exit code."""
+    with _cluster(address) as cluster:
+        if not follow:
+            print(cluster.logs(id_), end="")
+            return 0
+        job = cluster.follow(id_, lambda text: print(text, end="", flush=True))
+    print(f"{job.id}: {job.status.lower()}", file=sys.stderr)
+    return 0 if job.status == "SUCCEEDED" else UNSUCCESSFUL_EXIT
+
+
+def stop_job(id_: str, *, address: str) -> None:
+    """Ask a job to stop."""
+    with _cluster(address) as cluster:
+        stopped = cluster.stop(id_)
+    if stopped:
+        print(f"{id_}: asked to stop; every reported result is kept. To go on, submit the study again")
+    else:
+        print(f"{id_}: had ended before")
+
+
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[Cluster]:
+    for module in ("aiohttp", "requests"):
+        if importlib.util.find_spec(module) is None:
+            raise UserError("a cluster's Jobs server needs more of Ray\n  pip install 'ray[default]'")
+    with ray_environment(local=False):
+        from sensitivity.execution.jobs import Cluster
+
+        yield Cluster(address)
+
+
+def _line(job: Job) -> str:
+    ended = job.ended_at or time.time()
+    lasted = f", {duration(ended - job.started_at)}" if job.started_at else ""
+    return f"{job.id}: {job.status.lower()}{lasted}; {job.study} (spec {job.spec_hash}) in {job.storage}"
