@@ -87,8 +87,14 @@ def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
             ("training", data.train_inputs[:count], data.train_targets[:count]),
             ("test", data.test_inputs[:2], data.test_targets[:2]),
         ):
+            drawn = torch.random.get_rng_state()
             with no_recomputation():
                 outputs = model.train(split == "training")(data.standardised(inputs).clone())
+            if spec.execution.micro_batch is not None and not torch.equal(drawn, torch.random.get_rng_state()):
+                return [
+                    f"execution.micro_batch: {spec.problem.model} draws random numbers for every part of a batch "
+                    "(dropout, say), so the micro-batch changes results. Give it as problem.ghost_batch instead"
+                ]
             if problem.has_classes:
                 fits = outputs.dim() == 2 and len(outputs) == len(inputs) and outputs.shape[1] >= problem.outputs
                 wanted = f"[{len(inputs)}, {problem.outputs}], a number for each class"

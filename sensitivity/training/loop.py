@@ -30,9 +30,10 @@ def train_pack(
         pack: trials of one workload, arm and batch size.
         problem: their workload's problem.
         micro_batch: examples of each member that are differentiated at once, if fewer than a batch and the problem has
-            no ghost batch. Without batch normalisation results are those of the whole batch, beyond rounding.
+            no ghost batch. Results are those of the whole batch, but for rounding, unless the network normalises over
+            the batch or draws random numbers.
         on_progress: called at each evaluation with the fraction of the budget done.
-        on_look: called every few steps with the training, whose ``state()`` may be kept.
+        on_look: called every few steps with the training, whose ``state()`` may be written away.
         resume: such a state of the same pack; training goes on from there as if it had not stopped.
     """
     training = PackTraining(pack, problem, micro_batch=micro_batch)

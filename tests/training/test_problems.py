@@ -277,6 +277,21 @@ def test_a_micro_batch_of_a_network_with_batch_norm_is_refused_with_the_mend(mod
         check_study(study, load_problem(study.problem), source="x.toml")
 
 
+@pytest.mark.parametrize("layer", ["nn.Dropout(0.5)", "Noise()"])
+def test_a_micro_batch_of_a_network_that_draws_random_numbers_is_refused(module, make_study, layer):
+    name = module(
+        "import torch\nfrom torch import nn\n"
+        "class Noise(nn.Module):\n    def forward(self, x):\n        return x + torch.randn_like(x) * self.training\n"
+        "def model(shape, outputs):\n"
+        f"    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), {layer}, nn.Linear(16, outputs))\n"
+    )
+    spec = make_study(problem={"model": f"{name}:model"}, execution={"micro_batch": 16})
+    with pytest.raises(StudyFileError, match=r"execution\.micro_batch: .* draws random numbers .*ghost_batch"):
+        check_study(spec, load_problem(spec.problem), source="x.toml")
+    fine = make_study(problem={"model": f"{name}:model", "ghost_batch": 16})
+    check_study(fine, load_problem(fine.problem), source="x.toml")
+
+
 def test_a_ghost_batch_that_the_network_can_not_normalise_is_refused(module, make_study):
     spec = make_study(problem={"model": f"{module(NORMALISED)}:model", "ghost_batch": 1})
     with pytest.raises(StudyFileError, match="Expected more than 1 value per channel"):
