@@ -22,7 +22,8 @@ class ExampleCost:
     gradient_flops: float
     """Forward and backward pass: matrix products and convolutions. Element-wise work is left out, as is usual."""
     positions: Mapping[str, int]
-    """How often each layer's weights meet one example: output positions of a convolution, 1 of a plain linear layer."""
+    """How often each layer's weights meet one example, over all its calls: the output positions of a convolution, the
+    length of a sequence for an embedding or a linear layer, 1 of a plain linear layer."""
 
 
 def example_cost(problem: Problem) -> ExampleCost:
@@ -30,15 +31,18 @@ def example_cost(problem: Problem) -> ExampleCost:
     data = problem.dataset
     positions: dict[str, int] = {}
 
-    def note(name: str, module: nn.Linear | nn.Conv1d | nn.Conv2d, outputs: Tensor) -> None:
-        rows = outputs.numel() // (_EXAMPLES * outputs.shape[1 if module.weight.dim() > 2 else -1])
-        positions[name] = rows
+    def note(name: str, module: nn.Module, outputs: Tensor) -> None:
+        channels = outputs.shape[1 if isinstance(module, (nn.Conv1d, nn.Conv2d)) else -1]
+        rows = outputs.numel() // (_EXAMPLES * channels)
+        positions[name] = positions.get(name, 0) + rows
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = problem.build_model().train()
-        for name, module in model.named_modules():
-            if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+        names: dict[int, str] = {}  # by weight, as K-FAC has it: modules that share one are one layer
+        for own_name, module in model.named_modules():
+            if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)):
+                name = names.setdefault(id(module.weight), own_name)
                 module.register_forward_hook(lambda m, _, out, name=name: note(name, m, out))
         counter = FlopCounterMode(display=False)
         with counter:

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
 
 from sensitivity.study.spec import ProblemSpec
 from sensitivity.training.cost import example_cost
+from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.loop import train_pack
-from sensitivity.training.problems import load_problem
+from sensitivity.training.losses import cross_entropy
+from sensitivity.training.problems import Problem, load_problem
 
 
 def test_perceptron_flops_are_those_counted_by_hand():
@@ -25,6 +28,25 @@ def test_convolution_flops_and_positions_are_those_counted_by_hand():
     cost = example_cost(load_problem(ProblemSpec(model="small_cnn")))
     assert cost.gradient_flops == 3 * (first + second + head) - first
     assert dict(cost.positions) == {"0": 64, "3": 16, "7": 1}
+
+
+def test_positions_count_every_call_of_a_layer_and_the_words_of_a_sequence():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.inner, self.head = nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+            self.tied = nn.Linear(8, 8)
+            self.tied.weight = self.inner.weight
+
+        def forward(self, x):
+            return self.head(self.tied(self.inner(self.inner(self.words(x)))).mean(1))
+
+    x, y = torch.randint(0, 9, (10, 5)), torch.randint(0, 3, (10,))
+    data = Dataset(train_inputs=x, train_targets=y, test_inputs=x, test_targets=y)
+    task = Problem(dataset=data, build_model=Twice, loss=cross_entropy, has_classes=True, outputs=3)
+    cost = example_cost(task)
+    assert dict(cost.positions) == {"words": 5, "inner": 15, "head": 1}
+    assert cost.gradient_flops == 3 * (3 * 5 * 2 * 8 * 8 + 2 * 8 * 3)
 
 
 def test_a_kfac_run_is_charged_for_its_factors_and_solves(make_study, pack_of):
