@@ -94,12 +94,14 @@ class Member:
     def state(self) -> dict[str, Any]:
         """Return what was noted so far, as plain containers of numbers and texts."""
         kept = {name: getattr(self, name) for name in _KEPT}
-        return {**kept, "measurements": [dataclasses.astuple(m) for m in self.measurements]}
+        rows = [dataclasses.astuple(m) for m in self.measurements]
+        return {**kept, "phase_seconds": dict(self.phase_seconds), "measurements": rows}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what `state` gave."""
         for name in _KEPT:
             setattr(self, name, state[name])
+        self.phase_seconds = dict(self.phase_seconds)
         names = [each.name for each in dataclasses.fields(Measurement)]
         self.measurements = [Measurement(**dict(zip(names, row, strict=True))) for row in state["measurements"]]
 

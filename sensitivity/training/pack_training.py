@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -49,7 +50,8 @@ class PackTraining:
     @property
     def next_evaluation(self) -> int | None:
         """The step after which members are measured next; None after the last, or when none is left."""
-        return next((step for step in self._evaluations if step > self.done), None) if self._live else None
+        place = bisect.bisect_right(self._evaluations, self.done)
+        return self._evaluations[place] if self._live and place < len(self._evaluations) else None
 
     def advance(self, until: int, on_look: Callable[[], None] = lambda: None) -> None:
         """Train to step `until`. A member that diverges counts no further, and is dropped soon.
@@ -97,7 +99,10 @@ class PackTraining:
         return tuple(member.result() for member in self._members)
 
     def state(self) -> dict[str, Any]:
-        """Return all that decides how the training goes on, as plain containers of tensors, numbers and texts."""
+        """Return all that decides how the training goes on, as plain containers of tensors, numbers and texts.
+
+        The tensors are those of the training itself, not copies: write them away before it goes on.
+        """
         return {
             "done": self.done,
             "lr_scale": self._lr_scale,
@@ -153,7 +158,7 @@ class PackTraining:
             if on_host:  # elsewhere the host's clock sees launches alone
                 for phase in PHASES:
                     member.phase_seconds[phase] = member.phase_seconds.get(phase, 0.0) + spent.get(phase, 0.0)
-            if clips is not None:
+            if clips is not None and not member.fault:
                 member.note_clipping(clips[0][place], clips[1][place], steps)
 
     def _find_faults(self) -> int:

@@ -92,6 +92,16 @@ def test_a_diverging_neighbour_changes_nothing(make_study, digits64, arm):
             assert a == pytest.approx(b, rel=1e-9)
 
 
+def test_what_the_clip_did_to_a_diverged_member_ends_with_it(make_study, digits64):
+    """Members that have gone wrong stay in the computation for a while, the longer the larger the pack."""
+    arm = {"kind": "kfac", "lr": [*(k / 1000 for k in range(1, 7)), 1e10], "damping": 1e-3, "kl_clip": 1e12}
+    trials = expand(make_study(budget={"steps": 40}, evaluation={"every_steps": 40}, optimizers={"a": arm}))
+    together, (alone,) = train_pack(Pack(trials), digits64)[-1], train_pack(Pack(trials[-1:]), digits64)
+    assert alone.status is Status.DIVERGED
+    assert (together.steps, together.clip_share) == (alone.steps, alone.clip_share)
+    assert alone.clip_share > 0
+
+
 def test_divergence_by_the_bound_keeps_what_was_measured(make_study, digits64, pack_of):
     spec = make_study(
         budget={"steps": 30},

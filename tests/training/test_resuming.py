@@ -1,5 +1,6 @@
 """A pack that is put aside and taken up again goes on as if it had not stopped, bit for bit."""
 
+import copy
 import io
 
 import pytest
@@ -115,3 +116,14 @@ def test_augmented_images_go_on_where_they_were(make_study):
     whole = train_pack(pack, task, on_look=lambda training: training.done == 24 and torch.save(training.state(), kept))
     kept.seek(0)
     assert yielded(train_pack(pack, task, resume=torch.load(kept, weights_only=True))) == yielded(whole)
+
+
+def test_resuming_leaves_the_state_as_it_was(make_study, problem):
+    spec = make_study(batch_sizes=[7], budget={"steps": 24}, optimizers={"a": KFAC})
+    pack, kept = Pack(expand(spec)), io.BytesIO()
+    train_pack(pack, problem, on_look=lambda training: training.done == 16 and torch.save(training.state(), kept))
+    kept.seek(0)
+    state = torch.load(kept, weights_only=True)
+    before = copy.deepcopy(state["members"])
+    train_pack(pack, problem, resume=state)
+    assert repr(state["members"]) == repr(before)
