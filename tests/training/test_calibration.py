@@ -23,15 +23,16 @@ ARMS = {
 
 @pytest.mark.parametrize("kind", ARMS)
 def test_calibration_foretells_a_run(make_study, kind):
-    spec = make_study(budget={"steps": 150}, optimizers={"a": ARMS[kind]})
+    spec = make_study(budget={"steps": 60}, optimizers={"a": ARMS[kind]})
     problem, trials = load_problem(spec.problem), expand(spec)
     cost = calibrate(trials, problem, sizes=(4,), memory_bytes=1e9)
     results = train_pack(Pack(trials), problem)
-    assert cost.steps == results[0].steps == 150
+    quickest = min(results[0].train_seconds, *(train_pack(Pack(trials), problem)[0].train_seconds for _ in range(2)))
+    assert cost.steps == results[0].steps == 60
     assert cost.flops == pytest.approx(results[0].flops)
     assert cost.pack_size == 4
     # A loose bound: other work on the machine may slow either side down.
-    assert 0.2 < cost.step_seconds * 150 / results[0].train_seconds < 5
+    assert 0.2 < cost.step_seconds * 60 / quickest < 5
 
 
 def seconds_by_size(monkeypatch, seconds):
