@@ -65,6 +65,10 @@ class TextBlock:
 
     name: str
     content: Callable[[Scene], Any]
+    depends: tuple[str, ...] | None = None
+    """As of a figure; None is all of the view."""
+    late: bool = False
+    """Whether it takes long, and the rest of the page goes first."""
     width: Width = "wide"
 
 
@@ -105,7 +109,10 @@ def place_block(block: Block, scene: Scene) -> Component:
     if isinstance(block, FixedBlock):
         return html.Div(block.content(scene), className=f"block {block.width}")
     if isinstance(block, TextBlock):
-        return html.Div(id={"type": "text", "name": block.name}, className=f"block {block.width}")
+        return html.Div(
+            [dcc.Store(id={"type": "written", "name": block.name}), html.Div(id={"type": "text", "name": block.name})],
+            className=f"block text {block.width}",
+        )
     return _figure_place(block)
 
 

@@ -37,6 +37,7 @@ def register(app: Dash, site: Site, tops: dict[str, TopPage]) -> None:
     _controls(app, site)
     _ticks(app, site, tops)
     _figures(app, site)
+    _marks(app)
     _texts(app, site)
     _data(app, site)
 
@@ -201,7 +202,8 @@ def _figures(app: Dash, site: Site) -> None:
         key = repr((scene.results.loaded.version, theme, *(getattr(scene.view, name) for name in block.depends)))
         if before and before["key"] == key:
             raise PreventUpdate
-        drawn = block.draw(scene) if len(scene.results.runs) else _EMPTY
+        with site.turns.take(late=False):
+            drawn = block.draw(scene) if len(scene.results.runs) else _EMPTY
         if isinstance(drawn, str):
             return no_update, {"display": "none"}, drawn, {"key": key, "frame": ""}
         if block.choosable:  # a mark near a cell leaves the cell to the pointer
@@ -212,19 +214,37 @@ def _figures(app: Dash, site: Site) -> None:
         return patch_of(drawn) if same else drawn, style, "", now
 
 
+def _marks(app: Dash) -> None:
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        ClientsideFunction("sensitivity", "mark"),
+        Output("marked", "data"),
+        Input("url", "search"),
+        Input({"type": "drawn", "name": ALL}, "data"),
+    )
+
+
 def _texts(app: Dash, site: Site) -> None:
     @app.callback(
         Output({"type": "text", "name": MATCH}, "children"),
+        Output({"type": "written", "name": MATCH}, "data"),
         Input("url", "search"),
         Input("version", "data"),
         State("url", "pathname"),
-        State({"type": "text", "name": MATCH}, "id"),
+        State({"type": "written", "name": MATCH}, "data"),
+        State({"type": "written", "name": MATCH}, "id"),
     )
-    def text(search: str, version: str | None, pathname: str, name: dict[str, str]) -> Any:
+    def text(
+        search: str, version: str | None, pathname: str, before: str | None, name: dict[str, str]
+    ) -> tuple[Any, str]:
         scene, block = _found(site, pathname, search, None, name["name"])
         if not isinstance(block, TextBlock):
             raise PreventUpdate
-        return block.content(scene) if len(scene.results.runs) else _EMPTY
+        seen = [scene.view] if block.depends is None else [getattr(scene.view, part) for part in block.depends]
+        key = repr((scene.results.loaded.version, *seen))
+        if before == key:
+            raise PreventUpdate
+        with site.turns.take(late=block.late):
+            return (block.content(scene) if len(scene.results.runs) else _EMPTY), key
 
     @app.callback(
         Output("filtered", "children"),

@@ -27,6 +27,7 @@ def layout() -> Component:
             dcc.Store(id="theme", storage_type="local"),
             dcc.Store(id="shown"),
             dcc.Store(id="version"),
+            dcc.Store(id="marked"),
             dcc.Interval(id="tick", interval=LIVE_MS),
             html.A("Skip to the content", href="#content", className="skip"),
             html.Header(

@@ -9,6 +9,7 @@ from dashboards.catalog import Catalog
 from dashboards.jobs import Started
 from dashboards.memo import Memo
 from dashboards.results import Results
+from dashboards.turns import Turns
 from dashboards.view import View, fit, path_of, search_of
 from sensitivity.figures.theme import DARK, LIGHT
 
@@ -25,6 +26,7 @@ class Site:
     may_run: bool
     """Whether studies can be started and stopped from the browser."""
     started: Started = field(default_factory=Started)
+    turns: Turns = field(default_factory=Turns)
     memo: Memo = field(default_factory=lambda: Memo(_MOST_RESULTS))
 
     def href(self, view: View) -> str:

@@ -8,6 +8,13 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       document.documentElement.dataset.theme = now;
       return [now, now, now === "dark" ? "Light" : "Dark"];
     },
+    mark: function (search) {
+      // A letter on each chosen cell, wherever a figure has it; again whenever the figure has been drawn anew.
+      const asked = new URLSearchParams(search);
+      const letters = [["A", asked.get("cell")], ["B", asked.get("beside")]];
+      window.sensitivityMark(letters);
+      return dash_clientside.no_update;
+    },
     refresh: function () {
       const grid = document.getElementById("runs") && dash_ag_grid.getApi("runs");
       if (grid) grid.refreshInfiniteCache(); // rows in view are asked for again; scroll and selection stay
@@ -52,6 +59,41 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
     const seen = new Map(); // a cell may be a point of several traces; the one with words counts
     found.forEach((cell) => { if (!seen.has(cell.id) || cell.text) seen.set(cell.id, cell); });
     return [...seen.values()];
+  }
+
+  let marks = [];
+  const watched = new WeakSet();
+  window.sensitivityMark = function (letters) {
+    marks = letters;
+    document.querySelectorAll(".choosable .js-plotly-plot").forEach((figure) => { if (figure._fullData) mark(figure); });
+  };
+  new MutationObserver(function () {
+    document.querySelectorAll(".choosable .js-plotly-plot").forEach(function (figure) {
+      if (watched.has(figure) || !figure.on) return;
+      watched.add(figure);
+      figure.on("plotly_afterplot", () => mark(figure));
+      if (figure._fullData) mark(figure);
+    });
+  }).observe(document.documentElement, { childList: true, subtree: true });
+
+  function mark(figure) {
+    const letters = marks;
+    const own = (figure.layout.annotations || []).filter((note) => note.name !== "chosen");
+    const all = cells(figure);
+    letters.forEach(function ([letter, id]) {
+      const cell = id && all.find((one) => one.id === id);
+      if (!cell) return;
+      const at = cell.panel.indexOf("y");
+      own.push({
+        name: "chosen", text: `<b>${letter}</b>`, x: cell.x, y: cell.y, xref: cell.panel.slice(0, at),
+        yref: cell.panel.slice(at), showarrow: false, font: { color: "#ffffff", size: 12 }, bgcolor: "#000000",
+        bordercolor: "#ffffff", borderwidth: 1.5, borderpad: 2, captureevents: false,
+      });
+    });
+    const before = (figure.layout.annotations || []).filter((note) => note.name === "chosen");
+    const now = own.filter((note) => note.name === "chosen");
+    const key = (notes) => JSON.stringify(notes.map((note) => [note.text, note.x, note.y, note.xref]));
+    if (key(before) !== key(now)) Plotly.relayout(figure, { annotations: own });
   }
 
   function step(all, from, key) {

@@ -25,7 +25,7 @@ _QUESTIONS = ("scaling", "sensitivity")
 
 def _blocks(scene: Scene) -> Sequence[Block]:
     return (
-        TextBlock(name="verdict", content=_verdict),
+        TextBlock(name="verdict", content=_verdict, depends=("filters", "metric", "tolerance", "target")),
         *(
             FigureBlock(
                 name=f"evidence-{question}",
@@ -33,11 +33,10 @@ def _blocks(scene: Scene) -> Sequence[Block]:
                 draw=partial(_evidence, question),
                 table=partial(_evidence_table, question),
                 depends=("filters", "metric", "tolerance", "target"),
-                width="half",
             )
             for question in _QUESTIONS
         ),
-        TextBlock(name="best", content=_best),
+        TextBlock(name="best", content=_best, depends=("filters", "metric", "tolerance")),
         FigureBlock(
             name="targets",
             label="Runs that reach each target",
@@ -45,7 +44,7 @@ def _blocks(scene: Scene) -> Sequence[Block]:
             table=lambda scene: flatten(scene.results.targets),
             depends=("filters", "target"),
         ),
-        TextBlock(name="counts", content=_counts),
+        TextBlock(name="counts", content=_counts, depends=("filters",)),
     )
 
 

@@ -39,28 +39,25 @@ def _blocks(scene: Scene) -> Sequence[Block]:
                 label=f"Robustness maps of {optimizer_name(name)}, a panel a batch size",
                 draw=partial(_draw_maps, name),
                 table=partial(_maps_table, name),
-                depends=("filters", "metric", "tolerance", "cell_a", "cell_b"),
+                depends=("filters", "metric", "tolerance"),
                 choosable=True,
             )
             for name in shown
         ),
-        *_cell_blocks("a"),
-        *_cell_blocks("b"),
-        TextBlock(name="numbers", content=_numbers),
+        *(_curves_block(slot) for slot in "ab"),
+        *(TextBlock(name=f"seeds-{slot}", content=partial(_seeds, slot), width="half") for slot in "ab"),
+        TextBlock(name="numbers", content=_numbers, depends=("filters", "metric", "tolerance", "target"), late=True),
     )
 
 
-def _cell_blocks(slot: str) -> tuple[Block, ...]:
-    return (
-        FigureBlock(
-            name=f"curves-{slot}",
-            label=f"Learning curves of cell {slot.upper()}",
-            draw=partial(_draw_curves, slot),
-            table=partial(_curves_table, slot),
-            depends=("metric", f"cell_{slot}"),
-            width="half",
-        ),
-        TextBlock(name=f"seeds-{slot}", content=partial(_seeds, slot), width="half"),
+def _curves_block(slot: str) -> Block:
+    return FigureBlock(
+        name=f"curves-{slot}",
+        label=f"Learning curves of cell {slot.upper()}",
+        draw=partial(_draw_curves, slot),
+        table=partial(_curves_table, slot),
+        depends=("metric", f"cell_{slot}"),
+        width="half",
     )
 
 
@@ -88,52 +85,8 @@ def _draw_maps(optimizer: str, scene: Scene) -> go.Figure | str:
     maps = _own(scene, optimizer)
     if not maps:
         return _NOTHING
-    figure = draw_maps(maps, theme=scene.theme, scale=map_scale(scene.results.maps))
-    for cell_id, letter in ((scene.view.cell_a, "A"), (scene.view.cell_b, "B")):
-        if cell_id is not None:
-            _mark(figure, cell_id, letter)
+    figure: go.Figure = draw_maps(maps, theme=scene.theme, scale=map_scale(scene.results.maps))
     return figure
-
-
-def _mark(figure: go.Figure, cell_id: str, letter: str) -> None:
-    """Put a letter on a chosen cell, wherever the figure has it."""
-    for trace in figure.data:
-        ids = trace.customdata
-        if ids is None:
-            continue
-        if trace.type == "heatmap":
-            at = [
-                (trace.x[i], trace.y[j]) for j, row in enumerate(ids) for i, name in enumerate(row) if name == cell_id
-            ]
-        else:
-            base = trace.base if trace.type == "bar" else [None] * len(ids)
-            at = [
-                (x, y if low is None else low + y / 2)
-                for x, y, low, name in zip(trace.x, trace.y, base, ids, strict=True)
-                if name == cell_id
-            ]
-        if at:
-            (x, y) = at[0]
-            figure.add_annotation(
-                x=_on_axis(figure, trace.xaxis, x),
-                y=_on_axis(figure, trace.yaxis, y),
-                xref=trace.xaxis,
-                yref=trace.yaxis,
-                text=f"<b>{letter}</b>",
-                showarrow=False,
-                font={"color": "#ffffff", "size": 12},
-                bgcolor="#000000",
-                bordercolor="#ffffff",
-                borderwidth=1.5,
-                borderpad=2,
-            )
-            return
-
-
-def _on_axis(figure: go.Figure, axis: str, value: float) -> float:
-    """Return where an annotation stands: on a logarithmic axis, at the logarithm."""
-    layout = figure.layout[axis.replace("x", "xaxis").replace("y", "yaxis")]
-    return math.log10(value) if layout.type == "log" else value
 
 
 def _maps_table(optimizer: str, scene: Scene) -> Table:
@@ -158,6 +111,8 @@ def _draw_curves(slot: str, scene: Scene) -> go.Figure | str:
     if not curves[0].epochs:
         return "No run of this cell has a learning curve."
     figure: go.Figure = draw_curves(curves, theme=scene.theme, subject=f"cell {slot.upper()}")
+    said = str(figure.layout.title.subtitle.text).replace(" · bold", "<br>bold", 1)  # half a page is narrow
+    figure.update_layout(meta=cell_id, title_subtitle_text=said)
     return figure
 
 

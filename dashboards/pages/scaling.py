@@ -32,7 +32,6 @@ def _blocks(scene: Scene) -> Sequence[Block]:
             draw=_efficiency,
             table=_points,
             depends=here,
-            width="half",
         ),
         FigureBlock(
             name="critical",
@@ -40,7 +39,6 @@ def _blocks(scene: Scene) -> Sequence[Block]:
             draw=_critical,
             table=_critical_table,
             depends=("filters", "target"),
-            width="half",
         ),
         FigureBlock(
             name="cost",
