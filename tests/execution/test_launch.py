@@ -116,7 +116,7 @@ def test_a_worker_that_ran_out_of_memory_is_told_from_one_that_was_killed(runnin
     from sensitivity.execution.runner import cause_of_loss
 
     monitor = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.\nMemory: 9/10 GB")
-    killed = ray.exceptions.ActorDiedError(
+    killed = ray.exceptions.RayError(
         "The actor died unexpectedly before finishing this task.\n\tpid: 7\nThe actor is dead because its worker "
         "process has died. Worker exit detail: End of file. Some common causes include: (1) the process was killed by "
         "the OOM killer due to high memory usage, (2) ray stop --force was called"
