@@ -17,6 +17,7 @@ from sensitivity.study.seeds import derive
 
 PADDING = 4
 _OFFSETS = 2 * PADDING + 1
+_SKIPPED_AT_ONCE = 2**20
 
 
 def crop_flip(images: Tensor, codes: Tensor) -> Tensor:
@@ -52,9 +53,9 @@ class PackAugmentation:
         self._generators = {
             seed: torch.Generator().manual_seed(derive(seed, "augment")) for seed in dict.fromkeys(seeds)
         }
-        if skipped:
-            for generator in self._generators.values():
-                _codes(skipped, generator)
+        for generator in self._generators.values():
+            for start in range(0, skipped, _SKIPPED_AT_ONCE):
+                _codes(min(_SKIPPED_AT_ONCE, skipped - start), generator)
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the next images of each member's stream ``[trials, batch, C, H, W]``, augmented.

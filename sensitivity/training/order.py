@@ -57,7 +57,6 @@ def gather(table: Tensor, indices: Tensor) -> Tensor:
 
     Indices that are one row, expanded, are gathered once and the result is expanded.
     """
-    indices = indices.to(table.device)
-    if indices.shape[0] > 1 and indices.stride(0) == 0:
-        return table[indices[0]].expand(indices.shape[0], *(-1,) * (table.dim()))
-    return table[indices]
+    if indices.shape[0] > 1 and indices.stride(0) == 0:  # asked here, because moving a tensor writes its rows out
+        return table[indices[0].to(table.device)].expand(indices.shape[0], *(-1,) * (table.dim()))
+    return table[indices.to(table.device)]

@@ -58,6 +58,14 @@ def test_the_stream_does_not_depend_on_how_batches_are_cut():
     assert torch.equal(torch.cat([parts.apply(part) for part in batch.split((7, 1, 22), dim=1)], dim=1), whole)
 
 
+def test_a_stream_goes_on_after_any_number_of_images(monkeypatch):
+    monkeypatch.setattr("sensitivity.training.augmentation._SKIPPED_AT_ONCE", 7)
+    batch = images(1, 30, 1, 4, 4)
+    whole = PackAugmentation([3]).apply(batch)
+    for skipped in (0, 6, 7, 20):
+        assert torch.equal(PackAugmentation([3], skipped=skipped).apply(batch[:, skipped:]), whole[:, skipped:])
+
+
 def test_shared_images_are_augmented_once():
     batch = images(1, 10, 3, 8, 8).expand(4, -1, -1, -1, -1)
     shared = PackAugmentation([7] * 4).apply(batch)

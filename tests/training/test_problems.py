@@ -91,6 +91,10 @@ def test_squared_error_counts_half_the_distance_and_has_no_accuracy(module, make
             "import torch\ndef data(): return [torch.tensor([[float('nan')]]), torch.zeros(1).long()] * 2",
             "NaN or infinity",
         ),
+        ("def data(): return 1.0, 2.0, 1.0, 2.0", "train inputs are float32 of shape [], strided"),
+        ("import torch\ndef data(): return [torch.eye(3).to_sparse(), torch.zeros(3).long()] * 2", "sparse_coo"),
+        ("import torch\ndef data(): return [torch.zeros(3, 0), torch.zeros(3).long()] * 2", "at least one an example"),
+        ("import torch\ndef data(): return [torch.eye(3) * 1j, torch.zeros(3).long()] * 2", "real numbers"),
         ("import torch\ndef data(): return [torch.zeros(3, 2), torch.zeros(3)] * 2", "int64 of shape [examples]"),
         ("import torch\ndef data(): return [torch.zeros(3, 2), -torch.ones(3).long()] * 2", "from 0"),
         ("other = 1", "has no function 'data'"),
@@ -163,6 +167,8 @@ def test_gathering_shared_rows_equals_gathering_each():
     shared = gather(table, rows.expand(5, -1))
     assert torch.equal(shared, gather(table, rows.repeat(5, 1)))
     assert shared.stride(0) == 0
+    # Rows that are drawn on the host, for a table elsewhere.
+    assert gather(table.to("meta"), rows.expand(5, -1)).stride(0) == 0
 
 
 def test_kfac_on_a_model_without_a_layer_it_covers_is_refused_before_anything_runs(module, make_study):

@@ -24,8 +24,15 @@ def user_dataset(spec: ProblemSpec) -> Dataset:
             f"problem.dataset: {spec.dataset} must return train inputs, train targets, test inputs, test targets"
         )
     with users_code(f"problem.dataset: {spec.dataset}"):
-        train_x, train_y, test_x, test_y = (torch.as_tensor(part) for part in parts)
+        train_x, train_y, test_x, test_y = (torch.as_tensor(part).detach() for part in parts)
     for name, inputs, targets in (("train", train_x, train_y), ("test", test_x, test_y)):
+        for what, values in (("inputs", inputs), ("targets", targets)):
+            if values.dim() == 0 or values.layout != torch.strided or values.is_complex() or 0 in values.shape[1:]:
+                raise UserError(
+                    f"problem.dataset: {spec.dataset}: {name} {what} are {str(values.dtype).removeprefix('torch.')} of "
+                    f"shape {list(values.shape)}, {str(values.layout).removeprefix('torch.')}; they must be dense, "
+                    "real numbers, [examples, ...], at least one an example"
+                )
         if len(inputs) != len(targets) or not len(inputs):
             raise UserError(
                 f"problem.dataset: {spec.dataset}: {len(inputs)} {name} inputs and {len(targets)} targets; "
