@@ -6,6 +6,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       const before = stored === "dark" || stored === "light" ? stored : system;
       const now = clicks ? (before === "dark" ? "light" : "dark") : before;
       document.documentElement.dataset.theme = now;
+      document.documentElement.dataset.agThemeMode = now; // the table of runs
       return [now, now, now === "dark" ? "Light" : "Dark"];
     },
     mark: function (search) {

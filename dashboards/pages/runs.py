@@ -75,7 +75,6 @@ def _grid(scene: Scene) -> Component:
                     "suppressColumnVirtualisation": True,
                 },
                 style={"height": "460px"},
-                className="ag-theme-quartz",
             ),
             dcc.Store(id="refreshed"),
         ],

@@ -1,0 +1,85 @@
+"""Parts that pages stand on: results kept once, turns, figures renewed in place, runs as lines."""
+
+import threading
+
+import plotly.graph_objects as go
+import pytest
+
+from dashboards.figure_updates import frame_of, patch_of
+from dashboards.memo import Memo
+from dashboards.turns import Turns
+from sensitivity.figures.parallel import draw_parallel
+from sensitivity.store.directory import place
+from sensitivity.store.reader import read_study
+from sensitivity.study.metrics import METRICS
+
+
+def test_a_result_is_computed_once_for_all_who_ask_at_a_time():
+    memo, calls, gate = Memo(2), [], threading.Event()
+
+    def slow():
+        calls.append(1)
+        gate.wait(5)
+        return "result"
+
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(memo.get("key", slow))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert found == ["result"] * 4
+    assert len(calls) == 1
+
+
+def test_the_least_used_result_goes_and_a_failure_is_not_kept():
+    memo = Memo(2)
+    for key in ("a", "b", "a", "c"):
+        memo.get(key, lambda key=key: key)
+    assert memo.get("a", lambda: "again") == "a"
+    assert memo.get("b", lambda: "again") == "again"
+    with pytest.raises(ZeroDivisionError):
+        memo.get("d", lambda: 1 / 0)
+    assert memo.get("d", lambda: "mended") == "mended"
+
+
+def test_late_turns_wait_for_early_ones():
+    turns, order, entered = Turns(), [], threading.Event()
+
+    def take(name, late):
+        with turns.take(late=late):
+            order.append(name)
+
+    with turns.take(late=False):
+        threads = [threading.Thread(target=take, args=(name, name == "late")) for name in ("late", "early", "early")]
+        for thread in threads:
+            thread.start()
+        entered.wait(0.6)  # longer than the grace of a late one
+    for thread in threads:
+        thread.join()
+    assert order == ["early", "early", "late"]
+
+
+def test_a_figure_is_renewed_without_the_ranges_of_its_axes():
+    figure = go.Figure(go.Scatter(y=[1, 2]), {"xaxis": {"range": [0, 1], "title": {"text": "x"}}, "height": 300})
+    changed = {tuple(op["location"]) for op in patch_of(figure).to_plotly_json()["operations"]}
+    assert ("data",) in changed
+    assert ("layout", "height") in changed
+    assert ("layout", "xaxis", "title") in changed
+    assert ("layout", "xaxis", "range") not in changed
+    same = go.Figure(go.Scatter(y=[3, 4]), figure.layout)
+    assert frame_of(same) == frame_of(figure)
+    assert frame_of(go.Figure(figure).update_xaxes(range=[0, 2])) != frame_of(figure)
+
+
+def test_parallel_lines_cross_the_axes_where_their_values_lie(studies):
+    runs = read_study(place(str(studies / "half"))).runs
+    done = runs[(runs["status"] == "completed") & (runs["optimizer"] == "kfac")]
+    figure = draw_parallel(done, METRICS["train_loss"], ("lr", "damping"), of=99, said="")
+    assert f"n = {len(done)} of 99 completed runs" in figure.layout.title.subtitle.text
+    assert list(figure.layout.xaxis.ticktext) == ["batch size", "learning rate", "damping", "training loss"]
+    lines = [tuple(trace.y[k : k + 4]) for trace in figure.data for k in range(0, len(trace.y), 5)]
+    assert len(lines) == len(done)
+    assert {round(line[1], 6) for line in lines} == {0.0, 1.0}, "learning rates of 0.01 and 0.1"
+    assert {round(line[2], 6) for line in lines} == {0.0, 0.5, 1.0}, "three levels, evenly spaced in logarithms"
