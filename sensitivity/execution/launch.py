@@ -126,10 +126,13 @@ def _run_missing(
         workers = workers or available_workers(execution.threads)
     with ray_environment(local=address is None):
         # These import Ray, which reads the environment.
+        from sensitivity.execution.preflight import check_nodes
         from sensitivity.execution.runner import Destination, measure_on_cluster, run_packs
         from sensitivity.execution.session import session
 
         with session(address=address, workers=workers, execution=execution) as at_once:
+            if address is not None:
+                check_nodes(plan, directory)
             groups = {g: some for g, some in samples(plan, finished=finished).items() if some[0].id not in finished}
             # Where the packs will run, so that the sizes suit that machine; here it saves a worker's start.
             here = address is None and execution.device == "cpu"

@@ -23,6 +23,7 @@ from ray.tune.search import Searcher
 from sensitivity.execution.costs import measure
 from sensitivity.execution.prepare import Plan, use_folder
 from sensitivity.execution.progress import Progress
+from sensitivity.execution.resources import request
 from sensitivity.execution.supply import Supply
 from sensitivity.execution.worker import run_pack
 from sensitivity.store.checkpoints import delete_checkpoint
@@ -90,7 +91,7 @@ def run_packs(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it is in the results
     with tempfile.TemporaryDirectory(prefix="sensitivity-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, resources(plan.spec.execution)),
+            tune.with_resources(trainable, _placement(plan.spec.execution)),
             tune_config=tune.TuneConfig(
                 search_alg=_Asker(supply, recorder),
                 num_samples=-1,
@@ -114,10 +115,11 @@ def run_packs(
         raise KeyboardInterrupt
 
 
-def resources(execution: ExecutionSpec) -> dict[str, float]:
-    """Return what a pack asks of Ray."""
-    share = {"gpu": execution.accelerator_share} if execution.device == "cuda" else {}
-    return {"cpu": float(execution.threads), **share}
+def _placement(execution: ExecutionSpec) -> tune.PlacementGroupFactory:
+    asked = request(execution)
+    if not execution.labels:
+        return tune.PlacementGroupFactory([asked])
+    return tune.PlacementGroupFactory([asked], bundle_label_selector=[dict(execution.labels)])
 
 
 def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, workers: int) -> dict[Group, Cost]:
@@ -126,8 +128,14 @@ def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, w
     Raises:
         UserError: the user's code raises in training.
     """
-    wanted = resources(plan.spec.execution)
-    task = ray.remote(num_cpus=wanted["cpu"], num_gpus=wanted.get("gpu", 0), max_retries=0)(_measure_there)
+    asked = request(plan.spec.execution)
+    task = ray.remote(
+        num_cpus=asked.pop("CPU"),
+        num_gpus=asked.pop("GPU", 0),
+        resources=asked,
+        label_selector=dict(plan.spec.execution.labels),
+        max_retries=0,
+    )(_measure_there)
     costs: dict[Group, Cost] | UserError = ray.get(
         task.remote(dict(groups), plan.spec.problem, plan.spec.execution, plan.import_folder, workers)
     )

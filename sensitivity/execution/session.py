@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import ray
 
+from sensitivity.execution.resources import packs_at_once
 from sensitivity.study.errors import UserError
 from sensitivity.study.spec import ExecutionSpec
 
@@ -64,20 +65,5 @@ def _begin(address: str | None, *, cores: int) -> None:
 
 
 def _fitting_packs(workers: int | None, execution: ExecutionSpec) -> int:
-    """Return how many packs may run at once; an infeasible one would wait for ever without a word (RAY.md)."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cores, accelerators = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    if execution.device == "cuda" and not accelerators:
-        raise UserError(
-            'execution.device = "cuda", but Ray sees no accelerator: no pack could ever start\n'
-            '  Set device = "cpu", or give the --address of a cluster that has one'
-        )
-    if cores < execution.threads:
-        raise UserError(
-            f"execution.threads = {execution.threads}, but the cluster has {cores} CPUs: no pack could ever start\n"
-            f"  Set threads to at most {cores}"
-        )
-    fit = cores // execution.threads
-    if execution.device == "cuda":
-        fit = min(fit, round(accelerators / execution.accelerator_share))
-    return fit if workers is None else min(fit, workers)
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return packs_at_once(nodes, execution, workers=workers)

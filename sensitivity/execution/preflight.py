@@ -1,0 +1,170 @@
+"""A look at a cluster before anything is paid for: one message, with its mend, for each thing that would fail later.
+
+Every node on which packs may run is asked for its versions, for what it sees of the storage place, and for the data
+set. A storage place that each machine has for itself works until the first checkpoint is missed, so it is found here.
+"""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import ray
+import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sensitivity.execution.prepare import Plan, use_folder
+from sensitivity.execution.resources import packs_on
+from sensitivity.store.directory import Place
+from sensitivity.study.errors import StorageError, UserError, users_code
+from sensitivity.study.spec import ProblemSpec
+from sensitivity.training.problems import load_problem
+
+ANSWER_S = 600.0
+"""How long nodes have for an answer: one that has no data set yet fetches it."""
+_MARK = ".preflight-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeReport:
+    """What one node says of itself."""
+
+    node: str
+    """Its host name, or address."""
+    versions: Mapping[str, str]
+    """Of Python and of the packages on which agreement depends."""
+    storage: str
+    """What is wrong with the storage place there; nothing if it is the driver's own, and can be written."""
+    dataset: str
+    """What is wrong with the data set or the user's code there; nothing if they are the driver's."""
+
+
+def check_nodes(plan: Plan, directory: Place) -> None:
+    """Ask every node on which packs may run, and compare with this process, the driver.
+
+    Raises:
+        UserError: whatever is not as it has to be, on all nodes at once.
+    """
+    mark = f"{_MARK}{uuid.uuid4().hex}"
+    there: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = [node for node in there if node["Alive"] and packs_on(node, plan.spec.execution)]
+    directory.write(mark, b"")
+    try:
+        reports = _ask(nodes, plan, directory, mark)
+        unseen = [each.node for each in reports if not each.storage and not directory.exists(f"{mark}-{each.node}")]
+    finally:
+        for name in (mark, *(f"{mark}-{_name(node)}" for node in nodes)):
+            directory.delete(name)
+    own = versions()
+    mistakes = faults(reports, own, driver=platform.node(), place=directory.uri)
+    mistakes += [f"{directory.uri}: what {node} writes there does not appear here{_SHARED}" for node in unseen]
+    if mistakes:
+        raise UserError("the cluster is not ready; nothing was run\n" + "\n".join(f"  - {line}" for line in mistakes))
+
+
+_SHARED = "; give a place that all nodes share with --storage: NFS mounted at the same path, s3://..., gs://..."
+
+
+def faults(reports: Sequence[NodeReport], own: Mapping[str, str], *, driver: str, place: str) -> list[str]:
+    """Return what keeps a study from running on the nodes that sent `reports`, one line each.
+
+    Args:
+        reports: of the nodes.
+        own: the driver's versions.
+        driver: its host name.
+        place: where results go.
+    """
+    lines = []
+    for report in reports:
+        different = [
+            f"{name} {report.versions.get(name)} ({version} on {driver})"
+            for name, version in own.items()
+            if report.versions.get(name) != version
+        ]
+        if different:
+            lines.append(f"{report.node} has {', '.join(different)}; install the same on every node")
+        if report.storage:
+            lines.append(f"{place} on {report.node}: {report.storage}")
+        if report.dataset:
+            lines.append(f"the problem on {report.node}: {report.dataset}")
+    return lines
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that have to agree between nodes: of Python to the minor one, as Ray itself asks."""
+    return {
+        "Python": ".".join(platform.python_version_tuple()[:2]),
+        "Ray": str(ray.__version__),
+        "PyTorch": str(torch.__version__),
+        "pyarrow": str(pyarrow.__version__),
+    }
+
+
+def _ask(nodes: Sequence[Mapping[str, Any]], plan: Plan, directory: Place, mark: str) -> list[NodeReport]:
+    asked = {
+        ray.remote(num_cpus=0, max_retries=0)(_report)
+        .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote(
+            _name(node), directory, mark, plan.spec.problem, plan.import_folder, plan.problem.dataset.fingerprint
+        ): node
+        for node in nodes
+    }
+    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
+    if silent:
+        names = ", ".join(_name(asked[each]) for each in silent)
+        raise UserError(
+            f"no answer within {ANSWER_S:.0f} s from {names}; nothing was run\n"
+            "  See what keeps it in Ray's dashboard, or take it out of the cluster"
+        )
+    reports = []
+    for each in answered:
+        try:
+            reports.append(ray.get(each))
+        except ray.exceptions.RayError as error:
+            cause = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+            raise UserError(
+                f"{_name(asked[each])} can't run this study ({cause}); nothing was run\n"
+                "  Install there what the driver has, or take it out of the cluster"
+            ) from None
+    return reports
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    """Return what tells a node from others, and a person which it is: several may share a machine."""
+    return f"{node['NodeManagerHostname']}-{node['NodeID'][:6]}"
+
+
+def _report(
+    node: str, directory: Place, mark: str, problem: ProblemSpec, import_folder: str, fingerprint: str
+) -> NodeReport:
+    use_folder(import_folder)
+    return NodeReport(
+        node=node,
+        versions=versions(),
+        storage=_storage(directory, mark, node),
+        dataset=_dataset(problem, import_folder, fingerprint),
+    )
+
+
+def _storage(directory: Place, mark: str, node: str) -> str:
+    try:
+        if not directory.exists(mark):  # and write nothing: it would be a folder that nobody looks for
+            return f"what the driver wrote there does not appear{_SHARED}"
+        directory.write(f"{mark}-{node}", b"")
+    except StorageError as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def _dataset(problem: ProblemSpec, import_folder: str, fingerprint: str) -> str:
+    try:
+        with users_code("the problem"):
+            found = load_problem(problem, folder=Path(import_folder)).dataset.fingerprint
+    except UserError as error:
+        return " ".join(str(error).split())
+    return "" if found == fingerprint else "other images than the driver's; put the same on every node"

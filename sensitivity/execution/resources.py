@@ -1,0 +1,86 @@
+"""What a pack asks of Ray, and how many packs a cluster holds. No Ray here: nodes are as ``ray.nodes()`` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sensitivity.study.errors import UserError
+from sensitivity.study.spec import ExecutionSpec
+
+_A_TRACE = 0.001
+"""Of the resource ``accelerator_type:NAME``, of which a node has 1: Ray's own way to ask for it."""
+_ROUNDING = 1e-6
+
+
+def request(execution: ExecutionSpec) -> dict[str, float]:
+    """Return what a pack takes, by Ray's names."""
+    asked = {"CPU": float(execution.threads), **execution.resources}
+    if execution.device == "cuda":
+        asked["GPU"] = execution.accelerator_share
+    if execution.accelerator_type is not None:
+        asked[f"accelerator_type:{execution.accelerator_type}"] = _A_TRACE
+    return asked
+
+
+def packs_on(node: Mapping[str, Any], execution: ExecutionSpec) -> int:
+    """Return how many packs fit on a node."""
+    labels: Mapping[str, str] = node.get("Labels") or {}
+    if any(labels.get(name) != value for name, value in execution.labels.items()):
+        return 0
+    has: Mapping[str, float] = node["Resources"]
+    return min(int(has.get(name, 0.0) / amount + _ROUNDING) for name, amount in request(execution).items())
+
+
+def packs_at_once(nodes: Sequence[Mapping[str, Any]], execution: ExecutionSpec, *, workers: int | None) -> int:
+    """Return how many packs may run at a time on the nodes of a cluster.
+
+    Args:
+        nodes: those that are alive.
+        execution: what a pack takes.
+        workers: at most so many; None for as many as fit.
+
+    Raises:
+        UserError: not even one fits, and the cluster does not grow. Ray would wait for ever without a word (RAY.md).
+    """
+    if execution.elastic and execution.max_concurrent is not None:
+        fit = execution.max_concurrent
+    else:
+        fit = sum(packs_on(node, execution) for node in nodes)
+        if not fit:
+            raise _infeasible(nodes, execution)
+    return min(limit for limit in (fit, workers, execution.max_concurrent) if limit is not None)
+
+
+def _infeasible(nodes: Sequence[Mapping[str, Any]], execution: ExecutionSpec) -> UserError:
+    most = {name: max((node["Resources"].get(name, 0.0) for node in nodes), default=0.0) for name in request(execution)}
+    if execution.device == "cuda" and not most["GPU"]:
+        return UserError(
+            'execution.device = "cuda", but Ray sees no accelerator: no pack could ever start\n'
+            '  Set device = "cpu", or give the --address of a cluster that has one'
+        )
+    if most["CPU"] < execution.threads:
+        return UserError(
+            f"execution.threads = {execution.threads}, but no node has more than {most['CPU']:.0f} CPUs: no pack could "
+            f"ever start\n  Set threads to at most {most['CPU']:.0f}"
+        )
+    if execution.accelerator_type is not None and not most[f"accelerator_type:{execution.accelerator_type}"]:
+        kinds = sorted({name for node in nodes for name in node["Resources"] if name.startswith("accelerator_type:")})
+        there = ", ".join(name.partition(":")[2] for name in kinds) or "none that Ray knows by name"
+        return UserError(
+            f'execution.accelerator_type = "{execution.accelerator_type}", but the cluster has {there}\n'
+            "  Give one of those, or leave it out"
+        )
+    for name, amount in execution.resources.items():
+        if most[name] < amount:
+            return UserError(
+                f"execution.resources: {name} = {amount:g}, but no node has more than {most[name]:g}\n"
+                f"  Start nodes with `ray start --resources='{{\"{name}\": {amount:g}}}'`, or ask for less"
+            )
+    wanted = ", ".join(f"{name} = {value!r}" for name, value in execution.labels.items())
+    with_labels = f" and the labels {wanted}" if wanted else ""
+    return UserError(
+        f"execution: no single node has all that a pack asks for{with_labels}: no pack could ever start\n"
+        "  Ask for less, or start such a node (`ray start --labels`, `--resources`); set elastic = true where the "
+        "cluster grows by itself"
+    )

@@ -1,0 +1,105 @@
+"""What travels with a job, read back as Ray itself packs it."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from ray._private.runtime_env.packaging import create_package
+
+import sensitivity
+from sensitivity.execution import shipment as shipments
+from sensitivity.execution.shipment import refuse_local, shipment
+from sensitivity.study.errors import UserError
+
+STUDY = """
+name = "mine"
+batch_sizes = [64]
+seeds = 1
+[problem]
+model = "shipped_net:net"
+[budget]
+steps = 2
+[optimizers.sgd]
+kind = "sgd"
+lr = [0.1]
+"""
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    folder = tmp_path / "own"
+    for name, text in {
+        "mine.toml": STUDY,
+        "shipped_net.py": "from helpers.layers import net",
+        "helpers/layers.py": "def net(shape, outputs): ...",
+        "notes.txt": "kept here",
+        ".gitignore": "notes.txt\n",
+        ".env": "SECRET=hush",
+        ".git/config": "x",
+        "__pycache__/x.pyc": "x",
+        ".venv/pyvenv.cfg": "x",
+        "env/pyvenv.cfg": "x",
+        "env/lib/torch.py": "x",
+        "studies/mine/study.json": "{}",
+        "studies/mine/runs/a.parquet": "x",
+    }.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def packed(folder: Path, excludes, target: Path) -> set[str]:
+    create_package(str(folder), target, include_gitignore=True, excludes=list(excludes))
+    with zipfile.ZipFile(target) as archive:
+        return {name for name in archive.namelist() if not name.endswith("/")}
+
+
+def test_code_travels_and_what_is_no_code_stays(own, tmp_path):
+    with shipment(str(own / "mine.toml"), with_package=True) as ready:
+        names = packed(ready.folder, ready.excludes, tmp_path / "package.zip")
+        env = ready.runtime_env()
+    assert names == {"mine.toml", "shipped_net.py", "helpers/layers.py"}
+    assert env["py_modules"] == [str(Path(sensitivity.__file__).parent)]
+    assert env["env_vars"]["SENSITIVITY_CODE_VERSION"]
+
+
+def test_a_study_without_code_of_the_users_travels_alone(own, tmp_path):
+    text = STUDY.replace('[problem]\nmodel = "shipped_net:net"\n', "")
+    (own / "mine.toml").write_text(text)
+    with shipment(str(own / "mine.toml"), with_package=False) as ready:
+        assert packed(ready.folder, ready.excludes, tmp_path / "package.zip") == {"mine.toml"}
+        assert (ready.folder / "mine.toml").read_text() == text
+        env = ready.runtime_env()
+    assert "py_modules" not in env
+    assert "SENSITIVITY_CODE_VERSION" not in env["env_vars"]
+    with shipment("quickstart", with_package=False) as ready:
+        assert ready.file_name == "quickstart.toml"
+
+
+def test_what_is_too_large_is_named(own, monkeypatch):
+    (own / "weights.bin").write_bytes(b"x" * 3 * 2**20)
+    with shipment(str(own / "mine.toml"), with_package=False) as ready:
+        assert ready.largest() is None
+        monkeypatch.setattr(shipments, "MOST_BYTES", 2**20)
+        assert ready.largest().startswith(f"3 MiB in {own}, most of it in weights.bin (3 MiB), ")
+
+
+def test_a_module_that_is_not_there_is_asked_for_before_anything_is_sent(tmp_path):
+    (tmp_path / "mine.toml").write_text(STUDY.replace("shipped_net", "no_such_net"))
+    with (
+        pytest.raises(UserError, match="module 'no_such_net' is not found"),
+        shipment(str(tmp_path / "mine.toml"), with_package=False),
+    ):
+        pytest.fail("a shipment without its code")
+
+
+@pytest.mark.parametrize("storage", ["studies", "./studies", "~/studies", "../x"])
+def test_a_place_that_means_something_else_on_the_cluster_is_refused(storage):
+    with pytest.raises(UserError, match="goes away with the job"):
+        refuse_local(storage)
+
+
+@pytest.mark.parametrize("storage", ["/mnt/studies", "s3://bucket/studies", "gs://bucket"])
+def test_places_that_are_the_same_everywhere_are_taken(storage):
+    refuse_local(storage)
