@@ -24,12 +24,15 @@ from sensitivity.figures.labels import (
     tolerance,
 )
 from sensitivity.figures.nothing import NothingToDrawError
+from sensitivity.figures.panels import LINE, wrapped
 from sensitivity.figures.points import add_points
 from sensitivity.figures.profile import add_profile
 from sensitivity.figures.scales import Scale, map_scale
 from sensitivity.figures.theme import LIGHT, Theme
 
 _PANELS_A_ROW = 4
+_CHARACTERS = 135
+"""That fit beside each other on a desktop's page."""
 _TOP, _BOTTOM, _BETWEEN = 108, 96, 104
 """Pixels above the first row of panels, below the last, and between two."""
 
@@ -83,11 +86,13 @@ def draw_maps(maps: Sequence[RobustnessMap], *, theme: Theme = LIGHT, scale: Sca
         )
     else:
         figure.update_layout(coloraxis_showscale=False)
+    subtitle = wrapped(_subtitle(maps), _CHARACTERS)
+    top = _TOP + LINE * (len(subtitle) - 1)
     figure.update_layout(
         template=theme.template(),
-        title={"text": _title(first), "subtitle": {"text": _subtitle(maps)}},
-        height=plot + _TOP + _BOTTOM,
-        margin={"t": _TOP, "b": _BOTTOM, "l": 70, "r": 20},
+        title={"text": _title(first), "subtitle": {"text": "<br>".join(subtitle)}},
+        height=plot + top + _BOTTOM,
+        margin={"t": top, "b": _BOTTOM, "l": 70, "r": 20},
         barmode="overlay",
         bargap=0,
     )
@@ -99,7 +104,7 @@ def _title(map_: RobustnessMap) -> str:
     return f"{optimizer_label(map_.optimizer)}: {map_.metric.label} over {over}"
 
 
-def _subtitle(maps: Sequence[RobustnessMap]) -> str:
+def _subtitle(maps: Sequence[RobustnessMap]) -> list[str]:
     first = maps[0]
     seeds = max((cell.planned for map_ in maps for cell in map_.cells), default=0)
     value = f"median of {count(seeds, 'seed')}" if seeds > 1 else "one seed"
@@ -109,7 +114,7 @@ def _subtitle(maps: Sequence[RobustnessMap]) -> str:
         parts.append(f"{sign}: within {tolerance(first)} of the panel's best")
     if first.slice_at:
         parts.append("slices through the best cells")
-    return " · ".join(parts)
+    return parts
 
 
 def _panel_title(figure: go.Figure, map_: RobustnessMap, theme: Theme, row: int, column: int) -> None:

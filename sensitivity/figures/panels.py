@@ -15,7 +15,9 @@ from plotly.subplots import make_subplots
 from sensitivity.figures.labels import number
 from sensitivity.figures.theme import Theme
 
-_TOP, _LINE, _BOTTOM, _BETWEEN = 74, 17, 92, 96
+LINE = 17
+"""Pixels of a line of a subtitle."""
+_TOP, _BOTTOM, _BETWEEN = 74, 92, 96
 _LEADS: tuple[tuple[float, tuple[float, ...]], ...] = (
     (0.6, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)),
     (1.4, (1, 2, 5)),
@@ -49,7 +51,7 @@ class Panels:
         below = any(
             "<br>" in (note.text or "") for note in self.figure.layout.annotations
         )  # a panel title of two lines
-        top = _TOP + _LINE * (len(lines) + below)
+        top = _TOP + LINE * (len(lines) + below)
         self.figure.update_layout(
             template=theme.template(),
             title={"text": title, "subtitle": {"text": "<br>".join(lines)}},
