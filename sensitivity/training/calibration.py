@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from sensitivity.study.trials import Pack, Trial
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.cost import step_flops
 from sensitivity.training.evaluation import evaluate
-from sensitivity.training.memory import peak_bytes
+from sensitivity.training.memory import out_of_memory, peak_bytes
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 from sensitivity.training.step import make_optimizer, take_step
@@ -31,6 +31,8 @@ _LONGEST_S = 4.0
 """A larger size is not tried if measuring it would take longer: a pack that slow gains nothing from being larger."""
 _WORTH_IT = 1.05
 """A larger size is taken if it is so many times as fast."""
+_EVALUATED = 1000
+"""Examples of each split from which the time of an evaluation is taken, or as many as are differentiated at once."""
 _MEMORY_SIZE = 4
 """Pack in which memory is measured; it grows linearly with members (benchmarks/packs.py)."""
 
@@ -104,15 +106,11 @@ def calibrate(
     lengths = {"train_size": problem.dataset.train_size, "batch_size": batch_size}
     total = total_steps(workload.budget, **lengths)
     evaluations = 1 + len(evaluation_steps(workload.evaluation, total=total, **lengths))
-    chosen.evaluate()  # the first one asks the system for memory
-    began = time.perf_counter()
-    chosen.evaluate()
-    evaluation_seconds = (time.perf_counter() - began) / chosen.size
     return Cost(
         steps=total,
         flops=total * step_flops(problem, chosen.optimizer, batch_size),
         step_seconds=best,
-        evaluation_seconds=evaluation_seconds * evaluations,
+        evaluation_seconds=chosen.evaluation_seconds() / chosen.size * evaluations,
         pack_size=chosen.size,
         gain=alone / best,
         member_bytes=each_bytes,
@@ -124,7 +122,13 @@ def member_bytes(
 ) -> float:
     """Return the peak memory of a member of a pack of these trials, measured in a pack of so many `members`."""
     some = _Bench(trials[:members], problem, micro_batch)
-    return peak_bytes(some.two_steps, some.held()) / some.size
+    try:
+        return peak_bytes(some.two_steps, some.held()) / some.size
+    except Exception as error:
+        if some.size == 1 or not out_of_memory(error):
+            raise
+    del some
+    return member_bytes(trials, problem, micro_batch=micro_batch, members=1)
 
 
 class _Bench:
@@ -158,8 +162,18 @@ class _Bench:
         self.step()
         self.step()
 
-    def evaluate(self) -> None:
-        evaluate(self._model, self._problem, train_examples=self._examples, chunk=self._batches.chunk)
+    def evaluation_seconds(self) -> float:
+        """Return what one evaluation takes, from the second of two of some examples: the first asks for memory."""
+        data = self._problem.dataset
+        count, tested = self._examples or data.train_size, len(data.test_inputs)
+        some = max(self._batches.chunk, _EVALUATED)
+        part = replace(data, test_inputs=data.test_inputs[:some], test_targets=data.test_targets[:some])
+        problem, seconds = replace(self._problem, dataset=part), 0.0
+        for _ in range(2):
+            began = time.perf_counter()
+            evaluate(self._model, problem, train_examples=min(count, some), chunk=self._batches.chunk)
+            seconds = time.perf_counter() - began
+        return seconds * (count + tested) / (min(count, some) + min(tested, some))
 
     def wait(self) -> None:
         if self._model.device.type == "cuda":
