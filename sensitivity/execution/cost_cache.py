@@ -23,7 +23,8 @@ from sensitivity.training.problems import Problem
 class CostCache:
     """A folder of small files, one a measurement: ``$XDG_CACHE_HOME/sensitivity/costs``, by default in ``~/.cache``."""
 
-    def __init__(self, problem: Problem, execution: ExecutionSpec) -> None:
+    def __init__(self, problem: Problem, execution: ExecutionSpec, *, workers: int) -> None:
+        """Of packs of a problem, so many at a time: they share the memory that bounds their size."""
         root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         self._folder = Path(root).expanduser() / "sensitivity" / "costs"
         device = torch.cuda.get_device_name() if execution.device == "cuda" else platform.processor()
@@ -32,7 +33,8 @@ class CostCache:
             "machine": [platform.node(), os.cpu_count()],
             "torch": torch.__version__,
             "version": code_version(),
-            "train_size": problem.dataset.train_size,
+            "examples": [problem.dataset.train_size, len(problem.dataset.test_inputs)],
+            "workers": workers,
             "execution": execution.model_dump(mode="json"),
         }
 

@@ -123,7 +123,7 @@ def measure(
     torch.set_num_threads(execution.threads)
     keep_freed_memory()  # as the workers do
     set_tf32(next(iter(groups.values()))[0].workload.problem.precision)
-    cache = CostCache(problem, execution)
+    cache = CostCache(problem, execution, workers=workers)
     sizes = {} if execution.pack_size is None else {"sizes": (execution.pack_size,)}
     costs: dict[Group, Cost] = {}
     try:

@@ -1,0 +1,51 @@
+"""Costs that were measured before are used again where they hold, and only there."""
+
+import pytest
+
+from sensitivity.execution import costs
+from sensitivity.execution.costs import measure
+from sensitivity.study.load import parse_study
+from sensitivity.study.trials import expand
+from sensitivity.training.calibration import Cost
+from sensitivity.training.problems import load_problem
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """The memory that each measurement was allowed; the first costs 1 second a step, the next 2."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked: list[float] = []
+
+    def calibrate(trials, problem, *, memory_bytes, **_):
+        asked.append(memory_bytes)
+        return Cost(
+            steps=1,
+            flops=1.0,
+            step_seconds=float(len(asked)),
+            evaluation_seconds=0.0,
+            pack_size=1,
+            gain=1.0,
+            member_bytes=1.0,
+        )
+
+    monkeypatch.setattr(costs, "calibrate", calibrate)
+    return asked
+
+
+def test_more_packs_at_a_time_are_measured_anew_for_each_has_less_memory(measured):
+    raw = {
+        "name": "test",
+        "batch_sizes": [64],
+        "seeds": 1,
+        "budget": {"steps": 1},
+        "optimizers": {"sgd": {"kind": "sgd", "lr": 0.1}},
+    }
+    spec = parse_study(raw, source="test")
+    problem, trials = load_problem(spec.problem), expand(spec)
+    groups = {trials[0].group: trials}
+    seconds = [
+        measure(groups, problem, spec.execution, workers=workers)[trials[0].group].step_seconds
+        for workers in (1, 1, 4, 1, 4)
+    ]
+    assert seconds == [1.0, 1.0, 2.0, 1.0, 2.0]
+    assert measured[1] == pytest.approx(measured[0] / 4)
