@@ -12,6 +12,7 @@ import io
 from dataclasses import replace
 from typing import Any
 
+import plotly.graph_objects as go
 from dash import ALL, MATCH, ClientsideFunction, Dash, Input, Output, State, callback_context, no_update
 from dash.exceptions import PreventUpdate
 
@@ -23,6 +24,7 @@ from dashboards.shell import navigation, study_page, trouble
 from dashboards.site import Site
 from dashboards.top import TopPage
 from dashboards.view import View, parse, search_of
+from sensitivity.figures.nothing import NothingToDrawError
 from sensitivity.study.errors import UserError
 
 _NEAR_PX = 5
@@ -203,7 +205,7 @@ def _figures(app: Dash, site: Site) -> None:
         if before and before["key"] == key:
             raise PreventUpdate
         with site.turns.take(late=False):
-            drawn = block.draw(scene) if len(scene.results.runs) else _EMPTY
+            drawn = _drawn(block, scene)
         if isinstance(drawn, str):
             return no_update, {"display": "none"}, drawn, {"key": key, "frame": ""}
         if block.choosable:  # a mark near a cell leaves the cell to the pointer
@@ -212,6 +214,16 @@ def _figures(app: Dash, site: Site) -> None:
         same = before is not None and before["frame"] == now["frame"]
         style = {"height": f"{int(drawn.layout.height or 450)}px"}
         return patch_of(drawn) if same else drawn, style, "", now
+
+
+def _drawn(block: FigureBlock, scene: Scene) -> go.Figure | str:
+    """Return the figure of a block, or why there is none."""
+    if not len(scene.results.runs):
+        return _EMPTY
+    try:
+        return block.draw(scene)
+    except NothingToDrawError as error:
+        return f"Nothing to draw yet: {error}."
 
 
 def _marks(app: Dash) -> None:
