@@ -35,6 +35,7 @@ def opening(results: Results, figures: Figures, prefix: str) -> str:
     total = summary.total
     tiles = (
         ("planned", total.planned), ("completed", total.completed), ("diverged", total.diverged),
+        *((("stopped early", total.stopped),) if total.stopped else ()),
         ("failed", total.failed), ("waiting", total.waiting),
     )  # fmt: skip
     counts = "".join(f"<div><dt>{name}</dt><dd>{n:,}</dd></div>" for name, n in tiles)

@@ -126,8 +126,8 @@ def status_table(summary: StudySummary) -> str:
     ]
     rows.append(["all", "", "", *_tally(summary.total)])
     header = (
-        "optimizer", "batch size", "cells × seeds", "planned", "completed", "diverged", "failed",
-        "interrupted", "pending", "steps", "device-seconds", "FLOPs",
+        "optimizer", "batch size", "cells × seeds", "planned", "completed", "diverged", "stopped early",
+        "failed", "interrupted", "pending", "steps", "device-seconds", "FLOPs",
     )  # fmt: skip
     return table("Planned runs by status, and what they cost.", header, rows, text_columns=1)
 
@@ -138,7 +138,8 @@ def pairs_table(caption: str, pairs: Sequence[tuple[str, object]]) -> str:
 
 
 def _tally(tally: Tally) -> list[str]:
-    counts = (tally.planned, tally.completed, tally.diverged, tally.failed, tally.interrupted, tally.pending)
+    ended = (tally.completed, tally.diverged, tally.stopped, tally.failed)
+    counts = (tally.planned, *ended, tally.interrupted, tally.pending)
     return [*(f"{n:,}" for n in (*counts, tally.steps)), f"{tally.train_seconds:,.1f}", number(tally.flops, 3)]
 
 

@@ -216,3 +216,12 @@ def test_stand_in_colours_become_each_themes(report_of):
 def test_csv_keeps_its_digits_and_says_what_is_missing():
     data = Data(columns=("a", "b"), rows=[(0.1 + 0.2, 'x, "y"'), (float("nan"), None), (float("inf"), 3)])
     assert data.csv().splitlines() == ["a,b", '0.3,"x, ""y"""', ",", "inf,3"]
+
+
+def test_a_run_that_was_stopped_early_stays_in_the_denominators(study_of):
+    study = read_study(study_of("complete"))
+    one = study.runs.index == 5
+    stopped = replace(study, runs=study.runs.assign(status=study.runs["status"].mask(one, "stopped")))
+    html = render_report([stopped]).html
+    assert "Of 108 planned runs, 107 completed and 1 were stopped early" in html
+    assert "<dt>stopped early</dt><dd>1</dd>" in html
