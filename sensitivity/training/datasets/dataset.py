@@ -13,7 +13,8 @@ class Dataset:
     """Inputs ``[examples, ...]`` and targets: classes ``[examples]`` (int64) or values ``[examples, outputs]``.
 
     Images are stored as bytes ``[examples, channels, height, width]``, a quarter of their size as floats, and in a
-    file that all workers of a node map into memory. What a network takes is ``standardised(inputs[rows])``.
+    file that all workers of a node map into memory; of a subset, or of splits by class, each worker has its own copy.
+    What a network takes is ``standardised(inputs[rows])``.
     """
 
     train_inputs: Tensor
