@@ -127,7 +127,7 @@ def main() -> None:
         "augmentation (crop and flip)": seconds(lambda: augmentation.apply(batch), 20),
         "bookkeeping": seconds(book, 200),
     }
-    evaluation = seconds(lambda: evaluate(model, problem, train_examples=5000))
+    evaluation = seconds(lambda: evaluate(model, problem, train_examples=5000, chunk=BATCH))
     quartiles = statistics.quantiles(ratios, n=4)
     versions = package_versions()
     lines = [
