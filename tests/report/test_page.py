@@ -148,7 +148,7 @@ def test_runs_that_confirm_winners_judge_them_and_enter_nothing_else(synthetic, 
 
 
 def test_several_studies_stand_side_by_side_and_each_by_itself(report_of):
-    report = report_of("complete", "landscape")
+    report = report_of("landscape", "random")
     assert "The studies side by side" in report.html
     assert "synthetic (1)" in report.html
     assert {"comparison-scaling", "comparison-critical-batch-size"} <= set(report.figures)
