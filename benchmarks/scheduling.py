@@ -1,0 +1,183 @@
+"""What the driver costs: packs a second and its memory, over thousands of packs of trivial work, beside plain Ray Tune.
+
+    python benchmarks/scheduling.py              prints, and writes benchmarks/results/scheduling.md
+    python benchmarks/scheduling.py --packs 200  fewer
+
+A pack here is one trial of one step: what is measured is Tune's bookkeeping, ours, and two Parquet parts a pack. The
+first half of the packs is timed beside the second: a driver that slowed down with the number of packs would show. Plain
+Tune runs as many trials of a function that returns at once, with actors re-used, which is its quickest way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import platform
+import resource
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sensitivity.execution.environment import ray_environment
+
+STUDY = """
+name = "scheduling"
+batch_sizes = [64]
+seeds = {packs}
+[problem]
+train_subset = 64
+test_subset = 16
+[budget]
+steps = 1
+[execution]
+pack_size = 1
+[optimizers.sgd]
+kind = "sgd"
+lr = [0.1]
+"""
+RESULT = Path(__file__).parent / "results" / "scheduling.md"
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One way to run the packs."""
+
+    name: str
+    packs: int
+    first_half_s: float
+    second_half_s: float
+    memory_before_mb: float
+    """The driver's largest resident set before the first pack."""
+    memory_half_mb: float
+    """And when half of the packs are done."""
+    memory_mb: float
+    """And at the end."""
+
+    def row(self) -> str:
+        """Return a row of the table."""
+        half = self.packs / 2
+        cells = (
+            self.name,
+            f"{self.packs:,}",
+            f"{self.packs / (self.first_half_s + self.second_half_s):.1f}",
+            f"{half / self.first_half_s:.1f}",
+            f"{half / self.second_half_s:.1f}",
+            f"{self.memory_before_mb:.0f}",
+            f"{self.memory_half_mb:.0f}",
+            f"{self.memory_mb:.0f}",
+        )
+        return f"| {' | '.join(cells)} |"
+
+
+class Laps:
+    """Notes when the first pack came back, half of them, and all."""
+
+    def __init__(self, packs: int) -> None:
+        self._at = {1: 0.0, packs // 2: 0.0, packs: 0.0}
+        self._memory = dict(self._at)
+        self._packs = packs
+
+    def done(self, count: int) -> None:
+        """Note that `count` packs are done."""
+        if count in self._at:
+            self._at[count], self._memory[count] = time.perf_counter(), peak_mb()
+
+    def measured(self, name: str) -> Measured:
+        """Return what was noted."""
+        first, half, last = self._at.values()
+        return Measured(name, self._packs, half - first, last - half, *self._memory.values())
+
+
+def peak_mb() -> float:
+    """Return this process's largest resident set so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def ours(packs: int) -> Measured:
+    """Run the packs as a study."""
+    import contextlib
+
+    from sensitivity.execution.launch import launch
+    from sensitivity.execution.prepare import prepare
+    from sensitivity.store.directory import place
+
+    laps = Laps(packs)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "scheduling.toml"
+        path.write_text(STUDY.format(packs=packs))
+        outcome = launch(
+            prepare(str(path)),
+            place(f"{folder}/studies/scheduling"),
+            address=None,
+            workers=WORKERS,
+            show=lambda progress: contextlib.nullcontext(lambda: laps.done(progress.done)),
+        )
+    if outcome.statuses != {"completed": packs}:
+        raise SystemExit(f"not all packs were run: {outcome.statuses}")
+    return laps.measured("sensitivity")
+
+
+def plain_tune(packs: int) -> Measured:
+    """Run as many trials of nothing with Tune alone."""
+    with ray_environment(local=True), tempfile.TemporaryDirectory() as folder:
+        import ray
+        from ray import tune
+
+        laps = Laps(packs)
+
+        class Count(tune.Callback):
+            completed = 0
+
+            def on_trial_complete(self, iteration: int, trials: list[object], trial: object, **info: object) -> None:
+                self.completed += 1
+                laps.done(self.completed)
+
+        ray.init(
+            address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+            object_store_memory=100 * 2**20,
+        )  # fmt: skip
+        tune.Tuner(
+            tune.with_resources(lambda config: {"loss": float(config["index"])}, {"cpu": 1}),
+            param_space={"index": tune.grid_search(list(range(packs)))},
+            tune_config=tune.TuneConfig(max_concurrent_trials=WORKERS, reuse_actors=True),
+            run_config=tune.RunConfig(name="plain", storage_path=folder, verbose=0, callbacks=[Count()]),
+        ).fit()
+        ray.shutdown()
+    return laps.measured("plain Ray Tune")
+
+
+def alone(run: str, packs: int) -> Measured:
+    """Run one of the ways in a process of its own, so that memory is that way's."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply({"ours": ours, "plain": plain_tune}[run], (packs,))
+
+
+def main() -> None:
+    """Measure both, print, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--packs", type=int, default=2000)
+    packs = parser.parse_args().packs
+    began = os.getloadavg()[0]
+    rows = [alone("ours", packs).row(), alone("plain", packs).row()]
+    import ray
+
+    lines = [
+        "# Scheduling",
+        "",
+        f"`python benchmarks/scheduling.py --packs {packs}`: {os.cpu_count()} cores ({platform.machine()}), {WORKERS} "
+        f"workers, Ray {ray.__version__}; load {began:.1f} before it, so rates are pessimistic. Times count from the "
+        "first result. Memory is the driver's peak so far.",
+        "",
+        "| | packs | packs/s | first half | second half | MB at the first | MB at half | MB at the end |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *rows,
+    ]
+    print("\n".join(lines))
+    RESULT.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
