@@ -12,6 +12,11 @@ def pytest_addoption(parser):
         metavar="N",
         help="tests/faults: make N kills instead of 20, and record the outcome in benchmarks/results/faults.md",
     )
+    parser.addoption(
+        "--cluster",
+        action="store_true",
+        help="tests/cluster: the quickstart on a cluster too, recorded in benchmarks/results/cluster.md",
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

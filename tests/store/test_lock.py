@@ -66,6 +66,13 @@ def test_a_second_writer_is_refused_and_the_first_keeps_its_lock(directory):
     assert not directory.exists(LOCK)
 
 
+def test_a_lock_of_a_clusters_job_names_the_job(directory, monkeypatch):
+    monkeypatch.setenv(lock.JOB_VARIABLE, "mine-0123-2")
+    refusal = rf"being written by job mine-0123-2 \(process {os.getpid()} on "
+    with WriterLock(directory), pytest.raises(StorageError, match=refusal), WriterLock(directory):
+        pytest.fail("two writers")
+
+
 @pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt])
 def test_a_lock_is_released_when_its_writer_fails(directory, fault):
     with pytest.raises(fault), WriterLock(directory):

@@ -116,3 +116,19 @@ def test_a_helper_module_beside_the_study_file_is_part_of_the_source(modules, tm
 def test_installed_packages_and_this_one_are_no_users_source(folder):
     spec = ProblemSpec(dataset="json.decoder:f")
     assert provenance.source_hash(spec, folder) == provenance.source_hash(spec, "/no/such/folder")
+
+
+def test_a_module_whose_file_is_no_path_is_no_users_source(modules, tmp_path, monkeypatch):
+    modules("my_problem", "def data(): ...")
+    spec = ProblemSpec(dataset="my_problem:data")
+    before = provenance.source_hash(spec, str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # as whoever runs a study from its own folder; torch.classes is such a module
+    nameless = type(sys)("nameless")
+    nameless.__file__ = "_nameless.py"
+    monkeypatch.setitem(sys.modules, "nameless", nameless)
+    assert provenance.source_hash(spec, str(tmp_path)) == before
+
+
+def test_source_that_was_sent_elsewhere_is_what_its_sender_says(monkeypatch):
+    monkeypatch.setenv(provenance.CODE_VERSION_VARIABLE, "0.1.0+0123456789ab")
+    assert provenance.code_version() == "0.1.0+0123456789ab"
