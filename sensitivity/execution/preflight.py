@@ -19,7 +19,7 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sensitivity.execution.prepare import Plan, use_folder
-from sensitivity.execution.resources import packs_on
+from sensitivity.execution.resources import packs_on, request
 from sensitivity.store.directory import Place
 from sensitivity.study.errors import StorageError, UserError, users_code
 from sensitivity.study.spec import ProblemSpec
@@ -52,13 +52,14 @@ def check_nodes(plan: Plan, directory: Place) -> None:
     """
     mark = f"{_MARK}{uuid.uuid4().hex}"
     there: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    nodes = [node for node in there if node["Alive"] and packs_on(node, plan.spec.execution)]
+    nodes = [node["NodeID"] for node in there if node["Alive"] and packs_on(node, plan.spec.execution)]
     directory.write(mark, b"")
+    reports: list[NodeReport] = []
     try:
-        reports = _ask(nodes, plan, directory, mark)
+        reports += _ask(nodes, plan, directory, mark)
         unseen = [each.node for each in reports if not each.storage and not directory.exists(f"{mark}-{each.node}")]
     finally:
-        for name in (mark, *(f"{mark}-{_name(node)}" for node in nodes)):
+        for name in (mark, *(f"{mark}-{each.node}" for each in reports)):
             directory.delete(name)
     own = versions()
     mistakes = faults(reports, own, driver=platform.node(), place=directory.uri)
@@ -105,18 +106,25 @@ def versions() -> dict[str, str]:
     }
 
 
-def _ask(nodes: Sequence[Mapping[str, Any]], plan: Plan, directory: Place, mark: str) -> list[NodeReport]:
-    asked = {
-        ray.remote(num_cpus=0, max_retries=0)(_report)
-        .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-        .remote(
-            _name(node), directory, mark, plan.spec.problem, plan.import_folder, plan.problem.dataset.fingerprint
-        ): node
-        for node in nodes
+def _ask(nodes: Sequence[str], plan: Plan, directory: Place, mark: str) -> list[NodeReport]:
+    """Return what each of `nodes` says; without any, what the first says on which the growing cluster puts a pack."""
+    asked = request(plan.spec.execution)
+    anywhere = {
+        "num_cpus": asked.pop("CPU"),
+        "num_gpus": asked.pop("GPU", 0),
+        "resources": asked,
+        "label_selector": dict(plan.spec.execution.labels),
     }
-    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
+    wheres = [
+        {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} for node in nodes
+    ] or [anywhere]
+    question = (directory, mark, plan.spec.problem, plan.import_folder, plan.problem.dataset.fingerprint)
+    task = ray.remote(max_retries=0)(_report)
+    answers = [task.options(**where).remote(*question) for where in wheres]
+    # A node that is yet to come takes its time, as the packs would wait for it.
+    answered, silent = ray.wait(answers, num_returns=len(answers), timeout=ANSWER_S if nodes else None)
     if silent:
-        names = ", ".join(_name(asked[each]) for each in silent)
+        names = ", ".join(_name(nodes[answers.index(each)]) for each in silent)
         raise UserError(
             f"no answer within {ANSWER_S:.0f} s from {names}; nothing was run\n"
             "  See what keeps it in Ray's dashboard, or take it out of the cluster"
@@ -127,22 +135,24 @@ def _ask(nodes: Sequence[Mapping[str, Any]], plan: Plan, directory: Place, mark:
             reports.append(ray.get(each))
         except ray.exceptions.RayError as error:
             cause = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+            where = _name(nodes[answers.index(each)]) if nodes else "a new node"
             raise UserError(
-                f"{_name(asked[each])} can't run this study ({cause}); nothing was run\n"
+                f"{where} can't run this study ({cause}); nothing was run\n"
                 "  Install there what the driver has, or take it out of the cluster"
             ) from None
     return reports
 
 
-def _name(node: Mapping[str, Any]) -> str:
+def _name(node_id: str) -> str:
     """Return what tells a node from others, and a person which it is: several may share a machine."""
-    return f"{node['NodeManagerHostname']}-{node['NodeID'][:6]}"
+    there: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    hosts = [node["NodeManagerHostname"] for node in there if node["NodeID"] == node_id]
+    return f"{hosts[0] if hosts else 'node'}-{node_id[:6]}"
 
 
-def _report(
-    node: str, directory: Place, mark: str, problem: ProblemSpec, import_folder: str, fingerprint: str
-) -> NodeReport:
+def _report(directory: Place, mark: str, problem: ProblemSpec, import_folder: str, fingerprint: str) -> NodeReport:
     use_folder(import_folder)
+    node = f"{platform.node()}-{ray.get_runtime_context().get_node_id()[:6]}"
     return NodeReport(
         node=node,
         versions=versions(),

@@ -36,7 +36,7 @@ def record():
     """Write what was seen, once all has been."""
     seen: list[str] = []
     yield seen.append
-    if len(seen) == 4:
+    if len(seen) == 5:
         today = datetime.datetime.now(tz=datetime.UTC).date()
         head = [
             "# A cluster of three nodes on one machine",
@@ -125,6 +125,25 @@ def test_images_that_only_the_head_has(cluster, tmp_path, record):
     assert "Traceback" not in followed.stdout
     assert not read_study(place(f"{STORAGE}/images")).curves.size
     record("images that the head alone has: refused before anything was run, with what is wrong on each of both nodes")
+
+
+def test_packs_wait_for_nodes_of_a_cluster_that_grows(cluster, tmp_path, record):
+    (tmp_path / "elastic.toml").write_text(
+        'name = "elastic"\nbatch_sizes = [64]\nseeds = 2\nbudget = { steps = 4 }\n'
+        "execution = { elastic = true, max_concurrent = 2 }\n"
+        'optimizers = { sgd = { kind = "sgd", lr = [0.1, 0.2] } }\n'
+    )
+    cluster.kill("one")
+    cluster.kill("two")
+    job = cluster.command("submit", tmp_path / "elastic.toml", "--storage", STORAGE).stdout.split()[1]
+    directory = place(f"{STORAGE}/elastic")
+    wait(lambda: directory.exists("plan.parquet"))
+    assert "running" in cluster.command("status", job).stdout
+    cluster.start_nodes("three")
+    followed = cluster.command("logs", "-f", job, timeout=400)
+    assert followed.returncode == 0, followed.stdout
+    assert read_study(directory).runs["status"].tolist() == ["completed"] * 4
+    record("a study with `elastic` on a cluster without workers waited, and ran to its end when a node had come")
 
 
 def test_the_head_goes_away_while_its_logs_are_followed(cluster, tmp_path, record):

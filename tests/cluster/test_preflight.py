@@ -1,0 +1,41 @@
+"""What nodes say of themselves, judged; and one real node that says it."""
+
+from dataclasses import replace
+
+import pytest
+
+from sensitivity.execution.preflight import NodeReport, faults, versions
+
+OWN = {"Python": "3.11", "Ray": "2.60.0", "PyTorch": "2.13.0", "pyarrow": "26.0.1"}
+GOOD = NodeReport(node="b", versions=OWN, storage="", dataset="")
+
+
+def judged(*reports):
+    return faults(reports, OWN, driver="head", place="/shared/mine")
+
+
+def test_nodes_that_agree_have_no_faults():
+    assert judged(GOOD, replace(GOOD, node="c")) == []
+    assert judged() == []
+
+
+def test_every_difference_of_every_node_is_said_at_once():
+    old = replace(GOOD, node="c", versions={**OWN, "Ray": "2.55.0", "Python": "3.12"})
+    bare = replace(GOOD, node="d", storage="can't be written", dataset="can't be downloaded")
+    assert judged(GOOD, old, bare) == [
+        "c has Python 3.12 (3.11 on head), Ray 2.55.0 (2.60.0 on head); install the same on every node",
+        "/shared/mine on d: can't be written",
+        "the problem on d: can't be downloaded",
+    ]
+
+
+def test_a_package_that_a_node_lacks_is_a_difference():
+    lacking = {name: version for name, version in OWN.items() if name != "PyTorch"}
+    (line,) = judged(replace(GOOD, versions=lacking))
+    assert "PyTorch None (2.13.0 on head)" in line
+
+
+def test_the_versions_are_those_that_are_imported():
+    ray, torch = pytest.importorskip("ray"), pytest.importorskip("torch")
+    assert versions()["Ray"] == ray.__version__
+    assert versions()["PyTorch"] == torch.__version__
