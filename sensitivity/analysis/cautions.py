@@ -37,6 +37,15 @@ def compute_cautions(runs: pd.DataFrame, summary: StudySummary, maps: Sequence[R
                 f" nothing about the optimizer. They have no value here. The first: {first or 'no message'}",
             )
         )
+    if total.stopped:
+        cautions.append(
+            Caution(
+                code="stopped",
+                text=f"{total.stopped:,} of {total.planned:,} planned runs were stopped early for being worse than"
+                " others of their pack. They count with what they had by then, so success rates are lower bounds, and regions"
+                " and medians may be too pessimistic.",
+            )
+        )
     cautions += _divergence(maps)
     cautions += _edges(maps)
     cautions += _slices(maps)

@@ -23,7 +23,7 @@ import pandas as pd
 
 from sensitivity.analysis.designs import Edge, design_of, levels, table_edges, varying
 from sensitivity.analysis.intervals import t_half_width
-from sensitivity.analysis.outcomes import WAITING, counted_values, untrained_values
+from sensitivity.analysis.outcomes import SOUND, WAITING, counted_values, untrained_values
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.metrics import Metric
 from sensitivity.study.results import Status
@@ -179,7 +179,7 @@ def _cell_table(rows: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
     """Return one row a cell, indexed by cell_id: hyperparameters, counts by status, median and range."""
     status = rows["status"]
     marked = rows.assign(
-        completed=(status == Status.COMPLETED.value),
+        completed=status.isin(SOUND),
         diverged=(status == Status.DIVERGED.value),
         failed=(status == Status.FAILED.value),
         waiting=status.isin(WAITING),
@@ -199,7 +199,7 @@ def _like_best(rows: pd.DataFrame, metric: Metric, best_id: str | None) -> tuple
 
     Losses are compared by the logarithm of their ratio, where all are positive.
     """
-    done = rows.loc[rows["status"] == Status.COMPLETED.value, ["cell_id", "seed", "value"]].dropna()
+    done = rows.loc[rows["status"].isin(SOUND), ["cell_id", "seed", "value"]].dropna()
     if best_id is None:
         return frozenset(), 0
     if not metric.is_fraction and (done["value"] > 0).all():

@@ -3,7 +3,8 @@
 A completed run counts with its metric at the end. A diverged run counts as the untrained network of its
 seed: its loss, and likewise its accuracy, before the first step (after STATISTICS.md, section 5, which says
 so of the loss). Of the accuracy, that is chance level without having to know the number of classes. So
-divergence costs what had been learned, and never drops out of a median. Failed, interrupted and pending runs
+divergence costs what had been learned, and never drops out of a median. A run that
+was stopped early counts with what it had by then. Failed, interrupted and pending runs
 say nothing about the optimizer: they have no value, and stay in the denominators.
 """
 
@@ -15,7 +16,9 @@ import pandas as pd
 from sensitivity.study.metrics import METRICS, Metric
 from sensitivity.study.results import Status
 
-OBSERVED = (Status.COMPLETED.value, Status.DIVERGED.value)
+SOUND = (Status.COMPLETED.value, Status.STOPPED.value)
+"""Statuses whose runs trained well as far as they went."""
+OBSERVED = (*SOUND, Status.DIVERGED.value)
 WAITING = (Status.PENDING.value, Status.INTERRUPTED.value)
 """Statuses that another `run` changes."""
 
@@ -43,6 +46,6 @@ def untrained_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: Metric) -
 def counted_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: Metric) -> pd.Series[float]:
     """Return the value that each run counts with, with the index of `runs`; NaN where it has none."""
     measured = runs[metric.name].astype(float)
-    finished_well = (runs["status"] == Status.COMPLETED.value) & np.isfinite(measured)
+    finished_well = runs["status"].isin(SOUND) & np.isfinite(measured)
     observed = runs["status"].isin(OBSERVED)
     return measured.where(finished_well, untrained_values(runs, curves, metric).where(observed))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sensitivity.analysis.estimates import Floats
 from sensitivity.analysis.intervals import t_half_width, wilson_interval
-from sensitivity.analysis.outcomes import OBSERVED
+from sensitivity.analysis.outcomes import OBSERVED, SOUND
 from sensitivity.study.metrics import METRICS, MetricName
 from sensitivity.study.results import Status
 
@@ -49,7 +49,7 @@ class Rates:
 
 
 def best_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName) -> pd.Series[float]:
-    """Return the best value that each completed run measured, with the index of `runs`; NaN of the others.
+    """Return the best value that each sound run measured, with the index of `runs`; NaN of the others.
 
     A completed run meets a target within its budget exactly if this value does.
     """
@@ -57,7 +57,7 @@ def best_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName) ->
     values = sign * curves[metric].astype(float)
     values = values.where(np.isfinite(values))
     best = values.groupby(curves["trial_id"], sort=False).min() * sign
-    return runs["trial_id"].map(best).astype(float).where(runs["status"] == Status.COMPLETED.value)
+    return runs["trial_id"].map(best).astype(float).where(runs["status"].isin(SOUND))
 
 
 def successes(best: pd.Series[float], metric: MetricName, targets: Floats) -> NDArray[np.bool_]:

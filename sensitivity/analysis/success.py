@@ -160,15 +160,17 @@ def _surface(
 def _warnings(runs: pd.DataFrame, optimizer: str) -> tuple[Caution, ...]:
     count = counts_by_status(runs)
     without = count["failed"] + count["interrupted"] + count["pending"]
-    if not without:
-        return ()
-    return (
-        Caution(
-            code="incomplete",
-            text=f"{optimizer}: rates are of the {len(runs) - without:,} runs with a result of {len(runs):,} planned;"
-            f" {count['failed']:,} failed and {count['interrupted'] + count['pending']:,} wait.",
-        ),
-    )
+    warnings = []
+    if without:
+        text = (
+            f"{optimizer}: rates are of the {len(runs) - without:,} runs with a result of {len(runs):,} planned;"
+            f" {count['failed']:,} failed and {count['interrupted'] + count['pending']:,} wait."
+        )
+        warnings.append(Caution(code="incomplete", text=text))
+    if count["stopped"]:
+        text = f"{optimizer}: {count['stopped']:,} runs were stopped early: rates are lower bounds."
+        warnings.append(Caution(code="stopped", text=text))
+    return tuple(warnings)
 
 
 def compute_success_difference(candidate: SuccessSurface, reference: SuccessSurface) -> SuccessDifference:

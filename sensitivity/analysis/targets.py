@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from sensitivity.analysis.intervals import wilson
-from sensitivity.analysis.outcomes import OBSERVED, WAITING
+from sensitivity.analysis.outcomes import OBSERVED, SOUND, WAITING
 from sensitivity.study.metrics import METRICS, MetricName
 from sensitivity.study.results import Status
 
@@ -88,14 +88,15 @@ def _first_meeting(curves: pd.DataFrame, metric: str, target: float) -> pd.DataF
 def _outcome(
     rows: pd.DataFrame, metric: str, target: float, optimizer: str, batch_size: int, drawn: bool
 ) -> TargetOutcome:
-    completed = rows["status"] == Status.COMPLETED.value
+    completed, stopped = rows["status"].isin(SOUND), rows["status"] == Status.STOPPED.value
     diverged = rows["status"] == Status.DIVERGED.value
     met = rows["step"].notna()
     reached = rows[completed & met]
-    unsuccessful = int((completed & ~met).sum() + diverged.sum())
+    unsuccessful = int((completed & ~stopped & ~met).sum() + diverged.sum())
     waiting = int(rows["status"].isin(WAITING).sum())
     budget = float(rows.loc[completed if completed.any() else diverged, "steps"].max())
     spent = float(reached["step"].sum()) + (unsuccessful * budget if unsuccessful else 0.0)
+    spent += float(rows.loc[stopped & ~met, "steps"].sum())
     independent = drawn and rows["status"].isin(OBSERVED).all() and rows["cell_id"].is_unique
     return TargetOutcome(
         metric=metric,

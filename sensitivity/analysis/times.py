@@ -1,8 +1,8 @@
 """When each run reaches a target: one row a planned run, from which scaling, cost and verdict are computed.
 
 The time T is the first evaluation of a completed run at which the metric meets the target (STATISTICS.md,
-section 1). A completed run that never does is censored at its budget. A diverged run never reaches it, even one
-that met it on its way: T is infinite. Failed and waiting runs have no T, and keep their row.
+section 1). A completed run that never does is censored at its budget, one that was stopped early where it stopped. A
+diverged run never reaches it, even one that met it on its way: T is infinite. Failed and waiting runs have no T, and keep their row.
 
 Columns: those that identify the run (``trial_id, cell_id, optimizer, batch_size, seed, status, param.*``); then
 ``outcome`` (reached, censored, diverged, failed, waiting); ``met``, whether any evaluation met the target; T in
@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from sensitivity.analysis.outcomes import WAITING
+from sensitivity.analysis.outcomes import SOUND, WAITING
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.metrics import METRICS, MetricName
 from sensitivity.study.results import Status
@@ -40,9 +40,10 @@ def compute_times(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName, 
     place = pd.Index(hits["trial_id"]).get_indexer(runs["trial_id"])
     met = place >= 0
     status = runs["status"].to_numpy(dtype=object)
-    completed, diverged = status == Status.COMPLETED.value, status == Status.DIVERGED.value
+    sound, diverged = np.isin(status, SOUND), status == Status.DIVERGED.value
+    stopped = status == Status.STOPPED.value
     table["outcome"] = np.select(
-        [completed & met, completed, diverged, np.isin(status, WAITING)],
+        [sound & met, sound, diverged, np.isin(status, WAITING)],
         ["reached", "censored", "diverged", "waiting"],
         "failed",
     )
@@ -50,7 +51,8 @@ def compute_times(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName, 
     for unit in UNITS:
         at = hits[_CURVE[unit]].to_numpy(dtype=float)[place] if len(hits) else np.full(len(runs), np.nan)
         cap = _caps(runs, unit)
-        time = np.select([completed & met, completed, diverged], [at, cap, np.inf], np.nan)
+        own = runs[_TOTAL[unit]].to_numpy(dtype=float)
+        time = np.select([sound & met, stopped, sound, diverged], [at, own, cap, np.inf], np.nan)
         table[unit], table[CAP + unit] = time, cap
     return table
 
