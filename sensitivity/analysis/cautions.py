@@ -42,8 +42,8 @@ def compute_cautions(runs: pd.DataFrame, summary: StudySummary, maps: Sequence[R
             Caution(
                 code="stopped",
                 text=f"{total.stopped:,} of {total.planned:,} planned runs were stopped early for being worse than"
-                " others of their pack. They count with what they had by then, so success rates are lower bounds, and regions"
-                " and medians may be too pessimistic.",
+                " others of their pack. They count with what they had by then, so success rates are lower bounds,"
+                " and regions and medians may be too pessimistic.",
             )
         )
     cautions += _divergence(maps)

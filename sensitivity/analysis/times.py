@@ -1,8 +1,9 @@
 """When each run reaches a target: one row a planned run, from which scaling, cost and verdict are computed.
 
 The time T is the first evaluation of a completed run at which the metric meets the target (STATISTICS.md,
-section 1). A completed run that never does is censored at its budget, one that was stopped early where it stopped. A
-diverged run never reaches it, even one that met it on its way: T is infinite. Failed and waiting runs have no T, and keep their row.
+section 1). A completed run that never does is censored at its budget, one that was stopped early where it
+stopped. A diverged run never reaches it, even one that met it on its way: T is infinite. Failed and waiting runs
+have no T, and keep their row.
 
 Columns: those that identify the run (``trial_id, cell_id, optimizer, batch_size, seed, status, param.*``); then
 ``outcome`` (reached, censored, diverged, failed, waiting); ``met``, whether any evaluation met the target; T in
