@@ -19,7 +19,6 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from sensitivity.execution.shipment import MOST_BYTES, Shipment
-from sensitivity.store.lock import JOB_VARIABLE
 from sensitivity.store.manifest import spec_hash
 from sensitivity.study.errors import UserError
 from sensitivity.study.trials import content_hash
@@ -111,13 +110,11 @@ class Cluster:
         earlier = {job.id for job in jobs}
         number = next(n for n in range(1, len(earlier) + 2) if _numbered(key, n) not in earlier)
         id_ = _numbered(key, number)
-        env = shipment.runtime_env()
-        env["env_vars"] = {**_texts(env["env_vars"]), JOB_VARIABLE: id_}
         with self._reachable(taken=_running(id_, study, storage)):
             self._client.submit_job(
                 entrypoint=_entrypoint(shipment.file_name, storage=storage, workers=workers),
                 submission_id=id_,
-                runtime_env=env,
+                runtime_env=shipment.runtime_env(job=id_),
                 metadata={"sensitivity.study": study, "sensitivity.spec": spec, "sensitivity.storage": storage},
             )
         return self.job(id_)
@@ -251,10 +248,6 @@ def _entrypoint(file_name: str, *, storage: str, workers: int | None) -> str:
     command = ["run", file_name, "--storage", storage, "--address", "auto", *options]
     # `exec`: a stop then reaches the driver itself, not a shell that dies before it.
     return "exec python3 -m sensitivity.cli.driver " + shlex.join(command)
-
-
-def _texts(value: object) -> dict[str, str]:
-    return dict(value) if isinstance(value, dict) else {}
 
 
 @contextlib.contextmanager

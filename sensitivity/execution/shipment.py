@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sensitivity.execution.prepare import use_folder
+from sensitivity.store.lock import JOB_VARIABLE
 from sensitivity.store.manifest import MANIFEST
 from sensitivity.study.errors import UserError
 from sensitivity.study.load import find_study, load_study
@@ -39,17 +40,18 @@ class Shipment:
     package: Path | None
     """This package's source, if it is to travel too."""
 
-    def runtime_env(self) -> dict[str, object]:
-        """Return the shipment as Ray's runtime environment."""
-        shipped = {} if self.package is None else {"py_modules": [str(self.package)]}
-        version = {} if self.package is None else {CODE_VERSION_VARIABLE: code_version()}
-        return {
-            "working_dir": str(self.folder),
-            "excludes": list(self.excludes),
+    def runtime_env(self, *, job: str) -> dict[str, object]:
+        """Return the shipment as Ray's runtime environment of a job of that name."""
+        variables = {
+            JOB_VARIABLE: job,
             # Ray's 3 seconds between a stop and a kill are short for a driver that has results in its hands.
-            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60", **version},
-            **shipped,
+            "RAY_JOB_STOP_WAIT_TIME_S": "60",
         }
+        env = {"working_dir": str(self.folder), "excludes": list(self.excludes)}
+        if self.package is None:
+            return {**env, "env_vars": variables}
+        variables[CODE_VERSION_VARIABLE] = code_version()
+        return {**env, "env_vars": variables, "py_modules": [str(self.package)]}
 
     def largest(self) -> str | None:
         """Return in words what makes the shipment too large to be sent; None if it is not."""

@@ -58,10 +58,11 @@ def packed(folder: Path, excludes, target: Path) -> set[str]:
 def test_code_travels_and_what_is_no_code_stays(own, tmp_path):
     with shipment(str(own / "mine.toml"), with_package=True) as ready:
         names = packed(ready.folder, ready.excludes, tmp_path / "package.zip")
-        env = ready.runtime_env()
+        env = ready.runtime_env(job="mine-1")
     assert names == {"mine.toml", "shipped_net.py", "helpers/layers.py"}
     assert env["py_modules"] == [str(Path(sensitivity.__file__).parent)]
     assert env["env_vars"]["SENSITIVITY_CODE_VERSION"]
+    assert env["env_vars"]["SENSITIVITY_JOB"] == "mine-1"
 
 
 def test_a_study_without_code_of_the_users_travels_alone(own, tmp_path):
@@ -70,7 +71,7 @@ def test_a_study_without_code_of_the_users_travels_alone(own, tmp_path):
     with shipment(str(own / "mine.toml"), with_package=False) as ready:
         assert packed(ready.folder, ready.excludes, tmp_path / "package.zip") == {"mine.toml"}
         assert (ready.folder / "mine.toml").read_text() == text
-        env = ready.runtime_env()
+        env = ready.runtime_env(job="mine-1")
     assert "py_modules" not in env
     assert "SENSITIVITY_CODE_VERSION" not in env["env_vars"]
     with shipment("quickstart", with_package=False) as ready:
