@@ -124,7 +124,7 @@ class Machines:
             self.kill(name)
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def command(self, *arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: object, timeout: float = 400) -> subprocess.CompletedProcess[str]:
         """Run a command of ours on "the laptop"."""
         return subprocess.run(
             [sys.executable, "-m", "sensitivity.cli.main", *map(str, arguments)],

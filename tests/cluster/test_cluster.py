@@ -58,7 +58,7 @@ def own_study(folder: Path) -> Path:
     return folder / "study/held.toml"
 
 
-def wait(condition, what: str, seconds: float = 180):
+def wait(condition, what: str, seconds: float = 400):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what() if callable(what) else what
