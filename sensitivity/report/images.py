@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def write_images(figures: Mapping[str, str], folder: Path) -> tuple[Path, ...]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return asyncio.run(_write(figures, folder))
+        with ThreadPoolExecutor(1) as own:  # a thread without an event loop, which a notebook's has
+            return own.submit(lambda: asyncio.run(_write(figures, folder))).result()
     except OSError as error:
         raise UserError(f"{folder}: can't be written ({error.strerror}); give another folder") from None
 

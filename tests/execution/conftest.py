@@ -1,3 +1,5 @@
+import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,7 +28,10 @@ damping = [0.1, 1.0]
 @pytest.fixture(scope="session")
 def running_ray() -> Iterator[str]:
     """One small Ray for all tests; its address."""
-    with ray_environment(local=True):
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        if "ray" in sys.modules:  # another test has imported it, without a token: Ray reads its environment only then
+            patch.setenv("RAY_AUTH_MODE", "disabled")
+        stack.enter_context(ray_environment(local=True))
         import ray
 
         context = ray.init(
