@@ -51,8 +51,7 @@ def check_nodes(plan: Plan, directory: Place) -> None:
         UserError: whatever is not as it has to be, on all nodes at once.
     """
     mark = f"{_MARK}{uuid.uuid4().hex}"
-    there: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    nodes = [node["NodeID"] for node in there if node["Alive"] and packs_on(node, plan.spec.execution)]
+    nodes = [id_ for id_, node in _alive().items() if packs_on(node, plan.spec.execution)]
     directory.write(mark, b"")
     reports: list[NodeReport] = []
     try:
@@ -107,7 +106,7 @@ def versions() -> dict[str, str]:
 
 
 def _ask(nodes: Sequence[str], plan: Plan, directory: Place, mark: str) -> list[NodeReport]:
-    """Return what each of `nodes` says; without any, what the first says on which the growing cluster puts a pack."""
+    """Return what each of `nodes` says; without any, what the first says on which Ray would put a pack."""
     asked = request(plan.spec.execution)
     anywhere = {
         "num_cpus": asked.pop("CPU"),
@@ -134,20 +133,26 @@ def _ask(nodes: Sequence[str], plan: Plan, directory: Place, mark: str) -> list[
         try:
             reports.append(ray.get(each))
         except ray.exceptions.RayError as error:
+            if nodes and nodes[answers.index(each)] not in _alive():
+                continue  # it went away meanwhile, as nodes do; no pack will run there
             cause = [line for line in str(error).splitlines() if line.strip()][-1].strip()
             where = _name(nodes[answers.index(each)]) if nodes else "a new node"
             raise UserError(
                 f"{where} can't run this study ({cause}); nothing was run\n"
                 "  Install there what the driver has, or take it out of the cluster"
             ) from None
-    return reports
+    return reports or _ask((), plan, directory, mark)
+
+
+def _alive() -> dict[str, dict[str, Any]]:
+    """Return Ray's nodes that are alive, by id."""
+    there: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeID"]: node for node in there if node["Alive"]}
 
 
 def _name(node_id: str) -> str:
     """Return what tells a node from others, and a person which it is: several may share a machine."""
-    there: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    hosts = [node["NodeManagerHostname"] for node in there if node["NodeID"] == node_id]
-    return f"{hosts[0] if hosts else 'node'}-{node_id[:6]}"
+    return f"{_alive().get(node_id, {}).get('NodeManagerHostname', 'node')}-{node_id[:6]}"
 
 
 def _report(directory: Place, mark: str, problem: ProblemSpec, import_folder: str, fingerprint: str) -> NodeReport:
