@@ -143,7 +143,7 @@ def test_packs_wait_for_nodes_of_a_cluster_that_grows(cluster, tmp_path, record)
     followed = cluster.command("logs", "-f", job, timeout=400)
     assert followed.returncode == 0, followed.stdout
     assert read_study(directory).runs["status"].tolist() == ["completed"] * 4
-    record("a study with `elastic` on a cluster whose workers had just gone waited, and ran to its end when a node had come")
+    record("a study with `elastic` whose workers had just gone waited, and ran to its end when a node had come")
 
 
 def test_the_head_goes_away_while_its_logs_are_followed(cluster, tmp_path, record):
