@@ -18,6 +18,7 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sensitivity.execution.losses import ATTEMPTS, GONE, LOST, last_line
 from sensitivity.execution.prepare import Plan, use_folder
 from sensitivity.execution.resources import packs_on, request
 from sensitivity.store.directory import Place
@@ -105,8 +106,11 @@ def versions() -> dict[str, str]:
     }
 
 
-def _ask(nodes: Sequence[str], plan: Plan, directory: Place, mark: str) -> list[NodeReport]:
-    """Return what each of `nodes` says; without any, what the first says on which Ray would put a pack."""
+def _ask(nodes: Sequence[str], plan: Plan, directory: Place, mark: str, attempts: int = ATTEMPTS) -> list[NodeReport]:
+    """Return what each of `nodes` says; without any, what the first says on which Ray would put a pack.
+
+    A node that goes away meanwhile says nothing; one whose worker dies is asked again, `attempts` times in all.
+    """
     asked = request(plan.spec.execution)
     anywhere = {
         "num_cpus": asked.pop("CPU"),
@@ -128,20 +132,24 @@ def _ask(nodes: Sequence[str], plan: Plan, directory: Place, mark: str) -> list[
             f"no answer within {ANSWER_S:.0f} s from {names}; nothing was run\n"
             "  See what keeps it in Ray's dashboard, or take it out of the cluster"
         )
-    reports = []
+    reports, again = [], []
     for each in answered:
+        node = nodes[answers.index(each)] if nodes else None
         try:
             reports.append(ray.get(each))
         except ray.exceptions.RayError as error:
-            if nodes and nodes[answers.index(each)] not in _alive():
+            if node and (isinstance(error, GONE) or node not in _alive()):
                 continue  # it went away meanwhile, as nodes do; no pack will run there
-            cause = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-            where = _name(nodes[answers.index(each)]) if nodes else "a new node"
+            if isinstance(error, LOST) and attempts > 1:
+                again.append(node)
+                continue
             raise UserError(
-                f"{where} can't run this study ({cause}); nothing was run\n"
+                f"{_name(node) if node else 'a new node'} can't run this study ({last_line(error)}); nothing was run\n"
                 "  Install there what the driver has, or take it out of the cluster"
             ) from None
-    return reports or _ask((), plan, directory, mark)
+    if again or not reports:
+        reports += _ask([node for node in again if node], plan, directory, mark, attempts=attempts - bool(again))
+    return reports
 
 
 def _alive() -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ next by ``supply``: Tune only asks for it, as of any ``Searcher``, and tells wha
 from __future__ import annotations
 
 import logging
+import math
 import re
 import tempfile
 import time
@@ -21,6 +22,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from sensitivity.execution.costs import measure
+from sensitivity.execution.losses import answer, last_line
 from sensitivity.execution.prepare import Plan, use_folder
 from sensitivity.execution.progress import Progress
 from sensitivity.execution.resources import request
@@ -126,7 +128,7 @@ def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, w
     """Measure as `costs.measure` does, in a worker on the Ray that is there.
 
     Raises:
-        UserError: the user's code raises in training.
+        UserError: the user's code raises in training, or no worker lives long enough to measure.
     """
     asked = request(plan.spec.execution)
     task = ray.remote(
@@ -136,8 +138,10 @@ def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, w
         label_selector=dict(plan.spec.execution.labels),
         max_retries=0,
     )(_measure_there)
-    costs: dict[Group, Cost] | UserError = ray.get(
-        task.remote(dict(groups), plan.spec.problem, plan.spec.execution, plan.import_folder, workers)
+    costs: dict[Group, Cost] | UserError = answer(
+        lambda: task.remote(dict(groups), plan.spec.problem, plan.spec.execution, plan.import_folder, workers),
+        doing="measuring the pack sizes on the cluster",
+        mend="Give the study a size, and nothing is measured: [execution] pack_size = 8",
     )
     if isinstance(costs, UserError):
         raise costs
@@ -173,7 +177,7 @@ class _Parcel:
 
 
 def _tune_pack(config: Mapping[str, _Parcel], execution: ExecutionSpec, import_folder: str, directory: Place) -> None:
-    last = time.monotonic()
+    last = -math.inf  # so that the first report, of where the pack begins, is made at once
 
     def on_progress(fraction: float) -> None:
         nonlocal last
@@ -254,6 +258,8 @@ class _Recorder(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Let a pack whose worker or node died start again, or record that it is given up."""
         pack: Pack = trial.config["parcel"].pack
+        if not self._supply.runs(pack):
+            return  # its results are here; the worker was lost on its way to the next pack
         cause, out_of_memory = cause_of_loss(trial.get_error())
         logger.warning("pack %s: its worker was lost: %s", pack.id, cause)
         try:
@@ -304,9 +310,8 @@ class _StopOn(tune.Stopper):
 def cause_of_loss(error: BaseException | None) -> tuple[str, bool]:
     """Return what killed a worker, in a line, and whether it was the memory."""
     text = str(error or "").strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
     out_of_memory = isinstance(error, ray.exceptions.OutOfMemoryError) or bool(_MEMORY_WORDS.search(text))
-    cause = lines[-1].partition(" Some common causes")[0] if lines else "unknown"
+    cause = last_line(error).partition(" Some common causes")[0] if error else "unknown"
     return cause, out_of_memory
 
 
