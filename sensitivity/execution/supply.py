@@ -3,7 +3,8 @@
 A lost worker may have met a preempted machine, or its pack may be what kills it (a model that crashes the
 interpreter, or takes more memory than there is). So a pack starts again a few times, from its checkpoint if it has
 one; then its halves start instead of it, so that a deadly trial ends up alone, and its neighbours have results. A
-pack that is known to have run out of memory is halved at once, and so are later ones like it.
+pack that is known to have run out of memory is halved at once, and so are later ones like it. A worker that was lost
+before it began with its pack, or after it had reported its results, is held against no pack.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from sensitivity.study.trials import Group, Pack, Trial
 STARTS = 3
 """How often a pack is started without getting further than before, until its halves, or nothing, start instead."""
 _LOST_IN_A_ROW = 20
-"""So many workers lost one after the other, for each that may run at once, are no accident of a pack or a machine."""
+"""So many workers lost one after the other without any progress, for each that may run at once, are no accident of a
+pack or a machine."""
 
 
 @dataclass
@@ -72,13 +74,18 @@ class Supply:
         self._running[pack.id] = pack
         return pack
 
+    def runs(self, pack: Pack) -> bool:
+        """Whether a pack has started, and has neither its results nor been lost since."""
+        return pack.id in self._running
+
     def advance(self, pack: Pack, fraction: float) -> None:
-        """Note how far a running pack has got."""
+        """Note how far a running pack has got; first, where it began: at 0, or at its checkpoint."""
         self._reached[pack.id] = fraction
 
     def finish(self, pack: Pack, result: PackResult) -> None:
         """Note that a pack has its results."""
         del self._running[pack.id]
+        self._reached.pop(pack.id, None)
         self._lost_in_a_row = 0
         self._tell(result)
 
@@ -107,8 +114,14 @@ class Supply:
                 "  What was reported is kept. Mend the cause, and run again"
             )
         record = self._records.setdefault(pack.id, _Record())
-        reached = self._reached.pop(pack.id, 0.0)
-        record.losses = 1 if reached > record.furthest else record.losses + 1
+        reached = self._reached.pop(pack.id, None)
+        if reached is None and not out_of_memory:
+            self._waiting.appendleft(pack)
+            return None
+        reached = reached or 0.0
+        if reached > record.furthest:
+            record.losses, self._lost_in_a_row = 0, 1
+        record.losses += 1
         record.furthest = max(reached, record.furthest)
         if len(pack.trials) > 1 and (out_of_memory or record.losses >= STARTS):
             if out_of_memory:

@@ -32,15 +32,16 @@ def train_pack(
         micro_batch: examples of each member that are differentiated at once, if fewer than a batch and the problem has
             no ghost batch. Results are those of the whole batch, but for rounding, unless the network normalises over
             the batch or draws random numbers.
-        on_progress: called at each evaluation with the fraction of the budget done.
+        on_progress: called at the start and at each evaluation with the fraction of the budget done.
         on_look: called every few steps with the training, whose ``state()`` may be written away.
         resume: such a state of the same pack; training goes on from there as if it had not stopped.
     """
     training = PackTraining(pack, problem, micro_batch=micro_batch)
+    if resume is not None:
+        training.restore(resume)
+    on_progress(training.done / training.total)
     if resume is None:
         training.measure()
-    else:
-        training.restore(resume)
     while (until := training.next_evaluation) is not None:
         training.advance(until, lambda: on_look(training))
         training.measure()

@@ -95,6 +95,37 @@ def test_a_pack_that_gets_further_each_time_is_never_cut(trials):
     assert started == [32] * 15
 
 
+def test_a_long_pack_on_machines_that_come_and_go_is_not_taken_for_a_broken_cluster(trials):
+    starts = 200
+    finished, given_up, _ = play(
+        Supply([Pack(trials)], workers=1),
+        lambda pack, start: start < starts,
+        reaches=lambda pack, start: start / starts,
+    )
+    assert tuple(finished) == trials
+    assert not given_up
+
+
+def test_a_worker_that_is_lost_before_it_begins_is_held_against_no_pack(trials):
+    supply = Supply([Pack(trials[:1])], workers=1)
+    for _ in range(3 * STARTS):
+        assert supply.lose(supply.take(), "killed", out_of_memory=False) is None
+    pack = supply.take()
+    supply.advance(pack, 0.0)
+    assert supply.lose(pack, "killed", out_of_memory=False) is None
+    assert supply.take() is pack
+    supply.finish(pack, None)
+    assert supply.done
+
+
+def test_where_no_worker_begins_the_command_ends(trials):
+    supply = Supply([Pack((trial,)) for trial in trials], workers=2)
+    for _ in range(39):
+        supply.lose(supply.take(), "killed", out_of_memory=False)
+    with pytest.raises(UserError, match="40 workers in a row were lost"):
+        supply.lose(supply.take(), "killed", out_of_memory=False)
+
+
 def test_when_worker_after_worker_is_lost_the_command_ends(trials):
     packs = [Pack((trial,)) for trial in trials]
     with pytest.raises(UserError, match=r"40 workers in a row were lost; the last one: killed\n"):
