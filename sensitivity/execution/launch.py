@@ -66,6 +66,7 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
     """
     interrupted = False
     with WriterLock(directory) as lock:
+        lock.sweep()
         finished = finished_trials(directory)  # first: a damaged part stops the command before anything is written
         recorded = read_plan(directory) if directory.exists(MANIFEST) else None
         manifest = write_manifest(directory, plan.spec, plan.source)
@@ -94,6 +95,7 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
             except KeyboardInterrupt:
                 interrupted = True
         study = read_study(directory)
+        lock.sweep()  # of workers that were killed meanwhile
         sweep_checkpoints(directory, set(study.runs.loc[study.runs["status"].isin(_UNFINISHED), "trial_id"]))
     runs = study.runs
     statuses = runs["status"].value_counts()
@@ -149,7 +151,12 @@ def _run_missing(
             def cut(trials: Sequence[Trial]) -> Sequence[Pack]:
                 """Write what a search has come up with into the plan, before anything of it starts, and pack it."""
                 known.extend(trials)
-                patiently(lambda: write_plan(directory, known))
+
+                def write() -> None:
+                    lock.require()
+                    write_plan(directory, known)
+
+                patiently(write)
                 fair = -(-len(trials) // at_once)
                 return group(trials, execution.pack_size or min(sizes.get(trials[0].group, fair), fair))
 

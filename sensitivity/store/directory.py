@@ -68,10 +68,19 @@ class Place:
         """
         return tuple(i.base_name for i in self._entries() if i.is_file and i.base_name.endswith(suffix))
 
-    def _entries(self) -> list[fs.FileInfo]:
+    def hidden(self, pattern: re.Pattern[str]) -> tuple[str, ...]:
+        """Return the names of this folder's files that begin with a dot and that `pattern` fits, sorted.
+
+        Raises:
+            StorageError: it can't be reached, or is a file.
+        """
+        infos = self._entries(hidden=True)
+        return tuple(i.base_name for i in infos if i.is_file and pattern.fullmatch(i.base_name))
+
+    def _entries(self, *, hidden: bool = False) -> list[fs.FileInfo]:
         with self._faults("can't be read"):
             infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        return sorted((i for i in infos if not i.base_name.startswith(".")), key=lambda i: str(i.base_name))
+        return sorted((i for i in infos if i.base_name.startswith(".") == hidden), key=lambda i: str(i.base_name))
 
     def exists(self, name: str) -> bool:
         """Whether the file `name` is there.

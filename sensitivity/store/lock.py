@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -16,9 +19,11 @@ from types import TracebackType
 
 import filelock
 
-from sensitivity.store.directory import Place
+from sensitivity.store.directory import Place, first_line
 from sensitivity.store.manifest import MANIFEST
 from sensitivity.study.errors import StorageError
+
+logger = logging.getLogger(__name__)
 
 LOCK = "writer.lock"
 HEARTBEAT_S = 5.0
@@ -29,6 +34,9 @@ JOB_VARIABLE = "SENSITIVITY_JOB"
 """Names the cluster's job that this process is, if it is one."""
 _GUARD = f".{LOCK}.guard"
 _GUARD_S = 30.0
+_LOOK_AGAIN_S = 0.5
+_LEFT_BEHIND = re.compile(r"\.([0-9a-f]{32}\.tmp|writer\.lock\.[0-9a-f]{32}|preflight-.*)")
+"""Files that are there for a moment: on their way to their names, to ask for the time, to be seen by nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,30 +45,27 @@ class _Holder:
     host: str
     pid: int
     renewed_at: float
+    machine: str = ""
+    began: str = ""
     job: str = ""
 
     @property
-    def died_here(self) -> bool:
-        """Whether it was a process of this machine that is no more."""
-        if self.host != socket.gethostname() or self.pid <= 0:
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except (ProcessLookupError, OverflowError):
-            return True
-        except PermissionError:
-            pass
-        return False
+    def lives_here(self) -> bool | None:
+        """Whether it is a process of this machine that runs; None if it is, or was, one of another."""
+        if not self.machine or self.machine != _machine() or self.pid <= 0:
+            return None
+        return bool(self.began) and _began(self.pid) == self.began
 
 
 class WriterLock:
     """Held for as long as a study is written; a context manager.
 
     A lock is stale when its holder is a dead process of this machine, or has not renewed it for `STALE_S` seconds by
-    the storage's own clock; a stale lock is taken over. On a file system whoever looks at the lock and changes it
-    holds a guard meanwhile, so that of any number that find it stale one takes it over. Object stores have no
-    such guard: there the last of those who write it has it, and the others see so when they read it again. Whoever
-    was suspended and has lost its lock finds out before it writes anything: see `require`.
+    the storage's own clock; a stale lock is taken over. Whether a holder elsewhere is alive, its heartbeat tells: who
+    comes meanwhile waits for it, and is refused once it beats. On a file system whoever looks at the lock and changes
+    it holds a guard meanwhile, so that of any number that find it stale one takes it over. Object stores have no such
+    guard: there the last of those who write it has it, and the others see so when they read it again. Whoever was
+    suspended and has lost its lock finds out before it writes anything: see `require`.
     """
 
     def __init__(self, directory: Place) -> None:
@@ -70,21 +75,44 @@ class WriterLock:
         self._heart = threading.Thread(target=self._beat, name="writer-lock", daemon=True)
 
     def __enter__(self) -> WriterLock:
-        with self._guarded():
-            holder = self._holder()
-            if holder is not None and not holder.died_here and self._age(holder) < STALE_S:
-                raise StorageError(
-                    f"{self._directory.uri}: being written by {_who(holder)}\n"
-                    "  Wait for it, or stop it (Ctrl-C there), then run again. A lock left by a crash there is void "
-                    f"after {STALE_S:.0f} s"
-                )
-            self._directory.write(LOCK, self._fresh())
+        self._take()
         if not self._directory.is_local:
             time.sleep(SETTLE_S)
             if not self._is_mine():
                 raise StorageError(f"{self._directory.uri}: another writer was quicker; wait for it")
         self._heart.start()
         return self
+
+    def _take(self) -> None:
+        """Write the lock when nobody holds it, or who did is dead.
+
+        Raises:
+            StorageError: its holder is alive, or the place can't be written.
+        """
+        first: _Holder | None = None
+        began = age = 0.0
+        while True:
+            with self._guarded():
+                holder = self._holder()
+                if first is None and holder is not None and holder.lives_here is not False:
+                    first, began, age = holder, time.monotonic(), self._age(holder)
+                    holder = self._holder()  # as it is now: on an object store that has taken a while
+                    if holder == first and not holder.lives_here and age < STALE_S:
+                        logger.warning(
+                            "%s: was being written by %s %.0f s ago; waiting up to %.0f s to see whether it still is",
+                            *(self._directory.uri, _who(holder), max(age, 0.0), STALE_S - age),
+                        )
+                stale = holder == first and age + time.monotonic() - began >= STALE_S
+                if holder is None or holder.lives_here is False or stale:
+                    self._directory.write(LOCK, self._fresh())
+                    return
+            if holder.lives_here or holder != first:
+                raise StorageError(
+                    f"{self._directory.uri}: being written by {_who(holder)}\n"
+                    "  Wait for it, or stop it (Ctrl-C there), then run again. A lock left by a crash there is void "
+                    f"after {STALE_S:.0f} s"
+                )
+            time.sleep(_LOOK_AGAIN_S)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -112,6 +140,17 @@ class WriterLock:
             "  What was reported is kept. Run again when nobody writes"
         )
 
+    def sweep(self) -> None:
+        """Remove the files that killed commands and workers have left half written: none but theirs are there now.
+
+        Raises:
+            StorageError: the place can't be read or written.
+        """
+        with self._guarded():
+            for folder in (self._directory, *self._directory.folders()):
+                for name in folder.hidden(_LEFT_BEHIND):
+                    folder.delete(name)
+
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
         """Be the only one of a file system to look at the lock and change it."""
@@ -125,9 +164,9 @@ class WriterLock:
             guard.acquire()
         except filelock.Timeout:
             raise StorageError(f"{self._directory.uri}: another writer is starting; wait for it") from None
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:  # the latter where a file system knows no locks
             raise StorageError(
-                f"{self._directory.uri}: can't be written ({error.strerror})\n"
+                f"{self._directory.uri}: can't be written ({first_line(error)})\n"
                 "  Give a place that you may write to, with space left: --storage URI"
             ) from None
         try:
@@ -151,6 +190,8 @@ class WriterLock:
             host=socket.gethostname(),
             pid=os.getpid(),
             renewed_at=time.time(),
+            machine=_machine(),
+            began=_began(os.getpid()),
             job=os.environ.get(JOB_VARIABLE, ""),
         )
         return json.dumps(asdict(holder)).encode()
@@ -169,6 +210,8 @@ class WriterLock:
                 host=str(content["host"]),
                 pid=int(content["pid"]),
                 renewed_at=float(content["renewed_at"]),
+                machine=str(content.get("machine", "")),
+                began=str(content.get("began", "")),
                 job=str(content.get("job", "")),
             )
         except StorageError:
@@ -187,6 +230,34 @@ class WriterLock:
                             self._directory.write(LOCK, self._fresh())
             except StorageError:
                 continue  # the writer itself will meet the fault, and say so
+
+
+@functools.cache
+def _machine() -> str:
+    """Return what tells apart those who see different processes by the same number: machines, and containers on one."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _began(pid: int) -> str:
+    """Return what tells a process from another that had its number before; nothing if it is no more."""
+    if not Path("/proc/self/stat").exists():
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return ""
+        except PermissionError:
+            pass
+        return "some time"
+    try:
+        # Counted from behind the name, which may hold anything: the state, and 19 fields on the start, in ticks.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
 
 
 def _who(holder: _Holder) -> str:

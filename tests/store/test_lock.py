@@ -20,8 +20,14 @@ from sensitivity.study.errors import StorageError
 
 def leave(directory, *, pid, age=0.0, host=None, skew=0.0):
     """Leave a lock file as another writer would, whose clock is `skew` ahead of the storage's."""
-    renewed_at = time.time() - age + skew
-    content = {"token": "other", "host": host or socket.gethostname(), "pid": pid, "renewed_at": renewed_at}
+    content = {
+        "token": "other",
+        "host": host or socket.gethostname(),
+        "pid": pid,
+        "renewed_at": time.time() - age + skew,
+        "machine": host or lock._machine(),
+        "began": lock._began(pid) or "long ago",
+    }
     directory.write(LOCK, json.dumps(content).encode())
     if age:
         path = next((p for p in _paths(directory) if p.exists()), None)
@@ -35,6 +41,13 @@ def _paths(directory):
     yield Path(directory.path) / LOCK
     if isinstance(directory.filesystem, fs.SubTreeFileSystem):
         yield Path(directory.filesystem.base_path) / directory.path / LOCK
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Locks are stale soon."""
+    monkeypatch.setattr(lock, "STALE_S", 0.3)
+    monkeypatch.setattr(lock, "_LOOK_AGAIN_S", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -86,19 +99,73 @@ def test_a_dead_process_of_this_machine_holds_nothing(directory, dead):
         assert json.loads(directory.read(LOCK))["pid"] == os.getpid()
 
 
-def test_a_process_of_another_machine_is_judged_by_its_heartbeat(directory, dead):
-    leave(directory, pid=dead, host="elsewhere", age=STALE_S / 2)
+def test_a_process_of_another_machine_that_beats_is_not_disturbed(directory, dead, monkeypatch, caplog):
+    leave(directory, pid=dead, host="elsewhere")
+    waits = []
+
+    def wait(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            leave(directory, pid=dead, host="elsewhere")  # its heart beats
+
+    monkeypatch.setattr(time, "sleep", wait)
     with pytest.raises(StorageError, match=f"by process {dead} on elsewhere"), WriterLock(directory):
         pytest.fail("two writers")
+    assert len(waits) == 3
+    assert caplog.text.count("waiting up to") == 1
+
+
+def test_a_process_of_another_machine_that_beats_no_more_is_waited_for_and_succeeded(directory, impatient, dead):
+    leave(directory, pid=dead, host="elsewhere")
+    began = time.time()
+    with WriterLock(directory):
+        assert json.loads(directory.read(LOCK))["pid"] == os.getpid()
+    assert time.time() - began > 0.2
+
+
+def test_who_waits_gives_way_to_who_was_quicker(directory, monkeypatch, dead):
+    leave(directory, pid=dead, host="elsewhere")
+    other = {"token": "third", "host": "third", "pid": 3, "renewed_at": time.time()}
+    monkeypatch.setattr(time, "sleep", lambda _: directory.write(LOCK, json.dumps(other).encode()))
+    with pytest.raises(StorageError, match="by process 3 on third"), WriterLock(directory):
+        pytest.fail("two writers")
+
+
+def test_a_process_of_another_machine_that_is_silent_for_long_holds_nothing(directory, dead):
     leave(directory, pid=dead, host="elsewhere", age=STALE_S + 1)
     with WriterLock(directory):
         assert json.loads(directory.read(LOCK))["pid"] == os.getpid()
 
 
-def test_a_process_that_has_stopped_renewing_holds_nothing(directory):
-    leave(directory, pid=os.getpid(), age=STALE_S + 1)
+def test_a_number_that_another_process_has_now_holds_nothing(directory):
+    leave(directory, pid=os.getpid())
+    content = json.loads(directory.read(LOCK))
+    directory.write(LOCK, json.dumps({**content, "began": "before"}).encode())
     with WriterLock(directory):
         assert json.loads(directory.read(LOCK))["token"] != "other"
+
+
+def test_a_killed_process_that_nobody_has_buried_holds_nothing(directory):
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    leave(directory, pid=process.pid)
+    with pytest.raises(StorageError, match=f"being written by process {process.pid}"), WriterLock(directory):
+        pytest.fail("two writers")
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    with WriterLock(directory):
+        pass
+    process.wait()
+
+
+def test_a_container_of_this_machine_does_not_see_the_others_processes(directory, monkeypatch, dead):
+    """It has the same name where it shares the machine's network, and its processes have numbers of their own."""
+    leave(directory, pid=dead)
+    content = json.loads(directory.read(LOCK))
+    monkeypatch.setattr(lock, "_machine", lambda: "another container")
+    beat = json.dumps({**content, "renewed_at": content["renewed_at"] + 5}).encode()
+    monkeypatch.setattr(time, "sleep", lambda _: directory.write(LOCK, beat))
+    with pytest.raises(StorageError, match="being written by"), WriterLock(directory):
+        pytest.fail("two writers")
 
 
 GARBLED = [
@@ -114,11 +181,14 @@ GARBLED = [
 
 
 @pytest.mark.parametrize("data", GARBLED)
-def test_a_garbled_lock_is_void_once_it_is_old(tmp_path, data):
+def test_a_garbled_lock_is_void_once_it_is_old(tmp_path, monkeypatch, data):
     directory = place(str(tmp_path))
     directory.write(LOCK, data)
-    with pytest.raises(StorageError, match=r"by process \? on \?\n"), WriterLock(directory):
-        pytest.fail("perhaps it is being written just now")
+    with monkeypatch.context() as patch:
+        beats(directory, patch, pid=7, host="elsewhere")
+        with pytest.raises(StorageError, match=r"by process 7 on elsewhere\n"), WriterLock(directory):
+            pytest.fail("it was being written just then")
+    directory.write(LOCK, data)
     old = time.time() - STALE_S - 1
     os.utime(tmp_path / LOCK, (old, old))
     with WriterLock(directory):
@@ -199,11 +269,18 @@ def test_of_many_that_find_a_stale_lock_one_takes_it_over(tmp_path, dead):
         assert not directory.exists(LOCK)
 
 
+def beats(directory, monkeypatch, **holder):
+    """While others wait, the holder's heart beats."""
+    monkeypatch.setattr(time, "sleep", lambda _: leave(directory, **holder))
+
+
 @pytest.mark.parametrize("skew", [-86400.0, 86400.0])
-def test_clocks_that_differ_neither_free_a_held_lock_nor_keep_a_stale_one(directory, skew):
+def test_clocks_that_differ_neither_free_a_held_lock_nor_keep_a_stale_one(directory, monkeypatch, skew):
     leave(directory, pid=1, host="elsewhere", skew=skew)
-    with pytest.raises(StorageError, match="being written by process 1 on elsewhere"), WriterLock(directory):
-        pytest.fail("two writers")
+    with monkeypatch.context() as patch:
+        beats(directory, patch, pid=1, host="elsewhere", skew=skew)
+        with pytest.raises(StorageError, match="being written by process 1 on elsewhere"), WriterLock(directory):
+            pytest.fail("two writers")
     leave(directory, pid=1, host="elsewhere", skew=skew, age=STALE_S + 1)
     with WriterLock(directory):
         pass
@@ -212,8 +289,10 @@ def test_clocks_that_differ_neither_free_a_held_lock_nor_keep_a_stale_one(direct
 def test_without_file_times_the_writers_clocks_must_do(directory, monkeypatch):
     monkeypatch.setattr(type(directory), "modified_at", lambda self, name: 0.0)
     leave(directory, pid=1, host="elsewhere", skew=-STALE_S / 2)
-    with pytest.raises(StorageError, match="being written"), WriterLock(directory):
-        pytest.fail("two writers")
+    with monkeypatch.context() as patch:
+        beats(directory, patch, pid=1, host="elsewhere", skew=-STALE_S / 2)
+        with pytest.raises(StorageError, match="being written"), WriterLock(directory):
+            pytest.fail("two writers")
     leave(directory, pid=1, host="elsewhere", skew=-STALE_S - 1)
     with WriterLock(directory):
         pass
@@ -244,3 +323,19 @@ def test_a_lock_whose_place_is_out_of_reach_may_come_back(tmp_path, make):
         (tmp_path / "away").rename(tmp_path / "mounted")
         held.require()
     assert not directory.exists(LOCK)
+
+
+def test_what_killed_writers_left_half_written_is_swept_and_nothing_else(directory, make):
+    make.filled(directory)
+    before = make.snapshot(directory)
+    for name in (f".{'0f' * 16}.tmp", f"checkpoints/.{'a1' * 16}.tmp", f".{LOCK}.{'b2' * 16}", ".preflight-1-node"):
+        directory.write(name, b"half")
+    theirs = (".notes", "runs/.keep.tmp", ".nfs0001", "checkpoints/p.tmp")
+    for name in theirs:
+        directory.write(name, b"")
+    with WriterLock(directory) as held:
+        held.sweep()
+        held.require()
+    for name in (*theirs, f".{LOCK}.guard"):
+        directory.delete(name)
+    assert make.snapshot(directory) == before
