@@ -15,7 +15,8 @@ MISSED = 2.0
 """A run that misses its target counts as so many times its budget (PAR2, as in algorithm configuration)."""
 
 Values = tuple[float, ...] | None
-"""The objectives of a run; None for one that diverged or failed, whose worth is the worst observed."""
+"""The objectives of a run; None for one that diverged or failed, whose worth is the worst observed, and for one that
+was stopped early where an objective is what it costs, or a target that it had not reached: a part of a run is cheap."""
 
 
 def run_values(row: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], search: SearchSpec) -> Values:
@@ -33,15 +34,17 @@ def run_values(row: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], searc
 
 
 def _value(name: Objective, row: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], search: SearchSpec) -> float:
-    if name in METRICS or name == "flops":
+    if name in METRICS:
         return float(row[name])
-    if name == "device_seconds":
-        return float(row["train_seconds"] + row["eval_seconds"])
+    stopped = row["status"] == Status.STOPPED
+    if name in ("flops", "device_seconds"):
+        whole = row["flops"] if name == "flops" else row["train_seconds"] + row["eval_seconds"]
+        return math.nan if stopped else float(whole)
     column = "step" if name == "steps_to_target" else "train_seconds"
     ((metric, level),) = search.target.items()
     reached = (float(m[column]) for m in curve if METRICS[metric].reached(m[metric], level))
     budget = float(row["steps"] if name == "steps_to_target" else row["train_seconds"])
-    return next(reached, MISSED * budget)
+    return next(reached, math.nan if stopped else MISSED * budget)
 
 
 def configuration_values(

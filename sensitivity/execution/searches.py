@@ -103,7 +103,8 @@ class Campaign:
 
     def _confirmations(self) -> tuple[Trial, ...]:
         """Return the runs of the winner on fresh seeds that are not planned yet."""
-        if not self._search.confirm or all(each.objectives is None for each in self._ended.values()):
+        tried = [run for runs in self._tried.values() for run in runs]
+        if not self._search.confirm or all(self._ended[run].objectives is None for run in tried if run in self._ended):
             return ()
         sign = 1 if lower_is_better(self._search.objective[0]) else -1
         scores = {

@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import minimize
 
 from sensitivity.execution.objectives import MISSED, configuration_values, run_values
-from sensitivity.execution.searches import Searches, recorded_trials
+from sensitivity.execution.searches import Searches, confirmations, recorded_trials
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import write_manifest
 from sensitivity.store.reader import read_plan, read_study
@@ -18,7 +18,7 @@ from sensitivity.study.load import parse_study
 from sensitivity.study.results import Measurement, PackResult, RunResult, Status
 from sensitivity.study.search import SearchSpec
 from sensitivity.study.section import CONFIRMATION_SEEDS
-from sensitivity.study.trials import expand
+from sensitivity.study.trials import Expander, expand
 from sensitivity.training.noisy_quadratic import expected_loss
 
 BATCH, STEPS, TRIALS, ROUND = 16, 60, 64, 8
@@ -253,6 +253,17 @@ def test_where_everything_diverged_there_is_no_winner():
     assert not searches.open
 
 
+def test_winners_are_not_chosen_among_confirmations():
+    spec = study("grid", kfac={"lr": [0.01, 0.1], "damping": [0.01], "samples": None}, confirm=1)
+    design = expand(spec)
+    (fresh,) = confirmations(spec.search, Expander(spec, source=""), "kfac", design[0].hyperparameters, BATCH)
+    searches = Searches(spec, "", (*design, fresh))
+    searches.tell(result(fresh))
+    given_up = tuple(dataclasses.replace(run, status=Status.INTERRUPTED) for run in result(*design).runs)
+    searches.tell(dataclasses.replace(result(), runs=given_up))
+    assert not searches.open, "all that could win was given up"
+
+
 ROW = {"train_seconds": 8.0, "eval_seconds": 2.0, "steps": 100, "flops": 5e9, "test_accuracy": 0.9, "train_loss": 0.2}
 CURVE = [{"step": k * 25, "train_seconds": 2.0 * k, "test_accuracy": 0.2 * k} for k in range(5)]
 
@@ -274,6 +285,18 @@ def test_what_a_run_is_worth(objective, target, value):
     assert run_values({**ROW, "status": "completed"}, CURVE, search) == (value,)
     assert run_values({**ROW, "status": "diverged"}, CURVE, search) is None
     assert run_values({**ROW, "status": "failed"}, CURVE, search) is None
+
+
+def test_a_run_that_was_stopped_early_is_not_praised_for_being_short():
+    stopped = {**ROW, "status": "stopped", "steps": 50}
+    half, target = CURVE[:3], {"test_accuracy": 0.5}
+    assert run_values(stopped, half, SearchSpec(objective="test_accuracy")) == (0.9,)
+    for objective in ("flops", "device_seconds", ("test_accuracy", "device_seconds")):
+        assert run_values(stopped, half, SearchSpec(objective=objective)) is None
+    for objective in ("steps_to_target", "seconds_to_target"):
+        search = SearchSpec(objective=objective, target=target)
+        assert run_values(stopped, half, search) is None
+        assert run_values(stopped, CURVE, search) == run_values({**ROW, "status": "completed"}, CURVE, search)
 
 
 def test_a_diverged_seed_counts_as_the_worst_observed_and_is_never_dropped():
