@@ -13,7 +13,7 @@ import torch
 from sensitivity.execution.cost_cache import CostCache
 from sensitivity.execution.prepare import Plan
 from sensitivity.study.errors import UserError, users_code
-from sensitivity.study.spec import ExecutionSpec
+from sensitivity.study.spec import ExecutionSpec, StudySpec
 from sensitivity.study.trials import Group, Trial
 from sensitivity.training.calibration import Cost, calibrate
 from sensitivity.training.memory import keep_freed_memory
@@ -37,11 +37,14 @@ class PriceLine:
     missing: int
     """Runs that have no result yet: the price is theirs."""
     cost: Cost
+    limit: float | None = None
+    """Device-seconds after which a search asks for no more, and those of the round that it may be in then."""
 
     @property
     def device_seconds(self) -> float:
         """Device-seconds of the missing runs."""
-        return self.missing * self.cost.seconds
+        whole = self.missing * self.cost.seconds
+        return whole if self.limit is None else min(whole, self.limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +71,25 @@ def price(plan: Plan, costs: Mapping[Group, Cost], *, finished: AbstractSet[str]
     for (arm, batch_size), cost in costs.items():
         trials = [trial for trial in plan.expected if trial.group == (arm, batch_size)]
         missing = sum(trial.id not in finished for trial in trials)
-        lines.append(PriceLine(optimizer=arm, batch_size=batch_size, planned=len(trials), missing=missing, cost=cost))
+        lines.append(
+            PriceLine(
+                optimizer=arm,
+                batch_size=batch_size,
+                planned=len(trials),
+                missing=missing,
+                cost=cost,
+                limit=_limit(plan.spec, arm, cost),
+            )
+        )
     return Price(lines=tuple(lines), workers=workers)
+
+
+def _limit(spec: StudySpec, arm: str, cost: Cost) -> float | None:
+    hours = spec.optimizers[arm].device_hours
+    if hours is None or spec.search is None:
+        return None
+    last_runs = spec.search.round * len(spec.seeds) + spec.search.confirm
+    return 3600 * hours + last_runs * cost.seconds
 
 
 def samples(plan: Plan, *, finished: AbstractSet[str]) -> dict[Group, tuple[Trial, ...]]:

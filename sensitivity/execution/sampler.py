@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,7 +41,14 @@ class Tried:
 
 
 def next_configurations(
-    arm: Arm, tried: Sequence[Tried], count: int, *, directions: Sequence[Direction], stream: str, round_size: int
+    arm: Arm,
+    tried: Sequence[Tried],
+    count: int,
+    *,
+    directions: Sequence[Direction],
+    stream: str,
+    round_size: int,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[Configuration, ...]:
     """Return at most `count` configurations that are not in `tried`; fewer, or none, where the space is exhausted.
 
@@ -52,6 +59,7 @@ def next_configurations(
         directions: "minimize" or "maximize" for each objective.
         stream: names the search, so that several of the same seed differ.
         round_size: how many of `tried` were asked for at a time.
+        cancelled: asked before each configuration: whether nobody waits for the answer any more.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
@@ -62,7 +70,7 @@ def next_configurations(
             sampler=_sampler(arm, int.from_bytes(seed[:4], "big"), round_size), directions=list(directions)
         )
         _teach(study, arm, tried, round_size=round_size)
-        return _ask(study, arm, {each.configuration for each in tried}, count)
+        return _ask(study, arm, {each.configuration for each in tried}, count, cancelled)
 
 
 def distributions(arm: Arm) -> dict[str, BaseDistribution]:
@@ -121,10 +129,12 @@ def _teach(study: optuna.Study, arm: Arm, tried: Sequence[Tried], *, round_size:
                 study.tell(trial, list(each.objectives))
 
 
-def _ask(study: optuna.Study, arm: Arm, known: set[Configuration], count: int) -> tuple[Configuration, ...]:
+def _ask(
+    study: optuna.Study, arm: Arm, known: set[Configuration], count: int, cancelled: Callable[[], bool]
+) -> tuple[Configuration, ...]:
     space, found = distributions(arm), dict.fromkeys(known)
     for _ in range(_ASKS * count):
-        if len(found) == len(known) + count:
+        if len(found) == len(known) + count or cancelled():
             break
         trial = study.ask(space)
         configuration = _configuration(arm, trial.params)

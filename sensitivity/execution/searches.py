@@ -8,7 +8,8 @@ optimizer and batch size, keep the workers busy meanwhile.
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
@@ -17,8 +18,10 @@ import pandas as pd
 
 from sensitivity.execution.objectives import Values, configuration_values, run_values
 from sensitivity.execution.sampler import Tried, next_configurations
+from sensitivity.store.directory import first_line
 from sensitivity.store.writer import result_row
 from sensitivity.study.designs import Configuration
+from sensitivity.study.errors import UserError
 from sensitivity.study.results import PackResult, Status
 from sensitivity.study.search import SearchSpec, lower_is_better
 from sensitivity.study.section import CONFIRMATION_SEEDS
@@ -39,8 +42,17 @@ class Ended:
 class Campaign:
     """One optimizer at one batch size: its configurations, round by round if it is a search, and then its winner's."""
 
-    def __init__(self, spec: StudySpec, source: str, group: Group, trials: Iterable[Trial]) -> None:
+    def __init__(
+        self,
+        spec: StudySpec,
+        source: str,
+        group: Group,
+        trials: Iterable[Trial],
+        *,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
         assert spec.search is not None
+        self._cancelled = cancelled
         self._spec, self._search, self._group = spec, spec.search, group
         self._expander = Expander(spec, source=source)
         self._ended: dict[str, Ended] = {}
@@ -97,6 +109,7 @@ class Campaign:
             directions=["minimize" if lower_is_better(each) else "maximize" for each in self._search.objective],
             stream=f"{name}/{batch_size}",
             round_size=self._search.round,
+            cancelled=self._cancelled,
         )
         self._exhausted = len(found) < count
         return tuple(self._expander.trial(name, each, batch_size, seed) for each in found for seed in self._spec.seeds)
@@ -134,9 +147,14 @@ class Searches:
 
     def __init__(self, spec: StudySpec, source: str, trials: Sequence[Trial]) -> None:
         confirms = spec.search is not None and spec.search.confirm > 0
+        self._left = threading.Event()
         self._campaigns = {
             (name, batch_size): Campaign(
-                spec, source, (name, batch_size), [trial for trial in trials if trial.group == (name, batch_size)]
+                spec,
+                source,
+                (name, batch_size),
+                [trial for trial in trials if trial.group == (name, batch_size)],
+                cancelled=self._left.is_set,
             )
             for name, arm in spec.optimizers.items()
             for batch_size in spec.batch_sizes
@@ -152,6 +170,7 @@ class Searches:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._left.set()  # or the process would not end before a round's last configuration
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -186,14 +205,25 @@ class Searches:
             self._campaigns[group].note(trial_id, ended or None)
 
     def new_trials(self, *, wait: bool) -> Iterator[tuple[Trial, ...]]:
-        """Yield what campaigns have come up with since the last call; if `wait`, only once there is something."""
+        """Yield what campaigns have come up with since the last call; if `wait`, only once there is something.
+
+        Raises:
+            UserError: a sampler can't go on.
+        """
         for group, campaign in self._campaigns.items():
             if campaign.idle and group not in self._asked:
                 self._asked[group] = self._thread.submit(campaign.more)
         if wait and self._asked:
             concurrent.futures.wait(self._asked.values(), return_when=concurrent.futures.FIRST_COMPLETED)
         for group in [group for group, future in self._asked.items() if future.done()]:
-            trials = self._asked.pop(group).result()
+            try:
+                trials = self._asked.pop(group).result()
+            except Exception as error:  # whatever Optuna's numerics meet
+                raise UserError(
+                    f"optimizers.{group[0]} at batch size {group[1]}: its search can't go on "
+                    f"({type(error).__name__}: {first_line(error)})\n"
+                    "  What was reported is kept. Take another design, under another name, and run again"
+                ) from error
             self._campaigns[group].accept(trials)
             if trials:
                 yield trials

@@ -1,9 +1,11 @@
-"""Costs that were measured before are used again where they hold, and only there."""
+"""Costs that were measured before are used again where they hold, and only there; prices follow from them."""
+
+from types import SimpleNamespace
 
 import pytest
 
 from sensitivity.execution import costs
-from sensitivity.execution.costs import measure
+from sensitivity.execution.costs import measure, price
 from sensitivity.study.load import parse_study
 from sensitivity.study.trials import expand
 from sensitivity.training.calibration import Cost
@@ -49,3 +51,24 @@ def test_more_packs_at_a_time_are_measured_anew_for_each_has_less_memory(measure
     ]
     assert seconds == [1.0, 1.0, 2.0, 1.0, 2.0]
     assert measured[1] == pytest.approx(measured[0] / 4)
+
+
+@pytest.mark.parametrize(
+    ("hours", "seconds"), [(None, 20 * 3 * 7.0), (0.01, 36 + (4 * 3 + 2) * 7.0), (1.0, 20 * 3 * 7.0)]
+)
+def test_a_search_that_is_given_hours_costs_no_more_but_for_its_last_round(hours, seconds):
+    arm = {"kind": "sgd", "lr": {"log": [0.1, 1.0]}, "design": "tpe", "samples": 20}
+    raw = {
+        "name": "test",
+        "batch_sizes": [64],
+        "seeds": 3,
+        "budget": {"steps": 7},
+        "optimizers": {"sgd": arm | ({"device_hours": hours} if hours else {})},
+        "search": {"objective": "test_accuracy", "round": 4, "confirm": 2},
+    }
+    spec = parse_study(raw, source="test")
+    trials = [SimpleNamespace(id=k, group=("sgd", 64)) for k in range(60)]
+    cost = Cost(steps=7, flops=1.0, step_seconds=1.0, evaluation_seconds=0.0, pack_size=1, gain=1.0, member_bytes=1.0)
+    priced = price(SimpleNamespace(spec=spec, expected=trials), {("sgd", 64): cost}, finished=frozenset(), workers=2)
+    assert priced.device_seconds == pytest.approx(seconds)
+    assert priced.wall_seconds == pytest.approx(seconds / 2)

@@ -2,18 +2,23 @@
 
 import dataclasses
 import random
+import threading
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.optimize import minimize
 
+from sensitivity.execution import searches as searching
 from sensitivity.execution.objectives import MISSED, configuration_values, run_values
+from sensitivity.execution.sampler import next_configurations
 from sensitivity.execution.searches import Searches, confirmations, recorded_trials
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import write_manifest
 from sensitivity.store.reader import read_plan, read_study
 from sensitivity.store.writer import append, write_plan
+from sensitivity.study.errors import UserError
 from sensitivity.study.load import parse_study
 from sensitivity.study.results import Measurement, PackResult, RunResult, Status
 from sensitivity.study.search import SearchSpec
@@ -217,6 +222,41 @@ def test_a_space_of_lists_is_exhausted_and_the_search_ends():
 def test_device_hours_end_a_search():
     hours = 20 / 3600  # a run takes a second, a round 5 runs
     assert len(play(Searches(study(round=5, kfac={"device_hours": hours}), "", ()))) == 20
+
+
+def test_who_leaves_does_not_wait_for_a_round_of_suggestions(monkeypatch):
+    asked = threading.Event()
+
+    def slow(*_, cancelled, **__):
+        asked.set()
+        while not cancelled():
+            time.sleep(0.001)
+        return ()
+
+    monkeypatch.setattr(searching, "next_configurations", slow)
+    with Searches(study(), "", ()) as searches:
+        assert list(searches.new_trials(wait=False)) == []
+        assert asked.wait(60)
+    searches._thread.shutdown(wait=True)
+
+
+def test_a_cancelled_round_asks_for_nothing():
+    arm = study().optimizers["kfac"]
+    options = {"directions": ["minimize"], "stream": "s", "round_size": 8}
+    assert len(next_configurations(arm, (), 8, **options)) == 8
+    assert next_configurations(arm, (), 8, **options, cancelled=lambda: True) == ()
+
+
+def test_a_sampler_that_can_not_go_on_is_an_error_that_says_so(monkeypatch):
+    def breaks(*_, **__):
+        raise ValueError("not positive definite\nand a long matrix")
+
+    monkeypatch.setattr(searching, "next_configurations", breaks)
+    with Searches(study(), "", ()) as searches, pytest.raises(UserError) as caught:
+        list(searches.new_trials(wait=True))
+    assert "optimizers.kfac at batch size 16: its search can't go on (ValueError: not positive definite)" in str(
+        caught.value
+    )
 
 
 def test_each_optimizer_and_batch_size_searches_for_itself():
