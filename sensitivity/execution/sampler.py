@@ -16,7 +16,7 @@ from typing import Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
 from sensitivity.study.arms import Arm
@@ -27,6 +27,9 @@ _STATEFUL = ("cmaes", "nsga2")
 """Samplers that keep a state in the trials they have made: their history is played through them again."""
 _ASKS = 20
 """For each configuration wanted; a space of lists alone is exhausted at some time."""
+_REPEATS = 3
+"""Asks in a row that gave nothing new, until configurations are drawn at random instead: where all runs are alike, or
+the best lies in a corner, a Gaussian process asks for the same again and again."""
 
 
 Direction = Literal["minimize", "maximize"]
@@ -133,13 +136,15 @@ def _ask(
     study: optuna.Study, arm: Arm, known: set[Configuration], count: int, cancelled: Callable[[], bool]
 ) -> tuple[Configuration, ...]:
     space, found = distributions(arm), dict.fromkeys(known)
+    chosen, repeats = study.sampler, 0
+    drawn = RandomSampler(seed=arm.design_seed + len(known))
     for _ in range(_ASKS * count):
         if len(found) == len(known) + count or cancelled():
             break
-        trial = study.ask(space)
-        configuration = _configuration(arm, trial.params)
-        if configuration in found:
-            study.tell(trial, state=TrialState.FAIL)
+        study.sampler = drawn if repeats >= _REPEATS else chosen
+        # Whatever is asked for stays open: samplers keep away from there.
+        configuration = _configuration(arm, study.ask(space).params)
+        repeats = repeats + 1 if configuration in found else 0
         found[configuration] = None
     return tuple(found)[len(known) :]
 

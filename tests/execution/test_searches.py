@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 
 from sensitivity.execution import searches as searching
 from sensitivity.execution.objectives import MISSED, configuration_values, run_values
-from sensitivity.execution.sampler import next_configurations
+from sensitivity.execution.sampler import Tried, next_configurations
 from sensitivity.execution.searches import Searches, confirmations, recorded_trials
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import write_manifest
@@ -45,12 +45,14 @@ def study(design="tpe", *, samples=TRIALS, seeds=1, batch_sizes=(BATCH,), kfac=N
     )
 
 
-def loss(trial):
+def expected(trial):
     values = dict(trial.hyperparameters)
-    noise = 1 + 0.01 * random.Random(trial.id).gauss(0, 1) if trial.seed else 1.0
-    return noise * expected_loss(
-        lr=values["lr"], batch_size=trial.batch_size, steps=STEPS, damping=values.get("damping")
-    )
+    return expected_loss(lr=values["lr"], batch_size=trial.batch_size, steps=STEPS, damping=values.get("damping"))
+
+
+def loss(trial):
+    """With a run's own noise: trained runs of 40 seeds near the optimum differed by 1.3 to 1.7%."""
+    return expected(trial) * (1 + 0.016 * random.Random(trial.id).gauss(0, 1))
 
 
 def ended(trial):
@@ -106,14 +108,17 @@ def optimum():
     return minimize(value, start, method="Nelder-Mead", bounds=[(-3, 0), (-3, 0.5)], tol=1e-6).fun
 
 
-# Measured: TPE 0.6%, CMA-ES 0.1%, as Optuna's own loop of asking and telling; random draws 4.6% and 3.6%.
+# The winner by what a search has seen, judged by its expected loss. Measured: TPE 1.6%, CMA-ES 0.4%; random draws 4.6%
+# and 2.7%.
 @pytest.mark.parametrize(("design", "samples", "seeds"), [("tpe", TRIALS, 20), ("cmaes", 96, 5)])
 def test_a_search_finds_the_optimum_and_as_many_random_draws_do_not(optimum, design, samples, seeds):
     found, drawn = [], []
     for seed in range(seeds):
-        spec = study(design, samples=samples, kfac={"design_seed": seed})
-        found.append(best(play(Searches(spec, "", ()))) / optimum - 1)
-        drawn.append(best(expand(study("random", samples=samples, kfac={"design_seed": seed}))) / optimum - 1)
+        tried = play(Searches(study(design, samples=samples, kfac={"design_seed": seed}), "", ()))
+        others = expand(study("random", samples=samples, kfac={"design_seed": seed}))
+        found.append(expected(min(tried, key=loss)) / optimum - 1)
+        drawn.append(expected(min(others, key=loss)) / optimum - 1)
+        assert len(tried) == len(others) == samples
     assert np.median(found) < 0.02
     assert np.median(found) < np.median(drawn)
 
@@ -217,6 +222,17 @@ def test_a_space_of_lists_is_exhausted_and_the_search_ends():
     trials = play(Searches(study(samples=50, kfac=lists), "", ()))
     assert len({trial.hyperparameters for trial in trials}) == len(trials) <= 6
     assert len(trials) >= 5
+
+
+@pytest.mark.parametrize("design", ["tpe", "gp", "nsga2", "cmaes"])
+@pytest.mark.parametrize("worth", [lambda k: 0.0, lambda k: None], ids=["alike", "unknown"])
+def test_where_all_runs_are_alike_a_search_still_tries_what_it_was_asked_to(design, worth):
+    arm, tried = study(design, kfac={"damping": [0.1, 1.0]}).optimizers["kfac"], []
+    for _ in range(3):
+        found = next_configurations(arm, tried, 6, directions=["minimize"], stream="s", round_size=6)
+        assert len(found) == 6
+        tried += [Tried(each, None if worth(k) is None else (worth(k),)) for k, each in enumerate(found)]
+    assert len({each.configuration for each in tried}) == 18
 
 
 def test_device_hours_end_a_search():
