@@ -18,12 +18,20 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from sensitivity.execution.environment import ray_environment
+from sensitivity.execution.prepare import prepare
+from sensitivity.execution.searches import Searches
+from sensitivity.execution.supply import Supply
+from sensitivity.execution.worker import run_pack
 from sensitivity.store.checkpoints import CHECKPOINTS
 from sensitivity.store.directory import place
+from sensitivity.store.manifest import write_manifest
 from sensitivity.store.reader import read_study
+from sensitivity.store.writer import append, write_plan
 from sensitivity.study.provenance import code_version
+from sensitivity.study.trials import group
 
 STUDY = """
 name = "faults"
@@ -65,7 +73,8 @@ KILLS = 20
 SEED = 7
 _LONGEST_S = 4.0
 """Between one kill and the next."""
-_START_S = 120.0
+_HANGS_S = 900.0
+"""No command takes so long on the slowest machine, unless it hangs."""
 
 
 class Study:
@@ -73,11 +82,15 @@ class Study:
 
     def __init__(self, folder: Path, address: str | None) -> None:
         folder.mkdir()
-        (folder / "faults.toml").write_text(STUDY)
         self._folder, self._address, self._log = folder, address, folder / "log"
+        self.file.write_text(STUDY)
         self._process: subprocess.Popen[str] | None = None
         self._reported: dict[str, bytes] = {}
         self.starts = 0
+
+    @property
+    def file(self) -> Path:
+        return self._folder / "faults.toml"
 
     @property
     def directory(self) -> Path:
@@ -90,8 +103,8 @@ class Study:
 
     def start(self) -> None:
         where = ["--address", self._address] if self._address else ["--workers", "1"]
-        file, storage = str(self._folder / "faults.toml"), str(self._folder / "studies")
-        command = [sys.executable, "-m", "sensitivity.cli.main", "run", file, "--storage", storage, *where]
+        storage = str(self._folder / "studies")
+        command = [sys.executable, "-m", "sensitivity.cli.main", "run", str(self.file), "--storage", storage, *where]
         with self._log.open("w") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
         self.starts += 1
@@ -119,7 +132,7 @@ class Study:
         """Run to the end, as often as it takes: a run that was given up waits for the next command."""
         for _ in range(5):
             assert self._process is not None
-            assert self._process.wait(timeout=240) == 0, self.said()
+            assert self._process.wait(timeout=_HANGS_S) == 0, self.said()
             if set(self.runs()["status"]) <= {"completed", "diverged"}:
                 return
             self.start()
@@ -137,6 +150,7 @@ class Study:
         assert final["trial_id"].is_unique, "a reported result was computed again"
         assert len(final) == len(self.runs()) == RUNS
         assert not list((self.directory / CHECKPOINTS).glob("*")), "checkpoints of finished packs are left"
+        assert not list(self.directory.rglob("*.tmp")), "half-written files are left"
         assert not (self.directory / "writer.lock").exists()
 
 
@@ -164,10 +178,27 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster, tmp_path_factory):
-    study = Study(tmp_path_factory.mktemp("undisturbed") / "study", cluster.address)
-    study.start()
-    study.finish()
+def undisturbed(tmp_path_factory):
+    """What the study yields where nothing can go wrong: in this process, without Ray."""
+    study = Study(tmp_path_factory.mktemp("undisturbed") / "study", None)
+    plan, directory = prepare(str(study.file)), place(str(study.directory))
+    write_manifest(directory, plan.spec, plan.source)
+    known, threads = list(plan.trials), torch.get_num_threads()
+
+    def cut(trials):
+        known.extend(trials)
+        return group(trials, 1)
+
+    with Searches(plan.spec, plan.source, plan.trials) as searches:
+        packs = plan.packs({}, finished=frozenset(), workers=1)
+        supply = Supply(packs, workers=1, searches=searches, cut=cut)
+        while not supply.done:
+            if (pack := supply.take()) is not None:
+                result = run_pack(pack, plan.spec.execution, plan.import_folder, place(str(study.directory / "none")))
+                append(directory, result, spec_hash="", code_version="")
+                supply.finish(pack, result)
+    torch.set_num_threads(threads)
+    write_plan(directory, known)
     study.check()
     return results(study)
 
@@ -227,7 +258,7 @@ def test_kills_at_random_moments_change_nothing(cluster, processes, undisturbed,
 
 def wait_for_training(study: Study) -> None:
     """Return when a study has begun to write, so that most kills meet it at work."""
-    deadline = time.monotonic() + _START_S
+    deadline = time.monotonic() + _HANGS_S
     while not list(study.directory.glob("*/*")) and not study.ended:
         assert time.monotonic() < deadline, study.said()
         time.sleep(0.02)
