@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import ray
 
 from sensitivity.execution.resources import packs_at_once
+from sensitivity.store.directory import first_line
 from sensitivity.study.errors import UserError
 from sensitivity.study.spec import ExecutionSpec
 
@@ -54,8 +55,8 @@ def _begin(address: str | None, *, cores: int) -> None:
             )
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:
-        cause = str(error).splitlines()[0]
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        cause = first_line(error)
         if address is None:
             raise UserError(f"Ray does not start here ({cause})\n  `ray stop --force` ends old ones") from None
         raise UserError(
