@@ -177,13 +177,14 @@ class _Parcel:
 
 
 def _tune_pack(config: Mapping[str, _Parcel], execution: ExecutionSpec, import_folder: str, directory: Place) -> None:
-    last = -math.inf  # so that the first report, of where the pack begins, is made at once
+    last = -math.inf
 
     def on_progress(fraction: float) -> None:
         nonlocal last
         if time.monotonic() - last >= _REPORT_EVERY_S:
             last = time.monotonic()
-            tune.report({"fraction": fraction})
+            if fraction:  # first of all where a checkpoint has left off, for that is more than was known
+                tune.report({"fraction": fraction})
 
     result = run_pack(config["parcel"].pack, execution, import_folder, directory, on_progress=on_progress)
     tune.report({"result": result})
@@ -241,6 +242,10 @@ class _Recorder(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Hold nothing back for Tune's snapshots: they are never read."""
         return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note that a pack has a worker that lives."""
+        self._supply.advance(trial.config["parcel"].pack, 0.0)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
