@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from http import HTTPStatus
 
 from dash import Dash
-from flask import Flask
+from flask import Flask, Response, request
 
 from dashboards import callbacks, shell
 from dashboards.catalog import Catalog
+from dashboards.cluster import Cluster
 from dashboards.pages import compare, runs, start, studies
 from dashboards.security import protect
 from dashboards.site import Site
+from dashboards.view import parse
 from sensitivity.store.directory import Place
 
 
@@ -19,6 +22,7 @@ def create_app(
     root: Place,
     *,
     allow_run: bool = False,
+    cluster: str | None = None,
     hosts: Collection[str] = (),
     token: str | None = None,
     prefix: str = "/",
@@ -26,10 +30,12 @@ def create_app(
 ) -> Dash:
     """Return the dashboard of the studies below `root`.
 
-    `hosts` are names that the server is reached by besides loopback; with `token` every request needs it. `prefix` is
-    the path below which a proxy shows it; `prefix_stripped` says that the proxy removes it before asking.
+    `cluster` is the address of a Jobs server that shows the jobs of these studies and, with `allow_run`, takes new
+    ones. `hosts` are names that the server is reached by besides loopback; with `token` every request needs it.
+    `prefix` is the path below which a proxy shows it; `prefix_stripped` says that the proxy removes it before asking.
     """
-    site = Site(catalog=Catalog(root), prefix=prefix, may_run=allow_run)
+    jobs = None if cluster is None else Cluster(cluster, root)
+    site = Site(catalog=Catalog(root), prefix=prefix, may_run=allow_run, cluster=jobs)
     app = Dash(
         __name__,
         server=Flask(__name__),  # type: ignore[arg-type]
@@ -51,8 +57,20 @@ def create_app(
     studies.register(app, site)
     runs.register(app, site)
     compare.register(app, site)
+    _expect(app, site)
     protect(app.server, hosts=hosts, token=token, scripts=[f"'{value}'" for value in _hashes(app)])
     return app
+
+
+def _expect(app: Dash, site: Site) -> None:
+    server: Flask = app.server
+
+    @server.after_request
+    def expect(response: Response) -> Response:
+        view = parse(site.inner(request.path), request.query_string.decode(errors="replace"))
+        if view.study is not None and response.status_code == HTTPStatus.OK and request.method == "GET":
+            site.expect(view)
+        return response
 
 
 def _hashes(app: Dash) -> list[str]:

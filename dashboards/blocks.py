@@ -40,6 +40,8 @@ class Scene:
     theme: Theme
     href: Callable[[View], str]
     """The address of a view."""
+    version: str
+    """Changes with the results of all studies that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,8 @@ class FigureBlock:
     """What of the view it shows; it stays as it is while that, the results and the theme do."""
     choosable: bool = False
     """Whether a click on it chooses a cell."""
+    heading: tuple[str, str] | None = None
+    """A heading above it, and the address that it leads to."""
     width: Width = "wide"
 
 
@@ -92,11 +96,23 @@ class Page:
     lead: str
     """What it answers, in a sentence."""
     blocks: Callable[[Scene], Sequence[Block]]
+    further: tuple[Block, ...] = ()
+    """Blocks that others of the page hold."""
 
     def block(self, scene: Scene, name: str) -> FigureBlock | TextBlock | None:
         """Return the block of that name."""
-        named = (block for block in self.blocks(scene) if not isinstance(block, FixedBlock))
+        named = (block for block in (*self.blocks(scene), *self.further) if not isinstance(block, FixedBlock))
         return next((block for block in named if block.name == name), None)
+
+
+def seen(scene: Scene, block: FigureBlock | TextBlock) -> str:
+    """Return what changes whenever a block has to be renewed, the theme apart."""
+    if block.depends is None:
+        return repr((scene.version, scene.view))
+    results = scene.results
+    # What the view leaves open is decided elsewhere: the target by the metric, for one.
+    decided = {"metric": results.metric.name, "target": results.target}
+    return repr((scene.version, [decided.get(name, getattr(scene.view, name)) for name in block.depends]))
 
 
 def aria(**names: str) -> dict[str, Any]:
@@ -136,8 +152,10 @@ def _figure_place(block: FigureBlock) -> Component:
         ],
         className="tools",
     )
+    above = [] if block.heading is None else [html.H2(dcc.Link(block.heading[0], href=block.heading[1]))]
     return html.Figure(
         [
+            *above,
             dcc.Store(id={"type": "drawn", "name": name}),
             html.P(id={"type": "note", "name": name}, className="note"),
             canvas,

@@ -16,16 +16,16 @@ import plotly.graph_objects as go
 from dash import ALL, MATCH, ClientsideFunction, Dash, Input, Output, State, callback_context, no_update
 from dash.exceptions import PreventUpdate
 
-from dashboards.blocks import FigureBlock, Scene, TextBlock, html_table
+from dashboards.blocks import FigureBlock, Scene, TextBlock, html_table, seen
 from dashboards.figure_updates import frame_of, patch_of
 from dashboards.filters import filter_bar, filtered_words, with_controls
-from dashboards.pages import PAGES
-from dashboards.shell import navigation, study_page, trouble
+from dashboards.pages import PAGES, compare
+from dashboards.shell import navigation, study_page, trouble, trouble_note
 from dashboards.site import Site
 from dashboards.top import TopPage
 from dashboards.view import View, parse, search_of
 from sensitivity.figures.nothing import NothingToDrawError
-from sensitivity.study.errors import UserError
+from sensitivity.study.errors import StorageError, UserError
 
 _NEAR_PX = 5
 _NOTHING = "Nothing to show here"
@@ -152,7 +152,7 @@ def _chosen(click: dict[str, Any]) -> str | None:
 def _ticks(app: Dash, site: Site, tops: dict[str, TopPage]) -> None:
     @app.callback(
         Output("version", "data", allow_duplicate=True),
-        Output("live", "children"),
+        Output("trouble", "children"),
         Input("tick", "n_intervals"),
         State("url", "pathname"),
         State("url", "search"),
@@ -201,7 +201,7 @@ def _figures(app: Dash, site: Site) -> None:
         scene, block = _found(site, pathname, search, theme, block_id["name"])
         if not isinstance(block, FigureBlock):
             raise PreventUpdate
-        key = repr((scene.results.loaded.version, theme, *(getattr(scene.view, name) for name in block.depends)))
+        key = f"{theme} {seen(scene, block)}"
         if before and before["key"] == key:
             raise PreventUpdate
         with site.turns.take(late=False):
@@ -224,6 +224,8 @@ def _drawn(block: FigureBlock, scene: Scene) -> go.Figure | str:
         return block.draw(scene)
     except NothingToDrawError as error:
         return f"Nothing to draw yet: {error}."
+    except StorageError as error:  # a part of the curves is damaged: what needs none of it is shown
+        return str(error)
 
 
 def _marks(app: Dash) -> None:
@@ -251,12 +253,11 @@ def _texts(app: Dash, site: Site) -> None:
         scene, block = _found(site, pathname, search, None, name["name"])
         if not isinstance(block, TextBlock):
             raise PreventUpdate
-        seen = [scene.view] if block.depends is None else [getattr(scene.view, part) for part in block.depends]
-        key = repr((scene.results.loaded.version, *seen))
+        key = seen(scene, block)
         if before == key:
             raise PreventUpdate
         with site.turns.take(late=block.late):
-            return (block.content(scene) if len(scene.results.runs) else _EMPTY), key
+            return _written(block, scene), key
 
     @app.callback(
         Output("filtered", "children"),
@@ -275,11 +276,23 @@ def _texts(app: Dash, site: Site) -> None:
         return filtered_words(scene.results)
 
 
+def _written(block: TextBlock, scene: Scene) -> Any:
+    """Return the content of a block, or why there is none."""
+    if not len(scene.results.runs):
+        return _EMPTY
+    try:
+        return block.content(scene)
+    except StorageError as error:
+        return trouble_note(str(error))
+
+
 def _found(
     site: Site, pathname: str, search: str, theme: str | None, name: str
 ) -> tuple[Scene, FigureBlock | TextBlock | None]:
     """Return the scene of an address and the block of that name; nothing happens where there is none."""
     view = parse(site.inner(pathname), search)
+    if view.study is None and view.page == "compare":
+        return compare.found(site, view, theme, name)
     if view.study is None or view.page not in PAGES:
         raise PreventUpdate
     try:
@@ -310,7 +323,10 @@ def _data(app: Dash, site: Site) -> None:
         scene, block = _found(site, pathname, search, None, name["name"])
         if not isinstance(block, FigureBlock) or not len(scene.results.runs):
             raise PreventUpdate
-        return html_table(block.table(scene), f"{block.label}."), "true"
+        try:
+            return html_table(block.table(scene), f"{block.label}."), "true"
+        except StorageError as error:
+            return trouble_note(str(error)), "true"
 
     @app.callback(
         Output({"type": "download", "name": MATCH}, "data"),

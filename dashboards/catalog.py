@@ -1,4 +1,4 @@
-"""The studies below the root: which there are, in which version, and their tables, read once a version.
+"""The studies below the root: which there are, in which version, and their tables; each part is read once.
 
 A study is known by the name of its folder. Names from outside are looked up in the listing, never joined to a path, so
 no other place can be reached. A version changes whenever the study file or the results do.
@@ -6,23 +6,24 @@ no other place can be reached. A version changes whenever the study file or the 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from dashboards.evaluations import Evaluations
 from dashboards.memo import Memo
 from sensitivity.analysis.summary import StudySummary, compute_summary
 from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST, Manifest
-from sensitivity.store.reader import Study, read_study, studies
+from sensitivity.store.reader import StudyRuns, read_runs, studies
 from sensitivity.store.writer import RUNS
 from sensitivity.study.errors import StorageError, UserError
+from sensitivity.study.metrics import MetricName
 from sensitivity.study.spec import StudySpec
 
 ROOT_STUDY = "@root"
@@ -31,16 +32,21 @@ _LISTING_S = 1.5
 """A listing is as old as this at most: many pages that are open share it."""
 _MOST_STUDIES = 8
 _MOST_SUMMARIES = 512
+_MOST_FILTERS = 8
+"""Sets of filtered runs, with their results, that a study keeps: each is a copy, and dragging a slider makes many."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A study in a version."""
+    """A study in a version: its runs, and its curves as far as they are asked for."""
 
     name: str
     version: str
     directory: Place
-    study: Study
+    study: StudyRuns
+    evaluations: Evaluations
+    filtered: Memo = field(default_factory=lambda: Memo(_MOST_FILTERS))
+    """Results by what filters the runs; they go with the version."""
 
     @property
     def manifest(self) -> Manifest:
@@ -57,27 +63,25 @@ class Loaded:
         """One row a planned run."""
         return self.study.runs
 
-    @property
-    def curves(self) -> pd.DataFrame:
-        """One row an evaluation."""
-        return self.study.curves
+    def at_start(self, metric: MetricName) -> pd.DataFrame:
+        """Return the evaluations of untrained networks: all of the curves that maps need.
 
-    @functools.cached_property
-    def start(self) -> pd.DataFrame:
-        """The evaluations of untrained networks: all of the curves that maps need."""
-        return self.curves[self.curves["step"] == 0]
+        Raises:
+            StorageError: a part of the curves is damaged, or can't be read; so do the three below.
+        """
+        return self.evaluations.at_start(self.study.parts, metric)
 
-    @functools.cached_property
-    def _places(self) -> dict[str, slice]:
-        """Where the evaluations of each run stand in `curves`, which are ordered by run."""
-        ids = self.curves["trial_id"].to_numpy(dtype=object)
-        first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.zeros(0, dtype=int)
-        return {str(ids[a]): slice(int(a), int(b)) for a, b in zip(first, [*first[1:], len(ids)], strict=True)}
+    def meeting(self, metric: MetricName, target: float) -> pd.DataFrame:
+        """Return each run's first evaluation that meets a target: all that times to it need."""
+        return self.evaluations.meeting(self.study.parts, metric, target)
+
+    def best(self, metric: MetricName) -> pd.DataFrame:
+        """Return the first and the best evaluation of each run: all that success rates need."""
+        return self.evaluations.best(self.study.parts, metric)
 
     def curves_of(self, trial_ids: Iterable[str]) -> pd.DataFrame:
-        """Return the evaluations of some runs."""
-        found = [self.curves.iloc[self._places[name]] for name in trial_ids if name in self._places]
-        return pd.concat(found) if found else self.curves.iloc[:0]
+        """Return the whole curves of some runs."""
+        return self.evaluations.of(self.study.parts, list(trial_ids))
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class Catalog:
     def __init__(self, root: Place) -> None:
         self.root = root
         self._loaded = Memo(_MOST_STUDIES)
+        self._parts = Memo(_MOST_STUDIES)
         self._entries = Memo(_MOST_SUMMARIES)
         self._lock = threading.Lock()
         self._listed: tuple[float, dict[str, Place]] = (-1e9, {})
@@ -154,9 +159,10 @@ class Catalog:
         version = self.version(name)
 
         def read() -> Loaded:
-            self._loaded.drop(lambda key: isinstance(key, tuple) and key[0] == name)
+            self._loaded.drop(lambda key: isinstance(key, tuple) and key[0] == name and key[1] != version)
             directory = self.place(name)
-            return Loaded(name, version, directory, read_study(directory))
+            kept, evaluations = self._parts.get(name, lambda: (_known_parts(), Evaluations(directory)))
+            return Loaded(name, version, directory, read_runs(directory, kept), evaluations)
 
         return self._loaded.get((name, version), read)
 
@@ -173,3 +179,7 @@ class Catalog:
             return self._entries.get((name, version), summarise)
         except StorageError as error:
             return error
+
+
+def _known_parts() -> dict[str, pa.Table]:
+    return {}

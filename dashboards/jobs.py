@@ -6,6 +6,7 @@ shell. A study file from the browser is kept beside the studies, under a name th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,36 @@ def keep(root: Place, text: str, spec: StudySpec) -> Path:
     Raises:
         UserError: it can't be written.
     """
-    folder = Path(root.path) if root.is_local else Path(tempfile.gettempdir())
-    path = folder / f".started-{spec.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.toml"
+    return _write(root, f".started-{spec.name}-{_digest(text)}.toml", text)
+
+
+@contextlib.contextmanager
+def lent(root: Place, text: str, spec: StudySpec) -> Iterator[Path]:
+    """Have a study file beside the studies for a while, under a name that is sent to a cluster: no hidden one.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    path = _write(root, f"{spec.name}~{_digest(text)}.toml", text)
     try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _write(root: Place, name: str, text: str) -> Path:
+    try:
+        # A bucket has no folder here. What is imported from beside a study file must be this user's alone.
+        folder = Path(root.path) if root.is_local else Path(tempfile.mkdtemp(prefix="sensitivity-"))
         folder.mkdir(parents=True, exist_ok=True)
+        path = folder / name
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{folder}: can't be written ({error.strerror})") from None
+        raise UserError(f"{root.uri}: can't be written ({error.strerror})") from None
     return path
 
 
@@ -84,17 +108,28 @@ def plan(root: Place, file: Path) -> dict[str, Any]:
     Raises:
         UserError: what it says instead, or that it took too long.
     """
+    content: dict[str, Any] = json.loads(answer(["plan", str(file), "--storage", root.uri, "--json"], _PLAN_S))
+    return content
+
+
+def answer(arguments: Sequence[str], patience: float) -> str:
+    """Return what the ``sensitivity`` command prints, given `patience` seconds.
+
+    Raises:
+        UserError: what it says instead, or that it took too long.
+    """
     try:
         done = subprocess.run(
-            [*_COMMAND, "plan", str(file), "--storage", root.uri, "--json"],
-            capture_output=True, text=True, timeout=_PLAN_S, check=False, stdin=subprocess.DEVNULL,
+            [*_COMMAND, *arguments],
+            capture_output=True, text=True, timeout=patience, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise UserError(f"the plan took more than {_PLAN_S:.0f} s; make one with `sensitivity plan {file}`") from None
+        said = f"`sensitivity {arguments[0]}` took more than {patience:.0f} s; try it in a terminal"
+        raise UserError(said) from None
     if done.returncode:
-        raise UserError(done.stderr.strip()[-_TAIL:] or "the plan ended without a word")
-    content: dict[str, Any] = json.loads(done.stdout)
-    return content
+        said = done.stderr.strip()[-_TAIL:].removeprefix("error: ")
+        raise UserError(said or f"`sensitivity {arguments[0]}` ended without a word")
+    return done.stdout
 
 
 class Started:
@@ -141,6 +176,8 @@ def stop(directory: Place) -> None:
     holder = writer(directory)
     if holder is None:
         raise UserError("nothing runs this study now")
+    if holder.job:
+        raise UserError(f"a cluster's job runs it: `sensitivity stop {holder.job}`, with --address if need be")
     if not holder.is_here:
         raise UserError(f"it runs on {holder.host}; stop process {holder.pid} there")
     if not _is_ours(holder.pid):
@@ -150,9 +187,12 @@ def stop(directory: Place) -> None:
 
 def _is_ours(pid: int) -> bool:
     """Whether a process is a ``sensitivity`` command of this user's."""
-    asked = subprocess.run(
-        ["ps", "-ww", "-o", "uid=", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )  # fmt: skip
+    try:
+        asked = subprocess.run(
+            ["ps", "-ww", "-o", "uid=", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise UserError(f"there is no `ps` here that tells what process {pid} is; stop it with `kill {pid}`") from None
     uid, _, arguments = asked.stdout.strip().partition(" ")
     words = arguments.split()
     command = any(Path(word).name == "sensitivity" or word.startswith("sensitivity.cli") for word in words)

@@ -26,6 +26,8 @@ class Writer:
     token: str
     host: str
     pid: int
+    job: str
+    """The cluster's job that it is; empty on one machine."""
 
     @property
     def is_here(self) -> bool:
@@ -39,7 +41,12 @@ def writer(directory: Place) -> Writer | None:
         if not directory.exists(LOCK):
             return None
         content = json.loads(directory.read(LOCK))
-        found = Writer(token=str(content["token"]), host=str(content["host"]), pid=int(content["pid"]))
+        found = Writer(
+            token=str(content["token"]),
+            host=str(content["host"]),
+            pid=int(content["pid"]),
+            job=str(content.get("job", "")),
+        )
         fresh = time.time() - float(content["renewed_at"]) < STALE_S
     except (StorageError, ValueError, KeyError, TypeError):
         return None

@@ -43,6 +43,7 @@ from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.metrics import METRICS, Metric, MetricName
 
 T = TypeVar("T")
+_MOST_RESULTS = 64
 _ROUNDING = 1e-5
 """Relative: values and addresses have six significant digits."""
 
@@ -53,10 +54,10 @@ class Results:
 
     loaded: Loaded
     view: View
-    memo: Memo
 
     def _once(self, what: str, compute: Callable[[], T], *further: Hashable) -> T:
-        return self.memo.get((self.loaded.name, self.loaded.version, what, self.view.filters, *further), compute)
+        own: Memo = self.loaded.filtered.get(self.view.filters, lambda: Memo(_MOST_RESULTS))
+        return own.get((what, *further), compute)
 
     @property
     def designs(self) -> Mapping[str, str]:
@@ -68,9 +69,7 @@ class Results:
         """The metric that is looked at: the one asked for, or the most telling of those measured."""
         if self.view.metric is not None:
             return METRICS[self.view.metric]
-        known = self.memo.get(
-            (self.loaded.name, self.loaded.version, "metrics"), lambda: available_metrics(self.loaded.runs)
-        )
+        known = available_metrics(self.loaded.runs)
         return known[0] if known else METRICS[self.loaded.spec.problem.metrics()[0]]
 
     @property
@@ -87,20 +86,14 @@ class Results:
         """The planned runs that the filters leave."""
         return self._once("runs", lambda: _filtered(self.loaded.runs, self.view))
 
-    @property
-    def curves(self) -> pd.DataFrame:
-        """Their evaluations."""
-        return self._once("curves", lambda: self._of(self.loaded.curves))
+    def start(self, metric: MetricName) -> pd.DataFrame:
+        """Return their evaluations of untrained networks."""
+        return self._once("start", lambda: self._of(self.loaded.at_start(metric)), metric)
 
-    @property
-    def start(self) -> pd.DataFrame:
-        """Their evaluations of untrained networks."""
-        return self._once("start", lambda: self._of(self.loaded.start))
-
-    def _of(self, curves: pd.DataFrame) -> pd.DataFrame:
+    def _of(self, rows: pd.DataFrame) -> pd.DataFrame:
         if len(self.runs) == len(self.loaded.runs):
-            return curves
-        return curves[curves["trial_id"].isin(self.runs["trial_id"])]
+            return rows
+        return rows[rows["trial_id"].isin(self.runs["trial_id"])]
 
     @property
     def epsilon(self) -> float | None:
@@ -109,7 +102,11 @@ class Results:
             return None
         if self.metric.is_fraction:
             return self.view.tolerance / 100
-        return self.view.tolerance / 100 * float(untrained_values(self.runs, self.start, self.metric).median())
+        return (
+            self.view.tolerance
+            / 100
+            * float(untrained_values(self.runs, self.start(self.metric.name), self.metric).median())
+        )
 
     @property
     def summary(self) -> StudySummary:
@@ -123,7 +120,9 @@ class Results:
             return ()
         return self._once(
             "maps",
-            lambda: compute_maps(self.runs, self.start, self.metric, designs=self.designs, epsilon=self.epsilon),
+            lambda: compute_maps(
+                self.runs, self.start(self.metric.name), self.metric, designs=self.designs, epsilon=self.epsilon
+            ),
             self.metric.name,
             self.view.tolerance,
         )
@@ -150,15 +149,28 @@ class Results:
         levels = {name: list(values) for name, values in self.loaded.spec.targets.items()}
         if self.target is not None and self.target[1] not in levels.get(self.target[0], []):
             levels.setdefault(self.target[0], []).append(self.target[1])
-        return self._once(
-            "targets", lambda: compute_targets(self.runs, self.curves, levels, designs=self.designs), self.target
-        )
+
+        def compute() -> tuple[TargetOutcome, ...]:
+            return tuple(
+                outcome
+                for name, values in levels.items()
+                for level in values
+                for outcome in compute_targets(
+                    self.runs, self.loaded.meeting(name, level), {name: [level]}, designs=self.designs
+                )
+            )
+
+        return self._once("targets", compute, self.target)
 
     @property
     def success(self) -> tuple[SuccessSurface, ...]:
         """Success rates over batch size and target."""
         name = self.metric.name
-        return self._once("success", lambda: compute_success(self.runs, self.curves, name, designs=self.designs), name)
+        return self._once(
+            "success",
+            lambda: compute_success(self.runs, self._of(self.loaded.best(name)), name, designs=self.designs),
+            name,
+        )
 
     @property
     def success_difference(self) -> SuccessDifference | None:
@@ -180,9 +192,12 @@ class Results:
 
     def _times(self) -> pd.DataFrame | None:
         target = self.target
-        if target is None:
-            return None
-        return self._once("times", lambda: compute_times(self.runs, self.curves, *target), target)
+        return None if target is None else self._times_to(*target)
+
+    def _times_to(self, name: MetricName, level: float) -> pd.DataFrame:
+        return self._once(
+            "times", lambda: compute_times(self.runs, self.loaded.meeting(name, level), name, level), name, level
+        )
 
     @property
     def cost(self) -> tuple[Cost, ...]:
@@ -199,7 +214,7 @@ class Results:
         """The price of tuning."""
         name = self.metric.name
         return self._once(
-            "best of k", lambda: compute_best_of_k(self.runs, self.start, name, designs=self.designs), name
+            "best of k", lambda: compute_best_of_k(self.runs, self.start(name), name, designs=self.designs), name
         )
 
     @property
@@ -210,7 +225,7 @@ class Results:
             "regions",
             lambda: compute_regions(
                 self.runs,
-                self.start,
+                self.start(name),
                 name,
                 target=level,
                 epsilon=self.epsilon,
@@ -245,7 +260,7 @@ class Results:
 
         def compute() -> tuple[PerformanceProfile, ...]:
             groups = {
-                f"{name} {level:g}": compute_scaling(compute_times(self.runs, self.curves, name, level), unit)
+                f"{name} {level:g}": compute_scaling(self._times_to(name, level), unit)
                 for name, levels in self.loaded.spec.targets.items()
                 for level in levels
             }
@@ -257,26 +272,29 @@ class Results:
     def lr_sensitivity(self) -> tuple[LrSensitivity, ...]:
         """What a wrong learning rate costs."""
         name = self.metric.name
-        return self._once("lr", lambda: compute_lr_sensitivity(self.runs, self.start, name), name)
+        return self._once("lr", lambda: compute_lr_sensitivity(self.runs, self.start(name), name), name)
 
     @property
     def tuning(self) -> tuple[Tuning, ...]:
         """What one setting for all batch sizes costs, and what tuning gains."""
         name = self.metric.name
-        return self._once("tuning", lambda: compute_tuning(self.runs, self.start, name, designs=self.designs), name)
+        return self._once(
+            "tuning", lambda: compute_tuning(self.runs, self.start(name), name, designs=self.designs), name
+        )
 
     @property
     def importance(self) -> tuple[Importance, ...]:
         """Which hyperparameters matter."""
         name = self.metric.name
         return self._once(
-            "importance", lambda: compute_importance(self.runs, self.start, name, designs=self.designs), name
+            "importance", lambda: compute_importance(self.runs, self.start(name), name, designs=self.designs), name
         )
 
     @property
     def clipping(self) -> tuple[Clipping, ...]:
         """Where a KL clip binds."""
-        return self._once("clipping", lambda: compute_clipping(self.runs, self.curves))
+        # How much was clipped stands in the runs; the rates that curves add are not shown here.
+        return self._once("clipping", lambda: compute_clipping(self.runs, self.runs[["trial_id"]]))
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:

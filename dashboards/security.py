@@ -32,7 +32,8 @@ def protect(server: Flask, *, hosts: Collection[str], token: str | None, scripts
 
     `hosts` are names that it is reached by, besides loopback; `scripts` are the hashes of inline scripts.
     """
-    allowed = {*LOOPBACK, *(host.lower() for host in hosts)}
+    named = {host.lower() for host in hosts}
+    allowed = {*LOOPBACK, *named}
     policy = "; ".join(
         (
             "default-src 'self'",
@@ -50,6 +51,11 @@ def protect(server: Flask, *, hosts: Collection[str], token: str | None, scripts
     )
     server.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
 
+    def ours(origin: str) -> bool:
+        """Whether a page is of this server: another port of this machine is another server, maybe another user's."""
+        netloc = urlsplit(origin).netloc.lower()
+        return netloc == request.host.lower() or _name(netloc) in named
+
     @server.before_request
     def check() -> AnyResponse | None:
         if _name(request.host) not in allowed:
@@ -57,7 +63,7 @@ def protect(server: Flask, *, hosts: Collection[str], token: str | None, scripts
         if len(request.query_string) > _MOST_QUERY:
             abort(414)
         origin = request.headers.get("Origin")
-        if request.method not in ("GET", "HEAD") and origin and _name(urlsplit(origin).netloc) not in allowed:
+        if request.method not in ("GET", "HEAD") and origin is not None and not ours(origin):
             abort(403, "Requests from pages of other sites are refused.")
         return None if token is None else _admit(request, token)
 
@@ -81,8 +87,8 @@ def _name(netloc: str) -> str:
 
 def _admit(asked: Request, token: str) -> AnyResponse | None:
     scheme, _, bearer = asked.headers.get("Authorization", "").partition(" ")
-    held = asked.cookies.get(COOKIE) or (bearer if scheme.lower() == "bearer" else "")
-    if held and _same(held, token):
+    held = (asked.cookies.get(COOKIE, ""), bearer if scheme.lower() == "bearer" else "")
+    if any(_same(one, token) for one in held):
         return None
     if asked.method == "GET" and _same(asked.args.get("token", ""), token):
         rest = urlencode([(name, value) for name, value in asked.args.items(multi=True) if name != "token"])

@@ -39,7 +39,12 @@ def layout() -> Component:
                 className="top",
             ),
             html.Main(
-                [html.Div(id="bar"), html.Div(id="page"), html.P(id="live", role="status", className="live")],
+                [
+                    html.P(id="trouble", role="alert", className="notice trouble"),
+                    html.Div(id="bar"),
+                    html.Div(id="page"),
+                    html.P(id="live", role="status", className="live"),
+                ],
                 id="content",
                 tabIndex="-1",
             ),
@@ -89,4 +94,9 @@ def study_page(page: Page, scene: Scene, missing: Sequence[str]) -> list[Compone
 
 def trouble(title: str, text: str) -> list[Component]:
     """Return a page that says what is wrong."""
-    return [html.H1(title), html.P(text, className="notice", role="alert", style={"whiteSpace": "pre-wrap"})]
+    return [html.H1(title), trouble_note(text)]
+
+
+def trouble_note(text: str) -> Component:
+    """Return a paragraph that says what is wrong, in lines as it is written."""
+    return html.P(text, className="notice", role="alert", style={"whiteSpace": "pre-wrap"})

@@ -78,11 +78,11 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
   }).observe(document.documentElement, { childList: true, subtree: true });
 
   function mark(figure) {
-    const letters = marks;
+    const letters = marks.filter(([, id]) => id);
     const own = (figure.layout.annotations || []).filter((note) => note.name !== "chosen");
-    const all = cells(figure);
+    const all = letters.length ? cells(figure) : []; // many, in a large study
     letters.forEach(function ([letter, id]) {
-      const cell = id && all.find((one) => one.id === id);
+      const cell = all.find((one) => one.id === id);
       if (!cell) return;
       const at = cell.panel.indexOf("y");
       own.push({

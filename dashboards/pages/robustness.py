@@ -18,11 +18,13 @@ from dashboards.filters import UNIT_NAMES, target_words
 from dashboards.flatten import flatten
 from dashboards.pages.verdicts import verdict_text
 from dashboards.words import duration
+from sensitivity.analysis.curves import CellCurves
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.figures.curves import draw_curves
 from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
 from sensitivity.figures.maps import draw_maps
 from sensitivity.figures.scales import map_scale
+from sensitivity.figures.theme import Theme
 from sensitivity.store.schema import PARAM_PREFIX
 
 _NOTHING = "No run has a measured value here yet, so there is nothing to draw."
@@ -110,10 +112,14 @@ def _draw_curves(slot: str, scene: Scene) -> go.Figure | str:
         return "The cell in the address is none of this study's."
     if not curves[0].epochs:
         return "No run of this cell has a learning curve."
-    figure: go.Figure = draw_curves(curves, theme=scene.theme, subject=f"cell {slot.upper()}")
-    said = str(figure.layout.title.subtitle.text).replace(" · bold", "<br>bold", 1)  # half a page is narrow
-    figure.update_layout(meta=cell_id, title_subtitle_text=said)
-    return figure
+    return narrow_curves(curves, theme=scene.theme, subject=f"cell {slot.upper()}").update_layout(meta=cell_id)
+
+
+def narrow_curves(curves: Sequence[CellCurves], *, theme: Theme, subject: str) -> go.Figure:
+    """Draw learning curves for half a page's width."""
+    figure: go.Figure = draw_curves(curves, theme=theme, subject=subject)
+    said = str(figure.layout.title.subtitle.text).replace(" · bold", "<br>bold", 1)
+    return figure.update_layout(title_subtitle_text=said)
 
 
 def _curves_table(slot: str, scene: Scene) -> Table:

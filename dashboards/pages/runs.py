@@ -15,18 +15,18 @@ from dash import ClientsideFunction, Dash, Input, Output, State, callback_contex
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
-from dashboards.blocks import Block, FigureBlock, FixedBlock, Page, Scene, Table
+from dashboards.blocks import Block, FigureBlock, FixedBlock, Page, Scene, Table, place_block
+from dashboards.flatten import flatten
+from dashboards.pages.robustness import narrow_curves
 from dashboards.reproduce import reproduction
 from dashboards.rows import columns, rows_of
 from dashboards.site import Site
 from dashboards.view import parse, search_of
 from dashboards.words import duration
-from sensitivity.analysis.curves import compute_curves
+from sensitivity.analysis.curves import CellCurves, compute_curves
 from sensitivity.analysis.designs import varying
-from sensitivity.figures.curves import draw_curves
 from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
 from sensitivity.figures.parallel import draw_parallel
-from sensitivity.figures.theme import CONFIG
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import METRICS
@@ -134,7 +134,7 @@ def _parallel_table(scene: Scene) -> Table:
 
 
 def _drawer(scene: Scene) -> Component:
-    drawer: Component = dmc.Drawer(
+    drawer = dmc.Drawer(
         id="run",
         title="Run",
         opened=False,
@@ -142,7 +142,7 @@ def _drawer(scene: Scene) -> Component:
         size="min(680px, 100%)",
         closeButtonProps={"aria-label": "Close"},
     )
-    return drawer
+    return html.Div([drawer, dcc.Store(id="run-shown")])
 
 
 def register(app: Dash, site: Site) -> None:
@@ -152,12 +152,12 @@ def register(app: Dash, site: Site) -> None:
     _show(app, site)
 
 
-def _scene(site: Site, pathname: str, search: str, theme: str | None = None) -> Scene:
+def _scene(site: Site, pathname: str, search: str) -> Scene:
     view = parse(site.inner(pathname), search)
     if view.page != "runs" or view.study is None:
         raise PreventUpdate
     try:
-        return site.scene(view, theme)[0]
+        return site.scene(view, None)[0]
     except UserError:
         raise PreventUpdate from None
 
@@ -215,24 +215,34 @@ def _show(app: Dash, site: Site) -> None:
         Output("run", "opened"),
         Output("run", "children"),
         Output("run", "title"),
+        Output("run-shown", "data"),
         Input("url", "search"),
         Input("version", "data"),
-        Input("theme", "data"),
         State("url", "pathname"),
+        State("run-shown", "data"),
     )
-    def show(search: str, version: str | None, theme: str | None, pathname: str) -> tuple[Any, ...]:
-        scene = _scene(site, pathname, search, theme)
+    def show(search: str, version: str | None, pathname: str, before: str | None) -> tuple[Any, ...]:
+        scene = _scene(site, pathname, search)
         if scene.view.run is None:
-            return False, no_update, no_update
-        rows = scene.results.loaded.runs[scene.results.loaded.runs["trial_id"] == scene.view.run]
+            return False, no_update, no_update, None
+        rows = _rows(scene)
         if not len(rows):
-            return True, html.P("This study has no such run.", className="notice"), "Run"
+            return True, html.P("This study has no such run.", className="notice"), "Run", None
         run = {str(name): value for name, value in rows.iloc[0].items()}
+        now = f"{run['trial_id']} {run['finished_at']}"
+        if now == before:  # new results are of other runs; zoom and scroll stay
+            raise PreventUpdate
         title = f"{optimizer_name(str(run['optimizer']))}, batch size {run['batch_size']:,}, seed {run['seed']}"
-        return True, _run(scene, rows, run), title
+        return True, _run(scene, run), title, now
 
 
-def _run(scene: Scene, rows: pd.DataFrame, run: Mapping[str, Any]) -> list[Any]:
+def _rows(scene: Scene) -> pd.DataFrame:
+    """Return the row of the run that the drawer shows; none without one."""
+    runs = scene.results.loaded.runs
+    return runs[runs["trial_id"] == scene.view.run]
+
+
+def _run(scene: Scene, run: Mapping[str, Any]) -> list[Any]:
     loaded = scene.results.loaded
     settings = [
         (parameter_name(name), number(float(run[PARAM_PREFIX + name]), 6))
@@ -261,7 +271,7 @@ def _run(scene: Scene, rows: pd.DataFrame, run: Mapping[str, Any]) -> list[Any]:
         _facts("Outcome", outcome),
         *([html.P(str(run["message"]), className="notice")] if run["message"] else []),
         *([html.Details([html.Summary("Traceback"), html.Pre(str(run["traceback"]))])] if run["traceback"] else []),
-        _curve(scene, rows),
+        place_block(_CURVE, scene),
         html.H2("Reproduce it"),
         html.Pre(command, tabIndex="0")
         if command
@@ -281,15 +291,30 @@ def _facts(title: str, pairs: Sequence[tuple[str, object]]) -> Component:
     return html.Section([*([html.H2(title)] if title else []), html.Dl(items, className="facts")])
 
 
-def _curve(scene: Scene, rows: pd.DataFrame) -> Component | None:
-    loaded = scene.results.loaded
-    cell_id = str(rows["cell_id"].iloc[0])
-    (curve,) = compute_curves(rows, loaded.curves_of(rows["trial_id"]), scene.results.metric, [cell_id])
-    if not curve.epochs:
-        return None
-    config: Any = CONFIG
-    figure = draw_curves([curve], theme=scene.theme, subject="this run")
-    return dcc.Graph(figure=figure, config=config)
+def _curves(scene: Scene) -> list[CellCurves]:
+    rows = _rows(scene)
+    cells = [str(cell) for cell in rows["cell_id"]]
+    return [*compute_curves(rows, scene.results.loaded.curves_of(rows["trial_id"]), scene.results.metric, cells)]
 
 
-RUNS = Page(name="runs", title="Runs", lead="Every planned run, and all that is known of it.", blocks=_blocks)
+def _draw_curve(scene: Scene) -> go.Figure | str:
+    curves = [curve for curve in _curves(scene) if curve.epochs]
+    return narrow_curves(curves, theme=scene.theme, subject="this run") if curves else "This run has no learning curve."
+
+
+_CURVE = FigureBlock(
+    name="run-curve",
+    label="Learning curve of the run",
+    draw=_draw_curve,
+    table=lambda scene: flatten([s for c in _curves(scene) for s in c.seeds], columns=("epochs", "measured")),
+    depends=("metric", "run"),
+    width="half",
+)
+
+RUNS = Page(
+    name="runs",
+    title="Runs",
+    lead="Every planned run, and all that is known of it.",
+    blocks=_blocks,
+    further=(_CURVE,),
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import tomllib
@@ -15,6 +16,8 @@ from dash.exceptions import PreventUpdate
 
 from dashboards import jobs
 from dashboards.blocks import Table, html_table
+from dashboards.cluster import Cluster
+from dashboards.shell import trouble_note
 from dashboards.site import Site
 from dashboards.toml_text import toml_text
 from dashboards.top import TopPage
@@ -45,7 +48,9 @@ def start_page(site: Site) -> TopPage:
         known = list(jobs.sources(site.catalog.root))
         return [
             html.H1("Start a study"),
-            html.P("Choose a study file, change it, see what it costs, and run it on this machine.", className="lead"),
+            html.P(
+                f"Choose a study file, change it, see what it costs, and run it on {_where(site)}.", className="lead"
+            ),
             html.Div(
                 [
                     html.Section(
@@ -74,7 +79,9 @@ def start_page(site: Site) -> TopPage:
                         [
                             html.Button("Plan and price it", id="plan", className="quiet"),
                             html.Button("Start it on this machine", id="start", className="main-button"),
+                            *_cluster_button(site),
                             dcc.Loading(html.Div(id="priced", role="status"), type="dot"),
+                            dcc.Loading(html.Div(id="submitted", role="status"), type="dot"),
                             html.Div(id="started", role="status"),
                         ],
                         className="card wide start",
@@ -87,10 +94,22 @@ def start_page(site: Site) -> TopPage:
     return TopPage(content=content, version=lambda view: repr(site.started.said()))
 
 
+def _where(site: Site) -> str:
+    return "this machine" if site.cluster is None else f"this machine or on the cluster at {site.cluster.address}"
+
+
+def _cluster_button(site: Site) -> list[Component]:
+    if site.cluster is None:
+        return []
+    return [html.Button("Submit it to the cluster", id="submit", className="main-button other")]
+
+
 def register(app: Dash, site: Site) -> None:
     """Connect the page; only a dashboard that may run studies has it."""
     _editing(app, site)
     _running(app, site)
+    if site.cluster is not None:
+        _submitting(app, site, site.cluster)
 
 
 def _editing(app: Dash, site: Site) -> None:
@@ -116,11 +135,19 @@ def _editing(app: Dash, site: Site) -> None:
             _put(changed, json.loads(name["path"]), _read(str(value or "")))
         return no_update if changed == raw else toml_text(changed)
 
-    @app.callback(Output("fields", "children"), Output("mistakes", "children"), Input("study-text", "value"))
-    def check(text: str | None) -> tuple[Any, Any]:
+    @app.callback(
+        Output("fields", "children"),
+        Output({"type": "field", "path": ALL}, "error"),
+        Output("mistakes", "children"),
+        Input("study-text", "value"),
+        State({"type": "field", "path": ALL}, "id"),
+        State({"type": "field", "path": ALL}, "value"),
+    )
+    def check(text: str | None, names: list[dict[str, str]], values: list[Any]) -> tuple[Any, Any, Any]:
         raw, spec, mistakes = jobs.read_text(text or "")
+        as_they_are = [no_update] * len(names)
         if not raw:
-            return no_update, _told(mistakes)
+            return no_update, as_they_are, _told(mistakes)
         fields, left = _fields(raw, mistakes)
         if spec is not None:
             cells = sum(arm.most_cells() for arm in spec.optimizers.values())
@@ -128,14 +155,18 @@ def _editing(app: Dash, site: Site) -> None:
             told: Any = html.P(f"A valid study of {runs:,} runs.", className="note good")
         else:
             told = _told(left or ("See the messages beside the fields.",))
-        return fields, told
+        there = [(name["path"], _read(str(value or ""))) for name, value in zip(names, values, strict=True)]
+        if there == [(field.id["path"], _read(field.value)) for field in fields]:
+            # The fields say so already: whoever types in one goes on undisturbed.
+            return no_update, [field.error for field in fields], told
+        return fields, as_they_are, told
 
 
 def _told(mistakes: Sequence[str]) -> Component:
     return html.Ul([html.Li(mistake) for mistake in mistakes], className="mistakes")
 
 
-def _fields(raw: Mapping[str, Any], mistakes: Sequence[str]) -> tuple[list[Component], list[str]]:
+def _fields(raw: Mapping[str, Any], mistakes: Sequence[str]) -> tuple[list[dmc.TextInput], list[str]]:
     """Return the form of a study file, each mistake beside its field, and the mistakes that have none there."""
     arms = raw.get("optimizers")
     paths = [(tuple(path.split(".")), label) for path, label in _FIELDS]
@@ -202,10 +233,10 @@ def _read(text: str) -> Any:
     """Return a field's value: TOML where it is, else text; None where it is empty."""
     if not text.strip():
         return None
-    try:
-        return tomllib.loads(f"x = {text.strip()}")["x"]
-    except ValueError:
-        return text.strip()
+    for written in (text.strip(), f"[{text.strip()}]" if "," in text else ""):  # a list's brackets may be left out
+        with contextlib.suppress(ValueError):
+            return tomllib.loads(f"x = {written}")["x"]
+    return text.strip()
 
 
 def _running(app: Dash, site: Site) -> None:
@@ -243,6 +274,27 @@ def _running(app: Dash, site: Site) -> None:
             except UserError as error:
                 return [html.P(str(error), className="notice"), *_said(site)]
         return _said(site)
+
+
+def _submitting(app: Dash, site: Site, cluster: Cluster) -> None:
+    @app.callback(
+        Output("submitted", "children"),
+        Input("submit", "n_clicks"),
+        State("study-text", "value"),
+        prevent_initial_call=True,
+    )
+    def submit(clicks: int | None, text: str | None) -> Any:
+        _, spec, mistakes = jobs.read_text(text or "")
+        if not clicks:
+            raise PreventUpdate
+        if spec is None:
+            return _told(mistakes)
+        try:
+            job = cluster.submit(text or "", spec)
+        except UserError as error:
+            return trouble_note(str(error))
+        link = dcc.Link("Studies", href=site.href(View()))
+        return html.P([f"Submitted as job {job}. It appears under ", link, " once it has begun."], className="good")
 
 
 def _priced(content: Mapping[str, Any]) -> Component:

@@ -13,8 +13,9 @@ from dash.exceptions import PreventUpdate
 from dashboards import jobs
 from dashboards.blocks import aria
 from dashboards.catalog import Entry
+from dashboards.cluster import Job
 from dashboards.progress import pace, writer
-from dashboards.shell import study_title
+from dashboards.shell import study_title, trouble_note
 from dashboards.site import Site
 from dashboards.top import TopPage
 from dashboards.view import View, parse
@@ -31,6 +32,7 @@ def studies_page(site: Site) -> TopPage:
         return [
             html.H1("Studies"),
             html.P(["Study directories below ", html.Code(site.catalog.root.uri), "."], className="lead"),
+            html.P(id="stopped", className="note", role="status"),
             html.Div(id="studies", className="studies"),
         ]
 
@@ -47,6 +49,8 @@ def _version(site: Site) -> str:
             version = str(error)
         holder = writer(directory)
         parts.append(f"{name} {version} {holder.token if holder else ''}")
+    if site.cluster is not None:
+        parts += [repr(sorted(site.cluster.jobs().items())), site.cluster.fault]
     return "\n".join(parts)
 
 
@@ -72,10 +76,11 @@ def register(app: Dash, site: Site) -> None:
                 className="notice",
             )
         now = datetime.datetime.now(tz=datetime.UTC)
-        return [_card(site, name, now) for name in names]
+        fault = "" if site.cluster is None else site.cluster.fault
+        return [*([trouble_note(fault)] if fault else []), *(_card(site, name, now) for name in names)]
 
     @app.callback(
-        Output("live", "children", allow_duplicate=True),
+        Output("stopped", "children"),
         Input({"type": "stop", "study": ALL}, "n_clicks"),
         prevent_initial_call=True,
     )
@@ -84,10 +89,24 @@ def register(app: Dash, site: Site) -> None:
         if not site.may_run or not any(clicks) or not isinstance(asked, dict):
             raise PreventUpdate
         try:
-            jobs.stop(site.catalog.place(str(asked["study"])))
+            return _stop(site, str(asked["study"]))
         except UserError as error:
             return str(error)
-        return f"{asked['study']} was asked to stop; it keeps every result."
+
+
+def _stop(site: Site, name: str) -> str:
+    directory = site.catalog.place(name)
+    holder, job = writer(directory), _job(site, name)
+    running = holder.job if holder is not None else job.id if job is not None and job.active else ""
+    if site.cluster is not None and running:
+        return site.cluster.stop(running)
+    jobs.stop(directory)
+    return f"{name} was asked to stop; it keeps every result."
+
+
+def _job(site: Site, name: str) -> Job | None:
+    """Return the last job of a study on the named cluster."""
+    return None if site.cluster is None else site.cluster.jobs().get(name)
 
 
 def _card(site: Site, name: str, now: datetime.datetime) -> Component:
@@ -113,14 +132,16 @@ def _card(site: Site, name: str, now: datetime.datetime) -> Component:
 
 
 def _running(site: Site, entry: Entry) -> list[Component]:
-    holder = writer(site.catalog.place(entry.name))
-    if holder is None:
-        complete = entry.summary.complete
-        return [html.Span("complete" if complete else "not running", className="badge" + (" good" if complete else ""))]
-    return [
-        html.Span(f"running on {holder.host}, process {holder.pid}", className="badge live-badge"),
-        *([html.Button("Stop", id={"type": "stop", "study": entry.name}, className="quiet")] if site.may_run else []),
-    ]
+    holder, job = writer(site.catalog.place(entry.name)), _job(site, entry.name)
+    waits = job is not None and job.active
+    stop = [html.Button("Stop", id={"type": "stop", "study": entry.name}, className="quiet")] if site.may_run else []
+    if holder is not None:
+        where = f"job {holder.job}" if holder.job else f"process {holder.pid}"
+        return [html.Span(f"running on {holder.host}, {where}", className="badge live-badge"), *stop]
+    if waits:
+        return [html.Span(f"{job.status.lower()} on the cluster" if job else "", className="badge live-badge"), *stop]
+    complete = entry.summary.complete
+    return [html.Span("complete" if complete else "not running", className="badge" + (" good" if complete else ""))]
 
 
 def _progress(entry: Entry) -> Component:
@@ -154,6 +175,10 @@ def _facts(site: Site, entry: Entry, now: datetime.datetime) -> list[tuple[Compo
         at = pace(entry.times, total.waiting, now)
         facts.append(("rate", f"{at.rate:.2g} runs/s"))
         facts.append(("time left, about", "not known yet" if at.seconds_left is None else duration(at.seconds_left)))
+    if (job := _job(site, entry.name)) is not None:
+        facts.append(("job", f"{job.id}: {job.status.lower()}"))
+        if not job.active and job.message and not entry.summary.complete:
+            facts.append(("its end", job.message.strip().splitlines()[-1]))
     spec = entry.spec
     facts.append(("optimizers", ", ".join(spec.optimizers)))
     facts.append(("batch sizes", ", ".join(f"{size:,}" for size in spec.batch_sizes)))

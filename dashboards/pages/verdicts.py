@@ -47,7 +47,7 @@ def _verdict(verdict: Verdict) -> Component:
         evidence.append(
             f"{_EFFECTS[verdict.question]}: {number(effect.value, 3)}{interval}, n = {effect.n} {effect.of}"
         )
-    reasons = [reason.text for reason in verdict.reasons]
+    reasons = list(dict.fromkeys(reason.text for reason in verdict.reasons))  # one holds at every batch size, say
     settle = [
         remedy.text + (f" ({_price(remedy.runs, remedy.device_seconds)})" if remedy.runs else "")
         for remedy in verdict.settle

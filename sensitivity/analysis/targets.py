@@ -15,7 +15,8 @@ import pandas as pd
 
 from sensitivity.analysis.intervals import wilson
 from sensitivity.analysis.outcomes import OBSERVED, SOUND, WAITING
-from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.analysis.times import first_meeting
+from sensitivity.study.metrics import MetricName
 from sensitivity.study.results import Status
 
 
@@ -64,7 +65,7 @@ def compute_targets(
     outcomes = []
     for name, levels in targets.items():
         for level in levels:
-            first = _first_meeting(curves, name, level)
+            first = first_meeting(curves, name, level)
             table = runs[["trial_id", "cell_id", "optimizer", "batch_size", "seed", "status", "steps"]].merge(
                 first, on="trial_id", how="left"
             )
@@ -75,14 +76,6 @@ def compute_targets(
                     for batch_size, rows in of_optimizer.groupby("batch_size")
                 ]
     return tuple(outcomes)
-
-
-def _first_meeting(curves: pd.DataFrame, metric: str, target: float) -> pd.DataFrame:
-    """Return step, epoch and seconds of each run's first evaluation that meets `target`."""
-    values = curves[metric]
-    met = values <= target if METRICS[metric].lower_is_better else values >= target
-    hits = curves.loc[met, ["trial_id", "step", "epoch", "train_seconds"]]
-    return hits.sort_values(["trial_id", "step"]).drop_duplicates("trial_id")
 
 
 def _outcome(

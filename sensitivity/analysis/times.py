@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sensitivity.analysis.outcomes import SOUND, WAITING
 from sensitivity.store.schema import PARAM_PREFIX
@@ -59,14 +60,30 @@ def compute_times(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName, 
 
 
 def first_meeting(curves: pd.DataFrame, metric: MetricName, target: float) -> pd.DataFrame:
-    """Return each run's first evaluation that meets `target`: trial_id, step, epoch, train_seconds, flops."""
+    """Return each run's first evaluation that meets `target`: trial_id, metric, step, epoch, train_seconds, flops."""
+    columns = ["trial_id", metric, *_CURVE.values()]
+    starts = _starts(curves)
+    if starts is None:
+        curves = curves[columns].sort_values(["trial_id", "step"], kind="stable")
+        starts = _new(curves["trial_id"])
     values = curves[metric].to_numpy(dtype=float)
-    met = values <= target if METRICS[metric].lower_is_better else values >= target
-    hits = curves.loc[met, ["trial_id", *_CURVE.values()]]
-    steps = hits["step"].to_numpy()
-    if (steps[1:] < steps[:-1]).any():  # sorted already within most tables, but any table may come
-        hits = hits.sort_values("step", kind="stable")
-    return hits.drop_duplicates("trial_id")
+    met = np.flatnonzero(values <= target if METRICS[metric].lower_is_better else values >= target)
+    run = np.cumsum(starts)[met]
+    return curves.iloc[met[np.flatnonzero(np.diff(run, prepend=0))]][columns]
+
+
+def _starts(curves: pd.DataFrame) -> NDArray[np.bool_] | None:
+    """Return the rows at which a run begins; None where runs or their steps are out of order, as any table's may be."""
+    starts, steps = _new(curves["trial_id"]), curves["step"].to_numpy()
+    falls = steps[1:] < steps[:-1]
+    return starts if curves["trial_id"][starts].is_unique and starts[1:][falls].all() else None
+
+
+def _new(ids: pd.Series[str]) -> NDArray[np.bool_]:
+    """Return where an id differs from the one before."""
+    found = np.ones(len(ids), dtype=bool)
+    found[1:] = np.asarray(ids.array[1:] != ids.array[:-1], dtype=bool)
+    return found
 
 
 def _caps(runs: pd.DataFrame, unit: TimeUnit) -> np.ndarray:

@@ -20,7 +20,15 @@ _MOST_PORT = 65535
 
 
 def serve(
-    root: str, *, host: str, port: int, host_names: Sequence[str], prefix: str, strip_prefix: bool, allow_run: bool
+    root: str,
+    *,
+    host: str,
+    port: int,
+    host_names: Sequence[str],
+    prefix: str,
+    strip_prefix: bool,
+    allow_run: bool,
+    cluster: str | None,
 ) -> None:
     """Serve the dashboard of the studies below `root` until the process is interrupted.
 
@@ -32,6 +40,7 @@ def serve(
     app = create_app(
         place(root),
         allow_run=allow_run,
+        cluster=cluster,
         hosts=[*host_names, *([host] if host not in ("0.0.0.0", "::") else [socket.gethostname()])],
         token=token,
         prefix=path,

@@ -115,6 +115,10 @@ def dashboard(
     allow_run: Annotated[
         bool, typer.Option("--allow-run", help="let whoever opens it start and stop studies, which runs their code")
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="a cluster's Jobs server: shows its jobs; --allow-run submits to it"),
+    ] = None,
 ) -> None:
     """Explore the studies below ROOT in a browser, while they run."""
     from sensitivity.cli.dashboard import serve
@@ -127,6 +131,7 @@ def dashboard(
         prefix=prefix,
         strip_prefix=strip_prefix,
         allow_run=allow_run,
+        cluster=cluster,
     )
 
 

@@ -1,6 +1,7 @@
 """Parts that pages stand on: results kept once, turns, figures renewed in place, runs as lines."""
 
 import threading
+import time
 
 import plotly.graph_objects as go
 import pytest
@@ -44,18 +45,20 @@ def test_the_least_used_result_goes_and_a_failure_is_not_kept():
     assert memo.get("d", lambda: "mended") == "mended"
 
 
-def test_late_turns_wait_for_early_ones():
-    turns, order, entered = Turns(), [], threading.Event()
+def test_late_turns_wait_for_early_ones(monkeypatch):
+    monkeypatch.setattr("dashboards.turns._GRACE_S", 0.0)
+    turns, order = Turns(), []
 
-    def take(name, late):
-        with turns.take(late=late):
+    def take(name):
+        with turns.take(late=name == "late"):
             order.append(name)
 
     with turns.take(late=False):
-        threads = [threading.Thread(target=take, args=(name, name == "late")) for name in ("late", "early", "early")]
-        for thread in threads:
+        threads = [threading.Thread(target=take, args=(name,)) for name in ("late", "early", "early")]
+        for waiting, thread in enumerate(threads, start=1):
             thread.start()
-        entered.wait(0.6)  # longer than the grace of a late one
+            while len(turns._changed._waiters) < waiting:  # each asks before the next, the late one first
+                time.sleep(0.001)
     for thread in threads:
         thread.join()
     assert order == ["early", "early", "late"]

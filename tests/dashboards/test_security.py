@@ -52,11 +52,50 @@ def test_only_known_hosts_are_answered(client, host, status):
     assert client.get("/", headers={"Host": host}).status_code == status
 
 
-def test_pages_of_other_sites_cannot_post(client):
-    refused = client.post(
-        "/_dash-update-component", base_url=LOCAL, headers={"Origin": "https://evil.example"}, json={}
-    )
-    assert refused.status_code == 403
+@pytest.mark.parametrize(
+    ("host", "origin", "refused"),
+    [
+        ("127.0.0.1:8050", "https://evil.example", True),
+        ("127.0.0.1:8050", "null", True),
+        ("127.0.0.1:8050", "", True),
+        ("127.0.0.1:8050", "http://127.0.0.1:9999", True),
+        ("127.0.0.1:8050", "http://localhost:8050", True),
+        ("127.0.0.1:8050", "http://127.0.0.1:8050", False),
+        ("lab.example", "https://lab.example", False),
+        ("127.0.0.1:8050", "https://lab.example", False),  # behind a proxy that asks by another name
+    ],
+)
+def test_pages_of_other_servers_cannot_post(client, host, origin, refused):
+    answer = client.post("/_dash-update-component", headers={"Host": host, "Origin": origin}, json={})
+    assert (answer.status_code == 403) is refused
+
+
+def test_forms_of_other_sites_change_nothing(client):
+    """A form needs no permission to post, but can't post JSON; nothing else is read."""
+    body = json.dumps({"output": "x", "inputs": [], "changedPropIds": []})
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):
+        answer = client.post("/_dash-update-component", base_url=LOCAL, data=body, content_type=kind)
+        assert answer.status_code == 415
+
+
+def test_a_request_made_by_hand_stops_nothing_unless_allowed(studies, monkeypatch):
+    stopped = []
+    monkeypatch.setattr("dashboards.jobs.stop", stopped.append)
+    button = {"type": "stop", "study": "half"}
+    key = f"{json.dumps(button, separators=(',', ':'), sort_keys=True)}.n_clicks"
+    for allowed in (False, True):
+        app = create_app(place(str(studies)), allow_run=allowed)
+        (output,) = (name for name, entry in app.callback_map.items() if "stop" in str(entry["inputs"]))
+        body = {
+            "output": output,
+            "outputs": {"id": output.rpartition(".")[0], "property": output.rpartition(".")[2]},
+            "inputs": [[{"id": button, "property": "n_clicks", "value": 1}]],
+            "changedPropIds": [key],
+            "state": [],
+        }
+        answer = app.server.test_client().post("/_dash-update-component", base_url=LOCAL, json=body)
+        assert answer.status_code == (200 if allowed else 204), answer.text
+        assert len(stopped) == allowed
 
 
 def test_oversized_requests_are_refused(client):
@@ -108,6 +147,10 @@ def test_a_token_is_asked_for_and_kept(guarded):
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
     assert client.get("/", base_url=LOCAL).status_code == 200
+    stale = guarded.test_client()
+    stale.set_cookie(COOKIE, "of-an-earlier-start", domain="127.0.0.1")
+    assert stale.get("/", base_url=LOCAL, headers={"Authorization": "Bearer secret"}).status_code == 200
+    assert stale.get("/?token=secret", base_url=LOCAL).status_code == 302
     bearer = guarded.test_client().get("/", base_url=LOCAL, headers={"Authorization": "Bearer secret"})
     assert bearer.status_code == 200
 

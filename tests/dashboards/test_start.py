@@ -1,15 +1,19 @@
 """Study files from a form: the same study, its mistakes beside their fields; a command that makes a run anew."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import tomllib
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from pyarrow import fs
 
 from dashboards import jobs
 from dashboards.catalog import Catalog
@@ -17,7 +21,7 @@ from dashboards.pages.start import _fields, _get, _put, _read, _shown
 from dashboards.progress import pace, writer
 from dashboards.reproduce import reproduction
 from dashboards.toml_text import toml_text
-from sensitivity.store.directory import place
+from sensitivity.store.directory import Place, place
 from sensitivity.store.lock import WriterLock
 from sensitivity.study.errors import UserError
 from sensitivity.study.load import parse_study, shipped
@@ -67,6 +71,32 @@ def test_each_mistake_stands_beside_its_field():
     assert "lr must be > 0" in wrong["sgd: lr"]
     assert len(left) == 1
     assert "colour: unknown field" in left[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("32, 64", [32, 64]),
+        ("[32]", [32]),
+        ("0.9", 0.9),
+        ("sobol", "sobol"),
+        ("digits, small", "digits, small"),
+        (" ", None),
+    ],
+)
+def test_a_field_is_read_as_it_was_meant(text, value):
+    assert _read(text) == value
+
+
+def test_a_study_file_of_a_bucket_lies_where_only_this_user_writes(make):
+    bucket = Place(fs.SubTreeFileSystem("/", fs.LocalFileSystem()), "bucket/studies", "s3://bucket/studies")
+    kept = jobs.keep(bucket, "name = 'x'", make.make_spec(name="x"))
+    try:
+        assert kept.read_text() == "name = 'x'"
+        assert kept.parent.stat().st_mode & 0o777 == 0o700
+        assert kept.parent != Path(tempfile.gettempdir())
+    finally:
+        shutil.rmtree(kept.parent)
 
 
 def test_broken_toml_is_one_mistake():

@@ -12,7 +12,15 @@ import pytest
 
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import read_manifest, spec_hash, write_manifest
-from sensitivity.store.reader import export_runs, finished_trials, read_study, studies
+from sensitivity.store.reader import (
+    export_runs,
+    finished_trials,
+    read_evaluations,
+    read_plan,
+    read_runs,
+    read_study,
+    studies,
+)
 from sensitivity.store.schema import CURVE_COLUMNS, RESULT_COLUMNS, SCHEMA_VERSION, TRIAL_COLUMNS
 from sensitivity.store.writer import write_plan
 from sensitivity.study.errors import StorageError, UserError
@@ -296,9 +304,18 @@ def test_the_mend_works(directory, make, kind):
     assert len(read_study(directory).runs) == 8
 
 
-def test_a_damaged_plan_is_mended_by_another_run(directory, make):
+def test_a_damaged_plan_is_mended_by_another_run(directory, make, caplog):
     trials = make.filled(directory)
+    assert set(read_plan(directory)["trial_id"]) == {trial.id for trial in trials}
     directory.write("plan.parquet", b"damaged")
+    known = read_plan(directory)  # what a search goes on from
+    assert "plan.parquet: damaged" in caplog.text
+    done = {trial.id: trial for trial in trials if trial.id in set(known["trial_id"])}
+    assert len(done) == len(known) == 4
+    for row in known.to_dict("records"):
+        trial = done[row["trial_id"]]
+        assert (row["optimizer"], row["batch_size"], row["seed"]) == (trial.arm, trial.batch_size, trial.seed)
+        assert all(row[f"param.{name}"] == value for name, value in trial.hyperparameters)
     write_plan(directory, trials)
     assert len(read_study(directory).runs) == 8
 
@@ -351,3 +368,46 @@ def test_others_read_the_parts_with_no_code_of_ours(tmp_path, make):
     assert all(
         schema.field(name).metadata[b"description"].decode() == text for name, (_, text) in CURVE_COLUMNS.items()
     )
+
+
+def test_columns_of_a_part_are_those_of_the_whole_curves(directory, make):
+    make.filled(directory)
+    study, read = read_study(directory), read_runs(directory)
+    pd.testing.assert_frame_equal(read.runs, study.runs)
+    columns = ["trial_id", "step", "test_loss"]
+    tables = [read_evaluations(directory, part, columns).to_pandas() for part in dict.fromkeys(read.parts)]
+    found = pd.concat([table.assign(trial_id=table["trial_id"].astype("str")) for table in tables])
+    pd.testing.assert_frame_equal(
+        found.sort_values(["trial_id", "step"], ignore_index=True), study.curves[columns].reset_index(drop=True)
+    )
+    one = read.parts.index[0]
+    alone = read_evaluations(directory, read.parts[one], columns, [one]).to_pandas()
+    assert set(alone["trial_id"]) == {one}
+    assert alone["step"].tolist() == study.curves.loc[study.curves["trial_id"] == one, "step"].tolist()
+
+
+def test_parts_that_were_read_are_not_read_again(directory, make):
+    make.filled(directory)
+    kept = {}
+    whole = read_runs(directory, kept).runs
+    assert sorted(kept) == list(directory.child("runs").files(".parquet"))
+    for name in kept:
+        directory.write(f"runs/{name}", b"not read")
+    pd.testing.assert_frame_equal(read_runs(directory, kept).runs, whole)
+    with pytest.raises(StorageError, match="damaged"):
+        read_runs(directory)
+
+
+@pytest.mark.parametrize("harm", ["cut", "bits", "gone"])
+def test_a_damaged_part_of_curves_is_named_when_columns_are_asked_for(directory, make, harm):
+    make.filled(directory)
+    name = read_runs(directory).parts.iloc[0]
+    data = bytearray(directory.read(f"curves/{name}"))
+    if harm == "gone":
+        directory.delete(f"curves/{name}")
+    else:
+        half = len(data) // 4
+        changed = data[: len(data) // 2] if harm == "cut" else data[:half] + bytes(64) + data[half + 64 :]
+        directory.write(f"curves/{name}", bytes(changed))
+    with pytest.raises(StorageError, match=f"curves/{name}: damaged"):
+        read_evaluations(directory, name, list(CURVE_COLUMNS))

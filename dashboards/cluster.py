@@ -1,0 +1,102 @@
+"""A named cluster: which of its jobs are studies here; sending and stopping them.
+
+Like all that runs studies it is asked through the ``sensitivity`` command, so that no page waits for Ray: what is
+known is shown at once, and asked for anew behind it when it has become old.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dashboards.jobs import answer, lent
+from sensitivity.store.directory import Place
+from sensitivity.study.errors import UserError
+from sensitivity.study.spec import StudySpec
+
+_OLD_S = 20.0
+_PATIENCE_S = 120.0
+"""A submission sends this package's source, and the user's code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A study on the cluster."""
+
+    id: str
+    status: str
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    message: str
+
+    @property
+    def active(self) -> bool:
+        """Whether it waits or runs."""
+        return self.status in ("PENDING", "RUNNING")
+
+
+class Cluster:
+    """The cluster whose Jobs server answers at `address`, as far as it concerns the studies below `root`."""
+
+    def __init__(self, address: str, root: Place) -> None:
+        self.address = address
+        self._root = root
+        self._lock = threading.Lock()
+        self._asking = False
+        self._asked_at = float("-inf")
+        self._jobs: Mapping[str, Job] = {}
+        self._fault = ""
+
+    def jobs(self) -> Mapping[str, Job]:
+        """Return the last job of each study, by the study's name, as far as is known by now."""
+        with self._lock:
+            if not self._asking and time.monotonic() - self._asked_at > _OLD_S:
+                self._asking = True
+                threading.Thread(target=self.ask, name="cluster", daemon=True).start()
+            return self._jobs
+
+    @property
+    def fault(self) -> str:
+        """Why the cluster didn't answer when it was asked last; empty if it did."""
+        return self._fault
+
+    def ask(self) -> None:
+        """Ask the cluster for its jobs, and wait for the answer."""
+        jobs, fault = self._jobs, ""
+        try:
+            told = json.loads(answer(["status", "--json", "--address", self.address], _PATIENCE_S))
+            own = [job for job in told if job["storage"].rstrip("/") == self._root.uri.rstrip("/")]
+            jobs = {job["study"]: Job(id=job["id"], status=job["status"], message=job["message"]) for job in own}
+        except UserError as error:
+            fault = str(error)
+        with self._lock:
+            self._jobs, self._fault = jobs, fault
+            self._asking, self._asked_at = False, time.monotonic()
+
+    def submit(self, text: str, spec: StudySpec) -> str:
+        """Send a study, and return its job.
+
+        Raises:
+            UserError: what ``sensitivity submit`` says instead.
+        """
+        with lent(self._root, text, spec) as file:
+            options = ["--storage", self._root.uri, "--address", self.address, "--json"]
+            job = json.loads(answer(["submit", str(file), *options], _PATIENCE_S))
+        self._forget()
+        return str(job["id"])
+
+    def stop(self, job: str) -> str:
+        """Ask a job to stop, and return what is said to that.
+
+        Raises:
+            UserError: what ``sensitivity stop`` says instead.
+        """
+        said = answer(["stop", job, "--address", self.address], _PATIENCE_S)
+        self._forget()
+        return said.strip()
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._asked_at = float("-inf")

@@ -1,0 +1,206 @@
+"""What pages compute from few evaluations against the analysis of whole curves, and what is read for it."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from plotly.io.json import to_json_plotly
+
+from dashboards import evaluations
+from dashboards.blocks import FigureBlock, FixedBlock, seen
+from dashboards.callbacks import _drawn, _written
+from dashboards.catalog import Catalog
+from dashboards.pages import PAGES
+from dashboards.site import Site
+from dashboards.view import Narrowed, View
+from sensitivity.analysis.maps import compute_maps
+from sensitivity.analysis.success import compute_success
+from sensitivity.analysis.targets import compute_targets
+from sensitivity.analysis.times import compute_times
+from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
+from sensitivity.store.directory import place
+from sensitivity.store.reader import read_study
+from sensitivity.study.metrics import METRICS
+from sensitivity.study.results import Status
+
+
+def plain(value):
+    """A result as nested tuples and text, in which NaN equals NaN."""
+    if dataclasses.is_dataclass(value):
+        return tuple(plain(getattr(value, field.name)) for field in dataclasses.fields(value))
+    if isinstance(value, (tuple, list)):
+        return tuple(map(plain, value))
+    if isinstance(value, np.ndarray):
+        return tuple(map(plain, value.tolist()))
+    return repr(value)
+
+
+def results_of(root, name, **view):
+    site = Site(catalog=Catalog(place(str(root))), prefix="/", may_run=False)
+    return site.scene(View(page="robustness", study=name, **view), "light")[0].results
+
+
+@pytest.fixture(scope="module")
+def mended(make, tmp_path_factory):
+    """A study whose first pack was interrupted, and whose curves therefore stand in two parts."""
+    root = tmp_path_factory.mktemp("mended")
+    spec = make.make_spec(name="mended")
+
+    def cut(trial):
+        return dataclasses.replace(make.run(trial, [0.01, 0.01]), status=Status.INTERRUPTED)
+
+    def whole(trial):
+        if (trial.arm, trial.seed, trial.batch_size) == ("sgd", 2, 128):
+            return None  # still interrupted, so its part counts for it alone
+        return make.run(trial, [2.0, 0.01 + 0.01 * trial.seed]) if trial.batch_size == 32 else make.mixed(trial)
+
+    make.write_study(root / "mended", spec, cut, packs=1)
+    make.write_study(root / "mended", spec, whole, packs=2)
+    return root
+
+
+@pytest.mark.parametrize(("root", "name"), [("studies", "bowl"), ("studies", "half"), ("mended", "mended")])
+@pytest.mark.parametrize(
+    "filters",
+    [{}, {"batch_sizes": (32,)}, {"box": (Narrowed("kfac", "lr", 0.01, 0.2),)}, {"metric": "train_loss"}],
+    ids=["all", "batch", "box", "loss"],
+)
+def test_pages_compute_from_few_evaluations_what_the_whole_curves_say(request, root, name, filters):
+    root = request.getfixturevalue(root)
+    study = read_study(place(str(root / name)))
+    found = results_of(root, name, **filters)
+    runs = study.runs
+    if "batch_sizes" in filters:
+        runs = runs[runs["batch_size"] == 32]
+    if "box" in filters:
+        runs = runs[(runs["optimizer"] != "kfac") | ((runs["param.lr"] >= 0.0099) & (runs["param.lr"] <= 0.201))]
+    curves = study.curves[study.curves["trial_id"].isin(runs["trial_id"])]
+    assert len(runs) > 0
+    pd.testing.assert_frame_equal(found.runs, runs)
+    metric = METRICS[filters.get("metric", "test_accuracy")]
+    designs = {"kfac": "grid", "sgd": "grid"}
+    assert plain(found.maps) == plain(compute_maps(runs, curves, metric, designs=designs))
+    levels = {"test_accuracy": [0.9], "train_loss": [0.5]}
+    assert plain(found.targets) == plain(compute_targets(runs, curves, levels, designs=designs))
+    assert plain(found.success) == plain(compute_success(runs, curves, metric.name, designs=designs))
+    pd.testing.assert_frame_equal(found._times(), compute_times(runs, curves, *found.target))
+    whole = compute_sensitivity_verdict(runs, found.regions, "kfac", "sgd", clipped=[])
+    assert plain(found.verdicts[-1]) == plain(whole)
+    for cell in runs["cell_id"].iloc[[0, -1]]:
+        rows = study.curves[study.curves["trial_id"].isin(found.cell_rows(cell)["trial_id"])]
+        read = found.loaded.curves_of(found.cell_rows(cell)["trial_id"])
+        pd.testing.assert_frame_equal(
+            read.sort_values(["trial_id", "step"], ignore_index=True), rows.reset_index(drop=True)
+        )
+
+
+def test_a_version_reads_what_is_new_and_drops_what_was_computed(make, tmp_path, monkeypatch):
+    spec, read = make.make_spec(name="live"), []
+    ask = evaluations.read_evaluations
+
+    def told(directory, part, *which):
+        read.append(part)
+        return ask(directory, part, *which)
+
+    monkeypatch.setattr(evaluations, "read_evaluations", told)
+    monkeypatch.setattr("dashboards.catalog._LISTING_S", -1.0)
+    make.write_study(tmp_path / "live", spec, lambda trial: make.mixed(trial) if trial.seed == 0 else None, packs=2)
+    site = Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=False)
+    view = View(page="robustness", study="live")
+    before = site.scene(view, None)[0]
+    assert sum(cell.completed for map_ in before.results.maps for cell in map_.cells) == 18, (
+        "of 36: 12 diverged, 6 failed"
+    )
+    assert len(read) == 2
+    _ = before.results.maps
+    assert len(read) == 2, "kept"
+    assert site.scene(view, None)[0].results.loaded is before.results.loaded
+    make.write_study(tmp_path / "live", spec, lambda trial: make.mixed(trial) if trial.seed == 1 else None, packs=1)
+    after = site.scene(view, None)[0]
+    assert after.version != before.version
+    assert sum(cell.completed for map_ in after.results.maps for cell in map_.cells) == 36
+    assert len(read) == 3
+    assert len(set(read)) == 3
+    assert after.results.loaded.filtered is not before.results.loaded.filtered
+
+
+def test_a_damaged_curve_is_said_where_it_is_needed_and_the_rest_is_shown(make, tmp_path):
+    make.write_study(tmp_path / "s", make.make_spec(name="s"), make.mixed)
+    (part, _) = sorted((tmp_path / "s" / "curves").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-40])
+    site = Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=False)
+    scene, _ = site.scene(View(page="robustness", study="s"), "light")
+    drawn = _drawn(PAGES["robustness"].block(scene, "maps-0"), scene)
+    assert f"{part.name}: damaged" in drawn
+    assert f"Move {tmp_path / 's' / 'runs' / part.name} away" in drawn
+    numbers = _written(PAGES["robustness"].block(scene, "numbers"), scene)
+    assert "damaged" in numbers.children
+    counts = _written(PAGES["overview"].block(scene, "counts"), scene)
+    assert "Every planned run" in str(counts)
+    assert len(scene.results.runs) == 108
+
+
+def test_dragging_a_slider_keeps_few_filtered_tables(studies):
+    site = Site(catalog=Catalog(place(str(studies))), prefix="/", may_run=False)
+    for k in range(20):
+        view = View(page="runs", study="half", box=(Narrowed("kfac", "lr", 0.01 * (1 + k / 100), 1.0),))
+        loaded = site.scene(view, None)[0].results.loaded
+        assert len(site.scene(view, None)[0].results.runs) > 0
+    assert len(loaded.filtered._kept) == 8
+
+
+def shown(root, **view):
+    """Every figure and text of every page, by page and name: what it shows of the view, and how it is drawn."""
+    site = Site(catalog=Catalog(place(str(root))), prefix="/", may_run=False)
+    found = {}
+    for page in PAGES.values():
+        scene, _ = site.scene(View(**{"page": page.name, "study": "s", **view}), "light")
+        for block in (*page.blocks(scene), *page.further):
+            if not isinstance(block, FixedBlock):
+                drawn = _drawn(block, scene) if isinstance(block, FigureBlock) else _written(block, scene)
+                found[page.name, block.name] = seen(scene, block), to_json_plotly(drawn)
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(make, tmp_path_factory):
+    """A small study, the same without its larger batch size, and all that is shown of the first."""
+    roots = [tmp_path_factory.mktemp(name) for name in ("both", "one")]
+    spec = make.make_spec(name="s", batch_sizes=[32])
+    make.write_study(roots[0] / "s", spec, make.mixed, packs=1)
+    make.write_study(roots[1] / "s", spec, make.mixed, packs=1)
+    larger = make.make_spec(name="s", batch_sizes=[32, 128])
+    make.write_study(roots[0] / "s", larger, lambda t: make.mixed(t) if t.batch_size == 128 else None, packs=1)
+    return (*roots, shown(roots[0]))
+
+
+def test_a_filter_reaches_every_figure_and_number_of_every_page(whole):
+    """What a filter leaves is shown as if it were all: run ids, and so all of a figure, are the same."""
+    both, one, all_ = whole
+    filtered, alone = shown(both, batch_sizes=(32,)), shown(one)
+    assert filtered.keys() == alone.keys() == all_.keys()
+    assert [name for name in filtered if filtered[name][1] != alone[name][1]] == []
+    unmoved = {name for page, name in filtered if filtered[page, name][1] == all_[page, name][1]}
+    refused = {name for page, name in filtered if all_[page, name][1].startswith('"')}  # a sentence instead
+    assert unmoved - refused <= {"seeds-a", "seeds-b"}, "no cell is chosen"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metric": "train_loss"},
+        {"tolerance": 9.0, "unit": "flops"},
+        {"target": ("test_accuracy", 0.7), "surface": "difference"},
+        {"batch_sizes": (128,), "cell_a": "first", "cell_b": "first"},
+    ],
+    ids=str,
+)
+def test_what_changes_with_the_view_is_drawn_anew(whole, change):
+    """A block that names too little of the view in `depends` would go on showing what was asked for before."""
+    root, _, before = whole
+    cell = read_study(place(str(root / "s"))).runs["cell_id"].iloc[0]
+    after = shown(root, **{name: cell if value == "first" else value for name, value in change.items()})
+    changed = [name for name in before if before[name][1] != after[name][1]]
+    assert len(changed) > 1
+    assert [name for name in changed if before[name][0] == after[name][0]] == []
