@@ -73,6 +73,10 @@ class TextBlock:
     """As of a figure; None is all of the view."""
     late: bool = False
     """Whether it takes long, and the rest of the page goes first."""
+    reads: Callable[[Results], object] | None = None
+    """What a late one reads before: in no turn, for reading holds up nobody."""
+    steps: tuple[Callable[[Results], object], ...] = ()
+    """Results that a late one needs, each computed in a turn of its own, so that a click never waits for all."""
     width: Width = "wide"
 
 

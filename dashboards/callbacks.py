@@ -7,6 +7,7 @@ study or the theme changes.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from dataclasses import replace
@@ -256,6 +257,14 @@ def _texts(app: Dash, site: Site) -> None:
         key = seen(scene, block)
         if before == key:
             raise PreventUpdate
+        if block.late:
+            site.turns.give_way()
+            with contextlib.suppress(StorageError):  # the content says it
+                if block.reads is not None:
+                    block.reads(scene.results)
+                for step in block.steps:
+                    with site.turns.take(late=True):
+                        step(scene.results)
         with site.turns.take(late=block.late):
             return _written(block, scene), key
 

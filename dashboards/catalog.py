@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -127,11 +128,16 @@ class Catalog:
         """Return the directory of a study.
 
         Raises:
-            UserError: there is no study of that name.
+            UserError: there is no study of that name, or it is a link to somewhere else.
         """
         places = self.places()
         if name not in places:
             raise UserError(f"no study {name!r} below {self.root.uri}")
+        if self.root.is_local and not Path(places[name].path).resolve().is_relative_to(Path(self.root.path).resolve()):
+            raise StorageError(
+                f"{places[name].uri}: a link that leads out of {self.root.uri}, and is not followed\n"
+                "  Open the folder that it leads to with a dashboard of its own, or move the study here"
+            )
         return places[name]
 
     def version(self, name: str) -> str:

@@ -149,18 +149,22 @@ class Results:
         levels = {name: list(values) for name, values in self.loaded.spec.targets.items()}
         if self.target is not None and self.target[1] not in levels.get(self.target[0], []):
             levels.setdefault(self.target[0], []).append(self.target[1])
+        return tuple(
+            outcome for name, values in levels.items() for level in values for outcome in self._outcomes(name, level)
+        )
 
-        def compute() -> tuple[TargetOutcome, ...]:
-            return tuple(
-                outcome
-                for name, values in levels.items()
-                for level in values
-                for outcome in compute_targets(
-                    self.runs, self.loaded.meeting(name, level), {name: [level]}, designs=self.designs
-                )
-            )
+    @property
+    def at_target(self) -> tuple[TargetOutcome, ...]:
+        """Where they stand with respect to the target that is looked at; none without one."""
+        return () if self.target is None else self._outcomes(*self.target)
 
-        return self._once("targets", compute, self.target)
+    def _outcomes(self, name: MetricName, level: float) -> tuple[TargetOutcome, ...]:
+        return self._once(
+            "targets",
+            lambda: compute_targets(self.runs, self.loaded.meeting(name, level), {name: [level]}, designs=self.designs),
+            name,
+            level,
+        )
 
     @property
     def success(self) -> tuple[SuccessSurface, ...]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Collection
+from http import HTTPStatus
 from urllib.parse import urlencode, urlsplit
 
+from dash.exceptions import DependencyException
 from flask import Flask, Request, Response, abort, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -65,7 +67,15 @@ def protect(server: Flask, *, hosts: Collection[str], token: str | None, scripts
         origin = request.headers.get("Origin")
         if request.method not in ("GET", "HEAD") and origin is not None and not ours(origin):
             abort(403, "Requests from pages of other sites are refused.")
-        return None if token is None else _admit(request, token)
+        if token is not None and (refusal := _admit(request, token)) is not None:
+            return refusal
+        if request.method == "POST" and request.is_json and not _is_a_question(request):
+            abort(400, "That is not what a page of this server asks.")
+        return None
+
+    @server.errorhandler(DependencyException)
+    def missing(error: DependencyException) -> tuple[str, int]:
+        return "There is no such file.", HTTPStatus.NOT_FOUND
 
     @server.after_request
     def harden(response: Response) -> Response:
@@ -75,6 +85,15 @@ def protect(server: Flask, *, hosts: Collection[str], token: str | None, scripts
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
         return response
+
+
+def _is_a_question(asked: Request) -> bool:
+    """Whether a request's body has the form of those by which Dash asks for a callback."""
+    try:
+        body = asked.get_json(silent=True)
+    except RecursionError:
+        return False
+    return isinstance(body, dict) and isinstance(body.get("output"), str) and isinstance(body.get("inputs"), list)
 
 
 def _name(netloc: str) -> str:

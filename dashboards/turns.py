@@ -19,11 +19,13 @@ class Turns:
         self._busy = False
         self._early = 0
 
+    def give_way(self) -> None:
+        """Leave others time to ask, before a late computation asks for its first turn."""
+        time.sleep(_GRACE_S)
+
     @contextlib.contextmanager
     def take(self, *, late: bool) -> Iterator[None]:
         """Hold a turn while inside."""
-        if late:
-            time.sleep(_GRACE_S)
         with self._changed:
             self._early += not late
             while self._busy or (late and self._early):

@@ -48,7 +48,18 @@ def _blocks(scene: Scene) -> Sequence[Block]:
         ),
         *(_curves_block(slot) for slot in "ab"),
         *(TextBlock(name=f"seeds-{slot}", content=partial(_seeds, slot), width="half") for slot in "ab"),
-        TextBlock(name="numbers", content=_numbers, depends=("filters", "metric", "tolerance", "target"), late=True),
+        TextBlock(
+            name="numbers",
+            content=_numbers,
+            depends=("filters", "metric", "tolerance", "target"),
+            late=True,
+            reads=lambda results: results.target and results.loaded.meeting(*results.target),
+            steps=(
+                lambda results: results.at_target,
+                lambda results: results.scaling("steps"),
+                lambda results: results.regions,
+            ),
+        ),
     )
 
 
@@ -171,7 +182,7 @@ def _numbers(scene: Scene) -> Any:
     """Return what the prior box, as narrowed, makes of each optimizer."""
     results = scene.results
     target = results.target
-    outcomes = {(o.optimizer, o.batch_size): o for o in results.targets if (o.metric, o.target) == target}
+    outcomes = {(o.optimizer, o.batch_size): o for o in results.at_target}
     decades = {(r.optimizer, r.batch_size): r.decades for r in results.regions}
     rows = []
     for map_ in results.maps:

@@ -42,13 +42,13 @@ def studies_page(site: Site) -> TopPage:
 def _version(site: Site) -> str:
     """Return what changes with any study, and with a running one every few seconds."""
     parts = []
-    for name, directory in site.catalog.places().items():
+    for name in site.catalog.places():
         try:
             version = site.catalog.version(name)
-        except StorageError as error:
-            version = str(error)
-        holder = writer(directory)
-        parts.append(f"{name} {version} {holder.token if holder else ''}")
+            holder = writer(site.catalog.place(name))
+            parts.append(f"{name} {version} {holder.token if holder else ''}")
+        except UserError as error:
+            parts.append(f"{name} {error}")
     if site.cluster is not None:
         parts += [repr(sorted(site.cluster.jobs().items())), site.cluster.fault]
     return "\n".join(parts)

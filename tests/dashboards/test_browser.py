@@ -187,9 +187,12 @@ def test_an_empty_root_says_what_to_do(visit, at, tmp_path):
         tab.get_by_text("No studies here yet.").wait_for()
 
 
-def test_a_phone_scrolls_figures_and_not_the_page(site, visit, at):
-    tab = visit(f"{site}/study/half/robustness", width=390)
-    at.figure(tab, "maps-0")
+@pytest.mark.parametrize(
+    ("path", "name"), [("/study/half/robustness", "maps-0"), ("/compare?study=half&study=bowl", "compared-1-1")]
+)
+def test_a_phone_scrolls_figures_and_not_the_page(site, visit, at, path, name):
+    tab = visit(f"{site}{path}", width=390)
+    at.figure(tab, name)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
 
 
@@ -236,6 +239,7 @@ def test_a_run_is_found_by_filter_and_opened_with_all_that_is_known(site, studie
     assert run in set(failed["trial_id"])
     text = drawer.inner_text()
     assert "a message <script>alert('failed')</script>" in text
+    drawer.get_by_text("This run has no learning curve.").wait_for()
     again = visit(tab.url)
     again.get_by_role("dialog").get_by_text("Configuration").wait_for()
     again.keyboard.press("Escape")
@@ -249,6 +253,10 @@ def test_studies_are_compared(site, visit, at):
     assert rows.locator("tbody tr", has_text="bowl").count() == 6
     assert rows.locator("tbody tr", has_text="half").count() == 4
     assert tab.locator("#comparison figure").count() == 4
+    tab.locator("#comparison figure").last.get_by_role("button", name="Data").click()
+    table = tab.locator("#comparison figure .data table")
+    table.wait_for()
+    assert table.locator("tbody tr").count() == 18  # SGD's nine cells at two batch sizes
 
 
 @pytest.mark.parametrize(
@@ -262,13 +270,19 @@ def test_studies_are_compared(site, visit, at):
         ("light", "/study/half/success", "[id*='success'] .main-svg"),
         ("light", "/study/half/scaling", "[id*='cost'] .main-svg"),
         ("dark", "/study/half/runs", "#runs .ag-row"),
+        ("light", "/study/half/runs?run={run}", "[id*='run-curve'] .main-svg"),
         ("light", "/compare?study=half", "#comparison .main-svg"),
     ],
 )
 def test_no_serious_fault_of_accessibility(site, studies, visit, axe, scheme, path, seen):
-    cell = read_study(place(str(studies / "half"))).runs["cell_id"].iloc[0]
-    tab = visit(f"{site}{path.format(cell=cell)}", scheme=scheme)
+    first = read_study(place(str(studies / "half"))).runs.iloc[0]
+    tab = visit(f"{site}{path.format(cell=first['cell_id'], run=first['trial_id'])}", scheme=scheme)
     tab.locator(seen).first.wait_for()
+    check(tab, axe)
+
+
+def check(tab, axe):
+    """No serious finding of axe on the page as it stands."""
     tab.evaluate(axe)
     found = tab.evaluate("axe.run(document, {resultTypes: ['violations']})")
     serious = {
@@ -279,7 +293,7 @@ def test_no_serious_fault_of_accessibility(site, studies, visit, axe, scheme, pa
     assert not serious, json.dumps(serious, indent=1)
 
 
-def test_a_study_started_from_the_form_runs_and_appears(visit, at, tmp_path):
+def test_a_study_started_from_the_form_runs_and_appears(visit, at, axe, tmp_path):
     (tmp_path / "small.toml").write_text(
         'name = "small"\nbatch_sizes = [256]\nseeds = 1\n[budget]\nsteps = 4\n[problem]\ntrain_subset = 256\n'
         '[execution]\npack_size = 2\n[optimizers.sgd]\nkind = "sgd"\nlr = [0.01, 0.1]\n'
@@ -293,6 +307,7 @@ def test_a_study_started_from_the_form_runs_and_appears(visit, at, tmp_path):
         name.fill("no/folder")
         name.blur()
         tab.get_by_text("the name becomes a folder").wait_for()
+        check(tab, axe)
         name.fill("smaller")
         name.blur()
         tab.get_by_text("A valid study of 2 runs.").wait_for()

@@ -45,8 +45,7 @@ def test_the_least_used_result_goes_and_a_failure_is_not_kept():
     assert memo.get("d", lambda: "mended") == "mended"
 
 
-def test_late_turns_wait_for_early_ones(monkeypatch):
-    monkeypatch.setattr("dashboards.turns._GRACE_S", 0.0)
+def test_late_turns_wait_for_early_ones():
     turns, order = Turns(), []
 
     def take(name):

@@ -105,6 +105,12 @@ def test_oversized_requests_are_refused(client):
     assert big.status_code == 413
 
 
+@pytest.mark.parametrize("body", ["{}", "[]", "{", "[" * 50_000, '{"output": 1, "inputs": []}', "null"], ids=len)
+def test_what_no_page_asks_is_refused_without_a_fault(client, body):
+    answer = client.post("/_dash-update-component", base_url=LOCAL, data=body, content_type="application/json")
+    assert answer.status_code == 400
+
+
 def test_the_policy_allows_nothing_beyond_the_server(client):
     answer = client.get("/", base_url=LOCAL)
     policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
@@ -118,7 +124,16 @@ def test_the_policy_allows_nothing_beyond_the_server(client):
     assert '<html lang="en">' in answer.text
 
 
-@pytest.mark.parametrize("path", ["/assets/../app.py", "/assets/%2e%2e/app.py", "/..%2f..%2fetc/passwd", "/study.json"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/_dash-component-suites/dash/../../../app.py",
+        "/assets/../app.py",
+        "/assets/%2e%2e/app.py",
+        "/..%2f..%2fetc/passwd",
+        "/study.json",
+    ],
+)
 def test_no_file_is_served_but_assets(client, studies, path):
     answer = client.get(path, base_url=LOCAL)
     assert answer.status_code == 404 or b"react-entry-point" in answer.data
@@ -132,6 +147,20 @@ def test_no_study_beyond_the_root_is_reachable(client, studies, make, study):
         make.write_study(outside, make.make_spec(name="secret"), lambda trial: None)
     shown = ask(client, f"/study/{study}/robustness")
     assert "Nothing to show here" in shown
+
+
+def test_a_link_out_of_the_root_is_not_followed(make, tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "private"
+    make.write_study(outside / "plans", make.make_spec(name="plans"), make.mixed)
+    make.write_study(root / "own", make.make_spec(name="own"), make.mixed)
+    (root / "linked").symlink_to(outside / "plans")
+    (root / "again").symlink_to(root / "own")
+    client = create_app(place(str(root))).server.test_client()
+    shown = ask(client, "/study/linked/overview")
+    assert "leads out of" in shown
+    assert "plans" not in shown.replace(str(outside), "")
+    assert "Verdict" not in shown
+    assert "Nothing to show" not in ask(client, "/study/again/overview"), "a link within the root is"
 
 
 def test_a_token_is_asked_for_and_kept(guarded):
