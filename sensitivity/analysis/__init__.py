@@ -9,6 +9,7 @@ What a run counts with, and what the configurations are
   scaling, cost and verdict start from. ``designs``: grid, draws or adaptive search; edges of the grid.
 * ``honest``, ``winners``: the best configuration at a batch size, timed on seeds that did not choose it.
 * ``intervals``: the intervals and tests that few seeds allow. ``estimates``: ``Estimate`` and ``Caution``.
+* ``names``: what optimizers and hyperparameters are called in sentences.
 
 What was run
 * ``summary``: runs by status, and what they cost. ``cautions``: what a reader must know before concluding.
@@ -17,7 +18,8 @@ What was run
 
 How far does it scale, and at what cost
 * ``scaling``: ``compute_scaling(times, unit) -> ScalingCurve`` an optimizer: time to target by the best
-  configuration, efficiency, edges. ``critical``: ``CriticalBatchSize``, its fit and interval.
+  configuration, efficiency, edges. ``critical``: ``CriticalBatchSize``, its fit and interval; ``nested``: its
+  bootstrap that chooses the winners anew.
 * ``cost``: ``compute_cost(runs) -> Cost`` an optimizer and batch size; ``compute_cost_ratios -> CostRatio``.
   ``time_split``: ``compute_time_split(runs) -> TimeSplit``, a step's time by phase.
 

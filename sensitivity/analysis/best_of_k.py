@@ -26,6 +26,7 @@ from scipy.special import gammaln
 from sensitivity.analysis.designs import adaptive, design_of
 from sensitivity.analysis.estimates import Caution, Floats
 from sensitivity.analysis.intervals import LEVEL, t_half_width
+from sensitivity.analysis.names import at_batch_size
 from sensitivity.analysis.outcomes import OBSERVED, counted_values, untrained_values
 from sensitivity.analysis.rates import OF_SEEDS, TINY
 from sensitivity.study.metrics import METRICS, MetricName
@@ -136,7 +137,7 @@ def _curve(
     observed = rows[rows["status"].isin(OBSERVED) & rows["value"].notna()]
     scored = observed.assign(score=sign * observed["value"])
     whole = scored.pivot_table(index="cell_id", columns="seed", values="score", aggfunc="first").dropna()
-    where = f"{optimizer}, batch size {batch_size:,}"
+    where = at_batch_size(optimizer, batch_size)
     if not len(whole):
         text = f"{where}: no configuration has a result for every seed."
         return _empty(optimizer, batch_size, metric, Caution(code="no-result", text=text))

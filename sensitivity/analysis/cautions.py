@@ -9,6 +9,7 @@ import pandas as pd
 from sensitivity.analysis.estimates import Caution
 from sensitivity.analysis.intervals import LEVEL, smallest_sign_flip_p
 from sensitivity.analysis.maps import RobustnessMap
+from sensitivity.analysis.names import at_batch_size, parameter_name
 from sensitivity.analysis.summary import StudySummary
 from sensitivity.study.results import Status
 
@@ -58,7 +59,7 @@ def _divergence(maps: Sequence[RobustnessMap]) -> list[Caution]:
     return [
         Caution(
             code="diverged",
-            text=f"{map_.optimizer}, batch size {map_.batch_size}: no run completed"
+            text=f"{at_batch_size(map_.optimizer, map_.batch_size)}: no run completed"
             f" ({sum(cell.diverged for cell in map_.cells)} of {sum(cell.planned for cell in map_.cells)}"
             " diverged), so it has no best cell. Smaller learning rates are the place to look.",
         )
@@ -71,17 +72,18 @@ def _edges(maps: Sequence[RobustnessMap]) -> list[Caution]:
     cautions = []
     for map_ in maps:
         where = " and ".join(
-            f"the {'smallest' if edge.side == 'low' else 'largest'} {edge.parameter} ({edge.value:g})"
+            f"the {'smallest' if edge.side == 'low' else 'largest'} {parameter_name(edge.parameter)} ({edge.value:.3g})"
             for edge in map_.edges
         )
         if where:
             more = " and ".join(
-                f"{'smaller' if edge.side == 'low' else 'larger'} {edge.parameter}" for edge in map_.edges
+                f"{'smaller' if edge.side == 'low' else 'larger'} {parameter_name(edge.parameter)}"
+                for edge in map_.edges
             )
             cautions.append(
                 Caution(
                     code="edge",
-                    text=f"{map_.optimizer}, batch size {map_.batch_size}: the best cell has {where} of the"
+                    text=f"{at_batch_size(map_.optimizer, map_.batch_size)}: the best cell has {where} of the"
                     f" grid. Its optimum may lie outside: extend the grid to {more} before comparing it.",
                 )
             )
@@ -97,7 +99,7 @@ def _slices(maps: Sequence[RobustnessMap]) -> list[Caution]:
         Caution(
             code="slice",
             text=f"More than two hyperparameters vary. Each map is the slice through its best cell, with"
-            f" {', '.join(names)} fixed there; the other"
+            f" {', '.join(map(parameter_name, names))} fixed there; the other"
             f" {sum(map_.cells_outside for map_ in sliced):,} cells are in the exported table.",
         )
     ]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from sensitivity.analysis.estimates import Caution
+from sensitivity.analysis.names import at_batch_size
 
 CLIPPED = "clip_share"
 EFFECTIVE_LR = "effective_lr"
@@ -88,7 +89,7 @@ def _clipping(rows: pd.DataFrame, optimizer: str, batch_size: int) -> Clipping:
     if binding > len(cells) / 2:
         refused = Caution(
             code="kl-clip",
-            text=f"{optimizer}, batch size {batch_size:,}: the KL clip bound on most steps of {binding:,} of"
+            text=f"{at_batch_size(optimizer, batch_size)}: the KL clip bound on most steps of {binding:,} of"
             f" {len(cells):,} cells. There the learning rate cancels, and being robust to it is the clip's doing."
             " Compare an optimizer without kl_clip.",
         )

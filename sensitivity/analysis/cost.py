@@ -15,6 +15,7 @@ import pandas as pd
 
 from sensitivity.analysis.estimates import Caution, Estimate
 from sensitivity.analysis.intervals import t_half_width
+from sensitivity.analysis.names import at_batch_size
 from sensitivity.analysis.outcomes import OBSERVED
 from sensitivity.study.results import Status
 
@@ -98,7 +99,7 @@ def _cost(rows: pd.DataFrame, optimizer: str, batch_size: int) -> Cost:
         seconds_a_step=_seconds_a_step(observed),
         flops_a_step=float(observed["flops"].sum()) / steps if steps else math.nan,
         pack_size=float(sizes.median()) if len(sizes) else math.nan,
-        warnings=_warnings(observed, f"{optimizer}, batch size {batch_size:,}"),
+        warnings=_warnings(observed, at_batch_size(optimizer, batch_size)),
     )
 
 

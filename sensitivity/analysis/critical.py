@@ -6,8 +6,9 @@ with the probability of that (a Tobit likelihood). log Smin is profiled out and 
 thousands of replicates are fitted at once.
 
 Interval: at the true Bc the slope of the profile, one number a seed, has mean zero. The Bc at which Student's t
-does not reject that are the interval. It needs no resampling, is right with few seeds, and is unbounded where
-data that stop below Bc can't tell it from infinity ("Bc > x").
+does not reject that are the interval. It is right with few seeds, where percentiles of resamples fall short, and is
+unbounded where data that stop below Bc can't tell it from infinity ("Bc > x"). From ten seeds on it is widened to a
+bootstrap that chooses the winners anew (``nested``), where that reaches further.
 
 Arrays: times are log S, [replicates, batches] or [seeds, batches]; B is [batches].
 """
@@ -22,8 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import fdtrc, log_ndtr
 
-from sensitivity.analysis.estimates import Caution, Estimate, Floats
+from sensitivity.analysis.estimates import Caution, Estimate, Floats, Interval
 from sensitivity.analysis.intervals import t_half_width
+
+COVERS = "seed noise (inverted Student's t)"
 
 _POINTS = 600
 """Of the grid over log Bc; the optimum is interpolated between them."""
@@ -203,13 +206,13 @@ def compute_critical_batch_size(
     batch_sizes: Floats,
     censored: NDArray[np.bool_],
     *,
-    warnings: tuple[Caution, ...] = (),
     widen: float = 1.0,
+    nested: Interval | None = None,
 ) -> CriticalBatchSize:
     """Fit the curve to log S [seeds, batches]; `censored` [batches] marks lower bounds.
 
     The interval and the test of fit use the batch sizes that were reached. `widen` is a factor on the interval's width
-    (``winners``), and `warnings` are kept with those of the fit.
+    (``winners``), and `nested` an interval that it contains.
     """
     seen = ~censored
     n, k = len(log_times), int(seen.sum())
@@ -222,7 +225,7 @@ def compute_critical_batch_size(
             lack_of_fit_p=math.nan,
             says="Bc unknown",
         )
-    said = list(warnings)
+    said = []
     reached, sizes = log_times[:, seen], batch_sizes[seen]
     scatter = float(reached.var(axis=0, ddof=1).mean()) if n > 1 else 0.0
     sigma = max(math.sqrt(scatter / n), 0.01)  # a likelihood of zero width has no optimum
@@ -243,14 +246,17 @@ def compute_critical_batch_size(
         said.append(Caution(code="single-seed", text="One seed: the critical batch size has no interval."))
     size = float(np.exp(log_size))
     if interval is not None:  # the point lies within, but for the censored batch sizes, which only push it up
-        interval = (min(interval[0], size), max(interval[1], size))
+        low, high = nested or interval
+        interval = (min(interval[0], low, size), max(interval[1], high, size))
     level = float((reached.mean(axis=0) - np.log1p(size / sizes)).mean()) if math.isfinite(size) else -math.inf
     return CriticalBatchSize(
         size=Estimate(
             value=size,
             interval=interval,
             n=n,
-            covers="" if interval is None else "seed noise (inverted Student's t)",
+            covers=""
+            if interval is None
+            else COVERS + (" and the choice of winners (nested bootstrap)" if nested else ""),
             warnings=tuple(said),
         ),
         s_min=math.exp(level),

@@ -14,6 +14,7 @@ from typing import Literal
 import pandas as pd
 
 from sensitivity.analysis.estimates import Caution
+from sensitivity.analysis.names import optimizer_name
 from sensitivity.store.schema import PARAM_PREFIX
 
 Parameters = tuple[tuple[str, float], ...]
@@ -74,8 +75,8 @@ def adaptive(optimizer: str, what: str) -> Caution:
     """Return why `what` of an adaptive search's configurations is refused."""
     return Caution(
         code="adaptive",
-        text=f"{optimizer}: its configurations were chosen by a search that seeks success, so {what} of them would"
-        ' flatter it. Run design = "random", "sobol" or "grid" to have it.',
+        text=f"{optimizer_name(optimizer)}: its configurations were chosen by a search that seeks success, so {what} of"
+        ' them would flatter it. Run design = "random", "sobol" or "grid" to have it.',
     )
 
 

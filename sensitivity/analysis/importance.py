@@ -27,6 +27,7 @@ from sensitivity.analysis.coordinates import decades
 from sensitivity.analysis.designs import adaptive, design_of
 from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
 from sensitivity.analysis.forest import forest_variances
+from sensitivity.analysis.names import at_batch_size
 from sensitivity.analysis.rates import OF_SEEDS
 from sensitivity.analysis.scores import ScoreTable, score_tables
 from sensitivity.study.metrics import MetricName
@@ -88,7 +89,7 @@ def _importance(table: ScoreTable, place: int, design: str) -> Importance:
         deviation=math.nan,
         warnings=table.warnings(),
     )
-    where = f"{table.optimizer}, batch size {empty.batch_size:,}"
+    where = at_batch_size(table.optimizer, empty.batch_size)
     if design == "adaptive":
         return replace(empty, refused=adaptive(table.optimizer, "importance"))
     # [seeds, configurations]

@@ -15,6 +15,7 @@ import pandas as pd
 
 from sensitivity.analysis.designs import Parameters
 from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
+from sensitivity.analysis.names import at_batch_size
 from sensitivity.analysis.scores import ScoreTable, score_tables
 from sensitivity.study.metrics import MetricName
 
@@ -67,7 +68,7 @@ def _sensitivity(table: ScoreTable, place: int, window: float) -> LrSensitivity:
         lr=float(lr[best]),
         fixed=tuple(pair for pair in table.parameters(best) if pair[0] != "lr"),
     )
-    where = f"{table.optimizer}, batch size {result.batch_size:,}"
+    where = at_batch_size(table.optimizer, result.batch_size)
     if len(np.unique(lr[line])) < 3:
         text = f"{where}: fewer than three learning rates share the best cell's other hyperparameters. Run a grid."
         return replace(result, sensitivity=Estimate(value=math.nan, refused=Caution(code="no-line", text=text)))

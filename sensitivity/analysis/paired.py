@@ -50,12 +50,15 @@ def sign_flip_p(differences: Floats, rng: np.random.Generator | None = None) -> 
     return float(np.mean(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12 * scale))
 
 
-def equivalence_p(differences: Floats, margin: float) -> float:
-    """Return the larger p-value of the two one-sided t tests of |mean| < `margin`; NaN without scatter to judge by."""
+def equivalence_p(differences: Floats, margin: float, *, widen: float = 1.0) -> float:
+    """Return the larger p-value of the two one-sided t tests of |mean| < `margin`; NaN without scatter to judge by.
+
+    `widen` is a factor on the standard error, for seeds that aren't independent (``honest``).
+    """
     n = len(differences)
     if n < 2:
         return math.nan
-    error = float(differences.std(ddof=1)) / math.sqrt(n)
+    error = widen * float(differences.std(ddof=1)) / math.sqrt(n)
     if error == 0:
         return math.nan
     mean = float(differences.mean())
@@ -130,13 +133,15 @@ def compare(
     larger_is_better: bool,
     batch_size: int | None = None,
     adjusted_p: float | None = None,
+    widen: float = 1.0,
 ) -> PairedComparison:
     """Return what `differences` [seeds] say.
 
     Equivalence comes first: a difference that is real and smaller than the margin doesn't matter. `adjusted_p`
-    replaces the p-value in the answer.
+    replaces the p-value in the answer. `widen` is the factor on intervals over seeds that chose each other's winners
+    (``honest``), and on the standard error of the test of equivalence.
     """
-    p, equal = sign_flip_p(differences), equivalence_p(differences, margin)
+    p, equal = sign_flip_p(differences), equivalence_p(differences, margin, widen=widen)
     decisive = p if adjusted_p is None else adjusted_p
     answer: Answer = "undetermined"
     if equal <= ALPHA:
@@ -150,7 +155,7 @@ def compare(
         batch_size=batch_size,
         seeds=tuple(seeds),
         differences=tuple(float(value) for value in differences),
-        effect=mean_over_seeds(differences),
+        effect=mean_over_seeds(differences, widen=widen),
         p=p,
         p_holm=math.nan if adjusted_p is None else adjusted_p,
         margin=margin,

@@ -5,11 +5,12 @@ decades a dimension. Two rules set the threshold: within epsilon of the optimize
 common to all. On a grid V is interpolated between the points, a seed at a time, and the interval covers seed noise
 only. Of draws V is the box's volume times the share of configurations inside, with Wilson's interval.
 
-A diverged run is outside. Between a cell inside and one that diverged the edge is a cliff of unknown place, put
-halfway where the cell inside is the best; interpolating to the untrained network's loss would put it at the cell
-inside, half a spacing short on average. Unlike the share of a box, decades don't
-depend on how wide the box was drawn, unless the region reaches its edge: then they are a lower bound, and it is
-named.
+A diverged run is outside. Between a cell inside and one that diverged, or that learned nothing, the edge is a cliff
+of unknown place; interpolating to the untrained network's loss would put it at the cell inside, half a spacing short
+on average. So no cell counts as further outside than the best is inside: next to the best the edge is then halfway,
+whichever way its neighbour failed. Where the grid resolves the region this changes nothing; where the region is
+narrower than two of its spacings, the result says so. Unlike the share of a box, decades don't depend on how wide the
+box was drawn, unless the region reaches its edge: then they are a lower bound, and it is named.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from sensitivity.analysis.designs import Edge, Parameters, adaptive, design_of, 
 from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
 from sensitivity.analysis.intervals import wilson
 from sensitivity.analysis.maps import default_epsilon
+from sensitivity.analysis.names import at_batch_size, parameter_name
 from sensitivity.analysis.outcomes import counted_values, untrained_values
 from sensitivity.analysis.rates import OF_DRAWS, OF_SEEDS
 from sensitivity.analysis.volumes import volume_below_zero
@@ -156,9 +158,8 @@ def _cells(rows: pd.DataFrame, job: _Job) -> tuple[pd.DataFrame, tuple[str, ...]
     measured = tuple(name for name in names if not np.isnan(decades(name, rows[PARAM_PREFIX + name])).any())
     rest = [name for name in names if name not in measured]
     columns = [PARAM_PREFIX + name for name in (*measured, *rest)]
-    table = rows.assign(value=job.sign * rows["value"]).pivot_table(
-        index=columns, columns="seed", values="value", aggfunc="first", dropna=False
-    )
+    values = (job.sign * rows["value"]).groupby([rows[name] for name in (*columns, "seed")]).first()
+    table = values.unstack("seed")  # noqa: PD010  (a pivot table drops what has no result, or makes a product)
     average = table.mean(axis=1)
     best = float(average.min())
     if not rest or math.isnan(best):
@@ -179,7 +180,7 @@ def _nothing(job: _Job, text: str, code: str) -> RobustRegion:
 
 def _on_grid(rows: pd.DataFrame, job: _Job) -> RobustRegion:
     table, names, slice_at, best = _cells(rows, job)
-    where = f"{job.optimizer}, batch size {job.batch_size:,}"
+    where = at_batch_size(job.optimizer, job.batch_size)
     if math.isnan(best) or (job.target is None and math.isinf(best)):
         return _nothing(job, f"{where}: no cell completed on every seed, so there is no region.", "no-result")
     if not names or len(table) < 2:
@@ -199,11 +200,12 @@ def _on_grid(rows: pd.DataFrame, job: _Job) -> RobustRegion:
     missing = int(np.isnan(grid).sum())
     above = np.where(np.isnan(grid), np.inf, grid) - threshold
     depth = -float(above.min(initial=-1e-9, where=np.isfinite(above)))
-    above = np.where(np.isinf(above), depth, above)
+    above = np.minimum(above, depth)
     volumes = volume_below_zero(above, axes)
     sizes = volumes ** (1 / len(names))
     touches = _touches(above.mean(axis=0) <= 0, names, levels)
-    warnings = _warnings(where, missing, touches)
+    spacing = math.prod(float(np.ptp(axis)) / max(len(axis) - 1, 1) for axis in axes) ** (1 / len(names))
+    warnings = _warnings(where, missing, touches, float(sizes.mean()), spacing)
     return job.result(
         threshold,
         names,
@@ -233,14 +235,21 @@ def _touches(inside: np.ndarray, names: tuple[str, ...], levels: list[np.ndarray
     return tuple(edges)
 
 
-def _warnings(where: str, missing: int, touches: tuple[Edge, ...]) -> tuple[Caution, ...]:
+def _warnings(where: str, missing: int, touches: tuple[Edge, ...], size: float, spacing: float) -> tuple[Caution, ...]:
     found = []
+    if 0 < size < 2 * spacing:
+        text = (
+            f"{where}: the region, {size:.2g} decades a dimension, is narrower than two of the grid's spacings of"
+            f" {spacing:.2g}, so its size is known to about one of them."
+        )
+        found.append(Caution(code="coarse-grid", text=text))
     if missing:
         text = f"{where}: {missing:,} runs of the grid have no result and count as outside the region."
         found.append(Caution(code="incomplete", text=text))
     if touches:
         sides = ", ".join(
-            f"{'smallest' if e.side == 'low' else 'largest'} {e.parameter} ({e.value:g})" for e in touches
+            f"{'smallest' if e.side == 'low' else 'largest'} {parameter_name(e.parameter)} ({e.value:.3g})"
+            for e in touches
         )
         text = f"{where}: the region reaches the edge of the box ({sides}), so its size is a lower bound."
         found.append(Caution(code="region-edge", text=text))
@@ -251,7 +260,7 @@ def _of_draws(rows: pd.DataFrame, job: _Job) -> RobustRegion:
     names = varying(rows)
     measured = tuple(name for name in names if not np.isnan(decades(name, rows[PARAM_PREFIX + name])).any())
     cells = (job.sign * rows["value"]).groupby(rows["cell_id"], sort=False).median().dropna()
-    where = f"{job.optimizer}, batch size {job.batch_size:,}"
+    where = at_batch_size(job.optimizer, job.batch_size)
     if not np.isfinite(cells).any() or not measured:
         return _nothing(job, f"{where}: no draw has a result, so there is no region.", "no-result")
     extent = {name: (float(rows[PARAM_PREFIX + name].min()), float(rows[PARAM_PREFIX + name].max())) for name in names}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from sensitivity.analysis.designs import Edge, levels
+from sensitivity.analysis.names import optimizer_name, parameter_name
 from sensitivity.analysis.outcomes import OBSERVED, WAITING
 from sensitivity.store.schema import PARAM_PREFIX
 
@@ -86,7 +87,8 @@ def extend(runs: pd.DataFrame, optimizer: str, edges: Iterable[Edge]) -> tuple[R
         remedies.append(
             Remedy(
                 code="edge",
-                text=f"Extend {optimizer}'s grid to {name} {way} {end:g}: each further level takes {count:,} runs.",
+                text=f"Extend {optimizer_name(optimizer)}'s grid to {parameter_name(name)} {way} {end:.3g}: each"
+                f" further level takes {count:,} runs.",
                 runs=count,
                 device_seconds=_cost(own, count),
             )

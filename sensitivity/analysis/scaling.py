@@ -26,10 +26,12 @@ from sensitivity.analysis.designs import (
     table_edges,
     varying,
 )
-from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
+from sensitivity.analysis.estimates import Caution, Estimate, Floats, Interval, mean_over_seeds
 from sensitivity.analysis.honest import Method
+from sensitivity.analysis.names import at_batch_size, optimizer_name, parameter_name
+from sensitivity.analysis.nested import nested_interval
 from sensitivity.analysis.times import CAP, TimeUnit
-from sensitivity.analysis.winners import Winner, find_winner, seed_tables
+from sensitivity.analysis.winners import SeedTable, Winner, find_winner, seed_tables
 
 PointState = Literal["reached", "unreliable", "censored", "diverged", "no-result"]
 
@@ -119,7 +121,7 @@ def compute_scaling(
             _point(at_batch, winners[int(str(batch_size))], table.cells, unit)
             for table, (batch_size, at_batch) in zip(own, rows.groupby("batch_size"), strict=True)
         ]
-        curves.append(_curve(optimizer, unit, points, winners))
+        curves.append(_curve(optimizer, unit, points, winners, own, confirmation_seeds))
     return tuple(curves)
 
 
@@ -164,7 +166,14 @@ def _point(rows: pd.DataFrame, winner: Winner, cells: tuple[str, ...], unit: Tim
     )
 
 
-def _curve(optimizer: str, unit: TimeUnit, points: list[ScalingPoint], winners: dict[int, Winner]) -> ScalingCurve:
+def _curve(
+    optimizer: str,
+    unit: TimeUnit,
+    points: list[ScalingPoint],
+    winners: dict[int, Winner],
+    tables: list[SeedTable],
+    confirmation_seeds: Collection[int],
+) -> ScalingCurve:
     solid = [p for p in points if p.state == "reached"]
     shared = sorted(set.intersection(*(set(winners[p.batch_size].seeds) for p in solid))) if solid else []
     log_times = np.array([[_log_time(winners[p.batch_size], seed) for p in solid] for seed in shared])
@@ -179,11 +188,15 @@ def _curve(optimizer: str, unit: TimeUnit, points: list[ScalingPoint], winners: 
         for column, p in enumerate(solid)
     }
     finished = tuple(_with_efficiency(p, efficiency.get(p.batch_size)) for p in points)
+    critical = None
+    if unit == "steps":
+        nested = nested_interval([table for table in tables if table.batch_size in efficiency], confirmation_seeds)
+        critical = _critical(finished, winners, log_times, widen, nested)
     return ScalingCurve(
         optimizer=optimizer,
         unit=unit,
         points=finished,
-        critical=_critical(finished, log_times, widen) if unit == "steps" else None,
+        critical=critical,
         seeds=tuple(shared),
         log_times=log_times,
         batch_sizes=tuple(p.batch_size for p in solid),
@@ -200,39 +213,39 @@ def _with_efficiency(point: ScalingPoint, efficiency: Estimate | None) -> Scalin
     return point if efficiency is None else replace(point, efficiency=efficiency)
 
 
-def _critical(points: tuple[ScalingPoint, ...], log_times: Floats, widen: float) -> CriticalBatchSize:
-    """Fit Bc to the batch sizes that every seed reached, and to those that none did as censored."""
-    used = [p for p in points if p.state in ("reached", "censored")]
-    censored = np.array([p.state == "censored" for p in used], dtype=bool)
+def _critical(
+    points: tuple[ScalingPoint, ...],
+    winners: dict[int, Winner],
+    log_times: Floats,
+    widen: float,
+    nested: Interval | None,
+) -> CriticalBatchSize:
+    """Fit Bc to the batch sizes that every seed reached; the others enter as censored.
+
+    Where no seed reached it S exceeds the budget; where some did, the geometric mean of what all spent.
+    """
+    used = [p for p in points if p.state in ("reached", "censored") or (p.state == "unreliable" and p.time.n)]
+    censored = np.array([p.state != "reached" for p in used], dtype=bool)
     full = np.empty((len(log_times), len(used)))
     full[:, ~censored] = log_times
-    full[:, censored] = np.log([p.time.value for p in used if p.state == "censored"])
-    left_out = [p.batch_size for p in points if p.state == "unreliable"]
-    warnings = (
-        (
-            Caution(
-                code="unreliable",
-                text="Left out of the fit, because the winner reaches the target on some seeds only: batch size "
-                + ", ".join(f"{size:,}" for size in left_out)
-                + ".",
-            ),
-        )
-        if left_out
-        else ()
-    )
+    full[:, censored] = [_log_bound(p, winners[p.batch_size]) for p in used if p.state != "reached"]
     sizes = np.array([p.batch_size for p in used], dtype=float)
-    return compute_critical_batch_size(full, sizes, censored, warnings=warnings, widen=widen)
+    return compute_critical_batch_size(full, sizes, censored, widen=widen, nested=nested)
+
+
+def _log_bound(point: ScalingPoint, winner: Winner) -> float:
+    return math.log(point.time.value) if point.state == "censored" else float(np.log(winner.spent).mean())
 
 
 def _warnings(optimizer: str, points: tuple[ScalingPoint, ...]) -> tuple[Caution, ...]:
     found = []
     for point in points:
-        where = f"{optimizer}, batch size {point.batch_size:,}"
+        where = at_batch_size(optimizer, point.batch_size)
         found += [
             Caution(
                 code="edge",
                 text=f"{where}: the best configuration has the {'smallest' if edge.side == 'low' else 'largest'}"
-                f" {edge.parameter} of the grid ({edge.value:g}); a better one may lie beyond it.",
+                f" {parameter_name(edge.parameter)} of the grid ({edge.value:.3g}); a better one may lie beyond it.",
             )
             for edge in point.edges
         ]
@@ -242,6 +255,15 @@ def _warnings(optimizer: str, points: tuple[ScalingPoint, ...]) -> tuple[Caution
                     code="budget",
                     text=f"{where}: no run reached the target within the budget, so its time is only known to exceed"
                     " it. A longer budget, or an easier target, would tell.",
+                )
+            )
+        if point.state == "unreliable":
+            found.append(
+                Caution(
+                    code="unreliable",
+                    text=f"{where}: of the {point.time.n:,} seeds that judge the winner some don't reach the target, so"
+                    " its time is only known to exceed what they spent, and no comparison can use it. A longer budget,"
+                    " or an easier target, would tell.",
                 )
             )
         if point.waiting:
@@ -255,7 +277,8 @@ def _warnings(optimizer: str, points: tuple[ScalingPoint, ...]) -> tuple[Caution
         found.append(
             Caution(
                 code="winner",
-                text=f"{optimizer}: with one seed the runs that choose the winner also time it, which flatters it.",
+                text=f"{optimizer_name(optimizer)}: with one seed the runs that choose the winner also time it, which"
+                " flatters it.",
             )
         )
     return tuple(found)

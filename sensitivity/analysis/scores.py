@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sensitivity.analysis.designs import Parameters, varying
 from sensitivity.analysis.estimates import Caution, Floats
 from sensitivity.analysis.honest import Method, first_half, method_for
+from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.outcomes import counted_values, untrained_values
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.metrics import METRICS, MetricName
@@ -58,7 +59,8 @@ class ScoreTable:
         used = self.scores.shape[2]
         if used == self.planned:
             return ()
-        text = f"{self.optimizer}: {used:,} of {self.planned:,} configurations have every result, and are used."
+        name = optimizer_name(self.optimizer)
+        text = f"{name}: {used:,} of {self.planned:,} configurations have every result, and are used."
         return (Caution(code="incomplete", text=text),)
 
     def chosen(self, by: Floats) -> NDArray[np.int_]:

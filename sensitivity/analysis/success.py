@@ -16,6 +16,7 @@ import pandas as pd
 from sensitivity.analysis.designs import Design, adaptive, design_of
 from sensitivity.analysis.estimates import Caution, Estimate, Floats
 from sensitivity.analysis.intervals import t_half_width
+from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.rates import (
     OF_DRAWS,
     OF_SEEDS,
@@ -163,12 +164,12 @@ def _warnings(runs: pd.DataFrame, optimizer: str) -> tuple[Caution, ...]:
     warnings = []
     if without:
         text = (
-            f"{optimizer}: rates are of the {len(runs) - without:,} runs with a result of {len(runs):,} planned;"
-            f" {count['failed']:,} failed and {count['interrupted'] + count['pending']:,} wait."
+            f"{optimizer_name(optimizer)}: rates are of the {len(runs) - without:,} runs with a result of {len(runs):,}"
+            f" planned; {count['failed']:,} failed and {count['interrupted'] + count['pending']:,} wait."
         )
         warnings.append(Caution(code="incomplete", text=text))
     if count["stopped"]:
-        text = f"{optimizer}: {count['stopped']:,} runs were stopped early: rates are lower bounds."
+        text = f"{optimizer_name(optimizer)}: {count['stopped']:,} runs were stopped early: rates are lower bounds."
         warnings.append(Caution(code="stopped", text=text))
     return tuple(warnings)
 

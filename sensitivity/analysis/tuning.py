@@ -25,6 +25,7 @@ from sensitivity.analysis.coordinates import decades
 from sensitivity.analysis.designs import Parameters, adaptive, design_of
 from sensitivity.analysis.estimates import Caution, Estimate, mean_over_seeds, refuse
 from sensitivity.analysis.honest import widening
+from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.scores import ScoreTable, score_tables
 from sensitivity.study.metrics import MetricName
 
@@ -81,7 +82,7 @@ def _tuning(table: ScoreTable, wanted: Mapping[str, float] | None, design: str) 
     if design == "adaptive" or not table.scores.size:
         why = adaptive(table.optimizer, "tunability")
         if design != "adaptive":
-            text = f"{table.optimizer}: no configuration has a result for every batch size and seed."
+            text = f"{optimizer_name(table.optimizer)}: no configuration has a result for every batch size and seed."
             why = Caution(code="no-result", text=text)
         refused = Estimate(value=math.nan, refused=why)
         return Tuning(
@@ -102,7 +103,9 @@ def _tuning(table: ScoreTable, wanted: Mapping[str, float] | None, design: str) 
 
 def _one_setting(table: ScoreTable) -> Estimate:
     if len(table.batch_sizes) < 2:
-        return refuse("one-batch-size", f"{table.optimizer}: one batch size, so one setting serves them all.")
+        return refuse(
+            "one-batch-size", f"{optimizer_name(table.optimizer)}: one batch size, so one setting serves them all."
+        )
     rows = table.judges
     shared = table.chosen(table.scores.mean(axis=0))
     own = np.array([scores[rows, table.chosen(scores)] for scores in table.scores])
@@ -115,7 +118,8 @@ def _judged(table: ScoreTable, estimate: Estimate) -> Estimate:
     warnings = (*estimate.warnings, *table.warnings())
     if len(table.seeds) == 1:
         text = (
-            f"{table.optimizer}: with one seed the best setting is judged by the run that chose it: it flatters itself."
+            f"{optimizer_name(table.optimizer)}: with one seed the best setting is judged by the run that chose it: it"
+            " flatters itself."
         )
         warnings = (*warnings, Caution(code="winner", text=text))
     return replace(estimate, warnings=warnings)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from sensitivity.analysis.critical import seed_log_sizes, shared_log_size
 from sensitivity.analysis.estimates import Caution, Estimate, mean_over_seeds
+from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.paired import PairedComparison, compare, holm, seeds_needed, sign_flip_p
 from sensitivity.analysis.remedies import Remedy, confirm, extend, more_seeds
 from sensitivity.analysis.scaling import ScalingCurve, ScalingPoint
@@ -54,17 +55,17 @@ def _named(curves: Sequence[ScalingCurve], name: str) -> ScalingCurve:
 def _obstacles(priced: pd.DataFrame, both: tuple[ScalingCurve, ...]) -> tuple[list[Caution], list[Remedy]]:
     blocks, remedies = unfinished(priced)
     for curve in both:
-        blocks += [warning for warning in curve.warnings if warning.code in ("edge", "budget", "winner")]
+        blocks += [warning for warning in curve.warnings if warning.code in ("edge", "budget", "unreliable", "winner")]
         remedies += extend(priced, curve.optimizer, [edge for point in curve.points for edge in point.edges])
-        remedies += [_budget(curve, point) for point in curve.points if point.state == "censored"]
+        remedies += [_budget(curve, point) for point in curve.points if point.state in ("censored", "unreliable")]
     return blocks, remedies
 
 
 def _budget(curve: ScalingCurve, point: ScalingPoint) -> Remedy:
     """Say by how much the budget falls short, where the fitted curve can tell."""
-    where = f"{curve.optimizer} at batch size {point.batch_size:,}"
+    where = f"{optimizer_name(curve.optimizer)} at batch size {point.batch_size:,}"
     size = math.nan if curve.critical is None else float(curve.critical.steps(np.array([point.batch_size]))[0])
-    if math.isnan(size) or size <= point.time.value:
+    if point.state == "unreliable" or math.isnan(size) or size <= point.time.value:
         return Remedy(code="budget", text=f"A longer budget for {where}, or an easier target.")
     text = f"A budget of about {size:,.0f} steps for {where}, where {point.time.value:,.0f} were run."
     return Remedy(code="budget", text=text)
@@ -97,6 +98,7 @@ def _batches(one: ScalingCurve, other: ScalingCurve, margin: float) -> tuple[Pai
             larger_is_better=False,
             batch_size=size,
             adjusted_p=p,
+            widen=max(one.widen, other.widen),
         )
         for size, column, p in zip(sizes, columns, adjusted, strict=True)
     )
@@ -120,6 +122,7 @@ def _sizes(one: ScalingCurve, other: ScalingCurve, margin: float) -> PairedCompa
         label="log ratio of critical batch sizes",
         margin=margin,
         larger_is_better=True,
+        widen=max(one.widen, other.widen),
     )
 
 

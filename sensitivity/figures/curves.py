@@ -16,10 +16,16 @@ from sensitivity.figures.theme import DASHES, LIGHT, Theme
 
 _PANELS_A_ROW = 3
 _TOP, _BOTTOM, _PANEL, _BETWEEN = 92, 84, 280, 86
+_MOST_POINTS = 120
+"""Of a line: a panel is about 340 pixels wide."""
+_MOST_SEEDS = 12
+"""Thin lines a cell; the median and the band are of all its seeds."""
 
 
 def draw_curves(cells: Sequence[CellCurves], *, theme: Theme = LIGHT, subject: str = "the best cells") -> go.Figure:
     """Draw the curves of `cells`, all of one metric: seeds thin, their range a band, their median bold.
+
+    Of long curves and many seeds as many are drawn as a panel can show, and the subtitle says so.
 
     Raises:
         NothingToDrawError: no cell.
@@ -62,7 +68,7 @@ def draw_curves(cells: Sequence[CellCurves], *, theme: Theme = LIGHT, subject: s
             "text": f"{metric.label.capitalize()} of {subject} by epoch",
             "subtitle": {
                 "text": f"n = {n} of {count(planned, 'run')} in {count(len(cells), 'cell')}, {diverged} diverged"
-                " · bold: median · band: smallest to largest seed · thin: each seed"
+                f" · bold: median · band: smallest to largest seed · thin: {_thin(cells)}"
             },
         },
         height=plot + _TOP + _BOTTOM,
@@ -72,13 +78,30 @@ def draw_curves(cells: Sequence[CellCurves], *, theme: Theme = LIGHT, subject: s
     return figure
 
 
+def _thin(cells: Sequence[CellCurves]) -> str:
+    """Return what the thin lines are, and which evaluations are drawn where not all are."""
+    most = max(len(cell.seeds) for cell in cells)
+    seeds = "each seed" if most <= _MOST_SEEDS else f"{_MOST_SEEDS} of {most} seeds"
+    longest = max((len(seed.epochs) for cell in cells for seed in cell.seeds), default=0)
+    return seeds if longest <= _MOST_POINTS else f"{seeds} · at most {_MOST_POINTS} of {longest:,} evaluations drawn"
+
+
+def _kept(length: int, most: int) -> list[int]:
+    """Return evenly spaced positions among `length`, the first and the last included, at most `most`."""
+    if length <= most:
+        return list(range(length))
+    return [round(k * (length - 1) / (most - 1)) for k in range(most)]
+
+
 def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list[go.Scatter]:
     colour, dash = theme.category(position), DASHES[position % len(DASHES)]
     label = optimizer_label(cell.optimizer)
     place = scale.position
+    kept = _kept(len(cell.epochs), _MOST_POINTS)
+    epochs, median, low, high = ([of[k] for k in kept] for of in (cell.epochs, cell.median, cell.low, cell.high))
     band = go.Scatter(
-        x=[*cell.epochs, *reversed(cell.epochs)],
-        y=[*map(place, cell.low), *map(place, reversed(cell.high))],
+        x=[*epochs, *reversed(epochs)],
+        y=[*map(place, low), *map(place, reversed(high))],
         mode="lines",
         fill="toself",
         line={"width": 0, "color": colour},
@@ -88,26 +111,27 @@ def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list
     )
     seeds = [
         go.Scatter(
-            x=seed.epochs,
-            y=[place(value) for value in seed.measured],
+            x=[seed.epochs[k] for k in of_seed],
+            y=[place(seed.measured[k]) for k in of_seed],
             mode="lines",
             line={"width": 0.8, "color": colour},
             opacity=0.6,
             hoverinfo="skip",
         )
-        for seed in cell.seeds
+        for seed in (cell.seeds[k] for k in _kept(len(cell.seeds), _MOST_SEEDS))
+        for of_seed in [_kept(len(seed.epochs), _MOST_POINTS)]
     ]
-    median = go.Scatter(
-        x=cell.epochs,
-        y=[place(value) for value in cell.median],
+    middle = go.Scatter(
+        x=epochs,
+        y=[place(value) for value in median],
         mode="lines",
         name=f"{label}, median",
         line={"width": 3, "color": colour, "dash": dash},
         hovertext=[
             f"<b>{label}, batch size {cell.batch_size}</b><br>epoch {epoch:g}<br>median"
-            f" {metric_value(cell.metric, middle)}<br>seeds from {metric_value(cell.metric, low)} to"
-            f" {metric_value(cell.metric, high)}<br>n = {cell.n}"
-            for epoch, middle, low, high in zip(cell.epochs, cell.median, cell.low, cell.high, strict=True)
+            f" {metric_value(cell.metric, at)}<br>seeds from {metric_value(cell.metric, least)} to"
+            f" {metric_value(cell.metric, most)}<br>n = {cell.n}"
+            for epoch, at, least, most in zip(epochs, median, low, high, strict=True)
         ],
         hoverinfo="text",
     )
@@ -121,4 +145,4 @@ def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list
         hovertext=[f"{label}: seed {seed.seed} diverged" for seed in ends],
         hoverinfo="text",
     )
-    return [band, *seeds, median, *([crosses] if ends else [])]
+    return [band, *seeds, middle, *([crosses] if ends else [])]

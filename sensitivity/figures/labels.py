@@ -8,25 +8,14 @@ from collections.abc import Sequence
 
 from sensitivity.analysis.estimates import Estimate
 from sensitivity.analysis.maps import Cell, RobustnessMap
+from sensitivity.analysis.names import optimizer_name as optimizer_name
+from sensitivity.analysis.names import parameter_name as parameter_name
 from sensitivity.study.metrics import Metric
-
-_OPTIMIZERS = {"kfac": "K-FAC", "sgd": "SGD"}
-_PARAMETERS = {"lr": "learning rate", "weight_decay": "weight decay"}
 
 
 def safe(text: object) -> str:
     """Escape text from outside, for HTML and for Plotly's subset of it."""
     return html.escape(str(text))
-
-
-def optimizer_name(name: str) -> str:
-    """Return an optimizer's name as it is read, not escaped."""
-    return _OPTIMIZERS.get(name, name)
-
-
-def parameter_name(name: str) -> str:
-    """Return a hyperparameter's name as it is read, not escaped."""
-    return _PARAMETERS.get(name, name.replace("_", " "))
 
 
 def optimizer_label(name: str) -> str:

@@ -1,4 +1,7 @@
-"""The data behind a figure, as a table that can be taken away: CSV with full precision."""
+"""The data behind a figure, as a table that can be taken away: CSV, numbers to six digits, which no seed repeats.
+
+`sensitivity export` writes every run with full precision.
+"""
 
 from __future__ import annotations
 
@@ -40,5 +43,5 @@ def estimated(estimate: Estimate) -> tuple[Value, ...]:
 
 def _written(value: Value) -> Value:
     if isinstance(value, float):
-        return None if math.isnan(value) else float(f"{value:.10g}")
+        return None if math.isnan(value) else float(f"{value:.6g}")
     return value

@@ -22,8 +22,8 @@ from sensitivity.figures.labels import safe
 from sensitivity.figures.theme import ANY, CONFIG, DARK, LIGHT, Theme, colours
 from sensitivity.report.data import Data
 
-_MOST_ROWS = 20_000
-"""Of a figure's data in the page; `sensitivity export` writes all runs."""
+_MOST_ROWS = 6_000
+"""Of a figure's data in the page; `sensitivity export` writes all runs, the study's folder `curves` has the rest."""
 _WIDE = 1000
 """Pixels below which a figure is scrolled, where it doesn't say itself."""
 
@@ -36,6 +36,8 @@ class Figures:
     """The JSON of each, in stand-in colours, by a name that is unique and can be a file's."""
     packed: list[str] = field(default_factory=list)
     """Their script elements."""
+    tables: dict[str, str] = field(default_factory=dict)
+    """Data as CSV -> the figure whose script element holds them: what several figures show is there once."""
 
     def add(self, name: str, draw: Callable[[Theme], go.Figure], data: Data) -> str:
         """Draw a figure and return its place in the page, with its data beside it."""
@@ -43,25 +45,30 @@ class Figures:
         self.drawn[name] = _content(figure)
         written = Data(columns=data.columns, rows=data.rows[:_MOST_ROWS])
         self.packed.append(_packed(f"figure-{name}", self.drawn[name]))
-        self.packed.append(_packed(f"data-{name}", written.csv()))
+        csv = written.csv()
+        if csv not in self.tables:
+            self.tables[csv] = name
+            self.packed.append(_packed(f"data-{name}", csv))
+        table = self.tables[csv]
         layout = figure.layout
         title, height = safe(layout.title.text), int(layout.height)
         width = (layout.meta or {}).get("min_width", _WIDE)
         shortened = (
             f"<p class='note'>The first {_MOST_ROWS:,} of {len(data.rows):,} rows; <code>sensitivity export</code>"
-            " writes every run.</p>"
+            " writes every run, and the study's folder <code>curves</code> has every evaluation.</p>"
             if len(data.rows) > _MOST_ROWS
             else ""
         )
+        where = f'data-figure="{name}" data-table="{table}"'
         buttons = "".join(
-            f'<button type="button" data-take="{kind}" data-figure="{name}">{kind.upper()}</button>'
+            f'<button type="button" data-take="{kind}" {where}>{kind.upper()}</button>'
             for kind in ("csv", "svg", "png")
         )
         return (
             f'<figure class="plot"><div class="scroll"><div class="canvas" data-figure="{name}" role="img"'
             f' aria-label="{title}" style="height:{height}px;min-width:{width}px"></div></div>'
             f'<div class="take" role="group" aria-label="Take away: {title}">{buttons}</div>'
-            f'<details class="data" data-figure="{name}"><summary>Data of this figure</summary>{shortened}'
+            f'<details class="data" {where}><summary>Data of this figure</summary>{shortened}'
             "</details></figure>"
         )
 
@@ -85,9 +92,11 @@ def in_theme(figure: str, theme: Theme) -> dict[str, Any]:
 
 
 def _content(figure: go.Figure) -> str:
-    """Return data and layout without the template, numbers to seven digits: more than a screen shows."""
-    content = json.loads(figure.to_json(), parse_float=lambda text: float(f"{float(text):.7g}"))
+    """Return data and layout without what a page has no use for: the template, cell ids, digits beyond a screen's."""
+    content = json.loads(figure.to_json(), parse_float=lambda text: float(f"{float(text):.5g}"))
     content["layout"].pop("template", None)
+    for trace in content["data"]:
+        trace.pop("customdata", None)  # what a click in the dashboard asks for
     return json.dumps({"data": content["data"], "layout": content["layout"]}, separators=(",", ":"))
 
 

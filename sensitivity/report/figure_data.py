@@ -29,22 +29,26 @@ def map_data(maps: Sequence[RobustnessMap]) -> Data:
     """Return every cell of maps of one optimizer."""
     first = maps[0]
     second = (first.y_name,) if first.y_name else ()
+    rest = tuple(name for name, _ in first.slice_at)
     return Data(
-        columns=("batch_size", first.x_name, *second, "median", "smallest", "largest", *_COUNTS, "marks", "cell_id"),
+        columns=(
+            "batch_size", first.x_name, *second, *rest, f"median_{first.metric.name}", "smallest", "largest", *_COUNTS,
+            "marks",
+        ),
         rows=[
             (
                 map_.batch_size,
                 cell.x,
                 *((cell.y,) if second else ()),
+                *(value for _, value in map_.slice_at),
                 *(cell.median, cell.low, cell.high),
                 *(getattr(cell, name) for name in _COUNTS),
                 _marks(map_, cell),
-                cell.cell_id,
             )
             for map_ in maps
             for cell in map_.cells
         ],
-    )
+    )  # fmt: skip
 
 
 def _marks(map_: RobustnessMap, cell: Cell) -> str:
@@ -57,15 +61,16 @@ def _marks(map_: RobustnessMap, cell: Cell) -> str:
 
 
 def curve_data(cells: Sequence[CellCurves]) -> Data:
-    """Return the curves of cells: each seed's, and their median and range."""
+    """Return the curves of cells: their medians and ranges, then each seed's."""
     rows: list[tuple[Value, ...]] = []
+    for cell in cells:
+        at = (cell.optimizer, cell.batch_size, cell.cell_id)
+        for name, values in (("median", cell.median), ("smallest", cell.low), ("largest", cell.high)):
+            rows += [(*at, name, *point) for point in zip(cell.epochs, values, strict=True)]
     for cell in cells:
         at = (cell.optimizer, cell.batch_size, cell.cell_id)
         for seed in cell.seeds:
             rows += [(*at, f"seed {seed.seed}", *point) for point in zip(seed.epochs, seed.measured, strict=True)]
-        for name in ("median", "low", "high"):
-            said = {"low": "smallest", "high": "largest"}.get(name, name)
-            rows += [(*at, said, *point) for point in zip(cell.epochs, getattr(cell, name), strict=True)]
     return Data(columns=("optimizer", "batch_size", "cell_id", "curve", "epoch", cells[0].metric.name), rows=rows)
 
 

@@ -131,15 +131,15 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
-  async function take(name, kind) {
-    if (kind === "csv") return save(`${name}.csv`, "text/csv", await unpack(`data-${name}`));
+  async function take(name, kind, table) {
+    if (kind === "csv") return save(`${name}.csv`, "text/csv", await unpack(`data-${table}`));
     const canvas = canvases.find((one) => one.dataset.figure === name);
     await draw(canvas);
     const { width, height } = canvas.getBoundingClientRect();
     return Plotly.downloadImage(canvas, { format: kind, width, height, scale: kind === "png" ? 2 : 1, filename: name });
   }
   for (const button of document.querySelectorAll("[data-take]")) {
-    button.addEventListener("click", () => take(button.dataset.figure, button.dataset.take).catch(fail));
+    button.addEventListener("click", () => take(button.dataset.figure, button.dataset.take, button.dataset.table).catch(fail));
   }
 
   // Fields of CSV (RFC 4180), quoted ones with their commas, quotes and line ends.
@@ -161,7 +161,7 @@
   async function fill(details) {
     if (details.dataset.filled) return;
     details.dataset.filled = "yes";
-    const [header, ...rows] = parse(await unpack(`data-${details.dataset.figure}`));
+    const [header, ...rows] = parse(await unpack(`data-${details.dataset.table}`));
     const table = document.createElement("table");
     const caption = table.createCaption();
     const more = rows.length > MOST_ROWS ? `; the first ${MOST_ROWS} are shown, the CSV has all` : "";

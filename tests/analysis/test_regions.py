@@ -87,6 +87,37 @@ def test_diverged_runs_bound_the_region(plain):
     assert region.decades.value == pytest.approx(3.5), "the cliff lies between 0 and 1, nobody knows where"
 
 
+def test_a_network_that_learns_nothing_bounds_the_region_as_one_that_diverges_does(plain):
+    """Interpolating to chance level would cut the region short by half a spacing, and favour what diverges."""
+    diverged = [plain.row(final=0.1, lr=10.0**x, status="diverged" if x > 0 else "completed") for x in range(-3, 4)]
+    stuck = [plain.row(final=2.5 if x > 0 else 0.1, lr=10.0**x) for x in range(-3, 4)]
+    sizes = [compute_regions(*plain.tables(rows), METRIC, target=0.3)[0].decades.value for rows in (diverged, stuck)]
+    assert sizes == [pytest.approx(3.5)] * 2
+
+
+def test_a_cliff_of_unknown_place_is_unbiased(plain):
+    """Bowls on 16 points with a cliff at a random place, beyond which runs are stuck: the mean error is near 0."""
+    rng, errors = np.random.default_rng(0), []
+    x = np.linspace(-2, 2, 16)
+    for _ in range(150):
+        shift, cliff, eps = rng.uniform(-0.3, 0.3), rng.uniform(0.0, 0.6), 0.2
+        final = np.where(x > shift + cliff, 2.5, 0.1 + (x - shift) ** 2 / 2)
+        rows = [plain.row(final=value, lr=10**at) for at, value in zip(x, final, strict=True)]
+        (region,) = compute_regions(*plain.tables(rows), METRIC, epsilon=eps)
+        width = math.sqrt(2 * eps)
+        errors.append(region.decades.value - (width + min(width, cliff)))
+    assert abs(np.mean(errors)) < 0.03
+    assert np.std(errors) < 0.1
+
+
+def test_a_region_narrower_than_the_grid_resolves_says_so(plain):
+    rows = [plain.row(final=0.1 + x**2, lr=10.0**x) for x in range(-3, 4)]
+    (region,) = compute_regions(*plain.tables(rows), METRIC, target=0.3)
+    assert [warning.code for warning in region.decades.warnings] == ["coarse-grid"]
+    (region,) = compute_regions(*plain.tables(rows), METRIC, target=2.0)
+    assert region.decades.warnings == ()
+
+
 def test_runs_without_a_result_count_as_outside_and_are_named(plain):
     rows = [plain.row(final=0.1, lr=10.0**x, status="pending" if x == 3 else "completed") for x in range(4)]
     (region,) = compute_regions(*plain.tables(rows), METRIC, target=0.3)

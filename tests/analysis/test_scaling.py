@@ -153,7 +153,22 @@ def test_a_seed_that_fails_to_reach_makes_the_winner_unreliable(plain):
     assert curve.points[0].expected == (20 + 20 + 100) / 2
     assert curve.points[0].time.interval is None
     assert curve.batch_sizes == (16, 32)
-    assert curve.critical.size.warnings[0].code == "unreliable"
+    assert [warning.code for warning in curve.warnings] == ["unreliable"]
+
+
+def test_a_batch_size_that_some_seeds_reach_bounds_the_fit_from_below(plain):
+    """Left out, it would flatter: times halve up to 32, and 64 is known to take more than half of that."""
+    times = {8: 80, 16: 40, 32: 20, 64: 20}
+    rows = [
+        plain.row(batch_size=b, seed=s, time=None if (b, s) == (64, 2) else t + s)
+        for b, t in times.items()
+        for s in range(3)
+    ]
+    (bounded,) = scaling(plain, rows)
+    (without,) = scaling(plain, [row for row in rows if row["batch_size"] < 64])
+    assert bounded.points[3].state == "unreliable"
+    assert without.critical.size.value > 10 * bounded.critical.size.value
+    assert bounded.batch_sizes == without.batch_sizes
 
 
 def test_an_unfinished_study_is_said_to_be(plain):

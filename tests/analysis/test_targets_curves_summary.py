@@ -75,7 +75,7 @@ def test_expected_running_time_has_the_golden_value():
         }
     )
     curves = pd.DataFrame(
-        {"trial_id": ids, "step": np.where(reached, times, cap), "epoch": 1.0, "train_seconds": 1.0}
+        {"trial_id": ids, "step": np.where(reached, times, cap), "epoch": 1.0, "train_seconds": 1.0, "flops": 1.0}
     ).assign(train_loss=np.where(reached, 0.0, 1.0))
     (found,) = compute_targets(runs, curves, {"train_loss": [0.5]})
     assert found.expected_steps == pytest.approx(50, rel=0.02)
@@ -164,7 +164,7 @@ def test_cautions_say_what_applies(synthetic, study):
     assert "18 of 108 planned runs" in found["incomplete"]
     assert "18 of 108" in found["failed"]
     assert "no run completed (27 of 27 diverged)" in found["diverged"]
-    assert "smallest lr (0.01)" in found["edge"]
+    assert "smallest learning rate (0.01)" in found["edge"]
     assert "0.25" in found["few-seeds"]
 
 

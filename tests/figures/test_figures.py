@@ -210,6 +210,42 @@ def test_where_a_run_diverged_has_a_cross(synthetic, study):
     assert "1 diverged" in figure.layout.title.subtitle.text
 
 
+def test_long_curves_and_many_seeds_are_thinned_to_what_a_panel_shows_and_say_so(synthetic, study):
+    losses = [2.0 * 0.99**k for k in range(300)]
+    one = {"optimizers": {"sgd": {"kind": "sgd", "lr": 0.1}}, "batch_sizes": [32], "budget": {"epochs": 300}}
+    made = study(lambda trial: synthetic.run(trial, [loss * (1 + trial.seed) for loss in losses]), seeds=20, **one)
+    (cell,) = compute_curves(made.runs, made.curves, LOSS, [made.runs["cell_id"].iloc[0]])
+    figure = draw_curves([cell])
+    thin = [trace for trace in figure.data if trace.line.width == 0.8]
+    (bold,) = traces(figure, "SGD, median")
+    assert len(thin) == 12
+    assert {len(trace.x) for trace in (*thin, bold)} == {120}
+    assert (bold.x[0], bold.x[-1]) == (0.0, 300.0)
+    assert max(np.diff(bold.x)) == 3
+    assert "n = 20 of 20 runs" in figure.layout.title.subtitle.text
+    assert "12 of 20 seeds · at most 120 of 301 evaluations drawn" in figure.layout.title.subtitle.text
+
+
+def test_a_cell_without_a_value_is_a_hole_that_nothing_fills(synthetic, study):
+    """Optuna's contour drops cells that are not finite, and interpolates its colours over the hole."""
+
+    def outcome(trial):
+        middle = dict(trial.hyperparameters) == {**dict(trial.hyperparameters), "lr": 0.1, "damping": 0.01}
+        return synthetic.run(trial, [9.0], Status.DIVERGED) if middle else synthetic.run(trial, [0.5])
+
+    made = study(outcome, batch_sizes=[32])
+    maps = [m for m in compute_maps(made.runs, made.curves, LOSS) if m.optimizer == "kfac"]
+    figure = draw_maps(maps, scale=map_scale(maps))
+    (heat,) = [trace for trace in figure.data if trace.type == "heatmap"]
+    holes = np.argwhere(np.isnan(np.array(heat.z, dtype=float)))
+    assert holes.tolist() == [[1, 1]]
+    assert not heat.zsmooth
+    assert not heat.connectgaps
+    (hatched,) = traces(figure, "every seed diverged")
+    assert (list(hatched.x), list(hatched.base)) == ([1], [0.5])
+    assert hatched.marker.pattern.shape == "/"
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -83,11 +83,23 @@ def test_every_figure_travels_with_its_n_and_its_data(case, report_of):
     for name in report.figures:
         figure = json.loads(packed(report.html, f"figure-{name}"))
         assert "n = " in figure["layout"]["title"]["subtitle"]["text"], name
-        header, *rows = packed(report.html, f"data-{name}").splitlines()
+        (table,) = re.findall(rf'data-take="csv" data-figure="{name}" data-table="([^"]*)"', report.html)
+        header, *rows = packed(report.html, f"data-{table}").splitlines()
         assert rows, name
         assert "," in header
         for kind in ("csv", "svg", "png"):
             assert f'data-take="{kind}" data-figure="{name}"' in report.html
+
+
+def test_what_a_page_has_no_use_for_is_not_in_it(report_of):
+    """Ids that only a dashboard's clicks ask for, and data that another figure has already brought."""
+    report = report_of("landscape")
+    assert not any("customdata" in figure for figure in report.figures.values())
+    tables = [packed(report.html, name) for name in re.findall(r'id="packed-(data-[^"]*)"', report.html)]
+    assert len(tables) == len(set(tables)) < len(report.figures)
+    both = re.findall(r'data-take="csv" data-figure="best-of-k-\w+" data-table="([^"]*)"', report.html)
+    assert both == ["best-of-k-trials"] * 2
+    assert len(report.html) < 3e6
 
 
 def test_maps_of_all_optimizers_share_one_colour_scale(report_of):
