@@ -6,6 +6,7 @@ next by ``supply``: Tune only asks for it, as of any ``Searcher``, and tells wha
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import re
@@ -29,7 +30,7 @@ from sensitivity.execution.resources import request
 from sensitivity.execution.supply import Supply
 from sensitivity.execution.worker import run_pack
 from sensitivity.store.checkpoints import delete_checkpoint
-from sensitivity.store.directory import Place, patiently
+from sensitivity.store.directory import Place, first_line, patiently
 from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import Manifest
 from sensitivity.store.writer import append
@@ -80,7 +81,7 @@ def run_packs(
 
     Raises:
         KeyboardInterrupt: a stop was asked for.
-        UserError: the study directory can't be written, or workers can't live.
+        UserError: the study directory or this machine's temporary folder can't be written, or workers can't live.
     """
     recorder = _Recorder(supply, destination, progress, on_change)
     stopper = _StopOn(lambda: stopped() or recorder.fault is not None)
@@ -91,26 +92,34 @@ def run_packs(
         directory=destination.directory,
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it is in the results
-    with tempfile.TemporaryDirectory(prefix="sensitivity-tune-", ignore_cleanup_errors=True) as scratch:
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, _placement(plan.spec.execution)),
-            tune_config=tune.TuneConfig(
-                search_alg=_Asker(supply, recorder),
-                num_samples=-1,
-                max_concurrent_trials=workers,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: str(trial.trial_id),
-            ),
-            run_config=tune.RunConfig(
-                name="packs",
-                storage_path=scratch,
-                verbose=0,
-                callbacks=[recorder],
-                stop=stopper,
-                failure_config=tune.FailureConfig(max_failures=0),  # `supply` decides what starts again
-            ),
-        )
-        tuner.fit()
+    try:
+        with tempfile.TemporaryDirectory(prefix="sensitivity-tune-", ignore_cleanup_errors=True) as scratch:
+            tuner = tune.Tuner(
+                tune.with_resources(trainable, _placement(plan.spec.execution)),
+                tune_config=tune.TuneConfig(
+                    search_alg=_Asker(supply, recorder),
+                    num_samples=-1,
+                    max_concurrent_trials=workers,
+                    reuse_actors=True,
+                    trial_dirname_creator=lambda trial: str(trial.trial_id),
+                ),
+                run_config=tune.RunConfig(
+                    name="packs",
+                    storage_path=scratch,
+                    verbose=0,
+                    callbacks=[recorder],
+                    stop=stopper,
+                    failure_config=tune.FailureConfig(max_failures=0),  # `supply` decides what starts again
+                ),
+            )
+            tuner.fit()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{tempfile.gettempdir()}: Ray Tune's own files can't be written there ({first_line(error)})\n"
+            "  What was reported is kept. Make room, or set TMPDIR to a folder that has some, and run again"
+        ) from None
     if recorder.fault is not None:
         raise recorder.fault
     if stopped():

@@ -35,6 +35,7 @@ def running_ray() -> Iterator[str]:
         import ray
 
         context = ray.init(
+            address="local",  # or a cluster that another test has started would be joined
             num_cpus=2,
             include_dashboard=False,
             object_store_memory=100 * 2**20,
