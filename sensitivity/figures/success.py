@@ -101,6 +101,10 @@ def draw_success_3d(surfaces: Sequence[SuccessSurface], *, theme: Theme = LIGHT)
     return figure.finish(theme, *_words(shown, "Success rate over batch size and target, as surfaces"), panel_width=560)
 
 
+_ENDS = (0.2, 0.4, 0.6, 1.0)
+"""Of the colour scale of differences: the first that holds them all."""
+
+
 def draw_success_difference(
     difference: SuccessDifference, surfaces: Sequence[SuccessSurface], *, theme: Theme = LIGHT
 ) -> go.Figure:
@@ -158,15 +162,17 @@ def draw_success_difference(
     panels.figure.update_yaxes(
         tickvals=scale.tickvals, ticktext=scale.ticktext, title_text=f"target {metric.label}", showgrid=False
     )
+    largest = float(np.abs(difference.difference).max(initial=0.0, where=np.isfinite(difference.difference)))
+    end = next(end for end in _ENDS if largest <= end + 1e-9)
     panels.figure.update_layout(
         coloraxis={
-            "cmin": -1,
-            "cmax": 1,
+            "cmin": -end,
+            "cmax": end,
             "colorscale": list(zip((0.0, 0.5, 1.0), theme.lean, strict=True)),
             "colorbar": {
                 "title": {"text": "difference<br> "},
-                "tickvals": [-1, -0.5, 0, 0.5, 1],
-                "ticktext": [f"100%: {other}", "50%", "0", "50%", f"100%: {one}"],
+                "tickvals": [-end, -end / 2, 0, end / 2, end],
+                "ticktext": [f"{end:.0%}: {other}", f"{end / 2:.0%}", "0", f"{end / 2:.0%}", f"{end:.0%}: {one}"],
             },
         }
     )

@@ -19,11 +19,15 @@ from sensitivity.report.results import Results
 from sensitivity.report.words import refusals
 from sensitivity.study.metrics import METRICS
 
+_MOST_CELLS = 5_000
+"""Of one metric, beyond which two metrics are drawn and no more: 5,000 cells take about 0.3 MB."""
+
 
 def maps_section(results: Results, figures: Figures, prefix: str) -> str:
     """Return a figure for each metric and optimizer, the metrics behind a switch."""
     views = {}
-    for name, of_metric in results.maps.items():
+    for name in _shown(results):
+        of_metric = results.maps[name]
         scale = map_scale(of_metric)
         parts = []
         for optimizer in dict.fromkeys(map_.optimizer for map_ in of_metric):
@@ -40,11 +44,28 @@ def maps_section(results: Results, figures: Figures, prefix: str) -> str:
         " difference, paired by seed, contains zero, for each cell by itself; with few seeds that holds also for"
         " cells that vary widely. The cells of a grid are chosen, not drawn: their shares are no probabilities."
     )
-    content = tabs(f"{prefix}metric", "Metric", views)
+    content = tabs(f"{prefix}metric", "Metric", views) + notes(_left_out(results))
     if results.metric is not None:
         content += tables.best_table(results.maps[results.metric.name])
     empty = nothing("No run has a measured value here, so there is nothing to draw.")
     return section(f"{prefix}maps", "Robustness maps", introduction, content if views else empty)
+
+
+def _shown(results: Results) -> tuple[str, ...]:
+    """Return the metrics whose maps and curves are drawn: all, or the two most telling where each has many cells."""
+    names = tuple(results.maps)
+    if results.metric is None or sum(len(map_.cells) for map_ in results.maps[results.metric.name]) <= _MOST_CELLS:
+        return names
+    first = str(results.metric.name)
+    return (first, *(name for name in names if name != first))[:2]
+
+
+def _left_out(results: Results) -> tuple[str, ...]:
+    left = [METRICS[name].label for name in results.maps if name not in _shown(results)]
+    if not left:
+        return ()
+    text = f"Maps and curves of {' and '.join(left)} are left out to keep this file small; the dashboard has them."
+    return (text,)
 
 
 def curves_section(results: Results, figures: Figures, prefix: str) -> str:
@@ -62,7 +83,7 @@ def curves_section(results: Results, figures: Figures, prefix: str) -> str:
                 ),
             )
             for name, cells in results.curves[which].items()
-            if cells
+            if cells and name in _shown(results)
         }
         if by_metric:
             views[which] = (SUBJECTS[which], tabs(f"{prefix}metric", "Metric", by_metric))

@@ -219,7 +219,9 @@ def test_the_difference_is_signed_and_marks_what_it_can_tell(results):
     np.testing.assert_array_equal(np.array(heat.z, dtype=float), results.difference.difference.T)
     told = (results.difference.low > 0) | (results.difference.high < 0)
     assert len(dots.x) == told.sum()
-    assert figure.layout.coloraxis.cmin == -1
+    largest = np.nanmax(np.abs(results.difference.difference))
+    assert -figure.layout.coloraxis.cmin == figure.layout.coloraxis.cmax
+    assert largest <= figure.layout.coloraxis.cmax <= max(2 * largest, 0.2)
 
 
 def test_planes_show_one_minus_momentum_and_every_configuration(results):

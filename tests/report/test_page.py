@@ -102,6 +102,15 @@ def test_what_a_page_has_no_use_for_is_not_in_it(report_of):
     assert len(report.html) < 3e6
 
 
+def test_of_very_many_cells_two_metrics_are_drawn_and_the_page_says_so(study_of, monkeypatch):
+    monkeypatch.setattr("sensitivity.report.sections._MOST_CELLS", 10)
+    report = write_report([study_of("complete")])
+    drawn = {name.split("-")[1] for name in report.figures if name.startswith("maps-")}
+    assert drawn == {"test_accuracy", "train_loss"}
+    assert not any(name.startswith("curves-") and name.endswith("test_loss") for name in report.figures)
+    assert "Maps and curves of test loss and training accuracy are left out" in report.html
+
+
 def test_maps_of_all_optimizers_share_one_colour_scale(report_of):
     axes = [
         json.loads(report_of("landscape").figures[f"maps-train_loss-{optimizer}"])["layout"]["coloraxis"]
