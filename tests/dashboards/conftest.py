@@ -156,7 +156,7 @@ def click_cell(tab, place_, panel=0, column=0, row=0):
     place_.scroll_into_view_if_needed()
     x, y, name = cell_at(place_, panel, column, row)
     hovered = place_.locator(".hoverlayer .hovertext")
-    for step in range(40):
+    for step in range(300):
         tab.mouse.move(x - 3 + step % 2, y)
         tab.wait_for_timeout(60)
         if hovered.count():

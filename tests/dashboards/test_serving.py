@@ -1,0 +1,89 @@
+"""The command that serves a dashboard: where it listens, what it prints, how it ends."""
+
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import pytest
+
+from sensitivity.cli import dashboard as command
+from sensitivity.study.errors import UserError
+
+ARGUMENTS = [sys.executable, "-m", "sensitivity.cli.main", "dashboard"]
+
+
+def status(address, **headers):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_beyond_loopback_the_printed_address_is_the_way_in_and_a_signal_ends_it(tmp_path):
+    asked = [*ARGUMENTS, str(tmp_path), "--host", "0.0.0.0", "--port", "0", "--prefix", "lab"]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stdout.readline()
+            start, _, token = line.removeprefix("dashboard: ").strip().partition("?token=")
+            assert start.startswith(f"http://{socket.gethostname()}:")
+            assert start.endswith("/lab/")
+            assert "put TLS before it" in process.stdout.readline()
+            local = f"http://127.0.0.1:{start.rpartition(':')[2]}"
+            assert status(local) == 401
+            assert status(local, Authorization=f"Bearer {token}") == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+
+
+def test_a_port_that_is_taken_is_a_message(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"can't listen on 127.0.0.1:{port}"):
+            command._bind(None, "127.0.0.1", port)
+    with pytest.raises(UserError, match="can't listen on no-such-host"):
+        command._bind(None, "no-such-host.invalid", 0)
+
+
+@pytest.mark.parametrize(("given", "path"), [("", "/"), ("/", "/"), ("lab", "/lab/"), ("/a/b_c/", "/a/b_c/")])
+def test_a_prefix_has_a_slash_at_both_ends(given, path):
+    assert command.normal_prefix(given) == path
+
+
+@pytest.mark.parametrize("given", ["..", "a/../b", "a b", "<x>", "a?b", "/%2e%2e/"])
+def test_what_is_no_path_is_refused(given):
+    with pytest.raises(UserError, match="--prefix"):
+        command.normal_prefix(given)
+
+
+@pytest.mark.parametrize(
+    ("host", "has_token", "names"),
+    [("127.0.0.1", False, ["127.0.0.1"]), ("192.0.2.1", True, ["192.0.2.1"]), ("::", True, [socket.gethostname()])],
+)
+def test_what_is_asked_for_reaches_the_application(tmp_path, monkeypatch, host, has_token, names):
+    asked = {}
+
+    def stop_here(root, **options):
+        asked.update(options, root=root)
+        raise UserError("enough")
+
+    monkeypatch.setattr(command, "create_app", stop_here)
+    with pytest.raises(UserError, match="enough"):
+        command.serve(
+            str(tmp_path), host=host, port=0, host_names=["lab"], prefix="p", strip_prefix=True, allow_run=True,
+            cluster="http://head:8265",
+        )  # fmt: skip
+    assert (asked["token"] is not None) is has_token
+    assert has_token is False or len(asked["token"]) >= 32
+    assert asked["hosts"] == ["lab", *names]
+    assert (asked["prefix"], asked["prefix_stripped"]) == ("/p/", True)
+    assert (asked["allow_run"], asked["cluster"]) == (True, "http://head:8265")
