@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from sensitivity.analysis.clipping import compute_clipping
+from sensitivity.analysis.estimates import mean_over_seeds
+from sensitivity.analysis.paired import equivalence_p
 from sensitivity.analysis.regions import compute_regions
 from sensitivity.analysis.scaling import compute_scaling
 from sensitivity.analysis.times import compute_times
@@ -78,6 +80,19 @@ def test_three_seeds_are_told_what_it_takes(plain):
     assert remedies["seeds"].runs == 8 * 2 * 4 * 3, "11 seeds, of which six judge"
     assert remedies["confirm"].runs == 6 * 8, "the 8 winners on six fresh seeds"
     assert remedies["confirm"].device_seconds == pytest.approx(remedies["confirm"].runs * 10_000 * 0.5)
+
+
+def test_seeds_that_choose_each_others_winners_widen_every_interval_and_the_test_of_equivalence(plain):
+    """Without, three seeds would call arms equal that differ by the margin in 6 to 8% of simulated studies."""
+    found = scaling_verdict(*study(plain, {"a": 60, "b": 60}, seeds=3))
+    for comparison in (found.primary, *found.by_batch):
+        differences = np.array(comparison.differences)
+        low, high = mean_over_seeds(differences).interval
+        assert np.ptp(comparison.effect.interval) == pytest.approx(1.15 * (high - low))
+        assert comparison.p_equivalence > equivalence_p(differences, comparison.margin)
+        assert comparison.p_equivalence == equivalence_p(differences, comparison.margin, widen=1.15)
+    (split, *_) = scaling_verdict(*study(plain, {"a": 60, "b": 60})).by_batch
+    assert split.p_equivalence == equivalence_p(np.array(split.differences), split.margin)
 
 
 def test_six_fresh_seeds_of_the_winners_settle_it(plain):
