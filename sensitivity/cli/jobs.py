@@ -21,7 +21,7 @@ from sensitivity.study.errors import UserError
 if TYPE_CHECKING:
     from sensitivity.execution.jobs import Cluster, Job
 
-UNSUCCESSFUL_EXIT = 1
+UNSUCCESSFUL_EXIT, INTERRUPTED_EXIT = 1, 130
 
 
 def submit_study(
@@ -29,7 +29,7 @@ def submit_study(
 ) -> None:
     """Send a study to a cluster, and say how to follow it."""
     refuse_local(storage)
-    place(storage)  # a URI that means nothing, or holds credentials, would only be found out there
+    storage = place(storage).uri  # refuses here what means nothing, or holds credentials; one name for one place
     with shipment(study, with_package=with_package) as ready, _cluster(address) as cluster:
         job = cluster.submit(ready, storage=storage, workers=workers)
     if as_json:
@@ -64,7 +64,11 @@ def show_logs(id_: str, *, address: str, follow: bool) -> int:
         if not follow:
             print(cluster.logs(id_), end="")
             return 0
-        job = cluster.follow(id_, lambda text: print(text, end="", flush=True))
+        try:
+            job = cluster.follow(id_, lambda text: print(text, end="", flush=True))
+        except KeyboardInterrupt:
+            print(f"\n{id_} goes on; `sensitivity stop {id_}` would end it", file=sys.stderr)
+            return INTERRUPTED_EXIT
     print(f"{job.id}: {job.status.lower()}", file=sys.stderr)
     return 0 if job.status == "SUCCEEDED" else UNSUCCESSFUL_EXIT
 

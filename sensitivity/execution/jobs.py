@@ -18,7 +18,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from sensitivity.execution.shipment import MOST_BYTES, Shipment
+from sensitivity.execution.shipment import Shipment
 from sensitivity.store.manifest import spec_hash
 from sensitivity.study.errors import UserError
 from sensitivity.study.trials import content_hash
@@ -93,15 +93,12 @@ class Cluster:
         """Send a study; a job of the same study that has ended is followed by one that goes on where it was.
 
         Raises:
-            UserError: a job of the study waits or runs already, or the shipment is too large.
+            UserError: a job of the study waits or runs already, or the shipment lacks something or is too large.
         """
         study, spec = shipment.spec.name, spec_hash(shipment.spec)
-        if (too_large := shipment.largest()) is not None:
-            raise UserError(
-                f"a job's files may have {MOST_BYTES // 2**20} MiB, these have {too_large}\n"
-                "  Put data on every node, and name it by its full path or in $SENSITIVITY_DATA there; keep what the "
-                "study does not need out of the folder"
-            )
+        with self._reachable():
+            if (fault := shipment.fault()) is not None:
+                raise UserError(fault)
         jobs = self.jobs()
         for job in jobs:
             if job.active and (job.study, job.storage) == (study, storage):
@@ -204,6 +201,11 @@ class Cluster:
             ) from None
         except (OSError, ValueError, RuntimeError, requests.RequestException, aiohttp.ClientError) as error:
             text = str(error)
+            if isinstance(error, OSError) and error.filename is not None:
+                raise UserError(
+                    f"{error.filename}: {error.strerror}\n"
+                    "  It would travel with the job: let it be read, or name it in a .rayignore beside the study file"
+                ) from None
             if job and "status code 404" in text:
                 raise UserError(
                     f"no job {job!r} on the cluster at {self._address}\n  `sensitivity status` lists those it has"

@@ -43,6 +43,8 @@ class NodeReport:
     """What is wrong with the storage place there; nothing if it is the driver's own, and can be written."""
     dataset: str
     """What is wrong with the data set or the user's code there; nothing if they are the driver's."""
+    accelerator: str = ""
+    """What keeps its PyTorch from the accelerators that Ray counts there; nothing if it was built for them."""
 
 
 def check_nodes(plan: Plan, directory: Place) -> None:
@@ -93,6 +95,8 @@ def faults(reports: Sequence[NodeReport], own: Mapping[str, str], *, driver: str
             lines.append(f"{place} on {report.node}: {report.storage}")
         if report.dataset:
             lines.append(f"the problem on {report.node}: {report.dataset}")
+        if report.accelerator:
+            lines.append(f"{report.node}: {report.accelerator}")
     return lines
 
 
@@ -121,7 +125,8 @@ def _ask(nodes: Sequence[str], plan: Plan, directory: Place, mark: str, attempts
     wheres = [
         {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} for node in nodes
     ] or [anywhere]
-    question = (directory, mark, plan.spec.problem, plan.import_folder, plan.problem.dataset.fingerprint)
+    device = plan.spec.execution.device
+    question = (directory, mark, plan.spec.problem, plan.import_folder, plan.problem.dataset.fingerprint, device)
     task = ray.remote(max_retries=0)(_report)
     answers = [task.options(**where).remote(*question) for where in wheres]
     # A node that is yet to come takes its time, as the packs would wait for it.
@@ -163,7 +168,9 @@ def _name(node_id: str) -> str:
     return f"{_alive().get(node_id, {}).get('NodeManagerHostname', 'node')}-{node_id[:6]}"
 
 
-def _report(directory: Place, mark: str, problem: ProblemSpec, import_folder: str, fingerprint: str) -> NodeReport:
+def _report(
+    directory: Place, mark: str, problem: ProblemSpec, import_folder: str, fingerprint: str, device: str
+) -> NodeReport:
     use_folder(import_folder)
     node = f"{platform.node()}-{ray.get_runtime_context().get_node_id()[:6]}"
     return NodeReport(
@@ -171,7 +178,15 @@ def _report(directory: Place, mark: str, problem: ProblemSpec, import_folder: st
         versions=versions(),
         storage=_storage(directory, mark, node),
         dataset=_dataset(problem, import_folder, fingerprint),
+        accelerator=lacking_accelerator(device),
     )
+
+
+def lacking_accelerator(device: str) -> str:
+    """Return why this PyTorch can't train on `device`; nothing if it can. Ray counts accelerators without asking it."""
+    if device == "cpu" or torch.version.cuda or torch.version.hip:
+        return ""
+    return f'device = "{device}", but PyTorch {torch.__version__} there is built without it; install one that has it'
 
 
 def _storage(directory: Place, mark: str, node: str) -> str:

@@ -39,6 +39,8 @@ class Shipment:
     """What of it stays here, as patterns of .gitignore; those of .gitignore and .rayignore apply too."""
     package: Path | None
     """This package's source, if it is to travel too."""
+    needed: tuple[Path, ...]
+    """Files and folders without which the study can't be run."""
 
     def runtime_env(self, *, job: str) -> dict[str, object]:
         """Return the shipment as Ray's runtime environment of a job of that name."""
@@ -53,15 +55,26 @@ class Shipment:
         variables[CODE_VERSION_VARIABLE] = code_version()
         return {**env, "env_vars": variables, "py_modules": [str(self.package)]}
 
-    def largest(self) -> str | None:
-        """Return in words what makes the shipment too large to be sent; None if it is not."""
+    def fault(self) -> str | None:
+        """Return in words why this can't be sent, with the mend; None if it can."""
         sizes = _sizes(self.folder, self.excludes)
+        for path in self.needed:
+            if not any(file.is_relative_to(path) for file in sizes):
+                return (
+                    f"{path} would not travel: a .gitignore or .rayignore names it, it is hidden, or it is empty\n"
+                    "  The study needs it: change what names it, or move it"
+                )
         total = sum(sizes.values())
         if total <= MOST_BYTES:
             return None
         most = sorted(sizes, key=lambda path: -sizes[path])[:_SHOWN]
         named = ", ".join(f"{path.relative_to(self.folder)} ({sizes[path] / 2**20:.0f} MiB)" for path in most)
-        return f"{total / 2**20:.0f} MiB in {self.folder}, most of it in {named}"
+        return (
+            f"a job's files may have {MOST_BYTES // 2**20} MiB, these have {total / 2**20:.0f} MiB in {self.folder}, "
+            f"most of it in {named}\n"
+            "  Put data on every node, and name it by its full path or in $SENSITIVITY_DATA there; name what the study "
+            "does not need in a .rayignore beside it"
+        )
 
 
 @contextlib.contextmanager
@@ -77,23 +90,29 @@ def shipment(study: str, *, with_package: bool) -> Iterator[Shipment]:
     spec = load_study(path)
     folder = path.resolve().parent
     use_folder(str(folder))
-    modules = modules_found(spec.problem)
+    own = (*modules_found(spec.problem), *_images(spec, folder))
     package = Path(__file__).resolve().parents[1] if with_package else None
-    if modules or _images_beside(spec, folder):
+    if own:
+        file = path.resolve()
         yield Shipment(
-            spec=spec, file_name=path.name, folder=folder, excludes=(*_NEVER, *_apart(folder)), package=package
+            spec=spec,
+            file_name=file.name,
+            folder=folder,
+            excludes=(*_NEVER, *_apart(folder)),
+            package=package,
+            needed=(file, *(each for each in own if each.is_relative_to(folder))),
         )
         return
     with tempfile.TemporaryDirectory(prefix="sensitivity-") as scratch:
         shutil.copy(path, scratch)
-        yield Shipment(spec=spec, file_name=path.name, folder=Path(scratch), excludes=(), package=package)
+        yield Shipment(spec=spec, file_name=path.name, folder=Path(scratch), excludes=(), package=package, needed=())
 
 
-def _images_beside(spec: StudySpec, folder: Path) -> bool:
+def _images(spec: StudySpec, folder: Path) -> Iterator[Path]:
     named = spec.problem.dataset
-    return named.startswith(IMAGE_FOLDER) and (folder / named.removeprefix(IMAGE_FOLDER)).resolve().is_relative_to(
-        folder
-    )
+    place = (folder / named.removeprefix(IMAGE_FOLDER)).resolve()
+    if named.startswith(IMAGE_FOLDER) and place.is_relative_to(folder):
+        yield place
 
 
 def _apart(folder: Path) -> Iterator[str]:
@@ -106,13 +125,16 @@ def _apart(folder: Path) -> Iterator[str]:
 
 
 def _sizes(folder: Path, excludes: tuple[str, ...]) -> dict[Path, int]:
-    apart = {folder / pattern.strip("/") for pattern in excludes if pattern.startswith("/")}
+    """Return the bytes of each file that travels, chosen as Ray itself chooses."""
+    from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+
     sizes = {}
-    for here, names, files in os.walk(folder):
-        names[:] = [n for n in names if not n.startswith(".") and n != "__pycache__" and Path(here, n) not in apart]
-        for name in files:
-            with contextlib.suppress(OSError):  # a link to nowhere
-                sizes[Path(here, name)] = Path(here, name).stat().st_size
+
+    def note(path: Path) -> None:
+        if path.is_file():
+            sizes[path] = path.stat().st_size
+
+    _dir_travel(folder, [_get_excludes(folder, list(excludes))], note, include_gitignore=True)
     return sizes
 
 

@@ -1,6 +1,7 @@
 """What a Jobs server may answer, or not: one message each, with its mend. The server is a stand-in that misbehaves."""
 
 import asyncio
+import errno
 import re
 import socket
 import threading
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from sensitivity.cli.jobs import show_logs
 from sensitivity.execution import jobs
 from sensitivity.study.errors import UserError
+from sensitivity.study.spec import StudySpec
 
 JOB = {
     "type": "SUBMISSION",
@@ -138,6 +141,38 @@ def test_a_head_that_goes_away_while_its_logs_are_followed(server, goodbye):
     assert seen == ["1/4 runs\n"]
     assert "was lost while following mine-1" in str(lost.value)
     assert "what was reported is in /shared. Submit the study again" in str(lost.value)
+
+
+def test_who_stops_following_stops_no_job(server, monkeypatch, capsys):
+    def follow(cluster, job, show):
+        show("1/4 runs\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs.Cluster, "follow", follow)
+    address = server({**VERSION, "/api/jobs/mine-1": answer(JOB)})
+    assert show_logs("mine-1", address=address, follow=True) == 130
+    said = capsys.readouterr()
+    assert said.out == "1/4 runs\n"
+    assert "mine-1 goes on; `sensitivity stop mine-1` would end it" in said.err
+
+
+def test_files_that_can_not_be_read_are_not_the_clusters_fault(server):
+    class Unreadable:
+        spec = StudySpec.model_validate(
+            {
+                "name": "mine",
+                "batch_sizes": [64],
+                "seeds": 1,
+                "budget": {"steps": 1},
+                "optimizers": {"sgd": {"kind": "sgd", "lr": [0.1]}},
+            }
+        )
+
+        def fault(self):
+            raise PermissionError(errno.EACCES, "Permission denied", "/home/me/key.pem")
+
+    with pytest.raises(UserError, match=r"^/home/me/key.pem: Permission denied\n  It would travel with the job"):
+        jobs.Cluster(server(VERSION)).submit(Unreadable(), storage="/shared", workers=None)
 
 
 def test_the_oldest_ray_is_that_of_the_package():

@@ -81,9 +81,43 @@ def test_a_study_without_code_of_the_users_travels_alone(own, tmp_path):
 def test_what_is_too_large_is_named(own, monkeypatch):
     (own / "weights.bin").write_bytes(b"x" * 3 * 2**20)
     with shipment(str(own / "mine.toml"), with_package=False) as ready:
-        assert ready.largest() is None
+        assert ready.fault() is None
         monkeypatch.setattr(shipments, "MOST_BYTES", 2**20)
-        assert ready.largest().startswith(f"3 MiB in {own}, most of it in weights.bin (3 MiB), ")
+        fault = ready.fault()
+        assert fault.startswith(
+            f"a job's files may have 1 MiB, these have 3 MiB in {own}, most of it in weights.bin (3"
+        )
+        for mend in (".gitignore", ".rayignore"):  # Ray leaves behind what they name, so it does not count
+            before = (own / mend).read_text() if (own / mend).exists() else ""
+            (own / mend).write_text(f"{before}*.bin\n")
+            assert ready.fault() is None
+            (own / mend).write_text(before)
+            assert ready.fault() is not None
+
+
+@pytest.mark.parametrize("name", ["mine.toml", "shipped_net.py"])
+def test_what_a_study_needs_and_would_not_travel_is_named(own, name):
+    with (own / ".gitignore").open("a") as ignored:
+        ignored.write(name)
+    with shipment(str(own / "mine.toml"), with_package=False) as ready:
+        assert ready.fault().startswith(f"{own / name} would not travel: a .gitignore or .rayignore names it")
+
+
+def test_images_beside_a_study_travel_or_are_missed(own):
+    (own / "mine.toml").write_text(STUDY.replace('model = "shipped_net:net"', 'dataset = "imagefolder:data/images"'))
+    (own / "data/images/a").mkdir(parents=True)
+    with shipment(str(own / "mine.toml"), with_package=False) as ready:
+        assert ready.folder == own
+        assert ready.fault().startswith(f"{own / 'data/images'} would not travel")
+        (own / "data/images/a/1.png").touch()
+        assert ready.fault() is None
+
+
+def test_a_study_file_that_is_a_link_travels_from_where_it_lies(own, tmp_path):
+    (tmp_path / "link.toml").symlink_to(own / "mine.toml")
+    with shipment(str(tmp_path / "link.toml"), with_package=False) as ready:
+        assert (ready.folder / ready.file_name).samefile(own / "mine.toml")
+        assert ready.fault() is None
 
 
 def test_a_module_that_is_not_there_is_asked_for_before_anything_is_sent(tmp_path):
