@@ -42,6 +42,12 @@ def compute_sensitivity_verdict(
         remedies.append(
             Remedy(code="unclip", text="Declare an optimizer without kl_clip (the default), and compare it.")
         )
+    neither = [size for size, pair in zip(sizes, pairs, strict=True) if all(_empty(region) for region in pair)]
+    if neither:
+        where = f"batch size{'s' * (len(neither) > 1)} {', '.join(f'{size:,}' for size in neither)}"
+        text = f"Neither reaches the target at {where} in any cell, so there is nothing to compare there."
+        blocks.append(Caution(code="budget", text=text))
+        remedies.append(Remedy(code="budget", text=f"A longer budget at {where}, or an easier target."))
     shared = sorted(set.intersection(*(set(r.seeds) for pair in pairs for r in pair))) if pairs else []
     primary: PairedComparison | None = None
     by_batch: tuple[PairedComparison, ...] = ()
@@ -85,6 +91,10 @@ def compute_sensitivity_verdict(
         blocks,
         remedies,
     )
+
+
+def _empty(region: RobustRegion) -> bool:
+    return len(region.per_seed) > 0 and not any(region.per_seed)
 
 
 def _size(region: RobustRegion, seed: int) -> float:

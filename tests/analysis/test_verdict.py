@@ -191,6 +191,19 @@ def test_a_region_cut_off_by_the_box_refuses_where_it_is_the_smaller_one(plain):
     assert found.answer == "undetermined"
 
 
+def test_a_batch_size_at_which_neither_reaches_the_target_refuses(plain):
+    """It would count as a difference of zero, and make equivalent what was never compared."""
+    runs, curves = regions(plain, {"a": 4.0, "b": 2.0})
+    assert sensitivity_verdict(runs, curves).answer == "better"
+    runs.loc[runs["batch_size"] == 16, "train_loss"] = 1.0
+    found = sensitivity_verdict(runs, curves)
+    assert (found.answer, found.reasons[0].code) == ("undetermined", "budget")
+    assert "Neither reaches the target at batch size 16 in any cell" in found.reasons[0].text
+    assert "budget" in {remedy.code for remedy in found.settle}
+    runs.loc[(runs["batch_size"] == 16) & (runs["optimizer"] == "a"), "train_loss"] = 0.3
+    assert sensitivity_verdict(runs, curves).reasons[0].code != "budget", "one that reaches it is a difference"
+
+
 def test_a_clip_that_binds_refuses(plain):
     runs, curves = regions(plain, {"a": 4.0, "b": 2.0})
     runs["clip_share"] = np.where(runs["optimizer"] == "a", 0.8, np.nan)
