@@ -120,9 +120,13 @@ class Campaign:
         if not self._search.confirm or all(self._ended[run].objectives is None for run in tried if run in self._ended):
             return ()
         sign = 1 if lower_is_better(self._search.objective[0]) else -1
+        # Where all others miss the target, one that diverged counts as much as they: it is the last to be chosen.
         scores = {
-            configuration: sign * values[0]
-            for configuration, values in zip(self._tried, self._values(), strict=True)
+            configuration: (
+                sign * values[0],
+                sum(self._ended[run].objectives is None for run in runs if run in self._ended),
+            )
+            for (configuration, runs), values in zip(self._tried.items(), self._values(), strict=True)
             if values is not None
         }
         winner, (name, batch_size) = min(scores, key=lambda each: scores[each]), self._group

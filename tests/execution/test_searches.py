@@ -301,6 +301,22 @@ def test_winners_of_any_design_are_confirmed_on_fresh_seeds():
     assert all(trial.confirmation for trial in trials)
 
 
+def test_a_winner_is_not_one_that_diverged_where_all_others_miss_the_target():
+    spec = study(
+        "grid",
+        kfac={"lr": [1.0, 0.01], "damping": [1e-3], "samples": None},
+        confirm=1,
+        objective="steps_to_target",
+        target={"train_loss": 1e-6},
+    )
+    diverges, misses = expand(spec)
+    searches = Searches(spec, "", (diverges, misses))
+    worthless = dataclasses.replace(ended(diverges), status=Status.DIVERGED)
+    slow = dataclasses.replace(ended(misses), status=Status.COMPLETED)
+    searches.tell(dataclasses.replace(result(), runs=(worthless, slow)))
+    assert {trial.cell_id for trial in play(searches)} == {misses.cell_id}
+
+
 def test_where_everything_diverged_there_is_no_winner():
     spec = study("grid", kfac={"lr": [1.0], "damping": [1e-3], "samples": None}, confirm=3)
     searches = Searches(spec, "", expand(spec))
