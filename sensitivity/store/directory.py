@@ -24,6 +24,8 @@ PATIENCE_S = 180.0
 """How long a place that can't be reached is waited for."""
 _SECRET = re.compile(r"key|secret|token|sig|sas|pass|credential", re.IGNORECASE)
 """In the names of a URI's options."""
+_WITHOUT_FOLDERS = ("s3", "gcs")
+"""There a folder would be an object of its own, made anew with each file: half of all that a write asks for."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
 _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR)
 """Faults that no waiting mends: a full disk, a place that may not be written to."""
@@ -131,7 +133,8 @@ class Place:
             if self.is_local:
                 _write_local(Path(target), data)
                 return
-            self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
+            if self.filesystem.type_name not in _WITHOUT_FOLDERS:
+                self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
             with self.filesystem.open_output_stream(target) as stream:
                 stream.write(data)
 

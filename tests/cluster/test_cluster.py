@@ -1,7 +1,9 @@
 """A study on a real cluster of three nodes, through its Jobs server, with its results on S3."""
 
 import os
+import re
 import time
+import urllib.request
 from pathlib import Path
 
 import pandas as pd
@@ -125,6 +127,10 @@ def test_a_study_of_the_users_own_survives_a_stop_and_the_loss_of_a_node(cluster
     pd.testing.assert_series_equal(after, done)  # what was reported was not done again
     assert set(found.runs["code_version"]) == {found.manifest.specs[found.manifest.spec_hash]["code_version"]}
     assert "unknown" not in set(found.runs["code_version"])
+    listed = urllib.request.urlopen(f"{cluster.s3_env['AWS_ENDPOINT_URL']}/studies?list-type=2").read().decode()
+    keys = re.findall("<Key>(.*?)</Key>", listed)
+    assert {key.rpartition("/")[0] for key in keys} >= {"held", "held/runs", "held/curves"}
+    assert not {"held/runs/", "held/curves/"} & set(keys), "objects that stand for folders, made anew with each part"
     written = cluster.command("report", f"{BUCKET}/held", "-o", tmp_path / "held.html")
     assert written.returncode == 0, written.stderr
     assert "a-secret-of-the-test" not in (tmp_path / "held.html").read_text() + directory.read("study.json").decode()
