@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 _OPTIMIZERS = {"kfac": "K-FAC", "sgd": "SGD"}
 _PARAMETERS = {"lr": "learning rate", "weight_decay": "weight decay"}
 
@@ -19,3 +22,21 @@ def parameter_name(name: str) -> str:
 def at_batch_size(optimizer: str, batch_size: int) -> str:
     """Return which optimizer and batch size a sentence is of."""
     return f"{optimizer_name(optimizer)}, batch size {batch_size:,}"
+
+
+def merged(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return `texts`, each once, in order; those that differ in the batch size alone become one that lists them."""
+    sizes: dict[tuple[str, str], list[str]] = {}
+    for text in texts:
+        found = _AT_BATCH_SIZE.fullmatch(text)
+        key = (found["optimizer"], found["rest"]) if found else (text, "")
+        sizes.setdefault(key, []).append(found["size"] if found else "")
+    said = []
+    for (first, rest), own in sizes.items():
+        own = list(dict.fromkeys(own))
+        where = f"batch size {own[0]}" if len(own) == 1 else f"batch sizes {', '.join(own[:-1])} and {own[-1]}"
+        said.append(f"{first}, {where}: {rest}" if rest else first)
+    return tuple(said)
+
+
+_AT_BATCH_SIZE = re.compile(r"(?P<optimizer>.*?), batch size (?P<size>[\d,]+): (?P<rest>.+)", re.DOTALL)

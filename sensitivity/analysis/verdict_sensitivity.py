@@ -15,6 +15,9 @@ from sensitivity.analysis.regions import RobustRegion
 from sensitivity.analysis.remedies import Remedy, extend, more_seeds
 from sensitivity.analysis.verdict import Margins, Verdict, conclude, priced_runs, unfinished
 
+_SUSPECTS: dict[Answer, tuple[int, ...]] = {"better": (1,), "worse": (0,), "equivalent": (0, 1), "undetermined": ()}
+"""Whose region's being a lower bound undoes an answer, candidate or reference: it may be larger than it looks."""
+
 
 def compute_sensitivity_verdict(
     runs: pd.DataFrame,
@@ -66,13 +69,11 @@ def compute_sensitivity_verdict(
             )
             for size, column, p in zip(sizes, table.T, adjusted, strict=True)
         )
-        blocks += _bounded(pairs, primary.answer)
-        remedies += [
-            remedy
-            for number, name in enumerate((candidate, reference))
-            for remedy in extend(priced, name, [edge for pair in pairs for edge in pair[number].touches])
-            if any(block.code == "region-edge" for block in blocks)
-        ]
+        for number in _SUSPECTS[primary.answer]:
+            regions_of = [pair[number] for pair in pairs]
+            blocks += [w for region in regions_of for w in region.decades.warnings if w.code == "region-edge"]
+            edges = [edge for region in regions_of for edge in region.touches]
+            remedies += extend(priced, (candidate, reference)[number], edges)
         if primary.answer == "undetermined":
             needed = seeds_needed(np.array(primary.differences))
             remedies.append(more_seeds(priced, len(shared), needed))
@@ -99,15 +100,3 @@ def _empty(region: RobustRegion) -> bool:
 
 def _size(region: RobustRegion, seed: int) -> float:
     return region.per_seed[region.seeds.index(seed)]
-
-
-def _bounded(pairs: Sequence[tuple[RobustRegion, RobustRegion]], answer: Answer) -> list[Caution]:
-    """Return why a region's being a lower bound undoes the answer: the smaller one may be larger than it looks."""
-    suspects = {"better": (1,), "worse": (0,), "equivalent": (0, 1), "undetermined": ()}[answer]
-    return [
-        warning
-        for pair in pairs
-        for number in suspects
-        for warning in pair[number].decades.warnings
-        if warning.code == "region-edge"
-    ]

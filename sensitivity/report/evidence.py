@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from sensitivity.analysis.estimates import Caution, Estimate
+from sensitivity.analysis.names import merged
 from sensitivity.figures.best_of_k import draw_best_of_k
 from sensitivity.figures.comparison import draw_profiles
 from sensitivity.figures.cost import draw_cost, draw_time_split
@@ -23,7 +24,7 @@ from sensitivity.report import tables
 from sensitivity.report.blocks import drawn, notes, nothing, section, tabs, themed
 from sensitivity.report.embed import Figures
 from sensitivity.report.results import Results
-from sensitivity.report.words import refusals, target_in_words, unique
+from sensitivity.report.words import refusals, target_in_words
 
 NO_TARGET = (
     "The study declares no target, so this can't be shown. Add one to the study file, such as [targets]"
@@ -60,7 +61,7 @@ def success_section(results: Results, figures: Figures, prefix: str) -> str:
     content = tabs(f"{prefix}success", "Success rate as", _there(views))
     content += nothing(*refusals(surface.refused for surface in surfaces))
     content = content or nothing("No run has a result, so there are no success rates.")
-    content += notes(unique(w.text for surface in surfaces for w in surface.warnings)) + _planes(
+    content += notes(merged(w.text for surface in surfaces for w in surface.warnings)) + _planes(
         results, figures, prefix
     )
     introduction = (
@@ -114,7 +115,7 @@ def scaling_section(results: Results, figures: Figures, prefix: str) -> str:
     )
     curves = [curve for group in steps.values() for curve in group]
     content += notes(
-        unique(
+        merged(
             caution.text
             for curve in curves
             for caution in (*curve.warnings, *(_cautions(curve.critical.size) if curve.critical else ()))
@@ -158,7 +159,7 @@ def cost_section(results: Results, figures: Figures, prefix: str) -> str:
     if results.cost_ratios:
         content += tables.ratio_table(results.cost_ratios)
     warned = [*(r.warnings for r in results.cost_ratios), *(c.warnings for c in results.costs)]
-    content += notes(unique(caution.text for warnings in warned for caution in warnings))
+    content += notes(merged(caution.text for warnings in warned for caution in warnings))
     content += drawn(
         figures,
         f"{prefix}time-split",
@@ -189,7 +190,7 @@ def tuning_section(results: Results, figures: Figures, prefix: str) -> str:
     }
     content = tabs(f"{prefix}tuning", "Budget in", _there(views)) + nothing(*refusals(c.refused for c in curves))
     content = content or nothing("No run has a result, so there is no tuning curve.")
-    content += notes(unique(w.text for curve in curves for w in curve.warnings))
+    content += notes(merged(w.text for curve in curves for w in curve.warnings))
     introduction = (
         "What the best of k trials can be expected to reach: the price of tuning, in trials and in the device-seconds"
         " that they take, for a step of one optimizer costs more than a step of another."
@@ -203,7 +204,7 @@ def region_section(results: Results, figures: Figures, prefix: str) -> str:
     lr, tunings = results.lr_sensitivity, results.tunings
     content = drawn(figures, f"{prefix}regions", themed(draw_regions, regions), partial(data.region_data, regions))
     content += nothing(*refusals(region.decades.refused for region in regions))
-    content += notes(unique(w.text for region in regions for w in region.decades.warnings))
+    content += notes(merged(w.text for region in regions for w in region.decades.warnings))
     content += drawn(
         figures,
         f"{prefix}sensitivity",
@@ -212,7 +213,7 @@ def region_section(results: Results, figures: Figures, prefix: str) -> str:
     )
     gains = [at.gain for tuning in tunings for at in tuning.tunability]
     scalars = [*(one.sensitivity for one in lr), *(tuning.one_setting for tuning in tunings), *gains]
-    content += notes(unique(c.text for scalar in scalars for c in _cautions(scalar)))
+    content += notes(merged(c.text for scalar in scalars for c in _cautions(scalar)))
     content += tables.tuning_table(tunings)
     content = content or nothing("No run has a result, so nothing can be said of sensitivity.")
     introduction = (
@@ -234,7 +235,7 @@ def importance_section(results: Results, figures: Figures, prefix: str) -> str:
         partial(data.importance_data, importances),
     )
     content += nothing(*refusals(importance.refused for importance in importances))
-    content += notes(unique(w.text for importance in importances for w in importance.warnings))
+    content += notes(merged(w.text for importance in importances for w in importance.warnings))
     maps = results.maps[metric.name] if metric else ()
     for optimizer in dict.fromkeys(map_.optimizer for map_ in maps if map_.y_name == "damping"):
         own = [map_ for map_ in maps if map_.optimizer == optimizer]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from sensitivity.analysis.names import merged
 from sensitivity.analysis.verdict import Verdict
 from sensitivity.figures.comparison import draw_verdict
 from sensitivity.figures.labels import safe
@@ -30,7 +31,7 @@ def opening(results: Results, figures: Figures, prefix: str) -> str:
     if results.metric is not None:
         items = "".join(f"<li>{safe(text)}</li>" for text in story.findings(results.maps[results.metric.name]))
         found = f"<ul class='findings'>{items}</ul>"
-    warned = "".join(f'<li data-code="{item.code}">{safe(item.text)}</li>' for item in results.cautions)
+    warned = "".join(f"<li>{safe(text)}</li>" for text in merged(item.text for item in results.cautions))
     beware = f"<aside class='cautions'><h2>Before you conclude</h2><ul>{warned}</ul></aside>" if warned else ""
     total = summary.total
     tiles = (

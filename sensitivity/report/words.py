@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sensitivity.analysis.estimates import Caution
+from sensitivity.analysis.names import merged
 from sensitivity.analysis.verdict import Verdict
 from sensitivity.figures.labels import count, interval_text, number, optimizer_name, target_label
 from sensitivity.report.results import Verdicts
@@ -52,7 +53,7 @@ def answer_in_words(verdict: Verdict) -> Answer:
         answer=verdict.answer,
         headline=headline.format(**names) if headline else "This study can't tell.",
         effect=_effect(verdict, names),
-        reasons=unique(reason.text for reason in verdict.reasons),
+        reasons=merged(reason.text for reason in verdict.reasons),
         settle=tuple(
             remedy.text + _price(remedy.runs, remedy.device_seconds) for remedy in dict.fromkeys(verdict.settle)
         ),
@@ -64,14 +65,9 @@ def target_in_words(verdicts: Verdicts) -> str:
     return "" if verdicts.target is None else target_label(METRICS[verdicts.target[0]], verdicts.target[1])
 
 
-def unique(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return texts, each once, in their order."""
-    return tuple(dict.fromkeys(texts))
-
-
 def refusals(cautions: Iterable[Caution | None]) -> tuple[str, ...]:
     """Return why estimates were refused, each reason once."""
-    return unique(caution.text for caution in cautions if caution is not None)
+    return merged(caution.text for caution in cautions if caution is not None)
 
 
 def _effect(verdict: Verdict, names: dict[str, str]) -> str:

@@ -3,6 +3,7 @@ import math
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sensitivity.analysis.clipping import compute_clipping
@@ -189,6 +190,18 @@ def test_a_region_cut_off_by_the_box_refuses_where_it_is_the_smaller_one(plain):
     tables = regions(plain, {"a": 5.0, "b": 5.05}, half=2.0, noise=0.2)
     found = sensitivity_verdict(*tables)
     assert found.answer == "undetermined"
+
+
+def test_only_the_region_that_may_be_larger_than_it_looks_is_to_be_extended(plain):
+    """a fills its box of 3 decades, b has 4 of its 6: which is larger nobody knows, and only a's grid need grow."""
+    tables = [regions(plain, {"a": 5.0}, half=1.5), regions(plain, {"b": 4.0})]
+    tables[1] = tuple(table.assign(trial_id="b" + table["trial_id"]) for table in tables[1])
+    found = sensitivity_verdict(*(pd.concat(both, ignore_index=True) for both in zip(*tables, strict=True)))
+    assert (found.primary.answer, found.answer) == ("worse", "undetermined")
+    assert found.reasons[0].code == "region-edge"
+    edges = [remedy.text for remedy in found.settle if remedy.code == "edge"]
+    assert len(edges) == 2
+    assert all(text.startswith("Extend a's grid to learning rate") for text in edges)
 
 
 def test_a_batch_size_at_which_neither_reaches_the_target_refuses(plain):
