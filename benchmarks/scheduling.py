@@ -197,8 +197,9 @@ def main() -> None:
         "",
         f"`python benchmarks/scheduling.py --packs {packs}`: {os.cpu_count()} cores ({platform.machine()}), {WORKERS} "
         f"workers, Ray {ray.__version__}; load {began:.1f} before it, so rates are pessimistic. Times count from the "
-        "first result. Memory is the driver's peak so far; what it gains with each pack is what Tune keeps of a trial. What "
-        "a study costs beyond the same training is its record: two files a pack, on the disk before the pack counts.",
+        "first result. Memory is the driver's peak so far; what it gains with each pack is what Tune keeps of a trial. "
+        "What a study costs beyond the same training is its record: two files a pack, on the disk before the pack "
+        "counts.",
         "",
         "| | packs | packs/s | first half | second half | MB at the first | MB at half | MB at the end |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
