@@ -1,10 +1,12 @@
 """Trial-steps a second of packs against one trial at a time, and a whole study against plain Ray Tune.
 
-    python benchmarks/packs.py [--rounds N] [--models perceptron small_cnn resnet20] [--record]
+    python benchmarks/packs.py [--seconds S] [--models perceptron small_cnn resnet20] [--record]
     python benchmarks/packs.py --study [--rounds N] [--record]      64 cells against a plain Ray Tune function trainable
 
-Steps of all pack sizes are interleaved in one process with one math thread; a figure is the median over rounds of the
-ratio to the one-trial step of the same round. "Plain PyTorch" is the same step as a bare loop writes it: a module,
+Steps of all pack sizes are interleaved in one process with one math thread, for so many seconds a line of the table and
+at least three rounds; a figure is the median over rounds of the ratio to the one-trial step of the same round. A round
+is a whole interval of K-FAC's inversions. The whole table takes 8 minutes; one of some models is recorded under their
+names. "Plain PyTorch" is the same step as a bare loop writes it: a module,
 cross-entropy, ``backward``, ``torch.optim.SGD``, batches indexed from the same tensors. "Floor" is the ratio that a
 pack would have if its products ran at the rate of one large product here and everything else were free. The plain
 trainable is written as Ray's documentation writes one: a process a trial, tensors in memory, ``torch.optim.SGD``, a
@@ -49,12 +51,11 @@ ARMS = {
     "sgd": {"kind": "sgd", "lr": {"log": [1e-4, 1e-3], "points": 64}, "momentum": 0.9},
     "kfac": {"kind": "kfac", "lr": {"log": [1e-4, 1e-3], "points": 64}, "damping": 1.0},
 }
-WORKLOADS = {
-    "perceptron": ((8, 32, 128), (1, 4, 16, 64)),
-    "small_cnn": ((32, 128), (1, 4, 16, 64)),
-    "resnet20": ((128,), (1, 4)),
-}
-"""Batch sizes and pack sizes by model. A ResNet-20 of 16 members takes 20 s a step here, and would show the same."""
+WORKLOADS = {"perceptron": (8, 32, 128), "small_cnn": (32, 128), "resnet20": (32,)}
+"""Batch sizes by model."""
+SIZES = (1, 4, 16, 64)
+RESNET_SIZES = {"sgd": (1, 4, 16), "kfac": (1, 4)}
+"""A pack of 64 would take 10 GB, and minutes a round; it could show nothing that these do not."""
 
 
 def problem_of(model: str, arm: str, batch_size: int) -> tuple[StudySpec, Problem]:
@@ -132,31 +133,34 @@ def product_rate() -> float:
     return 2 * 1024**3 / best
 
 
-def packs(models: list[str], rounds: int) -> Iterator[str]:
-    """Measure packs of each size against packs of one."""
-    columns = ("model", "optimizer", "batch", "ms alone", "plain PyTorch", "pack of 4", "16", "64", "floor", "chosen")
+def packs(models: list[str], seconds: float) -> Iterator[str]:
+    """Measure packs of each size against packs of one, for so many seconds a line."""
+    measured = ("ms alone", "plain PyTorch", "pack of 4", "16", "64")
+    columns = ("model", "optimizer", "batch", "n", *measured, "floor", "chosen")
     yield "| " + " | ".join(columns) + " |"
     yield "| --- | --- |" + " ---: |" * (len(columns) - 2)
     for model in models:
-        batch_sizes, sizes = WORKLOADS[model]
-        period = 10 if model != "resnet20" else 2
         for arm in ARMS:
-            for batch_size in batch_sizes:
-                yield packs_line(model, arm, batch_size, sizes, period, rounds if model != "resnet20" else 5)
+            for batch_size in WORKLOADS[model]:
+                yield packs_line(model, arm, batch_size, seconds)
 
 
-def packs_line(model: str, arm: str, batch_size: int, sizes: tuple[int, ...], period: int, rounds: int) -> str:
+def packs_line(model: str, arm: str, batch_size: int, budget: float) -> str:
     """Measure one workload."""
     spec, problem = problem_of(model, arm, batch_size)
+    sizes = RESNET_SIZES[arm] if model == "resnet20" else SIZES
+    period = 10 if arm == "kfac" or model != "resnet20" else 1
     steps = {size: stepper(spec, problem, size) for size in sizes}
     if arm == "sgd":
         steps[0] = plain(spec, problem)
     seconds: dict[int, list[float]] = {size: [] for size in steps}
-    for k in range(rounds + 1):
+    for step in steps.values():
+        step()
+        step()
+    began = time.perf_counter()
+    while len(seconds[1]) < 3 or time.perf_counter() - began < budget:
         for size, step in steps.items():
-            taken = period_seconds(step, period) / max(1, size)
-            if k:  # the first round warms up
-                seconds[size].append(taken)
+            seconds[size].append(period_seconds(step, period) / max(1, size))
 
     def gain(size: int) -> str:
         if size not in seconds:
@@ -167,23 +171,22 @@ def packs_line(model: str, arm: str, batch_size: int, sizes: tuple[int, ...], pe
     pack = Pack(expand(spec)[:1])
     optimizer = make_optimizer(pack, PackedModel(problem.build_model, [0]), problem)
     floor = alone * product_rate() / step_flops(problem, optimizer, batch_size)
-    if model == "resnet20":
-        chosen = "–"
-    else:
-        cost = calibrate(expand(spec), problem, memory_bytes=4e9)
-        chosen = f"{cost.pack_size} ({cost.gain:.2f}×)"
-    cells = [f"{alone * 1e3:.2f}", gain(0), gain(4), gain(16), gain(64), f"{floor:.1f}×", chosen]
+    cost = calibrate(expand(spec), problem, memory_bytes=4e9)
+    chosen = f"{cost.pack_size} ({cost.gain:.2f}×)"
+    cells = [str(len(seconds[1])), f"{alone * 1e3:.2f}", gain(0), gain(4), gain(16), gain(64), f"{floor:.1f}×", chosen]
     return f"| {model} | {arm} | {batch_size} | " + " | ".join(cells) + " |"
 
 
-def memory() -> Iterator[str]:
+def memory(models: list[str]) -> Iterator[str]:
     """Show that the tensors of a pack grow linearly with members and with the batch."""
     yield ""
     yield "Peak memory of a pack's tensors, in MB a member (`sensitivity.training.calibration.member_bytes`):"
     yield ""
     yield "| model | optimizer | batch | pack of 1 | 4 | 16 |"
     yield "| --- | --- | ---: | ---: | ---: | ---: |"
-    for model in ("perceptron", "small_cnn"):
+    for model in models:
+        if model == "resnet20":
+            continue
         for arm in ARMS:
             for batch_size in (128, 512):
                 spec, problem = problem_of(model, arm, batch_size)
@@ -272,7 +275,8 @@ def study(rounds: int) -> Iterator[str]:
 def main() -> None:
     """Measure, print, and record line by line if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=1, help="of --study")
+    parser.add_argument("--seconds", type=float, default=25, help="of measurement a line of the table")
     parser.add_argument("--models", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--study", action="store_true", help="a whole study against plain Ray Tune")
     parser.add_argument("--default-allocator", action="store_true", help="without the workers' setting of malloc")
@@ -281,20 +285,26 @@ def main() -> None:
     torch.set_num_threads(1)
     if not arguments.default_allocator:
         keep_freed_memory()
-    rounds = arguments.rounds or (1 if arguments.study else 15)
     name = "packs_study" if arguments.study else "packs"
+    if not arguments.study and set(arguments.models) != set(WORKLOADS):
+        name = "_".join(["packs", *arguments.models])
     where = f"{machine()['cpu']}, {machine()['cores']} cores, load {os.getloadavg()[0]:.1f} at the start"
     versions = ", ".join(f"{k} {v}" for k, v in package_versions().items() if k in ("torch", "ray", "numpy"))
-    command = f"`python benchmarks/packs.py{' --study' if arguments.study else ''}`"
+    options = " --study" if arguments.study else "" if name == "packs" else f" --models {' '.join(arguments.models)}"
+    command = f"`python benchmarks/packs.py{options}`"
     lines = [f"# {name}", "", f"{command}; {where}; Python {platform.python_version()}, {versions}", ""]
     if not arguments.study:
         lines += [
-            f"Trial-steps a second over those of one trial alone; medians of {rounds} rounds (ResNet-20: 5). One large",
+            "Trial-steps a second over those of one trial alone; medians of n rounds, side by side. One large",
             f"product runs at {product_rate() / 1e9:.0f} GFLOP/s on a core here. *Chosen*: the calibrated size, gain.",
             "",
         ]
     print("\n".join(lines), flush=True)
-    body = study(rounds) if arguments.study else itertools.chain(packs(arguments.models, rounds), memory())
+    body = (
+        study(arguments.rounds)
+        if arguments.study
+        else itertools.chain(packs(arguments.models, arguments.seconds), memory(arguments.models))
+    )
     for line in body:
         lines.append(line)
         print(line, flush=True)

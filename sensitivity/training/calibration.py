@@ -1,8 +1,8 @@
 """A short measurement, on the device that will train: which pack size is fastest, what a step costs, what it holds.
 
 Sizes are tried from 1 upwards, four times the last, until one would not fit in memory or take long to measure. A size
-is measured in whole periods of the optimizer's updates, after one that warms up; the quickest period counts, because
-other work on the machine only ever adds to it.
+is measured in whole periods of the optimizer's updates, after two steps that warm up; the quickest period counts,
+because other work on the machine only ever adds to it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from sensitivity.training.step import make_optimizer, take_step
 
 _SIZES = (1, 4, 16, 64)
 _MEASURE_S = 0.15
+_LONG_S = 0.4
+"""A period that takes so long is measured once: it is an average already."""
 _LONGEST_S = 4.0
 """A larger size is not tried if measuring it would take longer: a pack that slow gains nothing from being larger."""
 _WORTH_IT = 1.05
@@ -182,10 +184,11 @@ class _Bench:
 
 def _step_seconds(bench: _Bench) -> float:
     period, taken = bench.optimizer.period, list[float]()
-    while len(taken) < 3 or sum(taken) < _MEASURE_S:
+    bench.two_steps()
+    while not taken or (taken[-1] < _LONG_S and (len(taken) < 2 or sum(taken) < _MEASURE_S)):
         began = time.perf_counter()
         for _ in range(period):
             bench.step()
         bench.wait()
         taken.append(time.perf_counter() - began)
-    return min(taken[1:]) / period / bench.size
+    return min(taken) / period / bench.size

@@ -70,6 +70,11 @@ def hyperparameter(trials: Sequence[Trial], name: str, like: Tensor) -> Tensor:
     return torch.tensor([dict(trial.hyperparameters)[name] for trial in trials], dtype=like.dtype, device=like.device)
 
 
+def decays(trials: Sequence[Trial]) -> bool:
+    """Whether any of the trials has a weight decay."""
+    return any(dict(trial.hyperparameters)["weight_decay"] for trial in trials)
+
+
 def per_trial(values: Tensor, like: Tensor) -> Tensor:
     """Return `values` ``[trials]`` shaped to multiply `like` ``[trials, ...]``."""
     return values.view(-1, *(1,) * (like.dim() - 1))
@@ -84,7 +89,7 @@ class PackedSGD:
         self._lr = hyperparameter(trials, "lr", like)
         self._momentum = hyperparameter(trials, "momentum", like)
         self._weight_decay = hyperparameter(trials, "weight_decay", like)
-        self._decays = bool(self._weight_decay.any())
+        self._decays = decays(trials)
         self._nesterov = bool(trials[0].settings["nesterov"])
         self._velocity = {name: torch.zeros_like(p, requires_grad=False) for name, p in params.items()}
 
@@ -118,15 +123,19 @@ class PackedSGD:
     @torch.no_grad()
     def step(self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr_multiplier: float) -> Tensor | None:
         """Update `params` in place."""
-        rate = -lr_multiplier * self._lr
-        for name, parameter in params.items():
-            gradient, velocity = grads[name], self._velocity[name]
-            momentum = per_trial(self._momentum, parameter)
-            if self._decays:
-                gradient = torch.addcmul(gradient, parameter, per_trial(self._weight_decay, parameter))
-            velocity.mul_(momentum).add_(gradient)
-            direction = torch.addcmul(gradient, velocity, momentum) if self._nesterov else velocity
-            parameter.addcmul_(direction, per_trial(rate, parameter))
+        values, velocities = list(params.values()), [self._velocity[name] for name in params]
+        gradients = [grads[name] for name in params]
+
+        def shaped(hyperparameter: Tensor) -> list[Tensor]:
+            return [per_trial(hyperparameter, parameter) for parameter in values]
+
+        momenta = shaped(self._momentum)
+        if self._decays:
+            gradients = list(torch._foreach_addcmul(gradients, values, shaped(self._weight_decay)))
+        torch._foreach_mul_(velocities, momenta)
+        torch._foreach_add_(velocities, gradients)
+        directions = torch._foreach_addcmul(gradients, velocities, momenta) if self._nesterov else velocities
+        torch._foreach_addcmul_(values, directions, shaped(-lr_multiplier * self._lr))
         return None
 
     def spent(self) -> Mapping[str, float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from sensitivity import kfac
 from sensitivity.kfac.state import restore, saved
 from sensitivity.study.trials import Trial
-from sensitivity.training.optimizers import hyperparameter
+from sensitivity.training.optimizers import decays, hyperparameter
 from sensitivity.training.packed_model import PackedModel
 
 
@@ -33,7 +33,7 @@ class PackedKFAC:
         self._damping = hyperparameter(trials, "damping", like)
         self._momentum = hyperparameter(trials, "momentum", like)
         decay = hyperparameter(trials, "weight_decay", like)
-        self._weight_decay = decay if bool(decay.any()) else None
+        self._weight_decay = decay if decays(trials) else None
         self._kl_clip = settings["kl_clip"]
         self._inverse_interval = settings["inverse_interval"]
         self._unsolved: dict[int, kfac.SolveFailure] = {}

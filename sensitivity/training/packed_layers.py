@@ -81,10 +81,10 @@ def install(model: nn.Module, tape: Tape) -> None:
         if isinstance(module, nn.Linear):
             _route(module, name, tape, functional.linear, packed_linear)
         elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
-            _route(module, name, tape, module._conv_forward, _packed_convolution(module))
+            _route(module, name, tape, module._conv_forward, packed_convolution(module))
         elif isinstance(module, nn.Embedding):
             one = _embedding(module)
-            _route(module, name, tape, one, _loop(one))
+            _route(module, name, tape, one, each_alone(one))
 
 
 def _route(
@@ -112,13 +112,7 @@ def _route_dropout(module: nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout
     channels, plain = _DROPOUTS[type(module)], module.forward
 
     def masked(x: Tensor) -> Tensor:
-        """Drop from ``[trials, batch, ...]``, one generator a trial."""
-        rate = module.p
-        kept = x.shape[1:] if channels is None else (*x.shape[1 : x.dim() - channels], *(1,) * channels)
-        mask = x.new_empty(len(x), *kept)
-        for row, generator in zip(mask, tape.generators, strict=True):
-            row.bernoulli_(1 - rate, generator=generator)
-        return x * mask.div_(1 - rate) if rate < 1 else torch.zeros_like(x)
+        return packed_dropout(x, module.p, tape.generators, channels=channels)
 
     def forward(x: Tensor) -> Tensor:
         if channels is not None and x.dim() != channels + 2:
@@ -131,6 +125,17 @@ def _route_dropout(module: nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout
         return masked(x[None])[0]
 
     module.forward = forward  # type: ignore[method-assign, assignment]
+
+
+def packed_dropout(
+    x: Tensor, rate: float, generators: Sequence[torch.Generator], *, channels: int | None = None
+) -> Tensor:
+    """Drop from ``[trials, batch, ...]``, a generator a trial; whole channels if told over how many last dimensions."""
+    kept = x.shape[1:] if channels is None else (*x.shape[1 : x.dim() - channels], *(1,) * channels)
+    mask = x.new_empty(len(x), *kept)
+    for row, generator in zip(mask, generators, strict=True):
+        row.bernoulli_(1 - rate, generator=generator)
+    return x * mask.div_(1 - rate) if rate < 1 else torch.zeros_like(x)
 
 
 class _PackedLinear(torch.autograd.Function):
@@ -165,10 +170,13 @@ def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return outputs.view(*x.shape[:-1], weight.shape[1])
 
 
-def _loop(one: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def each_alone(one: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the packed form of a layer that computes member by member."""
+
     def packed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        members = (one(x[k], weight[k], None if bias is None else bias[k]) for k in range(len(x)))
-        return torch.stack(list(members))
+        # Unbound: the gradient of an index is as large as the whole pack, and there would be one a member.
+        biases = [None] * len(x) if bias is None else bias.unbind()
+        return torch.stack([one(*member) for member in zip(x.unbind(), weight.unbind(), biases, strict=True)])
 
     return packed
 
@@ -177,8 +185,9 @@ def _embedding(module: nn.Embedding) -> Callable[..., Tensor]:
     return lambda x, weight, _: functional.embedding(x, weight, module.padding_idx)
 
 
-def _packed_convolution(module: nn.Conv1d | nn.Conv2d) -> Callable[..., Tensor]:
-    looped = _loop(module._conv_forward)
+def packed_convolution(module: nn.Conv1d | nn.Conv2d) -> Callable[..., Tensor]:
+    """Return a convolution of the whole pack: one of as many groups as there are members."""
+    looped = each_alone(module._conv_forward)
     grouped = functional.conv1d if isinstance(module, nn.Conv1d) else functional.conv2d
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,8 +1,9 @@
 """Any ``nn.Module`` as a function of stacked parameters: one network a trial, computed together.
 
-A model is vmapped over trials, buffers (BatchNorm's statistics) and dropout masks included: each member's are its own,
-as they would be alone. A model whose code vmap can't follow is run member by member instead, with the same result:
-slower, never wrong, and said in the log.
+A plain sequence of known layers takes the pack as it is (``packed_sequence``). Any other model is vmapped over trials,
+buffers (BatchNorm's statistics) and dropout masks included: each member's are its own, as they would be alone. A model
+whose code vmap can't follow is run member by member instead, with the same result: slower, never wrong, and said in the
+log.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.func import functional_call, vmap
 from sensitivity.study.seeds import derive
 from sensitivity.training.memory import out_of_memory
 from sensitivity.training.packed_layers import Tape, install
+from sensitivity.training.packed_sequence import Step, run_sequence, sequence_of
 from sensitivity.training.precision import autocast
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,8 @@ class PackedModel:
         networks = {seed: _initialised(build, seed) for seed in dict.fromkeys(seeds)}
         self._skeleton = copy.deepcopy(next(iter(networks.values())))
         self._tape = Tape()
-        self._loops = _loop_reason(self._skeleton)
+        self._sequence = sequence_of(self._skeleton, self._tape)
+        self._loops = None if self._sequence else _loop_reason(self._skeleton)
         if self._loops and len(seeds) > 1:
             logger.info("%s: members of a pack run one by one", self._loops)
         install(self._skeleton, self._tape)
@@ -71,7 +74,9 @@ class PackedModel:
         self._generators = [torch.Generator(self.device).manual_seed(derive(seed, "dropout")) for seed in seeds]
         self._random = [_random_state(derive(seed, "layer"), self.device) for seed in seeds]
         self._followed: set[bool] = set()
-        """Modes (training or not) in which vmap has followed the model; until then what a try may change is kept."""
+        """Modes (training or not) in which the model has run as it does now; until then what a try changes is kept."""
+        self._writes = False
+        """Whether the model writes to its parameters in its forward pass."""
 
     @property
     def network(self) -> nn.Module:
@@ -121,8 +126,6 @@ class PackedModel:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what `state` gave, of equal members."""
-        for name, parameter in self.params.items():
-            parameter.detach().copy_(state["params"][name])
         self._put_back(state)
 
     def _volatile(self) -> dict[str, Any]:
@@ -134,6 +137,8 @@ class PackedModel:
         }
 
     def _put_back(self, volatile: Mapping[str, Any]) -> None:
+        for name, parameter in volatile.get("params", {}).items():
+            self.params[name].detach().copy_(parameter)
         for name, buffer in self._buffers.items():
             buffer.copy_(volatile["buffers"][name])
         for generator, kept in zip(self._generators, volatile["generators"], strict=True):
@@ -146,8 +151,10 @@ class PackedModel:
         return outputs if self._products is None else outputs.float(), calls
 
     def _dispatch(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
+        if self._sequence:
+            return self._run_sequence(self._sequence, inputs)
         if self._loops is not None or self.trials == 1:
-            return self._run_one_by_one(inputs)
+            return self._try_one_by_one(inputs)
         if self._skeleton.training in self._followed:
             return self._run_together(inputs)
         before = self._volatile()
@@ -160,7 +167,8 @@ class PackedModel:
             self._loops = f"vmap can't follow the model ({str(error).splitlines()[0]})"
             logger.info("%s: members of a pack run one by one", self._loops)
             self._put_back(before)
-            return self._run_one_by_one(inputs)
+            self._followed.clear()
+            return self._try_one_by_one(inputs)
         self._followed.add(self._skeleton.training)
         return result
 
@@ -176,23 +184,50 @@ class PackedModel:
         finally:
             self._tape.vmapped = False
         self._buffers = {name: buffer.detach() for name, buffer in buffers.items()}
-        calls = {
+        return outputs, self._joint_calls()
+
+    def _run_sequence(self, steps: tuple[Step, ...], inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
+        self._tape.calls, self._tape.generators = {}, self._generators
+        outputs = run_sequence(steps, inputs, {**self.params, **self._constants})
+        return outputs, self._joint_calls()
+
+    def _joint_calls(self) -> dict[str, list[LayerCall]]:
+        return {
             name: [LayerCall((x,), (y,), together=True) for x, y in recorded]
             for name, recorded in self._tape.calls.items()
         }
-        return outputs, calls
+
+    def _try_one_by_one(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
+        if self._writes or self.trials == 1 or self._skeleton.training in self._followed:
+            return self._run_one_by_one(inputs)
+        before = {"params": {name: p.detach().clone() for name, p in self.params.items()}, **self._volatile()}
+        try:
+            result = self._run_one_by_one(inputs)
+        except RuntimeError as error:
+            if "multiple views" not in str(error):
+                raise
+            self._writes = True
+            self._put_back(before)
+            return self._run_one_by_one(inputs)
+        self._followed.add(self._skeleton.training)
+        return result
 
     def _run_one_by_one(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
         outputs: list[Tensor] = []
         tapes: list[dict[str, list[tuple[Tensor, Tensor]]]] = []
-        tensors = {**self.params, **self._constants, **self._buffers}
+        # Unbound: the gradient of an index is as large as the whole pack, and there would be one a member. Autograd
+        # lets nobody write to what was unbound.
+        apart = self.trials > 1 and not self._writes
+        trained = {name: p.unbind() if apart else p for name, p in self.params.items()}
+        rest = {**self._constants, **self._buffers}
         # A model may write to its input: not to what other members see too, or to the data set.
         borrowed = inputs.stride(0) == 0 or not self._skeleton.training
         with torch.random.fork_rng(devices=_cuda_of(self.device)):
             for k in range(self.trials):
                 self._tape.calls, self._tape.generators = {}, (self._generators[k],)
                 _set_random_state(self._random[k], self.device)
-                member = {name: tensor[k] for name, tensor in tensors.items()}
+                member = {name: members[k] for name, members in trained.items()}
+                member |= {name: tensor[k] for name, tensor in rest.items()}
                 before = {name: member[name] for name in self._buffers}
                 own = inputs[k].clone() if borrowed else inputs[k]
                 outputs.append(functional_call(self._skeleton, member, (own,)))

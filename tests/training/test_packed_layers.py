@@ -77,8 +77,9 @@ def curve(result):
 @pytest.mark.parametrize("together", [True, False], ids=["together", "as chosen here"])
 @pytest.mark.parametrize("model", MODELS)
 def test_members_equal_the_same_trials_alone(make_study, monkeypatch, model, together, arm):
-    if together:  # as on an accelerator, where convolutions are computed together too
+    if together:  # as on an accelerator, where convolutions are computed together too; and by vmap whatever it is
         monkeypatch.setattr(packed_model, "_loop_reason", lambda network: None)
+        monkeypatch.setattr(packed_model, "sequence_of", lambda network, tape: None)
     spec = make_study(
         batch_sizes=[10], seeds=2, budget={"steps": 9}, evaluation={"every_steps": 3}, optimizers={"a": ARMS[arm]}
     )

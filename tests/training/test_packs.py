@@ -256,3 +256,26 @@ def test_frozen_and_uncovered_layers_and_integer_inputs_train(make_study, member
                     optimizer.step()
                 truth = nn.functional.cross_entropy(network(x), y).item()
                 assert result.measurements[-1].train_loss == pytest.approx(truth, rel=1e-9)
+
+
+@pytest.mark.parametrize("arm", [SGD, KFAC], ids=["sgd", "kfac"])
+def test_a_model_that_writes_to_its_parameters_trains_as_alone(make_study, arm):
+    class Drifting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = nn.Conv2d(2, 4, 3), nn.Linear(64, 3)
+
+        def forward(self, x):
+            if self.training:
+                with torch.no_grad():
+                    self.first.bias.add_(0.1)  # twice would show
+            return self.head(torch.tanh(self.first(x)).flatten(1))
+
+    task = Problem(
+        dataset=images(), build_model=lambda: Drifting().double(), loss=cross_entropy, has_classes=True, outputs=3
+    )
+    spec = make_study(batch_sizes=[20], seeds=1, budget={"steps": 5}, optimizers={"a": arm})
+    trials = expand(spec)
+    for trial, packed in zip(trials, train_pack(Pack(trials), task), strict=True):
+        (alone,) = train_pack(Pack((trial,)), task)
+        assert numbers(packed)[-1] == pytest.approx(numbers(alone)[-1], rel=1e-9)

@@ -1,0 +1,60 @@
+"""No training step asks a device for a number: shown on the meta device, which has none to give.
+
+It is treated as an accelerator is, and raises when asked. What may ask is K-FAC's inversion, once in its interval.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from sensitivity.study.trials import Pack, expand
+from sensitivity.training import packed_model
+from sensitivity.training.batches import MicroBatch
+from sensitivity.training.members import Watch
+from sensitivity.training.packed_kfac import PackedKFAC
+from sensitivity.training.packed_model import PackedModel
+from sensitivity.training.problems import load_problem
+from sensitivity.training.step import make_optimizer, take_step
+
+META = torch.device("meta")
+ARMS = {
+    "sgd": {"kind": "sgd", "lr": [0.1, 0.2], "momentum": 0.9, "weight_decay": [0.0, 1e-3], "nesterov": True},
+    "kfac": {"kind": "kfac", "lr": [0.1, 0.2], "damping": 0.1, "weight_decay": 1e-3, "kl_clip": 1e-3},
+}
+MODELS = {
+    "a sequence": lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)),
+    "under vmap": lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10)),
+}
+
+
+class Shapes:
+    """Batches of which nothing but the shape is known."""
+
+    def draw(self):
+        images = torch.empty(2, 16, 1, 8, 8, device=META)
+        yield MicroBatch(inputs=images, targets=torch.empty(2, 16, dtype=torch.int64, device=META), share=1.0)
+
+
+def test_the_meta_device_tells_no_number():
+    with pytest.raises(RuntimeError):
+        bool(torch.ones((), device=META) > 0)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_step_asks_for_nothing(make_study, monkeypatch, model, arm):
+    monkeypatch.setattr(packed_model, "_loop_reason", lambda network: None)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which knows no such device
+    spec = make_study(optimizers={"a": ARMS[arm]})
+    trials, problem = expand(spec)[:2], load_problem(spec.problem)
+    pack = PackedModel(MODELS[model], [trial.seed for trial in trials])
+    pack.params = {name: p.detach().to(META).requires_grad_() for name, p in pack.params.items()}
+    pack._buffers = {name: buffer.to(META) for name, buffer in pack._buffers.items()}
+    pack._followed.add(True)
+    optimizer, watch = make_optimizer(Pack(trials), pack, problem), Watch(len(trials), META)
+    if isinstance(optimizer, PackedKFAC):
+        optimizer._state.steps = 1  # the inversion is behind it
+    for step in range(1, 4):
+        losses, failed = take_step(pack, problem, optimizer, Shapes(), step=step, lr_scale=0.5)
+        watch.see(step, losses, failed)
+        assert losses.device == META
