@@ -80,6 +80,8 @@ def main() -> None:
         spans = pack_spans(directory.uri)
     start = marks["ray started"] - prepared
     waits = waiting_seconds(spans, workers, marks["measured"])
+    first = sorted(span.began for span in spans)[:workers]
+    starting = sum(first) / len(first) - marks["measured"]
     end = ended - max(span.ended for span in spans)
     print(f"{study}: {outcome.planned} runs in {len(spans)} packs, {workers} workers, {ended - began:.1f} s in all")
     print(f"  {prepared - began:6.1f} s  preparing: the study, its data and model")
@@ -88,7 +90,8 @@ def main() -> None:
         f"  {sum(span.ended - span.began for span in spans) / workers:6.1f} s  training and evaluating, a worker's mean"
     )
     print(f"  {start:6.1f} s  Ray: import and start")
-    print(f"  {waits:6.1f} s  Ray: workers starting, and waits between packs, a worker's mean")
+    print(f"  {starting:6.1f} s  Ray: workers starting, a worker's mean")
+    print(f"  {waits - starting:6.1f} s  Ray: waits between packs, a worker's mean")
     print(f"  {end:6.1f} s  Ray: end")
     print(f"Ray's share: {start + waits + end:.1f} s")
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from rich.console import Console
 
 from sensitivity.cli.display import duration, price_table
-from sensitivity.execution.costs import Price, measure_here, price, samples
+from sensitivity.execution.costs import Price, measure_here, pack_sizes, price, samples
 from sensitivity.execution.prepare import available_workers, prepare, with_recorded
 from sensitivity.execution.searches import recorded_trials
 from sensitivity.store.directory import place
@@ -27,8 +27,7 @@ def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -
         finished = finished_trials(directory)
         plan = with_recorded(plan, recorded_trials(read_plan(directory), plan.spec, plan.source))
     costs = measure_here(plan, samples(plan, finished=finished), workers=at_once)
-    sizes = {group: cost.pack_size for group, cost in costs.items()}
-    packs = replace(plan, trials=plan.expected).packs(sizes, finished=finished, workers=at_once)
+    packs = replace(plan, trials=plan.expected).packs(pack_sizes(costs), finished=finished, workers=at_once)
     priced = price(plan, costs, finished=finished, workers=at_once)
     if as_json:
         print(json.dumps(_content(plan.spec.name, priced)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -21,6 +22,8 @@ from sensitivity.training.precision import set_tf32
 from sensitivity.training.problems import Problem, load_problem
 
 _LARGEST_PACK = 64
+_SHORTEST_PACK_S = 1.0
+"""To hand a pack out and to record it takes a tenth of a second: even where training gains nothing, larger packs do."""
 _SHARE_OF_MEMORY = 0.5
 """Of the machine's memory that all packs may take together; an accelerator's free memory is taken at 0.8."""
 _SHARE_OF_ACCELERATOR = 0.8
@@ -90,6 +93,14 @@ def _limit(spec: StudySpec, arm: str, cost: Cost) -> float | None:
         return None
     last_runs = spec.search.round * len(spec.seeds) + spec.search.confirm
     return 3600 * hours + last_runs * cost.seconds
+
+
+def pack_sizes(costs: Mapping[Group, Cost]) -> dict[Group, int]:
+    """Return how large packs should be: as measured, or larger where they would take next to no time."""
+    return {
+        group: max(cost.pack_size, min(_LARGEST_PACK, math.ceil(_SHORTEST_PACK_S / cost.seconds)))
+        for group, cost in costs.items()
+    }
 
 
 def samples(plan: Plan, *, finished: AbstractSet[str]) -> dict[Group, tuple[Trial, ...]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from sensitivity.execution.costs import measure_here, samples
+from sensitivity.execution.costs import measure_here, pack_sizes, samples
 from sensitivity.execution.environment import ray_environment
 from sensitivity.execution.interruption import Interruptible
 from sensitivity.execution.prepare import Plan, available_workers, with_recorded
@@ -22,8 +22,7 @@ from sensitivity.store.reader import finished_trials, read_plan, read_study
 from sensitivity.store.writer import write_plan
 from sensitivity.study.results import Status
 from sensitivity.study.schedule import total_steps
-from sensitivity.study.trials import Group, Pack, Trial, group
-from sensitivity.training.calibration import Cost
+from sensitivity.study.trials import Pack, Trial, group
 from sensitivity.training.cost import example_cost
 
 Show = Callable[[Progress], AbstractContextManager[Callable[[], None]]]
@@ -129,7 +128,7 @@ def _run_missing(
     with ray_environment(local=address is None):
         # These import Ray, which reads the environment.
         from sensitivity.execution.preflight import check_nodes
-        from sensitivity.execution.runner import Destination, measure_on_cluster, run_packs
+        from sensitivity.execution.runner import Destination, measure_on_cluster, run_packs, start_workers
         from sensitivity.execution.session import session
 
         with session(address=address, workers=workers, execution=execution) as at_once:
@@ -139,7 +138,9 @@ def _run_missing(
             # Where the packs will run, so that the sizes suit that machine; here it saves a worker's start.
             here = address is None and execution.device == "cpu"
             measure = measure_here if here else measure_on_cluster
-            sizes = {} if execution.pack_size else _sizes(measure(plan, groups, workers=at_once))
+            if here:
+                start_workers(at_once - 1, execution)  # one core is for the measurement
+            sizes = {} if execution.pack_size else pack_sizes(measure(plan, groups, workers=at_once))
             begun = sweep_checkpoints(directory, {trial.id for trial in plan.trials if trial.id not in finished})
             packs = plan.packs(sizes, finished=finished, workers=at_once, begun=begun)
             before = sum(trial.id in finished for trial in plan.trials)
@@ -172,10 +173,6 @@ def _run_missing(
                     on_change=on_change,
                     stopped=lambda: stop.requested,
                 )
-
-
-def _sizes(costs: Mapping[Group, Cost]) -> dict[Group, int]:
-    return {group: cost.pack_size for group, cost in costs.items()}
 
 
 def _weigher(plan: Plan) -> Callable[[Pack], float]:

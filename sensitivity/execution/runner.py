@@ -126,6 +126,17 @@ def run_packs(
         raise KeyboardInterrupt
 
 
+def start_workers(count: int, execution: ExecutionSpec) -> None:
+    """Let Ray start workers that import what packs need while this process is busy; Tune will find them idle."""
+    task = ray.remote(num_cpus=execution.threads, max_retries=0)(_nothing)
+    for _ in range(count):
+        task.remote()
+
+
+def _nothing() -> None:
+    """Do nothing: it is the import of this module that takes seconds."""
+
+
 def _placement(execution: ExecutionSpec) -> tune.PlacementGroupFactory:
     asked = request(execution)
     if not execution.labels:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from sensitivity.execution import costs
-from sensitivity.execution.costs import measure, price
+from sensitivity.execution.costs import measure, pack_sizes, price
 from sensitivity.study.load import parse_study
 from sensitivity.study.trials import expand
 from sensitivity.training.calibration import Cost
@@ -72,3 +72,11 @@ def test_a_search_that_is_given_hours_costs_no_more_but_for_its_last_round(hours
     priced = price(SimpleNamespace(spec=spec, expected=trials), {("sgd", 64): cost}, finished=frozenset(), workers=2)
     assert priced.device_seconds == pytest.approx(seconds)
     assert priced.wall_seconds == pytest.approx(seconds / 2)
+
+
+@pytest.mark.parametrize(("chosen", "seconds", "size"), [(1, 0.05, 20), (4, 0.001, 64), (16, 3.0, 16), (1, 30.0, 1)])
+def test_packs_that_would_take_no_time_are_made_larger(chosen, seconds, size):
+    cost = Cost(
+        steps=1, flops=1.0, step_seconds=seconds, evaluation_seconds=0.0, pack_size=chosen, gain=1.0, member_bytes=1.0
+    )
+    assert pack_sizes({("sgd", 64): cost}) == {("sgd", 64): size}
