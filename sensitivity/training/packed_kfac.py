@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sensitivity import kfac
 from sensitivity.kfac.state import restore, saved
+from sensitivity.kfac.statistics import accumulate
 from sensitivity.study.trials import Trial
 from sensitivity.training.optimizers import decays, hyperparameter
 from sensitivity.training.packed_model import PackedModel
@@ -73,12 +74,13 @@ class PackedKFAC:
         if share == 1:
             self._seen = calls
             return
-        part = kfac.statistics_of(self._state.layout, calls, self._config)
         self._seen_share += share
-        if isinstance(self._seen, kfac.Statistics):
-            self._seen.move(part, share / self._seen_share, None)
+        if isinstance(self._seen, kfac.Statistics):  # in place: a second set of factors may be as large as the rest
+            new = share / self._seen_share
+            layout, seen = self._state.layout, self._seen
+            accumulate(layout, calls, self._config, seen, keep=1 - new, weight=new, loss_scale=None)
         else:
-            self._seen = part
+            self._seen = kfac.statistics_of(self._state.layout, calls, self._config)
 
     @torch.no_grad()
     def step(self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr_multiplier: float) -> Tensor | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sensitivity.kfac import Capture
 from sensitivity.study.trials import Pack
-from sensitivity.training.batches import PackBatches
+from sensitivity.training.batches import MicroBatch, PackBatches
 from sensitivity.training.optimizers import PackedSGD, PackOptimizer
 from sensitivity.training.packed_kfac import PackedKFAC
 from sensitivity.training.packed_model import LayerCall, PackedModel
@@ -34,22 +34,30 @@ def take_step(
     total: dict[str, Tensor] = {}
     loss = torch.zeros(())
     for part in batches.draw():
-        outputs, every_call = model.train_outputs(part.inputs, record=record)
-        calls = {name: called for name, called in every_call.items() if name in optimizer.observed_layers}
-        losses = problem.loss(outputs, part.targets)
-        watched = [tensor for called in calls.values() for call in called for tensor in call.outputs]
-        wanted = [*model.params.values(), *watched]
-        # Zeros for what a model leaves unused.
-        gradients = torch.autograd.grad(losses.sum(), wanted, materialize_grads=True)
-        if record:
-            optimizer.see(_captures(calls, gradients[len(model.params) :]), part.share)
-        grads = dict(zip(model.params, gradients, strict=False))
+        losses, grads = _differentiate(model, problem, optimizer, part, record=record)
         if part.share == 1:
-            total, loss = grads, losses.detach()
+            total, loss = grads, losses
         else:
-            total = {name: g * part.share + total.get(name, 0.0) for name, g in grads.items()}
-            loss = losses.detach() * part.share + loss
+            for name, g in grads.items():
+                total[name] = total[name].add_(g, alpha=part.share) if name in total else g * part.share
+            loss = losses * part.share + loss
+        del grads  # or the next part would find the memory of this one's taken
     return loss, optimizer.step(model.params, total, lr_scale)
+
+
+def _differentiate(
+    model: PackedModel, problem: Problem, optimizer: PackOptimizer, part: MicroBatch, *, record: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the losses of a part of a batch ``[trials]``, and their gradients; its activations end here."""
+    outputs, every_call = model.train_outputs(part.inputs, record=record)
+    calls = {name: called for name, called in every_call.items() if name in optimizer.observed_layers}
+    losses = problem.loss(outputs, part.targets)
+    watched = [tensor for called in calls.values() for call in called for tensor in call.outputs]
+    # Zeros for what a model leaves unused.
+    gradients = torch.autograd.grad(losses.sum(), [*model.params.values(), *watched], materialize_grads=True)
+    if record:
+        optimizer.see(_captures(calls, gradients[len(model.params) :]), part.share)
+    return losses.detach(), dict(zip(model.params, gradients, strict=False))
 
 
 def _captures(calls: dict[str, list[LayerCall]], gradients: Sequence[Tensor]) -> dict[str, list[Capture]]:

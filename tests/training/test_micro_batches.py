@@ -12,7 +12,7 @@ from sensitivity.training.loop import train_pack
 from sensitivity.training.losses import cross_entropy
 from sensitivity.training.packed_kfac import PackedKFAC
 from sensitivity.training.packed_model import PackedModel
-from sensitivity.training.problems import Problem, load_problem
+from sensitivity.training.problems import Problem
 from sensitivity.training.step import make_optimizer, take_step
 
 ARMS = {
@@ -101,18 +101,31 @@ def test_a_ghost_batch_normalises_its_own_examples(make_study, arm):
     assert losses(together) != losses(undivided)
 
 
-def test_no_part_holds_more_activations_than_a_micro_batch(make_study):
-    """Peak memory at a large batch is that at the micro-batch, and the batch's own data."""
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("field", ["micro_batch", "ghost_batch"])
+def test_a_batch_of_16384_takes_the_memory_of_one_part_and_its_own_data(make_study, arm, field):
+    size, part = 16_384, 512
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randint(0, 256, (size, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    y = torch.randint(0, 10, (size,), generator=generator)
+    channel = torch.ones(1, 1, 1)
+    data = Dataset(
+        train_inputs=x, train_targets=y, test_inputs=x[:9], test_targets=y[:9], mean=channel, deviation=channel
+    )
 
-    def needed(batch_size: int, micro_batch: int) -> float:
-        spec = make_study(
-            batch_sizes=[batch_size],
-            problem={"model": "small_cnn"},
-            budget={"steps": 1},
-            optimizers={"a": {"kind": "kfac", "lr": 0.01, "damping": 0.1}},
-        )
-        return member_bytes(expand(spec), load_problem(spec.problem), micro_batch=micro_batch)
+    def build() -> nn.Module:
+        norm = nn.BatchNorm2d(8) if field == "ghost_batch" else nn.Identity()
+        return nn.Sequential(nn.Conv2d(1, 8, 3), norm, nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 10))
 
-    indices = 1024 * 8
-    assert needed(1024, 64) < needed(128, 64) + indices + 100_000
-    assert needed(1024, 1024) > 4 * needed(1024, 64), "else the test shows nothing"
+    task = Problem(dataset=data, build_model=build, loss=cross_entropy, has_classes=True, outputs=10)
+
+    def needed(batch_size: int) -> float:
+        ghost = {"problem": {"ghost_batch": part}} if field == "ghost_batch" else {}
+        spec = make_study(batch_sizes=[batch_size], optimizers={"a": {**ARMS[arm], "lr": 0.01}}, **ghost)
+        return member_bytes(expand(spec), task, micro_batch=None if ghost else part)
+
+    own_data = x.nbytes + y.nbytes + 8 * size  # with the numbers of its examples
+    alone = needed(part)
+    assert needed(size) < alone + own_data
+    # Else the test shows nothing: the activations of a second part would not fit into what is allowed.
+    assert 8 * 6 * 6 * 4 * part * 3 > own_data
