@@ -21,6 +21,7 @@ from sensitivity.figures.labels import (
     number,
     optimizer_label,
     parameter_label,
+    safe,
     tolerance,
 )
 from sensitivity.figures.nothing import NothingToDrawError
@@ -31,10 +32,14 @@ from sensitivity.figures.scales import Scale, map_scale
 from sensitivity.figures.theme import LIGHT, Theme
 
 _PANELS_A_ROW = 4
+_FEWER = range(7, 11)
+"""Columns of a grid with which three panels make a row, so that cells are wide enough for their values."""
 _CHARACTERS = 135
 """That fit beside each other on a desktop's page."""
 _TOP, _BOTTOM, _BETWEEN = 108, 96, 104
 """Pixels above the first row of panels, below the last, and between two."""
+_EXTEND = 16
+"""Pixels of the line that says where to extend the grid."""
 
 
 def draw_maps(maps: Sequence[RobustnessMap], *, theme: Theme = LIGHT, scale: Scale | None = None) -> go.Figure:
@@ -49,16 +54,17 @@ def draw_maps(maps: Sequence[RobustnessMap], *, theme: Theme = LIGHT, scale: Sca
         raise NothingToDrawError("draw_maps needs at least one map")
     scale = scale or map_scale(maps)
     first = maps[0]
-    columns = min(len(maps), _PANELS_A_ROW)
+    columns = min(len(maps), _PANELS_A_ROW - (len(first.x_values) in _FEWER))
     rows = -(-len(maps) // columns)
     panel = max(grid_height(map_) for map_ in maps)
-    plot = rows * panel + (rows - 1) * _BETWEEN
+    extend = _EXTEND if any(map_.edges for map_ in maps) else 0
+    plot = rows * panel + (rows - 1) * (_BETWEEN + extend)
     figure = make_subplots(
         rows=rows,
         cols=columns,
         shared_yaxes=True,
         horizontal_spacing=0.028 if columns > 1 else 0,
-        vertical_spacing=_BETWEEN / plot if rows > 1 else 0,
+        vertical_spacing=(_BETWEEN + extend) / plot if rows > 1 else 0,
     )
     shown: set[str] = set()
     for position, map_ in enumerate(maps):
@@ -87,7 +93,7 @@ def draw_maps(maps: Sequence[RobustnessMap], *, theme: Theme = LIGHT, scale: Sca
     else:
         figure.update_layout(coloraxis_showscale=False)
     subtitle = wrapped(_subtitle(maps), _CHARACTERS)
-    top = _TOP + LINE * (len(subtitle) - 1)
+    top = _TOP + extend + LINE * (len(subtitle) - 1)
     figure.update_layout(
         template=theme.template(),
         title={"text": _title(first), "subtitle": {"text": "<br>".join(subtitle)}},
@@ -121,9 +127,10 @@ def _panel_title(figure: go.Figure, map_: RobustnessMap, theme: Theme, row: int,
     best = map_.best_cell
     said = "nothing completed" if best is None else f"best {metric_value(map_.metric, best.median)}"
     said += "".join(f" · {parameter_label(name)} {number(value)}" for name, value in map_.slice_at)
+    short = safe if len(map_.edges) > 1 else parameter_label  # lr for learning rate, or two don't fit a panel
     extend = " and ".join(
-        f"{'lower' if edge.side == 'low' else 'higher'} {parameter_label(edge.parameter)}" for edge in map_.edges
+        f"{'lower' if edge.side == 'low' else 'higher'} {short(edge.parameter)}" for edge in map_.edges
     )
     if extend:
-        said += f" · <span style='color:{theme.warning}'><b>extend: {extend}</b></span>"
+        said += f"<br><span style='color:{theme.warning}'><b>extend: {extend}</b></span>"
     add_panel_title(figure, f"batch size {map_.batch_size:,}", row, column, below=said)

@@ -77,7 +77,7 @@ class Results:
     cautions: tuple[Caution, ...]
     verdicts: Verdicts
     maps: Mapping[str, tuple[RobustnessMap, ...]]
-    """By metric."""
+    """By metric, that of the primary target first."""
     curves: Mapping[Choice, Mapping[str, tuple[CellCurves, ...]]]
     """Of the cells that each choice picks, by metric; but for the best ones, of `metric` alone."""
     targets: tuple[TargetOutcome, ...]
@@ -187,7 +187,9 @@ def compute_results(study: Study) -> Results:
     clipping = compute_clipping(study.runs, curves)
     verdicts = _verdicts(study, times[target] if target else None, clipping)
     pair = verdicts.pair
-    maps = {str(metric.name): compute_maps(runs, start, metric, designs=designs) for metric in metrics}
+    shown = shown_metric(metrics, target)
+    ordered = sorted(metrics, key=lambda metric: metric is not shown)
+    maps = {str(metric.name): compute_maps(runs, start, metric, designs=designs) for metric in ordered}
     scaling: dict[TimeUnit, dict[str, tuple[ScalingCurve, ...]]] = {
         unit: {target_label(METRICS[name], at): _scaling(table, unit) for (name, at), table in times.items()}
         for unit in UNITS
@@ -195,7 +197,6 @@ def compute_results(study: Study) -> Results:
     }
     summary = compute_summary(study.runs)
     costs = compute_cost(study.runs)
-    shown = shown_metric(metrics, target)
     success = compute_success(runs, curves, shown.name, designs=designs) if shown else ()
     by_name = {surface.optimizer: surface for surface in success}
     of_one = {str(shown.name): maps[shown.name]} if shown else {}

@@ -56,8 +56,7 @@ def _shown(results: Results) -> tuple[str, ...]:
     names = tuple(results.maps)
     if results.metric is None or sum(len(map_.cells) for map_ in results.maps[results.metric.name]) <= _MOST_CELLS:
         return names
-    first = str(results.metric.name)
-    return (first, *(name for name in names if name != first))[:2]
+    return names[:2]
 
 
 def _left_out(results: Results) -> tuple[str, ...]:

@@ -226,6 +226,18 @@ def test_long_curves_and_many_seeds_are_thinned_to_what_a_panel_shows_and_say_so
     assert "12 of 20 seeds · at most 120 of 301 evaluations drawn" in figure.layout.title.subtitle.text
 
 
+def test_eight_columns_make_rows_of_three_panels_so_that_values_fit_their_cells(synthetic, study):
+    lrs = [10 ** (-4 + k / 2) for k in range(8)]
+    one = {"optimizers": {"kfac": {"kind": "kfac", "lr": lrs, "damping": [0.1, 1.0]}}, "batch_sizes": [8, 16, 32, 64]}
+    made = study(lambda trial: synthetic.run(trial, [0.0831]), seeds=1, **one)
+    figure = draw_maps(compute_maps(made.runs, made.curves, LOSS))
+    domains = {tuple(axis.domain) for axis in figure.select_xaxes()}
+    assert len(domains) == 3
+    cell = 1020 * np.ptp(next(iter(domains))) / 8
+    (text,) = {text for trace in figure.select_traces({"type": "scatter", "mode": "text"}) for text in trace.text}
+    assert 6.2 * len(text) < cell, "a digit is about 6 pixels wide"
+
+
 def test_a_cell_without_a_value_is_a_hole_that_nothing_fills(synthetic, study):
     """Optuna's contour drops cells that are not finite, and interpolates its colours over the hole."""
 
