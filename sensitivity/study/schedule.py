@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from sensitivity.study.spec import BudgetSpec, EvaluationSpec, ScheduleSpec
+from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 
 
 def steps_of_epochs(epochs: float, *, train_size: int, batch_size: int) -> int:

@@ -11,8 +11,9 @@ from functools import cached_property
 from typing import Any
 
 from sensitivity.study.designs import Configuration, configurations
+from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.section import CONFIRMATION_SEEDS
-from sensitivity.study.spec import BudgetSpec, EvaluationSpec, ProblemSpec, ScheduleSpec, StudySpec
+from sensitivity.study.spec import ProblemSpec, StudySpec
 
 RESULT_VERSION = 1
 """Raised whenever the same trial would give other numbers beyond rounding: older runs are then not used."""

@@ -2,9 +2,9 @@ import hashlib
 
 import pytest
 
+from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.schedule import evaluation_steps, lr_multiplier, steps_of_epochs, total_steps
 from sensitivity.study.seeds import derive
-from sensitivity.study.spec import BudgetSpec, EvaluationSpec, ScheduleSpec
 
 SIZE = {"train_size": 100, "batch_size": 30}
 

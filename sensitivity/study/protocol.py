@@ -1,0 +1,100 @@
+"""How every run trains, whatever its optimizer: budget, learning-rate schedule, evaluation.
+
+What these come to in steps is computed in `schedule`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from sensitivity.study.section import AsList, Count, Epochs, Section
+
+
+class BudgetSpec(Section):
+    """How long every run trains, both optimizers alike: one of three rules over batch sizes."""
+
+    epochs: Epochs | None = None
+    """Constant epochs."""
+    adjusted_epochs: Epochs | None = None
+    """E of (log2(B / base_batch_size) + 1) x E epochs at batch size B."""
+    base_batch_size: Annotated[Count | None, Field(validate_default=True)] = None
+    steps: Count | None = None
+    """Constant steps."""
+
+    @field_validator("base_batch_size")
+    @classmethod
+    def _base_of_adjusted(cls, value: int | None, info: ValidationInfo) -> int | None:
+        adjusted = info.data.get("adjusted_epochs")
+        if adjusted is not None and value is None:
+            raise PydanticCustomError("budget", "missing; adjusted_epochs are those of the base batch size")
+        if "adjusted_epochs" in info.data and adjusted is None and value is not None:
+            raise PydanticCustomError("budget", "belongs to adjusted_epochs; remove it")
+        return value
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> BudgetSpec:
+        if sum(rule is not None for rule in (self.epochs, self.adjusted_epochs, self.steps)) != 1:
+            raise PydanticCustomError("budget", "give exactly one of epochs, adjusted_epochs and steps")
+        return self
+
+    def words(self) -> str:
+        """Return the rule in words, as in "trained for 5 epochs"."""
+        if self.steps is not None:
+            return f"{self.steps:,} steps"
+        if self.adjusted_epochs is not None:
+            return f"(log2(B / {self.base_batch_size}) + 1) × {self.adjusted_epochs:g} epochs at batch size B"
+        return f"{self.epochs:g} epochs"
+
+
+class ScheduleSpec(Section):
+    """The learning rate's multiplier: a rule over batch sizes, linear warm-up, then a decay."""
+
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    base_batch_size: Annotated[Count | None, Field(validate_default=True)] = None
+    """The batch size whose learning rates are those of the study file."""
+    warmup_epochs: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    decay: Literal["step", "cosine"] = "step"
+    """At the fractions `decay_at` (constant without any), or half a cosine from the end of the warm-up to zero."""
+    decay_at: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], AsList] = ()
+    decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    @field_validator("base_batch_size")
+    @classmethod
+    def _base_of_scaling(cls, value: int | None, info: ValidationInfo) -> int | None:
+        scaling = info.data.get("lr_scaling")
+        if scaling in ("linear", "sqrt") and value is None:
+            raise PydanticCustomError(
+                "schedule",
+                'missing; lr_scaling = "{scaling}" needs the batch size at which learning rates are as written',
+                {"scaling": scaling},
+            )
+        if scaling == "none" and value is not None:
+            raise PydanticCustomError("schedule", 'belongs to lr_scaling = "linear" or "sqrt"; remove it')
+        return value
+
+    @field_validator("decay_at")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)):
+            raise PydanticCustomError("schedule", "decay_at must rise, each fraction once")
+        if value and info.data.get("decay") == "cosine":
+            raise PydanticCustomError("schedule", 'belongs to decay = "step"; remove it')
+        return value
+
+
+class EvaluationSpec(Section):
+    """When a run is measured, on how much, and when it counts as diverged."""
+
+    every_epochs: Epochs | None = None
+    every_steps: Count | None = None
+    train_examples: Count | None = None
+    divergence_bound: Annotated[float, Field(gt=1)] = 10.0
+
+    @model_validator(mode="after")
+    def _one_interval(self) -> EvaluationSpec:
+        if self.every_epochs is not None and self.every_steps is not None:
+            raise PydanticCustomError("evaluation", "give at most one of every_epochs and every_steps")
+        return self
