@@ -39,6 +39,8 @@ _PLAIN = {
     "too_long": "give {max_length} values",
 }
 """Pydantic's own messages in the words of TOML, by error type."""
+_MEANT = {"gpu": "cuda", "mse": "squared_error", "mean_squared_error": "squared_error", "nll": "cross_entropy"}
+"""What other tools call our names, where the nearest spelling is another or none: "gpu" is not "cpu"."""
 
 
 def shipped() -> dict[str, Path]:
@@ -82,7 +84,7 @@ def load_study(path: Path) -> StudySpec:
     try:
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # an integer of 5,000 digits is a plain ValueError
-        raise StudyFileError(str(path), [f"not valid TOML: {str(error).splitlines()[0]}"]) from None
+        raise StudyFileError(str(path), [_no_toml(str(error).splitlines()[0], text)]) from None
     return parse_study(raw, source=str(path))
 
 
@@ -96,6 +98,18 @@ def parse_study(raw: dict[str, Any], *, source: str) -> StudySpec:
         return StudySpec.model_validate(raw)
     except ValidationError as error:
         raise StudyFileError(source, [_sentence(dict(item), raw) for item in error.errors()]) from None
+
+
+def _no_toml(reason: str, text: str) -> str:
+    """Return what is wrong with a text that is no TOML, and the line where it is."""
+    place = re.search(r"at line (\d+), ", reason)
+    line = text.split("\n")[int(place[1]) - 1].strip() if place else ""
+    if not line or len(line) > 100:
+        return f"not valid TOML: {reason}"
+    mend = (
+        "each name stands once in a table" if "overwrite" in reason else "a text stands in quotes, a list in brackets"
+    )
+    return f"not valid TOML: {reason}: {line}  ({mend})"
 
 
 def _sentence(item: dict[str, Any], raw: dict[str, Any]) -> str:
@@ -170,5 +184,7 @@ def _fields_at(location: tuple[Any, ...], raw: dict[str, Any]) -> tuple[str, ...
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    known = list(known)
+    meant = _MEANT.get(name.lower())
+    close = [meant] if meant in known else difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""

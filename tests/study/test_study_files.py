@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from sensitivity.study.arms import KFACArm, SGDArm
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import find_study, load_study, parse_study, shipped
+from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
-from sensitivity.study.spec import BudgetSpec, EvaluationSpec, ExecutionSpec, ProblemSpec, ScheduleSpec, StudySpec
+from sensitivity.study.spec import ExecutionSpec, ProblemSpec, StudySpec
 from sensitivity.study.trials import expand
 
 
@@ -234,7 +235,8 @@ SINGLE = [
     (("problem", "precision"), "float16", "problem.precision: unknown 'float16' (did you mean 'bfloat16'?)"),
     (("problem", "precision"), "tf32", 'execution: problem.precision = "tf32" needs device = "cuda"'),
     (("execution", "micro_batch"), 0, "execution.micro_batch: must be >= 1"),
-    (("execution", "device"), "gpu", "execution.device: unknown 'gpu'"),
+    (("execution", "device"), "gpu", "execution.device: unknown 'gpu' (did you mean 'cuda'?). Allowed: cpu, cuda"),
+    (("problem", "loss"), "MSE", "problem.loss: unknown 'MSE' (did you mean 'squared_error'?)"),
     (("execution", "workers"), 2, "execution.workers: unknown field"),
     (("seed",), 1, "seed: unknown field (did you mean 'seeds'?)"),
 ]
@@ -305,7 +307,11 @@ def test_a_study_too_large_for_memory_is_refused_before_it_is_expanded(minimal):
     ("data", "words"),
     [
         (b"name = ", "not valid TOML: Invalid value (at end of document)"),
-        (b"name = 'a'\nname = 'b'", "not valid TOML: Cannot overwrite a value"),
+        (b"name = 'a'\nname = 'b'\n", "line 2, column 11): name = 'b'  (each name stands once in a table)"),
+        (
+            b"# no quotes\nname = mine\n",
+            "(at line 2, column 8): name = mine  (a text stands in quotes",
+        ),
         (b"name = '\xff'", "not UTF-8 text (byte 8); save the file as UTF-8"),
         (b"seeds = " + b"9" * 5000, "not valid TOML: "),
         (b"seeds = " + b"[" * 5000, "not valid TOML: "),
