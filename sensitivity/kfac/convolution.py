@@ -117,7 +117,7 @@ def _by_correlation(images: Tensor, plane: _Plane) -> Tensor:
     """Moment of the patches of a convolution with stride 1, [B, d, d]."""
     (ky, kx), channels = plane.kernel, images.shape[2]
     table = _autocorrelations(images, plane)
-    rows, columns = torch.arange(ky), torch.arange(kx)
+    rows, columns = torch.arange(ky, device=table.device), torch.arange(kx, device=table.device)
     dy = (rows[None, :] - rows[:, None] + ky - 1)[:, None, :, None]
     dx = (columns[None, :] - columns[:, None] + kx - 1)[None, :, None, :]
     full = table[dy, dx].permute(4, 5, 0, 1, 6, 2, 3).contiguous()  # [B, c, py, px, c, qy, qx]

@@ -85,13 +85,14 @@ def average_squares(
     weight and moved are [*lead].
     """
     for name, squares in new.items():
+        first = name not in held
         mine = held.setdefault(name, torch.zeros_like(squares))
         trailing = (1,) * (squares.dim() - (weight.dim() if isinstance(weight, Tensor) else 0))
         shaped = weight.reshape(*weight.shape, *trailing).to(mine) if isinstance(weight, Tensor) else weight
         batch = squares
         if moved is not None:
             batch = torch.where(moved.reshape(*moved.shape, *(1,) * (squares.dim() - moved.dim())), squares, mine)
-        mine.lerp_(batch, shaped)
+        mine.lerp_(batch, 1.0 if first else shaped)
 
 
 def _normalised(norm: Norm, inputs: Tensor, lead: int) -> Tensor:

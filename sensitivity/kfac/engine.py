@@ -6,7 +6,6 @@ and momentum, and is reported; no member sees another's numbers, so the others' 
 have been.
 """
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch.distributed import ProcessGroup
 from sensitivity.kfac.config import Hyperparameters, KFACConfig, is_due
 from sensitivity.kfac.diagonal import average_squares, example_squares
 from sensitivity.kfac.ekfac import average_moments, batch_moments
-from sensitivity.kfac.factors import Capture
+from sensitivity.kfac.factors import Capture, full_precision
 from sensitivity.kfac.precondition import SolveFailure, precondition, refresh
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import (
@@ -29,6 +28,7 @@ from sensitivity.kfac.statistics import (
     average_captures,
     check_captures,
     default_scale,
+    finite,
     loss_terms,
     newest_weights,
 )
@@ -76,6 +76,10 @@ class FlatNumbers:
 class Source(Protocol):
     """Where a step's statistics come from."""
 
+    @property
+    def urgent(self) -> bool:
+        """Whether inverses are wanted after `average`, whatever their interval."""
+
     def average(self, state: KFACState, mask: Tensor | None) -> Tensor | None:
         """Move the running averages of members inside `mask` (None: all); return the mask of those that moved."""
 
@@ -90,6 +94,10 @@ class _Captures:
     captures: Mapping[str, Sequence[Capture]]
     config: KFACConfig
     loss_scale: float | None
+
+    @property
+    def urgent(self) -> bool:
+        return False
 
     def average(self, state: KFACState, mask: Tensor | None) -> Tensor | None:
         moved = average_captures(state, self.captures, self.config, mask=mask, loss_scale=self.loss_scale)
@@ -117,6 +125,10 @@ class _Given:
 
     statistics: Statistics
     config: KFACConfig
+
+    @property
+    def urgent(self) -> bool:
+        return False
 
     def average(self, state: KFACState, mask: Tensor | None) -> Tensor | None:
         return average(state, self.statistics, self.config.factor_decay, mask)
@@ -174,7 +186,8 @@ def step(
         source = _Captures(captures, config, loss_scale)
     names = state.layout.names
     values, slopes = [params[name] for name in names], [grads[name] for name in names]
-    return advance(config, state, values, slopes, source, flat_numbers(hyper, state))
+    with full_precision(state.momentum.device):
+        return advance(config, state, values, slopes, source, flat_numbers(hyper, state))
 
 
 def flat_numbers(hyper: Hyperparameters, state: KFACState) -> FlatNumbers:
@@ -183,7 +196,7 @@ def flat_numbers(hyper: Hyperparameters, state: KFACState) -> FlatNumbers:
     def column(value: float | Tensor) -> float | Tensor:
         return value.unsqueeze(-1) if isinstance(value, Tensor) and value.dim() > 0 else value
 
-    damping = torch.as_tensor(hyper.damping, dtype=state.momentum.dtype, device=state.momentum.device)
+    damping = _as_tensor(hyper.damping, state.momentum)
     return FlatNumbers(
         lr=column(hyper.lr),
         damping=damping,
@@ -212,7 +225,7 @@ def advance(
     flat, solves = space.grads, tuple[SolveFailure, ...]()
     torch._foreach_copy_(space.grad_views, grads)
     norm = _product(flat, flat).sqrt()
-    mask = good = _finite(norm)
+    mask = good = finite(norm)
     if good is not None and state.alone:
         return _skipped(norm, clock)
     if source is not None:
@@ -224,7 +237,8 @@ def advance(
             return _skipped(norm, clock)
         good = mask if good is None else good & mask
         flat.copy_(torch.where(mask.unsqueeze(-1), flat, 0.0))
-    if is_due(config.inverse_interval, state.steps) or (state.alone and not bool(state.usable)):
+    urgent = (source is not None and source.urgent) or (state.alone and not bool(state.usable))
+    if urgent or is_due(config.inverse_interval, state.steps):
         if source is None and state.steps == 0 and not bool(state.averaged.any()):
             raise ValueError("The first step needs captures: there are no factors to invert yet.")
         clock.start()
@@ -241,7 +255,7 @@ def advance(
     precondition(state, numbers.damping, exact=exact)
     _others(state, numbers)
     clip = _clip(state, numbers)
-    mask = _all_of(good, _finite(_product(space.updates, flat)), _mask(state.usable))
+    mask = _all_of(good, finite(_product(space.updates, flat)), _mask(state.usable))
     clock.stop("precondition")
     state.steps += 1
     if mask is not None and state.alone:
@@ -338,13 +352,6 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return torch.dot(a, b) if a.dim() == 1 else torch.linalg.vecdot(a, b)
 
 
-def _finite(products: Tensor) -> Tensor | None:
-    """Whether these are finite, [*lead]; None if all are."""
-    if products.device.type == "cpu" and products.dim() == 0:
-        return None if math.isfinite(products.item()) else torch.zeros((), dtype=torch.bool)
-    return _mask(torch.isfinite(products))
-
-
 def _mask(good: Tensor) -> Tensor | None:
     """None if all are good, which on an accelerator is not asked, so as not to wait."""
     if good.device.type != "cpu":
@@ -371,7 +378,8 @@ def _skipped(norm: Tensor, clock: _Clock, solves: tuple[SolveFailure, ...] = ())
 
 
 def _as_tensor(value: float | Tensor, like: Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    """Convert to the type and device of `like`; a number is filled in, where a copy would wait for an accelerator."""
+    return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
 
 
 def _per_member(lr: float | Tensor) -> float | Tensor:

@@ -14,6 +14,7 @@ Everything is accumulated: target ← keep * target + scale * Σ, so that a runn
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -101,6 +102,13 @@ def add_output_moment(
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Precision in which products of this type are summed: float32, or float64 for float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Keep autocast away: a backward pass or a step may well run inside of it, and it would round products to bf16."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def _flat_rows(rows: Tensor, lead: int, dtype: torch.dtype) -> Tensor:

@@ -58,7 +58,7 @@ def _coefficients(
             torch.randn(member.shape, generator=generator, dtype=rows.dtype, device=generator.device)
             for member, generator in zip(members, generators, strict=True)
         ]
-        yield spread * torch.stack(noise).reshape(rows.shape).to(rows.device)
+        yield spread * torch.stack(noise).reshape(rows.shape).to(rows.device, non_blocking=True)
     else:
         for c in range(classes):
             column = torch.zeros_like(rows)
@@ -73,5 +73,5 @@ def _sampled(probabilities: Tensor, generators: Sequence[torch.Generator]) -> Te
         torch.rand((cumulative.shape[1], 1), generator=generator, dtype=cumulative.dtype, device=generator.device)
         for generator in generators
     ]
-    draws = torch.stack(uniform).to(cumulative.device) * cumulative[..., -1:]
+    draws = torch.stack(uniform).to(cumulative.device, non_blocking=True) * cumulative[..., -1:]
     return (draws > cumulative).sum(-1).clamp_max(probabilities.shape[-1] - 1)

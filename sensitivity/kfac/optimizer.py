@@ -16,6 +16,7 @@ from sensitivity.kfac.config import KFACConfig, check_numbers, is_due, needs_sta
 from sensitivity.kfac.damping import adapted, predicted_change
 from sensitivity.kfac.diagonal import norms_of
 from sensitivity.kfac.engine import FlatNumbers, StepReport, advance
+from sensitivity.kfac.factors import full_precision
 from sensitivity.kfac.fisher import pseudo_losses
 from sensitivity.kfac.layers import layers_of
 from sensitivity.kfac.recorder import Recorder
@@ -74,6 +75,12 @@ class KFAC(torch.optim.Optimizer):
         self._group: ProcessGroup | None = None
         if isinstance(model, DistributedDataParallel):
             self._group, model = model.process_group, model.module
+        elif dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            warnings.warn(
+                f"{dist.get_world_size()} ranks, and a model that is not in DistributedDataParallel: every rank keeps "
+                "factors of its own batches. If the ranks train one model, wrap it before building KFAC.",
+                stacklevel=2,
+            )
         self.config = config
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         layers = layers_of(model)
@@ -109,10 +116,11 @@ class KFAC(torch.optim.Optimizer):
         """Take the statistics of the "monte_carlo" or "type2" Fisher from the model's outputs [N, ...].
 
         Call it between the forward pass and `loss.backward()`. Does nothing on steps that do not update the factors,
-        and for the empirical Fisher, so that a training loop may always call it.
+        and for the empirical Fisher, so that a training loop may always call it. For cross entropy the last dimension
+        of outputs is that of the classes.
         """
         if self.config.fisher != "empirical" and self._recorder.active:
-            with torch.autocast(outputs.device.type, enabled=False):
+            with full_precision(outputs.device):
                 self._recorder.observe(pseudo_losses(outputs, self.config, (self._generator,)))
 
     @torch.no_grad()
@@ -134,13 +142,14 @@ class KFAC(torch.optim.Optimizer):
         if needs_statistics(self.config, index):
             self._require_statistics()
             source = self._recorder
-        report = advance(self.config, self.kfac, self._values, given, source, numbers, self._group)
-        for tensor, value in kept:
-            tensor.copy_(value)
-        if source is not None:
-            report.seconds["factors"] = report.seconds.get("factors", 0.0) + self._recorder.seconds
-            self._recorder.clear()
-        return self._finish(report, numbers, index)
+        with full_precision(self.kfac.momentum.device):
+            report = advance(self.config, self.kfac, self._values, given, source, numbers, self._group)
+            for tensor, value in kept:
+                tensor.copy_(value)
+            if source is not None:
+                report.seconds["factors"] = report.seconds.get("factors", 0.0) + self._recorder.seconds
+                self._recorder.clear()
+            return self._finish(report, numbers, index)
 
     def adapt_damping(self, before: float, after: float) -> float | None:
         """Adapt the damping after a step, from the loss on the same batch before and after it (Levenberg-Marquardt).
@@ -198,15 +207,16 @@ class KFAC(torch.optim.Optimizer):
         Beside the parameter groups: factors, inverses, momentum, counters, and the generator's state.
         """
         counts = {name: int(count) for name, count in self._counts.items()}
-        own = {"kfac": saved(self.kfac), "counts": counts, "generator": self._generator.get_state()}
-        return {**super().state_dict(), **own}
+        own = {"kfac": saved(self.kfac), "counts": counts, "waiting": sorted(self._recorder.waiting)}
+        return {**super().state_dict(), **own, "generator": self._generator.get_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` saved, from an optimizer of an equal model and configuration.
 
         Raises ValueError, and changes nothing, if it is of another optimizer, model or form of damping.
         """
-        missing = [key for key in ("state", "param_groups", "kfac", "counts", "generator") if key not in state_dict]
+        keys = ("state", "param_groups", "kfac", "counts", "waiting", "generator")
+        missing = [key for key in keys if key not in state_dict]
         if missing:
             raise ValueError(f"No {missing[0]!r} in this state: not KFAC's. Load what KFAC.state_dict() returned.")
         check_saved(self.kfac, state_dict["kfac"])
@@ -214,6 +224,7 @@ class KFAC(torch.optim.Optimizer):
         restore(self.kfac, state_dict["kfac"])
         self._counts = dict(state_dict["counts"])
         self._generator.set_state(state_dict["generator"].cpu())
+        self._predicted, self._recorder.waiting = None, set(state_dict["waiting"])
         self._recorder.clear()
         self._recorder.record(on=needs_statistics(self.config, self.kfac.steps))
 
@@ -265,11 +276,14 @@ class KFAC(torch.optim.Optimizer):
         return self._known[2]
 
     def _shaped(self, numbers: list[tuple[Any, ...]], factor: float) -> FlatNumbers:
-        """Give the engine one number for everything, or with several groups one for each parameter and layer."""
+        """Give the engine one number for everything, or with several groups one for each parameter and layer.
+
+        Numbers are filled in, where a copy from the host would wait for an accelerator.
+        """
         state, groups, like = self.kfac, self.param_groups, self.kfac.momentum
         if len(numbers) == 1:
             lr, damping, momentum, decay, clip = numbers[0]
-            strength = torch.tensor(damping * factor, dtype=like.dtype, device=like.device)
+            strength = like.new_full((), damping * factor)
             return FlatNumbers(
                 lr=lr, damping=strength, momentum=momentum, weight_decay=decay, kl_clip=clip, others_damping=strength
             )
@@ -280,7 +294,7 @@ class KFAC(torch.optim.Optimizer):
                 view.fill_(of[id(self._named[parameter])][name])
         others_damping = flat.pop("damping") * factor
         damping = [_plain(of[id(self._named[p.layer.weight])]["damping"]) * factor for p in state.layout.placements]
-        strengths = torch.tensor(damping, dtype=like.dtype, device=like.device)
+        strengths = torch.stack([like.new_full((), each) for each in damping])
         clip = groups[0]["kl_clip"]
         return FlatNumbers(**flat, damping=strengths, kl_clip=clip, others_damping=others_damping)
 

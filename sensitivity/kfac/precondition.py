@@ -7,6 +7,7 @@ With W a layer's matrix, A and G its factors and λ the damping:
 1806.03884) puts second moments of per-example gradients in that basis in the place of d_G d_Aᵀ.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -82,8 +83,9 @@ def damped_factors(state: KFACState, damping: Tensor) -> dict[int, Tensor]:
         means = [traces / index.sides]
     means += [state.diagonals[p.layer.name].mean(-1)[None] for p in layout.placements if p.inputs is None]
     extra = torch.cat(means) if len(means) > 1 else means[0]
-    ratio = _trace_ratio(extra[index.inputs], extra[index.outputs])
-    root = damping.sqrt().expand(len(layout.placements), *layout.lead)[index.owners]
+    ratio, root = _trace_ratio(extra[index.inputs], extra[index.outputs]), damping.sqrt()
+    if damping.dim():
+        root = root.expand(len(layout.placements), *layout.lead)[index.owners]
     extra[index.inputs], extra[index.outputs] = root * ratio, root / ratio
     if buffer is not None:
         return layout.banks_in(buffer.index_add(0, index.entries, extra[index.slots]))
@@ -210,7 +212,7 @@ def _embedding(state: KFACState, placement: Placement, grads: Tensor, out: Tenso
 def _trace_ratio(inputs: Tensor, outputs: Tensor) -> Tensor:
     """π from the mean diagonals of both factors; 1 where that is not a positive number."""
     ratio = (inputs / outputs).sqrt_()
-    return torch.where((ratio > 0) & torch.isfinite(ratio), ratio, 1.0)
+    return torch.where((ratio > 0) & (ratio < math.inf), ratio, 1.0)
 
 
 def _input_strength(state: KFACState, placement: Placement, damping: Tensor) -> Tensor:

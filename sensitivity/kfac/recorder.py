@@ -7,13 +7,14 @@ statistics there are no hooks. For the Monte-Carlo and type-2 Fisher the backwar
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import get_gradient_edge
 from torch.distributed import ProcessGroup
 from torch.utils.hooks import RemovableHandle
 
@@ -21,15 +22,18 @@ from sensitivity.kfac.config import KFACConfig
 from sensitivity.kfac.diagonal import Norm, average_squares, example_squares
 from sensitivity.kfac.distributed import pooled
 from sensitivity.kfac.ekfac import average_moments, batch_moments
-from sensitivity.kfac.factors import Capture, accumulation_dtype, add_input_moment, add_output_moment, row_count
+from sensitivity.kfac.factors import (
+    Capture,
+    accumulation_dtype,
+    add_input_moment,
+    add_output_moment,
+    full_precision,
+    row_count,
+)
+from sensitivity.kfac.hooks import Call, Hook, refuse_changed, version_of
 from sensitivity.kfac.layers import Layer, counted
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_weights
-
-
-class _Hook(Protocol):
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        """Look at one call of a module."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,7 @@ class _Seen:
 class Recorder:
     """Sums the raw moments of every covered layer between two steps, while told to `record`.
 
+    waiting: layers that have no averages yet. urgent: inverses are wanted now, whatever their interval.
     modules: by layer name, all modules that hold the layer's weight. norms: normalisation layers whose diagonal Fisher
     is wanted, with their modules. scaler: multiplies the loss, and so the captured gradients.
     """
@@ -72,7 +77,8 @@ class Recorder:
         group: ProcessGroup | None,
         scaler: torch.amp.GradScaler | None,
     ) -> None:
-        self.seconds = 0.0
+        self.seconds, self.urgent = 0.0, False
+        self.waiting = {p.layer.name for p in state.layout.placements}
         self._config, self._layout, self._group, self._scaler = config, state.layout, group, scaler
         like = state.momentum
         dtype = accumulation_dtype(like.dtype)
@@ -86,11 +92,14 @@ class Recorder:
         self._plain = not self._whole_calls and config.batch_fraction == 1.0 and config.fisher == "empirical"
         self._ones = torch.ones(0, dtype=dtype, device=like.device)
         self._observed = 0
-        self._calls: list[tuple[str, Tensor, GradientEdge]] = []
-        self._norm_calls: list[tuple[Norm, Tensor, GradientEdge]] = []
+        self._calls: list[Call] = []
+        self._norm_calls: list[tuple[Norm, Call]] = []
         self.clear()
-        self._hooks = [(each, self._hook(name, each)) for name, members in modules.items() for each in members]
-        self._hooks += [(module, self._norm_hook(norm, module)) for norm, module in norms.items()]
+        # A compiled model breaks its graph here, rather than compile this anew for every layer.
+        apart: Callable[[Any], Any] = torch.compiler.disable
+        see, see_norm = apart(self._see), apart(self._see_norm)
+        self._hooks = [Hook(partial(see, name), each) for name, members in modules.items() for each in members]
+        self._hooks += [Hook(partial(see_norm, norm), module) for norm, module in norms.items()]
         self._handles: list[RemovableHandle] = []
 
     @property
@@ -101,7 +110,7 @@ class Recorder:
     def record(self, *, on: bool) -> None:
         """Put the hooks on the model, or take them off."""
         if on and not self._handles:
-            self._handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in self._hooks]
+            self._handles = [hook.own.register_forward_hook(hook, with_kwargs=True) for hook in self._hooks]
         elif not on:
             for handle in self._handles:
                 handle.remove()
@@ -114,7 +123,7 @@ class Recorder:
         self._squares: dict[str, Tensor] = {}
         self._calls.clear()
         self._norm_calls.clear()
-        self.seconds = 0.0
+        self.seconds, self.urgent = 0.0, False
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -128,26 +137,28 @@ class Recorder:
         self._observed -= 1
         columns: list[list[Tensor]] = [[] for _ in calls]
         norm_calls, self._norm_calls = self._norm_calls, []
-        edges = [edge for _, _, edge in (*calls, *norm_calls)]
+        every = [*calls, *(call for _, call in norm_calls)]
+        for call in every:
+            refuse_changed(call.name, call.inputs, call.version)
         for i, loss in enumerate(losses):
-            grads = torch.autograd.grad(loss, edges, retain_graph=True, allow_unused=True)
-            for (norm, inputs, _), grad in zip(norm_calls, grads[len(calls) :], strict=True):
+            grads = torch.autograd.grad(loss, [call.edge for call in every], retain_graph=True, allow_unused=True)
+            for (norm, call), grad in zip(norm_calls, grads[len(calls) :], strict=True):
                 if grad is not None:
-                    self._add_squares(norm, Capture(inputs, grad))
-            for (name, inputs, _), grad, kept in zip(calls, grads[: len(calls)], columns, strict=True):
+                    self._add_squares(norm, Capture(call.inputs, grad))
+            for call, grad, kept in zip(calls, grads[: len(calls)], columns, strict=True):
                 if grad is not None and self._whole_calls:
                     kept.append(grad)
                 elif grad is not None:
-                    self._add(name, Capture(inputs, grad), self._observed, first=i == 0)
-        for (name, inputs, _), kept in zip(calls, columns, strict=True):
+                    self._add(call.name, Capture(call.inputs, grad), self._observed, first=i == 0)
+        for call, kept in zip(calls, columns, strict=True):
             if kept:
-                self._add(name, Capture(inputs, tuple(kept)), self._observed, first=True)
+                self._add(call.name, Capture(call.inputs, tuple(kept)), self._observed, first=True)
         self.seconds += time.perf_counter() - start
 
     def average(self, state: KFACState, mask: Tensor | None) -> Tensor | None:
         """Move the running averages towards the factors of all that was recorded (a `Source` of the engine).
 
-        A layer that was not recorded keeps its averages.
+        A layer that was not recorded keeps its averages; one that is recorded for the first time takes this batch's.
         """
         decay, examples = self._config.factor_decay, self._examples()
         terms = max(1, sum(examples.values())) * self._config.terms_per_example
@@ -155,6 +166,9 @@ class Recorder:
         self._normalise(examples, terms)
         self._pool(terms)
         moved = average(state, self._sums, decay, mask)
+        enters = not self.waiting.isdisjoint(self._seen) or (self.waiting and self._group is not None)
+        if enters and (moved is None or bool(moved)):
+            self._enter(state)
         if self._squares:
             weight = newest_weights(decay, state.averaged, state.momentum.dtype)
             average_squares(state.squares, self._squares, weight, moved)
@@ -167,13 +181,30 @@ class Recorder:
         for captures in self._kept.values():
             for name, new in batch_moments(state, captures, self._config, loss_scale=self._scale(terms)).items():
                 total[name] = new + total[name] if name in total else new
-        count = torch.tensor(float(terms), device=state.momentum.device)
+        count = state.momentum.new_full((), terms)
         pooled([count, *total.values()], self._group)
         average_moments(state, {name: x / count for name, x in total.items()}, self._config.factor_decay, mask)
 
+    def _enter(self, state: KFACState) -> None:
+        """Start the averages of layers that no step before had, and ask for inverses if that was not the first step."""
+        names = sorted(self.waiting)
+        seen = torch.tensor([float(name in self._seen) for name in names], device=state.momentum.device)
+        pooled([seen], self._group)
+        entering = {name for name, count in zip(names, seen.tolist(), strict=True) if count}
+        self.waiting -= entering
+        if int(state.averaged) == 1:
+            return
+        for placement in self._layout.placements:
+            name = placement.layer.name
+            if name in entering:
+                held = state.diagonals[name] if placement.inputs is None else placement.inputs.of(state.factors)
+                held.copy_(self._places[name].inputs)
+                placement.outputs.of(state.factors).copy_(self._places[name].outputs)
+                self.urgent = True
+
     def _complete(self, state: KFACState) -> None:
         """Give layers that were not recorded their averages."""
-        for placement in self._layout.placements:
+        for placement in self._layout.placements if self.missing else ():
             name = placement.layer.name
             if name not in self._seen:
                 held = state.diagonals[name] if placement.inputs is None else placement.inputs.of(state.factors)
@@ -207,7 +238,7 @@ class Recorder:
         if self._group is None:
             return
         tensors = [*self._sums.banks.values(), *self._sums.diagonals.values(), *self._squares.values()]
-        own = torch.tensor(float(terms), device=tensors[0].device)
+        own = tensors[0].new_full((), terms)
         total = own.clone()
         pooled([total], self._group)
         for tensor in tensors:
@@ -229,45 +260,43 @@ class Recorder:
         multiplied = 1.0 if self._scaler is None else float(self._scaler.get_scale())
         return (float(terms) if self._config.reduction == "mean" else 1.0) / multiplied
 
-    def _hook(self, name: str, own: nn.Module) -> _Hook:
-        def after_forward(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            # A copy of the model carries these hooks along, but its calls are not ours.
-            if module is not own or not (own.training and output.requires_grad):
-                return
-            inputs = (args[0] if args else kwargs["input"]).detach()
-            if inputs.numel() == 0:
-                raise ValueError(f"Layer {name!r} saw an empty batch. Drop such batches before the forward pass.")
-            if self._config.fisher != "empirical":
-                self._calls.append((name, inputs, get_gradient_edge(output)))
-                return
-            # Activation checkpoints that recompute within a backward pass run one of their own for their part of it.
-            outer = torch._C._current_graph_task_id()
+    def _see(self, name: str, inputs: Tensor, output: Tensor) -> None:
+        if inputs.numel() == 0:
+            raise ValueError(f"Layer {name!r} saw an empty batch. Drop such batches before the forward pass.")
+        if inputs.device != self._ones.device:
+            raise RuntimeError(
+                f"Layer {name!r} is on {inputs.device}, and KFAC was built on {self._ones.device}. Build it when the "
+                "model is on its device, and load its state_dict()."
+            )
+        version = version_of(inputs)
+        if self._config.fisher != "empirical":
+            self._calls.append(Call(name, inputs, version, get_gradient_edge(output)))
+            return
+        # Activation checkpoints that recompute within a backward pass run one of their own for their part of it.
+        outer = torch._C._current_graph_task_id()
 
-            def after_backward(grad: Tensor) -> None:
-                start = time.perf_counter()
-                batch = torch._C._current_graph_task_id() if outer < 0 else outer
+        def after_backward(grad: Tensor) -> None:
+            start = time.perf_counter()
+            batch = torch._C._current_graph_task_id() if outer < 0 else outer
+            refuse_changed(name, inputs, version)
+            with full_precision(grad.device):
                 self._add(name, Capture(inputs, grad.detach()), batch, first=True)
-                self.seconds += time.perf_counter() - start
+            self.seconds += time.perf_counter() - start
 
-            output.register_hook(after_backward)  # type: ignore[no-untyped-call]
+        output.register_hook(after_backward)  # type: ignore[no-untyped-call]
 
-        return after_forward
+    def _see_norm(self, norm: Norm, inputs: Tensor, output: Tensor) -> None:
+        version = version_of(inputs)
+        if self._config.fisher != "empirical":
+            self._norm_calls.append((norm, Call(norm.name, inputs, version, get_gradient_edge(output))))
+            return
 
-    def _norm_hook(self, norm: Norm, own: nn.Module) -> _Hook:
-        def after_forward(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            if module is not own or not (own.training and output.requires_grad):
-                return
-            inputs = (args[0] if args else kwargs["input"]).detach()
-            if self._config.fisher != "empirical":
-                self._norm_calls.append((norm, inputs, get_gradient_edge(output)))
-                return
-
-            def after_backward(grad: Tensor) -> None:
+        def after_backward(grad: Tensor) -> None:
+            refuse_changed(norm.name, inputs, version)
+            with full_precision(grad.device):
                 self._add_squares(norm, Capture(inputs, grad.detach()))
 
-            output.register_hook(after_backward)  # type: ignore[no-untyped-call]
-
-        return after_forward
+        output.register_hook(after_backward)  # type: ignore[no-untyped-call]
 
     def _add_squares(self, norm: Norm, call: Capture) -> None:
         for name, squares in example_squares(norm, [call], 0).items():

@@ -1,5 +1,6 @@
 """How one batch enters the averaged factors: scaled for the Fisher of the mean loss, and with bias correction."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sensitivity.kfac.config import KFACConfig
-from sensitivity.kfac.factors import Capture, add_input_moment, add_output_moment, row_count
+from sensitivity.kfac.factors import Capture, add_input_moment, add_output_moment, full_precision, row_count
 from sensitivity.kfac.layers import counted
 from sensitivity.kfac.layout import Layout, whole
 from sensitivity.kfac.state import KFACState
@@ -20,15 +21,15 @@ class Statistics:
     banks: Mapping[int, Tensor]
     diagonals: Mapping[str, Tensor]
 
-    def finite(self, layout: Layout) -> Tensor:
-        """Whether each member's factors are finite, [*lead]: their diagonals tell, which bound the rest."""
+    def finite(self, layout: Layout) -> Tensor | None:
+        """Whether each member's factors are finite, as `finite` says: their diagonals tell, which bound the rest."""
         buffer = whole(self.banks)
         if buffer is None:
             traces = [bank.diagonal(dim1=-2, dim2=-1).sum((0, -1)) for bank in self.banks.values()]
         else:
             traces = [buffer[layout.index(buffer.device).entries].sum()]
         traces += [diagonal.sum(-1) for diagonal in self.diagonals.values()]
-        return torch.isfinite(torch.stack(traces).sum(0) if len(traces) > 1 else traces[0])
+        return finite(torch.stack(traces).sum(0) if len(traces) > 1 else traces[0])
 
     def move(self, new: "Statistics", weight: float | Tensor, mask: Tensor | None) -> None:
         """Self ← (1 - weight) self + weight new, in place, for members inside `mask`; weight and mask are [*lead]."""
@@ -80,7 +81,8 @@ def statistics_of(
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     banks = layout.new_banks(like, dtype)
     diagonals = layout.new_diagonals(like, dtype)
-    accumulate(layout, captures, config, Statistics(banks, diagonals), keep=0.0, weight=1.0, loss_scale=loss_scale)
+    with full_precision(like.device):
+        accumulate(layout, captures, config, Statistics(banks, diagonals), keep=0.0, weight=1.0, loss_scale=loss_scale)
     return Statistics(banks, diagonals)
 
 
@@ -154,9 +156,8 @@ def average(state: KFACState, new: Statistics, decay: float, mask: Tensor | None
     Members outside `mask` [*lead], or whose batch's factors are not finite, keep theirs. Returns the mask of those that
     moved, None for all.
     """
-    finite = new.finite(state.layout)
-    good = finite if mask is None else mask & finite
-    moved = None if good.device.type == "cpu" and bool(good.all()) else good
+    good = new.finite(state.layout)
+    moved = mask if good is None else good if mask is None else mask & good
     state.averaged.add_(1 if moved is None else moved.to(state.averaged.device))
     held = Statistics(state.factors, state.diagonals)
     if state.averaged.dim() == 0 and state.averaged.device.type == "cpu":
@@ -164,6 +165,16 @@ def average(state: KFACState, new: Statistics, decay: float, mask: Tensor | None
     else:
         held.move(new, newest_weights(decay, state.averaged, state.momentum.dtype), moved)
     return moved
+
+
+def finite(sums: Tensor) -> Tensor | None:
+    """Whether these are finite, [*lead]; None if all are, which only the host is asked, where that costs no waiting."""
+    if sums.device.type != "cpu":
+        return torch.isfinite(sums)
+    if sums.dim() == 0:
+        return None if math.isfinite(sums.item()) else torch.zeros((), dtype=torch.bool)
+    good = torch.isfinite(sums)
+    return None if bool(good.all()) else good
 
 
 def loss_terms(layout: Layout, captures: Mapping[str, Sequence[Capture]], config: KFACConfig) -> int:
