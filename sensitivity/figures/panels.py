@@ -109,7 +109,8 @@ def log_axis(values: Sequence[float], *, base_two: bool = False, pad: float = 0.
     if len(ticks) < 2:
         ticks = sorted({min(known), max(known)})
     ticks = ticks[:: -(-len(ticks) // _MOST_TICKS)]
-    return {"type": "log", "range": [low, high], "tickvals": ticks, "ticktext": [number(tick, 3) for tick in ticks]}
+    texts = [f"{tick:,.0f}" if base_two and tick >= 1 else number(tick, 3) for tick in ticks]
+    return {"type": "log", "range": [low, high], "tickvals": ticks, "ticktext": texts}
 
 
 def batch_axis(sizes: Sequence[int]) -> dict[str, object]:

@@ -33,8 +33,10 @@ _STATES = {
 }
 
 
-def draw_scaling(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
+def draw_scaling(groups: Groups, *, theme: Theme = LIGHT, several: bool = False) -> go.Figure:
     """Draw S(B), the time to each target by the best configuration, beside ideal scaling; one panel a target.
+
+    Groups are targets of one study, or with `several` one target each of several studies, whose runs add up.
 
     Raises:
         NothingToDrawError: no curve with a result.
@@ -44,7 +46,10 @@ def draw_scaling(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
     panels = make_panels(len(groups), columns=2, height=330)
     sizes = [point.batch_size for curve in curves for point in curve.points]
     times = [value for curve in curves for point in curve.points for value in _span(point)]
-    axis = log_axis([*times, *(v for curve in curves for v in curve.ideal())], base_two=unit == "steps")
+    # Ideal times far below all that were measured would push these together; their lines leave the panel instead.
+    floor = min((value for value in times if value > 0), default=0.0) / 4
+    ideal = [max(value, floor) for curve in curves for value in curve.ideal()]
+    axis = log_axis([*times, *ideal], base_two=unit == "steps")
     top = 10 ** axis["range"][1]  # type: ignore[index]
     shown: set[str] = set()
     for (row, column), (title, group) in zip(panels.places(), groups.items(), strict=True):
@@ -62,7 +67,7 @@ def draw_scaling(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
         theme,
         f"Time to target in {UNIT_WORDS[unit]}, against ideal scaling",
         [
-            _n(curves),
+            _n(curves, several=several),
             "best configuration of each batch size, timed on seeds that did not choose it where there are several",
             "dashed: ideal scaling from the smallest batch size reached",
             "open: reached by some seeds only, or (pointing up) by none within the budget",
@@ -217,11 +222,12 @@ def _all(groups: Groups) -> list[ScalingCurve]:
     return curves
 
 
-def _n(curves: Sequence[ScalingCurve]) -> str:
+def _n(curves: Sequence[ScalingCurve], *, several: bool = False) -> str:
     first: dict[str, ScalingCurve] = {}
     for curve in curves:
         first.setdefault(curve.optimizer, curve)
-    planned = sum(point.planned for curve in first.values() for point in curve.points)
+    counted = curves if several else first.values()
+    planned = sum(point.planned for curve in counted for point in curve.points)
     return f"n = {count(planned, 'run')} planned, best cells timed on {_seeds(curves)}"
 
 

@@ -39,7 +39,9 @@ def comparison_section(studies: Mapping[str, Results], figures: Figures) -> str:
     content += drawn(
         figures, "comparison-critical-batch-size", themed(draw_critical, groups), partial(critical_data, groups)
     )
-    content += drawn(figures, "comparison-scaling", themed(draw_scaling, groups), partial(scaling_data, groups))
+    content += drawn(
+        figures, "comparison-scaling", themed(draw_scaling, groups, several=True), partial(scaling_data, groups)
+    )
     introduction = (
         "Each study by itself is below. Studies may differ in more than one respect, and nothing here tests the"
         " difference between two of them."

@@ -166,6 +166,24 @@ def test_scaling_draws_the_times_and_ideal_scaling(results):
     assert all(math.log2(tick).is_integer() for tick in figure.layout.yaxis.tickvals)
 
 
+def test_ideal_times_far_below_what_was_measured_leave_the_panel(results):
+    """Perfect scaling of a curve that is flat over many batch sizes would squeeze what was measured to a line."""
+    curve = results.scaling["steps"]["training loss ≤ 0.2"][1]
+    wide = [replace(p, batch_size=p.batch_size * 64**k, time=Estimate(value=40.0)) for k, p in enumerate(curve.points)]
+    figure = draw_scaling({"t": [replace(curve, points=tuple(wide))]})
+    low, high = (10**end for end in figure.layout.yaxis.range)
+    assert 5 < low < 40 < high
+    assert min(named(figure, "SGD, ideal")[0].y) < 0.1, "it is drawn, beyond the panel"
+
+
+def test_runs_of_several_studies_add_up_and_targets_of_one_do_not(results):
+    (group,) = results.scaling["steps"].values()
+    planned = sum(point.planned for curve in group for point in curve.points)
+    for several, expected in ((False, planned), (True, 2 * planned)):
+        figure = draw_scaling({"one": group, "other": group}, several=several)
+        assert f"n = {expected:,} runs planned" in figure.layout.title.subtitle.text
+
+
 def test_a_target_out_of_reach_is_open_and_points_up_and_divergence_is_a_cross(results):
     hard = compute_scaling(compute_times(results.runs, results.curves, "train_loss", 1e-6))
     figure = draw_scaling({"training loss ≤ 1e-6": hard})
