@@ -26,8 +26,10 @@ class Progress:
     counts: Counter[str] = field(default_factory=Counter)
     """Runs that this command finished, by status."""
     _began: float = field(default_factory=time.monotonic)
+    _finished_work: float = 0.0
+    """FLOPs of finished packs."""
     _worked: dict[str, float] = field(default_factory=dict)
-    """FLOPs done, by pack id."""
+    """FLOPs done of those that run, by pack id."""
 
     def advance(self, pack: Pack, fraction: float) -> None:
         """Note that `fraction` of a pack is done."""
@@ -39,7 +41,8 @@ class Progress:
 
     def finish(self, pack: Pack, result: PackResult) -> None:
         """Note a pack's results."""
-        self.advance(pack, 1.0)
+        self._worked.pop(pack.id, None)
+        self._finished_work += self.weigh(pack)
         self.counts.update(run.status.value for run in result.runs)
 
     @property
@@ -50,7 +53,8 @@ class Progress:
     @property
     def fraction(self) -> float:
         """Share of this command's work that is done."""
-        return min(1.0, sum(self._worked.values()) / self.work) if self.work else 1.0
+        done = self._finished_work + sum(self._worked.values())
+        return min(1.0, done / self.work) if self.work else 1.0
 
     @property
     def elapsed(self) -> float:

@@ -273,8 +273,11 @@ class _Recorder(tune.Callback):
         """Record a pack's results, or its progress."""
         pack: Pack = trial.config["parcel"].pack
         if "result" in result:
-            self._record(pack, result["result"])
-            self._supply.finish(pack, result["result"])
+            found: PackResult = result["result"]
+            # Tune keeps what it was told to the end: curves of all packs, and another copy of each, if let.
+            result |= {"result": pack.id, "config": trial.config}
+            self._record(pack, found)
+            self._supply.finish(pack, found)
         elif "fraction" in result:
             self._supply.advance(pack, result["fraction"])
             self._progress.advance(pack, result["fraction"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,8 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sensitivity.study.schedule import total_steps
+from sensitivity.study.trials import Pack, Trial
 from sensitivity.training.optimizers import PackOptimizer
+from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
+from sensitivity.training.step import make_optimizer
 
 _EXAMPLES = 2  # BatchNorm in training mode refuses one
 
@@ -26,8 +31,9 @@ class ExampleCost:
     length of a sequence for an embedding or a linear layer, 1 of a plain linear layer."""
 
 
+@functools.lru_cache(maxsize=1)
 def example_cost(problem: Problem) -> ExampleCost:
-    """Count one example's forward and backward pass."""
+    """Count one example's forward and backward pass: once a problem, since every pack of a worker asks."""
     data = problem.dataset
     positions: dict[str, int] = {}
 
@@ -56,3 +62,10 @@ def step_flops(problem: Problem, optimizer: PackOptimizer, batch_size: int) -> f
     """Return the FLOPs of an average step of one trial: its gradient, and the optimizer's work on it."""
     example = example_cost(problem)
     return example.gradient_flops * batch_size + optimizer.flops(batch_size, example.positions)
+
+
+def run_cost(trial: Trial, problem: Problem) -> tuple[int, float]:
+    """Return the steps of a trial, and the FLOPs of its training: what can be told without measuring."""
+    optimizer = make_optimizer(Pack((trial,)), PackedModel(problem.build_model, [trial.seed]), problem)
+    steps = total_steps(trial.workload.budget, train_size=problem.dataset.train_size, batch_size=trial.batch_size)
+    return steps, steps * step_flops(problem, optimizer, trial.batch_size)

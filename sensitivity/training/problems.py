@@ -44,9 +44,9 @@ _MODELS: dict[str, ModelBuilder] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
-    """What a pack trains."""
+    """What a pack trains. Two are equal only if they are one object: tensors have no other quick answer."""
 
     dataset: Dataset
     build_model: Callable[[], nn.Module]

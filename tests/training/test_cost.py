@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sensitivity.study.spec import ProblemSpec
-from sensitivity.training.cost import example_cost
+from sensitivity.training.cost import example_cost, run_cost
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.loop import train_pack
 from sensitivity.training.losses import cross_entropy
@@ -19,6 +19,16 @@ def test_perceptron_flops_are_those_counted_by_hand():
     cost = example_cost(load_problem(ProblemSpec()))
     assert cost.gradient_flops == by_hand
     assert dict(cost.positions) == {"1": 1, "3": 1, "5": 1}
+
+
+def test_a_runs_steps_and_flops_are_told_without_training(make_study, pack_of):
+    spec = make_study(batch_sizes=[128], budget={"epochs": 3}, optimizers={"a": {"kind": "sgd", "lr": 0.1}})
+    task = load_problem(spec.problem)
+    (trial,) = pack_of(spec).trials
+    gradient = 3 * 2 * (64 * 128 + 128 * 128 + 128 * 10) - 2 * 64 * 128
+    assert run_cost(trial, task) == (34, 34 * 128 * gradient)  # 3 x 1,437 / 128 = 33.7
+    (result,) = train_pack(pack_of(spec), task)
+    assert (result.measurements[-1].step, result.flops) == run_cost(trial, task)
 
 
 def test_convolution_flops_and_positions_are_those_counted_by_hand():
@@ -86,3 +96,13 @@ def test_counting_does_not_disturb_the_global_generator():
     torch.manual_seed(2)
     example_cost(load_problem(ProblemSpec()))
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_problem_is_counted_once_and_another_for_itself(monkeypatch):
+    small, large = load_problem(ProblemSpec()), load_problem(ProblemSpec(model="small_cnn"))
+    first = example_cost(small)
+    with monkeypatch.context() as patch:
+        patch.setattr("sensitivity.training.cost.FlopCounterMode", None)  # a worker's next packs do not count again
+        assert example_cost(small) is first
+    assert example_cost(large).gradient_flops > first.gradient_flops
+    assert example_cost(small) == first
