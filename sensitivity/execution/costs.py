@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sensitivity.study.errors import UserError, users_code
 from sensitivity.study.spec import ExecutionSpec, StudySpec
 from sensitivity.study.trials import Group, Trial
 from sensitivity.training.calibration import Cost, calibrate
+from sensitivity.training.cost import run_cost
 from sensitivity.training.memory import keep_freed_memory
 from sensitivity.training.precision import set_tf32
 from sensitivity.training.problems import Problem, load_problem
@@ -126,7 +128,7 @@ def measure_here(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, workers
     if execution.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             'execution.device = "cuda", but this machine has no accelerator to measure on\n'
-            '  Plan on a machine that has one, or set device = "cpu"'
+            '  For times and memory plan on a machine that has one, or set device = "cpu"\n' + _counted(plan)
         )
     problem = plan.problem
     if execution.device != "cpu":
@@ -134,6 +136,19 @@ def measure_here(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, workers
             plan.spec.problem, device=torch.device(execution.device), folder=Path(plan.import_folder)
         )
     return measure(groups, problem, execution, workers=workers)
+
+
+def _counted(plan: Plan) -> str:
+    """Return in words what can be told of a study without measuring."""
+    first = {trial.group: trial for trial in reversed(plan.expected)}
+    runs, lines, total = Counter(trial.group for trial in plan.expected), [], 0.0
+    for group, count in runs.items():
+        steps, flops = run_cost(first[group], plan.problem)
+        lines.append(
+            f"    {group[0]} at batch size {group[1]}: {count:,} runs of {steps:,} steps, {flops:.2g} FLOP each"
+        )
+        total += count * flops
+    return "\n".join([f"  Known without it: {runs.total():,} runs, {total:.2g} FLOP in all", *lines])
 
 
 def measure(

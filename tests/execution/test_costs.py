@@ -6,6 +6,8 @@ import pytest
 
 from sensitivity.execution import costs
 from sensitivity.execution.costs import measure, pack_sizes, price
+from sensitivity.execution.prepare import prepare
+from sensitivity.study.errors import UserError
 from sensitivity.study.load import parse_study
 from sensitivity.study.trials import expand
 from sensitivity.training.calibration import Cost
@@ -80,3 +82,22 @@ def test_packs_that_would_take_no_time_are_made_larger(chosen, seconds, size):
         steps=1, flops=1.0, step_seconds=seconds, evaluation_seconds=0.0, pack_size=chosen, gain=1.0, member_bytes=1.0
     )
     assert pack_sizes({("sgd", 64): cost}) == {("sgd", 64): size}
+
+
+def test_without_the_accelerator_that_a_study_names_its_size_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(costs.torch.cuda, "is_available", lambda: False)
+    path = tmp_path / "large.toml"
+    path.write_text(
+        'name = "large"\nbatch_sizes = [32, 128]\nseeds = 3\nbudget.epochs = 10\nexecution.device = "cuda"\n'
+        '[optimizers.ours]\nkind = "sgd"\nlr = [0.1, 0.2]\n'
+    )
+    plan = prepare(str(path))
+    with pytest.raises(UserError, match="no accelerator to measure on") as caught:
+        costs.measure_here(plan, costs.samples(plan, finished=frozenset()), workers=1)
+    step = 6 * (64 * 128 + 128 * 128 + 128 * 10) - 2 * 64 * 128  # FLOP an example, by hand
+    runs = [450 * 32 * step, 113 * 128 * step]
+    assert str(caught.value).splitlines()[2:] == [
+        f"  Known without it: 12 runs, {6 * sum(runs):.2g} FLOP in all",
+        f"    ours at batch size 32: 6 runs of 450 steps, {runs[0]:.2g} FLOP each",
+        f"    ours at batch size 128: 6 runs of 113 steps, {runs[1]:.2g} FLOP each",
+    ]
