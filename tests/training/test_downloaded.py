@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import io
 import pickle
+import socket
 import struct
 import tarfile
 import threading
@@ -223,6 +224,16 @@ def test_without_a_network_the_mend_names_the_files(monkeypatch, server, data):
     assert str(place) in str(caught.value)
     place.write_bytes(content)  # what the message asks for
     load("cifar10")
+
+
+def test_a_server_that_falls_silent_is_given_up(monkeypatch, server, data):
+    publish_cifar(monkeypatch, server)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers
+        monkeypatch.setattr(torchvision_datasets().CIFAR10, "url", f"http://127.0.0.1:{silent.getsockname()[1]}/x")
+        monkeypatch.setattr("sensitivity.training.datasets.downloaded._SILENCE_S", 0.05)
+        with pytest.raises(UserError, match=r"cifar10 can't be downloaded \(.*timed out"):
+            load("cifar10")
+    assert socket.getdefaulttimeout() is None
 
 
 def test_what_the_user_put_there_is_not_lost_when_another_file_can_not_be_had(monkeypatch, server, data):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -91,6 +92,8 @@ _SOURCES = {
 NAMES = tuple(_SOURCES)
 _ATTEMPTS = 2
 """A connection that broke is tried once more."""
+_SILENCE_S = 60.0
+"""A server silent for so long has broken the connection; torchvision would wait for ever, and all workers with it."""
 
 
 def downloaded(spec: ProblemSpec) -> Dataset:
@@ -141,5 +144,16 @@ def _forget_unpacked(torchvision: ModuleType, root: Path, source: _Source) -> No
 
 def _splits(torchvision: ModuleType, root: Path, source: _Source) -> list[tuple[_Pixels, _Classes]]:
     build = getattr(torchvision, source.class_name)
-    with contextlib.redirect_stdout(sys.stderr):  # torchvision's chatter; a command's output is its own
+    with contextlib.redirect_stdout(sys.stderr), _patience(_SILENCE_S):  # a command's output is its own
         return [source.read(build(str(root), download=True, **split)) for split in source.splits]
+
+
+@contextlib.contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """Let connections that are opened within wait so long for an answer."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
