@@ -70,8 +70,9 @@ def conclude(
     by_batch: tuple[PairedComparison, ...],
     blocks: list[Caution],
     remedies: list[Remedy],
+    remarks: list[Caution] | None = None,
 ) -> Verdict:
-    """Put the answer together: the primary test's, unless something blocks it."""
+    """Put the answer together: the primary test's, unless something blocks it; `remarks` change nothing."""
     answer: Answer = "undetermined" if blocks or primary is None else primary.answer
     reasons = [*blocks]
     if primary is not None:
@@ -84,7 +85,7 @@ def conclude(
         effect=effect,
         primary=primary,
         by_batch=by_batch,
-        reasons=tuple(reasons),
+        reasons=(*reasons, *(remarks or ())),
         settle=() if answer != "undetermined" else tuple(remedies),
     )
 

@@ -45,7 +45,15 @@ def compute_scaling_verdict(
         remedies.append(more_seeds(priced, int(priced["seed"].nunique()), None if needed is None else 2 * needed - 1))
         if needed is not None:  # of a split the second half judges, of fresh seeds all do
             remedies.append(confirm(priced, len(one.batch_sizes) + len(other.batch_sizes), needed))
-    return conclude("scaling", one.optimizer, other.optimizer, _ratio(one, other), primary, by_batch, blocks, remedies)
+    remarks = [
+        Caution(code=warning.code, text=f"{optimizer_name(curve.optimizer)}: {warning.text}")
+        for curve in (one, other)
+        if curve.critical is not None
+        for warning in curve.critical.size.warnings
+        if warning.code == "lack-of-fit"
+    ]
+    ratio = _ratio(one, other)
+    return conclude("scaling", one.optimizer, other.optimizer, ratio, primary, by_batch, blocks, remedies, remarks)
 
 
 def _named(curves: Sequence[ScalingCurve], name: str) -> ScalingCurve:

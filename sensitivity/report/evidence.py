@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from functools import partial
 
 from sensitivity.analysis.estimates import Caution, Estimate
-from sensitivity.analysis.names import merged
+from sensitivity.analysis.names import merged, optimizer_name
+from sensitivity.analysis.scaling import ScalingCurve
 from sensitivity.figures.best_of_k import draw_best_of_k
 from sensitivity.figures.comparison import draw_profiles
 from sensitivity.figures.cost import draw_cost, draw_time_split
@@ -116,9 +117,12 @@ def scaling_section(results: Results, figures: Figures, prefix: str) -> str:
     curves = [curve for group in steps.values() for curve in group]
     content += notes(
         merged(
-            caution.text
+            text
             for curve in curves
-            for caution in (*curve.warnings, *(_cautions(curve.critical.size) if curve.critical else ()))
+            for text in (
+                *(caution.text for caution in curve.warnings),
+                *(f"{optimizer_name(curve.optimizer)}: {caution.text}" for caution in _of_fit(curve)),
+            )
         )
     )
     if len({curve.optimizer for curve in curves}) > 1:
@@ -248,6 +252,10 @@ def importance_section(results: Results, figures: Figures, prefix: str) -> str:
         " and as a large share of lr / damping."
     )
     return section(f"{prefix}importance", "Which hyperparameters matter", introduction, content)
+
+
+def _of_fit(curve: ScalingCurve) -> Iterable[Caution]:
+    return _cautions(curve.critical.size) if curve.critical else ()
 
 
 def _cautions(estimate: Estimate) -> Iterable[Caution]:

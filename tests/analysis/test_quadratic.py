@@ -96,7 +96,7 @@ def test_kfac_scales_further_than_sgd_as_theory_says(quadratic, study, curves):
     low, high = found.effect.interval
     assert low < exact[0] / exact[1] < high
     assert found.answer == "undetermined", "its best learning rate is the largest, so the claim is refused"
-    assert {reason.code for reason in found.reasons} == {"edge", "test"}
+    assert {reason.code for reason in found.reasons} == {"edge", "test", "lack-of-fit"}
 
 
 def test_success_rates_lie_within_their_intervals(quadratic, fine):

@@ -139,6 +139,17 @@ def test_a_batch_size_that_some_seeds_reach_refuses(plain):
     assert "budget" in {remedy.code for remedy in found.settle}
 
 
+def test_lack_of_fit_is_remarked_and_changes_no_answer(plain):
+    """Times that bend as no critical batch size has it: the middle batch sizes are twice as slow."""
+    runs, curves = study(plain, {"a": 100, "b": 10})
+    bent = runs.loc[(runs["optimizer"] == "a") & runs["batch_size"].isin([16, 32]), "trial_id"]
+    curves["step"] *= np.where(curves["trial_id"].isin(bent) & (curves["step"] < 10_000), 2, 1)
+    found = scaling_verdict(runs, curves)
+    assert found.answer == found.primary.answer
+    assert [reason.code for reason in found.reasons] == ["test", "lack-of-fit"]
+    assert found.reasons[-1].text.startswith("a: S(B) = Smin (1 + Bc/B) doesn't describe")
+
+
 def test_waiting_runs_refuse_and_are_priced(plain):
     runs, curves = study(plain, {"a": 100, "b": 10})
     runs.loc[runs.index[:7], "status"] = "pending"
