@@ -1,8 +1,8 @@
 """A short measurement, on the device that will train: which pack size is fastest, what a step costs, what it holds.
 
-Sizes are tried from 1 upwards, four times the last, until one would not fit in memory or take long to measure. A size
-is measured in whole periods of the optimizer's updates, after two steps that warm up; the quickest period counts,
-because other work on the machine only ever adds to it.
+Sizes are tried from 1 upwards, four times the last, until one would not or does not fit in memory, or would take long
+to measure. A size is measured in whole periods of the optimizer's updates, after two steps that warm up; the quickest
+period counts, because other work on the machine only ever adds to it.
 """
 
 from __future__ import annotations
@@ -96,13 +96,14 @@ def calibrate(
             size * each_bytes > memory_bytes or 2 * best * size * chosen.optimizer.period > _LONGEST_S
         ):
             break
-        bench = _Bench(trials[:size], problem, micro_batch)
-        seconds = _step_seconds(bench)
+        bench, seconds = _measured(trials[:size], problem, micro_batch)
         if chosen is None:
             chosen, best = bench, seconds
-            alone = seconds if size == 1 else _step_seconds(_Bench(trials[:1], problem, micro_batch))
+            alone = seconds if bench.size == 1 else _step_seconds(_Bench(trials[:1], problem, micro_batch))
         elif best / seconds >= _WORTH_IT:
             chosen, best = bench, seconds
+        if bench.size < size:
+            break
     assert chosen is not None
     workload, batch_size = trials[0].workload, trials[0].batch_size
     lengths = {"train_size": problem.dataset.train_size, "batch_size": batch_size}
@@ -180,6 +181,17 @@ class _Bench:
     def wait(self) -> None:
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
+
+
+def _measured(trials: Sequence[Trial], problem: Problem, micro_batch: int | None) -> tuple[_Bench, float]:
+    """Return a pack of these trials with its seconds a step and trial: of all, or of half as often as memory asks."""
+    try:
+        bench = _Bench(trials, problem, micro_batch)
+        return bench, _step_seconds(bench)
+    except Exception as error:
+        if len(trials) == 1 or not out_of_memory(error):
+            raise
+    return _measured(trials[: len(trials) // 2], problem, micro_batch)
 
 
 def _step_seconds(bench: _Bench) -> float:

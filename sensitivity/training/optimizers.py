@@ -132,8 +132,8 @@ class PackedSGD:
         momenta = shaped(self._momentum)
         if self._decays:
             gradients = list(torch._foreach_addcmul(gradients, values, shaped(self._weight_decay)))
-        torch._foreach_mul_(velocities, momenta)
-        torch._foreach_add_(velocities, gradients)
+        for gradient, velocity, momentum in zip(gradients, velocities, momenta, strict=True):
+            torch.addcmul(gradient, velocity, momentum, out=velocity)  # one pass over memory, not two
         directions = torch._foreach_addcmul(gradients, velocities, momenta) if self._nesterov else velocities
         torch._foreach_addcmul_(values, directions, shaped(-lr_multiplier * self._lr))
         return None

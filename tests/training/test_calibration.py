@@ -78,6 +78,24 @@ def test_the_size_fits_in_memory(make_study, monkeypatch):
     assert cost.pack_size == 16
 
 
+@pytest.mark.parametrize(
+    ("sizes", "tried"), [((1, 4, 16, 64), [1, 4, 16, 64, 32, 16]), ((64,), [64, 32, 16, 1])], ids=["to try", "given"]
+)
+def test_a_size_that_runs_out_of_memory_after_all_is_halved(make_study, monkeypatch, sizes, tried):
+    spec, asked = make_study(optimizers={"a": {"kind": "sgd", "lr": {"log": [1e-4, 1e-3], "points": 64}}}), []
+
+    def small_machine(bench):
+        asked.append(bench.size)
+        if bench.size > 20:
+            raise torch.OutOfMemoryError
+        return 1e-3 / bench.size
+
+    monkeypatch.setattr(calibration, "_step_seconds", small_machine)
+    cost = calibrate(expand(spec), load_problem(spec.problem), sizes=sizes, memory_bytes=1e12)
+    assert asked == tried
+    assert (cost.pack_size, cost.gain) == (16, pytest.approx(16))
+
+
 def test_a_member_that_fits_alone_is_measured_alone(make_study, monkeypatch):
     spec = make_study(optimizers={"a": ARMS["sgd"]})
     problem, trials = load_problem(spec.problem), expand(spec)
