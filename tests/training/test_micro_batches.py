@@ -80,6 +80,9 @@ def test_a_ghost_batch_normalises_its_own_examples(make_study, arm):
     network = task.build_model()
     network.load_state_dict({n: p[0].detach() for n, p in model.params.items()}, strict=False)
     rows = PackBatches([trial.seed], task, batch_size=24, micro_batch=8, augment=False)
+    entering, leaving = [], []  # the last layer's inputs, and the gradients by its outputs
+    network[-1].register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0].detach()))
+    network[-1].register_full_backward_hook(lambda _module, _inputs, outputs: leaving.append(outputs[0]))
     for part in rows.draw():
         loss = nn.functional.cross_entropy(network(part.inputs[0]), part.targets[0])
         (loss * part.share).backward()
@@ -91,6 +94,11 @@ def test_a_ghost_batch_normalises_its_own_examples(make_study, arm):
             torch.testing.assert_close(moved.detach(), p.grad, rtol=1e-9, atol=1e-12)
     else:
         take_step(model, task, optimizer, batches, step=0, lr_scale=1.0)
+        factors = optimizer.state()["kfac"]["factors"]
+        a = torch.cat([nn.functional.pad(x, (0, 1), value=1.0) for x in entering])
+        g = 24 * torch.cat(leaving)  # of each example's own loss
+        torch.testing.assert_close(factors[145][0, 0], a.T @ a / 24, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(factors[3][0, 0], g.T @ g / 24, rtol=1e-9, atol=1e-12)
     for name, buffer in network.named_buffers():
         torch.testing.assert_close(model.state()["buffers"][name][0], buffer, rtol=1e-12, atol=0)
     # The whole pack, from the study file's field: the same as dividing the batch by hand.
