@@ -28,6 +28,8 @@ from sensitivity.training.precision import autocast
 logger = logging.getLogger(__name__)
 
 
+_told: set[str] = set()
+"""What this process has warned of."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -165,7 +167,9 @@ class PackedModel:
                 raise
             # Whatever vmap can't follow, the loop can; a fault of the model's own comes up again there.
             self._loops = f"vmap can't follow the model ({str(error).splitlines()[0]})"
-            logger.info("%s: members of a pack run one by one", self._loops)
+            if self._loops not in _told:  # a process builds a model for every pack
+                _told.add(self._loops)
+                logger.warning("%s: members of a pack run one by one, which saves less", self._loops)
             self._put_back(before)
             self._followed.clear()
             return self._try_one_by_one(inputs)
