@@ -4,8 +4,8 @@ Convention of this room: a tensor of training has a leading *trials* dimension, 
 a single trial is a pack of one and takes the same path.
 
 * ``problems``: data set, model and loss of a study; ``datasets``, ``models``, ``losses``: the shipped ones.
-* ``packed_model``: any ``nn.Module`` as a function of stacked parameters; ``packed_sequence``: a plain sequence of layers,
-  at less cost; ``packed_layers``: their layers.
+* ``packed_model``: any ``nn.Module`` as a function of stacked parameters; ``packed_layers``: its layers;
+  ``packed_sequence``: a plain sequence of them, at less cost.
 * ``order``: which examples each step draws; ``augmentation``: random crops and flips of them.
 * ``noisy_quadratic``: a workload whose outcome is known; ``packed_newton``: K-FAC idealised for it.
 * ``optimizers``: SGD and K-FAC over packs.
