@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import plotly.graph_objects as go
-from dash import ALL, MATCH, ClientsideFunction, Dash, Input, Output, State, callback_context, no_update
+from dash import ALL, MATCH, ClientsideFunction, Dash, Input, Output, State, no_update
 from dash.exceptions import PreventUpdate
 
 from dashboards.blocks import FigureBlock, Scene, TextBlock, html_table, seen
@@ -92,7 +92,6 @@ def _controls(app: Dash, site: Site) -> None:
         Output("shown", "data", allow_duplicate=True),
         Input({"type": "filter", "name": ALL}, "value"),
         Input({"type": "side", "optimizer": ALL, "parameter": ALL}, "value"),
-        Input({"type": "figure", "name": ALL}, "clickData"),
         State({"type": "filter", "name": ALL}, "id"),
         State({"type": "side", "optimizer": ALL, "parameter": ALL}, "id"),
         State("url", "pathname"),
@@ -103,7 +102,6 @@ def _controls(app: Dash, site: Site) -> None:
     def control(
         values: list[Any],
         sides: list[Any],
-        clicks: list[Any],
         names: list[dict[str, str]],
         side_names: list[dict[str, str]],
         pathname: str,
@@ -120,17 +118,22 @@ def _controls(app: Dash, site: Site) -> None:
         given = {name["name"]: value for name, value in zip(names, values, strict=True)}
         boxes = {(n["optimizer"], n["parameter"]): value for n, value in zip(side_names, sides, strict=True)}
         changed = _settled(with_controls(view, given, boxes, scene.results.loaded.spec), scene)
-        triggered = callback_context.triggered_id
-        if isinstance(triggered, dict) and triggered.get("type") == "figure":
-            clicked = [t["value"] for t in callback_context.triggered if t["prop_id"].endswith(".clickData")]
-            chosen = next((_chosen(click) for click in clicked if click), None)
-            if chosen is None:  # a curve, say
-                raise PreventUpdate
-            changed = replace(changed, cell_b=chosen) if changed.slot == "b" else replace(changed, cell_a=chosen)
         written = search_of(changed)
         if written == search_of(view):
             raise PreventUpdate
         return written, {**shown, "search": written}
+
+    # A choice of a cell is an address at once: one that had to be asked for could be lost to the next.
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        ClientsideFunction("sensitivity", "choose"),
+        Output("url", "search", allow_duplicate=True),
+        Output("shown", "data", allow_duplicate=True),
+        Input({"type": "figure", "name": ALL}, "clickData"),
+        Input({"type": "slot", "name": ALL}, "value"),
+        State("url", "search"),
+        State("shown", "data"),
+        prevent_initial_call=True,
+    )
 
 
 def _settled(view: View, scene: Scene) -> View:
@@ -142,12 +145,6 @@ def _settled(view: View, scene: Scene) -> View:
     standard = 1.0 if at_metric.metric.is_fraction else 2.0
     tolerance = None if view.tolerance == standard else view.tolerance
     return replace(view, metric=metric, target=target, tolerance=tolerance)
-
-
-def _chosen(click: dict[str, Any]) -> str | None:
-    """Return the cell that was clicked."""
-    found = [point.get("customdata") for point in click.get("points", [])]
-    return next((name for name in found if isinstance(name, str) and name), None)
 
 
 def _ticks(app: Dash, site: Site, tops: dict[str, TopPage]) -> None:

@@ -205,7 +205,7 @@ def with_controls(view: View, values: Mapping[str, Any], sides: Mapping[tuple[st
             changes[name] = (metric, float(level))
         elif name == "tolerance" and isinstance(value, (int, float)) and math.isfinite(value):
             changes[name] = float(value)
-        elif name in ("unit", "surface", "slot") and isinstance(value, str):
+        elif name in ("unit", "surface") and isinstance(value, str):
             changes[name] = value
     box = [*(_side_of(spec, *key, value) for key, value in sides.items())]
     if sides:

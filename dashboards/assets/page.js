@@ -16,6 +16,22 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       window.sensitivityMark(letters);
       return dash_clientside.no_update;
     },
+    choose: function (clicks, slots, search, shown) {
+      // A click on a map chooses cell A or B, as the switch stands; both stand in the address.
+      const asked = new URLSearchParams(search);
+      if (slots.length) slots[0] === "b" ? asked.set("click", "b") : asked.delete("click");
+      dash_clientside.callback_context.triggered.forEach(function (each) {
+        if (!each.prop_id.endsWith(".clickData") || !each.prop_id.includes('"name":"maps-')) return;
+        const ids = (each.value ? each.value.points : []).map((point) => point.customdata);
+        const id = ids.find((one) => typeof one === "string" && /^[0-9a-f]{16}$/.test(one));
+        if (id) asked.set(slots[0] === "b" ? "beside" : "cell", id);
+      });
+      const text = asked.toString() ? `?${asked}` : "";
+      if (asked.toString() === new URLSearchParams(search).toString()) {
+        return [dash_clientside.no_update, dash_clientside.no_update];
+      }
+      return [text, Object.assign({}, shown, { search: text })];
+    },
     refresh: function () {
       const grid = document.getElementById("runs") && dash_ag_grid.getApi("runs");
       if (grid) grid.refreshInfiniteCache(); // rows in view are asked for again; scroll and selection stay

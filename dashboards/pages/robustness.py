@@ -24,7 +24,6 @@ from sensitivity.figures.curves import draw_curves
 from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
 from sensitivity.figures.maps import draw_maps
 from sensitivity.figures.scales import map_scale
-from sensitivity.figures.theme import Theme
 from sensitivity.store.schema import PARAM_PREFIX
 
 _NOTHING = "No run has a measured value here yet, so there is nothing to draw."
@@ -79,7 +78,7 @@ def _slots(scene: Scene) -> Component:
         [
             html.Span("A click on a map chooses", className="label", id="slot-label"),
             dmc.SegmentedControl(
-                id={"type": "filter", "name": "slot"},
+                id={"type": "slot", "name": "slot"},
                 data=[{"value": "a", "label": "cell A"}, {"value": "b", "label": "cell B, beside it"}],
                 value=scene.view.slot,
                 size="xs",
@@ -123,12 +122,13 @@ def _draw_curves(slot: str, scene: Scene) -> go.Figure | str:
         return "The cell in the address is none of this study's."
     if not curves[0].epochs:
         return "No run of this cell has a learning curve."
-    return narrow_curves(curves, theme=scene.theme, subject=f"cell {slot.upper()}").update_layout(meta=cell_id)
+    return narrow_curves(curves, scene, f"cell {slot.upper()}").update_layout(meta=cell_id)
 
 
-def narrow_curves(curves: Sequence[CellCurves], *, theme: Theme, subject: str) -> go.Figure:
+def narrow_curves(curves: Sequence[CellCurves], scene: Scene, subject: str) -> go.Figure:
     """Draw learning curves for half a page's width."""
-    figure: go.Figure = draw_curves(curves, theme=theme, subject=subject)
+    names = list(scene.results.loaded.spec.optimizers)
+    figure: go.Figure = draw_curves(curves, theme=scene.theme, subject=subject, optimizers=names)
     said = str(figure.layout.title.subtitle.text).replace(" · bold", "<br>bold", 1)
     return figure.update_layout(title_subtitle_text=said)
 

@@ -299,7 +299,7 @@ def _curves(scene: Scene) -> list[CellCurves]:
 
 def _draw_curve(scene: Scene) -> go.Figure | str:
     curves = [curve for curve in _curves(scene) if curve.epochs]
-    return narrow_curves(curves, theme=scene.theme, subject="this run") if curves else "This run has no learning curve."
+    return narrow_curves(curves, scene, "this run") if curves else "This run has no learning curve."
 
 
 _CURVE = FigureBlock(

@@ -120,7 +120,7 @@ def _card(site: Site, name: str, now: datetime.datetime) -> Component:
     return html.Article(
         [
             html.Div(
-                [html.H2(dcc.Link(entry.spec.name, href=href)), *_running(site, entry)],
+                [html.H2(dcc.Link(entry.spec.name, href=href)), *_running(site, entry), _compare(site, name)],
                 className="card-head",
             ),
             html.P(entry.spec.description or "No description.", className="note"),
@@ -128,6 +128,12 @@ def _card(site: Site, name: str, now: datetime.datetime) -> Component:
             html.Dl([item for pair in _facts(site, entry, now) for item in pair], className="facts"),
         ],
         className="card",
+    )
+
+
+def _compare(site: Site, name: str) -> Component:
+    return dcc.Link(
+        "Compare", href=site.href(View(page="compare", others=(name,))), className="beside", title="Compare with others"
     )
 
 

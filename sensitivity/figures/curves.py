@@ -22,8 +22,16 @@ _MOST_SEEDS = 12
 """Thin lines a cell; the median and the band are of all its seeds."""
 
 
-def draw_curves(cells: Sequence[CellCurves], *, theme: Theme = LIGHT, subject: str = "the best cells") -> go.Figure:
+def draw_curves(
+    cells: Sequence[CellCurves],
+    *,
+    theme: Theme = LIGHT,
+    subject: str = "the best cells",
+    optimizers: Sequence[str] = (),
+) -> go.Figure:
     """Draw the curves of `cells`, all of one metric: seeds thin, their range a band, their median bold.
+
+    `optimizers` are all of the study's, in its order, so that each has the colour that it has elsewhere.
 
     Of long curves and many seeds as many are drawn as a panel can show, and the subtitle says so.
 
@@ -35,7 +43,7 @@ def draw_curves(cells: Sequence[CellCurves], *, theme: Theme = LIGHT, subject: s
     metric = cells[0].metric
     scale = metric_scale(metric, (value for cell in cells for s in cell.seeds for value in s.measured))
     batch_sizes = sorted({cell.batch_size for cell in cells})
-    optimizers = list(dict.fromkeys(cell.optimizer for cell in cells))
+    order = list(dict.fromkeys((*optimizers, *(cell.optimizer for cell in cells))))
     columns = min(len(batch_sizes), _PANELS_A_ROW)
     rows = -(-len(batch_sizes) // columns)
     plot = rows * _PANEL + (rows - 1) * _BETWEEN
@@ -50,7 +58,7 @@ def draw_curves(cells: Sequence[CellCurves], *, theme: Theme = LIGHT, subject: s
     for cell in cells:
         panel = batch_sizes.index(cell.batch_size)
         row, column = panel // columns + 1, panel % columns + 1
-        for trace in _traces(cell, scale, theme, optimizers.index(cell.optimizer)):
+        for trace in _traces(cell, scale, theme, order.index(cell.optimizer)):
             trace.showlegend = trace.name is not None and trace.name not in named
             named.add(str(trace.name))
             figure.add_trace(trace, row=row, col=column)

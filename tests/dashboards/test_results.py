@@ -19,6 +19,7 @@ from sensitivity.analysis.success import compute_success
 from sensitivity.analysis.targets import compute_targets
 from sensitivity.analysis.times import compute_times
 from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
+from sensitivity.figures.theme import LIGHT
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
 from sensitivity.study.metrics import METRICS
@@ -204,3 +205,16 @@ def test_what_changes_with_the_view_is_drawn_anew(whole, change):
     changed = [name for name in before if before[name][1] != after[name][1]]
     assert len(changed) > 1
     assert [name for name in changed if before[name][0] == after[name][0]] == []
+
+
+def test_an_optimizer_has_its_own_colour_in_its_curves_too(whole):
+    root = whole[0]
+    runs = read_study(place(str(root / "s"))).runs
+    site = Site(catalog=Catalog(place(str(root))), prefix="/", may_run=False)
+    colours = []
+    for optimizer in ("kfac", "sgd"):
+        cell = runs.loc[(runs["optimizer"] == optimizer) & (runs["status"] == "completed"), "cell_id"].iloc[0]
+        scene, _ = site.scene(View(page="robustness", study="s", cell_a=cell), "light")
+        figure = _drawn(PAGES["robustness"].block(scene, "curves-a"), scene)
+        colours.append({trace.line.color for trace in figure.data})
+    assert colours == [{LIGHT.category(0)}, {LIGHT.category(1)}]
