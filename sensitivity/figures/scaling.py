@@ -201,13 +201,15 @@ def draw_critical(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
     panels.figure.update_yaxes(
         type="category", categoryorder="array", categoryarray=labels[::-1], range=[-0.6, len(labels) - 0.4]
     )
+    covers = dict.fromkeys(curve.critical.size.covers for curve in curves if curve.critical)
+    interval = f"line: 95% interval of {' or '.join(said for said in covers if said)}, an arrow where it goes on"
     return panels.finish(
         theme,
         "Critical batch size of each optimizer",
         [
             f"n = {_seeds(curves)}",
             "S(B) = Smin (1 + Bc/B), fitted to the steps of the best configurations",
-            "line: 95% interval (inverted Student's t), an arrow where it goes on",
+            *([interval] if any(covers) else []),
             "shaded: batch sizes reached",
         ],
         panel_width=620,
