@@ -153,6 +153,22 @@ def test_peak_memory_of_a_backward_pass_includes_activations_and_gradients():
     assert 2 * weight + 4 * activation <= peak <= 4 * weight + 6 * activation + 1000
 
 
+@pytest.mark.parametrize("kind", ARMS)
+def test_memory_grows_linearly_with_members_and_batch(make_study, kind):
+    lrs = [k / 1000 for k in range(1, 13)]
+
+    def needed(batch_size, members):
+        spec = make_study(batch_sizes=[batch_size], optimizers={"a": {**ARMS[kind], "lr": lrs}})
+        return members * member_bytes(expand(spec), load_problem(spec.problem), members=members)
+
+    by_members = [needed(128, members) for members in (4, 8, 12)]
+    assert by_members[2] - by_members[1] == pytest.approx(by_members[1] - by_members[0], rel=0.05)
+    assert by_members[1] == pytest.approx(2 * by_members[0], rel=0.05)
+    by_batch = [needed(batch_size, 4) for batch_size in (400, 800, 1200)]
+    assert by_batch[2] - by_batch[1] == pytest.approx(by_batch[1] - by_batch[0], rel=0.05)
+    assert by_batch[1] > 1.2 * by_batch[0], "else the batch would not matter"
+
+
 RESIDENT = """
 import pathlib, sys, torch
 from sensitivity.study.load import parse_study
