@@ -90,15 +90,20 @@ def modules_found(problem: ProblemSpec) -> tuple[Path, ...]:
         UserError: a module is not found.
     """
     files = []
-    own = [path for path in (problem.dataset, problem.model) if ":" in path and not path.startswith(IMAGE_FOLDER)]
-    for module in sorted({path.partition(":")[0] for path in own}):
+    named = {"model": problem.model, "dataset": problem.dataset}  # the data set's field is told where both name one
+    fields = {
+        path.partition(":")[0]: field
+        for field, path in named.items()
+        if ":" in path and not path.startswith(IMAGE_FOLDER)
+    }
+    for module, field in sorted(fields.items()):
         try:
             found = importlib.util.find_spec(module)
         except (ImportError, SyntaxError, ValueError):  # of a parent package; __main__ has no spec
             found = None
         if found is None or found.origin is None or not Path(found.origin).is_file():
             raise UserError(
-                f"problem: module {module!r} is not found\n"
+                f"problem.{field}: module {module!r} is not found\n"
                 "  Put it beside the study file, or install it in this environment"
             )
         files.append(Path(found.origin).resolve())

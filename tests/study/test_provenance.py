@@ -88,7 +88,7 @@ def test_the_users_source_is_known_by_its_content(modules, tmp_path):
 
 @pytest.mark.parametrize("path", ["no_such_module:f", "no_such.module:f", "json.absent:f", "sys:f"])
 def test_a_module_without_a_source_file_is_asked_for(path):
-    with pytest.raises(UserError, match=r"module '.*' is not found\n  Put it beside the study file"):
+    with pytest.raises(UserError, match=r"problem\.model: module '.*' is not found\n  Put it beside the study file"):
         provenance.modules_found(ProblemSpec(model=path))
 
 
