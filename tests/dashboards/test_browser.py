@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from urllib.parse import parse_qs
 
 import pytest
@@ -316,6 +319,33 @@ def test_a_study_started_from_the_form_runs_and_appears(visit, at, axe, tmp_path
         at.until(lambda: "smaller: done" in tab.inner_text("#started"), seconds=180)
         tab.get_by_role("link", name="Studies").click()
         tab.get_by_text("2 of 2 runs (100%)").wait_for()
+
+
+def test_a_running_study_is_stopped_from_its_card(make, visit, at, tmp_path):
+    """By a stand-in for `sensitivity run` that holds the study's lock."""
+    root = tmp_path / "root"
+    make.write_study(
+        root / "half", make.make_spec(name="half"), lambda trial: make.mixed(trial) if trial.seed else None
+    )
+    script = tmp_path / "sensitivity"
+    script.write_text(
+        "import time\nfrom sensitivity.store.directory import place\nfrom sensitivity.store.lock import WriterLock\n"
+        f"with WriterLock(place({str(root / 'half')!r})):\n    time.sleep(120)\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script), "run"])
+    try:
+        with at.served(root, allow_run=True) as address:
+            tab = visit(address)
+            tab.get_by_text(f"process {process.pid}").wait_for()
+            assert "time left" in tab.inner_text("#studies")
+            tab.get_by_role("button", name="Stop").click()
+            tab.get_by_text("half was asked to stop; it keeps every result.").wait_for()
+            assert process.wait(timeout=30) == -signal.SIGTERM
+            tab.get_by_text("not running", exact=True).wait_for()
+            assert tab.get_by_role("button", name="Stop").count() == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_nothing_can_be_started_unless_allowed(site, visit):
