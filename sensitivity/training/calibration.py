@@ -29,7 +29,7 @@ _SIZES = (1, 4, 16, 64)
 _MEASURE_S = 0.15
 _LONG_S = 0.4
 """A period that takes so long is measured once: it is an average already."""
-_LONGEST_S = 4.0
+_LONGEST_S = 2.0
 """A larger size is not tried if measuring it would take longer: a pack that slow gains nothing from being larger."""
 _WORTH_IT = 1.05
 """A larger size is taken if it is so many times as fast."""
