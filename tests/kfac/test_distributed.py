@@ -22,12 +22,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "exact": {"damping_form": "exact", "others": "diagonal"},
     "ekfac": {"damping_form": "exact", "ekfac": True, "inverse_interval": 4},
     "type2, reduce": {"fisher": "type2", "sharing": "reduce"},
+    "late layer": {"inverse_interval": 4},
 }
 
 
-def network() -> nn.Module:
+class Late(nn.Module):
+    """A network whose last layer enters at the third step."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.last, self.calls = inner, nn.Linear(4, 4, dtype=DOUBLE), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.last(self.inner(x)) if self.calls > 2 else self.inner(x)
+
+
+def network(variant: str) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(
+    model = nn.Sequential(
         nn.Conv2d(1, 3, 3, padding=1),
         nn.GroupNorm(1, 3),
         nn.Tanh(),
@@ -36,6 +49,7 @@ def network() -> nn.Module:
         nn.Tanh(),
         nn.Linear(8, 4),
     ).to(DOUBLE)
+    return Late(model) if variant == "late layer" else model
 
 
 def train(model: nn.Module, config: KFACConfig, part: slice) -> dict[str, torch.Tensor]:
@@ -58,7 +72,7 @@ def rank_main(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     found = {}
     for variant, options in VARIANTS.items():
-        model = DistributedDataParallel(network())
+        model = DistributedDataParallel(network(variant), find_unused_parameters=variant == "late layer")
         found[variant] = train(
             model, KFACConfig(lr=0.1, damping=0.1, **{"inverse_interval": 2, **options}), slice(rank, None, 2)
         )
@@ -80,7 +94,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_ranks_are_one_process_with_the_joint_batch(variant: str, ranks: Any) -> None:
     alone = train(
-        network(), KFACConfig(lr=0.1, damping=0.1, **{"inverse_interval": 2, **VARIANTS[variant]}), slice(None)
+        network(variant), KFACConfig(lr=0.1, damping=0.1, **{"inverse_interval": 2, **VARIANTS[variant]}), slice(None)
     )
     for name, p in alone.items():
         torch.testing.assert_close(ranks[0][variant][name], p, rtol=1e-8, atol=1e-11)
