@@ -1,18 +1,25 @@
 """Studies through Ray Tune: results equal those trained in this process, and nothing is done twice or lost."""
 
 import contextlib
+import errno
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from sensitivity.execution.launch import launch
 from sensitivity.execution.prepare import prepare
+from sensitivity.execution.progress import Progress
+from sensitivity.execution.supply import Supply
 from sensitivity.store.directory import place
+from sensitivity.store.lock import WriterLock
+from sensitivity.store.manifest import write_manifest
 from sensitivity.store.reader import read_study
-from sensitivity.study.errors import StorageError
-from sensitivity.study.trials import Pack
+from sensitivity.study.errors import StorageError, UserError
+from sensitivity.study.results import PackResult, RunResult, Status
+from sensitivity.study.trials import Pack, group
 from sensitivity.training.loop import train_pack
 
 METRICS = ["train_loss", "train_accuracy", "test_loss", "test_accuracy"]
@@ -126,6 +133,66 @@ def test_a_worker_that_ran_out_of_memory_is_told_from_one_that_was_killed(runnin
     assert cause.endswith("its worker process has died. Worker exit detail: End of file.")
     assert not out_of_memory
     assert cause_of_loss(None) == ("unknown", False)
+
+
+def test_a_full_temporary_folder_is_a_message_and_what_was_reported_stays(
+    running_ray, write_study, tmp_path, monkeypatch
+):
+    from sensitivity.execution import runner
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = write_study(("[budget]", "[execution]\npack_size = 2\n[budget]"))
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.tune, "Tuner", full)
+        with pytest.raises(UserError, match=r"Ray Tune's own files .*No space left(.|\n)*set TMPDIR"):
+            run(path, tmp_path / "studies")
+    assert not (tmp_path / "studies/tiny/writer.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"), [(None, "Ray does not start here"), ("auto", "no Ray cluster answers at")]
+)
+@pytest.mark.parametrize("kind", ["AuthenticationError", "RaySystemError"])
+def test_a_ray_that_can_not_be_had_is_a_message(running_ray, monkeypatch, address, said, kind):
+    import ray
+
+    from sensitivity.execution import session
+
+    def refuses(**_):
+        raise getattr(ray.exceptions, kind)("no token\nwith a long explanation")
+
+    monkeypatch.setattr(ray, "init", refuses)
+    with pytest.raises(UserError, match=said) as caught:
+        session._begin(address, cores=1)
+    assert "no token" in str(caught.value)
+
+
+def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(running_ray, write_study, tmp_path):
+    import ray
+
+    from sensitivity.execution import runner
+
+    plan, directory = prepare(str(write_study())), place(str(tmp_path / "study"))
+    manifest, packs = write_manifest(directory, plan.spec, plan.source), group(plan.trials, 5)
+    supply = Supply(packs, workers=1)
+    progress = Progress(planned=20, finished_before=0, work=20.0, weigh=lambda pack: len(pack.trials))
+    runs = tuple(RunResult(trial=trial, status=Status.FAILED) for trial in packs[0].trials)
+    result = PackResult(runs=runs, pack_id=packs[0].id, host="", device="", started_at=0.0, wall_seconds=0.0)
+    dead = ray.exceptions.ActorDiedError()
+    trial = SimpleNamespace(config={"parcel": runner._Parcel(supply.take())}, get_error=lambda: dead)
+    with WriterLock(directory) as lock:
+        to = runner.Destination(directory=directory, manifest=manifest, lock=lock)
+        recorder = runner._Recorder(supply, to, progress, lambda: None)
+        told = {"result": result, "config": {"parcel": "another copy of the pack"}}
+        recorder.on_trial_result(0, [], trial, told)
+        recorder.on_trial_error(0, [], trial)
+    assert told == {"result": packs[0].id, "config": trial.config}, "Tune keeps this to the end: no curves"
+    assert recorder.fault is None
+    assert progress.done == len(packs[0].trials)
+    assert progress.fraction == progress.done / 20
+    assert [supply.take() for _ in packs] == [*packs[1:], None], "it is not trained again"
 
 
 def test_a_changed_problem_is_another_study(running_ray, write_study, tmp_path):
