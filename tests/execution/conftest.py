@@ -1,5 +1,4 @@
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,8 +28,7 @@ damping = [0.1, 1.0]
 def running_ray() -> Iterator[str]:
     """One small Ray for all tests; its address."""
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        if "ray" in sys.modules:  # another test has imported it, without a token: Ray reads its environment only then
-            patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # read when Ray is imported: the same in every test that does
         stack.enter_context(ray_environment(local=True))
         import ray
 

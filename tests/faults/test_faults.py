@@ -7,6 +7,7 @@ final table must be that of an undisturbed run to the last bit, with nothing tha
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import platform
 import random
@@ -71,8 +72,8 @@ confirm = 1
 RUNS = 2 * (2 * (2 + 1 + 6) + 3)
 KILLS = 20
 SEED = 7
-_LONGEST_S = 4.0
-"""Between one kill and the next."""
+_LONGEST_S = {"command": 4.0, "node": 4.0, "worker": 1.0}
+"""From one kill, or for a worker from something new that was written, to the next."""
 _HANGS_S = 900.0
 """No command takes so long on the slowest machine, unless it hangs."""
 
@@ -138,6 +139,14 @@ class Study:
             self.start()
         pytest.fail(f"runs are given up again and again: {self.said()}")
 
+    def written(self) -> set[tuple[str, float]]:
+        """Return the results and checkpoints that are there, with their times."""
+        found = set()
+        for path in self.directory.glob("[cr]*/*.[cp]*"):
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                found.add((path.name, path.stat().st_mtime))
+        return found
+
     def runs(self) -> pd.DataFrame:
         return read_study(place(str(self.directory))).runs
 
@@ -167,7 +176,8 @@ def results(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes of one core on this machine; packs run on either."""
-    with ray_environment(local=True):
+    with pytest.MonkeyPatch.context() as patch, ray_environment(local=True):
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # read when Ray is imported: the same in every test that does
         from ray.cluster_utils import Cluster
 
         small = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
@@ -208,16 +218,19 @@ def raylet(node) -> int:
     return info.process.pid
 
 
-def strike(kind: str, study: Study, cluster, processes) -> bool:
+def strike(kind: str, study: Study, cluster, processes, draw: random.Random) -> bool:
     """Kill one thing of a kind; False if there is none just now."""
     nodes = [cluster.head_node, *cluster.worker_nodes]
+
+    def workers() -> list[int]:
+        return [pid for node in nodes for pid in processes.training_workers(raylet(node))]
+
     if kind == "command":
         study.kill()
     elif kind == "worker":
-        workers = [pid for node in nodes for pid in processes.training_workers(raylet(node))]
-        if not workers:
+        if not (there := workers()):
             return False
-        processes.kill(workers[0])
+        processes.kill(draw.choice(there))
     else:
         (node,) = cluster.worker_nodes
         processes.kill(raylet(node))
@@ -236,12 +249,10 @@ def test_kills_at_random_moments_change_nothing(cluster, processes, undisturbed,
             study = Study(tmp_path / f"study{len(studies)}", cluster.address)
             studies.append(study)
             study.start()
-            wait_for_training(study)
+            wait_for_work(study)
         kind = draw.choices(["command", "worker", "node"], weights=[4, 5, 1])[0]
-        moment = time.monotonic() + draw.uniform(0, _LONGEST_S)
-        while time.monotonic() < moment and not study.ended:
-            time.sleep(0.01)
-        if study.ended or not strike(kind, study, cluster, processes):
+        wait_for_moment(kind, study, draw)
+        if study.ended or not strike(kind, study, cluster, processes, draw):
             continue
         kills[kind] += 1
         if kind == "command":
@@ -256,12 +267,21 @@ def test_kills_at_random_moments_change_nothing(cluster, processes, undisturbed,
         record(kills, studies, time.monotonic() - began)
 
 
-def wait_for_training(study: Study) -> None:
-    """Return when a study has begun to write, so that most kills meet it at work."""
-    deadline = time.monotonic() + _HANGS_S
-    while not list(study.directory.glob("*/*")) and not study.ended:
+def wait_for_work(study: Study) -> None:
+    """Return when a study has written something new, so that however slow the machine, a kill meets it at work."""
+    deadline, before = time.monotonic() + _HANGS_S, study.written()
+    while study.written() == before and not study.ended:
         assert time.monotonic() < deadline, study.said()
         time.sleep(0.02)
+
+
+def wait_for_moment(kind: str, study: Study, draw: random.Random) -> None:
+    """Return at the moment of the next kill, or when the study has ended."""
+    if kind == "worker":
+        wait_for_work(study)
+    moment = time.monotonic() + draw.uniform(0, _LONGEST_S[kind])
+    while time.monotonic() < moment and not study.ended:
+        time.sleep(0.01)
 
 
 def record(kills: Counter[str], studies: list[Study], seconds: float) -> None:
@@ -283,10 +303,10 @@ equal to that of an undisturbed run to the last bit; no reported run was done ag
 def test_a_machine_that_loses_its_ray_finishes_when_run_again(processes, undisturbed, tmp_path):
     study = Study(tmp_path / "study", None)
     study.start()
-    wait_for_training(study)
+    wait_for_work(study)
     (ray,) = (pid for pid, title in processes.below(study.pid) if "/raylet/raylet " in title)
     processes.kill(ray)
-    deadline = time.monotonic() + _LONGEST_S
+    deadline = time.monotonic() + 4.0
     while study._process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     study.kill()  # whatever became of it: the machine is gone
