@@ -88,8 +88,8 @@ def price_table(price: Price) -> Table:
             size(cost.flops, ""),
             f"{cost.step_seconds * 1e3:.3g}",
             duration(line.device_seconds),
-            str(cost.pack_size),
+            str(line.pack_size),
             f"{cost.gain:.2f}×",
-            f"{cost.pack_bytes / 1e6:,.0f} MB",
+            f"{line.pack_bytes / 1e6:,.0f} MB",
         )
     return table

@@ -51,5 +51,8 @@ def _content(name: str, priced: Price) -> dict[str, object]:
         "workers": priced.workers,
         "device_seconds": priced.device_seconds,
         "wall_seconds": priced.wall_seconds,
-        "lines": [{**asdict(line), "device_seconds": line.device_seconds} for line in priced.lines],
+        "lines": [
+            {**asdict(line), "device_seconds": line.device_seconds, "pack_size": line.pack_size}
+            for line in priced.lines
+        ],
     }

@@ -51,6 +51,16 @@ class PriceLine:
         whole = self.missing * self.cost.seconds
         return whole if self.limit is None else min(whole, self.limit)
 
+    @property
+    def pack_size(self) -> int:
+        """Members of a pack."""
+        return _pack_size(self.cost)
+
+    @property
+    def pack_bytes(self) -> float:
+        """Peak memory of a pack, beyond the process and the data set."""
+        return self.pack_size * self.cost.member_bytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
@@ -97,12 +107,14 @@ def _limit(spec: StudySpec, arm: str, cost: Cost) -> float | None:
     return 3600 * hours + last_runs * cost.seconds
 
 
+def _pack_size(cost: Cost) -> int:
+    """Return how large packs should be: as measured, or as memory allows where they would take next to no time."""
+    return max(cost.pack_size, min(_LARGEST_PACK, cost.most, math.ceil(_SHORTEST_PACK_S / cost.seconds)))
+
+
 def pack_sizes(costs: Mapping[Group, Cost]) -> dict[Group, int]:
-    """Return how large packs should be: as measured, or larger where they would take next to no time."""
-    return {
-        group: max(cost.pack_size, min(_LARGEST_PACK, math.ceil(_SHORTEST_PACK_S / cost.seconds)))
-        for group, cost in costs.items()
-    }
+    """Return how large the packs of each group should be."""
+    return {group: _pack_size(cost) for group, cost in costs.items()}
 
 
 def samples(plan: Plan, *, finished: AbstractSet[str]) -> dict[Group, tuple[Trial, ...]]:

@@ -51,6 +51,8 @@ class Cost:
     evaluation_seconds: float
     """Device-seconds of all the trial's evaluations."""
     pack_size: int
+    most: int
+    """Members of the largest pack that fits in memory."""
     gain: float
     """Trial-steps a second over those of one trial at a time."""
     member_bytes: float
@@ -63,11 +65,6 @@ class Cost:
     def seconds(self) -> float:
         """Device-seconds of the whole trial."""
         return self.steps * self.step_seconds + self.evaluation_seconds
-
-    @property
-    def pack_bytes(self) -> float:
-        """Peak memory of a pack of the chosen size, beyond the process and the data set."""
-        return self.pack_size * self.member_bytes
 
 
 def calibrate(
@@ -89,12 +86,11 @@ def calibrate(
     """
     sizes = sorted({min(size, len(trials)) for size in sizes})
     each_bytes = member_bytes(trials, problem, micro_batch=micro_batch)
+    most = max(1, int(memory_bytes / each_bytes))
     best = alone = 0.0
     chosen: _Bench | None = None
     for size in sizes:
-        if chosen is not None and (
-            size * each_bytes > memory_bytes or 2 * best * size * chosen.optimizer.period > _LONGEST_S
-        ):
+        if chosen is not None and (size > most or 2 * best * size * chosen.optimizer.period > _LONGEST_S):
             break
         bench, seconds = _measured(trials[:size], problem, micro_batch)
         if chosen is None:
@@ -103,6 +99,7 @@ def calibrate(
         elif best / seconds >= _WORTH_IT:
             chosen, best = bench, seconds
         if bench.size < size:
+            most = bench.size
             break
     assert chosen is not None
     workload, batch_size = trials[0].workload, trials[0].batch_size
@@ -115,6 +112,7 @@ def calibrate(
         step_seconds=best,
         evaluation_seconds=chosen.evaluation_seconds() / chosen.size * evaluations,
         pack_size=chosen.size,
+        most=max(most, chosen.size),
         gain=alone / best,
         member_bytes=each_bytes,
     )

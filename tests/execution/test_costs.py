@@ -28,6 +28,7 @@ def measured(monkeypatch, tmp_path):
             step_seconds=float(len(asked)),
             evaluation_seconds=0.0,
             pack_size=1,
+            most=1,
             gain=1.0,
             member_bytes=1.0,
         )
@@ -70,16 +71,28 @@ def test_a_search_that_is_given_hours_costs_no_more_but_for_its_last_round(hours
     }
     spec = parse_study(raw, source="test")
     trials = [SimpleNamespace(id=k, group=("sgd", 64)) for k in range(60)]
-    cost = Cost(steps=7, flops=1.0, step_seconds=1.0, evaluation_seconds=0.0, pack_size=1, gain=1.0, member_bytes=1.0)
+    cost = Cost(
+        steps=7, flops=1.0, step_seconds=1.0, evaluation_seconds=0.0, pack_size=1, most=1, gain=1.0, member_bytes=1.0
+    )
     priced = price(SimpleNamespace(spec=spec, expected=trials), {("sgd", 64): cost}, finished=frozenset(), workers=2)
     assert priced.device_seconds == pytest.approx(seconds)
     assert priced.wall_seconds == pytest.approx(seconds / 2)
 
 
-@pytest.mark.parametrize(("chosen", "seconds", "size"), [(1, 0.05, 20), (4, 0.001, 64), (16, 3.0, 16), (1, 30.0, 1)])
-def test_packs_that_would_take_no_time_are_made_larger(chosen, seconds, size):
+@pytest.mark.parametrize(
+    ("chosen", "most", "seconds", "size"),
+    [(1, 99, 0.05, 20), (4, 99, 0.001, 64), (16, 99, 3.0, 16), (1, 99, 30.0, 1), (4, 7, 0.001, 7), (4, 4, 0.1, 4)],
+)
+def test_packs_that_would_take_no_time_are_made_larger_as_memory_allows(chosen, most, seconds, size):
     cost = Cost(
-        steps=1, flops=1.0, step_seconds=seconds, evaluation_seconds=0.0, pack_size=chosen, gain=1.0, member_bytes=1.0
+        steps=1,
+        flops=1.0,
+        step_seconds=seconds,
+        evaluation_seconds=0.0,
+        pack_size=chosen,
+        most=most,
+        gain=1.0,
+        member_bytes=1.0,
     )
     assert pack_sizes({("sgd", 64): cost}) == {("sgd", 64): size}
 
