@@ -6,9 +6,10 @@ kernel positions are p and q, outputs y.
 
 With stride 1 the moment of positions p and q is, but for the border, a function of q - p alone. So the moment over the
 *full* grid of outputs, all that overlap the image at all, is put together from the (2k - 1)² autocorrelations of the
-channels, half of them by symmetry, each one product of the image with a shifted view of itself; then the outputs that
-the convolution does not have are taken off. These lie in strips along the border, where only the kernel rows (or
-columns) that reach the image are not zero. Exact, and without patches of the image's interior. With a larger stride the
+channels, half of them by symmetry, each one product of the image with a shifted view of itself (together they are the
+gradient of a convolution's weight, for which a CPU has a quicker kernel); then the outputs that the convolution does
+not have are taken off. These lie in strips along the border, where only the kernel rows (or columns) that reach the
+image are not zero. Exact, and without patches of the image's interior. With a larger stride the
 patches are made (im2col), and blocks of the symmetric product are computed once.
 """
 
@@ -22,6 +23,8 @@ from torch.nn import functional
 from sensitivity.kfac.layers import Geometry, Layer
 
 Pair = tuple[int, int]
+_FEWEST_CHANNELS = 3
+_POSITIONS = 2**14
 
 
 def patch_moment(inputs: Tensor, geometry: Geometry, groups: int, lead: int, *, bias: bool) -> Tensor:
@@ -54,8 +57,8 @@ def patches(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> Tenso
 def moment_flops(layer: Layer, rows: float) -> float:
     """FLOPs of `patch_moment` over this many patches, border strips left out.
 
-    2 c² for each autocorrelation and position where stride is 1: (k_y - 1)(2 k_x - 1) + k_x of them; otherwise two
-    thirds of 2 d² a patch, or all of it for a kernel of one row.
+    2 c² for each autocorrelation and position where stride is 1: (k_y - 1)(2 k_x - 1) + k_x of them (a convolution's
+    gradient has k_x - 1 more); otherwise two thirds of 2 d² a patch, or all of it for a kernel of one row.
     """
     assert layer.geometry is not None
     sides = layer.geometry.kernel
@@ -130,23 +133,54 @@ def _by_correlation(images: Tensor, plane: _Plane) -> Tensor:
 def _autocorrelations(images: Tensor, plane: _Plane) -> Tensor:
     """Σ u[c, z] u[c', z + dilation * lag] over examples and z, for all lags: [2 ky - 1, 2 kx - 1, B, c, c'].
 
-    Rows of zeros to the right and below separate lines and images, so that a lag in the plane is one in the flat
-    vector.
+    Zeros behind every line, and the first lines of all images before the second ones, make a lag in the plane one in
+    the flat vector, which then ends where the lag leaves the images.
     """
+    if _has_quick_gradients(images):
+        return torch.stack([_correlated_by_gradient(each, plane) for each in images], 2)
     (ky, kx), (height, width) = plane.kernel, images.shape[-2:]
     batch, examples, channels = images.shape[:3]
     line = width + plane.span[1]
-    spaced = images.new_zeros(batch, channels, examples, height + plane.span[0], line)
-    spaced[..., :height, :width] = images.transpose(1, 2)
+    spaced = images.new_zeros(batch, channels, height, examples, line)
+    spaced[..., :width] = images.permute(0, 2, 3, 1, 4)
     flat = spaced.flatten(2)
     table = images.new_empty(2 * ky - 1, 2 * kx - 1, batch, channels, channels)
     for y in range(ky):
         for x in range(-(kx - 1) if y else 0, kx):
-            lag = y * plane.dilation[0] * line + x * plane.dilation[1]
-            moment = flat[..., : flat.shape[-1] - lag] @ flat[..., lag:].mT
+            lag = y * plane.dilation[0] * examples * line + x * plane.dilation[1]
+            moment = flat[..., : max(0, flat.shape[-1] - lag)] @ flat[..., lag:].mT
             table[ky - 1 + y, kx - 1 + x] = moment
             table[ky - 1 - y, kx - 1 - x] = moment.mT
     return table
+
+
+def _has_quick_gradients(images: Tensor) -> bool:
+    """Whether oneDNN takes the gradient of a convolution's weight: half the time of as many products (measured)."""
+    return (
+        images.device.type == "cpu"
+        and images.dtype == torch.float32
+        and images.shape[2] >= _FEWEST_CHANNELS
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    )
+
+
+def _correlated_by_gradient(images: Tensor, plane: _Plane) -> Tensor:
+    """`_autocorrelations` of images [N, c, H, W]: [2 ky - 1, 2 kx - 1, c, c'].
+
+    The lags are the places of a kernel that slides over the images, and its gradient, where the images are also that
+    of the outputs, is the sum of products. A few examples at a time, as it sums one position after the other, and the
+    rounding of long sums in float32 adds up.
+    """
+    (ky, kx), channels = plane.kernel, images.shape[1]
+    weight, half = images.new_empty(channels, channels, ky, 2 * kx - 1), images.new_zeros(())
+    at_once = max(1, _POSITIONS // prod(images.shape[-2:]))
+    for some in torch.split(images, at_once):
+        below = functional.pad(some, (0, 0, 0, plane.span[0]))
+        padding, dilation, mask = [0, plane.span[1]], list(plane.dilation), [False, True, False]
+        half = half + torch.ops.aten.convolution_backward(
+            some, below, weight, None, [1, 1], padding, dilation, False, [0, 0], 1, mask
+        )[1].permute(2, 3, 0, 1)
+    return torch.cat([half[1:].flip(0, 1).mT, half])
 
 
 def _take_rows_off(full: Tensor, images: Tensor, plane: _Plane) -> None:
@@ -156,31 +190,32 @@ def _take_rows_off(full: Tensor, images: Tensor, plane: _Plane) -> None:
         start = y - plane.padding[0][0]
         first, last, line = _reach(start, plane.dilation[0], ky, height)
         if first < last:
-            strip = images[..., line, :].flatten(2, 3).unsqueeze(-2)
-            columns = functional.unfold(
-                strip.flatten(0, 1), (1, kx), padding=(0, plane.span[1]), dilation=(1, plane.dilation[1])
-            )
-            moment = torch.unflatten(_moment(columns, len(images)), 2, (-1, last - first, kx))
+            strip = images[..., line, :].flatten(2, 3)
+            rows = _slid(strip, kx, plane.dilation[1], (plane.span[1], plane.span[1]))
+            moment = torch.unflatten(rows @ rows.mT, 2, (-1, last - first, kx))
             full[:, :, first:last, :, :, first:last] -= torch.unflatten(moment, 1, (-1, last - first, kx))
 
 
 def _take_columns_off(full: Tensor, images: Tensor, plane: _Plane) -> None:
     """Subtract the outputs to the left and right, in the rows that the convolution has."""
     (ky, kx), width = plane.kernel, images.shape[-1]
-    rows = _Plane(
-        kernel=(ky, 1),
-        stride=(1, 1),
-        dilation=(plane.dilation[0], 1),
-        padding=(plane.padding[0], (0, 0)),
-    )
     for x in _beyond(plane.outputs(images)[1], plane.padding[1], plane.span[1]):
         start = x - plane.padding[1][0]
         first, last, line = _reach(start, plane.dilation[1], kx, width)
         if first < last:
-            strip = images[..., line].movedim(-1, -2).flatten(2, 3).unsqueeze(-1)
-            moment = _moment(_unfolded(strip.flatten(0, 1), rows), len(images))
-            moment = torch.unflatten(torch.unflatten(moment, 2, (-1, last - first, ky)), 1, (-1, last - first, ky))
+            strip = images[..., line].movedim(-1, -2).flatten(2, 3)
+            rows = _slid(strip, ky, plane.dilation[0], plane.padding[0])
+            moment = torch.unflatten(rows @ rows.mT, 2, (-1, last - first, ky))
+            moment = torch.unflatten(moment, 1, (-1, last - first, ky))
             full[:, :, :, first:last, :, :, first:last] -= moment.transpose(2, 3).transpose(5, 6)
+
+
+def _slid(strips: Tensor, kernel: int, dilation: int, padding: Pair) -> Tensor:
+    """Patches of a kernel that slides along strips [B, N, d, length]: [B, d * kernel, N * positions]."""
+    padded = functional.pad(strips, padding).transpose(1, 2)
+    count = padded.shape[-1] - dilation * (kernel - 1)
+    shifted = [padded[..., p * dilation : p * dilation + count] for p in range(kernel)]
+    return torch.stack(shifted, 2).flatten(1, 2).flatten(2)
 
 
 def _beyond(outputs: int, padding: Pair, span: int) -> list[int]:

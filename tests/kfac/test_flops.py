@@ -56,10 +56,11 @@ def test_perceptron_flops_are_exact(form: Any) -> None:
     assert found.total == found.factors + found.inverses + found.precondition
 
 
-@pytest.mark.parametrize(("stride", "tolerance"), [(1, 0.16), (2, 0.02)])
+@pytest.mark.parametrize(("stride", "tolerance"), [(1, 0.11), (2, 0.02)])
 def test_convolution_flops_but_for_border_strips_and_zeros_between_lines(stride: int, tolerance: float) -> None:
-    model = nn.Sequential(nn.Conv2d(8, 12, 3, padding=1, stride=stride, groups=2, bias=False))
-    x = torch.randn(4, 8, 32, 32)
+    # In float64, where the autocorrelations are products on every device.
+    model = nn.Sequential(nn.Conv2d(8, 12, 3, padding=1, stride=stride, groups=2, bias=False)).double()
+    x = torch.randn(4, 8, 32, 32, dtype=torch.float64)
     captures = {"0": [Capture(x, torch.randn_like(model(x)))]}
     config = KFACConfig(inverse_interval=100)
     positions = (32 // stride) ** 2
