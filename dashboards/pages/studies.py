@@ -81,17 +81,19 @@ def register(app: Dash, site: Site) -> None:
 
     @app.callback(
         Output("stopped", "children"),
+        Output("version", "data", allow_duplicate=True),
         Input({"type": "stop", "study": ALL}, "n_clicks"),
         prevent_initial_call=True,
     )
-    def stop(clicks: list[int | None]) -> str:
+    def stop(clicks: list[int | None]) -> tuple[str, None]:
         asked = callback_context.triggered_id
         if not site.may_run or not any(clicks) or not isinstance(asked, dict):
             raise PreventUpdate
+        # No version: what was shown may be younger than the last one, and be as before when it is looked at next.
         try:
-            return _stop(site, str(asked["study"]))
+            return _stop(site, str(asked["study"])), None
         except UserError as error:
-            return str(error)
+            return str(error), None
 
 
 def _stop(site: Site, name: str) -> str:
