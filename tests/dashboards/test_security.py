@@ -88,7 +88,9 @@ def test_a_request_made_by_hand_stops_nothing_unless_allowed(studies, monkeypatc
         (output,) = (name for name, entry in app.callback_map.items() if "stop" in str(entry["inputs"]))
         body = {
             "output": output,
-            "outputs": {"id": output.rpartition(".")[0], "property": output.rpartition(".")[2]},
+            "outputs": [
+                dict(zip(("id", "property"), x.rsplit(".", 1), strict=True)) for x in output[2:-2].split("...")
+            ],
             "inputs": [[{"id": button, "property": "n_clicks", "value": 1}]],
             "changedPropIds": [key],
             "state": [],
