@@ -69,14 +69,15 @@
   );
   canvases.forEach((canvas) => watcher.observe(canvas));
 
-  // One figure an idle moment, those behind tabs not before they open; so that printing finds all of them drawn.
+  // One figure an idle moment, those behind tabs not before they open; so that printing finds all of them drawn. A
+  // browser that is busy, or a tab in the background, has no idle moments: there the time limit draws.
   const idle = window.requestIdleCallback ?? ((callback) => setTimeout(callback, 50));
   let resting = true;
   function drawRest() {
     const next = canvases.find((canvas) => !canvas.dataset.painted && canvas.offsetParent);
     if (!resting || !next) return;
     resting = false;
-    idle(() => draw(next).catch(fail).finally(() => ((resting = true), drawRest())));
+    idle(() => draw(next).catch(fail).finally(() => ((resting = true), drawRest())), { timeout: 200 });
   }
 
   const toggle = document.getElementById("theme");
