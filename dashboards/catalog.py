@@ -172,19 +172,19 @@ class Catalog:
 
         return self._loaded.get((name, version), read)
 
-    def entry(self, name: str) -> Entry | StorageError:
-        """Return a study as it is listed, or why it can't be read."""
-        try:
-            version = self.version(name)
+    def entry(self, name: str) -> Entry:
+        """Return a study as it is listed.
 
-            def summarise() -> Entry:
-                loaded = self.load(name)
-                times = loaded.runs[["started_at", "finished_at"]].dropna()
-                return Entry(name, loaded.spec, compute_summary(loaded.runs), times)
+        Raises:
+            UserError: there is no such study, or it can't be read.
+        """
 
-            return self._entries.get((name, version), summarise)
-        except StorageError as error:
-            return error
+        def summarise() -> Entry:
+            loaded = self.load(name)
+            times = loaded.runs[["started_at", "finished_at"]].dropna()
+            return Entry(name, loaded.spec, compute_summary(loaded.runs), times)
+
+        return self._entries.get((name, self.version(name)), summarise)
 
 
 def _known_parts() -> dict[str, pa.Table]:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dashboards.progress import writer
 from sensitivity.store.directory import Place
+from sensitivity.store.lock import live_holder
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import parse_study, shipped
 from sensitivity.study.spec import StudySpec
@@ -142,10 +142,10 @@ class Started:
         """Start ``sensitivity run`` on a study file.
 
         Raises:
-            UserError: it is being run already.
+            UserError: it is being run already, or its place can't be reached.
         """
         before = self._running.get(spec.name)
-        if (before is not None and before[0].poll() is None) or writer(root.child(spec.name)) is not None:
+        if (before is not None and before[0].poll() is None) or live_holder(root.child(spec.name)) is not None:
             raise UserError(f"{spec.name} is running already")
         log = file.with_suffix(".log")
         with log.open("wb") as stream:
@@ -173,13 +173,13 @@ def stop(directory: Place) -> None:
     Raises:
         UserError: nobody writes it, or not a ``sensitivity run`` of this user's on this machine.
     """
-    holder = writer(directory)
+    holder = live_holder(directory)
     if holder is None:
         raise UserError("nothing runs this study now")
     if holder.job:
         raise UserError(f"a cluster's job runs it: `sensitivity stop {holder.job}`, with --address if need be")
-    if not holder.is_here:
-        raise UserError(f"it runs on {holder.host}; stop process {holder.pid} there")
+    if not holder.lives_here:
+        raise UserError(f"another machine or container runs it: stop {holder} there")
     if not _is_ours(holder.pid):
         raise UserError(f"process {holder.pid} is not a `sensitivity run` of this user; it is left alone")
     os.kill(holder.pid, signal.SIGTERM)

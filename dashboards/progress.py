@@ -3,61 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import json
-import os
-import socket
-import time
 from dataclasses import dataclass
 
 import pandas as pd
 
-from sensitivity.store.directory import Place
-from sensitivity.store.lock import LOCK, STALE_S
-from sensitivity.study.errors import StorageError
-
 _WINDOW_S = 300.0
 """The rate is that of so many last seconds: an earlier session's pause doesn't count."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Writer:
-    """The process that writes a study now, as its lock names it."""
-
-    token: str
-    host: str
-    pid: int
-    job: str
-    """The cluster's job that it is; empty on one machine."""
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it is a process of this machine."""
-        return self.host == socket.gethostname() and self.pid > 0
-
-
-def writer(directory: Place) -> Writer | None:
-    """Return who writes a study now; None if nobody does, or its lock is stale or can't be read."""
-    try:
-        if not directory.exists(LOCK):
-            return None
-        content = json.loads(directory.read(LOCK))
-        found = Writer(
-            token=str(content["token"]),
-            host=str(content["host"]),
-            pid=int(content["pid"]),
-            job=str(content.get("job", "")),
-        )
-        fresh = time.time() - float(content["renewed_at"]) < STALE_S
-    except (StorageError, ValueError, KeyError, TypeError):
-        return None
-    if found.is_here:
-        try:
-            os.kill(found.pid, 0)
-        except (ProcessLookupError, OverflowError):
-            return None
-        except PermissionError:
-            pass
-    return found if fresh else None
 
 
 @dataclass(frozen=True, kw_only=True)

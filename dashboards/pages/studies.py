@@ -14,13 +14,14 @@ from dashboards import jobs
 from dashboards.blocks import aria
 from dashboards.catalog import Entry
 from dashboards.cluster import Job
-from dashboards.progress import pace, writer
+from dashboards.progress import pace
 from dashboards.shell import study_title, trouble_note
 from dashboards.site import Site
 from dashboards.top import TopPage
 from dashboards.view import View, parse
 from dashboards.words import ago, duration
-from sensitivity.study.errors import StorageError, UserError
+from sensitivity.store.lock import Holder, live_holder
+from sensitivity.study.errors import UserError
 
 _STATES = ("completed", "diverged", "stopped", "failed", "interrupted", "pending")
 
@@ -45,7 +46,7 @@ def _version(site: Site) -> str:
     for name in site.catalog.places():
         try:
             version = site.catalog.version(name)
-            holder = writer(site.catalog.place(name))
+            holder = live_holder(site.catalog.place(name))
             parts.append(f"{name} {version} {holder.token if holder else ''}")
         except UserError as error:
             parts.append(f"{name} {error}")
@@ -98,7 +99,7 @@ def register(app: Dash, site: Site) -> None:
 
 def _stop(site: Site, name: str) -> str:
     directory = site.catalog.place(name)
-    holder, job = writer(directory), _job(site, name)
+    holder, job = live_holder(directory), _job(site, name)
     running = holder.job if holder is not None else job.id if job is not None and job.active else ""
     if site.cluster is not None and running:
         return site.cluster.stop(running)
@@ -112,22 +113,20 @@ def _job(site: Site, name: str) -> Job | None:
 
 
 def _card(site: Site, name: str, now: datetime.datetime) -> Component:
-    entry = site.catalog.entry(name)
     href = site.href(View(page="overview", study=name))
-    if isinstance(entry, StorageError):
-        return html.Article(
-            [html.H2(study_title(name)), html.P(str(entry), className="notice", style={"whiteSpace": "pre-wrap"})],
-            className="card",
-        )
+    try:
+        entry, holder = site.catalog.entry(name), live_holder(site.catalog.place(name))
+    except UserError as error:
+        return html.Article([html.H2(study_title(name)), trouble_note(str(error))], className="card")
     return html.Article(
         [
             html.Div(
-                [html.H2(dcc.Link(entry.spec.name, href=href)), *_running(site, entry), _compare(site, name)],
+                [html.H2(dcc.Link(entry.spec.name, href=href)), *_running(site, entry, holder), _compare(site, name)],
                 className="card-head",
             ),
             html.P(entry.spec.description or "No description.", className="note"),
             _progress(entry),
-            html.Dl([item for pair in _facts(site, entry, now) for item in pair], className="facts"),
+            html.Dl([item for pair in _facts(site, entry, holder, now) for item in pair], className="facts"),
         ],
         className="card",
     )
@@ -139,13 +138,12 @@ def _compare(site: Site, name: str) -> Component:
     )
 
 
-def _running(site: Site, entry: Entry) -> list[Component]:
-    holder, job = writer(site.catalog.place(entry.name)), _job(site, entry.name)
+def _running(site: Site, entry: Entry, holder: Holder | None) -> list[Component]:
+    job = _job(site, entry.name)
     waits = job is not None and job.active
     stop = [html.Button("Stop", id={"type": "stop", "study": entry.name}, className="quiet")] if site.may_run else []
     if holder is not None:
-        where = f"job {holder.job}" if holder.job else f"process {holder.pid}"
-        return [html.Span(f"running on {holder.host}, {where}", className="badge live-badge"), *stop]
+        return [html.Span(f"running: {holder}", className="badge live-badge"), *stop]
     if waits:
         return [html.Span(f"{job.status.lower()} on the cluster" if job else "", className="badge live-badge"), *stop]
     complete = entry.summary.complete
@@ -173,13 +171,14 @@ def _progress(entry: Entry) -> Component:
     return html.Div([dmc.ProgressRoot(sections, size="lg", radius="sm"), html.Ul([share, *counts], className="counts")])
 
 
-def _facts(site: Site, entry: Entry, now: datetime.datetime) -> list[tuple[Component, Component]]:
+def _facts(
+    site: Site, entry: Entry, holder: Holder | None, now: datetime.datetime
+) -> list[tuple[Component, Component]]:
     total = entry.summary.total
-    running = writer(site.catalog.place(entry.name)) is not None
     facts = [("device time spent", duration(total.train_seconds + total.eval_seconds))]
     if len(entry.times):
         facts.append(("last result", ago(entry.times["finished_at"].max().to_pydatetime(), now)))
-    if running:
+    if holder is not None:
         at = pace(entry.times, total.waiting, now)
         facts.append(("rate", f"{at.rate:.2g} runs/s"))
         facts.append(("time left, about", "not known yet" if at.seconds_left is None else duration(at.seconds_left)))

@@ -40,7 +40,9 @@ _LEFT_BEHIND = re.compile(r"\.([0-9a-f]{32}\.tmp|writer\.lock\.[0-9a-f]{32}|pref
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Holder:
+class Holder:
+    """Who a lock names."""
+
     token: str
     host: str
     pid: int
@@ -48,6 +50,7 @@ class _Holder:
     machine: str = ""
     began: str = ""
     job: str = ""
+    """The cluster's job that it is; empty on one machine."""
 
     @property
     def lives_here(self) -> bool | None:
@@ -55,6 +58,25 @@ class _Holder:
         if not self.machine or self.machine != _machine() or self.pid <= 0:
             return None
         return bool(self.began) and _began(self.pid) == self.began
+
+    def __str__(self) -> str:
+        process = f"process {self.pid or '?'} on {self.host or '?'}"
+        return f"job {self.job} ({process})" if self.job else process
+
+
+def live_holder(directory: Place) -> Holder | None:
+    """Return who writes in `directory` now; None if nobody does, or the lock is stale as `WriterLock` has it.
+
+    Nothing is written, so the lock's age is told by this machine's clock, not by the storage's.
+
+    Raises:
+        StorageError: the place can't be reached.
+    """
+    holder = _read(directory)
+    if holder is None or holder.lives_here is False:
+        return None
+    age = time.time() - (directory.modified_at(LOCK) or holder.renewed_at)
+    return holder if age < STALE_S else None
 
 
 class WriterLock:
@@ -89,18 +111,18 @@ class WriterLock:
         Raises:
             StorageError: its holder is alive, or the place can't be written.
         """
-        first: _Holder | None = None
+        first: Holder | None = None
         began = age = 0.0
         while True:
             with self._guarded():
-                holder = self._holder()
+                holder = _read(self._directory)
                 if first is None and holder is not None and holder.lives_here is not False:
                     first, began, age = holder, time.monotonic(), self._age(holder)
-                    holder = self._holder()  # as it is now: on an object store that has taken a while
+                    holder = _read(self._directory)  # as it is now: on an object store that has taken a while
                     if holder == first and not holder.lives_here and age < STALE_S:
                         logger.warning(
                             "%s: was being written by %s %.0f s ago; waiting up to %.0f s to see whether it still is",
-                            *(self._directory.uri, _who(holder), max(age, 0.0), STALE_S - age),
+                            *(self._directory.uri, holder, max(age, 0.0), STALE_S - age),
                         )
                 stale = holder == first and age + time.monotonic() - began >= STALE_S
                 if holder is None or holder.lives_here is False or stale:
@@ -108,7 +130,7 @@ class WriterLock:
                     return
             if holder.lives_here or holder != first:
                 raise StorageError(
-                    f"{self._directory.uri}: being written by {_who(holder)}\n"
+                    f"{self._directory.uri}: being written by {holder}\n"
                     "  Wait for it, or stop it (Ctrl-C there), then run again. A lock left by a crash there is void "
                     f"after {STALE_S:.0f} s"
                 )
@@ -129,12 +151,12 @@ class WriterLock:
         Raises:
             StorageError: it is not, or (passing) the place is out of reach.
         """
-        holder = self._holder()
+        holder = _read(self._directory)
         if holder is not None and holder.token == self._token:
             return
         if holder is None and not self._directory.exists(MANIFEST):
             raise StorageError(f"{self._directory.uri}: the study is gone from here (no {MANIFEST})", passing=True)
-        now = "nobody" if holder is None else _who(holder)
+        now = "nobody" if holder is None else holder
         raise StorageError(
             f"{self._directory.uri}: this writer's lock was lost, as after a suspension; it is held by {now}\n"
             "  What was reported is kept. Run again when nobody writes"
@@ -176,7 +198,7 @@ class WriterLock:
         finally:
             guard.release()
 
-    def _age(self, holder: _Holder) -> float:
+    def _age(self, holder: Holder) -> float:
         """Return the seconds since a lock was renewed, by the clock that stamps the storage's files."""
         probe = f".{LOCK}.{self._token}"
         self._directory.write(probe, b"")
@@ -187,7 +209,7 @@ class WriterLock:
         return now - then if now and then else time.time() - holder.renewed_at
 
     def _fresh(self) -> bytes:
-        holder = _Holder(
+        holder = Holder(
             token=self._token,
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -199,29 +221,8 @@ class WriterLock:
         return json.dumps(asdict(holder)).encode()
 
     def _is_mine(self) -> bool:
-        holder = self._holder()
+        holder = _read(self._directory)
         return holder is not None and holder.token == self._token
-
-    def _holder(self) -> _Holder | None:
-        if not self._directory.exists(LOCK):
-            return None
-        try:
-            content = json.loads(self._directory.read(LOCK))
-            return _Holder(
-                token=str(content["token"]),
-                host=str(content["host"]),
-                pid=int(content["pid"]),
-                renewed_at=float(content["renewed_at"]),
-                machine=str(content.get("machine", "")),
-                began=str(content.get("began", "")),
-                job=str(content.get("job", "")),
-            )
-        except StorageError:
-            if self._directory.exists(LOCK):
-                raise
-            return None  # released a moment ago
-        except (ValueError, KeyError, TypeError):
-            return _Holder(token="", host="", pid=0, renewed_at=self._directory.modified_at(LOCK))
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
@@ -232,6 +233,28 @@ class WriterLock:
                             self._directory.write(LOCK, self._fresh())
             except StorageError:
                 continue  # the writer itself will meet the fault, and say so
+
+
+def _read(directory: Place) -> Holder | None:
+    if not directory.exists(LOCK):
+        return None
+    try:
+        content = json.loads(directory.read(LOCK))
+        return Holder(
+            token=str(content["token"]),
+            host=str(content["host"]),
+            pid=int(content["pid"]),
+            renewed_at=float(content["renewed_at"]),
+            machine=str(content.get("machine", "")),
+            began=str(content.get("began", "")),
+            job=str(content.get("job", "")),
+        )
+    except StorageError:
+        if directory.exists(LOCK):
+            raise
+        return None  # released a moment ago
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return Holder(token="", host="", pid=0, renewed_at=directory.modified_at(LOCK))
 
 
 @functools.cache
@@ -260,8 +283,3 @@ def _began(pid: int) -> str:
     except OSError:
         return ""
     return "" if fields[0] in "ZX" else fields[19]
-
-
-def _who(holder: _Holder) -> str:
-    process = f"process {holder.pid or '?'} on {holder.host or '?'}"
-    return f"job {holder.job} ({process})" if holder.job else process

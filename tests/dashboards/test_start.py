@@ -1,5 +1,6 @@
 """Study files from a form: the same study, its mistakes beside their fields; a command that makes a run anew."""
 
+import json
 import os
 import shutil
 import signal
@@ -18,11 +19,13 @@ from pyarrow import fs
 from dashboards import jobs
 from dashboards.catalog import Catalog
 from dashboards.pages.start import _fields, _get, _put, _read, _shown
-from dashboards.progress import pace, writer
+from dashboards.pages.studies import _card
+from dashboards.progress import pace
 from dashboards.reproduce import reproduction
+from dashboards.site import Site
 from dashboards.toml_text import toml_text
 from sensitivity.store.directory import Place, place
-from sensitivity.store.lock import WriterLock
+from sensitivity.store.lock import LOCK, WriterLock, live_holder
 from sensitivity.study.errors import UserError
 from sensitivity.study.load import parse_study, shipped
 from sensitivity.study.trials import expand
@@ -145,7 +148,6 @@ def test_only_a_sensitivity_run_is_stopped(tmp_path):
     with pytest.raises(UserError, match="nothing runs"):
         jobs.stop(directory)
     with WriterLock(directory):
-        assert writer(directory).pid == os.getpid()
         if "sensitivity" in " ".join(sys.argv):
             pytest.skip("this process looks like the command")
         with pytest.raises(UserError, match="left alone"):
@@ -162,7 +164,7 @@ def test_a_run_is_asked_to_stop_by_its_lock(tmp_path):
     process = subprocess.Popen([sys.executable, str(script), "run"])
     try:
         directory = place(str(tmp_path / "study"))
-        while writer(directory) is None:
+        while live_holder(directory) is None:
             assert process.poll() is None
         jobs.stop(directory)
         assert process.wait(timeout=10) == -signal.SIGTERM
@@ -171,6 +173,24 @@ def test_a_run_is_asked_to_stop_by_its_lock(tmp_path):
         process.wait()
 
 
-def test_a_stale_lock_is_nobodys(tmp_path):
-    (tmp_path / "writer.lock").write_text('{"token": "t", "host": "elsewhere", "pid": 1, "renewed_at": 0}')
-    assert writer(place(str(tmp_path))) is None
+def test_a_study_that_another_container_runs_is_shown_running_and_not_signalled(make, tmp_path, monkeypatch):
+    """Its host has this one's name, and a process of its number may live here, or none: only the heartbeat tells."""
+    make.write_study(tmp_path / "half", make.make_spec(name="half"), lambda trial: None)
+    directory = place(str(tmp_path / "half"))
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    signalled = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: signalled.append(pid))
+    site = Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=True)
+    with WriterLock(directory):
+        content = json.loads(directory.read(LOCK))
+        for pid in (process.pid, os.getpid()):
+            there = {**content, "pid": pid, "machine": "another container of this machine"}
+            directory.write(LOCK, json.dumps(there).encode())
+            holder = f"process {pid} on {content['host']}"
+            assert f"running: {holder}" in str(_card(site, "half", datetime.now(UTC)))
+            with pytest.raises(UserError, match="running already"):
+                site.started.start(site.catalog.root, tmp_path / "half.toml", site.catalog.load("half").spec)
+            with pytest.raises(UserError, match=f"another machine or container runs it: stop {holder} there"):
+                jobs.stop(directory)
+    assert signalled == []

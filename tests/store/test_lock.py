@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from sensitivity.store import lock
 from sensitivity.store.directory import place
-from sensitivity.store.lock import LOCK, STALE_S, WriterLock
+from sensitivity.store.lock import LOCK, STALE_S, WriterLock, live_holder
 from sensitivity.store.manifest import write_manifest
 from sensitivity.study.errors import StorageError
 
@@ -145,6 +145,24 @@ def test_a_number_that_another_process_has_now_holds_nothing(directory):
         assert json.loads(directory.read(LOCK))["token"] != "other"
 
 
+def test_who_only_looks_judges_as_a_writer_does_and_writes_nothing(directory, dead, monkeypatch):
+    assert live_holder(directory) is None
+    with WriterLock(directory):
+        assert live_holder(directory).pid == os.getpid()
+        monkeypatch.setattr(lock, "_machine", lambda: "another container")
+        assert live_holder(directory).pid == os.getpid()
+        monkeypatch.undo()
+    monkeypatch.setattr(type(directory), "write", None)
+    assert live_holder(directory) is None
+    monkeypatch.undo()
+    leave(directory, pid=dead)
+    assert live_holder(directory) is None, "a dead process of this machine"
+    leave(directory, pid=dead, host="elsewhere")
+    assert str(live_holder(directory)) == f"process {dead} on elsewhere"
+    leave(directory, pid=dead, host="elsewhere", age=STALE_S + 1)
+    assert live_holder(directory) is None, "another machine's, silent for long"
+
+
 def test_a_killed_process_that_nobody_has_buried_holds_nothing(directory):
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     leave(directory, pid=process.pid)
@@ -177,6 +195,7 @@ GARBLED = [
     b"\xff\xfe",
     b'{"pid": 1}',
     b'{"pid": "x", "host": 1, "token": 2, "renewed_at": "y"}',
+    b'{"pid": Infinity, "host": "", "token": "", "renewed_at": 0}',
 ]
 
 
