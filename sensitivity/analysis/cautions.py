@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from sensitivity.analysis.designs import edge_words
 from sensitivity.analysis.estimates import Caution
 from sensitivity.analysis.intervals import LEVEL, smallest_sign_flip_p
 from sensitivity.analysis.maps import RobustnessMap
@@ -71,22 +72,13 @@ def _divergence(maps: Sequence[RobustnessMap]) -> list[Caution]:
 def _edges(maps: Sequence[RobustnessMap]) -> list[Caution]:
     cautions = []
     for map_ in maps:
-        where = " and ".join(
-            f"the {'smallest' if edge.side == 'low' else 'largest'} {parameter_name(edge.parameter)} ({edge.value:.3g})"
-            for edge in map_.edges
-        )
-        if where:
-            more = " and ".join(
-                f"{'smaller' if edge.side == 'low' else 'larger'} {parameter_name(edge.parameter)}"
-                for edge in map_.edges
+        if map_.edges:
+            has, extend = edge_words(map_.edges)
+            where = at_batch_size(map_.optimizer, map_.batch_size)
+            text = (
+                f"{where}: the best cell has {has}. Its optimum may lie outside: extend {extend} before comparing it."
             )
-            cautions.append(
-                Caution(
-                    code="edge",
-                    text=f"{at_batch_size(map_.optimizer, map_.batch_size)}: the best cell has {where} of the"
-                    f" grid. Its optimum may lie outside: extend the grid to {more} before comparing it.",
-                )
-            )
+            cautions.append(Caution(code="edge", text=text))
     return cautions
 
 

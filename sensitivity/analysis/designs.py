@@ -2,21 +2,27 @@
 
 Of draws, shares are probabilities. A grid is a quadrature of its box. What an adaptive search chose is biased
 toward success, and success rates, importance and best-of-k curves are refused for it (STATISTICS.md, section 3).
+
+A best cell at the edge of what was looked at may be no optimum: one with a grid's first or last value, or, of draws and
+searches, within `NEAR_BOUND` of a bound of their box.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
 
 from sensitivity.analysis.estimates import Caution
-from sensitivity.analysis.names import optimizer_name
+from sensitivity.analysis.names import optimizer_name, parameter_name
 from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.axes import Axis
 
+Axes = Mapping[str, Axis]
+"""Name of a hyperparameter -> what its values are drawn from."""
 Parameters = tuple[tuple[str, float], ...]
 """Names and values of hyperparameters."""
 
@@ -25,14 +31,22 @@ Design = Literal["grid", "drawn", "adaptive"]
 _PREFERRED = ("lr", "damping", "momentum", "weight_decay")
 _DRAWN = ("random", "sobol")
 
+NEAR_BOUND = 0.05
+"""Of a box's side, in the scale that it is drawn in (logarithms of a log interval): so near a bound a best cell is at
+it. A grid of 11 points can tell an optimum from its edge no closer. Simulated with a bowl of two dimensions centred on
+a bound or beyond it, the best of 64 trials of TPE was that near in 90 of 90 searches, of random draws in 58; with the
+centre 20% inside in none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Edge:
-    """The best cell has the grid's smallest or largest value of a hyperparameter."""
+    """The best cell has the smallest or largest value of a hyperparameter that was looked at."""
 
     parameter: str
     side: Literal["low", "high"]
     value: float
+    """The smallest or largest value of a grid; the bound of a box."""
+    of: Literal["grid", "box"] = "grid"
 
 
 def varying(runs: pd.DataFrame) -> tuple[str, ...]:
@@ -102,3 +116,50 @@ def table_edges(table: pd.DataFrame, best: Mapping[str, float], names: tuple[str
         if len(values) > 1 and best[name] == values[-1]:
             edges.append(Edge(parameter=name, side="high", value=values[-1]))
     return tuple(edges)
+
+
+def box_edges(axes: Axes, best: Mapping[str, float], names: tuple[str, ...]) -> tuple[Edge, ...]:
+    """Return the bounds of the box `axes` that `best` lies at; one of zero is none, for nothing is below.
+
+    On an interval that is within `NEAR_BOUND` of a bound; of a list, its smallest or largest value.
+    """
+    edges = []
+    for name in names:
+        axis = axes.get(name)
+        if axis is None or not axis.varies or math.isnan(best[name]):
+            continue
+        low, high = axis.bounds()
+        share = _share(axis, best[name])
+        if share <= NEAR_BOUND and low != 0:
+            edges.append(Edge(parameter=name, side="low", value=low, of="box"))
+        if share >= 1 - NEAR_BOUND:
+            edges.append(Edge(parameter=name, side="high", value=high, of="box"))
+    return tuple(edges)
+
+
+def _share(axis: Axis, value: float) -> float:
+    """Return the share of an axis below `value`, in its scale; of a list 0 and 1 at its ends, a half between them."""
+    low, high = axis.bounds()
+    if axis.scale == "values":
+        return 0.0 if value <= low else 1.0 if value >= high else 0.5
+    if axis.scale == "log":
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return (value - low) / (high - low)
+
+
+def edge_words(edges: Sequence[Edge]) -> tuple[str, str]:
+    """Return what a best cell on `edges` has, and where to look for a better one, as a sentence would have it."""
+    if edges[0].of == "grid":
+        has = [
+            f"the {'smallest' if edge.side == 'low' else 'largest'} {parameter_name(edge.parameter)} ({edge.value:.3g})"
+            for edge in edges
+        ]
+    else:
+        has = [
+            f"a {parameter_name(edge.parameter)} at the {'lower' if edge.side == 'low' else 'upper'} bound"
+            f" ({edge.value:.3g})"
+            for edge in edges
+        ]
+    more = [f"{'smaller' if edge.side == 'low' else 'larger'} {parameter_name(edge.parameter)}" for edge in edges]
+    whose = "the grid" if edges[0].of == "grid" else "its search box"
+    return f"{' and '.join(has)} of {whose}", f"{whose} to {' and '.join(more)}"

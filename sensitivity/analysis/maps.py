@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from sensitivity.analysis.designs import Edge, design_of, levels, table_edges, varying
+from sensitivity.analysis.designs import Axes, Edge, box_edges, design_of, levels, table_edges, varying
 from sensitivity.analysis.intervals import t_half_width
 from sensitivity.analysis.outcomes import SOUND, WAITING, counted_values, untrained_values
 from sensitivity.store.schema import PARAM_PREFIX
@@ -84,7 +84,8 @@ class RobustnessMap:
     untrained: float
     """The metric of the untrained network: median over runs; NaN if unknown."""
     edges: tuple[Edge, ...]
-    """Edges of the grid that the best cell lies on; a bound of zero is no edge, for nothing lies beyond."""
+    """Of the grid, or of the box of draws and searches, that the best cell lies on (``designs``); a bound of zero is no
+    edge, for nothing lies beyond."""
     slice_at: tuple[tuple[str, float], ...]
     """Further hyperparameters that vary, at the values of this slice."""
     cells_outside: int
@@ -118,12 +119,14 @@ def compute_maps(
     metric: Metric,
     *,
     designs: Mapping[str, str] | None = None,
+    axes: Mapping[str, Axes] | None = None,
     epsilon: float | None = None,
 ) -> tuple[RobustnessMap, ...]:
     """Return a map for each optimizer, in the order of the plan, and batch size, rising.
 
     `designs` names each optimizer's design (grid, random, sobol); without it the configurations tell.
-    `epsilon` is in units of the metric.
+    `axes` give each optimizer's box, without which draws and searches have no edges. `epsilon` is in units of the
+    metric.
     """
     untrained = float(untrained_values(runs, curves, metric).median())
     tolerance = default_epsilon(metric, untrained) if epsilon is None else epsilon
@@ -132,14 +135,21 @@ def compute_maps(
     for optimizer, of_optimizer in valued.groupby("optimizer", sort=False):
         names = varying(of_optimizer)
         grid = design_of(of_optimizer, str(optimizer), designs) == "grid"
+        box = (axes or {}).get(str(optimizer), {})
         maps += [
-            _map(rows, metric, names, grid, tolerance, untrained) for _, rows in of_optimizer.groupby("batch_size")
+            _map(rows, metric, names, grid, box, tolerance, untrained) for _, rows in of_optimizer.groupby("batch_size")
         ]
     return tuple(maps)
 
 
 def _map(
-    rows: pd.DataFrame, metric: Metric, names: tuple[str, ...], grid: bool, epsilon: float, untrained: float
+    rows: pd.DataFrame,
+    metric: Metric,
+    names: tuple[str, ...],
+    grid: bool,
+    box: Axes,
+    epsilon: float,
+    untrained: float,
 ) -> RobustnessMap:
     table = _cell_table(rows, names)
     sign = 1.0 if metric.lower_is_better else -1.0
@@ -156,6 +166,9 @@ def _map(
     shown = shown.sort_values([y_name, x_name] if y_name else [x_name])
     cells = tuple(_cell(row, x_name, y_name) for row in shown.reset_index().to_dict("records"))
     best = list(shown.index).index(best_id) if best_id is not None else None
+    edges: tuple[Edge, ...] = ()
+    if best_id is not None:
+        edges = table_edges(table, anchor, names) if grid else box_edges(box, anchor, names)
     return RobustnessMap(
         metric=metric,
         optimizer=str(rows["optimizer"].iloc[0]),
@@ -168,7 +181,7 @@ def _map(
         best=best,
         epsilon=epsilon,
         untrained=untrained,
-        edges=table_edges(table, anchor, names) if grid and best_id is not None else (),
+        edges=edges,
         slice_at=tuple((name, anchor[name]) for name in hidden),
         cells_outside=len(table) - len(shown),
         paired_seeds=pairs,

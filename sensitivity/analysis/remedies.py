@@ -77,20 +77,16 @@ def confirm(runs: pd.DataFrame, winners: int, seeds: int) -> Remedy:
 
 
 def extend(runs: pd.DataFrame, optimizer: str, edges: Iterable[Edge]) -> tuple[Remedy, ...]:
-    """Return one further grid level beyond each of `edges`, at every batch size and seed."""
+    """Return one further grid level beyond each of `edges`, at every batch size and seed; of a box, all runs anew."""
     own = runs[runs["optimizer"] == optimizer]
     remedies = []
-    for name, side in dict.fromkeys((edge.parameter, edge.side) for edge in edges):
-        values = levels(own[PARAM_PREFIX + name])
-        count = math.ceil(len(own) / len(values))
-        way, end = ("below", values[0]) if side == "low" else ("above", values[-1])
-        remedies.append(
-            Remedy(
-                code="edge",
-                text=f"Extend {optimizer_name(optimizer)}'s grid to {parameter_name(name)} {way} {end:.3g}: each"
-                f" further level takes {count:,} runs.",
-                runs=count,
-                device_seconds=_cost(own, count),
-            )
-        )
+    for edge in {(edge.parameter, edge.side): edge for edge in edges}.values():
+        values = levels(own[PARAM_PREFIX + edge.parameter])
+        count = math.ceil(len(own) / len(values)) if edge.of == "grid" else len(own)
+        beyond = f"{parameter_name(edge.parameter)} {'below' if edge.side == 'low' else 'above'} {edge.value:.3g}"
+        if edge.of == "grid":
+            text = f"Extend {optimizer_name(optimizer)}'s grid to {beyond}: each further level takes {count:,} runs."
+        else:
+            text = f"Extend {optimizer_name(optimizer)}'s search box to {beyond}, and search it anew."
+        remedies.append(Remedy(code="edge", text=text, runs=count, device_seconds=_cost(own, count)))
     return tuple(remedies)

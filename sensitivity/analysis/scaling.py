@@ -9,7 +9,7 @@ count whole batches already, it is S(B0) / S(B).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,17 +18,20 @@ import pandas as pd
 
 from sensitivity.analysis.critical import CriticalBatchSize, compute_critical_batch_size
 from sensitivity.analysis.designs import (
+    Axes,
     Edge,
     Parameters,
+    box_edges,
     cell_parameters,
-    is_grid,
+    design_of,
+    edge_words,
     one_row_a_cell,
     table_edges,
     varying,
 )
 from sensitivity.analysis.estimates import Caution, Estimate, Floats, Interval, mean_over_seeds
 from sensitivity.analysis.honest import Method
-from sensitivity.analysis.names import at_batch_size, optimizer_name, parameter_name
+from sensitivity.analysis.names import at_batch_size, optimizer_name
 from sensitivity.analysis.nested import nested_interval
 from sensitivity.analysis.times import CAP, TimeUnit
 from sensitivity.analysis.winners import SeedTable, Winner, find_winner, seed_tables
@@ -61,7 +64,7 @@ class ScalingPoint:
     parameters: Parameters
     """Of the winner."""
     edges: tuple[Edge, ...]
-    """Edges of the grid that the winner lies on."""
+    """Of the grid, or of the box of draws and searches, that the winner lies on (``designs``)."""
     reached: int
     """Runs of all cells, as are the next four."""
     censored: int
@@ -105,11 +108,17 @@ class ScalingCurve:
 
 
 def compute_scaling(
-    times: pd.DataFrame, unit: TimeUnit = "steps", *, confirmation_seeds: Collection[int] = ()
+    times: pd.DataFrame,
+    unit: TimeUnit = "steps",
+    *,
+    confirmation_seeds: Collection[int] = (),
+    designs: Mapping[str, str] | None = None,
+    axes: Mapping[str, Axes] | None = None,
 ) -> tuple[ScalingCurve, ...]:
     """Return a curve for each optimizer of `times` (of ``times.compute_times``), in the order of the plan.
 
-    `confirmation_seeds` are those that winners alone were run on after they had been chosen.
+    `confirmation_seeds` are those that winners alone were run on after they had been chosen. `designs` and `axes` are
+    each optimizer's, as in ``maps``.
     """
     tables = list(seed_tables(times, unit))
     curves = []
@@ -117,15 +126,20 @@ def compute_scaling(
         own = [table for table in tables if table.optimizer == optimizer]
         rows = times[times["optimizer"] == optimizer]
         winners = {table.batch_size: find_winner(table, confirmation_seeds) for table in own}
+        grid = design_of(one_row_a_cell(rows), optimizer, designs) == "grid"
+        box = None if grid else (axes or {}).get(optimizer, {})
         points = [
-            _point(at_batch, winners[int(str(batch_size))], table.cells, unit)
+            _point(at_batch, winners[int(str(batch_size))], table.cells, unit, box)
             for table, (batch_size, at_batch) in zip(own, rows.groupby("batch_size"), strict=True)
         ]
         curves.append(_curve(optimizer, unit, points, winners, own, confirmation_seeds))
     return tuple(curves)
 
 
-def _point(rows: pd.DataFrame, winner: Winner, cells: tuple[str, ...], unit: TimeUnit) -> ScalingPoint:
+def _point(
+    rows: pd.DataFrame, winner: Winner, cells: tuple[str, ...], unit: TimeUnit, box: Axes | None
+) -> ScalingPoint:
+    """Return the point of a winner; `box` is None of a grid."""
     count = rows["outcome"].value_counts()
     counts = {name: int(count.get(name, 0)) for name in ("reached", "censored", "diverged", "failed", "waiting")}
     cell = cells[winner.cell] if winner.cell is not None else None
@@ -149,6 +163,9 @@ def _point(rows: pd.DataFrame, winner: Winner, cells: tuple[str, ...], unit: Tim
     names = varying(own)
     table = cell_parameters(own, names)
     best = {name: float(table[name][cell]) for name in names} if cell is not None else {}
+    edges: tuple[Edge, ...] = ()
+    if best:
+        edges = table_edges(table, best, names) if box is None else box_edges(box, best, names)
     return ScalingPoint(
         batch_size=int(rows["batch_size"].iloc[0]),
         state=state,
@@ -161,7 +178,7 @@ def _point(rows: pd.DataFrame, winner: Winner, cells: tuple[str, ...], unit: Tim
         method=winner.method,
         cell_id=cell,
         parameters=tuple(best.items()),
-        edges=table_edges(table, best, names) if best and is_grid(own, names) else (),
+        edges=edges,
         **counts,
     )
 
@@ -244,8 +261,7 @@ def _warnings(optimizer: str, points: tuple[ScalingPoint, ...]) -> tuple[Caution
         found += [
             Caution(
                 code="edge",
-                text=f"{where}: the best configuration has the {'smallest' if edge.side == 'low' else 'largest'}"
-                f" {parameter_name(edge.parameter)} of the grid ({edge.value:.3g}); a better one may lie beyond it.",
+                text=f"{where}: the best configuration has {edge_words([edge])[0]}; a better one may lie beyond it.",
             )
             for edge in point.edges
         ]

@@ -8,7 +8,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sensitivity.figures.labels import number
+from sensitivity.analysis.designs import Edge
+from sensitivity.figures.labels import number, parameter_label
+from sensitivity.figures.theme import Theme
 
 _LINEAR = ("momentum",)
 """Hyperparameters that are read on a linear axis however far they span."""
@@ -43,6 +45,33 @@ def add_panel_title(figure: go.Figure, title: str, row: int, column: int, *, bel
         align="left",
         yshift=3,
         showarrow=False,
+        row=row,
+        col=column,
+    )
+
+
+def add_extend_mark(
+    figure: go.Figure, edge: Edge, x: float, y: float, theme: Theme, row: int, column: int, *, along_x: bool
+) -> None:
+    """Put an arrow at a place on the edge of a panel beyond which a better cell may lie."""
+    high = edge.side == "high"
+    symbol = ("right" if high else "left") if along_x else ("up" if high else "down")
+    figure.add_trace(
+        go.Scatter(
+            x=[x],
+            y=[y],
+            mode="markers",
+            marker={
+                "symbol": f"triangle-{symbol}",
+                "size": 13,
+                "color": theme.warning,
+                "line": {"color": "#000000", "width": 1},
+            },
+            cliponaxis=False,
+            hovertext=f"the best cell lies on this edge: extend {parameter_label(edge.parameter)}",
+            hoverinfo="text",
+            showlegend=False,
+        ),
         row=row,
         col=column,
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import plotly.graph_objects as go
 
 from sensitivity.analysis.maps import Cell, CellState, RobustnessMap
+from sensitivity.figures.axes import add_extend_mark
 from sensitivity.figures.labels import cell_hover, number, tick_labels
 from sensitivity.figures.outline import outline
 from sensitivity.figures.scales import Scale
@@ -195,39 +196,13 @@ def _axes(figure: go.Figure, map_: RobustnessMap, theme: Theme, row: int, column
             **plain,
         )
     figure.update_xaxes(tickangle=-45 if len(map_.x_values) > 5 else 0, row=row, col=column)
-    _extend_marks(figure, map_, theme, row, column)
-
-
-def _extend_marks(figure: go.Figure, map_: RobustnessMap, theme: Theme, row: int, column: int) -> None:
-    """Put an arrow on each edge of the grid that the best cell lies on."""
     best = map_.best_cell
     if best is None:
         return
-    x, y = map_.x_values.index(best.x), map_.y_values.index(best.y)
+    x, y = float(map_.x_values.index(best.x)), float(map_.y_values.index(best.y))
     for edge in map_.edges:
-        high = edge.side == "high"
+        beyond = 0.5 if edge.side == "high" else -0.5
         if edge.parameter == map_.x_name:
-            at, symbol = (x + (0.5 if high else -0.5), float(y)), "triangle-right" if high else "triangle-left"
+            add_extend_mark(figure, edge, x + beyond, y, theme, row, column, along_x=True)
         elif edge.parameter == map_.y_name:
-            at, symbol = (float(x), y + (0.5 if high else -0.5)), "triangle-up" if high else "triangle-down"
-        else:
-            continue
-        figure.add_trace(
-            go.Scatter(
-                x=[at[0]],
-                y=[at[1]],
-                mode="markers",
-                marker={
-                    "symbol": symbol,
-                    "size": 13,
-                    "color": theme.warning,
-                    "line": {"color": "#000000", "width": 1},
-                },
-                cliponaxis=False,
-                hovertext=f"the best cell lies on this edge: extend {edge.parameter}",
-                hoverinfo="text",
-                showlegend=False,
-            ),
-            row=row,
-            col=column,
-        )
+            add_extend_mark(figure, edge, x, y + beyond, theme, row, column, along_x=False)

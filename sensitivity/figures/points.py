@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from sensitivity.analysis.maps import Cell, RobustnessMap
-from sensitivity.figures.axes import style_axis
+from sensitivity.figures.axes import add_extend_mark, style_axis
 from sensitivity.figures.labels import cell_hover
 from sensitivity.figures.scales import Scale
 from sensitivity.figures.theme import Theme
@@ -75,5 +75,12 @@ def add_points(
     add(some, "some seeds diverged", symbol="triangle-up", size=7, color=theme.warning)
     if map_.best_cell is not None:
         add([map_.best_cell], "best", symbol="star", size=10, color="#ffffff", line={"width": 1.2, "color": "#000000"})
-    style_axis(figure.update_xaxes, map_.x_name, [cell.x for cell in map_.cells], row, column)
-    style_axis(figure.update_yaxes, map_.y_name or "", [cell.y for cell in map_.cells], row, column)
+        for edge in map_.edges:
+            if edge.parameter == map_.x_name:
+                add_extend_mark(figure, edge, edge.value, map_.best_cell.y, theme, row, column, along_x=True)
+            elif edge.parameter == map_.y_name:
+                add_extend_mark(figure, edge, map_.best_cell.x, edge.value, theme, row, column, along_x=False)
+    ends = {name: [edge.value for edge in map_.edges if edge.parameter == name] for name in (map_.x_name, map_.y_name)}
+    xs, ys = [cell.x for cell in map_.cells], [cell.y for cell in map_.cells]
+    style_axis(figure.update_xaxes, map_.x_name, xs + ends[map_.x_name], row, column)
+    style_axis(figure.update_yaxes, map_.y_name or "", ys + ends[map_.y_name], row, column)

@@ -299,7 +299,7 @@ def _hover(curve: ScalingCurve, point: ScalingPoint) -> str:
     ]
     if point.parameters:
         settings = ", ".join(f"{parameter_label(name)} {number(value, 3)}" for name, value in point.parameters)
-        lines.append(settings + (" (on the grid's edge)" if point.edges else ""))
+        lines.append(settings + (f" (on the edge of its {point.edges[0].of})" if point.edges else ""))
     lines.append(
         f"of {point.planned:,} runs {point.reached:,} reached it, {point.censored:,} did not,"
         f" {point.diverged:,} diverged"

@@ -16,6 +16,7 @@ from sensitivity.analysis.cautions import Caution, compute_cautions
 from sensitivity.analysis.clipping import Clipping, compute_clipping
 from sensitivity.analysis.cost import Cost, CostRatio, compute_cost, compute_cost_ratios
 from sensitivity.analysis.curves import CellCurves, compute_curves
+from sensitivity.analysis.designs import Axes
 from sensitivity.analysis.importance import Importance, compute_importance
 from sensitivity.analysis.lr_sensitivity import LrSensitivity, compute_lr_sensitivity
 from sensitivity.analysis.maps import RobustnessMap, compute_maps
@@ -133,9 +134,9 @@ def _first(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["seed"] < CONFIRMATION_SEEDS]
 
 
-def _scaling(times: pd.DataFrame, unit: TimeUnit = "steps") -> tuple[ScalingCurve, ...]:
+def _scaling(times: pd.DataFrame, spec: StudySpec, unit: TimeUnit = "steps") -> tuple[ScalingCurve, ...]:
     fresh = {int(seed) for seed in times["seed"].unique() if seed >= CONFIRMATION_SEEDS}
-    return compute_scaling(times, unit, confirmation_seeds=fresh)
+    return compute_scaling(times, unit, confirmation_seeds=fresh, designs=_designs(spec), axes=_axes(spec))
 
 
 def _verdicts(study: Study, times: pd.DataFrame | None, clipping: tuple[Clipping, ...]) -> Verdicts:
@@ -151,7 +152,7 @@ def _verdicts(study: Study, times: pd.DataFrame | None, clipping: tuple[Clipping
         text = "The study declares no target, and both questions are about reaching one. Declare one and report again."
         why_not.append(Caution(code="no-target", text=text))
     else:
-        found = _scaling(times)
+        found = _scaling(times, spec)
         regions = compute_regions(
             _first(runs), curves, target[0], target=target[1], designs=_designs(spec), boxes=_boxes(spec)
         )
@@ -178,7 +179,7 @@ def compute_results(study: Study) -> Results:
     """Compute all numbers of a study that has been read, finished or not."""
     spec, curves = study.manifest.spec, study.curves
     runs = _first(study.runs)
-    designs, boxes = _designs(spec), _boxes(spec)
+    designs, axes, boxes = _designs(spec), _axes(spec), _boxes(spec)
     start = curves[curves["step"] == 0]  # all that what a run counts with needs of the curves
     metrics = available_metrics(runs)
     target = primary_target(spec)
@@ -189,9 +190,11 @@ def compute_results(study: Study) -> Results:
     pair = verdicts.pair
     shown = shown_metric(metrics, target)
     ordered = sorted(metrics, key=lambda metric: metric is not shown)
-    maps = {str(metric.name): compute_maps(runs, start, metric, designs=designs) for metric in ordered}
+    maps = {
+        str(metric.name): compute_maps(runs, start, metric, designs=designs, axes=axes) for metric in ordered
+    }
     scaling: dict[TimeUnit, dict[str, tuple[ScalingCurve, ...]]] = {
-        unit: {target_label(METRICS[name], at): _scaling(table, unit) for (name, at), table in times.items()}
+        unit: {target_label(METRICS[name], at): _scaling(table, spec, unit) for (name, at), table in times.items()}
         for unit in UNITS
         if times
     }
@@ -243,8 +246,9 @@ def _designs(spec: StudySpec) -> dict[str, str]:
     return {name: arm.design for name, arm in spec.optimizers.items()}
 
 
+def _axes(spec: StudySpec) -> dict[str, Axes]:
+    return {name: arm.axes() for name, arm in spec.optimizers.items()}
+
+
 def _boxes(spec: StudySpec) -> dict[str, Box]:
-    return {
-        name: {parameter: axis.bounds() for parameter, axis in arm.axes().items()}
-        for name, arm in spec.optimizers.items()
-    }
+    return {name: {parameter: axis.bounds() for parameter, axis in axes.items()} for name, axes in _axes(spec).items()}

@@ -6,6 +6,7 @@ import json
 from functools import partial
 
 from sensitivity.analysis.clipping import Clipping
+from sensitivity.analysis.designs import NEAR_BOUND
 from sensitivity.figures.curves import draw_curves
 from sensitivity.figures.labels import number, optimizer_name, safe
 from sensitivity.figures.maps import draw_maps
@@ -43,6 +44,8 @@ def maps_section(results: Results, figures: Figures, prefix: str) -> str:
         " network's loss. ○ marks cells that can't be told from the best: the 95% Student t interval of their"
         " difference, paired by seed, contains zero, for each cell by itself; with few seeds that holds also for"
         " cells that vary widely. The cells of a grid are chosen, not drawn: their shares are no probabilities."
+        " An arrow marks a best cell on the edge of its grid or, of draws and searches, within"
+        f" {NEAR_BOUND:.0%} of a bound of its box, in the scale that it is drawn in: there the map has to be extended."
     )
     content = tabs(f"{prefix}metric", "Metric", views) + notes(_left_out(results))
     if results.metric is not None:

@@ -108,7 +108,7 @@ def test_a_best_cell_on_the_edge_refuses_and_prices_the_extension(plain):
     found = scaling_verdict(*study(plain, {"a": 100, "b": 10}, best=2))
     assert found.answer == "undetermined"
     assert found.primary.answer == "better", "the test alone would have said so"
-    assert "has the largest learning rate of the grid (0.9)" in found.reasons[0].text
+    assert "has the largest learning rate (0.9) of the grid" in found.reasons[0].text
     edges = [remedy for remedy in found.settle if remedy.code == "edge"]
     assert [remedy.runs for remedy in edges] == [44, 44], "one more of three levels, 4 batch sizes x 11 seeds"
     assert "a's grid to learning rate above 0.9" in edges[0].text

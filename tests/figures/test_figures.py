@@ -190,6 +190,21 @@ def test_draws_are_points(synthetic, study):
     assert figure.layout.xaxis.type == "log"
 
 
+def test_a_best_draw_at_the_bound_of_its_box_has_an_arrow_there(synthetic, study):
+    box = {"lr": {"log": [0.01, 1.0]}, "momentum": {"linear": [0.0, 0.9]}, "design": "sobol", "samples": 64}
+    made = study(
+        lambda t: synthetic.run(t, [2 - dict(t.hyperparameters)["lr"]]), optimizers={"sgd": {"kind": "sgd", **box}}
+    )
+    axes = {"sgd": made.manifest.spec.optimizers["sgd"].axes()}
+    maps = compute_maps(made.runs, made.curves, LOSS, designs={"sgd": "sobol"}, axes=axes)
+    figure = draw_maps(maps)
+    arrows = [trace for trace in figure.data if trace.marker and trace.marker.symbol == "triangle-right"]
+    assert [(arrow.x[0], arrow.y[0]) for arrow in arrows] == [(1.0, map_.best_cell.y) for map_ in maps]
+    assert max(cell.x for cell in maps[0].cells) < 1, "the axis reaches the bound, which no draw does"
+    assert figure.layout.xaxis.range[1] > 0
+    assert sum("extend: higher learning rate" in note.text for note in figure.layout.annotations) == 2
+
+
 def test_whiskers_are_wilsons(synthetic, study):
     made = study(lambda t: synthetic.run(t, [0.4]), seeds=1, batch_sizes=[32])
     outcomes = compute_targets(made.runs, made.curves, {"train_loss": [0.5]}, designs={"kfac": "random"})

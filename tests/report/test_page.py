@@ -147,6 +147,26 @@ def test_a_search_that_seeks_success_is_refused_in_words(synthetic, study_of):
     assert not {"success", "best-of-k-trials", "importance"} & set(report.figures)
 
 
+def test_a_best_setting_at_the_bound_of_its_search_box_is_said_wherever_a_grids_edge_is(synthetic, tmp_path):
+    arm = {"lr": {"log": [0.01, 1.0]}, "design": "random", "samples": 64}
+    spec = synthetic.make_spec(
+        optimizers={"sgd": {"kind": "sgd", **arm}, "kfac": {"kind": "kfac", **arm, "damping": 0.1}},
+        targets={"train_loss": [0.8]},
+    )
+    made = synthetic.write_study(
+        tmp_path, spec, lambda t: synthetic.run(t, [2.0, 1.2 - dict(t.hyperparameters)["lr"] / 2])
+    )
+    report = render_report([read_study(made)])
+    html = report.html
+    assert "the best cell has a learning rate at the upper bound (1) of its search box" in html
+    assert "the best configuration has a learning rate at the upper bound (1) of its search box" in html
+    assert "search box to learning rate above 1, and search it anew" in html
+    assert "<td>high learning rate</td>" in html.replace(' class="n"', "")
+    assert "within 5% of a bound of its box" in html
+    assert "lr high" in packed(html, "data-scaling-steps")
+    assert "extend: higher learning rate" in report.figures["maps-train_loss-sgd"]
+
+
 def test_runs_that_confirm_winners_judge_them_and_enter_nothing_else(synthetic, tmp_path):
     spec = synthetic.make_spec(targets={"train_loss": [1.0]})
     study = read_study(
