@@ -14,6 +14,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from sensitivity.execution.costs import Price
+    from sensitivity.execution.prepare import Plan
     from sensitivity.execution.progress import Progress
 
 _PLAIN_EVERY_S = 5.0
@@ -25,6 +26,14 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
+
+
+def extent(plan: Plan) -> str:
+    """Return in words how much a study is."""
+    arms = plan.spec.optimizers.values()
+    hours = len(plan.spec.batch_sizes) * sum(arm.device_hours or 0.0 for arm in arms if arm.open_ended)
+    runs = [f"{len(plan.counted)} runs"] if plan.counted or not hours else []
+    return ", and ".join([*runs, *([f"searches for {duration(3600 * hours)} of device time"] if hours else [])])
 
 
 def size(count: float, unit: str) -> str:
@@ -40,8 +49,10 @@ def progress_line(progress: Progress) -> str:
     """Return progress as one line."""
     counts = progress.counts
     left = progress.seconds_left
+    timed = progress.device_time
     parts = [
-        f"{progress.done}/{progress.planned} runs",
+        f"{progress.done} runs" if progress.planned is None else f"{progress.done}/{progress.planned} runs",
+        *([f"{duration(timed[0])} of {duration(timed[1])} device time"] if timed is not None else []),
         f"{counts['completed']} completed",
         f"{counts['diverged']} diverged",
         f"{counts['failed']} failed",
@@ -62,15 +73,19 @@ def shown(progress: Progress, console: Console) -> Iterator[Callable[[], None]]:
             task = bar.add_task(progress_line(progress), total=1.0)
             yield lambda: bar.update(task, completed=progress.fraction, description=progress_line(progress))
         return
-    last = float("-inf")
+    last, done = float("-inf"), -1
 
     def line() -> None:
-        nonlocal last
-        if time.monotonic() - last >= _PLAIN_EVERY_S or progress.done == progress.planned:
-            last = time.monotonic()
+        nonlocal last, done
+        if time.monotonic() - last >= _PLAIN_EVERY_S:
+            last, done = time.monotonic(), progress.done
             console.print(progress_line(progress), soft_wrap=True)
 
-    yield line
+    try:
+        yield line
+    finally:
+        if progress.done != done:
+            console.print(progress_line(progress), soft_wrap=True)
 
 
 def price_table(price: Price) -> Table:
@@ -83,7 +98,7 @@ def price_table(price: Price) -> Table:
         table.add_row(
             line.optimizer,
             str(line.batch_size),
-            f"{line.missing}/{line.planned}",
+            f"{'≈' if line.estimated else ''}{line.missing}/{line.planned}",
             str(cost.steps),
             size(cost.flops, ""),
             f"{cost.step_seconds * 1e3:.3g}",

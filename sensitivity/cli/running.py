@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from sensitivity.cli.display import shown
+from sensitivity.cli.display import extent, shown
 from sensitivity.execution.launch import Outcome, launch
 from sensitivity.execution.prepare import prepare
 from sensitivity.store.directory import place
@@ -21,7 +21,7 @@ def run_study(study: str, *, storage: str, address: str | None, workers: int | N
     """Run what is missing of a study, show it, and return the exit code."""
     console = Console(stderr=as_json)
     plan = prepare(study)
-    console.print(f"{plan.spec.name}: {len(plan.expected)} runs", soft_wrap=True)
+    console.print(f"{plan.spec.name}: {extent(plan)}", soft_wrap=True)
     outcome = launch(
         plan,
         place(storage).child(plan.spec.name),

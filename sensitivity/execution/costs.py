@@ -15,7 +15,7 @@ import torch
 from sensitivity.execution.cost_cache import CostCache
 from sensitivity.execution.prepare import Plan
 from sensitivity.study.errors import UserError, users_code
-from sensitivity.study.spec import ExecutionSpec, StudySpec
+from sensitivity.study.spec import ExecutionSpec
 from sensitivity.study.trials import Group, Trial
 from sensitivity.training.calibration import Cost, calibrate
 from sensitivity.training.cost import run_cost
@@ -44,6 +44,8 @@ class PriceLine:
     cost: Cost
     limit: float | None = None
     """Device-seconds after which a search asks for no more, and those of the round that it may be in then."""
+    estimated: bool = False
+    """Whether the numbers of runs are what a search's device-hours are likely to allow."""
 
     @property
     def device_seconds(self) -> float:
@@ -85,26 +87,31 @@ def price(plan: Plan, costs: Mapping[Group, Cost], *, finished: AbstractSet[str]
     lines = []
     for (arm, batch_size), cost in costs.items():
         trials = [trial for trial in plan.expected if trial.group == (arm, batch_size)]
-        missing = sum(trial.id not in finished for trial in trials)
+        missing = [trial for trial in trials if trial.id not in finished]
+        left, search = plan.seconds_left((arm, batch_size)), plan.spec.search
+        limit, estimated, further = None, False, 0
+        if left is not None and search is not None:
+            a_round = search.round * len(plan.spec.seeds)
+            limit = left + (a_round + search.confirm) * cost.seconds
+            estimated = left > 0 and plan.spec.optimizers[arm].open_ended
+            if estimated:  # the stand-ins are one round: whole rounds, until the time is over
+                known = sum(not trial.confirmation for trial in missing) - a_round
+                rounds = math.ceil((left / cost.seconds - known) / a_round)
+                further = (max(rounds, 0) - 1) * a_round
+                if cells := plan.spec.optimizers[arm].most_cells():  # lists alone: sooner or later all are tried
+                    further = min(further, max(0, cells * len(plan.spec.seeds) - len(trials)))
         lines.append(
             PriceLine(
                 optimizer=arm,
                 batch_size=batch_size,
-                planned=len(trials),
-                missing=missing,
+                planned=len(trials) + further,
+                missing=len(missing) + further,
                 cost=cost,
-                limit=_limit(plan.spec, arm, cost),
+                limit=limit,
+                estimated=estimated,
             )
         )
     return Price(lines=tuple(lines), workers=workers)
-
-
-def _limit(spec: StudySpec, arm: str, cost: Cost) -> float | None:
-    hours = spec.optimizers[arm].device_hours
-    if hours is None or spec.search is None:
-        return None
-    last_runs = spec.search.round * len(spec.seeds) + spec.search.confirm
-    return 3600 * hours + last_runs * cost.seconds
 
 
 def _pack_size(cost: Cost) -> int:
@@ -152,14 +159,16 @@ def measure_here(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, workers
 
 def _counted(plan: Plan) -> str:
     """Return in words what can be told of a study without measuring."""
-    first = {trial.group: trial for trial in reversed(plan.expected)}
-    runs, lines, total = Counter(trial.group for trial in plan.expected), [], 0.0
-    for group, count in runs.items():
-        steps, flops = run_cost(first[group], plan.problem)
-        lines.append(
-            f"    {group[0]} at batch size {group[1]}: {count:,} runs of {steps:,} steps, {flops:.2g} FLOP each"
-        )
-        total += count * flops
+    first: dict[Group, Trial] = {}
+    for trial in plan.expected:
+        first.setdefault(trial.group, trial)
+    runs, lines, total = Counter(trial.group for trial in plan.counted), [], 0.0
+    for group, trial in first.items():
+        steps, flops = run_cost(trial, plan.problem)
+        hours = plan.spec.optimizers[group[0]].device_hours
+        many = f"{hours:g} device-hours" if group not in runs else f"{runs[group]:,} runs"
+        lines.append(f"    {group[0]} at batch size {group[1]}: {many} of {steps:,} steps, {flops:.2g} FLOP each")
+        total += runs[group] * flops
     return "\n".join([f"  Known without it: {runs.total():,} runs, {total:.2g} FLOP in all", *lines])
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from sensitivity.execution.costs import measure_here, pack_sizes, samples
 from sensitivity.execution.environment import ray_environment
 from sensitivity.execution.interruption import Interruptible
-from sensitivity.execution.prepare import Plan, available_workers, with_recorded
-from sensitivity.execution.progress import Progress
-from sensitivity.execution.searches import Searches, recorded_trials
+from sensitivity.execution.prepare import Plan, available_workers, with_recorded, with_search_seconds
+from sensitivity.execution.progress import Part, Progress, Share, part_of
+from sensitivity.execution.searches import Searches, recorded_trials, search_seconds
 from sensitivity.execution.supply import Supply
 from sensitivity.store.checkpoints import sweep_checkpoints
 from sensitivity.store.directory import Place, patiently
@@ -22,7 +25,8 @@ from sensitivity.store.reader import finished_trials, read_plan, read_study
 from sensitivity.store.writer import write_plan
 from sensitivity.study.results import Status
 from sensitivity.study.schedule import total_steps
-from sensitivity.study.trials import Pack, Trial, group
+from sensitivity.study.trials import Group, Pack, Trial, group
+from sensitivity.training.calibration import Cost
 from sensitivity.training.cost import example_cost
 
 Show = Callable[[Progress], AbstractContextManager[Callable[[], None]]]
@@ -76,6 +80,7 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
         if searches.wanted:
             known = read_study(directory)
             searches.learn(known.runs, known.curves)
+            plan = with_search_seconds(plan, search_seconds(known.runs))
         if searches.open or any(trial.id not in finished for trial in plan.trials):
             try:
                 with Interruptible() as stop, searches:
@@ -140,13 +145,11 @@ def _run_missing(
             measure = measure_here if here else measure_on_cluster
             if here:
                 start_workers(at_once - 1, execution)  # one core is for the measurement
-            sizes = {} if execution.pack_size else pack_sizes(measure(plan, groups, workers=at_once))
+            costs = {} if execution.pack_size else measure(plan, groups, workers=at_once)
+            sizes = pack_sizes(costs)
             begun = sweep_checkpoints(directory, {trial.id for trial in plan.trials if trial.id not in finished})
             packs = plan.packs(sizes, finished=finished, workers=at_once, begun=begun)
-            before = sum(trial.id in finished for trial in plan.trials)
-            weigh = _weigher(plan)
-            work = sum(weigh(pack) for pack in packs) + sum(weigh(Pack((trial,))) for trial in plan.stand_ins)
-            progress = Progress(planned=len(plan.expected), finished_before=before, work=work, weigh=weigh)
+            progress = _progress(plan, finished, costs)
             known = list(plan.trials)
 
             def cut(trials: Sequence[Trial]) -> Sequence[Pack]:
@@ -175,8 +178,36 @@ def _run_missing(
                 )
 
 
-def _weigher(plan: Plan) -> Callable[[Pack], float]:
-    """Return what gives the FLOPs of a pack's gradients: its weight in the progress."""
+def _progress(plan: Plan, finished: AbstractSet[str], costs: Mapping[Group, Cost]) -> Progress:
+    """Return the progress of a command that begins with `finished`; what was measured tells how long its work takes."""
+    arms, weigh = plan.spec.optimizers, _weigher(plan)
+    shares: dict[Part, Share] = {}
+    for name, batch_size in itertools.product(arms, plan.spec.batch_sizes):
+        group, left = (name, batch_size), plan.seconds_left((name, batch_size))
+        shares[group, True], shares[group, False] = Share(), Share()
+        if left is not None:
+            before = plan.search_seconds.get(group, 0.0)
+            shares[group, False] = Share(limit=before + left, before=before, work=math.inf if _open(plan, group) else 0)
+    for trial in plan.expected:
+        if trial.id not in finished:
+            shares[part_of(trial)].work += weigh(trial.batch_size)
+    work = sum(weigh(batch_size) for _, batch_size in costs)
+    return Progress(
+        planned=None if any(_open(plan, group) for group, _ in shares) else len(plan.expected),
+        finished_before=sum(trial.id in finished for trial in plan.trials),
+        shares=shares,
+        weigh=weigh,
+        expected_rate=sum(cost.seconds for cost in costs.values()) / work if costs else None,
+    )
+
+
+def _open(plan: Plan, group: Group) -> bool:
+    """Whether a search goes on for as long as its hours last, and has some left."""
+    return plan.spec.optimizers[group[0]].open_ended and plan.seconds_left(group) != 0
+
+
+def _weigher(plan: Plan) -> Callable[[int], float]:
+    """Return what gives the FLOPs of a run's gradients by its batch size: its weight in the progress."""
     per_example = example_cost(plan.problem).gradient_flops
     train_size = plan.problem.dataset.train_size
 
@@ -184,4 +215,4 @@ def _weigher(plan: Plan) -> Callable[[Pack], float]:
     def weight(batch_size: int) -> float:
         return per_example * batch_size * total_steps(plan.spec.budget, train_size=train_size, batch_size=batch_size)
 
-    return lambda pack: len(pack.trials) * weight(pack.batch_size)
+    return weight

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sensitivity.study.designs import configurations, stand_ins
@@ -34,12 +34,26 @@ class Plan:
     trials: tuple[Trial, ...]
     """Those known so far."""
     stand_ins: tuple[Trial, ...] = ()
-    """As many as searches and confirmations may still come up with, to judge by what these will cost."""
+    """As many as searches and confirmations may still come up with, to judge by what these will cost; of a search that
+    only its device-hours end, those of a round."""
+    search_seconds: Mapping[Group, float] = field(default_factory=dict)
+    """Device-seconds that runs of earlier commands have taken of each search's hours."""
 
     @property
     def expected(self) -> tuple[Trial, ...]:
         """All that will be run, as far as can be told."""
         return self.trials + self.stand_ins
+
+    @property
+    def counted(self) -> tuple[Trial, ...]:
+        """Those of `expected` whose number is known: all but what stands for a search that only its hours end."""
+        arms = self.spec.optimizers
+        return self.trials + tuple(t for t in self.stand_ins if t.confirmation or not arms[t.arm].open_ended)
+
+    def seconds_left(self, group: Group) -> float | None:
+        """Return the device-seconds after which a search asks for no more; None where nothing limits them."""
+        hours = self.spec.optimizers[group[0]].device_hours
+        return None if hours is None else max(0.0, 3600 * hours - self.search_seconds.get(group, 0.0))
 
     def packs(
         self,
@@ -99,15 +113,23 @@ def with_recorded(plan: Plan, recorded: Sequence[Trial]) -> Plan:
     confirm = spec.search.confirm if spec.search else 0
     coming: list[Trial] = []
     for name, arm in spec.optimizers.items():
-        cells = stand_ins(arm) if arm.adaptive else configurations(arm)[:1] if confirm else ()
+        count = arm.samples or (spec.search.round if spec.search else 0)
+        cells = stand_ins(arm, count) if arm.adaptive else configurations(arm)[:1] if confirm else ()
         for batch_size in spec.batch_sizes:
             all_of_search = [expander.trial(name, cell, batch_size, seed) for cell in cells for seed in seeds]
             if arm.adaptive:
-                coming += all_of_search[asked[(name, batch_size), False] :]
+                coming += all_of_search[0 if arm.open_ended else asked[(name, batch_size), False] :]
             if confirm and not asked[(name, batch_size), True]:
                 fresh = range(CONFIRMATION_SEEDS, CONFIRMATION_SEEDS + confirm)
                 coming += [expander.trial(name, cells[0], batch_size, seed) for seed in fresh]
     return dataclasses.replace(plan, trials=plan.trials + tuple(recorded), stand_ins=tuple(coming))
+
+
+def with_search_seconds(plan: Plan, seconds: Mapping[Group, float]) -> Plan:
+    """Return a plan that knows what earlier commands took of the hours of its searches, and who has none left."""
+    plan = dataclasses.replace(plan, search_seconds=seconds)
+    kept = tuple(trial for trial in plan.stand_ins if trial.confirmation or plan.seconds_left(trial.group) != 0)
+    return dataclasses.replace(plan, stand_ins=kept)
 
 
 def use_folder(folder: str) -> None:

@@ -2,47 +2,97 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sensitivity.study.results import PackResult
-from sensitivity.study.trials import Pack
+from sensitivity.study.trials import Group, Pack, Trial
+
+Part = tuple[Group, bool]
+"""An optimizer at a batch size, and whether it is the confirmation of its winner."""
+
+
+def part_of(trial: Trial) -> Part:
+    """Return the part of a study's work that a trial belongs to."""
+    return trial.group, trial.confirmation
+
+
+@dataclass
+class Share:
+    """What this command has to do of a part: so much work, or less where a search's device time ends first."""
+
+    work: float = 0.0
+    """FLOPs; infinite where device time alone ends it."""
+    limit: float = math.inf
+    """Device-seconds of a search, those of earlier commands included."""
+    before: float = 0.0
+    """Device-seconds of earlier commands."""
+    finished_work: float = 0.0
+    """FLOPs of what this command has finished."""
+    finished_seconds: float = 0.0
+    """Device-seconds of that."""
+
+    def seconds(self, rate: float) -> float:
+        """Return the device-seconds of all there is to do, at `rate` seconds a FLOP."""
+        return min(self._left, self._untimed(rate))
+
+    def done_seconds(self, rate: float, running: float) -> float:
+        """Return those that are done, with `running` FLOPs done of packs that are not finished."""
+        timed = self._left < self._untimed(rate)
+        finished = self.finished_seconds if timed else rate * self.finished_work
+        return min(self.seconds(rate), finished + rate * running)
+
+    @property
+    def _left(self) -> float:
+        """Device-seconds left when the command began; where they were used up, a last round may wait all the same."""
+        return self.limit - self.before if self.before < self.limit else math.inf
+
+    def _untimed(self, rate: float) -> float:
+        return math.inf if math.isinf(self.work) else rate * self.work
 
 
 @dataclass
 class Progress:
-    """Counts and rates of a running study. Work is weighed in FLOPs, because batch sizes differ in cost."""
+    """Counts and rates of a running study.
 
-    planned: int
-    """Runs of the study."""
+    Work is weighed in FLOPs, because batch sizes differ in cost. What device time ends is measured in device-seconds,
+    and so is all beside it, at the rate seen so far.
+    """
+
+    planned: int | None
+    """Runs of the study; None where a search goes on for as long as its device-hours last."""
     finished_before: int
     """Runs that earlier commands finished."""
-    work: float
-    """FLOPs of all that this command has to do."""
-    weigh: Callable[[Pack], float]
-    """Gives the FLOPs of a pack."""
+    shares: Mapping[Part, Share]
+    """What this command has to do."""
+    weigh: Callable[[int], float]
+    """Gives the FLOPs of a run by its batch size."""
+    expected_rate: float | None = None
+    """Device-seconds a FLOP, measured before; None where nothing was measured."""
     counts: Counter[str] = field(default_factory=Counter)
     """Runs that this command finished, by status."""
     _began: float = field(default_factory=time.monotonic)
-    _finished_work: float = 0.0
-    """FLOPs of finished packs."""
-    _worked: dict[str, float] = field(default_factory=dict)
-    """FLOPs done of those that run, by pack id."""
+    _running: dict[str, tuple[Pack, float]] = field(default_factory=dict)
+    """Packs that run, and the fraction of each that is done, by pack id."""
 
     def advance(self, pack: Pack, fraction: float) -> None:
         """Note that `fraction` of a pack is done."""
-        self._worked[pack.id] = fraction * self.weigh(pack)
+        self._running[pack.id] = pack, fraction
 
     def lose(self, pack: Pack) -> None:
         """Note that a pack has lost its worker: it, or its parts, start again."""
-        self._worked.pop(pack.id, None)
+        self._running.pop(pack.id, None)
 
     def finish(self, pack: Pack, result: PackResult) -> None:
         """Note a pack's results."""
-        self._worked.pop(pack.id, None)
-        self._finished_work += self.weigh(pack)
+        self._running.pop(pack.id, None)
+        for run in result.runs:
+            share = self.shares[part_of(run.trial)]
+            share.finished_work += self.weigh(run.trial.batch_size)
+            share.finished_seconds += run.train_seconds + run.eval_seconds
         self.counts.update(run.status.value for run in result.runs)
 
     @property
@@ -51,10 +101,33 @@ class Progress:
         return self.finished_before + self.counts.total()
 
     @property
+    def device_time(self) -> tuple[float, float] | None:
+        """Device-seconds that searches have taken of their hours, and these; None where nothing has hours."""
+        timed = [share for share in self.shares.values() if not math.isinf(share.limit)]
+        taken = sum(min(share.limit, share.before + share.finished_seconds) for share in timed)
+        return (taken, sum(share.limit for share in timed)) if timed else None
+
+    @property
     def fraction(self) -> float:
-        """Share of this command's work that is done."""
-        done = self._finished_work + sum(self._worked.values())
-        return min(1.0, done / self.work) if self.work else 1.0
+        """Share of this command's work that is done; 0 where it can't be told yet."""
+        rate = self._rate
+        if rate is None:
+            return 0.0
+        running: defaultdict[Part, float] = defaultdict(float)
+        for pack, fraction in self._running.values():
+            for trial in pack.trials:
+                running[part_of(trial)] += fraction * self.weigh(trial.batch_size)
+        whole = sum(share.seconds(rate) for share in self.shares.values())
+        done = sum(share.done_seconds(rate, running[part]) for part, share in self.shares.items())
+        return min(1.0, done / whole) if whole else 1.0
+
+    @property
+    def _rate(self) -> float | None:
+        """Device-seconds a FLOP: any will do where nothing is limited by time."""
+        if self.device_time is None:
+            return 1.0
+        work = sum(share.finished_work for share in self.shares.values())
+        return sum(share.finished_seconds for share in self.shares.values()) / work if work else self.expected_rate
 
     @property
     def elapsed(self) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -24,7 +25,7 @@ from sensitivity.study.designs import Configuration
 from sensitivity.study.errors import UserError
 from sensitivity.study.results import PackResult, Status
 from sensitivity.study.search import SearchSpec, lower_is_better
-from sensitivity.study.section import CONFIRMATION_SEEDS
+from sensitivity.study.section import CONFIRMATION_SEEDS, MOST_SAMPLES
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import Expander, Group, Trial
 
@@ -74,14 +75,25 @@ class Campaign:
 
     @property
     def _searching(self) -> bool:
+        return self._may_ask > 0 and not self._exhausted and self._has_time
+
+    @property
+    def _may_ask(self) -> int:
+        """How many more configurations a search may ask for."""
         arm = self._spec.optimizers[self._group[0]]
-        spent = sum(self._ended[run].seconds for runs in self._tried.values() for run in runs if run in self._ended)
-        return (
-            arm.adaptive
-            and not self._exhausted
-            and len(self._tried) < (arm.samples or 0)
-            and (arm.device_hours is None or spent < 3600 * arm.device_hours)
-        )
+        return (arm.samples or MOST_SAMPLES) - len(self._tried) if arm.adaptive else 0
+
+    @property
+    def _has_time(self) -> bool:
+        arm, tried = self._spec.optimizers[self._group[0]], list(self._tried.values())
+        if arm.device_hours is None:
+            return True
+        # Where every run fails at once, hours would never end a search.
+        idle = arm.open_ended and tried and not self._seconds(tried[-self._search.round :])
+        return not idle and self._seconds(tried) < 3600 * arm.device_hours
+
+    def _seconds(self, configurations: Sequence[Sequence[str]]) -> float:
+        return sum(self._ended[run].seconds for runs in configurations for run in runs if run in self._ended)
 
     def note(self, trial_id: str, ended: Ended | None) -> None:
         """Note that a run has ended; None if nothing came of it, and another command will run it again."""
@@ -101,7 +113,7 @@ class Campaign:
     def _next_round(self) -> tuple[Trial, ...]:
         name, batch_size = self._group
         arm = self._spec.optimizers[name]
-        count = min(self._search.round, (arm.samples or 0) - len(self._tried))
+        count = min(self._search.round, self._may_ask)
         found = next_configurations(
             arm,
             [Tried(*each) for each in zip(self._tried, self._values(), strict=True)],
@@ -241,6 +253,19 @@ def confirmations(
     """Return the runs of a configuration on fresh seeds."""
     seeds = range(CONFIRMATION_SEEDS, CONFIRMATION_SEEDS + search.confirm)
     return tuple(expander.trial(arm, configuration, batch_size, seed) for seed in seeds)
+
+
+def search_seconds(runs: pd.DataFrame) -> dict[Group, float]:
+    """Return the device-seconds that count against a search's hours, by optimizer and batch size, from a table of runs.
+
+    They are those of all runs with a final result but confirmations; `device_hours` is a limit to them.
+    """
+    counted = runs[runs["status"].isin(_FINAL) & ~runs["confirmation"].astype(bool)]
+    seconds = counted["train_seconds"] + counted["eval_seconds"]
+    totals: defaultdict[Group, float] = defaultdict(float)
+    for name, batch_size, taken in zip(counted["optimizer"], counted["batch_size"], seconds, strict=True):
+        totals[str(name), int(batch_size)] += float(taken)
+    return dict(totals)
 
 
 def recorded_trials(plan: pd.DataFrame, spec: StudySpec, source: str) -> tuple[Trial, ...]:

@@ -39,10 +39,10 @@ class Arm(Section):
 
     design: Literal["grid", "random", "sobol", "tpe", "gp", "cmaes", "nsga2"] = "grid"
     """The full factorial, independent or quasi-random draws, or an adaptive search by Optuna's sampler of that name."""
-    samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = Field(default=None, validate_default=True)
-    """Configurations; of a search, at each batch size."""
     device_hours: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """A search asks for no more at a batch size once its runs there have taken so long."""
+    samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = Field(default=None, validate_default=True)
+    """Configurations; of a search, at each batch size, and None where `device_hours` alone end it."""
     design_seed: Seed = 0
     prune: Literal["none", "median"] = "none"
     """Whether members of a pack that are worse than its median at an evaluation are stopped."""
@@ -53,9 +53,11 @@ class Arm(Section):
         design = info.data.get("design")
         if design == "grid" and value is not None:
             raise PydanticCustomError("design", "belongs to draws and searches; a grid takes points on each interval")
-        if design not in (None, "grid") and value is None:
+        timed = design in SEARCHES and info.data.get("device_hours", 0.0) is not None  # or it has its own mistake
+        if design not in (None, "grid") and value is None and not timed:
+            wanted = "samples, or device_hours" if design in SEARCHES else "the number of configurations to draw"
             raise PydanticCustomError(
-                "design", 'missing; design = "{design}" needs the number of configurations to draw', {"design": design}
+                "design", 'missing; design = "{design}" needs {wanted}', {"design": design, "wanted": wanted}
             )
         return value
 
@@ -106,8 +108,13 @@ class Arm(Section):
         """Whether its configurations depend on results, so that they are known only as the study runs."""
         return self.design in SEARCHES
 
+    @property
+    def open_ended(self) -> bool:
+        """Whether it is a search of as many configurations as its `device_hours` allow."""
+        return self.adaptive and self.samples is None
+
     def most_cells(self) -> int:
-        """Return the number of configurations, before repeated draws are dropped."""
+        """Return the number of configurations, before repeated draws are dropped; 0 where only time decides it."""
         if self.samples is not None:
             return self.samples
         return math.prod(axis.points or len(axis.values) for axis in self.axes().values())

@@ -45,6 +45,6 @@ def configurations(arm: Arm) -> tuple[Configuration, ...]:
     return tuple(dict.fromkeys(cells))
 
 
-def stand_ins(arm: Arm) -> tuple[Configuration, ...]:
-    """Return configurations all over the box of a search, as many as it will ask for: they show what it may cost."""
-    return configurations(arm.model_copy(update={"design": "sobol", "device_hours": None}))
+def stand_ins(arm: Arm, count: int) -> tuple[Configuration, ...]:
+    """Return `count` configurations all over the box of a search, or all there are: they show what it may cost."""
+    return configurations(arm.model_copy(update={"design": "sobol", "device_hours": None, "samples": count}))

@@ -1,15 +1,17 @@
 """Costs that were measured before are used again where they hold, and only there; prices follow from them."""
 
-from types import SimpleNamespace
+import math
 
 import pytest
 
 from sensitivity.execution import costs
 from sensitivity.execution.costs import measure, pack_sizes, price
-from sensitivity.execution.prepare import prepare
+from sensitivity.execution.prepare import Plan, prepare, with_recorded, with_search_seconds
+from sensitivity.execution.progress import Progress, Share, part_of
 from sensitivity.study.errors import UserError
 from sensitivity.study.load import parse_study
-from sensitivity.study.trials import expand
+from sensitivity.study.results import PackResult, RunResult, Status
+from sensitivity.study.trials import Pack, expand
 from sensitivity.training.calibration import Cost
 from sensitivity.training.problems import load_problem
 
@@ -56,8 +58,18 @@ def test_more_packs_at_a_time_are_measured_anew_for_each_has_less_memory(measure
     assert measured[1] == pytest.approx(measured[0] / 4)
 
 
+SEVEN_SECONDS = Cost(
+    steps=7, flops=1.0, step_seconds=1.0, evaluation_seconds=0.0, pack_size=1, most=1, gain=1.0, member_bytes=1.0
+)
+
+
+def planned(spec):
+    plan = Plan(spec=spec, problem=None, source="", import_folder="", trials=expand(spec))
+    return with_recorded(plan, ())
+
+
 @pytest.mark.parametrize(
-    ("hours", "seconds"), [(None, 20 * 3 * 7.0), (0.01, 36 + (4 * 3 + 2) * 7.0), (1.0, 20 * 3 * 7.0)]
+    ("hours", "seconds"), [(None, (20 * 3 + 2) * 7.0), (0.01, 36 + (4 * 3 + 2) * 7.0), (1.0, (20 * 3 + 2) * 7.0)]
 )
 def test_a_search_that_is_given_hours_costs_no_more_but_for_its_last_round(hours, seconds):
     arm = {"kind": "sgd", "lr": {"log": [0.1, 1.0]}, "design": "tpe", "samples": 20}
@@ -70,13 +82,81 @@ def test_a_search_that_is_given_hours_costs_no_more_but_for_its_last_round(hours
         "search": {"objective": "test_accuracy", "round": 4, "confirm": 2},
     }
     spec = parse_study(raw, source="test")
-    trials = [SimpleNamespace(id=k, group=("sgd", 64)) for k in range(60)]
-    cost = Cost(
-        steps=7, flops=1.0, step_seconds=1.0, evaluation_seconds=0.0, pack_size=1, most=1, gain=1.0, member_bytes=1.0
-    )
-    priced = price(SimpleNamespace(spec=spec, expected=trials), {("sgd", 64): cost}, finished=frozenset(), workers=2)
+    priced = price(planned(spec), {("sgd", 64): SEVEN_SECONDS}, finished=frozenset(), workers=2)
     assert priced.device_seconds == pytest.approx(seconds)
     assert priced.wall_seconds == pytest.approx(seconds / 2)
+
+
+@pytest.mark.parametrize(("taken", "rounds"), [(0.0, 3), (150.0, 2), (249.0, 1), (251.0, 0)])
+def test_a_search_by_hours_alone_is_priced_by_what_is_left_of_them(taken, rounds):
+    arm = {"kind": "sgd", "lr": {"log": [0.1, 1.0]}, "design": "tpe", "device_hours": 250 / 3600}
+    raw = {
+        "name": "test",
+        "batch_sizes": [64],
+        "seeds": 3,
+        "budget": {"steps": 7},
+        "optimizers": {"sgd": arm},
+        "search": {"objective": "test_accuracy", "round": 4, "confirm": 2},
+    }
+    plan = with_search_seconds(planned(parse_study(raw, source="test")), {("sgd", 64): taken})
+    (line,) = price(plan, {("sgd", 64): SEVEN_SECONDS}, finished=frozenset(), workers=2).lines
+    assert line.missing == line.planned == 4 * 3 * rounds + 2, "a round takes 84 s"
+    assert line.device_seconds == pytest.approx(7.0 * line.missing)
+    assert line.estimated == (rounds > 0)
+
+
+def test_hours_do_not_make_a_list_longer():
+    arm = {"kind": "sgd", "lr": [0.1, 0.2, 0.3], "momentum": [0.0, 0.9], "design": "tpe", "device_hours": 10.0}
+    raw = {
+        "name": "test",
+        "batch_sizes": [64],
+        "seeds": 3,
+        "budget": {"steps": 7},
+        "optimizers": {"sgd": arm},
+        "search": {"objective": "test_accuracy", "round": 4},
+    }
+    (line,) = price(
+        planned(parse_study(raw, source="test")), {("sgd", 64): SEVEN_SECONDS}, finished=frozenset(), workers=2
+    ).lines
+    assert line.missing == 2 * 3 * 3
+
+
+def test_progress_counts_what_a_search_has_taken_of_its_hours():
+    raw = {
+        "name": "test",
+        "batch_sizes": [64],
+        "seeds": 1,
+        "budget": {"steps": 7},
+        "optimizers": {
+            "grid": {"kind": "sgd", "lr": [0.1, 0.2]},
+            "search": {"kind": "sgd", "lr": {"log": [0.1, 1.0]}, "design": "tpe", "device_hours": 0.01},
+        },
+        "search": {"objective": "test_accuracy", "round": 2},
+    }
+    plan = planned(parse_study(raw, source="test"))
+    grid, search = [t for t in plan.expected if t.arm == "grid"], [t for t in plan.expected if t.arm == "search"]
+    shares = {part_of(grid[0]): Share(work=2.0), part_of(search[0]): Share(work=math.inf, limit=36.0, before=4.0)}
+    progress = Progress(planned=None, finished_before=3, shares=shares, weigh=lambda batch_size: 1.0)
+    assert progress.fraction == 0.0, "nothing tells yet how long a run takes"
+    assert progress.seconds_left is None
+
+    def finish(trials, seconds):
+        pack = Pack(tuple(trials))
+        runs = tuple(
+            RunResult(trial=trial, status=Status.COMPLETED, train_seconds=seconds, eval_seconds=0.0) for trial in trials
+        )
+        told = PackResult(runs=runs, pack_id=pack.id, host="", device="", started_at=0.0, wall_seconds=0.0)
+        progress.finish(pack, told)
+
+    finish(search, 4.0)
+    assert progress.device_time == (12.0, 36.0)
+    assert progress.fraction == pytest.approx(8 / (32 + 2 * 4)), "the grid's runs are taken to be as long"
+    progress.advance(Pack(tuple(grid)), 0.5)
+    assert progress.fraction == pytest.approx((8 + 4) / (32 + 2 * 4))
+    finish(grid, 4.0)
+    finish(search, 100.0)
+    assert progress.fraction == 1.0
+    assert progress.done == 9
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from sensitivity.execution.launch import launch
 from sensitivity.execution.prepare import prepare
-from sensitivity.execution.progress import Progress
+from sensitivity.execution.progress import Progress, Share, part_of
 from sensitivity.execution.supply import Supply
 from sensitivity.store.directory import place
 from sensitivity.store.lock import WriterLock
@@ -177,7 +177,8 @@ def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(running_ray
     plan, directory = prepare(str(write_study())), place(str(tmp_path / "study"))
     manifest, packs = write_manifest(directory, plan.spec, plan.source), group(plan.trials, 5)
     supply = Supply(packs, workers=1)
-    progress = Progress(planned=20, finished_before=0, work=20.0, weigh=lambda pack: len(pack.trials))
+    shares = {part_of(trial): Share(work=5.0) for trial in plan.trials}
+    progress = Progress(planned=20, finished_before=0, shares=shares, weigh=lambda batch_size: 1.0)
     runs = tuple(RunResult(trial=trial, status=Status.FAILED) for trial in packs[0].trials)
     result = PackResult(runs=runs, pack_id=packs[0].id, host="", device="", started_at=0.0, wall_seconds=0.0)
     dead = ray.exceptions.ActorDiedError()
@@ -193,6 +194,55 @@ def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(running_ray
     assert progress.done == len(packs[0].trials)
     assert progress.fraction == progress.done / 20
     assert [supply.take() for _ in packs] == [*packs[1:], None], "it is not trained again"
+
+
+HOURS = """
+name = "hours"
+batch_sizes = [16]
+seeds = 2
+[problem]
+dataset = "noisy_quadratic"
+model = "quadratic"
+loss = "quadratic"
+[budget]
+steps = 5
+[search]
+objective = "test_loss"
+round = 3
+confirm = 1
+[optimizers.kfac]
+kind = "kfac"
+design = "tpe"
+device_hours = {hours}
+lr = {{ log = [1e-3, 1.0] }}
+damping = {{ log = [1e-2, 1.0] }}
+"""
+
+
+def test_a_search_by_hours_alone_ends_with_them_and_goes_on_when_it_is_given_more(running_ray, tmp_path):
+    path, progresses = tmp_path / "hours.toml", []
+
+    def show(progress):
+        progresses.append(progress)
+        return silent(progress)
+
+    path.write_text(HOURS.format(hours=1e-9))
+    outcome, study = run(path, tmp_path / "studies", show)
+    assert outcome.statuses == {"completed": 2 * 3 + 1}, "one round, and the winner's confirmation"
+    runs = study.runs[~study.runs["confirmation"]]
+    taken = (runs["train_seconds"] + runs["eval_seconds"]).sum()
+    assert progresses[0].planned is None
+    assert progresses[0].device_time == pytest.approx((3.6e-6, 3.6e-6))
+    assert progresses[0].fraction == 1.0
+
+    assert run(path, tmp_path / "studies", show)[0] == outcome
+    assert len(progresses) == 1, "nothing was left to run"
+
+    path.write_text(HOURS.format(hours=taken / 3600 + 1e-9))
+    outcome, study = run(path, tmp_path / "studies", show)
+    assert (~study.runs["confirmation"]).sum() == 2 * (2 * 3), "what the first round took counts"
+    assert progresses[1].finished_before == 7
+    assert progresses[1].device_time[0] == pytest.approx(taken, abs=1e-5)
 
 
 def test_a_changed_problem_is_another_study(running_ray, write_study, tmp_path):

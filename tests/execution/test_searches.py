@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from sensitivity.execution import searches as searching
 from sensitivity.execution.objectives import MISSED, configuration_values, run_values
 from sensitivity.execution.sampler import Tried, next_configurations
-from sensitivity.execution.searches import Searches, confirmations, recorded_trials
+from sensitivity.execution.searches import Searches, confirmations, recorded_trials, search_seconds
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import write_manifest
 from sensitivity.store.reader import read_plan, read_study
@@ -238,6 +238,43 @@ def test_where_all_runs_are_alike_a_search_still_tries_what_it_was_asked_to(desi
 def test_device_hours_end_a_search():
     hours = 20 / 3600  # a run takes a second, a round 5 runs
     assert len(play(Searches(study(round=5, kfac={"device_hours": hours}), "", ()))) == 20
+
+
+def test_device_hours_need_no_samples():
+    hours = {"device_hours": 18.5 / 3600}
+    spec = study(samples=None, seeds=2, round=5, kfac=hours)  # a run takes a second, a round 10 runs
+    undisturbed = play(Searches(spec, "", ()))
+    assert len(undisturbed) == 20
+
+    searches = Searches(spec, "", undisturbed[:10])
+    searches.tell(result(*undisturbed[:10]))
+    assert play(searches) == undisturbed[10:], "a resumed search counts what its earlier runs took"
+    longer = Searches(study(samples=None, seeds=2, round=5, kfac={"device_hours": 21 / 3600}), "", undisturbed)
+    longer.tell(result(*undisturbed))
+    assert len(play(longer)) == 10
+
+
+def test_hours_do_not_keep_a_search_going_whose_runs_all_fail_at_once():
+    def fail(result_):
+        runs = tuple(RunResult(trial=run.trial, status=Status.FAILED) for run in result_.runs)
+        searches.tell(dataclasses.replace(result_, runs=runs))
+
+    searches = Searches(study(samples=None, round=5, kfac={"device_hours": 1.0}), "", ())
+    assert len(play(searches, tell=fail)) == 5
+
+
+def test_what_counts_against_hours_is_every_result_but_confirmations():
+    runs = pd.DataFrame(
+        {
+            "optimizer": ["a", "a", "a", "b", "a"],
+            "batch_size": [8, 8, 8, 8, 16],
+            "status": ["completed", "diverged", "completed", "failed", "interrupted"],
+            "confirmation": [False, False, True, False, False],
+            "train_seconds": [1.0, 2.0, 4.0, 8.0, 16.0],
+            "eval_seconds": 0.5,
+        }
+    )
+    assert search_seconds(runs) == {("a", 8): 4.0, ("b", 8): 8.5}
 
 
 def test_who_leaves_does_not_wait_for_a_round_of_suggestions(monkeypatch):

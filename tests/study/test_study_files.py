@@ -75,7 +75,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
         load_study(path)
     text = str(caught.value)
     assert text.splitlines()[0] == f"{path}: {len(caught.value.mistakes)} mistakes"
-    sgd = "design, samples, device_hours, design_seed, prune, kind, lr, momentum, weight_decay, nesterov"
+    sgd = "design, device_hours, samples, design_seed, prune, kind, lr, momentum, weight_decay, nesterov"
     assert set(caught.value.mistakes) == {
         "name: the name becomes a folder: a letter or digit, then up to 63 of letters, digits, . _ - (got '../escape')",
         "batch_size: unknown field (did you mean 'batch_sizes'?). Allowed here: name, description, batch_sizes, seeds, "
@@ -286,6 +286,19 @@ def test_ghost_batches_are_the_micro_batches(minimal):
 )
 def test_a_budget_in_words(budget, words):
     assert BudgetSpec(**budget).words() == words
+
+
+def test_a_search_is_given_samples_or_hours(minimal):
+    arm = {"kind": "sgd", "lr": {"log": [0.1, 1.0]}, "design": "tpe"}
+    minimal |= {"search": {"objective": "test_loss"}, "optimizers": {"s": arm}}
+    assert mistakes(minimal) == ('optimizers.s.samples: missing; design = "tpe" needs samples, or device_hours',)
+    arm["device_hours"] = 0.0
+    assert mistakes(minimal) == ("optimizers.s.device_hours: must be > 0.0",)
+    arm["device_hours"] = 0.5
+    spec = parse_study(minimal, source="test")
+    assert spec.optimizers["s"].open_ended
+    arm["samples"] = 4
+    assert not parse_study(minimal, source="test").optimizers["s"].open_ended
 
 
 def test_nothing_to_draw(minimal):
