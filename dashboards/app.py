@@ -12,6 +12,7 @@ from dashboards import callbacks, shell
 from dashboards.catalog import Catalog
 from dashboards.cluster import Cluster
 from dashboards.pages import compare, runs, start, studies
+from dashboards.questions import refuse_malformed
 from dashboards.security import protect
 from dashboards.site import Site
 from dashboards.view import parse
@@ -59,6 +60,7 @@ def create_app(
     compare.register(app, site)
     _expect(app, site)
     protect(app.server, hosts=hosts, token=token, scripts=[f"'{value}'" for value in _hashes(app)])
+    refuse_malformed(app)  # after the guard: strangers learn nothing of what is asked
     return app
 
 

@@ -106,7 +106,7 @@ def _controls(app: Dash, site: Site) -> None:
         side_names: list[dict[str, str]],
         pathname: str,
         search: str,
-        shown: dict[str, str],
+        shown: dict[str, str] | None,
     ) -> tuple[Any, ...]:
         view = parse(site.inner(pathname), search)
         if view.study is None:
@@ -121,7 +121,7 @@ def _controls(app: Dash, site: Site) -> None:
         written = search_of(changed)
         if written == search_of(view):
             raise PreventUpdate
-        return written, {**shown, "search": written}
+        return written, {**(shown or {}), "search": written}
 
     # A choice of a cell is an address at once: one that had to be asked for could be lost to the next.
     app.clientside_callback(  # type: ignore[no-untyped-call]
@@ -200,7 +200,7 @@ def _figures(app: Dash, site: Site) -> None:
         if not isinstance(block, FigureBlock):
             raise PreventUpdate
         key = f"{theme} {seen(scene, block)}"
-        if before and before["key"] == key:
+        if before is not None and before.get("key") == key:
             raise PreventUpdate
         with site.turns.take(late=False):
             drawn = _drawn(block, scene)
@@ -209,7 +209,7 @@ def _figures(app: Dash, site: Site) -> None:
         if block.choosable:  # a mark near a cell leaves the cell to the pointer
             drawn.update_layout(hoverdistance=_NEAR_PX)
         now = {"key": key, "frame": frame_of(drawn)}
-        same = before is not None and before["frame"] == now["frame"]
+        same = before is not None and before.get("frame") == now["frame"]
         style = {"height": f"{int(drawn.layout.height or 450)}px"}
         return patch_of(drawn) if same else drawn, style, "", now
 

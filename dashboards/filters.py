@@ -18,7 +18,7 @@ from dash.development.base_component import Component
 
 from dashboards.blocks import aria
 from dashboards.results import Results
-from dashboards.view import Narrowed, View
+from dashboards.view import Narrowed, View, parse_target
 from sensitivity.analysis.maps import default_epsilon
 from sensitivity.analysis.times import UNITS
 from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
@@ -198,11 +198,10 @@ def with_controls(view: View, values: Mapping[str, Any], sides: Mapping[tuple[st
             changes[name] = tuple(o for o in spec.optimizers if o in (value or ()))
         elif name == "batch_sizes":
             changes[name] = tuple(b for b in spec.batch_sizes if str(b) in (value or ()))
-        elif name == "metric" and value in METRICS:
+        elif name == "metric" and isinstance(value, str) and value in METRICS:
             changes[name] = value
         elif name == "target" and isinstance(value, str):
-            metric, _, level = value.partition(":")
-            changes[name] = (metric, float(level))
+            changes[name] = parse_target(value)
         elif name == "tolerance" and isinstance(value, (int, float)) and math.isfinite(value):
             changes[name] = float(value)
         elif name in ("unit", "surface") and isinstance(value, str):

@@ -92,7 +92,7 @@ def parse(pathname: str | None, search: str | None) -> View:
         tolerance=_percent(one.get("within")),
         optimizers=_names(given.get("optimizer", [])),
         batch_sizes=tuple(sorted({size for size in sizes if size is not None})),
-        target=_target(one.get("target")),
+        target=parse_target(one.get("target")),
         unit=next((unit for unit in UNITS if unit == one.get("unit")), "steps"),
         box=tuple(sorted({(n.optimizer, n.parameter): n for n in sides if n is not None}.values())),
         surface=next((surface for surface in SURFACES if surface == one.get("surface")), "contours"),
@@ -134,6 +134,15 @@ def fit(view: View, spec: StudySpec) -> tuple[View, tuple[str, ...]]:
         box=tuple(box),
     )
     return fitted, tuple(missing)
+
+
+def parse_target(text: str | None) -> tuple[MetricName, float] | None:
+    """Return the metric and the level that a target's text names; None where there can't be any."""
+    name, _, level = (text or "").partition(":")
+    value = _number(level)
+    if name not in METRICS or value is None or value <= 0 or (METRICS[name].is_fraction and value > 1):
+        return None
+    return METRICS[name].name, value
 
 
 def search_of(view: View) -> str:
@@ -204,14 +213,6 @@ def _number(text: str | None) -> float | None:
 def _percent(text: str | None) -> float | None:
     value = _number(text)
     return value if value is not None and 0 <= value <= 100 else None
-
-
-def _target(text: str | None) -> tuple[MetricName, float] | None:
-    name, _, level = (text or "").partition(":")
-    value = _number(level)
-    if name not in METRICS or value is None or value <= 0 or (METRICS[name].is_fraction and value > 1):
-        return None
-    return METRICS[name].name, value
 
 
 def _narrowed(text: str) -> Narrowed | None:

@@ -88,7 +88,7 @@ def register(app: Dash, site: Site) -> None:
         prevent_initial_call=True,
     )
     def choose(
-        names: list[str] | None, metric: str, pathname: str, search: str, shown: dict[str, str]
+        names: list[str] | None, metric: str, pathname: str, search: str, shown: dict[str, str] | None
     ) -> tuple[str, dict[str, str]]:
         view = parse(site.inner(pathname), search)
         others = tuple(name for name in names or () if name in site.catalog.places())[:MOST]
@@ -96,7 +96,7 @@ def register(app: Dash, site: Site) -> None:
         written = search_of(replace(view, others=others, metric=chosen))
         if view.page != "compare" or written == search_of(view):
             raise PreventUpdate
-        return written, {**shown, "search": written}
+        return written, {**(shown or {}), "search": written}
 
     @app.callback(Output("comparison", "children"), Input("url", "search"), State("url", "pathname"))
     def show(search: str, pathname: str) -> Any:

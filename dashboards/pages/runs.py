@@ -197,7 +197,7 @@ def _open_and_close(app: Dash, site: Site) -> None:
         prevent_initial_call=True,
     )
     def choose(
-        selected: list[dict[str, Any]] | None, opened: bool, pathname: str, search: str, shown: dict[str, str]
+        selected: list[dict[str, Any]] | None, opened: bool, pathname: str, search: str, shown: dict[str, str] | None
     ) -> tuple[Any, ...]:
         view = parse(site.inner(pathname), search)
         if callback_context.triggered_id == "run":
@@ -207,7 +207,7 @@ def _open_and_close(app: Dash, site: Site) -> None:
         written = search_of(replace(view, run=name))
         if written == search_of(view):
             raise PreventUpdate
-        return written, {**shown, "search": written}
+        return written, {**(shown or {}), "search": written}
 
 
 def _show(app: Dash, site: Site) -> None:

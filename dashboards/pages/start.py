@@ -130,9 +130,7 @@ def _editing(app: Dash, site: Site) -> None:
             raw = tomllib.loads(text)
         except ValueError:
             raise PreventUpdate from None
-        changed = copy.deepcopy(raw)
-        for name, value in zip(names, values, strict=True):
-            _put(changed, json.loads(name["path"]), _read(str(value or "")))
+        changed = _filled(raw, {name["path"]: value for name, value in zip(names, values, strict=True)})
         return no_update if changed == raw else toml_text(changed)
 
     @app.callback(
@@ -193,6 +191,16 @@ def _fields(raw: Mapping[str, Any], mistakes: Sequence[str]) -> tuple[list[dmc.T
             )
         )
     return form, left
+
+
+def _filled(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study file with the values of its form, by the paths of the fields."""
+    filled = copy.deepcopy(dict(raw))
+    form = {field.id["path"] for field in _fields(raw, ())[0]}
+    for path, value in values.items():
+        if path in form:
+            _put(filled, json.loads(path), _read(str(value or "")))
+    return filled
 
 
 def _is_about(mistake: str, path: tuple[str, ...]) -> bool:
