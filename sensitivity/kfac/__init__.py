@@ -25,7 +25,8 @@ that turns them into gradients of one loss term. Hyperparameters are floats or t
 could not be inverted (`report.solves` names it), in which case they wait for the next inverse. They keep their
 parameters and momentum, and nobody else's numbers depend on them. Where a batch comes in parts, give `step` the
 `Statistics` of all in the place of captures. With `others="diagonal"` give `init_state` the `norms_of(model)`, and
-capture these layers too. For the "monte_carlo" and "type2" Fisher, `pseudo_losses` gives what to differentiate by the
+capture these layers too. `calls` gives `step` the calls that gradients came from: small batches are preconditioned at
+less cost then. For the "monte_carlo" and "type2" Fisher, `pseudo_losses` gives what to differentiate by the
 layers' outputs; its gradients go into a capture as a tuple, with loss_scale 1.0. `step_flops` counts what all this
 costs. The room imports torch alone.
 """
@@ -41,6 +42,7 @@ from sensitivity.kfac.optimizer import KFAC, RunReport
 from sensitivity.kfac.precondition import SolveFailure
 from sensitivity.kfac.state import KFACState, init_state, select
 from sensitivity.kfac.statistics import Statistics, statistics_of
+from sensitivity.kfac.thin import uses_calls
 
 __all__ = [
     "KFAC",
@@ -67,4 +69,5 @@ __all__ = [
     "statistics_of",
     "step",
     "step_flops",
+    "uses_calls",
 ]

@@ -32,6 +32,7 @@ from sensitivity.kfac.statistics import (
     loss_terms,
     newest_weights,
 )
+from sensitivity.kfac.thin import Rows, rows_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,15 +161,18 @@ def step(
     hyper: Hyperparameters,
     *,
     loss_scale: float | None = None,
+    calls: Mapping[str, Sequence[Capture]] | None = None,
 ) -> StepReport:
     """Take one step, in place on `params` and `state`.
 
     `params` and `grads` hold the parameters that `state` was made for, each [*lead, *parameter shape]. `captures` may
     be None on steps where `needs_statistics(config, state.steps)` is False; a first step needs them. In their place
     stands `Statistics` of the batch, where it came in parts: those of the parts (`statistics_of`), averaged by size.
-    `loss_scale`: see `statistics_of`. With the rule "diagonal" captures are also of the normalisation layers that
-    `init_state` was given. Raises ValueError for missing captures, and for `Statistics` with EKFAC or that rule, which
-    need captures; never for bad numbers, which are reported.
+    `loss_scale`: see `statistics_of`. `calls` holds, for any layers, all the calls that their gradients in `grads` came
+    from: with them a small batch's gradients are preconditioned at less cost, on any step, to the same result. With the
+    rule "diagonal" captures are also of the normalisation layers that `init_state` was given. Raises ValueError for
+    missing captures, and for `Statistics` with EKFAC or that rule, which need captures; never for bad numbers, which
+    are reported.
     """
     if config.others == "diagonal" and state.layout.others and not state.norms:
         raise ValueError(
@@ -187,7 +191,8 @@ def step(
     names = state.layout.names
     values, slopes = [params[name] for name in names], [grads[name] for name in names]
     with full_precision(state.momentum.device):
-        return advance(config, state, values, slopes, source, flat_numbers(hyper, state))
+        rows = rows_of(state.layout, calls) if calls else {}
+        return advance(config, state, values, slopes, source, flat_numbers(hyper, state), rows)
 
 
 def flat_numbers(hyper: Hyperparameters, state: KFACState) -> FlatNumbers:
@@ -214,17 +219,19 @@ def advance(
     grads: list[Tensor],
     source: Source | None,
     numbers: FlatNumbers,
+    rows: Mapping[str, Rows],
     group: ProcessGroup | None = None,
 ) -> StepReport:
     """Take one step with the statistics of `source`, inverses shared by the ranks of `group`; otherwise as `step`.
 
-    `values` and `grads` are the parameters and their gradients in the order of the layout's names.
+    `values` and `grads` are the parameters and their gradients in the order of the layout's names; `rows` holds what
+    the latter are the products of, for any layers.
     """
     space, clock = state.workspace, _Clock()
     exact = config.damping_form == "exact"
     flat, solves = space.grads, tuple[SolveFailure, ...]()
     torch._foreach_copy_(space.grad_views, grads)
-    norm = _product(flat, flat).sqrt()
+    norm = torch.linalg.vector_norm(flat, dim=-1)
     mask = good = finite(norm)
     if good is not None and state.alone:
         return _skipped(norm, clock)
@@ -252,10 +259,11 @@ def advance(
     weights = _weights(state, values, numbers)
     if weights is not None and not config.decoupled_weight_decay:
         flat.addcmul_(weights, _as_tensor(numbers.weight_decay, flat))
-    precondition(state, numbers.damping, exact=exact)
+        rows = {}  # the gradient is more than their product now
+    precondition(state, numbers.damping, exact=exact, rows=rows)
     _others(state, numbers)
     clip = _clip(state, numbers)
-    mask = _all_of(good, finite(_product(space.updates, flat)), _mask(state.usable))
+    mask = _all_of(good, finite(torch.linalg.vector_norm(space.updates, dim=-1)), _mask(state.usable))
     clock.stop("precondition")
     state.steps += 1
     if mask is not None and state.alone:
@@ -282,24 +290,18 @@ def _move(
     mask: Tensor | None,
 ) -> None:
     """Apply momentum as torch.optim.SGD does, here to the preconditioned gradient, and move members inside `mask`."""
-    space, velocity = state.workspace, state.momentum
-    simple = decayed is None and not config.nesterov and config.levenberg_marquardt is None
+    space, velocity, lr = state.workspace, state.momentum, numbers.lr
     if mask is None:
-        if isinstance(numbers.momentum, Tensor):
-            velocity.mul_(numbers.momentum).add_(space.updates)
-        else:
-            torch.add(space.updates, velocity, alpha=numbers.momentum, out=velocity)
-        if simple and isinstance(numbers.lr, float):
-            torch._foreach_add_(values, space.velocity_views, alpha=-numbers.lr)
-            return
+        _carry(space.updates, velocity, numbers.momentum, out=velocity)
     else:
-        velocity.copy_(torch.where(mask.unsqueeze(-1), velocity * numbers.momentum + space.updates, velocity))
+        carried = _carry(space.updates, velocity, numbers.momentum)
+        velocity.copy_(torch.where(mask.unsqueeze(-1), carried, velocity))
+        lr = torch.where(mask.unsqueeze(-1), lr, 0.0)
+    if decayed is None and not config.nesterov and config.levenberg_marquardt is None:
+        _descend(state, values, lr)
+        return
     if config.nesterov:
         space.updates.add_(velocity * numbers.momentum)
-    elif simple and mask is None:
-        torch.mul(velocity, -numbers.lr, out=space.updates)
-        torch._foreach_add_(values, space.update_views)
-        return
     else:
         space.updates.copy_(velocity)
     if decayed is not None:
@@ -308,6 +310,26 @@ def _move(
     if mask is not None:
         space.updates.copy_(torch.where(mask.unsqueeze(-1), space.updates, 0.0))
     torch._foreach_add_(values, space.update_views)
+
+
+def _carry(updates: Tensor, velocity: Tensor, momentum: Tensor | float, out: Tensor | None = None) -> Tensor:
+    if isinstance(momentum, Tensor):
+        return torch.addcmul(updates, velocity, momentum, out=out)
+    return torch.add(updates, velocity, alpha=momentum, out=out)
+
+
+def _descend(state: KFACState, values: list[Tensor], lr: Tensor | float) -> None:
+    """Move the parameters against the momentum, in one pass over both."""
+    directions = state.workspace.velocity_views
+    if isinstance(lr, float):
+        torch._foreach_add_(values, directions, alpha=-lr)
+    elif lr.dim() and lr.shape[-1] == state.layout.size > 1:
+        torch._foreach_addcmul_(values, directions, state.layout.views(-lr))
+    else:
+        steps, lead = -lr, len(state.layout.lead)
+        torch._foreach_addcmul_(
+            values, directions, [steps.view(*steps.shape[:lead], *(1,) * (v.dim() - lead)) for v in values]
+        )
 
 
 def _others(state: KFACState, numbers: FlatNumbers) -> None:
@@ -330,10 +352,12 @@ def _clip(state: KFACState, numbers: FlatNumbers) -> Tensor | None:
     if numbers.kl_clip is None:
         return None
     covered, space, lr = state.layout.covered, state.workspace, numbers.lr
+    updates, grads = space.updates[..., :covered], space.grads[..., :covered]
     if isinstance(lr, Tensor) and lr.dim() and lr.shape[-1] > 1:
-        lr = lr[..., :covered]
-    products = space.updates[..., :covered] * space.grads[..., :covered] * lr**2
-    clip = (numbers.kl_clip / products.sum(-1).clamp_min(torch.finfo(products.dtype).tiny)).sqrt().clamp_max(1.0)
+        norm: Tensor = torch.linalg.vecdot(updates * lr[..., :covered] ** 2, grads)
+    else:
+        norm = torch.linalg.vecdot(updates, grads) * _per_member(lr) ** 2
+    clip: Tensor = (numbers.kl_clip / norm.clamp_min(torch.finfo(norm.dtype).tiny)).sqrt().clamp_max(1.0)
     space.updates[..., :covered] *= clip.unsqueeze(-1)
     return clip
 
@@ -345,11 +369,6 @@ def _weights(state: KFACState, values: list[Tensor], numbers: FlatNumbers) -> Te
     flat = torch.empty_like(state.momentum)
     torch._foreach_copy_(state.layout.views(flat), values)
     return flat
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product of flat vectors, [*lead]; not finite if either is not."""
-    return torch.dot(a, b) if a.dim() == 1 else torch.linalg.vecdot(a, b)
 
 
 def _mask(good: Tensor) -> Tensor | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sensitivity.kfac.config import KFACConfig, mean_rate
 from sensitivity.kfac.convolution import moment_flops
 from sensitivity.kfac.layers import Layer
+from sensitivity.kfac.thin import full_flops, thin_flops, uses_calls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ def step_flops(
     examples: int,
     positions: Mapping[str, int] | None = None,
     steps: int = 10_000,
+    calls: bool = False,
 ) -> StepFlops:
     """Count the FLOPs of an average step over a batch of `examples`, update intervals averaged over `steps` steps.
 
@@ -38,7 +40,8 @@ def step_flops(
     - factors: 2 R a² (an embedding's are counted: 0; a convolution's by `moment_flops`) and 2 R g², the latter once for
       each pseudo-loss; rows are examples alone in the "reduce" setting;
     - inverses: a³ + g³ by Cholesky; 9 (a³ + g³) by eigendecomposition;
-    - preconditioning: 2 a g (a + g), and twice that in and out of an eigenbasis.
+    - preconditioning: 2 a g (a + g), and twice that in and out of an eigenbasis; 2 R (a f + g² + a g), R of the whole
+      batch and f = a without the bias, where `calls` are given to `step` and it uses them (`uses_calls`).
 
     The backward passes of pseudo-losses are not counted: they are the caller's.
     """
@@ -59,7 +62,10 @@ def step_flops(
             factor_cost += moment_flops(layer, rows) if conv else layer.groups * 2 * rows * a**2
             both = _eigen_or_cholesky(a, exact=exact) + _eigen_or_cholesky(g, exact=exact)
             inverse_cost += layer.groups * both
-            solve_cost += layer.groups * 2 * a * g * (a + g) * (2 if exact else 1)
+            if calls and not exact and uses_calls(layer, examples * places):
+                solve_cost += thin_flops(layer, examples * places)
+            else:
+                solve_cost += full_flops(layer) * (2 if exact else 1)
         factor_cost += layer.groups * 2 * rows * g**2
     return StepFlops(
         factors=factor_cost * mean_rate(config.factor_interval, steps),

@@ -97,8 +97,8 @@ class KFAC(torch.optim.Optimizer):
                 modules[by_weight[id(module.weight)]].append(module)
         norms = {norm: model.get_submodule(norm.name) for norm in self.kfac.norms}
         self._recorder = Recorder(modules, norms, self.kfac, config, group=self._group, scaler=scaler)
-        self._recorder.record(on=True)
-        weakref.finalize(self, self._recorder.record, on=False).atexit = False
+        self._recorder.record(on=True, small=True)
+        weakref.finalize(self, self._recorder.record, on=False, small=False).atexit = False
         own_seed = 0 if self._group is None else dist.get_rank(self._group)
         self._generator = torch.Generator().manual_seed(own_seed) if generator is None else generator
         self._counts: dict[str, int | Tensor] = {"failed": 0, "clipped": 0, "taken": 0}
@@ -143,12 +143,13 @@ class KFAC(torch.optim.Optimizer):
             self._require_statistics()
             source = self._recorder
         with full_precision(self.kfac.momentum.device):
-            report = advance(self.config, self.kfac, self._values, given, source, numbers, self._group)
+            rows = self._recorder.rows(dict(zip(self._named, grads, strict=True)))
+            report = advance(self.config, self.kfac, self._values, given, source, numbers, rows, self._group)
             for tensor, value in kept:
                 tensor.copy_(value)
             if source is not None:
                 report.seconds["factors"] = report.seconds.get("factors", 0.0) + self._recorder.seconds
-                self._recorder.clear()
+            self._recorder.clear()
             return self._finish(report, numbers, index)
 
     def adapt_damping(self, before: float, after: float) -> float | None:
@@ -207,15 +208,16 @@ class KFAC(torch.optim.Optimizer):
         Beside the parameter groups: factors, inverses, momentum, counters, and the generator's state.
         """
         counts = {name: int(count) for name, count in self._counts.items()}
-        own = {"kfac": saved(self.kfac), "counts": counts, "waiting": sorted(self._recorder.waiting)}
-        return {**super().state_dict(), **own, "generator": self._generator.get_state()}
+        heard = {"waiting": sorted(self._recorder.waiting), "small": sorted(self._recorder.small)}
+        own = {"kfac": saved(self.kfac), "counts": counts, **heard, "generator": self._generator.get_state()}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` saved, from an optimizer of an equal model and configuration.
 
         Raises ValueError, and changes nothing, if it is of another optimizer, model or form of damping.
         """
-        keys = ("state", "param_groups", "kfac", "counts", "waiting", "generator")
+        keys = ("state", "param_groups", "kfac", "counts", "waiting", "small", "generator")
         missing = [key for key in keys if key not in state_dict]
         if missing:
             raise ValueError(f"No {missing[0]!r} in this state: not KFAC's. Load what KFAC.state_dict() returned.")
@@ -225,8 +227,14 @@ class KFAC(torch.optim.Optimizer):
         self._counts = dict(state_dict["counts"])
         self._generator.set_state(state_dict["generator"].cpu())
         self._predicted, self._recorder.waiting = None, set(state_dict["waiting"])
+        self._recorder.small = frozenset(state_dict["small"])
         self._recorder.clear()
-        self._recorder.record(on=needs_statistics(self.config, self.kfac.steps))
+        self._listen()
+
+    def _listen(self) -> None:
+        """Have recorded what the next step needs. Coupled weight decay adds to what rows alone make up."""
+        coupled = not self.config.decoupled_weight_decay and any(group["weight_decay"] for group in self.param_groups)
+        self._recorder.record(on=needs_statistics(self.config, self.kfac.steps), small=not coupled)
 
     def _without(self, grads: list[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
         """Copy the values and momenta of parameters without a gradient, which a step leaves as they are."""
@@ -248,7 +256,7 @@ class KFAC(torch.optim.Optimizer):
         counts["failed"] = counts["failed"] + (bool(report.failed) if self.kfac.alone else report.failed)
         if numbers.kl_clip is not None:
             counts["clipped"] = counts["clipped"] + (report.clip < 1)
-        self._recorder.record(on=needs_statistics(self.config, self.kfac.steps))
+        self._listen()
         self._last = report
         return report
 

@@ -8,6 +8,7 @@ With W a layer's matrix, A and G its factors and λ the damping:
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from sensitivity.kfac.distributed import shared
 from sensitivity.kfac.layout import Cohort, Layout, Placement, whole
 from sensitivity.kfac.solves import condition_number, eigenbasis, inverse
 from sensitivity.kfac.state import KFACState
+from sensitivity.kfac.thin import Rows
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,13 @@ class Product:
     slots: tuple[tuple[int, str, int], ...]
     strengths: int | list[int]
 
+    @property
+    def apart(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+        """Inverses of inputs, of outputs, and targets, by slot."""
+        if isinstance(self.strengths, int):
+            return [self.inputs], [self.outputs], [self.target]
+        return self.inputs.unbind(), self.outputs.unbind(), self.target.unbind()
+
 
 def products_of(state: KFACState) -> tuple[Product, ...]:
     """List the products of a step, embeddings excepted."""
@@ -160,16 +169,23 @@ def _product(
     )
 
 
-def precondition(state: KFACState, damping: Tensor, *, exact: bool) -> None:
+def precondition(state: KFACState, damping: Tensor, *, exact: bool, rows: Mapping[str, Rows]) -> None:
     """Write the preconditioned gradients of all covered layers from the workspace's gradients to its updates.
 
-    `damping` broadcasts to [layers, *lead].
+    `damping` broadcasts to [layers, *lead]. `rows` holds, by layer, what some of these gradients are the products of:
+    the factored form is cheaper for it.
     """
     space = state.workspace
     if space.products is None:
         space.products = products_of(state)
     strengths = damping.expand(len(state.layout.placements), *state.layout.lead) if exact else damping
     for product in space.products:
+        # In the exact form eigenvalues stand between the products.
+        thin = [] if exact else [rows[name] for _, name, _ in product.slots if name in rows]
+        if len(thin) == len(product.slots):
+            for own, inputs, outputs, target in zip(thin, *product.apart, strict=True):
+                own.precondition(inputs, outputs, target)
+            continue
         if not exact:
             torch.matmul(product.outputs, product.block, out=product.middle)
             torch.matmul(product.middle, product.inputs, out=product.target)

@@ -34,6 +34,9 @@ from sensitivity.kfac.hooks import Call, Hook, refuse_changed, version_of
 from sensitivity.kfac.layers import Layer, counted
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_weights
+from sensitivity.kfac.thin import Rows, full_flops, rows_of, thin_flops
+
+_WORTH_FLOPS = 5e7  # what keeping a layer's calls and trying them costs, in the time of products (measured: 0.2 ms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +64,9 @@ class _Seen:
 
 class Recorder:
     """Sums the raw moments of every covered layer between two steps, while told to `record`.
+
+    Beside that it keeps the calls of layers whose batch is so small beside them that a step makes good use of them, on
+    a host, of the training loss, and unless gradients are scaled or averaged over ranks; on every step once it was.
 
     waiting: layers that have no averages yet. urgent: inverses are wanted now, whatever their interval.
     modules: by layer name, all modules that hold the layer's weight. norms: normalisation layers whose diagonal Fisher
@@ -91,6 +97,12 @@ class Recorder:
         self._whole_calls = config.sharing == "reduce" or config.ekfac
         self._plain = not self._whole_calls and config.batch_fraction == 1.0 and config.fisher == "empirical"
         self._ones = torch.ones(0, dtype=dtype, device=like.device)
+        plain = config.fisher == "empirical" and config.damping_form == "factored" and group is None and scaler is None
+        self._linear = frozenset(
+            name for name, place in self._places.items() if plain and state.alone and place.layer.kind == "linear"
+        )
+        self.small: frozenset[str] = self._linear
+        """Layers that had small batches when moments were last summed."""
         self._observed = 0
         self._calls: list[Call] = []
         self._norm_calls: list[tuple[Norm, Call]] = []
@@ -98,29 +110,28 @@ class Recorder:
         # A compiled model breaks its graph here, rather than compile this anew for every layer.
         apart: Callable[[Any], Any] = torch.compiler.disable
         see, see_norm = apart(self._see), apart(self._see_norm)
-        self._hooks = [Hook(partial(see, name), each) for name, members in modules.items() for each in members]
-        self._hooks += [Hook(partial(see_norm, norm), module) for norm, module in norms.items()]
-        self._handles: list[RemovableHandle] = []
+        self._hooks = [(name, Hook(partial(see, name), each)) for name, members in modules.items() for each in members]
+        self._hooks += [(norm.name, Hook(partial(see_norm, norm), module)) for norm, module in norms.items()]
+        self._handles: dict[int, RemovableHandle] = {}
+        self.active = False
+        """Whether moments are summed."""
 
-    @property
-    def active(self) -> bool:
-        """Whether the hooks are on the model."""
-        return bool(self._handles)
-
-    def record(self, *, on: bool) -> None:
-        """Put the hooks on the model, or take them off."""
-        if on and not self._handles:
-            self._handles = [hook.own.register_forward_hook(hook, with_kwargs=True) for hook in self._hooks]
-        elif not on:
-            for handle in self._handles:
-                handle.remove()
-            self._handles = []
+    def record(self, *, on: bool, small: bool) -> None:
+        """Put the hooks on the model, or take them off; those of layers with `small` batches stay if so told."""
+        self.active = on
+        wanted = {i for i, (name, _) in enumerate(self._hooks) if on or (small and name in self.small)}
+        for i in self._handles.keys() - wanted:
+            self._handles.pop(i).remove()
+        for i in wanted - self._handles.keys():
+            hook = self._hooks[i][1]
+            self._handles[i] = hook.own.register_forward_hook(hook, with_kwargs=True)
 
     def clear(self) -> None:
         """Forget everything recorded since the last step."""
         self._seen: dict[str, _Seen] = {}
         self._kept: dict[int, dict[str, list[Capture]]] = {}
         self._squares: dict[str, Tensor] = {}
+        self._rows: dict[str, list[Capture]] = {}
         self._calls.clear()
         self._norm_calls.clear()
         self.seconds, self.urgent = 0.0, False
@@ -154,6 +165,17 @@ class Recorder:
             if kept:
                 self._add(call.name, Capture(call.inputs, tuple(kept)), self._observed, first=True)
         self.seconds += time.perf_counter() - start
+
+    def rows(self, grads: Mapping[str, Tensor | None]) -> dict[str, Rows]:
+        """Return what the gradients of layers with small batches are the products of, where they still are."""
+        found = rows_of(self._layout, self._rows) if self._rows else {}
+        self.small = frozenset(found) if self.active else self.small
+        for name in tuple(found):
+            layer = self._places[name].layer
+            weight, bias = grads[layer.weight], None if layer.bias is None else grads[layer.bias]
+            if weight is None or (bias is None) != (layer.bias is None) or not found[name].make(weight, bias):
+                del found[name]
+        return found
 
     def average(self, state: KFACState, mask: Tensor | None) -> Tensor | None:
         """Move the running averages towards the factors of all that was recorded (a `Source` of the engine).
@@ -279,8 +301,12 @@ class Recorder:
             start = time.perf_counter()
             batch = torch._C._current_graph_task_id() if outer < 0 else outer
             refuse_changed(name, inputs, version)
-            with full_precision(grad.device):
-                self._add(name, Capture(inputs, grad.detach()), batch, first=True)
+            call = Capture(inputs, grad.detach())
+            if name in (self._linear if self.active else self.small):
+                self._keep(name, call)
+            if self.active:
+                with full_precision(grad.device):
+                    self._add(name, call, batch, first=True)
             self.seconds += time.perf_counter() - start
 
         output.register_hook(after_backward)  # type: ignore[no-untyped-call]
@@ -301,6 +327,14 @@ class Recorder:
     def _add_squares(self, norm: Norm, call: Capture) -> None:
         for name, squares in example_squares(norm, [call], 0).items():
             self._squares[name] = squares + self._squares[name] if name in self._squares else squares
+
+    def _keep(self, name: str, call: Capture) -> None:
+        layer = self._places[name].layer
+        calls = self._rows.setdefault(name, [])
+        calls.append(_batched(layer, call))
+        rows = sum(each.columns[0].shape[:-1].numel() for each in calls)
+        if full_flops(layer) - thin_flops(layer, rows) < _WORTH_FLOPS:
+            del self._rows[name]
 
     def _add(self, name: str, call: Capture, batch: int, *, first: bool) -> None:
         """Add the output gradients of one call; its input counts with the first of them only."""

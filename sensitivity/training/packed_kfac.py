@@ -35,6 +35,11 @@ class PackedKFAC:
         self._momentum = hyperparameter(trials, "momentum", like)
         decay = hyperparameter(trials, "weight_decay", like)
         self._weight_decay = decay if decays(trials) else None
+        products = model.gradients_are_products and self._weight_decay is None
+        small = [layer.name for layer in self._layers if kfac.uses_calls(layer, trials[0].batch_size)]
+        self._thin = frozenset(small if products else ())
+        """Layers whose calls make a step cheaper, whether or not factors are updated."""
+        self._calls: dict[str, list[kfac.Capture]] = {}
         self._kl_clip = settings["kl_clip"]
         self._inverse_interval = settings["inverse_interval"]
         self._unsolved: dict[int, kfac.SolveFailure] = {}
@@ -57,7 +62,9 @@ class PackedKFAC:
 
     def flops(self, batch_size: int, positions: Mapping[str, int]) -> float:
         """Return the FLOPs of factors, inverses and preconditioning, averaged over the update intervals."""
-        return kfac.step_flops(self._layers, self._config, examples=batch_size, positions=positions).total
+        return kfac.step_flops(
+            self._layers, self._config, examples=batch_size, positions=positions, calls=bool(self._thin)
+        ).total
 
     @property
     def observed_layers(self) -> frozenset[str]:
@@ -65,12 +72,16 @@ class PackedKFAC:
         return frozenset(layer.name for layer in self._layers)
 
     def wants_calls(self, step: int) -> bool:
-        """Whether factors are updated at `step`."""
-        return kfac.needs_statistics(self._config, step)
+        """Whether factors are updated at `step`, or the calls make it cheaper."""
+        return bool(self._thin) or kfac.needs_statistics(self._config, step)
 
     @torch.no_grad()
     def see(self, calls: Mapping[str, Sequence[kfac.Capture]], share: float) -> None:
         """Keep the calls of a whole batch, or sum the statistics of its parts, so that no part's activations stay."""
+        for name in self._thin:
+            self._calls.setdefault(name, []).extend(_shared(call, share) for call in calls[name])
+        if not kfac.needs_statistics(self._config, self._state.steps):
+            return
         if share == 1:
             self._seen = calls
             return
@@ -92,8 +103,8 @@ class PackedKFAC:
             weight_decay=0.0 if self._weight_decay is None else self._weight_decay,
             kl_clip=self._kl_clip,
         )
-        report = kfac.step(self._config, self._state, params, grads, self._seen, numbers)
-        self._seen, self._seen_share = None, 0.0
+        report = kfac.step(self._config, self._state, params, grads, self._seen, numbers, calls=self._calls)
+        self._seen, self._seen_share, self._calls = None, 0.0, {}
         for failure in report.solves:
             self._unsolved.setdefault(failure.member[0], failure)
         for phase, seconds in report.seconds.items():
@@ -144,3 +155,8 @@ class PackedKFAC:
             f"the {failure.side} factor of layer {failure.layer} could not be inverted "
             f"(condition number {failure.condition:.2g})"
         )
+
+
+def _shared(call: kfac.Capture, share: float) -> kfac.Capture:
+    """Turn gradients of the mean over a part of a batch into those of the mean over all of it."""
+    return call if share == 1 else kfac.Capture(call.inputs, call.columns[0] * share)

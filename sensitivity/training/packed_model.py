@@ -91,6 +91,11 @@ class PackedModel:
         return next(iter(self.params.values())).device
 
     @property
+    def gradients_are_products(self) -> bool:
+        """Whether a layer's gradient is that of its recorded calls alone, as a model's own code can't promise."""
+        return self._sequence is not None
+
+    @property
     def trials(self) -> int:
         """Number of members."""
         return len(self._random)
