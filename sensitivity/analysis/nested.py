@@ -1,9 +1,10 @@
-"""How far the critical batch size moves with the choice of winners: a bootstrap that chooses anew in every resample.
+"""How far results move with the choice of winners: a bootstrap that chooses anew in every resample.
 
-Seeds are resampled whole, the same draw for every batch size: those that choose and those that judge, each among
-themselves (``honest``). Every resample chooses its best cell at each batch size, times it on its judging seeds, and
-fits Bc. Percentiles of so few seeds fall short by themselves (90% where 95% is meant with ten, 72% with three:
-STATISTICS.md, section 8), so they only ever widen the interval of ``critical``, and there are none below ten seeds.
+Seeds are resampled whole, the same draw for every batch size and optimizer: those that choose and those that judge,
+each among themselves (``honest``). Every resample chooses its best cell at each batch size, times it on its judging
+seeds, and fits Bc. Percentiles of so few seeds fall short by themselves (90% where 95% is meant with ten, 72% with
+three: STATISTICS.md, section 8), so they only ever widen the intervals of ``critical`` and of the verdict, from ten
+seeds on, and only ever take back a claim of equivalence (``paired``).
 
 Arrays are [resamples, seeds] or [resamples, cells].
 """
@@ -17,7 +18,7 @@ import numpy as np
 
 from sensitivity.analysis.critical import fit_log_size
 from sensitivity.analysis.estimates import Floats, Interval
-from sensitivity.analysis.honest import first_half
+from sensitivity.analysis.honest import first_half, method_for
 from sensitivity.analysis.intervals import LEVEL
 from sensitivity.analysis.winners import SeedTable
 
@@ -26,28 +27,43 @@ FEWEST = 10
 _RESAMPLES = 300
 
 
-def nested_interval(
+def resample_winners(
     tables: Sequence[SeedTable], confirmation_seeds: Collection[int] = (), rng: np.random.Generator | None = None
-) -> Interval | None:
-    """Return the interval of Bc over resamples that choose their winners anew, from tables of one optimizer.
+) -> Floats | None:
+    """Return log S [resamples, batches] of winners chosen anew, from tables of one optimizer.
 
-    None below ten seeds or two batch sizes, where batch sizes have other seeds, and where resamples don't reach the
-    target. `rng` draws the resamples; by default a fixed one.
+    None where seeds are too few to be split, where batch sizes have other seeds, and where resamples don't reach the
+    target. `rng` draws the resamples; by default a fixed one, so that optimizers of the same seeds are paired.
     """
     seeds = tables[0].seeds if tables else ()
-    if len(seeds) < FEWEST or len(tables) < 2 or any(table.seeds != seeds for table in tables):
+    if any(table.seeds != seeds for table in tables):
         return None
     fresh = np.isin(seeds, list(confirmation_seeds))
-    choosing = ~fresh if fresh.any() and not fresh.all() else first_half(len(seeds))
+    confirmed = bool(fresh.any() and not fresh.all())
+    if not confirmed and method_for(len(seeds)) != "split":
+        return None
+    choosing = ~fresh if confirmed else first_half(len(seeds))
     generator = rng or np.random.default_rng(0)
     chosen_by, judged_by = (_weights(int(some.sum()), generator) for some in (choosing, ~choosing))
-    columns = [_log_times(table, choosing, chosen_by, judged_by) for table in tables]
-    times = np.stack(columns, axis=1)
-    if not np.isfinite(times).all():
-        return None
-    sizes = fit_log_size(times, np.array([table.batch_size for table in tables], dtype=float))
+    times = np.stack([_log_times(table, choosing, chosen_by, judged_by) for table in tables], axis=1)
+    return times if np.isfinite(times).all() else None
+
+
+def percentiles(resampled: Floats) -> Interval:
+    """Return the 95% percentile interval of `resampled` [resamples]; its ends may be infinite."""
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile(sizes, [tail, 1 - tail], method="nearest")
+    low, high = np.quantile(resampled, [tail, 1 - tail], method="nearest")
+    return float(low), float(high)
+
+
+def nested_interval(tables: Sequence[SeedTable], resampled: Floats | None) -> Interval | None:
+    """Return the interval of Bc over the resamples of `tables` (of `resample_winners`).
+
+    None below ten seeds or two batch sizes, and without resamples.
+    """
+    if resampled is None or len(tables) < 2 or len(tables[0].seeds) < FEWEST:
+        return None
+    low, high = percentiles(fit_log_size(resampled, np.array([table.batch_size for table in tables], dtype=float)))
     return math.exp(low), math.exp(high)
 
 

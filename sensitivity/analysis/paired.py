@@ -3,7 +3,10 @@
 Runs that share a seed share initialisation and data order, so optimizers are compared a seed at a time. If they are
 equal, the sign of each difference is a coin's; the test counts the sign patterns with a mean as far from zero. With
 n seeds its smallest two-sided p is 2^(1-n), so below six seeds it can't reach 5% and is not computed: the result says
-so. "No difference" is shown by two one-sided t tests against a margin (Schuirmann 1987), never by a large p.
+so. "No difference" is shown by two one-sided t tests against a margin (Schuirmann 1987), never by a large p. Where
+winners were chosen, resamples that choose them anew (``nested``) have to lie within the margin as well, each side in
+95%: the seeds that judge a winner don't see that it might have been another, and without this arms that differ by the
+margin would be called equivalent in up to 8% of studies with near-ties (``benchmarks/coverage.py``).
 """
 
 from __future__ import annotations
@@ -113,7 +116,7 @@ class PairedComparison:
     margin: float
     """Differences within +- this don't matter."""
     p_equivalence: float
-    """Of two one-sided t tests."""
+    """Of two one-sided t tests, or the share of resamples outside the margin, whichever is larger."""
     answer: Answer
 
     @property
@@ -134,14 +137,19 @@ def compare(
     batch_size: int | None = None,
     adjusted_p: float | None = None,
     widen: float = 1.0,
+    widen_equivalence: float = 1.0,
+    resampled: Floats | None = None,
 ) -> PairedComparison:
     """Return what `differences` [seeds] say.
 
     Equivalence comes first: a difference that is real and smaller than the margin doesn't matter. `adjusted_p`
     replaces the p-value in the answer. `widen` is the factor on intervals over seeds that chose each other's winners
-    (``honest``), and on the standard error of the test of equivalence.
+    (``honest``), `widen_equivalence` that on the standard error of the test of equivalence. `resampled` [resamples]
+    are differences whose winners were chosen anew.
     """
-    p, equal = sign_flip_p(differences), equivalence_p(differences, margin, widen=widen)
+    p, equal = sign_flip_p(differences), equivalence_p(differences, margin, widen=widen_equivalence)
+    if resampled is not None:
+        equal = max(equal, float(np.mean(resampled >= margin)), float(np.mean(resampled <= -margin)))
     decisive = p if adjusted_p is None else adjusted_p
     answer: Answer = "undetermined"
     if equal <= ALPHA:

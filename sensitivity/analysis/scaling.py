@@ -32,7 +32,7 @@ from sensitivity.analysis.designs import (
 from sensitivity.analysis.estimates import Caution, Estimate, Floats, Interval, mean_over_seeds
 from sensitivity.analysis.honest import Method
 from sensitivity.analysis.names import at_batch_size, optimizer_name
-from sensitivity.analysis.nested import nested_interval
+from sensitivity.analysis.nested import nested_interval, resample_winners
 from sensitivity.analysis.times import CAP, TimeUnit
 from sensitivity.analysis.winners import SeedTable, Winner, find_winner, seed_tables
 
@@ -96,6 +96,12 @@ class ScalingCurve:
     """The columns of `log_times`."""
     widen: float
     """Factor on the width of intervals over `seeds` (``winners``)."""
+    widen_equivalence: float
+    """Factor on their standard error in a test of equivalence."""
+    resampled: Floats | None
+    """[resamples, batches reached] the same as `log_times`, of winners that are chosen anew (``nested``)."""
+    study_seeds: tuple[int, ...]
+    """All that `resampled` is drawn from."""
     warnings: tuple[Caution, ...]
 
     def ideal(self) -> tuple[float, ...]:
@@ -196,6 +202,7 @@ def _curve(
     log_times = np.array([[_log_time(winners[p.batch_size], seed) for p in solid] for seed in shared])
     log_times = log_times.reshape(len(shared), len(solid))
     widen = max((winners[p.batch_size].widen for p in solid), default=1.0)
+    stricter = max((winners[p.batch_size].widen_equivalence for p in solid), default=1.0)
     batches = np.array([p.batch_size for p in solid], dtype=float)
     cost = log_times + (np.log(batches) if unit == "steps" else 0.0)
     efficiency = {
@@ -205,10 +212,11 @@ def _curve(
         for column, p in enumerate(solid)
     }
     finished = tuple(_with_efficiency(p, efficiency.get(p.batch_size)) for p in points)
-    critical = None
+    critical, resampled = None, None
+    reached = [table for table in tables if table.batch_size in efficiency]
     if unit == "steps":
-        nested = nested_interval([table for table in tables if table.batch_size in efficiency], confirmation_seeds)
-        critical = _critical(finished, winners, log_times, widen, nested)
+        resampled = resample_winners(reached, confirmation_seeds) if reached else None
+        critical = _critical(finished, winners, log_times, widen, nested_interval(reached, resampled))
     return ScalingCurve(
         optimizer=optimizer,
         unit=unit,
@@ -218,6 +226,9 @@ def _curve(
         log_times=log_times,
         batch_sizes=tuple(p.batch_size for p in solid),
         widen=widen,
+        widen_equivalence=stricter,
+        resampled=resampled,
+        study_seeds=reached[0].seeds if reached else (),
         warnings=_warnings(optimizer, finished),
     )
 

@@ -198,8 +198,7 @@ def compute_success_difference(candidate: SuccessSurface, reference: SuccessSurf
             half = _paired_half_width(one, other)
             low[row], high[row] = difference[row] - half, difference[row] + half
         elif designs == {"drawn"}:
-            low[row] = difference[row] - np.hypot(one.share - one.low, other.high - other.share)
-            high[row] = difference[row] + np.hypot(one.high - one.share, other.share - other.low)
+            low[row], high[row] = newcombe_interval(one, other)
     return SuccessDifference(
         candidate=candidate.optimizer,
         reference=reference.optimizer,
@@ -212,6 +211,14 @@ def compute_success_difference(candidate: SuccessSurface, reference: SuccessSurf
         covers={"grid": OF_SEEDS, "drawn": OF_DRAWS}.get(next(iter(designs)), "") if len(designs) == 1 else "",
         warnings=(*candidate.warnings, *reference.warnings, *refused),
     )
+
+
+def newcombe_interval(one: Rates, other: Rates) -> tuple[Floats, Floats]:
+    """Return the interval of the difference of two independent rates, [targets] each, from their own intervals."""
+    difference = one.share - other.share
+    low = difference - np.hypot(one.share - one.low, other.high - other.share)
+    high = difference + np.hypot(one.high - one.share, other.share - other.low)
+    return low, high
 
 
 def _paired_half_width(one: Rates, other: Rates) -> Floats:

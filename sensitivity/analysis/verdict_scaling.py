@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sensitivity.analysis.critical import seed_log_sizes, shared_log_size
-from sensitivity.analysis.estimates import Caution, Estimate, mean_over_seeds
+from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
 from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.paired import PairedComparison, compare, holm, seeds_needed, sign_flip_p
 from sensitivity.analysis.remedies import Remedy, confirm, extend, more_seeds
@@ -34,7 +34,7 @@ def compute_scaling_verdict(
     priced = priced_runs(runs, candidate, reference)
     blocks, remedies = _obstacles(priced, (one, other))
     by_batch = _batches(one, other, margin)
-    primary = _sizes(one, other, margin)
+    primary = compare_sizes(one, other, margin)
     if primary is None:
         text = "Fewer than two batch sizes were reached by both with a shared seed, so no critical batch sizes compare."
         blocks.append(Caution(code="few-batch-sizes", text=text))
@@ -52,7 +52,7 @@ def compute_scaling_verdict(
         for warning in curve.critical.size.warnings
         if warning.code == "lack-of-fit"
     ]
-    ratio = _ratio(one, other)
+    ratio = size_ratio(one, other)
     return conclude("scaling", one.optimizer, other.optimizer, ratio, primary, by_batch, blocks, remedies, remarks)
 
 
@@ -95,6 +95,7 @@ def _batches(one: ScalingCurve, other: ScalingCurve, margin: float) -> tuple[Pai
         for size in sizes
     ]
     adjusted = holm([sign_flip_p(column) for column in columns])
+    again = _resampled(one, other, sizes)
     return tuple(
         compare(
             column,
@@ -107,13 +108,25 @@ def _batches(one: ScalingCurve, other: ScalingCurve, margin: float) -> tuple[Pai
             batch_size=size,
             adjusted_p=p,
             widen=max(one.widen, other.widen),
+            widen_equivalence=max(one.widen_equivalence, other.widen_equivalence),
+            resampled=None if again is None else again[0][:, place] - again[1][:, place],
         )
-        for size, column, p in zip(sizes, columns, adjusted, strict=True)
+        for place, (size, column, p) in enumerate(zip(sizes, columns, adjusted, strict=True))
     )
 
 
-def _sizes(one: ScalingCurve, other: ScalingCurve, margin: float) -> PairedComparison | None:
-    """Compare critical batch sizes over the batch sizes that both reached."""
+def _resampled(one: ScalingCurve, other: ScalingCurve, sizes: Sequence[int]) -> tuple[Floats, Floats] | None:
+    """Return the resampled log S of both [resamples, batches] at `sizes`; None where they aren't paired."""
+    if one.resampled is None or other.resampled is None or one.study_seeds != other.study_seeds:
+        return None
+    return (
+        one.resampled[:, [one.batch_sizes.index(size) for size in sizes]],
+        other.resampled[:, [other.batch_sizes.index(size) for size in sizes]],
+    )
+
+
+def compare_sizes(one: ScalingCurve, other: ScalingCurve, margin: float) -> PairedComparison | None:
+    """Compare critical batch sizes over the batch sizes that both reached; None where they can't be compared."""
     seeds, rows, other_rows = _shared(one, other)
     sizes = [size for size in one.batch_sizes if size in other.batch_sizes]
     if len(sizes) < 2 or not seeds:
@@ -122,6 +135,7 @@ def _sizes(one: ScalingCurve, other: ScalingCurve, margin: float) -> PairedCompa
     times = one.log_times[np.ix_(rows, [one.batch_sizes.index(size) for size in sizes])]
     others = other.log_times[np.ix_(other_rows, [other.batch_sizes.index(size) for size in sizes])]
     at = shared_log_size([(times.mean(axis=0), batches), (others.mean(axis=0), batches)])
+    again = _resampled(one, other, sizes)
     return compare(
         seed_log_sizes(times, batches, at) - seed_log_sizes(others, batches, at),
         seeds,
@@ -131,10 +145,14 @@ def _sizes(one: ScalingCurve, other: ScalingCurve, margin: float) -> PairedCompa
         margin=margin,
         larger_is_better=True,
         widen=max(one.widen, other.widen),
+        widen_equivalence=max(one.widen_equivalence, other.widen_equivalence),
+        resampled=None
+        if again is None
+        else seed_log_sizes(again[0], batches, at) - seed_log_sizes(again[1], batches, at),
     )
 
 
-def _ratio(one: ScalingCurve, other: ScalingCurve) -> Estimate:
+def size_ratio(one: ScalingCurve, other: ScalingCurve) -> Estimate:
     """Return the ratio of critical batch sizes, each linearised at its own fit; bounds alone where one is unbounded."""
     if one.critical is None or other.critical is None:
         return Estimate(value=math.nan)

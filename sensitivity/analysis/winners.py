@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sensitivity.analysis.estimates import Floats
-from sensitivity.analysis.honest import Method, first_half, method_for, widening
+from sensitivity.analysis.honest import Method, equivalence_widening, first_half, method_for, widening
 from sensitivity.analysis.times import CAP, TimeUnit
 
 
@@ -97,6 +97,11 @@ class Winner:
     def widen(self) -> float:
         """Factor on the width of intervals over these seeds."""
         return widening(self.method)
+
+    @property
+    def widen_equivalence(self) -> float:
+        """Factor on their standard error in a test of equivalence."""
+        return equivalence_widening(self.method)
 
 
 def find_winner(table: SeedTable, confirmation_seeds: Collection[int] = ()) -> Winner:

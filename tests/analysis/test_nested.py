@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sensitivity.analysis.critical import compute_critical_batch_size, fit_log_size, size_interval
-from sensitivity.analysis.nested import nested_interval
+from sensitivity.analysis.nested import nested_interval, resample_winners
 from sensitivity.analysis.winners import SeedTable, find_winner
 
 BATCHES = 2.0 ** np.arange(6, 15)
@@ -16,6 +16,10 @@ def table(batch, times):
     seeds, cells = times.shape
     reached = np.ones(times.shape, dtype=bool)
     return SeedTable("a", int(batch), tuple(range(seeds)), ("c",) * cells, times, times, reached)
+
+
+def interval(own, confirmation_seeds=()):
+    return nested_interval(own, resample_winners(own, confirmation_seeds))
 
 
 def tables(rng, n, cells, spread=0.0, noise=0.1):
@@ -31,7 +35,7 @@ def test_of_one_cell_it_is_the_bootstrap_over_the_seeds_that_judge():
     logs = np.stack([np.log(one.time[15:, 0]) for one in own], axis=1)
     picks = rng.integers(0, 15, (4000, 15))
     sizes = np.exp(fit_log_size(logs[picks].mean(axis=1), BATCHES))
-    assert nested_interval(own) == pytest.approx(np.percentile(sizes, [2.5, 97.5]), rel=0.03)
+    assert interval(own) == pytest.approx(np.percentile(sizes, [2.5, 97.5]), rel=0.03)
 
 
 def test_it_is_wide_where_resamples_choose_different_cells():
@@ -44,7 +48,7 @@ def test_it_is_wide_where_resamples_choose_different_cells():
         times[0, 5:, 1] *= 1.5
         return [table(batch, own) for batch, own in zip(BATCHES, times, strict=True)]
 
-    sure, torn = (np.ptp(np.log(nested_interval(study(lead)))) for lead in (2.0, 1.0))
+    sure, torn = (np.ptp(np.log(interval(study(lead)))) for lead in (2.0, 1.0))
     assert torn > 1.5 * sure
 
 
@@ -53,18 +57,18 @@ def test_fresh_seeds_judge_where_there_are_any():
     times = np.exp(TRUE[:, None, None] + 0.05 * rng.standard_normal((9, 12, 1)))
     times[:, :9] *= np.exp(rng.standard_normal((9, 9, 1)))  # of the seeds that choose: plays no part
     own = [table(batch, one) for batch, one in zip(BATCHES, times, strict=True)]
-    low, high = nested_interval(own, confirmation_seeds=(9, 10, 11))
+    low, high = interval(own, confirmation_seeds=(9, 10, 11))
     assert 1500 < low < high < 2700
 
 
 def test_there_is_none_below_ten_seeds_or_where_a_resample_does_not_reach():
     rng = np.random.default_rng(3)
-    assert nested_interval(tables(rng, 9, [2] * 9)) is None
+    assert interval(tables(rng, 9, [2] * 9)) is None
     own = tables(rng, 10, [2] * 9)
-    assert nested_interval(own[:1]) is None
-    assert nested_interval([]) is None
+    assert interval(own[:1]) is None
+    assert resample_winners([]) is None
     own[0].reached[7] = False
-    assert nested_interval(own) is None
+    assert interval(own) is None
 
 
 def test_it_only_widens_what_is_reported():
@@ -85,6 +89,6 @@ def test_with_ten_seeds_what_is_reported_covers_through_the_choice_of_winners(sp
     for _ in range(studies):
         own = tables(rng, 10, cells, spread)
         logs = np.stack([np.log(find_winner(one).time) for one in own], axis=1)
-        ends = np.array([size_interval(logs, BATCHES), nested_interval(own)])
+        ends = np.array([size_interval(logs, BATCHES), interval(own)])
         covered += ends[:, 0].min() <= 2000 <= ends[:, 1].max()
     assert 0.92 <= covered / studies <= 0.985

@@ -84,14 +84,14 @@ def test_three_seeds_are_told_what_it_takes(plain):
 
 
 def test_seeds_that_choose_each_others_winners_widen_every_interval_and_the_test_of_equivalence(plain):
-    """Without, three seeds would call arms equal that differ by the margin in 6 to 8% of simulated studies."""
+    """Three seeds would call arms equal that differ by the margin in 6 to 8% of simulated studies with 1.15 alone."""
     found = scaling_verdict(*study(plain, {"a": 60, "b": 60}, seeds=3))
     for comparison in (found.primary, *found.by_batch):
         differences = np.array(comparison.differences)
         low, high = mean_over_seeds(differences).interval
         assert np.ptp(comparison.effect.interval) == pytest.approx(1.15 * (high - low))
         assert comparison.p_equivalence > equivalence_p(differences, comparison.margin)
-        assert comparison.p_equivalence == equivalence_p(differences, comparison.margin, widen=1.15)
+        assert comparison.p_equivalence == equivalence_p(differences, comparison.margin, widen=1.7)
     (split, *_) = scaling_verdict(*study(plain, {"a": 60, "b": 60})).by_batch
     assert split.p_equivalence == equivalence_p(np.array(split.differences), split.margin)
 
