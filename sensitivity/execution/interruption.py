@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -19,6 +20,8 @@ class Interruptible:
 
     def __init__(self) -> None:
         self.requested = False
+        self.cause = ""
+        """Why, where it was not a user who asked."""
         self._applies = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> Interruptible:
@@ -38,6 +41,16 @@ class Interruptible:
         if self._applies:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
+
+    def stop(self, cause: str) -> None:
+        """Stop as a signal does, because of `cause`; from any thread."""
+        if self.requested:
+            return
+        self.cause = cause
+        if self._applies:
+            os.kill(os.getpid(), signal.SIGINT)  # wakes the main thread, whatever it waits for
+        else:
+            self.requested = True
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         self.requested = True

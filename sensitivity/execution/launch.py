@@ -21,8 +21,9 @@ from sensitivity.store.checkpoints import sweep_checkpoints
 from sensitivity.store.directory import Place, patiently
 from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import MANIFEST, Manifest, write_manifest
-from sensitivity.store.reader import finished_trials, read_plan, read_study
+from sensitivity.store.reader import finished_trials, read_plan, read_runs, read_study
 from sensitivity.store.writer import write_plan
+from sensitivity.study.errors import UserError
 from sensitivity.study.results import Status
 from sensitivity.study.schedule import total_steps
 from sensitivity.study.trials import Group, Pack, Trial, group
@@ -82,8 +83,9 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
             searches.learn(known.runs, known.curves)
             plan = with_search_seconds(plan, search_seconds(known.runs))
         if searches.open or any(trial.id not in finished for trial in plan.trials):
+            stop = Interruptible()
             try:
-                with Interruptible() as stop, searches:
+                with stop, searches:
                     _run_missing(
                         plan,
                         finished,
@@ -98,6 +100,11 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
                     )
             except KeyboardInterrupt:
                 interrupted = True
+            except Exception:  # Ray's own, on the way to the interruption
+                if not stop.cause:
+                    raise
+            if stop.cause:
+                raise _lost(stop.cause, directory)
         study = read_study(directory)
         lock.sweep()  # of workers that were killed meanwhile
         sweep_checkpoints(directory, set(study.runs.loc[study.runs["status"].isin(_UNFINISHED), "trial_id"]))
@@ -111,6 +118,16 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
         statuses={str(status): int(count) for status, count in statuses.items()},
         causes={str(message): int(count) for message, count in causes.head(3).items()},
         interrupted=interrupted,
+    )
+
+
+def _lost(cause: str, directory: Place) -> UserError:
+    statuses = read_runs(directory).runs["status"]
+    there = int((~statuses.isin(_UNFINISHED)).sum())
+    return UserError(
+        f"{cause}\n"
+        f"  No reported result is lost: {there} of {len(statuses)} runs have theirs in {directory.uri}\n"
+        "  Run the same again, and it goes on from there. If the memory was full (`dmesg` tells), give fewer --workers"
     )
 
 
@@ -136,7 +153,7 @@ def _run_missing(
         from sensitivity.execution.runner import Destination, measure_on_cluster, run_packs, start_workers
         from sensitivity.execution.session import session
 
-        with session(address=address, workers=workers, execution=execution) as at_once:
+        with session(address=address, workers=workers, execution=execution, on_loss=stop.stop) as at_once:
             if address is not None:
                 check_nodes(plan, directory)
             groups = {g: some for g, some in samples(plan, finished=finished).items() if some[0].id not in finished}
