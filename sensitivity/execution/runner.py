@@ -312,7 +312,9 @@ class _Recorder(tune.Callback):
         except UserError as error:
             self.fault = error
             return
-        delete_checkpoint(self._to.directory, pack.id)
+        # Which a shorter pack has not; what one leaves that went on from a checkpoint, the sweep at the end removes.
+        if result.wall_seconds >= 60 * self._to.manifest.spec.execution.checkpoint_minutes or _given_up(result):
+            delete_checkpoint(self._to.directory, pack.id)
         self._progress.finish(pack, result)
 
 
@@ -341,6 +343,10 @@ def cause_of_loss(error: BaseException | None) -> tuple[str, bool]:
     out_of_memory = isinstance(error, ray.exceptions.OutOfMemoryError) or bool(_MEMORY_WORDS.search(text))
     cause = last_line(error).partition(" Some common causes")[0] if error else "unknown"
     return cause, out_of_memory
+
+
+def _given_up(result: PackResult) -> bool:
+    return any(run.status is Status.INTERRUPTED for run in result.runs)
 
 
 def _interrupted(pack: Pack, message: str) -> PackResult:

@@ -191,12 +191,19 @@ def place(uri: str) -> Place:
         return Place(fs.LocalFileSystem(), path.as_posix(), uri.rstrip("/") or path.as_posix())
     _refuse_credentials(uri)
     try:
-        filesystem, path_text = fs.FileSystem.from_uri(uri)
+        filesystem, path_text = fs.FileSystem.from_uri(_in_one_request(uri))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise StorageError(
             f"storage {uri!r}: {first_line(error)}\n  Give a folder, or a URI such as s3://bucket/folder"
         ) from None
     return Place(filesystem, path_text.rstrip("/"), uri.rstrip("/"))
+
+
+def _in_one_request(uri: str) -> str:
+    """Return a URI of S3 with the option to send what is small in one request, where an upload in parts takes three."""
+    if not uri.startswith("s3://") or "allow_delayed_open=" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
 
 
 def _refuse_credentials(uri: str) -> None:

@@ -236,8 +236,6 @@ class WriterLock:
 
 
 def _read(directory: Place) -> Holder | None:
-    if not directory.exists(LOCK):
-        return None
     try:
         content = json.loads(directory.read(LOCK))
         return Holder(
@@ -252,7 +250,7 @@ def _read(directory: Place) -> Holder | None:
     except StorageError:
         if directory.exists(LOCK):
             raise
-        return None  # released a moment ago
+        return None
     except (ValueError, KeyError, TypeError, OverflowError):
         return Holder(token="", host="", pid=0, renewed_at=directory.modified_at(LOCK))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ class Manifest:
     specs: dict[str, Any]
     """Each spec the directory was run with, by its hash, with code version, packages and machine."""
 
-    @property
+    @functools.cached_property
     def spec_hash(self) -> str:
         """Hash of the present spec."""
         return spec_hash(self.spec)

@@ -5,6 +5,7 @@ Hyperparameters are columns ``param.<name>``, null where an optimizer has no suc
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -101,6 +102,7 @@ def runs_schema(params: Iterable[str]) -> pa.Schema:
     return pa.schema([*_fields(TRIAL_COLUMNS), *_params(params), *_fields(RESULT_COLUMNS)])
 
 
+@functools.cache
 def curves_schema() -> pa.Schema:
     """Return the schema of a part of curves."""
     return pa.schema(_fields(CURVE_COLUMNS))

@@ -1,5 +1,7 @@
 import errno
+import http.server
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -214,3 +216,31 @@ def test_a_symbolic_link_to_a_study_is_followed(tmp_path, make):
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     assert len(read_study(place(str(tmp_path / "link"))).runs) == 8
     assert Path(tmp_path / "link").is_symlink()
+
+
+def test_a_small_file_goes_to_s3_in_one_request(monkeypatch):
+    asked = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_PUT(self):  # an upload in parts begins with a POST, which this server refuses
+            asked.append((self.command, self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.send_header("ETag", '"x"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"s3://bucket/studies?endpoint_override=127.0.0.1:{server.server_port}&scheme=http&region=us-east-1"
+        directory = place(uri)
+        directory.write("runs/a", b"part")
+        server.shutdown()
+    ((command, path, body),) = asked
+    assert (command, path) == ("PUT", "/bucket/studies/runs/a")
+    assert b"part" in body
+    assert directory.uri == uri
