@@ -17,6 +17,7 @@ from sensitivity.training.cost import step_flops
 from sensitivity.training.evaluation import evaluate
 from sensitivity.training.members import Member, Watch, stop_worse, unharmed
 from sensitivity.training.packed_model import PackedModel
+from sensitivity.training.precision import denormals_flushed
 from sensitivity.training.problems import Problem
 from sensitivity.training.step import make_optimizer, take_step
 
@@ -59,25 +60,17 @@ class PackTraining:
         `on_look` is called now and then before the end, where the state may be taken.
         """
         look_every = _LOOK_EVERY[self._model.device.type]
-        began, since = time.perf_counter(), self.done
         while self.done < until and self._live:
-            step = self.done
-            self._lr_scale = lr_multiplier(
-                self._pack.trials[0].workload.schedule, step=step, total=self.total, **self._sizes
-            )
-            losses, failed = take_step(
-                self._model, self._problem, self._optimizer, self._batches, step=step, lr_scale=self._lr_scale
-            )
-            self._watch.see(step, losses, failed)
-            self.done += 1
-            if self.done == until or self.done % look_every == 0:
-                self._settle(began, self.done - since)
-                gone = self._find_faults()
-                if self.done == until or gone * _WORTH_DROPPING >= len(self._live):
-                    self._drop()
-                if self.done < until:
-                    on_look()
-                began, since = time.perf_counter(), self.done
+            began, since = time.perf_counter(), self.done
+            with denormals_flushed():
+                for step in range(since, min(until, (since // look_every + 1) * look_every)):
+                    self._take(step)
+            self._settle(began, self.done - since)
+            gone = self._find_faults()
+            if self.done == until or gone * _WORTH_DROPPING >= len(self._live):
+                self._drop()
+            if self.done < until:
+                on_look()
 
     def measure(self) -> None:
         """Measure the members that are left; those above the divergence bound are dropped, and pruned ones."""
@@ -140,6 +133,15 @@ class PackTraining:
             augment=spec.augment == "crop_flip",
             drawn=self.done,
         )
+
+    def _take(self, step: int) -> None:
+        schedule = self._pack.trials[0].workload.schedule
+        self._lr_scale = lr_multiplier(schedule, step=step, total=self.total, **self._sizes)
+        losses, failed = take_step(
+            self._model, self._problem, self._optimizer, self._batches, step=step, lr_scale=self._lr_scale
+        )
+        self._watch.see(step, losses, failed)
+        self.done += 1
 
     def _settle(self, began: float, steps: int) -> None:
         """Share out the time since `began`, and what the optimizer has to say of the `steps` steps since then."""

@@ -9,6 +9,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from sensitivity.kfac import KFAC, KFACConfig
+from sensitivity.kfac.solves import eigenbasis
 
 DOUBLE = torch.float64
 
@@ -158,3 +159,16 @@ def test_tokens_averaged_by_the_loss_are_loss_terms() -> None:
         torch.testing.assert_close(
             sequences.kfac.factor("", side), tokens.kfac.factor("", side), rtol=1e-10, atol=1e-13
         )
+
+
+def test_eigenvectors_hold_no_numbers_that_slow_products_down() -> None:
+    # Features of very different scales, as those of dying units are.
+    scales = torch.logspace(0, -18, 64)
+    matrix = scales[:, None] * (torch.eye(64) + 0.3) * scales
+    plain, tiny = torch.linalg.eigh(matrix)[1], 1e-14  # the square of what rounding leaves
+    assert int((plain.abs().lt(tiny) & plain.ne(0)).sum()) > 100
+    values, vectors, failed = eigenbasis(matrix[None])
+    assert not failed
+    assert not bool((vectors.abs().lt(tiny) & vectors.ne(0)).any())
+    torch.testing.assert_close((vectors[0] * values[0]) @ vectors[0].mT, matrix, rtol=0, atol=1e-6)
+    torch.testing.assert_close(vectors[0].mT @ vectors[0], torch.eye(64), rtol=0, atol=2e-6)

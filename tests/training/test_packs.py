@@ -284,3 +284,20 @@ def test_a_model_that_writes_to_its_parameters_trains_as_alone(make_study, arm):
     for trial, packed in zip(trials, train_pack(Pack(trials), task), strict=True):
         (alone,) = train_pack(Pack((trial,)), task)
         assert numbers(packed)[-1] == pytest.approx(numbers(alone)[-1], rel=1e-9)
+
+
+def test_numbers_too_small_to_matter_take_no_time(make_study):
+    seen = []
+
+    def loss(outputs, targets):
+        seen.append(float(torch.tensor([1e-39]) * torch.tensor([0.5])))
+        return cross_entropy(outputs, targets)
+
+    spec = make_study(batch_sizes=[8], optimizers={"sgd": SGD}, budget={"steps": 4})
+    whole = problem()
+    watched = Problem(
+        dataset=whole.dataset, build_model=whole.build_model, loss=loss, has_classes=True, outputs=whole.outputs
+    )
+    train_pack(Pack(expand(spec)[:2]), watched)
+    assert 0.0 in seen  # in a step, where the momentum of dead units would stay there for good
+    assert float(torch.tensor([1e-39]) * torch.tensor([0.5])) > 0  # and not around it
