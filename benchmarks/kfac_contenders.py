@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from sensitivity.kfac import KFAC, KFACConfig
 
 Step = Callable[[], Any]
 NEVER = 10**9
+WIDTHS = {"perceptron": (64, 128, 128, 10), "wide": (784, 1000, 500, 250, 30, 250, 500, 1000, 784)}
+"""Of perceptrons; "wide" are those of the autoencoder of MNIST in Martens and Grosse 2015, section 13."""
 INTERVALS = {"plain": (NEVER, NEVER), "factors": (1, NEVER), "both": (1, 1)}
 
 
@@ -32,19 +35,20 @@ class Workload:
     def model(self) -> nn.Module:
         """Make the model with its initial parameters."""
         torch.manual_seed(0)
-        made = _perceptron() if self.name == "perceptron" else ResNet20()
+        made = ResNet20() if self.name == "resnet20" else _perceptron(WIDTHS[self.name])
         return made.to(self.device)
 
     def data(self) -> tuple[Tensor, Tensor]:
         """Make one batch."""
         generator = torch.Generator().manual_seed(1)
-        shape = (64,) if self.name == "perceptron" else (3, 32, 32)
+        shape = (3, 32, 32) if self.name == "resnet20" else WIDTHS[self.name][:1]
         x = torch.randn(self.batch, *shape, generator=generator)
         return x.to(self.device), torch.randint(10, (self.batch,), generator=generator).to(self.device)
 
 
-def _perceptron() -> nn.Module:
-    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+def _perceptron(widths: tuple[int, ...]) -> nn.Module:
+    layers = [module for a, b in pairwise(widths) for module in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
 
 
 class Block(nn.Module):
@@ -224,8 +228,8 @@ def _jax_problem(work: Workload, module: Any) -> tuple[Any, Any, Any]:
     import jax
     import jax.numpy as jnp
 
-    if work.name != "perceptron":
-        raise LookupError("built for the perceptron alone")
+    if work.name not in WIDTHS:
+        raise LookupError("built for perceptrons alone")
     model, (x, y) = work.model(), work.data()
     params = [(jnp.array(m.weight.detach().T.numpy()), jnp.array(m.bias.detach().numpy())) for m in model[::2]]
 

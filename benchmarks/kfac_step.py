@@ -1,14 +1,15 @@
 """Time a K-FAC step as a multiple of the SGD step of the same model and batch, beside peers and floors.
 
-    python benchmarks/kfac_step.py [--workloads perceptron resnet20] [--rounds N] [--threads T] [--device D] [--record]
+    python benchmarks/kfac_step.py [--workloads ...] [--rounds N] [--threads T] [--device D] [--record]
 
 A round times every contender once in each kind of step, and SGD (kfac-jax: SGD in JAX) just before it: both for the
 same number of steps in a row, after one untimed step where steps are short, as in training, where the caches hold one
 optimizer's state and not eight. The ratios of a round are put together for (a) factors every step and inverses every
 10, (b) every 10 and every 100; the tables give medians over rounds with their quartiles. Floors: the FLOPs of forward,
-backward and K-FAC over those of forward and backward, with our form of convolution factors and with im2col. Memory: the
-peak of a process that takes steps of kind "both", less that of one that takes SGD steps. `--record` writes the tables
-to results/kfac_step.md, anew after every round, so that a run that is stopped leaves the rounds it had.
+backward and K-FAC over those of forward and backward, with our forms (convolution factors without im2col, small batches
+as thin products) and with the usual ones. Memory: the peak of a process that takes steps of kind "both", less that of
+one that takes SGD steps. `--record` writes the tables to results/kfac_step.md, anew after every round, so that a run
+that is stopped leaves the rounds it had.
 """
 
 import argparse
@@ -31,8 +32,8 @@ from sensitivity.kfac import KFACConfig, layers_of, step_flops
 
 SETTINGS = {"a": (1, 10), "b": (10, 100)}
 KINDS = ("plain", "factors", "both")
-ROUNDS = {"perceptron": 60, "resnet20": 5}
-STEPS = {"perceptron": 10, "resnet20": 1}
+ROUNDS = {"perceptron": 60, "wide": 10, "resnet20": 5}
+STEPS = {"perceptron": 10, "wide": 2, "resnet20": 1}
 
 
 @dataclass(eq=False)
@@ -110,16 +111,17 @@ def floors(work: Workload) -> dict[str, dict[str, float]]:
     with counter:
         functional.cross_entropy(model(x), y).backward()
     base, layers = counter.get_total_flops(), layers_of(model)
-    found: dict[str, dict[str, float]] = {"floor by FLOPs, our forms": {}, "floor by FLOPs, im2col": {}}
+    found: dict[str, dict[str, float]] = {"floor by FLOPs, our forms": {}, "floor by FLOPs, usual forms": {}}
     for setting, (factors, inverses) in SETTINGS.items():
         config = KFACConfig(factor_interval=factors, inverse_interval=inverses)
-        cost = step_flops(layers, config, examples=work.batch, positions=positions)
+        cost = step_flops(layers, config, examples=work.batch, positions=positions, calls=True)
+        usual = step_flops(layers, config, examples=work.batch, positions=positions)
         found["floor by FLOPs, our forms"][setting] = (base + cost.total) / base
         patches = sum(
             x.groups * 2 * work.batch * positions.get(x.name, 1) * (x.input_dim**2 + x.output_dim**2) for x in layers
         )
-        im2col = base + patches / factors + cost.inverses + cost.precondition
-        found["floor by FLOPs, im2col"][setting] = im2col / base
+        whole = base + patches / factors + usual.inverses + usual.precondition
+        found["floor by FLOPs, usual forms"][setting] = whole / base
     return found
 
 
