@@ -180,15 +180,8 @@ def click_cell(tab: Page, column: int) -> float:
         }""",
         column,
     )
-    hovered = tab.locator("[id*='maps-0'] .hoverlayer .hovertext")
-    for step in range(200):  # as a hand rests on a cell before it clicks
-        tab.mouse.move(x + step % 2, y)
-        tab.wait_for_timeout(30)
-        if hovered.count():
-            break
     began = time.perf_counter()
-    tab.mouse.down()
-    tab.mouse.up()
+    tab.mouse.click(x, y)
     tab.wait_for_url(f"**cell={name}**")
     drawn = "name => document.querySelector('[id*=curves-a] .js-plotly-plot')?.layout?.meta === name"
     while not tab.evaluate(drawn, name):

@@ -62,7 +62,7 @@ def filter_bar(results: Results) -> Component:
             html.Details(
                 [html.Summary("Narrow the prior box"), _boxes(spec, view)], className="boxes", open=bool(view.box)
             ),
-            html.P(id="filtered", className="note"),
+            html.P(filtered_words(results), id="filtered", className="note"),
         ],
         className="bar",
         **aria(label="Filters"),

@@ -78,6 +78,14 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
     return [...seen.values()];
   }
 
+  // Plotly takes note of the cell under the pointer every 50 ms at most, and not while a button is down, but tells a
+  // click by the last note: a pointer that has just moved would choose the cell it left, or none. So what is noted, and
+  // what waits to be, is dropped as the button goes down; Plotly then looks where the click is.
+  document.addEventListener("mousedown", function (event) {
+    const figure = event.target.closest(".choosable .js-plotly-plot");
+    if (figure && figure._fullLayout) Plotly.Fx.unhover(figure, event);
+  }, true);
+
   let marks = [];
   const watched = new WeakSet();
   window.sensitivityMark = function (letters) {

@@ -57,6 +57,26 @@ def test_a_click_on_a_cell_shows_its_curves_and_seeds_and_the_link_reproduces_it
         maps.locator(".annotation-text").get_by_text(letter, exact=True).wait_for()
 
 
+def test_a_click_chooses_the_cell_where_it_is_however_quick_the_hand(site, visit, at):
+    """The pointer comes from another cell, within the time that Plotly takes no note of where it is."""
+    tab = visit(f"{site}/study/bowl/robustness")
+    maps = at.figure(tab, "maps-0")
+    for press_ms, column in ((0, 5), (60, 3)):
+        away, cell = at.cell_at(maps, column=2, row=4), at.cell_at(maps, column=column, row=4)
+        maps.locator(".js-plotly-plot").evaluate(
+            """async (figure, [away, cell, pressMs]) => {
+                const send = (kind, [x, y]) => document.elementFromPoint(x, y).dispatchEvent(
+                    new MouseEvent(kind, {bubbles: true, clientX: x, clientY: y, detail: 1}));
+                for (const [kind, where] of [["mousemove", away], ["mousemove", cell], ["mousedown", cell]])
+                    send(kind, where);
+                if (pressMs) await new Promise((resolve) => setTimeout(resolve, pressMs));
+                send("mouseup", cell);
+            }""",
+            [away[:2], cell[:2], press_ms],
+        )
+        tab.wait_for_url(f"**cell={cell[2]}")
+
+
 def test_a_filter_reaches_every_figure_and_number(site, studies, visit, at):
     tab = visit(f"{site}/study/bowl/robustness")
     maps = at.figure(tab, "maps-0")
@@ -158,7 +178,7 @@ def test_a_script_in_a_name_stays_text(make, visit, at, tmp_path):
         assert hostile in tab.inner_text("#nav")
 
 
-def test_a_live_study_grows_on_the_page_and_zoom_stays(make, visit, at, tmp_path):
+def test_a_live_study_grows_on_the_page_and_neither_zoom_nor_a_click_is_lost(make, visit, at, tmp_path):
     spec = make.make_spec(name="live")
     folder = tmp_path / "live"
     make.write_study(folder, spec, lambda trial: make.mixed(trial) if trial.seed == 0 else None, packs=1)
@@ -176,10 +196,15 @@ def test_a_live_study_grows_on_the_page_and_zoom_stays(make, visit, at, tmp_path
         zoomed = maps.locator(".js-plotly-plot").evaluate(reach)
         assert zoomed != whole
         tab.evaluate("window.scrollTo(0, 300)")
+        x, y, cell = at.cell_at(maps, column=0, row=1)
+        tab.mouse.move(x, y)
+        tab.mouse.down()
         make.write_study(folder, spec, make.mixed, packs=2)
         maps.locator(".gtitle-subtitle", has_text="36 completed").wait_for(timeout=5_000)
         assert maps.locator(".js-plotly-plot").evaluate(reach) == zoomed
         assert tab.evaluate("window.scrollY") == pytest.approx(300, abs=2)
+        tab.mouse.up()
+        tab.wait_for_url(f"**cell={cell}")
         seeds = tab.locator("table", has_text="Seeds of cell A").locator("td", has_text="completed")
         at.until(lambda: seeds.count() == 3)
 

@@ -11,6 +11,7 @@ from dashboards import evaluations
 from dashboards.blocks import FigureBlock, FixedBlock, seen
 from dashboards.callbacks import _drawn, _written
 from dashboards.catalog import Catalog
+from dashboards.filters import filter_bar
 from dashboards.pages import PAGES
 from dashboards.site import Site
 from dashboards.view import Narrowed, View
@@ -140,6 +141,12 @@ def test_a_damaged_curve_is_said_where_it_is_needed_and_the_rest_is_shown(make, 
     counts = _written(PAGES["overview"].block(scene, "counts"), scene)
     assert "Every planned run" in str(counts)
     assert len(scene.results.runs) == 108
+
+
+def test_the_filter_bar_says_at_once_what_the_filters_leave(studies):
+    """A line that came later would move the maps from under the pointer."""
+    assert "All 1,152 planned runs." in str(filter_bar(results_of(studies, "bowl")))
+    assert "576 of 1,152 planned runs." in str(filter_bar(results_of(studies, "bowl", optimizers=("sgd",))))
 
 
 def test_dragging_a_slider_keeps_few_filtered_tables(studies):
