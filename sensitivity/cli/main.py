@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -29,6 +35,22 @@ WorkersOption = Annotated[int | None, typer.Option(min=1, help="packs at a time 
 JsonOption = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
 
 
+@contextlib.contextmanager
+def _importing() -> Iterator[None]:
+    """Let Ctrl-C end the process at once: an import may swallow it, or fail half-way in its own words."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"stopped; what is stored stays as it was\n")
+        os._exit(INTERRUPTED_EXIT)
+
+    before = signal.signal(signal.SIGINT, end) if threading.current_thread() is threading.main_thread() else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
 @app.command()
 def plan(
     study: StudyArgument,
@@ -37,7 +59,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Check a study and show what it would run and cost on this machine."""
-    from sensitivity.cli.planning import show_plan
+    with _importing():
+        from sensitivity.cli.planning import show_plan
 
     show_plan(study, storage=storage, workers=workers, as_json=as_json)
 
@@ -51,7 +74,8 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run what is missing of a study, and keep it in STORAGE/NAME."""
-    from sensitivity.cli.running import run_study
+    with _importing():
+        from sensitivity.cli.running import run_study
 
     raise typer.Exit(run_study(study, storage=storage, address=address, workers=workers, as_json=as_json))
 
@@ -65,7 +89,8 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a study, or of several side by side: one HTML file that needs no network."""
-    from sensitivity.cli.reading import write_report_file
+    with _importing():
+        from sensitivity.cli.reading import write_report_file
 
     for line in write_report_file(study_dirs, output, figures):
         typer.echo(line)
@@ -74,7 +99,8 @@ def report(
 @app.command()
 def verdict(study_dir: DirectoryArgument, as_json: JsonOption = False) -> None:
     """Answer a study's questions: which optimizer scales further, which is less sensitive, and why."""
-    from sensitivity.cli.reading import show_verdict
+    with _importing():
+        from sensitivity.cli.reading import show_verdict
 
     show_verdict(study_dir, as_json=as_json)
 
@@ -87,7 +113,8 @@ def export(
     ],
 ) -> None:
     """Write the table of runs, every planned run included, as CSV or Parquet; or all runs to an Optuna storage."""
-    from sensitivity.cli.exporting import export_study
+    with _importing():
+        from sensitivity.cli.exporting import export_study
 
     for line in export_study(study_dir, target):
         typer.echo(line)
@@ -99,7 +126,8 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List the studies below ROOT with the state of their runs."""
-    from sensitivity.cli.listing import show_studies
+    with _importing():
+        from sensitivity.cli.listing import show_studies
 
     show_studies(root, as_json=as_json)
 
@@ -121,7 +149,8 @@ def dashboard(
     ] = None,
 ) -> None:
     """Explore the studies below ROOT in a browser, while they run."""
-    from sensitivity.cli.dashboard import serve
+    with _importing():
+        from sensitivity.cli.dashboard import serve
 
     serve(
         root,

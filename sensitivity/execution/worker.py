@@ -89,7 +89,7 @@ def _train(
     checkpoint = keep(pack)
     try:
         return train(pack, checkpoint)
-    except Exception as error:  # the user's model may raise anything
+    except (Exception, SystemExit) as error:  # the user's model may raise anything
         too_large, text = out_of_memory(error), traceback.format_exc()
         message = f"{type(error).__name__}: {error}"
     if too_large and torch.cuda.is_available():

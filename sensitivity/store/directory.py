@@ -187,7 +187,13 @@ def place(uri: str) -> Place:
         StorageError: no file system answers to it, or it holds credentials.
     """
     if "://" not in uri:
-        path = Path(uri).expanduser().resolve()
+        try:
+            path = Path(uri).expanduser().resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # no such user, links in a circle, a zero byte
+            raise StorageError(
+                f"{uri!r}: can't be read ({first_line(error)})\n  Check that it is the right place, and that you may "
+                "read it"
+            ) from None
         return Place(fs.LocalFileSystem(), path.as_posix(), uri.rstrip("/") or path.as_posix())
     _refuse_credentials(uri)
     try:

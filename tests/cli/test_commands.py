@@ -197,3 +197,12 @@ def test_an_address_where_nothing_answers_is_said(study_file, tmp_path):
     assert "ray start --head" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "s" / "small" / "writer.lock").exists()
+
+
+def test_code_that_ends_the_process_does_not_end_the_command_without_a_word(command, tmp_path):
+    (tmp_path / "it_exits.py").write_text("import sys\ndef model(shape, outputs): sys.exit(3)\n")
+    path = tmp_path / "exits.toml"
+    path.write_text(STUDY.replace("[budget]", '[problem]\nmodel = "it_exits:model"\n[budget]'))
+    answer = command("plan", path, "--storage", tmp_path / "none")
+    assert answer.code == 2
+    assert "the problem's own code ends the process (sys.exit(3))" in answer.err

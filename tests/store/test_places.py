@@ -40,6 +40,13 @@ def test_a_missing_file_is_named(directory):
         directory.read("absent.txt")
 
 
+def test_a_path_that_leads_nowhere_is_a_message(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (str(tmp_path / "loop"), "~no-such-user-here/studies", "with\0zero"):
+        with pytest.raises(StorageError, match=r"can't be read .*\n  Check that it is the right place"):
+            place(path)
+
+
 def test_a_local_place_leaves_no_temporary_files(tmp_path):
     place(str(tmp_path)).write("x", b"1")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
