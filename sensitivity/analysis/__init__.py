@@ -33,7 +33,8 @@ How sensitive is it
 * ``lr_sensitivity``: ``compute_lr_sensitivity -> LrSensitivity`` an optimizer and batch size.
 * ``tuning``: ``compute_tuning -> Tuning`` an optimizer: one setting for all batch sizes, tunability, effective
   dimension. ``scores``: the array they start from.
-* ``importance``: ``compute_importance -> Importance`` an optimizer and batch size; ``forest``: of draws.
+* ``importance``: ``compute_importance -> Importance`` an optimizer and batch size; ``forest``: of draws;
+  ``jackknife``: its intervals.
 * ``clipping``: ``compute_clipping(runs, curves) -> Clipping``, where a KL clip binds.
 
 Which is better

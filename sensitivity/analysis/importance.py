@@ -4,9 +4,10 @@ The variance of the metric over the declared prior is split into what each hyper
 pair explains beyond that, and the rest. The prior is uniform in decades, so the coordinates are logarithms: in linear
 ones a log-uniform learning rate's share is understated severalfold.
 
-On a full grid the decomposition is exact (means over the grid's rows and columns). Of random or Sobol draws it is
-that of a random forest's regression, its marginals averaged exactly over the draws' box (Hutter et al. 2014;
-``forest``). Values are capped at the untrained network's, or diverged runs would be all there is to see.
+On a full grid the decomposition is exact (means over the grid's rows and columns), and what the noise of seeds adds to
+it is taken off (``jackknife``). Of random or Sobol draws it is that of a forest's regression of the mean over seeds
+(``forest``), and its interval covers the draw of configurations. Values are capped at the untrained network's, or
+diverged runs would be all there is to see.
 
 K-FAC's plane is expected to show a ridge, a large learning rate going with a large damping, which a split along the
 axes shows as interaction. So the result also has what the ridge coordinates explain: log(lr / damping), across the
@@ -25,8 +26,9 @@ import pandas as pd
 
 from sensitivity.analysis.coordinates import decades
 from sensitivity.analysis.designs import adaptive, design_of
-from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
+from sensitivity.analysis.estimates import Caution, Estimate, Floats
 from sensitivity.analysis.forest import forest_variances
+from sensitivity.analysis.jackknife import Part, over_draws, over_seeds
 from sensitivity.analysis.names import at_batch_size
 from sensitivity.analysis.rates import OF_SEEDS
 from sensitivity.analysis.scores import ScoreTable, score_tables
@@ -34,6 +36,12 @@ from sensitivity.study.metrics import MetricName
 
 ACROSS, ALONG = "lr / damping", "lr × damping"
 _RIDGE = ("lr", "damping")
+OF_FOREST = "the draw of configurations (jackknife); not what a forest can't see, such as a sharp cliff"
+FOREST = (
+    "Of a forest's regression: shares of what it can explain, best with 100 draws or more. A sharp cliff looks like a"
+    " slope to it, which makes pairs smaller and mains larger than they are; the intervals don't cover that."
+)
+SINGLE = Caution(code="single-seed", text="One seed: its noise counts as an effect, of pairs above all.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +111,7 @@ def _importance(table: ScoreTable, place: int, design: str) -> Importance:
         text = f"{where}: the grid has holes (failed or waiting runs), so its variance can't be split. Finish it."
         return replace(empty, refused=Caution(code="incomplete", text=text))
     x = _positions(table)
+    ridge = set(_RIDGE) <= set(table.names)
     if design == "grid":
         shape = tuple(len(values) for values in levels)
         cells = np.ravel_multi_index(
@@ -110,24 +119,26 @@ def _importance(table: ScoreTable, place: int, design: str) -> Importance:
         )
         grid = np.empty_like(scores)
         grid[:, cells] = scores
-        parts = grid_variances(grid.reshape(-1, *shape))
+        parts = over_seeds(lambda rows: grid_variances(rows.reshape(-1, *shape)), grid)
+        across = over_seeds(lambda rows: _ridge_variances(table.names, x, rows), scores) if ridge else []
         note = Caution(
             code="grid",
             text="Exact on the grid's points, which are weighed alike; the interval covers seed noise only.",
         )
     else:
-        parts = forest_variances(x, scores)
-        note = Caution(
-            code="forest", text="Of a forest's regression: shares of what it can explain, best with 100 draws or more."
-        )
-    ridge = _ridge(table.names, x, scores)
+        mean = scores.mean(axis=0, keepdims=True)
+        parts = over_draws(forest_variances, x, mean)
+        across = over_draws(lambda at, rows: _ridge_variances(table.names, at, rows), x, mean) if ridge else []
+        note = Caution(code="forest", text=FOREST)
+    noisy = () if design != "grid" or len(scores) > 1 else (SINGLE,)
+    n, of = (len(scores), "seeds") if design == "grid" else (scores.shape[1], "configurations")
     return replace(
         empty,
         method="exact" if design == "grid" else "forest",
-        shares=_shares(parts, table.names),
-        ridge=_shares(ridge, (ACROSS, ALONG)) if ridge else (),
+        shares=_shares(parts, table.names, n, of),
+        ridge=_shares(across, (ACROSS, ALONG), n, of) if ridge else (),
         deviation=float(scores.mean(axis=0).std()),
-        warnings=(*table.warnings(), note),
+        warnings=(*table.warnings(), note, *noisy),
     )
 
 
@@ -159,17 +170,18 @@ def grid_variances(grid: Floats) -> dict[tuple[int, ...], Floats]:
     return {(): marginal(tuple(dimensions)), **mains, **pairs}
 
 
-def _ridge(names: tuple[str, ...], x: Floats, scores: Floats) -> dict[tuple[int, ...], Floats] | None:
+def _ridge_variances(names: tuple[str, ...], x: Floats, scores: Floats) -> dict[tuple[int, ...], Floats]:
     """Return the variance that lr / damping alone explains, and lr times damping alone, as `grid_variances` does.
 
     The box, turned by 45 degrees, is no box any more, so these are shares of one coordinate each, whatever the other
     does there, and need not add up to one.
     """
-    if not set(_RIDGE) <= set(names):
-        return None
     lr, damping = (x[:, names.index(name)] for name in _RIDGE)
-    total = scores.var(axis=1)
-    return {(): total, (0,): explained(lr - damping, scores), (1,): explained(lr + damping, scores)}
+    return {
+        (): scores.var(axis=1),
+        (0,): explained(lr - damping, scores),
+        (1,): explained(lr + damping, scores),
+    }
 
 
 def explained(coordinate: Floats, scores: Floats) -> Floats:
@@ -188,20 +200,20 @@ def explained(coordinate: Floats, scores: Floats) -> Floats:
     member[np.arange(n), place] = 1.0
     means = (scores @ member) / counts
     within = ((scores - means[:, place]) ** 2).sum(axis=1) / max(n - len(counts), 1)
-    return np.asarray(np.maximum(scores.var(axis=1) - within * (n - 1) / n, 0.0))
+    return np.asarray(scores.var(axis=1) - within * (n - 1) / n)
 
 
-def _shares(parts: Mapping[tuple[int, ...], Floats], names: tuple[str, ...]) -> tuple[Share, ...]:
-    total = np.where(parts[()] > 0, parts[()], np.nan)
+def _shares(parts: list[Part], names: tuple[str, ...], n: int, of: str) -> tuple[Share, ...]:
     found = []
     for size in (1, 2):
         own = []
-        for key, variance in parts.items():
+        for key, share, half in parts:
             if len(key) == size:
-                estimate = mean_over_seeds(np.maximum(variance, 0.0) / total)
-                if estimate.interval is not None:
-                    low, high = estimate.interval
-                    estimate = replace(estimate, interval=(max(low, 0.0), min(high, 1.0)), covers=OF_SEEDS)
+                value = min(max(share, 0.0), 1.0)
+                ends = (min(max(share - half, 0.0), value), max(min(share + half, 1.0), value))
+                known = not math.isnan(half)
+                covers = "" if not known else OF_SEEDS if of == "seeds" else OF_FOREST
+                estimate = Estimate(value=value, interval=ends if known else None, n=n, of=of, covers=covers)
                 own.append(Share(names=tuple(names[k] for k in key), share=estimate))
-        found += sorted(own, key=lambda share: -share.share.value)
+        found += sorted(own, key=lambda one: -one.share.value)
     return tuple(found)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
+from sensitivity.analysis.estimates import Estimate
 from sensitivity.analysis.importance import ACROSS, Importance
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.figures.axes import add_panel_title
@@ -71,7 +72,7 @@ def draw_importance(importances: Sequence[Importance], *, theme: Theme = LIGHT) 
                     error_x=whiskers(estimates, theme.ink),
                     hovertext=[
                         f"<b>{optimizer_label(optimizer)}, batch size {size:,}</b><br>{label}:"
-                        f" {interval_text(estimate)} of the variance<br>n = {count(estimate.n, 'seed')}"
+                        f" {interval_text(estimate)} of the variance<br>n = {_counted(estimate)}"
                         for label, estimate in zip(labels, estimates, strict=True)
                     ],
                     hoverinfo="text",
@@ -83,22 +84,27 @@ def draw_importance(importances: Sequence[Importance], *, theme: Theme = LIGHT) 
     panels.figure.update_xaxes(range=[0, 1], tickformat=".0%", title_text="share of the variance over the box")
     panels.figure.update_yaxes(autorange="reversed", showgrid=False)
     panels.figure.update_layout(barmode="group", bargap=0.25, legend={"traceorder": "normal"})
-    n = max(share.share.n for importance in shown for share in importance.shares)
-    methods = {"exact": "exact on the grid", "forest": "of a random forest's regression"}
+    most = {share.share.of: share.share for importance in shown for share in importance.shares}
+    methods = {"exact": "exact on the grid", "forest": "of a forest's regression"}
+    over = {"seeds": "seeds", "configurations": "the draw of configurations"}
     metric = METRICS[shown[0].metric]
     return panels.finish(
         theme,
         f"Which hyperparameters move {metric.label}",
         [
-            f"n = {count(n, 'seed')}",
+            f"n = {', '.join(_counted(estimate) for estimate in most.values())}",
             "functional ANOVA in decades: mains and pairs",
             *dict.fromkeys(methods[importance.method] for importance in shown),
             "lr / damping and lr × damping, each by itself, are another split of the same",
-            "bars: 95% interval over seeds (Student's t)",
+            f"bars: 95% interval over {' or '.join(over[of] for of in most)} (jackknife)",
         ],
         panel_width=430,
         left=150,
     )
+
+
+def _counted(estimate: Estimate) -> str:
+    return count(estimate.n, estimate.of.removesuffix("s"))
 
 
 def _names(importances: Sequence[Importance]) -> list[tuple[str, ...]]:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from sensitivity.analysis.forest import forest_variances
-from sensitivity.analysis.importance import ACROSS, ALONG, compute_importance, explained, grid_variances
+from sensitivity.analysis.importance import ACROSS, ALONG, OF_FOREST, compute_importance, explained, grid_variances
+from sensitivity.analysis.jackknife import over_seeds
 
 METRIC = "train_loss"
 
@@ -95,6 +96,47 @@ def test_logarithms_see_the_learning_rate_that_linear_coordinates_miss(plain):
     assert found.share_of("lr").value == pytest.approx(exact, abs=0.04)
     linear = shares(forest_variances(np.stack([lr, momentum], axis=1), final[None]))
     assert linear[0,] < 0.4
+
+
+def test_few_draws_have_the_golden_shares_too_within_their_interval(plain):
+    draws = 10 ** np.random.default_rng(7).uniform(-1, 1, (64, 2))
+    rows = [plain.row(final=0.5 + 0.2 * np.log10(a / b) ** 2, lr=a, damping=b) for a, b in draws]
+    (found,) = compute_importance(*plain.tables(rows), METRIC, designs={"a": "sobol"})
+    for names, share in ((("lr",), 1 / 7), (("damping",), 1 / 7), (("lr", "damping"), 5 / 7)):
+        estimate = found.share_of(*names)
+        assert estimate.value == pytest.approx(share, abs=0.08)
+        assert estimate.interval[0] < share < estimate.interval[1]
+        assert (estimate.n, estimate.of, estimate.covers) == (64, "configurations", OF_FOREST)
+    (few,) = compute_importance(*plain.tables(rows[:19]), METRIC, designs={"a": "sobol"})
+    assert few.share_of("lr").interval is None
+
+
+def test_the_noise_of_seeds_is_no_effect(plain):
+    """Of x^2 + y/4 with noise of a third of its scatter; without correction noise makes a pair that is not there."""
+    rng = np.random.default_rng(12)
+    rows = plane(plain, lambda x, y: 0.5 * x**2 + y / 8, points=6, seeds=10, rng=rng, noise=0.06)
+    (exact,) = compute_importance(*plain.tables(plane(plain, lambda x, y: 0.5 * x**2 + y / 8, points=6)), METRIC)
+    (found,) = compute_importance(*plain.tables(rows), METRIC)
+    for names in (("lr",), ("damping",), ("lr", "damping")):
+        low, high = found.share_of(*names).interval
+        assert low <= exact.share_of(*names).value <= high
+    assert found.share_of("lr", "damping").value < 0.05
+    grid = np.array([row["final"] for row in rows]).reshape(10, 6, 6)
+    assert shares(grid_variances(grid[:1]))[0, 1] > 0.04
+    (one,) = compute_importance(*plain.tables(rows[:36]), METRIC)
+    assert one.share_of("lr", "damping").value > 0.04
+    assert "its noise counts as an effect" in one.warnings[-1].text
+    (two,) = compute_importance(*plain.tables(rows[:72]), METRIC)
+    assert two.share_of("lr").interval is None
+
+
+def test_shares_over_seeds_are_the_mean_over_pairs_of_seeds():
+    scores = np.random.default_rng(9).standard_normal((4, 12))
+    parts = over_seeds(lambda rows: {(): (rows**2).mean(axis=1), (0,): rows[:, :6].mean(axis=1) ** 2}, scores)
+    pairs = [(s, t) for s, t in itertools.permutations(scores, 2)]
+    total = np.mean([(s * t).mean() for s, t in pairs])
+    main = np.mean([s[:6].mean() * t[:6].mean() for s, t in pairs])
+    assert parts[0][1] == pytest.approx(main / total)
 
 
 def test_the_interval_covers_seed_noise(plain):
