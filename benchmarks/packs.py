@@ -44,7 +44,8 @@ from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.memory import keep_freed_memory
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem, load_problem
-from sensitivity.training.step import make_optimizer, take_step
+from sensitivity.training.recorded_steps import Steps
+from sensitivity.training.step import make_optimizer
 
 RESULTS = Path(__file__).parent / "results"
 ARMS = {
@@ -96,7 +97,8 @@ def stepper(spec: StudySpec, problem: Problem, size: int) -> Callable[[], None]:
     optimizer = make_optimizer(pack, model, problem)
     batches = PackBatches(seeds, problem, batch_size=spec.batch_sizes[0], micro_batch=None, augment=False)
     count = iter(range(10**9))
-    return lambda: void(take_step(model, problem, optimizer, batches, step=next(count), lr_scale=1.0))
+    steps = Steps(model, problem, optimizer, batches)
+    return lambda: void(steps.take(step=next(count), lr_scale=1.0))
 
 
 def plain(spec: StudySpec, problem: Problem) -> Callable[[], None]:

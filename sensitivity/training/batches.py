@@ -42,7 +42,8 @@ class PackBatches:
         self._dataset = problem.dataset
         self.chunk = min(micro_batch or batch_size, batch_size)
         """Examples of each member in a part of a batch, the last one's aside."""
-        self._batch_size = batch_size
+        self.batch_size = batch_size
+        """Examples of each member in a whole batch."""
         self._order = PackOrder(
             seeds, train_size=self._dataset.train_size, batch_size=batch_size, skipped=drawn * batch_size
         )
@@ -58,7 +59,7 @@ class PackBatches:
             yield MicroBatch(
                 inputs=data.standardised(inputs),
                 targets=gather(data.train_targets, rows),
-                share=rows.shape[1] / self._batch_size,
+                share=rows.shape[1] / self.batch_size,
             )
 
     def select(self, index: Sequence[int]) -> None:

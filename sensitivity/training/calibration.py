@@ -23,7 +23,8 @@ from sensitivity.training.evaluation import evaluate
 from sensitivity.training.memory import out_of_memory, peak_bytes
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
-from sensitivity.training.step import make_optimizer, take_step
+from sensitivity.training.recorded_steps import Steps
+from sensitivity.training.step import make_optimizer
 
 _SIZES = (1, 4, 16, 64)
 _MEASURE_S = 0.15
@@ -148,7 +149,8 @@ class _Bench:
             augment=spec.augment == "crop_flip",
         )
         self._examples = trials[0].workload.evaluation.train_examples
-        self._steps: Iterator[int] = iter(range(10**9))
+        self._steps = Steps(self._model, problem, self.optimizer, self._batches)
+        self._count: Iterator[int] = iter(range(10**9))
 
     def held(self) -> list[Tensor]:
         """Return the tensors that stay from step to step."""
@@ -156,7 +158,7 @@ class _Bench:
         return [leaf for leaf in kept if isinstance(leaf, Tensor)]
 
     def step(self) -> None:
-        take_step(self._model, self._problem, self.optimizer, self._batches, step=next(self._steps), lr_scale=0.0)
+        self._steps.take(step=next(self._count), lr_scale=0.0)
 
     def two_steps(self) -> None:
         """Take the first two: K-FAC's inverses are made in one of them."""

@@ -40,7 +40,15 @@ class PackOptimizer(Protocol):
     def see(self, calls: Mapping[str, Sequence[Capture]], share: float) -> None:
         """Take the layers' calls in a micro-batch, `share` of the whole batch: gradients of its mean loss."""
 
-    def step(self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr_multiplier: float) -> Tensor | None:
+    def repeated_kind(self, step: int) -> str | None:
+        """Name the kind of `step`, all of which do the same operations and ask for no number; None if it does ask."""
+
+    def set_steps(self, steps: int) -> None:
+        """Take it that so many steps are behind, and nothing is seen of the next: one was replayed, or failed."""
+
+    def step(
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr_multiplier: float | Tensor
+    ) -> Tensor | None:
         """Update `params` in place; return which trials ``[trials]`` could not be updated, if that can happen."""
 
     def spent(self) -> Mapping[str, float]:
@@ -120,8 +128,17 @@ class PackedSGD:
         """Never called: SGD sees gradients alone."""
         raise AssertionError(share)
 
+    def repeated_kind(self, step: int) -> str | None:
+        """All steps are alike."""
+        return "all"
+
+    def set_steps(self, steps: int) -> None:
+        """Do nothing: no step depends on how many there were."""
+
     @torch.no_grad()
-    def step(self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr_multiplier: float) -> Tensor | None:
+    def step(
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr_multiplier: float | Tensor
+    ) -> Tensor | None:
         """Update `params` in place."""
         values, velocities = list(params.values()), [self._velocity[name] for name in params]
         gradients = [grads[name] for name in params]

@@ -19,7 +19,8 @@ from sensitivity.training.members import Member, Watch, stop_worse, unharmed
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.precision import denormals_flushed
 from sensitivity.training.problems import Problem
-from sensitivity.training.step import make_optimizer, take_step
+from sensitivity.training.recorded_steps import Steps
+from sensitivity.training.step import make_optimizer
 
 _LOOK_EVERY = {"cpu": 16, "cuda": 64}
 """Steps from one look at the members to the next; on an accelerator a look waits for it."""
@@ -133,13 +134,12 @@ class PackTraining:
             augment=spec.augment == "crop_flip",
             drawn=self.done,
         )
+        self._steps = Steps(self._model, self._problem, self._optimizer, self._batches)
 
     def _take(self, step: int) -> None:
         schedule = self._pack.trials[0].workload.schedule
         self._lr_scale = lr_multiplier(schedule, step=step, total=self.total, **self._sizes)
-        losses, failed = take_step(
-            self._model, self._problem, self._optimizer, self._batches, step=step, lr_scale=self._lr_scale
-        )
+        losses, failed = self._steps.take(step=step, lr_scale=self._lr_scale)
         self._watch.see(step, losses, failed)
         self.done += 1
 
@@ -185,3 +185,4 @@ class PackTraining:
             self._optimizer.select(index)
             self._batches.select(kept)
             self._watch.select(index)
+            self._steps = Steps(self._model, self._problem, self._optimizer, self._batches)

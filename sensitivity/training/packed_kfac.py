@@ -93,8 +93,21 @@ class PackedKFAC:
         else:
             self._seen = kfac.statistics_of(self._state.layout, calls, self._config)
 
+    def repeated_kind(self, step: int) -> str | None:
+        """Name steps with and without new factors apart; steps with new inverses ask whether these could be had."""
+        if step % self._inverse_interval == 0:
+            return None
+        return "factors" if kfac.needs_statistics(self._config, step) else "plain"
+
+    def set_steps(self, steps: int) -> None:
+        """Count so many steps, and forget what was seen of the next."""
+        self._state.steps = steps
+        self._seen, self._seen_share, self._calls = None, 0.0, {}
+
     @torch.no_grad()
-    def step(self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr_multiplier: float) -> Tensor | None:
+    def step(
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr_multiplier: float | Tensor
+    ) -> Tensor | None:
         """Update `params` in place; return which trials ``[trials]`` could not be updated."""
         numbers = kfac.Hyperparameters(
             lr=self._lr * lr_multiplier,
@@ -104,7 +117,7 @@ class PackedKFAC:
             kl_clip=self._kl_clip,
         )
         report = kfac.step(self._config, self._state, params, grads, self._seen, numbers, calls=self._calls)
-        self._seen, self._seen_share, self._calls = None, 0.0, {}
+        self.set_steps(self._state.steps)
         for failure in report.solves:
             self._unsolved.setdefault(failure.member[0], failure)
         for phase, seconds in report.seconds.items():
@@ -123,8 +136,9 @@ class PackedKFAC:
         """Return the sum of the KL clip's factors and the number of clipped steps since the last call."""
         if self._kl_clip is None:
             return None
-        summed = self._clip_sum, self._clipped
-        self._clip_sum, self._clipped = torch.zeros_like(self._lr), torch.zeros_like(self._lr)
+        summed = self._clip_sum.clone(), self._clipped.clone()
+        self._clip_sum.zero_()  # in place, where a recorded step adds to them
+        self._clipped.zero_()
         return summed
 
     def select(self, index: Tensor) -> None:

@@ -95,6 +95,15 @@ class PackedModel:
         """Whether a layer's gradient is that of its recorded calls alone, as a model's own code can't promise."""
         return self._sequence is not None
 
+    def repeats(self, *, shipped: bool) -> bool:
+        """Whether each training pass does the same operations to the same tensors, as a user's code can't promise.
+
+        Members that run one by one, and dropout, draw from generators on the host's side.
+        """
+        random = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self._skeleton.modules())
+        together = self._sequence is not None or (shipped and self._loops is None and self.trials > 1)
+        return together and not random
+
     @property
     def trials(self) -> int:
         """Number of members."""

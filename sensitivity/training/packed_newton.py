@@ -55,8 +55,17 @@ class PackedNewton:
         """Never called: the curvature is known."""
         raise AssertionError(share)
 
+    def repeated_kind(self, step: int) -> str | None:
+        """All steps are alike."""
+        return "all"
+
+    def set_steps(self, steps: int) -> None:
+        """Do nothing: no step depends on how many there were."""
+
     @torch.no_grad()
-    def step(self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr_multiplier: float) -> Tensor | None:
+    def step(
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr_multiplier: float | Tensor
+    ) -> Tensor | None:
         """Update `params` in place."""
         rate = -lr_multiplier * self._lr
         for name, parameter in params.items():

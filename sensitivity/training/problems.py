@@ -57,6 +57,8 @@ class Problem:
     """Number of classes, or size of a target."""
     products: torch.dtype | None = None
     """Type in which the model's products are computed, if not that of its parameters."""
+    shipped: bool = False
+    """Whether the model is one of this product's, which is known to do the same in every pass."""
     curvature: Mapping[str, Tensor] | None = None
     """The exact diagonal curvature by parameter, where it is known: K-FAC then is idealised, and uses it."""
 
@@ -98,6 +100,7 @@ def load_problem(
         has_classes=has_classes,
         outputs=outputs,
         products=AUTOCAST.get(spec.precision),
+        shipped=spec.model in _MODELS,
         curvature={"x": spectrum()} if spec.is_oracle else None,
     )
 

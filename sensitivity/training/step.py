@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from sensitivity.kfac import Capture
 from sensitivity.study.trials import Pack
-from sensitivity.training.batches import MicroBatch, PackBatches
+from sensitivity.training.batches import MicroBatch
 from sensitivity.training.optimizers import PackedSGD, PackOptimizer
 from sensitivity.training.packed_kfac import PackedKFAC
 from sensitivity.training.packed_model import LayerCall, PackedModel
@@ -26,8 +27,21 @@ def make_optimizer(pack: Pack, model: PackedModel, problem: Problem) -> PackOpti
     return PackedKFAC(pack.trials, model)
 
 
+class Batches(Protocol):
+    """Where a step's batch comes from."""
+
+    def draw(self) -> Iterator[MicroBatch]:
+        """Yield the parts of the next step's batch; all of them are taken."""
+
+
 def take_step(
-    model: PackedModel, problem: Problem, optimizer: PackOptimizer, batches: PackBatches, *, step: int, lr_scale: float
+    model: PackedModel,
+    problem: Problem,
+    optimizer: PackOptimizer,
+    batches: Batches,
+    *,
+    step: int,
+    lr_scale: float | Tensor,
 ) -> tuple[Tensor, Tensor | None]:
     """Do one step; return the losses before it ``[trials]``, and the members that could not be updated."""
     record = optimizer.wants_calls(step)

@@ -170,16 +170,16 @@ def test_bfloat16_products_train_like_float32_within_their_precision(make_study,
 
 def test_what_diverged_leaves_the_computation_between_evaluations(make_study, digits64, monkeypatch):
     """Two of four members are lost at once: no step after the next look computes them."""
-    from sensitivity.training import pack_training
+    from sensitivity.training import recorded_steps
 
     trained = []
-    take_step = pack_training.take_step
+    take_step = recorded_steps.take_step
 
     def counted(model, *others, **options):
         trained.append(model.trials)
         return take_step(model, *others, **options)
 
-    monkeypatch.setattr(pack_training, "take_step", counted)
+    monkeypatch.setattr(recorded_steps, "take_step", counted)
     arm = {"kind": "sgd", "lr": [0.01, 0.02, 1e9, 2e9]}
     spec = make_study(budget={"steps": 100}, evaluation={"every_steps": 100}, optimizers={"a": arm})
     results = train_pack(Pack(expand(spec)), digits64)

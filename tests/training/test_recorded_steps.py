@@ -1,0 +1,190 @@
+"""A step that is recorded and replayed does what the step itself does.
+
+A recording here is what a CUDA graph is: the operations of one step on the very tensors that they had, run again
+without any of the Python around them, and refused if Python asks for a number on the way. K-FAC is told that it is on
+an accelerator, where it asks for none.
+"""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sensitivity.kfac import engine, statistics
+from sensitivity.study.trials import Pack, expand
+from sensitivity.training import packed_model
+from sensitivity.training.batches import PackBatches
+from sensitivity.training.loop import train_pack
+from sensitivity.training.packed_model import PackedModel
+from sensitivity.training.problems import load_problem
+from sensitivity.training.recorded_steps import Steps
+from sensitivity.training.step import make_optimizer, take_step
+
+ARMS = {
+    "sgd": {"kind": "sgd", "lr": [0.1, 0.2, 0.05], "momentum": 0.9, "weight_decay": 1e-3, "nesterov": True},
+    "kfac": {"kind": "kfac", "lr": [0.1, 0.2, 0.05], "damping": 0.1, "kl_clip": 1e-3, "factor_interval": 2},
+    "thin": {"kind": "kfac", "lr": [0.1, 0.2, 0.05], "damping": 0.1, "inverse_interval": 4},
+}
+MODELS = {
+    "a sequence": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 10)),
+    "under vmap": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.BatchNorm1d(40), nn.Linear(40, 10)),
+}
+
+
+class Tape(TorchDispatchMode):
+    """The operations of some work, to be run again on the same tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("a number was asked for")
+        outputs = func(*args, **(kwargs or {}))
+        returned = [r.alias_info for r in func._schema.returns]
+        if not any(alias is not None and not alias.is_write for alias in returned):  # views stay what they are
+            self.operations.append((func, args, kwargs or {}, outputs))
+        return outputs
+
+    def replay(self):
+        for func, args, kwargs, outputs in self.operations:
+            again = func(*args, **kwargs)
+            if not func._schema.is_mutable:
+                for held, new in zip(tree_leaves(outputs), tree_leaves(again), strict=True):
+                    if isinstance(held, torch.Tensor):
+                        held.copy_(new)
+
+
+class Tapes:
+    """Recordings on the host, and how often they were replayed."""
+
+    def __init__(self):
+        self.recorded = self.replayed = 0
+
+    def warm(self, work):
+        return work()
+
+    def record(self, work):
+        with Tape() as tape:
+            work()
+        self.recorded += 1
+
+        def replay():
+            self.replayed += 1
+            with torch.no_grad():
+                tape.replay()
+
+        return replay
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """Let K-FAC and models take the ways that they take on one."""
+    monkeypatch.setattr(packed_model, "_loop_reason", lambda network: None)
+    monkeypatch.setattr(statistics, "finite", torch.isfinite)
+    monkeypatch.setattr(engine, "finite", torch.isfinite)
+    monkeypatch.setattr(engine, "_mask", lambda good: good)
+
+    def averaged(state, captures, config, *, mask, loss_scale):
+        new = statistics.statistics_of(state.layout, captures, config, loss_scale=loss_scale)
+        return statistics.average(state, new, config.factor_decay, mask)
+
+    monkeypatch.setattr(engine, "average_captures", averaged)
+
+
+def parts(spec, build, size=16, micro_batch=None, **options):
+    trials = expand(spec)
+    problem = load_problem(spec.problem)
+    object.__setattr__(problem, "build_model", build)
+    for name, value in options.items():
+        object.__setattr__(problem, name, value)
+    seeds = [trial.seed for trial in trials]
+    model = PackedModel(problem.build_model, seeds)
+    batches = PackBatches(seeds, problem, batch_size=size, micro_batch=micro_batch, augment=False)
+    return model, problem, make_optimizer(Pack(trials), model, problem), batches
+
+
+def everything(model, optimizer):
+    return [x for x in tree_leaves((model.state(), optimizer.state())) if isinstance(x, torch.Tensor)]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("model", MODELS)
+def test_replayed_steps_are_the_steps_themselves(make_study, accelerator, model, arm):
+    spec = make_study(optimizers={"a": ARMS[arm]}, batch_sizes=[16])
+    scales = [min(1.0, 0.1 * (step + 1)) for step in range(24)]  # a warm-up
+    plain, recorded, tapes = parts(spec, MODELS[model]), parts(spec, MODELS[model], shipped=True), Tapes()
+    steps = Steps(*recorded, tapes)
+    for step, scale in enumerate(scales):
+        if step == 16:  # what goes wrong while steps are replayed touches nobody else
+            for each, *_ in (plain, recorded):
+                next(iter(each.params.values())).detach()[2].fill_(torch.nan)
+        expected = take_step(*plain, step=step, lr_scale=scale)
+        found = steps.take(step=step, lr_scale=scale)
+        for one, other in zip(expected, found, strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                torch.testing.assert_close(other, one, rtol=0, atol=0, equal_nan=True)
+    for one, other in zip(everything(*plain[::2]), everything(*recorded[::2]), strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=0, equal_nan=True)
+    clips = plain[2].clipping(), recorded[2].clipping()
+    for one, other in zip(*(clip or () for clip in clips), strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=0, equal_nan=True)
+    kinds = {"sgd": 1, "kfac": 2, "thin": 1}[arm]
+    assert (tapes.recorded, tapes.replayed >= 10) == (kinds, True)
+    losses, failed = found
+    assert torch.isfinite(losses).tolist() == [True, True, False]
+    assert failed is None or failed.tolist() == [False, False, True]
+
+
+def test_where_recording_fails_steps_go_on_as_they_were(make_study, accelerator, caplog):
+    class Fails(Tapes):
+        def record(self, work):
+            optimizer.set_steps(99)  # what half a step leaves on the host's side
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    spec = make_study(optimizers={"a": ARMS["kfac"]}, batch_sizes=[16])
+    build = MODELS["under vmap"]
+    plain, (model, problem, optimizer, batches) = parts(spec, build), parts(spec, build, shipped=True)
+    steps = Steps(model, problem, optimizer, batches, Fails())
+    with caplog.at_level(logging.WARNING):
+        for step in range(12):
+            take_step(*plain, step=step, lr_scale=1.0)
+            steps.take(step=step, lr_scale=1.0)
+    for one, other in zip(everything(*plain[::2]), everything(model, optimizer), strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=0, equal_nan=True)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        "steps can't be recorded (operation not permitted when stream is capturing): each is launched piece by "
+        "piece, which is slower"
+    ]
+
+
+@pytest.mark.parametrize("case", ["dropout", "a user's model", "micro-batches"])
+def test_what_may_differ_from_step_to_step_is_not_recorded(make_study, accelerator, case):
+    build = MODELS["under vmap"] if case == "a user's model" else MODELS["a sequence"]
+    if case == "dropout":
+        build = lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))  # noqa: E731
+    spec, tapes = make_study(optimizers={"a": ARMS["sgd"]}, batch_sizes=[16]), Tapes()
+    split = 8 if case == "micro-batches" else None
+    steps = Steps(*parts(spec, build, micro_batch=split, shipped=case != "a user's model"), tapes)
+    for step in range(6):
+        steps.take(step=step, lr_scale=1.0)
+    assert tapes.recorded == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("arm", ["sgd", "kfac"])
+def test_on_a_device_recorded_steps_train_as_the_host_does(make_study, arm, caplog):
+    settings = {**ARMS[arm], "lr": [0.01, 0.02, 0.03]}
+    spec = make_study(optimizers={"a": settings}, batch_sizes=[16], budget={"steps": 40})
+    ends = []
+    for device in ("cpu", "cuda"):
+        problem = load_problem(spec.problem, device=torch.device(device), dtype=torch.float64)
+        ends.append([r.measurements[-1].train_loss for r in train_pack(Pack(expand(spec)), problem)])
+    assert ends[1] == pytest.approx(ends[0], rel=1e-6)
+    assert "can't be recorded" not in caplog.text
