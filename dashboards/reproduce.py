@@ -12,6 +12,9 @@ from sensitivity.study.errors import StudyFileError
 from sensitivity.study.load import parse_study
 from sensitivity.study.trials import expand
 
+_OF_MANY = ("design", "samples", "device_hours", "design_seed")
+"""Fields of an arm that say which configurations it has."""
+
 
 def reproduction(loaded: Loaded, run: Mapping[str, Any]) -> str | None:
     """Return the shell commands that make `run`, a row of runs, anew; None where its study is not known any more."""
@@ -20,7 +23,7 @@ def reproduction(loaded: Loaded, run: Mapping[str, Any]) -> str | None:
     optimizer = str(run["optimizer"])
     if optimizer not in spec["optimizers"]:
         return None
-    arm = {k: v for k, v in spec["optimizers"][optimizer].items() if k not in ("design", "samples", "design_seed")}
+    arm = {k: v for k, v in spec["optimizers"][optimizer].items() if k not in _OF_MANY}
     for name, value in run.items():
         if str(name).startswith(PARAM_PREFIX) and value == value:
             arm[str(name).removeprefix(PARAM_PREFIX)] = float(value)

@@ -24,6 +24,7 @@ from dashboards.top import TopPage
 from dashboards.view import View
 from dashboards.words import duration
 from sensitivity.study.errors import UserError
+from sensitivity.study.spec import StudySpec
 
 _FIELDS = (
     ("name", "Name of the study"),
@@ -148,9 +149,7 @@ def _editing(app: Dash, site: Site) -> None:
             return no_update, as_they_are, _told(mistakes)
         fields, left = _fields(raw, mistakes)
         if spec is not None:
-            cells = sum(arm.most_cells() for arm in spec.optimizers.values())
-            runs = cells * len(spec.batch_sizes) * len(spec.seeds)
-            told: Any = html.P(f"A valid study of {runs:,} runs.", className="note good")
+            told: Any = html.P(f"A valid study of {size(spec)}.", className="note good")
         else:
             told = _told(left or ("See the messages beside the fields.",))
         there = [(name["path"], _read(str(value or ""))) for name, value in zip(names, values, strict=True)]
@@ -158,6 +157,14 @@ def _editing(app: Dash, site: Site) -> None:
             # The fields say so already: whoever types in one goes on undisturbed.
             return no_update, [field.error for field in fields], told
         return fields, as_they_are, told
+
+
+def size(spec: StudySpec) -> str:
+    """Say how many runs a study has at most; of a search that time alone ends, nobody knows."""
+    runs = sum(arm.most_cells() for arm in spec.optimizers.values()) * len(spec.batch_sizes) * len(spec.seeds)
+    timed = [name for name, arm in spec.optimizers.items() if arm.open_ended]
+    counted = [f"{runs:,} runs"] if runs else []
+    return " and ".join(counted + [f"as many of {name} as its device-hours allow" for name in timed])
 
 
 def _told(mistakes: Sequence[str]) -> Component:

@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from dashboards import jobs
 from dashboards.catalog import Catalog
-from dashboards.pages.start import _fields, _get, _put, _read, _shown
+from dashboards.pages.start import _fields, _get, _put, _read, _shown, size
 from dashboards.pages.studies import _card
 from dashboards.progress import pace
 from dashboards.reproduce import reproduction
@@ -123,6 +123,37 @@ def test_the_command_of_a_run_makes_the_same_trial(studies):
         (trial,) = expand(parse_study(tomllib.loads(text), source="test"))
         assert trial.id == row["trial_id"]
         assert command.endswith(f"sensitivity run run-{trial.id}.toml --storage reproduced")
+
+
+def test_the_command_of_a_run_of_a_timed_search_says_nothing_of_time(studies):
+    loaded = Catalog(place(str(studies))).load("half")
+    row = {**loaded.runs.iloc[0], "spec_hash": loaded.manifest.spec_hash}
+    kept = loaded.manifest.specs[loaded.manifest.spec_hash]["spec"]["optimizers"][row["optimizer"]]
+    kept |= {"design": "tpe", "samples": None, "device_hours": 0.5}
+    assert row["trial_id"] in reproduction(loaded, row)
+    assert "device_hours" not in reproduction(loaded, row)
+
+
+TIMED = {"design": "tpe", "device_hours": 1}
+
+
+@pytest.mark.parametrize(
+    ("arms", "told"),
+    [
+        ({"a": {"lr": [0.1, 0.2, 0.3]}}, "12 runs"),
+        ({"a": {"lr": {"log": [0.1, 1]}, **TIMED}}, "as many of a as its device-hours allow"),
+        (
+            {"a": {"lr": [0.1]}, "b": {"lr": {"log": [0.1, 1]}, **TIMED}},
+            "4 runs and as many of b as its device-hours allow",
+        ),
+    ],
+)
+def test_the_size_of_a_study_is_told(arms, told):
+    optimizers = {name: {"kind": "sgd", **arm} for name, arm in arms.items()}
+    raw = {"name": "x", "batch_sizes": [8, 16], "seeds": 2, "budget": {"steps": 1}, "optimizers": optimizers}
+    if any("device_hours" in arm for arm in arms.values()):
+        raw["search"] = {"objective": "train_loss"}
+    assert size(parse_study(raw, source="test")) == told
 
 
 def test_a_run_of_another_study_has_no_command(studies):
