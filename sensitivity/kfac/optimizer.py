@@ -53,8 +53,9 @@ class KFAC(torch.optim.Optimizer):
     momentum, weight_decay and kl_clip (the first group's clip counts for all); a layer's damping is that of its
     weight's group. Layers and their hooks are fixed here: build the optimizer when the model is on its device, and
     after freezing what shall not train. Gradients of several backward passes before a step are those of micro-batches
-    of one batch. A model in DistributedDataParallel has its factors averaged over the ranks, and its inverses shared
-    out.
+    of one batch. On the host, the inputs and output gradients of linear layers much wider than their batch are kept
+    until the step, which they make cheaper. A model in DistributedDataParallel has its factors averaged over the ranks,
+    and its inverses shared out.
 
     param_groups: as for any optimizer, in place of one group of everything. generator: draws the labels of the
     Monte-Carlo Fisher; seeded with 0 if None. scaler: the `torch.amp.GradScaler` in use, whose scale is taken off
@@ -97,7 +98,7 @@ class KFAC(torch.optim.Optimizer):
                 modules[by_weight[id(module.weight)]].append(module)
         norms = {norm: model.get_submodule(norm.name) for norm in self.kfac.norms}
         self._recorder = Recorder(modules, norms, self.kfac, config, group=self._group, scaler=scaler)
-        self._recorder.record(on=True, small=True)
+        self._listen()
         weakref.finalize(self, self._recorder.record, on=False, small=False).atexit = False
         own_seed = 0 if self._group is None else dist.get_rank(self._group)
         self._generator = torch.Generator().manual_seed(own_seed) if generator is None else generator

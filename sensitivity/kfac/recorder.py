@@ -113,12 +113,12 @@ class Recorder:
         self._hooks = [(name, Hook(partial(see, name), each)) for name, members in modules.items() for each in members]
         self._hooks += [(norm.name, Hook(partial(see_norm, norm), module)) for norm, module in norms.items()]
         self._handles: dict[int, RemovableHandle] = {}
-        self.active = False
+        self.active = self._keeps = False
         """Whether moments are summed."""
 
     def record(self, *, on: bool, small: bool) -> None:
         """Put the hooks on the model, or take them off; those of layers with `small` batches stay if so told."""
-        self.active = on
+        self.active, self._keeps = on, small
         wanted = {i for i, (name, _) in enumerate(self._hooks) if on or (small and name in self.small)}
         for i in self._handles.keys() - wanted:
             self._handles.pop(i).remove()
@@ -302,7 +302,7 @@ class Recorder:
             batch = torch._C._current_graph_task_id() if outer < 0 else outer
             refuse_changed(name, inputs, version)
             call = Capture(inputs, grad.detach())
-            if name in (self._linear if self.active else self.small):
+            if self._keeps and name in (self._linear if self.active else self.small):
                 self._keep(name, call)
             if self.active:
                 with full_precision(grad.device):
