@@ -36,10 +36,10 @@ from sensitivity.study.metrics import MetricName
 
 ACROSS, ALONG = "lr / damping", "lr × damping"
 _RIDGE = ("lr", "damping")
-OF_FOREST = "the draw of configurations (jackknife); not what a forest can't see, such as a sharp cliff"
+OF_FOREST = "the draw of configurations (jackknife)"
 FOREST = (
-    "Of a forest's regression: shares of what it can explain, best with 100 draws or more. A sharp cliff looks like a"
-    " slope to it, which makes pairs smaller and mains larger than they are; the intervals don't cover that."
+    "Of a forest's regression: shares of what it can explain, best with 100 draws or more. A cliff looks like a slope"
+    " to it, which makes pairs too small (.16 where .22 is true, of 256 draws), so they have no interval."
 )
 SINGLE = Caution(code="single-seed", text="One seed: its noise counts as an effect, of pairs above all.")
 
@@ -211,7 +211,7 @@ def _shares(parts: list[Part], names: tuple[str, ...], n: int, of: str) -> tuple
             if len(key) == size:
                 value = min(max(share, 0.0), 1.0)
                 ends = (min(max(share - half, 0.0), value), max(min(share + half, 1.0), value))
-                known = not math.isnan(half)
+                known = not math.isnan(half) and (of == "seeds" or size == 1)
                 covers = "" if not known else OF_SEEDS if of == "seeds" else OF_FOREST
                 estimate = Estimate(value=value, interval=ends if known else None, n=n, of=of, covers=covers)
                 own.append(Share(names=tuple(names[k] for k in key), share=estimate))

@@ -3,8 +3,8 @@
 Seeds are resampled whole, the same draw for every batch size and optimizer: those that choose and those that judge,
 each among themselves (``honest``). Every resample chooses its best cell at each batch size, times it on its judging
 seeds, and fits Bc. Percentiles of so few seeds fall short by themselves (90% where 95% is meant with ten, 72% with
-three: STATISTICS.md, section 8), so they only ever widen the intervals of ``critical`` and of the verdict, from ten
-seeds on, and only ever take back a claim of equivalence (``paired``).
+three: STATISTICS.md, section 8), so they only ever widen the interval of ``critical``, from ten seeds on, and only
+ever take back a claim of equivalence (``paired``).
 
 Arrays are [resamples, seeds] or [resamples, cells].
 """
@@ -49,13 +49,6 @@ def resample_winners(
     return times if np.isfinite(times).all() else None
 
 
-def percentiles(resampled: Floats) -> Interval:
-    """Return the 95% percentile interval of `resampled` [resamples]; its ends may be infinite."""
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail], method="nearest")
-    return float(low), float(high)
-
-
 def nested_interval(tables: Sequence[SeedTable], resampled: Floats | None) -> Interval | None:
     """Return the interval of Bc over the resamples of `tables` (of `resample_winners`).
 
@@ -63,7 +56,9 @@ def nested_interval(tables: Sequence[SeedTable], resampled: Floats | None) -> In
     """
     if resampled is None or len(tables) < 2 or len(tables[0].seeds) < FEWEST:
         return None
-    low, high = percentiles(fit_log_size(resampled, np.array([table.batch_size for table in tables], dtype=float)))
+    sizes = fit_log_size(resampled, np.array([table.batch_size for table in tables], dtype=float))
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(sizes, [tail, 1 - tail], method="nearest")
     return math.exp(low), math.exp(high)
 
 

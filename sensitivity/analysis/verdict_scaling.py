@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from sensitivity.analysis.critical import fit_log_size, seed_log_sizes, shared_log_size
+from sensitivity.analysis.critical import seed_log_sizes, shared_log_size
 from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
 from sensitivity.analysis.names import optimizer_name
-from sensitivity.analysis.nested import FEWEST, percentiles
 from sensitivity.analysis.paired import PairedComparison, compare, holm, seeds_needed, sign_flip_p
 from sensitivity.analysis.remedies import Remedy, confirm, extend, more_seeds
 from sensitivity.analysis.scaling import ScalingCurve, ScalingPoint
@@ -155,10 +153,7 @@ def compare_sizes(one: ScalingCurve, other: ScalingCurve, margin: float) -> Pair
 
 
 def size_ratio(one: ScalingCurve, other: ScalingCurve) -> Estimate:
-    """Return the ratio of critical batch sizes, each linearised at its own fit; bounds alone where one is unbounded.
-
-    From ten seeds on the interval is widened to that of winners chosen anew, where that reaches further.
-    """
+    """Return the ratio of critical batch sizes, each linearised at its own fit; bounds alone where one is unbounded."""
     if one.critical is None or other.critical is None:
         return Estimate(value=math.nan)
     a, b = one.critical.size, other.critical.size
@@ -174,15 +169,4 @@ def size_ratio(one: ScalingCurve, other: ScalingCurve) -> Estimate:
     differences = seed_log_sizes(one.log_times[rows], batches, math.log(a.value)) - seed_log_sizes(
         other.log_times[other_rows], other_batches, math.log(b.value)
     )
-    estimate = mean_over_seeds(differences, math.exp, widen=max(curve.widen for curve in (one, other)))
-    paired = one.study_seeds == other.study_seeds and len(one.study_seeds) >= FEWEST
-    if estimate.interval is None or not paired or one.resampled is None or other.resampled is None:
-        return estimate
-    fits = fit_log_size(one.resampled, batches), fit_log_size(other.resampled, other_batches)
-    if not all(np.isfinite(fit).all() for fit in fits):
-        return estimate
-    low, high = np.exp(percentiles(fits[0] - fits[1]))
-    interval = (min(estimate.interval[0], float(low)), max(estimate.interval[1], float(high)))
-    return replace(
-        estimate, interval=interval, covers=f"{estimate.covers} and the choice of winners (nested bootstrap)"
-    )
+    return mean_over_seeds(differences, math.exp, widen=max(one.widen, other.widen))
