@@ -87,6 +87,7 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
   }, true);
 
   let marks = [];
+  let shown = null;
   const watched = new WeakSet();
   window.sensitivityMark = function (letters) {
     marks = letters;
@@ -99,6 +100,12 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
       figure.on("plotly_afterplot", () => mark(figure));
       if (figure._fullData) mark(figure);
     });
+    const here = document.querySelector("#nav .here");
+    if (here && here !== shown) { // a phone has no room for all links
+      const nav = here.parentElement;
+      nav.scrollLeft = here.offsetLeft - nav.offsetLeft - nav.clientWidth / 3;
+    }
+    shown = here;
   }).observe(document.documentElement, { childList: true, subtree: true });
 
   function mark(figure) {

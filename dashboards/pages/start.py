@@ -23,6 +23,7 @@ from dashboards.toml_text import toml_text
 from dashboards.top import TopPage
 from dashboards.view import View
 from dashboards.words import duration
+from sensitivity.figures.labels import optimizer_name
 from sensitivity.study.errors import UserError
 from sensitivity.study.spec import StudySpec
 
@@ -254,17 +255,22 @@ def _read(text: str) -> Any:
     return text.strip()
 
 
+def _asked(button: str) -> bool:
+    """Whether a button was pressed; else the study file has changed, and what was said of it holds no more."""
+    return any(one["prop_id"] == f"{button}.n_clicks" and one["value"] for one in callback_context.triggered)
+
+
 def _running(app: Dash, site: Site) -> None:
     @app.callback(
         Output("priced", "children"),
         Input("plan", "n_clicks"),
-        State("study-text", "value"),
+        Input("study-text", "value"),
         prevent_initial_call=True,
     )
     def price(clicks: int | None, text: str | None) -> Any:
+        if not _asked("plan"):
+            return None
         _, spec, mistakes = jobs.read_text(text or "")
-        if not clicks:
-            raise PreventUpdate
         if spec is None:
             return _told(mistakes)
         try:
@@ -275,12 +281,12 @@ def _running(app: Dash, site: Site) -> None:
     @app.callback(
         Output("started", "children"),
         Input("start", "n_clicks"),
+        Input("study-text", "value"),
         Input("version", "data"),
-        State("study-text", "value"),
         prevent_initial_call=True,
     )
-    def start(clicks: int | None, version: str | None, text: str | None) -> Any:
-        if callback_context.triggered_id == "start" and clicks:
+    def start(clicks: int | None, text: str | None, version: str | None) -> Any:
+        if _asked("start"):
             _, spec, mistakes = jobs.read_text(text or "")
             if spec is None:
                 return _told(mistakes)
@@ -295,13 +301,13 @@ def _submitting(app: Dash, site: Site, cluster: Cluster) -> None:
     @app.callback(
         Output("submitted", "children"),
         Input("submit", "n_clicks"),
-        State("study-text", "value"),
+        Input("study-text", "value"),
         prevent_initial_call=True,
     )
     def submit(clicks: int | None, text: str | None) -> Any:
+        if not _asked("submit"):
+            return None
         _, spec, mistakes = jobs.read_text(text or "")
-        if not clicks:
-            raise PreventUpdate
         if spec is None:
             return _told(mistakes)
         try:
@@ -315,7 +321,7 @@ def _submitting(app: Dash, site: Site, cluster: Cluster) -> None:
 def _priced(content: Mapping[str, Any]) -> Component:
     rows = [
         [
-            line["optimizer"],
+            optimizer_name(line["optimizer"]),
             line["batch_size"],
             f"{line['missing']:,} of {line['planned']:,}",
             line["cost"]["steps"],

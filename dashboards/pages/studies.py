@@ -20,6 +20,7 @@ from dashboards.site import Site
 from dashboards.top import TopPage
 from dashboards.view import View, parse
 from dashboards.words import ago, duration
+from sensitivity.figures.labels import optimizer_name
 from sensitivity.store.lock import Holder, live_holder
 from sensitivity.study.errors import UserError
 
@@ -187,6 +188,6 @@ def _facts(
         if not job.active and job.message and not entry.summary.complete:
             facts.append(("its end", job.message.strip().splitlines()[-1]))
     spec = entry.spec
-    facts.append(("optimizers", ", ".join(spec.optimizers)))
+    facts.append(("optimizers", ", ".join(map(optimizer_name, spec.optimizers))))
     facts.append(("batch sizes", ", ".join(f"{size:,}" for size in spec.batch_sizes)))
     return [(html.Dt(name), html.Dd(value)) for name, value in facts]

@@ -28,6 +28,7 @@ def test_studies_are_listed_with_their_counts_and_faults(site, visit):
     assert "24 diverged" in text
     assert "12 failed" in text
     assert "36 pending" in text
+    assert "K-FAC, SGD" in text
     assert "study.json: damaged" in text
     assert tab.get_by_role("button", name="Stop").count() == 0
 
@@ -222,6 +223,8 @@ def test_a_phone_scrolls_figures_and_not_the_page(site, visit, at, path, name):
     tab = visit(f"{site}{path}", width=390)
     at.figure(tab, name)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    here = tab.locator("#nav .here").bounding_box()
+    assert 0 <= here["x"] <= here["x"] + here["width"] <= 390, "the page that is open is among the links in sight"
 
 
 PAINTED = {
@@ -336,9 +339,12 @@ def test_a_study_started_from_the_form_runs_and_appears(visit, at, axe, tmp_path
         name.blur()
         tab.get_by_text("the name becomes a folder").wait_for()
         check(tab, axe)
+        tab.get_by_role("button", name="Plan and price it").click()
+        tab.locator("#priced .mistakes").wait_for()
         name.fill("smaller")
         name.blur()
         tab.get_by_text("A valid study of 2 runs.").wait_for()
+        at.until(lambda: tab.inner_text("#priced") == "")
         tab.get_by_role("button", name="Start it on this machine").click()
         tab.get_by_role("link", name="smaller").wait_for()
         at.until(lambda: "smaller: done" in tab.inner_text("#started"), seconds=180)
