@@ -290,8 +290,9 @@ What the numbers changed, and what they leave open:
   the latter.
 * From ten seeds on the interval of a critical batch size is widened to that of winners chosen anew, and covers more
   than it claims. That of a ratio of two is not, and covers 91% or more.
-* A forest sees a cliff as a slope, and takes part of a pair for main effects. Jackknife intervals of pairs held those of
-  (u - v)² in all studies, of u² + v / 4 in 78% and of a cliff in none: they can't be had, and the report gives none."""
+* A forest sees a cliff as a slope, and takes part of a pair for main effects. Jackknife intervals of pairs held those
+  of (u - v)² in all studies, of u² + v / 4 in 78% and of a cliff in none: they can't be had, and the report gives
+  none."""
 
 SIMULATIONS = {"scaling": scaling, "differences": differences, "importance": importance, "tuning": tuning}
 

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,13 +24,12 @@ class Data:
     """With units where there are any; a column has one kind of value."""
     rows: Sequence[Sequence[Value]]
 
-    def csv(self) -> str:
-        """Return the table as CSV (RFC 4180); a value that is not there is empty, an infinite one is inf."""
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(self.columns)
-        writer.writerows([_written(value) for value in row] for row in self.rows)
-        return text.getvalue()
+    def fields(self) -> list[list[str]]:
+        """Return the fields of CSV (RFC 4180), quoted where they have to be; names of columns first.
+
+        A value that is not there is empty, an infinite one is inf.
+        """
+        return [list(self.columns), *([_field(value) for value in row] for row in self.rows)]
 
 
 def estimated(estimate: Estimate) -> tuple[Value, ...]:
@@ -41,7 +38,10 @@ def estimated(estimate: Estimate) -> tuple[Value, ...]:
     return estimate.value, low, high, estimate.n
 
 
-def _written(value: Value) -> Value:
+def _field(value: Value) -> str:
+    if value is None:
+        return ""
     if isinstance(value, float):
-        return None if math.isnan(value) else float(f"{value:.6g}")
-    return value
+        return "" if math.isnan(value) else str(float(f"{value:.6g}"))
+    text = str(value)
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text

@@ -1,5 +1,7 @@
 """The page in a real browser: every figure painted, no console error, no request beyond the file."""
 
+import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,10 @@ BLANK = """[...document.querySelectorAll('.canvas')].filter((c) => c.querySelect
   && !c.querySelector('.overplot .trace, .overplot image, .contourlayer path, .gl-container canvas, .barlayer path'))"""
 
 
+HOVER = """Object.fromEntries([...document.querySelectorAll('.canvas')]
+  .map((c) => [c.dataset.figure, c.data.map((trace) => trace.hovertext ?? null)]))"""
+
+
 def wait_until_painted(tab):
     """Wait for every figure that isn't behind a tab."""
     for _ in range(300):  # the page's policy forbids the eval of wait_for_function
@@ -75,6 +81,10 @@ def test_every_figure_is_painted_and_nothing_is_asked_for(case, report_of, page_
     )
     assert unpainted == []
     assert tab.evaluate(f"{BLANK}.map((c) => c.dataset.figure)") == []
+    texts = {
+        name: [t.get("hovertext") for t in json.loads(drawn)["data"]] for name, drawn in report_of(case).figures.items()
+    }
+    assert tab.evaluate(HOVER) == texts, "folded in the file, and whole again in the page"
     assert len(tab.query_selector_all(".canvas")) == len(report_of(case).figures)
 
 
@@ -109,6 +119,12 @@ def test_a_figure_is_taken_away_as_data_and_as_an_image(page_of, visit):
             tab.click(f"[data-take={kind}][data-figure=verdict-scaling]")
         assert download.value.suggested_filename == f"verdict-scaling.{kind}"
         assert Path(download.value.path()).read_bytes().startswith(start)
+    with tab.expect_download() as download:
+        tab.click("[data-take=csv][data-figure=maps-train_loss-kfac]")
+    rows = list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8").splitlines()))
+    assert len(rows) == 2 * 4 * 4
+    assert sum(row["marks"] == "best, within tolerance" for row in rows) == 2, "a field with a comma"
+    assert all(float(row["smallest"]) <= float(row["median_train_loss"]) <= float(row["largest"]) for row in rows)
 
 
 def test_the_data_of_a_figure_is_a_table_beside_it(page_of, report_of, visit):
