@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from sensitivity.study.schedule import total_steps
 from sensitivity.study.trials import Pack, Trial
+from sensitivity.training.following import FlopCounter
 from sensitivity.training.optimizers import PackOptimizer
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
@@ -50,12 +50,12 @@ def example_cost(problem: Problem) -> ExampleCost:
             if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)):
                 name = names.setdefault(id(module.weight), own_name)
                 module.register_forward_hook(lambda m, _, out, name=name: note(name, m, out))
-        counter = FlopCounterMode(display=False)
+        counter = FlopCounter()
         with counter:
             outputs = model(data.standardised(data.train_inputs[:_EXAMPLES]).clone())
             loss = problem.loss(outputs.unsqueeze(0), data.train_targets[:_EXAMPLES].unsqueeze(0))
             loss.sum().backward()  # type: ignore[no-untyped-call]
-    return ExampleCost(gradient_flops=counter.get_total_flops() / _EXAMPLES, positions=positions)
+    return ExampleCost(gradient_flops=counter.total / _EXAMPLES, positions=positions)
 
 
 def step_flops(problem: Problem, optimizer: PackOptimizer, batch_size: int) -> float:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from sensitivity.training.following import FollowingMode
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt(3)
 
@@ -54,7 +55,7 @@ def peak_bytes(work: Callable[[], object], held: Sequence[Tensor]) -> int:
     return sum(kept.values()) + followed.peak
 
 
-class _Followed(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Followed(FollowingMode):
     """Follows the storages that operations return, but for known ones."""
 
     def __init__(self, known: set[int]) -> None:

@@ -1,8 +1,15 @@
 """FLOPs against hand counts; time and steps as accounted."""
 
+import subprocess
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sensitivity.study.spec import ProblemSpec
 from sensitivity.training.cost import example_cost, run_cost
@@ -102,7 +109,72 @@ def test_a_problem_is_counted_once_and_another_for_itself(monkeypatch):
     small, large = load_problem(ProblemSpec()), load_problem(ProblemSpec(model="small_cnn"))
     first = example_cost(small)
     with monkeypatch.context() as patch:
-        patch.setattr("sensitivity.training.cost.FlopCounterMode", None)  # a worker's next packs do not count again
+        patch.setattr("sensitivity.training.cost.FlopCounter", None)  # a worker's next packs do not count again
         assert example_cost(small) is first
     assert example_cost(large).gradient_flops > first.gradient_flops
     assert example_cost(small) == first
+
+
+class Attends(nn.Module):
+    """Operations of users' models, some of which torch makes of others."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+        self.loop = nn.LSTM(8, 8, batch_first=True)
+        self.head = nn.Bilinear(8, 8, 10)
+
+    def forward(self, x):
+        h = self.layer(self.first(x.flatten(1).unflatten(1, (8, 8))))
+        h = torch.einsum("bij,bkj->bik", h, h) @ self.loop(h)[0]
+        return self.head(h.mean(1), nn.functional.normalize(h[:, 0]))
+
+
+@pytest.mark.parametrize("model", ["perceptron", "small_cnn", "resnet20", "attention"])
+def test_flops_are_those_that_torch_counts(model):
+    task = load_problem(ProblemSpec(model="perceptron" if model == "attention" else model))
+    if model == "attention":
+        task = replace(task, build_model=Attends)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = task.build_model().train()
+    data = task.dataset
+    with FlopCounterMode(display=False) as counter:
+        outputs = network(data.standardised(data.train_inputs[:2]).clone())
+        task.loss(outputs[None], data.train_targets[:2][None]).sum().backward()
+    assert example_cost(task).gradient_flops == counter.get_total_flops() / 2 > 0
+
+
+def test_training_loads_nothing_that_it_does_not_need():
+    """It would take seconds of every worker: torch imports its compiler under a mode, and digits are kept."""
+    code = """
+import sys
+from sensitivity.study.load import parse_study
+from sensitivity.study.trials import Pack, expand
+from sensitivity.training.calibration import calibrate
+from sensitivity.training.loop import train_pack
+from sensitivity.training.problems import load_problem
+spec = parse_study({"name": "x", "batch_sizes": [512], "seeds": 1, "budget": {"steps": 2},
+                    "optimizers": {"a": {"kind": "kfac", "lr": 0.1, "damping": 0.1}}}, source="x")
+problem = load_problem(spec.problem)
+calibrate(expand(spec), problem, memory_bytes=1e9)
+train_pack(Pack(expand(spec)), problem)
+print([name for name in ("torch._dynamo", "sympy", "sklearn", "scipy", "pandas", "ray") if name in sys.modules])
+"""
+    load_problem(ProblemSpec())  # kept from now on
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_digits_are_those_of_scikit_learn_whether_or_not_they_can_be_kept(tmp_path, monkeypatch):
+    images, classes = load_digits(return_X_y=True)
+    some, rest, some_classes, _ = train_test_split(images, classes, test_size=0.3, random_state=5, stratify=classes)
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "kept", tmp_path / "kept", tmp_path / "file"):
+        monkeypatch.setenv("SENSITIVITY_DATA", str(folder))
+        data = load_problem(ProblemSpec(test_fraction=0.3, split_seed=5), dtype=torch.float64).dataset
+        for found, pixels in ((data.train_inputs, some), (data.test_inputs, rest)):
+            expected = torch.from_numpy((pixels - some.mean()) / some.std())
+            torch.testing.assert_close(found.flatten(1), expected, rtol=0, atol=0)
+        assert data.train_targets.tolist() == some_classes.tolist()

@@ -1,12 +1,20 @@
-"""scikit-learn's digits: no download."""
+"""scikit-learn's digits: no download. Split once, and kept with the other data sets."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import functools
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sensitivity.study.errors import UserError
 from sensitivity.study.spec import ProblemSpec
 from sensitivity.training.datasets.dataset import Dataset
+from sensitivity.training.datasets.image_arrays import image_arrays
 
 
 def digits(spec: ProblemSpec) -> Dataset:
@@ -15,21 +23,32 @@ def digits(spec: ProblemSpec) -> Dataset:
     The test split is stratified by class and fixed by `split_seed`. Inputs are standardised with the mean
     and deviation of all training pixels (one channel), so that no rare pixel is blown up.
     """
-    from sklearn.datasets import load_digits  # here: half a second that a problem of the user's own does not need
+    key = f"digits-{version('scikit-learn')}-{spec.test_fraction}-{spec.split_seed}"
+    decode = functools.partial(_decode, spec)
+    try:
+        arrays = image_arrays(key, decode)
+        images, classes, train_size = arrays.images, arrays.classes, arrays.train_size
+    except UserError:  # nowhere to keep them, which is no reason to do without
+        with tempfile.TemporaryDirectory() as scratch:
+            classes, train_size = decode(Path(scratch))
+            images = np.load(Path(scratch) / "images.npy")
+    train, test = slice(train_size), slice(train_size, None)
+    pixels = images.astype(np.float64)
+    standardised = (pixels - pixels[train].mean()) / pixels[train].std()
+    inputs, targets = torch.from_numpy(standardised), torch.from_numpy(classes)
+    return Dataset(
+        train_inputs=inputs[train], train_targets=targets[train], test_inputs=inputs[test], test_targets=targets[test]
+    )
+
+
+def _decode(spec: ProblemSpec, folder: Path) -> tuple[npt.NDArray[np.int64], int]:
+    """Split the images, and keep those for training first."""
+    from sklearn.datasets import load_digits  # here: a second that nobody needs who finds them kept
     from sklearn.model_selection import train_test_split
 
     images, classes = load_digits(return_X_y=True)
     train_x, test_x, train_y, test_y = train_test_split(
         images, classes, test_size=spec.test_fraction, random_state=spec.split_seed, stratify=classes
     )
-    mean, deviation = train_x.mean(), train_x.std()
-
-    def inputs(pixels: object) -> Tensor:
-        return torch.as_tensor((pixels - mean) / deviation).reshape(-1, 1, 8, 8)
-
-    return Dataset(
-        train_inputs=inputs(train_x),
-        train_targets=torch.as_tensor(train_y).long(),
-        test_inputs=inputs(test_x),
-        test_targets=torch.as_tensor(test_y).long(),
-    )
+    np.save(folder / "images.npy", np.concatenate([train_x, test_x]).astype(np.uint8).reshape(-1, 1, 8, 8))
+    return np.concatenate([train_y, test_y]).astype(np.int64), len(train_y)
