@@ -24,7 +24,7 @@ from sensitivity.analysis.estimates import Floats
 TREES = 32
 _STATE = 0
 """The forests are the same on every call: importance is a property of the data."""
-_MIDDLES = (np.arange(64) + 0.5) / 64
+_MIDDLES = (np.arange(32) + 0.5) / 32
 """Of pieces of an axis, at which means are evaluated."""
 _POINTS = 12
 """Power of two of quasi-random points for the variance in all."""
@@ -50,19 +50,18 @@ def forest_variances(x: Floats, scores: Floats) -> dict[tuple[int, ...], Floats]
 def _marginal_variances(forest: ExtraTreesRegressor, dimensions: int) -> dict[tuple[int, ...], float]:
     """Return the variance of mains and of what pairs add to them."""
     keys = [(k,) for k in range(dimensions)] + list(itertools.combinations(range(dimensions), 2))
-    means: dict[tuple[int, ...], Floats] = {key: np.zeros((64,) * len(key)) for key in keys}
-    for tree in forest.estimators_:
+    means: dict[tuple[int, ...], Floats] = {key: np.zeros((len(_MIDDLES),) * len(key)) for key in keys}
+    for tree in forest.estimators_:  # one at a time, which stays in the processor's cache
         boxes, values = _leaves(tree, dimensions)
         widths = boxes[..., 1] - boxes[..., 0]
         share = values * widths.prod(axis=1) / TREES
         inside = [
-            ((boxes[:, k, :1] <= _MIDDLES) & (boxes[:, k, 1:] > _MIDDLES)).astype(float) for k in range(dimensions)
+            ((boxes[:, k, :1] <= _MIDDLES) & (boxes[:, k, 1:] > _MIDDLES)) / np.maximum(widths[:, [k]], 1e-300)
+            for k in range(dimensions)
         ]
-        inside = [part / np.maximum(widths[:, [k]], 1e-300) for k, part in enumerate(inside)]
-        for key in keys:
-            means[key] += (
-                share @ inside[key[0]] if len(key) == 1 else (inside[key[0]] * share[:, None]).T @ inside[key[1]]
-            )
+        for first, *second in keys:
+            weighted = inside[first].T * share
+            means[first, *second] += weighted @ inside[second[0]] if second else weighted.sum(axis=1)
     found = {key: float(mean.var()) for key, mean in means.items()}
     return {key: v - sum(found[(k,)] for k in key) if len(key) == 2 else v for key, v in found.items()}
 
@@ -72,11 +71,10 @@ def _leaves(tree: ExtraTreeRegressor, dimensions: int) -> tuple[Floats, Floats]:
     nodes = tree.tree_
     boxes = np.empty((nodes.node_count, dimensions, 2))
     boxes[0] = (0.0, 1.0)
-    for node in range(nodes.node_count):  # a child comes after its parent
-        left, right = nodes.children_left[node], nodes.children_right[node]
+    splits = zip(nodes.children_left, nodes.children_right, nodes.feature, nodes.threshold, strict=True)
+    for node, (left, right, feature, threshold) in enumerate(splits):  # a child comes after its parent
         if left >= 0:
             boxes[left] = boxes[right] = boxes[node]
-            split = nodes.feature[node], nodes.threshold[node]
-            boxes[left, split[0], 1] = boxes[right, split[0], 0] = split[1]
+            boxes[left, feature, 1] = boxes[right, feature, 0] = threshold
     leaf = nodes.children_left < 0
     return boxes[leaf], nodes.value[leaf, 0, 0]

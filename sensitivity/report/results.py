@@ -190,9 +190,7 @@ def compute_results(study: Study) -> Results:
     pair = verdicts.pair
     shown = shown_metric(metrics, target)
     ordered = sorted(metrics, key=lambda metric: metric is not shown)
-    maps = {
-        str(metric.name): compute_maps(runs, start, metric, designs=designs, axes=axes) for metric in ordered
-    }
+    maps = {str(metric.name): compute_maps(runs, start, metric, designs=designs, axes=axes) for metric in ordered}
     scaling: dict[TimeUnit, dict[str, tuple[ScalingCurve, ...]]] = {
         unit: {target_label(METRICS[name], at): _scaling(table, spec, unit) for (name, at), table in times.items()}
         for unit in UNITS
