@@ -237,7 +237,13 @@ class WriterLock:
 
 def _read(directory: Place) -> Holder | None:
     try:
-        content = json.loads(directory.read(LOCK))
+        data = directory.read(LOCK)
+    except StorageError:
+        if not directory.exists(LOCK):
+            return None
+        data = directory.read(LOCK)  # it has come since, or was being renewed: not every disk replaces without a gap
+    try:
+        content = json.loads(data)
         return Holder(
             token=str(content["token"]),
             host=str(content["host"]),
@@ -247,10 +253,6 @@ def _read(directory: Place) -> Holder | None:
             began=str(content.get("began", "")),
             job=str(content.get("job", "")),
         )
-    except StorageError:
-        if directory.exists(LOCK):
-            raise
-        return None
     except (ValueError, KeyError, TypeError, OverflowError):
         return Holder(token="", host="", pid=0, renewed_at=directory.modified_at(LOCK))
 

@@ -163,6 +163,21 @@ def test_who_only_looks_judges_as_a_writer_does_and_writes_nothing(directory, de
     assert live_holder(directory) is None, "another machine's, silent for long"
 
 
+def test_a_lock_that_comes_while_it_is_looked_for_is_seen(directory, monkeypatch):
+    read, missed = type(directory).read, []
+
+    def late(self, name):
+        if not missed:
+            missed.append(name)
+            leave(directory, pid=os.getpid())
+            raise StorageError("no such file", passing=True)
+        return read(self, name)
+
+    monkeypatch.setattr(type(directory), "read", late)
+    assert live_holder(directory).pid == os.getpid()
+    assert missed == [LOCK]
+
+
 def test_a_killed_process_that_nobody_has_buried_holds_nothing(directory):
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     leave(directory, pid=process.pid)
