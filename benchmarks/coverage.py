@@ -48,10 +48,12 @@ class Measured:
     def row(self) -> str:
         """Return the row of a table."""
         known = self.hits[~np.isnan(self.hits)]
-        share = known.mean() if len(known) else math.nan
-        error = 2 * math.sqrt(max(share * (1 - share), 1e-9) / max(len(known), 1))
         without = 1 - len(known) / len(self.hits)
-        return f"| {self.what} | {self.of} | {share:.1%} ± {error:.1%} | {without:.1%} | {self.goal} |"
+        found = "–"
+        if len(known):
+            share = float(known.mean())
+            found = f"{share:.1%} ± {2 * math.sqrt(share * (1 - share) / len(known)):.1%}"
+        return f"| {self.what} | {self.of} | {found} | {without:.1%} | {self.goal} |"
 
 
 COVER, CLAIM = "92–97.5%", "≤ 5%"
@@ -314,7 +316,7 @@ def main() -> None:
             lines.append(measured.row())
             print(lines[-1], flush=True)
     took = f"{arguments.studies:,} studies, {(time.perf_counter() - start) / 60:.0f} minutes"
-    about = f"`python benchmarks/coverage.py --studies {arguments.studies}`; {took}. ± is two standard errors."
+    about = f"`python benchmarks/coverage.py --studies {arguments.studies}`; {took}. ± is two standard errors. Of forests a twentieth."
     if arguments.record:
         RECORD.write_text("\n".join(["# coverage", "", about, "", NOTES, "", *lines, ""]), encoding="utf-8")
 
