@@ -315,8 +315,8 @@ def main() -> None:
         for measured in SIMULATIONS[name](arguments.studies):
             lines.append(measured.row())
             print(lines[-1], flush=True)
-    took = f"{arguments.studies:,} studies, {(time.perf_counter() - start) / 60:.0f} minutes"
-    about = f"`python benchmarks/coverage.py --studies {arguments.studies}`; {took}. ± is two standard errors. Of forests a twentieth."
+    took = f"{arguments.studies:,} studies, of forests a twentieth; {(time.perf_counter() - start) / 60:.0f} minutes"
+    about = f"`python benchmarks/coverage.py --studies {arguments.studies}`; {took}. ± is two standard errors."
     if arguments.record:
         RECORD.write_text("\n".join(["# coverage", "", about, "", NOTES, "", *lines, ""]), encoding="utf-8")
 
