@@ -40,6 +40,7 @@ from sensitivity.analysis.verdict import Verdict, default_pair
 from sensitivity.analysis.verdict_scaling import compute_scaling_verdict
 from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
 from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.axes import Axis
 from sensitivity.study.metrics import METRICS, Metric, MetricName
 
 T = TypeVar("T")
@@ -63,6 +64,11 @@ class Results:
     def designs(self) -> Mapping[str, str]:
         """Each optimizer's design."""
         return {name: arm.design for name, arm in self.loaded.spec.optimizers.items()}
+
+    @property
+    def axes(self) -> Mapping[str, Mapping[str, Axis]]:
+        """Each optimizer's box as the study declares it: what filters cut off is no edge of its."""
+        return {name: arm.axes() for name, arm in self.loaded.spec.optimizers.items()}
 
     @property
     def metric(self) -> Metric:
@@ -121,7 +127,12 @@ class Results:
         return self._once(
             "maps",
             lambda: compute_maps(
-                self.runs, self.start(self.metric.name), self.metric, designs=self.designs, epsilon=self.epsilon
+                self.runs,
+                self.start(self.metric.name),
+                self.metric,
+                designs=self.designs,
+                axes=self.axes,
+                epsilon=self.epsilon,
             ),
             self.metric.name,
             self.view.tolerance,
@@ -192,7 +203,14 @@ class Results:
     def scaling(self, unit: TimeUnit) -> tuple[ScalingCurve, ...]:
         """Return how the time to the target falls with batch size; none without a target."""
         times = self._times()
-        return () if times is None else self._once("scaling", lambda: compute_scaling(times, unit), self.target, unit)
+        if times is None:
+            return ()
+        return self._once(
+            "scaling",
+            lambda: compute_scaling(times, unit, designs=self.designs, axes=self.axes),
+            self.target,
+            unit,
+        )
 
     def _times(self) -> pd.DataFrame | None:
         target = self.target

@@ -43,6 +43,19 @@ def results_of(root, name, **view):
     return site.scene(View(page="robustness", study=name, **view), "light")[0].results
 
 
+def test_a_best_setting_at_the_bound_of_its_box_is_flagged_as_in_the_report(make, tmp_path):
+    arms = {"sgd": {"kind": "sgd", "lr": {"log": [1e-3, 1.0]}, "design": "sobol", "samples": 64}}
+    spec = make.make_spec(name="drawn", optimizers=arms, targets={"train_loss": [0.21]})
+
+    def steeper(trial):  # the larger, the better
+        return make.run(trial, [2.0, 0.5 - 0.1 * np.log10(dict(trial.hyperparameters)["lr"] / 1e-3)])
+
+    make.write_study(tmp_path / "drawn", spec, steeper)
+    found = results_of(tmp_path, "drawn", metric="train_loss")
+    assert [(edge.parameter, edge.side, edge.of) for edge in found.maps[0].edges] == [("lr", "high", "box")]
+    assert any("bound" in caution.text for curve in found.scaling("steps") for caution in curve.warnings)
+
+
 @pytest.fixture(scope="module")
 def mended(make, tmp_path_factory):
     """A study whose first pack was interrupted, and whose curves therefore stand in two parts."""
