@@ -78,12 +78,15 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
     return [...seen.values()];
   }
 
-  // Plotly takes note of the cell under the pointer every 50 ms at most, and not while a button is down, but tells a
-  // click by the last note: a pointer that has just moved would choose the cell it left, or none. So what is noted, and
-  // what waits to be, is dropped as the button goes down; Plotly then looks where the click is.
+  // Plotly looks at most every 50 ms where the pointer is, not while a button is down, and tells a click by what it saw
+  // last: the cell that the pointer has just left, or none. So it forgets as the button goes up, and then looks anew.
+  let pressed = null;
   document.addEventListener("mousedown", function (event) {
-    const figure = event.target.closest(".choosable .js-plotly-plot");
-    if (figure && figure._fullLayout) Plotly.Fx.unhover(figure, event);
+    pressed = event.target.closest(".choosable .js-plotly-plot");
+  }, true);
+  document.addEventListener("mouseup", function (event) {
+    if (pressed && pressed._fullLayout) Plotly.Fx.unhover(pressed, event);
+    pressed = null;
   }, true);
 
   let marks = [];

@@ -18,6 +18,8 @@ from sensitivity.store.directory import place
 from sensitivity.study.results import Status
 
 WAIT_MS = 30_000
+_open = []
+"""Pages of the test that runs."""
 
 synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "analysis" / "synthetic.py")))
 
@@ -49,6 +51,9 @@ def served(root, **options):
     try:
         yield f"http://127.0.0.1:{server.port}"
     finally:
+        for tab in _open:  # a page that asks on would find nobody, and say so
+            if tab.url.startswith(f"http://127.0.0.1:{server.port}/"):
+                tab.close()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -92,12 +97,14 @@ def visit(browser):
         context.set_default_timeout(WAIT_MS)
         context.route(re.compile(r"^https?://"), guard)
         tab = context.new_page()
+        _open.append(tab)
         tab.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
         tab.on("pageerror", lambda error: faults.append(str(error)))
         tab.goto(address)
         return tab
 
     yield open_
+    _open.clear()
     for context in contexts:
         context.close()
     assert faults == []
