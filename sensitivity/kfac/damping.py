@@ -3,8 +3,8 @@
 import math
 
 from sensitivity.kfac.config import LevenbergMarquardt
-from sensitivity.kfac.engine import FlatNumbers
 from sensitivity.kfac.state import KFACState
+from sensitivity.kfac.update import FlatNumbers
 
 
 def predicted_change(state: KFACState, numbers: FlatNumbers) -> float:

@@ -9,7 +9,6 @@ have been.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Protocol
 
 import torch
@@ -33,6 +32,16 @@ from sensitivity.kfac.statistics import (
     newest_weights,
 )
 from sensitivity.kfac.thin import Rows, rows_of
+from sensitivity.kfac.update import (
+    FlatNumbers,
+    as_tensor,
+    clip_updates,
+    flat_numbers,
+    move,
+    pass_on_others,
+    per_member,
+    weights_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,22 +65,6 @@ class StepReport:
     def effective_lr(self) -> Tensor:
         """The learning rate that counts, lr times clip; 0 where the member was not updated."""
         return torch.where(self.failed, 0.0, self.clip * self.lr)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlatNumbers:
-    """Hyperparameters for the engine.
-
-    Those of the update, and the damping of uncovered parameters, broadcast to [*lead, parameters]; `damping` to
-    [layers, *lead].
-    """
-
-    lr: Tensor | float
-    damping: Tensor
-    momentum: Tensor | float
-    weight_decay: Tensor | float
-    kl_clip: Tensor | float | None
-    others_damping: Tensor | float = 0.0
 
 
 class Source(Protocol):
@@ -195,23 +188,6 @@ def step(
         return advance(config, state, values, slopes, source, flat_numbers(hyper, state), rows)
 
 
-def flat_numbers(hyper: Hyperparameters, state: KFACState) -> FlatNumbers:
-    """Shape hyperparameters of shape [] or [trials] for the engine."""
-
-    def column(value: float | Tensor) -> float | Tensor:
-        return value.unsqueeze(-1) if isinstance(value, Tensor) and value.dim() > 0 else value
-
-    damping = _as_tensor(hyper.damping, state.momentum)
-    return FlatNumbers(
-        lr=column(hyper.lr),
-        damping=damping,
-        momentum=column(hyper.momentum),
-        weight_decay=column(hyper.weight_decay),
-        kl_clip=hyper.kl_clip,
-        others_damping=column(hyper.damping),
-    )
-
-
 def advance(
     config: KFACConfig,
     state: KFACState,
@@ -256,119 +232,29 @@ def advance(
         source.rescale(state, mask)
         clock.stop("factors")
     clock.start()
-    weights = _weights(state, values, numbers)
+    weights = weights_of(state, values, numbers)
     if weights is not None and not config.decoupled_weight_decay:
-        flat.addcmul_(weights, _as_tensor(numbers.weight_decay, flat))
+        flat.addcmul_(weights, as_tensor(numbers.weight_decay, flat))
         rows = {}  # the gradient is more than their product now
     precondition(state, numbers.damping, exact=exact, rows=rows)
-    _others(state, numbers)
-    clip = _clip(state, numbers)
+    pass_on_others(state, numbers)
+    clip = clip_updates(state, numbers)
     mask = _all_of(good, finite(torch.linalg.vector_norm(space.updates, dim=-1)), _mask(state.usable))
     clock.stop("precondition")
     state.steps += 1
     if mask is not None and state.alone:
         return _skipped(norm, clock, solves)
     clock.start()
-    _move(config, state, values, weights if config.decoupled_weight_decay else None, numbers, mask)
+    move(config, state, values, weights if config.decoupled_weight_decay else None, numbers, mask)
     clock.stop("update")
     return StepReport(
         failed=torch.zeros_like(norm, dtype=torch.bool) if mask is None else ~mask,
         gradient_norm=norm,
         clip=torch.ones_like(norm) if clip is None else clip,
-        lr=_per_member(numbers.lr),
+        lr=per_member(numbers.lr),
         solves=solves,
         seconds=clock.seconds,
     )
-
-
-def _move(
-    config: KFACConfig,
-    state: KFACState,
-    values: list[Tensor],
-    decayed: Tensor | None,
-    numbers: FlatNumbers,
-    mask: Tensor | None,
-) -> None:
-    """Apply momentum as torch.optim.SGD does, here to the preconditioned gradient, and move members inside `mask`."""
-    space, velocity, lr = state.workspace, state.momentum, numbers.lr
-    if mask is None:
-        _carry(space.updates, velocity, numbers.momentum, out=velocity)
-    else:
-        carried = _carry(space.updates, velocity, numbers.momentum)
-        velocity.copy_(torch.where(mask.unsqueeze(-1), carried, velocity))
-        lr = torch.where(mask.unsqueeze(-1), lr, 0.0)
-    if decayed is None and not config.nesterov and config.levenberg_marquardt is None:
-        _descend(state, values, lr)
-        return
-    if config.nesterov:
-        space.updates.add_(velocity * numbers.momentum)
-    else:
-        space.updates.copy_(velocity)
-    if decayed is not None:
-        space.updates.addcmul_(decayed, _as_tensor(numbers.weight_decay, decayed))
-    space.updates.mul_(-numbers.lr)
-    if mask is not None:
-        space.updates.copy_(torch.where(mask.unsqueeze(-1), space.updates, 0.0))
-    torch._foreach_add_(values, space.update_views)
-
-
-def _carry(updates: Tensor, velocity: Tensor, momentum: Tensor | float, out: Tensor | None = None) -> Tensor:
-    if isinstance(momentum, Tensor):
-        return torch.addcmul(updates, velocity, momentum, out=out)
-    return torch.add(updates, velocity, alpha=momentum, out=out)
-
-
-def _descend(state: KFACState, values: list[Tensor], lr: Tensor | float) -> None:
-    """Move the parameters against the momentum, in one pass over both."""
-    directions = state.workspace.velocity_views
-    if isinstance(lr, float):
-        torch._foreach_add_(values, directions, alpha=-lr)
-    elif lr.dim() and lr.shape[-1] == state.layout.size > 1:
-        torch._foreach_addcmul_(values, directions, state.layout.views(-lr))
-    else:
-        steps, lead = -lr, len(state.layout.lead)
-        torch._foreach_addcmul_(
-            values, directions, [steps.view(*steps.shape[:lead], *(1,) * (v.dim() - lead)) for v in values]
-        )
-
-
-def _others(state: KFACState, numbers: FlatNumbers) -> None:
-    """Pass on the gradients of uncovered parameters, divided by their damped diagonal Fisher where there is one."""
-    space, covered = state.workspace, state.layout.covered
-    if not state.layout.others:
-        return
-    space.updates[..., covered:] = space.grads[..., covered:]
-    for name, shape, offset in state.layout.others:
-        if name in state.squares:
-            part = space.updates[..., offset : offset + prod(shape)]
-            damping = numbers.others_damping
-            if isinstance(damping, Tensor) and damping.shape[-1:] == space.updates.shape[-1:]:
-                damping = damping[..., offset : offset + prod(shape)]
-            part.div_(state.squares[name].flatten(len(state.layout.lead)) + damping)
-
-
-def _clip(state: KFACState, numbers: FlatNumbers) -> Tensor | None:
-    """Scale the covered part by ν = min(1, √(κ / Σ lr² v·g)), and return ν [*lead]; None without a clip."""
-    if numbers.kl_clip is None:
-        return None
-    covered, space, lr = state.layout.covered, state.workspace, numbers.lr
-    updates, grads = space.updates[..., :covered], space.grads[..., :covered]
-    if isinstance(lr, Tensor) and lr.dim() and lr.shape[-1] > 1:
-        norm: Tensor = torch.linalg.vecdot(updates * lr[..., :covered] ** 2, grads)
-    else:
-        norm = torch.linalg.vecdot(updates, grads) * _per_member(lr) ** 2
-    clip: Tensor = (numbers.kl_clip / norm.clamp_min(torch.finfo(norm.dtype).tiny)).sqrt().clamp_max(1.0)
-    space.updates[..., :covered] *= clip.unsqueeze(-1)
-    return clip
-
-
-def _weights(state: KFACState, values: list[Tensor], numbers: FlatNumbers) -> Tensor | None:
-    """Copy the parameters to a flat vector if there is weight decay."""
-    if isinstance(numbers.weight_decay, float) and numbers.weight_decay == 0.0:
-        return None
-    flat = torch.empty_like(state.momentum)
-    torch._foreach_copy_(state.layout.views(flat), values)
-    return flat
 
 
 def _mask(good: Tensor) -> Tensor | None:
@@ -394,12 +280,3 @@ def _skipped(norm: Tensor, clock: _Clock, solves: tuple[SolveFailure, ...] = ())
         solves=solves,
         seconds=clock.seconds,
     )
-
-
-def _as_tensor(value: float | Tensor, like: Tensor) -> Tensor:
-    """Convert to the type and device of `like`; a number is filled in, where a copy would wait for an accelerator."""
-    return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
-
-
-def _per_member(lr: float | Tensor) -> float | Tensor:
-    return lr[..., 0] if isinstance(lr, Tensor) and lr.dim() > 0 else lr

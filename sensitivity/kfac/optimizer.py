@@ -15,12 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 from sensitivity.kfac.config import KFACConfig, check_numbers, is_due, needs_statistics
 from sensitivity.kfac.damping import adapted, predicted_change
 from sensitivity.kfac.diagonal import norms_of
-from sensitivity.kfac.engine import FlatNumbers, StepReport, advance
+from sensitivity.kfac.engine import StepReport, advance
 from sensitivity.kfac.factors import full_precision
 from sensitivity.kfac.fisher import pseudo_losses
 from sensitivity.kfac.layers import layers_of
 from sensitivity.kfac.recorder import Recorder
 from sensitivity.kfac.state import check_saved, init_state, restore, saved
+from sensitivity.kfac.update import FlatNumbers
 
 _NUMBERS = ("lr", "damping", "momentum", "weight_decay", "kl_clip")
 _RULED = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
