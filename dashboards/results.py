@@ -63,12 +63,12 @@ class Results:
     @property
     def designs(self) -> Mapping[str, str]:
         """Each optimizer's design."""
-        return {name: arm.design for name, arm in self.loaded.spec.optimizers.items()}
+        return self.loaded.spec.designs
 
     @property
     def axes(self) -> Mapping[str, Mapping[str, Axis]]:
         """Each optimizer's box as the study declares it: what filters cut off is no edge of its."""
-        return {name: arm.axes() for name, arm in self.loaded.spec.optimizers.items()}
+        return self.loaded.spec.axes
 
     @property
     def metric(self) -> Metric:
@@ -262,8 +262,8 @@ class Results:
     def _boxes(self) -> dict[str, dict[str, tuple[float, float]]]:
         """Return the box of each optimizer's draws, as narrowed."""
         boxes = {
-            name: {parameter: axis.bounds() for parameter, axis in arm.axes().items() if axis.varies}
-            for name, arm in self.loaded.spec.optimizers.items()
+            name: {parameter: axis.bounds() for parameter, axis in axes.items() if axis.varies}
+            for name, axes in self.axes.items()
         }
         for side in self.view.box:
             boxes[side.optimizer][side.parameter] = (side.low, side.high)

@@ -165,7 +165,7 @@ def size(spec: StudySpec) -> str:
     runs = sum(arm.most_cells() for arm in spec.optimizers.values()) * len(spec.batch_sizes) * len(spec.seeds)
     timed = [name for name, arm in spec.optimizers.items() if arm.open_ended]
     counted = [f"{runs:,} runs"] if runs else []
-    return " and ".join(counted + [f"as many of {name} as its device-hours allow" for name in timed])
+    return " and ".join(counted + [f"as many of {optimizer_name(name)} as its device-hours allow" for name in timed])
 
 
 def _told(mistakes: Sequence[str]) -> Component:

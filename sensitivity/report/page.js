@@ -38,11 +38,6 @@
     });
     return width ? Array.from({ length: texts.length / width }, (_, row) => texts.slice(row * width, (row + 1) * width)) : texts;
   }
-  async function figureOf(name) {
-    const figure = JSON.parse(await unpack(`figure-${name}`));
-    for (const trace of figure.data) if (trace.hovertext?.forms) trace.hovertext = unfoldTexts(trace.hovertext);
-    return JSON.stringify(figure);
-  }
   async function tableOf(name) {
     const columns = (await unpack(`data-${name}`)).split("\u001e").map((column) => column.split("\u001f"));
     return columns[0].map((_, row) => columns.map((column) => column[row]).join(",") + "\r\n").join("");
@@ -67,6 +62,7 @@
 
   function paint(canvas, shared, theme) {
     const figure = inTheme(figures.get(canvas.dataset.figure), shared.themes[theme]);
+    for (const trace of figure.data) if (trace.hovertext?.forms) trace.hovertext = unfoldTexts(trace.hovertext);
     figure.layout.template = inTheme(JSON.stringify(shared.template), shared.themes[theme]);
     canvas.dataset.painted = theme; // at once: a second call must not draw it again
     return Plotly.react(canvas, figure.data, figure.layout, shared.config);
@@ -74,7 +70,7 @@
 
   async function draw(canvas) {
     const shared = await load();
-    if (!figures.has(canvas.dataset.figure)) figures.set(canvas.dataset.figure, await figureOf(canvas.dataset.figure));
+    if (!figures.has(canvas.dataset.figure)) figures.set(canvas.dataset.figure, await unpack(`figure-${canvas.dataset.figure}`));
     const theme = root.dataset.theme; // read after loading: it may have been switched meanwhile
     if (canvas.dataset.painted !== theme) await paint(canvas, shared, theme);
   }

@@ -16,7 +16,6 @@ from sensitivity.analysis.cautions import Caution, compute_cautions
 from sensitivity.analysis.clipping import Clipping, compute_clipping
 from sensitivity.analysis.cost import Cost, CostRatio, compute_cost, compute_cost_ratios
 from sensitivity.analysis.curves import CellCurves, compute_curves
-from sensitivity.analysis.designs import Axes
 from sensitivity.analysis.importance import Importance, compute_importance
 from sensitivity.analysis.lr_sensitivity import LrSensitivity, compute_lr_sensitivity
 from sensitivity.analysis.maps import RobustnessMap, compute_maps
@@ -136,7 +135,7 @@ def _first(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _scaling(times: pd.DataFrame, spec: StudySpec, unit: TimeUnit = "steps") -> tuple[ScalingCurve, ...]:
     fresh = {int(seed) for seed in times["seed"].unique() if seed >= CONFIRMATION_SEEDS}
-    return compute_scaling(times, unit, confirmation_seeds=fresh, designs=_designs(spec), axes=_axes(spec))
+    return compute_scaling(times, unit, confirmation_seeds=fresh, designs=spec.designs, axes=spec.axes)
 
 
 def _verdicts(study: Study, times: pd.DataFrame | None, clipping: tuple[Clipping, ...]) -> Verdicts:
@@ -154,7 +153,7 @@ def _verdicts(study: Study, times: pd.DataFrame | None, clipping: tuple[Clipping
     else:
         found = _scaling(times, spec)
         regions = compute_regions(
-            _first(runs), curves, target[0], target=target[1], designs=_designs(spec), boxes=_boxes(spec)
+            _first(runs), curves, target[0], target=target[1], designs=spec.designs, boxes=_boxes(spec)
         )
     if pair is None:
         text = "With one optimizer there is nothing to compare it with. Add a second one to the study file."
@@ -179,7 +178,7 @@ def compute_results(study: Study) -> Results:
     """Compute all numbers of a study that has been read, finished or not."""
     spec, curves = study.manifest.spec, study.curves
     runs = _first(study.runs)
-    designs, axes, boxes = _designs(spec), _axes(spec), _boxes(spec)
+    designs, axes, boxes = spec.designs, spec.axes, _boxes(spec)
     start = curves[curves["step"] == 0]  # all that what a run counts with needs of the curves
     metrics = available_metrics(runs)
     target = primary_target(spec)
@@ -240,13 +239,5 @@ def _chosen_curves(
     }
 
 
-def _designs(spec: StudySpec) -> dict[str, str]:
-    return {name: arm.design for name, arm in spec.optimizers.items()}
-
-
-def _axes(spec: StudySpec) -> dict[str, Axes]:
-    return {name: arm.axes() for name, arm in spec.optimizers.items()}
-
-
 def _boxes(spec: StudySpec) -> dict[str, Box]:
-    return {name: {parameter: axis.bounds() for parameter, axis in axes.items()} for name, axes in _axes(spec).items()}
+    return {name: {parameter: axis.bounds() for parameter, axis in axes.items()} for name, axes in spec.axes.items()}

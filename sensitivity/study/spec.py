@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from pydantic_core import PydanticCustomError
 
 from sensitivity.study.arms import ArmField
+from sensitivity.study.axes import Axis
 from sensitivity.study.metrics import METRICS, MetricName
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
@@ -216,6 +217,16 @@ class StudySpec(Section):
     search: Annotated[SearchSpec | None, Field(validate_default=True)] = None
     margins: MarginsSpec = MarginsSpec()
     execution: Annotated[ExecutionSpec, Field(validate_default=True)] = ExecutionSpec()
+
+    @property
+    def designs(self) -> dict[str, str]:
+        """Each optimizer's design."""
+        return {name: arm.design for name, arm in self.optimizers.items()}
+
+    @property
+    def axes(self) -> dict[str, dict[str, Axis]]:
+        """What each optimizer's hyperparameters are drawn from."""
+        return {name: arm.axes() for name, arm in self.optimizers.items()}
 
     @field_validator("name")
     @classmethod
