@@ -35,7 +35,8 @@ from sensitivity.training.memory import keep_freed_memory
 from sensitivity.training.models.resnet import resnet20
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
-from sensitivity.training.step import make_optimizer, take_step
+from sensitivity.training.recorded_steps import Steps
+from sensitivity.training.step import make_optimizer
 
 BATCH, TRAIN, TEST = 128, 50_000, 10_000
 RESULT = Path(__file__).parent / "results" / "throughput.md"
@@ -100,12 +101,13 @@ def main() -> None:
     model = PackedModel(problem.build_model, [0])
     optimizer = make_optimizer(Pack((trial,)), model, problem)
     batches = PackBatches([0], problem, batch_size=BATCH, micro_batch=None, augment=False)
+    steps = Steps(model, problem, optimizer, batches)
     watch, count = Watch(1, model.device), iter(range(10**9))
 
     def ours() -> None:
         step = next(count)
         scale = lr_multiplier(trial.workload.schedule, step=step, total=10**6, train_size=TRAIN, batch_size=BATCH)
-        watch.see(step, *take_step(model, problem, optimizer, batches, step=step, lr_scale=scale))
+        watch.see(step, *steps.take(step=step, lr_scale=scale))
 
     ratios, alone = [], []
     for k in range(arguments.rounds + 1):

@@ -89,17 +89,11 @@ def price(plan: Plan, costs: Mapping[Group, Cost], *, finished: AbstractSet[str]
         trials = [trial for trial in plan.expected if trial.group == (arm, batch_size)]
         missing = [trial for trial in trials if trial.id not in finished]
         left, search = plan.seconds_left((arm, batch_size)), plan.spec.search
-        limit, estimated, further = None, False, 0
+        limit = None
         if left is not None and search is not None:
-            a_round = search.round * len(plan.spec.seeds)
-            limit = left + (a_round + search.confirm) * cost.seconds
-            estimated = left > 0 and plan.spec.optimizers[arm].open_ended
-            if estimated:  # the stand-ins are one round: whole rounds, until the time is over
-                known = sum(not trial.confirmation for trial in missing) - a_round
-                rounds = math.ceil((left / cost.seconds - known) / a_round)
-                further = (max(rounds, 0) - 1) * a_round
-                if cells := plan.spec.optimizers[arm].most_cells():  # lists alone: sooner or later all are tried
-                    further = min(further, max(0, cells * len(plan.spec.seeds) - len(trials)))
+            limit = left + (search.round * len(plan.spec.seeds) + search.confirm) * cost.seconds
+        estimated = bool(left) and plan.spec.optimizers[arm].open_ended
+        further = _further_runs(plan, trials, missing, (left or 0.0) / cost.seconds) if estimated else 0
         lines.append(
             PriceLine(
                 optimizer=arm,
@@ -112,6 +106,19 @@ def price(plan: Plan, costs: Mapping[Group, Cost], *, finished: AbstractSet[str]
             )
         )
     return Price(lines=tuple(lines), workers=workers)
+
+
+def _further_runs(plan: Plan, trials: Sequence[Trial], missing: Sequence[Trial], most: float) -> int:
+    """Return how many runs a search has beyond `trials`, when its hours end after `most` of those that are missing.
+
+    The last of `trials` stand for one round. It goes on in whole rounds, until the time is over.
+    """
+    arm, seeds = plan.spec.optimizers[trials[0].arm], len(plan.spec.seeds)
+    a_round = plan.spec.search.round * seeds if plan.spec.search else 1
+    known = sum(not trial.confirmation for trial in missing) - a_round
+    further = (max(math.ceil((most - known) / a_round), 0) - 1) * a_round
+    cells = arm.most_cells()  # of lists alone, which are tried sooner or later; 0 otherwise
+    return min(further, max(0, cells * seeds - len(trials))) if cells else further
 
 
 def _pack_size(cost: Cost) -> int:

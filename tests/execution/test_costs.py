@@ -87,18 +87,23 @@ def test_a_search_that_is_given_hours_costs_no_more_but_for_its_last_round(hours
     assert priced.wall_seconds == pytest.approx(seconds / 2)
 
 
-@pytest.mark.parametrize(("taken", "rounds"), [(0.0, 3), (150.0, 2), (249.0, 1), (251.0, 0)])
-def test_a_search_by_hours_alone_is_priced_by_what_is_left_of_them(taken, rounds):
-    arm = {"kind": "sgd", "lr": {"log": [0.1, 1.0]}, "design": "tpe", "device_hours": 250 / 3600}
+def timed(*, confirm, **arm):
+    """A search that only its hours end."""
     raw = {
         "name": "test",
         "batch_sizes": [64],
         "seeds": 3,
         "budget": {"steps": 7},
-        "optimizers": {"sgd": arm},
-        "search": {"objective": "test_accuracy", "round": 4, "confirm": 2},
+        "optimizers": {"sgd": {"kind": "sgd", "design": "tpe", **arm}},
+        "search": {"objective": "test_accuracy", "round": 4, "confirm": confirm},
     }
-    plan = with_search_seconds(planned(parse_study(raw, source="test")), {("sgd", 64): taken})
+    return parse_study(raw, source="test")
+
+
+@pytest.mark.parametrize(("taken", "rounds"), [(0.0, 3), (150.0, 2), (249.0, 1), (251.0, 0)])
+def test_a_search_by_hours_alone_is_priced_by_what_is_left_of_them(taken, rounds):
+    spec = timed(lr={"log": [0.1, 1.0]}, device_hours=250 / 3600, confirm=2)
+    plan = with_search_seconds(planned(spec), {("sgd", 64): taken})
     (line,) = price(plan, {("sgd", 64): SEVEN_SECONDS}, finished=frozenset(), workers=2).lines
     assert line.missing == line.planned == 4 * 3 * rounds + 2, "a round takes 84 s"
     assert line.device_seconds == pytest.approx(7.0 * line.missing)
@@ -106,18 +111,8 @@ def test_a_search_by_hours_alone_is_priced_by_what_is_left_of_them(taken, rounds
 
 
 def test_hours_do_not_make_a_list_longer():
-    arm = {"kind": "sgd", "lr": [0.1, 0.2, 0.3], "momentum": [0.0, 0.9], "design": "tpe", "device_hours": 10.0}
-    raw = {
-        "name": "test",
-        "batch_sizes": [64],
-        "seeds": 3,
-        "budget": {"steps": 7},
-        "optimizers": {"sgd": arm},
-        "search": {"objective": "test_accuracy", "round": 4},
-    }
-    (line,) = price(
-        planned(parse_study(raw, source="test")), {("sgd", 64): SEVEN_SECONDS}, finished=frozenset(), workers=2
-    ).lines
+    spec = timed(lr=[0.1, 0.2, 0.3], momentum=[0.0, 0.9], device_hours=10.0, confirm=0)
+    (line,) = price(planned(spec), {("sgd", 64): SEVEN_SECONDS}, finished=frozenset(), workers=2).lines
     assert line.missing == 2 * 3 * 3
 
 
