@@ -15,7 +15,7 @@ import torch
 from sensitivity.execution.cost_cache import CostCache
 from sensitivity.execution.prepare import Plan
 from sensitivity.study.errors import UserError, users_code
-from sensitivity.study.spec import ExecutionSpec
+from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.trials import Group, Trial
 from sensitivity.training.calibration import Cost, calibrate
 from sensitivity.training.cost import run_cost

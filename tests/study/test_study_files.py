@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from sensitivity.study.arms import KFACArm, SGDArm
 from sensitivity.study.errors import StudyFileError, UserError
+from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.load import find_study, load_study, parse_study, shipped
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
-from sensitivity.study.spec import ExecutionSpec, ProblemSpec, StudySpec
+from sensitivity.study.spec import ProblemSpec, StudySpec
 from sensitivity.study.trials import expand
 
 
