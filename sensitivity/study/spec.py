@@ -228,6 +228,11 @@ class StudySpec(Section):
         """What each optimizer's hyperparameters are drawn from."""
         return {name: arm.axes() for name, arm in self.optimizers.items()}
 
+    @property
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Names of the hyperparameters of all optimizers: each is a column of the study's tables."""
+        return tuple(sorted({name for arm in self.optimizers.values() for name in arm.hyperparameter_names}))
+
     @field_validator("name")
     @classmethod
     def _name_is_a_folder(cls, value: str) -> str:
