@@ -82,12 +82,14 @@ def read_curve_tables(
     fields = [whole.field(column) for column in columns]
     schema = pa.schema([f.with_type(pa.dictionary(pa.int32(), f.type)) if f.name == "trial_id" else f for f in fields])
     held: dict[str, pa.Table] = {}
+    rows = 0
     names = [f"{CURVES}/{part}" for part in parts]
     for part, table in zip(parts, _read(directory, names, lambda _: schema, allowance), strict=True):
         held[part] = table
-        if sum(map(len, held.values())) >= _ROWS:
+        rows += len(table)
+        if rows >= _ROWS:
             yield from _valid_curves(directory, held)
-            held = {}
+            held, rows = {}, 0
     yield from _valid_curves(directory, held)
 
 
@@ -107,9 +109,17 @@ def _read(
     directory: Place, names: Sequence[str], schema_of: Callable[[Sequence[str]], pa.Schema], allowance: Allowance
 ) -> Iterator[pa.Table]:
     """Yield the tables of files in the types of the schema that `schema_of` gives for the columns of each."""
+    schemas: dict[tuple[str, ...], pa.Schema] = {}  # made once for the many parts that have the same columns
+
+    def schema_for(columns: Sequence[str]) -> pa.Schema:
+        key = tuple(columns)
+        if key not in schemas:
+            schemas[key] = schema_of(columns)
+        return schemas[key]
+
     for name, source in _opened(directory, names):
         try:
-            yield _table(source, schema_of, allowance)
+            yield _table(source, schema_for, allowance)
         except (KeyError, OSError, ValueError, pa.ArrowException) as error:
             directory.read_through(name)  # out of reach, rather than damaged?
             raise damaged(directory, name, first_line(error)) from None
