@@ -44,6 +44,8 @@ _PLAIN = {
 _MOST_BYTES = 1_000_000
 """Of a study file: many times the largest that fits the limits of ``section``."""
 _MOST_DEPTH = 20
+_LONG_KEY = re.compile(r"""(?:(?:[\w-]{1,100}|"[^"\n]{0,100}"|'[^'\n]{0,100}')[ \t]?\.[ \t]?){20}""")
+"""The time to parse a dotted key grows with the square of its parts; a list of numbers has none so long."""
 _HOLDS_MORE = (str, list, tuple, dict)
 _MOST_MISTAKES = 40
 """Shown; each is a search for the nearest name."""
@@ -97,6 +99,10 @@ def load_study(path: Path) -> StudySpec:
         raise StudyFileError(str(path), [f"not UTF-8 text (byte {error.start}); save the file as UTF-8"]) from None
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror}); give a readable .toml file") from None
+    if _LONG_KEY.search(text):
+        raise StudyFileError(
+            str(path), [f"a key of more than {_MOST_DEPTH} parts; give each table a header of its own"]
+        )
     try:
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # an integer of 5,000 digits is a plain ValueError

@@ -9,7 +9,6 @@ the study file or installed.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,8 +30,6 @@ from sensitivity.training.models.small_cnn import small_cnn
 from sensitivity.training.noisy_quadratic import quadratic, spectrum
 from sensitivity.training.precision import AUTOCAST
 from sensitivity.training.user_functions import import_function
-
-logger = logging.getLogger(__name__)
 
 ModelBuilder = Callable[[tuple[int, ...], int], nn.Module]
 _MODELS: dict[str, ModelBuilder] = {
@@ -119,15 +116,11 @@ def load_problem(
 def _refuse_sparse_classes(spec: ProblemSpec, dataset: Dataset, classes: int) -> None:
     """Refuse numbers that are no classes, such as ids: a network would have an output for each up to the largest."""
     used = len(torch.unique(dataset.train_targets))
-    if used == classes:
-        return
-    what = (
-        f"problem.dataset: {spec.dataset}: {classes - used:,} of the {classes:,} classes (0 to {classes - 1:,}) have "
-        "no training example"
-    )
     if classes > _MANY_CLASSES and classes > 2 * used:
-        raise UserError(f"{what}\n  Number the classes from 0 without gaps")
-    logger.warning("%s", what)
+        raise UserError(
+            f"problem.dataset: {spec.dataset}: {classes - used:,} of the {classes:,} classes (0 to {classes - 1:,}) "
+            "have no training example\n  Number the classes from 0 without gaps"
+        )
 
 
 def _refuse_too_large(spec: ProblemSpec, build: ModelBuilder, shape: tuple[int, ...], outputs: int) -> None:

@@ -209,7 +209,7 @@ def test_a_different_study_of_the_same_name_is_refused_with_what_differs(directo
         ({"schema_version": "x"}, "schema version x"),
         (
             {"spec": {"name": "x"}},
-            r"study\.json: damaged \(its study is not valid: batch_sizes: missing.*\)\n  Restore it",
+            r"study\.json: damaged \(its study is not valid: batch_sizes: missing.*\n  Restore",
         ),
         ({"spec": None}, "damaged"),
         ({"specs": 3}, "damaged"),
