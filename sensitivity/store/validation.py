@@ -304,7 +304,7 @@ def _repeated(table: pa.Table) -> Fault | None:
 
 
 def _words(column: str, row: int, value: object, allowed: str) -> str:
-    shown = "nothing" if value is None else str(value) if isinstance(value, float) else repr(value)
+    shown = "nothing" if value is None else repr(value) if isinstance(value, str) else str(value)
     if len(shown) > _SHOWN:
         shown = f"{shown[:_SHOWN]}... ({len(shown):,} characters)"
     return f"column {column}, row {row}: {shown}; it must be {allowed}"
@@ -313,9 +313,8 @@ def _words(column: str, row: int, value: object, allowed: str) -> str:
 def _value(chunk: pa.Array, place: int) -> object:
     if not chunk[place].is_valid:
         return None
-    if pa.types.is_timestamp(chunk.type):  # Python has no such year, perhaps
-        year = 1970 + int(pc.cast(chunk, pa.int64())[place].as_py() // 31_556_952_000_000)
-        return f"a time in the year {year}"
+    if pa.types.is_timestamp(chunk.type):  # whose year Python may not have
+        return np.datetime64(pc.cast(chunk, pa.int64())[place].as_py(), "us")
     return chunk[place].as_py()
 
 

@@ -505,7 +505,7 @@ def test_a_damaged_study_is_a_study_or_named_mistakes(changes):
         ("lr = [" + "1.5, " * 9_999 + "]", r"repeated in the list: 1\.5\."),
         ("lr = 1\n" + "".join(f"k{i} = 1\n" for i in range(9_000)), r"9,00\d mistakes"),
         ("lr = " + "[" * 60 + "]" * 60, "tables and lists in each other"),
-        ("lr = 1\n" + "a." * 5_000 + "b = 1", "a dotted key of more than 20 parts"),
+        ("lr = 1\n" + "a." * 5_000 + "b = 1", "a key of more than 20 parts"),
         ('lr = 1\nkind = "' + "q" * 9_000 + '"', "lr|kind"),
         ('lr = 1\ndesign = "' + "q" * 20_000 + '"', "a text of 20,000 characters"),
         ("lr = 1\n" + "q" * 20_000 + " = 1", "a name of 20,000 characters"),

@@ -117,7 +117,7 @@ def test_class_folders_alone_are_split_by_class_as_the_study_says(folder, tmp_pa
     assert not torch.equal(other.train_inputs, data.train_inputs)
     refused(
         tmp_path / "one",
-        "problem.test_fraction: 0.05 of 20 examples leaves 19 for training and 1 for the test",
+        "test_fraction: 0.05 of 20 examples leaves 19",
         test_fraction=0.05,
     )
 

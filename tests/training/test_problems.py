@@ -327,17 +327,13 @@ def test_a_subset_of_any_data_set(module):
 
 @pytest.mark.parametrize("fraction", [1e-9, 0.001, 0.9999, 1 - 1e-12])
 def test_a_split_that_leaves_a_class_without_examples_is_refused_with_what_is_allowed(fraction):
-    with pytest.raises(
-        UserError, match=r"problem\.test_fraction: .*10 classes needs one in both\n  allowed: 0\.005565 to"
-    ):
+    with pytest.raises(UserError, match=r"test_fraction: .*10 classes needs one in both\n  allowed: 0\.005565 to"):
         load_problem(ProblemSpec(test_fraction=fraction))
 
 
 def test_ids_in_place_of_classes_are_refused_before_a_network_has_an_output_for_each(module):
     name = module(DATA.replace("% 3", "* 1_000_000"))
-    with pytest.raises(
-        UserError, match=r"10,999,99. of the 11,000,001 classes .* no training example\n  Number the classes"
-    ):
+    with pytest.raises(UserError, match=r"of the 11,000,001 classes .* no training example\n  Number the"):
         load_problem(ProblemSpec(dataset=f"{name}:data"))
 
 
