@@ -65,7 +65,7 @@ class Number:
             good |= np.isnan(numbers)
         if self.infinite:
             good |= np.isinf(numbers)
-        return ~good
+        return ~np.asarray(good, dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Whole:
     def bad(self, values: pa.Array) -> _Mask:
         """Return which values are not allowed."""
         numbers = pc.fill_null(values, self.low).to_numpy(zero_copy_only=False)
-        return (numbers < self.low) | (numbers > self.high) | _nulls(values)
+        return np.asarray((numbers < self.low) | (numbers > self.high), dtype=bool) | _nulls(values)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Time:
         """Return which values are not allowed."""
         since_epoch = pc.cast(values, pa.int64())
         numbers = pc.fill_null(since_epoch, -1).to_numpy(zero_copy_only=False)
-        return (numbers < _FIRST_TIME) | (numbers >= _LAST_TIME)
+        return np.asarray((numbers < _FIRST_TIME) | (numbers >= _LAST_TIME), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def plan_fault(table: pa.Table, spec: StudySpec) -> Fault | None:
 
 def runs_fault(table: pa.Table) -> Fault | None:
     """Return what is wrong with results, the first fault if there are several; `table` may lack columns."""
-    fault = _first_fault(table, TRIAL_RULES | RESULT_RULES)
+    fault = _first_fault(table, {**TRIAL_RULES, **RESULT_RULES})
     if fault is not None or not {"status", "train_loss"} <= set(table.column_names):
         return fault
     completed = _mask(pc.equal(table["status"], Status.COMPLETED.value))
