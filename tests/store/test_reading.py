@@ -341,7 +341,9 @@ def test_a_part_of_one_optimizer_hides_no_column_of_another(two_arms):
 def test_other_engines_read_the_folder(two_arms, engine):
     module = pytest.importorskip(engine)
     if engine == "duckdb":
-        found = module.sql(f"select count(\"param.damping\") from '{two_arms}/runs/*.parquet'").fetchone()[0]
+        found = (
+            module.connect().execute(f"select count(\"param.damping\") from '{two_arms}/runs/*.parquet'").fetchone()[0]
+        )
     else:
         found = module.read_parquet(two_arms / "runs")["param.damping"].count()
     assert found == 4
