@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from sensitivity.study.errors import StorageError
+from sensitivity.study.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +130,7 @@ class Place:
         target = f"{self.path}/{name}"
         with self._faults("can't be written"):
             if self.is_local:
-                _write_local(Path(target), data)
+                write_whole(Path(target), data)
                 return
             if self.filesystem.type_name not in _WITHOUT_FOLDERS:
                 self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
@@ -162,19 +161,6 @@ class Place:
             where = self.uri_of(name) if name else self.uri
             passing = not isinstance(error, OSError) or error.errno not in _LASTING
             raise StorageError(f"{where}: {what} ({first_line(error)})\n  {mend}", passing=passing) from None
-
-
-def _write_local(target: Path, data: bytes | pa.Buffer) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with beside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def place(uri: str) -> Place:
