@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _PLAIN_EVERY_S = 5.0
 
 
+def plain_console(*, stderr: bool = False) -> Console:
+    """Return a console that prints text as it is: brackets and colons in a user's words are no markup."""
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
 def duration(seconds: float) -> str:
     """Return a length of time in words short enough for a table."""
     if seconds < 100:

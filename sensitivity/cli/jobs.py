@@ -13,15 +13,16 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from sensitivity.cli.display import duration
+from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
+from sensitivity.cli.streams import reader_gone
 from sensitivity.execution.environment import ray_environment
 from sensitivity.execution.shipment import refuse_local, shipment
 from sensitivity.store.directory import place
 from sensitivity.study.errors import UserError
+from sensitivity.study.redaction import redacted
 
 if TYPE_CHECKING:
     from sensitivity.execution.jobs import Cluster, Job
-
-UNSUCCESSFUL_EXIT, INTERRUPTED_EXIT = 1, 130
 
 
 def submit_study(
@@ -35,7 +36,7 @@ def submit_study(
     if as_json:
         print(json.dumps(asdict(job)))
         return
-    at = f"--address {shlex.quote(address)}"
+    at = f"--address {shlex.quote(redacted(address))}"
     print(f"job:    {job.id}")
     print(f"follow: sensitivity logs -f {job.id} {at}")
     print(f"state:  sensitivity status {job.id} {at}")
@@ -51,7 +52,7 @@ def show_status(id_: str | None, *, address: str, as_json: bool) -> None:
         print(json.dumps([asdict(job) for job in jobs] if id_ is None else asdict(jobs[0])))
         return
     if not jobs:
-        print(f"no studies on the cluster at {address}; `sensitivity submit` sends one")
+        print(f"no studies on the cluster at {redacted(address)}; `sensitivity submit` sends one")
     for job in jobs:
         print(_line(job))
     if id_ is not None and not jobs[0].active and jobs[0].message:
@@ -63,14 +64,26 @@ def show_logs(id_: str, *, address: str, follow: bool) -> int:
     with _cluster(address) as cluster:
         if not follow:
             print(cluster.logs(id_), end="")
-            return 0
+            return DONE
         try:
-            job = cluster.follow(id_, lambda text: print(text, end="", flush=True))
+            job = cluster.follow(id_, _show)
+        except _ReaderGone:
+            return DONE
         except KeyboardInterrupt:
             print(f"\n{id_} goes on; `sensitivity stop {id_}` would end it", file=sys.stderr)
-            return INTERRUPTED_EXIT
+            return STOPPED
     print(f"{job.id}: {job.status.lower()}", file=sys.stderr)
-    return 0 if job.status == "SUCCEEDED" else UNSUCCESSFUL_EXIT
+    return DONE if job.status == "SUCCEEDED" else FAULT
+
+
+class _ReaderGone(Exception):  # noqa: N818
+    """Nobody reads what is printed any more: the rest of a job's output is of no use."""
+
+
+def _show(text: str) -> None:
+    print(text, end="", flush=True)
+    if reader_gone():
+        raise _ReaderGone
 
 
 def stop_job(id_: str, *, address: str) -> None:

@@ -18,43 +18,40 @@ _TIMEOUT_S = 120
 """For one figure: the first one waits for the browser."""
 
 
-def write_images(figures: Mapping[str, str], folder: Path) -> tuple[Path, ...]:
+def write_images(figures: Mapping[str, str], folder: Path) -> tuple[Written, ...]:
     """Write each figure of a report's ``figures`` to `folder` as PNG (two pixels a point) and SVG; return the files.
 
     Raises:
-        UserError: no Chromium or Chrome, or the folder can't be written.
+        UserError: no Chromium or Chrome, a figure can't be drawn, or the folder can't be written.
     """
-    try:
+    with output_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(1) as own:  # a thread without an event loop, which a notebook's has
-            return own.submit(lambda: asyncio.run(_write(figures, folder))).result()
-    except OSError as error:
-        raise UserError(f"{folder}: can't be written ({error.strerror}); give another folder") from None
+    with _loop() as run:  # a thread's own, as that of a notebook is in use
+        return run(_write(figures, folder))
 
 
-async def _write(figures: Mapping[str, str], folder: Path) -> tuple[Path, ...]:
-    import kaleido  # slow to import, and needed for this alone
-    from kaleido.errors import ChromeNotFoundError
+@contextlib.contextmanager
+def _loop() -> Iterator[Callable[[Coroutine[Any, Any, _T]], _T]]:
+    """Yield what runs a coroutine in another thread; an exception here, such as Ctrl-C, cancels it there."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="images", daemon=True)
+    thread.start()
 
-    written = []
-    page = kaleido.PageGenerator(mathjax=False)  # its default page asks a CDN for MathJax
+    def run(work: Coroutine[Any, Any, _T]) -> _T:
+        future = asyncio.run_coroutine_threadsafe(work, loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
     try:
-        async with kaleido.Kaleido(page_generator=page, timeout=_TIMEOUT_S) as browser:
-            for name, text in figures.items():
-                figure = in_theme(text, LIGHT)
-                for suffix in FORMATS:
-                    path = folder / f"{name}.{suffix}"
-                    await browser.write_fig(figure, path=path, opts=_options(figure, suffix))
-                    written.append(path)
-    except ChromeNotFoundError:
-        raise UserError(
-            "images need Chromium or Chrome, and none was found; install it (Debian: apt-get install chromium), or name"
-            " it in the environment variable BROWSER_PATH. The report itself needs none: its figures have PNG and SVG"
-            " buttons"
-        ) from None
-    return tuple(written)
-
-
+        yield run
+    finally:
+        asyncio.run_coroutine_threadsafe(_settle(), loop).result(_TIDY_S)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 def _options(figure: Mapping[str, Any], suffix: str) -> dict[str, Any]:
     layout = figure["layout"]
     width = min(max(layout.get("meta", {}).get("min_width", _WIDEST), 800), _WIDEST)
