@@ -74,14 +74,14 @@ def write_whole(path: Path, data: bytes | Any, *, mode: int = 0o666) -> Written:
     return Written(path, len(data))
 
 
-def write_output(path: Path, data: bytes) -> Written:
+def write_output(path: Path, data: bytes, *, mode: int = 0o666) -> Written:
     """Write a file that a user has asked for, and return what is there afterwards.
 
     Raises:
         UserError: it can't be written; what was there is unchanged.
     """
     with output_faults(path):
-        return write_whole(path, data)
+        return write_whole(path, data, mode=mode)
 
 
 def refuse_unwritable(path: Path) -> None:
