@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +108,8 @@ def plan(root: Place, file: Path) -> dict[str, Any]:
     return content
 
 
-def answer(arguments: Sequence[str], patience: float) -> str:
-    """Return what the ``sensitivity`` command prints, given `patience` seconds.
+def answer(arguments: Sequence[str], patience: float, *, env: Mapping[str, str] | None = None) -> str:
+    """Return what the ``sensitivity`` command prints, given `patience` seconds and further variables in `env`.
 
     Raises:
         UserError: what it says instead, or that it took too long.
@@ -117,7 +117,8 @@ def answer(arguments: Sequence[str], patience: float) -> str:
     try:
         done = subprocess.run(
             [*_COMMAND, *arguments],
-            capture_output=True, text=True, timeout=patience, check=False, stdin=subprocess.DEVNULL,
+            capture_output=True, timeout=patience, check=False, stdin=subprocess.DEVNULL,
+            encoding="utf-8", errors="replace", env={**os.environ, "PYTHONIOENCODING": "utf-8", **(env or {})},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         said = f"`sensitivity {arguments[0]}` took more than {patience:.0f} s; try it in a terminal"

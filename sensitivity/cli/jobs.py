@@ -8,11 +8,11 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from sensitivity.cli.display import duration
+from sensitivity.cli.display import duration, size
 from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
 from sensitivity.cli.streams import reader_gone
 from sensitivity.execution.environment import ray_environment
@@ -26,18 +26,27 @@ if TYPE_CHECKING:
 
 
 def submit_study(
-    study: str, *, address: str, storage: str, workers: int | None, with_package: bool, as_json: bool
+    study: str,
+    *,
+    address: str,
+    storage: str,
+    workers: int | None,
+    with_package: bool,
+    include: Sequence[str],
+    as_json: bool,
 ) -> None:
     """Send a study to a cluster, and say how to follow it."""
     refuse_local(storage)
     storage = place(storage).uri  # refuses here what means nothing, or holds credentials; one name for one place
-    with shipment(study, with_package=with_package) as ready, _cluster(address) as cluster:
+    with shipment(study, with_package=with_package, include=include) as ready, _cluster(address) as cluster:
         job = cluster.submit(ready, storage=storage, workers=workers)
+        files, sent = ready.extent()
     if as_json:
-        print(json.dumps(asdict(job)))
+        print(json.dumps({**asdict(job), "files": files, "bytes": sent}))
         return
     at = f"--address {shlex.quote(redacted(address))}"
     print(f"job:    {job.id}")
+    print(f"sent:   {files} file{'s' * (files != 1)} ({size(sent, 'B')}){' and this package' * with_package}")
     print(f"follow: sensitivity logs -f {job.id} {at}")
     print(f"state:  sensitivity status {job.id} {at}")
     print(f"stop:   sensitivity stop {job.id} {at}")
