@@ -107,7 +107,8 @@ def output_faults(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kept = "the file that was there is unchanged; " if path.is_file() else ""
+        # Path.is_file raises where a name is too long.
+        kept = "the file that was there is unchanged; " if os.path.isfile(path) else ""  # noqa: PTH113
         reason = error.strerror or str(error) or type(error).__name__
         fix = f"{kept}{_fix(error.errno, path)}"
         raise UserError(f"{path}: can't be written ({reason})\n  {fix[0].upper()}{fix[1:]}") from None
@@ -137,8 +138,8 @@ def _resolved(path: Path) -> tuple[Path, os.stat_result | None]:
         found = None
     if found is not None and stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if found is not None and not os.access(path, os.W_OK):  # a rename would not ask
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    if found is not None and stat.S_ISREG(found.st_mode):  # a rename would not ask whether it may be written
+        os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
     return Path(os.path.realpath(path)), found
 
 
