@@ -15,6 +15,7 @@ import errno
 import io
 import os
 import select
+import stat
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -86,12 +87,15 @@ class _Output(io.RawIOBase):
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._terminal = os.isatty(descriptor)
+        self._device = stat.S_ISCHR(os.fstat(descriptor).st_mode)
         self.fault: OSError | None = None
 
     @property
     def reader_gone(self) -> bool:
         """Whether the fault was that nobody reads: the other end of a pipe, or a terminal that was closed."""
-        return self.fault is not None and (self.fault.errno in _GONE or self._terminal)
+        if self.fault is None:
+            return False
+        return self.fault.errno in _GONE or (self.fault.errno == errno.EIO and self._device)
 
     def writable(self) -> bool:
         return True

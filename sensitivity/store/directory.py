@@ -83,7 +83,15 @@ class Place:
     def _entries(self, *, hidden: bool = False) -> list[fs.FileInfo]:
         with self._faults("can't be read"):
             infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        return sorted((i for i in infos if i.base_name.startswith(".") == hidden), key=lambda i: str(i.base_name))
+        named = {name: info for info in infos if (name := self._name(info)) is not None}
+        return [named[name] for name in sorted(named) if name.startswith(".") == hidden]
+
+    def _name(self, info: fs.FileInfo) -> str | None:
+        try:
+            return str(info.base_name)
+        except UnicodeDecodeError:
+            logger.warning("%s: something there has a name that is not valid UTF-8, and is left out", self.uri)
+            return None
 
     def exists(self, name: str) -> bool:
         """Whether the file `name` is there.
@@ -176,6 +184,10 @@ def place(uri: str) -> Place:
     Raises:
         StorageError: no file system answers to it, or it holds credentials.
     """
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        raise _no_place(uri, "its name is not valid UTF-8") from None
     scheme, mark, rest = uri.partition("://")
     if not mark:
         return _folder_here(uri)

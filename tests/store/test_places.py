@@ -290,3 +290,12 @@ def test_a_small_file_goes_to_s3_in_one_request(monkeypatch):
         server.shutdown()
     assert asked == [("PUT", "/bucket/studies/runs/a")]
     assert directory.uri == uri
+
+
+def test_a_name_that_is_not_valid_utf8_hides_no_other(tmp_path, make, caplog):
+    make.filled(place(str(tmp_path / "study")))
+    (tmp_path / os.fsdecode(b"odd\xff")).mkdir()
+    assert [found.path for found in studies(place(str(tmp_path)))] == [f"{tmp_path}/study"]
+    assert "not valid UTF-8" in caplog.text
+    with pytest.raises(StorageError, match="its name is not valid UTF-8"):
+        place(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff"))
