@@ -1,12 +1,15 @@
 """Every writer of a file, where it can't be written: an error that says how to fix it, and nothing has changed."""
 
+import asyncio
 import contextlib
 import errno
 import functools
 import os
 import resource
 import shutil
+import signal
 import subprocess
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -212,6 +215,25 @@ def test_an_optuna_storage_that_was_there_gets_all_or_nothing(half_done, tmp_pat
     monkeypatch.undo()
     export_optuna(directory, url)
     assert optuna.get_all_study_names(url) == ["another", "small/sgd/64"]
+
+
+def test_images_end_with_a_stop(tmp_path, monkeypatch):
+    """Ctrl-C is seen by the main thread alone, while another one draws."""
+
+    class Interrupted(Browser):
+        async def calc_fig(self, figure, opts):
+            os.kill(os.getpid(), signal.SIGINT)
+            while not stopped.is_set():
+                await asyncio.sleep(0.001)
+            return CONTENT
+
+    stopped = threading.Event()
+    monkeypatch.setattr(images, "threading", SimpleNamespace(Event=lambda: stopped))
+    monkeypatch.setattr("kaleido.Kaleido", Interrupted)
+    monkeypatch.setattr(images, "in_theme", lambda text, theme: {"layout": {"height": 1}})
+    with pytest.raises(KeyboardInterrupt):
+        images.write_images(dict.fromkeys("abc", ""), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"], "the image in hand is finished, and no other begun"
 
 
 def test_caches_do_without(tmp_path, monkeypatch):
