@@ -213,7 +213,8 @@ register(app)
 
 def main() -> None:
     """Run a command; a user's mistake is a message and exit code 2, never a traceback."""
-    with standard_streams() as streams:
+    code = STOPPED
+    with contextlib.suppress(KeyboardInterrupt), standard_streams() as streams:
         handler = logging.StreamHandler()
         handler.setFormatter(RedactingFormatter("%(levelname)s: %(message)s"))
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -232,7 +233,9 @@ def _exit_code_of_command() -> int:
         print(f"error: {error}", file=sys.stderr)
         return FAULT
     except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else DONE
+        if isinstance(ended.code, str):
+            print(f"error: {ended.code}", file=sys.stderr)
+        return DONE if not ended.code else STOPPED if ended.code == STOPPED else FAULT
     return DONE
 
 
