@@ -30,10 +30,11 @@ def serve(
     allow_run: bool,
     cluster: str | None,
 ) -> None:
-    """Serve the dashboard of the studies below `root` until the process is interrupted.
+    """Serve the dashboard of the studies below `root` until the process is stopped.
 
     Raises:
         UserError: the root, the prefix or the port won't do.
+        KeyboardInterrupt: it was stopped, after the requests in progress were answered.
     """
     path = normal_prefix(prefix)
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
@@ -58,10 +59,12 @@ def serve(
     def stop(number: int, frame: object) -> None:
         threading.Thread(target=server.shutdown, daemon=True).start()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
     server.serve_forever()
     server.server_close()
+    raise KeyboardInterrupt
 
 
 def normal_prefix(prefix: str) -> str:

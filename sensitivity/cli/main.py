@@ -3,25 +3,56 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sensitivity.cli.cluster import register
+from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
+from sensitivity.cli.streams import standard_streams
 from sensitivity.study.errors import UserError
+from sensitivity.study.redaction import RedactingFormatter
 
-USER_ERROR_EXIT, INTERRUPTED_EXIT = 2, 130
+_STOPPED = "stopped; what is stored stays as it was"
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Faults of the machine that any system call may meet, wherever it stands in the code."""
+
+
+class _Stopped(Exception):  # noqa: N818
+    """A command was stopped by a signal. Typer would turn a ``KeyboardInterrupt`` into an exit without a message."""
+
+
+class _Commands(typer.core.TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Stopped from None
+        except OSError as error:
+            if error.errno not in _OF_THE_SYSTEM:
+                raise
+            where = f"{error.filename}: " if error.filename is not None else ""
+            raise UserError(
+                f"{where}{error.strerror}\n"
+                "  Free what this machine lacks, and give the same command again; what is stored is whole"
+            ) from None
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="How far does an optimizer scale with batch size, and how sensitive is it to its hyperparameters?",
+    epilog="Exit codes: 0, the command has done its work; 2, a mistake or a fault, which a message explains; 130, "
+    "stopped by Ctrl-C, SIGTERM or SIGHUP.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,18 +68,31 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print the answer as JS
 
 @contextlib.contextmanager
 def _importing() -> Iterator[None]:
-    """Let Ctrl-C end the process at once: an import may swallow it, or fail half-way in its own words."""
+    """Let a stop end the process at once: an import may swallow it, or fail half-way in its own words."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        os.write(2, b"stopped; what is stored stays as it was\n")
-        os._exit(INTERRUPTED_EXIT)
+        with contextlib.suppress(OSError):
+            os.write(2, f"{_STOPPED}\n".encode())
+        os._exit(STOPPED)
 
-    before = signal.signal(signal.SIGINT, end) if threading.current_thread() is threading.main_thread() else None
+    with _stops_raise(end):
+        yield
+
+
+@contextlib.contextmanager
+def _stops_raise(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Handle the signals that stop a command; one that the caller ignores, as ``nohup`` does, stays ignored."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in _STOPS if main}
+    for number, known in before.items():
+        if known is not signal.SIG_IGN:
+            signal.signal(number, handler)
     try:
         yield
     finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+        for number, known in before.items():
+            if signal.getsignal(number) is handler:  # not where a command has its own reasons
+                signal.signal(number, known)
 
 
 @app.command()
@@ -93,7 +137,7 @@ def report(
         from sensitivity.cli.reading import write_report_file
 
     for line in write_report_file(study_dirs, output, figures):
-        typer.echo(line)
+        print(line, flush=True)
 
 
 @app.command()
@@ -117,7 +161,7 @@ def export(
         from sensitivity.cli.exporting import export_study
 
     for line in export_study(study_dir, target):
-        typer.echo(line)
+        print(line, flush=True)
 
 
 @app.command(name="list")
@@ -169,15 +213,30 @@ register(app)
 
 def main() -> None:
     """Run a command; a user's mistake is a message and exit code 2, never a traceback."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    code = STOPPED
+    with contextlib.suppress(KeyboardInterrupt), standard_streams() as streams:
+        handler = logging.StreamHandler()
+        handler.setFormatter(RedactingFormatter("%(levelname)s: %(message)s"))
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
+        code = streams.exit_code(_exit_code_of_command(), failed=FAULT)
+    sys.exit(code)
+
+
+def _exit_code_of_command() -> int:
     try:
-        app()
-    except KeyboardInterrupt:
-        typer.echo("stopped; what is stored stays as it was", err=True)
-        sys.exit(INTERRUPTED_EXIT)
+        with _stops_raise(signal.default_int_handler):
+            app()
+    except (_Stopped, KeyboardInterrupt):
+        print(_STOPPED, file=sys.stderr)
+        return STOPPED
     except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(USER_ERROR_EXIT)
+        print(f"error: {error}", file=sys.stderr)
+        return FAULT
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(f"error: {ended.code}", file=sys.stderr)
+        return DONE if not ended.code else STOPPED if ended.code == STOPPED else FAULT
+    return DONE
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from sensitivity.study.whole_files import write_output
+
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -31,8 +33,7 @@ def ray_environment(*, local: bool) -> Iterator[None]:
         wanted = dict(_QUIET)
         if local and not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
             token = Path(scratch) / "token"
-            token.touch(mode=0o600)
-            token.write_text(secrets.token_hex(32))
+            write_output(token, secrets.token_hex(32).encode(), mode=0o600)
             wanted |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         added = {name: value for name, value in wanted.items() if name not in os.environ}
         os.environ.update(added)

@@ -15,6 +15,7 @@ from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST
 from sensitivity.store.schema import PARAM_PREFIX, PHASE_PREFIX, curves_schema, plan_schema, runs_schema
 from sensitivity.study.errors import StorageError
+from sensitivity.study.redaction import redacted
 from sensitivity.study.results import PHASES, PackResult, RunResult
 from sensitivity.study.trials import Trial
 
@@ -119,8 +120,8 @@ def result_row(run: RunResult) -> dict[str, Any]:
     last = {name: getattr(finite[-1], name) if finite else math.nan for name in metrics}
     return {
         "status": run.status.value,
-        "message": _cut(run.message),
-        "traceback": _cut(run.traceback),
+        "message": _cut(redacted(run.message)),
+        "traceback": _cut(redacted(run.traceback)),
         "steps": run.steps,
         "epochs": run.epochs,
         "initial_train_loss": run.measurements[0].train_loss if run.measurements else math.nan,

@@ -6,6 +6,8 @@ import contextlib
 import traceback
 from collections.abc import Iterator, Sequence
 
+from sensitivity.study.redaction import redacted
+
 _MOST_LINES, _LAST_LINES, _MOST_WIDTH, _LAST_WIDTH = 60, 5, 1_000, 200
 """Of a message; the last lines are kept, because they say how to fix it."""
 
@@ -14,10 +16,11 @@ class UserError(Exception):
     """A mistake outside this code. The commands print it without a traceback and exit with 2.
 
     A message echoes what the user gave, which may be of any size: no more of it is kept than fits a screen.
+    Credentials in URIs that it names are masked.
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(_clipped(message))
+        super().__init__(_clipped(redacted(message)))
 
 
 class StudyFileError(UserError):
@@ -25,7 +28,7 @@ class StudyFileError(UserError):
 
     def __init__(self, source: str, mistakes: Sequence[str], *, more: int = 0) -> None:
         self.source = source
-        self.mistakes = (*mistakes, *([f"and {more:,} more"] if more else []))
+        self.mistakes = tuple(map(redacted, [*mistakes, *([f"and {more:,} more"] if more else [])]))
         count = len(mistakes) + more
         title = f"{source}: {count:,} mistake{'s' if count != 1 else ''}"
         super().__init__("\n".join([title, *(f"  - {line}" for line in self.mistakes)]))

@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 
 from sensitivity.cli import dashboard as command
+from sensitivity.cli.exit_codes import STOPPED
 from sensitivity.study.errors import UserError
 
 ARGUMENTS = [sys.executable, "-m", "sensitivity.cli.main", "dashboard"]
@@ -37,8 +38,8 @@ def test_beyond_loopback_the_printed_address_is_the_way_in_and_a_signal_ends_it(
             assert status(local) == 401
             assert status(local, Authorization=f"Bearer {token}") == 200
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=30) == 0
-            assert process.stderr.read() == ""
+            assert process.wait(timeout=30) == STOPPED
+            assert process.stderr.read() == "stopped; what is stored stays as it was\n"
         finally:
             process.kill()
 

@@ -32,6 +32,15 @@ def parts(directory, folder):
     return [f"{folder}/{name}" for name in directory.child(folder).files(".parquet")]
 
 
+def test_credentials_in_what_a_run_says_are_not_stored(directory, make):
+    trials = make.filled(directory)
+    said = "could not connect to postgresql://me:hush@host/db"
+    make.add(directory, make.run(trials[4], Status.FAILED, message=said, traceback=f"Traceback\n{said}"))
+    run = read_study(directory).runs.iloc[4]
+    assert run["message"] == "could not connect to postgresql://me:***@host/db"
+    assert "hush" not in run["traceback"]
+
+
 def test_every_planned_run_is_read_back_with_its_status(directory, make):
     trials = make.filled(directory)
     study = read_study(directory)
