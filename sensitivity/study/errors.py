@@ -1,14 +1,21 @@
-"""Errors that a user can mend: each message says what, where, what is allowed, and the mend."""
+"""Errors that a user can fix: each message says what was wrong, where, what is allowed, and the fix."""
 
 from __future__ import annotations
 
-import contextlib
-import traceback
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_MOST_MISTAKES = 50
+_MOST_LINE = 600
+"""Characters; long enough for every list of allowed names."""
 
 
 class UserError(Exception):
     """A mistake outside this code. The commands print it without a traceback and exit with 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class StudyFileError(UserError):
@@ -16,9 +23,15 @@ class StudyFileError(UserError):
 
     def __init__(self, source: str, mistakes: Sequence[str]) -> None:
         self.source = source
-        self.mistakes = tuple(mistakes)
+        self.mistakes = tuple(_one_line(mistake) for mistake in mistakes[:_MOST_MISTAKES])
         count = f"{len(mistakes)} mistake{'s' if len(mistakes) != 1 else ''}"
-        super().__init__("\n".join([f"{source}: {count}", *(f"  - {line}" for line in mistakes)]))
+        lines = [f"{source}: {count}", *(f"  - {line}" for line in self.mistakes)]
+        if len(mistakes) > _MOST_MISTAKES:
+            lines.append(f"  ... and {len(mistakes) - _MOST_MISTAKES} more")
+        super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[type[StudyFileError], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.source, self.mistakes)
 
 
 class StorageError(UserError):
@@ -30,13 +43,19 @@ class StorageError(UserError):
         """Whether the same may go well in a moment: a network's or a mount's fault, not a full disk's."""
 
 
-@contextlib.contextmanager
-def users_code(what: str) -> Iterator[None]:
-    """Turn whatever the user's code raises into a message that says what raised, and where."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise UserError(f"{what}: {type(error).__name__}: {error}\n  at {frame.filename}:{frame.lineno}") from None
+def printable(text: str) -> str:
+    """Return `text` with what no terminal or file may be given escaped, as Python writes it.
+
+    These are control characters other than line ends and tabs, and lone surrogates, which stand for the bytes of a
+    file name that is not UTF-8.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return `text`, with its middle left out where it is longer than `most`."""
+    return text if len(text) <= most else f"{text[: most - most // 3]} ... {text[-(most // 3) :]}"
+
+
+def _one_line(mistake: str) -> str:
+    return shortened(re.sub(r"\s*\n\s*", " ", printable(mistake)), _MOST_LINE)
