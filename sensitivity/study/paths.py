@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from sensitivity.study.errors import UserError
+from sensitivity.study.errors import UserError, shortened
+
+_MOST = 500
+"""Characters of a path that a message shows."""
 
 
 @contextlib.contextmanager
-def path_faults(place: str | Path, fix: str) -> Iterator[None]:
-    """Turn what a path and its file system may raise into a message: the place, the reason and the fix.
+def path_faults(place: str | Path, fix: str, *, what: str = "can't be read") -> Iterator[None]:
+    """Turn what a path and its file system may raise into a message: the place, what failed, why, and the fix.
 
     Beside OSError these are RuntimeError (a home folder that is not known, links in a circle), ValueError (a zero byte)
     and UnicodeError.
@@ -24,9 +28,10 @@ def path_faults(place: str | Path, fix: str) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
-        strange = isinstance(error, OSError) and error.filename not in (None, str(place), place)
-        where = f"{error.filename}" if strange and isinstance(error, OSError) else str(place)
-        raise UserError(f"{where}: {reason(error)}\n  {fix}") from None
+        where = str(place)
+        if isinstance(error, OSError) and error.filename is not None:  # maybe one in a folder
+            where = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
+        raise UserError(f"{shortened(where, _MOST)}: {what} ({reason(error)})\n  {fix}") from None
 
 
 def reason(error: Exception) -> str:
@@ -44,5 +49,5 @@ def expanded(named: str | Path, *, what: str) -> Path:
     Raises:
         UserError: there is no such home folder.
     """
-    with path_faults(f"{what} {str(named)!r}", "Give the full path"):
+    with path_faults(f"{what} {str(named)!r}", "Give the full path", what="there is no such home folder"):
         return Path(named).expanduser()
