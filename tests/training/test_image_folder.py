@@ -332,7 +332,7 @@ SPLITS = [
     (["train", "test"], [], "test/, train/ hold images, but no class folders", "train/CLASS/IMAGE and test/CLASS"),
     (["train", "val"], [], "train/, val/ hold images, but no class folders", "train/CLASS/IMAGE and test/CLASS"),
     ([], ["train", "val"], "there is val/ in place of test/; results are those on test/", "Rename val/ to test/"),
-    ([], ["Train", "Test"], "there is Train/ in place of train/ and Test/ in place of test/", "Rename Train/ to train/"),
+    ([], ["Train", "Test"], "there is Train/ in place of train/ and Test/ in place of test/", "Rename Train/ to"),
     ([], ["train", "validation", "other"], "there is validation/ in place of test/", "Rename validation/ to test/"),
     ([], ["train", "bus"], "there is train/ but no test/", "put the class folders into the folder itself"),
     (["test"], ["train"], "train/ holds class folders, but test/ does not", "Put its images into test/CLASS/IMAGE"),
