@@ -17,6 +17,7 @@ import typer
 
 from sensitivity.cli.cluster import register
 from sensitivity.study.errors import UserError
+from sensitivity.study.paths import path_faults
 
 USER_ERROR_EXIT, INTERRUPTED_EXIT = 2, 130
 
@@ -174,6 +175,8 @@ def main() -> None:
     """Run a command; a user's mistake is a message and exit code 2, never a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
+        with path_faults("the current folder", "Change to a folder that exists"):
+            Path.cwd()  # where it was removed, libraries fail in their own ways, some by ending the process
         app()
     except KeyboardInterrupt:
         typer.echo("stopped; what is stored stays as it was", err=True)

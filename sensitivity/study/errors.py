@@ -7,15 +7,19 @@ from collections.abc import Sequence
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _MOST_MISTAKES = 50
-_MOST_LINE = 600
+_MOST_OF_MISTAKE = 600
 """Characters; long enough for every list of allowed names."""
+_MOST_OF_LINE = 1_500
 
 
 class UserError(Exception):
-    """A mistake outside this code. The commands print it without a traceback and exit with 2."""
+    """A mistake outside this code. The commands print it without a traceback and exit with 2.
+
+    Whatever a message quotes, it can be printed anywhere, and its lines are not endless.
+    """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__("\n".join(shortened(line, _MOST_OF_LINE) for line in printable(message).split("\n")))
 
 
 class StudyFileError(UserError):
@@ -58,4 +62,4 @@ def shortened(text: str, most: int) -> str:
 
 
 def _one_line(mistake: str) -> str:
-    return shortened(re.sub(r"\s*\n\s*", " ", printable(mistake)), _MOST_LINE)
+    return shortened(re.sub(r"\s*\n\s*", " ", printable(mistake)), _MOST_OF_MISTAKE)

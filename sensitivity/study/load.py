@@ -75,6 +75,8 @@ def find_study(study: str) -> Path:
         if path.is_file():
             return path
         hint = "; this is a folder, name a file in it" if path.is_dir() else ""
+        if path.is_symlink():
+            hint = "; this is a link that leads to no file"
     except (OSError, ValueError) as error:  # a name too long for the file system, a folder that can't be searched
         hint = f" ({reason(error)})"
     known = shipped()

@@ -151,6 +151,8 @@ def test_links_in_a_circle_and_folders_are_messages(tmp_path):
         load_study(tmp_path / "a.toml")
     with pytest.raises(UserError, match=r"can't be read \(Is a directory\)\n  Give a readable"):
         load_study(tmp_path)
+    with pytest.raises(UserError, match="this is a link that leads to no file"):
+        find_study(str(tmp_path / "a.toml"))
     with pytest.raises(UserError, match="this is a folder, name a file in it"):
         find_study(str(tmp_path))
 
