@@ -15,7 +15,7 @@ _MOST_OF_LINE = 1_500
 class UserError(Exception):
     """A mistake outside this code. The commands print it without a traceback and exit with 2.
 
-    Whatever a message quotes, it can be printed anywhere, and its lines are not endless.
+    Its message holds no control characters or lone surrogates, and its lines have bounded length, whatever it quotes.
     """
 
     def __init__(self, message: str) -> None:

@@ -55,7 +55,7 @@ _SLIPS = (
     (r"^[\w.-]+\s*$", "write name = value, or [name] for a table"),
     (r"^//|^;", "comments begin with #"),
 )
-"""What people write who come from elsewhere, as a pattern of the line, and the fix."""
+"""Common slips, each as a pattern of the line and its fix."""
 
 
 def shipped() -> dict[str, Path]:

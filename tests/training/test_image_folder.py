@@ -331,7 +331,7 @@ def test_a_class_may_be_called_train(tmp_path):
 SPLITS = [
     (["train", "test"], [], "test/, train/ hold images, but no class folders", "train/CLASS/IMAGE and test/CLASS"),
     (["train", "val"], [], "train/, val/ hold images, but no class folders", "train/CLASS/IMAGE and test/CLASS"),
-    ([], ["train", "val"], "there is val/ in place of test/; results are those on test/", "Rename val/ to test/"),
+    ([], ["train", "val"], "there is val/ in place of test/, on which results are measured", "Rename val/ to test/"),
     ([], ["Train", "Test"], "there is Train/ in place of train/ and Test/ in place of test/", "Rename Train/ to"),
     ([], ["train", "validation", "other"], "there is validation/ in place of test/", "Rename validation/ to test/"),
     ([], ["train", "bus"], "there is train/ but no test/", "put the class folders into the folder itself"),
@@ -351,6 +351,7 @@ def test_splits_are_told_from_classes_by_what_they_hold(tmp_path, of_images, of_
 
 def test_folders_beside_the_splits_are_named(folder, caplog):
     classes(folder / "val", "cat", "dog")
+    classes(folder, "val")
     assert load(folder).train_size == 6
     assert "only train/ and test/ are read, not val" in caplog.text
 

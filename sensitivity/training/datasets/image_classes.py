@@ -56,13 +56,13 @@ def _splits(root: Path) -> list[Path]:
     """Return train/ and test/ where they are splits; nothing where the folders of `root` are classes."""
     folders = _folders(root)
     of_folders = [name for name in folders if _folders(root / name)]
-    both = [name for name in of_folders if _has_images(root / name)]
-    if both:
+    whole = all(name in of_folders for name in _SPLITS)
+    if both := [name for name in (_SPLITS if whole else of_folders) if _has_images(root / name)]:
         raise UserError(
             f"{root}: {both[0]}/ holds images and folders; a split holds class folders, a class holds images\n"
             "  Move the images into the folders of their classes"
         )
-    if all(name in of_folders for name in _SPLITS):
+    if whole:
         if others := [name for name in folders if name not in _SPLITS]:
             logger.warning("%s: only train/ and test/ are read, not %s", root, some(others))
         return [root / name for name in _SPLITS]
@@ -96,7 +96,7 @@ def _not_two_splits(folders: Sequence[str], of_folders: Sequence[str]) -> str:
     if len(instead) == len(missing):
         renamed = " and ".join(f"{other}/ to {name}/" for name, other in instead.items())
         there = " and ".join(f"{other}/ in place of {name}/" for name, other in instead.items())
-        return f"there is {there}; results are those on test/\n  Rename {renamed}, or link it by that name"
+        return f"there is {there}, on which results are measured\n  Rename {renamed}, or link it by that name"
     if present:
         return (
             f"there is {present[0]}/ but no {missing[0]}/\n  Add {missing[0]}/CLASS/IMAGE, or put the class folders "
