@@ -208,7 +208,7 @@ def _path(location: Iterable[Any]) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            bare = part == "[key]" or re.fullmatch(r"[\w-]+", part)  # or else quoted, as in TOML
+            bare = (part == "[key]" and text) or re.fullmatch(r"[\w-]+", part)  # or else quoted, as in TOML
             key = part if bare else json.dumps(part, ensure_ascii=False)
             text += f".{key}" if text else key
     return text

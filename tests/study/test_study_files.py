@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from sensitivity.study.arms import KFACArm, SGDArm
@@ -474,6 +474,7 @@ CHEAP = settings(
 
 
 @given(TABLES)
+@example({"[key]": 1})
 @settings(CHEAP, max_examples=60)
 def test_any_toml_is_a_study_or_named_mistakes(raw):
     valid_or_named(raw)
