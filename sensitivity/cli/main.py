@@ -20,6 +20,7 @@ from sensitivity.cli.cluster import register
 from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
 from sensitivity.cli.streams import standard_streams
 from sensitivity.study.errors import UserError
+from sensitivity.study.paths import path_faults
 from sensitivity.study.redaction import RedactingFormatter
 
 _STOPPED = "stopped; what is stored stays as it was"
@@ -179,13 +180,16 @@ def list_(
 @app.command()
 def dashboard(
     root: Annotated[str, typer.Argument(metavar="[ROOT]", help="a folder or URI of study directories")] = "studies",
-    host: Annotated[str, typer.Option(help="listen here; beyond loopback a token is asked for")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="listen here; beyond loopback a token is required")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="listen on this port; 0 is a free one")] = 8050,
-    host_name: Annotated[list[str] | None, typer.Option(help="a further name that it is reached by")] = None,
+    host_name: Annotated[
+        list[str] | None, typer.Option(help="a further name, or a proxy's address such as https://lab.example")
+    ] = None,
     prefix: Annotated[str, typer.Option(help="the path below which a proxy shows it")] = "/",
     strip_prefix: Annotated[bool, typer.Option("--strip-prefix", help="the proxy removes the prefix")] = False,
     allow_run: Annotated[
-        bool, typer.Option("--allow-run", help="let whoever opens it start and stop studies, which runs their code")
+        bool,
+        typer.Option("--allow-run", help="let whoever has its token start and stop studies, which runs their code"),
     ] = False,
     cluster: Annotated[
         str | None,
@@ -224,6 +228,8 @@ def main() -> None:
 
 def _exit_code_of_command() -> int:
     try:
+        with path_faults("the current folder", "Change to a folder that exists"):
+            Path.cwd()  # where it was removed, libraries fail in their own ways, some by ending the process
         with _stops_raise(signal.default_int_handler):
             app()
     except (_Stopped, KeyboardInterrupt):

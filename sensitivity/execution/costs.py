@@ -14,9 +14,10 @@ import torch
 
 from sensitivity.execution.cost_cache import CostCache
 from sensitivity.execution.prepare import Plan
-from sensitivity.study.errors import UserError, users_code
+from sensitivity.study.errors import UserError
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.trials import Group, Trial
+from sensitivity.study.users_code import users_code
 from sensitivity.training.calibration import Cost, calibrate
 from sensitivity.training.cost import run_cost
 from sensitivity.training.memory import keep_freed_memory
@@ -204,7 +205,7 @@ def measure(
         for group, trials in groups.items():
             known = cache.get(trials)
             if known is None:
-                with users_code(f"{trials[0].label()}: training raises"):
+                with users_code(f"{trials[0].label()}: training"):
                     known = calibrate(
                         trials,
                         problem,

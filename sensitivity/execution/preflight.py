@@ -22,8 +22,9 @@ from sensitivity.execution.losses import ATTEMPTS, GONE, LOST, last_line
 from sensitivity.execution.prepare import Plan, use_folder
 from sensitivity.execution.resources import packs_on, request
 from sensitivity.store.directory import Place
-from sensitivity.study.errors import StorageError, UserError, users_code
+from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.users_code import users_code
 from sensitivity.training.problems import load_problem
 
 ANSWER_S = 600.0

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sensitivity.study.designs import configurations, stand_ins
-from sensitivity.study.errors import UserError
 from sensitivity.study.load import find_study, load_study
 from sensitivity.study.provenance import modules_found, source_hash
 from sensitivity.study.section import CONFIRMATION_SEEDS
@@ -98,13 +97,8 @@ def prepare(study: str) -> Plan:
     folder = str(path.resolve().parent)
     use_folder(folder)
     modules_found(spec.problem)
-    try:
-        problem = load_problem(spec.problem, folder=Path(folder))
-        check_study(spec, problem, source=str(path))
-    except SystemExit as error:  # which would end this command without a word
-        raise UserError(
-            f"{path}: the problem's own code ends the process (sys.exit({error.code!r})); let it raise an error"
-        ) from None
+    problem = load_problem(spec.problem, folder=Path(folder))
+    check_study(spec, problem, source=str(path))
     code = source_hash(spec.problem, folder)  # last, when all that the problem imports is loaded
     source = "-".join(part for part in (code, problem.dataset.fingerprint) if part)
     plan = Plan(spec=spec, problem=problem, source=source, import_folder=folder, trials=expand(spec, source=source))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.spec import IMAGE_FOLDER, ProblemSpec
+from sensitivity.study.users_code import users_code
 
 CODE_VERSION_VARIABLE = "SENSITIVITY_CODE_VERSION"
 """Where this source was sent to a cluster, it has no git checkout there; its sender tells what it is."""
@@ -97,10 +98,11 @@ def modules_found(problem: ProblemSpec) -> tuple[Path, ...]:
         if ":" in path and not path.startswith(IMAGE_FOLDER)
     }
     for module, field in sorted(fields.items()):
-        try:
-            found = importlib.util.find_spec(module)
-        except (ImportError, SyntaxError, ValueError):  # of a parent package; __main__ has no spec
-            found = None
+        with users_code(f"problem.{field}: importing the package of {module}"):
+            try:
+                found = importlib.util.find_spec(module)
+            except (ModuleNotFoundError, ValueError):  # of a parent package; __main__ has no spec
+                found = None
         if found is None or found.origin is None or not Path(found.origin).is_file():
             raise UserError(
                 f"problem.{field}: module {module!r} is not found\n"

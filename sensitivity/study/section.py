@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sensitivity.study.plain import plain
 
 MOST_RUNS = 2_000_000
 MOST_SEEDS = 10_000
@@ -21,10 +23,16 @@ MOST_CHARACTERS = 10_000
 class Section(BaseModel):
     """A table of a study file: no unknown fields, no NaN or infinity, and no value of another type.
 
-    Strict types, because ``batch_sizes = [true]`` or ``epochs = "5"`` is a mistake. An integer is a fine float.
+    Strict types, because ``batch_sizes = [true]`` or ``epochs = "5"`` is a mistake. An integer is a fine float, and so
+    is a number of any type that Python callers have, such as ``numpy.float32``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, raw: Any) -> Any:
+        return plain(raw)
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]

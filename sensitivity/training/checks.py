@@ -9,10 +9,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sensitivity.kfac import layers_of
-from sensitivity.study.errors import StudyFileError, UserError, users_code
+from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.spec import StudySpec
+from sensitivity.study.users_code import users_code
 from sensitivity.training.packed_model import no_recomputation
 from sensitivity.training.problems import Problem
+from sensitivity.training.user_models import output_mistake
 
 logger = logging.getLogger(__name__)
 
@@ -104,16 +106,9 @@ def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
                     f"execution.micro_batch: {spec.problem.model} draws random numbers for every part of a batch "
                     "(dropout, say), so the micro-batch changes results. Give it as problem.ghost_batch instead"
                 ]
-            if problem.has_classes:
-                fits = outputs.dim() == 2 and len(outputs) == len(inputs) and outputs.shape[1] >= problem.outputs
-                wanted = f"[{len(inputs)}, {problem.outputs}], a number for each class"
-            else:
-                fits = outputs.shape == targets.shape
-                wanted = f"{list(targets.shape)}, as the targets have it"
-            if not fits:
-                return [
-                    f"{where} returns {list(outputs.shape)} for {len(inputs)} {split} examples; it must be {wanted}"
-                ]
+            classes = problem.outputs if problem.has_classes else None
+            if (mistake := output_mistake(outputs, targets, classes=classes, split=split)) is not None:
+                return [f"{where} {mistake}"]
             loss = problem.loss(outputs.unsqueeze(0), targets.unsqueeze(0))
             if not bool(torch.isfinite(loss).all()):
                 return [f"{where}: the loss of the untrained network is {loss.item()} on {split} examples"]

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from sensitivity.study.arms import KFACArm, SGDArm
@@ -327,7 +327,7 @@ def test_a_study_too_large_for_memory_is_refused_before_it_is_expanded(minimal):
             b"# no quotes\nname = mine\n",
             "(at line 2, column 8): name = mine  (a text stands in quotes",
         ),
-        (b"name = '\xff'", "not UTF-8 text (byte 8); save the file as UTF-8"),
+        (b"name = '\xff'", "not UTF-8 text (byte 8, line 1); save the file as UTF-8"),
         (b"seeds = " + b"9" * 5000, "not valid TOML: "),
         (b"seeds = " + b"[" * 5000, "not valid TOML: "),
         (b"", "name: missing; it has no default"),
@@ -451,17 +451,33 @@ def outcome(raw):
         return error
 
 
+FIELD = re.compile(r'  - ([\w-]|"[^\n]*"[.:\[])[^\n]*: |  \.\.\. and ')
+
+
 def valid_or_named(raw):
     result = outcome(raw)  # any other exception fails the test
     if isinstance(result, StudySpec):
         assert StudySpec.model_validate(result.model_dump(mode="json")) == result
     else:
         assert result.mistakes
-        assert str(result).count("\n") == len(result.mistakes), "one line each"
+        first, *lines = str(result).split("\n")
+        assert len(lines) == min(int(first.split()[1]), len(result.mistakes) + 1), "one line each, and how many more"
+        assert [line for line in lines if not FIELD.match(line)] == [], "each begins with a field path"
+        assert max(map(len, lines)) < 700
+
+
+CHEAP = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],  # an example is small; shrinking one takes minutes
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 @given(TABLES)
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@example({"[key]": 1})
+@settings(CHEAP, max_examples=60)
 def test_any_toml_is_a_study_or_named_mistakes(raw):
     valid_or_named(raw)
 
@@ -480,7 +496,7 @@ SPOTS = [(base, path) for base in BASES for path in places(base)]
 @given(
     st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(["set", "delete", "add"]), TREES), min_size=1, max_size=4)
 )
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(CHEAP, max_examples=150)
 def test_a_damaged_study_is_a_study_or_named_mistakes(changes):
     base = copy.deepcopy(BASES[changes[0][0] % len(BASES)])
     for spot, action, value in changes:

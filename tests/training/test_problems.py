@@ -239,8 +239,8 @@ def test_outputs_and_targets_that_would_broadcast_are_refused(module, make_study
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("def data(:", "importing it raises SyntaxError"),
-        ("raise RuntimeError('at import')", "importing it raises RuntimeError: at import"),
+        ("def data(:", "importing it: SyntaxError"),
+        ("raise RuntimeError('at import')", "importing it: RuntimeError: at import"),
         ("def data(): raise KeyError('in data')", "KeyError: 'in data'"),
         (
             "import torch\ny = torch.ones(3).long()\ndef data(): return torch.ones(3, 2), y, torch.ones(3, 4), y",

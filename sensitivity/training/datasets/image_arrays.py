@@ -117,7 +117,7 @@ def _is_whole(folder: Path) -> bool:
     try:
         checksums = json.loads((folder / "about.json").read_text())["checksums"]
         whole = all(_checksum(folder / name) == checksums[name] for name in _FILES)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
