@@ -73,7 +73,7 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
         lock.sweep()
         finished = finished_trials(directory)  # first: a damaged part stops the command before anything is written
         recorded = read_plan(directory) if directory.exists(MANIFEST) else None
-        manifest = write_manifest(directory, plan.spec, plan.source)
+        manifest = write_manifest(directory, plan.spec, plan.source, plan.origin)
         if recorded is not None:
             plan = with_recorded(plan, recorded_trials(recorded, plan.spec, plan.source))
         write_plan(directory, plan.trials)

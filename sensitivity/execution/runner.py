@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import platform
 import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,8 +23,9 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from sensitivity.execution.costs import measure
+from sensitivity.execution.loading import ChangedError, load
 from sensitivity.execution.losses import answer, last_line
-from sensitivity.execution.prepare import Plan, use_folder
+from sensitivity.execution.prepare import Plan
 from sensitivity.execution.progress import Progress
 from sensitivity.execution.resources import request
 from sensitivity.execution.supply import Supply
@@ -35,12 +36,12 @@ from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import Manifest
 from sensitivity.store.writer import append
 from sensitivity.study.errors import UserError
+from sensitivity.study.origin import Origin
 from sensitivity.study.provenance import code_version
 from sensitivity.study.results import PackResult, RunResult, Status
-from sensitivity.study.spec import ExecutionSpec, ProblemSpec
+from sensitivity.study.spec import ExecutionSpec
 from sensitivity.study.trials import Group, Pack, Trial
 from sensitivity.training.calibration import Cost
-from sensitivity.training.problems import load_problem
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def run_packs(
     trainable = tune.with_parameters(
         _tune_pack,
         execution=plan.spec.execution,
-        import_folder=plan.import_folder,
+        origin=plan.origin,
         directory=destination.directory,
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it is in the results
@@ -159,7 +160,7 @@ def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, w
         max_retries=0,
     )(_measure_there)
     costs: dict[Group, Cost] | UserError = answer(
-        lambda: task.remote(dict(groups), plan.spec.problem, plan.spec.execution, plan.import_folder, workers),
+        lambda: task.remote(dict(groups), plan.origin, plan.spec.execution, workers),
         doing="measuring the pack sizes on the cluster",
         mend="Give the study a size, and nothing is measured: [execution] pack_size = 8",
     )
@@ -169,16 +170,10 @@ def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, w
 
 
 def _measure_there(
-    groups: Mapping[Group, Sequence[Trial]],
-    problem: ProblemSpec,
-    execution: ExecutionSpec,
-    import_folder: str,
-    workers: int,
+    groups: Mapping[Group, Sequence[Trial]], origin: Origin, execution: ExecutionSpec, workers: int
 ) -> dict[Group, Cost] | UserError:
-    use_folder(import_folder)
-    loaded = load_problem(problem, device=torch.device(execution.device), folder=Path(import_folder))
     try:
-        return measure(groups, loaded, execution, workers=workers)
+        return measure(groups, load(origin, torch.device(execution.device)), execution, workers=workers)
     except UserError as error:  # as a value: Ray would wrap it in its own
         return error
 
@@ -196,7 +191,7 @@ class _Parcel:
         return self.pack.id
 
 
-def _tune_pack(config: Mapping[str, _Parcel], execution: ExecutionSpec, import_folder: str, directory: Place) -> None:
+def _tune_pack(config: Mapping[str, _Parcel], execution: ExecutionSpec, origin: Origin, directory: Place) -> None:
     last = -math.inf
 
     def on_progress(fraction: float) -> None:
@@ -206,8 +201,12 @@ def _tune_pack(config: Mapping[str, _Parcel], execution: ExecutionSpec, import_f
             if fraction:  # first of all where a checkpoint has left off, for that is more than was known
                 tune.report({"fraction": fraction})
 
-    result = run_pack(config["parcel"].pack, execution, import_folder, directory, on_progress=on_progress)
-    tune.report({"result": result})
+    try:
+        result = run_pack(config["parcel"].pack, execution, origin, directory, on_progress=on_progress)
+    except ChangedError as error:
+        tune.report({"changed": f"the problem on {platform.node()}: {error}"})
+    else:
+        tune.report({"result": result})
 
 
 class _Asker(Searcher):
@@ -278,6 +277,12 @@ class _Recorder(tune.Callback):
             result |= {"result": pack.id, "config": trial.config}
             self._record(pack, found)
             self._supply.finish(pack, found)
+        elif "changed" in result:
+            self.fault = UserError(
+                f"{result['changed']}\n"
+                "  Put back what was there, and run the same again: every reported result is kept. What has changed for "
+                "good is another study: give it a new name"
+            )
         elif "fraction" in result:
             self._supply.advance(pack, result["fraction"])
             self._progress.advance(pack, result["fraction"])
