@@ -149,11 +149,11 @@ def plain_tune(packs: int, plan: Plan | None = None, nowhere: str = "") -> Measu
 
         laps = Laps(packs)
         cut = plan.packs({}, finished=frozenset(), workers=WORKERS) if plan else ()
-        execution, code = (plan.spec.execution, plan.import_folder) if plan else (None, "")
+        execution, origin = (plan.spec.execution, plan.origin) if plan else (None, None)
 
         def work(config: dict[str, int], cut: Sequence[Pack]) -> dict[str, float]:
-            if execution is not None:
-                run_pack(cut[config["index"]], execution, code, place(nowhere))
+            if execution is not None and origin is not None:
+                run_pack(cut[config["index"]], execution, origin, place(nowhere))
             return {"loss": float(config["index"])}
 
         class Count(tune.Callback):

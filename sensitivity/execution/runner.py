@@ -280,8 +280,8 @@ class _Recorder(tune.Callback):
         elif "changed" in result:
             self.fault = UserError(
                 f"{result['changed']}\n"
-                "  Put back what was there, and run the same again: every reported result is kept. What has changed for "
-                "good is another study: give it a new name"
+                "  Put back what was there, and run the same again: every reported result is kept. Or give the study, "
+                "as it is now, a new name"
             )
         elif "fraction" in result:
             self._supply.advance(pack, result["fraction"])

@@ -1,4 +1,4 @@
-"""``source/HASH/``: the user's own code as it was trained, file by file, for people to compare and for `verify` to run."""
+"""``source/HASH/``: the user's own code as it was trained, file by file: to compare with, and for `verify`."""
 
 from __future__ import annotations
 

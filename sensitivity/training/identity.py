@@ -26,9 +26,8 @@ _DRAWS = "that is drawn anew each time: by an unseeded generator (torch, numpy, 
 
 def identity(problem: Problem) -> Identity:
     """Return the digests of a problem's data, on the CPU in the precision of training, and of its network."""
-    return Identity(
-        **data_digests(problem.dataset), network=network_digest(initialised(problem.build_model, NETWORK_SEED))
-    )
+    network = initialised(problem.build_model, NETWORK_SEED)
+    return Identity(**data_digests(problem.dataset), network=network_digest(network))
 
 
 def data_digests(dataset: Dataset) -> dict[str, Digest]:
@@ -49,7 +48,7 @@ def digest(tensors: Mapping[str, Tensor]) -> Digest:
     for name, tensor in tensors.items():
         values = tensor.detach().cpu().contiguous()
         kind = f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
-        content = memoryview(values.reshape(-1).view(torch.uint8).numpy())
+        content = values.reshape(-1).view(torch.uint8).numpy().data
         for each in (whole, exact):
             each.update(f"{name} {kind}\0".encode())
         whole.update(content)
@@ -71,7 +70,7 @@ def _projected(values: Tensor) -> tuple[float, float]:
     generator = torch.Generator().manual_seed(0)
     columns = _weights(rows.shape[1], generator)
     projection, square = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for some in rows.split(_ROWS):
+    for some in torch.split(rows, _ROWS):
         exact = some.double()
         projection += _weights(len(exact), generator) @ (exact @ columns)
         square += exact.square().sum()
