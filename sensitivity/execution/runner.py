@@ -29,6 +29,7 @@ from sensitivity.execution.prepare import Plan
 from sensitivity.execution.progress import Progress
 from sensitivity.execution.resources import request
 from sensitivity.execution.supply import Supply
+from sensitivity.execution.verification import Comparison, Curve, RecordedPack, train_again
 from sensitivity.execution.worker import run_pack
 from sensitivity.store.checkpoints import delete_checkpoint
 from sensitivity.store.directory import Place, first_line, patiently
@@ -145,20 +146,25 @@ def _placement(execution: ExecutionSpec) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([asked], bundle_label_selector=[dict(execution.labels)])
 
 
+def _task(function: Callable[..., Any], execution: ExecutionSpec) -> Any:
+    """Return a function as a task of Ray that takes what a pack takes."""
+    asked = request(execution)
+    return ray.remote(
+        num_cpus=asked.pop("CPU"),
+        num_gpus=asked.pop("GPU", 0),
+        resources=asked,
+        label_selector=dict(execution.labels),
+        max_retries=0,
+    )(function)
+
+
 def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, workers: int) -> dict[Group, Cost]:
     """Measure as `costs.measure` does, in a worker on the Ray that is there.
 
     Raises:
         UserError: the user's code raises in training, or no worker lives long enough to measure.
     """
-    asked = request(plan.spec.execution)
-    task = ray.remote(
-        num_cpus=asked.pop("CPU"),
-        num_gpus=asked.pop("GPU", 0),
-        resources=asked,
-        label_selector=dict(plan.spec.execution.labels),
-        max_retries=0,
-    )(_measure_there)
+    task = _task(_measure_there, plan.spec.execution)
     costs: dict[Group, Cost] | UserError = answer(
         lambda: task.remote(dict(groups), plan.origin, plan.spec.execution, workers),
         doing="measuring the pack sizes on the cluster",
@@ -167,6 +173,26 @@ def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, w
     if isinstance(costs, UserError):
         raise costs
     return costs
+
+
+def again_there(plan: Plan, recorded: RecordedPack, curves: Mapping[str, Curve], *, seconds: float) -> Comparison:
+    """Train a pack again as `verification.train_again` does, in a worker on the Ray that is there.
+
+    Raises:
+        UserError: no worker lives long enough.
+    """
+    task = _task(_again, plan.spec.execution)
+    found: Comparison = answer(
+        lambda: task.remote(recorded, dict(curves), plan.origin, seconds),
+        doing="training a pack again",
+        mend="Every result is kept; `sensitivity verify` trains some again on this machine",
+    )
+    return found
+
+
+def _again(recorded: RecordedPack, curves: Mapping[str, Curve], origin: Origin, seconds: float) -> Comparison:
+    problem = load(origin, torch.device(recorded.execution.device))
+    return train_again(recorded, curves, problem, seconds=seconds)
 
 
 def _measure_there(

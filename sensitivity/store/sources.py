@@ -18,13 +18,13 @@ def source_folder(directory: Place, source: str) -> Place:
 
 
 def write_source(directory: Place, source: str, snapshot: Snapshot) -> None:
-    """Keep a snapshot under the hash `source`; nothing for a shipped problem, or if it is there.
+    """Keep a snapshot under the hash `source`; nothing without a hash, as of shipped problems, or if it is there.
 
     Raises:
         StorageError: the place can't be written.
     """
     folder = source_folder(directory, source)
-    if not snapshot.files or folder.exists(_ABOUT):
+    if not source or folder.exists(_ABOUT):
         return
     for file, module in snapshot.files.items():
         folder.write(file, module.source)
