@@ -38,7 +38,7 @@ def verify_study(study_dir: str, *, runs: int, as_json: bool, draw: random.Rando
             problem = load(origin, device)
         except ChangedError as error:
             raise UserError(f"{directory.uri}: the problem differs from what was trained: {error}") from None
-        compared = train_again(recorded, curves_of(directory, recorded), problem)
+        compared = train_again(problem, recorded, curves_of(directory, recorded))
         found.append(compared)
         if not as_json:
             print("\n".join([compared.sentence(), *(f"  {fault}" for fault in compared.faults)]))

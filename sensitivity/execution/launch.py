@@ -217,9 +217,7 @@ def _run_missing(
                     stopped=lambda: stop.requested,
                 )
             new = [each for each in recorded_packs(directory, manifest) if not each.statuses.keys() <= finished]
-            again = (
-                functools.partial(train_again, problem=plan.problem) if here else functools.partial(again_there, plan)
-            )
+            again = functools.partial(train_again, plan.problem) if here else functools.partial(again_there, plan)
             _check_determinism(new, again, directory, manifest, lock, seconds=budget_seconds(progress.elapsed))
 
 

@@ -192,7 +192,7 @@ def again_there(plan: Plan, recorded: RecordedPack, curves: Mapping[str, Curve],
 
 def _again(recorded: RecordedPack, curves: Mapping[str, Curve], origin: Origin, seconds: float) -> Comparison:
     problem = load(origin, torch.device(recorded.execution.device))
-    return train_again(recorded, curves, problem, seconds=seconds)
+    return train_again(problem, recorded, curves, seconds=seconds)
 
 
 def _measure_there(

@@ -207,14 +207,14 @@ def curves_of(directory: Place, recorded: RecordedPack) -> dict[str, Curve]:
 
 
 def train_again(
-    recorded: RecordedPack, curves: Mapping[str, Curve], problem: Problem, *, seconds: float = math.inf
+    problem: Problem, recorded: RecordedPack, curves: Mapping[str, Curve], *, seconds: float = math.inf
 ) -> Comparison:
     """Train a pack as it was, from its start, and compare it with its recorded curves.
 
     Args:
+        problem: of the study, on the device.
         recorded: the pack.
         curves: of its runs, as recorded.
-        problem: theirs, on the device.
         seconds: no further evaluation is begun that would end after so long, judged by the recorded times.
     """
     threads, execution = torch.get_num_threads(), recorded.execution
