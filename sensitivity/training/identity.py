@@ -66,7 +66,7 @@ def digest(tensors: Mapping[str, Tensor]) -> Digest:
 
 def _projected(values: Tensor) -> tuple[float, float]:
     """Return the projection and the squared norm of an array whose first dimension is rows."""
-    rows = values.reshape(len(values), -1) if values.dim() else values.reshape(1, 1)
+    rows = values.flatten(1) if values.dim() > 1 else values.reshape(-1, 1)
     generator = torch.Generator().manual_seed(0)
     columns = _weights(rows.shape[1], generator)
     projection, square = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
