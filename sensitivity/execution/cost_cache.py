@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.provenance import code_version
-from sensitivity.study.spec import ExecutionSpec
 from sensitivity.study.trials import Trial, content_hash
 from sensitivity.training.calibration import Cost
 from sensitivity.training.problems import Problem

@@ -16,7 +16,7 @@ from sensitivity.execution.cost_cache import CostCache
 from sensitivity.execution.loading import load
 from sensitivity.execution.prepare import Plan
 from sensitivity.study.errors import UserError, users_code
-from sensitivity.study.spec import ExecutionSpec
+from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.trials import Group, Trial
 from sensitivity.training.calibration import Cost, calibrate
 from sensitivity.training.cost import run_cost

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sensitivity.study.errors import UserError
-from sensitivity.study.spec import ExecutionSpec
+from sensitivity.study.execution import ExecutionSpec
 
 _A_TRACE = 0.001
 """Of the resource ``accelerator_type:NAME``, of which a node has 1: Ray's own way to ask for it."""

@@ -37,10 +37,10 @@ from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import Manifest
 from sensitivity.store.writer import append
 from sensitivity.study.errors import UserError
+from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.origin import Origin
 from sensitivity.study.provenance import code_version
 from sensitivity.study.results import PackResult, RunResult, Status
-from sensitivity.study.spec import ExecutionSpec
 from sensitivity.study.trials import Group, Pack, Trial
 from sensitivity.training.calibration import Cost
 

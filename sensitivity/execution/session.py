@@ -14,7 +14,7 @@ import ray
 from sensitivity.execution.resources import packs_at_once
 from sensitivity.store.directory import first_line
 from sensitivity.study.errors import UserError
-from sensitivity.study.spec import ExecutionSpec
+from sensitivity.study.execution import ExecutionSpec
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 _CONNECT_S = 5.0

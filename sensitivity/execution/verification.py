@@ -25,9 +25,9 @@ from sensitivity.execution.searches import recorded_trials
 from sensitivity.store.directory import Place
 from sensitivity.store.manifest import Manifest
 from sensitivity.store.reader import read_evaluations, read_plan, read_runs
+from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.provenance import code_version, package_versions
 from sensitivity.study.results import Measurement, RunResult, Status
-from sensitivity.study.spec import ExecutionSpec
 from sensitivity.study.trials import Pack, Trial, expand
 from sensitivity.training.memory import keep_freed_memory
 from sensitivity.training.pack_training import PackTraining

@@ -14,9 +14,9 @@ import torch
 from sensitivity.execution.checkpointing import PackCheckpoint
 from sensitivity.execution.loading import load
 from sensitivity.store.directory import Place
+from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.origin import Origin
 from sensitivity.study.results import PackResult, RunResult, Status
-from sensitivity.study.spec import ExecutionSpec
 from sensitivity.study.trials import Pack
 from sensitivity.training.loop import train_pack
 from sensitivity.training.memory import keep_freed_memory, out_of_memory

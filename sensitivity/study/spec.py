@@ -1,15 +1,15 @@
 """``StudySpec``: a study file, validated: its tables, and what they must have in common.
 
 Every field, its default and its range stand once, here or beside: optimizers in `arms`, how runs train in `protocol`,
-searches in `search`. `search_spaces/template.toml` shows each field in use.
+searches in `search`, what is claimed in `primary`, how the machine is used in `execution`.
+`search_spaces/template.toml` shows each field in use.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
@@ -17,7 +17,9 @@ from pydantic_core import PydanticCustomError
 
 from sensitivity.study.arms import ArmField
 from sensitivity.study.axes import Axis
+from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.primary import Pair, PairField, PrimarySpec, default_pairs
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
 from sensitivity.study.section import CONFIRMATION_SEEDS, MOST_RUNS, MOST_SEEDS, AsList, Count, Section, Seed
@@ -39,7 +41,6 @@ MODELS = (
 _ORACLE = {"dataset": "noisy_quadratic", "model": "quadratic", "loss": "quadratic"}
 """The fields that make the noisy quadratic; none of them means anything without the others."""
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_RAYS_OWN = ("CPU", "GPU", "memory", "object_store_memory", "bundle")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -132,64 +133,6 @@ class MarginsSpec(Section):
     """Robust regions within so many decades a dimension are as good as equal."""
 
 
-class ExecutionSpec(Section):
-    """How the machine is used. No result depends on it, beyond rounding."""
-
-    pack_size: Annotated[int, Field(ge=1, le=1024)] | None = None
-    micro_batch: Count | None = None
-    threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    device: Literal["cpu", "cuda"] = "cpu"
-    accelerator_share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Of one accelerator, for each pack on "cuda"; so many packs train on it side by side."""
-    checkpoint_minutes: Annotated[float, Field(gt=0, le=1e6)] = 10.0
-    """A pack in training is put aside so often, and goes on from there when its worker or the command was lost."""
-
-    accelerator_type: str | None = None
-    """By Ray's name for it, such as A100 or H100."""
-    max_concurrent: Count | None = None
-    """Packs at a time, however large the cluster."""
-    resources: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(default_factory=dict)
-    """Of each custom resource of Ray, for each pack."""
-    labels: dict[str, str] = Field(default_factory=dict)
-    """Of the nodes on which packs may run."""
-    elastic: bool = False
-    """The cluster grows when packs wait: what it has at the start does not limit them."""
-
-    @field_validator("accelerator_type")
-    @classmethod
-    def _of_accelerators(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and info.data.get("device") == "cpu":
-            raise PydanticCustomError("type", 'belongs to device = "cuda"; remove it')
-        return value
-
-    @field_validator("resources")
-    @classmethod
-    def _custom(cls, value: dict[str, float]) -> dict[str, float]:
-        for name, amount in value.items():
-            if name in _RAYS_OWN:
-                raise PydanticCustomError(
-                    "resources", "{name} is Ray's own; give threads, device and accelerator_share", {"name": name}
-                )
-            if amount > 1 and amount != round(amount):
-                raise PydanticCustomError("resources", "{name}: above 1 give a whole number", {"name": name})
-        return value
-
-    @field_validator("elastic")
-    @classmethod
-    def _has_a_limit(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("max_concurrent", 1) is None:
-            raise PydanticCustomError("elastic", "needs max_concurrent: how many packs the cluster may grow to hold")
-        return value
-
-    @field_validator("accelerator_share")
-    @classmethod
-    def _one_in_so_many(cls, value: float) -> float:
-        # Ray places shares as they are given: with 0.3, a tenth of every accelerator would stay idle (RAY.md).
-        if not math.isclose(1 / value, round(1 / value), rel_tol=1e-3):
-            raise PydanticCustomError("share", "give one in so many: 1, 0.5, 0.3333, 0.25, 0.2")
-        return 1 / round(1 / value)
-
-
 def _repeated(values: Iterable[float]) -> list[float]:
     return sorted(value for value, times in Counter(values).items() if times > 1)
 
@@ -219,6 +162,8 @@ class StudySpec(Section):
     schedule: ScheduleSpec = ScheduleSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     targets: dict[MetricName, Annotated[tuple[float, ...], AsList]] = Field(default_factory=dict)
+    pairs: Annotated[tuple[PairField, ...], AsList] = ()
+    primary: PrimarySpec | None = None
     search: Annotated[SearchSpec | None, Field(validate_default=True)] = None
     margins: MarginsSpec = MarginsSpec()
     execution: Annotated[ExecutionSpec, Field(validate_default=True)] = ExecutionSpec()
@@ -232,6 +177,21 @@ class StudySpec(Section):
     def axes(self) -> dict[str, dict[str, Axis]]:
         """What each optimizer's hyperparameters are drawn from."""
         return {name: arm.axes() for name, arm in self.optimizers.items()}
+
+    @property
+    def comparisons(self) -> tuple[Pair, ...]:
+        """Each (candidate, reference) that the verdict is on, that of the primary claim first."""
+        pairs = self.pairs or default_pairs(tuple(self.optimizers))
+        if self.primary is None or self.primary.pair is None:
+            return pairs
+        return (self.primary.pair, *(pair for pair in pairs if set(pair) != set(self.primary.pair)))
+
+    @property
+    def primary_target(self) -> tuple[MetricName, float] | None:
+        """The target of the verdict: that of the primary claim, or the first one declared."""
+        if self.primary is not None and self.primary.target is not None:
+            return next(iter(self.primary.target.items()))
+        return next(((name, levels[0]) for name, levels in self.targets.items()), None)
 
     @field_validator("name")
     @classmethod
@@ -309,6 +269,33 @@ class StudySpec(Section):
             raise PydanticCustomError("target", "{mistakes}", {"mistakes": "; ".join(mistakes)})
         return value
 
+    @field_validator("pairs")
+    @classmethod
+    def _pairs_of_optimizers(cls, value: tuple[Pair, ...], info: ValidationInfo) -> tuple[Pair, ...]:
+        for pair in value:
+            _require_pair(pair, info.data.get("optimizers"))
+        if repeated := [pair for pair, times in Counter(value).items() if times > 1]:
+            raise PydanticCustomError("pair", "repeated: {pair}", {"pair": list(repeated[0])})
+        return value
+
+    @field_validator("primary")
+    @classmethod
+    def _primary_declared(cls, value: PrimarySpec | None, info: ValidationInfo) -> PrimarySpec | None:
+        if value is None:
+            return value
+        if value.pair is not None:
+            _require_pair(value.pair, info.data.get("optimizers"))
+        targets: dict[MetricName, tuple[float, ...]] = info.data.get("targets", {})
+        for name, level in (value.target or {}).items():
+            if level not in targets.get(name, ()):
+                declared = ", ".join(f"{metric} = {at:g}" for metric, levels in targets.items() for at in levels)
+                raise PydanticCustomError(
+                    "target",
+                    "{name} = {level} is not among the targets of this study; declared are: {declared}",
+                    {"name": name, "level": f"{level:g}", "declared": declared or "none"},
+                )
+        return value
+
     @field_validator("seeds")
     @classmethod
     def _seeds_are_no_confirmations(cls, value: tuple[int, ...]) -> tuple[int, ...]:
@@ -375,6 +362,16 @@ class StudySpec(Section):
     def identity(self) -> dict[str, Any]:
         """Return what makes this study the one it is; designs, seeds and targets may be extended."""
         return self.model_dump(mode="json", include={"name", "problem", "budget", "schedule", "evaluation"})
+
+
+def _require_pair(pair: Pair, optimizers: Mapping[str, ArmField] | None) -> None:
+    """Raise unless `pair` names two different ones of `optimizers`; None is not known, as they have mistakes."""
+    if optimizers is not None and (pair[0] == pair[1] or not set(pair) <= optimizers.keys()):
+        raise PydanticCustomError(
+            "pair",
+            "{pair}: give the names of two different optimizers of this study, candidate first; there are {names}",
+            {"pair": list(pair), "names": ", ".join(optimizers)},
+        )
 
 
 def _target_mistakes(name: MetricName, levels: tuple[float, ...], measured: tuple[str, ...]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import yaml
 from typer.main import get_command
 
 from sensitivity.cli.main import app
-from sensitivity.study.spec import ExecutionSpec
+from sensitivity.study.execution import ExecutionSpec
 
 DOCS = Path(__file__).parents[2] / "docs"
 MANIFEST = yaml.safe_load((DOCS / "kuberay/rayjob.yaml").read_text())

@@ -9,7 +9,7 @@ from ray import exceptions
 from sensitivity.execution import losses, preflight
 from sensitivity.execution.preflight import NodeReport
 from sensitivity.study.errors import UserError
-from sensitivity.study.spec import ExecutionSpec
+from sensitivity.study.execution import ExecutionSpec
 
 DIED, CRASHED = exceptions.NodeDiedError("it died"), exceptions.WorkerCrashedError()
 UNKNOWN = exceptions.TaskUnschedulableError("no such node")

@@ -4,8 +4,8 @@ import pytest
 
 from sensitivity.execution.resources import packs_at_once, packs_on, request
 from sensitivity.study.errors import StudyFileError, UserError
+from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.load import parse_study
-from sensitivity.study.spec import ExecutionSpec
 
 
 def node(labels=None, **resources):

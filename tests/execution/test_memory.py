@@ -6,9 +6,9 @@ from torch import nn
 
 from sensitivity.execution import worker
 from sensitivity.store.directory import place
+from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.load import parse_study
 from sensitivity.study.results import Status
-from sensitivity.study.spec import ExecutionSpec
 from sensitivity.study.trials import Pack, expand
 
 SPEC = {

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from sensitivity.study.arms import KFACArm, SGDArm
 from sensitivity.study.errors import StudyFileError, UserError
+from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.load import find_study, load_study, parse_study, shipped
+from sensitivity.study.primary import PrimarySpec
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
-from sensitivity.study.spec import ExecutionSpec, ProblemSpec, StudySpec
+from sensitivity.study.spec import ProblemSpec, StudySpec
 from sensitivity.study.trials import expand
 
 
@@ -79,7 +81,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
     assert set(caught.value.mistakes) == {
         "name: the name becomes a folder: a letter or digit, then up to 63 of letters, digits, . _ - (got '../escape')",
         "batch_size: unknown field (did you mean 'batch_sizes'?). Allowed here: name, description, batch_sizes, seeds, "
-        "problem, optimizers, budget, schedule, evaluation, targets, search, margins, execution",
+        "problem, optimizers, budget, schedule, evaluation, targets, pairs, primary, search, margins, execution",
         "batch_sizes: the list is empty: give at least one (got [])",
         "seeds: repeated: 1 (got [1, 1])",
         "problem.dataset: unknown data set 'digit'. Allowed: digits, mnist, fashion_mnist, cifar10, cifar100, svhn, "
@@ -380,7 +382,7 @@ def test_shipped_files_are_valid_studies(name):
 def test_the_template_shows_every_field():
     text = shipped()["template"].read_text()
     models = (
-        *(StudySpec, ProblemSpec, BudgetSpec, ScheduleSpec, EvaluationSpec, SearchSpec, ExecutionSpec),
+        *(StudySpec, ProblemSpec, BudgetSpec, ScheduleSpec, EvaluationSpec, SearchSpec, ExecutionSpec, PrimarySpec),
         *(SGDArm, KFACArm),
     )
     names = {name for model in models for name in model.model_fields} | {"log", "linear", "points"}

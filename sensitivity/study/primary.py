@@ -1,0 +1,51 @@
+"""What a study claims: the pairs that are compared, and the one claim that is fixed before anything runs.
+
+One claim of a study is confirmatory: its question, target and pair stand in `[primary]` before the first run, and it
+gets the whole error rate. Everything else that a verdict says is exploratory and is labelled so. Without `[primary]`,
+both questions for every pair, on the first target, share the error rate (Holm's procedure).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Literal
+
+from pydantic import field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from sensitivity.study.metrics import MetricName
+from sensitivity.study.section import AsList, Count, Section
+
+Question = Literal["scaling", "sensitivity"]
+Pair = tuple[str, str]
+"""Candidate and reference: the verdict says how the candidate compares with the reference."""
+PairField = Annotated[Pair, AsList]
+
+
+class PrimarySpec(Section):
+    """The confirmatory claim: its question, and by default the first target and the first pair."""
+
+    question: Question
+    target: dict[MetricName, float] | None = None
+    """One metric and one of its levels in `targets`."""
+    pair: Annotated[PairField | None, AsList] = None
+    looks: Annotated[tuple[Count, ...], AsList] = ()
+    """Numbers of seeds at which the verdict may be read; empty for any (each further look then costs more)."""
+
+    @field_validator("target")
+    @classmethod
+    def _one_level(cls, value: dict[MetricName, float] | None) -> dict[MetricName, float] | None:
+        if value is not None and len(value) != 1:
+            raise PydanticCustomError("target", "give one metric and its level, such as { test_accuracy = 0.95 }")
+        return value
+
+    @model_validator(mode="after")
+    def _looks_rise(self) -> PrimarySpec:
+        if any(later <= earlier for earlier, later in itertools.pairwise(self.looks)):
+            raise PydanticCustomError("looks", "looks must rise: numbers of seeds such as [8, 11, 14, 20]")
+        return self
+
+
+def default_pairs(optimizers: tuple[str, ...]) -> tuple[Pair, ...]:
+    """Return every optimizer against the first."""
+    return tuple((name, optimizers[0]) for name in optimizers[1:])
