@@ -209,7 +209,7 @@ def requests_a_pack(packs: int = 20) -> float:
         path.write_text(STUDY.format(packs=packs))
         plan = prepare(str(path))
         cut = plan.packs({}, finished=frozenset(), workers=WORKERS)
-        results = [run_pack(pack, plan.spec.execution, folder, place(f"{folder}/nothing")) for pack in cut]
+        results = [run_pack(pack, plan.spec.execution, plan.origin, place(f"{folder}/nothing")) for pack in cut]
         with WriterLock(directory) as lock:
             spec_hash = write_manifest(directory, plan.spec, plan.source).spec_hash
             write_plan(directory, plan.trials)
