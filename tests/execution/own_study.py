@@ -14,7 +14,7 @@ model = "{module}:net"
 [budget]
 steps = {steps}
 [evaluation]
-every_steps = 10
+every_steps = {every}
 [execution]
 pack_size = 2
 checkpoint_minutes = 0.002
@@ -49,11 +49,11 @@ def write_data(folder: Path, seed: int, scale: float = 1.0) -> None:
     beside.replace(folder / "x.npy")
 
 
-def write_study(folder: Path, module: str, *, seeds: int = 2, steps: int = 40) -> Path:
+def write_study(folder: Path, module: str, *, seeds: int = 2, steps: int = 40, every: int = 10) -> Path:
     """Write all of it, and return the study file."""
     folder.mkdir(exist_ok=True)
     path = folder / "mine.toml"
-    path.write_text(STUDY.format(module=module, seeds=seeds, steps=steps))
+    path.write_text(STUDY.format(module=module, seeds=seeds, steps=steps, every=every))
     (folder / f"{module}.py").write_text(MODULE.format(module=module))
     (folder / f"{module}_helper.py").write_text(HELPER)
     write_data(folder, 0)
