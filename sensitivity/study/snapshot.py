@@ -127,11 +127,11 @@ def find_module(name: str, parent: Module | None, roots: Sequence[str], asked_by
     if spec is None:
         return None
     if spec.origin is None:  # a folder without __init__.py, over which any other module of the name wins
-        if parent is None and is_elsewhere(name, roots):
+        if parent is None and is_installed(name):
             return None
         return Module(name=name, path="", source=b"", locations=tuple(spec.submodule_search_locations or ()))
     path = Path(spec.origin).absolute()
-    if parent is None and is_elsewhere(name, roots):
+    if parent is None and is_installed(name):
         raise UserError(
             f"{asked_by}: {path} has the name of an installed module, {name!r}\n"
             "  One would be taken for the other: give yours another name"
@@ -149,9 +149,13 @@ def find_module(name: str, parent: Module | None, roots: Sequence[str], asked_by
     return Module(name=name, path=str(path), source=source, locations=locations)
 
 
-def is_elsewhere(name: str, roots: Sequence[str]) -> bool:
-    """Whether a top-level module is found without the user's folders: in the standard library, or installed."""
-    return name in _OURS or name in sys.stdlib_module_names or spec_elsewhere(name, roots) is not None
+def is_installed(name: str) -> bool:
+    """Whether a top-level module is of the standard library, of an installed package, or of this one."""
+    if name in _OURS or name in sys.stdlib_module_names:
+        return True
+    places = [entry for entry in sys.path if _in_environment(Path(entry or ".").resolve())]
+    spec = PathFinder.find_spec(name, places)
+    return spec is not None and spec.origin is not None
 
 
 def spec_elsewhere(name: str, roots: Sequence[str]) -> ModuleSpec | None:
@@ -197,7 +201,7 @@ def _read_installed(name: str, field: str) -> Module:
 def _root(name: str, folder: str, field: str) -> str | None:
     """Return the folder in which a named top-level module of the user's lies; None for one of an installed package."""
     spec = PathFinder.find_spec(name, [folder])
-    if spec is not None and not (spec.origin is None and is_elsewhere(name, [folder])):
+    if spec is not None and not (spec.origin is None and is_installed(name)):
         return folder
     if name in sys.stdlib_module_names or name in _OURS:
         return None

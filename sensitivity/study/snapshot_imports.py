@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from sensitivity.study.errors import UserError
-from sensitivity.study.snapshot import Module, Snapshot, find_module, is_elsewhere, spec_elsewhere
+from sensitivity.study.snapshot import Module, Snapshot, find_module, is_installed, spec_elsewhere
 
 
 def use_snapshot(snapshot: Snapshot) -> SnapshotFinder:
@@ -101,10 +101,8 @@ class SnapshotFinder(importlib.abc.MetaPathFinder):
                 return None
         elif importlib.machinery.PathFinder.find_spec(name, list(self._roots)) is None:
             return None
-        elif is_elsewhere(name, self._roots):
-            return spec_elsewhere(
-                name, self._roots
-            )  # not what has its name here, where the path begins with this folder
+        elif (elsewhere := spec_elsewhere(name, self._roots)) is not None or is_installed(name):
+            return elsewhere  # and not its namesake here, even where the path begins with this folder
         found = find_module(name, self._modules.get(package), self._roots, f"import {name}")
         if found is None:
             return None
