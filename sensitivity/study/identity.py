@@ -62,8 +62,7 @@ class Identity:
             if not before.is_same(after):
                 forms = f"{before.form} there, {after.form} now"
                 what = forms if before.form != after.form else f"other values, {after.form} as before"
-                name = _WORDS.get(field.name, field.name.replace("_", " "))
-                lines.append(f"{name}: {what}")
+                lines.append(f"{_name(field.name)}: {what}")
         return lines
 
     def content(self) -> dict[str, Any]:
@@ -80,4 +79,9 @@ class Identity:
         return cls(**{field.name: Digest(**content[field.name]) for field in fields(cls)})
 
 
-_WORDS = {"network": f"the network's initial parameters at seed {NETWORK_SEED}"}
+def _name(field: str) -> str:
+    return (
+        f"network, initial parameters at seed {NETWORK_SEED}"
+        if field == "network"
+        else f"data, {field.replace('_', ' ')}"
+    )

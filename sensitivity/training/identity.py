@@ -21,7 +21,9 @@ _PROBE = 16
 """Examples on which two builds of a network are compared."""
 _ROUNDING = 1e-4
 """Of the largest output: two builds of one network differ by less, whatever their kernels do."""
-_DRAWS = "that is drawn anew each time: by an unseeded generator (torch, numpy, random), os.urandom, the time"
+_DRAWS = (
+    "Something in it is drawn anew each time: by an unseeded generator (torch, numpy, random), os.urandom, the time"
+)
 
 
 def identity(problem: Problem) -> Identity:
@@ -92,7 +94,7 @@ def check_repeats(found: Identity, again: Dataset, *, named: str) -> None:
     if others:
         raise UserError(
             f"problem.dataset: {named} returns other {', '.join(others)} at a second call\n"
-            f"  Every worker calls it, and would train on data of its own. It has something {_DRAWS}\n"
+            f"  Every worker calls it, and would train on data of its own. {_DRAWS}\n"
             "  Draw from a generator with a seed: torch.randperm(n, generator=torch.Generator().manual_seed(0)), "
             "numpy.random.default_rng(0)"
         )
@@ -113,7 +115,7 @@ def check_follows_seed(problem: Problem, *, named: str) -> None:
     if what:
         raise UserError(
             f"problem.model: {named} gives {what} when it is built a second time from the same seed\n"
-            f"  So a run's seed would not say what it trains. It has something {_DRAWS}\n"
+            f"  So a run's seed would not say what it trains. {_DRAWS}\n"
             "  Draw with torch alone, without a seed of your own (torch.randn, torch.nn.init): a run sets the seed "
             "before it builds its network"
         )

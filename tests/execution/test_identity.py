@@ -24,7 +24,7 @@ from sensitivity.study.snapshot import Snapshot
 from sensitivity.study.snapshot_imports import use_snapshot
 from sensitivity.study.trials import group
 
-ARRAYS = ["train inputs", "train targets", "test inputs", "test targets"]
+ARRAYS = ["data, train inputs", "data, train targets", "data, test inputs", "data, test targets"]
 own = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("own_study.py"))))
 
 
@@ -73,11 +73,11 @@ def test_data_that_change_after_the_plan_stop_every_process_before_its_first_ste
     assert problem_fault(plan.origin) == ""
     own.write_data(study.parent, 1)
     load.cache_clear()
-    with pytest.raises(ChangedError, match=r"train inputs: other values, float32 \[80, 5\] as before") as caught:
+    with pytest.raises(ChangedError, match=r"data, train inputs: other values, float32 \[80, 5\] as before") as caught:
         run_pack(group(plan.trials, 2)[0], plan.spec.execution, plan.origin, place(str(tmp_path)))
-    assert "a file that identity_own.py, identity_own_helper.py read" in str(caught.value)
+    assert "a file that they read (identity_own.py, identity_own_helper.py come from a snapshot)" in str(caught.value)
     fault = problem_fault(plan.origin)  # what a node with other data says to the driver
-    assert "train targets: int64 [80]" in fault
+    assert "data, train targets: int64 [80]" in fault
     assert fault.endswith("put the same on every node")
     (study.parent / "x.npy").unlink()
     assert "could be loaded when the study was planned, and now can't problem.dataset: " in problem_fault(plan.origin)
@@ -123,7 +123,7 @@ def test_a_grid_is_not_extended_on_other_data_or_code_and_the_difference_is_name
     edit(study, "identity_own", "Linear(8, outputs)", "Linear(9, outputs)")
     code, network = refusal()[1:-1]
     assert code.startswith("  - code: identity_own.py has changed")
-    assert network.startswith("  - the network's initial parameters at seed 0: 4 arrays of 66 ")
+    assert network.startswith("  - network, initial parameters at seed 0: 4 arrays of 66 ")
 
     kept = f"{directory.uri}/source/{plan.source}/identity_own.py"
     study.with_name("identity_own.py").write_bytes(Path(kept).read_bytes())
@@ -166,7 +166,7 @@ def test_weights_that_a_network_reads_from_a_file_are_part_of_what_is_trained(st
     plan = prepare(str(study))
     np.save(weights, np.zeros((8, 5)))
     load.cache_clear()
-    assert "the network's initial parameters at seed 0: other values" in problem_fault(plan.origin)
+    assert "network, initial parameters at seed 0: other values" in problem_fault(plan.origin)
 
 
 def test_a_shipped_problem_has_the_ids_that_it_had():
@@ -194,7 +194,7 @@ def test_a_run_is_that_of_the_plan_whatever_is_saved_meanwhile_and_is_not_extend
     study.write_text(study.read_text().replace("[0.01, 0.1]", "[0.01, 0.1, 0.2]"))
     for change, named in (
         (lambda: None, "code: identity_own.py has changed"),
-        (lambda: (module.write_text(planned), own.write_data(study.parent, 1)), "train inputs: other values"),
+        (lambda: (module.write_text(planned), own.write_data(study.parent, 1)), "data, train inputs: other values"),
     ):
         change()
         done = subprocess.run(command, **options, check=False)

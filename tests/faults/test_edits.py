@@ -112,7 +112,7 @@ class Command:
         if code == 0:
             return True
         assert code == 2, self.said()
-        assert "train inputs: other values, float32 [80, 5] as before" in self.said()
+        assert "data, train inputs: other values, float32 [80, 5] as before" in self.said()
         assert "Traceback" not in self.said()
         self.start()
         return False

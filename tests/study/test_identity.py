@@ -43,9 +43,9 @@ def test_every_difference_is_named_with_its_form():
     )
     assert IDENTITY.differences(IDENTITY) == []
     assert IDENTITY.differences(now) == [
-        "train inputs: float32 [8, 3] there, float32 [9, 3] now",
-        "test inputs: other values, float32 [8, 3] as before",
-        "the network's initial parameters at seed 0: other values, float32 [8, 3] as before",
+        "data, train inputs: float32 [8, 3] there, float32 [9, 3] now",
+        "data, test inputs: other values, float32 [8, 3] as before",
+        "network, initial parameters at seed 0: other values, float32 [8, 3] as before",
     ]
 
 
