@@ -80,8 +80,6 @@ class Identity:
 
 
 def _name(field: str) -> str:
-    return (
-        f"network, initial parameters at seed {NETWORK_SEED}"
-        if field == "network"
-        else f"data, {field.replace('_', ' ')}"
-    )
+    if field == "network":
+        return f"network, initial parameters at seed {NETWORK_SEED}"
+    return f"data, {field.replace('_', ' ')}"
