@@ -22,7 +22,6 @@ from sensitivity.execution.searches import Searches, recorded_trials, search_sec
 from sensitivity.execution.supply import Supply
 from sensitivity.execution.verification import (
     Comparison,
-    RecordedPack,
     budget_seconds,
     choose,
     curves_of,
@@ -216,31 +215,29 @@ def _run_missing(
                     on_change=on_change,
                     stopped=lambda: stop.requested,
                 )
-            new = [each for each in recorded_packs(directory, manifest) if not each.statuses.keys() <= finished]
             again = functools.partial(train_again, plan.problem) if here else functools.partial(again_there, plan)
-            _check_determinism(new, again, directory, manifest, lock, seconds=budget_seconds(progress.elapsed))
+            _check_determinism(again, finished, directory, manifest, lock, seconds=budget_seconds(progress.elapsed))
 
 
 def _check_determinism(
-    packs: Sequence[RecordedPack],
     again: Callable[..., Comparison],
+    finished: AbstractSet[str],
     directory: Place,
     manifest: Manifest,
     lock: WriterLock,
     *,
     seconds: float,
 ) -> None:
-    """Train one of `packs` again, as far as `seconds` allow, and put into study.json what came of it."""
-    chosen = choose(packs, seconds, random.Random(manifest.spec_hash))
-    if chosen is None:
-        return
+    """Train a pack that was not `finished` before again, as far as `seconds` allow, and keep what came of it."""
     try:
-        found = again(chosen, curves_of(directory, chosen), seconds=seconds)
+        new = [each for each in recorded_packs(directory, manifest) if not each.statuses.keys() <= finished]
+        chosen = choose(new, seconds, random.Random(manifest.spec_hash))
+        if chosen is not None:
+            found = again(chosen, curves_of(directory, chosen), seconds=seconds)
+            lock.require()
+            record_determinism(directory, manifest, found.content())
     except (Exception, SystemExit) as error:  # all results are there: nothing that happens here may cost them
         logger.warning("no run could be trained again to compare: %s", first_line(error))
-        return
-    lock.require()
-    record_determinism(directory, manifest, found.content())
 
 
 def _progress(plan: Plan, finished: AbstractSet[str], costs: Mapping[Group, Cost]) -> Progress:

@@ -70,7 +70,7 @@ def changed_files(directory: Place, source: str, now: Snapshot) -> list[str]:
     """Return in words which files of the user's code are others `now` than those kept under the hash `source`."""
     kept = read_source(directory, source)
     if kept is None:
-        return ["the source of the problem's own code has changed"]
+        return ["code: the modules that the study names, or that they import, have changed"] if now.files else []
     before, after = kept.files, now.files
     folder = source_folder(directory, source)
     lines = [

@@ -33,7 +33,7 @@ def use_snapshot(snapshot: Snapshot) -> SnapshotFinder:
         sys.meta_path.remove(current)
         _forget({module.name for module in current.snapshot.modules} - _same(current.snapshot, snapshot))
     finder = SnapshotFinder(snapshot)
-    if snapshot.modules:
+    if snapshot.modules or snapshot.installed:
         _forget({module.name for module in snapshot.modules if not _is_loaded_from(module)})
         sys.meta_path.insert(0, finder)
     return finder
