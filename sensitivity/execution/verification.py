@@ -109,10 +109,12 @@ class Comparison:
         again = f"{what} trained again for {self.steps:,} of {self.of_steps:,} steps"
         if self.faults:
             return f"{again}: {len(self.faults)} differ"
-        if not self.unlike:
+        if self.unlike:
+            again = f"{again}, {self.unlike}"
+        if not self.largest:
             return f"{again}: equal to the last bit"
         return (
-            f"{again}, {self.unlike}: untrained networks equal within {TOLERANCE:g}, losses differ by up to "
+            f"{again}: untrained networks equal within {TOLERANCE:g}, losses differ by up to "
             f"{self.largest:.2g} in training"
         )
 
