@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import torch
 
@@ -36,7 +35,7 @@ from sensitivity.training.problems import Problem
 
 TOLERANCE = 1e-4
 """Relative, of an untrained network's losses on another machine."""
-SHARE = 0.01
+SHARE = 0.005
 """Of a command's time, for training again at its end."""
 _LEAST_S = 0.25
 """For short commands: little beside Ray's start."""
@@ -45,6 +44,10 @@ _EVALUATIONS = 2
 _INTERVALS = 20
 """Between evaluations, in a typical run: to judge how soon something can be compared."""
 _METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+_COLUMNS = (
+    *("status", "pack_id", "pack_size", "host", "device", "spec_hash", "code_version"),
+    *("train_seconds", "eval_seconds"),
+)
 _TRAINED = (Status.COMPLETED.value, Status.DIVERGED.value, Status.STOPPED.value)
 _DECIDING = ("torch", "numpy")
 """Packages whose versions decide rounding."""
@@ -137,33 +140,33 @@ def recorded_packs(directory: Place, manifest: Manifest) -> list[RecordedPack]:
         *recorded_trials(read_plan(directory), manifest.spec, manifest.source),
     )
     trials, found = {trial.id: trial for trial in planned}, []
-    rows = read.runs.set_index("trial_id")
-    statuses = rows["status"].to_dict()
-    for part, counting in read.parts.groupby(read.parts):
-        ids = parts[str(part)]["trial_id"].to_pylist()
-        known = [id_ for id_ in ids if id_ in trials and id_ in counting.index and statuses[id_] in _TRAINED]
-        whole = known == ids and Pack(tuple(trials[id_] for id_ in ids)).id == rows.loc[ids[0], "pack_id"]
+    rows = {row["trial_id"]: row for row in read.runs[["trial_id", *_COLUMNS]].to_dict("records")}
+    part_of = read.parts.to_dict()
+    for part in dict.fromkeys(part_of.values()):
+        ids = parts[part]["trial_id"].to_pylist()
+        known = [id_ for id_ in ids if id_ in trials and part_of.get(id_) == part and rows[id_]["status"] in _TRAINED]
+        whole = known == ids and Pack(tuple(trials[id_] for id_ in ids)).id == rows[ids[0]]["pack_id"]
         found += [
-            _recorded([trials[id_] for id_ in members], str(part), rows, manifest, whole=whole)
+            _recorded([trials[id_] for id_ in members], part, rows, manifest, whole=whole)
             for members in ([known] if whole else [[id_] for id_ in known])
         ]
     return found
 
 
 def _recorded(
-    members: Sequence[Trial], part: str, rows: pd.DataFrame, manifest: Manifest, *, whole: bool
+    members: Sequence[Trial], part: str, rows: Mapping[str, Mapping[str, Any]], manifest: Manifest, *, whole: bool
 ) -> RecordedPack:
-    own = rows.loc[[trial.id for trial in members]]
-    first = own.iloc[0]
+    own = {trial.id: rows[trial.id] for trial in members}
+    first = own[members[0].id]
     then = manifest.specs.get(str(first["spec_hash"]), {})
     packages = then.get("packages", {})
     return RecordedPack(
         pack=Pack(tuple(members)),
         part=part,
         execution=ExecutionSpec.model_validate(then.get("spec", {}).get("execution", {})),
-        statuses={str(id_): str(status) for id_, status in own["status"].items()},
-        seconds=float(own["train_seconds"].sum()),
-        eval_seconds=float(own["eval_seconds"].sum()),
+        statuses={id_: str(row["status"]) for id_, row in own.items()},
+        seconds=sum(float(row["train_seconds"]) for row in own.values()),
+        eval_seconds=sum(float(row["eval_seconds"]) for row in own.values()),
         host=str(first["host"]),
         device=str(first["device"]),
         versions=(str(first["code_version"]), *(str(packages.get(name)) for name in _DECIDING)),
