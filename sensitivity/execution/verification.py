@@ -140,7 +140,7 @@ def recorded_packs(directory: Place, manifest: Manifest) -> list[RecordedPack]:
         *recorded_trials(read_plan(directory), manifest.spec, manifest.source),
     )
     trials, found = {trial.id: trial for trial in planned}, []
-    rows = {row["trial_id"]: row for row in read.runs[["trial_id", *_COLUMNS]].to_dict("records")}
+    rows: dict[str, Any] = {row["trial_id"]: row for row in read.runs[["trial_id", *_COLUMNS]].to_dict("records")}
     part_of = read.parts.to_dict()
     for part in dict.fromkeys(part_of.values()):
         ids = parts[part]["trial_id"].to_pylist()
@@ -154,7 +154,7 @@ def recorded_packs(directory: Place, manifest: Manifest) -> list[RecordedPack]:
 
 
 def _recorded(
-    members: Sequence[Trial], part: str, rows: Mapping[str, Mapping[str, Any]], manifest: Manifest, *, whole: bool
+    members: Sequence[Trial], part: str, rows: Mapping[str, Any], manifest: Manifest, *, whole: bool
 ) -> RecordedPack:
     own = {trial.id: rows[trial.id] for trial in members}
     first = own[members[0].id]
