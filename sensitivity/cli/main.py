@@ -111,7 +111,7 @@ def verify(
     runs: Annotated[int, typer.Option(min=1, help="runs drawn at random, each with the pack it was trained in")] = 3,
     as_json: JsonOption = False,
 ) -> None:
-    """Train some of a study's runs again and compare them with what is recorded; exit code 2 if they differ."""
+    """Train some of a study's runs again, with the code kept in it, and compare; exit code 2 if they differ."""
     with _importing():
         from sensitivity.cli.verifying import verify_study
 

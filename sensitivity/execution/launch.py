@@ -91,7 +91,7 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
         manifest = write_manifest(directory, plan.spec, plan.source, plan.origin)
         if recorded is not None:
             plan = with_recorded(plan, recorded_trials(recorded, plan.spec, plan.source))
-        write_plan(directory, plan.trials)
+        write_plan(directory, plan.trials, plan.spec.hyperparameters)
         searches = Searches(plan.spec, plan.source, plan.trials)
         if searches.wanted:
             known = read_study(directory)
@@ -197,7 +197,7 @@ def _run_missing(
 
                 def write() -> None:
                     lock.require()
-                    write_plan(directory, known)
+                    write_plan(directory, known, plan.spec.hyperparameters)
 
                 patiently(write)
                 fair = -(-len(trials) // at_once)

@@ -336,7 +336,13 @@ class _Recorder(tune.Callback):
     def _record(self, pack: Pack, result: PackResult) -> None:
         def write() -> None:
             self._to.lock.require()
-            append(self._to.directory, result, spec_hash=self._to.manifest.spec_hash, code_version=self._code_version)
+            append(
+                self._to.directory,
+                result,
+                spec_hash=self._to.manifest.spec_hash,
+                code_version=self._code_version,
+                hyperparameters=self._to.manifest.spec.hyperparameters,
+            )
 
         try:
             patiently(write)

@@ -8,19 +8,20 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from sensitivity.store.directory import Place, first_line
 from sensitivity.store.schema import SCHEMA_VERSION
 from sensitivity.store.sources import changed_files, write_source
-from sensitivity.study.errors import StorageError
+from sensitivity.study.errors import StorageError, StudyFileError
 from sensitivity.study.identity import Identity
+from sensitivity.study.load import parse_study
 from sensitivity.study.origin import Origin
 from sensitivity.study.provenance import code_version, machine, package_versions
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import content_hash
 
 MANIFEST = "study.json"
+_MOST_BYTES = 64 * 2**20
+"""A spec takes some kilobytes, and each extension of a study adds one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,10 @@ def read_manifest(directory: Place) -> Manifest:
             "  Give a study directory; `sensitivity list ROOT` shows those below a folder"
         )
     try:
-        content = json.loads(directory.read(MANIFEST))
+        data = directory.read_start(MANIFEST, _MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")  # noqa: TRY301 - as other damage
+        content = json.loads(data)
         version = content["schema_version"]
         if version != SCHEMA_VERSION:
             older = isinstance(version, int) and version < SCHEMA_VERSION
@@ -69,15 +73,22 @@ def read_manifest(directory: Place) -> Manifest:
                 f"{directory.uri}: written with schema version {version}; this code reads {SCHEMA_VERSION}\n"
                 f"  Read it with what wrote it ({content.get('written_by', 'unknown')}), or {mend}"
             )
+        specs = content["specs"]
+        if not all(isinstance(specs[key], dict) for key in specs):
+            raise TypeError("specs are no tables")  # noqa: TRY301 - as other damage
+        if not isinstance(content.get("determinism"), dict | None):
+            raise TypeError("determinism is no table")  # noqa: TRY301 - as other damage
         return Manifest(
-            spec=StudySpec.model_validate(content["spec"]),
+            spec=parse_study(content["spec"], source=MANIFEST),
             source=str(content["source"]),
-            specs={**content["specs"]},
+            specs=specs,
             identity=Identity.of_content(content["identity"]) if content.get("identity") else None,
             determinism=content.get("determinism"),
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = "its study is not valid" if isinstance(error, ValidationError) else first_line(error)
+    except (ValueError, KeyError, TypeError, RecursionError, StudyFileError) as error:
+        reason = (
+            f"its study is not valid: {error.mistakes[0]}" if isinstance(error, StudyFileError) else first_line(error)
+        )
         raise StorageError(
             f"{directory.uri_of(MANIFEST)}: damaged ({reason})\n"
             "  Restore it from a copy; or move it away and run the same study file again: its runs are kept"

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from sensitivity.study.axes import Axis, AxisField
 from sensitivity.study.section import MOST_SAMPLES, Count, Section, Seed
 
-_RANGES: dict[str, tuple[str, float, bool, float]] = {
+RANGES: dict[str, tuple[str, float, bool, float]] = {
     # name: (what is allowed, lower bound, whether the bound itself is allowed, exclusive upper bound)
     "lr": ("> 0", 0.0, False, float("inf")),
     "damping": ("> 0", 0.0, False, float("inf")),
@@ -73,7 +73,7 @@ class Arm(Section):
     @field_validator("lr", "damping", "momentum", "weight_decay", check_fields=False)
     @classmethod
     def _axis_fits(cls, axis: Axis, info: ValidationInfo) -> Axis:
-        allowed, low, low_allowed, high = _RANGES[str(info.field_name)]
+        allowed, low, low_allowed, high = RANGES[str(info.field_name)]
         bad = [v for v in axis.bounds() if v < low or (v == low and not low_allowed) or v >= high]
         if bad:
             raise PydanticCustomError(

@@ -74,9 +74,19 @@ class Identity:
         """Return what `content` gave.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError, ValueError: it is something else.
         """
-        return cls(**{field.name: Digest(**content[field.name]) for field in fields(cls)})
+        return cls(
+            **{
+                field.name: Digest(
+                    form=str(content[field.name]["form"]),
+                    sha256=str(content[field.name]["sha256"]),
+                    projection=float(content[field.name]["projection"]),
+                    norm=float(content[field.name]["norm"]),
+                )
+                for field in fields(cls)
+            }
+        )
 
 
 def _name(field: str) -> str:

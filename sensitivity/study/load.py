@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import itertools
 import json
 import re
 import tomllib
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from sensitivity.study.arms import KFACArm, SGDArm
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.metrics import METRICS
+from sensitivity.study.section import MOST_CHARACTERS, MOST_ITEMS
 from sensitivity.study.spec import StudySpec
 
 _ARMS: dict[str, type[BaseModel]] = {"sgd": SGDArm, "kfac": KFACArm}
@@ -39,6 +41,16 @@ _PLAIN = {
     "too_long": "give {max_length} values",
 }
 """Pydantic's own messages in the words of TOML, by error type."""
+_MOST_BYTES = 1_000_000
+"""Of a study file: many times the largest that fits the limits of ``section``."""
+_MOST_DEPTH = 20
+_LONG_KEY = re.compile(r"""(?:(?:[\w-]{1,100}|"[^"\n]{0,100}"|'[^'\n]{0,100}')[ \t]?\.[ \t]?){20}""")
+"""The time to parse a dotted key grows with the square of its parts; a list of numbers has none so long."""
+_HOLDS_MORE = (str, list, tuple, dict)
+_MOST_MISTAKES = 40
+"""Shown; each is a search for the nearest name."""
+_MOST_NAME = 100
+"""Characters of a name that is shown, or compared with those that there are."""
 _MEANT = {"gpu": "cuda", "mse": "squared_error", "mean_squared_error": "squared_error", "nll": "cross_entropy"}
 """What other tools call our names, where the nearest spelling is another or none: "gpu" is not "cpu"."""
 
@@ -76,11 +88,21 @@ def load_study(path: Path) -> StudySpec:
         UserError: the file can't be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte-order mark first
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise StudyFileError(
+                str(path), [f"larger than {_MOST_BYTES:,} bytes; take intervals in place of long lists of values"]
+            )
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")  # Windows editors put a byte-order mark first
     except UnicodeDecodeError as error:
         raise StudyFileError(str(path), [f"not UTF-8 text (byte {error.start}); save the file as UTF-8"]) from None
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror}); give a readable .toml file") from None
+    if _LONG_KEY.search(text):
+        raise StudyFileError(
+            str(path), [f"a key of more than {_MOST_DEPTH} parts; give each table a header of its own"]
+        )
     try:
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # an integer of 5,000 digits is a plain ValueError
@@ -94,10 +116,36 @@ def parse_study(raw: dict[str, Any], *, source: str) -> StudySpec:
     Raises:
         StudyFileError: with every mistake found.
     """
+    if oversized := list(itertools.islice(_oversized(raw), _MOST_MISTAKES)):
+        raise StudyFileError(source, oversized)
     try:
         return StudySpec.model_validate(raw)
     except ValidationError as error:
-        raise StudyFileError(source, [_sentence(dict(item), raw) for item in error.errors()]) from None
+        found = error.errors(include_url=False)
+        shown = [_sentence(dict(item), raw) for item in found[:_MOST_MISTAKES]]
+        raise StudyFileError(source, shown, more=len(found) - len(shown)) from None
+
+
+def _oversized(raw: dict[str, Any]) -> Iterator[str]:
+    """Yield what nobody writes by hand, before any work is done on it: each check of a list looks at all its values."""
+    waiting: list[tuple[tuple[Any, ...], Any]] = [((), raw)]
+    while waiting:
+        location, value = waiting.pop()
+        field = _path(part if isinstance(part, int) else str(part)[:_MOST_NAME] for part in location) or "study"
+        if len(location) > _MOST_DEPTH:
+            yield f"{field}: more than {_MOST_DEPTH} tables and lists in each other"
+        elif isinstance(value, (list, tuple, dict)) and len(value) > MOST_ITEMS:
+            advice = "remove some" if isinstance(value, dict) else "take an interval, or fewer values"
+            yield f"{field}: {len(value):,} values; at most {MOST_ITEMS:,}: {advice}"
+        elif isinstance(value, str) and len(value) > MOST_CHARACTERS:
+            yield f"{field}: a text of {len(value):,} characters; at most {MOST_CHARACTERS:,}"
+        elif isinstance(value, dict):
+            longest = max((len(str(key)) for key in value), default=0)
+            if longest > MOST_CHARACTERS:
+                yield f"{field}: a name of {longest:,} characters; at most {MOST_CHARACTERS:,}"
+            waiting += [((*location, key), item) for key, item in value.items() if isinstance(item, _HOLDS_MORE)]
+        elif isinstance(value, (list, tuple)):
+            waiting += [((*location, k), item) for k, item in enumerate(value) if isinstance(item, _HOLDS_MORE)]
 
 
 def _no_toml(reason: str, text: str) -> str:
@@ -144,8 +192,10 @@ def _got(value: Any, message: str) -> str:
     if value is None or isinstance(value, dict):
         return ""
     shown = repr(value)
+    if len(shown) > 60:
+        return ""
     said = re.search(rf"(?<![\w.]){re.escape(shown)}(?![\w.])", message)
-    return "" if len(shown) > 60 or said else f" (got {shown})"
+    return "" if said else f" (got {shown})"
 
 
 def _without_tags(location: tuple[Any, ...], raw: dict[str, Any]) -> tuple[Any, ...]:
@@ -185,6 +235,8 @@ def _fields_at(location: tuple[Any, ...], raw: dict[str, Any]) -> tuple[str, ...
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
+    if len(name) > _MOST_NAME:
+        return ""
     meant = _MEANT.get(name.lower())
     close = [meant] if meant in known else difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""

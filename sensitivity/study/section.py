@@ -12,6 +12,10 @@ CONFIRMATION_SEEDS = 10**9
 """The first of the seeds on which winners are confirmed: far above those of a study file, however it is extended."""
 MOST_POINTS = 1_000
 MOST_SAMPLES = 1_000_000
+MOST_ITEMS = 10_000
+"""Values in a list, entries of a table."""
+MOST_CHARACTERS = 10_000
+"""Of a text, or of a name in a table."""
 
 
 class Section(BaseModel):

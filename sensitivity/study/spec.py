@@ -193,6 +193,11 @@ class StudySpec(Section):
             return next(iter(self.primary.target.items()))
         return next(((name, levels[0]) for name, levels in self.targets.items()), None)
 
+    @property
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Names of the hyperparameters of all optimizers: each is a column of the study's tables."""
+        return tuple(sorted({name for arm in self.optimizers.values() for name in arm.hyperparameter_names}))
+
     @field_validator("name")
     @classmethod
     def _name_is_a_folder(cls, value: str) -> str:

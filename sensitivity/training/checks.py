@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,6 +14,8 @@ from sensitivity.study.spec import StudySpec
 from sensitivity.training.identity import check_follows_seed
 from sensitivity.training.packed_model import no_recomputation
 from sensitivity.training.problems import Problem
+
+logger = logging.getLogger(__name__)
 
 _PROBE = 64
 """At most so many examples go through the model for the check."""
@@ -39,6 +43,11 @@ def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
             f'problem.augment: "{spec.problem.augment}" is for images [channels, height, width]; an input of '
             f"{spec.problem.dataset} is {list(problem.dataset.train_inputs.shape[1:])}. Remove it"
         )
+    if problem.has_classes and (absent := problem.outputs - len(torch.unique(problem.dataset.train_targets))):
+        logger.warning(
+            "problem: %d of %d classes have no training example; add examples, or raise train_subset",
+            absent, problem.outputs,
+        )  # fmt: skip
     if spec.problem.is_oracle:
         mistakes += _oracle_mistakes(spec, problem)
     try:

@@ -208,7 +208,10 @@ def test_a_different_study_of_the_same_name_is_refused_with_what_differs(directo
         ),
         ({"schema_version": SCHEMA_VERSION + 1}, "upgrade this package"),
         ({"schema_version": "x"}, "schema version x"),
-        ({"spec": {"name": "x"}}, r"study\.json: damaged \(its study is not valid\)\n  Restore it"),
+        (
+            {"spec": {"name": "x"}},
+            r"study\.json: damaged \(its study is not valid: batch_sizes: missing.*\n  Restore",
+        ),
         ({"spec": None}, "damaged"),
         ({"specs": 3}, "damaged"),
     ],

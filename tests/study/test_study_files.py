@@ -495,3 +495,41 @@ def test_a_damaged_study_is_a_study_or_named_mistakes(changes):
         else:
             table[f"{last}_"] = value
     valid_or_named(base)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("lr = [" + "1, " * 20_000 + "]", r"lr: 20,000 values; at most 10,000"),
+        ("lr = [" + "1.5, " * 9_999 + "]", r"repeated in the list: 1\.5\."),
+        ("lr = 1\n" + "".join(f"k{i} = 1\n" for i in range(9_000)), r"9,00\d mistakes"),
+        ("lr = " + "[" * 60 + "]" * 60, "tables and lists in each other"),
+        ("lr = 1\n" + "a." * 5_000 + "b = 1", "a key of more than 20 parts"),
+        ('lr = 1\nkind = "' + "q" * 9_000 + '"', "lr|kind"),
+        ('lr = 1\ndesign = "' + "q" * 20_000 + '"', "a text of 20,000 characters"),
+        ("lr = 1\n" + "q" * 20_000 + " = 1", "a name of 20,000 characters"),
+        ("lr = " + "9" * 4_000, "is not a finite number"),
+        ("lr = 1 #" + "x" * 1_000_000, "larger than 1,000,000 bytes"),
+    ],
+)
+def test_no_message_is_longer_than_a_screen_whatever_the_file_holds(tmp_path, text, words):
+    path = tmp_path / "big.toml"
+    head = 'name = "x"\nbatch_sizes = [8]\nseeds = 1\nbudget = { steps = 2 }\n[optimizers.sgd]\n'
+    path.write_text(head + ("" if "\nkind" in text else 'kind = "sgd"\n') + text)
+    with pytest.raises(StudyFileError, match=words) as caught:
+        load_study(path)
+    message = str(caught.value)
+    assert len(message) < 60 * 100
+    assert len(message.splitlines()) <= 60
+    assert len(caught.value.mistakes) <= 41
+
+
+def test_a_message_keeps_its_beginning_and_its_end():
+    text = str(UserError("\n".join(["start", *("x" * 10**5 for _ in range(10**3)), "the fix"])))
+    lines = text.splitlines()
+    assert (lines[0], lines[-1]) == ("start", "the fix")
+    assert len(lines) == 61
+    assert max(map(len, lines)) < 1_010

@@ -115,7 +115,11 @@ def test_class_folders_alone_are_split_by_class_as_the_study_says(folder, tmp_pa
     torch.testing.assert_close(data.mean.flatten().double(), mean, rtol=1e-6, atol=0)
     other = load(tmp_path / "one", test_fraction=0.3, split_seed=1)
     assert not torch.equal(other.train_inputs, data.train_inputs)
-    refused(tmp_path / "one", "problem.test_fraction: 0.05 can't split 20 images by class", test_fraction=0.05)
+    refused(
+        tmp_path / "one",
+        "test_fraction: 0.05 of 20 examples leaves 19",
+        test_fraction=0.05,
+    )
 
 
 def test_images_are_decoded_once_for_their_content(folder, data, tmp_path, monkeypatch):
