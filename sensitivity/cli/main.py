@@ -151,6 +151,19 @@ def verdict(study_dir: DirectoryArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def verify(
+    study_dir: DirectoryArgument,
+    runs: Annotated[int, typer.Option(min=1, help="runs drawn at random, each with the pack it was trained in")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Train some of a study's runs again, with the code kept in it, and compare; exit code 2 if they differ."""
+    with _importing():
+        from sensitivity.cli.verifying import verify_study
+
+    raise typer.Exit(verify_study(study_dir, runs=runs, as_json=as_json))
+
+
+@app.command()
 def export(
     study_dir: DirectoryArgument,
     target: Annotated[

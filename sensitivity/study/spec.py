@@ -110,6 +110,11 @@ class ProblemSpec(Section):
         return self
 
     @property
+    def has_own_data(self) -> bool:
+        """Whether the data come from a function of the user's."""
+        return self.dataset not in DATASETS and not self.dataset.startswith(IMAGE_FOLDER)
+
+    @property
     def is_oracle(self) -> bool:
         """Whether this is the noisy quadratic, whose outcome is known in closed form."""
         return self.dataset == _ORACLE["dataset"]

@@ -12,6 +12,7 @@ from sensitivity.kfac import layers_of
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.users_code import users_code
+from sensitivity.training.identity import check_follows_seed
 from sensitivity.training.packed_model import no_recomputation
 from sensitivity.training.problems import Problem
 from sensitivity.training.user_models import output_mistake
@@ -54,6 +55,8 @@ def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
     try:
         with users_code(f"problem.model: {spec.problem.model}"):
             mistakes += _model_mistakes(spec, problem)
+            if not mistakes and not problem.shipped:
+                check_follows_seed(problem, named=spec.problem.model)
     except UserError as error:
         mistakes.append(str(error))
     if mistakes:

@@ -200,7 +200,8 @@ def test_a_different_study_of_the_same_name_is_refused_with_what_differs(directo
         f"{directory.uri}: holds a different study named 'tiny'",
         "  - problem.model: 'perceptron' there, 'small_cnn' now",
         "  - budget.epochs: 2.0 there, 3.0 now",
-        "  Give this one another name, or another place with --storage; what is there stays as it is",
+        "  Put back what has changed, and it goes on; or give this one another name, or another place with --storage. "
+        "What is there stays as it is",
     ]
     with pytest.raises(StorageError, match="the source of the problem's own code has changed"):
         write_manifest(directory, make.study(), "abcd")
