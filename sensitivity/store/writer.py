@@ -95,9 +95,12 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
 
 def result_row(run: RunResult) -> dict[str, Any]:
     """Return the columns of a run that its result alone decides."""
-    finite = [m for m in run.measurements if math.isfinite(m.train_loss)]
-    metrics = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-    last = {name: getattr(finite[-1], name) if finite else math.nan for name in metrics}
+    last: dict[str, float] = {}
+    for split in ("train", "test"):
+        # By the loss: the accuracy of a network whose outputs are not finite is a number too.
+        finite = [m for m in run.measurements if math.isfinite(getattr(m, f"{split}_loss"))]
+        for metric in ("loss", "accuracy"):
+            last[f"{split}_{metric}"] = getattr(finite[-1], f"{split}_{metric}") if finite else math.nan
     return {
         "status": run.status.value,
         "message": run.message,

@@ -228,6 +228,12 @@ class StudySpec(Section):
         """What each optimizer's hyperparameters are drawn from."""
         return {name: arm.axes() for name, arm in self.optimizers.items()}
 
+    @property
+    def asks_for_training(self) -> bool:
+        """Whether the time to some level of a metric of the training split is asked for."""
+        timed = (*self.targets, *(self.search.target if self.search else ()))
+        return any(METRICS[name].of_training for name in timed)
+
     @field_validator("name")
     @classmethod
     def _name_is_a_folder(cls, value: str) -> str:
