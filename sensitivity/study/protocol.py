@@ -123,7 +123,7 @@ class EvaluationSpec(Section):
 
     @model_serializer(mode="wrap")
     def _only_the_spacing_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave an absent `growth` out, so that trials with a fixed spacing keep the ids they had before there was one."""
+        """Leave an absent `growth` out: trials with a fixed spacing keep the ids they had before there was any."""
         content: dict[str, Any] = handler(self)
         if self.growth is None:
             del content["growth"]

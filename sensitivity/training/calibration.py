@@ -110,8 +110,9 @@ def calibrate(
     of_training = 1 + len(training_steps(workload.evaluation, total=total, **lengths))
     if workload.training_asked:
         of_training = evaluations
-    evaluation_seconds = (evaluations - of_training) * chosen.evaluation_seconds(training=False)
-    evaluation_seconds += of_training * chosen.evaluation_seconds(training=True)
+    evaluation_seconds = of_training * chosen.evaluation_seconds(training=True)
+    if evaluations > of_training:
+        evaluation_seconds += (evaluations - of_training) * chosen.evaluation_seconds(training=False)
     return Cost(
         steps=total,
         flops=total * step_flops(problem, chosen.optimizer, batch_size),
