@@ -90,7 +90,7 @@ def measured(name: str, members: int) -> Iterator[str]:
         counts = []
         for batch_size in spec.batch_sizes:
             trials = [trial for trial in everything if trial.group == (arm, batch_size)]
-            trials = trials[:: max(1, len(trials) // members)][:members] if members > 1 else [trials[len(trials) // 2]]
+            trials = trials[:: max(1, len(trials) // members)][:members]  # the first has the smallest learning rate
             spent = train(trials, problem), train([an_epoch_apart(trial) for trial in trials], problem)
             counts.append((spent[0].evaluations, spent[1].evaluations))
             now = Spent(now.train + spent[0].train, now.evaluation + spent[0].evaluation, 0)

@@ -36,6 +36,8 @@ class Member:
     clipped: float = 0.0
     """Steps whose clip bound, of all `clippable` ones."""
     clippable: int = 0
+    least_loss: float = math.inf
+    """Of the training split, where it was judged by it: other measurements decide nothing."""
     fault: str = ""
     """Why it diverged; empty while it has not."""
     stopped: str = ""
@@ -43,9 +45,8 @@ class Member:
 
     @property
     def reached(self) -> float:
-        """The least training loss measured; infinite of a diverged member."""
-        losses = (measured.train_loss for measured in self.measurements)
-        return math.inf if self.fault else min(loss for loss in losses if not math.isnan(loss))
+        """The least training loss that it was judged by; infinite of a diverged member."""
+        return math.inf if self.fault else self.least_loss
 
     @property
     def bound(self) -> float:
@@ -69,7 +70,10 @@ class Member:
         )
         self.measurements.append(measured)
         self.clip_sum, self.clip_steps = 0.0, 0
-        if judged and not measured.train_loss <= self.bound:  # NaN included
+        if not judged:
+            return
+        self.least_loss = min(self.least_loss, measured.train_loss)
+        if not measured.train_loss <= self.bound:  # NaN included
             loss = f"training loss {measured.train_loss:.4g} at step {self.steps}"
             self.fault = f"{loss}, above the bound {self.bound:.4g}"
 
@@ -114,7 +118,7 @@ class Member:
 
 _KEPT = (
     *("train_seconds", "eval_seconds", "phase_seconds", "steps", "fault", "stopped"),
-    *("clip_sum", "clip_steps", "clipped", "clippable"),
+    *("clip_sum", "clip_steps", "clipped", "clippable", "least_loss"),
 )
 
 
