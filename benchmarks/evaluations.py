@@ -4,9 +4,10 @@
 
 One pack of each optimizer and batch size is trained to its budget, its members spread over the optimizer's design,
 with one math thread. Seconds are of the thread's CPU time, so that other work on the machine counts for little.
-"an epoch apart" is the same pack with `every_epochs = 1`, both splits each time. cifar10_small reads its images from
-$SENSITIVITY_DATA. Studies for accelerators are not trained here: of them forward and backward passes are counted, an
-example's training as three forward passes, without what the optimizer adds, which K-FAC's makes smaller still.
+"an epoch apart" is the same pack with `every_epochs = 1`, both splits each time. cifar10_small, whose images are read
+from $SENSITIVITY_DATA, is priced as `sensitivity plan` prices it: from some steps and evaluations of one trial. Studies
+for accelerators are not trained here: of them forward and backward passes are counted, an example's training as three
+forward passes, without what the optimizer adds.
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ from sensitivity.study.provenance import machine, package_versions
 from sensitivity.study.schedule import evaluation_steps, total_steps, training_steps
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import Pack, Trial, expand
-from sensitivity.training import pack_training
+from sensitivity.training import calibration, pack_training
 from sensitivity.training.loop import train_pack
 from sensitivity.training.memory import keep_freed_memory
 from sensitivity.training.problems import Problem, load_problem
 
 ROOT = Path(__file__).parents[1]
-MEMBERS = {"quickstart": 64, "noisy_quadratic": 64, "cifar10_small": 1}
-"""Of a pack, as the studies are run: convolutions gain nothing from packs on a CPU."""
+MEMBERS = {"quickstart": 64, "noisy_quadratic": 64}
+"""Of a pack, as the studies are run."""
+PRICED = "cifar10_small"
 COUNTED = {
     "cifar10_resnet20": (50_000, 10_000),
     "cifar10_resnet20_steps": (50_000, 10_000),
@@ -103,6 +105,22 @@ def measured(name: str, members: int) -> Iterator[str]:
         )
 
 
+def priced(name: str) -> Iterator[str]:
+    """Yield a row for each optimizer of a study that takes too long to train here."""
+    spec = study(name)
+    problem = load_problem(spec.problem, folder=ROOT / "search_spaces")
+    calibration.time = SimpleNamespace(perf_counter=time.thread_time)  # type: ignore[attr-defined]
+    for arm in spec.optimizers:
+        trained = spent = 0.0
+        for batch_size in spec.batch_sizes:
+            first = next(trial for trial in expand(spec) if trial.group == (arm, batch_size))
+            cost = calibration.calibrate([first], problem, memory_bytes=1e9)
+            trained += cost.steps * cost.step_seconds
+            spent += cost.evaluation_seconds
+        sizes = ", ".join(map(str, spec.batch_sizes))
+        yield f"| {name} | {arm} | {sizes} | {trained:.1f} | {spent:.1f} | **{spent / trained:.2f}** |"
+
+
 def counted(name: str, train_size: int, test_size: int) -> str:
     """Return the row of a study of which passes are counted."""
     spec, shares = study(name), []
@@ -143,6 +161,12 @@ def main() -> None:
     for name in options.studies or MEMBERS:
         lines += measured(name, options.members or MEMBERS[name])
     lines += [
+        "",
+        "Priced, of one run at each batch size:",
+        "",
+        "| study | optimizer | batch sizes | training, s | evaluation, s | evaluation / training |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *priced(PRICED),
         "",
         "By passes counted, not measured, over all batch sizes of the studies for accelerators:",
         "",
