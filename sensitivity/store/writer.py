@@ -15,7 +15,7 @@ from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST
 from sensitivity.store.schema import PARAM_PREFIX, PHASE_PREFIX, curves_schema, plan_schema, runs_schema
 from sensitivity.study.errors import StorageError
-from sensitivity.study.results import PHASES, PackResult, RunResult
+from sensitivity.study.results import PHASES, Measurement, PackResult, RunResult
 from sensitivity.study.trials import Trial
 
 PLAN, RUNS, CURVES = "plan.parquet", "runs", "curves"
@@ -93,14 +93,17 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
     }
 
 
+def _finite(measurements: Iterable[Measurement], metric: str) -> list[Measurement]:
+    return [measured for measured in measurements if math.isfinite(getattr(measured, metric))]
+
+
 def result_row(run: RunResult) -> dict[str, Any]:
     """Return the columns of a run that its result alone decides."""
     last: dict[str, float] = {}
-    for split in ("train", "test"):
-        # By the loss: the accuracy of a network whose outputs are not finite is a number too.
-        finite = [m for m in run.measurements if math.isfinite(getattr(m, f"{split}_loss"))]
-        for metric in ("loss", "accuracy"):
-            last[f"{split}_{metric}"] = getattr(finite[-1], f"{split}_{metric}") if finite else math.nan
+    for loss, accuracy in (("train_loss", "train_accuracy"), ("test_loss", "test_accuracy")):
+        # By the loss, where there is one: the accuracy of a network whose outputs are not finite is a number too.
+        finite = _finite(run.measurements, loss) or _finite(run.measurements, accuracy)
+        last |= {name: getattr(finite[-1], name) if finite else math.nan for name in (loss, accuracy)}
     return {
         "status": run.status.value,
         "message": run.message,
