@@ -60,6 +60,7 @@ class CostCache:
         content: dict[str, Any] = {
             **self._setting,
             "workload": first.workload.content,
+            "training_asked": first.workload.training_asked,
             "settings": dict(first.settings),
             "batch_size": first.batch_size,
             "trials": len(trials),

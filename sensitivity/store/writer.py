@@ -16,7 +16,7 @@ from sensitivity.store.manifest import MANIFEST
 from sensitivity.store.schema import PARAM_PREFIX, PHASE_PREFIX, curves_schema, plan_schema, runs_schema
 from sensitivity.study.errors import StorageError
 from sensitivity.study.redaction import redacted
-from sensitivity.study.results import PHASES, PackResult, RunResult
+from sensitivity.study.results import PHASES, Measurement, PackResult, RunResult
 from sensitivity.study.trials import Trial
 
 _MOST_SIDE = 50_000
@@ -113,11 +113,17 @@ def _cut(text: str) -> str:
     return text if len(text) <= 2 * _MOST_SIDE else f"{text[:_MOST_SIDE]}\n...\n{text[-_MOST_SIDE:]}"
 
 
+def _finite(measurements: Iterable[Measurement], metric: str) -> list[Measurement]:
+    return [measured for measured in measurements if math.isfinite(getattr(measured, metric))]
+
+
 def result_row(run: RunResult) -> dict[str, Any]:
     """Return the columns of a run that its result alone decides."""
-    finite = [m for m in run.measurements if math.isfinite(m.train_loss)]
-    metrics = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-    last = {name: getattr(finite[-1], name) if finite else math.nan for name in metrics}
+    last: dict[str, float] = {}
+    for loss, accuracy in (("train_loss", "train_accuracy"), ("test_loss", "test_accuracy")):
+        # By the loss, where there is one: the accuracy of a network whose outputs are not finite is a number too.
+        finite = _finite(run.measurements, loss) or _finite(run.measurements, accuracy)
+        last |= {name: getattr(finite[-1], name) if finite else math.nan for name in (loss, accuracy)}
     return {
         "status": run.status.value,
         "message": _cut(redacted(run.message)),

@@ -198,6 +198,12 @@ class StudySpec(Section):
         """Names of the hyperparameters of all optimizers: each is a column of the study's tables."""
         return tuple(sorted({name for arm in self.optimizers.values() for name in arm.hyperparameter_names}))
 
+    @property
+    def asks_for_training(self) -> bool:
+        """Whether the time to some level of a metric of the training split is asked for."""
+        timed = (*self.targets, *(self.search.target if self.search else ()))
+        return any(METRICS[name].of_training for name in timed)
+
     @field_validator("name")
     @classmethod
     def _name_is_a_folder(cls, value: str) -> str:

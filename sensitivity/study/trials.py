@@ -35,6 +35,11 @@ class Workload:
     budget: BudgetSpec
     schedule: ScheduleSpec
     evaluation: EvaluationSpec
+    training_asked: bool = False
+    """Whether a target is on a metric of the training split, which is then measured at every evaluation.
+
+    Not part of `content`: more measurements change no other number, and targets may be added to a study that has run.
+    """
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -139,6 +144,7 @@ class Expander:
             budget=spec.budget,
             schedule=spec.schedule,
             evaluation=spec.evaluation,
+            training_asked=spec.asks_for_training,
         )
         self._settings = {name: arm.settings() for name, arm in spec.optimizers.items()}
 

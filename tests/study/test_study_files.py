@@ -221,6 +221,9 @@ SINGLE = [
     (("schedule", "decay_at"), [0.5, 0.5], "schedule.decay_at: decay_at must rise"),
     (("schedule", "warmup"), 1, "schedule.warmup: unknown field (did you mean 'warmup_epochs'?)"),
     (("evaluation",), {"every_steps": 5, "every_epochs": 1}, "evaluation: give at most one of"),
+    (("evaluation",), {"every_steps": 5, "growth": 0.1}, "evaluation: give at most one of growth, every_epochs"),
+    (("evaluation",), {"growth": 0.0}, "evaluation.growth"),
+    (("evaluation",), {"growth": 1.5}, "evaluation.growth"),
     (("evaluation", "divergence_bound"), 1.0, "evaluation.divergence_bound: must be > 1"),
     (
         ("targets", "test_acuracy"),
