@@ -10,7 +10,7 @@ whenever one stops (Ville 1939; Waudby-Smith & Ramdas 2023, arXiv 2010.09686). S
 asks nothing of the blocks but that each is independent of the earlier ones: within a block, batch sizes may share the
 seed and the configuration, of which the mean is taken.
 
-Stakes are mean(g) / mean(g^2) of the earlier blocks, at most .8 over the largest loss, and nothing on a losing side:
+Stakes are mean(g) / mean(g^2) of the earlier blocks, at most .9 over the largest loss, and nothing on a losing side:
 close to the best constant stake in the long run.
 
 Arrays: [..., blocks]; leading dimensions are replicates.
@@ -25,7 +25,7 @@ import numpy as np
 from sensitivity.analysis.estimates import Floats
 from sensitivity.analysis.paired import Answer
 
-_BOLDEST = 0.8
+_BOLDEST = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def wealth(one: Floats, other: Floats, ratio: float, *, above: bool) -> Floats:
     square = (payoff**2).cumsum(axis=-1)[..., :-1] / count
     stake = np.zeros_like(payoff)
     stake[..., 1:] = np.clip(mean / np.where(square > 0, square, 1.0), 0.0, _BOLDEST / loss)
-    return np.exp(np.log1p(stake * payoff).cumsum(axis=-1))
+    return np.asarray(np.exp(np.log1p(stake * payoff).cumsum(axis=-1)))
 
 
 def bet(one: Floats, other: Floats, margin: float, of: str) -> Anytime:

@@ -45,9 +45,7 @@ class Moments:
         """Return those of two arrays of different blocks, independent of each other; both have two or more."""
         n, m = one.shape[-1], other.shape[-1]
         a, b = one.mean(axis=-1), other.mean(axis=-1)
-        return cls(
-            a, b, one.var(axis=-1, ddof=1) / n, other.var(axis=-1, ddof=1) / m, np.zeros_like(a), min(n, m) - 1
-        )
+        return cls(a, b, one.var(axis=-1, ddof=1) / n, other.var(axis=-1, ddof=1) / m, np.zeros_like(a), min(n, m) - 1)
 
     def p_above(self, ratio: float) -> Floats:
         """Return the one-sided p-value of "the ratio is at most `ratio`": small where it lies above."""
