@@ -109,12 +109,12 @@ def _draws(rows: pd.DataFrame, optimizer: str, design: Design, declared: str, ax
     table = done.assign(block=keys).pivot_table(
         index="block", columns="batch_size", values=["success", "cost", "seconds"], aggfunc="mean"
     )  # fmt: skip
-    count = pd.DataFrame(done.groupby("batch_size")["success"].agg(["size", "sum"])).reindex(sizes, fill_value=0)
+    at_size = [done.loc[done["batch_size"] == size, "success"] for size in sizes]
 
     def values(name: str) -> Floats:
         if not len(done):
             return np.empty((0, len(sizes)))
-        return table[name].reindex(columns=list(sizes)).to_numpy(dtype=float)
+        return pd.DataFrame(table[name]).reindex(columns=list(sizes)).to_numpy(dtype=float)
 
     name = optimizer_name(optimizer)
     refused = adaptive(optimizer, "a price of tuning") if design == "adaptive" else None
@@ -140,8 +140,8 @@ def _draws(rows: pd.DataFrame, optimizer: str, design: Design, declared: str, ax
         success=values("success"),
         flops=values("cost"),
         seconds=values("seconds"),
-        count=tuple(int(n) for n in count["size"]),
-        reached=tuple(int(n) for n in count["sum"]),
+        count=tuple(len(own) for own in at_size),
+        reached=tuple(int(own.sum()) for own in at_size),
         touches=_touches(done, names, design, axes),
         warnings=tuple(warnings),
         refused=refused,

@@ -1,4 +1,4 @@
-"""Which of two optimizers is less sensitive to its hyperparameters: the one that takes fewer trials to tune (``price``).
+"""Which of two optimizers is less sensitive to its hyperparameters: the one with the lower price of tuning (``price``).
 
 The candidate is better where the interval of the ratio of expected trials lies below one over the margin, worse where
 it lies above the margin, and equivalent where two one-sided tests put it between; each claim is at the level `alpha`,
@@ -193,8 +193,8 @@ def _unseen(own: Draws, sizes: Sequence[int]) -> tuple[list[Caution], list[Remed
         return [], []
     name = optimizer_name(own.optimizer)
     text = (
-        f"{name}: none of {sum(own.count[place] for place in at):,} draws reaches the target, so the price of its tuning"
-        " has no upper bound."
+        f"{name}: none of {sum(own.count[place] for place in at):,} draws reaches the target, so the price of"
+        " its tuning has no upper bound."
     )
     cure = f"A longer budget or an easier target, or for {name} a box around settings that are known to work."
     return [Caution(code="no-success", text=text)], [Remedy(code="budget", text=cure)]
