@@ -23,7 +23,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from sensitivity.analysis.draws import Draws
-from sensitivity.analysis.estimates import Caution, Estimate, Floats, Interval
+from sensitivity.analysis.estimates import NO_SCATTER, Caution, Estimate, Floats, Interval
 from sensitivity.analysis.intervals import LEVEL, t_half_width, wilson_interval
 from sensitivity.analysis.rates import OF_SEEDS, TINY
 from sensitivity.analysis.ratios import Moments, log_ratio_jackknife
@@ -243,6 +243,9 @@ def trials_ratio(pair: Pair, level: float = LEVEL) -> Estimate:
     bounds = (1 / high if math.isfinite(high) else 0.0, 1 / low if low > 0 else math.inf)
     if high == 0:  # no success of the candidate's, whose zeroes have no scatter to judge by
         bounds = (0.0, math.inf)
+    if float(moments.var_one + moments.var_other) < TINY**2:
+        value = other / one if one > 0 and other > 0 else math.nan
+        return Estimate(value=value, n=pair.n, of=pair.of, warnings=(NO_SCATTER,))
     return Estimate(
         value=other / one if one > 0 and other > 0 else math.nan,
         interval=bounds,

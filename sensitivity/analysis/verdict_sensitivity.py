@@ -117,10 +117,11 @@ def _compare(
     """Return what the blocks say of the log ratio of expected trials, candidate over reference."""
     moments, ratio = pair.moments, trials_ratio(pair, 1 - alpha)
     a, b = float(moments.one), float(moments.other)
-    seen = a > 0 and b > 0
     more, less = float(moments.p_above(margin)), float(moments.p_below(1 / margin))
-    equal = max(1 - more, 1 - less) if seen else math.nan
-    beyond = min(1.0, 2 * min(more, less)) if seen else math.nan
+    seen = a > 0 and b > 0
+    judged = seen and not math.isnan(more)
+    equal = max(1 - more, 1 - less) if judged else math.nan
+    beyond = min(1.0, 2 * min(more, less)) if judged else math.nan
     answer: Answer = "undetermined"
     if beyond <= alpha:
         answer = "better" if more < less else "worse"

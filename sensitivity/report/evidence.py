@@ -205,8 +205,8 @@ def tuning_section(results: Results, figures: Figures, prefix: str) -> str:
         "How sensitive an optimizer is shows in what it takes to find a setting that works. If a share p of the"
         " settings in its declared box reaches the target within the budget, a search that draws from the box expects"
         " 1/p trials until one does, diverged and failed ones at what they cost. More hyperparameters to tune make p"
-        " smaller, and a wider box does too: the box is part of the answer. Below: what the best of k trials can be expected"
-        " to reach."
+        " smaller, and a wider box does too: the box is part of the answer. Below: what the best of k trials"
+        " can be expected to reach."
     )
     return section(f"{prefix}tuning", "The price of tuning", introduction, content)
 
