@@ -101,10 +101,11 @@ def _draws(rows: pd.DataFrame, optimizer: str, design: Design, declared: str, ax
     failed = int((rows["status"] == Status.FAILED.value).sum())
     done = rows[~rows["status"].isin(WAITING)]
     sizes = tuple(sorted(int(size) for size in rows["batch_size"].unique()))
-    configuration = done.groupby([PARAM_PREFIX + name for name in names], dropna=False, sort=False).ngroup()
-    several = done.groupby([configuration, done["batch_size"]])["seed"].nunique().max() if len(done) else 0
+    columns = [PARAM_PREFIX + name for name in names]
+    configuration = done.groupby(columns, dropna=False, sort=False).ngroup()
+    crossed = bool(rows.duplicated([*columns, "batch_size"]).any())  # planned runs and all
     seeds = int(done["seed"].nunique())
-    by_seed = design == "grid" or (several == 1 and seeds >= FEWEST_BLOCKS)
+    by_seed = design == "grid" or (not crossed and seeds >= FEWEST_BLOCKS)
     keys = done["seed"] if by_seed else configuration
     table = done.assign(block=keys).pivot_table(
         index="block", columns="batch_size", values=["success", "cost", "seconds"], aggfunc="mean"
@@ -145,24 +146,24 @@ def _draws(rows: pd.DataFrame, optimizer: str, design: Design, declared: str, ax
         touches=_touches(done, names, design, axes),
         warnings=tuple(warnings),
         refused=refused,
-        unjudged=None if refused else _unjudged(name, design, declared, several, seeds),
+        unjudged=None if refused else _unjudged(name, design, declared, crossed, seeds),
     )
 
 
-def _unjudged(name: str, design: Design, declared: str, several: int, seeds: int) -> Caution | None:
+def _unjudged(name: str, design: Design, declared: str, crossed: bool, seeds: int) -> Caution | None:
     if design == "grid":
         text = (
             f"{name} ran on a grid. Its points are chosen, not drawn, so the share of them that works describes these"
             " points, and what lies between isn't covered by any interval."
         )
         return Caution(code="grid", text=text)
-    if seeds < 2 or (several == 1 and seeds < FEWEST_BLOCKS):
+    if seeds < 2 or (not crossed and seeds < FEWEST_BLOCKS):
         text = (
             f"{name} has draws of {seeds} seed{'s' if seeds > 1 else ''}. A seed with all that it draws is one"
             f" observation, and it takes {FEWEST_BLOCKS} of them or more to judge."
         )
         return Caution(code="few-seeds", text=text)
-    if declared == "sobol" and several > 1:
+    if declared == "sobol" and crossed:
         text = f"{name}: one Sobol sequence for all seeds is a single replicate: nothing shows by how much it is off."
         return Caution(code="one-replicate", text=text)
     return None

@@ -98,7 +98,7 @@ def score_tables(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName) -
         configuration = rows.groupby(columns, dropna=False, sort=True).ngroup().to_numpy()
         size, sizes = pd.factorize(rows["batch_size"], sort=True)
         seed, seeds = pd.factorize(rows["seed"], sort=True)
-        if len(seeds) > 1 and (rows["seed"].groupby(configuration).nunique() == 1).all():
+        if len(seeds) > 1 and not pd.DataFrame({"cell": configuration, "size": size}).duplicated().any():
             seed, seeds = np.zeros_like(seed), seeds[:1]
         planned = int(configuration.max()) + 1
         scores = np.full((len(sizes), len(seeds), planned), np.nan)

@@ -9,7 +9,7 @@ from sensitivity.analysis.cost import CostRatio
 from sensitivity.analysis.designs import Parameters
 from sensitivity.analysis.maps import Cell, RobustnessMap
 from sensitivity.analysis.price import PriceRatio, TuningPrice
-from sensitivity.analysis.summary import StudySummary, Tally
+from sensitivity.analysis.summary import Group, StudySummary, Tally
 from sensitivity.analysis.targets import TargetOutcome
 from sensitivity.analysis.tuning import Tuning
 from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name, safe, target_label
@@ -153,16 +153,19 @@ def settings(parameters: Parameters) -> str:
 
 def status_table(summary: StudySummary) -> str:
     """Return planned runs by status, and their cost."""
-    rows = [
-        [optimizer_name(g.optimizer), f"{g.batch_size:,}", f"{g.cells:,} × {g.seeds}", *_tally(g.tally)]
-        for g in summary.groups
-    ]
+    rows = [[optimizer_name(g.optimizer), f"{g.batch_size:,}", _cells(g), *_tally(g.tally)] for g in summary.groups]
     rows.append(["all", "", "", *_tally(summary.total)])
     header = (
         "optimizer", "batch size", "cells × seeds", "planned", "completed", "diverged", "stopped early",
         "failed", "interrupted", "pending", "steps", "device-seconds", "FLOPs",
     )  # fmt: skip
     return table("Planned runs by status, and what they cost.", header, rows, text_columns=1)
+
+
+def _cells(group: Group) -> str:
+    """Return how configurations and seeds are combined: crossed, or each seed with draws of its own."""
+    crossed = group.tally.planned == group.cells * group.seeds
+    return f"{group.cells:,} × {group.seeds}" if crossed else f"{group.cells:,} of {group.seeds} seeds"
 
 
 def pairs_table(caption: str, pairs: Sequence[tuple[str, object]]) -> str:

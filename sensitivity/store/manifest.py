@@ -62,7 +62,9 @@ def read_manifest(directory: Place) -> Manifest:
                 f"  Read it with what wrote it ({content.get('written_by', 'unknown')}), or {mend}"
             )
         return Manifest(
-            spec=StudySpec.model_validate(content["spec"]), source=str(content["source"]), specs={**content["specs"]}
+            spec=StudySpec.model_validate(_without_retired(content["spec"])),
+            source=str(content["source"]),
+            specs={**content["specs"]},
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = "its study is not valid" if isinstance(error, ValidationError) else first_line(error)
@@ -70,6 +72,12 @@ def read_manifest(directory: Place) -> Manifest:
             f"{directory.uri_of(MANIFEST)}: damaged ({reason})\n"
             "  Restore it from a copy; or move it away and run the same study file again: its runs are kept"
         ) from None
+
+
+def _without_retired(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a spec without fields that were in study files once, and that no result depends on."""
+    margins = {name: value for name, value in spec.get("margins", {}).items() if name != "robust_decades"}
+    return {**spec, "margins": margins}
 
 
 def write_manifest(directory: Place, spec: StudySpec, source: str) -> Manifest:

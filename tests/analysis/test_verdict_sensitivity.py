@@ -152,14 +152,14 @@ def test_grids_of_different_coarseness_get_no_verdict(plain, points):
 
 
 def test_two_identical_arms_are_told_apart_in_few_studies_and_ones_at_the_margin_too(plain):
-    """150 studies of each from Draws to the answer; a claim of a difference at equal shares, or at the margin."""
+    """80 studies of each from Draws to the answer; a claim of a difference at equal shares, or at the margin."""
     rng = np.random.default_rng(6)
     (own,) = compute_draws(*_one(plain), designs={"a": "random"})
     runs = pd.concat([_one(plain)[0].assign(optimizer=name) for name in "ab"])
     claims = {}
     for ratio in (1.0, 1.5):
         answers = []
-        for _ in range(150):
+        for _ in range(80):
             pair = [
                 replace(own, optimizer=name, success=rng.binomial(4, p, (24, 1)) / 4)
                 for name, p in (("a", 0.45), ("b", 0.45 / ratio))
