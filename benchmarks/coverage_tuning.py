@@ -4,7 +4,7 @@
 
 A draw of a setting and a seed works where a normal variable lies below a quantile, so the share that works is exact.
 The variable is a sum of what the setting decides for all batch sizes, what the two optimizers share by their common
-quantile, what the seed decides for all of its draws, and noise. Every study goes through the package's own verdict.
+quantile, what the seed decides for all of its draws, and noise.
 Goals: intervals of 95% hold the truth in 92% to 97.5% of the studies or are refused, false claims in at most 5% (the
 one-sided 95% bound at most 7%); power is shown beside them.
 """
@@ -14,26 +14,33 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.special import betaincinv, ndtri
+from numpy.typing import NDArray
+from scipy.special import betaincinv, ndtri, stdtrit
 
 from sensitivity.analysis.betting import wealth
 from sensitivity.analysis.draws import Draws, compute_draws
 from sensitivity.analysis.estimates import Estimate, Floats
-from sensitivity.analysis.price import compute_price_ratios, compute_prices
-from sensitivity.analysis.ratios import Moments
-from sensitivity.analysis.verdict import Verdict
+from sensitivity.analysis.price import compute_prices
+from sensitivity.analysis.ratios import Moments, log_ratio_jackknife
 from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
 from sensitivity.study.arms import KFACArm, SGDArm
 from sensitivity.study.designs import configurations
 
 RECORD = Path(__file__).parent / "results" / "coverage_tuning.md"
 MARGIN, BATCHES = 1.5, 3
+_CHECKED = 10
+"""Studies of each row whose answer is compared with that of the package's own verdict."""
+_POOL = 6_000
+"""Seeds of a design that studies are drawn from."""
+_SHARES = 400
+"""Studies whose share that works is looked at."""
+Texts = NDArray[np.str_]
 COVER, CLAIM, POWER = "92–97.5%", "≤ 5%", "–"
 
 
@@ -83,30 +90,32 @@ WORLDS = (
     World("p = 0.24, 8 seeds of 24 draws", 0.24, seeds=8, samples=(24, 24)),
     World("p = 0.24, 48 seeds, 16 draws against 2", 0.24, samples=(16, 2)),
     World("p = 0.24, a tenth of the variance is the seed's", 0.24, of_seed=0.1),
-    World("p = 0.24, 128 configurations crossed with 3 seeds", 0.24, seeds=3, samples=(128, 128), crossed=True),
+    World(
+        "p = 0.24, 128 configurations crossed with 3 seeds", 0.24, seeds=3, samples=(128, 128), crossed=True, shared=0.0
+    ),
 )
 
 
-def successes(world: World, p: tuple[float, float], rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Return what each optimizer's draws come to in one study: [seeds, draws, batches], 1 where they work."""
-    most = max(world.samples)
-    common = rng.standard_normal((1 if world.crossed else world.seeds, most, 1))
-    seed = rng.standard_normal((world.seeds, 1, 1))
+def successes(world: World, ratio: float, studies: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Return what each optimizer's draws come to: [studies, seeds, draws, batches], 1 where they work."""
+    drawn = 1 if world.crossed else world.seeds
+    common = rng.standard_normal((studies, drawn, max(world.samples), 1))
+    seed = rng.standard_normal((studies, world.seeds, 1, 1))
     found = []
-    for share, count in zip(p, world.samples, strict=True):
-        shape = (1 if world.crossed else world.seeds, count, 1)
-        own = math.sqrt(world.shared) * common[:, :count] + math.sqrt(1 - world.shared) * rng.standard_normal(shape)
-        noise = rng.standard_normal((world.seeds, count, BATCHES))
+    for share, count in zip((world.p, world.p / ratio), world.samples, strict=True):
+        fresh = rng.standard_normal((studies, drawn, count, 1))
+        own = math.sqrt(world.shared) * common[:, :, :count] + math.sqrt(1 - world.shared) * fresh
+        noise = rng.standard_normal((studies, world.seeds, count, BATCHES))
         rest = 1 - world.of_seed
         value = math.sqrt(world.of_seed) * seed + math.sqrt(0.8 * rest) * own + math.sqrt(0.2 * rest) * noise
         found.append((value < ndtri(share)).astype(float))
     return found[0], found[1]
 
 
-def draws_of(optimizer: str, works: Floats, rng: np.random.Generator, *, crossed: bool) -> Draws:
-    """Return what ``compute_draws`` makes of such runs; `works` is [seeds, draws, batches]. Costs vary by a fifth."""
+def draws_of(optimizer: str, works: Floats, *, crossed: bool) -> Draws:
+    """Return what ``compute_draws`` makes of such runs; `works` is [seeds, draws, batches]."""
     share = works.mean(axis=0) if crossed else works.mean(axis=1)
-    cost = np.exp(0.2 * rng.standard_normal(share.shape))
+    cost = np.ones_like(share)
     count = works.shape[0] * works.shape[1]
     return Draws(
         optimizer=optimizer,
@@ -145,8 +154,24 @@ def _holds(estimate: Estimate, truth: float) -> float:
     return float(low <= truth <= high)
 
 
-def _claims(verdicts: list[Verdict], *answers: str) -> Floats:
-    return np.array([float(verdict.answer in answers) for verdict in verdicts])
+def _claims(answers: Texts, *which: str) -> Floats:
+    return np.isin(answers, which).astype(float)
+
+
+def answers_of(a: Floats, b: Floats, *, crossed: bool) -> tuple[Texts, Floats, Floats]:
+    """Return the answers of all studies at once, and the intervals of the ratio of shares, from blocks' means.
+
+    The steps are those of ``compute_sensitivity_verdict``, which `planned` compares them with.
+    """
+    moments = Moments.separate(a, b) if crossed else Moments.paired(a, b)
+    more, less = moments.p_above(MARGIN), moments.p_below(1 / MARGIN)
+    seen = (moments.one > 0) & (moments.other > 0)
+    answers = np.full(len(a), "undetermined")
+    answers[seen & (np.maximum(1 - more, 1 - less) <= 0.05)] = "equivalent"
+    answers[seen & (more <= 0.025)] = "better"
+    answers[seen & (less <= 0.025)] = "worse"
+    low, high = moments.interval(0.95)
+    return answers, np.where(seen, low, np.nan), np.where(seen, high, np.nan)
 
 
 def planned(studies: int) -> Iterator[Measured]:
@@ -154,31 +179,51 @@ def planned(studies: int) -> Iterator[Measured]:
     for place, world in enumerate(WORLDS):
         for ratio in (1.0, MARGIN, 2.0, 3.0):
             rng = np.random.default_rng([place, round(10 * ratio)])
-            verdicts, p_holds, trials, costs = [], [], [], []
-            for _ in range(studies):
-                works = successes(world, (world.p, world.p / ratio), rng)
-                both = [draws_of(n, w, rng, crossed=world.crossed) for n, w in zip("ab", works, strict=True)]
-                verdicts.append(compute_sensitivity_verdict(_RUNS, both, "a", "b"))
-                last = compute_price_ratios(both[0], both[1])[-1]
-                trials.append(_holds(last.trials, 1 / ratio))
-                costs.append(_holds(last.seconds, 1 / ratio))
-                p_holds.append(_holds(compute_prices(both)[BATCHES].success, world.p))
+            works = successes(world, ratio, studies, rng)
+            a, b = (w.mean(axis=(1, 3)) if world.crossed else w.mean(axis=(2, 3)) for w in works)
+            costs = [np.exp(0.2 * rng.standard_normal(share.shape)) for share in (a, b)]
+            answers, low, high = answers_of(a, b, crossed=world.crossed)
+            shares = []
+            for study in range(_CHECKED):
+                both = [draws_of(n, w[study], crossed=world.crossed) for n, w in zip("ab", works, strict=True)]
+                verdict = compute_sensitivity_verdict(_RUNS, both, "a", "b")
+                if verdict.answer != answers[study]:
+                    raise RuntimeError(f"{world.name}, study {study}: {verdict.answer}, at once {answers[study]}")
+                shares.append(_holds(compute_prices(both[:1])[-1].success, world.p))
             of = f"{world.name}, ratio {ratio:g}"
             if ratio == 1.0:
-                yield Measured("share that works (interval)", world.name, np.array(p_holds), COVER)
-            yield Measured("ratio of expected trials (interval)", of, np.array(trials), COVER)
-            yield Measured("ratio of expected costs (interval)", of, np.array(costs), COVER)
+                for study in range(_CHECKED, _SHARES):
+                    own = draws_of("a", works[0][study], crossed=world.crossed)
+                    shares.append(_holds(compute_prices([own])[-1].success, world.p))
+                yield Measured("share that works (interval)", world.name, np.array(shares), COVER)
+            held = ((low <= ratio) & (ratio <= high)).astype(float)
+            yield Measured("ratio of expected trials (interval)", of, np.where(np.isnan(low), np.nan, held), COVER)
+            yield Measured("ratio of expected costs (interval)", of, _costs_hold(a, b, costs, ratio, world), COVER)
             if ratio == 1.0:
-                yield Measured("“better” or “worse” of equals", of, _claims(verdicts, "better", "worse"), CLAIM)
-                yield Measured("“equivalent” of equals (power)", of, _claims(verdicts, "equivalent"), POWER)
+                yield Measured("“better” or “worse” of equals", of, _claims(answers, "better", "worse"), CLAIM)
+                yield Measured("“equivalent” of equals (power)", of, _claims(answers, "equivalent"), POWER)
             elif ratio == MARGIN:
-                yield Measured("“better” or “worse” at the margin", of, _claims(verdicts, "better", "worse"), CLAIM)
-                yield Measured("“equivalent” at the margin", of, _claims(verdicts, "equivalent"), CLAIM)
+                yield Measured("“better” or “worse” at the margin", of, _claims(answers, "better", "worse"), CLAIM)
+                yield Measured("“equivalent” at the margin", of, _claims(answers, "equivalent"), CLAIM)
             else:
-                yield Measured(
-                    "“worse” or “equivalent” of a better one", of, _claims(verdicts, "worse", "equivalent"), CLAIM
-                )
-                yield Measured("“better” of a better one (power)", of, _claims(verdicts, "better"), POWER)
+                false = _claims(answers, "worse", "equivalent")
+                yield Measured("“worse” or “equivalent” of a better one", of, false, CLAIM)
+                yield Measured("“better” of a better one (power)", of, _claims(answers, "better"), POWER)
+
+
+def _costs_hold(a: Floats, b: Floats, costs: list[Floats], ratio: float, world: World) -> Floats:
+    """Return whether the intervals of the ratio of expected costs hold it: ``price``'s, for all studies at once."""
+    if world.crossed:
+        halves = [
+            log_ratio_jackknife(np.stack(pair, axis=1), np.array([-1.0, 1.0]))
+            for pair in zip((a, b), costs, strict=True)
+        ]
+        value, error = halves[0][0] - halves[1][0], np.hypot(halves[0][1], halves[1][1])
+    else:
+        value, error = log_ratio_jackknife(np.stack([a, b, *costs], axis=1), np.array([-1.0, 1.0, 1.0, -1.0]))
+    half = stdtrit(min(a.shape[1], b.shape[1]) - 1, 0.975) * error
+    held = (np.abs(value + math.log(ratio)) <= half).astype(float)
+    return np.where(np.isfinite(value), held, np.nan)
 
 
 def looks(studies: int) -> Iterator[Measured]:
@@ -187,8 +232,7 @@ def looks(studies: int) -> Iterator[Measured]:
         for ratio in (1.0, MARGIN, 3.0):
             rng = np.random.default_rng([round(1000 * p), round(10 * ratio)])
             world = World("", p, seeds=400)
-            both = [successes(world, (p, p / ratio), rng) for _ in range(studies)]
-            a, b = (np.stack([works[k].mean(axis=(1, 2)) for works in both]) for k in (0, 1))
+            a, b = (works.mean(axis=(2, 3)) for works in successes(world, ratio, studies, rng))
             ever = {
                 "better": wealth(a, b, MARGIN, above=True).max(axis=1) >= 40,
                 "worse": wealth(a, b, 1 / MARGIN, above=False).max(axis=1) >= 40,
@@ -214,47 +258,42 @@ def looks(studies: int) -> Iterator[Measured]:
 
 
 def boxes(studies: int) -> Iterator[Measured]:
-    """Draw settings by the package's own designs, from boxes of different dimension and width."""
+    """Draw settings by the package's own designs, from boxes of different dimension and width.
+
+    The seeds of a study are a sample of those of one large design, of whose settings each works or doesn't.
+    """
     sgd = {"kind": "sgd", "design": "sobol", "samples": 4, "lr": {"log": [1e-4, 1.0]}}
     kfac = {**sgd, "kind": "kfac", "damping": {"log": [1e-4, 1.0]}}
     wide = {**kfac, "damping": {"log": [1e-9, 1e6]}}
-    square = (0.7, 0.7)
     for name, arm, half, truth, goal in (
-        ("1.4 × 1.4 of 4 × 4 decades against 1 of 4", kfac, square, 0.25 / 0.1225, "worse"),
+        ("1.4 × 1.4 of 4 × 4 decades against 1 of 4", kfac, (0.7, 0.7), 0.1225 / 0.25, "worse"),
         ("an inert hyperparameter", kfac, (0.5, math.inf), 1.0, "equivalent"),
         ("an inert hyperparameter of 15 decades", wide, (0.5, math.inf), 1.0, "equivalent"),
     ):
+        # With one and the same design seed the inert cases would be equal draw by draw.
+        one = _works(KFACArm.model_validate(arm), half)
+        other = _works(SGDArm.model_validate({**sgd, "design_seed": 0 if goal == "worse" else 1}), (0.5,))
         for seeds in (48, 192):
-            verdicts, trials = [], []
-            for study in range(studies):
-                one = KFACArm.model_validate({**arm, "design_seed": study})
-                other = SGDArm.model_validate({**sgd, "design_seed": study + (10**6 if truth == 1.0 else 0)})
-                runs, times = _tables({"a": (one, half), "b": (other, (0.5,))}, seeds)
-                both = compute_draws(runs, times, designs={"a": "sobol", "b": "sobol"})
-                verdicts.append(compute_sensitivity_verdict(runs, both, "a", "b"))
-                trials.append(_holds(verdicts[-1].effect, truth))
+            rng = np.random.default_rng(seeds)
+            chosen = np.argsort(rng.random((studies, len(one))), axis=1)[:, :seeds]
+            answers, low, high = answers_of(one[chosen], other[chosen], crossed=False)
             of = f"{name}, {seeds} seeds of 4 draws"
             others = {"better", "worse", "equivalent"} - {goal}
-            yield Measured("ratio of expected trials (interval)", of, np.array(trials), COVER)
-            yield Measured("claims that are false", of, _claims(verdicts, *others), CLAIM)
-            yield Measured(f"“{goal}” (power)", of, _claims(verdicts, goal), POWER)
+            held = ((low <= truth) & (truth <= high)).astype(float)
+            yield Measured("ratio of expected trials (interval)", of, held, COVER)
+            yield Measured("claims that are false", of, _claims(answers, *others), CLAIM)
+            yield Measured(f"“{goal}” (power)", of, _claims(answers, goal), POWER)
 
 
-def _tables(
-    arms: Mapping[str, tuple[KFACArm | SGDArm, tuple[float, ...]]], seeds: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return runs and times of settings that work within so many decades of the middle of their box."""
-    rows = []
-    for name, (arm, half) in arms.items():
-        varying = [parameter for parameter, axis in arm.axes().items() if axis.varies]
-        middle = {parameter: np.log10(arm.axes()[parameter].bounds()).mean() for parameter in varying}
-        for seed in range(seeds):
-            for setting in configurations(arm, seed):
-                at = dict(setting)
-                away = [abs(math.log10(at[parameter]) - middle[parameter]) for parameter in varying]
-                works = all(a < h for a, h in zip(away, half, strict=True))
-                rows.append((name, seed, works, at["lr"], at.get("damping", math.nan)))
-    return _runs(rows)
+def _works(arm: KFACArm | SGDArm, half: tuple[float, ...]) -> Floats:
+    """Return the share of each seed's draws that lie within so many decades of the middle of their box: [seeds]."""
+    varying = [name for name, axis in arm.axes().items() if axis.varies]
+    middle = [np.log10(arm.axes()[name].bounds()).mean() for name in varying]
+    found = []
+    for seed in range(_POOL):
+        at = np.log10([[dict(setting)[name] for name in varying] for setting in configurations(arm, seed)])
+        found.append((np.abs(at - middle) < half).all(axis=1).mean())
+    return np.array(found)
 
 
 def _runs(rows: list[tuple[str, int, bool, float, float]]) -> tuple[pd.DataFrame, pd.DataFrame]:

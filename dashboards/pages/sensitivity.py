@@ -57,8 +57,10 @@ def _blocks(scene: Scene) -> Sequence[Block]:
 
 def _prices(scene: Scene) -> go.Figure | str:
     prices, target = scene.results.prices, scene.results.target
-    if target is None or not any(price.refused is None for price in prices):
-        return " ".join(dict.fromkeys(p.refused.text for p in prices if p.refused)) or _NO_TARGET
+    if target is None:
+        return _NO_TARGET
+    if not any(price.trials.known or price.trials.interval for price in prices):
+        return " ".join(dict.fromkeys(price.refused.text for price in prices if price.refused)) or _NOTHING
     return draw_prices(prices, target_label(METRICS[target[0]], target[1]), theme=scene.theme)
 
 

@@ -240,9 +240,9 @@ def trials_ratio(pair: Pair, level: float = LEVEL) -> Estimate:
     moments = pair.moments
     one, other = float(moments.one), float(moments.other)
     low, high = (float(end) for end in moments.interval(level))
-    bounds = (1 / high if math.isfinite(high) else 0.0, 1 / low if low > 0 else math.inf)
-    if high == 0:  # no success of the candidate's, whose zeroes have no scatter to judge by
-        bounds = (0.0, math.inf)
+    bounds = (0.0, math.inf)
+    if high > 0:  # else no success of the candidate's, whose zeroes have no scatter to judge by
+        bounds = (1 / high if math.isfinite(high) else 0.0, 1 / low if low > 0 else math.inf)
     if float(moments.var_one + moments.var_other) < TINY**2:
         value = other / one if one > 0 and other > 0 else math.nan
         return Estimate(value=value, n=pair.n, of=pair.of, warnings=(NO_SCATTER,))

@@ -24,11 +24,11 @@ def draw_prices(prices: Sequence[TuningPrice], target: str, *, theme: Theme = LI
     """Draw the prices until a setting reaches `target` (in words), a row a batch size, a panel a unit.
 
     Raises:
-        NothingToDrawError: no price that isn't refused.
+        NothingToDrawError: no price that isn't refused, nor a bound of one.
     """
-    shown = [price for price in prices if price.refused is None and price.success.n]
+    shown = [price for price in prices if price.refused is None and _ends(price.trials)]
     if not shown:
-        raise NothingToDrawError("draw_prices needs a price that is not refused")
+        raise NothingToDrawError("draw_prices needs a price, or a bound of one")
     order = list(dict.fromkeys(price.optimizer for price in prices))
     known = {price.batch_size for price in shown}
     rows = [*sorted(size for size in known if size is not None), *([None] if None in known else [])]

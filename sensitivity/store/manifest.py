@@ -74,10 +74,12 @@ def read_manifest(directory: Place) -> Manifest:
         ) from None
 
 
-def _without_retired(spec: dict[str, Any]) -> dict[str, Any]:
+def _without_retired(spec: Any) -> Any:
     """Return a spec without fields that were in study files once, and that no result depends on."""
-    margins = {name: value for name, value in spec.get("margins", {}).items() if name != "robust_decades"}
-    return {**spec, "margins": margins}
+    margins = spec.get("margins") if isinstance(spec, dict) else None
+    if not isinstance(margins, dict):
+        return spec
+    return {**spec, "margins": {name: value for name, value in margins.items() if name != "robust_decades"}}
 
 
 def write_manifest(directory: Place, spec: StudySpec, source: str) -> Manifest:

@@ -28,8 +28,8 @@ SECTIONS = (
 SAYS = {
     # case: what the page says, and figures that it has (+) or lacks (-)
     "complete": (
-        ["108 completed", "3 seeds judge"],
-        "+verdict-sensitivity +scaling-steps +ridge-kfac +success-difference",
+        ["108 completed", "3 seeds judge", "ran on a grid"],
+        "+prices -verdict-sensitivity +scaling-steps +ridge-kfac +success-difference",
     ),
     "mixed": (["failed with an exception", "18 failed"], "+maps-train_loss-sgd +curves-diverged-test_accuracy"),
     "pending": (["No run has a measured value", "planned runs have no result yet"], "-success -cost"),
