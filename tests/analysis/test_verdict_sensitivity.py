@@ -111,6 +111,18 @@ def test_nothing_that_works_leaves_no_price(plain):
     assert found.anytime.answer(0.05) == "better", "which bets can tell: b works too rarely to need an upper bound"
 
 
+@pytest.mark.parametrize("none", ["a", "b"])
+def test_a_batch_size_at_which_nothing_works_counts_in_the_mean_and_has_no_ratio_of_its_own(plain, none):
+    runs, curves = study(plain, {"a": 0.6, "b": 0.6})
+    lost = runs.loc[(runs["optimizer"] == none) & (runs["batch_size"] == 32), "trial_id"]
+    curves = curves[~(curves["trial_id"].isin(lost) & (curves["step"] > 0))]
+    found = verdict(runs, curves)
+    assert found.answer == ("worse" if none == "a" else "better"), "half of what the other does"
+    at = found.by_batch[1]
+    assert (math.isnan(at.effect.value), at.effect.interval, at.answer) == (True, (-math.inf, math.inf), "undetermined")
+    assert "no-success" in {reason.code for reason in found.reasons}
+
+
 def test_without_scatter_there_is_no_claim(plain):
     found = verdict(*study(plain, {"a": 1.0, "b": 1.0}))
     assert (found.answer, found.reasons[0].code) == ("undetermined", "no-scatter")

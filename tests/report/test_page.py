@@ -28,7 +28,7 @@ SECTIONS = (
 SAYS = {
     # case: what the page says, and figures that it has (+) or lacks (-)
     "complete": (
-        ["108 completed", "3 seeds judge", "ran on a grid"],
+        ["108 completed", "ran on a grid"],
         "+prices -verdict-sensitivity +scaling-steps +ridge-kfac +success-difference",
     ),
     "mixed": (["failed with an exception", "18 failed"], "+maps-train_loss-sgd +curves-diverged-test_accuracy"),
