@@ -139,6 +139,7 @@ def draws_of(optimizer: str, works: Floats, *, crossed: bool) -> Draws:
 _RUNS = pd.DataFrame(
     {
         "optimizer": ["a", "b"],
+        "seed": 0,
         "status": "completed",
         "train_seconds": 1.0,
         "eval_seconds": 0.0,

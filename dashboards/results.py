@@ -44,6 +44,7 @@ from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.axes import Axis
 from sensitivity.study.metrics import METRICS, Metric, MetricName
+from sensitivity.study.section import CONFIRMATION_SEEDS
 
 T = TypeVar("T")
 _MOST_RESULTS = 64
@@ -209,7 +210,13 @@ class Results:
             return ()
         return self._once(
             "scaling",
-            lambda: compute_scaling(times, unit, designs=self.designs, axes=self.axes),
+            lambda: compute_scaling(
+                times,
+                unit,
+                confirmation_seeds={int(seed) for seed in times["seed"].unique() if seed >= CONFIRMATION_SEEDS},
+                designs=self.designs,
+                axes=self.axes,
+            ),
             self.target,
             unit,
         )

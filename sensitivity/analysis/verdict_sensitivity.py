@@ -27,6 +27,7 @@ from sensitivity.analysis.paired import Answer, PairedComparison, holm
 from sensitivity.analysis.price import Pair, TuningPrice, compute_prices, pair_draws, trials_ratio
 from sensitivity.analysis.remedies import Remedy
 from sensitivity.analysis.verdict import Margins, Verdict, priced_runs, unfinished
+from sensitivity.study.section import CONFIRMATION_SEEDS
 
 SEEDS, SAMPLES = 48, 4
 """What is advised where settings weren't drawn: 192 draws a batch size."""
@@ -46,11 +47,11 @@ def compute_sensitivity_verdict(
 ) -> Verdict:
     """Answer whether `candidate` is less sensitive than `reference`, from their ``draws.compute_draws``.
 
-    `runs` are what remedies are priced by. `clipped` are the refusals of ``clipping``: a KL clip that binds makes an
-    optimizer look robust.
+    `runs` are what remedies are priced by, but for those that confirm winners. `clipped` are the refusals of
+    ``clipping``: a KL clip that binds makes an optimizer look robust.
     """
     margin = (margins or Margins()).tuning_ratio
-    priced = priced_runs(runs, candidate, reference)
+    priced = priced_runs(runs[runs["seed"] < CONFIRMATION_SEEDS], candidate, reference)
     by_name = {own.optimizer: own for own in draws}
     one, other = by_name[candidate], by_name[reference]
     blocks, remedies = unfinished(priced)
@@ -91,7 +92,7 @@ def compute_sensitivity_verdict(
                 text = "Every block of draws gave the same shares, so their scatter can't judge the difference."
                 blocks.append(Caution(code="no-scatter", text=text))
             if primary.answer == "undetermined" and not math.isnan(primary.p):
-                remedies.append(_more(primary, pair, priced, margin, alpha, len(sizes)))
+                remedies.append(_more(primary, pair, priced, margin, alpha))
     prices = {price.optimizer: price for price in compute_prices((one, other))}  # the last of each is over all
     answer: Answer = "undetermined" if blocks or primary is None else primary.answer
     reasons = [*blocks, *_price_in_words(one, other, prices)]
@@ -230,9 +231,7 @@ def _redrawn(priced: pd.DataFrame, undrawn: Mapping[str, Caution], batches: int)
     return _priced("draws", text, runs, priced)
 
 
-def _more(
-    primary: PairedComparison, pair: Pair, priced: pd.DataFrame, margin: float, alpha: float, batches: int
-) -> Remedy:
+def _more(primary: PairedComparison, pair: Pair, priced: pd.DataFrame, margin: float, alpha: float) -> Remedy:
     """Return how many more blocks would settle it, as a range: of the difference seen, and of one that is shrunk."""
     effect = primary.effect
     low, high = effect.interval or (-math.inf, math.inf)
