@@ -8,8 +8,9 @@ Each question has one primary test, pooled over batch sizes and paired by seed (
   each optimizer's declared prior, averaged over batch sizes (``price``).
 
 For scaling, better or worse needs a sign-flip p of at most 5%, hence six seeds that judge (``honest``: six that the
-best cells were confirmed on, or the second half of eleven); equivalent needs two one-sided t tests within a margin. Whatever would make the answer an artefact makes it undetermined, and says so: a best cell on the grid's
-edge, runs still waiting, targets that the budget can't reach, adaptive samples, a KL clip that binds.
+best cells were confirmed on, or the second half of eleven); equivalent needs two one-sided t tests within a margin.
+Whatever would make the answer an artefact makes it undetermined, and says so: a best cell on the grid's edge, runs
+still waiting, targets that the budget can't reach, adaptive samples, a KL clip that binds.
 """
 
 from __future__ import annotations
