@@ -335,8 +335,8 @@ NOTES = """\
   optimizers and all batch sizes, is one observation, so whatever they share needs no model.
 * A claim needs the interval beyond the margin of 1.5, so a true ratio of 2 is claimed from 192 draws a batch size in
   most studies only where most settings work.
-* Shares that work are of the first 400 studies of a row. Where shares are skewed, 16 draws against 2 a seed, "better" is
-  claimed at the margin in 5.4% of studies, and "equivalent" in 5.6% at p = 0.6; their 95% bounds are below 7%.
+* Shares that work are of the first 400 studies of a row. Where shares are skewed, 16 draws against 2 a seed, "better"
+  is claimed at the margin in 5.4% of studies, and "equivalent" in 5.6% at p = 0.6; their 95% bounds are below 7%.
 * Bets hold at any stop, whatever the shares. They need several times the draws of the planned test where few settings
   work. The planned test, repeated at every eighth seed until it claims, does not hold its level.
 * Of grids, searches and pruned runs nothing is claimed, whatever they show."""
