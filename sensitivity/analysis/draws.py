@@ -23,7 +23,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sensitivity.analysis.designs import Axes, Design, Edge, adaptive, box_edges, design_of, table_edges, varying
+from sensitivity.analysis.designs import (
+    Axes,
+    Design,
+    Edge,
+    adaptive,
+    box_edges,
+    design_of,
+    is_crossed,
+    table_edges,
+    varying,
+)
 from sensitivity.analysis.estimates import Caution, Floats
 from sensitivity.analysis.names import optimizer_name, parameter_name
 from sensitivity.analysis.outcomes import WAITING
@@ -103,7 +113,7 @@ def _draws(rows: pd.DataFrame, optimizer: str, design: Design, declared: str, ax
     sizes = tuple(sorted(int(size) for size in rows["batch_size"].unique()))
     columns = [PARAM_PREFIX + name for name in names]
     configuration = done.groupby(columns, dropna=False, sort=False).ngroup()
-    crossed = bool(rows.duplicated([*columns, "batch_size"]).any())  # planned runs and all
+    crossed = is_crossed(rows, names)  # the planned runs and all
     seeds = int(done["seed"].nunique())
     by_seed = design == "grid" or (not crossed and seeds >= FEWEST_BLOCKS)
     keys = done["seed"] if by_seed else configuration

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sensitivity.analysis.designs import Parameters, varying
+from sensitivity.analysis.designs import Parameters, is_crossed, varying
 from sensitivity.analysis.estimates import Caution, Floats
 from sensitivity.analysis.honest import Method, first_half, method_for
 from sensitivity.analysis.names import optimizer_name
@@ -98,7 +98,7 @@ def score_tables(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName) -
         configuration = rows.groupby(columns, dropna=False, sort=True).ngroup().to_numpy()
         size, sizes = pd.factorize(rows["batch_size"], sort=True)
         seed, seeds = pd.factorize(rows["seed"], sort=True)
-        if len(seeds) > 1 and not pd.DataFrame({"cell": configuration, "size": size}).duplicated().any():
+        if len(seeds) > 1 and not is_crossed(rows, names):
             seed, seeds = np.zeros_like(seed), seeds[:1]
         planned = int(configuration.max()) + 1
         scores = np.full((len(sizes), len(seeds), planned), np.nan)

@@ -197,3 +197,17 @@ def test_an_inert_hyperparameter_does_not_change_the_price_with_the_width_of_its
         ]
         found.append(compute_prices([draws_of(plain, rows, designs={"a": "sobol"})["a"]])[0].success)
     assert found[0] == found[1]
+
+
+def test_lists_whose_settings_come_again_are_draws_of_their_seeds_all_the_same(plain):
+    """Of 2 x 3 values four are drawn by each seed: a setting runs with several seeds, and isn't crossed with them."""
+    lists = {"lr": [0.1, 1.0], "momentum": [0.0, 0.5, 0.9]}
+    arm = SGDArm.model_validate({"kind": "sgd", "design": "sobol", "samples": 2, **lists})
+    rows = [
+        plain.row("a", 8, seed, time=20 if dict(setting)["lr"] == 1 else None, **dict(setting))
+        for seed in range(40)
+        for setting in configurations(arm, seed)
+    ]
+    own = draws_of(plain, rows, designs={"a": "sobol"})["a"]
+    assert (own.of, len(own.blocks), own.unjudged) == ("seeds", 40, None)
+    assert compute_prices([own])[0].success.value == pytest.approx(0.5, abs=0.02)
