@@ -27,6 +27,9 @@ How sensitive is it
 * ``success``: ``compute_success -> SuccessSurface`` an optimizer, over batch size x target;
   ``compute_success_difference -> SuccessDifference``. ``success_plane``: ``compute_success_planes(times) ->
   SuccessPlane``. ``rates``: the rates they are made of.
+* ``price``: ``compute_prices -> TuningPrice`` an optimizer and batch size, what it takes until a drawn setting works;
+  ``compute_price_ratios -> PriceRatio``. ``draws``: which runs are draws, in which independent blocks; ``ratios``:
+  Fieller's interval over blocks; ``betting``: tests that hold at any stop.
 * ``regions``: ``compute_regions -> RobustRegion`` an optimizer and batch size, in decades; ``volumes``,
   ``coordinates``: how.
 * ``best_of_k``: ``compute_best_of_k -> BestOfK`` an optimizer and batch size, in trials and device-seconds.

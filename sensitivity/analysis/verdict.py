@@ -4,13 +4,13 @@ Each question has one primary test, pooled over batch sizes and paired by seed (
 
 * scaling (``verdict_scaling``): the log ratio of critical batch sizes, a seed at a time, linearised at the Bc that
   both would share (``critical.seed_log_sizes``); batch by batch, with Holm's correction, that of times to the target;
-* sensitivity (``verdict_sensitivity``): the difference of robust regions for the common target, in decades a
-  dimension, averaged over the batch sizes (``regions``).
+* sensitivity (``verdict_sensitivity``): the ratio of the trials that are expected until a setting works, drawn from
+  each optimizer's declared prior, averaged over batch sizes (``price``).
 
-Better or worse needs a sign-flip p of at most 5%, hence six seeds that judge (``honest``: six that the best cells were
-confirmed on, or the second half of eleven); equivalent needs two one-sided t tests within a
-margin. Whatever would make the answer an artefact makes it undetermined, and says so: a best cell on the grid's
-edge, runs still waiting, targets that the budget can't reach, adaptive samples, a KL clip that binds.
+For scaling, better or worse needs a sign-flip p of at most 5%, hence six seeds that judge (``honest``: six that the
+best cells were confirmed on, or the second half of eleven); equivalent needs two one-sided t tests within a margin.
+Whatever would make the answer an artefact makes it undetermined, and says so: a best cell on the grid's edge, runs
+still waiting, targets that the budget can't reach, adaptive samples, a KL clip that binds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Literal
 
 import pandas as pd
 
+from sensitivity.analysis.betting import Anytime
 from sensitivity.analysis.estimates import Caution, Estimate
 from sensitivity.analysis.intervals import smallest_sign_flip_p
 from sensitivity.analysis.paired import Answer, PairedComparison, fewest_seeds
@@ -35,8 +36,8 @@ class Margins:
 
     scaling_ratio: float = 1.25
     """Two critical batch sizes, or times to a target, within this factor are as good as equal; above 1."""
-    robust_decades: float = 0.25
-    """Two robust regions within so many decades a dimension are as good as equal; above 0."""
+    tuning_ratio: float = 1.5
+    """Two expected numbers of trials within this factor are as good as equal; above 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +48,9 @@ class Verdict:
     candidate: str
     reference: str
     answer: Answer
-    """Of the candidate: better is a larger critical batch size, or a larger robust region."""
+    """Of the candidate: better is a larger critical batch size, or fewer expected trials."""
     effect: Estimate
-    """scaling: ratio of critical batch sizes; sensitivity: difference in decades a dimension. Candidate's over, or
-    less, the reference's."""
+    """scaling: ratio of critical batch sizes; sensitivity: ratio of expected trials. Candidate's over reference's."""
     primary: PairedComparison | None
     """None where it can't be made."""
     by_batch: tuple[PairedComparison, ...]
@@ -59,6 +59,8 @@ class Verdict:
     """Why the answer is what it is, gravest first."""
     settle: tuple[Remedy, ...]
     """What would settle it; empty where it is settled."""
+    anytime: Anytime | None = None
+    """sensitivity: what may be claimed however often one looked; None where it can't be made."""
 
 
 def conclude(

@@ -113,17 +113,16 @@ def find_winner(table: SeedTable, confirmation_seeds: Collection[int] = ()) -> W
             return winner
     choosing = table.keep(~fresh) if not fresh.all() else table
     n = len(choosing.seeds)
+    score = choosing.scores()
+    best_or_none = int(score.argmin()) if np.isfinite(score).any() else None
+    flattering = float(score.min()) if len(score) else np.inf
+    if n < 2 or (~np.isnan(choosing.time)).sum(axis=0).max(initial=0) < 2:  # draws with a seed of their own each
+        return _timed(choosing, np.full(n, best_or_none or 0), best_or_none, "same-runs", flattering)
     if method_for(n) == "split":
         first = first_half(n)
         winner = _confirmed(choosing.keep(first), choosing.keep(~first), "split")
         if winner is not None:
             return winner
-    score = choosing.scores()
-    best_or_none = int(score.argmin()) if np.isfinite(score).any() else None
-    flattering = float(score.min()) if len(score) else np.inf
-    if n < 2:
-        chosen = np.full(n, best_or_none or 0)
-        return _timed(choosing, chosen, best_or_none, "same-runs", flattering)
     others = choosing.scores_without()
     # Where the others reach it nowhere they have no choice to make: the best of all stands in.
     chosen = np.where(np.isfinite(others).any(axis=1), others.argmin(axis=1), best_or_none or 0)

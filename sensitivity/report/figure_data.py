@@ -11,6 +11,7 @@ from sensitivity.analysis.curves import CellCurves
 from sensitivity.analysis.importance import Importance
 from sensitivity.analysis.lr_sensitivity import LrSensitivity
 from sensitivity.analysis.maps import Cell, RobustnessMap
+from sensitivity.analysis.price import TuningPrice
 from sensitivity.analysis.profiles import PerformanceProfile
 from sensitivity.analysis.regions import RobustRegion
 from sensitivity.analysis.scaling import ScalingCurve
@@ -210,6 +211,25 @@ def best_of_k_data(curves: Sequence[BestOfK]) -> Data:
             for point in zip(c.k, c.seconds, c.expected, c.low, c.high, strict=True)
         ],
     )
+
+
+def price_data(prices: Sequence[TuningPrice]) -> Data:
+    """Return prices of tuning; of all batch sizes where none is named."""
+    return Data(
+        columns=(
+            "optimizer", "batch_size", "settings_from", "draws", "reached", "success", "success_low", "success_high",
+            "n", "trials", "trials_low", "trials_high", "device_seconds", "device_seconds_low", "device_seconds_high",
+            "flops", "flops_low", "flops_high", "refused",
+        ),
+        rows=[
+            (
+                p.optimizer, p.batch_size, p.prior, p.draws, p.reached, *estimated(p.success),
+                *estimated(p.trials)[:3], *estimated(p.seconds)[:3], *estimated(p.flops)[:3],
+                p.refused.text if p.refused else "",
+            )
+            for p in prices
+        ],
+    )  # fmt: skip
 
 
 def region_data(regions: Sequence[RobustRegion]) -> Data:

@@ -79,7 +79,7 @@ def read_manifest(directory: Place) -> Manifest:
         if not isinstance(content.get("determinism"), dict | None):
             raise TypeError("determinism is no table")  # noqa: TRY301 - as other damage
         return Manifest(
-            spec=parse_study(content["spec"], source=MANIFEST),
+            spec=parse_study(_without_retired(content["spec"]), source=MANIFEST),
             source=str(content["source"]),
             specs=specs,
             identity=Identity.of_content(content["identity"]) if content.get("identity") else None,
@@ -93,6 +93,14 @@ def read_manifest(directory: Place) -> Manifest:
             f"{directory.uri_of(MANIFEST)}: damaged ({reason})\n"
             "  Restore it from a copy; or move it away and run the same study file again: its runs are kept"
         ) from None
+
+
+def _without_retired(spec: Any) -> Any:
+    """Return a spec without fields that were in study files once, and that no result depends on."""
+    margins = spec.get("margins") if isinstance(spec, dict) else None
+    if not isinstance(margins, dict):
+        return spec
+    return {**spec, "margins": {name: value for name, value in margins.items() if name != "robust_decades"}}
 
 
 def write_manifest(directory: Place, spec: StudySpec, source: str, origin: Origin | None = None) -> Manifest:

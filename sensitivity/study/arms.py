@@ -42,7 +42,8 @@ class Arm(Section):
     device_hours: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """A search asks for no more at a batch size once its runs there have taken so long."""
     samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = Field(default=None, validate_default=True)
-    """Configurations; of a search, at each batch size, and None where `device_hours` alone end it."""
+    """Configurations that each seed draws for itself; of a search, those at each batch size, and None where
+    `device_hours` alone end it."""
     design_seed: Seed = 0
     prune: Literal["none", "median"] = "none"
     """Whether members of a pack that are worse than its median at an evaluation are stopped."""

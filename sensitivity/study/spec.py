@@ -129,8 +129,8 @@ class MarginsSpec(Section):
 
     scaling_ratio: Annotated[float, Field(gt=1, le=1000)] = 1.25
     """Critical batch sizes within this factor are as good as equal."""
-    robust_decades: Annotated[float, Field(gt=0, le=100)] = 0.25
-    """Robust regions within so many decades a dimension are as good as equal."""
+    tuning_ratio: Annotated[float, Field(gt=1, le=1000)] = 1.5
+    """Expected trials until a drawn setting works, within this factor, are as good as equal."""
 
 
 def _repeated(values: Iterable[float]) -> list[float]:

@@ -166,14 +166,16 @@ def expand(spec: StudySpec, *, source: str = "") -> tuple[Trial, ...]:
     Those of searches, and confirmations, become known as it runs.
     """
     expander = Expander(spec, source=source)
-    cells = {name: configurations(arm) for name, arm in spec.optimizers.items()}
-    return tuple(
-        expander.trial(name, configuration, batch_size, seed)
-        for seed in spec.seeds
-        for batch_size in spec.batch_sizes
-        for name, configurations_ in cells.items()
-        for configuration in configurations_
-    )
+    trials = []
+    for seed in spec.seeds:
+        cells = {name: configurations(arm, seed) for name, arm in spec.optimizers.items()}
+        trials += [
+            expander.trial(name, configuration, batch_size, seed)
+            for batch_size in spec.batch_sizes
+            for name, of_arm in cells.items()
+            for configuration in of_arm
+        ]
+    return tuple(trials)
 
 
 def group(trials: Iterable[Trial], size: int | Mapping[Group, int]) -> tuple[Pack, ...]:

@@ -11,8 +11,10 @@ from sensitivity.analysis.best_of_k import compute_best_of_k
 from sensitivity.analysis.clipping import compute_clipping
 from sensitivity.analysis.cost import compute_cost, compute_cost_ratios
 from sensitivity.analysis.curves import compute_curves
+from sensitivity.analysis.draws import compute_draws
 from sensitivity.analysis.importance import compute_importance
 from sensitivity.analysis.lr_sensitivity import compute_lr_sensitivity
+from sensitivity.analysis.price import compute_price_ratios, compute_prices
 from sensitivity.analysis.profiles import compute_profiles
 from sensitivity.analysis.regions import compute_regions
 from sensitivity.analysis.scaling import compute_scaling
@@ -36,6 +38,7 @@ def everything(runs, curves, target=0.5, designs=None):
     common = compute_regions(runs, curves, METRIC, target=target, designs=designs)
     surfaces = compute_success(runs, curves, METRIC, [target], designs=designs)
     costs = compute_cost(runs)
+    draws = compute_draws(runs, times, designs=designs)
     found = {
         "times": times,
         "scaling": scaling,
@@ -43,6 +46,7 @@ def everything(runs, curves, target=0.5, designs=None):
         "regions": (*regions, *common),
         "success": surfaces,
         "open success": compute_success(runs, curves, METRIC, designs=designs),
+        "prices": compute_prices(draws),
         "planes": compute_success_planes(times),
         "cost": costs,
         "best of k": compute_best_of_k(runs, curves, METRIC, designs=designs),
@@ -54,11 +58,12 @@ def everything(runs, curves, target=0.5, designs=None):
     }
     names = list(dict.fromkeys(runs["optimizer"]))
     if len(names) > 1:
+        found["price ratios"] = compute_price_ratios(*draws[:2])
         found["difference"] = compute_success_difference(*surfaces[:2])
         found["ratios"] = compute_cost_ratios(costs, *names[:2])
         found["verdicts"] = (
             compute_scaling_verdict(runs, scaling["steps"], *names[:2]),
-            compute_sensitivity_verdict(runs, common, *names[:2]),
+            compute_sensitivity_verdict(runs, draws, *names[:2]),
         )
     return found
 

@@ -144,6 +144,18 @@ def test_one_seed_flatters_and_says_so(plain):
     assert "winner" in {warning.code for warning in curve.warnings}
 
 
+def test_draws_with_a_seed_of_their_own_each_are_timed_by_the_run_that_chose_them(plain):
+    rows = [
+        plain.row("a", batch, k, time=time + batch, lr=0.1 + k)
+        for batch in (8, 16)
+        for k, time in enumerate((40, 30, 50, 60, 45))
+    ]
+    (curve,) = scaling(plain, rows)
+    assert [point.time.value for point in curve.points] == pytest.approx([38, 46])
+    assert {point.method for point in curve.points} == {"same-runs"}
+    assert "winner" in {caution.code for caution in curve.warnings}
+
+
 def test_a_seed_that_fails_to_reach_makes_the_winner_unreliable(plain):
     rows = [
         plain.row(batch_size=b, seed=s, time=None if (b, s) == (8, 2) else 20) for b in (8, 16, 32) for s in range(3)

@@ -104,7 +104,7 @@ def test_pages_compute_from_few_evaluations_what_the_whole_curves_say(request, r
     assert plain(found.targets) == plain(compute_targets(runs, curves, levels, designs=designs))
     assert plain(found.success) == plain(compute_success(runs, curves, metric.name, designs=designs))
     pd.testing.assert_frame_equal(found._times(), compute_times(runs, curves, *found.target))
-    whole = compute_sensitivity_verdict(runs, found.regions, "kfac", "sgd", clipped=[])
+    whole = compute_sensitivity_verdict(runs, found.draws, "kfac", "sgd")
     assert plain(found.verdicts[-1]) == plain(whole)
     for cell in runs["cell_id"].iloc[[0, -1]]:
         rows = study.curves[study.curves["trial_id"].isin(found.cell_rows(cell)["trial_id"])]

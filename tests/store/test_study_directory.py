@@ -178,6 +178,14 @@ def test_studies_are_listed_with_their_root(directory, make):
 # Manifests
 
 
+def test_a_manifest_with_a_margin_that_study_files_no_longer_have_is_read(directory, make):
+    write_manifest(directory, make.study(), "")
+    content = json.loads(directory.read("study.json"))
+    content["spec"]["margins"] = {"scaling_ratio": 1.4, "robust_decades": 0.25}
+    directory.write("study.json", json.dumps(content).encode())
+    assert read_manifest(directory).spec.margins.scaling_ratio == 1.4
+
+
 def test_a_manifest_keeps_each_spec_it_was_run_with(directory, make):
     first, longer = make.study(), make.study(seeds=3, targets={"test_accuracy": [0.9]}, description="longer")
     write_manifest(directory, first, "")
