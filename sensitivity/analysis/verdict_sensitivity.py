@@ -75,8 +75,8 @@ def compute_sensitivity_verdict(
             edges = [edge for region in regions_of for edge in region.touches]
             remedies += extend(priced, (candidate, reference)[number], edges)
         if primary.answer == "undetermined":
-            needed = seeds_needed(np.array(primary.differences))
-            remedies.append(more_seeds(priced, len(shared), needed))
+            needed = seeds_needed(np.array(primary.differences), margin)
+            remedies.append(more_seeds(priced, len(shared), None if needed is None else needed[1] or needed[0]))
     else:
         text = "No seed measures the robust region of both: grids are compared a seed at a time."
         blocks.append(Caution(code="unpaired", text=text))

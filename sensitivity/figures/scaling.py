@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from sensitivity.analysis.scaling import ScalingCurve, ScalingPoint
+from sensitivity.analysis.scaling import ScalingCurve
+from sensitivity.analysis.scaling_points import ScalingPoint
 from sensitivity.analysis.times import TimeUnit
 from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.labels import count, interval_text, number, optimizer_label, parameter_label, safe
