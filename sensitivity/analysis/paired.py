@@ -4,7 +4,7 @@ Runs that share a seed share initialisation and data order, so optimizers are co
 is claimed where the difference exceeds the margin: by a t test *and* by a sign-flip test of the differences less the
 margin, at half the level on either side. The sign-flip test counts the sign patterns with a mean as large: with n seeds
 its smallest two-sided p is 2^(1-n), so below six seeds it can't reach 5% and no p is computed. Equivalence is two
-one-sided t tests within the margin (Schuirmann 1987), never a large p. What means of differences may be off besides,
+one-sided t tests within the margin (Schuirmann 1987), each at half the level too, never a large p. What means of differences may be off besides,
 for the spacing of evaluations and for the choice of winners (``grain``, ``nested``), is taken off the evidence of every
 test and added to every interval: differences that agree exactly show no more than that.
 """
@@ -126,7 +126,7 @@ def seeds_needed(
     beyond = mean > margin
     distance = abs(mean - margin) - bias
     fewest = fewest_seeds(alpha) if beyond else 2
-    tail = 1 - alpha / 2 if beyond else 1 - alpha
+    tail = 1 - alpha / 2
     if distance <= 0:
         return None
     few = _seeds_for(distance, deviation, tail, power, fewest)
@@ -220,8 +220,13 @@ def compare(
 
 
 def decide(p: float, p_equivalence: float, better: bool, alpha: float) -> Answer:
-    """Return the answer at the level `alpha`; `better` tells on which side of zero the difference is."""
-    if p_equivalence <= alpha:
+    """Return the answer at the level `alpha`; `better` tells on which side of zero the difference is.
+
+    Equivalence is tested at half of it, as a claim is on either side: at the margin itself both would be false, and
+    together they are so in `alpha` of studies. So the answer is what an interval at 1 - `alpha` says, which lies beyond
+    the margin, or within it.
+    """
+    if p_equivalence <= alpha / 2:
         return "equivalent"
     if p <= alpha:
         return "better" if better else "worse"

@@ -53,13 +53,14 @@ def seeds_remedies(
 
 def confirm_remedy(priced: pd.DataFrame, curves: Sequence[ScalingCurve], seeds: int, what: str) -> Remedy:
     """Return the runs of the winners of `curves` alone on `seeds` fresh seeds, which then judge them."""
-    winners = [(curve, point) for curve in curves for point in curve.points if point.cell_id is not None]
+    winners = [point.cell_id for curve in curves for point in curve.points if point.cell_id is not None]
+    each = _observed(priced[priced["cell_id"].isin(winners)]).groupby("cell_id")["seconds"].mean()
     return Remedy(
         code="confirm",
         text=f"{what}: set confirm = {seeds:,} under [search] in the study file, beside objective = "
         f'"steps_to_target" and the verdict\'s target. {len(winners):,} best cells run on {seeds:,} fresh seeds.',
         runs=len(winners) * seeds,
-        device_seconds=sum(_seconds(priced, curve, point) for curve, point in winners) * seeds,
+        device_seconds=float(each.sum()) * seeds if len(each) == len(winners) else math.nan,
     )
 
 
@@ -128,8 +129,3 @@ def confirming(priced: pd.DataFrame) -> pd.Series[bool]:
 
 def _observed(priced: pd.DataFrame) -> pd.DataFrame:
     return priced[priced["status"].isin(OBSERVED)]
-
-
-def _seconds(priced: pd.DataFrame, curve: ScalingCurve, point: ScalingPoint) -> float:
-    """Return what a run of a winner takes."""
-    return float(_observed(priced[priced["cell_id"] == point.cell_id])["seconds"].mean())

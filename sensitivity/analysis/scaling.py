@@ -8,7 +8,7 @@ count whole batches already, it is S(B0) / S(B).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,9 +19,15 @@ from sensitivity.analysis.designs import Axes, Design, design_of, one_row_a_cell
 from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
 from sensitivity.analysis.grain import bias_bound
 from sensitivity.analysis.scaling_cautions import curve_cautions
-from sensitivity.analysis.scaling_points import ScalingPoint, log_middles, scaling_point
+from sensitivity.analysis.scaling_points import (
+    Configurations,
+    ScalingPoint,
+    configurations_of,
+    log_middles,
+    scaling_point,
+)
 from sensitivity.analysis.times import TimeUnit
-from sensitivity.analysis.winners import Winner, find_winner, seed_tables
+from sensitivity.analysis.winners import SeedTable, Winner, find_winner, seed_tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,19 +79,27 @@ def compute_scaling(
     that winners alone were run on after they had been chosen. `designs` and `axes` are each optimizer's, as in ``maps``.
     """
     fresh = {*confirmation_seeds, *_confirming(times)}
-    tables = list(seed_tables(times, unit))
+    configurations = {}
+    for name, rows in times.groupby("optimizer", sort=False):
+        optimizer = str(name)
+        design = design_of(_configurations(rows), optimizer, designs)
+        configurations[optimizer] = configurations_of(rows, design, (axes or {}).get(optimizer, {}))
+    return scaling_curves(list(seed_tables(times, unit)), configurations, unit, fresh)
+
+
+def scaling_curves(
+    tables: Sequence[SeedTable],
+    configurations: Mapping[str, Configurations],
+    unit: TimeUnit = "steps",
+    confirmation_seeds: Collection[int] = (),
+) -> tuple[ScalingCurve, ...]:
+    """Return a curve for each optimizer of `tables`, in their order; `configurations` are each optimizer's."""
     curves = []
     for optimizer in dict.fromkeys(table.optimizer for table in tables):
-        own = [table for table in tables if table.optimizer == optimizer]
-        rows = times[times["optimizer"] == optimizer]
-        design = design_of(_configurations(rows), optimizer, designs)
-        box = None if design == "grid" else (axes or {}).get(optimizer, {})
-        winners = {table.batch_size: find_winner(table, fresh) for table in own}
-        points = [
-            scaling_point(at_batch, table, winners[table.batch_size], unit, box, fresh)
-            for table, (_, at_batch) in zip(own, rows.groupby("batch_size"), strict=True)
-        ]
-        curves.append(_curve(optimizer, unit, design, points, winners))
+        own, cells = [table for table in tables if table.optimizer == optimizer], configurations[optimizer]
+        winners = {table.batch_size: find_winner(table, confirmation_seeds) for table in own}
+        points = [scaling_point(table, winners[table.batch_size], cells, confirmation_seeds) for table in own]
+        curves.append(_curve(optimizer, unit, cells.design, points, winners))
     return tuple(curves)
 
 

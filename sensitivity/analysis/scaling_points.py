@@ -18,11 +18,11 @@ import pandas as pd
 
 from sensitivity.analysis.designs import (
     Axes,
+    Design,
     Edge,
     Parameters,
     box_edges,
     cell_parameters,
-    levels,
     one_row_a_cell,
     table_edges,
     varying,
@@ -31,7 +31,6 @@ from sensitivity.analysis.estimates import Estimate, Floats, Interval, mean_over
 from sensitivity.analysis.grain import bias_bound
 from sensitivity.analysis.honest import Method
 from sensitivity.analysis.nested import winner_regret
-from sensitivity.analysis.times import CAP, TimeUnit
 from sensitivity.analysis.winners import SeedTable, Winner, choosing_seeds
 
 PointState = Literal["reached", "left-censored", "untrained", "unreliable", "censored", "diverged", "no-result"]
@@ -99,32 +98,45 @@ class ScalingPoint:
         return self.expected / self.flattering - 1 if self.flattering > 0 else math.nan
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Configurations:
+    """What an optimizer's configurations are."""
+
+    design: Design
+    parameters: pd.DataFrame
+    """Of each cell, by cell_id: the hyperparameters that vary."""
+    box: Axes | None
+    """None of a grid."""
+
+
+def configurations_of(rows: pd.DataFrame, design: Design, box: Axes) -> Configurations:
+    """Return the configurations of the cells of `rows`, of one optimizer; `box` is what draws and searches are from."""
+    cells = one_row_a_cell(rows)
+    return Configurations(
+        design=design,
+        parameters=cell_parameters(cells, varying(cells)),
+        box=None if design == "grid" else box,
+    )
+
+
 def scaling_point(
-    rows: pd.DataFrame,
-    table: SeedTable,
-    winner: Winner,
-    unit: TimeUnit,
-    box: Axes | None,
-    confirmation_seeds: Collection[int],
+    table: SeedTable, winner: Winner, configurations: Configurations, confirmation_seeds: Collection[int]
 ) -> ScalingPoint:
-    """Return the point of `winner` of `table`, whose runs are `rows`; `box` is None of a grid."""
-    count = rows["outcome"].value_counts()
-    counts = {name: int(count.get(name, 0)) for name in ("reached", "censored", "diverged", "failed", "waiting")}
+    """Return the point of `winner` of `table`."""
+    counts = {name: table.counts.get(name, 0) for name in ("reached", "censored", "diverged", "failed", "waiting")}
     cell = table.cells[winner.cell] if winner.cell is not None else None
     state = _state(winner, counts)
     successes, spent = int(winner.reached.sum()), float(winner.spent.sum())
     ends = [float(np.fmin(time, winner.cap).sum()) for time in (winner.after, winner.time)]
     low, high = winner.logs()
     whole = state in ("reached", "left-censored")
-    own = one_row_a_cell(rows)
-    names = varying(own)
-    parameters = cell_parameters(own, names)
+    parameters, box = configurations.parameters.loc[list(table.cells)], configurations.box
+    names = tuple(str(name) for name in parameters)
     best = {name: float(parameters[name][cell]) for name in names} if cell is not None else {}
-    finite = (winner.time if winner.cell is not None else np.zeros(0)).size > 0
     return ScalingPoint(
         batch_size=table.batch_size,
         state=state,
-        time=_time(state, winner, float(rows[CAP + unit].max())),
+        time=_time(state, winner, float(np.nanmax(table.cap)) if state == "censored" else math.nan),
         bounds=(math.exp(low.mean()), math.exp(high.mean())) if whole else (math.nan, math.nan),
         grain=float((high - low).mean()) if whole else math.nan,
         expected=spent / successes if successes else math.nan,
@@ -133,7 +145,7 @@ def scaling_point(
         restricted_mean=mean_over_seeds(
             winner.spent,
             widen=winner.widen,
-            bias=bias_bound(winner.spent, np.where(winner.reached, winner.time - winner.after, 0.0)) if finite else 0.0,
+            bias=bias_bound(winner.spent, np.fmin(winner.time, winner.cap) - np.fmin(winner.after, winner.cap)),
         ),
         efficiency=Estimate(value=math.nan),
         flattering=winner.flattering,
@@ -142,17 +154,19 @@ def scaling_point(
         cell_id=cell,
         parameters=tuple(best.items()),
         edges=_edges(parameters, [table.cells[place] for place in winner.tied], names, box) if best else (),
-        steepness=_steepness(table, winner, parameters, names, confirmation_seeds) if best and box is None else (),
+        steepness=_steepness(table, winner.cell, parameters, names, confirmation_seeds)
+        if winner.cell is not None and box is None
+        else (),
         configurations=len(table.cells),
-        fell_back=int(rows["fell_back"].sum()),
-        stopped=int((rows["status"] == "stopped").sum()),
+        fell_back=table.counts.get("fell_back", 0),
+        stopped=table.counts.get("stopped", 0),
         **counts,
     )
 
 
 def _state(winner: Winner, counts: dict[str, int]) -> PointState:
     if winner.cell is not None:
-        if not winner.reached.all():
+        if not winner.reached.all() or not len(winner.reached):
             return "unreliable"
         if (winner.time == 0).any():
             return "untrained"
@@ -191,31 +205,24 @@ def _edges(parameters: pd.DataFrame, tied: list[str], names: tuple[str, ...], bo
 
 def _steepness(
     table: SeedTable,
-    winner: Winner,
+    cell: int,
     parameters: pd.DataFrame,
     names: tuple[str, ...],
     confirmation_seeds: Collection[int],
 ) -> tuple[tuple[str, float], ...]:
     """Return the factor of the better neighbour along each hyperparameter that has neighbours on both sides."""
     scores = table.keep(choosing_seeds(table.seeds, confirmation_seeds)).scores()
-    own = {name: float(parameters[name][table.cells[winner.cell or 0]]) for name in names}
-    score = dict(zip(table.cells, scores, strict=True))
-    least = score[table.cells[winner.cell or 0]]
-    values = {name: parameters[name].to_numpy(dtype=float) for name in names}
+    values = parameters[list(names)].to_numpy(dtype=float)
     found = []
-    for name in names:
-        grid = levels(parameters[name])
-        place = grid.index(own[name]) if own[name] in grid else 0
-        if 0 < place < len(grid) - 1:
-            others = [values[other] == own[other] for other in names if other != name]
-            line = np.logical_and.reduce([np.ones(len(parameters), dtype=bool), *others])
-            beside = [
-                score[str(cell)]
-                for side in (-1, 1)
-                for cell in parameters.index[line & (values[name] == grid[place + side])]
-            ]
-            if len(beside) == 2 and math.isfinite(least):
-                found.append((name, float(min(beside) / least)))
+    for column, name in enumerate(names):
+        grid = np.unique(values[:, column])
+        place = int(np.searchsorted(grid, values[cell, column]))
+        others = np.delete(np.arange(len(names)), column)
+        line = (values[:, others] == values[cell, others]).all(axis=1)
+        if 0 < place < len(grid) - 1 and math.isfinite(scores[cell]):
+            beside = [scores[line & (values[:, column] == grid[place + side])] for side in (-1, 1)]
+            if all(len(of_side) == 1 for of_side in beside):
+                found.append((name, float(min(of_side[0] for of_side in beside) / scores[cell])))
     return tuple(found)
 
 

@@ -12,7 +12,7 @@ Arrays are [seeds, cells].
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from sensitivity.analysis.estimates import Floats
 from sensitivity.analysis.honest import Method, equivalence_widening, first_half, method_for, widening
 from sensitivity.analysis.times import AFTER, CAP, TimeUnit
+from sensitivity.study.results import Status
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,6 +44,8 @@ class SeedTable:
     """[seeds, cells]"""
     share: Floats
     """[seeds, cells]: where in its interval the target is crossed (``times``); NaN where it isn't."""
+    counts: Mapping[str, int]
+    """Runs of all seeds and cells: by outcome, and those that fell back and that were stopped early."""
 
     @property
     def spent(self) -> Floats:
@@ -80,6 +83,7 @@ class SeedTable:
             batch_size=self.batch_size,
             seeds=tuple(seed for seed, kept in zip(self.seeds, rows, strict=True) if kept),
             cells=self.cells,
+            counts=self.counts,
             **{name: getattr(self, name)[rows] for name in _ARRAYS},
         )
 
@@ -111,6 +115,11 @@ def seed_tables(times: pd.DataFrame, unit: TimeUnit) -> Iterator[SeedTable]:
                 seeds=tuple(int(s) for s in seeds),
                 cells=tuple(str(name) for name in cells),
                 reached=reached,
+                counts={
+                    **{str(name): int(count) for name, count in rows["outcome"].value_counts().items()},
+                    "fell_back": int(rows["fell_back"].sum()),
+                    "stopped": int((rows["status"] == Status.STOPPED.value).sum()),
+                },
                 **arrays,
             )
 

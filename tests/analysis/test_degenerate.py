@@ -150,8 +150,8 @@ def test_a_nan_epoch_is_left_out_and_not_filled_with_the_initial_performance(pla
     runs, curves = plain.tables([plain.row(seed=s, time=20) for s in range(3)])
     curves.loc[(curves["step"] == 20) & (curves["trial_id"] == "t1"), METRIC] = np.nan
     (cell,) = compute_curves(runs, curves, METRICS[METRIC], [runs["cell_id"].iloc[0]])
-    assert cell.high == (2.5, 0.2)
-    assert cell.seeds[1].measured == (2.5, 0.2)
+    assert cell.high == (2.5, 2.5, 0.2)
+    assert cell.seeds[1].measured == (2.5, 2.5, 0.2)
     assert compute_times(runs, curves, METRIC, 0.5)["steps"].tolist() == [20, 100, 20]
 
 
