@@ -53,8 +53,7 @@ class SeedTable:
         return self._spent((self.after + self.time) / 2)
 
     def _spent(self, time: Floats) -> Floats:
-        spent: Floats = np.where(np.isnan(self.time), np.nan, np.fmin(time, self.cap))
-        return spent
+        return np.asarray(np.where(np.isnan(self.time), np.nan, np.fmin(time, self.cap)), dtype=float)
 
     def scores(self) -> Floats:
         """Return the expected running time of every cell [cells]; infinite without a success."""
@@ -65,7 +64,7 @@ class SeedTable:
         return self._expected(self._spent(self.after)), self._expected(self._spent(self.time))
 
     def _expected(self, spent: Floats) -> Floats:
-        return expected(np.nansum(spent, axis=0), self.reached.sum(axis=0))
+        return expected(np.asarray(np.nansum(spent, axis=0)), np.asarray(self.reached.sum(axis=0)))
 
     def scores_without(self) -> Floats:
         """Return the scores from all seeds but one, for each that is left out: [seeds, cells]."""
@@ -74,7 +73,8 @@ class SeedTable:
 
     def tie_breaks(self) -> Floats:
         """Return what cells of equal scores are ranked by [cells], small is good: their mean share."""
-        return np.where(self.reached, self.share, 0.0).sum(axis=0) / np.maximum(self.reached.sum(axis=0), 1)
+        crossed = np.where(self.reached, self.share, 0.0).sum(axis=0)
+        return np.asarray(crossed / np.maximum(self.reached.sum(axis=0), 1))
 
     def keep(self, rows: NDArray[np.bool_]) -> SeedTable:
         """Return the table of the seeds marked in `rows`."""
