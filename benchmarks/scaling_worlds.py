@@ -1,4 +1,4 @@
-"""Worlds of two optimizers with a known ratio of critical batch sizes, and what the scaling verdict makes of studies of them.
+"""Worlds of two optimizers with a known ratio of critical batch sizes, and what verdicts on studies of them say.
 
 A study is drawn as runs would have it: every cell and seed has a time to the target, which its evaluations only tell to
 lie between two of them, and its budget may cut off. From there on it goes the package's own way, from the choice of

@@ -1,8 +1,8 @@
 """The critical batch size: S(B) = Smin (1 + Bc / B), fitted to log S (McCandlish et al. 2018, arXiv 1812.06162).
 
 At B much below Bc twice the batch halves the steps; much above it, it gains nothing. The fit maximises the likelihood
-of the intervals in which each seed's log T is known to lie (``censored``): between two evaluations, below the first one,
-or above the budget.
+of the intervals in which each seed's log T is known to lie (``censored``): between two evaluations, below the first
+one, or above the budget.
 
 Interval: at the true Bc the slope of the profile, one number a seed, has mean zero. The Bc at which Student's t
 does not reject that are the interval. It is right with few seeds, where percentiles of resamples fall short, and is

@@ -1,10 +1,11 @@
 """What the spacing of evaluations hides: means of logarithms that are only known to lie in intervals.
 
-An evaluation says that T lies in (previous evaluation, this one]. On the scale of log T that interval has a width D, the
-grain. The mean of the intervals' midpoints over seeds estimates the mean of log T with a bias that depends on where the
-truth lies between two evaluations. If log T is normal with variance v, the bias is a Fourier series in that position,
-of amplitude D / (pi k) exp(-2 pi^2 k^2 v / D^2) for the k-th harmonic: D / 2 without noise, and nothing once the
-noise is half as large as the grain. The scatter of the midpoints is larger than v by D^2 / 12 (Sheppard's correction).
+An evaluation says that T lies in (previous evaluation, this one]. On the scale of log T that interval has a width D,
+the grain. The mean of the intervals' midpoints over seeds estimates the mean of log T with a bias that depends on
+where the truth lies between two evaluations. If log T is normal with variance v, the bias is a Fourier series in that
+position, of amplitude D / (pi k) exp(-2 pi^2 k^2 v / D^2) for the k-th harmonic: D / 2 without noise, and nothing
+once the noise is half as large as the grain. The scatter of the midpoints is larger than v by D^2 / 12 (Sheppard's
+correction).
 """
 
 from __future__ import annotations

@@ -25,13 +25,13 @@ def winner_regret(
     confirmation_seeds: Collection[int] = (),
     rng: np.random.Generator | None = None,
 ) -> float:
-    """Return the expected regret of choosing `winner` from `table`, in log time; NaN where nothing was chosen.
+    """Return the expected regret of choosing `winner` from `table`, in log time.
 
-    `rng` draws the resamples, by default a fixed one. Of one cell there is no regret.
+    It is NaN where nothing was chosen, and where the untrained network meets the target. `rng` draws the resamples, by default a fixed one. Of one cell there is no regret.
     """
     choosing = table.keep(choosing_seeds(table.seeds, confirmation_seeds))
     score = choosing.scores()
-    if winner.cell is None or not np.isfinite(score[winner.cell]):
+    if winner.cell is None or not np.isfinite(score[winner.cell]) or score.min() == 0:
         return math.nan
     n = len(choosing.seeds)
     if len(score) == 1 or n < 2:

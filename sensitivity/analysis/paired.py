@@ -4,9 +4,10 @@ Runs that share a seed share initialisation and data order, so optimizers are co
 is claimed where the difference exceeds the margin: by a t test *and* by a sign-flip test of the differences less the
 margin, at half the level on either side. The sign-flip test counts the sign patterns with a mean as large: with n seeds
 its smallest two-sided p is 2^(1-n), so below six seeds it can't reach 5% and no p is computed. Equivalence is two
-one-sided t tests within the margin (Schuirmann 1987), each at half the level too, never a large p. What means of differences may be off besides,
-for the spacing of evaluations and for the choice of winners (``grain``, ``nested``), is taken off the evidence of every
-test and added to every interval: differences that agree exactly show no more than that.
+one-sided t tests within the margin (Schuirmann 1987), each at half the level too, never a large p. What means of
+differences may be off besides, for the spacing of evaluations and for the choice of winners (``grain``, ``nested``),
+is taken off the evidence of every test and added to every interval: differences that agree exactly show no more than
+that.
 """
 
 from __future__ import annotations
@@ -115,9 +116,9 @@ def seeds_needed(
     """Return with how many seeds the answer that `differences` point to would be reached with `power`: from, to.
 
     "From" takes mean and scatter as they are. That is post-hoc power, and falls short half of the time: a pilot that
-    looks better than the truth asks for too few. "To" takes the mean at the unfavourable end of its 80% interval, and the
-    scatter at the upper end of its own; None where such a difference would need more than a thousand. The whole is None
-    with one difference, and where no number would do because the distance from the margin is within `bias`.
+    looks better than the truth asks for too few. "To" takes the mean at the unfavourable end of its 80% interval, and
+    the scatter at the upper end of its own; None where such a difference would need more than a thousand. The whole
+    is None with one difference, and where no number would do because the distance from the margin is within `bias`.
     """
     n = len(differences)
     if n < 2:

@@ -1,8 +1,8 @@
 """Performance profiles: on what share of the cases an optimizer is within a factor of the best (Dolan & More 2002).
 
 A case is a batch size and a target; what is compared is the time to the target by each optimizer's best
-configuration, honestly timed (``scaling``). A time is known to lie between two evaluations, or below the first; what that
-leaves open of a profile is given beside it. A case that an optimizer doesn't reach counts against it at every
+configuration, honestly timed (``scaling``). A time is known to lie between two evaluations, or below the first; what
+that leaves open of a profile is given beside it. A case that an optimizer doesn't reach counts against it at every
 factor, and stays in the denominator; one that none reaches is left out, and counted. Cases of one study are not
 independent, so a profile describes them and has no interval.
 """

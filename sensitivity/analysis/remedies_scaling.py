@@ -1,6 +1,7 @@
 """What would settle which of two optimizers scales further: what to change in the study file, and what that costs.
 
-Prices are of the runs concerned: the winners' own, or those of the optimizer and batch size, at the rate that they took.
+Prices are of the runs concerned: the winners' own, or those of the optimizer and batch size, at the rate that they
+took.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def evaluation_remedy(priced: pd.DataFrame, margin: float) -> Remedy:
     growth = min(0.1, max(round(math.expm1(margin) / 3, 3), 0.001))
     return Remedy(
         code="evaluation",
-        text=f"Set growth = {growth:g} under [evaluation] in the study file, instead of every_epochs or every_steps: each"
-        f" evaluation then comes {100 * growth:g}% later than the last. All {len(priced):,} runs are made again.",
+        text=f"Set growth = {growth:g} under [evaluation] in the study file, instead of every_epochs or every_steps: "
+        f" each evaluation then comes {100 * growth:g}% later than the last. All {len(priced):,} runs are made again.",
         runs=len(priced),
         device_seconds=float(_observed(priced)["seconds"].mean()) * len(priced),
     )

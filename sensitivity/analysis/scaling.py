@@ -46,8 +46,8 @@ class ScalingCurve:
     log_times: Floats
     """[seeds, batches reached] natural logarithms of the honest times, in the middle of their intervals."""
     bias: Floats
-    """[batches reached]: how far the means of `log_times` may be off, for the spacing of evaluations (``grain``) and for
-    the choice of winners (half of the expected regret, ``nested``)."""
+    """[batches reached]: how far the means of `log_times` may be off, for the spacing of evaluations (``grain``) and
+    for the choice of winners (half of the expected regret, ``nested``)."""
     batch_sizes: tuple[int, ...]
     """The columns of `log_times`."""
     widen: float
@@ -75,8 +75,9 @@ def compute_scaling(
 ) -> tuple[ScalingCurve, ...]:
     """Return a curve for each optimizer of `times` (of ``times.compute_times``), in the order of the plan.
 
-    Winners are timed on the runs that column ``confirmation`` of `times` marks, and on `confirmation_seeds`: fresh seeds
-    that winners alone were run on after they had been chosen. `designs` and `axes` are each optimizer's, as in ``maps``.
+    Winners are timed on the runs that column ``confirmation`` of `times` marks, and on `confirmation_seeds`: fresh
+    seeds that winners alone were run on after they had been chosen. `designs` and `axes` are each optimizer's, as in
+    ``maps``.
     """
     fresh = {*confirmation_seeds, *_confirming(times)}
     configurations = {}

@@ -150,7 +150,8 @@ def _grids(found: Findings, priced: pd.DataFrame, both: Sequence[ScalingCurve], 
         for parameter, sizes in steep.items():
             text = (
                 f"{optimizer_name(curve.optimizer)}: at batch size {', '.join(f'{size:,}' for size in sizes)} both"
-                f" neighbours of the best {parameter_name(parameter)} are slower by more than the margin, so how fast the"
+                f" neighbours of the best {parameter_name(parameter)} are slower by more than the margin, so how"
+                f" fast the"
                 " best value between grid points is isn't known."
             )
             found.remarks.append(Caution(code="coarse-grid", text=text))

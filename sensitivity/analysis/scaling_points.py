@@ -1,9 +1,9 @@
 """``ScalingPoint``: the best configuration of an optimizer at a batch size, and how long it takes to the target.
 
-S(B) is the geometric mean over seeds of the honest times of the winner (``winners``), each in the middle of its interval
-(``times``), with an interval that covers what the spacing of evaluations hides (``grain``). Where a judging seed meets
-the target at its first evaluation, S is only bounded from above; where some don't reach it, the point has the expected
-running time, without an interval.
+S(B) is the geometric mean over seeds of the honest times of the winner (``winners``), each in the middle of its
+interval (``times``), with an interval that covers what the spacing of evaluations hides (``grain``). Where a judging
+seed meets the target at its first evaluation, S is only bounded from above; where some don't reach it, the point has
+the expected running time, without an interval.
 """
 
 from __future__ import annotations

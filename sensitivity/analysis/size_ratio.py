@@ -2,9 +2,9 @@
 
 A ratio rho is tested by fitting both curves with critical batch sizes that have it, each with its own Smin. About that
 fit, each seed's times are linearised: how far its log Bc of one optimizer lies above the fit, less that of the other.
-If the ratio is true these differences have mean zero, whatever seeds have in common, and wherever the two sizes lie: one
-that the data don't bound makes the interval unbounded, not the test invalid. The ratios that are not rejected are the
-interval.
+If the ratio is true these differences have mean zero, whatever seeds have in common, and wherever the two sizes lie:
+one that the data don't bound makes the interval unbounded, not the test invalid. The ratios that are not rejected are
+the interval.
 
 Arrays: log times are [seeds, batches], each optimizer with its own batch sizes.
 """
@@ -60,7 +60,7 @@ def compare_sizes(
     widen_equivalence: float = 1.0,
     alpha: float = ALPHA,
 ) -> PairedComparison:
-    """Compare the critical batch sizes of two optimizers, whose rows are the same `seeds`; the effect is log(Bc/Bc')."""
+    """Compare the critical batch sizes of two optimizers, whose rows are the same `seeds`; the effect is their log ratio."""
     test = _tester(one, other)
     value = _size(one) - _size(other)
     upward = value > 0 if not math.isnan(value) else test(0.0).differences.mean() > 0

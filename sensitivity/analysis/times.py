@@ -92,7 +92,7 @@ def first_meeting(curves: pd.DataFrame, metric: MetricName, target: float) -> pd
     first, before, rows = found.first, found.before, found.rows
     table = rows.iloc[first][["trial_id", metric, *_CURVE.values()]]
     values = rows[metric].to_numpy(dtype=float)
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         share = (values[before] - target) / (values[before] - values[first])
     there = before >= 0
     earlier = {AFTER + name: np.where(there, rows[name].to_numpy(dtype=float)[before], 0.0) for name in _CURVE.values()}

@@ -8,11 +8,11 @@ Each question has one primary test, pooled over batch sizes and paired by seed (
 * sensitivity (``verdict_sensitivity``): the difference of robust regions for the common target, in decades a
   dimension, averaged over the batch sizes (``regions``).
 
-Better or worse needs an interval that lies beyond the margin, and six seeds that judge (``paired``; ``honest``: six that
-the best cells were confirmed on, or the second half of eleven); equivalent needs two one-sided t tests within it.
-Whatever would make the answer an artefact makes it undetermined, and says so: a best cell on the grid's edge, runs still
-waiting, targets that the budget can't reach, evaluations too far apart, adaptive samples, a KL clip that binds. All of
-these, and all that would settle the question, are given at once.
+Better or worse needs an interval that lies beyond the margin, and six seeds that judge (``paired``; ``honest``: six
+that the best cells were confirmed on, or the second half of eleven); equivalent needs two one-sided t tests within it.
+Whatever would make the answer an artefact makes it undetermined, and says so: a best cell on the grid's edge, runs
+still waiting, targets that the budget can't reach, evaluations too far apart, adaptive samples, a KL clip that binds.
+All of these, and all that would settle the question, are given at once.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Verdict:
     alpha: float = ALPHA
     """Level of a claim; intervals are at 1 less this."""
     model_free: PairedComparison | None = None
-    """scaling: of the speed-ups from the smallest to the largest batch size, log of the candidate's over the reference's;
-    needs no critical batch size. None where it can't be made."""
+    """scaling: of the speed-ups from the smallest to the largest batch size, log of the candidate's over the
+    reference's; needs no critical batch size. None where it can't be made."""
 
     @property
     def settle(self) -> tuple[Remedy, ...]:

@@ -180,7 +180,8 @@ def _model_free(found: PairedComparison, alpha: float) -> Caution:
     }
     where = found.label.split("speed-ups ")[1]
     text = (
-        f"Without a model of S(B): {where}, {optimizer_name(found.candidate)}'s speed-up is {effect.value:.3g}{interval}"
+        f"Without a model of S(B): {where}, {optimizer_name(found.candidate)}'s speed-up is"
+        f" {effect.value:.3g}{interval}"
         f" times {optimizer_name(found.reference)}'s, {words[found.answer]} at {100 * alpha:.3g}%."
     )
     return Caution(code="model-free", text=text)
@@ -195,7 +196,8 @@ def _skewed(primary: PairedComparison) -> list[Caution]:
     if abs(skewness) < _SKEWED:
         return []
     text = (
-        f"The seeds' differences are skewed ({skewness:+.1f}): a few seeds decide their mean, and tests and intervals of"
+        f"The seeds' differences are skewed ({skewness:+.1f}): a few seeds decide their mean, and tests and"
+        f" intervals of"
         " it are less sure than they say. Look at the seeds one by one."
     )
     return [Caution(code="skew", text=text)]

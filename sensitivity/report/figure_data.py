@@ -77,8 +77,9 @@ def curve_data(cells: Sequence[CellCurves]) -> Data:
 def target_data(outcomes: Sequence[TargetOutcome]) -> Data:
     """Return where runs stand with respect to targets."""
     fields = (
-        "metric", "target", "optimizer", "batch_size", "planned", "reached", "censored", "diverged",
-        "diverged_after_meeting", "failed", "waiting", "median_steps", "median_epochs", "median_seconds",
+        "metric", "target", "optimizer", "batch_size", "planned", "reached", "fell_back", "at_first",
+        "censored", "diverged", "diverged_after_meeting", "failed", "waiting", "median_steps_after", "median_steps",
+        "median_epochs", "median_seconds",
         "expected_steps", "spent_steps",
     )  # fmt: skip
     return Data(
@@ -92,13 +93,16 @@ def scaling_data(groups: Mapping[str, Sequence[ScalingCurve]]) -> Data:
     return Data(
         columns=(
             "target", "optimizer", "unit", "batch_size", "state", "time", "time_low", "time_high", "seeds",
-            "evaluated_before", "evaluated_at", "expected_time", "expected_low", "expected_high", "restricted_mean", "ideal_time", "efficiency", "efficiency_low", "efficiency_high",
+            "evaluated_before", "evaluated_at", "expected_time", "expected_low", "expected_high",
+            "restricted_mean",
+            "ideal_time", "efficiency", "efficiency_low", "efficiency_high",
             "winner", "hyperparameters", "judged", "on_edge", "regret", "fell_back", "reached", "censored", "diverged", "failed", "waiting",
         ),
         rows=[
             (
                 title, curve.optimizer, curve.unit, point.batch_size, point.state, *estimated(point.time),
-                *point.bounds, point.expected, *point.expected_bounds, point.restricted_mean.value, ideal, *estimated(point.efficiency)[:3],
+                *point.bounds, point.expected, *point.expected_bounds, point.restricted_mean.value, ideal,
+                *estimated(point.efficiency)[:3],
                 point.cell_id, ", ".join(f"{name}={value:.6g}" for name, value in point.parameters), point.method,
                 ", ".join(f"{edge.parameter} {edge.side}" for edge in point.edges),
                 point.regret, point.fell_back,

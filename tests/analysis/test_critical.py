@@ -19,7 +19,8 @@ def curve(size=TRUE, batches=BATCHES, s_min=100.0):
 
 
 def fit(times, batches, censored=None, **options):
-    """Fit to log `times` [seeds, batches] that are exactly known, but for those of `censored` [batches], lower bounds."""
+    """Fit to log `times` [seeds, batches] that are exactly known, but for those of `censored` [batches], lower
+    bounds."""
     hidden = np.zeros(len(batches), dtype=bool) if censored is None else censored
     return compute_critical_batch_size(times - 1e-4, np.where(hidden, np.inf, times + 1e-4), batches, **options)
 
@@ -135,7 +136,8 @@ def test_a_noise_that_all_batch_sizes_share_leaves_the_critical_batch_size_alone
 
 
 def test_what_the_means_may_be_off_is_no_lack_of_fit_and_widens_the_interval():
-    """Exact times, rounded up to evaluations 20% apart: their scatter is nothing, and the residuals are the rounding's."""
+    """Exact times, rounded up to evaluations 20% apart: their scatter is nothing, and the residuals are the
+    rounding's."""
     exact = np.exp(curve())
     at = np.ceil(np.log(exact) / np.log(1.2))
     times = np.tile((at - 0.5) * np.log(1.2), (4, 1))

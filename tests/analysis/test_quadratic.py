@@ -61,7 +61,8 @@ def test_the_closed_form_is_that_of_the_recursion(quadratic):
 
 
 def expected_time(quadratic, batch, cell):
-    """Mean of log T over the pace of runs, T being in the middle between two of the steps at which runs are measured."""
+    """Mean of log T over the pace of runs, T being in the middle between two of the steps at which runs are
+    measured."""
     steps = np.array(quadratic.evaluations(BUDGET))
     exact = quadratic.exact_time(TARGET, batch, cell, BUDGET)
     paces = np.exp(WARP * np.random.default_rng(0).standard_normal(4000))
