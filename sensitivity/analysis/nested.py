@@ -27,7 +27,8 @@ def winner_regret(
 ) -> float:
     """Return the expected regret of choosing `winner` from `table`, in log time.
 
-    It is NaN where nothing was chosen, and where the untrained network meets the target. `rng` draws the resamples, by default a fixed one. Of one cell there is no regret.
+    It is NaN where nothing was chosen, and where the untrained network meets the target. `rng` draws the resamples, by
+    default a fixed one. Of one cell there is no regret.
     """
     choosing = table.keep(choosing_seeds(table.seeds, confirmation_seeds))
     score = choosing.scores()

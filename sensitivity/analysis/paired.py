@@ -22,12 +22,13 @@ import numpy as np
 from scipy.special import chdtri, ndtri, stdtr, stdtrit
 
 from sensitivity.analysis.estimates import Estimate, Floats, mean_over_seeds
-from sensitivity.analysis.intervals import LEVEL, smallest_sign_flip_p
+from sensitivity.analysis.intervals import smallest_sign_flip_p
 from sensitivity.analysis.rates import TINY
 
 Answer = Literal["better", "worse", "equivalent", "undetermined"]
 
-ALPHA = 1 - LEVEL
+ALPHA = 0.05
+"""Of the tests; intervals of the other analyses are at `intervals.LEVEL`, 1 less this."""
 _EXACT = 14
 """Seeds up to which all sign patterns are counted; beyond, so many random ones."""
 _PATTERNS = 20_000

@@ -60,7 +60,7 @@ def compare_sizes(
     widen_equivalence: float = 1.0,
     alpha: float = ALPHA,
 ) -> PairedComparison:
-    """Compare the critical batch sizes of two optimizers, whose rows are the same `seeds`; the effect is their log ratio."""
+    """Compare the critical batch sizes of two optimizers, whose rows are the same `seeds`: their log ratio."""
     test = _tester(one, other)
     value = _size(one) - _size(other)
     upward = value > 0 if not math.isnan(value) else test(0.0).differences.mean() > 0
@@ -85,7 +85,7 @@ def compare_sizes(
         batch_size=None,
         seeds=tuple(seeds),
         differences=tuple(float(at + d) for d in centre.differences),
-        effect=_estimate(test, value, len(seeds), widen, alpha),
+        effect=_estimate(test, at + float(centre.differences.mean()), len(seeds), widen, alpha),
         p=p,
         p_holm=math.nan,
         margin=margin,
@@ -126,9 +126,8 @@ def _tester(one: LogTimes, other: LogTimes) -> Callable[[float], _Test]:
 
 
 def _estimate(test: Callable[[float], _Test], value: float, n: int, widen: float, alpha: float) -> Estimate:
-    known = value if math.isfinite(value) else math.nan
     if n < 2:
-        return Estimate(value=known, n=n)
+        return Estimate(value=value, n=n)
 
     def ends(log_ratio: float) -> tuple[float, float]:
         """Return the ends of the interval of the mean difference."""
@@ -139,13 +138,11 @@ def _estimate(test: Callable[[float], _Test], value: float, n: int, widen: float
 
     tried = np.array([ends(float(log_ratio)) for log_ratio in _RATIOS])
     if np.ptp(tried, axis=1).max() == 0:
-        return Estimate(value=known, n=n)
+        return Estimate(value=value, n=n)
     above, below = np.flatnonzero(tried[:, 0] > 0), np.flatnonzero(tried[:, 1] < 0)
     low = _crossing(lambda x: ends(x)[0], int(above[-1])) if len(above) else -math.inf
     high = _crossing(lambda x: ends(x)[1], int(below[0]) - 1) if len(below) else math.inf
-    if not math.isnan(known):
-        low, high = min(low, known), max(high, known)
-    return Estimate(value=known, interval=(low, high), n=n, covers=COVERS)
+    return Estimate(value=value, interval=(min(low, value), max(high, value)), n=n, covers=COVERS)
 
 
 def _crossing(falling: Callable[[float], float], left: int) -> float:

@@ -61,7 +61,7 @@ def compute_scaling_verdict(
         "scaling",
         one.optimizer,
         other.optimizer,
-        Estimate(value=math.nan) if primary is None else _ratio(primary.effect),
+        _effect(one, other, primary),
         primary,
         _batches(one, other, margin, alpha),
         found.blocks,
@@ -70,6 +70,15 @@ def compute_scaling_verdict(
         alpha=alpha,
         model_free=model_free,
     )
+
+
+def _effect(one: ScalingCurve, other: ScalingCurve, primary: PairedComparison | None) -> Estimate:
+    """Return the ratio of critical batch sizes; its interval alone where the data don't bound one of them."""
+    if primary is None:
+        return Estimate(value=math.nan)
+    found = _ratio(primary.effect)
+    sizes = [curve.critical.size.value for curve in (one, other) if curve.critical is not None]
+    return found if all(0 < size < math.inf for size in sizes) else replace(found, value=math.nan)
 
 
 def _ratio(effect: Estimate) -> Estimate:

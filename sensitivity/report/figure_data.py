@@ -94,9 +94,9 @@ def scaling_data(groups: Mapping[str, Sequence[ScalingCurve]]) -> Data:
         columns=(
             "target", "optimizer", "unit", "batch_size", "state", "time", "time_low", "time_high", "seeds",
             "evaluated_before", "evaluated_at", "expected_time", "expected_low", "expected_high",
-            "restricted_mean",
-            "ideal_time", "efficiency", "efficiency_low", "efficiency_high",
-            "winner", "hyperparameters", "judged", "on_edge", "regret", "fell_back", "reached", "censored", "diverged", "failed", "waiting",
+            "restricted_mean", "ideal_time", "efficiency", "efficiency_low", "efficiency_high",
+            "winner", "hyperparameters", "judged", "on_edge", "regret", "fell_back",
+            "reached", "censored", "diverged", "failed", "waiting",
         ),
         rows=[
             (
