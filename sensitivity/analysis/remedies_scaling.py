@@ -65,9 +65,9 @@ def confirm_remedy(priced: pd.DataFrame, curves: Sequence[ScalingCurve], seeds: 
     )
 
 
-def evaluation_remedy(priced: pd.DataFrame, margin: float) -> Remedy:
-    """Return evaluations that are close enough for `margin`, the log of a ratio, with all runs made again."""
-    growth = min(0.1, max(round(math.expm1(margin) / 3, 3), 0.001))
+def evaluation_remedy(priced: pd.DataFrame, grain: float) -> Remedy:
+    """Return evaluations as close as `grain`, the log of the ratio of two successive ones, with all runs made again."""
+    growth = min(0.1, max(float(f"{math.expm1(grain):.1g}"), 0.001))
     return Remedy(
         code="evaluation",
         text=f"Set growth = {growth:g} under [evaluation] in the study file, instead of every_epochs or every_steps: "

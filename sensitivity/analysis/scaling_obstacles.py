@@ -71,7 +71,7 @@ def _grain(found: Findings, priced: pd.DataFrame, both: Sequence[ScalingCurve], 
     first = [point for _, point in points if point.state == "left-censored"]
     few = [point for _, point in points if point.time.value < FEWEST_STEPS]
     if coarse or any(point.time.value >= FEWEST_STEPS for point in first):
-        found.remedies.append(evaluation_remedy(priced, margin))
+        found.remedies.append(evaluation_remedy(priced, margin / 3))
     if first or few:
         found.remedies.append(target_remedy())
 
@@ -128,7 +128,7 @@ def _effort(found: Findings, both: Sequence[ScalingCurve]) -> None:
         regrets = [p.regret for p in curve.points if math.isfinite(p.regret)]
         said = f"{optimizer_name(curve.optimizer)}: {count:,} configurations"
         if flattered:
-            said += f", winners {100 * max(flattered):.0f}% slower on the seeds that judge them at worst"
+            said += f", winners up to {100 * max(0.0, *flattered):.0f}% slower on the seeds that judge them"
         if regrets:
             said += f", expected regret of their choice up to {100 * max(regrets):.1f}%"
         words.append(said)

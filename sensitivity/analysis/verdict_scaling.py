@@ -13,7 +13,7 @@ from sensitivity.analysis.estimates import Caution, Estimate, Floats
 from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.paired import ALPHA, PairedComparison, claim_p, compare, holm, seeds_needed
 from sensitivity.analysis.remedies import Remedy
-from sensitivity.analysis.remedies_scaling import seeds_remedies
+from sensitivity.analysis.remedies_scaling import evaluation_remedy, seeds_remedies
 from sensitivity.analysis.scaling import ScalingCurve
 from sensitivity.analysis.scaling_obstacles import scaling_obstacles
 from sensitivity.analysis.size_ratio import LogTimes, compare_sizes
@@ -53,6 +53,11 @@ def compute_scaling_verdict(
     elif primary.answer == "undetermined":
         needed = seeds_needed(np.array(primary.differences), margin, bias=primary.bias, alpha=alpha)
         found.remedies += seeds_remedies(priced, both, needed)
+        distance = abs(abs(float(np.mean(primary.differences))) - margin)
+        grain = max(point.grain for curve in both for point in curve.points if point.state == "reached")
+        asked = any(remedy.code == "evaluation" for remedy in found.remedies)
+        if needed is None and 0 < distance < primary.bias and not asked:
+            found.remedies.append(evaluation_remedy(priced, grain * distance / primary.bias / 2))
     if primary is not None:
         found.remarks += _skewed(primary)
     if model_free is not None:

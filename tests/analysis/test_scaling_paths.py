@@ -100,7 +100,7 @@ def test_an_evaluation_an_epoch_is_refused_with_the_spacing_that_would_do(study,
         assert "a factor of" in said
         assert "which exceeds the margin of 1.25" in said
         (remedy,) = (remedy for remedy in found.remedies if remedy.code == "evaluation")
-        assert remedy.text.startswith("Set growth = 0.083 under [evaluation] in the study file")
+        assert remedy.text.startswith("Set growth = 0.08 under [evaluation] in the study file")
         assert remedy.runs == 2 * 3 * 3 * 12
         assert remedy.device_seconds == pytest.approx(remedy.runs * 100_000 * 0.5)
     assert "target" in {remedy.code for remedy in found.remedies}, "S(512) is below 20 steps"
@@ -124,6 +124,8 @@ def test_without_scatter_there_is_no_claim_beyond_what_the_grain_leaves_open(stu
     assert coarse.effect.interval[0] < ratio < coarse.effect.interval[1]
     text = texts(coarse.remedies, "seeds")[0]
     assert text.startswith("No number of further seeds would settle it")
+    closer = float(texts(coarse.remedies, "evaluation")[0].split("growth = ")[1].split()[0])
+    assert study(ratio, noise=0.0, growth=closer).answer == "equivalent", "with the spacing that the remedy names"
 
 
 def test_ties_are_no_edge_where_one_is_interior_and_plan_order_decides_nothing(study):
