@@ -8,7 +8,6 @@ winners to the answer; the tests go it from the tables of a study on.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -217,10 +216,6 @@ class Outcome:
     """[studies]: whether a claim was made that isn't true."""
     covered: Floats
     """[studies]: whether the interval of the ratio held it; NaN where the verdict was refused, or had none."""
-    refused: Floats
-    """[studies]: whether something blocked a claim."""
-    blocks: Counter[str]
-    """What blocked how many."""
     given: tuple[str, ...]
     """[studies] answers."""
 
@@ -232,8 +227,7 @@ class Outcome:
 def simulate(world: World, studies: int) -> Outcome:
     """Judge `studies` studies of a world, numbered from 0."""
     answers: list[str] = []
-    blocks = Counter[str]()
-    false, covered, refused = [], [], []
+    false, covered = [], []
     true = math.log(world.ratio)
     configurations, runs = _plan(world)
     fresh = range(_FRESH, _FRESH + world.judging) if world.confirmed else ()
@@ -242,14 +236,12 @@ def simulate(world: World, studies: int) -> Outcome:
         curves = scaling_curves(tables, configurations, confirmation_seeds=fresh)
         found = compute_scaling_verdict(runs, curves, "a", "b")
         answers.append(found.answer)
-        blocks.update({block.code for block in found.blocks})
         false.append(_is_false(found.answer, true))
-        refused.append(bool(found.blocks))
         interval = found.effect.interval
         open_ = found.blocks or interval is None
         covered.append(math.nan if open_ or interval is None else interval[0] <= world.ratio <= interval[1])
-    arrays = (np.array(values, dtype=float) for values in (false, covered, refused))
-    return Outcome(world, *arrays, blocks, tuple(answers))
+    arrays = (np.array(values, dtype=float) for values in (false, covered))
+    return Outcome(world, *arrays, tuple(answers))
 
 
 def _is_false(answer: str, true: float) -> bool:
