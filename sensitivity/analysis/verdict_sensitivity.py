@@ -23,7 +23,7 @@ from sensitivity.analysis.draws import FEWEST_BLOCKS, Draws
 from sensitivity.analysis.estimates import Caution, Estimate
 from sensitivity.analysis.names import at_batch_size, optimizer_name, parameter_name
 from sensitivity.analysis.outcomes import OBSERVED
-from sensitivity.analysis.paired import Answer, PairedComparison, holm
+from sensitivity.analysis.paired import ALPHA, Answer, PairedComparison, holm
 from sensitivity.analysis.price import Pair, TuningPrice, compute_prices, pair_draws, trials_ratio
 from sensitivity.analysis.remedies import Remedy
 from sensitivity.analysis.verdict import Margins, Verdict, priced_runs, unfinished
@@ -43,7 +43,7 @@ def compute_sensitivity_verdict(
     *,
     margins: Margins | None = None,
     clipped: Collection[Caution] = (),
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
 ) -> Verdict:
     """Answer whether `candidate` is less sensitive than `reference`, from their ``draws.compute_draws``.
 
@@ -107,7 +107,9 @@ def compute_sensitivity_verdict(
         primary=primary,
         by_batch=by_batch,
         reasons=(*reasons, *_anytime(anytime, alpha), *_remarks(one, other)),
-        settle=() if answer != "undetermined" else tuple(remedies),
+        blocks=tuple(blocks),
+        remedies=tuple(remedies),
+        alpha=alpha,
         anytime=anytime,
     )
 

@@ -78,8 +78,9 @@ def curve_data(cells: Sequence[CellCurves]) -> Data:
 def target_data(outcomes: Sequence[TargetOutcome]) -> Data:
     """Return where runs stand with respect to targets."""
     fields = (
-        "metric", "target", "optimizer", "batch_size", "planned", "reached", "censored", "diverged",
-        "diverged_after_meeting", "failed", "waiting", "median_steps", "median_epochs", "median_seconds",
+        "metric", "target", "optimizer", "batch_size", "planned", "reached", "fell_back", "at_first",
+        "censored", "diverged", "diverged_after_meeting", "failed", "waiting", "median_steps_after", "median_steps",
+        "median_epochs", "median_seconds",
         "expected_steps", "spent_steps",
     )  # fmt: skip
     return Data(
@@ -93,15 +94,19 @@ def scaling_data(groups: Mapping[str, Sequence[ScalingCurve]]) -> Data:
     return Data(
         columns=(
             "target", "optimizer", "unit", "batch_size", "state", "time", "time_low", "time_high", "seeds",
-            "expected_time", "restricted_mean", "ideal_time", "efficiency", "efficiency_low", "efficiency_high",
-            "winner", "hyperparameters", "judged", "on_edge", "reached", "censored", "diverged", "failed", "waiting",
+            "evaluated_before", "evaluated_at", "expected_time", "expected_low", "expected_high",
+            "restricted_mean", "ideal_time", "efficiency", "efficiency_low", "efficiency_high",
+            "winner", "hyperparameters", "judged", "on_edge", "regret", "fell_back",
+            "reached", "censored", "diverged", "failed", "waiting",
         ),
         rows=[
             (
                 title, curve.optimizer, curve.unit, point.batch_size, point.state, *estimated(point.time),
-                point.expected, point.restricted_mean.value, ideal, *estimated(point.efficiency)[:3],
+                *point.bounds, point.expected, *point.expected_bounds, point.restricted_mean.value, ideal,
+                *estimated(point.efficiency)[:3],
                 point.cell_id, ", ".join(f"{name}={value:.6g}" for name, value in point.parameters), point.method,
                 ", ".join(f"{edge.parameter} {edge.side}" for edge in point.edges),
+                point.regret, point.fell_back,
                 point.reached, point.censored, point.diverged, point.failed, point.waiting,
             )
             for title, curve in _curves(groups)

@@ -44,7 +44,6 @@ from sensitivity.figures.labels import target_label
 from sensitivity.report.choices import CHOICES, Choice, choose_cells
 from sensitivity.store.reader import Study
 from sensitivity.study.metrics import METRICS, Metric, MetricName
-from sensitivity.study.section import CONFIRMATION_SEEDS
 from sensitivity.study.spec import StudySpec
 
 Target = tuple[MetricName, float]
@@ -136,12 +135,11 @@ def compute_verdicts(study: Study) -> Verdicts:
 
 def _first(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs without those that confirm winners on fresh seeds, which the other cells don't have."""
-    return runs[runs["seed"] < CONFIRMATION_SEEDS]
+    return runs[~runs["confirmation"].astype(bool)]
 
 
 def _scaling(times: pd.DataFrame, spec: StudySpec, unit: TimeUnit = "steps") -> tuple[ScalingCurve, ...]:
-    fresh = {int(seed) for seed in times["seed"].unique() if seed >= CONFIRMATION_SEEDS}
-    return compute_scaling(times, unit, confirmation_seeds=fresh, designs=spec.designs, axes=spec.axes)
+    return compute_scaling(times, unit, designs=spec.designs, axes=spec.axes)
 
 
 def _verdicts(study: Study, times: pd.DataFrame | None, clipping: tuple[Clipping, ...]) -> Verdicts:

@@ -69,16 +69,24 @@ def target_table(outcomes: Sequence[TargetOutcome]) -> str:
             [
                 target_label(METRICS[o.metric], o.target),
                 optimizer_name(o.optimizer), o.batch_size, f"{o.reached}/{o.planned}", interval, o.censored,
-                f"{o.diverged} ({o.diverged_after_meeting})", o.failed, o.waiting, number(o.median_steps, 4),
+                f"{o.diverged} ({o.diverged_after_meeting})", o.failed, o.waiting, o.fell_back, _steps(o),
                 number(o.median_epochs, 3), number(o.median_seconds, 3), expected,
             ]
         )  # fmt: skip
     header = (
         "target", "optimizer", "batch size", "reached", "95% interval", "completed, not reached",
-        "diverged (after meeting it)", "failed", "waiting", "median steps", "median epochs",
+        "diverged (after meeting it)", "failed", "waiting", "fell back", "median steps", "median epochs",
         "median device-seconds", "expected running time in steps",
     )  # fmt: skip
     return table("Runs that reach each target. Medians are over the runs that reach it.", header, rows, text_columns=2)
+
+
+def _steps(outcome: TargetOutcome) -> str:
+    """Return the median steps as what is known of them: at most so many, or between two evaluations."""
+    low, high = outcome.median_steps_after, outcome.median_steps
+    if low == 0 < high:
+        return f"≤ {number(high, 4)}"
+    return number(high, 4) if not high - low > 1 else f"{number(low, 4)}–{number(high, 4)}"
 
 
 def ratio_table(ratios: Sequence[CostRatio]) -> str:

@@ -14,6 +14,7 @@ from sensitivity.analysis.curves import compute_curves
 from sensitivity.analysis.draws import compute_draws
 from sensitivity.analysis.importance import compute_importance
 from sensitivity.analysis.lr_sensitivity import compute_lr_sensitivity
+from sensitivity.analysis.maps import compute_maps
 from sensitivity.analysis.price import compute_price_ratios, compute_prices
 from sensitivity.analysis.profiles import compute_profiles
 from sensitivity.analysis.regions import compute_regions
@@ -155,8 +156,8 @@ def test_a_nan_epoch_is_left_out_and_not_filled_with_the_initial_performance(pla
     runs, curves = plain.tables([plain.row(seed=s, time=20) for s in range(3)])
     curves.loc[(curves["step"] == 20) & (curves["trial_id"] == "t1"), METRIC] = np.nan
     (cell,) = compute_curves(runs, curves, METRICS[METRIC], [runs["cell_id"].iloc[0]])
-    assert cell.high == (2.5, 0.2)
-    assert cell.seeds[1].measured == (2.5, 0.2)
+    assert cell.high == (2.5, 2.5, 0.2)
+    assert cell.seeds[1].measured == (2.5, 2.5, 0.2)
     assert compute_times(runs, curves, METRIC, 0.5)["steps"].tolist() == [20, 100, 20]
 
 
@@ -165,3 +166,37 @@ def test_extra_columns_and_another_index_do_not_matter(plain):
     other = runs.assign(note="x").set_index(pd.Index(np.arange(len(runs))[::-1] + 1000))
     assert repr(everything(runs, curves)["regions"]) == repr(everything(other, curves)["regions"])
     assert repr(everything(runs, curves)["success"]) == repr(everything(other, curves)["success"])
+
+
+def test_an_evaluation_that_is_there_twice_counts_once_and_the_last_of_them(plain):
+    runs, curves = plain.tables(rows(plain))
+    stale = curves[curves["step"] > 0].assign(train_loss=3.0)
+    assert repr(everything(runs, pd.concat([stale, curves]))) == repr(everything(runs, curves))
+    doubled = pd.concat([curves, curves])
+    cells = list(runs["cell_id"].unique())
+    twice = compute_curves(runs, doubled, METRICS[METRIC], cells)
+    assert twice == compute_curves(runs, curves, METRICS[METRIC], cells)
+    pd.testing.assert_frame_equal(compute_times(runs, doubled, METRIC, 0.5), compute_times(runs, curves, METRIC, 0.5))
+
+
+@pytest.mark.parametrize("loss", [1e308, np.finfo(float).max])
+def test_enormous_losses_overflow_nowhere(plain, loss):
+    runs, curves = plain.tables(rows(plain))
+    huge = runs.index[::2]
+    runs.loc[huge, "train_loss"] = loss
+    last = curves["trial_id"].isin(runs.loc[huge, "trial_id"]) & (curves["step"] > 0)
+    curves.loc[last, "train_loss"] = loss
+    everything(runs, curves)
+    compute_curves(runs, curves, METRICS[METRIC], list(runs["cell_id"].unique()))
+    compute_maps(runs, curves, METRICS[METRIC])
+
+
+def test_a_target_that_the_untrained_network_meets_is_no_time(plain):
+    runs, curves = plain.tables(rows(plain))
+    found = everything(runs, curves, target=10.0)
+    sound = found["times"]["outcome"] == "reached"
+    assert (found["times"].loc[sound, "steps"] == 0).all()
+    assert found["times"].loc[sound, "untrained"].all()
+    scaling, _ = found["verdicts"]
+    assert "untrained" in {block.code for block in scaling.blocks}
+    assert "target" in {remedy.code for remedy in scaling.remedies}

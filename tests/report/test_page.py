@@ -179,7 +179,7 @@ def test_runs_that_confirm_winners_judge_them_and_enter_nothing_else(synthetic, 
         synthetic.write_study(tmp_path, spec, lambda t: synthetic.run(t, [2.0, 0.3 + dict(t.hyperparameters)["lr"]]))
     )
     best = study.runs[study.runs["param.lr"] == 0.01].drop_duplicates(["optimizer", "batch_size"])
-    fresh = best.assign(seed=10**9, trial_id=best["trial_id"] + "fresh")
+    fresh = best.assign(seed=10**9, confirmation=True, trial_id=best["trial_id"] + "fresh")
     curves = study.curves[study.curves["trial_id"].isin(best["trial_id"])]
     more = replace(
         study,
