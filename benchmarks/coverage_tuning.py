@@ -168,7 +168,7 @@ def answers_of(a: Floats, b: Floats, *, crossed: bool) -> tuple[Texts, Floats, F
     more, less = moments.p_above(MARGIN), moments.p_below(1 / MARGIN)
     seen = (moments.one > 0) & (moments.other > 0)
     answers = np.full(len(a), "undetermined")
-    answers[seen & (np.maximum(1 - more, 1 - less) <= 0.05)] = "equivalent"
+    answers[seen & (np.maximum(1 - more, 1 - less) <= 0.025)] = "equivalent"
     answers[seen & (more <= 0.025)] = "better"
     answers[seen & (less <= 0.025)] = "worse"
     low, high = moments.interval(0.95)

@@ -1,8 +1,8 @@
 """Which of two optimizers is less sensitive to its hyperparameters: the one with the lower price of tuning (``price``).
 
-The candidate is better where the interval of the ratio of expected trials lies below one over the margin, worse where
-it lies above the margin, and equivalent where two one-sided tests put it between; each claim is at the level `alpha`,
-for the number of seeds that was planned. ``Verdict.anytime`` has what may be claimed at whichever stop (``betting``).
+The candidate is better where the interval of the ratio of expected trials, at 1 - `alpha`, lies below one over the
+margin, worse where it lies above the margin, and equivalent where it lies between, for the number of seeds that was
+planned. ``Verdict.anytime`` has what may be claimed at whichever stop (``betting``).
 
 Only independent draws judge. A grid describes, whatever it is compared with; what a search chose and what pruning cut
 short judge nothing (STATISTICS.md, sections 3 and 8).
@@ -23,7 +23,7 @@ from sensitivity.analysis.draws import FEWEST_BLOCKS, Draws
 from sensitivity.analysis.estimates import Caution, Estimate
 from sensitivity.analysis.names import at_batch_size, optimizer_name, parameter_name
 from sensitivity.analysis.outcomes import OBSERVED
-from sensitivity.analysis.paired import ALPHA, Answer, PairedComparison, holm
+from sensitivity.analysis.paired import ALPHA, Answer, PairedComparison, decide, holm
 from sensitivity.analysis.price import Pair, TuningPrice, compute_prices, pair_draws, trials_ratio
 from sensitivity.analysis.remedies import Remedy
 from sensitivity.analysis.verdict import Margins, Verdict, priced_runs, unfinished
@@ -125,11 +125,6 @@ def _compare(
     judged = seen and not math.isnan(more)
     equal = max(1 - more, 1 - less) if judged else math.nan
     beyond = min(1.0, 2 * min(more, less)) if judged else math.nan
-    answer: Answer = "undetermined"
-    if beyond <= alpha:
-        answer = "better" if more < less else "worse"
-    elif equal <= alpha:
-        answer = "equivalent"
     # A block's share in the log ratio, to first order; their mean is the ratio itself.
     own = [math.log(b / a)] * pair.n if seen else []
     if seen and pair.paired:
@@ -150,7 +145,7 @@ def _compare(
         p_holm=math.nan,
         margin=math.log(margin),
         p_equivalence=equal,
-        answer=answer,
+        answer=decide(beyond, equal, more < less, alpha),
     )
 
 
