@@ -551,4 +551,4 @@ def test_a_message_keeps_its_beginning_and_its_end():
     lines = text.splitlines()
     assert (lines[0], lines[-1]) == ("start", "the fix")
     assert len(lines) == 61
-    assert max(map(len, lines)) < 1_010
+    assert max(map(len, lines)) < 1_510
