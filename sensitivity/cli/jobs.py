@@ -21,7 +21,7 @@ from sensitivity.study.errors import UserError
 if TYPE_CHECKING:
     from sensitivity.execution.jobs import Cluster, Job
 
-UNSUCCESSFUL_EXIT, INTERRUPTED_EXIT = 1, 130
+UNSUCCESSFUL_EXIT, INTERRUPTED_EXIT = 2, 130
 
 
 def submit_study(

@@ -11,16 +11,35 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from sensitivity.cli.cluster import register
+from sensitivity.execution.interruption import Interruptible, heeded, ignore_stops
 from sensitivity.study.errors import UserError
 
 USER_ERROR_EXIT, INTERRUPTED_EXIT = 2, 130
 
+_STOPPED = "stopped; what is stored stays as it was"
+
+
+class _Commands(TyperGroup):
+    """Says that a command was stopped, where the command itself does not."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                typer.echo(_STOPPED, err=True)
+            raise typer.Exit(INTERRUPTED_EXIT) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="How far does an optimizer scale with batch size, and how sensitive is it to its hyperparameters?",
     no_args_is_help=True,
     add_completion=False,
@@ -37,18 +56,19 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print the answer as JS
 
 @contextlib.contextmanager
 def _importing() -> Iterator[None]:
-    """Let Ctrl-C end the process at once: an import may swallow it, or fail half-way in its own words."""
+    """Let a signal to stop end the process at once: an import may swallow it, or fail half-way in its own words."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        os.write(2, b"stopped; what is stored stays as it was\n")
+        os.write(2, f"{_STOPPED}\n".encode())
         os._exit(INTERRUPTED_EXIT)
 
-    before = signal.signal(signal.SIGINT, end) if threading.current_thread() is threading.main_thread() else None
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, end) for number in (heeded() if main_thread else ())}
     try:
         yield
     finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @app.command()
@@ -167,17 +187,29 @@ def dashboard(
 register(app)
 
 
+def _leave_quietly() -> None:
+    """Let nothing disturb the end of a stopped process: no further signal, and no terminal that is gone."""
+    ignore_stops()  # Ray cleans up until the very end
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def main() -> None:
     """Run a command; a user's mistake is a message and exit code 2, never a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        app()
-    except KeyboardInterrupt:
-        typer.echo("stopped; what is stored stays as it was", err=True)
-        sys.exit(INTERRUPTED_EXIT)
+        with Interruptible():
+            app()
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(USER_ERROR_EXIT)
+    except SystemExit as end:
+        if end.code == INTERRUPTED_EXIT:
+            _leave_quietly()
+        raise
 
 
 if __name__ == "__main__":

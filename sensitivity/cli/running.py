@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
-import signal
 from dataclasses import asdict
 
 from rich.console import Console
@@ -14,7 +14,7 @@ from sensitivity.execution.launch import Outcome, launch
 from sensitivity.execution.prepare import prepare
 from sensitivity.store.directory import place
 
-NOTHING_TRAINED_EXIT, INTERRUPTED_EXIT = 1, 130
+NOTHING_TRAINED_EXIT, INTERRUPTED_EXIT = 2, 130
 
 
 def run_study(study: str, *, storage: str, address: str | None, workers: int | None, as_json: bool) -> int:
@@ -29,13 +29,12 @@ def run_study(study: str, *, storage: str, address: str | None, workers: int | N
         workers=workers,
         show=lambda progress: shown(progress, console),
     )
-    if outcome.interrupted:
-        for number in (signal.SIGINT, signal.SIGTERM):  # Ray tidies up until the very end of the process
-            signal.signal(number, signal.SIG_IGN)
-    if as_json:
-        print(json.dumps(asdict(outcome)))
-    else:
-        _tell(outcome, console, again=_again(study, storage=storage, address=address, workers=workers))
+    # A terminal that was closed is gone, and what was to be said there with it.
+    with contextlib.suppress(OSError) if outcome.interrupted else contextlib.nullcontext():
+        if as_json:
+            print(json.dumps(asdict(outcome)))
+        else:
+            _tell(outcome, console, again=_again(study, storage=storage, address=address, workers=workers))
     if outcome.interrupted:
         return INTERRUPTED_EXIT
     return 0 if outcome.trained else NOTHING_TRAINED_EXIT

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM (a job's stop) ends a command the way SIGINT (Ctrl-C) does."""
+"""Stopping on request: SIGTERM (a job's stop) and SIGHUP (a closed terminal) end a command as SIGINT (Ctrl-C) does."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def heeded() -> tuple[signal.Signals, ...]:
+    """Return the signals that stop this process: not SIGHUP under ``nohup``, which asks that it be ignored."""
+    return tuple(each for each in STOPS if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN)
 
 
 class Interruptible:
-    """A block in which SIGINT and SIGTERM raise ``KeyboardInterrupt`` (in the main thread, which alone gets signals).
+    """A block in which the signals of `STOPS` raise ``KeyboardInterrupt`` (in the main thread, which alone gets them).
 
     It is ``KeyboardInterrupt`` because Ray's native code lets no other exception through while it waits. Where even
     that is swallowed (raised in a callback of the interpreter, say), `requested` still tells. After the first
-    signal, others are ignored until the block is left, so that they do not break the tidying up.
+    signal, others are ignored until the block is left, and an outer one too, so that they do not break the cleanup.
     """
 
     def __init__(self) -> None:
@@ -23,23 +28,27 @@ class Interruptible:
         self.cause = ""
         """Why, where it was not a user who asked."""
         self._applies = threading.current_thread() is threading.main_thread()
+        self._signals = heeded() if self._applies else ()
 
     def __enter__(self) -> Interruptible:
-        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._before = {number: signal.getsignal(number) for number in self._signals}
         self.arm()
         return self
 
     def arm(self) -> None:
         """Install the handlers, again if something has put its own in their place."""
-        if self._applies and not self.requested:
-            for number in _SIGNALS:
+        if not self.requested:
+            for number in self._signals:
                 signal.signal(number, self._stop)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._applies:
-            for number, handler in self._before.items():
+        for number, handler in self._before.items():
+            outer = getattr(handler, "__self__", None)
+            if self.requested and isinstance(outer, Interruptible):
+                outer.requested = True
+            else:
                 signal.signal(number, handler)
 
     def stop(self, cause: str) -> None:
@@ -54,6 +63,11 @@ class Interruptible:
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         self.requested = True
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
+        ignore_stops()
         raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def ignore_stops() -> None:
+    """Ignore further requests to stop, while what was begun is being cleaned up."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)

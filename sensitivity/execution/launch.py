@@ -147,7 +147,7 @@ def _run_missing(
     execution = plan.spec.execution
     if address is None:
         workers = workers or available_workers(execution.threads)
-    with ray_environment(local=address is None):
+    with ray_environment(local=address is None) as scratch:
         # These import Ray, which reads the environment.
         from sensitivity.execution.preflight import check_nodes
         from sensitivity.execution.runner import Destination, measure_on_cluster, run_packs, start_workers
@@ -189,6 +189,7 @@ def _run_missing(
                     Supply(packs, workers=at_once, searches=searches, cut=cut),
                     Destination(directory=directory, manifest=manifest, lock=lock),
                     workers=at_once,
+                    scratch=scratch,
                     progress=progress,
                     on_change=on_change,
                     stopped=lambda: stop.requested,

@@ -139,9 +139,9 @@ def with_search_seconds(plan: Plan, seconds: Mapping[Group, float]) -> Plan:
 
 
 def use_folder(folder: str) -> None:
-    """Let modules be imported from `folder`, where the user's study file lies."""
+    """Let modules be imported from `folder`, where the user's study file lies: what is installed comes first."""
     if folder not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path.append(folder)
 
 
 def available_workers(threads: int) -> int:

@@ -143,7 +143,7 @@ def test_a_place_that_every_node_has_for_itself_is_refused(cluster, tmp_path):
     storage = cluster.own_disk / "studies"
     job = cluster.command("submit", study, "--storage", storage).stdout.split()[1]
     followed = cluster.command("logs", "-f", job)
-    assert followed.returncode == 1
+    assert followed.returncode == 2
     assert "the cluster is not ready; nothing was run" in followed.stdout
     assert "what the driver wrote there does not appear; give a place that all nodes share" in followed.stdout
     assert "Traceback" not in followed.stdout

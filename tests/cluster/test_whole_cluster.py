@@ -118,7 +118,7 @@ def test_images_that_only_the_head_has(cluster, tmp_path, record):
     )
     job = cluster.command("submit", tmp_path / "images.toml", "--storage", STORAGE).stdout.split()[1]
     followed = cluster.command("logs", "-f", job)
-    assert followed.returncode == 1
+    assert followed.returncode == 2
     assert "the cluster is not ready; nothing was run" in followed.stdout
     complaints = [line for line in followed.stdout.splitlines() if line.startswith("  - the problem on ")]
     assert len(complaints) == 2, followed.stdout

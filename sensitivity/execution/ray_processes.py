@@ -1,0 +1,71 @@
+"""The processes that Ray starts in this one: what they inherit, and their end where Ray itself does not see to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+import ray._private.services
+import ray._private.utils
+import ray._private.worker
+
+_END_S = 5.0
+
+
+class RayProcesses:
+    """Ray's daemons below this process: its control store, its raylet and their helpers."""
+
+    def __init__(self) -> None:
+        self._started: list[subprocess.Popen[Any]] = []
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """Let what Ray starts in this block lead process groups of its own, and remember it.
+
+        A signal to this process's group (Ctrl-C, a closed terminal, a batch system's stop) then does not end Ray
+        before this process has finished its work with it.
+        """
+        popen, started = ray._private.services.ConsolePopen, self._started
+
+        class Recorded(popen):  # type: ignore[misc, valid-type]
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__(*arguments, **options, process_group=0)
+                started.append(self)
+
+        ray._private.services.ConsolePopen = Recorded  # type: ignore[misc]
+        try:
+            yield
+        finally:
+            ray._private.services.ConsolePopen = popen  # type: ignore[misc]
+
+    def kill(self) -> list[int]:
+        """Kill all of them, with what they have started; return the ids of those that are left all the same."""
+        for process in self._started:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + _END_S
+        left = []
+        for process in self._started:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                left.append(process.pid)
+        self._started.clear()
+        return left
+
+
+def keep_quiet() -> None:
+    """Keep Ray from what no setting of it prevents.
+
+    It prints the log of what dies to the standard output, where ``--json`` has its answer, and it takes SIGTERM for
+    itself, to end this process without a word.
+    """
+    ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
+    ray._private.utils.set_sigterm_handler = lambda handler: None
