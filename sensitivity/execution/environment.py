@@ -22,8 +22,6 @@ _QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     # Ctrl-C is ours: Tune's handler would wait for the packs in flight.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # Ray's agents end with its daemon at once; by default they look for it only now and then.
-    "RAY_enable_pipe_based_agent_to_parent_health_check": "1",
 }
 _PREFIX = "sensitivity-"
 _OWNER = "owner"

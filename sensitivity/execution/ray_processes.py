@@ -18,11 +18,20 @@ import ray._private.worker
 _END_S = 5.0
 
 
+_SURVIVOR = 'while read -r group; do groups="$groups -$group"; done; kill -s KILL -- $groups 2>/dev/null'
+"""A shell that is told process groups, and kills them when the one who told it is no more."""
+
+
 class RayProcesses:
-    """Ray's daemons below this process: its control store, its raylet and their helpers."""
+    """Ray's daemons below this process: its control store, its raylet and their helpers.
+
+    Those that this process starts die with it, however it dies, but Ray's agents, which the raylet starts, would look
+    for the raylet for another ten seconds or more. So a process of ours outlives this one, and kills their group.
+    """
 
     def __init__(self) -> None:
         self._started: list[subprocess.Popen[Any]] = []
+        self._survivor: subprocess.Popen[bytes] | None = None
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
@@ -31,12 +40,13 @@ class RayProcesses:
         A signal to this process's group (Ctrl-C, a closed terminal, a batch system's stop) then does not end Ray
         before this process has finished its work with it.
         """
-        popen, started = ray._private.services.ConsolePopen, self._started
+        popen, started, survive = ray._private.services.ConsolePopen, self._started, self._tell_survivor
 
         class Recorded(popen):  # type: ignore[misc, valid-type]
             def __init__(self, *arguments: Any, **options: Any) -> None:
                 super().__init__(*arguments, **options, process_group=0)
                 started.append(self)
+                survive(self.pid)
 
         ray._private.services.ConsolePopen = Recorded  # type: ignore[misc]
         try:
@@ -44,12 +54,29 @@ class RayProcesses:
         finally:
             ray._private.services.ConsolePopen = popen  # type: ignore[misc]
 
+    def _tell_survivor(self, group: int) -> None:
+        if self._survivor is None:
+            self._survivor = subprocess.Popen(
+                ["/bin/sh", "-c", _SURVIVOR],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        assert self._survivor.stdin is not None
+        self._survivor.stdin.write(f"{group}\n".encode())
+        self._survivor.stdin.flush()
+
     def kill(self) -> list[int]:
         """Kill all of them, with what they have started; return the ids of those that are left all the same."""
         for process in self._started:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
+        if self._survivor is not None:
+            self._survivor.kill()  # before the numbers can be those of other processes
+            self._survivor.communicate()
+            self._survivor = None
         deadline = time.monotonic() + _END_S
         left = []
         for process in self._started:
