@@ -100,9 +100,13 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
                     )
             except KeyboardInterrupt:
                 interrupted = True
-            except Exception:  # Ray's own, on the way to the interruption
+            except UserError:
                 if not stop.cause:
                     raise
+            except Exception:  # Ray's own on the way to the interruption, or those of a terminal that was closed
+                if not stop.cause and not stop.requested:
+                    raise
+                interrupted = True
             if stop.cause:
                 raise _lost(stop.cause, directory)
         study = read_study(directory)
