@@ -17,6 +17,8 @@ from sensitivity.store.directory import Place
 from sensitivity.study.errors import UserError
 from sensitivity.study.spec import StudySpec
 
+ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
+"""Gives the commands their ``--address``."""
 _OLD_S = 20.0
 _PATIENCE_S = 120.0
 """A submission sends this package's source, and the user's code."""
@@ -66,7 +68,7 @@ class Cluster:
         """Ask the cluster for its jobs, and wait for the answer."""
         jobs, fault = self._jobs, ""
         try:
-            told = json.loads(answer(["status", "--json", "--address", self.address], _PATIENCE_S))
+            told = json.loads(self._answer("status", "--json"))
             own = [job for job in told if job["storage"].rstrip("/") == self._root.uri.rstrip("/")]
             jobs = {job["study"]: Job(id=job["id"], status=job["status"], message=job["message"]) for job in own}
         except UserError as error:
@@ -82,8 +84,7 @@ class Cluster:
             UserError: what ``sensitivity submit`` says instead.
         """
         with lent(self._root, text, spec) as file:
-            options = ["--storage", self._root.uri, "--address", self.address, "--json"]
-            job = json.loads(answer(["submit", str(file), *options], _PATIENCE_S))
+            job = json.loads(self._answer("submit", str(file), "--storage", self._root.uri, "--json"))
         self._forget()
         return str(job["id"])
 
@@ -93,9 +94,13 @@ class Cluster:
         Raises:
             UserError: what ``sensitivity stop`` says instead.
         """
-        said = answer(["stop", job, "--address", self.address], _PATIENCE_S)
+        said = self._answer("stop", job)
         self._forget()
         return said.strip()
+
+    def _answer(self, *arguments: str) -> str:
+        # In the environment: an address may hold a password, and arguments are seen in the list of processes.
+        return answer(arguments, _PATIENCE_S, env={ADDRESS_VARIABLE: self.address})
 
     def _forget(self) -> None:
         with self._lock:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from sensitivity.store.lock import live_holder
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import parse_study, shipped
 from sensitivity.study.spec import StudySpec
+from sensitivity.study.whole_files import output_faults, write_whole
 
 _COMMAND = (sys.executable, "-m", "sensitivity.cli.main")
 _PLAN_S = 300.0
@@ -91,15 +92,10 @@ def _digest(text: str) -> str:
 
 
 def _write(root: Place, name: str, text: str) -> Path:
-    try:
+    with output_faults(Path(root.path if root.is_local else tempfile.gettempdir()) / name):
         # A bucket has no folder here. What is imported from beside a study file must be this user's alone.
         folder = Path(root.path) if root.is_local else Path(tempfile.mkdtemp(prefix="sensitivity-"))
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / name
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{root.uri}: can't be written ({error.strerror})") from None
-    return path
+        return write_whole(folder / name, text.encode()).path
 
 
 def plan(root: Place, file: Path) -> dict[str, Any]:
@@ -112,8 +108,8 @@ def plan(root: Place, file: Path) -> dict[str, Any]:
     return content
 
 
-def answer(arguments: Sequence[str], patience: float) -> str:
-    """Return what the ``sensitivity`` command prints, given `patience` seconds.
+def answer(arguments: Sequence[str], patience: float, *, env: Mapping[str, str] | None = None) -> str:
+    """Return what the ``sensitivity`` command prints, given `patience` seconds and further variables in `env`.
 
     Raises:
         UserError: what it says instead, or that it took too long.
@@ -121,7 +117,8 @@ def answer(arguments: Sequence[str], patience: float) -> str:
     try:
         done = subprocess.run(
             [*_COMMAND, *arguments],
-            capture_output=True, text=True, timeout=patience, check=False, stdin=subprocess.DEVNULL,
+            capture_output=True, timeout=patience, check=False, stdin=subprocess.DEVNULL,
+            encoding="utf-8", errors="replace", env={**os.environ, "PYTHONIOENCODING": "utf-8", **(env or {})},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         said = f"`sensitivity {arguments[0]}` took more than {patience:.0f} s; try it in a terminal"
@@ -148,7 +145,9 @@ class Started:
         if (before is not None and before[0].poll() is None) or live_holder(root.child(spec.name)) is not None:
             raise UserError(f"{spec.name} is running already")
         log = file.with_suffix(".log")
-        with log.open("wb") as stream:
+        with output_faults(log):
+            stream = log.open("wb")
+        with stream:
             process = subprocess.Popen(
                 [*_COMMAND, "run", str(file), "--storage", root.uri, *options],
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,

@@ -25,6 +25,7 @@ from dashboards.view import View
 from dashboards.words import duration
 from sensitivity.figures.labels import optimizer_name
 from sensitivity.study.errors import UserError
+from sensitivity.study.redaction import redacted
 from sensitivity.study.spec import StudySpec
 
 _FIELDS = (
@@ -97,7 +98,9 @@ def start_page(site: Site) -> TopPage:
 
 
 def _where(site: Site) -> str:
-    return "this machine" if site.cluster is None else f"this machine or on the cluster at {site.cluster.address}"
+    if site.cluster is None:
+        return "this machine"
+    return f"this machine or on the cluster at {redacted(site.cluster.address)}"
 
 
 def _cluster_button(site: Site) -> list[Component]:

@@ -28,12 +28,24 @@ def submit(
     installed: Annotated[
         bool, typer.Option("--installed", help="use the cluster's own copy of this package, don't send this one")
     ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="send this file beside the study though it looks like credentials"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Send a study to a Ray cluster: it runs there what is missing, and this machine may go."""
     from sensitivity.cli.jobs import submit_study
 
-    submit_study(study, address=address, storage=storage, workers=workers, with_package=not installed, as_json=as_json)
+    submit_study(
+        study,
+        address=address,
+        storage=storage,
+        workers=workers,
+        with_package=not installed,
+        include=include or [],
+        as_json=as_json,
+    )
 
 
 def status(

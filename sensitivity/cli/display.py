@@ -16,8 +16,14 @@ if TYPE_CHECKING:
     from sensitivity.execution.costs import Price
     from sensitivity.execution.prepare import Plan
     from sensitivity.execution.progress import Progress
+    from sensitivity.study.whole_files import Written
 
 _PLAIN_EVERY_S = 5.0
+
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """Return a console that prints text as it is: brackets and colons in a user's words are no markup."""
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
 def duration(seconds: float) -> str:
@@ -43,6 +49,11 @@ def size(count: float, unit: str) -> str:
             return f"{count:.3g} {prefix}{unit}"
         count /= 1000
     return f"{count:.3g} E{unit}"
+
+
+def shown_file(written: Written) -> str:
+    """Return a file's name and size."""
+    return f"{written.path} ({size(written.size, 'B')})"
 
 
 def progress_line(progress: Progress) -> str:

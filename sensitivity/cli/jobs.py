@@ -8,35 +8,45 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from sensitivity.cli.display import duration
+from sensitivity.cli.display import duration, size
+from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
+from sensitivity.cli.streams import reader_gone
 from sensitivity.execution.environment import ray_environment
 from sensitivity.execution.shipment import refuse_local, shipment
 from sensitivity.store.directory import place
 from sensitivity.study.errors import UserError
+from sensitivity.study.redaction import redacted
 
 if TYPE_CHECKING:
     from sensitivity.execution.jobs import Cluster, Job
 
-UNSUCCESSFUL_EXIT, INTERRUPTED_EXIT = 2, 130
-
 
 def submit_study(
-    study: str, *, address: str, storage: str, workers: int | None, with_package: bool, as_json: bool
+    study: str,
+    *,
+    address: str,
+    storage: str,
+    workers: int | None,
+    with_package: bool,
+    include: Sequence[str],
+    as_json: bool,
 ) -> None:
     """Send a study to a cluster, and say how to follow it."""
     refuse_local(storage)
     storage = place(storage).uri  # refuses here what means nothing, or holds credentials; one name for one place
-    with shipment(study, with_package=with_package) as ready, _cluster(address) as cluster:
+    with shipment(study, with_package=with_package, include=include) as ready, _cluster(address) as cluster:
         job = cluster.submit(ready, storage=storage, workers=workers)
+        files, sent = ready.extent()
     if as_json:
-        print(json.dumps(asdict(job)))
+        print(json.dumps({**asdict(job), "files": files, "bytes": sent}))
         return
-    at = f"--address {shlex.quote(address)}"
+    at = f"--address {shlex.quote(redacted(address))}"
     print(f"job:    {job.id}")
+    print(f"sent:   {files} file{'s' * (files != 1)} ({size(sent, 'B')}){' and this package' * with_package}")
     print(f"follow: sensitivity logs -f {job.id} {at}")
     print(f"state:  sensitivity status {job.id} {at}")
     print(f"stop:   sensitivity stop {job.id} {at}")
@@ -51,7 +61,7 @@ def show_status(id_: str | None, *, address: str, as_json: bool) -> None:
         print(json.dumps([asdict(job) for job in jobs] if id_ is None else asdict(jobs[0])))
         return
     if not jobs:
-        print(f"no studies on the cluster at {address}; `sensitivity submit` sends one")
+        print(f"no studies on the cluster at {redacted(address)}; `sensitivity submit` sends one")
     for job in jobs:
         print(_line(job))
     if id_ is not None and not jobs[0].active and jobs[0].message:
@@ -63,14 +73,26 @@ def show_logs(id_: str, *, address: str, follow: bool) -> int:
     with _cluster(address) as cluster:
         if not follow:
             print(cluster.logs(id_), end="")
-            return 0
+            return DONE
         try:
-            job = cluster.follow(id_, lambda text: print(text, end="", flush=True))
+            job = cluster.follow(id_, _show)
+        except _ReaderGone:
+            return DONE
         except KeyboardInterrupt:
             print(f"\n{id_} goes on; `sensitivity stop {id_}` would end it", file=sys.stderr)
-            return INTERRUPTED_EXIT
+            return STOPPED
     print(f"{job.id}: {job.status.lower()}", file=sys.stderr)
-    return 0 if job.status == "SUCCEEDED" else UNSUCCESSFUL_EXIT
+    return DONE if job.status == "SUCCEEDED" else FAULT
+
+
+class _ReaderGone(Exception):  # noqa: N818
+    """Nobody reads what is printed any more: the rest of a job's output is of no use."""
+
+
+def _show(text: str) -> None:
+    print(text, end="", flush=True)
+    if reader_gone():
+        raise _ReaderGone
 
 
 def stop_job(id_: str, *, address: str) -> None:

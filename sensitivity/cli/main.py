@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -14,33 +15,44 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from sensitivity.cli.cluster import register
+from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
+from sensitivity.cli.streams import standard_streams
 from sensitivity.execution.interruption import Interruptible, heeded, ignore_stops
 from sensitivity.study.errors import UserError
-
-USER_ERROR_EXIT, INTERRUPTED_EXIT = 2, 130
+from sensitivity.study.redaction import RedactingFormatter
 
 _STOPPED = "stopped; what is stored stays as it was"
+_OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Faults of the machine that any system call may meet, wherever it stands in the code."""
 
 
-class _Commands(TyperGroup):
-    """Says that a command was stopped, where the command itself does not."""
+class _Stopped(Exception):  # noqa: N818
+    """A command was stopped by a signal. Typer would turn a ``KeyboardInterrupt`` into an exit without a message."""
 
+
+class _Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            with contextlib.suppress(OSError):  # the terminal may be gone
-                typer.echo(_STOPPED, err=True)
-            raise typer.Exit(INTERRUPTED_EXIT) from None
+            raise _Stopped from None
+        except OSError as error:
+            if error.errno not in _OF_THE_SYSTEM:
+                raise
+            where = f"{error.filename}: " if error.filename is not None else ""
+            raise UserError(
+                f"{where}{error.strerror}\n"
+                "  Free what this machine lacks, and give the same command again; what is stored is whole"
+            ) from None
 
 
 app = typer.Typer(
     cls=_Commands,
     help="How far does an optimizer scale with batch size, and how sensitive is it to its hyperparameters?",
+    epilog="Exit codes: 0, the command has done its work; 2, a mistake or a fault, which a message explains; 130, "
+    "stopped by Ctrl-C, SIGTERM or SIGHUP.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -56,19 +68,20 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print the answer as JS
 
 @contextlib.contextmanager
 def _importing() -> Iterator[None]:
-    """Let a signal to stop end the process at once: an import may swallow it, or fail half-way in its own words."""
+    """Let a stop end the process at once: an import may swallow it, or fail half-way in its own words."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        os.write(2, f"{_STOPPED}\n".encode())
-        os._exit(INTERRUPTED_EXIT)
+        with contextlib.suppress(OSError):
+            os.write(2, f"{_STOPPED}\n".encode())
+        os._exit(STOPPED)
 
     main_thread = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, end) for number in (heeded() if main_thread else ())}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, known in before.items():
+            signal.signal(number, known)
 
 
 @app.command()
@@ -113,7 +126,7 @@ def report(
         from sensitivity.cli.reading import write_report_file
 
     for line in write_report_file(study_dirs, output, figures):
-        typer.echo(line)
+        print(line, flush=True)
 
 
 @app.command()
@@ -137,7 +150,7 @@ def export(
         from sensitivity.cli.exporting import export_study
 
     for line in export_study(study_dir, target):
-        typer.echo(line)
+        print(line, flush=True)
 
 
 @app.command(name="list")
@@ -187,29 +200,31 @@ def dashboard(
 register(app)
 
 
-def _leave_quietly() -> None:
-    """Let nothing disturb the end of a stopped process: no further signal, and no terminal that is gone."""
-    ignore_stops()  # Ray cleans up until the very end
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def main() -> None:
     """Run a command; a user's mistake is a message and exit code 2, never a traceback."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    with standard_streams() as streams:
+        handler = logging.StreamHandler()
+        handler.setFormatter(RedactingFormatter("%(levelname)s: %(message)s"))
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
+        code = streams.exit_code(_exit_code_of_command(), failed=FAULT)
+    if code == STOPPED:
+        ignore_stops()  # Ray cleans up until the very end of the process
+    sys.exit(code)
+
+
+def _exit_code_of_command() -> int:
     try:
         with Interruptible():
             app()
+    except (_Stopped, KeyboardInterrupt):
+        print(_STOPPED, file=sys.stderr)
+        return STOPPED
     except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(USER_ERROR_EXIT)
-    except SystemExit as end:
-        if end.code == INTERRUPTED_EXIT:
-            _leave_quietly()
-        raise
+        print(f"error: {error}", file=sys.stderr)
+        return FAULT
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else DONE
+    return DONE
 
 
 if __name__ == "__main__":

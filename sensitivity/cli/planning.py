@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 
-from rich.console import Console
-
-from sensitivity.cli.display import duration, price_table
+from sensitivity.cli.display import duration, plain_console, price_table
 from sensitivity.execution.costs import Price, measure_here, pack_sizes, price, samples
 from sensitivity.execution.prepare import available_workers, prepare, with_recorded, with_search_seconds
 from sensitivity.execution.searches import recorded_trials, search_seconds
@@ -33,7 +31,7 @@ def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -
     if as_json:
         print(json.dumps(_content(plan.spec.name, priced)))
         return
-    console = Console()
+    console = plain_console()
     console.print(f"{plan.spec.name}: {plan.spec.description}", soft_wrap=True)
     console.print(price_table(priced))
     todo, planned = (sum(getattr(line, name) for line in priced.lines) for name in ("missing", "planned"))

@@ -5,36 +5,43 @@ from __future__ import annotations
 import json
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sensitivity.analysis.verdict import Verdict
+from sensitivity.cli.display import shown_file, size
 from sensitivity.figures.labels import optimizer_name
 from sensitivity.report.results import Verdicts, compute_verdicts
 from sensitivity.report.words import answer_in_words, target_in_words
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
-from sensitivity.study.errors import UserError
+from sensitivity.store.record import refuse_record
+from sensitivity.study.whole_files import refuse_unwritable, write_output
 
 _WIDTH = 100
 
 
-def write_report_file(study_dirs: Sequence[str], output: Path | None, figures: Path | None) -> list[str]:
-    """Write the report of one study or several, and its figures where a folder is given; return what was written."""
+def write_report_file(study_dirs: Sequence[str], output: Path | None, figures: Path | None) -> Iterator[str]:
+    """Write the report of one study or several, and its figures where a folder is given; yield what was written.
+
+    Raises:
+        UserError: a study can't be read, or a file can't be written.
+    """
     from sensitivity.report import write_report
     from sensitivity.report.images import write_images
 
     directories = [place(study_dir) for study_dir in study_dirs]
     name = directories[0].path.rpartition("/")[2] if len(directories) == 1 else "comparison"
     target = output or Path(f"{name}.html")
+    for each in (target, *([figures] if figures is not None else [])):
+        refuse_record(each)
+    refuse_unwritable(target)
     made = write_report(directories)
-    write_file(target, made.html.encode())
-    written = [f"report: {target}"]
+    yield f"report: {shown_file(write_output(target, made.html.encode()))}"
     if figures is not None:
         images = write_images(made.figures, figures)
-        written.append(f"figures: {len(images)} files in {figures}")
-    return written
+        yield f"figures: {len(images)} files in {figures} ({size(sum(image.size for image in images), 'B')})"
 
 
 def show_verdict(study_dir: str, *, as_json: bool) -> None:
@@ -43,19 +50,6 @@ def show_verdict(study_dir: str, *, as_json: bool) -> None:
     verdicts = compute_verdicts(study)
     name = study.manifest.spec.name
     print(json.dumps(_content(name, verdicts), indent=2) if as_json else _words(name, verdicts))
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file and the folders above it.
-
-    Raises:
-        UserError: it can't be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror}); give another file") from None
 
 
 def _words(name: str, verdicts: Verdicts) -> str:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
+import sys
 from dataclasses import asdict
 
 from rich.console import Console
 
-from sensitivity.cli.display import extent, shown
+from sensitivity.cli.display import extent, plain_console, shown
+from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
 from sensitivity.execution.launch import Outcome, launch
 from sensitivity.execution.prepare import prepare
 from sensitivity.store.directory import place
-
-NOTHING_TRAINED_EXIT, INTERRUPTED_EXIT = 2, 130
+from sensitivity.study.redaction import redacted
 
 
 def run_study(study: str, *, storage: str, address: str | None, workers: int | None, as_json: bool) -> int:
     """Run what is missing of a study, show it, and return the exit code."""
-    console = Console(stderr=as_json)
+    console = plain_console(stderr=as_json)
     plan = prepare(study)
     console.print(f"{plan.spec.name}: {extent(plan)}", soft_wrap=True)
     outcome = launch(
@@ -29,20 +29,21 @@ def run_study(study: str, *, storage: str, address: str | None, workers: int | N
         workers=workers,
         show=lambda progress: shown(progress, console),
     )
-    # A terminal that was closed is gone, and what was to be said there with it.
-    with contextlib.suppress(OSError) if outcome.interrupted else contextlib.nullcontext():
-        if as_json:
-            print(json.dumps(asdict(outcome)))
-        else:
-            _tell(outcome, console, again=_again(study, storage=storage, address=address, workers=workers))
+    if as_json:
+        print(json.dumps(asdict(outcome)))
+    else:
+        _tell(outcome, console, again=_again(study, storage=storage, address=address, workers=workers))
     if outcome.interrupted:
-        return INTERRUPTED_EXIT
-    return 0 if outcome.trained else NOTHING_TRAINED_EXIT
+        return STOPPED
+    if not outcome.trained:
+        print(f"error: no run of {outcome.study} has trained, for the causes above", file=sys.stderr)
+        return FAULT
+    return DONE
 
 
 def _tell(outcome: Outcome, console: Console, *, again: str) -> None:
     def line(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False, highlight=False)
+        console.print(text, soft_wrap=True)
 
     line(f"{outcome.study}: " + ", ".join(f"{count} {status}" for status, count in outcome.statuses.items()))
     for cause, count in outcome.causes.items():
@@ -54,6 +55,7 @@ def _tell(outcome: Outcome, console: Console, *, again: str) -> None:
 
 
 def _again(study: str, *, storage: str, address: str | None, workers: int | None) -> str:
-    options = {"--storage": storage, "--address": address, "--workers": workers}
+    shown = None if address is None else redacted(address)
+    options = {"--storage": storage, "--address": shown, "--workers": workers}
     given = [f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
     return " ".join(["sensitivity run", shlex.quote(study), *given])

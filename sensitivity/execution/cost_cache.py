@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.provenance import code_version
 from sensitivity.study.trials import Trial, content_hash
+from sensitivity.study.whole_files import write_whole
 from sensitivity.training.calibration import Cost
 from sensitivity.training.problems import Problem
 
@@ -48,10 +48,7 @@ class CostCache:
     def put(self, trials: Sequence[Trial], cost: Cost) -> None:
         """Keep a measurement; where that can't be done, go without."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._folder, delete=False) as file:
-                json.dump(dataclasses.asdict(cost), file)
-            Path(file.name).replace(self._file(trials))
+            write_whole(self._file(trials), json.dumps(dataclasses.asdict(cost)).encode())
         except OSError:
             return
 

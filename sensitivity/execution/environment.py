@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sensitivity.study.errors import UserError
+from sensitivity.study.whole_files import write_output
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -49,8 +50,7 @@ def ray_environment(*, local: bool) -> Iterator[Path]:
             wanted["RAY_TMPDIR"] = str(scratch)
         if local and not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
             token = scratch / "token"
-            token.touch(mode=0o600)
-            token.write_text(secrets.token_hex(32))
+            write_output(token, secrets.token_hex(32).encode(), mode=0o600)
             wanted |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         added = {name: value for name, value in wanted.items() if name not in os.environ}
         os.environ.update(added)

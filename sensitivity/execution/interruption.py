@@ -11,8 +11,8 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def heeded() -> tuple[signal.Signals, ...]:
-    """Return the signals that stop this process: not SIGHUP under ``nohup``, which asks that it be ignored."""
-    return tuple(each for each in STOPS if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN)
+    """Return the signals that stop this process: none that its caller has it ignore, as ``nohup`` does SIGHUP."""
+    return tuple(each for each in STOPS if signal.getsignal(each) is not signal.SIG_IGN)
 
 
 class Interruptible:
@@ -27,8 +27,7 @@ class Interruptible:
         self.requested = False
         self.cause = ""
         """Why, where it was not a user who asked."""
-        self._applies = threading.current_thread() is threading.main_thread()
-        self._signals = heeded() if self._applies else ()
+        self._signals = heeded() if threading.current_thread() is threading.main_thread() else ()
 
     def __enter__(self) -> Interruptible:
         self._before = {number: signal.getsignal(number) for number in self._signals}
@@ -56,8 +55,8 @@ class Interruptible:
         if self.requested:
             return
         self.cause = cause
-        if self._applies:
-            os.kill(os.getpid(), signal.SIGINT)  # wakes the main thread, whatever it waits for
+        if self._signals:
+            os.kill(os.getpid(), self._signals[0])  # wakes the main thread, whatever it waits for
         else:
             self.requested = True
 

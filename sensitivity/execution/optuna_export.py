@@ -7,18 +7,21 @@ is there with the worst value observed, as searches count it: without a value Op
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from sensitivity.execution.objectives import Values, configuration_values, run_values
 from sensitivity.store.directory import Place, first_line
-from sensitivity.store.reader import read_study
+from sensitivity.store.reader import Study, read_study
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.arms import Arm
 from sensitivity.study.axes import Axis
@@ -26,6 +29,7 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import METRICS
 from sensitivity.study.results import Status
 from sensitivity.study.search import SearchSpec, lower_is_better
+from sensitivity.study.whole_files import output_faults, replacing
 
 _STATES = {
     Status.COMPLETED: TrialState.COMPLETE,
@@ -39,41 +43,90 @@ _STATES = {
 def export_optuna(directory: Place, url: str) -> tuple[str, ...]:
     """Write a study directory to the Optuna storage at `url`; return the names of the Optuna studies.
 
+    A new SQLite file appears once it is whole. In a storage that exists already, what was written is removed again if
+    the rest can't be.
+
     Args:
         directory: of the study.
         url: as SQLAlchemy has it; a mere path is a SQLite file.
 
     Raises:
-        UserError: the storage can't be opened, or has these studies already.
+        UserError: the storage can't be opened or written, or has these studies already.
         StorageError: as `read_study`.
     """
     study = read_study(directory)
+    full = url if "://" in url else f"sqlite:///{url}"
+    file = sqlite_file(url)
+    if file is None or file.exists():
+        return _export(study, full, shown=url)
+    with output_faults(file), replacing(file) as beside:
+        return _export(study, make_url(full).set(database=str(beside)).render_as_string(hide_password=False), shown=url)
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of a storage; None for one that is no file, or whose URL is not valid."""
+    if "://" not in url:
+        return Path(url)
+    try:
+        parts = make_url(url)
+    except (ValueError, SQLAlchemyError):
+        return None
+    named = parts.database if parts.get_backend_name() == "sqlite" else None
+    return Path(named) if named and named != ":memory:" and not named.startswith("file:") else None
+
+
+def _export(study: Study, url: str, *, shown: str) -> tuple[str, ...]:
     spec = study.manifest.spec
     curves = {str(name): rows.to_dict("records") for name, rows in study.curves.groupby("trial_id")}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     has_classes = "test_accuracy" in spec.problem.metrics()
     search = spec.search or SearchSpec(objective=("test_accuracy" if has_classes else "test_loss",))
     try:
-        storage = optuna.storages.RDBStorage(url if "://" in url else f"sqlite:///{url}")
-        names = []
-        for (optimizer, batch_size), rows in study.runs.groupby(["optimizer", "batch_size"], sort=False):
-            name = f"{spec.name}/{optimizer}/{batch_size}"
-            written = optuna.create_study(
-                storage=storage,
-                study_name=name,
-                directions=["minimize" if lower_is_better(each) else "maximize" for each in search.objective],
-            )
-            written.set_user_attr("objective", list(search.objective))
-            written.set_user_attr("pending", int((rows["status"] == Status.PENDING).sum()))
-            written.add_trials(_trials(rows.to_dict("records"), curves, spec.optimizers[str(optimizer)], search))
-            names.append(name)
+        with _storage(url) as storage, _all_or_none(storage) as made:
+            for (optimizer, batch_size), rows in study.runs.groupby(["optimizer", "batch_size"], sort=False):
+                name = f"{spec.name}/{optimizer}/{batch_size}"
+                written = optuna.create_study(
+                    storage=storage,
+                    study_name=name,
+                    directions=["minimize" if lower_is_better(each) else "maximize" for each in search.objective],
+                )
+                made.append(name)
+                written.set_user_attr("objective", list(search.objective))
+                written.set_user_attr("pending", int((rows["status"] == Status.PENDING).sum()))
+                written.add_trials(_trials(rows.to_dict("records"), curves, spec.optimizers[str(optimizer)], search))
+            return tuple(made)
     except optuna.exceptions.DuplicatedStudyError:
-        raise UserError(f"{url}: has an Optuna study {name!r} already\n  Give another file, or move it away") from None
+        raise UserError(
+            f"{shown}: has an Optuna study {name!r} already\n  Give another file, or move it away"
+        ) from None
     except (ImportError, ValueError, OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise UserError(
-            f"Optuna storage {url!r}: can't be opened ({first_line(error)})\n  Give a file, or sqlite:///FILE"
+            f"Optuna storage {shown!r}: can't be opened or written ({first_line(error.__cause__ or error)})\n"
+            "  Give a file in a folder that can be written and has space left, or sqlite:///FILE"
         ) from None
-    return tuple(names)
+
+
+@contextlib.contextmanager
+def _storage(url: str) -> Iterator[optuna.storages.RDBStorage]:
+    storage = optuna.storages.RDBStorage(url)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+@contextlib.contextmanager
+def _all_or_none(storage: optuna.storages.RDBStorage) -> Iterator[list[str]]:
+    """Yield a list for the names of new studies; delete them again if the block fails."""
+    made: list[str] = []
+    try:
+        yield made
+    except BaseException:
+        for name in made:
+            with contextlib.suppress(KeyError, SQLAlchemyError, optuna.exceptions.StorageInternalError):
+                optuna.delete_study(study_name=name, storage=storage)
+        raise
 
 
 def _trials(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sensitivity.execution.prepare import use_folder
+from sensitivity.execution.private_files import private_files
 from sensitivity.store.lock import JOB_VARIABLE
 from sensitivity.store.manifest import MANIFEST
 from sensitivity.study.errors import UserError
@@ -22,8 +24,9 @@ MOST_BYTES = 100 * 2**20
 """What Ray takes of a job's files, packed."""
 _NEVER = (".?*", "__pycache__", "*.pyc")
 """A plain `.*` is also the folder itself to Ray, and nothing would travel."""
-_SHOWN = 3
-"""Files that a message about size names."""
+_SHOWN, _SHOWN_PRIVATE = 3, 10
+"""Files that a message about size names, and one about credentials."""
+_OF_ONE_MACHINE = ("/dev/", "/proc/", "/run/", "/sys/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,9 @@ class Shipment:
     package: Path | None
     """This package's source, if it is to travel too."""
     needed: tuple[Path, ...]
-    """Files and folders without which the study can't be run."""
+    """Files and folders without which the study can't be run, and those that the user has named."""
+    included: tuple[Path, ...] = ()
+    """Files and folders that the user has named: they travel even if they look like credentials."""
 
     def runtime_env(self, *, job: str) -> dict[str, object]:
         """Return the shipment as Ray's runtime environment of a job of that name."""
@@ -56,7 +61,7 @@ class Shipment:
         return {**env, "env_vars": variables, "py_modules": [str(self.package)]}
 
     def fault(self) -> str | None:
-        """Return in words why this can't be sent, with the mend; None if it can."""
+        """Return in words why this can't be sent, and how to fix it; None if it can."""
         sizes = _sizes(self.folder, self.excludes)
         for path in self.needed:
             if not any(file.is_relative_to(path) for file in sizes):
@@ -64,6 +69,20 @@ class Shipment:
                     f"{path} would not travel: a .gitignore or .rayignore names it, it is hidden, or it is empty\n"
                     "  The study needs it: change what names it, or move it"
                 )
+        private = [
+            path.relative_to(self.folder).as_posix()
+            for path in private_files(sizes, self.folder)
+            if not any(path.is_relative_to(named) for named in self.included)
+        ]
+        if private:
+            named = ", ".join(private[:_SHOWN_PRIVATE]) + f" and {len(private) - _SHOWN_PRIVATE} more" * (
+                len(private) > _SHOWN_PRIVATE
+            )
+            return (
+                f"{named} in {self.folder}: what looks like credentials is not sent, as a cluster keeps what it gets\n"
+                "  Name what the study does not need in a .rayignore beside it, or give "
+                f"--include {shlex.quote(private[0])}, and so on for each, to send it"
+            )
         total = sum(sizes.values())
         if total <= MOST_BYTES:
             return None
@@ -76,15 +95,21 @@ class Shipment:
             "does not need in a .rayignore beside it"
         )
 
+    def extent(self) -> tuple[int, int]:
+        """Return how many of the user's files are sent, and their bytes."""
+        sizes = _sizes(self.folder, self.excludes)
+        return len(sizes), sum(sizes.values())
+
 
 @contextlib.contextmanager
-def shipment(study: str, *, with_package: bool) -> Iterator[Shipment]:
+def shipment(study: str, *, with_package: bool, include: Sequence[str] = ()) -> Iterator[Shipment]:
     """Check a study as far as that needs no data set, and have what is to be sent for a while.
 
     Without code or images of the user's own the study file travels alone; with some, the folder in which it lies.
+    `include` names files and folders in it that are to be sent even if they look like credentials.
 
     Raises:
-        UserError: the study file has mistakes, or a module that it names is not found.
+        UserError: the study file has mistakes, or a module or file that is named is not found.
     """
     path = find_study(study)
     spec = load_study(path)
@@ -92,6 +117,13 @@ def shipment(study: str, *, with_package: bool) -> Iterator[Shipment]:
     use_folder(str(folder))
     own = (*modules_found(spec.problem), *_images(spec, folder))
     package = Path(__file__).resolve().parents[1] if with_package else None
+    included = tuple(Path(os.path.normpath(folder / name)) for name in include)
+    for each in included:
+        if not own or not each.exists() or not each.is_relative_to(folder):
+            raise UserError(
+                f"--include {each.name!r}: no such file in {folder}, or the study needs no code and travels alone"
+                "\n  Name a file or folder as it lies below the study file's folder, or leave the option out"
+            )
     if own:
         file = path.resolve()
         yield Shipment(
@@ -100,7 +132,8 @@ def shipment(study: str, *, with_package: bool) -> Iterator[Shipment]:
             folder=folder,
             excludes=(*_NEVER, *_apart(folder)),
             package=package,
-            needed=(file, *(each for each in own if each.is_relative_to(folder))),
+            needed=(file, *(each for each in own if each.is_relative_to(folder)), *included),
+            included=included,
         )
         return
     with tempfile.TemporaryDirectory(prefix="sensitivity-") as scratch:
@@ -110,9 +143,9 @@ def shipment(study: str, *, with_package: bool) -> Iterator[Shipment]:
 
 def _images(spec: StudySpec, folder: Path) -> Iterator[Path]:
     named = spec.problem.dataset
-    place = (folder / named.removeprefix(IMAGE_FOLDER)).resolve()
-    if named.startswith(IMAGE_FOLDER) and place.is_relative_to(folder):
-        yield place
+    images = (folder / named.removeprefix(IMAGE_FOLDER)).resolve()
+    if named.startswith(IMAGE_FOLDER) and images.is_relative_to(folder):
+        yield images
 
 
 def _apart(folder: Path) -> Iterator[str]:
@@ -139,12 +172,20 @@ def _sizes(folder: Path, excludes: tuple[str, ...]) -> dict[Path, int]:
 
 
 def refuse_local(storage: str) -> None:
-    """Raise unless `storage` means the same to every machine, as far as its name tells.
+    """Raise unless `storage` means the same to every machine, as far as its name tells; the job asks each node.
 
     Raises:
-        UserError: it is a relative path, or one below a home directory.
+        UserError: it is a relative path, the root of the file tree, or a folder of the running system.
     """
-    if "://" not in storage and not storage.startswith("/"):
+    path = storage.removeprefix("file://")
+    if "://" in path:
+        return
+    if os.path.normpath(path).strip("/") == "" or path.startswith(_OF_ONE_MACHINE):
+        raise UserError(
+            f"--storage {storage!r}: every machine has its own\n"
+            "  Give the full path of a folder that all nodes share (NFS), or a URI such as s3://bucket/studies"
+        )
+    if not path.startswith("/"):
         raise UserError(
             f"--storage {storage!r}: on the cluster that is a folder that goes away with the job\n"
             "  Give the full path of a folder that all nodes share (NFS), or a URI such as s3://bucket/studies"

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +15,16 @@ import pyarrow as pa
 from pyarrow import fs
 
 from sensitivity.study.errors import StorageError
+from sensitivity.study.redaction import SECRET_OPTION
+from sensitivity.study.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 180.0
 """How long a place that can't be reached is waited for."""
-_SECRET = re.compile(r"key|secret|token|sig|sas|pass|credential", re.IGNORECASE)
-"""In the names of a URI's options."""
+SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
+"""Of the URIs that pyarrow's file systems answer to."""
+_SECRET = re.compile(SECRET_OPTION, re.IGNORECASE)
 _WITHOUT_FOLDERS = ("s3", "gcs")
 """There a folder would be an object of its own, made anew with each file: half of all that a write asks for."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
@@ -82,7 +83,15 @@ class Place:
     def _entries(self, *, hidden: bool = False) -> list[fs.FileInfo]:
         with self._faults("can't be read"):
             infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        return sorted((i for i in infos if i.base_name.startswith(".") == hidden), key=lambda i: str(i.base_name))
+        named = {name: info for info in infos if (name := self._name(info)) is not None}
+        return [named[name] for name in sorted(named) if name.startswith(".") == hidden]
+
+    def _name(self, info: fs.FileInfo) -> str | None:
+        try:
+            return str(info.base_name)
+        except UnicodeDecodeError:
+            logger.warning("%s: something there has a name that is not valid UTF-8, and is left out", self.uri)
+            return None
 
     def exists(self, name: str) -> bool:
         """Whether the file `name` is there.
@@ -131,7 +140,7 @@ class Place:
         target = f"{self.path}/{name}"
         with self._faults("can't be written"):
             if self.is_local:
-                _write_local(Path(target), data)
+                write_whole(Path(target), data)
                 return
             if self.filesystem.type_name not in _WITHOUT_FOLDERS:
                 self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
@@ -164,45 +173,54 @@ class Place:
             raise StorageError(f"{where}: {what} ({first_line(error)})\n  {mend}", passing=passing) from None
 
 
-def _write_local(target: Path, data: bytes | pa.Buffer) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with beside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def place(uri: str) -> Place:
     """Return the folder that `uri` names: a path, or a URI such as ``s3://bucket/folder`` or ``gs://...``.
 
-    Credentials come from the environment, as the platform's own tools take them: a URI is shown in messages, logs,
-    reports and lists of processes, so one that holds any is refused, unshown.
+    What names no folder is refused: nothing at all, a scheme without a bucket or host, ``file:///`` (a whole disk), or
+    a scheme whose ``//`` is missing, which would be a folder called ``s3:``. Credentials come from the environment, as
+    the platform's own tools take them: a URI is shown in messages, logs, reports and lists of processes, so one that
+    holds any is refused, unshown.
 
     Raises:
         StorageError: no file system answers to it, or it holds credentials.
     """
-    if "://" not in uri:
-        try:
-            path = Path(uri).expanduser().resolve()
-        except (OSError, RuntimeError, ValueError) as error:  # no such user, links in a circle, a zero byte
-            raise StorageError(
-                f"{uri!r}: can't be read ({first_line(error)})\n  Check that it is the right place, and that you may "
-                "read it"
-            ) from None
-        return Place(fs.LocalFileSystem(), path.as_posix(), uri.rstrip("/") or path.as_posix())
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        raise _no_place(uri, "its name is not valid UTF-8") from None
+    scheme, mark, rest = uri.partition("://")
+    if not mark:
+        return _folder_here(uri)
     _refuse_credentials(uri)
+    if scheme not in SCHEMES:
+        raise _no_place(uri, f"no file system has the scheme {scheme!r}; allowed: {', '.join(SCHEMES)}")
+    if not rest.partition("?")[0].strip("/"):
+        raise _no_place(uri, "the whole disk is no folder" if scheme == "file" else f"nothing follows {scheme}://")
     try:
         filesystem, path_text = fs.FileSystem.from_uri(_in_one_request(uri))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise StorageError(
-            f"storage {uri!r}: {first_line(error)}\n  Give a folder, or a URI such as s3://bucket/folder"
-        ) from None
+        raise _no_place(uri, first_line(error)) from None
     return Place(filesystem, path_text.rstrip("/"), uri.rstrip("/"))
+
+
+def _folder_here(path: str) -> Place:
+    if not path.strip():
+        raise _no_place(path, "it is empty, as an unset variable is; the current folder is '.'")
+    scheme = path.partition(":")[0]
+    if ":" in path and scheme.lower() in SCHEMES:
+        raise _no_place(path, f"'//' is missing behind '{scheme}:'; a folder of this name is './{path}'")
+    try:
+        resolved = Path(path).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, links in a circle, a zero byte
+        raise StorageError(
+            f"{path!r}: can't be read ({first_line(error)})\n  Check that it is the right place, and that you may "
+            "read it"
+        ) from None
+    return Place(fs.LocalFileSystem(), resolved.as_posix(), path.rstrip("/") or resolved.as_posix())
+
+
+def _no_place(uri: str, reason: str) -> StorageError:
+    return StorageError(f"storage {uri!r}: {reason}\n  Give a folder, or a URI such as s3://bucket/folder")
 
 
 def _in_one_request(uri: str) -> str:
@@ -219,7 +237,7 @@ def _refuse_credentials(uri: str) -> None:
     named = (name.partition("=")[0] for name in options.split("&"))
     # An account or a container may stand before the host; what follows a colon there is a password. On S3 even the
     # part before it belongs to the key.
-    if (at and (":" in user or scheme == "s3")) or any(_SECRET.search(name) for name in named):
+    if (at and (":" in user or scheme == "s3")) or any(map(_SECRET.fullmatch, named)):
         raise StorageError(
             f"storage {scheme}://{host}/...: a URI that holds credentials would show them in logs and reports\n"
             "  Leave them out of it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "

@@ -6,9 +6,17 @@ import contextlib
 import traceback
 from collections.abc import Iterator, Sequence
 
+from sensitivity.study.redaction import redacted
+
 
 class UserError(Exception):
-    """A mistake outside this code. The commands print it without a traceback and exit with 2."""
+    """A mistake outside this code. The commands print it without a traceback and exit with 2.
+
+    Credentials in URIs that the message names are masked.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class StudyFileError(UserError):
@@ -16,9 +24,9 @@ class StudyFileError(UserError):
 
     def __init__(self, source: str, mistakes: Sequence[str]) -> None:
         self.source = source
-        self.mistakes = tuple(mistakes)
+        self.mistakes = tuple(map(redacted, mistakes))
         count = f"{len(mistakes)} mistake{'s' if len(mistakes) != 1 else ''}"
-        super().__init__("\n".join([f"{source}: {count}", *(f"  - {line}" for line in mistakes)]))
+        super().__init__("\n".join([f"{source}: {count}", *(f"  - {line}" for line in self.mistakes)]))
 
 
 class StorageError(UserError):

@@ -8,62 +8,6 @@ import time
 import pandas as pd
 import pytest
 
-from sensitivity.store.directory import place
-from sensitivity.store.manifest import write_manifest
-from sensitivity.store.writer import append, write_plan
-from sensitivity.study.load import load_study
-from sensitivity.study.results import Measurement, PackResult, RunResult, Status
-from sensitivity.study.trials import expand
-
-STUDY = """
-name = "small"
-batch_sizes = [64]
-seeds = 2
-[budget]
-steps = 2
-[optimizers.sgd]
-kind = "sgd"
-lr = [0.01, 0.1]
-"""
-
-
-@pytest.fixture
-def study_file(tmp_path):
-    path = tmp_path / "small.toml"
-    path.write_text(STUDY)
-    return path
-
-
-@pytest.fixture
-def half_done(study_file, tmp_path):
-    """A study directory with one completed and one diverged run of four."""
-    spec = load_study(study_file)
-    trials = expand(spec)
-    directory = place(str(tmp_path / "studies" / "small"))
-    manifest = write_manifest(directory, spec, "")
-    write_plan(directory, trials)
-    measured = tuple(
-        Measurement(
-            step=k, epoch=k / 20, lr=0.01, train_seconds=k, flops=k, train_loss=2.0 - k / 4, test_accuracy=k / 4
-        )
-        for k in range(3)
-    )
-    shared = {
-        "measurements": measured,
-        "steps": 2,
-        "epochs": 0.1,
-        "train_seconds": 1.0,
-        "eval_seconds": 0.1,
-        "flops": 2.0,
-    }
-    runs = (
-        RunResult(trial=trials[0], status=Status.COMPLETED, **shared),
-        RunResult(trial=trials[1], status=Status.DIVERGED, message="loss not finite at step 2", **shared),
-    )
-    result = PackResult(runs=runs, pack_id="p", host="h", device="cpu", started_at=0.0, wall_seconds=1.0)
-    append(directory, result, spec_hash=manifest.spec_hash, code_version="test")
-    return tmp_path / "studies" / "small"
-
 
 def test_help_answers_within_a_second():
     began = time.perf_counter()
@@ -168,9 +112,11 @@ def test_a_users_mistake_is_a_message_and_exit_code_2(command, half_done, study_
     assert {path: path.read_bytes() for path in half_done.rglob("*") if path.is_file()} == before
 
 
-def test_all_mistakes_of_a_study_file_come_at_once(command, tmp_path):
+def test_all_mistakes_of_a_study_file_come_at_once(command, study_text, tmp_path):
     path = tmp_path / "bad.toml"
-    path.write_text(STUDY.replace("steps = 2", "epoch = 2").replace("[0.01, 0.1]", "[0.1, 0.1]").replace("[64]", "[0]"))
+    path.write_text(
+        study_text.replace("steps = 2", "epoch = 2").replace("[0.01, 0.1]", "[0.1, 0.1]").replace("[64]", "[0]")
+    )
     answer = command("run", path)
     assert answer.code == 2
     assert "budget.epoch: unknown field (did you mean 'epochs'?)" in answer.err
@@ -179,9 +125,9 @@ def test_all_mistakes_of_a_study_file_come_at_once(command, tmp_path):
     assert not (tmp_path / "studies").exists()
 
 
-def test_a_batch_larger_than_the_data_is_refused_before_ray_starts(command, tmp_path):
+def test_a_batch_larger_than_the_data_is_refused_before_ray_starts(command, study_text, tmp_path):
     path = tmp_path / "large.toml"
-    path.write_text(STUDY.replace("[64]", "[64, 2048]"))
+    path.write_text(study_text.replace("[64]", "[64, 2048]"))
     answer = command("run", path, "--storage", tmp_path / "studies")
     assert answer.code == 2
     assert "batch_sizes[1]: 2048 is larger than the training set; allowed: 1 to 1437" in answer.err
@@ -199,10 +145,10 @@ def test_an_address_where_nothing_answers_is_said(study_file, tmp_path):
     assert not (tmp_path / "s" / "small" / "writer.lock").exists()
 
 
-def test_code_that_ends_the_process_does_not_end_the_command_without_a_word(command, tmp_path):
+def test_code_that_ends_the_process_does_not_end_the_command_without_a_word(command, study_text, tmp_path):
     (tmp_path / "it_exits.py").write_text("import sys\ndef model(shape, outputs): sys.exit(3)\n")
     path = tmp_path / "exits.toml"
-    path.write_text(STUDY.replace("[budget]", '[problem]\nmodel = "it_exits:model"\n[budget]'))
+    path.write_text(study_text.replace("[budget]", '[problem]\nmodel = "it_exits:model"\n[budget]'))
     answer = command("plan", path, "--storage", tmp_path / "none")
     assert answer.code == 2
     assert "the problem's own code ends the process (sys.exit(3))" in answer.err

@@ -135,6 +135,77 @@ def test_a_place_that_means_something_else_on_the_cluster_is_refused(storage):
         refuse_local(storage)
 
 
-@pytest.mark.parametrize("storage", ["/mnt/studies", "s3://bucket/studies", "gs://bucket"])
+@pytest.mark.parametrize("storage", ["/mnt/studies", "file:///mnt/studies", "s3://bucket/studies", "gs://bucket"])
 def test_places_that_are_the_same_everywhere_are_taken(storage):
     refuse_local(storage)
+
+
+@pytest.mark.parametrize("storage", ["/", "//", "file:///", "/proc/x", "file:///dev/shm/studies"])
+def test_a_place_that_every_machine_has_for_itself_is_refused(storage):
+    with pytest.raises(UserError, match="every machine has its own"):
+        refuse_local(storage)
+
+
+PRIVATE = {
+    "credentials.json": "{}",
+    "server.pem": "x",
+    "deep/id_rsa": "x",
+    "deep/tls.key": "x",
+    "deep/kubeconfig": "x",
+    "hf_token": "x",
+    "prod.env": "x",
+    "access.txt": "-----BEGIN OPENSSH PRIVATE KEY-----",
+    "settings.ini": "aws_secret_access_key = abcdefghijk",
+    "cloud.json": '{"type": "service_account"}',
+    "net_config.py": 'KEY = "AKIAABCDEFGHIJKLMNOP"',
+}
+HARMLESS = {
+    "tokens.py": "x = 1",
+    "tokenizer.json": "{}",
+    "id_rsa.pub": "ssh-rsa x",
+    "keys.csv": "a,b",
+    "secrets_of_sgd.md": "x",
+    "monkey.txt": "x",
+}
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_what_looks_like_credentials_is_sent_only_by_name(own, name):
+    for each, text in {**HARMLESS, name: PRIVATE[name]}.items():
+        (own / each).parent.mkdir(exist_ok=True)
+        (own / each).write_text(text)
+    with shipment(str(own / "mine.toml"), with_package=False) as ready:
+        assert ready.fault().startswith(f"{name} in {own}: what looks like credentials is not sent")
+        assert f"--include {name}" in ready.fault()
+    with shipment(str(own / "mine.toml"), with_package=False, include=[name]) as ready:
+        assert ready.fault() is None
+        files, size = ready.extent()
+    assert files == 3 + len(HARMLESS) + 1
+    assert size == sum(
+        (own / each).stat().st_size for each in ("mine.toml", "shipped_net.py", "helpers/layers.py", *HARMLESS, name)
+    )
+
+
+def test_hidden_credentials_never_travel(own, tmp_path):
+    for name in (".env", ".netrc", ".aws/credentials", ".ssh/id_ed25519", ".kube/config"):
+        (own / name).parent.mkdir(exist_ok=True)
+        (own / name).write_text("x")
+    with shipment(str(own / "mine.toml"), with_package=False) as ready:
+        assert packed(ready.folder, ready.excludes, tmp_path / "package.zip") == {
+            "mine.toml",
+            "shipped_net.py",
+            "helpers/layers.py",
+        }
+        assert ready.fault() is None
+    with shipment(str(own / "mine.toml"), with_package=False, include=[".env"]) as ready:
+        assert "would not travel" in ready.fault()
+
+
+@pytest.mark.parametrize("name", ["nosuch.pem", "../outside.pem", "/etc/passwd"])
+def test_what_can_not_be_included_is_refused(own, name):
+    (own.parent / "outside.pem").touch()
+    with (
+        pytest.raises(UserError, match="no such file in"),
+        shipment(str(own / "mine.toml"), with_package=False, include=[name]),
+    ):
+        pytest.fail("sent")

@@ -29,9 +29,9 @@ def command(tmp_path, monkeypatch):
     script, notes = tmp_path / "command.py", tmp_path / "notes.jsonl"
     script.write_text(
         textwrap.dedent(f"""
-        import json, pathlib, sys
+        import json, os, pathlib, sys
         name, *rest = sys.argv[1:]
-        known = {{"name": name, "arguments": rest}}
+        known = {{"name": name, "arguments": rest, "address": os.environ["RAY_API_SERVER_ADDRESS"]}}
         if name == "submit":
             known["text"] = pathlib.Path(rest[0]).read_text()
         with open({str(notes)!r}, "a") as stream:
@@ -59,7 +59,7 @@ def test_the_last_job_of_each_study_of_this_root_is_known(root, command):
     cluster = Cluster(URL, root)
     cluster.ask()
     assert cluster.jobs() == {"half": Job(id="job-2", status="RUNNING", message="the driver\nran out of memory")}
-    assert command() == [{"name": "status", "arguments": ["--json", "--address", URL]}]
+    assert command() == [{"name": "status", "arguments": ["--json"], "address": URL}]
     cluster.jobs()
     assert len(command()) == 1, "what is known is not asked for again at once"
 
@@ -70,7 +70,8 @@ def test_a_study_is_sent_under_a_name_that_travels(root, command, make):
     (sent,) = command()
     file, *options = sent["arguments"]
     assert sent["text"] == "name = 'half'\n"
-    assert options == ["--storage", root.uri, "--address", URL, "--json"]
+    assert options == ["--storage", root.uri, "--json"]
+    assert sent["address"] == URL
     assert Path(file).parent == Path(root.path), "beside the studies, where the user's own modules are found"
     assert not Path(file).name.startswith("."), "hidden files stay behind"
     assert not Path(file).exists(), "and it is gone afterwards"
@@ -85,7 +86,7 @@ def test_a_running_job_is_stopped_on_its_cluster(root, command, make, studies):
     cluster.ask()
     site = Site(catalog=Catalog(there), prefix="/", may_run=True, cluster=cluster)
     assert _stop(site, "half") == "job-2: asked to stop"
-    assert command()[-1] == {"name": "stop", "arguments": ["job-2", "--address", URL]}
+    assert command()[-1] == {"name": "stop", "arguments": ["job-2"], "address": URL}
     with pytest.raises(UserError, match="nothing runs this study"):
         _stop(site, "bowl")
     with pytest.raises(UserError, match="no job 'gone'"):

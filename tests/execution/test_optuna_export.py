@@ -1,6 +1,7 @@
 """What Optuna itself finds in an exported study."""
 
 import math
+import re
 import warnings
 
 import optuna
@@ -109,15 +110,13 @@ def test_a_storage_is_not_written_twice_and_a_wrong_one_is_named(exported, tmp_p
     directory, url, _, _ = exported
     with pytest.raises(UserError, match=r"has an Optuna study 't/sgd/32' already\n  Give another file"):
         export_optuna(directory, url)
-    for bad in (str(tmp_path / "no" / "such" / "x.db"), "nosuch://x"):
-        with pytest.raises(UserError, match=r"Optuna storage .*can't be opened"):
-            export_optuna(directory, bad)
+    with pytest.raises(UserError, match=r"Optuna storage .*can't be opened"):
+        export_optuna(directory, "nosuch://x")
 
 
 def test_the_command_writes_a_file_by_default(exported, tmp_path, monkeypatch):
     directory, _, names, _ = exported
     monkeypatch.chdir(tmp_path)
     said = list(export_study(directory.uri, "optuna:"))
-    assert said[-1] == "storage: sqlite:///study.db"
-    assert (tmp_path / "study.db").exists()
+    assert re.fullmatch(r"storage: sqlite:///study\.db \(\d+ kB\)", said[-1])
     assert len(said) == len(names) + 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sensitivity.cli.display import size
 from sensitivity.cli.main import main
 from sensitivity.report import images
 from sensitivity.study.errors import UserError
@@ -61,7 +62,7 @@ def test_a_question_without_an_answer_says_why(command, study_of, case, code, sa
 def test_the_report_of_several_studies_is_one_file(command, study_of, tmp_path):
     target = tmp_path / "deep" / "both.html"
     code, out, _ = command("report", study_of("single-cell").uri, study_of("no-target").uri, "-o", target)
-    assert (code, out) == (0, f"report: {target}\n")
+    assert (code, out) == (0, f"report: {target} ({size(target.stat().st_size, 'B')})\n")
     assert "The studies side by side" in target.read_text(encoding="utf-8")
 
 
@@ -70,8 +71,10 @@ def test_each_figure_is_written_as_png_and_svg(report_of, tmp_path):
     figures = report_of("landscape").figures
     some = {name: figures[name] for name in ("verdict-scaling", "success")}
     written = images.write_images(some, tmp_path / "figures")
-    assert sorted(path.name for path in written) == sorted(f"{name}.{kind}" for name in some for kind in ("png", "svg"))
-    for path in written:
+    assert sorted(each.path.name for each in written) == sorted(
+        f"{name}.{kind}" for name in some for kind in ("png", "svg")
+    )
+    for path in (each.path for each in written):
         content = path.read_bytes()
         assert content.startswith(b"\x89PNG" if path.suffix == ".png" else b"<svg")
         assert len(content) > 8_000

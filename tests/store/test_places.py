@@ -60,7 +60,6 @@ def test_a_local_place_leaves_no_temporary_files(tmp_path):
         ("/data", "/data", "/data/tiny"),
         ("~/data", "{home}/data", "~/data/tiny"),
         (".", "{cwd}", "./tiny"),
-        ("", "{cwd}", "{cwd}/tiny"),
         ("file:///data/", "/data", "file:///data/tiny"),
     ],
 )
@@ -108,10 +107,43 @@ def test_an_account_without_a_password_is_no_credential():
     assert place("gs://anonymous@bucket/folder").uri == "gs://anonymous@bucket/folder"
 
 
-@pytest.mark.parametrize("uri", ["nosuch://bucket/x", "s3//:x://", "http://example.org/x", "file://relative/path"])
-def test_a_uri_that_no_file_system_answers_to(uri):
-    with pytest.raises(StorageError, match=r"storage '.*': .*\n  Give a folder, or a URI such as s3://bucket/folder"):
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("nosuch://bucket/x", "no file system has the scheme 'nosuch'; allowed: file, s3, gs, gcs, abfs, abfss, hdfs"),
+        ("s3//:x://", "no file system has the scheme 's3//:x'"),
+        ("http://example.org/x", "no file system has the scheme 'http'"),
+        ("S3://bucket/x", "no file system has the scheme 'S3'"),
+        ("://x", "no file system has the scheme ''"),
+        ("file://relative/path", "relative"),
+        ("s3://", "nothing follows s3://"),
+        ("s3:///", "nothing follows s3://"),
+        ("s3://?region=eu-west-1", "nothing follows s3://"),
+        ("s3:///folder", "Missing bucket name"),
+        ("gs://", "nothing follows gs://"),
+        ("abfss://", "nothing follows abfss://"),
+        ("hdfs://", "nothing follows hdfs://"),
+        ("file:///", "the whole disk is no folder"),
+        ("file://", "the whole disk is no folder"),
+        ("s3:bucket/x", "'//' is missing behind 's3:'; a folder of this name is './s3:bucket/x'"),
+        ("gs:/bucket", "'//' is missing behind 'gs:'"),
+        ("file:/data", "'//' is missing behind 'file:'"),
+        ("", "it is empty"),
+        ("  ", "it is empty"),
+    ],
+)
+def test_what_names_no_folder_is_refused(uri, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageError, match=r"storage '.*': .*\n  Give a folder, or a URI such as s3://bucket/f") as no:
         place(uri)
+    assert reason in str(no.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_colon_is_a_letter_of_other_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("./s3:bucket", "run:1", "a/s3:b"):
+        assert place(path).path == f"{tmp_path}/{path.removeprefix('./')}"
 
 
 @pytest.mark.parametrize("where", ["file", "file/below", "file/below/deeper"])
@@ -258,3 +290,12 @@ def test_a_small_file_goes_to_s3_in_one_request(monkeypatch):
         server.shutdown()
     assert asked == [("PUT", "/bucket/studies/runs/a")]
     assert directory.uri == uri
+
+
+def test_a_name_that_is_not_valid_utf8_hides_no_other(tmp_path, make, caplog):
+    make.filled(place(str(tmp_path / "study")))
+    (tmp_path / os.fsdecode(b"odd\xff")).mkdir()
+    assert [found.path for found in studies(place(str(tmp_path)))] == [f"{tmp_path}/study"]
+    assert "not valid UTF-8" in caplog.text
+    with pytest.raises(StorageError, match="its name is not valid UTF-8"):
+        place(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff"))

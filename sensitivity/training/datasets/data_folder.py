@@ -39,6 +39,18 @@ def only_one(what: str) -> Iterator[None]:
         lock.release()
 
 
+def reserve(path: Path) -> None:
+    """Allocate a file's whole size on the disk: one that is mapped into memory ends the process where none is left.
+
+    Raises:
+        OSError: there is not enough space.
+    """
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    with path.open("r+b") as stream:
+        os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+
+
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
     """Say how to mend it when the data folder can't be written.

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.whole_files import write_whole
 from sensitivity.training.datasets.data_folder import data_folder, only_one, writing
 from sensitivity.training.datasets.dataset import Dataset
 
@@ -103,7 +104,8 @@ def _keep(folder: Path, decode: Decode) -> None:
             np.save(scratch / "classes.npy", classes)
             np.save(scratch / "moments.npy", _moments(np.load(scratch / "images.npy", mmap_mode="r")))
             checksums = {name: _checksum(scratch / name) for name in _FILES}
-            (scratch / "about.json").write_text(json.dumps({"train_size": train_size, "checksums": checksums}))
+            about = json.dumps({"train_size": train_size, "checksums": checksums})
+            write_whole(scratch / "about.json", about.encode())
             if folder.exists():
                 shutil.rmtree(folder)
             scratch.replace(folder)

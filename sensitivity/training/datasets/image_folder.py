@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from PIL import Image, ImageOps
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.spec import IMAGE_FOLDER, ProblemSpec
-from sensitivity.training.datasets.data_folder import data_folder, writing
+from sensitivity.study.whole_files import write_whole
+from sensitivity.training.datasets.data_folder import data_folder, reserve, writing
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.datasets.image_arrays import image_arrays
 
@@ -146,10 +146,7 @@ def _content(listing: _Listing) -> str:
         raise UserError(f"{error.filename}: can't be read ({error.strerror}); give rights, or remove it") from None
     found = digest.hexdigest()[:16]
     with writing():
-        known.parent.mkdir(parents=True, exist_ok=True)
-        written = known.with_name(f".{known.name}-{os.getpid()}")
-        written.write_text(found)
-        written.replace(known)  # whole, whoever else reads or writes it
+        write_whole(known, found.encode())  # whole, whoever else reads or writes it
     return found
 
 
@@ -158,6 +155,7 @@ def _decode(listing: _Listing, spec: ProblemSpec, scratch: Path) -> tuple[npt.ND
     shape = (len(listing.paths), channels, height, width)
     with writing():
         images = np.lib.format.open_memmap(scratch / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+        reserve(scratch / "images.npy")
     bad = []
     for k, path in enumerate(_shown(listing.paths, "decoding")):
         try:

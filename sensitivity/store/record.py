@@ -1,0 +1,29 @@
+"""The files that are a study's record, which nothing but a run may write."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sensitivity.store.checkpoints import CHECKPOINTS
+from sensitivity.store.lock import LOCK
+from sensitivity.store.manifest import MANIFEST
+from sensitivity.store.writer import CURVES, PLAN, RUNS
+from sensitivity.study.errors import UserError
+
+_RECORD = (MANIFEST, PLAN, RUNS, CURVES, CHECKPOINTS, LOCK)
+
+
+def refuse_record(path: Path) -> None:
+    """Raise if an output at `path` would replace or join what a study directory on this machine holds.
+
+    Raises:
+        UserError: it would; a file beside the record, in the directory itself, is allowed.
+    """
+    target = Path(os.path.realpath(path))
+    for folder in target.parents:
+        if (folder / MANIFEST).is_file() and (part := target.relative_to(folder).parts[0]) in _RECORD:
+            raise UserError(
+                f"{path}: can't be written ({part} is part of the record of the study in {folder})\n"
+                f"  Write to another place, such as {path.name}"
+            )

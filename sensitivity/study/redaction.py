@@ -1,0 +1,49 @@
+"""Credentials in URIs are masked wherever a URI is shown, logged or stored."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+MASK = "***"
+SECRET_OPTION = r"[\w.-]*(?:key|secret|token|sig|sas|pass|credential)[\w.-]*"
+"""Fits the names of a URI's options that hold credentials."""
+
+_URI = re.compile(r"([a-z][a-z0-9+.-]*)://([^\s'\"<>]+)", re.IGNORECASE)
+_OPTION = re.compile(rf"([?&;])({SECRET_OPTION})=[^&;#\s'\"<>]*", re.IGNORECASE)
+_ACCOUNTS = ("abfs", "abfss", "gs", "gcs")
+"""Schemes that have an account or a container, which is no secret, before the ``@``."""
+
+
+def redacted(text: str) -> str:
+    """Return `text` with the credentials in each of its URIs replaced by ``***``.
+
+    Masked are a password before the host and, where there is none, the user (a token, often; on S3 the key), and the
+    values of options such as ``?secret_key=``. What is left can be read, and pasted with the credentials put back.
+    """
+    return _URI.sub(_without_credentials, text)
+
+
+class RedactingFormatter(logging.Formatter):
+    """Masks credentials in what is logged, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, or lines, of a record."""
+        return redacted(super().format(record))
+
+
+def _without_credentials(found: re.Match[str]) -> str:
+    scheme, rest = found[1], found[2]
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    # A password that was not percent-encoded may hold a slash: then what looks like a port is none.
+    broken = "@" not in authority and "@" in rest and re.fullmatch(r"[^:\[\]]*:(?!\d*$).*", authority) is not None
+    user_info, at, tail = rest.rpartition("@") if broken else authority.rpartition("@")
+    if at:
+        tail = tail if broken else tail + rest[len(authority) :]
+        user, colon, _ = user_info.partition(":")
+        if colon:
+            user_info = f"{user if scheme.lower() != 's3' else MASK}:{MASK}"
+        elif scheme.lower() not in _ACCOUNTS:
+            user_info = MASK
+        rest = f"{user_info}@{tail}"
+    return f"{scheme}://" + _OPTION.sub(rf"\1\2={MASK}", rest)
