@@ -158,6 +158,7 @@ def _run_missing(
         from sensitivity.execution.session import session
 
         with session(address=address, workers=workers, execution=execution, on_loss=stop.stop) as at_once:
+            stop.arm()  # Ray's start has put handlers of its own in place of ours
             if address is not None:
                 check_nodes(plan, directory)
             groups = {g: some for g, some in samples(plan, finished=finished).items() if some[0].id not in finished}
@@ -185,7 +186,6 @@ def _run_missing(
                 fair = -(-len(trials) // at_once)
                 return group(trials, execution.pack_size or min(sizes.get(trials[0].group, fair), fair))
 
-            stop.arm()  # Ray's start has put a SIGTERM handler of its own in place of ours
             with show(progress) as on_change:
                 on_change()
                 run_packs(
