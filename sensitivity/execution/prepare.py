@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -20,6 +21,9 @@ from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import Expander, Group, Pack, Trial, expand, group
 from sensitivity.training.checks import check_study
 from sensitivity.training.problems import Problem, load_problem
+
+_folders: set[str] = set()
+"""What `use_folder` has put on the path: one at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +143,17 @@ def with_search_seconds(plan: Plan, seconds: Mapping[Group, float]) -> Plan:
 
 
 def use_folder(folder: str) -> None:
-    """Let modules be imported from `folder`, where the user's study file lies: what is installed comes first."""
+    """Let modules be imported from `folder`, where the user's study file lies, and no longer from another study's.
+
+    It comes last on the path: a file there never takes the place of an installed package.
+    """
+    for other in _folders - {folder}:
+        with contextlib.suppress(ValueError):  # the user's code may have changed the path
+            sys.path.remove(other)
+        _folders.remove(other)
     if folder not in sys.path:
         sys.path.append(folder)
+        _folders.add(folder)
 
 
 def available_workers(threads: int) -> int:

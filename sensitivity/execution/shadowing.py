@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-_STANDARD = sys.stdlib_module_names - {"test", "this", "antigravity"}
-"""Modules of Python itself; those left out are imported by nobody, and `test.py` is what many call a script."""
+_HARMLESS = {"test", "tests", "setup", "conftest", "this", "antigravity"}
+"""Names of installed modules that nothing imports, and that many give to a script."""
+_INSTALLED = {"site-packages", "dist-packages"}
 
 
 def shadowing_files(files: Iterable[Path], folder: Path) -> tuple[Path, ...]:
@@ -25,10 +26,11 @@ def shadowing_files(files: Iterable[Path], folder: Path) -> tuple[Path, ...]:
             modules[file.stem] = file
         elif len(parts) == 2 and parts[1] == "__init__.py":
             modules[parts[0]] = file.parent
-    places = [place for place in sys.path if Path(place or ".").resolve() != folder.resolve()]
-    return tuple(path for name, path in sorted(modules.items()) if name in _STANDARD or _is_found(name, places))
+    return tuple(path for name, path in sorted(modules.items()) if name not in _HARMLESS and _is_installed(name))
 
 
-def _is_found(name: str, places: list[str]) -> bool:
-    spec = PathFinder.find_spec(name, places)
+def _is_installed(name: str) -> bool:
+    if name in sys.stdlib_module_names:
+        return True
+    spec = PathFinder.find_spec(name, [place for place in sys.path if _INSTALLED & set(Path(place).parts)])
     return spec is not None and spec.origin is not None
