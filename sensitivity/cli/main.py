@@ -200,8 +200,16 @@ def dashboard(
 register(app)
 
 
+def _put_current_folder_last() -> None:
+    """Import what is installed first: ``python -m`` begins its path with the current folder, whatever lies there."""
+    with contextlib.suppress(OSError):  # the folder is gone
+        if sys.path[0] in ("", str(Path.cwd())):
+            sys.path.append(sys.path.pop(0))
+
+
 def main() -> None:
     """Run a command; a user's mistake is a message and exit code 2, never a traceback."""
+    _put_current_folder_last()
     with standard_streams() as streams:
         handler = logging.StreamHandler()
         handler.setFormatter(RedactingFormatter("%(levelname)s: %(message)s"))

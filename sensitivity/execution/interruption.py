@@ -62,11 +62,16 @@ class Interruptible:
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         self.requested = True
-        ignore_stops()
+        for each in self._signals:
+            signal.signal(each, _pass)  # not SIG_IGN: Python reports a signal that has come meanwhile as a race
         raise KeyboardInterrupt(signal.Signals(number).name)
 
 
+def _pass(number: int, _: FrameType | None) -> None:
+    """Do nothing, as the stop was asked for already."""
+
+
 def ignore_stops() -> None:
-    """Ignore further requests to stop, while what was begun is being cleaned up."""
+    """Ignore requests to stop until this process has ended: the interpreter drops other handlers before that."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)

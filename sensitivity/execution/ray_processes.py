@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,9 @@ import ray
 import ray._private.services
 import ray._private.utils
 import ray._private.worker
+import ray._raylet
+
+from sensitivity.execution.interruption import STOPS
 
 _END_S = 5.0
 
@@ -92,7 +96,27 @@ def keep_quiet() -> None:
     """Keep Ray from what no setting of it prevents.
 
     It prints the log of what dies to the standard output, where ``--json`` has its answer, and it takes SIGTERM for
-    itself, to end this process without a word.
+    itself, in Python and in its native core, to end this process without a word of ours.
     """
     ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
     ray._private.utils.set_sigterm_handler = lambda handler: None
+    core: Any = ray._raylet
+    if not isinstance(core.CoreWorker, _CoreWorker):
+        core.CoreWorker = _CoreWorker(core.CoreWorker)
+
+
+class _CoreWorker:
+    """Makes Ray's native core, and puts this process's handlers of signals back in place of the core's."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def __call__(self, *arguments: Any) -> Any:
+        handlers = {number: signal.getsignal(number) for number in STOPS}  # as Python knows them
+        try:
+            return self._real(*arguments)
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in handlers.items():
+                    if handler is not None:
+                        signal.signal(number, handler)

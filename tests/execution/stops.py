@@ -25,10 +25,10 @@ import ray.tune  # noqa: F401
 import sensitivity.cli.running
 import sensitivity.execution.preflight
 import sensitivity.execution.runner
-import sensitivity.execution.session  # noqa: F401
+import sensitivity.execution.session
 from sensitivity.cli.main import main
 
-HANGS_S = 30.0
+HANGS_S = 300.0
 IMPORTED = "sensitivity.cli.running"
 PHASES = {
     "import": None,
@@ -38,7 +38,7 @@ PHASES = {
     "plan": ("sensitivity.execution.launch", "write_plan"),
     "ray": ("ray._private.node", "Node.start_ray_processes"),
     "join": ("sensitivity.execution.session", "_fitting_packs"),
-    "measure": ("sensitivity.execution.runner", "measure_on_cluster"),
+    "measure": ("sensitivity.execution.launch", "pack_sizes"),
     "train": ("sensitivity.execution.runner", "run_packs"),
     "write": ("sensitivity.execution.runner", "append"),
     "end": ("sensitivity.execution.launch", "read_study"),
@@ -83,12 +83,14 @@ def command(phase, study, address, storage, ready, terminal):
         del sys.modules[IMPORTED]
         sys.meta_path.insert(0, PausingFinder(pause))
     else:
-        module, name = PHASES["write" if phase == "terminal" else phase]
+        if phase == "end":
+            sensitivity.execution.runner.run_packs = lambda *_, **__: None
+        module, name = PHASES["train" if phase == "terminal" else phase]
         owner, *names = [importlib.import_module(module), *name.split(".")]
         for each in names[:-1]:
             owner = getattr(owner, each)
         real = getattr(owner, names[-1])
-        setattr(owner, names[-1], pausing(pause, real, calls=2 if phase in ("write", "terminal") else 1))
+        setattr(owner, names[-1], pausing(pause, real, calls=2 if phase == "write" else 1))
     where = ["--workers", "1"] if phase == "ray" else ["--address", address]
     sys.argv = ["sensitivity", "run", study, "--storage", str(storage), *where]
     main()
