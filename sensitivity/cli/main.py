@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import logging
@@ -216,7 +217,7 @@ def main() -> None:
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
         code = streams.exit_code(_exit_code_of_command(), failed=FAULT)
     if code == STOPPED:
-        ignore_stops()  # Ray cleans up until the very end of the process
+        atexit.register(ignore_stops)  # first of all that is registered: Ray cleans up until the very end
     sys.exit(code)
 
 
