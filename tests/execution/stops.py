@@ -27,6 +27,7 @@ import sensitivity.execution.preflight
 import sensitivity.execution.runner
 import sensitivity.execution.session
 from sensitivity.cli.main import main
+from sensitivity.execution import interruption
 
 HANGS_S = 300.0
 IMPORTED = "sensitivity.cli.running"
@@ -77,7 +78,10 @@ def command(phase, study, address, storage, ready, terminal):
 
     def pause():
         os.write(ready, b".")
-        time.sleep(HANGS_S)
+        deadline = time.monotonic() + HANGS_S
+        # The interpreter may drop what a handler raises, in a callback of Ray's say; the request stands all the same.
+        while signal.getsignal(signal.SIGTERM) is not interruption._pass and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     if phase == "import":
         del sys.modules[IMPORTED]
