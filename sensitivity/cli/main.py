@@ -20,7 +20,6 @@ import typer
 from sensitivity.cli.cluster import register
 from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
 from sensitivity.cli.streams import standard_streams
-from sensitivity.execution.interruption import Interruptible, heeded, ignore_stops
 from sensitivity.study.errors import UserError
 from sensitivity.study.redaction import RedactingFormatter
 
@@ -75,6 +74,8 @@ def _importing() -> Iterator[None]:
         with contextlib.suppress(OSError):
             os.write(2, f"{_STOPPED}\n".encode())
         os._exit(STOPPED)
+
+    from sensitivity.execution.interruption import heeded
 
     main_thread = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, end) for number in (heeded() if main_thread else ())}
@@ -217,11 +218,15 @@ def main() -> None:
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
         code = streams.exit_code(_exit_code_of_command(), failed=FAULT)
     if code == STOPPED:
+        from sensitivity.execution.interruption import ignore_stops
+
         atexit.register(ignore_stops)  # first of all that is registered: Ray cleans up until the very end
     sys.exit(code)
 
 
 def _exit_code_of_command() -> int:
+    from sensitivity.execution.interruption import Interruptible  # here, as what only reads loads nothing that runs
+
     try:
         with Interruptible():
             app()

@@ -163,9 +163,9 @@ def test_a_ray_that_can_not_be_had_is_a_message(running_ray, monkeypatch, kind):
 
     monkeypatch.setattr(ray, "init", refuses)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    with pytest.raises(UserError, match=r"no Ray cluster answers at 'auto' \(no token\)"):
+    with pytest.raises(UserError, match=r"no Ray cluster answers at 'auto' \(.*no token\)"):
         session._join("auto")
-    with pytest.raises(UserError, match=r"does not start here, tried 2 times \(no token\)") as caught:
+    with pytest.raises(UserError, match=r"does not start here, tried 2 times \(.*no token\)") as caught:
         session._start(1, ray_processes.RayProcesses())
     assert "ray stop" not in str(caught.value), "which ends everybody's on a shared machine"
     assert calls == ["auto", "local", "local"]
