@@ -149,11 +149,11 @@ def plain_tune(packs: int, plan: Plan | None = None, nowhere: str = "") -> Measu
 
         laps = Laps(packs)
         cut = plan.packs({}, finished=frozenset(), workers=WORKERS) if plan else ()
-        execution, code = (plan.spec.execution, plan.import_folder) if plan else (None, "")
+        execution, origin = (plan.spec.execution, plan.origin) if plan else (None, None)
 
         def work(config: dict[str, int], cut: Sequence[Pack]) -> dict[str, float]:
-            if execution is not None:
-                run_pack(cut[config["index"]], execution, code, place(nowhere))
+            if execution is not None and origin is not None:
+                run_pack(cut[config["index"]], execution, origin, place(nowhere))
             return {"loss": float(config["index"])}
 
         class Count(tune.Callback):
@@ -209,7 +209,7 @@ def requests_a_pack(packs: int = 20) -> float:
         path.write_text(STUDY.format(packs=packs))
         plan = prepare(str(path))
         cut = plan.packs({}, finished=frozenset(), workers=WORKERS)
-        results = [run_pack(pack, plan.spec.execution, folder, place(f"{folder}/nothing")) for pack in cut]
+        results = [run_pack(pack, plan.spec.execution, plan.origin, place(f"{folder}/nothing")) for pack in cut]
         with WriterLock(directory) as lock:
             spec_hash = write_manifest(directory, plan.spec, plan.source).spec_hash
             write_plan(directory, plan.trials)

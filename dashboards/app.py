@@ -32,7 +32,8 @@ def create_app(
     """Return the dashboard of the studies below `root`.
 
     `cluster` is the address of a Jobs server that shows the jobs of these studies and, with `allow_run`, takes new
-    ones. `hosts` are names that the server is reached by besides loopback; with `token` every request needs it.
+    ones. `hosts` are names, or addresses that a proxy shows (``https://lab.example``), by which the server is reached
+    besides loopback; with `token` every request needs it.
     `prefix` is the path below which a proxy shows it; `prefix_stripped` says that the proxy removes it before asking.
     """
     jobs = None if cluster is None else Cluster(cluster, root)

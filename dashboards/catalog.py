@@ -73,7 +73,7 @@ class Loaded:
         return self.evaluations.at_start(self.study.parts, metric)
 
     def meeting(self, metric: MetricName, target: float) -> pd.DataFrame:
-        """Return each run's first evaluation that meets a target: all that times to it need."""
+        """Return the evaluations that decide when runs meet a target: all that times to it need."""
         return self.evaluations.meeting(self.study.parts, metric, target)
 
     def best(self, metric: MetricName) -> pd.DataFrame:

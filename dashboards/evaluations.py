@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from sensitivity.analysis.times import first_meeting
+from sensitivity.analysis.times import deciding_rows
 from sensitivity.store.directory import Place
 from sensitivity.store.reader import read_evaluations
 from sensitivity.store.schema import CURVE_COLUMNS
@@ -50,7 +50,9 @@ class Evaluations:
         return self._chosen(parts, ("start", metric), ("step", metric), _at_start)
 
     def meeting(self, parts: pd.Series[str], metric: MetricName, target: float) -> pd.DataFrame:
-        """Return each run's first evaluation that meets a target: trial_id, the metric, and when it was.
+        """Return the evaluations that decide when each run meets a target: trial_id, the metric, and when they were.
+
+        They are those of ``times.deciding_rows``, of which ``times`` makes what it makes of all.
 
         Raises:
             StorageError: as `at_start`.
@@ -141,8 +143,7 @@ def _at_start(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _meeting(rows: pd.DataFrame, *, metric: MetricName, target: float) -> pd.DataFrame:
-    met = first_meeting(rows, metric, target)
-    return met.assign(part=rows["part"].loc[met.index])
+    return deciding_rows(rows, metric, target)
 
 
 def _best(rows: pd.DataFrame, *, metric: MetricName) -> pd.DataFrame:

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 from sensitivity.store.directory import Place
 from sensitivity.store.lock import live_holder
 from sensitivity.study.errors import StudyFileError, UserError
-from sensitivity.study.load import parse_study, shipped
+from sensitivity.study.load import parse_study, parse_toml, shipped
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.whole_files import output_faults, write_whole
 
@@ -55,11 +54,9 @@ def sources(root: Place) -> dict[str, Source]:
 
 def read_text(text: str) -> tuple[dict[str, Any], StudySpec | None, tuple[str, ...]]:
     """Return the content of a study file, the study, and its mistakes; the study is None with any."""
+    raw: dict[str, Any] = {}
     try:
-        raw = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        return {}, None, (f"not valid TOML: {str(error).splitlines()[0]}",)
-    try:
+        raw = parse_toml(text, source="study")
         return raw, parse_study(raw, source="study"), ()
     except StudyFileError as error:
         return raw, None, error.mistakes

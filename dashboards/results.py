@@ -17,10 +17,12 @@ from sensitivity.analysis.cautions import Caution, compute_cautions
 from sensitivity.analysis.clipping import Clipping, compute_clipping
 from sensitivity.analysis.cost import Cost, compute_cost
 from sensitivity.analysis.curves import CellCurves, compute_curves
+from sensitivity.analysis.draws import Draws, compute_draws
 from sensitivity.analysis.importance import Importance, compute_importance
 from sensitivity.analysis.lr_sensitivity import LrSensitivity, compute_lr_sensitivity
 from sensitivity.analysis.maps import RobustnessMap, compute_maps
 from sensitivity.analysis.outcomes import available_metrics, untrained_values
+from sensitivity.analysis.price import PriceRatio, TuningPrice, compute_price_ratios, compute_prices
 from sensitivity.analysis.profiles import PerformanceProfile, compute_profiles
 from sensitivity.analysis.regions import RobustRegion, compute_regions
 from sensitivity.analysis.scaling import ScalingCurve, compute_scaling
@@ -36,12 +38,13 @@ from sensitivity.analysis.targets import TargetOutcome, compute_targets
 from sensitivity.analysis.time_split import TimeSplit, compute_time_split
 from sensitivity.analysis.times import TimeUnit, compute_times
 from sensitivity.analysis.tuning import Tuning, compute_tuning
-from sensitivity.analysis.verdict import Verdict, default_pair
+from sensitivity.analysis.verdict import Margins, Verdict, default_pair
 from sensitivity.analysis.verdict_scaling import compute_scaling_verdict
 from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.axes import Axis
 from sensitivity.study.metrics import METRICS, Metric, MetricName
+from sensitivity.study.section import CONFIRMATION_SEEDS
 
 T = TypeVar("T")
 _MOST_RESULTS = 64
@@ -207,7 +210,13 @@ class Results:
             return ()
         return self._once(
             "scaling",
-            lambda: compute_scaling(times, unit, designs=self.designs, axes=self.axes),
+            lambda: compute_scaling(
+                times,
+                unit,
+                confirmation_seeds={int(seed) for seed in times["seed"].unique() if seed >= CONFIRMATION_SEEDS},
+                designs=self.designs,
+                axes=self.axes,
+            ),
             self.target,
             unit,
         )
@@ -258,6 +267,43 @@ class Results:
             self.metric.name,
             self.view.tolerance,
         )
+
+    @property
+    def draws(self) -> tuple[Draws, ...]:
+        """Which runs are draws of a setting, and which of them reach the target; none without a target."""
+        times = self._times()
+        if times is None:
+            return ()
+        return self._once(
+            "draws", lambda: compute_draws(self.runs, times, designs=self.designs, axes=self._priors()), self.target
+        )
+
+    def _priors(self) -> dict[str, dict[str, Axis]]:
+        """Return what each optimizer's settings are drawn from, as narrowed."""
+        priors = {name: dict(axes) for name, axes in self.axes.items()}
+        for side in self.view.box:
+            own, axis = priors[side.optimizer], priors[side.optimizer][side.parameter]
+            if axis.scale == "values":
+                listed = axis.grid()
+                kept = tuple(value for value in listed if side.low <= value <= side.high)
+                own[side.parameter] = axis.model_copy(update={"values": kept or listed})
+            else:
+                own[side.parameter] = axis.model_copy(update={"low": side.low, "high": side.high})
+        return priors
+
+    @property
+    def prices(self) -> tuple[TuningPrice, ...]:
+        """What it costs to find a setting that works, by draws from each optimizer's box."""
+        return compute_prices(self.draws)
+
+    @property
+    def price_ratios(self) -> tuple[PriceRatio, ...]:
+        """The same of the two optimizers that are compared."""
+        own = {found.optimizer: found for found in self.draws}
+        if self.pair is None or not own:
+            return ()
+        candidate, reference = self.pair
+        return compute_price_ratios(own[candidate], own[reference])
 
     def _boxes(self) -> dict[str, dict[str, tuple[float, float]]]:
         """Return the box of each optimizer's draws, as narrowed."""
@@ -327,10 +373,14 @@ class Results:
 
         def compute() -> tuple[Verdict, ...]:
             clipped = [c.refused for c in self.clipping if c.refused is not None and c.optimizer in pair]
-            scaling = self.scaling("steps")
+            scaling, draws = self.scaling("steps"), self.draws
+            declared = self.loaded.spec.margins
+            margins = Margins(scaling_ratio=declared.scaling_ratio, tuning_ratio=declared.tuning_ratio)
+            if not scaling or not draws:
+                return ()
             return (
-                *((compute_scaling_verdict(self.runs, scaling, *pair),) if scaling else ()),
-                compute_sensitivity_verdict(self.runs, self.regions, *pair, clipped=clipped),
+                compute_scaling_verdict(self.runs, scaling, *pair, margins=margins),
+                compute_sensitivity_verdict(self.runs, draws, *pair, margins=margins, clipped=clipped),
             )
 
         return self._once("verdicts", compute, self.target, self.metric.name, self.view.tolerance)

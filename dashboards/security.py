@@ -1,14 +1,19 @@
 """Who may ask, and what a page may do.
 
 * Only requests that name a known host are answered, so that a page of another site can't reach this server under a
-  name of its own (DNS rebinding); what changes something must come from a page of this server.
-* Beyond loopback a token is asked for: once in the address, or in each request as ``Authorization: Bearer TOKEN``.
+  name of its own (DNS rebinding).
+* A request that may change something must come from a page of this server, whose origin (scheme, host and port) is
+  compared exactly: another port of this machine is another server, possibly another user's. The origin is the one that
+  the request itself addresses, or a declared one where a proxy shows this server at another address.
+* Beyond loopback, and wherever studies can be started, a token is required: once in the address, which leaves a cookie,
+  or in each request as ``Authorization: Bearer TOKEN``.
 * The content-security policy lets a page load and ask nothing but this server.
 """
 
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Collection
 from http import HTTPStatus
 from urllib.parse import urlencode, urlsplit
@@ -17,11 +22,17 @@ from dash.exceptions import DependencyException
 from flask import Flask, Request, Response, abort, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
+from sensitivity.study.errors import UserError
+
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 COOKIE = "sensitivity_token"
 MOST_BYTES = 2_000_000
 """Of a request's body: a study file as text, with room."""
 _MOST_QUERY = 16_000
+_PORTS = {"http": 80, "https": 443}
+_ADDRESS = re.compile(
+    r"(?:(?P<scheme>https?)://)?(?P<host>\[[0-9a-f:.]+\]|[0-9a-z._-]+)(?::(?P<port>[0-9]{1,5}))?/?", re.IGNORECASE
+)
 
 
 def is_loopback(host: str) -> bool:
@@ -29,13 +40,36 @@ def is_loopback(host: str) -> bool:
     return host in LOOPBACK or host.startswith("127.")
 
 
+def origin_of(named: str) -> str:
+    """Return the origin that an address such as ``https://lab.example:8443`` names, without the scheme's own port.
+
+    A name alone is one that a proxy shows over TLS.
+
+    Raises:
+        UserError: it is no address of a server.
+    """
+    address = _ADDRESS.fullmatch(f"[{named}]" if re.fullmatch("[0-9a-f:]*:[0-9a-f:]*:[0-9a-f:.]*", named) else named)
+    if address is None:
+        raise UserError(
+            f"--host-name {named!r}: give a name such as lab.example, or the address that a proxy shows, such as "
+            "https://lab.example:8443 (without a path: that is --prefix; letters beyond ASCII as xn--...)"
+        )
+    scheme, host, port = (address["scheme"] or "https").lower(), address["host"].lower(), int(address["port"] or 0)
+    return f"{scheme}://{host}" + ("" if port in (0, _PORTS[scheme]) else f":{port}")
+
+
 def protect(server: Flask, *, hosts: Collection[str], token: str | None, scripts: Collection[str]) -> None:
     """Guard every request to `server`.
 
-    `hosts` are names that it is reached by, besides loopback; `scripts` are the hashes of inline scripts.
+    `hosts` are names, or origins such as ``https://lab.example``, that it is reached by besides loopback. Pages of
+    these origins are its own; those reached by a name alone are where they were loaded from that name and this port.
+    `scripts` are the hashes of inline scripts.
+
+    Raises:
+        UserError: one of `hosts` is no origin.
     """
-    named = {host.lower() for host in hosts}
-    allowed = {*LOOPBACK, *named}
+    declared = {origin_of(host) for host in hosts if "://" in host}
+    allowed = {*LOOPBACK, *(host.lower() for host in hosts if "://" not in host), *map(_host_of, declared)}
     policy = "; ".join(
         (
             "default-src 'self'",
@@ -53,22 +87,20 @@ def protect(server: Flask, *, hosts: Collection[str], token: str | None, scripts
     )
     server.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
 
-    def ours(origin: str) -> bool:
-        """Whether a page is of this server: another port of this machine is another server, maybe another user's."""
-        netloc = urlsplit(origin).netloc.lower()
-        return netloc == request.host.lower() or _name(netloc) in named
-
     @server.before_request
     def check() -> AnyResponse | None:
         if _name(request.host) not in allowed:
             abort(400, "This server is not known by that name; start it with --host-name NAME.")
         if len(request.query_string) > _MOST_QUERY:
             abort(414)
-        origin = request.headers.get("Origin")
-        if request.method not in ("GET", "HEAD") and origin is not None and not ours(origin):
-            abort(403, "Requests from pages of other sites are refused.")
         if token is not None and (refusal := _admit(request, token)) is not None:
             return refusal
+        if request.method not in ("GET", "HEAD") and not _from_own_page(request, declared, token):
+            abort(
+                403,
+                "Only pages of this server may ask for this. If a proxy shows it at another address, start it with "
+                "--host-name ADDRESS, such as https://lab.example; a program gives the token as Authorization: Bearer.",
+            )
         return None
 
     @server.errorhandler(DependencyException)
@@ -93,10 +125,26 @@ def _name(netloc: str) -> str:
     return host.rpartition(":")[0] if ":" in host else host
 
 
+def _host_of(origin: str) -> str:
+    return _name(urlsplit(origin).netloc)
+
+
+def _from_own_page(asked: Request, declared: Collection[str], token: str | None) -> bool:
+    """Whether a page of this server asks, or a program that holds the token itself.
+
+    Browsers send the cookie with whatever any page of this machine asks for, on any port; so it proves nothing here.
+    """
+    sender = asked.headers.get("Origin")
+    if sender is None and (page := asked.headers.get("Referer")) is not None:
+        scheme, _, rest = page.partition("://")
+        sender = f"{scheme}://{rest.partition('/')[0]}"
+    if sender is None:
+        return token is not None and _same(_bearer(asked), token)
+    return sender.lower() in {f"{asked.scheme}://{asked.host.lower()}", *declared}
+
+
 def _admit(asked: Request, token: str) -> AnyResponse | None:
-    scheme, _, bearer = asked.headers.get("Authorization", "").partition(" ")
-    held = (asked.cookies.get(COOKIE, ""), bearer if scheme.lower() == "bearer" else "")
-    if any(_same(one, token) for one in held):
+    if any(_same(one, token) for one in (asked.cookies.get(COOKIE, ""), _bearer(asked))):
         return None
     if asked.method == "GET" and _same(asked.args.get("token", ""), token):
         rest = urlencode([(name, value) for name, value in asked.args.items(multi=True) if name != "token"])
@@ -104,6 +152,11 @@ def _admit(asked: Request, token: str) -> AnyResponse | None:
         answer.set_cookie(COOKIE, token, httponly=True, samesite="Strict", secure=asked.is_secure)
         return answer
     return abort(401, "Open the address that the dashboard printed when it was started; it holds a token.")
+
+
+def _bearer(asked: Request) -> str:
+    scheme, _, bearer = asked.headers.get("Authorization", "").partition(" ")
+    return bearer if scheme.lower() == "bearer" else ""
 
 
 def _same(one: str, other: str) -> bool:

@@ -9,11 +9,21 @@ import plotly.graph_objects as go
 from dashboards.blocks import Block, FigureBlock, Page, Scene, Table
 from dashboards.flatten import flatten
 from sensitivity.figures.importance import draw_importance, draw_ridge
+from sensitivity.figures.labels import target_label
+from sensitivity.figures.prices import draw_prices
 from sensitivity.figures.regions import draw_regions, draw_sensitivity
+from sensitivity.study.metrics import METRICS
 
 
 def _blocks(scene: Scene) -> Sequence[Block]:
     return (
+        FigureBlock(
+            name="prices",
+            label="The price of tuning: trials and costs until a setting works",
+            draw=_prices,
+            table=lambda scene: flatten(scene.results.prices),
+            depends=("filters", "target"),
+        ),
         FigureBlock(
             name="regions",
             label="Robust regions, decades a dimension",
@@ -43,6 +53,15 @@ def _blocks(scene: Scene) -> Sequence[Block]:
             depends=("filters", "metric", "tolerance"),
         ),
     )
+
+
+def _prices(scene: Scene) -> go.Figure | str:
+    prices, target = scene.results.prices, scene.results.target
+    if target is None:
+        return _NO_TARGET
+    if not any(price.trials.known or price.trials.interval for price in prices):
+        return " ".join(dict.fromkeys(price.refused.text for price in prices if price.refused)) or _NOTHING
+    return draw_prices(prices, target_label(METRICS[target[0]], target[1]), theme=scene.theme)
 
 
 def _regions(scene: Scene) -> go.Figure | str:
@@ -75,11 +94,12 @@ def _ridge(scene: Scene) -> go.Figure | str:
     return draw_ridge(maps, scene.results.importance, theme=scene.theme)
 
 
+_NO_TARGET = "The study declares no target; choose one in the address, such as target=test_accuracy:0.9."
 _NOTHING = "There are too few results here for that yet."
 
 SENSITIVITY = Page(
     name="sensitivity",
     title="Sensitivity",
-    lead="How many decades of its hyperparameters leave an optimizer good enough, and which of them matter?",
+    lead="What does it take to find a setting that works, and which hyperparameters matter?",
     blocks=_blocks,
 )

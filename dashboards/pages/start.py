@@ -24,7 +24,8 @@ from dashboards.top import TopPage
 from dashboards.view import View
 from dashboards.words import duration
 from sensitivity.figures.labels import optimizer_name
-from sensitivity.study.errors import UserError
+from sensitivity.study.errors import StudyFileError, UserError
+from sensitivity.study.load import parse_toml, read_study
 from sensitivity.study.redaction import redacted
 from sensitivity.study.spec import StudySpec
 
@@ -130,10 +131,13 @@ def _editing(app: Dash, site: Site) -> None:
             found = jobs.sources(site.catalog.root).get(source or "")
             if found is None:
                 raise PreventUpdate
-            return found.path.read_text(encoding="utf-8-sig")
+            try:
+                return read_study(found.path)
+            except UserError as error:  # shown where the file would be
+                return "".join(f"# {line}\n" for line in str(error).splitlines())
         try:
-            raw = tomllib.loads(text)
-        except ValueError:
+            raw = parse_toml(text, source="study")
+        except StudyFileError:
             raise PreventUpdate from None
         changed = _filled(raw, {name["path"]: value for name, value in zip(names, values, strict=True)})
         return no_update if changed == raw else toml_text(changed)
@@ -253,7 +257,7 @@ def _read(text: str) -> Any:
     if not text.strip():
         return None
     for written in (text.strip(), f"[{text.strip()}]" if "," in text else ""):  # a list's brackets may be left out
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             return tomllib.loads(f"x = {written}")["x"]
     return text.strip()
 

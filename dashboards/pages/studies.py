@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -23,6 +24,8 @@ from dashboards.words import ago, duration
 from sensitivity.figures.labels import optimizer_name
 from sensitivity.store.lock import Holder, live_holder
 from sensitivity.study.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _STATES = ("completed", "diverged", "stopped", "failed", "interrupted", "pending")
 
@@ -119,6 +122,10 @@ def _card(site: Site, name: str, now: datetime.datetime) -> Component:
         entry, holder = site.catalog.entry(name), live_holder(site.catalog.place(name))
     except UserError as error:
         return html.Article([html.H2(study_title(name)), trouble_note(str(error))], className="card")
+    except Exception:  # a fault of this program in one study leaves the others on the page
+        logger.exception("the study %s can't be summarised", name)
+        text = "This study can't be summarised, which is a fault of this program; its log has the traceback."
+        return html.Article([html.H2(study_title(name)), trouble_note(text)], className="card")
     return html.Article(
         [
             html.Div(

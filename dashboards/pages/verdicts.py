@@ -24,7 +24,7 @@ _ANSWERS = {
 }
 _EFFECTS = {
     "scaling": "ratio of critical batch sizes",
-    "sensitivity": "difference of robust regions, decades a dimension",
+    "sensitivity": "ratio of the trials expected until a setting works",
 }
 _MOST = 6
 

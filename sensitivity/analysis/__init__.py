@@ -7,7 +7,8 @@ would mislead is refused: its value is NaN and ``refused`` says why (``estimates
 What a run counts with, and what the configurations are
 * ``outcomes``: a run's value, diverged ones included. ``times``: when each run reaches a target, the table that
   scaling, cost and verdict start from. ``designs``: grid, draws or adaptive search; edges of the grid.
-* ``honest``, ``winners``: the best configuration at a batch size, timed on seeds that did not choose it.
+* ``honest``, ``winners``: the best configuration at a batch size, timed on seeds that did not choose it. ``nested``:
+  what that choice may cost. ``grain``, ``censored``: times of which only an interval is known.
 * ``intervals``: the intervals and tests that few seeds allow. ``estimates``: ``Estimate`` and ``Caution``.
 * ``names``: what optimizers and hyperparameters are called in sentences.
 
@@ -18,8 +19,8 @@ What was run
 
 How far does it scale, and at what cost
 * ``scaling``: ``compute_scaling(times, unit) -> ScalingCurve`` an optimizer: time to target by the best
-  configuration, efficiency, edges. ``critical``: ``CriticalBatchSize``, its fit and interval; ``nested``: its
-  bootstrap that chooses the winners anew.
+  configuration, efficiency, edges; its points and cautions in ``scaling_points`` and ``scaling_cautions``.
+  ``critical``: ``CriticalBatchSize``, its fit and interval.
 * ``cost``: ``compute_cost(runs) -> Cost`` an optimizer and batch size; ``compute_cost_ratios -> CostRatio``.
   ``time_split``: ``compute_time_split(runs) -> TimeSplit``, a step's time by phase.
 
@@ -27,6 +28,9 @@ How sensitive is it
 * ``success``: ``compute_success -> SuccessSurface`` an optimizer, over batch size x target;
   ``compute_success_difference -> SuccessDifference``. ``success_plane``: ``compute_success_planes(times) ->
   SuccessPlane``. ``rates``: the rates they are made of.
+* ``price``: ``compute_prices -> TuningPrice`` an optimizer and batch size, what it takes until a drawn setting works;
+  ``compute_price_ratios -> PriceRatio``. ``draws``: which runs are draws, in which independent blocks; ``ratios``:
+  Fieller's interval over blocks; ``betting``: tests that hold at any stop.
 * ``regions``: ``compute_regions -> RobustRegion`` an optimizer and batch size, in decades; ``volumes``,
   ``coordinates``: how.
 * ``best_of_k``: ``compute_best_of_k -> BestOfK`` an optimizer and batch size, in trials and device-seconds.
@@ -41,5 +45,6 @@ Which is better
 * ``profiles``: ``compute_profiles -> PerformanceProfile`` an optimizer.
 * ``verdict``: ``Verdict``, ``Margins``, ``default_pair``; ``verdict_scaling``: ``compute_scaling_verdict``;
   ``verdict_sensitivity``: ``compute_sensitivity_verdict``. ``paired``: ``PairedComparison``, the tests.
-  ``remedies``: ``Remedy``, what would settle it and its cost.
+  ``size_ratio``: of two critical batch sizes. ``scaling_obstacles``: what forbids a claim on them. ``remedies``,
+  ``remedies_scaling``: ``Remedy``, what would settle it and its cost.
 """

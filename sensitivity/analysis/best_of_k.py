@@ -23,13 +23,14 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaln
 
-from sensitivity.analysis.designs import adaptive, design_of
+from sensitivity.analysis.designs import adaptive, design_of, is_crossed, varying
 from sensitivity.analysis.estimates import Caution, Floats
 from sensitivity.analysis.intervals import LEVEL, t_half_width
 from sensitivity.analysis.names import at_batch_size
 from sensitivity.analysis.outcomes import OBSERVED, counted_values, untrained_values
 from sensitivity.analysis.rates import OF_SEEDS, TINY
 from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.section import CONFIRMATION_SEEDS
 
 OF_DISTRIBUTION = "the draw of configurations, for all k at once (Dvoretzky-Kiefer-Wolfowitz)"
 _ALL_K = 100
@@ -100,6 +101,7 @@ def compute_best_of_k(
     """Return a curve for each optimizer, in the order of the plan, and batch size, rising."""
     untrained = float(untrained_values(runs, curves, METRICS[metric]).median())
     valued = runs.assign(value=counted_values(runs, curves, METRICS[metric]))
+    valued = valued[valued["seed"] < CONFIRMATION_SEEDS]
     found = []
     for optimizer, of_optimizer in valued.groupby("optimizer", sort=False):
         design = design_of(of_optimizer, str(optimizer), designs)
@@ -136,6 +138,8 @@ def _curve(
     sign = -1.0 if METRICS[metric].lower_is_better else 1.0
     observed = rows[rows["status"].isin(OBSERVED) & rows["value"].notna()]
     scored = observed.assign(score=sign * observed["value"])
+    if drawn and not is_crossed(rows, varying(rows)):
+        scored = scored.assign(cell_id=scored["trial_id"], seed=0)  # a run is a draw of a setting and a seed
     whole = scored.pivot_table(index="cell_id", columns="seed", values="score", aggfunc="first").dropna()
     where = at_batch_size(optimizer, batch_size)
     if not len(whole):

@@ -100,7 +100,15 @@ def _slices(maps: Sequence[RobustnessMap]) -> list[Caution]:
 def _seeds(runs: pd.DataFrame, maps: Sequence[RobustnessMap]) -> list[Caution]:
     seeds = int(runs["seed"].nunique())
     cautions = []
-    if seeds == 1:
+    if seeds > 1 and all(cell.planned == 1 for map_ in maps for cell in map_.cells):
+        cautions.append(
+            Caution(
+                code="single-seed",
+                text="Every setting ran once, with a seed of its own: what works how often can be told, but no cell"
+                " from its neighbours.",
+            )
+        )
+    elif seeds == 1:
         cautions.append(
             Caution(
                 code="single-seed",

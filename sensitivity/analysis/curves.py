@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sensitivity.analysis.outcomes import OBSERVED, untrained_values
+from sensitivity.analysis.outcomes import LARGEST, OBSERVED, untrained_values
 from sensitivity.study.metrics import Metric
 from sensitivity.study.results import Status
 
@@ -66,6 +66,8 @@ def compute_curves(
     chosen = runs[runs["cell_id"].isin(cell_ids)].assign(untrained=lambda rows: untrained_values(rows, curves, metric))
     cells = {str(name): rows for name, rows in chosen.groupby("cell_id")}
     finite = curves[curves["trial_id"].isin(chosen["trial_id"]) & np.isfinite(curves[metric.name])]
+    finite = finite.drop_duplicates(["trial_id", "step"], keep="last")
+    finite = finite.assign(**{str(metric.name): finite[metric.name].clip(-LARGEST, LARGEST)})
     evaluations = {str(name): rows for name, rows in finite.sort_values("step").groupby("trial_id", sort=False)}
     return tuple(_cell(cells[cell_id], evaluations, metric) for cell_id in cell_ids)
 

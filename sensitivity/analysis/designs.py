@@ -70,6 +70,14 @@ def is_grid(runs: pd.DataFrame, names: tuple[str, ...]) -> bool:
     return len(runs[columns].drop_duplicates()) > product / 2
 
 
+def is_crossed(runs: pd.DataFrame, names: tuple[str, ...]) -> bool:
+    """Tell configurations that run with most seeds each from draws, of which every seed has its own."""
+    columns = [PARAM_PREFIX + name for name in names]
+    cells, seeds = len(runs[columns].drop_duplicates()), runs["seed"].nunique()
+    pairs = len(runs[[*columns, "seed"]].drop_duplicates())
+    return cells < pairs > cells * seeds / 2
+
+
 def design_of(runs: pd.DataFrame, optimizer: str, designs: Mapping[str, str] | None) -> Design:
     """Return what the configurations of `optimizer`, whose rows are `runs`, are.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sensitivity.analysis.intervals import t_half_width
+from sensitivity.analysis.intervals import LEVEL, t_half_width
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -64,11 +64,19 @@ NO_SCATTER = Caution(
 )
 
 
-def mean_over_seeds(per_seed: Floats, back: Callable[[float], float] = float, *, widen: float = 1.0) -> Estimate:
+def mean_over_seeds(
+    per_seed: Floats,
+    back: Callable[[float], float] = float,
+    *,
+    widen: float = 1.0,
+    bias: float = 0.0,
+    level: float = LEVEL,
+) -> Estimate:
     """Return the mean of one value a seed with Student's t interval, each carried through the rising `back`.
 
-    `per_seed` is [seeds]; `widen` is a factor on the interval's width, for seeds that aren't independent. There is no
-    interval with one seed, with values that are not finite, and where all seeds agree exactly.
+    `per_seed` is [seeds]; `widen` is a factor on the interval's width, for seeds that aren't independent; `bias` is how
+    far the mean may be off besides, which the interval holds too. There is no interval with one seed, with values that
+    are not finite, and where all seeds agree exactly and `bias` is 0.
     """
     n = len(per_seed)
     if n == 0:
@@ -76,7 +84,12 @@ def mean_over_seeds(per_seed: Floats, back: Callable[[float], float] = float, *,
     mean = float(per_seed.mean())
     if n == 1 or not np.isfinite(per_seed).all():
         return Estimate(value=back(mean), n=n)
-    if np.ptp(per_seed) <= 1e-12 * abs(mean):
-        return Estimate(value=back(mean), n=n, warnings=(NO_SCATTER,))
-    half = widen * float(t_half_width(per_seed.std(ddof=1), n))
-    return Estimate(value=back(mean), interval=(back(mean - half), back(mean + half)), n=n, covers=SEED_NOISE)
+    alike = bool(np.ptp(per_seed) <= 1e-12 * abs(mean))
+    warnings = (NO_SCATTER,) if alike else ()
+    if alike and bias == 0:
+        return Estimate(value=back(mean), n=n, warnings=warnings)
+    half = bias + widen * float(t_half_width(per_seed.std(ddof=1), n, level))
+    covers = SEED_NOISE + (" and the spacing of evaluations" if bias else "")
+    return Estimate(
+        value=back(mean), interval=(back(mean - half), back(mean + half)), n=n, covers=covers, warnings=warnings
+    )

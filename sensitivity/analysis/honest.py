@@ -6,7 +6,7 @@ The best of many noisy configurations flatters itself by the runs that chose it 
 * cross-fitted: of two or three, each judges what the others choose. The judgements are then not quite independent,
   and intervals over them are widened. With more seeds that would not do: at ten, intervals of 95% cover 86%, and a
   test at 5% rejects 14% of true hypotheses (simulated with near-ties);
-* same-runs: with one seed neither can be done, and results say so.
+* same-runs: with one seed, or one a configuration, neither can be done, and results say so.
 """
 
 from __future__ import annotations

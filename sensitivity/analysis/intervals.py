@@ -42,8 +42,8 @@ def wilson_interval(share: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.float64]
     return np.where(p == 0, 0.0, centre - half), np.where(p == 1, 1.0, centre + half)
 
 
-def t_half_width(deviation: ArrayLike, n: ArrayLike) -> NDArray[np.float64]:
-    """Return half the width of Student's t interval for a mean; NaN below two observations.
+def t_half_width(deviation: ArrayLike, n: ArrayLike, level: float = LEVEL) -> NDArray[np.float64]:
+    """Return half the width of Student's t interval for a mean at `level`; NaN below two observations.
 
     `deviation` is the sample standard deviation (n - 1 in the denominator) of `n` observations; both are
     numbers or arrays of one shape.
@@ -51,7 +51,7 @@ def t_half_width(deviation: ArrayLike, n: ArrayLike) -> NDArray[np.float64]:
     count = np.asarray(n, dtype=float)
     enough = count >= 2
     degrees = np.where(enough, count - 1, 1.0)
-    width = stdtrit(degrees, 0.5 + LEVEL / 2) * np.asarray(deviation, dtype=float) / np.sqrt(degrees + 1)
+    width = stdtrit(degrees, 0.5 + level / 2) * np.asarray(deviation, dtype=float) / np.sqrt(degrees + 1)
     return np.where(enough, width, np.nan)
 
 

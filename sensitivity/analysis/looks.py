@@ -1,6 +1,6 @@
 """How often the answer of a study may have been looked at, and the error rate that is left for a claim now.
 
-Whoever adds seeds until a verdict turns claims a difference of identical optimizers in 17 to 37% of studies
+Adding seeds until a verdict turns claims a difference of identical optimizers in 17 to 37% of studies
 (STATISTICS.md, section 8). A study directory tells how often that may have happened: each time its design (seeds, batch
 sizes, optimizers or searches) was changed after results existed. The error rate is spent over looks so that all of them
 together stay within it:
@@ -150,8 +150,8 @@ def _changed(first: Mapping[str, Any], present: Mapping[str, Any]) -> tuple[Caut
         before, after = first.get(table), present.get(table)
         if before is not None and before != after:
             text = (
-                f"`{table}` was {_short(before)} when the first results were made, and is {_short(after)} now. A verdict"
-                " on what was chosen after seeing results is exploratory."
+                f"`{table}` was {_short(before)} when the first results were made, and is {_short(after)} now. What was"
+                " chosen after seeing results makes a verdict exploratory."
             )
             found.append(Caution(code="changed-after-results", text=text))
         elif before is None and after:

@@ -3,9 +3,9 @@
 A completed run counts with its metric at the end. A diverged run counts as the untrained network of its
 seed: its loss, and likewise its accuracy, before the first step (after STATISTICS.md, section 5, which says
 so of the loss). Of the accuracy, that is chance level without having to know the number of classes. So
-divergence costs what had been learned, and never drops out of a median. A run that
-was stopped early counts with what it had by then. Failed, interrupted and pending runs
-say nothing about the optimizer: they have no value, and stay in the denominators.
+divergence costs what had been learned, and never drops out of a median. A loss beyond `LARGEST` counts as `LARGEST`, so
+that sums and squares of losses stay finite. A run that was stopped early counts with what it had by then. Failed,
+interrupted and pending runs say nothing about the optimizer: they have no value, and stay in the denominators.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ SOUND = (Status.COMPLETED.value, Status.STOPPED.value)
 OBSERVED = (*SOUND, Status.DIVERGED.value)
 WAITING = (Status.PENDING.value, Status.INTERRUPTED.value)
 """Statuses that another `run` changes."""
+
+LARGEST = 1e100
+"""Of a loss, whatever was recorded: it is as bad as any."""
 
 _READING_ORDER = ("test_accuracy", "train_loss", "test_loss", "train_accuracy")
 
@@ -39,13 +42,14 @@ def untrained_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: Metric) -
     values = runs["trial_id"].map(start).astype(float)
     if metric.name == "train_loss":
         values = values.fillna(runs["initial_train_loss"].astype(float))
-    values = values.where(np.isfinite(values))
+    values = values.where(np.isfinite(values)).clip(-LARGEST, LARGEST)
     return values.fillna(values.median())
 
 
 def counted_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: Metric) -> pd.Series[float]:
     """Return the value that each run counts with, with the index of `runs`; NaN where it has none."""
     measured = runs[metric.name].astype(float)
+    measured = measured.where(~np.isfinite(measured), measured.clip(-LARGEST, LARGEST))
     finished_well = runs["status"].isin(SOUND) & np.isfinite(measured)
     observed = runs["status"].isin(OBSERVED)
     return measured.where(finished_well, untrained_values(runs, curves, metric).where(observed))

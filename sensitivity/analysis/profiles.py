@@ -1,7 +1,8 @@
 """Performance profiles: on what share of the cases an optimizer is within a factor of the best (Dolan & More 2002).
 
 A case is a batch size and a target; what is compared is the time to the target by each optimizer's best
-configuration, honestly timed (``scaling``). A case that an optimizer doesn't reach counts against it at every
+configuration, honestly timed (``scaling``). A time is known to lie between two evaluations, or below the first; what
+that leaves open of a profile is given beside it. A case that an optimizer doesn't reach counts against it at every
 factor, and stays in the denominator; one that none reaches is left out, and counted. Cases of one study are not
 independent, so a profile describes them and has no interval.
 """
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sensitivity.analysis.estimates import Caution
+from sensitivity.analysis.estimates import Caution, Floats
 from sensitivity.analysis.scaling import ScalingCurve
+from sensitivity.analysis.scaling_points import ScalingPoint
 from sensitivity.analysis.times import TimeUnit
 
 
@@ -28,7 +30,11 @@ class PerformanceProfile:
     factors: tuple[float, ...]
     """Rising from 1."""
     share: tuple[float, ...]
-    """Of the cases, on which it is within each factor of the best."""
+    """Of the cases, on which it is within each factor of the best, by the middle of each time's interval."""
+    low: tuple[float, ...]
+    """The same where all times of its own are at the upper end of what evaluations leave open, others' at the lower."""
+    high: tuple[float, ...]
+    """The other way round."""
     solved: int
     """Cases that it reached."""
     cases: int
@@ -45,10 +51,10 @@ def compute_profiles(curves: Mapping[str, Sequence[ScalingCurve]]) -> tuple[Perf
     optimizers = list(dict.fromkeys(curve.optimizer for group in curves.values() for curve in group))
     unit: TimeUnit = next((curve.unit for group in curves.values() for curve in group), "steps")
     rows = [row for group in curves.values() for row in _cases(group, optimizers)]
-    times = np.array(rows).reshape(len(rows), len(optimizers))
-    best = times.min(axis=1, initial=math.inf)
-    reachable = np.isfinite(best)
-    ratio = np.round(times[reachable] / best[reachable, None], 9)  # equal times give equal factors
+    times = np.array(rows).reshape(len(rows), len(optimizers), 3)
+    reachable = np.isfinite(times[:, :, 1].min(axis=1, initial=math.inf))
+    low, middle, high = (times[reachable][:, :, end] for end in range(3))
+    ratio = _ratios(middle, middle)
     factors = np.unique(np.append(ratio[np.isfinite(ratio)], 1.0))
     cases = int(reachable.sum())
     warnings = []
@@ -60,26 +66,54 @@ def compute_profiles(curves: Mapping[str, Sequence[ScalingCurve]]) -> tuple[Perf
             optimizer=optimizer,
             unit=unit,
             factors=tuple(float(factor) for factor in factors),
-            share=tuple(float(np.mean(column <= factor)) if cases else math.nan for factor in factors),
+            share=_share(column, factors),
+            low=_share(worst, factors),
+            high=_share(best, factors),
             solved=int(np.isfinite(column).sum()),
             cases=cases,
             unsolved_by_all=int((~reachable).sum()),
             warnings=tuple(warnings),
         )
-        for optimizer, column in zip(optimizers, ratio.T, strict=True)
+        for optimizer, column, worst, best in zip(
+            optimizers, ratio.T, _ratios(high, low).T, _ratios(low, high).T, strict=True
+        )
     )
 
 
-def _cases(curves: Sequence[ScalingCurve], optimizers: Sequence[str]) -> list[list[float]]:
-    """Return the times [cases, optimizers] of a target; infinite where it wasn't reached by every seed."""
-    times = {
-        (curve.optimizer, point.batch_size): point.time.value if point.state == "reached" else math.inf
-        for curve in curves
-        for point in curve.points
-    }
+def _ratios(own: Floats, others: Floats) -> Floats:
+    """Return each optimizer's time over the best [cases, optimizers], where its own are `own` and the rest `others`."""
+    count = own.shape[1]
+    ratios = np.ones(own.shape)
+    for column in range(count):
+        rest = np.delete(others, column, axis=1).min(axis=1, initial=math.inf)
+        best = np.minimum(own[:, column], rest)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = own[:, column] / best
+        ratios[:, column] = np.where(own[:, column] <= best, 1.0, ratio)
+    return np.round(ratios, 9)  # equal times give equal factors
+
+
+def _share(ratio: Floats, factors: Floats) -> tuple[float, ...]:
+    return tuple(float(np.mean(ratio <= factor)) if len(ratio) else math.nan for factor in factors)
+
+
+def _cases(curves: Sequence[ScalingCurve], optimizers: Sequence[str]) -> list[list[tuple[float, float, float]]]:
+    """Return the ends and the middle of the times of a target [cases, optimizers].
+
+    They are infinite where it wasn't reached by every seed.
+    """
+    times = {(curve.optimizer, point.batch_size): _ends(point) for curve in curves for point in curve.points}
     sizes = sorted({size for _, size in times})
     return [
         [times[optimizer, size] for optimizer in optimizers]
         for size in sizes
         if all((optimizer, size) in times for optimizer in optimizers)
     ]
+
+
+def _ends(point: ScalingPoint) -> tuple[float, float, float]:
+    if point.state == "reached":
+        return (point.bounds[0], point.time.value, point.bounds[1])
+    if point.state in ("left-censored", "untrained"):
+        return (0.0, point.time.value, point.time.value)
+    return (math.inf, math.inf, math.inf)

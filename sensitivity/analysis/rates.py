@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sensitivity.analysis.estimates import Floats
 from sensitivity.analysis.intervals import t_half_width, wilson_interval
-from sensitivity.analysis.outcomes import OBSERVED, SOUND
+from sensitivity.analysis.outcomes import LARGEST, OBSERVED, SOUND
 from sensitivity.study.metrics import METRICS, MetricName
 from sensitivity.study.results import Status
 
@@ -55,7 +55,7 @@ def best_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName) ->
     """
     sign = 1.0 if METRICS[metric].lower_is_better else -1.0
     values = sign * curves[metric].astype(float)
-    values = values.where(np.isfinite(values))
+    values = values.where(np.isfinite(values)).clip(-LARGEST, LARGEST)
     best = values.groupby(curves["trial_id"], sort=False).min() * sign
     return runs["trial_id"].map(best).astype(float).where(runs["status"].isin(SOUND))
 

@@ -240,7 +240,7 @@ def _warnings(where: str, missing: int, touches: tuple[Edge, ...], size: float, 
     if 0 < size < 2 * spacing:
         text = (
             f"{where}: the region, {size:.2g} decades a dimension, is narrower than two of the grid's spacings of"
-            f" {spacing:.2g}, so its size is known to about one of them."
+            f" {spacing:.2g}: that is not measured, and may be one spacing more or less. Take more points."
         )
         found.append(Caution(code="coarse-grid", text=text))
     if missing:

@@ -19,7 +19,7 @@ class Remedy:
     """Something to run, and what it costs."""
 
     code: str
-    """finish, seeds, confirm, edge, budget, unclip, batch-sizes, grid."""
+    """finish, seeds, confirm, edge, refine, budget, evaluation, target, unclip, batch-sizes, grid."""
     text: str
     runs: int = 0
     device_seconds: float = math.nan
@@ -60,17 +60,6 @@ def more_seeds(runs: pd.DataFrame, seeds: int, needed: int | None) -> Remedy:
     return Remedy(
         code="seeds",
         text=f"{extra:,} more seeds ({seeds + extra:,} in all) for every cell.",
-        runs=count,
-        device_seconds=_cost(runs, count),
-    )
-
-
-def confirm(runs: pd.DataFrame, winners: int, seeds: int) -> Remedy:
-    """Return the runs of `winners` cells alone on `seeds` fresh seeds: the cheapest way to more judging seeds."""
-    count = winners * seeds
-    return Remedy(
-        code="confirm",
-        text=f"Or run the {winners:,} best cells alone on {seeds:,} fresh seeds, which then judge them.",
         runs=count,
         device_seconds=_cost(runs, count),
     )

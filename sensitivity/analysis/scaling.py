@@ -1,7 +1,6 @@
 """Scaling with batch size: the time to a target by the best configuration, ideal scaling, efficiency, and Bc.
 
-S(B) is the geometric mean over seeds of the honest times of the winner (``winners``), when every seed reached the
-target; otherwise the expected running time, without an interval. In steps, ideal scaling keeps S(B) B constant,
+A point of the curve is the winner at a batch size (``scaling_points``). In steps, ideal scaling keeps S(B) B constant,
 and efficiency is B0 S(B0) / (B S(B)) with B0 the smallest batch size reached; in epochs, seconds and FLOPs, which
 count whole batches already, it is S(B0) / S(B).
 """
@@ -9,73 +8,26 @@ count whole batches already, it is S(B0) / S(B).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from sensitivity.analysis.critical import CriticalBatchSize, compute_critical_batch_size
-from sensitivity.analysis.designs import (
-    Axes,
-    Edge,
-    Parameters,
-    box_edges,
-    cell_parameters,
-    design_of,
-    edge_words,
-    one_row_a_cell,
-    table_edges,
-    varying,
+from sensitivity.analysis.designs import Axes, Design, design_of, one_row_a_cell
+from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
+from sensitivity.analysis.grain import bias_bound
+from sensitivity.analysis.scaling_cautions import curve_cautions
+from sensitivity.analysis.scaling_points import (
+    Configurations,
+    ScalingPoint,
+    configurations_of,
+    log_middles,
+    scaling_point,
 )
-from sensitivity.analysis.estimates import Caution, Estimate, Floats, Interval, mean_over_seeds
-from sensitivity.analysis.honest import Method
-from sensitivity.analysis.names import at_batch_size, optimizer_name
-from sensitivity.analysis.nested import nested_interval, resample_winners
-from sensitivity.analysis.times import CAP, TimeUnit
+from sensitivity.analysis.times import TimeUnit
 from sensitivity.analysis.winners import SeedTable, Winner, find_winner, seed_tables
-
-PointState = Literal["reached", "unreliable", "censored", "diverged", "no-result"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScalingPoint:
-    """The best configuration of an optimizer at a batch size."""
-
-    batch_size: int
-    state: PointState
-    """reached: by every seed that timed the winner; unreliable: by some; censored: by no run of any cell, some of
-    which completed; diverged: every run with a result diverged."""
-    time: Estimate
-    """S(B); of a censored point the budget, which S exceeds; NaN where diverged or without a result."""
-    expected: float
-    """Expected running time (COCO): sum of min(T, cap) over successes, of the winner; NaN without a success."""
-    spent: float
-    """Its numerator: without a success, a lower bound of the expected time."""
-    restricted_mean: Estimate
-    """E[min(T, cap)] of the winner."""
-    efficiency: Estimate
-    """Against the smallest batch size that was reached; 1 is ideal."""
-    flattering: float
-    """The expected running time by the very runs that chose the winner, to show the winner's curse."""
-    method: Method
-    cell_id: str | None
-    parameters: Parameters
-    """Of the winner."""
-    edges: tuple[Edge, ...]
-    """Of the grid, or of the box of draws and searches, that the winner lies on (``designs``)."""
-    reached: int
-    """Runs of all cells, as are the next four."""
-    censored: int
-    diverged: int
-    failed: int
-    waiting: int
-
-    @property
-    def planned(self) -> int:
-        """Runs of all cells at this batch size."""
-        return self.reached + self.censored + self.diverged + self.failed + self.waiting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +36,7 @@ class ScalingCurve:
 
     optimizer: str
     unit: TimeUnit
+    design: Design
     points: tuple[ScalingPoint, ...]
     """By batch size, rising."""
     critical: CriticalBatchSize | None
@@ -91,17 +44,16 @@ class ScalingCurve:
     seeds: tuple[int, ...]
     """The rows of `log_times`: seeds that timed the winner at every batch size that was reached."""
     log_times: Floats
-    """[seeds, batches reached] natural logarithms of the honest times."""
+    """[seeds, batches reached] natural logarithms of the honest times, in the middle of their intervals."""
+    bias: Floats
+    """[batches reached]: how far the means of `log_times` may be off, for the spacing of evaluations (``grain``) and
+    for the choice of winners (half of the expected regret, ``nested``)."""
     batch_sizes: tuple[int, ...]
     """The columns of `log_times`."""
     widen: float
     """Factor on the width of intervals over `seeds` (``winners``)."""
     widen_equivalence: float
     """Factor on their standard error in a test of equivalence."""
-    resampled: Floats | None
-    """[resamples, batches reached] the same as `log_times`, of winners that are chosen anew (``nested``)."""
-    study_seeds: tuple[int, ...]
-    """All that `resampled` is drawn from."""
     warnings: tuple[Caution, ...]
 
     def ideal(self) -> tuple[float, ...]:
@@ -123,189 +75,110 @@ def compute_scaling(
 ) -> tuple[ScalingCurve, ...]:
     """Return a curve for each optimizer of `times` (of ``times.compute_times``), in the order of the plan.
 
-    `confirmation_seeds` are those that winners alone were run on after they had been chosen. `designs` and `axes` are
-    each optimizer's, as in ``maps``.
+    Winners are timed on the runs that column ``confirmation`` of `times` marks, and on `confirmation_seeds`: fresh
+    seeds that winners alone were run on after they had been chosen. `designs` and `axes` are each optimizer's, as in
+    ``maps``.
     """
-    tables = list(seed_tables(times, unit))
+    fresh = {*confirmation_seeds, *_confirming(times)}
+    configurations = {}
+    for name, rows in times.groupby("optimizer", sort=False):
+        optimizer = str(name)
+        design = design_of(_configurations(rows), optimizer, designs)
+        configurations[optimizer] = configurations_of(rows, design, (axes or {}).get(optimizer, {}))
+    return scaling_curves(list(seed_tables(times, unit)), configurations, unit, fresh)
+
+
+def scaling_curves(
+    tables: Sequence[SeedTable],
+    configurations: Mapping[str, Configurations],
+    unit: TimeUnit = "steps",
+    confirmation_seeds: Collection[int] = (),
+) -> tuple[ScalingCurve, ...]:
+    """Return a curve for each optimizer of `tables`, in their order; `configurations` are each optimizer's."""
     curves = []
     for optimizer in dict.fromkeys(table.optimizer for table in tables):
-        own = [table for table in tables if table.optimizer == optimizer]
-        rows = times[times["optimizer"] == optimizer]
+        own, cells = [table for table in tables if table.optimizer == optimizer], configurations[optimizer]
         winners = {table.batch_size: find_winner(table, confirmation_seeds) for table in own}
-        grid = design_of(one_row_a_cell(rows), optimizer, designs) == "grid"
-        box = None if grid else (axes or {}).get(optimizer, {})
-        points = [
-            _point(at_batch, winners[int(str(batch_size))], table.cells, unit, box)
-            for table, (batch_size, at_batch) in zip(own, rows.groupby("batch_size"), strict=True)
-        ]
-        curves.append(_curve(optimizer, unit, points, winners, own, confirmation_seeds))
+        points = [scaling_point(table, winners[table.batch_size], cells, confirmation_seeds) for table in own]
+        curves.append(_curve(optimizer, unit, cells.design, points, winners))
     return tuple(curves)
 
 
-def _point(
-    rows: pd.DataFrame, winner: Winner, cells: tuple[str, ...], unit: TimeUnit, box: Axes | None
-) -> ScalingPoint:
-    """Return the point of a winner; `box` is None of a grid."""
-    count = rows["outcome"].value_counts()
-    counts = {name: int(count.get(name, 0)) for name in ("reached", "censored", "diverged", "failed", "waiting")}
-    cell = cells[winner.cell] if winner.cell is not None else None
-    successes, spent = int(winner.reached.sum()), float(winner.spent.sum())
-    state: PointState
-    if cell is not None and successes:
-        state = "reached" if winner.reached.all() else "unreliable"
-    elif cell is not None:
-        state = "unreliable"
-    elif counts["censored"]:
-        state = "censored"
-    else:
-        state = "diverged" if counts["diverged"] else "no-result"
-    if state == "reached":
-        time = mean_over_seeds(np.log(winner.time), math.exp, widen=winner.widen)
-    elif state == "censored":
-        time = Estimate(value=float(rows[CAP + unit].max()), n=0, interval=(float(rows[CAP + unit].max()), math.inf))
-    else:
-        time = Estimate(value=spent / successes if successes else math.nan, n=len(winner.seeds))
-    own = one_row_a_cell(rows)
-    names = varying(own)
-    table = cell_parameters(own, names)
-    best = {name: float(table[name][cell]) for name in names} if cell is not None else {}
-    edges: tuple[Edge, ...] = ()
-    if best:
-        edges = table_edges(table, best, names) if box is None else box_edges(box, best, names)
-    return ScalingPoint(
-        batch_size=int(rows["batch_size"].iloc[0]),
-        state=state,
-        time=time,
-        expected=spent / successes if successes else math.nan,
-        spent=spent,
-        restricted_mean=mean_over_seeds(winner.spent, widen=winner.widen),
-        efficiency=Estimate(value=math.nan),
-        flattering=winner.flattering,
-        method=winner.method,
-        cell_id=cell,
-        parameters=tuple(best.items()),
-        edges=edges,
-        **counts,
-    )
+def _confirming(times: pd.DataFrame) -> set[int]:
+    if "confirmation" not in times:
+        return set()
+    return {int(seed) for seed in times.loc[times["confirmation"].fillna(False).astype(bool), "seed"].unique()}
+
+
+def _configurations(rows: pd.DataFrame) -> pd.DataFrame:
+    cells = one_row_a_cell(rows)
+    return cells.assign(design=rows.loc[cells.index, "design"]) if "design" in rows else cells
 
 
 def _curve(
-    optimizer: str,
-    unit: TimeUnit,
-    points: list[ScalingPoint],
-    winners: dict[int, Winner],
-    tables: list[SeedTable],
-    confirmation_seeds: Collection[int],
+    optimizer: str, unit: TimeUnit, design: Design, points: list[ScalingPoint], winners: dict[int, Winner]
 ) -> ScalingCurve:
     solid = [p for p in points if p.state == "reached"]
     shared = sorted(set.intersection(*(set(winners[p.batch_size].seeds) for p in solid))) if solid else []
-    log_times = np.array([[_log_time(winners[p.batch_size], seed) for p in solid] for seed in shared])
-    log_times = log_times.reshape(len(shared), len(solid))
+    middles, widths = np.full((2, len(shared), len(solid)), np.nan)
+    for column, point in enumerate(solid):
+        winner = winners[point.batch_size]
+        rows = [winner.seeds.index(seed) for seed in shared]
+        middle, width = log_middles(winner)
+        middles[:, column], widths[:, column] = middle[rows], width[rows]
+    bias = np.array(
+        [
+            bias_bound(middles[:, column], widths[:, column]) + (0.0 if math.isnan(p.regret) else p.regret / 2)
+            for column, p in enumerate(solid)
+        ]
+    )
     widen = max((winners[p.batch_size].widen for p in solid), default=1.0)
     stricter = max((winners[p.batch_size].widen_equivalence for p in solid), default=1.0)
     batches = np.array([p.batch_size for p in solid], dtype=float)
-    cost = log_times + (np.log(batches) if unit == "steps" else 0.0)
+    cost = middles + (np.log(batches) if unit == "steps" else 0.0)
     efficiency = {
         p.batch_size: Estimate(value=1.0, n=len(shared))
         if column == 0
-        else mean_over_seeds(cost[:, 0] - cost[:, column], math.exp, widen=widen)
+        else mean_over_seeds(cost[:, 0] - cost[:, column], math.exp, widen=widen, bias=float(bias[0] + bias[column]))
         for column, p in enumerate(solid)
     }
-    finished = tuple(_with_efficiency(p, efficiency.get(p.batch_size)) for p in points)
-    critical, resampled = None, None
-    reached = [table for table in tables if table.batch_size in efficiency]
-    if unit == "steps":
-        resampled = resample_winners(reached, confirmation_seeds) if reached else None
-        critical = _critical(finished, winners, log_times, widen, nested_interval(reached, resampled))
+    finished = tuple(
+        replace(p, efficiency=efficiency[p.batch_size]) if p.batch_size in efficiency else p for p in points
+    )
     return ScalingCurve(
         optimizer=optimizer,
         unit=unit,
+        design=design,
         points=finished,
-        critical=critical,
+        critical=_critical(finished, winners, shared, widen, bias) if unit == "steps" else None,
         seeds=tuple(shared),
-        log_times=log_times,
+        log_times=middles,
+        bias=bias,
         batch_sizes=tuple(p.batch_size for p in solid),
         widen=widen,
         widen_equivalence=stricter,
-        resampled=resampled,
-        study_seeds=reached[0].seeds if reached else (),
-        warnings=_warnings(optimizer, finished),
+        warnings=curve_cautions(optimizer, unit, finished),
     )
 
 
-def _log_time(winner: Winner, seed: int) -> float:
-    return math.log(winner.time[winner.seeds.index(seed)])
-
-
-def _with_efficiency(point: ScalingPoint, efficiency: Estimate | None) -> ScalingPoint:
-    return point if efficiency is None else replace(point, efficiency=efficiency)
-
-
 def _critical(
-    points: tuple[ScalingPoint, ...],
-    winners: dict[int, Winner],
-    log_times: Floats,
-    widen: float,
-    nested: Interval | None,
+    points: tuple[ScalingPoint, ...], winners: dict[int, Winner], seeds: list[int], widen: float, bias: Floats
 ) -> CriticalBatchSize:
-    """Fit Bc to the batch sizes that every seed reached; the others enter as censored.
-
-    Where no seed reached it S exceeds the budget; where some did, the geometric mean of what all spent.
-    """
-    used = [p for p in points if p.state in ("reached", "censored") or (p.state == "unreliable" and p.time.n)]
-    censored = np.array([p.state != "reached" for p in used], dtype=bool)
-    full = np.empty((len(log_times), len(used)))
-    full[:, ~censored] = log_times
-    full[:, censored] = [_log_bound(p, winners[p.batch_size]) for p in used if p.state != "reached"]
-    sizes = np.array([p.batch_size for p in used], dtype=float)
-    return compute_critical_batch_size(full, sizes, censored, widen=widen, nested=nested)
-
-
-def _log_bound(point: ScalingPoint, winner: Winner) -> float:
-    return math.log(point.time.value) if point.state == "censored" else float(np.log(winner.spent).mean())
-
-
-def _warnings(optimizer: str, points: tuple[ScalingPoint, ...]) -> tuple[Caution, ...]:
-    found = []
-    for point in points:
-        where = at_batch_size(optimizer, point.batch_size)
-        found += [
-            Caution(
-                code="edge",
-                text=f"{where}: the best configuration has {edge_words([edge])[0]}; a better one may lie beyond it.",
-            )
-            for edge in point.edges
-        ]
+    """Fit Bc to the intervals of `seeds` at each batch size; one that no run reached exceeds its budget."""
+    used = [p for p in points if p.state in ("reached", "left-censored", "censored", "unreliable")]
+    low, high = np.full((2, len(seeds), len(used)), np.nan)
+    for column, point in enumerate(used):
+        winner = winners[point.batch_size]
         if point.state == "censored":
-            found.append(
-                Caution(
-                    code="budget",
-                    text=f"{where}: no run reached the target within the budget, so its time is only known to exceed"
-                    " it. A longer budget, or an easier target, would tell.",
-                )
-            )
-        if point.state == "unreliable":
-            found.append(
-                Caution(
-                    code="unreliable",
-                    text=f"{where}: of the {point.time.n:,} seeds that judge the winner some don't reach the target, so"
-                    " its time is only known to exceed what they spent, and no comparison can use it. A longer budget,"
-                    " or an easier target, would tell.",
-                )
-            )
-        if point.waiting:
-            found.append(
-                Caution(
-                    code="incomplete",
-                    text=f"{where}: {point.waiting:,} of {point.planned:,} runs have no result yet.",
-                )
-            )
-    if any(point.method == "same-runs" and point.cell_id is not None for point in points):
-        found.append(
-            Caution(
-                code="winner",
-                text=f"{optimizer_name(optimizer)}: with one seed the runs that choose the winner also time it, which"
-                " flatters it.",
-            )
-        )
-    return tuple(found)
+            low[:, column], high[:, column] = math.log(point.time.value), math.inf
+            continue
+        lower, upper = winner.logs()
+        for row, seed in enumerate(seeds):
+            if seed in winner.seeds:
+                place = winner.seeds.index(seed)
+                low[row, column], high[row, column] = lower[place], upper[place]
+    sizes = np.array([p.batch_size for p in used], dtype=float)
+    reached = np.array([p.state == "reached" for p in used], dtype=bool)
+    off = np.zeros(len(used))
+    off[reached] = bias
+    return compute_critical_batch_size(low, high, sizes, widen=widen, bias=off)

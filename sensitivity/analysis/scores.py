@@ -2,7 +2,8 @@
 
 A score is the value that a run counts with (``outcomes``), turned so that lower is better. A configuration is a
 setting of the hyperparameters, whatever the batch size; only those with a result at every batch size and seed enter,
-and the table says how many don't.
+and the table says how many don't. Draws that have a seed of their own each make a table of one seed. Runs that confirm
+a winner are left out.
 
 Arrays: scores are [batches, seeds, configurations].
 """
@@ -17,13 +18,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sensitivity.analysis.designs import Parameters, varying
+from sensitivity.analysis.designs import Parameters, is_crossed, varying
 from sensitivity.analysis.estimates import Caution, Floats
 from sensitivity.analysis.honest import Method, first_half, method_for
 from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.outcomes import counted_values, untrained_values
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.section import CONFIRMATION_SEEDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +91,15 @@ def score_tables(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName) -
     sign = 1.0 if kind.lower_is_better else -1.0
     untrained = sign * float(untrained_values(runs, curves, kind).median())
     valued = runs.assign(score=sign * counted_values(runs, curves, kind))
+    valued = valued[valued["seed"] < CONFIRMATION_SEEDS]
     for optimizer, rows in valued.groupby("optimizer", sort=False):
         names = varying(rows)
         columns = [PARAM_PREFIX + name for name in names]
         configuration = rows.groupby(columns, dropna=False, sort=True).ngroup().to_numpy()
         size, sizes = pd.factorize(rows["batch_size"], sort=True)
         seed, seeds = pd.factorize(rows["seed"], sort=True)
+        if len(seeds) > 1 and not is_crossed(rows, names):
+            seed, seeds = np.zeros_like(seed), seeds[:1]
         planned = int(configuration.max()) + 1
         scores = np.full((len(sizes), len(seeds), planned), np.nan)
         scores[size, seed, configuration] = rows["score"].to_numpy(dtype=float)

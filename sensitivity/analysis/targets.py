@@ -1,6 +1,7 @@
 """Which runs reach a target, and when (STATISTICS.md, sections 0, 1 and 3).
 
-The time to a target is the first evaluation of a completed run at which the metric meets it. A completed run
+The time to a target is that of the first evaluation of a completed run at which the metric meets it, which bounds it
+from above; the evaluation before bounds it from below (``times``). A completed run
 that never does is censored at its budget. A diverged run never reaches a target, even one that it met on its
 way (its time is infinite); how many did is kept beside. Failed and waiting runs stay in the denominator.
 """
@@ -15,7 +16,7 @@ import pandas as pd
 
 from sensitivity.analysis.intervals import wilson
 from sensitivity.analysis.outcomes import OBSERVED, SOUND, WAITING
-from sensitivity.analysis.times import first_meeting
+from sensitivity.analysis.times import AFTER, first_meeting
 from sensitivity.study.metrics import MetricName
 from sensitivity.study.results import Status
 
@@ -30,6 +31,10 @@ class TargetOutcome:
     batch_size: int
     planned: int
     reached: int
+    fell_back: int
+    """Of the reached, those whose last evaluation doesn't meet the target."""
+    at_first: int
+    """Of the reached, those that met it at their first evaluation after step 0, or before."""
     censored: int
     """Completed without meeting the target."""
     diverged: int
@@ -41,8 +46,12 @@ class TargetOutcome:
     """Wilson's, for the share of drawn configurations; None for a grid, for more than one seed a
     configuration, and where runs failed or wait."""
     median_steps: float
-    """Over the runs that reached it, as the three below; NaN if none did."""
+    """Over the runs that reached it, as the next; NaN if none did."""
+    median_steps_after: float
+    """Of the evaluations before: 0 where half of the runs met it at their first, so that the median is an upper
+    bound."""
     median_epochs: float
+    """Over the runs that reached it, as the next; NaN if none did."""
     median_seconds: float
     expected_steps: float
     """Expected running time: the steps of all observed runs, the unsuccessful at the full budget, over the
@@ -98,6 +107,8 @@ def _outcome(
         batch_size=batch_size,
         planned=len(rows),
         reached=len(reached),
+        fell_back=int(reached["fell_back"].astype(bool).sum()),
+        at_first=int((reached[AFTER + "step"] == 0).sum()),
         censored=int((completed & ~met).sum()),
         diverged=int(diverged.sum()),
         diverged_after_meeting=int((diverged & met).sum()),
@@ -105,6 +116,7 @@ def _outcome(
         waiting=waiting,
         interval=wilson(len(reached), len(rows)) if independent else None,
         median_steps=float(reached["step"].median()),
+        median_steps_after=float(reached[AFTER + "step"].median()),
         median_epochs=float(reached["epoch"].median()),
         median_seconds=float(reached["train_seconds"].median()),
         expected_steps=spent / len(reached) if len(reached) else math.nan,

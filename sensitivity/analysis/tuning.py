@@ -118,8 +118,8 @@ def _judged(table: ScoreTable, estimate: Estimate) -> Estimate:
     warnings = (*estimate.warnings, *table.warnings())
     if len(table.seeds) == 1:
         text = (
-            f"{optimizer_name(table.optimizer)}: with one seed the best setting is judged by the run that chose it: it"
-            " flatters itself."
+            f"{optimizer_name(table.optimizer)}: with one run of each, the best setting is judged by the run that"
+            " chose it: it flatters itself."
         )
         warnings = (*warnings, Caution(code="winner", text=text))
     return replace(estimate, warnings=warnings)

@@ -2,28 +2,32 @@
 
 Each question has one primary test, pooled over batch sizes and paired by seed (STATISTICS.md, section 8):
 
-* scaling (``verdict_scaling``): the log ratio of critical batch sizes, a seed at a time, linearised at the Bc that
-  both would share (``critical.seed_log_sizes``); batch by batch, with Holm's correction, that of times to the target;
-* sensitivity (``verdict_sensitivity``): the difference of robust regions for the common target, in decades a
-  dimension, averaged over the batch sizes (``regions``).
+* scaling (``verdict_scaling``): the log ratio of critical batch sizes (``size_ratio``); batch by batch, with Holm's
+  correction, that of times to the target; and, without a model of S(B), that of the speed-ups from the smallest to the
+  largest batch size;
+* sensitivity (``verdict_sensitivity``): the ratio of the trials that are expected until a setting works, drawn from
+  each optimizer's declared prior, averaged over batch sizes (``price``).
 
-Better or worse needs a sign-flip p of at most 5%, hence six seeds that judge (``honest``: six that the best cells were
-confirmed on, or the second half of eleven); equivalent needs two one-sided t tests within a
-margin. Whatever would make the answer an artefact makes it undetermined, and says so: a best cell on the grid's
-edge, runs still waiting, targets that the budget can't reach, adaptive samples, a KL clip that binds.
+One interval decides: better or worse where it lies beyond the margin, equivalent where it lies within. For scaling it
+takes six seeds that judge (``paired``; ``honest``: six that the best cells were confirmed on, or the second half of
+eleven). Whatever would make the answer an artefact makes it undetermined, and says so: a best cell on the grid's edge,
+runs still waiting, targets that the budget can't reach, evaluations too far apart, adaptive samples, a KL clip that
+binds. All of these, and all that would settle the question, are given at once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
 
+from sensitivity.analysis.betting import Anytime
 from sensitivity.analysis.estimates import Caution, Estimate
 from sensitivity.analysis.intervals import smallest_sign_flip_p
-from sensitivity.analysis.paired import Answer, PairedComparison, fewest_seeds
+from sensitivity.analysis.paired import ALPHA, Answer, PairedComparison, fewest_seeds
 from sensitivity.analysis.remedies import Remedy, finish
 
 Question = Literal["scaling", "sensitivity"]
@@ -35,8 +39,8 @@ class Margins:
 
     scaling_ratio: float = 1.25
     """Two critical batch sizes, or times to a target, within this factor are as good as equal; above 1."""
-    robust_decades: float = 0.25
-    """Two robust regions within so many decades a dimension are as good as equal; above 0."""
+    tuning_ratio: float = 1.5
+    """Two expected numbers of trials within this factor are as good as equal; above 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +51,36 @@ class Verdict:
     candidate: str
     reference: str
     answer: Answer
-    """Of the candidate: better is a larger critical batch size, or a larger robust region."""
+    """Of the candidate: better is a larger critical batch size, or fewer expected trials."""
     effect: Estimate
-    """scaling: ratio of critical batch sizes; sensitivity: difference in decades a dimension. Candidate's over, or
-    less, the reference's."""
+    """scaling: ratio of critical batch sizes; sensitivity: ratio of expected trials. Candidate's over reference's."""
     primary: PairedComparison | None
     """None where it can't be made."""
     by_batch: tuple[PairedComparison, ...]
     """Batch by batch, with Holm's correction."""
     reasons: tuple[Caution, ...]
     """Why the answer is what it is, gravest first."""
-    settle: tuple[Remedy, ...]
-    """What would settle it; empty where it is settled."""
+    blocks: tuple[Caution, ...]
+    """Of the reasons, those that allow no claim whatever the tests say."""
+    remedies: tuple[Remedy, ...]
+    """What would settle it, or make it surer."""
+    alpha: float = ALPHA
+    """Level of a claim; intervals are at 1 less this."""
+    model_free: PairedComparison | None = None
+    """scaling: of the speed-ups from the smallest to the largest batch size, log of the candidate's over the
+    reference's; needs no critical batch size. None where it can't be made."""
+    anytime: Anytime | None = None
+    """sensitivity: what may be claimed however often one looked; None where it can't be made."""
+
+    @property
+    def settle(self) -> tuple[Remedy, ...]:
+        """What would settle it; empty where it is settled."""
+        return self.remedies if self.answer == "undetermined" else ()
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of a claim beyond the margin; NaN without a test, and with fewer seeds than it needs."""
+        return math.nan if self.primary is None else self.primary.p
 
 
 def conclude(
@@ -71,12 +93,13 @@ def conclude(
     blocks: list[Caution],
     remedies: list[Remedy],
     remarks: list[Caution] | None = None,
+    *,
+    alpha: float = ALPHA,
+    model_free: PairedComparison | None = None,
 ) -> Verdict:
     """Put the answer together: the primary test's, unless something blocks it; `remarks` change nothing."""
     answer: Answer = "undetermined" if blocks or primary is None else primary.answer
-    reasons = [*blocks]
-    if primary is not None:
-        reasons.append(_finding(primary))
+    found = [] if primary is None else [_finding(primary, alpha)]
     return Verdict(
         question=question,
         candidate=candidate,
@@ -85,23 +108,32 @@ def conclude(
         effect=effect,
         primary=primary,
         by_batch=by_batch,
-        reasons=(*reasons, *(remarks or ())),
-        settle=() if answer != "undetermined" else tuple(remedies),
+        reasons=(*blocks, *found, *(remarks or ())),
+        blocks=tuple(blocks),
+        remedies=tuple(remedies),
+        alpha=alpha,
+        model_free=model_free,
     )
 
 
-def _finding(primary: PairedComparison) -> Caution:
+def _finding(primary: PairedComparison, alpha: float) -> Caution:
     n = primary.n
     if primary.answer == "equivalent":
         text = f"Within the margin of {primary.margin:.3g} ({primary.label}): p = {primary.p_equivalence:.2g}, n = {n}."
         return Caution(code="equivalence", text=text)
-    if n < fewest_seeds():
+    fewest = fewest_seeds(alpha)
+    if n < fewest:
         text = (
             f"{n} seed{' judges' if n == 1 else 's judge'}: a sign-flip test has no two-sided p below"
-            f" {smallest_sign_flip_p(n):g}, so it can't reach 5% whatever the difference. It takes {fewest_seeds()}."
+            f" {smallest_sign_flip_p(n):g}, so it can't reach {100 * alpha:.3g}% whatever the difference. It takes"
+            f" {fewest}."
         )
         return Caution(code="few-seeds", text=text)
-    return Caution(code="test", text=f"Sign-flip test of {primary.label}: p = {primary.p:.2g}, n = {n} seeds.")
+    text = (
+        f"That the {primary.label} exceeds the margin of {primary.margin:.3g} has p = {primary.p:.2g} (t and sign-flip"
+        f" tests), n = {n} seeds."
+    )
+    return Caution(code="test", text=text)
 
 
 def priced_runs(runs: pd.DataFrame, candidate: str, reference: str) -> pd.DataFrame:

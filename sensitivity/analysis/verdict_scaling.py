@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from sensitivity.analysis.critical import seed_log_sizes, shared_log_size
-from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
+from sensitivity.analysis.estimates import Caution, Estimate, Floats
 from sensitivity.analysis.names import optimizer_name
-from sensitivity.analysis.paired import PairedComparison, compare, holm, seeds_needed, sign_flip_p
-from sensitivity.analysis.remedies import Remedy, confirm, extend, more_seeds
-from sensitivity.analysis.scaling import ScalingCurve, ScalingPoint
-from sensitivity.analysis.verdict import Margins, Verdict, conclude, priced_runs, unfinished
+from sensitivity.analysis.paired import ALPHA, PairedComparison, claim_p, compare, holm, seeds_needed
+from sensitivity.analysis.remedies import Remedy
+from sensitivity.analysis.remedies_scaling import evaluation_remedy, seeds_remedies
+from sensitivity.analysis.scaling import ScalingCurve
+from sensitivity.analysis.scaling_obstacles import scaling_obstacles
+from sensitivity.analysis.size_ratio import LogTimes, compare_sizes
+from sensitivity.analysis.verdict import Margins, Verdict, conclude, priced_runs
+
+_SKEWED = 1.0
+"""Skewness of differences from which a mean and its tests are in doubt; of eight normal values it is as large in 8%."""
+_FEWEST_FOR_SKEW = 8
 
 
 def compute_scaling_verdict(
@@ -24,59 +31,68 @@ def compute_scaling_verdict(
     reference: str,
     *,
     margins: Margins | None = None,
+    alpha: float = ALPHA,
 ) -> Verdict:
     """Answer whether `candidate` scales further than `reference`, from their ``scaling.compute_scaling`` in steps.
 
-    `runs` prices the remedies.
+    `runs` prices the remedies. `alpha` is the level of the claim: of its p-values, and of the tests of equivalence;
+    intervals are at 1 - `alpha`.
     """
     margin = math.log((margins or Margins()).scaling_ratio)
-    one, other = (_named(curves, name) for name in (candidate, reference))
+    both = tuple(next(curve for curve in curves if curve.optimizer == name) for name in (candidate, reference))
+    one, other = both
     priced = priced_runs(runs, candidate, reference)
-    blocks, remedies = _obstacles(priced, (one, other))
-    by_batch = _batches(one, other, margin)
-    primary = compare_sizes(one, other, margin)
+    found = scaling_obstacles(priced, both, margin, alpha=alpha)
+    primary = _sizes(one, other, margin, alpha)
+    model_free = _speed_ups(one, other, margin, alpha)
     if primary is None:
-        text = "Fewer than two batch sizes were reached by both with a shared seed, so no critical batch sizes compare."
-        blocks.append(Caution(code="few-batch-sizes", text=text))
-        mend = "Run both at three batch sizes or more, with shared seeds, to a target that both reach at each."
-        remedies.append(Remedy(code="batch-sizes", text=mend))
+        text = "Fewer than two batch sizes were timed for both with a shared seed, so no critical batch sizes compare."
+        found.blocks.append(Caution(code="few-batch-sizes", text=text))
+        remedy = "Run both at three batch sizes or more, with shared seeds, to a target that both reach at each."
+        found.remedies.append(Remedy(code="batch-sizes", text=remedy))
     elif primary.answer == "undetermined":
-        needed = seeds_needed(np.array(primary.differences))
-        remedies.append(more_seeds(priced, int(priced["seed"].nunique()), None if needed is None else 2 * needed - 1))
-        if needed is not None:  # of a split the second half judges, of fresh seeds all do
-            remedies.append(confirm(priced, len(one.batch_sizes) + len(other.batch_sizes), needed))
-    remarks = [
-        Caution(code=warning.code, text=f"{optimizer_name(curve.optimizer)}: {warning.text}")
-        for curve in (one, other)
-        if curve.critical is not None
-        for warning in curve.critical.size.warnings
-        if warning.code == "lack-of-fit"
-    ]
-    ratio = size_ratio(one, other)
-    return conclude("scaling", one.optimizer, other.optimizer, ratio, primary, by_batch, blocks, remedies, remarks)
+        needed = seeds_needed(np.array(primary.differences), margin, bias=primary.bias, alpha=alpha)
+        found.remedies += seeds_remedies(priced, both, needed)
+        distance = abs(abs(float(np.mean(primary.differences))) - margin)
+        grain = max(point.grain for curve in both for point in curve.points if point.state == "reached")
+        asked = any(remedy.code == "evaluation" for remedy in found.remedies)
+        if needed is None and 0 < distance < primary.bias and not asked:
+            found.remedies.append(evaluation_remedy(priced, grain * distance / primary.bias / 2))
+    if primary is not None:
+        found.remarks += _skewed(primary)
+    if model_free is not None:
+        found.remarks.append(_model_free(model_free, alpha))
+    return conclude(
+        "scaling",
+        one.optimizer,
+        other.optimizer,
+        _effect(one, other, primary),
+        primary,
+        _batches(one, other, margin, alpha),
+        found.blocks,
+        found.remedies,
+        found.remarks,
+        alpha=alpha,
+        model_free=model_free,
+    )
 
 
-def _named(curves: Sequence[ScalingCurve], name: str) -> ScalingCurve:
-    return next(curve for curve in curves if curve.optimizer == name)
+def _effect(one: ScalingCurve, other: ScalingCurve, primary: PairedComparison | None) -> Estimate:
+    """Return the ratio of critical batch sizes; its interval alone where the data don't bound one of them."""
+    if primary is None:
+        return Estimate(value=math.nan)
+    found = _ratio(primary.effect)
+    sizes = [curve.critical.size.value for curve in (one, other) if curve.critical is not None]
+    return found if all(0 < size < math.inf for size in sizes) else replace(found, value=math.nan)
 
 
-def _obstacles(priced: pd.DataFrame, both: tuple[ScalingCurve, ...]) -> tuple[list[Caution], list[Remedy]]:
-    blocks, remedies = unfinished(priced)
-    for curve in both:
-        blocks += [warning for warning in curve.warnings if warning.code in ("edge", "budget", "unreliable", "winner")]
-        remedies += extend(priced, curve.optimizer, [edge for point in curve.points for edge in point.edges])
-        remedies += [_budget(curve, point) for point in curve.points if point.state in ("censored", "unreliable")]
-    return blocks, remedies
+def _ratio(effect: Estimate) -> Estimate:
+    interval = None if effect.interval is None else (_exp(effect.interval[0]), _exp(effect.interval[1]))
+    return replace(effect, value=math.exp(effect.value), interval=interval)
 
 
-def _budget(curve: ScalingCurve, point: ScalingPoint) -> Remedy:
-    """Say by how much the budget falls short, where the fitted curve can tell."""
-    where = f"{optimizer_name(curve.optimizer)} at batch size {point.batch_size:,}"
-    size = math.nan if curve.critical is None else float(curve.critical.steps(np.array([point.batch_size]))[0])
-    if point.state == "unreliable" or math.isnan(size) or size <= point.time.value:
-        return Remedy(code="budget", text=f"A longer budget for {where}, or an easier target.")
-    text = f"A budget of about {size:,.0f} steps for {where}, where {point.time.value:,.0f} were run."
-    return Remedy(code="budget", text=text)
+def _exp(value: float) -> float:
+    return math.inf if value == math.inf else math.exp(value)
 
 
 def _shared(one: ScalingCurve, other: ScalingCurve) -> tuple[list[int], list[int], list[int]]:
@@ -85,17 +101,46 @@ def _shared(one: ScalingCurve, other: ScalingCurve) -> tuple[list[int], list[int
     return seeds, [one.seeds.index(s) for s in seeds], [other.seeds.index(s) for s in seeds]
 
 
-def _batches(one: ScalingCurve, other: ScalingCurve, margin: float) -> tuple[PairedComparison, ...]:
-    seeds, rows, other_rows = _shared(one, other)
+def _sizes(one: ScalingCurve, other: ScalingCurve, margin: float, alpha: float) -> PairedComparison | None:
+    """Compare critical batch sizes; None where one was timed at fewer than two batch sizes, or no seed is shared."""
+    seeds, *rows = _shared(one, other)
+    if not seeds or min(len(one.batch_sizes), len(other.batch_sizes)) < 2:
+        return None
+    times, others = (
+        LogTimes(curve.log_times[own], np.array(curve.batch_sizes, dtype=float), curve.bias)
+        for curve, own in zip((one, other), rows, strict=True)
+    )
+    return compare_sizes(
+        times,
+        others,
+        seeds,
+        candidate=one.optimizer,
+        reference=other.optimizer,
+        margin=margin,
+        widen=max(one.widen, other.widen),
+        widen_equivalence=max(one.widen_equivalence, other.widen_equivalence),
+        alpha=alpha,
+    )
+
+
+def _columns(one: ScalingCurve, other: ScalingCurve, size: int) -> tuple[Floats, float]:
+    """Return log T of one less that of the other at a batch size [seeds], and how far its mean may be off."""
+    _, rows, other_rows = _shared(one, other)
+    place, other_place = one.batch_sizes.index(size), other.batch_sizes.index(size)
+    return (
+        one.log_times[rows, place] - other.log_times[other_rows, other_place],
+        float(one.bias[place] + other.bias[other_place]),
+    )
+
+
+def _batches(one: ScalingCurve, other: ScalingCurve, margin: float, alpha: float) -> tuple[PairedComparison, ...]:
+    seeds, *_ = _shared(one, other)
     sizes = [size for size in one.batch_sizes if size in other.batch_sizes]
     if not seeds:
         return ()
-    columns = [
-        one.log_times[rows, one.batch_sizes.index(size)] - other.log_times[other_rows, other.batch_sizes.index(size)]
-        for size in sizes
-    ]
-    adjusted = holm([sign_flip_p(column) for column in columns])
-    again = _resampled(one, other, sizes)
+    columns = [_columns(one, other, size) for size in sizes]
+    widen = max(one.widen, other.widen)
+    adjusted = holm([claim_p(column, margin, bias=bias, widen=widen) for column, bias in columns])
     return tuple(
         compare(
             column,
@@ -107,66 +152,66 @@ def _batches(one: ScalingCurve, other: ScalingCurve, margin: float) -> tuple[Pai
             larger_is_better=False,
             batch_size=size,
             adjusted_p=p,
-            widen=max(one.widen, other.widen),
+            widen=widen,
             widen_equivalence=max(one.widen_equivalence, other.widen_equivalence),
-            resampled=None if again is None else again[0][:, place] - again[1][:, place],
+            bias=bias,
+            alpha=alpha,
         )
-        for place, (size, column, p) in enumerate(zip(sizes, columns, adjusted, strict=True))
+        for size, (column, bias), p in zip(sizes, columns, adjusted, strict=True)
     )
 
 
-def _resampled(one: ScalingCurve, other: ScalingCurve, sizes: Sequence[int]) -> tuple[Floats, Floats] | None:
-    """Return the resampled log S of both [resamples, batches] at `sizes`; None where they aren't paired."""
-    if one.resampled is None or other.resampled is None or one.study_seeds != other.study_seeds:
-        return None
-    return (
-        one.resampled[:, [one.batch_sizes.index(size) for size in sizes]],
-        other.resampled[:, [other.batch_sizes.index(size) for size in sizes]],
-    )
-
-
-def compare_sizes(one: ScalingCurve, other: ScalingCurve, margin: float) -> PairedComparison | None:
-    """Compare critical batch sizes over the batch sizes that both reached; None where they can't be compared."""
-    seeds, rows, other_rows = _shared(one, other)
+def _speed_ups(one: ScalingCurve, other: ScalingCurve, margin: float, alpha: float) -> PairedComparison | None:
+    """Compare by what factor the largest batch size that both reached takes fewer steps than the smallest."""
+    seeds, *_ = _shared(one, other)
     sizes = [size for size in one.batch_sizes if size in other.batch_sizes]
-    if len(sizes) < 2 or not seeds:
+    if not seeds or len(sizes) < 2:
         return None
-    batches = np.array(sizes, dtype=float)
-    times = one.log_times[np.ix_(rows, [one.batch_sizes.index(size) for size in sizes])]
-    others = other.log_times[np.ix_(other_rows, [other.batch_sizes.index(size) for size in sizes])]
-    at = shared_log_size([(times.mean(axis=0), batches), (others.mean(axis=0), batches)])
-    again = _resampled(one, other, sizes)
+    (small, small_bias), (large, large_bias) = (_columns(one, other, size) for size in (sizes[0], sizes[-1]))
     return compare(
-        seed_log_sizes(times, batches, at) - seed_log_sizes(others, batches, at),
+        small - large,
         seeds,
         candidate=one.optimizer,
         reference=other.optimizer,
-        label="log ratio of critical batch sizes",
+        label=f"log ratio of speed-ups from batch size {sizes[0]:,} to {sizes[-1]:,}",
         margin=margin,
         larger_is_better=True,
         widen=max(one.widen, other.widen),
         widen_equivalence=max(one.widen_equivalence, other.widen_equivalence),
-        resampled=None
-        if again is None
-        else seed_log_sizes(again[0], batches, at) - seed_log_sizes(again[1], batches, at),
+        bias=small_bias + large_bias,
+        alpha=alpha,
     )
 
 
-def size_ratio(one: ScalingCurve, other: ScalingCurve) -> Estimate:
-    """Return the ratio of critical batch sizes, each linearised at its own fit; bounds alone where one is unbounded."""
-    if one.critical is None or other.critical is None:
-        return Estimate(value=math.nan)
-    a, b = one.critical.size, other.critical.size
-    if not (0 < a.value < math.inf and 0 < b.value < math.inf):
-        if a.interval is None or b.interval is None:
-            return Estimate(value=math.nan)
-        low = a.interval[0] / b.interval[1] if b.interval[1] > 0 else math.nan
-        high = a.interval[1] / b.interval[0] if b.interval[0] > 0 else math.inf
-        covers = "seed noise, from the two intervals (conservative)"
-        return Estimate(value=math.nan, interval=(low, high), n=min(a.n, b.n), covers=covers)
-    _, rows, other_rows = _shared(one, other)
-    batches, other_batches = (np.array(curve.batch_sizes, dtype=float) for curve in (one, other))
-    differences = seed_log_sizes(one.log_times[rows], batches, math.log(a.value)) - seed_log_sizes(
-        other.log_times[other_rows], other_batches, math.log(b.value)
+def _model_free(found: PairedComparison, alpha: float) -> Caution:
+    effect = _ratio(found.effect)
+    interval = "" if effect.interval is None else f" [{effect.interval[0]:.3g}, {effect.interval[1]:.3g}]"
+    words = {
+        "better": "larger by more than the margin",
+        "worse": "smaller by more than the margin",
+        "equivalent": "equal within the margin",
+        "undetermined": "neither beyond the margin nor within it",
+    }
+    where = found.label.split("speed-ups ")[1]
+    text = (
+        f"Without a model of S(B): {where}, {optimizer_name(found.candidate)}'s speed-up is"
+        f" {effect.value:.3g}{interval}"
+        f" times {optimizer_name(found.reference)}'s, {words[found.answer]} at {100 * alpha:.3g}%."
     )
-    return mean_over_seeds(differences, math.exp, widen=max(one.widen, other.widen))
+    return Caution(code="model-free", text=text)
+
+
+def _skewed(primary: PairedComparison) -> list[Caution]:
+    values = np.array(primary.differences)
+    deviation = float(values.std())
+    if len(values) < _FEWEST_FOR_SKEW or deviation <= 1e-9:
+        return []
+    skewness = float((((values - values.mean()) / deviation) ** 3).mean())
+    if abs(skewness) < _SKEWED:
+        return []
+    text = (
+        f"The seeds' differences are skewed ({skewness:+.1f}): a few seeds decide their mean, and tests and"
+        f" intervals of"
+        " it are less sure than they say. Look at the seeds one by one."
+    )
+    return [Caution(code="skew", text=text)]

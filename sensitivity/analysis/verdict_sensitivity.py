@@ -1,102 +1,295 @@
-"""Which of two optimizers is less sensitive to its hyperparameters (``verdict``)."""
+"""Which of two optimizers is less sensitive to its hyperparameters: the one with the lower price of tuning (``price``).
+
+The candidate is better where the interval of the ratio of expected trials, at 1 - `alpha`, lies below one over the
+margin, worse where it lies above the margin, and equivalent where it lies between, for the number of seeds that was
+planned. ``Verdict.anytime`` has what may be claimed at whichever stop (``betting``).
+
+Only independent draws judge. A grid describes, whatever it is compared with; what a search chose and what pruning cut
+short judge nothing (STATISTICS.md, sections 3 and 8).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
+from scipy.special import ndtri, stdtrit
 
+from sensitivity.analysis.betting import Anytime, bet
+from sensitivity.analysis.designs import Edge
+from sensitivity.analysis.draws import FEWEST_BLOCKS, Draws
 from sensitivity.analysis.estimates import Caution, Estimate
-from sensitivity.analysis.paired import Answer, PairedComparison, compare, holm, seeds_needed, sign_flip_p
-from sensitivity.analysis.regions import RobustRegion
-from sensitivity.analysis.remedies import Remedy, extend, more_seeds
-from sensitivity.analysis.verdict import Margins, Verdict, conclude, priced_runs, unfinished
+from sensitivity.analysis.names import at_batch_size, optimizer_name, parameter_name
+from sensitivity.analysis.outcomes import OBSERVED
+from sensitivity.analysis.paired import ALPHA, Answer, PairedComparison, decide, holm
+from sensitivity.analysis.price import Pair, TuningPrice, compute_prices, pair_draws, trials_ratio
+from sensitivity.analysis.remedies import Remedy
+from sensitivity.analysis.verdict import Margins, Verdict, priced_runs, unfinished
+from sensitivity.study.section import CONFIRMATION_SEEDS
 
-_SUSPECTS: dict[Answer, tuple[int, ...]] = {"better": (1,), "worse": (0,), "equivalent": (0, 1), "undetermined": ()}
-"""Whose region's being a lower bound undoes an answer, candidate or reference: it may be larger than it looks."""
+SEEDS, SAMPLES = 48, 4
+"""What is advised where settings weren't drawn: 192 draws a batch size."""
+_POWER = 0.8
+_MOST = 100_000
 
 
 def compute_sensitivity_verdict(
     runs: pd.DataFrame,
-    regions: Sequence[RobustRegion],
+    draws: Sequence[Draws],
     candidate: str,
     reference: str,
     *,
     margins: Margins | None = None,
     clipped: Collection[Caution] = (),
+    alpha: float = ALPHA,
 ) -> Verdict:
-    """Answer whether `candidate` is less sensitive than `reference`, from their ``regions.compute_regions``.
+    """Answer whether `candidate` is less sensitive than `reference`, from their ``draws.compute_draws``.
 
-    The regions are of one rule, the common target for preference. `clipped` are the refusals of
+    `runs` are what remedies are priced by, but for those that confirm winners. `clipped` are the refusals of
     ``clipping``: a KL clip that binds makes an optimizer look robust.
     """
-    margin = (margins or Margins()).robust_decades
-    priced = priced_runs(runs, candidate, reference)
-    own = {name: {r.batch_size: r for r in regions if r.optimizer == name} for name in (candidate, reference)}
-    sizes = [size for size in own[candidate] if size in own[reference]]
-    pairs = [(own[candidate][size], own[reference][size]) for size in sizes]
+    margin = (margins or Margins()).tuning_ratio
+    priced = priced_runs(runs[runs["seed"] < CONFIRMATION_SEEDS], candidate, reference)
+    by_name = {own.optimizer: own for own in draws}
+    one, other = by_name[candidate], by_name[reference]
     blocks, remedies = unfinished(priced)
     blocks += list(clipped)
-    blocks += [r.decades.refused for pair in pairs for r in pair if r.decades.refused]
     if clipped:
-        remedies.append(
-            Remedy(code="unclip", text="Declare an optimizer without kl_clip (the default), and compare it.")
-        )
-    neither = [size for size, pair in zip(sizes, pairs, strict=True) if all(_empty(region) for region in pair)]
-    if neither:
-        where = f"batch size{'s' * (len(neither) > 1)} {', '.join(f'{size:,}' for size in neither)}"
-        text = f"Neither reaches the target at {where} in any cell, so there is nothing to compare there."
-        blocks.append(Caution(code="budget", text=text))
-        remedies.append(Remedy(code="budget", text=f"A longer budget at {where}, or an easier target."))
-    shared = sorted(set.intersection(*(set(r.seeds) for pair in pairs for r in pair))) if pairs else []
+        text = "Declare an optimizer without kl_clip (the default), and compare it."
+        remedies.append(Remedy(code="unclip", text=text))
+    undrawn = {own.optimizer: why for own in (one, other) if (why := own.refused or own.unjudged)}
+    blocks += undrawn.values()
+    sizes = [size for size in one.batch_sizes if size in other.batch_sizes]
     primary: PairedComparison | None = None
     by_batch: tuple[PairedComparison, ...] = ()
-    if shared:
-        table = np.array([[_size(a, s) - _size(b, s) for a, b in pairs] for s in shared])
-        both = partial(compare, candidate=candidate, reference=reference, margin=margin, larger_is_better=True)
-        primary = both(table.mean(axis=1), shared, label="decades a dimension, mean over batch sizes")
-        adjusted = holm([sign_flip_p(column) for column in table.T])
-        by_batch = tuple(
-            both(
-                column,
-                shared,
-                label=f"decades a dimension at batch size {size:,}",
-                batch_size=size,
-                adjusted_p=p,
-            )
-            for size, column, p in zip(sizes, table.T, adjusted, strict=True)
-        )
-        for number in _SUSPECTS[primary.answer]:
-            regions_of = [pair[number] for pair in pairs]
-            blocks += [w for region in regions_of for w in region.decades.warnings if w.code == "region-edge"]
-            edges = [edge for region in regions_of for edge in region.touches]
-            remedies += extend(priced, (candidate, reference)[number], edges)
-        if primary.answer == "undetermined":
-            needed = seeds_needed(np.array(primary.differences))
-            remedies.append(more_seeds(priced, len(shared), needed))
+    anytime: Anytime | None = None
+    effect = Estimate(value=math.nan)
+    if undrawn:
+        remedies.append(_redrawn(priced, undrawn, len(sizes)))
+    elif not sizes:
+        blocks.append(Caution(code="unpaired", text="The two have no batch size in common."))
     else:
-        text = "No seed measures the robust region of both: grids are compared a seed at a time."
-        blocks.append(Caution(code="unpaired", text=text))
-        mend = "Declare both optimizers as grids, of several values of one hyperparameter or more, with shared seeds."
-        remedies.append(Remedy(code="grid", text=mend))
-    return conclude(
-        "sensitivity",
-        candidate,
-        reference,
-        primary.effect if primary else Estimate(value=math.nan),
-        primary,
-        by_batch,
-        blocks,
-        remedies,
+        pair = pair_draws(one, other)
+        for own in (one, other):
+            found, cures = _unseen(own, sizes)
+            blocks, remedies = blocks + found, remedies + cures
+        if pair.n < FEWEST_BLOCKS:
+            text = (
+                f"{pair.n:,} {pair.of} are in common. Each, with all its draws, is one observation of both optimizers,"
+                f" and it takes {FEWEST_BLOCKS} or more to judge."
+            )
+            blocks.append(Caution(code="few-seeds", text=text))
+            remedies.append(_redrawn(priced, {"few": blocks[-1]}, len(sizes)))
+        else:
+            effect = trials_ratio(pair, 1 - alpha)
+            primary = _compare(pair, one, other, None, margin, alpha)
+            anytime = bet(pair.success[0][: pair.n], pair.success[1][: pair.n], margin, pair.of)
+            raw = [_compare(pair_draws(one, other, size), one, other, size, margin, alpha) for size in sizes]
+            by_batch = tuple(_adjusted(c, p, alpha) for c, p in zip(raw, holm([c.p for c in raw]), strict=True))
+            if math.isnan(primary.p) and effect.known:
+                text = "Every block of draws gave the same shares, so their scatter can't judge the difference."
+                blocks.append(Caution(code="no-scatter", text=text))
+            if primary.answer == "undetermined" and not math.isnan(primary.p):
+                remedies.append(_more(primary, pair, priced, margin, alpha))
+    prices = {price.optimizer: price for price in compute_prices((one, other))}  # the last of each is over all
+    answer: Answer = "undetermined" if blocks or primary is None else primary.answer
+    reasons = [*blocks, *_price_in_words(one, other, prices)]
+    if primary is not None and not math.isnan(primary.p):
+        reasons.append(_finding(primary, effect, margin))
+    return Verdict(
+        question="sensitivity",
+        candidate=candidate,
+        reference=reference,
+        answer=answer,
+        effect=effect,
+        primary=primary,
+        by_batch=by_batch,
+        reasons=(*reasons, *_anytime(anytime, alpha), *_remarks(one, other)),
+        blocks=tuple(blocks),
+        remedies=tuple(remedies),
+        alpha=alpha,
+        anytime=anytime,
     )
 
 
-def _empty(region: RobustRegion) -> bool:
-    return len(region.per_seed) > 0 and not any(region.per_seed)
+def _compare(
+    pair: Pair, one: Draws, other: Draws, batch_size: int | None, margin: float, alpha: float
+) -> PairedComparison:
+    """Return what the blocks say of the log ratio of expected trials, candidate over reference."""
+    moments, ratio = pair.moments, trials_ratio(pair, 1 - alpha)
+    a, b = float(moments.one), float(moments.other)
+    more, less = float(moments.p_above(margin)), float(moments.p_below(1 / margin))
+    seen = a > 0 and b > 0
+    judged = seen and not math.isnan(more)
+    equal = max(1 - more, 1 - less) if judged else math.nan
+    beyond = min(1.0, 2 * min(more, less)) if judged else math.nan
+    # A block's share in the log ratio, to first order; their mean is the ratio itself.
+    own = [math.log(b / a)] * pair.n if seen else []
+    if seen and pair.paired:
+        own = [float(x) for x in math.log(b / a) + pair.success[1] / b - pair.success[0] / a]
+    low, high = ratio.interval or (0.0, math.inf)
+    ends = (math.log(low) if low > 0 else -math.inf, math.log(high) if high < math.inf else math.inf)
+    return PairedComparison(
+        candidate=one.optimizer,
+        reference=other.optimizer,
+        label="log expected trials" + ("" if batch_size is None else f" at batch size {batch_size:,}"),
+        batch_size=batch_size,
+        seeds=pair.blocks[: len(own)],
+        differences=tuple(own),
+        effect=Estimate(
+            value=math.log(ratio.value) if seen else math.nan, interval=ends, n=pair.n, of=pair.of, covers=ratio.covers
+        ),
+        p=beyond,
+        p_holm=math.nan,
+        margin=math.log(margin),
+        p_equivalence=equal,
+        answer=decide(beyond, equal, more < less, alpha),
+    )
 
 
-def _size(region: RobustRegion, seed: int) -> float:
-    return region.per_seed[region.seeds.index(seed)]
+def _adjusted(comparison: PairedComparison, p: float, alpha: float) -> PairedComparison:
+    kept = comparison.answer in ("equivalent", "undetermined") or p <= alpha
+    return replace(comparison, p_holm=p, answer=comparison.answer if kept else "undetermined")
+
+
+def _finding(primary: PairedComparison, effect: Estimate, margin: float) -> Caution:
+    n = f"n = {effect.n} {effect.of}"
+    if primary.answer == "equivalent":
+        text = f"Expected trials are within a factor of {margin:.3g}: p = {primary.p_equivalence:.2g}, {n}."
+        return Caution(code="equivalence", text=text)
+    text = f"Test that expected trials differ by more than a factor of {margin:.3g}: p = {primary.p:.2g}, {n}."
+    low, high = effect.interval or (0.0, math.inf)
+    if primary.answer == "undetermined" and (low > 1 or high < 1):
+        more = primary.candidate if low > 1 else primary.reference
+        text += f" {optimizer_name(more)} takes more trials; whether by that factor is open."
+    return Caution(code="test", text=text)
+
+
+def _anytime(found: Anytime | None, alpha: float) -> list[Caution]:
+    """Return what may be claimed however often the study was looked at and then extended."""
+    if found is None:
+        return []
+    answer, direction = found.answer(alpha), found.direction(alpha)
+    if answer != "undetermined":
+        text = f"This may be claimed however often the study was looked at and extended before: {answer}."
+    else:
+        best = max(found.better, found.worse)
+        text = (
+            "Had the study been looked at and extended before, more would be needed: the e-value that holds at any stop"
+            f" is {best:.3g}, and a claim takes {2 / alpha:.0f}."
+        )
+        if direction != "undetermined":
+            text += f" The direction holds at any stop: the candidate is {direction}, whether or not by the margin."
+    return [Caution(code="anytime", text=text)]
+
+
+def _unseen(own: Draws, sizes: Sequence[int]) -> tuple[list[Caution], list[Remedy]]:
+    """Return that no draw of `own` works anywhere, and the remedy; a single batch size without counts as it is."""
+    at = [own.batch_sizes.index(size) for size in sizes]
+    if any(own.reached[place] for place in at):
+        return [], []
+    name = optimizer_name(own.optimizer)
+    text = (
+        f"{name}: none of {sum(own.count[place] for place in at):,} draws reaches the target, so the price of"
+        " its tuning has no upper bound."
+    )
+    cure = f"A longer budget or an easier target, or for {name} a box around settings that are known to work."
+    return [Caution(code="no-success", text=text)], [Remedy(code="budget", text=cure)]
+
+
+def _mean_seconds(priced: pd.DataFrame, optimizer: str) -> float:
+    own = priced[(priced["optimizer"] == optimizer) & priced["status"].isin(OBSERVED)]
+    return float(own["seconds"].mean()) if len(own) else math.nan
+
+
+def _priced(code: str, text: str, runs: dict[str, int], priced: pd.DataFrame) -> Remedy:
+    seconds = sum(count * _mean_seconds(priced, name) for name, count in runs.items())
+    return Remedy(code=code, text=text, runs=sum(runs.values()), device_seconds=seconds)
+
+
+def _redrawn(priced: pd.DataFrame, undrawn: Mapping[str, Caution], batches: int) -> Remedy:
+    """Return the edit of the study file after which every seed draws settings for both, priced for both."""
+    fields = " and ".join(f"optimizers.{name}" for name in undrawn)
+    codes = {caution.code for caution in undrawn.values()}
+    edits = []
+    if codes & {"grid", "adaptive"}:
+        edits.append(f'design = "sobol" (without points) and samples = {SAMPLES} in {fields}')
+    elif codes & {"few-seeds", "one-replicate"}:
+        edits.append(f"samples = {SAMPLES} for each optimizer")
+    if "pruned" in codes:
+        edits.append('prune = "none"')
+    runs = {str(name): SEEDS * SAMPLES * batches for name in priced["optimizer"].unique()}
+    text = (
+        f"Write {', '.join(edits)} and seeds = {SEEDS} into the study file, and run it: every seed then draws settings"
+        f" of its own, {SEEDS * SAMPLES:,} of each optimizer at every batch size."
+    )
+    return _priced("draws", text, runs, priced)
+
+
+def _more(primary: PairedComparison, pair: Pair, priced: pd.DataFrame, margin: float, alpha: float) -> Remedy:
+    """Return how many more blocks would settle it, as a range: of the difference seen, and of one that is shrunk."""
+    effect = primary.effect
+    low, high = effect.interval or (-math.inf, math.inf)
+    t = float(stdtrit(pair.n - 1, 1 - alpha / 2))
+    error = (high - low) / (2 * t)
+    needed = []
+    for shrink in (0.0, 1.0):
+        gap = abs(abs(effect.value) - math.log(margin)) - shrink * error
+        ratio = (t + float(ndtri(_POWER))) * error / gap if gap > 0 and math.isfinite(error) else math.inf
+        needed.append(math.ceil(pair.n * ratio**2) if pair.n * ratio**2 < _MOST else _MOST)
+    least, most = (max(n - pair.n, 1) for n in needed)
+    if needed[0] >= _MOST:
+        text = "No sensible number of further seeds would settle it: the difference is about the margin itself."
+        return Remedy(code="seeds", text=text)
+    per_block = priced.groupby("optimizer", sort=False).size() / pair.n
+    runs = {str(name): round(float(count) * least) for name, count in per_block.items()}
+    text = f"{least:,} more {pair.of}, if the true difference is the one seen; " + (
+        f"{most:,} if it is a standard error nearer to the margin."
+        if needed[1] < _MOST
+        else "if it is a standard error nearer to the margin, no number would do."
+    )
+    return _priced("seeds", text, runs, priced)
+
+
+def _price_in_words(one: Draws, other: Draws, prices: Mapping[str, TuningPrice]) -> list[Caution]:
+    """Return what a setting that works takes of each, with the priors that it depends on."""
+    said = []
+    for own in (one, other):
+        price = prices.get(own.optimizer)
+        if price is not None and price.success.known:
+            often = (
+                f"once in {price.trials.value:.3g} trials" if price.trials.known else f"never in {price.draws:,} draws"
+            )
+            where = "on a grid over" if own.design == "grid" else "drawn from"
+            said.append(f"{often} of {optimizer_name(own.optimizer)} ({where} {own.prior})")
+    if not said:
+        return []
+    return [Caution(code="price", text=f"A setting works {', against '.join(said)}.")]
+
+
+def _remarks(one: Draws, other: Draws) -> list[Caution]:
+    """Return what changes no answer and belongs beside it: what was cut off, batch sizes that nothing works at."""
+    found: list[Caution] = []
+    for own in (one, other):
+        if own.touches:
+            text = (
+                f"{optimizer_name(own.optimizer)}: settings at the bound of its box work ({_edges(own.touches)}), so"
+                " what works may go on beyond. The price is that of the box as it was declared."
+            )
+            found.append(Caution(code="region-edge", text=text))
+    for own in (one, other):
+        found += own.warnings
+        for size, count, reached in zip(own.batch_sizes, own.count, own.reached, strict=True):
+            if count and not reached and any(own.reached):
+                text = f"{at_batch_size(own.optimizer, size)}: none of {count:,} draws reaches the target."
+                found.append(Caution(code="no-success", text=text))
+    return found
+
+
+def _edges(edges: Sequence[Edge]) -> str:
+    return ", ".join(
+        f"{'smallest' if edge.side == 'low' else 'largest'} {parameter_name(edge.parameter)}, {edge.value:.3g}"
+        for edge in edges
+    )

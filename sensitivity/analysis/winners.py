@@ -3,13 +3,16 @@
 The winner is chosen by some seeds and timed by others (``honest``): on fresh seeds where the study has runs that
 confirm its winners, otherwise by a split of the seeds, or cross-fitted where they are few.
 
-Cells are ranked by expected running time, so that seeds that don't reach the target count against a cell.
+Cells are ranked by expected running time, so that seeds that don't reach the target count against a cell. Evaluations
+are spaced, so cells often tie: of these the best is the one that crosses the target earliest within its intervals
+(``times``: share), whatever the order of the plan.
+
 Arrays are [seeds, cells].
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +21,11 @@ from numpy.typing import NDArray
 
 from sensitivity.analysis.estimates import Floats
 from sensitivity.analysis.honest import Method, equivalence_widening, first_half, method_for, widening
-from sensitivity.analysis.times import CAP, TimeUnit
+from sensitivity.analysis.times import AFTER, CAP, TimeUnit
+from sensitivity.study.results import Status
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SeedTable:
     """The times to a target of an optimizer's cells at a batch size."""
 
@@ -30,68 +34,126 @@ class SeedTable:
     seeds: tuple[int, ...]
     cells: tuple[str, ...]
     time: Floats
-    """[seeds, cells]: T; infinite where diverged, the budget where censored, NaN without a result."""
-    spent: Floats
-    """[seeds, cells]: min(T, budget); NaN without a result."""
+    """[seeds, cells]: T, the upper end of its interval; infinite where diverged, the budget where censored, NaN without
+    a result."""
+    after: Floats
+    """[seeds, cells]: the lower end."""
+    cap: Floats
+    """[seeds, cells]: the budget; NaN without a result."""
     reached: NDArray[np.bool_]
     """[seeds, cells]"""
+    share: Floats
+    """[seeds, cells]: where in its interval the target is crossed (``times``); NaN where it isn't."""
+    counts: Mapping[str, int]
+    """Runs of all seeds and cells: by outcome, and those that fell back and that were stopped early."""
+
+    @property
+    def spent(self) -> Floats:
+        """[seeds, cells]: min(T, budget), T in the middle of its interval; NaN without a result."""
+        return self._spent((self.after + self.time) / 2)
+
+    def _spent(self, time: Floats) -> Floats:
+        return np.asarray(np.where(np.isnan(self.time), np.nan, np.fmin(time, self.cap)), dtype=float)
 
     def scores(self) -> Floats:
         """Return the expected running time of every cell [cells]; infinite without a success."""
-        return _expected(np.nansum(self.spent, axis=0), self.reached.sum(axis=0))
+        return self._expected(self.spent)
+
+    def score_bounds(self) -> tuple[Floats, Floats]:
+        """Return the same from the lower and from the upper ends of all intervals."""
+        return self._expected(self._spent(self.after)), self._expected(self._spent(self.time))
+
+    def _expected(self, spent: Floats) -> Floats:
+        return expected(np.asarray(np.nansum(spent, axis=0)), np.asarray(self.reached.sum(axis=0)))
 
     def scores_without(self) -> Floats:
-        """Return the same from all seeds but one, for each that is left out: [seeds, cells]."""
+        """Return the scores from all seeds but one, for each that is left out: [seeds, cells]."""
         spent, reached = np.nan_to_num(self.spent), self.reached.astype(float)
-        return _expected(spent.sum(axis=0) - spent, reached.sum(axis=0) - reached)
+        return expected(spent.sum(axis=0) - spent, reached.sum(axis=0) - reached)
+
+    def tie_breaks(self) -> Floats:
+        """Return what cells of equal scores are ranked by [cells], small is good: their mean share."""
+        crossed = np.where(self.reached, self.share, 0.0).sum(axis=0)
+        return np.asarray(crossed / np.maximum(self.reached.sum(axis=0), 1))
 
     def keep(self, rows: NDArray[np.bool_]) -> SeedTable:
         """Return the table of the seeds marked in `rows`."""
-        seeds = tuple(seed for seed, kept in zip(self.seeds, rows, strict=True) if kept)
         return SeedTable(
-            self.optimizer, self.batch_size, seeds, self.cells, self.time[rows], self.spent[rows], self.reached[rows]
+            optimizer=self.optimizer,
+            batch_size=self.batch_size,
+            seeds=tuple(seed for seed, kept in zip(self.seeds, rows, strict=True) if kept),
+            cells=self.cells,
+            counts=self.counts,
+            **{name: getattr(self, name)[rows] for name in _ARRAYS},
         )
 
 
-def _expected(spent: Floats, successes: Floats) -> Floats:
+_ARRAYS = ("time", "after", "cap", "reached", "share")
+
+
+def expected(spent: Floats, successes: Floats) -> Floats:
+    """Return expected running times; infinite without a success."""
     return np.where(successes > 0, spent / np.maximum(successes, 1.0), np.inf)
 
 
 def seed_tables(times: pd.DataFrame, unit: TimeUnit) -> Iterator[SeedTable]:
     """Yield a table for each optimizer, in the order of the plan, and batch size, rising."""
+    columns = {"time": unit, "after": AFTER + unit, "cap": CAP + unit, "share": "share"}
     for optimizer, of_optimizer in times.groupby("optimizer", sort=False):
         for batch_size, rows in of_optimizer.groupby("batch_size"):
             cell, cells = pd.factorize(rows["cell_id"])
             seed, seeds = pd.factorize(rows["seed"], sort=True)
-            time, spent = np.full((2, len(seeds), len(cells)), np.nan)
-            reached = np.zeros((len(seeds), len(cells)), dtype=bool)
-            values = rows[unit].to_numpy(dtype=float)
-            time[seed, cell] = values
-            spent[seed, cell] = np.minimum(values, rows[CAP + unit].to_numpy(dtype=float))
+            shape = (len(seeds), len(cells))
+            arrays = {name: np.full(shape, np.nan) for name in columns}
+            for name, column in columns.items():
+                arrays[name][seed, cell] = rows[column].to_numpy(dtype=float)
+            reached = np.zeros(shape, dtype=bool)
             reached[seed, cell] = (rows["outcome"] == "reached").to_numpy()
-            names = tuple(str(name) for name in cells)
             yield SeedTable(
-                str(optimizer), int(str(batch_size)), tuple(int(s) for s in seeds), names, time, spent, reached
+                optimizer=str(optimizer),
+                batch_size=int(str(batch_size)),
+                seeds=tuple(int(s) for s in seeds),
+                cells=tuple(str(name) for name in cells),
+                reached=reached,
+                counts={
+                    **{str(name): int(count) for name, count in rows["outcome"].value_counts().items()},
+                    "fell_back": int(rows["fell_back"].sum()),
+                    "stopped": int((rows["status"] == Status.STOPPED.value).sum()),
+                },
+                **arrays,
             )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Winner:
-    """The best cell of a `SeedTable`, and its honest times."""
+    """The best cell of a `SeedTable`, and its honest times; arrays are [seeds that timed it]."""
 
     cell: int | None
     """Position of the best by all selecting seeds; None where no run reached the target."""
+    tied: tuple[int, ...]
+    """Positions of all cells that the selecting seeds can't tell from it within the grain, itself included."""
     method: Method
     seeds: tuple[int, ...]
-    """That it was timed on."""
     time: Floats
-    """[seeds]: T of each of them; infinite where diverged, the budget where censored."""
-    spent: Floats
-    """[seeds]: min(T, budget)."""
+    """T, the upper end of its interval; infinite where diverged, the budget where censored."""
+    after: Floats
+    """The lower end."""
+    cap: Floats
     reached: NDArray[np.bool_]
-    """[seeds]"""
     flattering: float
     """Expected running time of the best cell by the very runs that chose it."""
+
+    @property
+    def spent(self) -> Floats:
+        """min(T, budget), T in the middle of its interval."""
+        return np.fmin((self.after + self.time) / 2, self.cap)
+
+    def logs(self) -> tuple[Floats, Floats]:
+        """Return the ends of the intervals of log T; minus infinity without a lower end, infinity without an upper."""
+        with np.errstate(divide="ignore"):
+            low, high = np.log(self.after), np.log(self.time)
+            bound = np.log(self.cap)
+        return np.where(self.reached, low, np.fmin(low, bound)), np.where(self.reached, high, np.inf)
 
     @property
     def widen(self) -> float:
@@ -104,6 +166,14 @@ class Winner:
         return equivalence_widening(self.method)
 
 
+def choosing_seeds(seeds: Collection[int], confirmation_seeds: Collection[int]) -> NDArray[np.bool_]:
+    """Return which of `seeds` choose the winner [seeds]: all but fresh ones, or the first half of a split."""
+    fresh = np.isin(list(seeds), list(confirmation_seeds))
+    if fresh.any() and not fresh.all():
+        return ~fresh
+    return first_half(len(seeds)) if method_for(len(seeds)) == "split" else np.ones(len(seeds), dtype=bool)
+
+
 def find_winner(table: SeedTable, confirmation_seeds: Collection[int] = ()) -> Winner:
     """Choose and time the best cell of `table`."""
     fresh = np.isin(table.seeds, list(confirmation_seeds))
@@ -113,21 +183,26 @@ def find_winner(table: SeedTable, confirmation_seeds: Collection[int] = ()) -> W
             return winner
     choosing = table.keep(~fresh) if not fresh.all() else table
     n = len(choosing.seeds)
+    score, ties = choosing.scores(), choosing.tie_breaks()
+    best = _best(score, ties, table.cells) if np.isfinite(score).any() else None
+    if n < 2 or (~np.isnan(choosing.time)).sum(axis=0).max(initial=0) < 2:  # draws with a seed of their own each
+        return _timed(choosing, choosing, np.full(n, best or 0), best, "same-runs")
     if method_for(n) == "split":
         first = first_half(n)
         winner = _confirmed(choosing.keep(first), choosing.keep(~first), "split")
         if winner is not None:
             return winner
-    score = choosing.scores()
-    best_or_none = int(score.argmin()) if np.isfinite(score).any() else None
-    flattering = float(score.min()) if len(score) else np.inf
-    if n < 2:
-        chosen = np.full(n, best_or_none or 0)
-        return _timed(choosing, chosen, best_or_none, "same-runs", flattering)
-    others = choosing.scores_without()
     # Where the others reach it nowhere they have no choice to make: the best of all stands in.
-    chosen = np.where(np.isfinite(others).any(axis=1), others.argmin(axis=1), best_or_none or 0)
-    return _timed(choosing, chosen, best_or_none, "cross-fitted", flattering)
+    chosen = [
+        _best(row, ties, table.cells) if np.isfinite(row).any() else best or 0 for row in choosing.scores_without()
+    ]
+    return _timed(choosing, choosing, np.array(chosen), best, "cross-fitted")
+
+
+def _best(score: Floats, tie_breaks: Floats, cells: tuple[str, ...]) -> int:
+    """Return the cell with the lowest score; among equals the earliest to cross, then by identity, a hash."""
+    equal = np.flatnonzero(score <= score.min() * (1 + 1e-9))
+    return int(min(equal, key=lambda cell: (round(float(tie_breaks[cell]), 9), cells[cell])))
 
 
 def _confirmed(choosing: SeedTable, timing: SeedTable, method: Method) -> Winner | None:
@@ -136,20 +211,25 @@ def _confirmed(choosing: SeedTable, timing: SeedTable, method: Method) -> Winner
     score = np.where(there, choosing.scores(), np.inf)
     if not np.isfinite(score).any():
         return None
-    best = int(score.argmin())
-    return _timed(timing, np.full(len(timing.seeds), best), best, method, float(score[best]))
+    best = _best(score, choosing.tie_breaks(), choosing.cells)
+    return _timed(choosing, timing, np.full(len(timing.seeds), best), best, method)
 
 
-def _timed(table: SeedTable, chosen: NDArray[np.int_], cell: int | None, method: Method, flattering: float) -> Winner:
-    rows = np.arange(len(table.seeds))
-    there = ~np.isnan(table.time[rows, chosen])
+def _timed(
+    choosing: SeedTable, timing: SeedTable, chosen: NDArray[np.int_], cell: int | None, method: Method
+) -> Winner:
+    rows = np.arange(len(timing.seeds))
+    there = ~np.isnan(timing.time[rows, chosen])
     rows, chosen = rows[there], chosen[there]
+    low, high = choosing.score_bounds()
     return Winner(
         cell=cell,
+        tied=() if cell is None else tuple(int(place) for place in np.flatnonzero(low <= high[cell])),
         method=method,
-        seeds=tuple(table.seeds[row] for row in rows),
-        time=table.time[rows, chosen],
-        spent=table.spent[rows, chosen],
-        reached=table.reached[rows, chosen],
-        flattering=flattering,
+        seeds=tuple(timing.seeds[row] for row in rows),
+        time=timing.time[rows, chosen],
+        after=timing.after[rows, chosen],
+        cap=timing.cap[rows, chosen],
+        reached=timing.reached[rows, chosen],
+        flattering=np.inf if cell is None else float(choosing.scores()[cell]),
     )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from dashboards.app import create_app
-from dashboards.security import is_loopback
+from dashboards.security import is_loopback, origin_of
 from sensitivity.store.directory import place
 from sensitivity.study.errors import UserError
 
@@ -30,38 +30,45 @@ def serve(
     allow_run: bool,
     cluster: str | None,
 ) -> None:
-    """Serve the dashboard of the studies below `root` until the process is interrupted.
+    """Serve the dashboard of the studies below `root` until the process is stopped.
 
     Raises:
-        UserError: the root, the prefix or the port won't do.
+        UserError: the root, the prefix, a host name or the port won't do.
+        KeyboardInterrupt: it was stopped, after the requests in progress were answered.
     """
     path = normal_prefix(prefix)
-    token = None if is_loopback(host) else secrets.token_urlsafe(24)
+    own = socket.gethostname() if host in ("0.0.0.0", "::") else host
+    proxied = [origin_of(name) for name in host_names]
+    # On loopback too, other users of this machine must not start studies as this one.
+    token = None if is_loopback(host) and not allow_run else secrets.token_urlsafe(24)
     app = create_app(
         place(root),
         allow_run=allow_run,
         cluster=cluster,
-        hosts=[*host_names, *([host] if host not in ("0.0.0.0", "::") else [socket.gethostname()])],
+        hosts=[own, *proxied],
         token=token,
         prefix=path,
         prefix_stripped=strip_prefix,
     )
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = _bind(app.server, host, port)
-    shown = host_names[0] if host_names else socket.gethostname() if host in ("0.0.0.0", "::") else host
+    shown = host_names[0] if host_names else own
     name = f"[{shown}]" if ":" in shown else shown
-    print(f"dashboard: http://{name}:{server.port}{path}{'' if token is None else f'?token={token}'}", flush=True)
-    if token is not None:
+    address = proxied[0] if host_names and ":" in shown else f"http://{name}:{server.port}"
+    print(f"dashboard: {address}{path}{'' if token is None else f'?token={token}'}", flush=True)
+    if not is_loopback(host):
         print("It can be reached from other machines, by whoever has this address; put TLS before it.", flush=True)
     print("Ctrl-C stops it; studies that it started go on.", flush=True)
 
     def stop(number: int, frame: object) -> None:
         threading.Thread(target=server.shutdown, daemon=True).start()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
     server.serve_forever()
     server.server_close()
+    raise KeyboardInterrupt
 
 
 def normal_prefix(prefix: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from sensitivity.store.directory import Place, place
-from sensitivity.store.reader import read_study, studies
+from sensitivity.store.reader import read_counts, studies
 from sensitivity.study.errors import UserError
 from sensitivity.study.results import Status
 
@@ -32,13 +32,12 @@ def show_studies(root: str, *, as_json: bool) -> None:
 
 def _row(directory: Place) -> dict[str, object]:
     try:
-        study = read_study(directory)
+        study = read_counts(directory)
     except UserError as error:
         return {"study": directory.path.rpartition("/")[2], "directory": directory.uri, "error": str(error)}
-    counts = study.runs["status"].value_counts()
     return {
         "study": study.manifest.spec.name,
         "directory": directory.uri,
-        "planned": len(study.runs),
-        **{status.value: int(counts.get(status.value, 0)) for status in Status},
+        "planned": study.planned,
+        **{status.value: study.by_status.get(status.value, 0) for status in Status},
     }

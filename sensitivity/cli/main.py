@@ -21,6 +21,7 @@ from sensitivity.cli.cluster import register
 from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
 from sensitivity.cli.streams import standard_streams
 from sensitivity.study.errors import UserError
+from sensitivity.study.paths import path_faults
 from sensitivity.study.redaction import RedactingFormatter
 
 _STOPPED = "stopped; what is stored stays as it was"
@@ -141,6 +142,19 @@ def verdict(study_dir: DirectoryArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def verify(
+    study_dir: DirectoryArgument,
+    runs: Annotated[int, typer.Option(min=1, help="runs drawn at random, each with the pack it was trained in")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Train some of a study's runs again, with the code kept in it, and compare; exit code 2 if they differ."""
+    with _importing():
+        from sensitivity.cli.verifying import verify_study
+
+    raise typer.Exit(verify_study(study_dir, runs=runs, as_json=as_json))
+
+
+@app.command()
 def export(
     study_dir: DirectoryArgument,
     target: Annotated[
@@ -170,13 +184,16 @@ def list_(
 @app.command()
 def dashboard(
     root: Annotated[str, typer.Argument(metavar="[ROOT]", help="a folder or URI of study directories")] = "studies",
-    host: Annotated[str, typer.Option(help="listen here; beyond loopback a token is asked for")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="listen here; beyond loopback a token is required")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="listen on this port; 0 is a free one")] = 8050,
-    host_name: Annotated[list[str] | None, typer.Option(help="a further name that it is reached by")] = None,
+    host_name: Annotated[
+        list[str] | None, typer.Option(help="a further name, or a proxy's address such as https://lab.example")
+    ] = None,
     prefix: Annotated[str, typer.Option(help="the path below which a proxy shows it")] = "/",
     strip_prefix: Annotated[bool, typer.Option("--strip-prefix", help="the proxy removes the prefix")] = False,
     allow_run: Annotated[
-        bool, typer.Option("--allow-run", help="let whoever opens it start and stop studies, which runs their code")
+        bool,
+        typer.Option("--allow-run", help="let whoever has its token start and stop studies, which runs their code"),
     ] = False,
     cluster: Annotated[
         str | None,
@@ -212,7 +229,8 @@ def _put_current_folder_last() -> None:
 def main() -> None:
     """Run a command; a user's mistake is a message and exit code 2, never a traceback."""
     _put_current_folder_last()
-    with standard_streams() as streams:
+    code = STOPPED
+    with contextlib.suppress(KeyboardInterrupt), standard_streams() as streams:
         handler = logging.StreamHandler()
         handler.setFormatter(RedactingFormatter("%(levelname)s: %(message)s"))
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -228,6 +246,8 @@ def _exit_code_of_command() -> int:
     from sensitivity.execution.interruption import Interruptible  # here, as what only reads loads nothing that runs
 
     try:
+        with path_faults("the current folder", "Change to a folder that exists"):
+            Path.cwd()  # where it was removed, libraries fail in their own ways, some by ending the process
         with Interruptible():
             app()
     except (_Stopped, KeyboardInterrupt):
@@ -237,7 +257,9 @@ def _exit_code_of_command() -> int:
         print(f"error: {error}", file=sys.stderr)
         return FAULT
     except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else DONE
+        if isinstance(ended.code, str):
+            print(f"error: {ended.code}", file=sys.stderr)
+        return DONE if not ended.code else STOPPED if ended.code == STOPPED else FAULT
     return DONE
 
 

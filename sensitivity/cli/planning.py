@@ -21,7 +21,7 @@ def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -
     directory = place(storage).child(plan.spec.name)
     finished = frozenset[str]()
     if directory.exists(MANIFEST):
-        refuse_other_study(directory, read_manifest(directory), plan.spec, plan.source)
+        refuse_other_study(directory, read_manifest(directory), plan.spec, plan.source, plan.origin)
         finished = finished_trials(directory)
         plan = with_recorded(plan, recorded_trials(read_plan(directory), plan.spec, plan.source))
         plan = with_search_seconds(plan, search_seconds(read_runs(directory).runs))

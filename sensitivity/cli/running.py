@@ -16,6 +16,9 @@ from sensitivity.execution.prepare import prepare
 from sensitivity.store.directory import place
 from sensitivity.study.redaction import redacted
 
+_SHOWN = 3
+"""Runs that are named of those that came out otherwise when they were trained again."""
+
 
 def run_study(study: str, *, storage: str, address: str | None, workers: int | None, as_json: bool) -> int:
     """Run what is missing of a study, show it, and return the exit code."""
@@ -48,6 +51,10 @@ def _tell(outcome: Outcome, console: Console, *, again: str) -> None:
     line(f"{outcome.study}: " + ", ".join(f"{count} {status}" for status, count in outcome.statuses.items()))
     for cause, count in outcome.causes.items():
         line(f"  {count} × {cause}")
+    if outcome.determinism is not None and not outcome.interrupted:
+        line(f"checked: {outcome.determinism['sentence']}")
+        for fault in outcome.determinism["faults"][:_SHOWN]:
+            line(f"  {fault}")
     if outcome.interrupted:
         line(f"stopped; every reported result is kept. To go on: {again}")
     line(f"results: {outcome.directory}")

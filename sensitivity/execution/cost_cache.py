@@ -26,7 +26,10 @@ class CostCache:
     def __init__(self, problem: Problem, execution: ExecutionSpec, *, workers: int) -> None:
         """Of packs of a problem, so many at a time: they share the memory that bounds their size."""
         root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        self._folder = Path(root).expanduser() / "sensitivity" / "costs"
+        try:
+            self._folder = Path(root).expanduser() / "sensitivity" / "costs"
+        except RuntimeError:  # no home folder is known: then nothing can be kept
+            self._folder = Path(os.devnull)
         device = torch.cuda.get_device_name() if execution.device == "cuda" else platform.processor()
         self._setting = {
             "device": device,
@@ -57,6 +60,7 @@ class CostCache:
         content: dict[str, Any] = {
             **self._setting,
             "workload": first.workload.content,
+            "training_asked": first.workload.training_asked,
             "settings": dict(first.settings),
             "batch_size": first.batch_size,
             "trials": len(trials),

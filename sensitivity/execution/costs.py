@@ -13,15 +13,17 @@ from pathlib import Path
 import torch
 
 from sensitivity.execution.cost_cache import CostCache
+from sensitivity.execution.loading import load
 from sensitivity.execution.prepare import Plan
-from sensitivity.study.errors import UserError, users_code
+from sensitivity.study.errors import UserError
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.trials import Group, Trial
+from sensitivity.study.users_code import users_code
 from sensitivity.training.calibration import Cost, calibrate
 from sensitivity.training.cost import run_cost
 from sensitivity.training.memory import keep_freed_memory
 from sensitivity.training.precision import set_tf32
-from sensitivity.training.problems import Problem, load_problem
+from sensitivity.training.problems import Problem
 
 _LARGEST_PACK = 64
 _SHORTEST_PACK_S = 1.0
@@ -158,9 +160,7 @@ def measure_here(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, workers
         )
     problem = plan.problem
     if execution.device != "cpu":
-        problem = load_problem(
-            plan.spec.problem, device=torch.device(execution.device), folder=Path(plan.import_folder)
-        )
+        problem = load(plan.origin, torch.device(execution.device))
     return measure(groups, problem, execution, workers=workers)
 
 
@@ -204,7 +204,7 @@ def measure(
         for group, trials in groups.items():
             known = cache.get(trials)
             if known is None:
-                with users_code(f"{trials[0].label()}: training raises"):
+                with users_code(f"{trials[0].label()}: training"):
                     known = calibrate(
                         trials,
                         problem,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from sensitivity.execution.costs import measure_here, pack_sizes, samples
 from sensitivity.execution.environment import ray_environment
@@ -17,10 +20,18 @@ from sensitivity.execution.prepare import Plan, available_workers, with_recorded
 from sensitivity.execution.progress import Part, Progress, Share, part_of
 from sensitivity.execution.searches import Searches, recorded_trials, search_seconds
 from sensitivity.execution.supply import Supply
+from sensitivity.execution.verification import (
+    Comparison,
+    budget_seconds,
+    choose,
+    curves_of,
+    recorded_packs,
+    train_again,
+)
 from sensitivity.store.checkpoints import sweep_checkpoints
-from sensitivity.store.directory import Place, patiently
+from sensitivity.store.directory import Place, first_line, patiently
 from sensitivity.store.lock import WriterLock
-from sensitivity.store.manifest import MANIFEST, Manifest, write_manifest
+from sensitivity.store.manifest import MANIFEST, Manifest, record_determinism, write_manifest
 from sensitivity.store.reader import finished_trials, read_plan, read_runs, read_study
 from sensitivity.store.writer import write_plan
 from sensitivity.study.errors import UserError
@@ -29,6 +40,8 @@ from sensitivity.study.schedule import total_steps
 from sensitivity.study.trials import Group, Pack, Trial, group
 from sensitivity.training.calibration import Cost
 from sensitivity.training.cost import example_cost
+
+logger = logging.getLogger(__name__)
 
 Show = Callable[[Progress], AbstractContextManager[Callable[[], None]]]
 """Shows progress while inside, and gives what to call when it has changed."""
@@ -48,6 +61,8 @@ class Outcome:
     causes: dict[str, int]
     """What failed and interrupted runs say, the most frequent first, with their counts."""
     interrupted: bool
+    determinism: dict[str, Any] | None = None
+    """What came of training some runs again, by this command or the last that trained any."""
 
     @property
     def trained(self) -> bool:
@@ -73,10 +88,10 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
         lock.sweep()
         finished = finished_trials(directory)  # first: a damaged part stops the command before anything is written
         recorded = read_plan(directory) if directory.exists(MANIFEST) else None
-        manifest = write_manifest(directory, plan.spec, plan.source)
+        manifest = write_manifest(directory, plan.spec, plan.source, plan.origin)
         if recorded is not None:
             plan = with_recorded(plan, recorded_trials(recorded, plan.spec, plan.source))
-        write_plan(directory, plan.trials)
+        write_plan(directory, plan.trials, plan.spec.hyperparameters)
         searches = Searches(plan.spec, plan.source, plan.trials)
         if searches.wanted:
             known = read_study(directory)
@@ -122,6 +137,7 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
         statuses={str(status): int(count) for status, count in statuses.items()},
         causes={str(message): int(count) for message, count in causes.head(3).items()},
         interrupted=interrupted,
+        determinism=study.manifest.determinism,
     )
 
 
@@ -154,7 +170,13 @@ def _run_missing(
     with ray_environment(local=address is None) as scratch:
         # These import Ray, which reads the environment.
         from sensitivity.execution.preflight import check_nodes
-        from sensitivity.execution.runner import Destination, measure_on_cluster, run_packs, start_workers
+        from sensitivity.execution.runner import (
+            Destination,
+            again_there,
+            measure_on_cluster,
+            run_packs,
+            start_workers,
+        )
         from sensitivity.execution.session import session
 
         with session(address=address, workers=workers, execution=execution, on_loss=stop.stop) as at_once:
@@ -180,7 +202,7 @@ def _run_missing(
 
                 def write() -> None:
                     lock.require()
-                    write_plan(directory, known)
+                    write_plan(directory, known, plan.spec.hyperparameters)
 
                 patiently(write)
                 fair = -(-len(trials) // at_once)
@@ -198,6 +220,29 @@ def _run_missing(
                     on_change=on_change,
                     stopped=lambda: stop.requested,
                 )
+            again = functools.partial(train_again, plan.problem) if here else functools.partial(again_there, plan)
+            _check_determinism(again, finished, directory, manifest, lock, seconds=budget_seconds(progress.elapsed))
+
+
+def _check_determinism(
+    again: Callable[..., Comparison],
+    finished: AbstractSet[str],
+    directory: Place,
+    manifest: Manifest,
+    lock: WriterLock,
+    *,
+    seconds: float,
+) -> None:
+    """Train a pack that was not `finished` before again, as far as `seconds` allow, and keep what came of it."""
+    try:
+        new = [each for each in recorded_packs(directory, manifest) if not each.statuses.keys() <= finished]
+        chosen = choose(new, seconds, random.Random(manifest.spec_hash))
+        if chosen is not None:
+            found = again(chosen, curves_of(directory, chosen), seconds=seconds)
+            lock.require()
+            record_determinism(directory, manifest, found.content())
+    except (Exception, SystemExit) as error:  # all results are there: nothing that happens here may cost them
+        logger.warning("no run could be trained again to compare: %s", first_line(error))
 
 
 def _progress(plan: Plan, finished: AbstractSet[str], costs: Mapping[Group, Cost]) -> Progress:

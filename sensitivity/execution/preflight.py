@@ -10,7 +10,6 @@ import platform
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow
@@ -18,13 +17,13 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sensitivity.execution.loading import ChangedError, load
 from sensitivity.execution.losses import ATTEMPTS, GONE, LOST, last_line
-from sensitivity.execution.prepare import Plan, use_folder
+from sensitivity.execution.prepare import Plan
 from sensitivity.execution.resources import packs_on, request
 from sensitivity.store.directory import Place
-from sensitivity.study.errors import StorageError, UserError, users_code
-from sensitivity.study.spec import ProblemSpec
-from sensitivity.training.problems import load_problem
+from sensitivity.study.errors import StorageError, UserError
+from sensitivity.study.origin import Origin
 
 ANSWER_S = 600.0
 """How long nodes have for an answer: one that has no data set yet fetches it."""
@@ -126,7 +125,7 @@ def _ask(nodes: Sequence[str], plan: Plan, directory: Place, mark: str, attempts
         {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} for node in nodes
     ] or [anywhere]
     device = plan.spec.execution.device
-    question = (directory, mark, plan.spec.problem, plan.import_folder, plan.problem.dataset.fingerprint, device)
+    question = (directory, mark, plan.origin, device)
     task = ray.remote(max_retries=0)(_report)
     answers = [task.options(**where).remote(*question) for where in wheres]
     # A node that is yet to come takes its time, as the packs would wait for it.
@@ -168,16 +167,13 @@ def _name(node_id: str) -> str:
     return f"{_alive().get(node_id, {}).get('NodeManagerHostname', 'node')}-{node_id[:6]}"
 
 
-def _report(
-    directory: Place, mark: str, problem: ProblemSpec, import_folder: str, fingerprint: str, device: str
-) -> NodeReport:
-    use_folder(import_folder)
+def _report(directory: Place, mark: str, origin: Origin, device: str) -> NodeReport:
     node = f"{platform.node()}-{ray.get_runtime_context().get_node_id()[:6]}"
     return NodeReport(
         node=node,
         versions=versions(),
         storage=_storage(directory, mark, node),
-        dataset=_dataset(problem, import_folder, fingerprint),
+        dataset=problem_fault(origin),
         accelerator=lacking_accelerator(device),
     )
 
@@ -199,10 +195,10 @@ def _storage(directory: Place, mark: str, node: str) -> str:
     return ""
 
 
-def _dataset(problem: ProblemSpec, import_folder: str, fingerprint: str) -> str:
+def problem_fault(origin: Origin) -> str:
+    """Return what is wrong with the problem in this process; nothing if it is the one that was planned."""
     try:
-        with users_code("the problem"):
-            found = load_problem(problem, folder=Path(import_folder)).dataset.fingerprint
-    except UserError as error:
-        return " ".join(str(error).split())
-    return "" if found == fingerprint else "other images than the driver's; put the same on every node"
+        load(origin, torch.device("cpu"))
+    except ChangedError as error:
+        return f"{' '.join(str(error).split())}; put the same on every node"
+    return ""

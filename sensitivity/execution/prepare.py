@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -13,17 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sensitivity.study.designs import configurations, stand_ins
-from sensitivity.study.errors import UserError
 from sensitivity.study.load import find_study, load_study
-from sensitivity.study.provenance import modules_found, source_hash
+from sensitivity.study.origin import Origin
 from sensitivity.study.section import CONFIRMATION_SEEDS
+from sensitivity.study.snapshot import Snapshot, take_snapshot
+from sensitivity.study.snapshot_imports import use_snapshot
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import Expander, Group, Pack, Trial, expand, group
 from sensitivity.training.checks import check_study
+from sensitivity.training.identity import check_repeats, identity
 from sensitivity.training.problems import Problem, load_problem
-
-_folders: set[str] = set()
-"""What `use_folder` has put on the path: one at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +30,9 @@ class Plan:
     spec: StudySpec
     problem: Problem
     source: str
-    """Hash of the user's own problem code and data files; empty for shipped problems."""
-    import_folder: str
-    """Where the study file lies: the user's own modules are found there."""
+    """Hash of the user's own code, and of an image folder's content; empty for shipped problems."""
+    origin: Origin
+    """What every process loads the problem from, and what must come of it."""
     trials: tuple[Trial, ...]
     """Those known so far."""
     stand_ins: tuple[Trial, ...] = ()
@@ -99,20 +96,30 @@ def prepare(study: str) -> Plan:
     """
     path = find_study(study)
     spec = load_study(path)
-    folder = str(path.resolve().parent)
-    use_folder(folder)
-    modules_found(spec.problem)
-    try:
-        problem = load_problem(spec.problem, folder=Path(folder))
+    folder = path.resolve().parent
+    finder = use_snapshot(snapshot_of(spec, folder))
+    with finder.recording():
+        problem = load_problem(spec.problem, folder=folder)
         check_study(spec, problem, source=str(path))
-    except SystemExit as error:  # which would end this command without a word
-        raise UserError(
-            f"{path}: the problem's own code ends the process (sys.exit({error.code!r})); let it raise an error"
-        ) from None
-    code = source_hash(spec.problem, folder)  # last, when all that the problem imports is loaded
-    source = "-".join(part for part in (code, problem.dataset.fingerprint) if part)
-    plan = Plan(spec=spec, problem=problem, source=source, import_folder=folder, trials=expand(spec, source=source))
+        found = identity(problem)
+        if spec.problem.has_own_data:
+            again = load_problem(spec.problem, folder=folder).dataset
+            check_repeats(found, again, named=spec.problem.dataset)
+    snapshot = finder.snapshot  # with what was imported meanwhile
+    source = "-".join(part for part in (snapshot.hash, problem.dataset.fingerprint) if part)
+    origin = Origin(problem=spec.problem, snapshot=snapshot, identity=found)
+    plan = Plan(spec=spec, problem=problem, source=source, origin=origin, trials=expand(spec, source=source))
     return with_recorded(plan, ())
+
+
+def snapshot_of(spec: StudySpec, folder: Path) -> Snapshot:
+    """Return the user's own modules as they are now, where the study file lies in `folder`.
+
+    Raises:
+        UserError: one is not found, or can't be kept.
+    """
+    use_snapshot(Snapshot(roots=(str(folder),)))  # what an earlier study in this process has loaded is forgotten
+    return take_snapshot(spec.problem, str(folder))
 
 
 def with_recorded(plan: Plan, recorded: Sequence[Trial]) -> Plan:
@@ -140,20 +147,6 @@ def with_search_seconds(plan: Plan, seconds: Mapping[Group, float]) -> Plan:
     plan = dataclasses.replace(plan, search_seconds=seconds)
     kept = tuple(trial for trial in plan.stand_ins if trial.confirmation or plan.seconds_left(trial.group) != 0)
     return dataclasses.replace(plan, stand_ins=kept)
-
-
-def use_folder(folder: str) -> None:
-    """Let modules be imported from `folder`, where the user's study file lies, and no longer from another study's.
-
-    It comes last on the path: a file there never takes the place of an installed package.
-    """
-    for other in _folders - {folder}:
-        with contextlib.suppress(ValueError):  # the user's code may have changed the path
-            sys.path.remove(other)
-        _folders.remove(other)
-    if folder not in sys.path:
-        sys.path.append(folder)
-        _folders.add(folder)
 
 
 def available_workers(threads: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import platform
 import re
 import tempfile
 import time
@@ -24,11 +25,13 @@ from ray.tune.search import Searcher
 
 from sensitivity.execution.costs import measure
 from sensitivity.execution.last_words import crash_line
+from sensitivity.execution.loading import ChangedError, load
 from sensitivity.execution.losses import answer, words_of_lost_worker
-from sensitivity.execution.prepare import Plan, use_folder
+from sensitivity.execution.prepare import Plan
 from sensitivity.execution.progress import Progress
 from sensitivity.execution.resources import request
 from sensitivity.execution.supply import Supply
+from sensitivity.execution.verification import Comparison, Curve, RecordedPack, train_again
 from sensitivity.execution.worker import run_pack
 from sensitivity.store.checkpoints import delete_checkpoint
 from sensitivity.store.directory import Place, first_line, patiently
@@ -37,12 +40,11 @@ from sensitivity.store.manifest import Manifest
 from sensitivity.store.writer import append
 from sensitivity.study.errors import UserError
 from sensitivity.study.execution import ExecutionSpec
+from sensitivity.study.origin import Origin
 from sensitivity.study.provenance import code_version
 from sensitivity.study.results import PackResult, RunResult, Status
-from sensitivity.study.spec import ProblemSpec
 from sensitivity.study.trials import Group, Pack, Trial
 from sensitivity.training.calibration import Cost
-from sensitivity.training.problems import load_problem
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +94,7 @@ def run_packs(
     trainable = tune.with_parameters(
         _tune_pack,
         execution=plan.spec.execution,
-        import_folder=plan.import_folder,
+        origin=plan.origin,
         directory=destination.directory,
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it is in the results
@@ -147,22 +149,27 @@ def _placement(execution: ExecutionSpec) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([asked], bundle_label_selector=[dict(execution.labels)])
 
 
+def _task(function: Callable[..., Any], execution: ExecutionSpec) -> Any:
+    """Return a function as a task of Ray that takes what a pack takes."""
+    asked = request(execution)
+    return ray.remote(
+        num_cpus=asked.pop("CPU"),
+        num_gpus=asked.pop("GPU", 0),
+        resources=asked,
+        label_selector=dict(execution.labels),
+        max_retries=0,
+    )(function)
+
+
 def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, workers: int) -> dict[Group, Cost]:
     """Measure as `costs.measure` does, in a worker on the Ray that is there.
 
     Raises:
         UserError: the user's code raises in training, or no worker lives long enough to measure.
     """
-    asked = request(plan.spec.execution)
-    task = ray.remote(
-        num_cpus=asked.pop("CPU"),
-        num_gpus=asked.pop("GPU", 0),
-        resources=asked,
-        label_selector=dict(plan.spec.execution.labels),
-        max_retries=0,
-    )(_measure_there)
+    task = _task(_measure_there, plan.spec.execution)
     costs: dict[Group, Cost] | UserError = answer(
-        lambda: task.remote(dict(groups), plan.spec.problem, plan.spec.execution, plan.import_folder, workers),
+        lambda: task.remote(dict(groups), plan.origin, plan.spec.execution, workers),
         doing="measuring the pack sizes on the cluster",
         mend="Give the study a size, and nothing is measured: [execution] pack_size = 8",
     )
@@ -171,17 +178,31 @@ def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, w
     return costs
 
 
+def again_there(plan: Plan, recorded: RecordedPack, curves: Mapping[str, Curve], *, seconds: float) -> Comparison:
+    """Train a pack again as `verification.train_again` does, in a worker on the Ray that is there.
+
+    Raises:
+        UserError: no worker lives long enough.
+    """
+    task = _task(_again, plan.spec.execution)
+    found: Comparison = answer(
+        lambda: task.remote(recorded, dict(curves), plan.origin, seconds),
+        doing="training a pack again",
+        mend="Every result is kept; `sensitivity verify` trains some again on this machine",
+    )
+    return found
+
+
+def _again(recorded: RecordedPack, curves: Mapping[str, Curve], origin: Origin, seconds: float) -> Comparison:
+    problem = load(origin, torch.device(recorded.execution.device))
+    return train_again(problem, recorded, curves, seconds=seconds)
+
+
 def _measure_there(
-    groups: Mapping[Group, Sequence[Trial]],
-    problem: ProblemSpec,
-    execution: ExecutionSpec,
-    import_folder: str,
-    workers: int,
+    groups: Mapping[Group, Sequence[Trial]], origin: Origin, execution: ExecutionSpec, workers: int
 ) -> dict[Group, Cost] | UserError:
-    use_folder(import_folder)
-    loaded = load_problem(problem, device=torch.device(execution.device), folder=Path(import_folder))
     try:
-        return measure(groups, loaded, execution, workers=workers)
+        return measure(groups, load(origin, torch.device(execution.device)), execution, workers=workers)
     except UserError as error:  # as a value: Ray would wrap it in its own
         return error
 
@@ -199,7 +220,7 @@ class _Parcel:
         return self.pack.id
 
 
-def _tune_pack(config: Mapping[str, _Parcel], execution: ExecutionSpec, import_folder: str, directory: Place) -> None:
+def _tune_pack(config: Mapping[str, _Parcel], execution: ExecutionSpec, origin: Origin, directory: Place) -> None:
     last = -math.inf
 
     def on_progress(fraction: float) -> None:
@@ -209,8 +230,12 @@ def _tune_pack(config: Mapping[str, _Parcel], execution: ExecutionSpec, import_f
             if fraction:  # first of all where a checkpoint has left off, for that is more than was known
                 tune.report({"fraction": fraction})
 
-    result = run_pack(config["parcel"].pack, execution, import_folder, directory, on_progress=on_progress)
-    tune.report({"result": result})
+    try:
+        result = run_pack(config["parcel"].pack, execution, origin, directory, on_progress=on_progress)
+    except ChangedError as error:
+        tune.report({"changed": f"the problem on {platform.node()}: {error}"})
+    else:
+        tune.report({"result": result})
 
 
 class _Asker(Searcher):
@@ -282,6 +307,12 @@ class _Recorder(tune.Callback):
             result |= {"result": pack.id, "config": trial.config}
             self._record(pack, found)
             self._supply.finish(pack, found)
+        elif "changed" in result:
+            self.fault = UserError(
+                f"{result['changed']}\n"
+                "  Put back what was there, and run the same again: every reported result is kept. Or give the study, "
+                "as it is now, a new name"
+            )
         elif "fraction" in result:
             self._supply.advance(pack, result["fraction"])
             self._progress.advance(pack, result["fraction"])
@@ -292,9 +323,9 @@ class _Recorder(tune.Callback):
         pack: Pack = trial.config["parcel"].pack
         if not self._supply.runs(pack):
             return  # its results are here; the worker was lost on its way to the next pack
-        error = _error_of(trial)
-        cause, out_of_memory = cause_of_loss(error)
-        words = words_of_lost_worker(error, since=self._began)
+        said = _error_of(trial)
+        cause, out_of_memory = cause_of_loss(said)
+        words = words_of_lost_worker(said, since=self._began)
         logger.warning("pack %s: its worker was lost: %s", pack.id, crash_line(words) or cause)
         try:
             given_up = self._supply.lose(pack, cause, out_of_memory=out_of_memory, last_words=words)
@@ -311,7 +342,13 @@ class _Recorder(tune.Callback):
     def _record(self, pack: Pack, result: PackResult) -> None:
         def write() -> None:
             self._to.lock.require()
-            append(self._to.directory, result, spec_hash=self._to.manifest.spec_hash, code_version=self._code_version)
+            append(
+                self._to.directory,
+                result,
+                spec_hash=self._to.manifest.spec_hash,
+                code_version=self._code_version,
+                hyperparameters=self._to.manifest.spec.hyperparameters,
+            )
 
         try:
             patiently(write)

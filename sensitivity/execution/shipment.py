@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sensitivity.execution.prepare import use_folder
+from sensitivity.execution.prepare import snapshot_of
 from sensitivity.execution.private_files import private_files
 from sensitivity.execution.shadowing import shadowing_files
 from sensitivity.store.lock import JOB_VARIABLE
 from sensitivity.store.manifest import MANIFEST
 from sensitivity.study.errors import UserError
 from sensitivity.study.load import find_study, load_study
-from sensitivity.study.provenance import CODE_VERSION_VARIABLE, code_version, modules_found
+from sensitivity.study.provenance import CODE_VERSION_VARIABLE, code_version
 from sensitivity.study.spec import IMAGE_FOLDER, StudySpec
 
 MOST_BYTES = 100 * 2**20
@@ -123,8 +123,9 @@ def shipment(study: str, *, with_package: bool, include: Sequence[str] = ()) -> 
     path = find_study(study)
     spec = load_study(path)
     folder = path.resolve().parent
-    use_folder(str(folder))
-    own = (*modules_found(spec.problem), *_images(spec, folder))
+    snapshot = snapshot_of(spec, folder)  # the job takes it anew where it runs, from the copies that travel
+    modules = [Path(module.path).resolve() for module in snapshot.files.values()]
+    own = (*modules, *_images(spec, folder))
     package = Path(__file__).resolve().parents[1] if with_package else None
     included = tuple(Path(os.path.normpath(folder / name)) for name in include)
     for each in included:

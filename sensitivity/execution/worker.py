@@ -8,21 +8,20 @@ import platform
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from sensitivity.execution.checkpointing import PackCheckpoint
-from sensitivity.execution.prepare import use_folder
+from sensitivity.execution.loading import load
 from sensitivity.store.directory import Place
 from sensitivity.study.execution import ExecutionSpec
+from sensitivity.study.origin import Origin
 from sensitivity.study.results import PackResult, RunResult, Status
-from sensitivity.study.spec import ProblemSpec
 from sensitivity.study.trials import Pack
 from sensitivity.training.loop import train_pack
 from sensitivity.training.memory import keep_freed_memory, out_of_memory
 from sensitivity.training.precision import set_tf32
-from sensitivity.training.problems import Problem, load_problem
+from sensitivity.training.problems import Problem
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ logger = logging.getLogger(__name__)
 def run_pack(
     pack: Pack,
     execution: ExecutionSpec,
-    import_folder: str,
+    origin: Origin,
     directory: Place,
     *,
     on_progress: Callable[[float], None] = lambda fraction: None,
@@ -38,15 +37,18 @@ def run_pack(
     """Train a pack in this process and return what came of it; never raises for what a trial does.
 
     A pack that takes long is put aside in the study directory now and then, and goes on from there if it is there.
+
+    Raises:
+        ChangedError: the problem here is not the one that was planned; nothing was trained.
     """
-    use_folder(import_folder)
     torch.set_num_threads(execution.threads)
     keep_freed_memory()
     set_tf32(pack.trials[0].workload.problem.precision)
     device = torch.device(execution.device)
     started, began = time.time(), time.perf_counter()
+    problem = load(origin, device)
     keep = functools.partial(PackCheckpoint, directory, every_s=60 * execution.checkpoint_minutes)
-    runs = _train(pack, functools.partial(_train_whole, execution, import_folder, on_progress), keep)
+    runs = _train(pack, functools.partial(_train_whole, execution, problem, on_progress), keep)
     return PackResult(
         runs=runs,
         pack_id=pack.id,
@@ -57,20 +59,13 @@ def run_pack(
     )
 
 
-@functools.lru_cache(maxsize=1)
-def _problem(spec: ProblemSpec, device: torch.device, import_folder: str) -> Problem:
-    """Load a problem once a process: workers are re-used from pack to pack."""
-    return load_problem(spec, device=device, folder=Path(import_folder))
-
-
 def _train_whole(
     execution: ExecutionSpec,
-    import_folder: str,
+    problem: Problem,
     on_progress: Callable[[float], None],
     pack: Pack,
     checkpoint: PackCheckpoint,
 ) -> tuple[RunResult, ...]:
-    problem = _problem(pack.trials[0].workload.problem, torch.device(execution.device), import_folder)
     return train_pack(
         pack,
         problem,

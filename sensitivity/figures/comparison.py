@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
@@ -79,10 +79,9 @@ def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
     shown = [list(group) for group in (pooled, verdict.by_batch) if group] if scaling else [comparisons]
     panels = make_panels(len(shown), columns=2, height=max(150, 42 * max(map(len, shown)) + 40), shared_y=False)
     for (row, column), group in zip(panels.places(), shown, strict=True):
-        back: Callable[[float], float] = _ratio if scaling else float
-        neutral, margin = (1.0, _ratio(group[0].margin)) if scaling else (0.0, group[0].margin)
-        low = 1 / margin if scaling else -margin
-        for trace in _forest(group, back, theme):
+        neutral, margin = 1.0, _ratio(group[0].margin)
+        low = 1 / margin
+        for trace in _forest(group, theme):
             trace.showlegend = bool(trace.name) and (row, column) == (1, 1)
             panels.figure.add_trace(trace, row=row, col=column)
         panels.figure.add_vrect(
@@ -90,7 +89,7 @@ def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
         )
         panels.figure.add_vline(x=neutral, line={"color": theme.muted, "width": 1}, row=row, col=column)
         labels = [_where(comparison) for comparison in group]
-        values = [back(value) for c in group for value in (*c.differences, *_ends(c))] + [low, margin]
+        values = [_ratio(value) for c in group for value in (*c.differences, *_ends(c))] + [low, margin]
         panels.figure.update_yaxes(
             type="category",
             categoryorder="array",
@@ -102,13 +101,11 @@ def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
         of_sizes = group[0].batch_size is None
         if scaling:
             said = "critical batch size" if of_sizes else "steps to the target"
-            panels.figure.update_xaxes(**log_axis(values), title_text=f"{said}: {one} / {other}", row=row, col=column)
             title = f"Further right: {one} {'scales further' if of_sizes else 'is slower'}"
         else:
-            pad = 0.05 * (max(values) - min(values))
-            panels.figure.update_xaxes(range=[min(values) - pad, max(values) + pad], row=row, col=column)
-            panels.figure.update_xaxes(title_text=f"decades a dimension: {one} − {other}", row=row, col=column)
-            title = f"Further right: {one} is less sensitive"
+            said = "trials until a drawn setting works"
+            title = f"Further right: {one} is more sensitive"
+        panels.figure.update_xaxes(**log_axis(values), title_text=f"{said}: {one} / {other}", row=row, col=column)
         add_panel_title(panels.figure, title, row, column)
     n = max(comparison.n for comparison in comparisons)
     question = "scaling with batch size" if scaling else "sensitivity to hyperparameters"
@@ -116,9 +113,9 @@ def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
         theme,
         f"{one} against {other}: the evidence on {question}",
         [
-            f"n = {count(n, 'seed')}, paired",
-            "dots: seeds",
-            "diamond and line: mean and 95% interval (Student's t)",
+            f"n = {count(n, 'seed' if scaling else comparisons[0].effect.of.removesuffix('s'))}, paired",
+            "dots: seeds" if scaling else "dots: each one's share in the ratio, to first order",
+            f"diamond and line: mean and 95% interval ({'Student' if scaling else 'Fieller'}'s)",
             "shaded: within the margin, as good as equal",
         ],
         panel_width=440,
@@ -145,10 +142,10 @@ def _where(comparison: PairedComparison) -> str:
     return "all batch sizes" if comparison.batch_size is None else f"batch {comparison.batch_size:,}"
 
 
-def _forest(group: Sequence[PairedComparison], back: Callable[[float], float], theme: Theme) -> list[go.Scatter]:
+def _forest(group: Sequence[PairedComparison], theme: Theme) -> list[go.Scatter]:
     style = theme.style(0)
     dots = go.Scatter(
-        x=[back(value) for comparison in group for value in comparison.differences],
+        x=[_ratio(value) for comparison in group for value in comparison.differences],
         y=[_where(comparison) for comparison in group for _ in comparison.differences],
         mode="markers",
         name="a seed",
@@ -162,7 +159,7 @@ def _forest(group: Sequence[PairedComparison], back: Callable[[float], float], t
     )
     traces = [dots]
     for comparison in group:
-        ends = [back(end) for end in _ends(comparison)]
+        ends = [_ratio(end) for end in _ends(comparison)]
         traces.append(
             go.Scatter(
                 x=ends,
@@ -174,7 +171,7 @@ def _forest(group: Sequence[PairedComparison], back: Callable[[float], float], t
         )
     traces.append(
         go.Scatter(
-            x=[back(comparison.effect.value) for comparison in group],
+            x=[_ratio(comparison.effect.value) for comparison in group],
             y=[_where(comparison) for comparison in group],
             mode="markers",
             name="mean over seeds",
@@ -193,6 +190,7 @@ def _hover(comparison: PairedComparison) -> str:
         lines.append(f"95% interval {low} to {high}")
     lines.append(f"n = {count(comparison.n, 'seed')}")
     p = comparison.p if math.isnan(comparison.p_holm) else comparison.p_holm
-    lines.append("too few seeds for a sign-flip test" if math.isnan(p) else f"sign-flip p = {p:.2g}")
+    test = "p beyond the margin" if comparison.label.startswith("log expected trials") else "sign-flip p"
+    lines.append("nothing to test" if math.isnan(p) else f"{test} = {p:.2g}")
     lines.append(comparison.answer)
     return "<br>".join(lines)

@@ -62,9 +62,11 @@ def target_label(metric: Metric, level: float) -> str:
 
 
 def interval_text(estimate: Estimate, digits: int = 3) -> str:
-    """Return an estimate with its interval; a dash where there is no value."""
+    """Return an estimate with its interval, "≤" of one that only has an upper bound; a dash where there is no value."""
     if not estimate.known or estimate.interval is None:
         return number(estimate.value, digits)
+    if estimate.interval[0] == 0 < estimate.interval[1] == estimate.value:
+        return f"≤ {number(estimate.value, digits)}"
     low, high = (number(end, digits) for end in estimate.interval)
     return f"{number(estimate.value, digits)} [{low}, {high}]"
 

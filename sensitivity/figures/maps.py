@@ -75,7 +75,8 @@ def draw_maps(maps: Sequence[RobustnessMap], *, theme: Theme = LIGHT, scale: Sca
         below = position + columns >= len(maps)
         figure.update_xaxes(title_text=parameter_label(first.x_name) if below else None, row=row, col=column)
     if first.y_name is not None:
-        figure.update_yaxes(title_text=parameter_label(first.y_name), col=1)
+        minus = "1 − " if first.y_name == "momentum" and not first.is_grid else ""
+        figure.update_yaxes(title_text=minus + parameter_label(first.y_name), col=1)
         figure.update_coloraxes(
             cmin=scale.bottom,
             cmax=scale.top,

@@ -1,8 +1,12 @@
-"""Drawn configurations of two hyperparameters as points: nothing is interpolated between them."""
+"""Drawn configurations of two hyperparameters as points: nothing is interpolated between them.
+
+Momentum is shown as 1 - momentum, in logarithms: from .9 to .99 the step a velocity can take grows tenfold.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import plotly.graph_objects as go
 
@@ -24,6 +28,10 @@ def add_points(
     columns: int,
 ) -> None:
     """Add the points of `map_` to a panel; `shown` holds the legend's entries so far, and grows."""
+    flipped = map_.y_name == "momentum"
+
+    def height(value: float) -> float:
+        return 1 - value if flipped else value
 
     def add(cells: Sequence[Cell], name: str, **marker: object) -> None:
         if not cells:
@@ -31,7 +39,7 @@ def add_points(
         figure.add_trace(
             go.Scatter(
                 x=[cell.x for cell in cells],
-                y=[cell.y for cell in cells],
+                y=[height(cell.y) for cell in cells],
                 mode="markers",
                 name=name,
                 showlegend=name not in shown and "coloraxis" not in marker,
@@ -77,10 +85,14 @@ def add_points(
         add([map_.best_cell], "best", symbol="star", size=10, color="#ffffff", line={"width": 1.2, "color": "#000000"})
         for edge in map_.edges:
             if edge.parameter == map_.x_name:
-                add_extend_mark(figure, edge, edge.value, map_.best_cell.y, theme, row, column, along_x=True)
+                at = height(map_.best_cell.y)
+                add_extend_mark(figure, edge, edge.value, at, theme, row, column, along_x=True)
             elif edge.parameter == map_.y_name:
-                add_extend_mark(figure, edge, map_.best_cell.x, edge.value, theme, row, column, along_x=False)
+                seen = replace(edge, side="low" if edge.side == "high" else "high") if flipped else edge
+                at = height(edge.value)
+                add_extend_mark(figure, seen, map_.best_cell.x, at, theme, row, column, along_x=False)
     ends = {name: [edge.value for edge in map_.edges if edge.parameter == name] for name in (map_.x_name, map_.y_name)}
-    xs, ys = [cell.x for cell in map_.cells], [cell.y for cell in map_.cells]
+    xs, ys = [cell.x for cell in map_.cells], [height(cell.y) for cell in map_.cells]
     style_axis(figure.update_xaxes, map_.x_name, xs + ends[map_.x_name], row, column)
-    style_axis(figure.update_yaxes, map_.y_name or "", ys + ends[map_.y_name], row, column)
+    beyond = [height(value) for value in ends[map_.y_name]]
+    style_axis(figure.update_yaxes, "" if flipped else map_.y_name or "", ys + beyond, row, column)

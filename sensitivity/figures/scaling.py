@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from sensitivity.analysis.scaling import ScalingCurve, ScalingPoint
+from sensitivity.analysis.scaling import ScalingCurve
+from sensitivity.analysis.scaling_points import ScalingPoint
 from sensitivity.analysis.times import TimeUnit
 from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.labels import count, interval_text, number, optimizer_label, parameter_label, safe
@@ -27,6 +28,8 @@ UNIT_WORDS: dict[TimeUnit, str] = {
 }
 _STATES = {
     "reached": "reached by every seed",
+    "left-censored": "met by the first evaluation: at most what is shown",
+    "untrained": "met by the untrained network",
     "unreliable": "reached by some seeds: expected running time",
     "censored": "not reached: more than the budget shown",
     "diverged": "every run diverged",
@@ -70,8 +73,9 @@ def draw_scaling(groups: Groups, *, theme: Theme = LIGHT, several: bool = False)
             _n(curves, several=several),
             "best configuration of each batch size, timed on seeds that did not choose it where there are several",
             "dashed: ideal scaling from the smallest batch size reached",
-            "open: reached by some seeds only, or (pointing up) by none within the budget",
-            "bars: 95% interval over seeds (Student's t)",
+            "open: reached by some seeds only, (pointing up) by none within the budget, (pointing down) by the first"
+            " evaluation already",
+            "bars: 95% interval over seeds (Student's t), and what lies between evaluations",
         ],
         panel_width=440,
     )
@@ -272,13 +276,17 @@ def _scaling_traces(curve: ScalingCurve, style: Style, theme: Theme, top: float)
         hoverinfo="text",
     )
     traces = [ideal, line]
-    for state, symbol, word in (("censored", "triangle-up-open", "not reached"), ("diverged", "x", "all diverged")):
+    for state, symbol, word in (
+        ("censored", "triangle-up-open", "not reached"),
+        ("left-censored", "triangle-down-open", "by the first evaluation"),
+        ("diverged", "x", "all diverged"),
+    ):
         points = [point for point in curve.points if point.state == state]
         if points:
             traces.append(
                 go.Scatter(
                     x=[point.batch_size for point in points],
-                    y=[point.time.value if state == "censored" else top for point in points],
+                    y=[top if state == "diverged" else point.time.value for point in points],
                     mode="markers",
                     name=f"{name}, {word}",
                     marker={"symbol": symbol, "size": 13, "color": style.colour, "line": {"width": 2}},
@@ -297,11 +305,13 @@ def _hover(curve: ScalingCurve, point: ScalingPoint) -> str:
         + (number(point.time.value) if point.state == "censored" else interval_text(point.time)),
         f"n = {count(point.time.n, 'seed')}, {point.method}",
     ]
+    if point.state == "reached":
+        lines.append(f"between evaluations at {number(point.bounds[0], 3)} and {number(point.bounds[1], 3)}")
     if point.parameters:
         settings = ", ".join(f"{parameter_label(name)} {number(value, 3)}" for name, value in point.parameters)
         lines.append(settings + (f" (on the edge of its {point.edges[0].of})" if point.edges else ""))
     lines.append(
         f"of {point.planned:,} runs {point.reached:,} reached it, {point.censored:,} did not,"
-        f" {point.diverged:,} diverged"
+        f" {point.diverged:,} diverged, {point.fell_back:,} fell back"
     )
     return "<br>".join(lines)

@@ -1,10 +1,11 @@
 """What a K-FAC run is told: its structure (`KFACConfig`) and its numbers (`Hyperparameters`).
 
 Structure decides which code runs and is shared by all members of a pack. Numbers may differ from member to member: each
-is a float or a tensor of shape [] or [trials].
+is a float or a tensor of shape [] or [trials]. A configuration takes numbers of any real type and keeps Python's own.
 """
 
-import math
+import numbers
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -34,6 +35,7 @@ class LevenbergMarquardt:
     largest: float = 1e4
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         _require("interval", self.interval, _positive_int(self.interval), "an integer >= 1")
         _require("grow", self.grow, _finite(self.grow) and self.grow > 1, "a finite number > 1")
         _require("smallest", self.smallest, _finite(self.smallest) and self.smallest > 0, "a finite number > 0")
@@ -97,6 +99,7 @@ class KFACConfig:
     others: OtherRule = "sgd"
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         _require("lr", self.lr, _finite(self.lr) and self.lr > 0, "a finite number > 0")
         check_numbers(
             lr=self.lr,
@@ -125,6 +128,10 @@ class KFACConfig:
             interval = getattr(self, name)
             allowed = "an integer >= 1, or pairs (first step, interval) with rising first steps from 0"
             _require(name, interval, _valid_interval(interval), allowed)
+        rule = self.levenberg_marquardt
+        _require(
+            "levenberg_marquardt", rule, isinstance(rule, LevenbergMarquardt | None), "LevenbergMarquardt() or None"
+        )
         schedule = self.damping_schedule
         _require("damping_schedule", schedule, schedule is None or callable(schedule), "None or a function of the step")
 
@@ -190,8 +197,39 @@ def _require(name: str, value: object, holds: bool, allowed: str) -> None:
         raise ValueError(f"Invalid {name}: {value!r}. Must be {allowed}.")
 
 
+def plain_number(value: Any) -> Any:
+    """Return a number of any real type, such as numpy.float32 or a tensor of shape [], as Python's own.
+
+    What is no number comes back as it is, to be refused by name.
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        try:
+            return float(value)
+        except OverflowError:  # a fraction beyond every float
+            return value
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return value.item()
+    return value
+
+
+def _make_plain(config: Any) -> None:
+    """Make the numbers among the fields of a frozen dataclass Python's own."""
+    for field in fields(config):
+        object.__setattr__(config, field.name, _all_plain(getattr(config, field.name)))
+
+
+def _all_plain(value: Any) -> Any:
+    return tuple(map(_all_plain, value)) if type(value) is tuple else plain_number(value)
+
+
 def _finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max  # also of an integer beyond every float
 
 
 def _positive_int(value: object) -> bool:

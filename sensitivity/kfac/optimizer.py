@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
-from sensitivity.kfac.config import KFACConfig, check_numbers, is_due, needs_statistics
+from sensitivity.kfac.arguments import check_arguments
+from sensitivity.kfac.config import KFACConfig, check_numbers, is_due, needs_statistics, plain_number
 from sensitivity.kfac.damping import adapted, predicted_change
 from sensitivity.kfac.diagonal import norms_of
 from sensitivity.kfac.engine import StepReport, advance
@@ -62,7 +63,8 @@ class KFAC(torch.optim.Optimizer):
     Monte-Carlo Fisher; seeded with 0 if None. scaler: the `torch.amp.GradScaler` in use, whose scale is taken off
     the captured gradients.
 
-    Raises ValueError for a model without supported layers; warns of modules that K-FAC does not cover.
+    Raises TypeError for arguments of other types, such as the model's parameters in place of the model, and ValueError
+    for a model without supported layers; warns of modules that K-FAC does not cover.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class KFAC(torch.optim.Optimizer):
         generator: torch.Generator | None = None,
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
+        check_arguments(model, config, generator=generator, scaler=scaler)
         self._group: ProcessGroup | None = None
         if isinstance(model, DistributedDataParallel):
             self._group, model = model.process_group, model.module
@@ -168,7 +171,7 @@ class KFAC(torch.optim.Optimizer):
             return None
         ratio = (after - before) / self._predicted
         for group in self.param_groups:
-            group["damping"] = adapted(_plain(group["damping"]), ratio, rule)
+            group["damping"] = adapted(plain_number(group["damping"]), ratio, rule)
         self._predicted = None
         return ratio
 
@@ -275,9 +278,9 @@ class KFAC(torch.optim.Optimizer):
 
     def _numbers(self) -> FlatNumbers:
         """Check the numbers of all groups and shape them for the engine, anew where they changed."""
-        numbers = [tuple(_plain(group[name]) for name in _NUMBERS) for group in self.param_groups]
+        numbers = [tuple(plain_number(group[name]) for name in _NUMBERS) for group in self.param_groups]
         schedule = self.config.damping_schedule
-        factor = 1.0 if schedule is None else schedule(self.kfac.steps)
+        factor = 1.0 if schedule is None else plain_number(schedule(self.kfac.steps))
         if self._known is None or self._known[0] != numbers or self._known[1] != factor:
             for lr, damping, momentum, decay, clip in numbers:
                 strength = damping * factor
@@ -301,9 +304,11 @@ class KFAC(torch.optim.Optimizer):
         flat = {name: torch.empty_like(like) for name in ("lr", "momentum", "weight_decay", "damping")}
         for name, vector in flat.items():
             for parameter, view in zip(state.layout.names, state.layout.views(vector), strict=True):
-                view.fill_(of[id(self._named[parameter])][name])
+                view.fill_(plain_number(of[id(self._named[parameter])][name]))
         others_damping = flat.pop("damping") * factor
-        damping = [_plain(of[id(self._named[p.layer.weight])]["damping"]) * factor for p in state.layout.placements]
+        damping = [
+            plain_number(of[id(self._named[p.layer.weight])]["damping"]) * factor for p in state.layout.placements
+        ]
         strengths = torch.stack([like.new_full((), each) for each in damping])
         clip = groups[0]["kl_clip"]
         return FlatNumbers(**flat, damping=strengths, kl_clip=clip, others_damping=others_damping)
@@ -317,10 +322,6 @@ def _check_groups(groups: list[dict[str, Any]], model: nn.Module, named: Mapping
         raise ValueError(f"param_groups leave out {', '.join(left)}. Freeze these parameters or add them to a group.")
     if held - own:
         raise ValueError(f"param_groups hold {len(held - own)} parameters that are not of this model. Take them out.")
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor) else value
 
 
 def _uncovered(model: nn.Module, covered: set[str]) -> tuple[str, ...]:

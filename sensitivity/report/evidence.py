@@ -16,6 +16,7 @@ from sensitivity.figures.comparison import draw_profiles
 from sensitivity.figures.cost import draw_cost, draw_time_split
 from sensitivity.figures.importance import draw_importance, draw_ridge
 from sensitivity.figures.planes import draw_planes
+from sensitivity.figures.prices import draw_prices
 from sensitivity.figures.regions import draw_regions, draw_sensitivity
 from sensitivity.figures.scaling import UNIT_WORDS, draw_critical, draw_efficiency, draw_scaling
 from sensitivity.figures.success import draw_success, draw_success_3d, draw_success_difference
@@ -179,7 +180,12 @@ def cost_section(results: Results, figures: Figures, prefix: str) -> str:
 
 def tuning_section(results: Results, figures: Figures, prefix: str) -> str:
     """Return the tuning curves in trials and in device-seconds."""
-    curves = results.best_of_k
+    verdicts, curves = results.verdicts, results.best_of_k
+    prices, target = verdicts.prices, target_in_words(verdicts)
+    content = drawn(figures, f"{prefix}prices", themed(draw_prices, prices, target), partial(data.price_data, prices))
+    content += nothing(*refusals(price.refused for price in prices))
+    content += notes(merged(w.text for price in prices for w in price.warnings))
+    content += tables.price_table(prices, target) + tables.price_ratio_table(verdicts.price_ratios)
     views = {
         by: (
             label,
@@ -192,12 +198,15 @@ def tuning_section(results: Results, figures: Figures, prefix: str) -> str:
         )
         for by, label in (("trials", "trials"), ("seconds", "device-seconds"))
     }
-    content = tabs(f"{prefix}tuning", "Budget in", _there(views)) + nothing(*refusals(c.refused for c in curves))
+    content += tabs(f"{prefix}tuning", "Budget in", _there(views)) + nothing(*refusals(c.refused for c in curves))
     content = content or nothing("No run has a result, so there is no tuning curve.")
     content += notes(merged(w.text for curve in curves for w in curve.warnings))
     introduction = (
-        "What the best of k trials can be expected to reach: the price of tuning, in trials and in the device-seconds"
-        " that they take, for a step of one optimizer costs more than a step of another."
+        "How sensitive an optimizer is shows in what it takes to find a setting that works. If a share p of the"
+        " settings in its declared box reaches the target within the budget, a search that draws from the box expects"
+        " 1/p trials until one does, diverged and failed ones at what they cost. More hyperparameters to tune make p"
+        " smaller, and a wider box does too: the box is part of the answer. Below: what the best of k trials"
+        " can be expected to reach."
     )
     return section(f"{prefix}tuning", "The price of tuning", introduction, content)
 
@@ -222,9 +231,9 @@ def region_section(results: Results, figures: Figures, prefix: str) -> str:
     content = content or nothing("No run has a result, so nothing can be said of sensitivity.")
     introduction = (
         "How many decades of its hyperparameters leave an optimizer good enough, by two rules: within a tolerance of"
-        " its own best, and for a target common to all. Unlike the share of a box, decades do not depend on how wide"
-        " the box was drawn. Below: what it costs to miss the best learning rate, and to use one setting for all batch"
-        " sizes."
+        " its own best, and for a target common to all. This describes one optimizer: decades a dimension do not"
+        " compare where the number or the kind of hyperparameters differs; the price of tuning does. Below: what it"
+        " costs to miss the best learning rate, and to use one setting for all batch sizes."
     )
     return section(f"{prefix}regions", "Robust region and sensitivity", introduction, content)
 

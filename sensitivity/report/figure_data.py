@@ -11,6 +11,7 @@ from sensitivity.analysis.curves import CellCurves
 from sensitivity.analysis.importance import Importance
 from sensitivity.analysis.lr_sensitivity import LrSensitivity
 from sensitivity.analysis.maps import Cell, RobustnessMap
+from sensitivity.analysis.price import TuningPrice
 from sensitivity.analysis.profiles import PerformanceProfile
 from sensitivity.analysis.regions import RobustRegion
 from sensitivity.analysis.scaling import ScalingCurve
@@ -77,8 +78,9 @@ def curve_data(cells: Sequence[CellCurves]) -> Data:
 def target_data(outcomes: Sequence[TargetOutcome]) -> Data:
     """Return where runs stand with respect to targets."""
     fields = (
-        "metric", "target", "optimizer", "batch_size", "planned", "reached", "censored", "diverged",
-        "diverged_after_meeting", "failed", "waiting", "median_steps", "median_epochs", "median_seconds",
+        "metric", "target", "optimizer", "batch_size", "planned", "reached", "fell_back", "at_first",
+        "censored", "diverged", "diverged_after_meeting", "failed", "waiting", "median_steps_after", "median_steps",
+        "median_epochs", "median_seconds",
         "expected_steps", "spent_steps",
     )  # fmt: skip
     return Data(
@@ -92,15 +94,19 @@ def scaling_data(groups: Mapping[str, Sequence[ScalingCurve]]) -> Data:
     return Data(
         columns=(
             "target", "optimizer", "unit", "batch_size", "state", "time", "time_low", "time_high", "seeds",
-            "expected_time", "restricted_mean", "ideal_time", "efficiency", "efficiency_low", "efficiency_high",
-            "winner", "hyperparameters", "judged", "on_edge", "reached", "censored", "diverged", "failed", "waiting",
+            "evaluated_before", "evaluated_at", "expected_time", "expected_low", "expected_high",
+            "restricted_mean", "ideal_time", "efficiency", "efficiency_low", "efficiency_high",
+            "winner", "hyperparameters", "judged", "on_edge", "regret", "fell_back",
+            "reached", "censored", "diverged", "failed", "waiting",
         ),
         rows=[
             (
                 title, curve.optimizer, curve.unit, point.batch_size, point.state, *estimated(point.time),
-                point.expected, point.restricted_mean.value, ideal, *estimated(point.efficiency)[:3],
+                *point.bounds, point.expected, *point.expected_bounds, point.restricted_mean.value, ideal,
+                *estimated(point.efficiency)[:3],
                 point.cell_id, ", ".join(f"{name}={value:.6g}" for name, value in point.parameters), point.method,
                 ", ".join(f"{edge.parameter} {edge.side}" for edge in point.edges),
+                point.regret, point.fell_back,
                 point.reached, point.censored, point.diverged, point.failed, point.waiting,
             )
             for title, curve in _curves(groups)
@@ -210,6 +216,25 @@ def best_of_k_data(curves: Sequence[BestOfK]) -> Data:
             for point in zip(c.k, c.seconds, c.expected, c.low, c.high, strict=True)
         ],
     )
+
+
+def price_data(prices: Sequence[TuningPrice]) -> Data:
+    """Return prices of tuning; of all batch sizes where none is named."""
+    return Data(
+        columns=(
+            "optimizer", "batch_size", "settings_from", "draws", "reached", "success", "success_low", "success_high",
+            "n", "trials", "trials_low", "trials_high", "device_seconds", "device_seconds_low", "device_seconds_high",
+            "flops", "flops_low", "flops_high", "refused",
+        ),
+        rows=[
+            (
+                p.optimizer, p.batch_size, p.prior, p.draws, p.reached, *estimated(p.success),
+                *estimated(p.trials)[:3], *estimated(p.seconds)[:3], *estimated(p.flops)[:3],
+                p.refused.text if p.refused else "",
+            )
+            for p in prices
+        ],
+    )  # fmt: skip
 
 
 def region_data(regions: Sequence[RobustRegion]) -> Data:

@@ -15,6 +15,7 @@ from sensitivity.report.results import Results, compute_results
 from sensitivity.report.several import comparison_section, labels
 from sensitivity.store.directory import Place
 from sensitivity.store.reader import Study, read_study
+from sensitivity.study.errors import StorageError
 
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """Content-Security-Policy of the page: the browser itself refuses any request."""
@@ -42,7 +43,15 @@ def write_report(directories: Sequence[Place]) -> Report:
         StorageError: no study there, or it can't be read.
         ValueError: no directory.
     """
-    return render_report([read_study(directory) for directory in directories])
+    studies, errors = [], []
+    for directory in directories:
+        try:
+            studies.append(read_study(directory))
+        except StorageError as error:
+            errors.append(str(error))
+    if errors:  # each of them, rather than one a command
+        raise StorageError("\n".join(errors))
+    return render_report(studies)
 
 
 def render_report(studies: Sequence[Study]) -> Report:

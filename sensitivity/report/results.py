@@ -16,10 +16,12 @@ from sensitivity.analysis.cautions import Caution, compute_cautions
 from sensitivity.analysis.clipping import Clipping, compute_clipping
 from sensitivity.analysis.cost import Cost, CostRatio, compute_cost, compute_cost_ratios
 from sensitivity.analysis.curves import CellCurves, compute_curves
+from sensitivity.analysis.draws import Draws, compute_draws
 from sensitivity.analysis.importance import Importance, compute_importance
 from sensitivity.analysis.lr_sensitivity import LrSensitivity, compute_lr_sensitivity
 from sensitivity.analysis.maps import RobustnessMap, compute_maps
 from sensitivity.analysis.outcomes import available_metrics
+from sensitivity.analysis.price import PriceRatio, TuningPrice, compute_price_ratios, compute_prices
 from sensitivity.analysis.profiles import PerformanceProfile, compute_profiles
 from sensitivity.analysis.regions import Box, RobustRegion, compute_regions
 from sensitivity.analysis.scaling import ScalingCurve, compute_scaling
@@ -42,7 +44,6 @@ from sensitivity.figures.labels import target_label
 from sensitivity.report.choices import CHOICES, Choice, choose_cells
 from sensitivity.store.reader import Study
 from sensitivity.study.metrics import METRICS, Metric, MetricName
-from sensitivity.study.section import CONFIRMATION_SEEDS
 from sensitivity.study.spec import StudySpec
 
 Target = tuple[MetricName, float]
@@ -62,6 +63,10 @@ class Verdicts:
     """To the primary target, in steps."""
     regions: tuple[RobustRegion, ...]
     """For the primary target."""
+    prices: tuple[TuningPrice, ...]
+    """For the primary target."""
+    price_ratios: tuple[PriceRatio, ...]
+    """Of the pair."""
     why_not: tuple[Caution, ...]
     """Why a question has no answer at all."""
 
@@ -130,22 +135,22 @@ def compute_verdicts(study: Study) -> Verdicts:
 
 def _first(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs without those that confirm winners on fresh seeds, which the other cells don't have."""
-    return runs[runs["seed"] < CONFIRMATION_SEEDS]
+    return runs[~runs["confirmation"].astype(bool)]
 
 
 def _scaling(times: pd.DataFrame, spec: StudySpec, unit: TimeUnit = "steps") -> tuple[ScalingCurve, ...]:
-    fresh = {int(seed) for seed in times["seed"].unique() if seed >= CONFIRMATION_SEEDS}
-    return compute_scaling(times, unit, confirmation_seeds=fresh, designs=spec.designs, axes=spec.axes)
+    return compute_scaling(times, unit, designs=spec.designs, axes=spec.axes)
 
 
 def _verdicts(study: Study, times: pd.DataFrame | None, clipping: tuple[Clipping, ...]) -> Verdicts:
     spec, runs, curves = study.manifest.spec, study.runs, study.curves
-    margins = Margins(scaling_ratio=spec.margins.scaling_ratio, robust_decades=spec.margins.robust_decades)
+    margins = Margins(scaling_ratio=spec.margins.scaling_ratio, tuning_ratio=spec.margins.tuning_ratio)
     target = primary_target(spec)
     planned = {name: arm.kind for name, arm in spec.optimizers.items() if (runs["optimizer"] == name).any()}
     pair = default_pair(planned)
     found: tuple[ScalingCurve, ...] = ()
     regions: tuple[RobustRegion, ...] = ()
+    draws: dict[str, Draws] = {}
     why_not: list[Caution] = []
     if target is None or times is None:
         text = "The study declares no target, and both questions are about reaching one. Declare one and report again."
@@ -155,6 +160,8 @@ def _verdicts(study: Study, times: pd.DataFrame | None, clipping: tuple[Clipping
         regions = compute_regions(
             _first(runs), curves, target[0], target=target[1], designs=spec.designs, boxes=_boxes(spec)
         )
+        of_arms = compute_draws(_first(runs), times, designs=spec.designs, axes=spec.axes)
+        draws = {own.optimizer: own for own in of_arms}
     if pair is None:
         text = "With one optimizer there is nothing to compare it with. Add a second one to the study file."
         why_not.append(Caution(code="one-optimizer", text=text))
@@ -162,7 +169,9 @@ def _verdicts(study: Study, times: pd.DataFrame | None, clipping: tuple[Clipping
     if target is not None and pair is not None:
         clipped = [c.refused for c in clipping if c.refused is not None and c.optimizer in pair]
         scaling = compute_scaling_verdict(runs, found, *pair, margins=margins)
-        sensitivity = compute_sensitivity_verdict(_first(runs), regions, *pair, margins=margins, clipped=clipped)
+        sensitivity = compute_sensitivity_verdict(
+            _first(runs), tuple(draws.values()), *pair, margins=margins, clipped=clipped
+        )
     return Verdicts(
         pair=pair,
         target=target,
@@ -170,6 +179,8 @@ def _verdicts(study: Study, times: pd.DataFrame | None, clipping: tuple[Clipping
         sensitivity=sensitivity,
         curves=found,
         regions=regions,
+        prices=compute_prices(tuple(draws.values())),
+        price_ratios=compute_price_ratios(draws[pair[0]], draws[pair[1]]) if pair and draws else (),
         why_not=tuple(why_not),
     )
 

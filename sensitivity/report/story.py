@@ -14,10 +14,14 @@ def what_was_run(spec: StudySpec) -> str:
     """Return a sentence on the study's question."""
     names = _listed([optimizer_name(name) for name in spec.optimizers])
     batches = _listed([f"{size:,}" for size in spec.batch_sizes])
+    drawn = [name for name, arm in spec.optimizers.items() if arm.design in ("random", "sobol")]
+    seeds = f"with {count(len(spec.seeds), 'seed')}" + ("" if drawn else " a configuration")
+    if drawn:
+        seeds += f", each with settings of {_listed([optimizer_name(name) for name in drawn])} of its own"
     return (
         f"{names} trained the model {spec.problem.model} on the data set {spec.problem.dataset}"
         f" ({spec.problem.loss.replace('_', ' ')} loss) at batch size{'s' * (len(spec.batch_sizes) > 1)} {batches},"
-        f" with {count(len(spec.seeds), 'seed')} a configuration."
+        f" {seeds}."
         f" Every optimizer had the same budget: {spec.budget.words()}."
     )
 

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from sensitivity.analysis.cost import CostRatio
 from sensitivity.analysis.designs import Parameters
 from sensitivity.analysis.maps import Cell, RobustnessMap
-from sensitivity.analysis.summary import StudySummary, Tally
+from sensitivity.analysis.price import PriceRatio, TuningPrice
+from sensitivity.analysis.summary import Group, StudySummary, Tally
 from sensitivity.analysis.targets import TargetOutcome
 from sensitivity.analysis.tuning import Tuning
 from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name, safe, target_label
+from sensitivity.figures.prices import price_text
 from sensitivity.study.metrics import METRICS
 
 _MOST_ROWS = 1000
@@ -67,16 +69,24 @@ def target_table(outcomes: Sequence[TargetOutcome]) -> str:
             [
                 target_label(METRICS[o.metric], o.target),
                 optimizer_name(o.optimizer), o.batch_size, f"{o.reached}/{o.planned}", interval, o.censored,
-                f"{o.diverged} ({o.diverged_after_meeting})", o.failed, o.waiting, number(o.median_steps, 4),
+                f"{o.diverged} ({o.diverged_after_meeting})", o.failed, o.waiting, o.fell_back, _steps(o),
                 number(o.median_epochs, 3), number(o.median_seconds, 3), expected,
             ]
         )  # fmt: skip
     header = (
         "target", "optimizer", "batch size", "reached", "95% interval", "completed, not reached",
-        "diverged (after meeting it)", "failed", "waiting", "median steps", "median epochs",
+        "diverged (after meeting it)", "failed", "waiting", "fell back", "median steps", "median epochs",
         "median device-seconds", "expected running time in steps",
     )  # fmt: skip
     return table("Runs that reach each target. Medians are over the runs that reach it.", header, rows, text_columns=2)
+
+
+def _steps(outcome: TargetOutcome) -> str:
+    """Return the median steps as what is known of them: at most so many, or between two evaluations."""
+    low, high = outcome.median_steps_after, outcome.median_steps
+    if low == 0 < high:
+        return f"≤ {number(high, 4)}"
+    return number(high, 4) if not high - low > 1 else f"{number(low, 4)}–{number(high, 4)}"
 
 
 def ratio_table(ratios: Sequence[CostRatio]) -> str:
@@ -88,6 +98,37 @@ def ratio_table(ratios: Sequence[CostRatio]) -> str:
     ]
     header = ("batch size", "seconds a step", "FLOPs a step", "device-seconds of the search")
     return table(f"What {one} costs as a multiple of {other}.", header, rows, text_columns=0)
+
+
+def price_table(prices: Sequence[TuningPrice], target: str) -> str:
+    """Return what it takes until a setting works, with the priors; empty without any."""
+    rows = [
+        [
+            optimizer_name(p.optimizer), "all" if p.batch_size is None else f"{p.batch_size:,}", p.prior,
+            f"{p.reached:,}/{p.draws:,}", f"{p.success.value:.1%}", *map(price_text, (p.trials, p.seconds, p.flops)),
+        ]
+        for p in prices
+        if p.refused is None and p.success.known
+    ]  # fmt: skip
+    header = (
+        "optimizer", "batch size", "settings are from", "work", "share", "expected trials", "device-seconds", "FLOPs",
+    )  # fmt: skip
+    caption = f"What it takes until a setting reaches {target}, with 95% intervals."
+    return table(caption, header, rows, text_columns=3) if rows else ""
+
+
+def price_ratio_table(ratios: Sequence[PriceRatio]) -> str:
+    """Return the price of tuning of one optimizer as a multiple of another's; empty without any."""
+    if not ratios:
+        return ""
+    one, other = optimizer_name(ratios[0].candidate), optimizer_name(ratios[0].reference)
+    rows = [
+        ["all" if r.batch_size is None else f"{r.batch_size:,}", *map(price_text, (r.trials, r.seconds, r.flops))]
+        for r in ratios
+    ]
+    header = ("batch size", "expected trials", "device-seconds", "FLOPs")
+    caption = f"The price of tuning {one} as a multiple of {other}'s, with 95% intervals."
+    return table(caption, header, rows, text_columns=0)
 
 
 def tuning_table(tunings: Sequence[Tuning]) -> str:
@@ -120,16 +161,19 @@ def settings(parameters: Parameters) -> str:
 
 def status_table(summary: StudySummary) -> str:
     """Return planned runs by status, and their cost."""
-    rows = [
-        [optimizer_name(g.optimizer), f"{g.batch_size:,}", f"{g.cells:,} × {g.seeds}", *_tally(g.tally)]
-        for g in summary.groups
-    ]
+    rows = [[optimizer_name(g.optimizer), f"{g.batch_size:,}", _cells(g), *_tally(g.tally)] for g in summary.groups]
     rows.append(["all", "", "", *_tally(summary.total)])
     header = (
         "optimizer", "batch size", "cells × seeds", "planned", "completed", "diverged", "stopped early",
         "failed", "interrupted", "pending", "steps", "device-seconds", "FLOPs",
     )  # fmt: skip
     return table("Planned runs by status, and what they cost.", header, rows, text_columns=1)
+
+
+def _cells(group: Group) -> str:
+    """Return how configurations and seeds are combined: crossed, or each seed with draws of its own."""
+    crossed = group.tally.planned == group.cells * group.seeds
+    return f"{group.cells:,} × {group.seeds}" if crossed else f"{group.cells:,} of {group.seeds} seeds"
 
 
 def pairs_table(caption: str, pairs: Sequence[tuple[str, object]]) -> str:

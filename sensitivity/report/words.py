@@ -22,8 +22,14 @@ _HEADLINES = {
     ("scaling", "better"): "{one} scales further with batch size than {other}.",
     ("scaling", "worse"): "{one} scales less far with batch size than {other}.",
     ("scaling", "equivalent"): "{one} and {other} scale equally far with batch size, within the margin.",
-    ("sensitivity", "better"): "{one} is less sensitive to its hyperparameters than {other}.",
-    ("sensitivity", "worse"): "{one} is more sensitive to its hyperparameters than {other}.",
+    (
+        "sensitivity",
+        "better",
+    ): "{one} is less sensitive to its hyperparameters than {other}: tuning it takes fewer trials.",
+    (
+        "sensitivity",
+        "worse",
+    ): "{one} is more sensitive to its hyperparameters than {other}: tuning it takes more trials.",
     ("sensitivity", "equivalent"): "{one} and {other} are equally sensitive, within the margin.",
 }
 
@@ -72,7 +78,7 @@ def refusals(cautions: Iterable[Caution | None]) -> tuple[str, ...]:
 
 def _effect(verdict: Verdict, names: dict[str, str]) -> str:
     effect = verdict.effect
-    n = f"n = {count(effect.n, 'seed')}"
+    n = f"n = {count(effect.n, effect.of.removesuffix('s'))}"
     if verdict.question == "scaling":
         if effect.known:
             return f"{names['one']}'s critical batch size is {interval_text(effect)} times {names['other']}'s ({n})."
@@ -84,8 +90,8 @@ def _effect(verdict: Verdict, names: dict[str, str]) -> str:
     if not effect.known:
         return ""
     return (
-        f"{names['one']}'s robust region is larger by {interval_text(effect)} decades a dimension, on average over"
-        f" batch sizes ({n}; negative is smaller)."
+        f"{names['one']} takes {interval_text(effect)} times as many trials as {names['other']} until a setting works"
+        f" ({n}, on average over batch sizes)."
     )
 
 

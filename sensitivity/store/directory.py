@@ -27,6 +27,7 @@ SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 _SECRET = re.compile(SECRET_OPTION, re.IGNORECASE)
 _WITHOUT_FOLDERS = ("s3", "gcs")
 """There a folder would be an object of its own, made anew with each file: half of all that a write asks for."""
+_SMALL_FILE = 8 * 2**20
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
 _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR)
 """Faults that no waiting mends: a full disk, a place that may not be written to."""
@@ -127,6 +128,32 @@ class Place:
         """
         with self._faults("can't be read", name), self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
             return bytes(stream.read(most))
+
+    def open(self, name: str) -> pa.NativeFile | None:
+        """Return a file to read at any position, a small one held in memory; None if it is not there.
+
+        Raises:
+            StorageError: it can't be read.
+        """
+        with self._faults("can't be read", name):
+            try:
+                stream = self.filesystem.open_input_file(f"{self.path}/{name}")
+            except FileNotFoundError:
+                return None
+            if stream.size() > _SMALL_FILE:
+                return stream
+            with stream:  # one request, where an object store would be asked for the footer and each column alone
+                return pa.BufferReader(stream.read())
+
+    def read_through(self, name: str) -> None:
+        """Read a file to its end, for the error if that fails.
+
+        Raises:
+            StorageError: it can't be read.
+        """
+        with self._faults("can't be read", name), self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+            while stream.read(_SMALL_FILE):
+                pass
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
         """Put a whole file in its place, replacing one of the same name.

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from sensitivity.store.directory import Place, first_line
 from sensitivity.store.schema import SCHEMA_VERSION
-from sensitivity.study.errors import StorageError
+from sensitivity.store.sources import changed_files, write_source
+from sensitivity.study.errors import StorageError, StudyFileError
+from sensitivity.study.identity import Identity
+from sensitivity.study.load import parse_study
+from sensitivity.study.origin import Origin
 from sensitivity.study.provenance import code_version, machine, package_versions
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import content_hash
 
 MANIFEST = "study.json"
+_MOST_BYTES = 64 * 2**20
+"""A spec takes some kilobytes, and each extension of a study adds one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,10 @@ class Manifest:
     """Hash of the user's own problem code; empty for shipped problems."""
     specs: dict[str, Any]
     """Each spec the directory was run with, by its hash, with code version, packages and machine."""
+    identity: Identity | None = None
+    """What the runs were trained on; None in a directory from before it was kept."""
+    determinism: dict[str, Any] | None = None
+    """What came of training some runs again, when the last command that trained any ended."""
 
     @functools.cached_property
     def spec_hash(self) -> str:
@@ -52,7 +61,10 @@ def read_manifest(directory: Place) -> Manifest:
             "  Give a study directory; `sensitivity list ROOT` shows those below a folder"
         )
     try:
-        content = json.loads(directory.read(MANIFEST))
+        data = directory.read_start(MANIFEST, _MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")  # noqa: TRY301 - as other damage
+        content = json.loads(data)
         version = content["schema_version"]
         if version != SCHEMA_VERSION:
             older = isinstance(version, int) and version < SCHEMA_VERSION
@@ -61,48 +73,107 @@ def read_manifest(directory: Place) -> Manifest:
                 f"{directory.uri}: written with schema version {version}; this code reads {SCHEMA_VERSION}\n"
                 f"  Read it with what wrote it ({content.get('written_by', 'unknown')}), or {mend}"
             )
+        specs = content["specs"]
+        if not all(isinstance(specs[key], dict) for key in specs):
+            raise TypeError("specs are no tables")  # noqa: TRY301 - as other damage
+        if not isinstance(content.get("determinism"), dict | None):
+            raise TypeError("determinism is no table")  # noqa: TRY301 - as other damage
         return Manifest(
-            spec=StudySpec.model_validate(content["spec"]), source=str(content["source"]), specs={**content["specs"]}
+            spec=parse_study(_without_retired(content["spec"]), source=MANIFEST),
+            source=str(content["source"]),
+            specs=specs,
+            identity=Identity.of_content(content["identity"]) if content.get("identity") else None,
+            determinism=content.get("determinism"),
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = "its study is not valid" if isinstance(error, ValidationError) else first_line(error)
+    except (ValueError, KeyError, TypeError, RecursionError, StudyFileError) as error:
+        reason = (
+            f"its study is not valid: {error.mistakes[0]}" if isinstance(error, StudyFileError) else first_line(error)
+        )
         raise StorageError(
             f"{directory.uri_of(MANIFEST)}: damaged ({reason})\n"
             "  Restore it from a copy; or move it away and run the same study file again: its runs are kept"
         ) from None
 
 
-def write_manifest(directory: Place, spec: StudySpec, source: str) -> Manifest:
-    """Create study.json, or bring it up to date with an extended spec.
+def _without_retired(spec: Any) -> Any:
+    """Return a spec without fields that were in study files once, and that no result depends on."""
+    margins = spec.get("margins") if isinstance(spec, dict) else None
+    if not isinstance(margins, dict):
+        return spec
+    return {**spec, "margins": {name: value for name, value in margins.items() if name != "robust_decades"}}
+
+
+def write_manifest(directory: Place, spec: StudySpec, source: str, origin: Origin | None = None) -> Manifest:
+    """Create study.json, or bring it up to date with an extended spec; keep the user's code beside it.
+
+    Args:
+        directory: the study's own.
+        spec: as it is to be run.
+        source: the hash that its trials' ids hold.
+        origin: what its problem is loaded from; None keeps nothing of it, and compares nothing.
 
     Raises:
         StorageError: the directory holds a different study of the same name.
     """
+    identity, determinism = None if origin is None else origin.identity, None
     specs: dict[str, Any] = {}
     if directory.exists(MANIFEST):
         known = read_manifest(directory)
-        refuse_other_study(directory, known, spec, source)
-        specs = known.specs
+        refuse_other_study(directory, known, spec, source, origin)
+        specs, determinism = known.specs, known.determinism
+        identity = known.identity or identity  # the first: what is the same but for rounding must not drift
+    if origin is not None:
+        write_source(directory, source, origin.snapshot)
     entry = {
         "spec": spec.model_dump(mode="json"),
         "code_version": code_version(),
         "packages": package_versions(),
         "machine": machine(),
     }
-    specs = {**specs, spec_hash(spec): entry}
+    manifest = Manifest(
+        spec=spec,
+        source=source,
+        specs={**specs, spec_hash(spec): entry},
+        identity=identity,
+        determinism=determinism,
+    )
+    _write(directory, manifest)
+    return manifest
+
+
+def record_determinism(directory: Place, manifest: Manifest, found: dict[str, Any]) -> None:
+    """Put into study.json what came of training some runs again.
+
+    Raises:
+        StorageError: the place can't be written.
+    """
+    _write(directory, dataclasses.replace(manifest, determinism=found))
+
+
+def _write(directory: Place, manifest: Manifest) -> None:
     content = {
         "schema_version": SCHEMA_VERSION,
-        "written_by": f"sensitivity {entry['code_version']}",
-        "spec": entry["spec"],
-        "source": source,
-        "specs": specs,
+        "written_by": f"sensitivity {code_version()}",
+        "spec": manifest.spec.model_dump(mode="json"),
+        "source": manifest.source,
+        "identity": None if manifest.identity is None else manifest.identity.content(),
+        "determinism": manifest.determinism,
+        "specs": manifest.specs,
     }
     directory.write(MANIFEST, json.dumps(content, indent=2).encode())
-    return Manifest(spec=spec, source=source, specs=specs)
 
 
-def refuse_other_study(directory: Place, known: Manifest, spec: StudySpec, source: str) -> None:
+def refuse_other_study(
+    directory: Place, known: Manifest, spec: StudySpec, source: str, origin: Origin | None = None
+) -> None:
     """Raise if `known`, of `directory`, is another study than `spec` with `source`, and not the same one extended.
+
+    Args:
+        directory: where it is kept.
+        known: what study.json there says.
+        spec: what is to be run.
+        source: the hash that its trials' ids hold.
+        origin: what its problem is loaded from, if that is to be compared too.
 
     Raises:
         StorageError: naming each difference.
@@ -114,12 +185,18 @@ def refuse_other_study(directory: Place, known: Manifest, spec: StudySpec, sourc
         if old.get(name) != new.get(name)
     ]
     if known.source != source:
-        different.append("the source of the problem's own code has changed")
+        if origin is None:
+            different.append("the source of the problem's own code has changed")
+        else:
+            different += changed_files(directory, known.source, origin.snapshot) or ["the images are others"]
+    if origin is not None and known.identity is not None and known.spec.problem == spec.problem:
+        different += known.identity.differences(origin.identity)
     if different:
         lines = "\n".join(f"  - {line}" for line in different)
         raise StorageError(
             f"{directory.uri}: holds a different study named {spec.name!r}\n{lines}\n"
-            "  Give this one another name, or another place with --storage; what is there stays as it is"
+            "  Put back what has changed, and it goes on; or give this one another name, or another place with "
+            "--storage. What is there stays as it is"
         )
 
 

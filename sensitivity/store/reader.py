@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sensitivity.store.directory import Place, first_line
+from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST, Manifest, read_manifest
-from sensitivity.store.schema import PARAM_PREFIX, curves_schema, plan_schema, runs_schema
-from sensitivity.store.writer import CURVES, PLAN, RUNS, plan_table
+from sensitivity.store.parquet import Allowance
+from sensitivity.store.parts import DamagedError, params, read_curve_tables, read_plan_table, read_run_tables
+from sensitivity.store.schema import PARAM_PREFIX, curves_schema, runs_schema
+from sensitivity.store.writer import PLAN, RUNS, plan_table
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.results import Status
 from sensitivity.study.trials import expand
@@ -52,11 +54,22 @@ class StudyRuns:
     """As of a `Study`."""
 
 
+@dataclass(frozen=True)
+class StudyCounts:
+    """How far a study is, without its results."""
+
+    manifest: Manifest
+    planned: int
+    """Runs in the plan."""
+    by_status: Mapping[str, int]
+    """How many of them have each status."""
+
+
 def read_study(directory: Place) -> Study:
     """Read a study directory, finished or not.
 
     Raises:
-        StorageError: no study there, another schema version, or a damaged part (named, with the mend).
+        StorageError: no study there, another schema version, or a damaged part (named, with how to go on).
     """
     read = read_runs(directory)
     return Study(read.manifest, read.runs, _read_curves(directory, read.parts), read.unplanned)
@@ -73,6 +86,9 @@ def read_runs(directory: Place, kept: MutableMapping[str, pa.Table] | None = Non
     manifest = read_manifest(directory)
     plan = _read_plan(directory, manifest)
     results = _results(directory, {} if kept is None else kept)
+    for name in manifest.spec.hyperparameters:
+        if PARAM_PREFIX + name not in plan.columns:  # written before the study had it
+            plan[PARAM_PREFIX + name] = np.nan
     extra = ["trial_id", *(name for name in results.columns if name not in plan.columns)]
     runs = plan.merge(results[extra], on="trial_id", how="left", validate="one_to_one")
     runs["status"] = runs["status"].fillna(Status.PENDING.value)
@@ -81,6 +97,20 @@ def read_runs(directory: Place, kept: MutableMapping[str, pa.Table] | None = Non
     parts = runs.set_index("trial_id")[_PART].dropna()
     unplanned = int((~results["trial_id"].isin(plan["trial_id"])).sum())
     return StudyRuns(manifest, runs.drop(columns=_PART), parts, unplanned)
+
+
+def read_counts(directory: Place) -> StudyCounts:
+    """Count a study's runs by status. Of its results, only the columns that say so are read and validated.
+
+    Raises:
+        StorageError: as `read_study`.
+    """
+    manifest = read_manifest(directory)
+    planned = _read_plan(directory, manifest)["trial_id"]
+    results = _counting(_results_by_status(directory))
+    status = results.loc[results["trial_id"].isin(planned), "status"].value_counts()
+    counts = {str(name): int(count) for name, count in status.items()}
+    return StudyCounts(manifest, len(planned), {**counts, Status.PENDING.value: len(planned) - sum(counts.values())})
 
 
 def read_evaluations(
@@ -95,7 +125,7 @@ def read_evaluations(
     Raises:
         StorageError: the part is damaged, or can't be read.
     """
-    table = _read_columns(directory, f"{CURVES}/{part}", columns)
+    ((_, table),) = read_curve_tables(directory, [part], columns, Allowance())
     if trial_ids is None:
         return table
     return table.filter(pc.is_in(table["trial_id"], pa.array(sorted(trial_ids), pa.string())))
@@ -110,7 +140,7 @@ def read_plan(directory: Place) -> pd.DataFrame:
     manifest = read_manifest(directory)
     try:
         return _read_plan(directory, manifest)
-    except _DamagedError as error:
+    except DamagedError as error:
         logger.warning("%s", str(error).partition("\n")[0])
         return _results(directory, {})
 
@@ -121,14 +151,19 @@ def finished_trials(directory: Place) -> frozenset[str]:
     Raises:
         StorageError: a damaged part.
     """
-    results = _results(directory, {})
+    results = _counting(_results_by_status(directory))
     return frozenset(results.loc[results["status"].isin(_FINAL), "trial_id"])
 
 
 def studies(root: Place) -> tuple[Place, ...]:
-    """Return the study directories directly below `root`, and `root` itself if it is one."""
-    candidates = (root, *root.folders())
-    return tuple(folder for folder in candidates if folder.exists(MANIFEST))
+    """Return the study directories directly below `root`, and `root` itself if it is one.
+
+    A folder that may not be looked into is among them: to read it tells why, and the others are listed nevertheless.
+
+    Raises:
+        StorageError: the root can't be read.
+    """
+    return tuple(folder for folder in (root, *root.folders()) if _may_be_study(folder))
 
 
 def export_runs(directory: Place, suffix: str) -> bytes:
@@ -141,7 +176,7 @@ def export_runs(directory: Place, suffix: str) -> bytes:
     if suffix not in (".csv", ".parquet"):
         raise UserError(f"can't export to a file that ends in {suffix!r}; allowed: .csv, .parquet")
     runs = read_study(directory).runs
-    schema = runs_schema(_params(runs.columns))
+    schema = runs_schema(params(runs.columns))
     # Pending runs have made pandas turn integers into floats; a table written for others has its own types again.
     table = pa.Table.from_pandas(runs[schema.names], schema=schema, preserve_index=False)
     if suffix == ".csv":
@@ -152,43 +187,54 @@ def export_runs(directory: Place, suffix: str) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _params(columns: Iterable[str]) -> list[str]:
-    return [name.removeprefix(PARAM_PREFIX) for name in columns if name.startswith(PARAM_PREFIX)]
+def _may_be_study(folder: Place) -> bool:
+    try:
+        return folder.exists(MANIFEST)
+    except StorageError:
+        return True
 
 
 def _read_plan(directory: Place, manifest: Manifest) -> pd.DataFrame:
     if not directory.exists(PLAN):  # a kill between the first two writes of a study
-        plan: pd.DataFrame = plan_table(expand(manifest.spec, source=manifest.source)).to_pandas()
-    else:
-        plan = _read_part(directory, PLAN, lambda table: plan_schema(_params(table.column_names))).to_pandas()
-    if not plan["trial_id"].is_unique:
-        raise _damaged(directory, PLAN, "a trial stands in it twice")
+        trials = expand(manifest.spec, source=manifest.source)
+        planned: pd.DataFrame = plan_table(trials, manifest.spec.hyperparameters).to_pandas()
+        return planned
+    plan: pd.DataFrame = read_plan_table(directory, manifest.spec).to_pandas()
     return plan
 
 
 def _results(directory: Place, kept: MutableMapping[str, pa.Table]) -> pd.DataFrame:
-    """Return the result that counts of each trial, and the part it stands in.
+    """Return the result that counts of each trial, and the part it stands in."""
+    names = directory.child(RUNS).files(".parquet")
+    kept.update(read_run_tables(directory, [name for name in names if name not in kept]))
+    return _counting({name: kept[name] for name in names})
+
+
+def _results_by_status(directory: Place) -> dict[str, pa.Table]:
+    return read_run_tables(directory, directory.child(RUNS).files(".parquet"), ("trial_id", "status", "finished_at"))
+
+
+def _counting(parts: Mapping[str, pa.Table]) -> pd.DataFrame:
+    """Return the result that counts of each trial.
 
     That is the last one, except that an interruption never hides a final result, whatever the clocks said.
     """
-    tables = [runs_schema([]).append(pa.field(_PART, pa.string())).empty_table()]
-    for name in directory.child(RUNS).files(".parquet"):
-        if name not in kept:
-            table = _read_part(directory, f"{RUNS}/{name}", lambda table: runs_schema(_params(table.column_names)))
-            kept[name] = table.append_column(_PART, pa.array([name] * len(table), pa.string()))
-        tables.append(kept[name])
-    runs: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
+    some = next(iter(parts.values()), runs_schema([]).empty_table())
+    whole = pa.concat_tables([some.slice(0, 0), *parts.values()], promote_options="default")
+    runs: pd.DataFrame = whole.to_pandas()
+    runs[_PART] = pd.Series(np.repeat(np.array([*parts, ""]), [*map(len, parts.values()), 0]), dtype="str")
     order = runs.assign(final=runs["status"].isin(_FINAL)).sort_values(["final", "finished_at"], kind="stable").index
     return runs.loc[order].drop_duplicates("trial_id", keep="last")
 
 
 def _read_curves(directory: Place, parts: pd.Series[str]) -> pd.DataFrame:
     """Return the curve of each run from the part that its result stands in, ordered by run and step."""
-    tables = [curves_schema().empty_table()]
-    for name, group in parts.groupby(parts):
-        table = _read_part(directory, f"{CURVES}/{name}", lambda _: curves_schema())
-        wanted = pc.is_in(table["trial_id"], pa.array(group.index, pa.string()))
-        tables.append(table if pc.all(wanted).as_py() else table.filter(wanted))
+    schema = curves_schema()
+    tables = [schema.empty_table()]
+    groups = dict(list(parts.groupby(parts)))
+    for name, table in read_curve_tables(directory, list(map(str, groups)), schema.names, Allowance()):
+        wanted = pc.is_in(table["trial_id"], pa.array(groups[name].index, pa.string()))
+        tables.append((table if pc.all(wanted).as_py() else table.filter(wanted)).cast(schema))
     whole = pa.concat_tables(tables)
     tables.clear()
     order = _by_run_and_step(whole)
@@ -206,58 +252,3 @@ def _by_run_and_step(table: pa.Table) -> np.ndarray:
     rank = np.empty(len(ids), dtype=np.int64)
     rank[ids.argsort()] = np.arange(len(ids))
     return np.lexsort((table["step"].to_numpy(), rank[runs.indices.to_numpy()]))
-
-
-def _read_part(directory: Place, name: str, schema: Callable[[pa.Table], pa.Schema]) -> pa.Table:
-    if not directory.exists(name):
-        raise _damaged(directory, name, "it is missing")
-    data = directory.read(name)
-    try:
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-        if name.startswith(RUNS) or name == PLAN:
-            table = _with_confirmation(table)
-        return table.select(schema(table).names).cast(schema(table))
-    except (KeyError, OSError, pa.ArrowException) as error:
-        raise _damaged(directory, name, first_line(error)) from None
-
-
-def _read_columns(directory: Place, name: str, columns: Sequence[str]) -> pa.Table:
-    """Return some columns of a part of curves, in the schema's types, ``trial_id`` as a dictionary."""
-    schema = curves_schema()
-    fields = [schema.field(column) for column in columns]
-    if not directory.exists(name):
-        raise _damaged(directory, name, "it is missing")
-    try:
-        with directory.filesystem.open_input_file(f"{directory.path}/{name}") as stream:
-            file = pq.ParquetFile(
-                stream, read_dictionary=["trial_id"], page_checksum_verification=True, pre_buffer=True
-            )
-            table = file.read(list(columns))
-        wanted = [pa.field(f.name, pa.dictionary(pa.int32(), f.type)) if f.name == "trial_id" else f for f in fields]
-        return table.select(list(columns)).cast(pa.schema(wanted))
-    except (KeyError, OSError, pa.ArrowException):
-        # Damaged or out of reach: to read it whole tells which.
-        whole = _read_part(directory, name, lambda _: schema).select(list(columns))
-        place = whole.column_names.index("trial_id") if "trial_id" in columns else None
-        return whole if place is None else whole.set_column(place, "trial_id", whole["trial_id"].dictionary_encode())
-
-
-def _with_confirmation(table: pa.Table) -> pa.Table:
-    """Add the column to what was written before there were confirmations."""
-    if "confirmation" in table.column_names:
-        return table
-    return table.append_column("confirmation", pa.array([False] * len(table), pa.bool_()))
-
-
-class _DamagedError(StorageError):
-    """What a file holds is not what was written."""
-
-
-def _damaged(directory: Place, name: str, reason: str) -> StorageError:
-    folder, _, part = name.rpartition("/")
-    mend = (
-        f"Move {directory.uri_of(f'{RUNS}/{part}')} away and run the same study again: only its runs are done again"
-        if folder
-        else "Run the same study again: the plan is written anew"
-    )
-    return _DamagedError(f"{directory.uri_of(name)}: damaged Parquet file ({reason})\n  {mend}; nothing was changed")

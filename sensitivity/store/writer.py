@@ -15,24 +15,38 @@ from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST
 from sensitivity.store.schema import PARAM_PREFIX, PHASE_PREFIX, curves_schema, plan_schema, runs_schema
 from sensitivity.study.errors import StorageError
-from sensitivity.study.results import PHASES, PackResult, RunResult
+from sensitivity.study.redaction import redacted
+from sensitivity.study.results import PHASES, Measurement, PackResult, RunResult
 from sensitivity.study.trials import Trial
 
+_MOST_SIDE = 50_000
+"""Characters of a message or a traceback at its beginning, and as many at its end; see ``validation.MOST_TEXT``."""
 PLAN, RUNS, CURVES = "plan.parquet", "runs", "curves"
 
 
-def write_plan(directory: Place, trials: Sequence[Trial]) -> None:
-    """Replace the plan: one row a planned trial."""
-    directory.write(PLAN, _parquet(plan_table(trials)))
+def write_plan(directory: Place, trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> None:
+    """Replace the plan: one row a planned trial; `hyperparameters` as of ``append``."""
+    directory.write(PLAN, _parquet(plan_table(trials, hyperparameters)))
 
 
-def plan_table(trials: Sequence[Trial]) -> pa.Table:
-    """Return one row a planned trial."""
-    return pa.Table.from_pylist([_trial_row(trial) for trial in trials], schema=plan_schema(_param_names(trials)))
+def plan_table(trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> pa.Table:
+    """Return one row a planned trial; `hyperparameters` as of ``append``."""
+    schema = plan_schema({*_param_names(trials), *hyperparameters})
+    return pa.Table.from_pylist([_trial_row(trial) for trial in trials], schema=schema)
 
 
-def append(directory: Place, result: PackResult, *, spec_hash: str, code_version: str) -> None:
+def append(
+    directory: Place, result: PackResult, *, spec_hash: str, code_version: str, hyperparameters: Iterable[str] = ()
+) -> None:
     """Add a pack's results. They count once this returns; an interruption before leaves none of them.
+
+    Args:
+        directory: of the study.
+        result: of a pack.
+        spec_hash: of the study as it is now.
+        code_version: of this package.
+        hyperparameters: names of those of all the study's optimizers (``StudySpec.hyperparameters``). Each part has a
+            column for every one, so that readers that take the schema from one part find all.
 
     Raises:
         StorageError: the place can't be written, or the study in it is gone.
@@ -65,7 +79,7 @@ def append(directory: Place, result: PackResult, *, spec_hash: str, code_version
         for m in run.measurements
     ]
     name = f"{result.pack_id}-{uuid.uuid4().hex[:8]}.parquet"
-    schema = runs_schema(_param_names(run.trial for run in result.runs))
+    schema = runs_schema({*_param_names(run.trial for run in result.runs), *hyperparameters})
     directory.write(f"{CURVES}/{name}", _parquet(pa.Table.from_pylist(curves, schema=curves_schema())))
     directory.write(f"{RUNS}/{name}", _parquet(pa.Table.from_pylist(rows, schema=schema)))
 
@@ -93,15 +107,27 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
     }
 
 
+def _cut(text: str) -> str:
+    """Return a text that the tables take: what it can't encode replaced, the middle of a very long one left out."""
+    text = text.encode(errors="replace").decode()
+    return text if len(text) <= 2 * _MOST_SIDE else f"{text[:_MOST_SIDE]}\n...\n{text[-_MOST_SIDE:]}"
+
+
+def _finite(measurements: Iterable[Measurement], metric: str) -> list[Measurement]:
+    return [measured for measured in measurements if math.isfinite(getattr(measured, metric))]
+
+
 def result_row(run: RunResult) -> dict[str, Any]:
     """Return the columns of a run that its result alone decides."""
-    finite = [m for m in run.measurements if math.isfinite(m.train_loss)]
-    metrics = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-    last = {name: getattr(finite[-1], name) if finite else math.nan for name in metrics}
+    last: dict[str, float] = {}
+    for loss, accuracy in (("train_loss", "train_accuracy"), ("test_loss", "test_accuracy")):
+        # By the loss, where there is one: the accuracy of a network whose outputs are not finite is a number too.
+        finite = _finite(run.measurements, loss) or _finite(run.measurements, accuracy)
+        last |= {name: getattr(finite[-1], name) if finite else math.nan for name in (loss, accuracy)}
     return {
         "status": run.status.value,
-        "message": run.message,
-        "traceback": run.traceback,
+        "message": _cut(redacted(run.message)),
+        "traceback": _cut(redacted(run.traceback)),
         "steps": run.steps,
         "epochs": run.epochs,
         "initial_train_loss": run.measurements[0].train_loss if run.measurements else math.nan,

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from sensitivity.study.axes import Axis, AxisField
 from sensitivity.study.section import MOST_SAMPLES, Count, Section, Seed
 
-_RANGES: dict[str, tuple[str, float, bool, float]] = {
+RANGES: dict[str, tuple[str, float, bool, float]] = {
     # name: (what is allowed, lower bound, whether the bound itself is allowed, exclusive upper bound)
     "lr": ("> 0", 0.0, False, float("inf")),
     "damping": ("> 0", 0.0, False, float("inf")),
@@ -42,7 +42,8 @@ class Arm(Section):
     device_hours: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """A search asks for no more at a batch size once its runs there have taken so long."""
     samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = Field(default=None, validate_default=True)
-    """Configurations; of a search, at each batch size, and None where `device_hours` alone end it."""
+    """Configurations that each seed draws for itself; of a search, those at each batch size, and None where
+    `device_hours` alone end it."""
     design_seed: Seed = 0
     prune: Literal["none", "median"] = "none"
     """Whether members of a pack that are worse than its median at an evaluation are stopped."""
@@ -73,7 +74,7 @@ class Arm(Section):
     @field_validator("lr", "damping", "momentum", "weight_decay", check_fields=False)
     @classmethod
     def _axis_fits(cls, axis: Axis, info: ValidationInfo) -> Axis:
-        allowed, low, low_allowed, high = _RANGES[str(info.field_name)]
+        allowed, low, low_allowed, high = RANGES[str(info.field_name)]
         bad = [v for v in axis.bounds() if v < low or (v == low and not low_allowed) or v >= high]
         if bad:
             raise PydanticCustomError(

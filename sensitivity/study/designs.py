@@ -6,20 +6,25 @@ A configuration is a tuple of (name, value) pairs in the order of the arm's hype
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sensitivity.study.arms import Arm
+from sensitivity.study.arms import RANGES, Arm
 
 Configuration = tuple[tuple[str, float], ...]
 
 
-def configurations(arm: Arm) -> tuple[Configuration, ...]:
-    """Return the configurations of an arm's design, without repeats, the same on every call.
+def configurations(arm: Arm, seed: int = 0) -> tuple[Configuration, ...]:
+    """Return the configurations of an arm's design that run with `seed`, without repeats, the same on every call.
 
-    A grid is the full factorial. Random draws are independent and uniform on the axes' own scales; Sobol
-    draws are scrambled (Owen 1998) with `design_seed`. In both, the first n of a longer draw are the
-    draws of a shorter one, so that a design can be extended and re-uses its runs. A search has none yet.
+    A grid is the full factorial, whatever the seed. Of draws every seed has its own, so that a run is a draw of a
+    setting and a seed together: shares of runs are then probabilities, and seeds are independent of each other.
+    "random" draws are independent and uniform on the axes' own scales; "sobol" draws are a scrambled Sobol sequence
+    (Owen 1998), one randomised replicate a seed. Where two arms have the same `design_seed`, hyperparameters of one
+    name get the same quantiles, which pairs their draws. The first n of a longer draw are the draws of a shorter one,
+    so a design can be extended, by samples or by seeds, and re-uses its runs. A search has none yet.
     """
     axes = arm.axes()
     if arm.adaptive:
@@ -28,21 +33,29 @@ def configurations(arm: Arm) -> tuple[Configuration, ...]:
         rows = itertools.product(*(axis.grid() for axis in axes.values()))
         return tuple(tuple(zip(axes, row, strict=True)) for row in rows)
     varying = [name for name, axis in axes.items() if axis.varies]
-    count = arm.samples or 0
-    if arm.design == "random":
-        draws = np.random.default_rng(arm.design_seed).random((count, len(varying)))
-    else:
-        from scipy.stats import qmc  # here: a second of import that every worker of a grid would wait for
-
-        # Sobol points come in powers of two; drawing 2^m and cutting keeps the prefix property without
-        # scipy's warning about unbalanced counts.
-        sampler = qmc.Sobol(len(varying), scramble=True, rng=np.random.default_rng(arm.design_seed))
-        draws = sampler.random_base2(max(count - 1, 0).bit_length())[:count]
+    draws = _quantiles(arm, seed, varying)
     cells = []
     for row in draws:
         position = dict(zip(varying, row, strict=True))
         cells.append(tuple((name, axis.quantile(float(position.get(name, 0.0)))) for name, axis in axes.items()))
     return tuple(dict.fromkeys(cells))
+
+
+def _quantiles(arm: Arm, seed: int, names: Sequence[str]) -> NDArray[np.float64]:
+    """Return where on their axes the hyperparameters `names` are drawn: [samples, names], from 0 to 1."""
+    count = arm.samples or 0
+    order = (*RANGES, *(name for name in arm.axes() if name not in RANGES))  # the same in every arm
+    places = [order.index(name) for name in names]
+    if arm.design == "random":
+        streams = [np.random.default_rng([arm.design_seed, seed, place]) for place in places]
+        return np.stack([stream.random(count) for stream in streams], axis=1)
+    from scipy.stats import qmc  # here: a second of import that every worker of a grid would wait for
+
+    # Sobol points come in powers of two; drawing 2^m and cutting keeps the prefix property without
+    # scipy's warning about unbalanced counts.
+    sampler = qmc.Sobol(len(order), scramble=True, rng=np.random.default_rng([arm.design_seed, seed]))
+    points: NDArray[np.float64] = sampler.random_base2(max(count - 1, 0).bit_length())[:count, places]
+    return points
 
 
 def stand_ins(arm: Arm, count: int) -> tuple[Configuration, ...]:

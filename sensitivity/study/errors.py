@@ -1,32 +1,43 @@
-"""Errors that a user can mend: each message says what, where, what is allowed, and the mend."""
+"""Errors that a user can fix: each message says what was wrong, where, what is allowed, and the fix."""
 
 from __future__ import annotations
 
-import contextlib
-import traceback
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Sequence
 
 from sensitivity.study.redaction import redacted
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_MOST_OF_MISTAKE = 600
+"""Characters; long enough for every list of allowed names."""
+_MOST_LINES, _LAST_LINES, _MOST_OF_LINE = 60, 5, 1_500
+"""Of a message; its last lines are kept, because they say how to fix it."""
 
 
 class UserError(Exception):
     """A mistake outside this code. The commands print it without a traceback and exit with 2.
 
-    Credentials in URIs that the message names are masked.
+    A message quotes what the user gave, which may be of any size and kind: it holds no control characters or lone
+    surrogates, no more than fits a screen is kept, and credentials in URIs are masked.
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(redacted(message))
+        super().__init__(_clipped(printable(redacted(message))))
 
 
 class StudyFileError(UserError):
-    """All the mistakes of a study file, one line each."""
+    """The mistakes of a study file, one line each; of very many, the first."""
 
-    def __init__(self, source: str, mistakes: Sequence[str]) -> None:
+    def __init__(self, source: str, mistakes: Sequence[str], *, more: int = 0) -> None:
         self.source = source
-        self.mistakes = tuple(map(redacted, mistakes))
-        count = f"{len(mistakes)} mistake{'s' if len(mistakes) != 1 else ''}"
-        super().__init__("\n".join([f"{source}: {count}", *(f"  - {line}" for line in self.mistakes)]))
+        self.mistakes = (*map(_one_line, mistakes), *([f"and {more:,} more"] if more else []))
+        self._more = more
+        count = len(mistakes) + more
+        title = f"{source}: {count:,} mistake{'s' if count != 1 else ''}"
+        super().__init__("\n".join([title, *(f"  - {line}" for line in self.mistakes)]))
+
+    def __reduce__(self) -> tuple[Callable[..., StudyFileError], tuple[str, tuple[str, ...], int]]:
+        return _study_file_error, (self.source, self.mistakes[: -1 if self._more else None], self._more)
 
 
 class StorageError(UserError):
@@ -38,13 +49,31 @@ class StorageError(UserError):
         """Whether the same may go well in a moment: a network's or a mount's fault, not a full disk's."""
 
 
-@contextlib.contextmanager
-def users_code(what: str) -> Iterator[None]:
-    """Turn whatever the user's code raises into a message that says what raised, and where."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise UserError(f"{what}: {type(error).__name__}: {error}\n  at {frame.filename}:{frame.lineno}") from None
+def _clipped(message: str) -> str:
+    lines = [shortened(line, _MOST_OF_LINE) for line in message.split("\n", _MOST_LINES * 100)]
+    if len(lines) > _MOST_LINES:
+        left_out = len(lines) - _MOST_LINES
+        lines[_MOST_LINES - _LAST_LINES : -_LAST_LINES] = [f"  ... {left_out:,} more lines ..."]
+    return "\n".join(lines)
+
+
+def _study_file_error(source: str, mistakes: tuple[str, ...], more: int) -> StudyFileError:
+    return StudyFileError(source, mistakes, more=more)
+
+
+def printable(text: str) -> str:
+    """Return `text` with what no terminal or file may be given escaped, as Python writes it.
+
+    These are control characters other than line ends and tabs, and lone surrogates, which stand for the bytes of a
+    file name that is not UTF-8.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return `text`, with its middle left out where it is longer than `most`."""
+    return text if len(text) <= most else f"{text[: most - most // 3]} ... {text[-(most // 3) :]}"
+
+
+def _one_line(mistake: str) -> str:
+    return shortened(re.sub(r"\s*\n\s*", " ", printable(redacted(mistake))), _MOST_OF_MISTAKE)

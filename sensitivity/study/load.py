@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import itertools
 import json
 import re
 import tomllib
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from sensitivity.study.arms import KFACArm, SGDArm
-from sensitivity.study.errors import StudyFileError, UserError
+from sensitivity.study.errors import StudyFileError, UserError, shortened
 from sensitivity.study.metrics import METRICS
+from sensitivity.study.paths import expanded, path_faults, reason
+from sensitivity.study.section import MOST_CHARACTERS, MOST_ITEMS
 from sensitivity.study.spec import StudySpec
 
 _ARMS: dict[str, type[BaseModel]] = {"sgd": SGDArm, "kfac": KFACArm}
@@ -39,8 +42,32 @@ _PLAIN = {
     "too_long": "give {max_length} values",
 }
 """Pydantic's own messages in the words of TOML, by error type."""
+_MOST_BYTES = 1_000_000
+"""Of a study file: many times the largest that fits the limits of ``section``."""
+_MOST_DEPTH = 20
+_LONG_KEY = re.compile(r"""(?:(?:[\w-]{1,100}|"[^"\n]{0,100}"|'[^'\n]{0,100}')[ \t]?\.[ \t]?){20}""")
+"""The time to parse a dotted key grows with the square of its parts; a list of numbers has none so long."""
+_HOLDS_MORE = (str, list, tuple, dict)
+_MOST_MISTAKES = 40
+"""Shown; each is a search for the nearest name."""
+_MOST_NAME = 100
+"""Characters of a name that is shown, or compared with those that there are."""
 _MEANT = {"gpu": "cuda", "mse": "squared_error", "mean_squared_error": "squared_error", "nll": "cross_entropy"}
 """What other tools call our names, where the nearest spelling is another or none: "gpu" is not "cpu"."""
+
+
+_QUOTES = "a text stands in quotes, a list in brackets"
+_SLIPS = (
+    (r"[=\[,]\s*[-+]?\d+,\d+\s*(?:e[-+]?\d+)?\s*(?:#.*)?$", "decimals take a point: 0.1, not 0,1"),
+    (r"[=\[,]\s*[-+]?(?:\.\d|\d+\.(?!\d))", "decimals have digits on both sides of the point: 0.1, 1.0"),
+    (r"[=\[,]\s*(?:True|False)\b", "write true or false, in small letters"),
+    (r"[=\[,]\s*(?:None|null|nil)\b", "TOML has no empty value; leave the line out"),
+    (r"[\u2018-\u201f]", 'quotes are straight: "digits"'),
+    (r"^[\w.-]+\s*:", "write name = value"),
+    (r"^[\w.-]+\s*$", "write name = value, or [name] for a table"),
+    (r"^//|^;", "comments begin with #"),
+)
+"""Common slips, each as a pattern of the line and its fix."""
 
 
 def shipped() -> dict[str, Path]:
@@ -55,17 +82,22 @@ def find_study(study: str) -> Path:
     Raises:
         UserError: there is neither.
     """
-    path = Path(study)
+    path = expanded(study, what="study file") if study.startswith("~") else Path(study)
     try:
         if path.is_file():
             return path
-    except (OSError, ValueError):  # a name too long for the file system, or with a zero byte
-        pass
+        hint = "; this is a folder, name a file in it" if path.is_dir() else ""
+        if path.is_symlink():
+            hint = "; this is a link that leads to no file"
+    except (OSError, ValueError) as error:  # a name too long for the file system, a folder that can't be searched
+        hint = f" ({reason(error)})"
     known = shipped()
     if study.removesuffix(".toml") in known:
         return known[study.removesuffix(".toml")]
-    hint = _nearest(study, known)
-    raise UserError(f"no study file {study!r}{hint}\n  Give a path to a .toml file, or one of: {', '.join(known)}")
+    raise UserError(
+        f"no study file {shortened(study, 300)!r}{hint or _nearest(study, known)}\n"
+        f"  Give a path to a .toml file, or one of: {', '.join(known)}"
+    )
 
 
 def load_study(path: Path) -> StudySpec:
@@ -75,17 +107,44 @@ def load_study(path: Path) -> StudySpec:
         StudyFileError: it is no TOML, or breaks rules of ``StudySpec``; all of them are listed.
         UserError: the file can't be read.
     """
+    return parse_study(parse_toml(read_study(path), source=str(path)), source=str(path))
+
+
+def read_study(path: Path) -> str:
+    """Return the text of a study file.
+
+    Raises:
+        StudyFileError: it is not UTF-8 text.
+        UserError: the file can't be read.
+    """
+    with path_faults(path, "Give a readable .toml file"), path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise StudyFileError(
+            str(path), [f"larger than {_MOST_BYTES:,} bytes; take intervals in place of long lists of values"]
+        )
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte-order mark first
+        return content.decode("utf-8-sig")  # Windows editors put a byte-order mark first
     except UnicodeDecodeError as error:
-        raise StudyFileError(str(path), [f"not UTF-8 text (byte {error.start}); save the file as UTF-8"]) from None
-    except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror}); give a readable .toml file") from None
+        kind = "UTF-16 text" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "not UTF-8 text"
+        line = content.count(b"\n", 0, error.start) + 1
+        raise StudyFileError(str(path), [f"{kind} (byte {error.start}, line {line}); save the file as UTF-8"]) from None
+
+
+def parse_toml(text: str, *, source: str) -> dict[str, Any]:
+    """Return the content of a text in TOML; `source` names it in messages.
+
+    Raises:
+        StudyFileError: it is none; the line and the likely fix are named.
+    """
+    if _LONG_KEY.search(text):
+        raise StudyFileError(source, [f"a key of more than {_MOST_DEPTH} parts; give each table a header of its own"])
     try:
-        raw = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # an integer of 5,000 digits is a plain ValueError
-        raise StudyFileError(str(path), [_no_toml(str(error).splitlines()[0], text)]) from None
-    return parse_study(raw, source=str(path))
+        return tomllib.loads(text)
+    except RecursionError:
+        raise StudyFileError(source, ["not valid TOML: brackets are nested too deep"]) from None
+    except ValueError as error:  # an integer of 5,000 digits is a plain one
+        raise StudyFileError(source, [_no_toml(str(error).splitlines()[0], text)]) from None
 
 
 def parse_study(raw: dict[str, Any], *, source: str) -> StudySpec:
@@ -94,22 +153,52 @@ def parse_study(raw: dict[str, Any], *, source: str) -> StudySpec:
     Raises:
         StudyFileError: with every mistake found.
     """
+    if oversized := list(itertools.islice(_oversized(raw), _MOST_MISTAKES)):
+        raise StudyFileError(source, oversized)
     try:
         return StudySpec.model_validate(raw)
     except ValidationError as error:
-        raise StudyFileError(source, [_sentence(dict(item), raw) for item in error.errors()]) from None
+        found = error.errors(include_url=False)
+        shown = [_sentence(dict(item), raw) for item in found[:_MOST_MISTAKES]]
+        raise StudyFileError(source, shown, more=len(found) - len(shown)) from None
 
 
-def _no_toml(reason: str, text: str) -> str:
-    """Return what is wrong with a text that is no TOML, and the line where it is."""
-    place = re.search(r"at line (\d+), ", reason)
+def _oversized(raw: dict[str, Any]) -> Iterator[str]:
+    """Yield what nobody writes by hand, before any work is done on it: each check of a list looks at all its values."""
+    waiting: list[tuple[tuple[Any, ...], Any]] = [((), raw)]
+    while waiting:
+        location, value = waiting.pop()
+        field = _path(part if isinstance(part, int) else str(part)[:_MOST_NAME] for part in location) or "study"
+        if len(location) > _MOST_DEPTH:
+            yield f"{field}: more than {_MOST_DEPTH} tables and lists in each other"
+        elif isinstance(value, (list, tuple, dict)) and len(value) > MOST_ITEMS:
+            advice = "remove some" if isinstance(value, dict) else "take an interval, or fewer values"
+            yield f"{field}: {len(value):,} values; at most {MOST_ITEMS:,}: {advice}"
+        elif isinstance(value, str) and len(value) > MOST_CHARACTERS:
+            yield f"{field}: a text of {len(value):,} characters; at most {MOST_CHARACTERS:,}"
+        elif isinstance(value, dict):
+            longest = max((len(str(key)) for key in value), default=0)
+            if longest > MOST_CHARACTERS:
+                yield f"{field}: a name of {longest:,} characters; at most {MOST_CHARACTERS:,}"
+            waiting += [((*location, key), item) for key, item in value.items() if isinstance(item, _HOLDS_MORE)]
+        elif isinstance(value, (list, tuple)):
+            waiting += [((*location, k), item) for k, item in enumerate(value) if isinstance(item, _HOLDS_MORE)]
+
+
+def _no_toml(why: str, text: str) -> str:
+    """Return what is wrong with a text that is no TOML, the line where it is, and the likely fix."""
+    place = re.search(r"at line (\d+), ", why)
     line = text.split("\n")[int(place[1]) - 1].strip() if place else ""
-    if not line or len(line) > 100:
-        return f"not valid TOML: {reason}"
-    mend = (
-        "each name stands once in a table" if "overwrite" in reason else "a text stands in quotes, a list in brackets"
-    )
-    return f"not valid TOML: {reason}: {line}  ({mend})"
+    said = f"not valid TOML: {shortened(why, 200)}"
+    if not line:
+        return said
+    if "\0" in line:
+        return f"{said}: the line holds zero bytes; save the file as UTF-8 text"
+    if "overwrite" in why:
+        fix = "each name stands once in a table"
+    else:
+        fix = next((fix for pattern, fix in _SLIPS if re.search(pattern, line)), _QUOTES)
+    return f"{said}: {shortened(line, 100)}  ({fix})"
 
 
 def _sentence(item: dict[str, Any], raw: dict[str, Any]) -> str:
@@ -144,8 +233,10 @@ def _got(value: Any, message: str) -> str:
     if value is None or isinstance(value, dict):
         return ""
     shown = repr(value)
+    if len(shown) > 60:
+        return ""
     said = re.search(rf"(?<![\w.]){re.escape(shown)}(?![\w.])", message)
-    return "" if len(shown) > 60 or said else f" (got {shown})"
+    return "" if said else f" (got {shown})"
 
 
 def _without_tags(location: tuple[Any, ...], raw: dict[str, Any]) -> tuple[Any, ...]:
@@ -163,7 +254,8 @@ def _path(location: Iterable[Any]) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            key = part if re.fullmatch(r"[\w[\]-]+", part) else json.dumps(part)  # bare or quoted, as in TOML
+            bare = (part == "[key]" and text) or re.fullmatch(r"[\w-]+", part)  # or else quoted, as in TOML
+            key = part if bare else json.dumps(part, ensure_ascii=False)
             text += f".{key}" if text else key
     return text
 
@@ -185,6 +277,8 @@ def _fields_at(location: tuple[Any, ...], raw: dict[str, Any]) -> tuple[str, ...
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
+    if len(name) > _MOST_NAME:
+        return ""
     meant = _MEANT.get(name.lower())
     close = [meant] if meant in known else difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""

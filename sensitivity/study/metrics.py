@@ -17,6 +17,11 @@ class Metric:
     lower_is_better: bool
     is_fraction: bool
 
+    @property
+    def of_training(self) -> bool:
+        """Whether it is measured on the training split."""
+        return self.name.startswith("train_")
+
     def reached(self, value: float, target: float) -> bool:
         """Whether `value` meets `target`; a NaN never does."""
         return value <= target if self.lower_is_better else value >= target

@@ -5,12 +5,22 @@ What these come to in steps is computed in `schedule`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from sensitivity.study.section import AsList, Count, Epochs, Section
+
+DEFAULT_GROWTH = 0.1
+"""Fine enough for a critical batch size within a factor of 1.25 (STATISTICS.md, section 1)."""
 
 
 class BudgetSpec(Section):
@@ -86,15 +96,35 @@ class ScheduleSpec(Section):
 
 
 class EvaluationSpec(Section):
-    """When a run is measured, on how much, and when it counts as diverged."""
+    """When a run is measured, on how much, and when it counts as diverged.
+
+    At most one spacing is given. With a fixed one, each evaluation measures both splits. With `growth`, each measures
+    the test split; the training split is measured less often (``schedule.training_steps``).
+    """
 
     every_epochs: Epochs | None = None
     every_steps: Count | None = None
+    growth: Annotated[float | None, Field(ge=1e-3, le=1, validate_default=True)] = None
+    """Each evaluation comes later than the one before by this fraction; 0.1 where no spacing is given."""
     train_examples: Count | None = None
     divergence_bound: Annotated[float, Field(gt=1)] = 10.0
 
+    @field_validator("growth")
+    @classmethod
+    def _grows_by_default(cls, value: float | None, info: ValidationInfo) -> float | None:
+        fixed = any(info.data.get(name) is not None for name in ("every_epochs", "every_steps"))
+        return DEFAULT_GROWTH if value is None and not fixed else value
+
     @model_validator(mode="after")
-    def _one_interval(self) -> EvaluationSpec:
-        if self.every_epochs is not None and self.every_steps is not None:
-            raise PydanticCustomError("evaluation", "give at most one of every_epochs and every_steps")
+    def _one_spacing(self) -> EvaluationSpec:
+        if sum(spacing is not None for spacing in (self.every_epochs, self.every_steps, self.growth)) > 1:
+            raise PydanticCustomError("evaluation", "give at most one of growth, every_epochs and every_steps")
         return self
+
+    @model_serializer(mode="wrap")
+    def _only_the_spacing_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave an absent `growth` out: trials with a fixed spacing keep the ids they had before there was any."""
+        content: dict[str, Any] = handler(self)
+        if self.growth is None:
+            del content["growth"]
+        return content

@@ -9,7 +9,10 @@ MASK = "***"
 SECRET_OPTION = r"[\w.-]*(?:key|secret|token|sig|sas|pass|credential)[\w.-]*"
 """Fits the names of a URI's options that hold credentials."""
 
-_URI = re.compile(r"([a-z][a-z0-9+.-]*)://([^\s'\"<>]+)", re.IGNORECASE)
+_REST = re.compile(r"://([^\s'\"<>]+)")
+"""Of a URI, behind its scheme, which is looked for from here: searching for schemes takes quadratic time."""
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*$", re.IGNORECASE)
+_LONGEST_SCHEME = 40
 _OPTION = re.compile(rf"([?&;])({SECRET_OPTION})=[^&;#\s'\"<>]*", re.IGNORECASE)
 _ACCOUNTS = ("abfs", "abfss", "gs", "gcs")
 """Schemes that have an account or a container, which is no secret, before the ``@``."""
@@ -21,7 +24,7 @@ def redacted(text: str) -> str:
     Masked are a password before the host and, where there is none, the user (a token, often; on S3 the key), and the
     values of options such as ``?secret_key=``. What is left can be read, and pasted with the credentials put back.
     """
-    return _URI.sub(_without_credentials, text)
+    return _REST.sub(_without_credentials, text)
 
 
 class RedactingFormatter(logging.Formatter):
@@ -33,7 +36,9 @@ class RedactingFormatter(logging.Formatter):
 
 
 def _without_credentials(found: re.Match[str]) -> str:
-    scheme, rest = found[1], found[2]
+    rest = found[1]
+    before = _SCHEME.search(found.string[max(0, found.start() - _LONGEST_SCHEME) : found.start()])
+    scheme = before[0].lower() if before else ""
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     # A password that was not percent-encoded may hold a slash: then what looks like a port is none.
     broken = "@" not in authority and "@" in rest and re.fullmatch(r"[^:\[\]]*:(?!\d*$).*", authority) is not None
@@ -42,8 +47,8 @@ def _without_credentials(found: re.Match[str]) -> str:
         tail = tail if broken else tail + rest[len(authority) :]
         user, colon, _ = user_info.partition(":")
         if colon:
-            user_info = f"{user if scheme.lower() != 's3' else MASK}:{MASK}"
-        elif scheme.lower() not in _ACCOUNTS:
+            user_info = f"{user if scheme != 's3' else MASK}:{MASK}"
+        elif scheme not in _ACCOUNTS:
             user_info = MASK
         rest = f"{user_info}@{tail}"
-    return f"{scheme}://" + _OPTION.sub(rf"\1\2={MASK}", rest)
+    return "://" + _OPTION.sub(rf"\1\2={MASK}", rest)

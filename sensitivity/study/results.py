@@ -38,7 +38,7 @@ PHASES = ("gradients", "factors", "inverses", "precondition", "update")
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One evaluation of a run. Metrics that the problem lacks are NaN."""
+    """One evaluation of a run. Metrics that the problem lacks are NaN, and those of a split that it did not measure."""
 
     step: int
     epoch: float
@@ -52,6 +52,7 @@ class Measurement:
     flops: float
     """Floating-point operations of training so far."""
     train_loss: float
+    """NaN at evaluations that leave out the training split (``schedule.training_steps``)."""
     train_accuracy: float = math.nan
     test_loss: float = math.nan
     test_accuracy: float = math.nan

@@ -11,6 +11,9 @@ import math
 
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 
+DIVERGENCE_BATCHES = 10
+"""Batches in a row; an epoch where that is fewer."""
+
 
 def steps_of_epochs(epochs: float, *, train_size: int, batch_size: int) -> int:
     """Return the number of steps that draw at least `epochs` x `train_size` examples."""
@@ -32,16 +35,61 @@ def total_steps(budget: BudgetSpec, *, train_size: int, batch_size: int) -> int:
 def evaluation_steps(evaluation: EvaluationSpec, *, total: int, train_size: int, batch_size: int) -> tuple[int, ...]:
     """Return after how many steps a run is measured, rising, the last step always included.
 
-    Without an interval in the study file: every epoch.
+    The untrained network, at step 0, is measured besides. All but the last step are the same whatever the budget, so
+    the evaluations of a longer one continue those of a shorter one.
     """
+    if evaluation.growth is not None:
+        return _geometric_steps(evaluation.growth, total)
     if evaluation.every_steps is not None:
         points = set(range(evaluation.every_steps, total + 1, evaluation.every_steps))
     else:
+        assert evaluation.every_epochs is not None
         # Shorter intervals than a step would only repeat points: every step is the finest there is.
-        every = max(evaluation.every_epochs or 1.0, batch_size / train_size)
+        every = max(evaluation.every_epochs, batch_size / train_size)
         count = int(total * batch_size / (train_size * every)) + 1
         points = {steps_of_epochs(k * every, train_size=train_size, batch_size=batch_size) for k in range(1, count + 1)}
     return tuple(sorted({step for step in points if step <= total} | {total}))
+
+
+def _geometric_steps(growth: float, total: int) -> tuple[int, ...]:
+    """Return 1 = t_1 < t_2 < ... < `total`, with t_{k+1} = max(t_k + 1, floor((1 + growth) t_k)).
+
+    So the time to a target is known to within `growth` of itself, or to a step where that is more, at any batch size.
+    """
+    steps, step = [], 1
+    while step < total:
+        steps.append(step)
+        step = max(step + 1, math.floor(round((1 + growth) * step, 9)))  # 1.1 * 110 is a hair above 121
+    return (*steps, total)
+
+
+def training_steps(evaluation: EvaluationSpec, *, total: int, train_size: int, batch_size: int) -> tuple[int, ...]:
+    """Return the evaluations that measure the training split, and judge a run by it: stop or call it diverged.
+
+    With a fixed spacing these are all of them. With `growth` they are the first ones after 1, 2, 4, 8, ... epochs, and
+    the last: often enough to judge, and a small part of what training costs, however large the training split.
+    """
+    points = evaluation_steps(evaluation, total=total, train_size=train_size, batch_size=batch_size)
+    if evaluation.growth is None:
+        return points
+    due, kept = steps_of_epochs(1, train_size=train_size, batch_size=batch_size), []
+    for step in points:
+        if step >= due or step == total:
+            kept.append(step)
+        while due <= step:
+            due *= 2
+    return tuple(kept)
+
+
+def divergence_patience(evaluation: EvaluationSpec, *, train_size: int, batch_size: int) -> int | None:
+    """Return after how many batches in a row with a loss above the divergence bound a run has diverged.
+
+    None with a fixed spacing, where the training split is measured at each evaluation and decides alone. In a row,
+    because momentum and K-FAC take single batches, and sometimes a few, above the bound in runs that end well.
+    """
+    if evaluation.growth is None:
+        return None
+    return min(DIVERGENCE_BATCHES, steps_of_epochs(1, train_size=train_size, batch_size=batch_size))
 
 
 def lr_scale(schedule: ScheduleSpec, *, batch_size: int) -> float:

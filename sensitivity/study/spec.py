@@ -110,6 +110,11 @@ class ProblemSpec(Section):
         return self
 
     @property
+    def has_own_data(self) -> bool:
+        """Whether the data come from a function of the user's."""
+        return self.dataset not in DATASETS and not self.dataset.startswith(IMAGE_FOLDER)
+
+    @property
     def is_oracle(self) -> bool:
         """Whether this is the noisy quadratic, whose outcome is known in closed form."""
         return self.dataset == _ORACLE["dataset"]
@@ -124,8 +129,8 @@ class MarginsSpec(Section):
 
     scaling_ratio: Annotated[float, Field(gt=1, le=1000)] = 1.25
     """Critical batch sizes within this factor are as good as equal."""
-    robust_decades: Annotated[float, Field(gt=0, le=100)] = 0.25
-    """Robust regions within so many decades a dimension are as good as equal."""
+    tuning_ratio: Annotated[float, Field(gt=1, le=1000)] = 1.5
+    """Expected trials until a drawn setting works, within this factor, are as good as equal."""
 
 
 def _repeated(values: Iterable[float]) -> list[float]:
@@ -187,6 +192,17 @@ class StudySpec(Section):
         if self.primary is not None and self.primary.target is not None:
             return next(iter(self.primary.target.items()))
         return next(((name, levels[0]) for name, levels in self.targets.items()), None)
+
+    @property
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Names of the hyperparameters of all optimizers: each is a column of the study's tables."""
+        return tuple(sorted({name for arm in self.optimizers.values() for name in arm.hyperparameter_names}))
+
+    @property
+    def asks_for_training(self) -> bool:
+        """Whether the time to some level of a metric of the training split is asked for."""
+        timed = (*self.targets, *(self.search.target if self.search else ()))
+        return any(METRICS[name].of_training for name in timed)
 
     @field_validator("name")
     @classmethod

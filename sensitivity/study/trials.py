@@ -35,6 +35,11 @@ class Workload:
     budget: BudgetSpec
     schedule: ScheduleSpec
     evaluation: EvaluationSpec
+    training_asked: bool = False
+    """Whether a target is on a metric of the training split, which is then measured at every evaluation.
+
+    Not part of `content`: more measurements change no other number, and targets may be added to a study that has run.
+    """
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -139,6 +144,7 @@ class Expander:
             budget=spec.budget,
             schedule=spec.schedule,
             evaluation=spec.evaluation,
+            training_asked=spec.asks_for_training,
         )
         self._settings = {name: arm.settings() for name, arm in spec.optimizers.items()}
 
@@ -160,14 +166,16 @@ def expand(spec: StudySpec, *, source: str = "") -> tuple[Trial, ...]:
     Those of searches, and confirmations, become known as it runs.
     """
     expander = Expander(spec, source=source)
-    cells = {name: configurations(arm) for name, arm in spec.optimizers.items()}
-    return tuple(
-        expander.trial(name, configuration, batch_size, seed)
-        for seed in spec.seeds
-        for batch_size in spec.batch_sizes
-        for name, configurations_ in cells.items()
-        for configuration in configurations_
-    )
+    trials = []
+    for seed in spec.seeds:
+        cells = {name: configurations(arm, seed) for name, arm in spec.optimizers.items()}
+        trials += [
+            expander.trial(name, configuration, batch_size, seed)
+            for batch_size in spec.batch_sizes
+            for name, of_arm in cells.items()
+            for configuration in of_arm
+        ]
+    return tuple(trials)
 
 
 def group(trials: Iterable[Trial], size: int | Mapping[Group, int]) -> tuple[Pack, ...]:

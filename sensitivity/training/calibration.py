@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from sensitivity.study.schedule import evaluation_steps, total_steps
+from sensitivity.study.schedule import evaluation_steps, total_steps, training_steps
 from sensitivity.study.trials import Pack, Trial
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.cost import step_flops
@@ -107,11 +107,17 @@ def calibrate(
     lengths = {"train_size": problem.dataset.train_size, "batch_size": batch_size}
     total = total_steps(workload.budget, **lengths)
     evaluations = 1 + len(evaluation_steps(workload.evaluation, total=total, **lengths))
+    of_training = 1 + len(training_steps(workload.evaluation, total=total, **lengths))
+    if workload.training_asked:
+        of_training = evaluations
+    evaluation_seconds = of_training * chosen.evaluation_seconds(training=True)
+    if evaluations > of_training:
+        evaluation_seconds += (evaluations - of_training) * chosen.evaluation_seconds(training=False)
     return Cost(
         steps=total,
         flops=total * step_flops(problem, chosen.optimizer, batch_size),
         step_seconds=best,
-        evaluation_seconds=chosen.evaluation_seconds() / chosen.size * evaluations,
+        evaluation_seconds=evaluation_seconds / chosen.size,
         pack_size=chosen.size,
         most=max(most, chosen.size),
         gain=alone / best,
@@ -165,16 +171,25 @@ class _Bench:
         self.step()
         self.step()
 
-    def evaluation_seconds(self) -> float:
-        """Return what one evaluation takes, from the second of two of some examples: the first asks for memory."""
+    def evaluation_seconds(self, *, training: bool) -> float:
+        """Return what one evaluation takes, of the training split too if `training`.
+
+        It is that of the second of two of some examples: the first asks for memory.
+        """
         data = self._problem.dataset
-        count, tested = self._examples or data.train_size, len(data.test_inputs)
+        count, tested = (self._examples or data.train_size) if training else 0, len(data.test_inputs)
         some = max(self._batches.chunk, _EVALUATED)
         part = replace(data, test_inputs=data.test_inputs[:some], test_targets=data.test_targets[:some])
         problem, seconds = replace(self._problem, dataset=part), 0.0
         for _ in range(2):
             began = time.perf_counter()
-            evaluate(self._model, problem, train_examples=min(count, some), chunk=self._batches.chunk)
+            evaluate(
+                self._model,
+                problem,
+                train_examples=min(count, some),
+                chunk=self._batches.chunk,
+                training=training,
+            )
             seconds = time.perf_counter() - began
         return seconds * (count + tested) / (min(count, some) + min(tested, some))
 

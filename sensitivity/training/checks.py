@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sensitivity.kfac import layers_of
-from sensitivity.study.errors import StudyFileError, UserError, users_code
+from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.spec import StudySpec
+from sensitivity.study.users_code import users_code
+from sensitivity.training.identity import check_follows_seed
 from sensitivity.training.packed_model import no_recomputation
 from sensitivity.training.problems import Problem
+from sensitivity.training.user_models import output_mistake
+
+logger = logging.getLogger(__name__)
 
 _PROBE = 64
 """At most so many examples go through the model for the check."""
@@ -38,11 +45,18 @@ def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
             f'problem.augment: "{spec.problem.augment}" is for images [channels, height, width]; an input of '
             f"{spec.problem.dataset} is {list(problem.dataset.train_inputs.shape[1:])}. Remove it"
         )
+    if problem.has_classes and (absent := problem.outputs - len(torch.unique(problem.dataset.train_targets))):
+        logger.warning(
+            "problem: %d of %d classes have no training example; add examples, or raise train_subset",
+            absent, problem.outputs,
+        )  # fmt: skip
     if spec.problem.is_oracle:
         mistakes += _oracle_mistakes(spec, problem)
     try:
         with users_code(f"problem.model: {spec.problem.model}"):
             mistakes += _model_mistakes(spec, problem)
+            if not mistakes and not problem.shipped:
+                check_follows_seed(problem, named=spec.problem.model)
     except UserError as error:
         mistakes.append(str(error))
     if mistakes:
@@ -95,16 +109,9 @@ def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
                     f"execution.micro_batch: {spec.problem.model} draws random numbers for every part of a batch "
                     "(dropout, say), so the micro-batch changes results. Give it as problem.ghost_batch instead"
                 ]
-            if problem.has_classes:
-                fits = outputs.dim() == 2 and len(outputs) == len(inputs) and outputs.shape[1] >= problem.outputs
-                wanted = f"[{len(inputs)}, {problem.outputs}], a number for each class"
-            else:
-                fits = outputs.shape == targets.shape
-                wanted = f"{list(targets.shape)}, as the targets have it"
-            if not fits:
-                return [
-                    f"{where} returns {list(outputs.shape)} for {len(inputs)} {split} examples; it must be {wanted}"
-                ]
+            classes = problem.outputs if problem.has_classes else None
+            if (mistake := output_mistake(outputs, targets, classes=classes, split=split)) is not None:
+                return [f"{where} {mistake}"]
             loss = problem.loss(outputs.unsqueeze(0), targets.unsqueeze(0))
             if not bool(torch.isfinite(loss).all()):
                 return [f"{where}: the loss of the untrained network is {loss.item()} on {split} examples"]

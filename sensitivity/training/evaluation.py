@@ -18,7 +18,7 @@ _ROWS, _NUMBERS = 2**14, 2**19
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Loss and accuracy of each trial on both splits, ``[trials]`` on the CPU."""
+    """Loss and accuracy of each trial on both splits, ``[trials]`` on the CPU; NaN where not measured."""
 
     train_loss: Tensor
     train_accuracy: Tensor
@@ -26,22 +26,26 @@ class Scores:
     test_accuracy: Tensor
 
 
-def evaluate(model: PackedModel, problem: Problem, *, train_examples: int | None, chunk: int) -> Scores:
-    """Measure every member on the training split (its first `train_examples`, if given) and the test split.
+def evaluate(
+    model: PackedModel, problem: Problem, *, train_examples: int | None, chunk: int, training: bool = True
+) -> Scores:
+    """Measure every member on the test split and, if `training`, on the training split: its first `train_examples`.
 
     `chunk` examples of each member are known to fit in memory: so many are differentiated at once in training.
     """
     data = problem.dataset
-    count = train_examples or data.train_size
+    count = (train_examples or data.train_size) if training else 0
     rows = max(chunk, min(_ROWS, _NUMBERS // math.prod(data.train_inputs.shape[1:])) // model.trials)
-    train_loss, train_accuracy = _split(model, problem, data.train_inputs[:count], data.train_targets[:count], rows)
-    test_loss, test_accuracy = _split(model, problem, data.test_inputs, data.test_targets, rows)
+    train = _split(model, problem, data.train_inputs[:count], data.train_targets[:count], rows)
+    test = _split(model, problem, data.test_inputs, data.test_targets, rows)
+    train_loss, train_accuracy, test_loss, test_accuracy = torch.cat((train, test)).cpu()  # one wait for the device
     return Scores(
         train_loss=train_loss, train_accuracy=train_accuracy, test_loss=test_loss, test_accuracy=test_accuracy
     )
 
 
-def _split(model: PackedModel, problem: Problem, inputs: Tensor, targets: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def _split(model: PackedModel, problem: Problem, inputs: Tensor, targets: Tensor, rows: int) -> Tensor:
+    """Return loss and accuracy ``[2, trials]``; NaN of no examples."""
     loss = torch.zeros(model.trials, dtype=torch.float64, device=inputs.device)
     correct = torch.zeros_like(loss)
     for start in range(0, len(inputs), rows):
@@ -53,4 +57,4 @@ def _split(model: PackedModel, problem: Problem, inputs: Tensor, targets: Tensor
             correct += accuracy(outputs, wanted) * len(some)
     if not problem.has_classes:
         correct.fill_(math.nan)
-    return (loss / len(inputs)).cpu(), (correct / len(inputs)).cpu()
+    return torch.stack((loss, correct)) / len(inputs)

@@ -22,9 +22,10 @@ def train_pack(
 ) -> tuple[RunResult, ...]:
     """Train every trial of a pack to its budget and return their results, in the order of the pack.
 
-    A member whose loss or update stops being finite, or whose training loss at an evaluation exceeds the divergence
-    bound times that of its untrained network, is `diverged`: nothing after that step counts for it, it soon leaves the
-    computation, and it touches no other member on the way.
+    A member whose loss or update stops being finite, or whose training loss exceeds the divergence bound times that of
+    its untrained network, is `diverged`: nothing after that step counts for it, it soon leaves the computation, and it
+    touches no other member on the way. That loss is the training split's where an evaluation measures it, and between
+    them, with `evaluation.growth`, that of some batches in a row (``schedule.divergence_patience``).
 
     Args:
         pack: trials of one workload, arm and batch size.
@@ -32,7 +33,7 @@ def train_pack(
         micro_batch: examples of each member that are differentiated at once, if fewer than a batch and the problem has
             no ghost batch. Results are those of the whole batch, but for rounding, unless the network normalises over
             the batch or draws random numbers.
-        on_progress: called at the start and at each evaluation with the fraction of the budget done.
+        on_progress: called at the start, every few steps and at each evaluation with the fraction of the budget done.
         on_look: called every few steps with the training, whose ``state()`` may be written away.
         resume: such a state of the same pack; training goes on from there as if it had not stopped.
     """
@@ -40,10 +41,15 @@ def train_pack(
     if resume is not None:
         training.restore(resume)
     on_progress(training.done / training.total)
+
+    def look() -> None:
+        on_look(training)
+        on_progress(training.done / training.total)  # for evaluations late in a long run are far apart
+
     if resume is None:
         training.measure()
     while (until := training.next_evaluation) is not None:
-        training.advance(until, lambda: on_look(training))
+        training.advance(until, look)
         training.measure()
         on_look(training)
         if training.left:

@@ -11,8 +11,14 @@ from torch.nn import functional
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
+_FEW_CLASSES = 16
+"""Below so many, torch's CPU kernels are 4 to 9 times as fast over classes in another than the last dimension."""
+
+
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy of each trial; `targets` are classes ``[trials, batch]``."""
+    if outputs.device.type == "cpu" and outputs.shape[2] < _FEW_CLASSES:
+        return functional.cross_entropy(outputs.transpose(1, 2), targets, reduction="none").mean(1)
     losses = functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
     return losses.view(targets.shape).mean(1)
 

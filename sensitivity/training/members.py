@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class Member:
     clipped: float = 0.0
     """Steps whose clip bound, of all `clippable` ones."""
     clippable: int = 0
+    least_loss: float = math.inf
+    """Of the training split, where it was judged by it: other measurements decide nothing."""
     fault: str = ""
     """Why it diverged; empty while it has not."""
     stopped: str = ""
@@ -43,11 +45,16 @@ class Member:
 
     @property
     def reached(self) -> float:
-        """The least training loss measured; infinite of a diverged member."""
-        return math.inf if self.fault else min(measured.train_loss for measured in self.measurements)
+        """The least training loss that it was judged by; infinite of a diverged member."""
+        return math.inf if self.fault else self.least_loss
 
-    def measure(self, scores: Scores, place: int, *, lr_multiplier: float) -> None:
-        """Note the scores at `place`, and judge them by the divergence bound."""
+    @property
+    def bound(self) -> float:
+        """The training loss above which it has diverged; it has been measured untrained."""
+        return self.trial.workload.evaluation.divergence_bound * self.measurements[0].train_loss
+
+    def measure(self, scores: Scores, place: int, *, lr_multiplier: float, judged: bool) -> None:
+        """Note the scores at `place`; if it is `judged` by them, they have its training loss."""
         lr = dict(self.trial.hyperparameters)["lr"] * lr_multiplier
         measured = Measurement(
             step=self.steps,
@@ -63,9 +70,12 @@ class Member:
         )
         self.measurements.append(measured)
         self.clip_sum, self.clip_steps = 0.0, 0
-        bound = self.trial.workload.evaluation.divergence_bound * self.measurements[0].train_loss
-        if not measured.train_loss <= bound:  # NaN included
-            self.fault = f"training loss {measured.train_loss:.4g} at step {self.steps}, above the bound {bound:.4g}"
+        if not judged:
+            return
+        self.least_loss = min(self.least_loss, measured.train_loss)
+        if not measured.train_loss <= self.bound:  # NaN included
+            loss = f"training loss {measured.train_loss:.4g} at step {self.steps}"
+            self.fault = f"{loss}, above the bound {self.bound:.4g}"
 
     def note_clipping(self, summed: float, clipped: float, steps: int) -> None:
         """Note the sum of the KL clip's factors, and how many were below 1, over the last `steps` steps."""
@@ -108,44 +118,81 @@ class Member:
 
 _KEPT = (
     *("train_seconds", "eval_seconds", "phase_seconds", "steps", "fault", "stopped"),
-    *("clip_sum", "clip_steps", "clipped", "clippable"),
+    *("clip_sum", "clip_steps", "clipped", "clippable", "least_loss"),
 )
 
 
-class Watch:
-    """At which step each live member first went wrong, noted without leaving the device."""
+Kind = Literal["loss not finite", "loss above the bound", "update failed"]
+_KINDS: tuple[Kind, ...] = get_args(Kind)
 
-    def __init__(self, trials: int, device: torch.device) -> None:
-        self._lost = torch.full((trials,), -1, device=device)
-        self._stuck = torch.full((trials,), -1, device=device)
+
+@dataclass(frozen=True)
+class Fault:
+    """How a member went wrong first."""
+
+    place: int
+    step: int
+    """Steps behind it when it did."""
+    kind: Kind
+
+
+class Watch:
+    """Finds the step at which each live member first went wrong; losses stay on the device from look to look."""
+
+    def __init__(self, trials: int, *, patience: int | None = None) -> None:
+        """Watch so many members; `patience` batches in a row above the bound are a fault, or none if it is None."""
+        self._patience = patience
+        self._seen: list[tuple[int, Tensor, Tensor | None]] = []
+        self._above = torch.zeros(trials, dtype=torch.int64)
+        """Batches in a row above the bound, up to the last look."""
+        self._first = torch.full((len(_KINDS), trials), -1)
+        """The step of the first fault of each kind; -1 without one."""
 
     def see(self, step: int, losses: Tensor, failed: Tensor | None) -> None:
         """Note the losses before `step` and the members ``[trials]`` that it could not update."""
-        self._lost = torch.where(~torch.isfinite(losses) & (self._lost < 0), step, self._lost)
-        if failed is not None:
-            self._stuck = torch.where(failed & (self._stuck < 0), step, self._stuck)
+        self._seen.append((step, losses.clone(), None if failed is None else failed.clone()))
 
-    def faults(self) -> list[tuple[int, int, bool]]:
-        """Return (place, step, whether its update failed rather than its loss) of each member that went wrong."""
-        found = []
-        for place, (lost, stuck) in enumerate(zip(self._lost.tolist(), self._stuck.tolist(), strict=True)):
-            update_failed = stuck >= 0 and (lost < 0 or stuck < lost)
-            if update_failed or lost >= 0:
-                found.append((place, stuck if update_failed else lost, update_failed))
-        return found
+    def faults(self, bounds: Sequence[float]) -> list[Fault]:
+        """Return the first fault of each member that has one; waits for the device. `bounds` are of their losses."""
+        if self._seen:
+            steps = torch.tensor([step for step, _, _ in self._seen])
+            losses = torch.stack([losses for _, losses, _ in self._seen])
+            failed = [torch.zeros_like(losses[0], dtype=torch.bool) if f is None else f for _, _, f in self._seen]
+            losses, stuck = losses.cpu(), torch.stack(failed).cpu()
+            found = (~torch.isfinite(losses), self._too_long(losses > torch.tensor(bounds)), stuck)
+            for first, where in zip(self._first, found, strict=True):
+                new = where.any(0) & (first < 0)
+                first[new] = steps[where.int().argmax(0)[new]]
+            self._seen.clear()
+        faults = []
+        for place, firsts in enumerate(self._first.T.tolist()):
+            known = [(step, k) for k, step in enumerate(firsts) if step >= 0]
+            if known:
+                step, k = min(known)
+                faults.append(Fault(place, step, _KINDS[k]))
+        return faults
 
-    def select(self, index: Tensor) -> None:
-        """Keep only the members at `index`."""
-        self._lost, self._stuck = self._lost[index], self._stuck[index]
+    def _too_long(self, above: Tensor) -> Tensor:
+        """Return where losses ``[steps, trials]`` have been `above` the bound for long enough; counts on from there."""
+        too_long = torch.zeros_like(above)
+        if self._patience is not None and (above.any() or self._above.any()):
+            for row, marks in zip(above, too_long, strict=True):
+                self._above = torch.where(row, self._above + 1, 0)
+                marks.copy_(self._above >= self._patience)
+        return too_long
+
+    def select(self, kept: Sequence[int]) -> None:
+        """Keep only the members at `kept`, after a look."""
+        self._above, self._first = self._above[kept], self._first[:, kept]
 
     def state(self) -> dict[str, Tensor]:
-        """Return what was noted so far."""
-        return {"lost": self._lost, "stuck": self._stuck}
+        """Return what was found up to the last look."""
+        return {"above": self._above, "first": self._first}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
-        self._lost.copy_(state["lost"])
-        self._stuck.copy_(state["stuck"])
+        self._above.copy_(state["above"])
+        self._first.copy_(state["first"])
 
 
 def unharmed(live: Sequence[Member]) -> list[int]:

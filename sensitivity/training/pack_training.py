@@ -10,12 +10,18 @@ from typing import Any
 import torch
 
 from sensitivity.study.results import PHASES, RunResult
-from sensitivity.study.schedule import evaluation_steps, lr_multiplier, total_steps
+from sensitivity.study.schedule import (
+    divergence_patience,
+    evaluation_steps,
+    lr_multiplier,
+    total_steps,
+    training_steps,
+)
 from sensitivity.study.trials import Pack
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.cost import step_flops
 from sensitivity.training.evaluation import evaluate
-from sensitivity.training.members import Member, Watch, stop_worse, unharmed
+from sensitivity.training.members import Fault, Member, Watch, stop_worse, unharmed
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.precision import denormals_flushed
 from sensitivity.training.problems import Problem
@@ -37,6 +43,8 @@ class PackTraining:
         self._sizes = {"train_size": problem.dataset.train_size, "batch_size": batch_size}
         self.total = total_steps(workload.budget, **self._sizes)
         self._evaluations = evaluation_steps(workload.evaluation, total=self.total, **self._sizes)
+        self._judged = {0, *training_steps(workload.evaluation, total=self.total, **self._sizes)}
+        self._patience = divergence_patience(workload.evaluation, **self._sizes)
         self.done, self._lr_scale = 0, 0.0
         self._members = [Member(trial, 0.0, batch_size / problem.dataset.train_size) for trial in pack.trials]
         self._build(range(len(pack.trials)))
@@ -74,17 +82,26 @@ class PackTraining:
                 on_look()
 
     def measure(self) -> None:
-        """Measure the members that are left; those above the divergence bound are dropped, and pruned ones."""
+        """Measure the members that are left; those above the divergence bound are dropped, and pruned ones.
+
+        They are judged at the same steps whether or not the training split is measured at others too.
+        """
         if not self._live:
             return
         began = time.perf_counter()
-        examples = self._pack.trials[0].workload.evaluation.train_examples
-        scores = evaluate(self._model, self._problem, train_examples=examples, chunk=self._batches.chunk)
+        workload, judged = self._pack.trials[0].workload, self.done in self._judged
+        scores = evaluate(
+            self._model,
+            self._problem,
+            train_examples=workload.evaluation.train_examples,
+            chunk=self._batches.chunk,
+            training=judged or workload.training_asked,
+        )
         seconds = (time.perf_counter() - began) / len(self._live)
         for place, member in enumerate(self._live):
             member.eval_seconds += seconds
-            member.measure(scores, place, lr_multiplier=self._lr_scale)
-        if self._pack.trials[0].settings.get("prune") == "median" and 0 < self.done < self.total:
+            member.measure(scores, place, lr_multiplier=self._lr_scale, judged=judged)
+        if self._pack.trials[0].settings.get("prune") == "median" and judged and 0 < self.done < self.total:
             stop_worse(self._members)
         self._drop()
 
@@ -125,7 +142,7 @@ class PackTraining:
         spec = self._pack.trials[0].workload.problem
         self._model = PackedModel(self._problem.build_model, seeds, products=self._problem.products)
         self._optimizer = make_optimizer(Pack(trials), self._model, self._problem)
-        self._watch = Watch(len(seeds), self._model.device)
+        self._watch = Watch(len(seeds), patience=self._patience)
         self._batches = PackBatches(
             seeds,
             self._problem,
@@ -165,13 +182,20 @@ class PackTraining:
 
     def _find_faults(self) -> int:
         """Note who went wrong, and at which step; return how many have, dropped ones aside."""
-        for place, step, update_failed in self._watch.faults():
-            member = self._live[place]
+        for fault in self._watch.faults([member.bound for member in self._live]):
+            member = self._live[fault.place]
             if not member.fault:
-                member.steps = step
-                reason = self._optimizer.explain(place) if update_failed else "loss not finite"
-                member.fault = f"{reason} at step {step}"
+                member.steps = fault.step
+                member.fault = f"{self._reason(fault)} at step {fault.step}"
         return sum(bool(member.fault) for member in self._live)
+
+    def _reason(self, fault: Fault) -> str:
+        if fault.kind == "update failed":
+            return self._optimizer.explain(fault.place)
+        if fault.kind == "loss above the bound":
+            batches = "a batch" if self._patience == 1 else f"{self._patience} batches in a row"
+            return f"loss of {batches} above the bound {self._live[fault.place].bound:.4g}"
+        return fault.kind
 
     def _drop(self) -> None:
         """Take the members with a fault out of the computation."""
@@ -184,5 +208,5 @@ class PackTraining:
             self._model.select(index)
             self._optimizer.select(index)
             self._batches.select(kept)
-            self._watch.select(index)
+            self._watch.select(kept)
             self._steps = Steps(self._model, self._problem, self._optimizer, self._batches)

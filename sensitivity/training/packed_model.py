@@ -58,7 +58,7 @@ class PackedModel:
         `products` are computed in that type, if one is given; outputs are float32 then.
         """
         self._products = products
-        networks = {seed: _initialised(build, seed) for seed in dict.fromkeys(seeds)}
+        networks = {seed: initialised(build, seed) for seed in dict.fromkeys(seeds)}
         self._skeleton = copy.deepcopy(next(iter(networks.values())))
         self._tape = Tape()
         self._sequence = sequence_of(self._skeleton, self._tape)
@@ -276,7 +276,8 @@ def no_recomputation() -> AbstractContextManager[None]:
     )
 
 
-def _initialised(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+def initialised(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Return the network that a run with `seed` begins with."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init"))
         return build()

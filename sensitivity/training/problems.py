@@ -9,6 +9,7 @@ the study file or installed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from sensitivity.training.models.small_cnn import small_cnn
 from sensitivity.training.noisy_quadratic import quadratic, spectrum
 from sensitivity.training.precision import AUTOCAST
 from sensitivity.training.user_functions import import_function
+from sensitivity.training.user_models import checked_module
 
 ModelBuilder = Callable[[tuple[int, ...], int], nn.Module]
 _MODELS: dict[str, ModelBuilder] = {
@@ -42,6 +44,10 @@ _MODELS: dict[str, ModelBuilder] = {
     "resnet56": resnet56,
     "quadratic": quadratic,
 }
+
+
+_MANY_CLASSES = 1_000
+_BYTES_A_NUMBER = 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,11 +93,11 @@ def load_problem(
     build = _MODELS.get(spec.model) or import_function(spec.model, "problem.model")
     shape = tuple(dataset.train_inputs.shape[1:])
 
+    if spec.model in _MODELS:
+        _refuse_too_large(spec, build, shape, outputs)
+
     def build_model() -> nn.Module:
-        model = build(shape, outputs)
-        if not isinstance(model, nn.Module):
-            raise UserError(f"problem.model: {spec.model} returned {type(model).__name__}; return a torch.nn.Module")
-        return model.to(device or torch.device("cpu"), dtype)
+        return checked_module(build(shape, outputs), spec.model).to(device or torch.device("cpu"), dtype)
 
     return Problem(
         dataset=dataset,
@@ -105,18 +111,51 @@ def load_problem(
     )
 
 
+def _refuse_sparse_classes(spec: ProblemSpec, dataset: Dataset, classes: int) -> None:
+    """Refuse numbers that are no classes, such as ids: a network would have an output for each up to the largest."""
+    used = len(torch.unique(dataset.train_targets))
+    if classes > _MANY_CLASSES and classes > 2 * used:
+        raise UserError(
+            f"problem.dataset: {spec.dataset}: {classes - used:,} of the {classes:,} classes (0 to {classes - 1:,}) "
+            "have no training example\n  Number the classes from 0 without gaps"
+        )
+
+
+def _refuse_too_large(spec: ProblemSpec, build: ModelBuilder, shape: tuple[int, ...], outputs: int) -> None:
+    """Refuse a model of this product's whose training step does not fit this machine, before any of it is allocated."""
+    with torch.device("meta"):
+        numbers = sum(parameter.numel() for parameter in build(shape, outputs).parameters())
+    needed, memory = 4 * numbers * _BYTES_A_NUMBER, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UserError(
+            f"problem.model: {spec.model} for inputs {list(shape)} and {outputs:,} outputs has {numbers:,} parameters: "
+            f"with gradients and an optimizer's state about {needed / 2**30:,.1f} GiB; this machine has "
+            f"{memory / 2**30:,.1f} GiB\n  Take a smaller model, smaller inputs, or fewer classes"
+        )
+
+
 def _outputs(spec: ProblemSpec, dataset: Dataset, *, has_classes: bool) -> int:
     targets: tuple[Tensor, ...] = (dataset.train_targets, dataset.test_targets)
-    if has_classes:
-        if any(t.dim() != 1 or t.dtype != torch.int64 or int(t.min()) < 0 for t in targets):
+    where = f'problem.dataset: {spec.dataset}: loss = "{spec.loss}" needs'
+    for given in targets:
+        got = f"got {str(given.dtype).removeprefix('torch.')} {list(given.shape)}"
+        if has_classes and (given.dim() != 1 or given.dtype != torch.int64 or int(given.min()) < 0):
             raise UserError(
-                f'problem.dataset: {spec.dataset}: loss = "cross_entropy" needs targets that are classes: '
-                f"int64 of shape [examples], from 0; got {targets[0].dtype} {list(targets[0].shape)}"
+                f"{where} targets that are classes: int64 of shape [examples], from 0; {got}{_classes_fix(given)}"
             )
-        return max(int(t.max()) for t in targets) + 1
-    if any(t.dim() != 2 or not t.is_floating_point() for t in targets):
-        raise UserError(
-            f'problem.dataset: {spec.dataset}: loss = "{spec.loss}" needs floating-point targets of shape '
-            f"[examples, outputs]; got {targets[0].dtype} {list(targets[0].shape)}"
-        )
-    return int(targets[0].shape[1])
+        if not has_classes and (given.dim() != 2 or not given.is_floating_point()):
+            fix = " (y.float())" * (not given.is_floating_point()) + " (y[:, None])" * (given.dim() == 1)
+            raise UserError(f"{where} floating-point targets of shape [examples, outputs]; {got}{fix}")
+    if not has_classes:
+        return int(targets[0].shape[1])
+    classes = max(int(t.max()) for t in targets) + 1
+    _refuse_sparse_classes(spec, dataset, classes)
+    return classes
+
+
+def _classes_fix(given: Tensor) -> str:
+    if given.dim() == 2 and given.shape[1] > 1:
+        return " (one row an example: y.argmax(1) if it is one-hot)"
+    if given.dim() == 2:
+        return " (y.squeeze(1).long())"
+    return f", the smallest {int(given.min())}" if given.dtype == torch.int64 and given.dim() == 1 else " (y.long())"

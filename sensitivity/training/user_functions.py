@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sensitivity.study.errors import UserError
+from sensitivity.study.users_code import users_code
 
 
 def import_function(path: str, field: str) -> Callable[..., Any]:
@@ -16,16 +19,30 @@ def import_function(path: str, field: str) -> Callable[..., Any]:
         UserError: there is none, or importing its module raises.
     """
     module_name, _, name = path.partition(":")
-    try:
+    with users_code(f"{field}: {path}: importing it"), _missing_told(module_name, f"{field}: {path}"):
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
+        found = getattr(module, name, None)
+        known = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
+    if found is None:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise UserError(
-            f"{field}: {path}: {error}\n  Put the module beside the study file, or install it in this environment"
-        ) from None
-    except Exception as error:
-        raise UserError(f"{field}: {path}: importing it raises {type(error).__name__}: {error}") from None
-    found = getattr(module, name, None)
+            f"{field}: {module_name} has no function {name!r}{hint}\n  It was imported from {module.__file__}"
+        )
     if not callable(found):
-        raise UserError(f"{field}: {module_name} has no function {name!r}")
+        raise UserError(f"{field}: {name!r} of {module_name} is a {type(found).__name__}; name a function")
     function: Callable[..., Any] = found
     return function
+
+
+@contextlib.contextmanager
+def _missing_told(module_name: str, where: str) -> Iterator[None]:
+    """Tell a module that is not there from one that imports what is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            fix = "Put the module beside the study file, or install it in this environment"
+        else:
+            fix = "Its own import fails; install what it needs in this environment"
+        raise UserError(f"{where}: {error}\n  {fix}") from None

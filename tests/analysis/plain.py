@@ -7,8 +7,22 @@ INITIAL = 2.5
 TARGET = 0.5
 
 
-def row(optimizer="a", batch_size=8, seed=0, *, time=None, final=None, status="completed", steps=None, **params):
-    """A run that meets TARGET at step `time`, or never, and ends at `final`."""
+def row(
+    optimizer="a",
+    batch_size=8,
+    seed=0,
+    *,
+    time=None,
+    before=None,
+    final=None,
+    status="completed",
+    steps=None,
+    **params,
+):
+    """A run that meets TARGET at step `time`, or never, was evaluated `before` that, and ends at `final`.
+
+    By default the evaluation before is a step earlier, as in a run that is evaluated at every step.
+    """
     if final is None:
         final = 0.2 if time is not None else 1.0
     return {
@@ -16,6 +30,7 @@ def row(optimizer="a", batch_size=8, seed=0, *, time=None, final=None, status="c
         "batch_size": batch_size,
         "seed": seed,
         "time": time,
+        "before": time - 1 if before is None and time is not None else before,
         "final": final,
         "status": status,
         "steps": steps or BUDGET,
@@ -53,6 +68,7 @@ def tables(rows, *, seconds_a_step=0.5, shuffled=False):
         )
         points = [(0, INITIAL)]
         if made["time"] is not None:
+            points += [(made["before"], INITIAL)] if made["before"] > 0 else []
             points.append((made["time"], TARGET))
         if made["time"] != made["steps"]:
             points.append((made["steps"], made["final"]))

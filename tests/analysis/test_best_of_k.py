@@ -96,3 +96,11 @@ def test_unfinished_configurations_are_left_out_and_named(plain):
     assert (curve.configurations, curve.warnings[0].code) == (2, "incomplete")
     (curve,) = compute_best_of_k(*plain.tables([plain.row(status="pending")]), METRIC)
     assert curve.refused.code == "no-result"
+
+
+def test_draws_with_a_seed_of_their_own_each_are_one_draw_each(plain):
+    """What a study file's random and Sobol designs run."""
+    rows = [plain.row(seed=k, final=final, lr=0.01 + 1e-3 * k) for k, final in enumerate([0.4, 0.2, 0.3])]
+    (curve,) = compute_best_of_k(*plain.tables(rows), METRIC, designs={"a": "random"})
+    assert curve.expected == pytest.approx((0.3, (0.3 + 0.2 + 0.2) / 3, 0.2))
+    assert (curve.configurations, curve.seeds, curve.refused) == (3, 1, None)

@@ -83,7 +83,11 @@ def test_cells_whose_clip_binds_are_marked_and_refuse_claims(plain):
 
 def test_profiles_by_hand(plain):
     times = {"a": {8: 20, 16: 20, 32: None, 64: None}, "b": {8: 10, 16: 40, 32: 30, 64: None}}
-    rows = [plain.row(name, b, time=t) for name, of_batch in times.items() for b, t in of_batch.items()]
+    rows = [
+        plain.row(name, b, time=t, before=t and 0.9 * t)
+        for name, of_batch in times.items()
+        for b, t in of_batch.items()
+    ]
     tables = plain.tables(rows)
     one, other = compute_profiles({"0.5": compute_scaling(compute_times(*tables, METRIC, plain.TARGET))})
     assert (one.cases, one.unsolved_by_all, one.solved, other.solved) == (3, 1, 2, 3)
@@ -91,6 +95,17 @@ def test_profiles_by_hand(plain):
     assert one.share == pytest.approx((1 / 3, 2 / 3)), "a case that isn't reached stays in the denominator"
     assert other.share == pytest.approx((2 / 3, 1))
     assert one.warnings[0].code == "few-cases"
+
+
+def test_profiles_say_what_evaluations_leave_open(plain):
+    """b is at 11 or 18, a somewhere up to 20: either may be the faster, or equally fast."""
+    rows = [plain.row("a", 8, time=20, before=0), plain.row("b", 8, time=18, before=11)]
+    curves = compute_scaling(compute_times(*plain.tables(rows), METRIC, plain.TARGET))
+    one, other = compute_profiles({"0.5": curves})
+    assert (one.low[0], one.high[0]) == (0, 1)
+    assert (other.low[0], other.high[0]) == (0, 1)
+    assert curves[0].points[0].state == "left-censored"
+    assert curves[0].points[0].time.interval == pytest.approx((0, 20))
 
 
 def test_profiles_of_nothing(plain):

@@ -6,8 +6,7 @@ import pytest
 from sensitivity.analysis.critical import (
     compute_critical_batch_size,
     fit_log_size,
-    seed_log_sizes,
-    shared_log_size,
+    lack_of_fit,
     size_interval,
 )
 
@@ -17,6 +16,17 @@ TRUE = 2000.0
 
 def curve(size=TRUE, batches=BATCHES, s_min=100.0):
     return np.log(s_min * (1 + size / batches))
+
+
+def fit(times, batches, censored=None, **options):
+    """Fit to log `times` [seeds, batches] that are exactly known, but for those of `censored` [batches], lower
+    bounds."""
+    hidden = np.zeros(len(batches), dtype=bool) if censored is None else censored
+    return compute_critical_batch_size(times - 1e-4, np.where(hidden, np.inf, times + 1e-4), batches, **options)
+
+
+def fit_between(low, high, batches):
+    return compute_critical_batch_size(low, high, batches).size.value
 
 
 def noisy(rng, shape, scale=0.1, mean=None):
@@ -58,7 +68,7 @@ def test_the_interval_covers_as_claimed_with_few_seeds(n, shared):
 def test_data_that_stop_below_the_critical_batch_size_bound_it_from_below():
     batches = np.array([8.0, 16, 32, 64])
     times = noisy(np.random.default_rng(1), (4,), 0.05, curve(5000, batches))
-    found = compute_critical_batch_size(times, batches, np.zeros(4, dtype=bool))
+    found = fit(times, batches)
     low, high = found.size.interval
     assert math.isinf(high)
     assert 64 < low < 5000
@@ -67,7 +77,7 @@ def test_data_that_stop_below_the_critical_batch_size_bound_it_from_below():
 
 def test_times_that_no_batch_size_shortens_bound_it_from_above():
     times = noisy(np.random.default_rng(2), (4,), 0.05, np.full(len(BATCHES), 5.0))
-    found = compute_critical_batch_size(times, BATCHES, np.zeros(len(BATCHES), dtype=bool))
+    found = fit(times, BATCHES)
     assert found.size.interval[0] == 0
     assert found.says.startswith("Bc < ")
 
@@ -78,38 +88,41 @@ def test_censored_times_raise_the_estimate_no_more_than_they_say():
     batches = np.array([16.0, 32, 64, 128, 256, 512])
     true = curve(100.0, batches)
     censored = np.array([False] * 4 + [True] * 2)
-    times = noisy(rng, (400,), 0.05, true)
-    times[:, censored] = true[censored] - 0.02
-    with_bounds = np.exp(fit_log_size(times, batches, censored, 0.05))
-    without = np.exp(fit_log_size(times[:, ~censored], batches[~censored]))
+    cap = np.where(censored, true + 0.02, np.inf)
+    studies = noisy(rng, (80, 4), 0.1, true)
+    low, high = np.minimum(studies, cap) - 1e-4, np.where(studies > cap, np.inf, studies + 1e-4)
+    with_bounds = np.array([fit_between(*ends, batches) for ends in zip(low, high, strict=True)])
+    without = np.array([fit(times[:, ~censored], batches[~censored]).size.value for times in studies])
     assert np.median(with_bounds) == pytest.approx(100, rel=0.1)
-    assert with_bounds.std() < without.std(), "the bounds say something"
-    ignored = np.exp(fit_log_size(times - 1.0 * censored, batches))
+    assert np.log(with_bounds).std() < np.log(without).std(), "the bounds say something"
+    ignored = np.exp(fit_log_size(np.minimum(studies, cap - 1.0).mean(axis=1), batches))
     assert np.median(ignored) > 150, "a bound taken for a time says there is more to gain than there is"
 
 
 def test_lack_of_fit_is_reported_and_rarely_without_cause():
     rng = np.random.default_rng(5)
-    seen = np.zeros(len(BATCHES), dtype=bool)
-    alarms = [compute_critical_batch_size(noisy(rng, (4,)), BATCHES, seen).lack_of_fit_p < 0.05 for _ in range(400)]
+    alarms = [
+        lack_of_fit(times, BATCHES, fit_log_size(times.mean(axis=0)[None], BATCHES)[0])[1] < 0.05
+        for times in noisy(rng, (400, 4))
+    ]
     assert np.mean(alarms) == pytest.approx(0.05, abs=0.03)
     bent = curve() + 0.4 * np.sin(np.arange(len(BATCHES)))
-    found = compute_critical_batch_size(noisy(rng, (4,), mean=bent), BATCHES, seen)
+    found = fit(noisy(rng, (4,), mean=bent), BATCHES)
     assert found.lack_of_fit_p < 1e-3
     assert "lack-of-fit" in {warning.code for warning in found.size.warnings}
 
 
 def test_two_batch_sizes_fit_and_warn_one_is_refused():
     times = noisy(np.random.default_rng(6), (3,))
-    two = compute_critical_batch_size(times[:, :2], BATCHES[:2], np.zeros(2, dtype=bool))
+    two = fit(times[:, :2], BATCHES[:2])
     assert "two-batch-sizes" in {warning.code for warning in two.size.warnings}
-    one = compute_critical_batch_size(times[:, :1], BATCHES[:1], np.zeros(1, dtype=bool))
+    one = fit(times[:, :1], BATCHES[:1])
     assert one.size.refused.code == "few-batch-sizes"
     assert np.isnan(one.steps(BATCHES)).all()
 
 
 def test_one_seed_has_no_interval():
-    found = compute_critical_batch_size(curve()[None], BATCHES, np.zeros(len(BATCHES), dtype=bool))
+    found = fit(curve()[None], BATCHES)
     assert found.size.interval is None
     assert "single-seed" in {warning.code for warning in found.size.warnings}
     assert found.steps(BATCHES) == pytest.approx(np.exp(curve()), rel=1e-3)
@@ -122,16 +135,17 @@ def test_a_noise_that_all_batch_sizes_share_leaves_the_critical_batch_size_alone
     assert (low, high) == pytest.approx((TRUE, TRUE), rel=0.01)
 
 
-def test_the_linearised_sizes_of_the_seeds_average_to_the_fit():
-    times = noisy(np.random.default_rng(8), (6,))
-    fitted = fit_log_size(times.mean(axis=0, keepdims=True), BATCHES)[0]
-    assert seed_log_sizes(times, BATCHES, fitted).mean() == pytest.approx(fitted, abs=1e-3)
-
-
-def test_a_shared_size_lies_between_and_gives_equal_curves_equal_scores():
-    one, other = curve(500.0), curve(4000.0, s_min=7.0)
-    assert 500 < np.exp(shared_log_size([(one, BATCHES), (other, BATCHES)])) < 4000
-    at = shared_log_size([(curve(), BATCHES), (curve(s_min=7.0), BATCHES)])
-    assert np.exp(at) == pytest.approx(TRUE, rel=0.05)
-    scores = [seed_log_sizes(times[None], BATCHES, at)[0] for times in (curve(), curve(s_min=7.0))]
-    assert scores[0] == pytest.approx(scores[1])
+def test_what_the_means_may_be_off_is_no_lack_of_fit_and_widens_the_interval():
+    """Exact times, rounded up to evaluations 20% apart: their scatter is nothing, and the residuals are the
+    rounding's."""
+    exact = np.exp(curve())
+    at = np.ceil(np.log(exact) / np.log(1.2))
+    times = np.tile((at - 0.5) * np.log(1.2), (4, 1))
+    bias = np.full(len(BATCHES), np.log(1.2) / 2)
+    wrong = lack_of_fit(times + 1e-6 * np.random.default_rng(1).standard_normal(times.shape), BATCHES, np.log(TRUE))[1]
+    assert wrong < 1e-6
+    found = compute_critical_batch_size(times - bias, times + bias, BATCHES, bias=bias)
+    assert found.lack_of_fit_p == 1
+    low, high = found.size.interval
+    assert low < TRUE < high
+    assert size_interval(times, BATCHES) is None, "seeds that agree show no scatter"

@@ -11,8 +11,11 @@ from sensitivity.analysis.best_of_k import compute_best_of_k
 from sensitivity.analysis.clipping import compute_clipping
 from sensitivity.analysis.cost import compute_cost, compute_cost_ratios
 from sensitivity.analysis.curves import compute_curves
+from sensitivity.analysis.draws import compute_draws
 from sensitivity.analysis.importance import compute_importance
 from sensitivity.analysis.lr_sensitivity import compute_lr_sensitivity
+from sensitivity.analysis.maps import compute_maps
+from sensitivity.analysis.price import compute_price_ratios, compute_prices
 from sensitivity.analysis.profiles import compute_profiles
 from sensitivity.analysis.regions import compute_regions
 from sensitivity.analysis.scaling import compute_scaling
@@ -36,6 +39,7 @@ def everything(runs, curves, target=0.5, designs=None):
     common = compute_regions(runs, curves, METRIC, target=target, designs=designs)
     surfaces = compute_success(runs, curves, METRIC, [target], designs=designs)
     costs = compute_cost(runs)
+    draws = compute_draws(runs, times, designs=designs)
     found = {
         "times": times,
         "scaling": scaling,
@@ -43,6 +47,7 @@ def everything(runs, curves, target=0.5, designs=None):
         "regions": (*regions, *common),
         "success": surfaces,
         "open success": compute_success(runs, curves, METRIC, designs=designs),
+        "prices": compute_prices(draws),
         "planes": compute_success_planes(times),
         "cost": costs,
         "best of k": compute_best_of_k(runs, curves, METRIC, designs=designs),
@@ -54,11 +59,12 @@ def everything(runs, curves, target=0.5, designs=None):
     }
     names = list(dict.fromkeys(runs["optimizer"]))
     if len(names) > 1:
+        found["price ratios"] = compute_price_ratios(*draws[:2])
         found["difference"] = compute_success_difference(*surfaces[:2])
         found["ratios"] = compute_cost_ratios(costs, *names[:2])
         found["verdicts"] = (
             compute_scaling_verdict(runs, scaling["steps"], *names[:2]),
-            compute_sensitivity_verdict(runs, common, *names[:2]),
+            compute_sensitivity_verdict(runs, draws, *names[:2]),
         )
     return found
 
@@ -150,8 +156,8 @@ def test_a_nan_epoch_is_left_out_and_not_filled_with_the_initial_performance(pla
     runs, curves = plain.tables([plain.row(seed=s, time=20) for s in range(3)])
     curves.loc[(curves["step"] == 20) & (curves["trial_id"] == "t1"), METRIC] = np.nan
     (cell,) = compute_curves(runs, curves, METRICS[METRIC], [runs["cell_id"].iloc[0]])
-    assert cell.high == (2.5, 0.2)
-    assert cell.seeds[1].measured == (2.5, 0.2)
+    assert cell.high == (2.5, 2.5, 0.2)
+    assert cell.seeds[1].measured == (2.5, 2.5, 0.2)
     assert compute_times(runs, curves, METRIC, 0.5)["steps"].tolist() == [20, 100, 20]
 
 
@@ -160,3 +166,37 @@ def test_extra_columns_and_another_index_do_not_matter(plain):
     other = runs.assign(note="x").set_index(pd.Index(np.arange(len(runs))[::-1] + 1000))
     assert repr(everything(runs, curves)["regions"]) == repr(everything(other, curves)["regions"])
     assert repr(everything(runs, curves)["success"]) == repr(everything(other, curves)["success"])
+
+
+def test_an_evaluation_that_is_there_twice_counts_once_and_the_last_of_them(plain):
+    runs, curves = plain.tables(rows(plain))
+    stale = curves[curves["step"] > 0].assign(train_loss=3.0)
+    assert repr(everything(runs, pd.concat([stale, curves]))) == repr(everything(runs, curves))
+    doubled = pd.concat([curves, curves])
+    cells = list(runs["cell_id"].unique())
+    twice = compute_curves(runs, doubled, METRICS[METRIC], cells)
+    assert twice == compute_curves(runs, curves, METRICS[METRIC], cells)
+    pd.testing.assert_frame_equal(compute_times(runs, doubled, METRIC, 0.5), compute_times(runs, curves, METRIC, 0.5))
+
+
+@pytest.mark.parametrize("loss", [1e308, np.finfo(float).max])
+def test_enormous_losses_overflow_nowhere(plain, loss):
+    runs, curves = plain.tables(rows(plain))
+    huge = runs.index[::2]
+    runs.loc[huge, "train_loss"] = loss
+    last = curves["trial_id"].isin(runs.loc[huge, "trial_id"]) & (curves["step"] > 0)
+    curves.loc[last, "train_loss"] = loss
+    everything(runs, curves)
+    compute_curves(runs, curves, METRICS[METRIC], list(runs["cell_id"].unique()))
+    compute_maps(runs, curves, METRICS[METRIC])
+
+
+def test_a_target_that_the_untrained_network_meets_is_no_time(plain):
+    runs, curves = plain.tables(rows(plain))
+    found = everything(runs, curves, target=10.0)
+    sound = found["times"]["outcome"] == "reached"
+    assert (found["times"].loc[sound, "steps"] == 0).all()
+    assert found["times"].loc[sound, "untrained"].all()
+    scaling, _ = found["verdicts"]
+    assert "untrained" in {block.code for block in scaling.blocks}
+    assert "target" in {remedy.code for remedy in scaling.remedies}

@@ -74,7 +74,7 @@ PROVENANCE = {
     "started_at": pd.Timestamp(0),
     "finished_at": pd.Timestamp(9),
 }
-DESIGNS = {"a": "tpe", "b": "random"}
+DESIGNS = {"a": "sobol", "b": "random"}
 
 
 def curves_of(tables, **options):

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from sensitivity.analysis.estimates import mean_over_seeds
-from sensitivity.analysis.paired import compare, equivalence_p, fewest_seeds, holm, seeds_needed, sign_flip_p
+from sensitivity.analysis.paired import claim_p, compare, equivalence_p, fewest_seeds, holm, seeds_needed, sign_flip_p
 
 
 @pytest.mark.parametrize("n", [6, 9, 14])
@@ -68,17 +68,72 @@ def test_a_large_p_is_no_equivalence():
     assert compare(noisy[:5] * 0.01 + 1, range(5), **names).answer == "undetermined"
 
 
-def test_the_number_of_seeds_needed_has_the_power_it_is_for():
+def test_from_so_many_seeds_on_the_difference_seen_would_be_told_and_surely_by_the_larger_number():
+    """Pilots of five seeds promise 80% power: the lower number falls short on average, the upper does not."""
     rng = np.random.default_rng(4)
-    pilot = np.array([0.3, 0.9, -0.2, 0.6, 1.2])
-    needed = seeds_needed(pilot)
-    effect, deviation = pilot.mean(), pilot.std(ddof=1)
-    samples = effect + deviation * rng.standard_normal((4000, needed))
-    power = np.mean(stats.ttest_1samp(samples, 0, axis=1).pvalue <= 0.05)
-    assert 0.75 <= power <= 0.9
-    assert seeds_needed(np.array([1.0, 1.0, 1.0])) == 6
+    true, delivered = 1.0, {"from": [], "to": []}
+    for pilot in true + rng.standard_normal((300, 5)):
+        needed = seeds_needed(pilot, 0.2)
+        if needed is None or needed[1] is None or pilot.mean() < 0.2:
+            continue
+        for name, n in zip(("from", "to"), needed, strict=True):
+            delivered[name].append(power(true, n))
+    assert np.mean(delivered["from"]) < 0.75
+    assert np.mean(delivered["to"]) > 0.8
+
+
+def power(true, n, margin=0.2):
+    """Of a two-sided t test that a normal mean of `true` deviations lies beyond the margin."""
+    limit = stats.t.ppf(0.975, n - 1)
+    return float(stats.nct.sf(limit, n - 1, (true - margin) * math.sqrt(n)))
+
+
+def test_where_no_number_of_seeds_would_do_there_is_none():
+    assert seeds_needed(np.array([1.0, 1.0, 1.0])) == (6, 6)
     assert seeds_needed(np.array([1.0, -1.0])) is None
     assert seeds_needed(np.array([1e-4, -1e-4, 2e-6])) is None
+    assert seeds_needed(np.array([0.21, 0.22, 0.23]), 0.2, bias=0.05) is None, "as near as the grain leaves it open"
+    assert seeds_needed(np.array([0.0, 0.01, -0.01]), 0.2)[0] < 6, "equivalence needs no sign-flip test"
+    few, many = seeds_needed(np.array([0.3, 0.9, -0.2, 0.6, 1.2]))
+    assert few < many
+    assert seeds_needed(np.array([1.0, 1.1, 1.2]), alpha=0.01)[0] == 8
+
+
+def test_a_claim_is_of_a_difference_beyond_the_margin_and_beyond_what_the_mean_may_be_off():
+    differences = 0.5 + 0.1 * np.random.default_rng(5).standard_normal(10)
+    expected = stats.ttest_1samp(differences, 0.3, alternative="greater").pvalue
+    flips = stats.permutation_test(
+        (differences - 0.3,), np.mean, permutation_type="samples", n_resamples=np.inf, alternative="greater"
+    ).pvalue
+    assert claim_p(differences, 0.3) == pytest.approx(2 * max(expected, flips))
+    assert claim_p(-differences, 0.3) == claim_p(differences, 0.3)
+    assert claim_p(differences, 0.2, bias=0.1) == pytest.approx(claim_p(differences, 0.3))
+    assert claim_p(differences, 0.6) == 1
+    names = {"candidate": "a", "reference": "b", "label": "x", "margin": 0.3, "larger_is_better": True}
+    assert compare(differences, range(10), **names).answer == "better"
+    assert compare(differences, range(10), **names, bias=0.2).answer == "undetermined"
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.02])
+def test_a_claim_and_an_interval_beyond_the_margin_are_the_same_where_seeds_are_many(alpha):
+    for shift in np.linspace(0.2, 0.5, 7):
+        differences = shift + 0.2 * stats.norm.ppf((np.arange(14) + 0.5) / 14)
+        names = {"candidate": "a", "reference": "b", "label": "x", "margin": 0.15, "larger_is_better": True}
+        found = compare(differences, range(14), **names, bias=0.01, alpha=alpha)
+        beyond = found.effect.interval[0] > 0.15
+        assert (found.answer == "better") <= beyond
+        assert np.diff(found.effect.interval) == pytest.approx(
+            2 * (0.01 + stats.t.ppf(1 - alpha / 2, 13) * differences.std(ddof=1) / math.sqrt(14))
+        )
+
+
+def test_differences_that_agree_exactly_say_no_more_than_what_they_may_be_off():
+    names = {"candidate": "a", "reference": "b", "label": "x", "margin": 0.22, "larger_is_better": True}
+    assert compare(np.full(6, 0.05), range(6), **names, bias=0.02).answer == "equivalent"
+    assert compare(np.full(6, 0.05), range(6), **names, bias=0.2).answer == "undetermined"
+    assert compare(np.full(6, 0.3), range(6), **names, bias=0.1).answer == "undetermined"
+    assert compare(np.full(6, 0.3), range(6), **names, bias=0.02).answer == "better"
+    assert compare(np.zeros(6), range(6), **names, bias=0.02).effect.interval == pytest.approx((-0.02, 0.02))
 
 
 @pytest.mark.parametrize(("n", "percentile"), [(3, 0.72), (5, 0.81), (10, 0.90)])

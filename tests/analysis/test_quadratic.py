@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from sensitivity.analysis.critical import fit_log_size
+from sensitivity.analysis.draws import compute_draws
+from sensitivity.analysis.price import compute_prices
 from sensitivity.analysis.regions import compute_regions
 from sensitivity.analysis.scaling import compute_scaling
 from sensitivity.analysis.success import compute_success
@@ -61,11 +63,13 @@ def test_the_closed_form_is_that_of_the_recursion(quadratic):
 
 
 def expected_time(quadratic, batch, cell):
-    """Mean of log T over the pace of runs, T being the first of the steps at which runs are measured."""
+    """Mean of log T over the pace of runs, T being in the middle between two of the steps at which runs are
+    measured."""
     steps = np.array(quadratic.evaluations(BUDGET))
     exact = quadratic.exact_time(TARGET, batch, cell, BUDGET)
     paces = np.exp(WARP * np.random.default_rng(0).standard_normal(4000))
-    return np.log(steps[np.searchsorted(steps, exact / paces)]).mean()
+    at = np.searchsorted(steps, exact / paces)
+    return (np.log(steps[at]) + np.log(steps[at - 1])).mean() / 2
 
 
 @pytest.mark.parametrize("name", ["kfac", "sgd"])
@@ -83,7 +87,7 @@ def test_times_and_critical_batch_size_lie_within_their_intervals(quadratic, cur
     exact = float(np.exp(fit_log_size(true[solid][None], np.array(BATCHES, dtype=float)[solid])[0]))
     low, high = curve.critical.size.interval
     assert low <= exact <= high
-    assert high / low < 5
+    assert high / low < 8
 
 
 def test_kfac_scales_further_than_sgd_as_theory_says(quadratic, study, curves):
@@ -96,7 +100,7 @@ def test_kfac_scales_further_than_sgd_as_theory_says(quadratic, study, curves):
     low, high = found.effect.interval
     assert low < exact[0] / exact[1] < high
     assert found.answer == "undetermined", "its best learning rate is the largest, so the claim is refused"
-    assert {reason.code for reason in found.reasons} == {"edge", "test", "lack-of-fit"}
+    assert {reason.code for reason in found.reasons} >= {"edge", "test"}
 
 
 def test_success_rates_lie_within_their_intervals(quadratic, fine):
@@ -137,11 +141,13 @@ def test_robust_regions_agree_with_a_fine_count_on_the_closed_form(quadratic, fi
         assert low - 0.08 <= true <= high + 0.08
 
 
-def test_kfac_is_less_sensitive_as_the_closed_form_says(fine):
-    regions = compute_regions(*fine, METRIC, target=TARGET, designs=GRIDS)
-    found = compute_sensitivity_verdict(fine[0], regions, "kfac", "sgd")
-    own = {name: np.mean([r.decades.value for r in regions if r.optimizer == name]) for name in CELLS}
-    assert found.primary.effect.value == pytest.approx(own["kfac"] - own["sgd"])
-    assert found.primary.effect.value > 0.3
-    assert found.answer == "undetermined", "five seeds can't show it"
-    assert found.reasons[-1].code == "few-seeds"
+def test_the_price_of_tuning_on_a_grid_is_that_of_its_quadrature(fine):
+    times = compute_times(*fine, METRIC, TARGET)
+    draws = compute_draws(fine[0], times, designs=GRIDS)
+    prices = {price.optimizer: price for price in compute_prices(draws) if price.batch_size is None}
+    for name, price in prices.items():
+        own = times[times["optimizer"] == name]
+        assert price.success.value == pytest.approx((own["outcome"] == "reached").mean())
+    found = compute_sensitivity_verdict(fine[0], draws, "kfac", "sgd")
+    assert (found.answer, found.reasons[0].code) == ("undetermined", "grid")
+    assert [remedy.code for remedy in found.settle] == ["draws"]

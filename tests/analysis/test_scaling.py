@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 
 from sensitivity.analysis.critical import size_interval
+from sensitivity.analysis.grain import bias_bound
 from sensitivity.analysis.scaling import compute_scaling
 from sensitivity.analysis.times import UNITS, compute_times
 from sensitivity.analysis.winners import SeedTable, find_winner, seed_tables
 
 METRIC = "train_loss"
+
+
+def middle(*ends):
+    """The geometric mean of the middles of (time - 1, time]."""
+    return math.prod(math.sqrt(time * (time - 1)) for time in ends) ** (1 / len(ends))
 
 
 def scaling(plain, rows, unit="steps", **options):
@@ -45,7 +51,7 @@ def test_the_order_of_rows_in_the_curves_does_not_matter(plain):
 def test_expected_running_time_and_restricted_mean_have_the_golden_values(plain):
     # STATISTICS.md section 1: T ~ Exp(1/50), cap 60: ERT -> 50, restricted mean 34.94, survivors 24.1.
     exact = np.random.default_rng(3).exponential(50, 8000)
-    rows = [plain.row(seed=s, time=t if t <= 60 else None, steps=60) for s, t in enumerate(exact)]
+    rows = [plain.row(seed=s, time=t if t <= 60 else None, before=0.999 * t, steps=60) for s, t in enumerate(exact)]
     (curve,) = scaling(plain, rows)
     (point,) = curve.points
     assert point.state == "unreliable"
@@ -89,12 +95,15 @@ def two_batches(plain):
 def test_times_efficiency_and_ideal_scaling_by_hand(plain):
     (curve,) = scaling(plain, two_batches(plain))
     first, second = curve.points
-    assert first.time.value == pytest.approx(math.sqrt(40 * 44))
-    half = 1.15 * 12.7062 * np.std(np.log([40, 44]), ddof=1) / math.sqrt(2)
+    assert first.time.value == pytest.approx(middle(40, 44))
+    assert first.bounds == pytest.approx((math.sqrt(39 * 43), math.sqrt(40 * 44)))
+    ends = np.log([middle(40), middle(44)])
+    widths = np.log([40 / 39, 44 / 43])
+    half = 1.15 * 12.7062 * np.std(ends, ddof=1) / math.sqrt(2) + bias_bound(ends, widths)
     assert np.log(first.time.interval) == pytest.approx(np.log(first.time.value) + np.array([-half, half]), rel=1e-4)
     assert second.efficiency.value == pytest.approx(8 * first.time.value / (16 * second.time.value))
-    per_seed = np.log([8 * 40 / (16 * 22), 8 * 44 / (16 * 26)])
-    half = 1.15 * 12.7062 * per_seed.std(ddof=1) / math.sqrt(2)
+    per_seed = np.log([middle(40) / (2 * middle(22)), middle(44) / (2 * middle(26))])
+    half = 1.15 * 12.7062 * per_seed.std(ddof=1) / math.sqrt(2) + curve.bias.sum()
     assert np.log(second.efficiency.interval) == pytest.approx(per_seed.mean() + np.array([-half, half]), rel=1e-4)
     assert curve.ideal() == pytest.approx((first.time.value, first.time.value / 2))
     assert first.parameters == (("lr", 0.1),)
@@ -106,9 +115,9 @@ def test_times_efficiency_and_ideal_scaling_by_hand(plain):
 def test_every_unit_is_the_same_run_measured_otherwise(plain, unit):
     (curve,) = scaling(plain, two_batches(plain), unit)
     factor = {"steps": 1, "epochs": 8 / 1000, "seconds": 0.5, "flops": 80}[unit]
-    assert curve.points[0].time.value == pytest.approx(math.sqrt(40 * 44) * factor)
+    assert curve.points[0].time.value == pytest.approx(middle(40, 44) * factor)
     expected = 1 if unit == "seconds" else 0.5
-    same = math.sqrt(40 * 44) / math.sqrt(22 * 26)
+    same = middle(40, 44) / middle(22, 26)
     assert curve.points[1].efficiency.value == pytest.approx(same * expected)
     assert (curve.critical is None) == (unit != "steps")
 
@@ -122,7 +131,7 @@ def test_a_seed_is_timed_in_the_cell_that_the_other_seeds_choose(plain):
     winner = find_winner(table)
     # Means of the others: seed 0: 55 against 31.5; seed 1: 35 against 31; seed 2: 30 against 30.5.
     assert list(winner.time) == [30, 31, 60]
-    assert (winner.method, winner.cell, winner.flattering) == ("cross-fitted", 1, 31)
+    assert (winner.method, winner.cell, winner.flattering) == ("cross-fitted", 1, 30.5)
 
 
 def test_winners_are_timed_on_fresh_seeds_where_there_are_any(plain):
@@ -131,26 +140,39 @@ def test_winners_are_timed_on_fresh_seeds_where_there_are_any(plain):
     (curve,) = scaling(plain, rows, confirmation_seeds=(7, 8))
     (point,) = curve.points
     assert point.method == "confirmed"
-    assert point.time.value == pytest.approx(math.sqrt(40 * 42))
-    assert point.flattering == 10
+    assert point.time.value == pytest.approx(middle(40, 42))
+    assert point.flattering == 9.5
     assert curve.seeds == (7, 8)
 
 
 def test_one_seed_flatters_and_says_so(plain):
     (curve,) = scaling(plain, [plain.row(time=t, lr=lr) for lr, t in ((0.1, 20), (0.2, 10))])
     assert curve.points[0].method == "same-runs"
-    assert curve.points[0].time.value == pytest.approx(10)
+    assert curve.points[0].time.value == pytest.approx(middle(10))
     assert curve.points[0].time.interval is None
     assert "winner" in {warning.code for warning in curve.warnings}
 
 
+def test_draws_with_a_seed_of_their_own_each_are_timed_by_the_run_that_chose_them(plain):
+    rows = [
+        plain.row("a", batch, k, time=time + batch, lr=0.1 + k)
+        for batch in (8, 16)
+        for k, time in enumerate((40, 30, 50, 60, 45))
+    ]
+    (curve,) = scaling(plain, rows)
+    assert [point.time.value for point in curve.points] == pytest.approx([38, 46])
+    assert {point.method for point in curve.points} == {"same-runs"}
+    assert "winner" in {caution.code for caution in curve.warnings}
+
+
 def test_a_seed_that_fails_to_reach_makes_the_winner_unreliable(plain):
     rows = [
-        plain.row(batch_size=b, seed=s, time=None if (b, s) == (8, 2) else 20) for b in (8, 16, 32) for s in range(3)
+        plain.row(batch_size=b, seed=s, time=None if (b, s) == (8, 2) else 30) for b in (8, 16, 32) for s in range(3)
     ]
     (curve,) = scaling(plain, rows)
     assert [point.state for point in curve.points] == ["unreliable", "reached", "reached"]
-    assert curve.points[0].expected == (20 + 20 + 100) / 2
+    assert curve.points[0].expected == (29.5 + 29.5 + 100) / 2
+    assert curve.points[0].expected_bounds == ((29 + 29 + 100) / 2, (30 + 30 + 100) / 2)
     assert curve.points[0].time.interval is None
     assert curve.batch_sizes == (16, 32)
     assert [warning.code for warning in curve.warnings] == ["unreliable"]
@@ -193,8 +215,8 @@ def test_of_four_seeds_two_choose_and_two_time(plain):
     ]
     (curve,) = scaling(plain, rows)
     (point,) = curve.points
-    assert (point.method, curve.seeds, point.flattering) == ("split", (2, 3), 11)
-    assert point.time.value == pytest.approx(math.sqrt(50 * 52))
+    assert (point.method, curve.seeds, point.flattering) == ("split", (2, 3), 10.5)
+    assert point.time.value == pytest.approx(middle(50, 52))
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.05])
@@ -211,7 +233,20 @@ def test_the_critical_batch_size_is_covered_through_the_choice_of_winners(n, spr
         for level, cells in zip(true, ties, strict=True):
             times = np.exp(level + spread * np.arange(cells) + 0.1 * rng.standard_normal((n, cells)))
             reached = np.ones((n, cells), dtype=bool)
-            winner = find_winner(SeedTable("a", 1, tuple(range(n)), ("c",) * cells, times, times, reached))
+            winner = find_winner(
+                SeedTable(
+                    optimizer="a",
+                    batch_size=1,
+                    seeds=tuple(range(n)),
+                    cells=tuple(map(str, range(cells))),
+                    time=times,
+                    after=times,
+                    cap=times + 1,
+                    reached=reached,
+                    share=np.ones(times.shape),
+                    counts={},
+                )
+            )
             columns.append(np.log(winner.time))
             naive.append(winner.flattering)
         low, high = size_interval(np.stack(columns, axis=1), batches, winner.widen)

@@ -117,3 +117,15 @@ def test_refusals(plain):
     assert none.one_setting.refused.code == "no-result"
     (searched,) = compute_tuning(*plain.tables([plain.row()]), METRIC, designs={"a": "tpe"})
     assert searched.one_setting.refused.code == "adaptive"
+
+
+def test_draws_with_a_seed_of_their_own_each_are_compared_by_their_one_run(plain):
+    finals = {8: [0.5, 0.2, 0.3], 16: [0.1, 0.6, 0.3]}
+    rows = [plain.row("a", b, k, final=f, lr=0.1 + k) for b, own in finals.items() for k, f in enumerate(own)]
+    rows += [plain.row("a", 8, 10**9 + k, final=0.9, lr=1.1) for k in range(4)]  # the winner's confirmations
+    (found,) = compute_tuning(*plain.tables(rows), METRIC, designs={"a": "random"})
+    assert found.one_setting.value == pytest.approx(0.15), (
+        "(.3 + .3) / 2 of one for both, (.2 + .1) / 2 of each its own"
+    )
+    assert [dict(at.best)["lr"] for at in found.tunability] == [1.1, 0.1]
+    assert "winner" in {caution.code for caution in found.one_setting.warnings}

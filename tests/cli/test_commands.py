@@ -151,4 +151,4 @@ def test_code_that_ends_the_process_does_not_end_the_command_without_a_word(comm
     path.write_text(study_text.replace("[budget]", '[problem]\nmodel = "it_exits:model"\n[budget]'))
     answer = command("plan", path, "--storage", tmp_path / "none")
     assert answer.code == 2
-    assert "the problem's own code ends the process (sys.exit(3))" in answer.err
+    assert "problem.model: it_exits:model: it ends the process (sys.exit(3))" in answer.err

@@ -1,12 +1,15 @@
 """Every writer of a file, where it can't be written: an error that says how to fix it, and nothing has changed."""
 
+import asyncio
 import contextlib
 import errno
 import functools
 import os
 import resource
 import shutil
+import signal
 import subprocess
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -14,13 +17,14 @@ import pytest
 from dashboards import jobs
 from sensitivity.execution.cost_cache import CostCache
 from sensitivity.execution.optuna_export import export_optuna
+from sensitivity.execution.prepare import prepare
 from sensitivity.report import images
 from sensitivity.report.page import Report
 from sensitivity.store.directory import place
 from sensitivity.study.errors import UserError
 from sensitivity.study.whole_files import write_output
+from sensitivity.training.calibration import Cost
 from sensitivity.training.datasets.data_folder import reserve
-from sensitivity.training.datasets.image_arrays import image_arrays
 
 CONTENT = b"x" * 20_000
 LIMIT = 1_000
@@ -59,10 +63,6 @@ def writers(command, half_done, monkeypatch):
     monkeypatch.setattr("kaleido.Kaleido", Browser)
     monkeypatch.setattr(images, "in_theme", lambda text, theme: {"layout": {"height": 1}})
     monkeypatch.setattr("sensitivity.report.write_report", lambda _: Report(html=CONTENT.decode(), figures={}))
-
-    def arrays(folder):
-        monkeypatch.setenv("SENSITIVITY_DATA", str(folder))
-        image_arrays("key", lambda scratch: (scratch / "images.npy").write_bytes(CONTENT))
 
     return {
         "report.html": lambda folder: by_command(command, "report", half_done, "-o", folder / "report.html"),
@@ -108,7 +108,7 @@ def mounted(tmp_path_factory):
         yield folders
     finally:
         for folder in mounts:
-            subprocess.run(["umount", folder], check=True)
+            subprocess.run(["umount", "-l", folder], check=True)  # what an exception holds open is closed later
 
 
 def contents(folder):
@@ -214,14 +214,39 @@ def test_an_optuna_storage_that_was_there_gets_all_or_nothing(half_done, tmp_pat
     assert optuna.get_all_study_names(url) == ["another", "small/sgd/64"]
 
 
-def test_caches_do_without(tmp_path, monkeypatch):
-    cache = object.__new__(CostCache)
-    cache._folder, cache._setting = tmp_path / "file" / "costs", {}
-    (tmp_path / "file").touch()
-    cache._file = lambda trials: cache._folder / "x.json"
-    monkeypatch.setattr("dataclasses.asdict", lambda cost: {})
-    cache.put([], None)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+def test_images_end_with_a_stop(tmp_path, monkeypatch):
+    """Ctrl-C is seen by the main thread alone, while another one draws."""
+
+    class Interrupted(Browser):
+        async def calc_fig(self, figure, opts):
+            os.kill(os.getpid(), signal.SIGINT)
+            while not stopped.is_set():
+                await asyncio.sleep(0.001)
+            return CONTENT
+
+    stopped = threading.Event()
+    monkeypatch.setattr(images, "threading", SimpleNamespace(Event=lambda: stopped))
+    monkeypatch.setattr("kaleido.Kaleido", Interrupted)
+    monkeypatch.setattr(images, "in_theme", lambda text, theme: {"layout": {"height": 1}})
+    with pytest.raises(KeyboardInterrupt):
+        images.write_images(dict.fromkeys("abc", ""), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"], "the image in hand is finished, and no other begun"
+
+
+def test_a_cache_that_can_not_be_written_is_done_without(study_file, tmp_path, monkeypatch):
+    plan = prepare(str(study_file))
+    cost = Cost(steps=1, flops=1.0, step_seconds=1.0, evaluation_seconds=0.0, pack_size=1, most=1, gain=1.0,
+                member_bytes=1.0)  # fmt: skip
+    folder = tmp_path / "caches"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    cache = CostCache(plan.problem, plan.spec.execution, workers=1)
+    cache.put(plan.trials[:1], cost)
+    assert cache.get(plan.trials[:1]) == cost
+    before = sorted(folder.rglob("*"))
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    cache.put(plan.trials, cost)
+    assert cache.get(plan.trials) is None
+    assert sorted(folder.rglob("*")) == before, "no temporary file is left"
 
 
 def test_a_mapped_file_has_its_space_before_it_is_written_to(mounted, tmp_path):

@@ -73,7 +73,7 @@ def here(study: Path, target: Path):
     manifest = write_manifest(directory, plan.spec, plan.source)
     write_plan(directory, plan.trials)
     for pack in plan.packs({}, finished=frozenset(), workers=1):
-        result = run_pack(pack, plan.spec.execution, plan.import_folder, directory)
+        result = run_pack(pack, plan.spec.execution, plan.origin, directory)
         append(directory, result, spec_hash=manifest.spec_hash, code_version="here")
     return read_study(directory)
 

@@ -53,10 +53,7 @@ def ask(monkeypatch):
     def asked(nodes, says, alive):
         cluster = Cluster(says, alive)
         monkeypatch.setattr(preflight, "ray", cluster)
-        problem = SimpleNamespace(dataset=SimpleNamespace(fingerprint=""))
-        plan = SimpleNamespace(
-            spec=SimpleNamespace(execution=ExecutionSpec(), problem=None), import_folder="", problem=problem
-        )
+        plan = SimpleNamespace(spec=SimpleNamespace(execution=ExecutionSpec()), origin=None)
         return [each.node for each in preflight._ask(nodes, plan, None, "mark")], cluster.asked
 
     return asked

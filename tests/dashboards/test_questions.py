@@ -34,7 +34,9 @@ def post(app, caplog, monkeypatch):
 
     def send(body, kind="application/json"):
         data = body if isinstance(body, (str, bytes)) else json.dumps(body)
-        answer = app.server.test_client().post("/_dash-update-component", base_url=LOCAL, data=data, content_type=kind)
+        answer = app.server.test_client().post(
+            "/_dash-update-component", base_url=LOCAL, headers={"Origin": LOCAL}, data=data, content_type=kind
+        )
         assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
         return answer
 

@@ -1,9 +1,12 @@
 """What pages compute from few evaluations against the analysis of whole curves, and what is read for it."""
 
 import dataclasses
+import datetime
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from plotly.io.json import to_json_plotly
 
@@ -13,6 +16,7 @@ from dashboards.callbacks import _drawn, _written
 from dashboards.catalog import Catalog
 from dashboards.filters import filter_bar
 from dashboards.pages import PAGES
+from dashboards.pages.studies import _card
 from dashboards.site import Site
 from dashboards.view import Narrowed, View
 from sensitivity.analysis.maps import compute_maps
@@ -100,7 +104,7 @@ def test_pages_compute_from_few_evaluations_what_the_whole_curves_say(request, r
     assert plain(found.targets) == plain(compute_targets(runs, curves, levels, designs=designs))
     assert plain(found.success) == plain(compute_success(runs, curves, metric.name, designs=designs))
     pd.testing.assert_frame_equal(found._times(), compute_times(runs, curves, *found.target))
-    whole = compute_sensitivity_verdict(runs, found.regions, "kfac", "sgd", clipped=[])
+    whole = compute_sensitivity_verdict(runs, found.draws, "kfac", "sgd")
     assert plain(found.verdicts[-1]) == plain(whole)
     for cell in runs["cell_id"].iloc[[0, -1]]:
         rows = study.curves[study.curves["trial_id"].isin(found.cell_rows(cell)["trial_id"])]
@@ -154,6 +158,21 @@ def test_a_damaged_curve_is_said_where_it_is_needed_and_the_rest_is_shown(make, 
     counts = _written(PAGES["overview"].block(scene, "counts"), scene)
     assert "Every planned run" in str(counts)
     assert len(scene.results.runs) == 108
+
+
+def test_an_impossible_value_in_one_study_leaves_the_others_on_the_start_page(make, tmp_path):
+    for name in "abc":
+        make.write_study(tmp_path / name, make.make_spec(name=name), make.mixed)
+    part = min((tmp_path / "b" / "runs").glob("*.parquet"))
+    table = pq.read_table(part)
+    times = pa.array([2**58] * len(table)).cast(table.schema.field("finished_at").type)
+    pq.write_table(table.set_column(table.column_names.index("finished_at"), "finished_at", times), part)
+    site = Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=False)
+    now = datetime.datetime.now(tz=datetime.UTC)
+    cards = {name: str(_card(site, name, now)) for name in site.catalog.places()}
+    assert "of 108 runs" in cards["a"]
+    assert "of 108 runs" in cards["c"]
+    assert f"{part}: impossible value (column finished_at, row 0: 11103-" in cards["b"]
 
 
 def test_the_filter_bar_says_at_once_what_the_filters_leave(studies):

@@ -1,19 +1,23 @@
 """Hostile requests are refused, and a page may do nothing beyond its server."""
 
 import json
+import re
 
 import pytest
 
 from dashboards.app import create_app
-from dashboards.security import COOKIE, MOST_BYTES, is_loopback
+from dashboards.security import COOKIE, MOST_BYTES, is_loopback, origin_of
 from sensitivity.store.directory import place
+from sensitivity.study.errors import UserError
 
 LOCAL = "http://127.0.0.1"
+OWN = {"Origin": LOCAL}
+"""What a browser sends with what a page of the server asks for."""
 
 
 @pytest.fixture(scope="module")
 def client(studies):
-    return create_app(place(str(studies)), hosts=["lab.example"]).server.test_client()
+    return create_app(place(str(studies)), hosts=["lab.example", "https://proxy.example:8443"]).server.test_client()
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +40,7 @@ def ask(client, pathname, search=""):
         "changedPropIds": ["url.pathname"],
         "state": [{"id": "shown", "property": "data", "value": None}],
     }
-    answer = client.post("/_dash-update-component", json=body, base_url=LOCAL)
+    answer = client.post("/_dash-update-component", json=body, base_url=LOCAL, headers=OWN)
     assert answer.status_code == 200, answer.text
     return json.dumps(answer.json["response"]["page"])
 
@@ -52,29 +56,106 @@ def test_only_known_hosts_are_answered(client, host, status):
     assert client.get("/", headers={"Host": host}).status_code == status
 
 
+HERE = "127.0.0.1:8050"
+
+
 @pytest.mark.parametrize(
-    ("host", "origin", "refused"),
+    ("host", "headers", "refused"),
     [
-        ("127.0.0.1:8050", "https://evil.example", True),
-        ("127.0.0.1:8050", "null", True),
-        ("127.0.0.1:8050", "", True),
-        ("127.0.0.1:8050", "http://127.0.0.1:9999", True),
-        ("127.0.0.1:8050", "http://localhost:8050", True),
-        ("127.0.0.1:8050", "http://127.0.0.1:8050", False),
-        ("lab.example", "https://lab.example", False),
-        ("127.0.0.1:8050", "https://lab.example", False),  # behind a proxy that asks by another name
+        (HERE, {"Origin": "http://127.0.0.1:8050"}, False),
+        (HERE, {"Origin": "https://evil.example"}, True),
+        (HERE, {"Origin": "http://127.0.0.1:9999"}, True),  # another server of this machine
+        (HERE, {"Origin": "http://127.0.0.1"}, True),
+        (HERE, {"Origin": "https://127.0.0.1:8050"}, True),
+        (HERE, {"Origin": "http://127.0.0.1:8050.evil.example"}, True),
+        (HERE, {"Origin": "http://127.0.0.1:8050@evil.example"}, True),
+        (HERE, {"Origin": "http://evil.example,http://127.0.0.1:8050"}, True),
+        (HERE, {"Origin": "http://localhost:8050"}, True),  # which may be a server on ::1
+        ("localhost:8050", {"Origin": "http://localhost:8050"}, False),
+        ("localhost:8050", {"Origin": "http://127.0.0.1:8050"}, True),
+        ("[::1]:8050", {"Origin": "http://[::1]:8050"}, False),
+        ("[::1]:8050", {"Origin": "http://127.0.0.1:8050"}, True),
+        ("localhost:9000", {"Origin": "http://localhost:9000"}, False),  # a forwarded port
+        ("localhost", {"Origin": "http://localhost"}, False),
+        (HERE, {"Origin": "null"}, True),
+        (HERE, {"Origin": ""}, True),
+        (HERE, {}, True),
+        (HERE, {"Referer": "http://127.0.0.1:8050/study/bowl?metric=test_loss"}, False),
+        (HERE, {"Referer": "http://127.0.0.1:9999/"}, True),
+        (HERE, {"Referer": "http://127.0.0.1:9999/http://127.0.0.1:8050/"}, True),
+        (HERE, {"Referer": "http://127.0.0.1:8050.evil.example/"}, True),
+        (HERE, {"Referer": "about:blank"}, True),
+        (HERE, {"Origin": "http://127.0.0.1:9999", "Referer": "http://127.0.0.1:8050/"}, True),
+        (HERE, {"Origin": "http://127.0.0.1:9999", "X-Forwarded-Host": "127.0.0.1:9999"}, True),
+        # Of a name alone, the page that was loaded from it; of a proxy's address, its pages, however it names us.
+        ("lab.example:8050", {"Origin": "http://LAB.example:8050"}, False),
+        ("lab.example:8050", {"Origin": "http://lab.example:9999"}, True),
+        (HERE, {"Origin": "http://lab.example:9999"}, True),
+        ("proxy.example", {"Origin": "https://proxy.example:8443"}, False),
+        ("proxy.example:8443", {"Origin": "https://proxy.example:8443"}, False),
+        (HERE, {"Origin": "https://proxy.example:8443"}, False),
+        (HERE, {"Origin": "https://proxy.example"}, True),
+        (HERE, {"Origin": "http://proxy.example:8443"}, True),
     ],
 )
-def test_pages_of_other_servers_cannot_post(client, host, origin, refused):
-    answer = client.post("/_dash-update-component", headers={"Host": host, "Origin": origin}, json={})
+def test_only_pages_of_this_server_can_post(client, host, headers, refused):
+    answer = client.post("/_dash-update-component", headers={"Host": host, **headers}, json={})
     assert (answer.status_code == 403) is refused
+
+
+def test_no_route_takes_anything_from_another_page(client):
+    """Whatever is added later, by Dash or here, with whatever method."""
+    rules = list(client.application.url_map.iter_rules())
+    assert not any(rule.websocket for rule in rules), "Browsers connect these across origins"
+    asked = {(rule.rule, method) for rule in rules for method in rule.methods} | {("/", "DELETE"), ("/", "ODD")}
+    for rule, method in asked:
+        path = re.sub("<[^>]*>", "x", rule)
+        answer = client.open(path, method=method, base_url=LOCAL, headers={"Origin": f"{LOCAL}:9999"})
+        assert (answer.status_code == 403) is (method not in ("GET", "HEAD")), (rule, method)
+        assert not [name for name, _ in answer.headers if name.lower().startswith("access-control-")]
+
+
+@pytest.mark.parametrize(
+    ("named", "origin"),
+    [
+        ("lab.example", "https://lab.example"), ("Lab:8443", "https://lab:8443"), ("http://lab", "http://lab"),
+        ("https://lab:443/", "https://lab"), ("http://lab:443", "http://lab:443"), ("fe80::1", "https://[fe80::1]"),
+        ("[::1]:80", "https://[::1]:80"),
+    ],
+)  # fmt: skip
+def test_an_address_of_a_proxy_is_an_origin(named, origin):
+    assert origin_of(named) == origin
+
+
+@pytest.mark.parametrize(
+    "named", ["", "*", "ftp://lab", "https://", "https://lab/path", "https://me@lab", "lab:port", "b\u00fccher", "a b"]
+)
+def test_what_is_no_address_is_refused(named):
+    with pytest.raises(UserError, match=r"--host-name .*https://lab\.example"):
+        origin_of(named)
+
+
+def test_a_cookie_does_not_show_which_page_asks(guarded):
+    """Browsers send it to every port of a machine, whatever page asks."""
+    client = guarded.test_client()
+    client.set_cookie(COOKIE, "secret", domain="127.0.0.1")
+
+    def post(**headers):
+        return client.post("/_dash-update-component", base_url=LOCAL, headers=headers, json={}).status_code
+
+    assert post() == 403
+    assert post(Origin=f"{LOCAL}:9999") == 403
+    assert post(Authorization="Bearer wrong") == 403
+    assert post(Origin=LOCAL) not in (401, 403)
+    assert post(Authorization="Bearer secret") not in (401, 403)
+    assert post(Authorization="Bearer secret", Origin=f"{LOCAL}:9999") == 403
 
 
 def test_forms_of_other_sites_change_nothing(client):
     """A form needs no permission to post, but can't post JSON; nothing else is read."""
     body = json.dumps({"output": "x", "inputs": [], "changedPropIds": []})
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
-        answer = client.post("/_dash-update-component", base_url=LOCAL, data=body, content_type=kind)
+        answer = client.post("/_dash-update-component", base_url=LOCAL, headers=OWN, data=body, content_type=kind)
         assert answer.status_code == 415
 
 
@@ -95,7 +176,7 @@ def test_a_request_made_by_hand_stops_nothing_unless_allowed(studies, monkeypatc
             "changedPropIds": [key],
             "state": [],
         }
-        answer = app.server.test_client().post("/_dash-update-component", base_url=LOCAL, json=body)
+        answer = app.server.test_client().post("/_dash-update-component", base_url=LOCAL, headers=OWN, json=body)
         assert answer.status_code == (200 if allowed else 204), answer.text
         assert len(stopped) == allowed
 
@@ -103,7 +184,9 @@ def test_a_request_made_by_hand_stops_nothing_unless_allowed(studies, monkeypatc
 def test_oversized_requests_are_refused(client):
     assert client.get("/?" + "x" * 20_000, base_url=LOCAL).status_code == 414
     body = b"x" * (MOST_BYTES + 1)
-    big = client.post("/_dash-update-component", base_url=LOCAL, data=body, content_type="application/json")
+    big = client.post(
+        "/_dash-update-component", base_url=LOCAL, headers=OWN, data=body, content_type="application/json"
+    )
     assert big.status_code == 413
 
 

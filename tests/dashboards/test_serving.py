@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 
 from sensitivity.cli import dashboard as command
+from sensitivity.cli.exit_codes import STOPPED
 from sensitivity.study.errors import UserError
 
 ARGUMENTS = [sys.executable, "-m", "sensitivity.cli.main", "dashboard"]
@@ -37,8 +38,8 @@ def test_beyond_loopback_the_printed_address_is_the_way_in_and_a_signal_ends_it(
             assert status(local) == 401
             assert status(local, Authorization=f"Bearer {token}") == 200
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=30) == 0
-            assert process.stderr.read() == ""
+            assert process.wait(timeout=30) == STOPPED
+            assert process.stderr.read() == "stopped; what is stored stays as it was\n"
         finally:
             process.kill()
 
@@ -66,10 +67,15 @@ def test_what_is_no_path_is_refused(given):
 
 
 @pytest.mark.parametrize(
-    ("host", "has_token", "names"),
-    [("127.0.0.1", False, ["127.0.0.1"]), ("192.0.2.1", True, ["192.0.2.1"]), ("::", True, [socket.gethostname()])],
+    ("host", "runs", "has_token", "own"),
+    [
+        ("127.0.0.1", False, False, "127.0.0.1"),
+        ("127.0.0.1", True, True, "127.0.0.1"),  # other users of the machine reach it as well
+        ("192.0.2.1", False, True, "192.0.2.1"),
+        ("::", True, True, socket.gethostname()),
+    ],
 )
-def test_what_is_asked_for_reaches_the_application(tmp_path, monkeypatch, host, has_token, names):
+def test_what_is_asked_for_reaches_the_application(tmp_path, monkeypatch, host, runs, has_token, own):
     asked = {}
 
     def stop_here(root, **options):
@@ -79,11 +85,11 @@ def test_what_is_asked_for_reaches_the_application(tmp_path, monkeypatch, host, 
     monkeypatch.setattr(command, "create_app", stop_here)
     with pytest.raises(UserError, match="enough"):
         command.serve(
-            str(tmp_path), host=host, port=0, host_names=["lab"], prefix="p", strip_prefix=True, allow_run=True,
-            cluster="http://head:8265",
+            str(tmp_path), host=host, port=0, host_names=["lab", "http://b:81"], prefix="p", strip_prefix=True,
+            allow_run=runs, cluster="http://head:8265",
         )  # fmt: skip
     assert (asked["token"] is not None) is has_token
     assert has_token is False or len(asked["token"]) >= 32
-    assert asked["hosts"] == ["lab", *names]
+    assert asked["hosts"] == [own, "https://lab", "http://b:81"], "pages of `own` are its own at its port alone"
     assert (asked["prefix"], asked["prefix_stripped"]) == ("/p/", True)
-    assert (asked["allow_run"], asked["cluster"]) == (True, "http://head:8265")
+    assert (asked["allow_run"], asked["cluster"]) == (runs, "http://head:8265")

@@ -1,6 +1,7 @@
 """A pack that is killed and started again ends as the undisturbed one, bit for bit; what does not fit is not used."""
 
 import dataclasses
+import functools
 import io
 import logging
 import math
@@ -14,7 +15,11 @@ from sensitivity.store.checkpoints import CHECKPOINTS, read_checkpoint, write_ch
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import write_manifest
 from sensitivity.study.load import parse_study
+from sensitivity.study.origin import Origin
+from sensitivity.study.snapshot import Snapshot
 from sensitivity.study.trials import Pack, expand, group
+from sensitivity.training.identity import identity
+from sensitivity.training.problems import load_problem
 
 SPEC = {
     "name": "t",
@@ -52,6 +57,12 @@ def directory(tmp_path, spec):
     return pickle.loads(pickle.dumps(directory))  # as it reaches a worker
 
 
+@functools.cache
+def origin_of(problem):
+    """What a worker loads a shipped problem from."""
+    return Origin(problem=problem, snapshot=Snapshot(roots=(".",)), identity=identity(load_problem(problem)))
+
+
 def train(pack, spec, directory, *, kill_after=math.inf, looks=None):
     """Train a pack as a worker does; die after so many looks."""
     real = checkpointing.PackCheckpoint.look
@@ -65,7 +76,7 @@ def train(pack, spec, directory, *, kill_after=math.inf, looks=None):
 
     checkpointing.PackCheckpoint.look = look
     try:
-        return worker.run_pack(pack, spec.execution, "", directory)
+        return worker.run_pack(pack, spec.execution, origin_of(spec.problem), directory)
     finally:
         checkpointing.PackCheckpoint.look = real
 

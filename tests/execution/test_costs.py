@@ -64,7 +64,7 @@ SEVEN_SECONDS = Cost(
 
 
 def planned(spec):
-    plan = Plan(spec=spec, problem=None, source="", import_folder="", trials=expand(spec))
+    plan = Plan(spec=spec, problem=None, source="", origin=None, trials=expand(spec))
     return with_recorded(plan, ())
 
 

@@ -8,8 +8,12 @@ from sensitivity.execution import worker
 from sensitivity.store.directory import place
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.load import parse_study
+from sensitivity.study.origin import Origin
 from sensitivity.study.results import Status
+from sensitivity.study.snapshot import Snapshot
 from sensitivity.study.trials import Pack, expand
+from sensitivity.training.identity import identity
+from sensitivity.training.problems import load_problem
 
 SPEC = {
     "name": "t",
@@ -40,9 +44,11 @@ def test_a_pack_is_halved_until_it_fits(monkeypatch, caplog, tmp_path, error, fi
         return train_pack(pack, *others, **options)
 
     monkeypatch.setattr(worker, "train_pack", small_memory)
-    trials = expand(parse_study(SPEC, source="test"))
+    spec = parse_study(SPEC, source="test")
+    trials, snapshot = expand(spec), Snapshot(roots=(".",))
+    origin = Origin(problem=spec.problem, snapshot=snapshot, identity=identity(load_problem(spec.problem)))
     with caplog.at_level("WARNING"):
-        result = worker.run_pack(Pack(trials), ExecutionSpec(), "", place(str(tmp_path)))
+        result = worker.run_pack(Pack(trials), ExecutionSpec(), origin, place(str(tmp_path)))
     assert [run.trial.id for run in result.runs] == [trial.id for trial in trials]
     if fits:
         assert {run.status for run in result.runs} == {Status.COMPLETED}

@@ -204,7 +204,7 @@ def undisturbed(tmp_path_factory):
         supply = Supply(packs, workers=1, searches=searches, cut=cut)
         while not supply.done:
             if (pack := supply.take()) is not None:
-                result = run_pack(pack, plan.spec.execution, plan.import_folder, place(str(study.directory / "none")))
+                result = run_pack(pack, plan.spec.execution, plan.origin, place(str(study.directory / "none")))
                 append(directory, result, spec_hash="", code_version="")
                 supply.finish(pack, result)
     torch.set_num_threads(threads)

@@ -10,10 +10,12 @@ import pytest
 
 from sensitivity.analysis.best_of_k import compute_best_of_k
 from sensitivity.analysis.cost import compute_cost
+from sensitivity.analysis.draws import Draws
 from sensitivity.analysis.estimates import Estimate
 from sensitivity.analysis.importance import ACROSS, compute_importance
 from sensitivity.analysis.lr_sensitivity import compute_lr_sensitivity
 from sensitivity.analysis.maps import compute_maps
+from sensitivity.analysis.price import compute_prices
 from sensitivity.analysis.profiles import compute_profiles
 from sensitivity.analysis.regions import compute_regions
 from sensitivity.analysis.scaling import compute_scaling
@@ -31,6 +33,7 @@ from sensitivity.figures.importance import draw_importance, draw_ridge
 from sensitivity.figures.labels import number
 from sensitivity.figures.panels import log_axis, wrapped
 from sensitivity.figures.planes import draw_planes
+from sensitivity.figures.prices import draw_prices
 from sensitivity.figures.regions import draw_regions, draw_sensitivity
 from sensitivity.figures.scaling import draw_critical, draw_efficiency, draw_scaling
 from sensitivity.figures.success import draw_success, draw_success_3d, draw_success_difference
@@ -53,6 +56,32 @@ SPLITS = (
         steps=40,
     ),
 )
+
+
+def draws_of(optimizer, shares):
+    """Return 12 seeds' draws at two batch sizes, of which `shares` [seeds] work; none at the larger."""
+    ones = np.ones((12, 2))
+    return Draws(
+        optimizer=optimizer,
+        design="drawn",
+        prior="learning rate 0.01 to 3 (log)",
+        batch_sizes=(32, 128),
+        of="seeds",
+        blocks=tuple(range(12)),
+        success=np.stack([np.array(shares) / 4, np.zeros(12)], axis=1),
+        flops=2e9 * ones,
+        seconds=0.5 * ones,
+        count=(48, 48),
+        reached=(sum(shares), 0),
+        touches=(),
+        warnings=(),
+        refused=None,
+        unjudged=None,
+    )
+
+
+DRAWS = (draws_of("kfac", [1, 2, 1, 0, 1, 1] * 2), draws_of("sgd", [2, 3, 2, 2, 3, 1] * 2))
+PRICES = compute_prices(DRAWS)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +113,7 @@ def results(synthetic, tmp_path_factory):
         profiles=compute_profiles(scaling["steps"]),
         verdicts=(
             compute_scaling_verdict(runs, steps, "kfac", "sgd"),
-            compute_sensitivity_verdict(runs, common, "kfac", "sgd"),
+            compute_sensitivity_verdict(runs, DRAWS, "kfac", "sgd"),
         ),
     )
 
@@ -106,6 +135,7 @@ DRAWN = {
     "time split": lambda r, t: draw_time_split(SPLITS, theme=t),
     "best of k": lambda r, t: draw_best_of_k(r.best_of_k, theme=t),
     "best of k in seconds": lambda r, t: draw_best_of_k(r.best_of_k, by="seconds", theme=t),
+    "prices": lambda r, t: draw_prices(PRICES, "training loss ≤ 0.2", theme=t),
     "regions": lambda r, t: draw_regions(r.regions, theme=t),
     "sensitivity": lambda r, t: draw_sensitivity(r.lr, r.tuning, theme=t),
     "importance": lambda r, t: draw_importance(r.importance, theme=t),
@@ -122,6 +152,7 @@ NOTHING = {
     "cost": lambda: draw_cost(()),
     "time split": lambda: draw_time_split(()),
     "best of k": lambda: draw_best_of_k(()),
+    "prices": lambda: draw_prices((), "x"),
     "regions": lambda: draw_regions(()),
     "sensitivity": lambda: draw_sensitivity((), ()),
     "importance": lambda: draw_importance(()),
@@ -314,6 +345,20 @@ def test_profiles_are_steps_from_their_first_factor(results):
     assert [trace.y[0] for trace in figure.data] == [profile.share[0] for profile in results.profiles]
 
 
+def test_prices_are_drawn_with_their_interval_and_without_a_success_as_lower_bound():
+    figure = draw_prices(PRICES, "training loss ≤ 0.2")
+    known = [price for price in PRICES if price.optimizer == "kfac" and price.trials.known]
+    trials, seconds, flops = named(figure, "K-FAC")[:2], named(figure, "K-FAC")[2:4], named(figure, "K-FAC")[4:]
+    for unit, group in (("trials", trials), ("seconds", seconds), ("flops", flops)):
+        assert [trace.x[0] for trace in group] == [getattr(price, unit).value for price in known]
+    bound = next(price for price in PRICES if price.batch_size == 128)
+    least = named(figure, "K-FAC, at least")[0]
+    assert (least.x[0], least.marker.symbol) == (bound.trials.interval[0], "triangle-right-open")
+    assert list(figure.layout.yaxis.ticktext) == ["batch 32", "batch 128", "all batch sizes"]
+    assert "0 of 48 draws reach the target" in least.hovertext[0]
+    assert figure.layout.xaxis.type == "log"
+
+
 def test_the_verdicts_evidence_is_each_seed_its_mean_and_the_margin(results):
     scaling, sensitivity = results.verdicts
     figure = draw_verdict(scaling)
@@ -324,8 +369,10 @@ def test_the_verdicts_evidence_is_each_seed_its_mean_and_the_margin(results):
     assert len(figure.layout.shapes) == 4, "margin and no difference, in two panels"
     figure = draw_verdict(sensitivity)
     dots = named(figure, "a seed")[0]
-    assert list(dots.x)[:3] == list(sensitivity.primary.differences)
-    assert figure.layout.xaxis.range[0] < -sensitivity.primary.margin < max(dots.x) < figure.layout.xaxis.range[1]
+    assert list(dots.x)[:3] == pytest.approx([math.exp(d) for d in sensitivity.primary.differences[:3]])
+    low, high = (10**end for end in figure.layout.xaxis.range)
+    assert low < 1 / 1.5 < max(dots.x) < high
+    assert "Fieller" in figure.layout.title.subtitle.text
     with pytest.raises(ValueError, match="comparison"):
         draw_verdict(replace(scaling, primary=None, by_batch=()))
 

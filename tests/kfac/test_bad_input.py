@@ -1,8 +1,10 @@
 """Bad input meets a clear message or a reported failure, never a silent NaN."""
 
 import warnings
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -308,3 +310,77 @@ def test_statistics_in_the_place_of_captures_are_refused_where_they_do_not_do(
             Hyperparameters(lr=1.0, damping=1.0),
         )
     assert state.steps == 0
+
+
+MODEL, TYPE = "Pass the model, not its parameters: KFAC(model, config)", "not a torch.nn.Module"
+ARGUMENTS = [
+    (lambda: KFAC(network().parameters(), KFACConfig()), TypeError, f"model is of type generator, {TYPE}. {MODEL}"),
+    (lambda: KFAC(list(network().parameters()), KFACConfig()), TypeError, f"model is of type list, {TYPE}. {MODEL}"),
+    (lambda: KFAC(dict(network().named_parameters()), KFACConfig()), TypeError, f"of type dict, {TYPE}. {MODEL}"),
+    (lambda: KFAC([{"params": network().parameters()}], KFACConfig()), TypeError, "pass param_groups=[...] too"),
+    (lambda: KFAC(torch.ones(3), KFACConfig()), TypeError, f"model is of type Tensor, {TYPE}. {MODEL}"),
+    (lambda: KFAC(nn.Linear, KFACConfig()), TypeError, "the class Linear, not a torch.nn.Module. Pass a network of it"),
+    (lambda: KFAC(None, KFACConfig()), TypeError, "of type NoneType, not a torch.nn.Module. Pass the network itself"),
+    (lambda: KFAC(nn.DataParallel(network()), KFACConfig()), TypeError, "model is a DataParallel, whose copies K-FAC"),
+    (lambda: KFAC(nn.Linear(2, 2, device="meta"), KFACConfig()), ValueError, "'weight' is on the \"meta\" device"),
+    (lambda: KFAC(nn.LazyLinear(2), KFACConfig()), ValueError, "'weight' has no shape yet. Pass a batch through"),
+    (lambda: KFAC(network(), 0.1), TypeError, "config is of type float, not a KFACConfig. Pass KFAC(model, KFACCo"),
+    (lambda: KFAC(network(), {"lr": 0.1}), TypeError, "of type dict, not a KFACConfig. Pass KFAC(model, KFACCo"),
+    (lambda: KFAC(network(), KFACConfig), TypeError, "the class KFACConfig, not a KFACConfig. Call it"),
+    (lambda: KFAC(network(), None), TypeError, "of type NoneType, not a KFACConfig. Pass KFAC(model, KFAC"),
+    (lambda: KFAC(network(), KFACConfig(), generator=0), TypeError, "generator is of type int, not a torch.Generator"),
+    (lambda: KFAC(network(), KFACConfig(), scaler=1.0), TypeError, "scaler is of type float, not a torch.amp.Grad"),
+    (lambda: KFACConfig(levenberg_marquardt=True), ValueError, "Invalid levenberg_marquardt: True. Must be LevenbergM"),
+    (lambda: KFACConfig(lr=10**400), ValueError, "Invalid lr: 1000"),
+    (lambda: KFACConfig(lr=1j), ValueError, "Invalid lr: 1j. Must be a finite number > 0"),
+    (lambda: KFACConfig(lr=torch.tensor([0.1, 0.2])), ValueError, "Invalid lr: tensor([0.1000, 0.2000])"),
+    (lambda: KFACConfig(lr=np.float32("nan")), ValueError, "Invalid lr: nan. Must be a finite number > 0"),
+    (lambda: KFACConfig(factor_interval=np.float64(2)), ValueError, "Invalid factor_interval: 2.0. Must be an integer"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "kind", "said"), ARGUMENTS, ids=[said[:40] for *_, said in ARGUMENTS])
+def test_arguments_of_other_types_are_refused_with_the_call_that_works(call: Any, kind: Any, said: str) -> None:
+    with pytest.raises(kind) as caught:
+        call()
+    assert said in str(caught.value)
+
+
+def test_numbers_of_any_real_type_are_those_numbers() -> None:
+    given = KFACConfig(
+        lr=np.float32(0.5), damping=torch.tensor(0.25), momentum=np.array(0.75), weight_decay=Fraction(1, 2),
+        factor_decay=np.float16(0.5), factor_interval=np.int64(2), inverse_interval=((0, np.int8(4)),),
+        nesterov=np.True_, levenberg_marquardt=LevenbergMarquardt(interval=np.int32(3), grow=np.float32(1.5)),
+    )  # fmt: skip
+    assert given == KFACConfig(
+        lr=0.5, damping=0.25, momentum=0.75, weight_decay=0.5, factor_decay=0.5, factor_interval=2,
+        inverse_interval=((0, 4),), nesterov=True, levenberg_marquardt=LevenbergMarquardt(interval=3, grow=1.5),
+    )  # fmt: skip
+    assert {type(getattr(given, name)) for name in ("lr", "damping", "momentum", "weight_decay")} == {float}
+    assert type(given.factor_interval) is int
+
+
+def test_a_schedule_may_set_numbers_of_any_real_type() -> None:
+    trained = []
+    for number in (float, np.float32, torch.tensor):
+        model = network()
+        groups = [{"params": model[0].parameters()}, {"params": model[2].parameters()}]
+        config = KFACConfig(damping_schedule=lambda step, number=number: number(0.5))
+        optimizer = KFAC(model, config, param_groups=groups)
+        for k, group in enumerate(optimizer.param_groups):
+            group.update(lr=number(0.5 + 0.25 * k), damping=number(0.125), weight_decay=number(0.25))
+        backward(model)
+        optimizer.step()
+        trained.append(torch.nn.utils.parameters_to_vector(model.parameters()))
+    assert torch.equal(trained[0], trained[1])
+    assert torch.equal(trained[0], trained[2])
+
+
+def test_a_list_of_modules_trains_as_the_sequence_of_them() -> None:
+    trained = []
+    for container in (network(), nn.ModuleList(network())):
+        optimizer = KFAC(container, KFACConfig())
+        backward(nn.Sequential(*container))
+        assert not optimizer.step().failed
+        trained.append(torch.nn.utils.parameters_to_vector(container.parameters()))
+    assert torch.equal(trained[0], trained[1])

@@ -90,11 +90,11 @@ def test_every_figure_is_painted_and_nothing_is_asked_for(case, report_of, page_
 
 def test_studies_are_switched(page_of, visit):
     tab = visit(page_of("landscape", "random"))
-    assert tab.is_visible("[data-figure='study-1-verdict-sensitivity'].canvas")
+    assert tab.is_visible("[data-figure='study-1-verdict-scaling'].canvas")
     tab.click("[data-show=study-2]")
     tab.query_selector("#study-2-cost").scroll_into_view_if_needed()
     tab.wait_for_selector("[data-figure='study-2-cost'][data-painted] .main-svg")
-    assert not tab.is_visible("[data-figure='study-1-verdict-sensitivity'].canvas")
+    assert not tab.is_visible("[data-figure='study-1-verdict-scaling'].canvas")
 
 
 def test_dark_is_followed_and_switched(page_of, visit):

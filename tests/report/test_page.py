@@ -28,8 +28,8 @@ SECTIONS = (
 SAYS = {
     # case: what the page says, and figures that it has (+) or lacks (-)
     "complete": (
-        ["108 completed", "3 seeds judge"],
-        "+verdict-sensitivity +scaling-steps +ridge-kfac +success-difference",
+        ["108 completed", "ran on a grid"],
+        "-verdict-sensitivity +scaling-steps +ridge-kfac +success-difference",
     ),
     "mixed": (["failed with an exception", "18 failed"], "+maps-train_loss-sgd +curves-diverged-test_accuracy"),
     "pending": (["No run has a measured value", "planned runs have no result yet"], "-success -cost"),
@@ -52,7 +52,7 @@ SAYS = {
     "no-target": (["declares no target", "both questions are about reaching one"], "-scaling-steps +best-of-k-trials"),
     "random": (["95% interval", "Of a forest"], "+reached-sgd"),
     "squared-error": (["squared error"], "-targets"),
-    "landscape": (["scale further with batch size than SGD?", "lower bound"], "+verdict-scaling +success-3d"),
+    "landscape": (["scale further with batch size than SGD?", "lower bound"], "+verdict-scaling +success-3d +prices"),
 }  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def test_runs_that_confirm_winners_judge_them_and_enter_nothing_else(synthetic, 
         synthetic.write_study(tmp_path, spec, lambda t: synthetic.run(t, [2.0, 0.3 + dict(t.hyperparameters)["lr"]]))
     )
     best = study.runs[study.runs["param.lr"] == 0.01].drop_duplicates(["optimizer", "batch_size"])
-    fresh = best.assign(seed=10**9, trial_id=best["trial_id"] + "fresh")
+    fresh = best.assign(seed=10**9, confirmation=True, trial_id=best["trial_id"] + "fresh")
     curves = study.curves[study.curves["trial_id"].isin(best["trial_id"])]
     more = replace(
         study,

@@ -89,6 +89,7 @@ def make():
     return SimpleNamespace(
         study=study,
         run=run,
+        result=result,
         add=add,
         filled=filled,
         interrupted=interrupted,

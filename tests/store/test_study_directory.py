@@ -32,6 +32,15 @@ def parts(directory, folder):
     return [f"{folder}/{name}" for name in directory.child(folder).files(".parquet")]
 
 
+def test_credentials_in_what_a_run_says_are_not_stored(directory, make):
+    trials = make.filled(directory)
+    said = "could not connect to postgresql://me:hush@host/db"
+    make.add(directory, make.run(trials[4], Status.FAILED, message=said, traceback=f"Traceback\n{said}"))
+    run = read_study(directory).runs.iloc[4]
+    assert run["message"] == "could not connect to postgresql://me:***@host/db"
+    assert "hush" not in run["traceback"]
+
+
 def test_every_planned_run_is_read_back_with_its_status(directory, make):
     trials = make.filled(directory)
     study = read_study(directory)
@@ -169,6 +178,14 @@ def test_studies_are_listed_with_their_root(directory, make):
 # Manifests
 
 
+def test_a_manifest_with_a_margin_that_study_files_no_longer_have_is_read(directory, make):
+    write_manifest(directory, make.study(), "")
+    content = json.loads(directory.read("study.json"))
+    content["spec"]["margins"] = {"scaling_ratio": 1.4, "robust_decades": 0.25}
+    directory.write("study.json", json.dumps(content).encode())
+    assert read_manifest(directory).spec.margins.scaling_ratio == 1.4
+
+
 def test_a_manifest_keeps_each_spec_it_was_run_with(directory, make):
     first, longer = make.study(), make.study(seeds=3, targets={"test_accuracy": [0.9]}, description="longer")
     write_manifest(directory, first, "")
@@ -191,7 +208,8 @@ def test_a_different_study_of_the_same_name_is_refused_with_what_differs(directo
         f"{directory.uri}: holds a different study named 'tiny'",
         "  - problem.model: 'perceptron' there, 'small_cnn' now",
         "  - budget.epochs: 2.0 there, 3.0 now",
-        "  Give this one another name, or another place with --storage; what is there stays as it is",
+        "  Put back what has changed, and it goes on; or give this one another name, or another place with --storage. "
+        "What is there stays as it is",
     ]
     with pytest.raises(StorageError, match="the source of the problem's own code has changed"):
         write_manifest(directory, make.study(), "abcd")
@@ -207,7 +225,10 @@ def test_a_different_study_of_the_same_name_is_refused_with_what_differs(directo
         ),
         ({"schema_version": SCHEMA_VERSION + 1}, "upgrade this package"),
         ({"schema_version": "x"}, "schema version x"),
-        ({"spec": {"name": "x"}}, r"study\.json: damaged \(its study is not valid\)\n  Restore it"),
+        (
+            {"spec": {"name": "x"}},
+            r"study\.json: damaged \(its study is not valid: batch_sizes: missing.*\n  Restore",
+        ),
         ({"spec": None}, "damaged"),
         ({"specs": 3}, "damaged"),
     ],

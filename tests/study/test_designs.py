@@ -141,3 +141,35 @@ def test_sobol_strata_hold_one_draw_each():
 def test_a_repeated_draw_from_lists_is_one_cell():
     arm = SGDArm.model_validate({"kind": "sgd", "lr": [0.1, 1.0], "design": "random", "samples": 50})
     assert sorted(cell[0][1] for cell in configurations(arm)) == [0.1, 1.0]
+
+
+@pytest.mark.parametrize("design", ["random", "sobol"])
+def test_every_seed_draws_its_own_settings_and_a_grid_is_the_same_for_all(design):
+    arm = drawn(8, design=design)
+    seeds = [configurations(arm, seed) for seed in range(6)]
+    assert len({cell for cells in seeds for cell in cells}) == 48
+    assert seeds[3] == configurations(arm, 3)
+    grid = read_arm({"kind": "sgd", "lr": [0.1, 1.0], "momentum": [0.0, 0.5]})
+    assert configurations(grid, 0) == configurations(grid, 5)
+
+
+@pytest.mark.parametrize("design", ["random", "sobol"])
+def test_hyperparameters_of_one_name_have_the_same_quantiles_in_every_arm(design):
+    """Whatever else varies, however wide the interval, and however many are drawn."""
+    one = drawn(8, design=design)
+    other = read_arm(
+        {"kind": "sgd", "design": design, "samples": 5, "lr": {"log": [1e-2, 1e2]}, "momentum": {"linear": [0.0, 0.6]}}
+    )
+    for seed in (0, 7):
+        a, b = configurations(one, seed)[:5], configurations(other, seed)
+        np.testing.assert_allclose([dict(x)["lr"] * 100 for x in a], [dict(x)["lr"] for x in b], rtol=1e-5)
+        np.testing.assert_allclose(
+            [(dict(x)["momentum"] - 0.2) / 0.6 for x in a], [dict(x)["momentum"] / 0.6 for x in b], atol=1e-5
+        )
+
+
+def test_each_seed_of_a_sobol_design_is_a_replicate_that_fills_the_box():
+    """Of four draws one lies in each quarter of every hyperparameter; over seeds each is uniform there."""
+    lrs = np.array([[np.log10(dict(c)["lr"]) / 4 + 1 for c in configurations(drawn(4), seed)] for seed in range(200)])
+    assert (np.sort((4 * lrs).astype(int), axis=1) == np.arange(4)).all()
+    assert stats.kstest(lrs[:, 0], stats.uniform(0, 1).cdf).pvalue > 1e-3

@@ -1,9 +1,19 @@
 import hashlib
+import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
-from sensitivity.study.schedule import evaluation_steps, lr_multiplier, steps_of_epochs, total_steps
+from sensitivity.study.schedule import (
+    divergence_patience,
+    evaluation_steps,
+    lr_multiplier,
+    steps_of_epochs,
+    total_steps,
+    training_steps,
+)
 from sensitivity.study.seeds import derive
 
 SIZE = {"train_size": 100, "batch_size": 30}
@@ -51,9 +61,9 @@ def test_adjusted_epochs_between_doublings():
 @pytest.mark.parametrize(
     ("evaluation", "total", "points"),
     [
-        ({}, 10, (4, 7, 10)),  # epochs 1, 2, 3 end within steps 4, 7, 10
-        ({}, 8, (4, 7, 8)),  # the last step always
-        ({}, 3, (3,)),
+        ({"every_epochs": 1}, 10, (4, 7, 10)),  # epochs 1, 2, 3 end within steps 4, 7, 10
+        ({"every_epochs": 1}, 8, (4, 7, 8)),  # the last step always
+        ({"every_epochs": 1}, 3, (3,)),
         ({"every_epochs": 2}, 10, (7, 10)),
         ({"every_epochs": 0.5}, 10, (2, 4, 5, 7, 9, 10)),
         ({"every_epochs": 5}, 10, (10,)),
@@ -65,6 +75,66 @@ def test_adjusted_epochs_between_doublings():
 )
 def test_evaluation_points(evaluation, total, points):
     assert evaluation_steps(EvaluationSpec(**evaluation), total=total, **SIZE) == points
+
+
+GROWING = (
+    *range(1, 21),  # 10% is less than a step and a half
+    *(22, 24, 26, 28, 30, 33, 36, 39, 42, 46, 50, 55, 60, 66, 72, 79, 86, 94, 103, 113, 124, 136, 149, 163, 179, 196),
+    *(215, 236, 259, 284, 312, 343, 377, 414, 455, 500, 550, 605, 665, 731, 804, 884, 972, 1069),
+)
+"""By hand: each is the whole part of 1.1 times the one before, or the next step where that is more."""
+
+
+@pytest.mark.parametrize("total", [1, 2, 19, 20, 21, 23, 90, 360, 1068])
+def test_evaluations_come_each_a_tenth_later_by_default(total):
+    points = evaluation_steps(EvaluationSpec(), total=total, **SIZE)
+    assert points == (*(step for step in GROWING if step < total), total)
+
+
+@given(growth=st.floats(1e-3, 1), total=st.integers(1, 20_000), more=st.integers(1, 20_000))
+def test_growing_evaluations_keep_their_grain_and_continue_in_a_longer_budget(growth, total, more):
+    spec = EvaluationSpec(growth=growth)
+    points = evaluation_steps(spec, total=total, **SIZE)
+    assert points[-1] == total
+    for before, at in itertools.pairwise((0, *points)):
+        assert before < at <= max(before + 1, before * (1 + growth) + 1e-9 * before)
+    # They use it: but for the last, each comes later than the one before by `growth` less a whole step at most.
+    for before, at in itertools.pairwise(points[:-1]):
+        assert at > before * (1 + growth) - 1 - 1e-9 * before
+    longer = evaluation_steps(spec, total=total + more, **SIZE)
+    assert longer[: len(points) - 1] == points[:-1]
+    assert points == evaluation_steps(spec, total=total, train_size=50_000, batch_size=1), "at every batch size"
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "total", "points"),
+    [
+        ({"every_steps": 4}, 10, (4, 8, 10)),  # a fixed spacing: at every evaluation
+        ({"every_epochs": 1}, 10, (4, 7, 10)),
+        # 10 epochs of 4 steps: the first evaluations from steps 4, 8, 16 and 32 on, and the last.
+        ({}, 40, (4, 8, 16, 33, 40)),
+        ({"growth": 1.0}, 40, (4, 8, 16, 32, 40)),
+        ({}, 8, (4, 8)),
+        ({}, 3, (3,)),
+    ],
+)
+def test_evaluations_that_measure_the_training_split(evaluation, total, points):
+    assert training_steps(EvaluationSpec(**evaluation), total=total, **SIZE) == points
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "batch_size", "batches"),
+    [
+        ({}, 1, 10),
+        ({}, 10, 10),
+        ({}, 30, 4),
+        ({}, 100, 1),
+        ({"every_steps": 1}, 1, None),
+        ({"every_epochs": 1}, 1, None),
+    ],
+)
+def test_batches_above_the_bound_until_a_run_has_diverged(evaluation, batch_size, batches):
+    assert divergence_patience(EvaluationSpec(**evaluation), train_size=100, batch_size=batch_size) == batches
 
 
 def multipliers(total, **schedule):

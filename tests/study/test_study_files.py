@@ -6,13 +6,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from sensitivity.study.arms import KFACArm, SGDArm
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.load import find_study, load_study, parse_study, shipped
+from sensitivity.study.primary import PrimarySpec
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
 from sensitivity.study.spec import ProblemSpec, StudySpec
@@ -80,7 +81,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
     assert set(caught.value.mistakes) == {
         "name: the name becomes a folder: a letter or digit, then up to 63 of letters, digits, . _ - (got '../escape')",
         "batch_size: unknown field (did you mean 'batch_sizes'?). Allowed here: name, description, batch_sizes, seeds, "
-        "problem, optimizers, budget, schedule, evaluation, targets, search, margins, execution",
+        "problem, optimizers, budget, schedule, evaluation, targets, pairs, primary, search, margins, execution",
         "batch_sizes: the list is empty: give at least one (got [])",
         "seeds: repeated: 1 (got [1, 1])",
         "problem.dataset: unknown data set 'digit'. Allowed: digits, mnist, fashion_mnist, cifar10, cifar100, svhn, "
@@ -220,6 +221,9 @@ SINGLE = [
     (("schedule", "decay_at"), [0.5, 0.5], "schedule.decay_at: decay_at must rise"),
     (("schedule", "warmup"), 1, "schedule.warmup: unknown field (did you mean 'warmup_epochs'?)"),
     (("evaluation",), {"every_steps": 5, "every_epochs": 1}, "evaluation: give at most one of"),
+    (("evaluation",), {"every_steps": 5, "growth": 0.1}, "evaluation: give at most one of growth, every_epochs"),
+    (("evaluation",), {"growth": 0.0}, "evaluation.growth"),
+    (("evaluation",), {"growth": 1.5}, "evaluation.growth"),
     (("evaluation", "divergence_bound"), 1.0, "evaluation.divergence_bound: must be > 1"),
     (
         ("targets", "test_acuracy"),
@@ -326,7 +330,7 @@ def test_a_study_too_large_for_memory_is_refused_before_it_is_expanded(minimal):
             b"# no quotes\nname = mine\n",
             "(at line 2, column 8): name = mine  (a text stands in quotes",
         ),
-        (b"name = '\xff'", "not UTF-8 text (byte 8); save the file as UTF-8"),
+        (b"name = '\xff'", "not UTF-8 text (byte 8, line 1); save the file as UTF-8"),
         (b"seeds = " + b"9" * 5000, "not valid TOML: "),
         (b"seeds = " + b"[" * 5000, "not valid TOML: "),
         (b"", "name: missing; it has no default"),
@@ -381,7 +385,7 @@ def test_shipped_files_are_valid_studies(name):
 def test_the_template_shows_every_field():
     text = shipped()["template"].read_text()
     models = (
-        *(StudySpec, ProblemSpec, BudgetSpec, ScheduleSpec, EvaluationSpec, SearchSpec, ExecutionSpec),
+        *(StudySpec, ProblemSpec, BudgetSpec, ScheduleSpec, EvaluationSpec, SearchSpec, ExecutionSpec, PrimarySpec),
         *(SGDArm, KFACArm),
     )
     names = {name for model in models for name in model.model_fields} | {"log", "linear", "points"}
@@ -450,17 +454,33 @@ def outcome(raw):
         return error
 
 
+FIELD = re.compile(r'  - ([\w-]|"[^\n]*"[.:\[])[^\n]*: |  \.\.\. and ')
+
+
 def valid_or_named(raw):
     result = outcome(raw)  # any other exception fails the test
     if isinstance(result, StudySpec):
         assert StudySpec.model_validate(result.model_dump(mode="json")) == result
     else:
         assert result.mistakes
-        assert str(result).count("\n") == len(result.mistakes), "one line each"
+        first, *lines = str(result).split("\n")
+        assert len(lines) == min(int(first.split()[1]), len(result.mistakes) + 1), "one line each, and how many more"
+        assert [line for line in lines if not FIELD.match(line)] == [], "each begins with a field path"
+        assert max(map(len, lines)) < 700
+
+
+CHEAP = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],  # an example is small; shrinking one takes minutes
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 @given(TABLES)
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@example({"[key]": 1})
+@settings(CHEAP, max_examples=60)
 def test_any_toml_is_a_study_or_named_mistakes(raw):
     valid_or_named(raw)
 
@@ -479,7 +499,7 @@ SPOTS = [(base, path) for base in BASES for path in places(base)]
 @given(
     st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(["set", "delete", "add"]), TREES), min_size=1, max_size=4)
 )
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(CHEAP, max_examples=150)
 def test_a_damaged_study_is_a_study_or_named_mistakes(changes):
     base = copy.deepcopy(BASES[changes[0][0] % len(BASES)])
     for spot, action, value in changes:
@@ -494,3 +514,41 @@ def test_a_damaged_study_is_a_study_or_named_mistakes(changes):
         else:
             table[f"{last}_"] = value
     valid_or_named(base)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("lr = [" + "1, " * 20_000 + "]", r"lr: 20,000 values; at most 10,000"),
+        ("lr = [" + "1.5, " * 9_999 + "]", r"repeated in the list: 1\.5\."),
+        ("lr = 1\n" + "".join(f"k{i} = 1\n" for i in range(9_000)), r"9,00\d mistakes"),
+        ("lr = " + "[" * 60 + "]" * 60, "tables and lists in each other"),
+        ("lr = 1\n" + "a." * 5_000 + "b = 1", "a key of more than 20 parts"),
+        ('lr = 1\nkind = "' + "q" * 9_000 + '"', "lr|kind"),
+        ('lr = 1\ndesign = "' + "q" * 20_000 + '"', "a text of 20,000 characters"),
+        ("lr = 1\n" + "q" * 20_000 + " = 1", "a name of 20,000 characters"),
+        ("lr = " + "9" * 4_000, "is not a finite number"),
+        ("lr = 1 #" + "x" * 1_000_000, "larger than 1,000,000 bytes"),
+    ],
+)
+def test_no_message_is_longer_than_a_screen_whatever_the_file_holds(tmp_path, text, words):
+    path = tmp_path / "big.toml"
+    head = 'name = "x"\nbatch_sizes = [8]\nseeds = 1\nbudget = { steps = 2 }\n[optimizers.sgd]\n'
+    path.write_text(head + ("" if "\nkind" in text else 'kind = "sgd"\n') + text)
+    with pytest.raises(StudyFileError, match=words) as caught:
+        load_study(path)
+    message = str(caught.value)
+    assert len(message) < 60 * 100
+    assert len(message.splitlines()) <= 60
+    assert len(caught.value.mistakes) <= 41
+
+
+def test_a_message_keeps_its_beginning_and_its_end():
+    text = str(UserError("\n".join(["start", *("x" * 10**5 for _ in range(10**3)), "the fix"])))
+    lines = text.splitlines()
+    assert (lines[0], lines[-1]) == ("start", "the fix")
+    assert len(lines) == 61
+    assert max(map(len, lines)) < 1_510

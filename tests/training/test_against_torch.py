@@ -91,6 +91,7 @@ def test_warm_up_and_decay_reach_the_update(digits64, make_study, pack_of):
     spec = make_study(
         batch_sizes=[500],
         budget={"epochs": 2},
+        evaluation={"every_epochs": 1},
         schedule={"warmup_epochs": 1.0, "decay_at": [0.5, 0.8], "decay_factor": 0.5},
         optimizers={"sgd": {"kind": "sgd", "lr": 0.1, "momentum": 0.9}},
     )

@@ -110,20 +110,24 @@ def test_a_member_that_fits_alone_is_measured_alone(make_study, monkeypatch):
     assert member_bytes(trials, problem) == alone
 
 
-def test_the_price_of_an_evaluation_is_taken_from_a_part_of_it(make_study, monkeypatch):
-    spec = make_study(budget={"steps": 1}, optimizers={"a": {"kind": "sgd", "lr": 0.1}})
+@pytest.mark.parametrize(
+    ("changes", "both"), [({}, 2), ({"targets": {"train_loss": [0.1]}}, 23)], ids=["test split", "both splits"]
+)
+def test_the_price_of_an_evaluation_is_taken_from_a_part_of_it(make_study, monkeypatch, changes, both):
+    # 23 steps: an epoch, and 21 evaluations before its end, at 1 to 20 and 22.
+    spec = make_study(budget={"steps": 23}, optimizers={"a": {"kind": "sgd", "lr": 0.1}}, **changes)
     problem, clock, seen = load_problem(spec.problem), [0.0], []
 
-    def evaluate(model, task, *, train_examples, chunk):
-        seen.append(train_examples + len(task.dataset.test_inputs))
+    def evaluate(model, task, *, train_examples, chunk, training):
+        seen.append((train_examples if training else 0) + len(task.dataset.test_inputs))
         clock[0] += seen[-1] * 2.0  # seconds an example
 
     monkeypatch.setattr(calibration, "evaluate", evaluate)
     monkeypatch.setattr(calibration, "_step_seconds", lambda bench: 1.0)
     monkeypatch.setattr(calibration.time, "perf_counter", lambda: clock[0])
     cost = calibrate(expand(spec), problem, memory_bytes=1e9)
-    assert seen == [1000 + 360] * 2
-    assert cost.evaluation_seconds == 2.0 * (1437 + 360) * 2  # before the first step, and after it
+    assert seen == [1000 + 360] * 2 + [360] * 2 * (both < 23)
+    assert cost.evaluation_seconds == 2.0 * (360 * 23 + 1437 * both)
 
 
 def test_peak_memory_is_that_of_what_lives_at_once():

@@ -1,9 +1,11 @@
 """Folders of anyone's own images."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,7 +117,11 @@ def test_class_folders_alone_are_split_by_class_as_the_study_says(folder, tmp_pa
     torch.testing.assert_close(data.mean.flatten().double(), mean, rtol=1e-6, atol=0)
     other = load(tmp_path / "one", test_fraction=0.3, split_seed=1)
     assert not torch.equal(other.train_inputs, data.train_inputs)
-    refused(tmp_path / "one", "problem.test_fraction: 0.05 can't split 20 images by class", test_fraction=0.05)
+    refused(
+        tmp_path / "one",
+        "test_fraction: 0.05 of 20 examples leaves 19",
+        test_fraction=0.05,
+    )
 
 
 def test_images_are_decoded_once_for_their_content(folder, data, tmp_path, monkeypatch):
@@ -309,3 +315,144 @@ def test_images_train_in_packs_as_alone_augmented_and_in_ghost_batches(folder, m
     )
     (unaugmented, *_) = train_pack(Pack(expand(plain)), problem)
     assert unaugmented.measurements[-1].train_loss != pytest.approx(alone.measurements[-1].train_loss, rel=1e-4)
+
+
+def classes(root, *names):
+    """Write class folders with two images each."""
+    for k, name in enumerate(names):
+        for image in range(2):
+            write(root / name / f"{image}.png", pixels(10 * k + image))
+    return root
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    data = load(classes(tmp_path / "ways", "bus", "test", "train"), test_fraction=0.5)
+    assert torch.bincount(data.train_targets).tolist() == [1, 1, 1]
+    whole = torch.cat((data.train_inputs, data.test_inputs)), torch.cat((data.train_targets, data.test_targets))
+    assert by_class(*whole) == {0: images_of(0, 1), 1: images_of(10, 11), 2: images_of(20, 21)}
+
+
+SPLITS = [
+    (["train", "test"], [], "test/, train/ hold images, but no class folders", "train/CLASS/IMAGE and test/CLASS"),
+    (["train", "val"], [], "train/, val/ hold images, but no class folders", "train/CLASS/IMAGE and test/CLASS"),
+    ([], ["train", "val"], "there is val/ in place of test/, on which results are measured", "Rename val/ to test/"),
+    ([], ["Train", "Test"], "there is Train/ in place of train/ and Test/ in place of test/", "Rename Train/ to"),
+    ([], ["train", "validation", "other"], "there is validation/ in place of test/", "Rename validation/ to test/"),
+    ([], ["train", "bus"], "there is train/ but no test/", "put the class folders into the folder itself"),
+    (["test"], ["train"], "train/ holds class folders, but test/ does not", "Put its images into test/CLASS/IMAGE"),
+    (["train/a", "train", "test/a"], [], "train/ holds images and folders", "Move the images into the folders"),
+    ([], ["bus", "car"], "bus/, car/ hold folders, not images", "Give train/CLASS/IMAGE and test/CLASS/IMAGE"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("of_images", "of_classes", "said", "fix"), SPLITS, ids=[said for *_, said, _ in SPLITS])
+def test_splits_are_told_from_classes_by_what_they_hold(tmp_path, of_images, of_classes, said, fix):
+    root = classes(tmp_path / "root", *of_images)
+    for name in of_classes:
+        classes(root / name, "a", "b")
+    refused(root, said, fix)
+
+
+def test_folders_beside_the_splits_are_named(folder, caplog):
+    classes(folder / "val", "cat", "dog")
+    classes(folder, "val")
+    assert load(folder).train_size == 6
+    assert "only train/ and test/ are read, not val" in caplog.text
+
+
+def test_names_that_are_not_utf8_are_read(folder, tmp_path, caplog):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.rename(odd)
+    before = load(odd).fingerprint
+    for split in ("train", "test"):
+        (odd / split / "cat").rename(odd / split / os.fsdecode(b"c\xfft"))
+    (odd / "train" / "dog" / "0.png").rename(odd / "train" / "dog" / os.fsdecode(b"\xff.png"))
+    data = load(odd)
+    assert by_class(data.train_inputs, data.train_targets) == {0: images_of(0, 1, 2), 1: images_of(10, 11, 12)}
+    assert data.fingerprint != before
+    (odd / "train" / "dog" / os.fsdecode(b"\xff.png")).write_bytes(b"no image")
+    refused(odd, "train/dog/\\udcff.png: ")
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+def test_names_equal_but_for_their_unicode_form_are_told_apart(tmp_path):
+    refused(classes(tmp_path / "one", NFC, NFD), r"'cafe\u0301' and 'caf\xe9' have one name in different Unicode forms")
+    for split, name in (("train", NFC), ("test", NFD)):
+        classes(tmp_path / "two" / split, "tea", name)
+    refused(tmp_path / "two", r"'cafe\u0301' and 'caf\xe9' have one name in different Unicode forms", "--nfc")
+    assert load(classes(tmp_path / "fine", NFC, "tea"), test_fraction=0.5).train_size == 2
+
+
+HOSTILE = [
+    b"a\nb",
+    b" ",
+    b"'",
+    b'"',
+    b"\x1b[31mred",
+    b"-rf",
+    b"~",
+    b"\xe2\x80\xae",
+    b"\xff\xfe",
+    b"CON",
+    b"x" * 255,
+    b"*",
+]
+
+
+def test_any_name_is_a_class(tmp_path):
+    data = load(classes(tmp_path / "any", *map(os.fsdecode, HOSTILE)), test_fraction=0.5)
+    assert torch.bincount(data.train_targets).tolist() == [1] * len(HOSTILE)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("~no-such-user-here/x", "problem.dataset '~no-such-user-here/x': there is no such home folder"),
+        ("a\0b", "there is no folder 'a\\x00b'; looked for"),
+        ("x" * 5000, "can't be read (File name too long)\n  Give the path of a folder that you may read"),
+        ("loop", "there is no folder 'loop'; looked for"),
+        ("file", "there is no folder 'file'; looked for"),
+    ],
+    ids=["home", "NUL", "long", "loop", "file"],
+)
+def test_a_path_that_is_no_folder_is_a_message(tmp_path, path, said):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError) as caught:
+        load(path, beside=tmp_path)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 2_000
+
+
+def test_a_folder_that_cannot_be_read_is_a_message(folder, monkeypatch):
+    real = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "train":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    refused(folder, "train: can't be read (Permission denied)", "Give rights to read it")
+
+
+def test_links_in_a_circle_are_a_message(folder):
+    (folder / "train" / "cat" / "9.png").symlink_to(folder / "train" / "cat" / "9.png")
+    refused(folder, "cat/9.png: can't be read (Too many levels of symbolic links)")
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("file", "/file can't be written ("),
+        ("file/below", "can't be written (Not a directory)"),
+        ("~no-such-user-here", "SENSITIVITY_DATA '~no-such-user-here': there is no such home folder"),
+    ],
+)
+def test_a_data_folder_that_is_none_is_a_message(folder, monkeypatch, tmp_path, named, said, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SENSITIVITY_DATA", named if named.startswith("~") else str(tmp_path / named))
+    refused(folder, said)
+    assert "is damaged" not in caplog.text

@@ -51,7 +51,7 @@ def test_a_step_asks_for_nothing(make_study, monkeypatch, model, arm):
     pack.params = {name: p.detach().to(META).requires_grad_() for name, p in pack.params.items()}
     pack._buffers = {name: buffer.to(META) for name, buffer in pack._buffers.items()}
     pack._followed.add(True)
-    optimizer, watch = make_optimizer(Pack(trials), pack, problem), Watch(len(trials), META)
+    optimizer, watch = make_optimizer(Pack(trials), pack, problem), Watch(len(trials))
     if isinstance(optimizer, PackedKFAC):
         optimizer._state.steps = 1  # the inversion is behind it
     for step in range(1, 4):

@@ -239,8 +239,8 @@ def test_outputs_and_targets_that_would_broadcast_are_refused(module, make_study
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("def data(:", "importing it raises SyntaxError"),
-        ("raise RuntimeError('at import')", "importing it raises RuntimeError: at import"),
+        ("def data(:", "importing it: SyntaxError"),
+        ("raise RuntimeError('at import')", "importing it: RuntimeError: at import"),
         ("def data(): raise KeyError('in data')", "KeyError: 'in data'"),
         (
             "import torch\ny = torch.ones(3).long()\ndef data(): return torch.ones(3, 2), y, torch.ones(3, 4), y",
@@ -323,3 +323,28 @@ def test_a_subset_of_any_data_set(module):
     assert kept < {tuple(row) for row in whole.train_inputs.tolist()}
     for row, target in zip(some.train_inputs, some.train_targets, strict=True):
         assert whole.train_targets[(whole.train_inputs == row).all(1)].tolist() == [int(target)]
+
+
+@pytest.mark.parametrize("fraction", [1e-9, 0.001, 0.9999, 1 - 1e-12])
+def test_a_split_that_leaves_a_class_without_examples_is_refused_with_what_is_allowed(fraction):
+    with pytest.raises(UserError, match=r"test_fraction: .*10 classes needs one in both\n  allowed: 0\.005565 to"):
+        load_problem(ProblemSpec(test_fraction=fraction))
+
+
+def test_ids_in_place_of_classes_are_refused_before_a_network_has_an_output_for_each(module):
+    name = module(DATA.replace("% 3", "* 1_000_000"))
+    with pytest.raises(UserError, match=r"of the 11,000,001 classes .* no training example\n  Number the"):
+        load_problem(ProblemSpec(dataset=f"{name}:data"))
+
+
+def test_a_model_larger_than_the_machine_is_refused_with_the_estimate(module, monkeypatch):
+    name = module(DATA)
+    monkeypatch.setattr("os.sysconf", lambda key: 1 if key == "SC_PAGE_SIZE" else 2**16)
+    with pytest.raises(UserError, match=r"(?s)perceptron for inputs \[2\] and 3 outputs has [\d,]+ parameters: .* GiB"):
+        load_problem(ProblemSpec(dataset=f"{name}:data", model="perceptron"))
+
+
+def test_classes_that_a_subset_leaves_out_are_told(make_study, caplog):
+    spec = make_study(problem={"train_subset": 5}, batch_sizes=[5])
+    check_study(spec, load_problem(spec.problem), source="test")
+    assert "classes have no training example" in caplog.text

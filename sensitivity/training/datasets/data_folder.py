@@ -8,15 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sensitivity.study.errors import UserError
+from sensitivity.study.paths import expanded, path_faults
 
 VARIABLE = "SENSITIVITY_DATA"
 """The environment variable that names the folder."""
 
 
 def data_folder() -> Path:
-    """Return the folder: what SENSITIVITY_DATA names, or ``~/.cache/sensitivity``."""
+    """Return the folder: what SENSITIVITY_DATA names, or ``~/.cache/sensitivity``.
+
+    Raises:
+        UserError: it lies in a home folder that is not known.
+    """
     named = os.environ.get(VARIABLE, "")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "sensitivity"
+    if named:
+        return expanded(named, what=VARIABLE)
+    with path_faults("~/.cache/sensitivity", f"Set {VARIABLE} to a folder for data sets", what="no home folder"):
+        return Path.home() / ".cache" / "sensitivity"
 
 
 @contextlib.contextmanager
@@ -53,7 +61,7 @@ def reserve(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Say how to mend it when the data folder can't be written.
+    """Say what to do when the data folder can't be written.
 
     Raises:
         UserError: the data folder can't be written.

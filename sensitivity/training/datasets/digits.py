@@ -15,6 +15,7 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.spec import ProblemSpec
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.datasets.image_arrays import image_arrays
+from sensitivity.training.datasets.split import split_by_class
 
 
 def digits(spec: ProblemSpec) -> Dataset:
@@ -44,11 +45,9 @@ def digits(spec: ProblemSpec) -> Dataset:
 def _decode(spec: ProblemSpec, folder: Path) -> tuple[npt.NDArray[np.int64], int]:
     """Split the images, and keep those for training first."""
     from sklearn.datasets import load_digits  # here: a second that nobody needs who finds them kept
-    from sklearn.model_selection import train_test_split
 
     images, classes = load_digits(return_X_y=True)
-    train_x, test_x, train_y, test_y = train_test_split(
-        images, classes, test_size=spec.test_fraction, random_state=spec.split_seed, stratify=classes
-    )
-    np.save(folder / "images.npy", np.concatenate([train_x, test_x]).astype(np.uint8).reshape(-1, 1, 8, 8))
-    return np.concatenate([train_y, test_y]).astype(np.int64), len(train_y)
+    train, test = split_by_class(classes, spec)
+    rows = np.concatenate([train, test])
+    np.save(folder / "images.npy", images[rows].astype(np.uint8).reshape(-1, 1, 8, 8))
+    return classes[rows].astype(np.int64), len(train)

@@ -21,11 +21,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sensitivity.study.errors import UserError
 from sensitivity.study.spec import ProblemSpec
 from sensitivity.study.whole_files import write_whole
 from sensitivity.training.datasets.data_folder import data_folder, only_one, writing
 from sensitivity.training.datasets.dataset import Dataset
+from sensitivity.training.datasets.split import split_by_class
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class ImageArrays:
         train: slice | Tensor
         test: slice | Tensor
         if self.train_size is None:
-            train, test = _split(self.classes, spec)
+            train, test = map(torch.from_numpy, split_by_class(self.classes, spec))
         else:
             train, test = slice(self.train_size), slice(self.train_size, None)
         images, classes = torch.from_numpy(self.images), torch.from_numpy(self.classes)
@@ -117,7 +117,7 @@ def _is_whole(folder: Path) -> bool:
     try:
         checksums = json.loads((folder / "about.json").read_text())["checksums"]
         whole = all(_checksum(folder / name) == checksums[name] for name in _FILES)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
@@ -141,19 +141,3 @@ def _moments(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
         moments[start : start + _IMAGES, 0] = some.sum((2, 3))
         moments[start : start + _IMAGES, 1] = np.square(some).sum((2, 3))
     return moments
-
-
-def _split(classes: npt.NDArray[np.int64], spec: ProblemSpec) -> tuple[Tensor, Tensor]:
-    """Split by class, as `test_fraction` and `split_seed` say."""
-    from sklearn.model_selection import train_test_split  # here: half a second that other data sets do not need
-
-    try:
-        train, test = train_test_split(
-            np.arange(len(classes)), test_size=spec.test_fraction, random_state=spec.split_seed, stratify=classes
-        )
-    except ValueError as error:  # fewer images than classes on one side
-        raise UserError(
-            f"problem.test_fraction: {spec.test_fraction:g} can't split {len(classes)} images by class ({error})\n"
-            "  Choose another fraction, or add images"
-        ) from None
-    return torch.from_numpy(train), torch.from_numpy(test)  # shuffled

@@ -1,7 +1,7 @@
 """A folder of anyone's own images, ``imagefolder:PATH``, decoded once.
 
 PATH holds ``train/CLASS/IMAGE`` and ``test/CLASS/IMAGE``, or ``CLASS/IMAGE``, of which the study holds out
-`test_fraction`. A relative PATH lies beside the study file, or else in the data folder.
+`test_fraction` (``image_classes`` tells which). A relative PATH lies beside the study file, or else in the data folder.
 
 What images become: 8 bits a channel. One channel if all are grayscale; otherwise three, grayscale ones with equal
 channels, palettes looked up, transparency dropped, and the camera's note of its orientation obeyed. All must have one
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +23,16 @@ import torch
 from PIL import Image, ImageOps
 
 from sensitivity.study.errors import UserError
+from sensitivity.study.paths import expanded, path_faults
 from sensitivity.study.spec import IMAGE_FOLDER, ProblemSpec
 from sensitivity.study.whole_files import write_whole
 from sensitivity.training.datasets.data_folder import data_folder, reserve, writing
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.datasets.image_arrays import image_arrays
+from sensitivity.training.datasets.image_classes import SUFFIXES, classes_in, some
 
 logger = logging.getLogger(__name__)
 
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _GRAY = ("1", "L", "LA")
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
 _ORIENTATION = 0x0112
@@ -39,6 +41,7 @@ _SIDEWAYS = (5, 6, 7, 8)
 _FORM = 1
 """Raised when the same files would be decoded to other arrays."""
 _SHOWN = 5
+"""Damaged images that a message names."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,12 @@ def image_folder(spec: ProblemSpec, *, beside: Path | None) -> Dataset:
 
 
 def _find(named: str, beside: Path | None) -> Path:
-    path = Path(named).expanduser()
+    path = expanded(named, what="problem.dataset")
     places = [path] if path.is_absolute() else [*([] if beside is None else [beside / path]), data_folder() / path]
     for place in places:
-        if place.is_dir():
-            return place.resolve()
+        with path_faults(place, "Give the path of a folder that you may read"):
+            if place.is_dir():
+                return place.resolve()
     raise UserError(
         f"problem.dataset: there is no folder {named!r}; looked for\n"
         + "\n".join(f"    {place}" for place in places)
@@ -81,30 +85,15 @@ def _find(named: str, beside: Path | None) -> Path:
 
 
 def _listing(root: Path) -> _Listing:
-    splits = [root / name for name in ("train", "test") if (root / name).is_dir()]
-    if len(splits) == 1:
-        missing = "test" if splits[0].name == "train" else "train"
-        raise UserError(
-            f"{root}: there is {splits[0].name}/ but no {missing}/\n"
-            f"  Add {missing}/CLASS/IMAGE, or put the class folders into {root} itself: test_fraction then splits them"
-        )
-    names = _class_names(splits[0] if splits else root)
-    if len(names) < 2:
-        raise UserError(
-            f"{splits[0] if splits else root}: {len(names)} class folders; there must be at least two\n"
-            "  Put the images of each class into a folder of its own"
-        )
-    if splits and (different := set(names) ^ set(_class_names(splits[1]))):
-        raise UserError(
-            f"{root}: train/ and test/ must have the same class folders; only one has {_some(sorted(different))}\n"
-            "  Add the missing folders with images, or remove the others"
-        )
+    with path_faults(root, "Give rights to read it and the folders in it, or name another folder"):
+        splits, names = classes_in(root)
+        files = {split / name: _images(split / name) for split in splits or [root] for name in names}
     images: list[tuple[Path, int]] = []
     sizes = []
     for split in splits or [root]:
         of_split = []
         for number, name in enumerate(names):
-            found = _images(split / name)
+            found = files[split / name]
             if not splits and len(found) < 2:
                 raise UserError(f"{split / name}: one image can't be split into training and test; add more")
             of_split += [(path, number) for path in found]
@@ -115,14 +104,10 @@ def _listing(root: Path) -> _Listing:
     return _Listing(root, paths, classes, sizes[0] if splits else None)
 
 
-def _class_names(split: Path) -> list[str]:
-    return sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
 def _images(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    if others := [path.name for path in found if path.is_dir() or path.suffix.lower() not in _SUFFIXES]:
-        raise UserError(f"{folder}: no images: {_some(others)}. Remove them; images end in {', '.join(_SUFFIXES)}")
+    if others := [path.name for path in found if path.is_dir() or path.suffix.lower() not in SUFFIXES]:
+        raise UserError(f"{folder}: no images: {some(others)}. Remove them; images end in {', '.join(SUFFIXES)}")
     if not found:
         raise UserError(f"{folder}: there is no image in it; add some, or remove the folder (in train/ and test/)")
     return found
@@ -131,23 +116,28 @@ def _images(folder: Path) -> list[Path]:
 def _content(listing: _Listing) -> str:
     """Return the hash of all names and bytes; read only if a name, size or time of change is not as it was."""
     try:
-        stamps = hashlib.sha256(str(listing.root).encode())
+        stamps = hashlib.sha256(os.fsencode(listing.root))
         for path in listing.paths:
             stat = path.stat()
-            stamps.update(f"{path.relative_to(listing.root)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+            stamps.update(_encoded(path, listing.root) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
         known = data_folder() / "seen" / stamps.hexdigest()[:32]
         if known.is_file():
             return known.read_text()
         digest = hashlib.sha256()
         for path in _shown(listing.paths, "reading"):
             content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{path.relative_to(listing.root).as_posix()}\0{content}\0".encode())
+            digest.update(_encoded(path, listing.root) + f"\0{content}\0".encode())
     except OSError as error:
         raise UserError(f"{error.filename}: can't be read ({error.strerror}); give rights, or remove it") from None
     found = digest.hexdigest()[:16]
     with writing():
         write_whole(known, found.encode())  # whole, whoever else reads or writes it
     return found
+
+
+def _encoded(path: Path, root: Path) -> bytes:
+    """Return a name below `root` as UTF-8, or as the bytes that it is where it is no text."""
+    return path.relative_to(root).as_posix().encode("utf-8", "surrogateescape")
 
 
 def _decode(listing: _Listing, spec: ProblemSpec, scratch: Path) -> tuple[npt.NDArray[np.int64], int | None]:
@@ -187,13 +177,13 @@ def _common_shape(listing: _Listing, image_size: int | None) -> tuple[int, int, 
     _refuse(listing, bad)
     if deep:
         raise UserError(
-            f"{listing.root}: more than 8 bits a channel: {_some([str(p.relative_to(listing.root)) for p in deep])}\n"
+            f"{listing.root}: more than 8 bits a channel: {some([str(p.relative_to(listing.root)) for p in deep])}\n"
             "  Convert them to 8 bits, as you find right for what they show"
         )
     if image_size is None and len(sizes) > 1:
         examples = [f"{w}×{h} ({path.relative_to(listing.root)})" for (w, h), path in sizes.items()]
         raise UserError(
-            f"{listing.root}: images of several sizes: {_some(examples)}\n"
+            f"{listing.root}: images of several sizes: {some(examples)}\n"
             "  Give problem.image_size: the shorter side is scaled to it, and the centre cut out"
         )
     if gray and len(gray) < len(listing.paths):
@@ -230,7 +220,3 @@ def _shown(paths: Sequence[Path], doing: str) -> Iterator[Path]:
 
     console = Console(stderr=True)
     return iter(track(paths, f"{doing} images", console=console, transient=True, disable=not console.is_terminal))
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,0 +1,116 @@
+"""Every verdict of a study, each with the error rate at which it may be claimed.
+
+A study asks two questions of each pair of optimizers it compares, on one target. Together their claims are false with a
+probability of at most ``looks.RATE``, at whichever of the possible looks they are made:
+
+* a study that declares its ``[primary]`` claim gives that one the whole rate of the look; every other verdict is
+  exploratory;
+* otherwise all pairs and questions share it by Holm's procedure (1979): of m verdicts that are open each is tested at
+  1/m of the rate, those that are claimed leave, and the rest is tested again;
+* what was changed after results existed (targets, margins, pairs, the primary claim) makes every verdict exploratory.
+
+Exploratory verdicts are corrected among themselves in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pandas as pd
+
+from sensitivity.analysis.clipping import Clipping
+from sensitivity.analysis.draws import Draws
+from sensitivity.analysis.looks import RATE, Level, Looks
+from sensitivity.analysis.scaling import ScalingCurve
+from sensitivity.analysis.verdict import Margins, Verdict
+from sensitivity.analysis.verdict_scaling import compute_scaling_verdict
+from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
+from sensitivity.study.primary import Pair, Question
+from sensitivity.study.spec import StudySpec
+
+Role = Literal["primary", "confirmatory", "exploratory"]
+_QUESTIONS: tuple[Question, ...] = ("scaling", "sensitivity")
+Key = tuple[Pair, Question]
+Compute = Callable[[float], Verdict]
+"""Gives a verdict at a two-sided level: its interval, at 1 less the level, lies beyond the margin or within it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A verdict, and what it may claim."""
+
+    verdict: Verdict
+    role: Role
+    rate: float
+    """One-sided error rate of this claim; 0 where nothing may be claimed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the verdicts of a study rest on, for its primary target."""
+
+    runs: pd.DataFrame
+    """Of the study, to price what would settle a question."""
+    curves: Sequence[ScalingCurve]
+    """In steps."""
+    draws: Sequence[Draws]
+    clipping: Sequence[Clipping]
+
+
+def compute_claims(spec: StudySpec, evidence: Evidence, looks: Looks, level: Level) -> tuple[Claim, ...]:
+    """Return the verdict on every pair of `spec` that has runs, on both questions, in the order of its pairs.
+
+    `level` is that of the present look (``looks.level``).
+    """
+    there = set(evidence.runs["optimizer"])
+    pairs = [pair for pair in spec.comparisons if set(pair) <= there]
+    family = {(pair, question): _computer(spec, evidence, pair, question) for pair in pairs for question in _QUESTIONS}
+    primary = _primary(spec)
+    role: Role = "confirmatory" if primary is None and not looks.changed else "exploratory"
+    first = {key: compute for key, compute in family.items() if key == primary}
+    rest = {key: compute for key, compute in family.items() if key != primary}
+    found = _holm(first, level, "exploratory" if looks.changed else "primary") | _holm(rest, level, role)
+    return tuple(found[key] for key in family)
+
+
+def _primary(spec: StudySpec) -> Key | None:
+    if spec.primary is None or not spec.comparisons:
+        return None
+    return spec.comparisons[0], spec.primary.question
+
+
+def _computer(spec: StudySpec, evidence: Evidence, pair: Pair, question: Question) -> Compute:
+    """Return what gives the verdict on a pair and a question at a two-sided level."""
+    margins = Margins(scaling_ratio=spec.margins.scaling_ratio, tuning_ratio=spec.margins.tuning_ratio)
+    if question == "scaling":
+        return lambda alpha: compute_scaling_verdict(
+            evidence.runs, evidence.curves, *pair, margins=margins, alpha=alpha
+        )
+    clipped = [c.refused for c in evidence.clipping if c.refused is not None and c.optimizer in pair]
+    planned = evidence.runs[~evidence.runs["confirmation"].astype(bool)]
+    return lambda alpha: compute_sensitivity_verdict(
+        planned, evidence.draws, *pair, margins=margins, clipped=clipped, alpha=alpha
+    )
+
+
+def _holm(family: Mapping[Key, Compute], level: Level, role: Role) -> dict[Key, Claim]:
+    """Return a claim for each of `family`, which share the rate of `level`."""
+    found: dict[Key, Claim] = {}
+    waiting = dict(family)
+    while waiting:
+        rate = (level.rate or RATE / 2) / len(waiting)
+        claims = {key: _claim(compute, rate, level, role) for key, compute in waiting.items()}
+        made = {key: claim for key, claim in claims.items() if claim.verdict.answer != "undetermined"}
+        found |= made or claims
+        waiting = {key: waiting[key] for key in waiting if made and key not in made}
+    return found
+
+
+def _claim(compute: Compute, rate: float, level: Level, role: Role) -> Claim:
+    """Return a verdict at a one-sided rate: an interval at 1 - 2 x `rate` is beyond the margin, or within it."""
+    verdict = compute(2 * rate)
+    if not level.rate:  # the rate is only that of the interval
+        verdict = replace(verdict, answer="undetermined")
+    return Claim(verdict=verdict, role=role, rate=rate if level.rate else 0.0)

@@ -1,0 +1,218 @@
+"""Which runs of a study are draws of a setting and a seed, and in which blocks they are independent of each other.
+
+A draw succeeds where its run reached the target within the budget. One that diverged, or that failed with an exception,
+did not; both cost what they cost. Draws are grouped in independent blocks:
+
+* where every configuration ran with one seed of its own, as the designs "random" and "sobol" have it, a block is a
+  seed with all that it drew, so the draw of settings, the randomness of seeds, a Sobol sequence's scramble and
+  whatever batch sizes share are all between blocks;
+* where configurations are crossed with seeds, as tables from elsewhere may be, or where seeds are too few, a block is
+  a configuration with all its seeds, and nothing is said of seeds that did not run.
+
+Of a grid a block is a seed, and only seeds are judged by their scatter: its configurations were not drawn.
+
+Arrays are [blocks, batches]; blocks are in the order of their seeds, or of the plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from sensitivity.analysis.designs import (
+    Axes,
+    Design,
+    Edge,
+    adaptive,
+    box_edges,
+    design_of,
+    is_crossed,
+    table_edges,
+    varying,
+)
+from sensitivity.analysis.estimates import Caution, Floats
+from sensitivity.analysis.names import optimizer_name, parameter_name
+from sensitivity.analysis.outcomes import WAITING
+from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.axes import Axis
+from sensitivity.study.results import Status
+from sensitivity.study.section import CONFIRMATION_SEEDS
+
+FEWEST_BLOCKS = 8
+"""Over fewer blocks of draws, whose shares are skewed, Student's t isn't to be trusted."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draws:
+    """The draws of an optimizer, at the batch sizes that it ran at."""
+
+    optimizer: str
+    design: Design
+    prior: str
+    """What settings are drawn from, in words."""
+    batch_sizes: tuple[int, ...]
+    of: str
+    """What a block is: seeds or configurations."""
+    blocks: tuple[int, ...]
+    """Seeds, or the numbers of configurations."""
+    success: Floats
+    """[blocks, batches] share of the draws that succeed; NaN without any."""
+    flops: Floats
+    """[blocks, batches] mean over the draws."""
+    seconds: Floats
+    """[blocks, batches] device-seconds, evaluation included, mean over the draws."""
+    count: tuple[int, ...]
+    """Draws with a result, a batch size."""
+    reached: tuple[int, ...]
+    """Of these, a batch size."""
+    touches: tuple[Edge, ...]
+    """Bounds of the box at which settings succeed: the region that works may go on beyond."""
+    warnings: tuple[Caution, ...]
+    refused: Caution | None
+    """Why its runs are no draws, so that no probability can be had from them."""
+    unjudged: Caution | None
+    """Why they describe and don't judge."""
+
+
+def compute_draws(
+    runs: pd.DataFrame,
+    times: pd.DataFrame,
+    *,
+    designs: Mapping[str, str] | None = None,
+    axes: Mapping[str, Axes] | None = None,
+) -> tuple[Draws, ...]:
+    """Return the draws of each optimizer, in the order of the plan.
+
+    `times` is the table of ``times.compute_times`` for one target, which may have further rows. Runs that confirm a
+    winner are no draws and are left out. `axes` are the declared priors; without them what ran stands in.
+    """
+    runs = runs[runs["seed"] < CONFIRMATION_SEEDS]
+    outcome = times.set_index("trial_id")["outcome"].reindex(runs["trial_id"]).to_numpy()
+    marked = runs.assign(
+        success=(outcome == "reached").astype(float),
+        seconds=runs["train_seconds"].fillna(0.0) + runs["eval_seconds"].fillna(0.0),
+        cost=runs["flops"].fillna(0.0),
+    )
+    found = []
+    for optimizer, rows in marked.groupby("optimizer", sort=False):
+        name = str(optimizer)
+        design = design_of(rows, name, designs)
+        found.append(_draws(rows, name, design, (designs or {}).get(name, ""), (axes or {}).get(name)))
+    return tuple(found)
+
+
+def _draws(rows: pd.DataFrame, optimizer: str, design: Design, declared: str, axes: Axes | None) -> Draws:
+    names = varying(rows)
+    stopped = int((rows["status"] == Status.STOPPED.value).sum())
+    failed = int((rows["status"] == Status.FAILED.value).sum())
+    done = rows[~rows["status"].isin(WAITING)]
+    sizes = tuple(sorted(int(size) for size in rows["batch_size"].unique()))
+    columns = [PARAM_PREFIX + name for name in names]
+    configuration = done.groupby(columns, dropna=False, sort=False).ngroup()
+    crossed = is_crossed(rows, names)  # the planned runs and all
+    seeds = int(done["seed"].nunique())
+    by_seed = design == "grid" or (not crossed and seeds >= FEWEST_BLOCKS)
+    keys = done["seed"] if by_seed else configuration
+    table = done.assign(block=keys).pivot_table(
+        index="block", columns="batch_size", values=["success", "cost", "seconds"], aggfunc="mean"
+    )  # fmt: skip
+    at_size = [done.loc[done["batch_size"] == size, "success"] for size in sizes]
+
+    def values(name: str) -> Floats:
+        if not len(done):
+            return np.empty((0, len(sizes)))
+        return pd.DataFrame(table[name]).reindex(columns=list(sizes)).to_numpy(dtype=float)
+
+    name = optimizer_name(optimizer)
+    refused = adaptive(optimizer, "a price of tuning") if design == "adaptive" else None
+    if stopped:
+        text = (
+            f"{name}: {stopped:,} of {len(rows):,} runs were stopped early, and might have reached the target later, so"
+            ' they judge no price of tuning. Run it with prune = "none".'
+        )
+        refused = refused or Caution(code="pruned", text=text)
+    warnings = []
+    if failed:
+        text = (
+            f"{name}: {failed:,} of {len(rows):,} runs failed with an exception; they count as draws that don't work."
+        )
+        warnings.append(Caution(code="failed", text=text))
+    return Draws(
+        optimizer=optimizer,
+        design=design,
+        prior=prior_in_words(axes, rows, names),
+        batch_sizes=sizes,
+        of="seeds" if by_seed else "configurations",
+        blocks=tuple(int(key) for key in table.index) if len(done) else (),
+        success=values("success"),
+        flops=values("cost"),
+        seconds=values("seconds"),
+        count=tuple(len(own) for own in at_size),
+        reached=tuple(int(own.sum()) for own in at_size),
+        touches=_touches(done, names, design, axes),
+        warnings=tuple(warnings),
+        refused=refused,
+        unjudged=None if refused else _unjudged(name, design, declared, crossed, seeds),
+    )
+
+
+def _unjudged(name: str, design: Design, declared: str, crossed: bool, seeds: int) -> Caution | None:
+    if design == "grid":
+        text = (
+            f"{name} ran on a grid. Its points are chosen, not drawn, so the share of them that works describes these"
+            " points, and what lies between isn't covered by any interval."
+        )
+        return Caution(code="grid", text=text)
+    if seeds < 2 or (not crossed and seeds < FEWEST_BLOCKS):
+        text = (
+            f"{name} has draws of {seeds} seed{'s' if seeds > 1 else ''}. A seed with all that it draws is one"
+            f" observation, and it takes {FEWEST_BLOCKS} of them or more to judge."
+        )
+        return Caution(code="few-seeds", text=text)
+    if declared == "sobol" and crossed:
+        text = f"{name}: one Sobol sequence for all seeds is a single replicate: nothing shows by how much it is off."
+        return Caution(code="one-replicate", text=text)
+    return None
+
+
+def _touches(done: pd.DataFrame, names: tuple[str, ...], design: Design, axes: Axes | None) -> tuple[Edge, ...]:
+    """Return the bounds at which a setting succeeds, one edge a side; of a grid, at its first or last values."""
+    columns = {PARAM_PREFIX + name: name for name in names}
+    table = done[[*columns, "success"]].rename(columns=columns)
+    working = table[table["success"] > 0]
+    if not len(working):
+        return ()
+    edges: list[Edge] = []
+    for side, ends in (("low", working.min()), ("high", working.max())):
+        at = {name: float(ends[name]) for name in names}
+        found = table_edges(table, at, names) if design == "grid" else box_edges(axes or {}, at, names)
+        edges += [edge for edge in found if edge.side == side]
+    return tuple(edges)
+
+
+def prior_in_words(axes: Axes | None, rows: pd.DataFrame, names: tuple[str, ...]) -> str:
+    """Return what settings are drawn from: the declared box, or the extent of what ran."""
+    parts = []
+    for name in names:
+        axis = (axes or {}).get(name)
+        if axis is None:
+            values = rows[PARAM_PREFIX + name]
+            parts.append(f"{parameter_name(name)} {_plain(values.min())} to {_plain(values.max())}")
+        else:
+            parts.append(f"{parameter_name(name)} {_axis_in_words(axis)}")
+    return ", ".join(parts)
+
+
+def _axis_in_words(axis: Axis) -> str:
+    low, high = axis.bounds()
+    if axis.scale == "values":
+        return f"one of {len(axis.values)} values, {_plain(low)} to {_plain(high)}"
+    return f"{_plain(low)} to {_plain(high)}" + (" (log)" if axis.scale == "log" else "")
+
+
+def _plain(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3g}"

@@ -1,0 +1,132 @@
+"""What would settle which of two optimizers scales further: what to change in the study file, and what that costs.
+
+Prices are of the runs concerned: the winners' own, or those of the optimizer and batch size, at the rate that they
+took.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from sensitivity.analysis.designs import levels
+from sensitivity.analysis.names import optimizer_name, parameter_name
+from sensitivity.analysis.outcomes import OBSERVED
+from sensitivity.analysis.remedies import Remedy
+from sensitivity.analysis.scaling import ScalingCurve
+from sensitivity.analysis.scaling_points import ScalingPoint
+from sensitivity.store.schema import PARAM_PREFIX
+
+
+def seeds_remedies(
+    priced: pd.DataFrame, curves: Sequence[ScalingCurve], needed: tuple[int, int | None] | None
+) -> list[Remedy]:
+    """Return how to come to `needed` judging seeds, from and to: on all cells, or on the winners alone."""
+    if needed is None:
+        text = (
+            "No number of further seeds would settle it: the ratio is as close to the margin as evaluations and the"
+            " choice of winners leave it open. Closer evaluations, or another margin, might."
+        )
+        return [Remedy(code="seeds", text=text)]
+    few, many = needed
+    aim = few if many is None else many
+    seeds = int(priced.loc[~confirming(priced), "seed"].nunique())
+    total = max(2 * aim - 1, seeds + 1)  # of a split the second half judges
+    each = _observed(priced[~confirming(priced)]).groupby("cell_id")["seconds"].mean()
+    cells = int(priced["cell_id"].nunique())
+    surely = "an effect as small as these seeds allow" if many is not None else "the effect as it looks, at best"
+    promise = f"{aim:,} judging seeds tell {surely} in 80% of studies" + (
+        f" ({few:,} if it is as it looks)." if many is not None and few < many else "."
+    )
+    return [
+        Remedy(
+            code="seeds",
+            text=f"Set seeds = {total:,} in the study file: {total - seeds:,} more for every cell. {promise}",
+            runs=(total - seeds) * cells,
+            device_seconds=float(each.mean()) * cells * (total - seeds) if len(each) else math.nan,
+        ),
+        confirm_remedy(priced, curves, aim, "Or confirm the winners alone"),
+    ]
+
+
+def confirm_remedy(priced: pd.DataFrame, curves: Sequence[ScalingCurve], seeds: int, what: str) -> Remedy:
+    """Return the runs of the winners of `curves` alone on `seeds` fresh seeds, which then judge them."""
+    winners = [point.cell_id for curve in curves for point in curve.points if point.cell_id is not None]
+    each = _observed(priced[priced["cell_id"].isin(winners)]).groupby("cell_id")["seconds"].mean()
+    return Remedy(
+        code="confirm",
+        text=f"{what}: set confirm = {seeds:,} under [search] in the study file, beside objective = "
+        f'"steps_to_target" and the verdict\'s target. {len(winners):,} best cells run on {seeds:,} fresh seeds.',
+        runs=len(winners) * seeds,
+        device_seconds=float(each.sum()) * seeds if len(each) == len(winners) else math.nan,
+    )
+
+
+def evaluation_remedy(priced: pd.DataFrame, grain: float) -> Remedy:
+    """Return evaluations as close as `grain`, the log of the ratio of two successive ones, with all runs made again."""
+    growth = min(0.1, max(float(f"{math.expm1(grain):.1g}"), 0.001))
+    return Remedy(
+        code="evaluation",
+        text=f"Set growth = {growth:g} under [evaluation] in the study file, instead of every_epochs or every_steps: "
+        f" each evaluation then comes {100 * growth:g}% later than the last. All {len(priced):,} runs are made again.",
+        runs=len(priced),
+        device_seconds=float(_observed(priced)["seconds"].mean()) * len(priced),
+    )
+
+
+def target_remedy() -> Remedy:
+    """Return a harder target, which the evaluations of the runs that there are may already tell."""
+    text = "Choose a harder target under [targets] in the study file, one that takes more steps. It needs no new run."
+    return Remedy(code="target", text=text, device_seconds=0.0)
+
+
+def budget_remedy(priced: pd.DataFrame, curve: ScalingCurve, point: ScalingPoint) -> Remedy:
+    """Say by how much the budget falls short, where the fitted curve can tell."""
+    where = f"{optimizer_name(curve.optimizer)} at batch size {point.batch_size:,}"
+    size = math.nan if curve.critical is None else float(curve.critical.steps(np.array([point.batch_size]))[0])
+    own = priced[(priced["optimizer"] == curve.optimizer) & (priced["batch_size"] == point.batch_size)]
+    if point.state == "unreliable" or math.isnan(size) or size <= point.time.value:
+        text = f"A longer budget for {where} ([budget] in the study file), or an easier target."
+        return Remedy(code="budget", text=text)
+    needed = 1.5 * size  # S(B) is a mean: the slower half of the seeds needs more
+    return Remedy(
+        code="budget",
+        text=f"A budget of about {needed:,.0f} steps for {where} ([budget] in the study file), where"
+        f" {point.time.value:,.0f} were run.",
+        runs=len(own),
+        device_seconds=float(_observed(own)["seconds"].mean()) * len(own) * needed / point.time.value,
+    )
+
+
+def refine_remedy(priced: pd.DataFrame, curve: ScalingCurve, parameter: str) -> Remedy:
+    """Return grid values between a winner's and its neighbours'."""
+    own = priced[priced["optimizer"] == curve.optimizer]
+    grid = levels(own[PARAM_PREFIX + parameter])
+    best = sorted({dict(point.parameters)[parameter] for point in curve.points if point.parameters})
+    places = {grid.index(value) for value in best if value in grid}
+    gaps = sorted({gap for place in places for gap in (place - 1, place) if 0 <= gap < len(grid) - 1})
+    between = [
+        math.sqrt(grid[gap] * grid[gap + 1]) if grid[gap] > 0 else (grid[gap] + grid[gap + 1]) / 2 for gap in gaps
+    ]
+    count = math.ceil(len(own) / len(grid)) * len(between)
+    return Remedy(
+        code="refine",
+        text=f"Refine {optimizer_name(curve.optimizer)}'s grid: add {parameter_name(parameter)}"
+        f" {', '.join(f'{value:.3g}' for value in between)}.",
+        runs=count,
+        device_seconds=float(_observed(own)["seconds"].mean()) * count,
+    )
+
+
+def confirming(priced: pd.DataFrame) -> pd.Series[bool]:
+    """Return which runs confirm winners."""
+    if "confirmation" not in priced:
+        return pd.Series(False, index=priced.index)
+    return priced["confirmation"].fillna(False).astype(bool)
+
+
+def _observed(priced: pd.DataFrame) -> pd.DataFrame:
+    return priced[priced["status"].isin(OBSERVED)]

@@ -1,0 +1,119 @@
+"""What a reader of a scaling curve must know: each caution says where, why, and what to do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sensitivity.analysis.designs import edge_words
+from sensitivity.analysis.estimates import Caution
+from sensitivity.analysis.grain import FEWEST_STEPS
+from sensitivity.analysis.names import at_batch_size, optimizer_name
+from sensitivity.analysis.scaling_points import ScalingPoint
+from sensitivity.analysis.times import TimeUnit
+
+
+def curve_cautions(optimizer: str, unit: TimeUnit, points: Sequence[ScalingPoint]) -> tuple[Caution, ...]:
+    """Return the cautions of a curve in `unit`, by batch size."""
+    found = []
+    for point in points:
+        where = at_batch_size(optimizer, point.batch_size)
+        found += [
+            Caution(
+                code="edge",
+                text=f"{where}: the best configuration has {edge_words([edge])[0]}; a better one may lie beyond it.",
+            )
+            for edge in point.edges
+        ]
+        found += [_CAUTIONS[point.state](where, point)] if point.state in _CAUTIONS else []
+        if point.state == "left-censored" and unit == "steps":
+            found.append(first_evaluation(where, point))
+        elif point.state == "reached" and unit == "steps" and point.time.value < FEWEST_STEPS:
+            found.append(few_steps(where, point))
+        if point.waiting:
+            text = f"{where}: {point.waiting:,} of {point.planned:,} runs have no result yet."
+            found.append(Caution(code="incomplete", text=text))
+    if any(point.method == "same-runs" and point.cell_id is not None for point in points):
+        text = f"{optimizer_name(optimizer)}: with one seed the runs that choose the winner also time it: too fast."
+        found.append(Caution(code="winner", text=text))
+    fell = sum(point.fell_back for point in points)
+    if fell:
+        reached = sum(point.reached for point in points)
+        text = (
+            f"{optimizer_name(optimizer)}: {fell:,} of the {reached:,} runs that reached the target ended below it."
+            " A run counts from its first crossing on."
+        )
+        found.append(Caution(code="fell-back", text=text))
+    return tuple(found)
+
+
+def first_evaluation(where: str, point: ScalingPoint) -> Caution:
+    """Return that all that is known of a point is an upper bound."""
+    return Caution(
+        code="grain",
+        text=f"{where}: the target is met at the first evaluation, so its time is only known to be at most"
+        f" {point.time.value:,.0f} steps. Earlier evaluations, or a harder target, would tell.",
+    )
+
+
+def few_steps(where: str, point: ScalingPoint) -> Caution:
+    """Return that whole steps are too coarse for a point."""
+    return Caution(
+        code="grain",
+        text=f"{where}: the target is met after about {point.time.value:.3g} steps. Of fewer than {FEWEST_STEPS} a"
+        " whole step is too large a part to compare times by. A harder target would tell.",
+    )
+
+
+def coarse_evaluations(where: str, point: ScalingPoint, margin: float) -> Caution:
+    """Return that evaluations are too far apart for a margin, the log of a ratio."""
+    low, high = point.bounds
+    return Caution(
+        code="grain",
+        text=f"{where}: the target is met between evaluations at about {low:,.0f} and {high:,.0f} steps, a factor of"
+        f" {math.exp(point.grain):.2f}, which exceeds the margin of {math.exp(margin):.3g}. Closer evaluations would"
+        " tell.",
+    )
+
+
+def _untrained(where: str, point: ScalingPoint) -> Caution:
+    text = f"{where}: the untrained network meets the target, so there is no time to compare. Choose a harder target."
+    return Caution(code="untrained", text=text)
+
+
+def _budget(where: str, point: ScalingPoint) -> Caution:
+    return Caution(
+        code="budget",
+        text=f"{where}: no run reached the target within the budget, so its time is only known to exceed it. A longer"
+        " budget, or an easier target, would tell.",
+    )
+
+
+def _unreliable(where: str, point: ScalingPoint) -> Caution:
+    return Caution(
+        code="unreliable",
+        text=f"{where}: of the {point.time.n:,} seeds that judge the winner some don't reach the target, so its time is"
+        " only known to exceed what they spent, and no comparison can use it. A longer budget, or an easier target,"
+        " would tell.",
+    )
+
+
+def _diverged(where: str, point: ScalingPoint) -> Caution:
+    text = (
+        f"{where}: every run with a result diverged, so it has no time. Smaller learning rates are the place to look."
+    )
+    return Caution(code="diverged", text=text)
+
+
+def _failed(where: str, point: ScalingPoint) -> Caution:
+    text = f"{where}: no run has a result ({point.failed:,} failed, {point.waiting:,} wait), so it has no time."
+    return Caution(code="failed", text=text)
+
+
+_CAUTIONS = {
+    "untrained": _untrained,
+    "censored": _budget,
+    "unreliable": _unreliable,
+    "diverged": _diverged,
+    "no-result": _failed,
+}

@@ -1,0 +1,156 @@
+"""The ratio of two critical batch sizes, paired by seed: its test, and its interval by inverting that test.
+
+A ratio rho is tested by fitting both curves with critical batch sizes that have it, each with its own Smin. About that
+fit, each seed's times are linearised: how far its log Bc of one optimizer lies above the fit, less that of the other.
+If the ratio is true these differences have mean zero, whatever seeds have in common, and wherever the two sizes lie:
+one that the data don't bound makes the interval unbounded, not the test invalid. The ratios that are not rejected are
+the interval.
+
+Arrays: log times are [seeds, batches], each optimizer with its own batch sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sensitivity.analysis.critical import fit_log_size, size_grid
+from sensitivity.analysis.estimates import Estimate, Floats
+from sensitivity.analysis.intervals import t_half_width
+from sensitivity.analysis.paired import ALPHA, PairedComparison, claim_p, decide, one_sided_t
+
+COVERS = "seed noise (inverted Student's t), the spacing of evaluations and the choice of winners"
+_RATIOS = np.linspace(-9.2, 9.2, 47)
+"""Logarithms of ratios that are searched for the ends of an interval: up to ten thousand."""
+_HALVINGS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class LogTimes:
+    """What an optimizer took, at the batch sizes that were timed."""
+
+    times: Floats
+    """[seeds, batches]: log T of the winner."""
+    batch_sizes: Floats
+    bias: Floats
+    """[batches]: how far the means of `times` may be off."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Test:
+    """What the seeds say of a ratio."""
+
+    differences: Floats
+    """[seeds]: how far above the ratio each seed has it, linearised."""
+    bias: float
+
+
+def compare_sizes(
+    one: LogTimes,
+    other: LogTimes,
+    seeds: Sequence[int],
+    *,
+    candidate: str,
+    reference: str,
+    margin: float,
+    widen: float = 1.0,
+    widen_equivalence: float = 1.0,
+    alpha: float = ALPHA,
+) -> PairedComparison:
+    """Compare the critical batch sizes of two optimizers, whose rows are the same `seeds`: their log ratio."""
+    test = _tester(one, other)
+    value = _size(one) - _size(other)
+    upward = value > 0 if not math.isnan(value) else test(0.0).differences.mean() > 0
+    at = value if math.isfinite(value) and abs(value) < _RATIOS[-1] else 0.0
+    above, below = test(margin), test(-margin)
+    beyond = above if upward else below
+    side = 1.0 if upward else -1.0
+    outside = (side * beyond.differences).mean() > 0
+    enough = claim_p(side * beyond.differences, bias=beyond.bias, widen=widen)
+    p = enough if outside or math.isnan(enough) else 1.0
+    equal = math.nan
+    if len(seeds) > 1 and (np.ptp(above.differences) > 0 or above.bias > 0):
+        equal = max(
+            one_sided_t(-above.differences - above.bias, widen_equivalence),
+            one_sided_t(below.differences - below.bias, widen_equivalence),
+        )
+    centre = test(at)
+    return PairedComparison(
+        candidate=candidate,
+        reference=reference,
+        label="log ratio of critical batch sizes",
+        batch_size=None,
+        seeds=tuple(seeds),
+        differences=tuple(float(at + d) for d in centre.differences),
+        effect=_estimate(test, at + float(centre.differences.mean()), len(seeds), widen, alpha),
+        p=p,
+        p_holm=math.nan,
+        margin=margin,
+        p_equivalence=equal,
+        answer=decide(p, equal, upward, alpha),
+        bias=centre.bias,
+    )
+
+
+def _size(arm: LogTimes) -> float:
+    return float(fit_log_size(arm.times.mean(axis=0, keepdims=True), arm.batch_sizes)[0])
+
+
+def _tester(one: LogTimes, other: LogTimes) -> Callable[[float], _Test]:
+    """Return the function that tests the logarithm of a ratio."""
+    grid = size_grid(np.concatenate([one.batch_sizes, other.batch_sizes]))[::2]
+    means = [arm.times.mean(axis=0) for arm in (one, other)]
+    scatter = [max(float(arm.times.var(axis=0).mean()), 1e-6) for arm in (one, other)]
+
+    def test(log_ratio: float) -> _Test:
+        sizes = (grid, grid - log_ratio)
+        loss = np.zeros(len(grid))
+        for arm, mean, noise, size in zip((one, other), means, scatter, sizes, strict=True):
+            rest = mean - np.log1p(np.exp(size)[:, None] / arm.batch_sizes)
+            loss += ((rest**2).mean(axis=1) - rest.mean(axis=1) ** 2) * len(mean) / noise
+        best = int(loss.argmin())
+        found, bias = [], 0.0
+        for arm, size in zip((one, other), sizes, strict=True):
+            ratio = np.exp(size[best]) / arm.batch_sizes
+            slope = ratio / (1 + ratio)
+            slope = slope - slope.mean()
+            weight = slope / (slope @ slope)
+            found.append((arm.times - np.log1p(ratio)) @ weight)
+            bias += float(np.abs(weight) @ arm.bias)
+        return _Test(found[0] - found[1], bias)
+
+    return test
+
+
+def _estimate(test: Callable[[float], _Test], value: float, n: int, widen: float, alpha: float) -> Estimate:
+    if n < 2:
+        return Estimate(value=value, n=n)
+
+    def ends(log_ratio: float) -> tuple[float, float]:
+        """Return the ends of the interval of the mean difference."""
+        found = test(log_ratio)
+        mean = float(found.differences.mean())
+        half = found.bias + widen * float(t_half_width(found.differences.std(ddof=1), n, 1 - alpha))
+        return mean - half, mean + half
+
+    tried = np.array([ends(float(log_ratio)) for log_ratio in _RATIOS])
+    if np.ptp(tried, axis=1).max() == 0:
+        return Estimate(value=value, n=n)
+    above, below = np.flatnonzero(tried[:, 0] > 0), np.flatnonzero(tried[:, 1] < 0)
+    low = _crossing(lambda x: ends(x)[0], int(above[-1])) if len(above) else -math.inf
+    high = _crossing(lambda x: ends(x)[1], int(below[0]) - 1) if len(below) else math.inf
+    return Estimate(value=value, interval=(min(low, value), max(high, value)), n=n, covers=COVERS)
+
+
+def _crossing(falling: Callable[[float], float], left: int) -> float:
+    """Return where a function falls through zero between the tried ratios `left` and `left` + 1."""
+    if not 0 <= left < len(_RATIOS) - 1:
+        return -math.inf if left < 0 else math.inf
+    low, high = float(_RATIOS[left]), float(_RATIOS[left + 1])
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if falling(middle) > 0 else (low, middle)
+    return (low + high) / 2

@@ -1,0 +1,59 @@
+"""The ``verify`` command's work: recorded runs trained again, and compared with what is recorded."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import torch
+
+from sensitivity.execution.loading import ChangedError, load
+from sensitivity.execution.verification import curves_of, recorded_packs, sample, train_again
+from sensitivity.store.directory import Place, place
+from sensitivity.store.manifest import Manifest, read_manifest
+from sensitivity.store.sources import read_source
+from sensitivity.study.errors import UserError
+from sensitivity.study.origin import Origin
+from sensitivity.study.snapshot import Snapshot
+
+DIFFERENT_EXIT = 2
+
+
+def verify_study(study_dir: str, *, runs: int, as_json: bool, draw: random.Random | None = None) -> int:
+    """Train a random sample of a study's runs again, say what came of it, and return the exit code."""
+    directory = place(study_dir)
+    manifest = read_manifest(directory)
+    packs = recorded_packs(directory, manifest)
+    if not packs:
+        raise UserError(f"{directory.uri}: no run has a result of training yet\n  `sensitivity run` trains them")
+    origin, found = _origin(directory, manifest), []
+    for recorded in sample(packs, runs, draw or random.Random()):
+        device = torch.device(recorded.execution.device)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                f"{directory.uri}: its runs were trained on an accelerator, and this machine has none\n"
+                "  Verify it on a machine that has one"
+            )
+        try:
+            problem = load(origin, device)
+        except ChangedError as error:
+            raise UserError(f"{directory.uri}: the problem differs from what was trained: {error}") from None
+        compared = train_again(problem, recorded, curves_of(directory, recorded))
+        found.append(compared)
+        if not as_json:
+            print("\n".join([compared.sentence(), *(f"  {fault}" for fault in compared.faults)]))
+    if as_json:
+        print(json.dumps([each.content() for each in found]))
+    return DIFFERENT_EXIT if any(each.faults for each in found) else 0
+
+
+def _origin(directory: Place, manifest: Manifest) -> Origin:
+    snapshot = read_source(directory, manifest.source)
+    if manifest.identity is None or (manifest.source and snapshot is None):
+        raise UserError(
+            f"{directory.uri}: it was run before a study kept what it was trained on\n"
+            "  Run the same study file again: nothing is trained twice, and what it needs is kept from then on"
+        )
+    return Origin(
+        problem=manifest.spec.problem, snapshot=snapshot or Snapshot(roots=(".",)), identity=manifest.identity
+    )

@@ -1,0 +1,46 @@
+"""Loading a problem the same way in every process: from the study's snapshot, and compared with what was planned."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+
+from sensitivity.study.errors import UserError
+from sensitivity.study.origin import Origin
+from sensitivity.study.snapshot_imports import use_snapshot
+from sensitivity.study.users_code import users_code
+from sensitivity.training.identity import identity
+from sensitivity.training.problems import Problem, load_problem
+
+
+class ChangedError(UserError):
+    """A problem is not, or can't be, loaded as it was planned. No run is to blame, and none is given up for it."""
+
+
+@functools.lru_cache(maxsize=1)
+def load(origin: Origin, device: torch.device) -> Problem:
+    """Load a problem, once a process: workers are used again from pack to pack.
+
+    Raises:
+        ChangedError: it can't be loaded here, or has other data or another network than when the study was planned.
+    """
+    use_snapshot(origin.snapshot)
+    try:
+        with users_code("the problem"):
+            problem = load_problem(origin.problem, device=device, folder=Path(origin.folder))
+            found = identity(problem)
+    except UserError as error:
+        raise ChangedError(f"it could be loaded when the study was planned, and now can't\n  {error}") from None
+    except SystemExit as error:
+        raise ChangedError(f"its own code ends the process (sys.exit({error.code!r}))") from None
+    if differences := origin.identity.differences(found):
+        files = ", ".join(origin.snapshot.files)
+        reader = f"a file that the code reads: {files} themselves come from a snapshot" if files else "the data set"
+        raise ChangedError(
+            "it is another one than when the study was planned\n"
+            + "".join(f"  - {line}\n" for line in differences)
+            + f"  What has changed is {reader}"
+        )
+    return problem

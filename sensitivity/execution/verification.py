@@ -1,0 +1,318 @@
+"""Recorded runs trained again and compared: at the end of every `run`, and by `verify`.
+
+A pack is trained again as it was, the same members in the same order, because only that can be compared exactly: on the
+same machine, with the same code and packages, every loss must be equal to the last bit. Elsewhere rounding differs, and
+training amplifies it where a network is near the edge of stability. There only the untrained networks' scores are
+judged, within a tolerance: they tell other data and other networks. What training made of the rounding is reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from sensitivity.execution.searches import recorded_trials
+from sensitivity.store.directory import Place
+from sensitivity.store.manifest import Manifest
+from sensitivity.store.reader import read_evaluations, read_plan, read_runs
+from sensitivity.study.execution import ExecutionSpec
+from sensitivity.study.provenance import code_version, package_versions
+from sensitivity.study.results import Measurement, RunResult, Status
+from sensitivity.study.trials import Pack, Trial, expand
+from sensitivity.training.memory import keep_freed_memory
+from sensitivity.training.pack_training import PackTraining
+from sensitivity.training.precision import set_tf32
+from sensitivity.training.problems import Problem
+
+TOLERANCE = 1e-4
+"""Relative, of an untrained network's losses on another machine."""
+SHARE = 0.005
+"""Of a command's time, for training again at its end."""
+_LEAST_S = 0.25
+"""For short commands: little beside Ray's start."""
+_EVALUATIONS = 2
+"""The fewest that a run has: of the untrained network, and after the last step."""
+_INTERVALS = 20
+"""Between evaluations, in a typical run: to judge how soon something can be compared."""
+_METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+_COLUMNS = (
+    *("status", "pack_id", "pack_size", "host", "device", "spec_hash", "code_version"),
+    *("train_seconds", "eval_seconds"),
+)
+_TRAINED = (Status.COMPLETED.value, Status.DIVERGED.value, Status.STOPPED.value)
+_DECIDING = ("torch", "numpy")
+"""Packages whose versions decide rounding."""
+
+Curve = Mapping[int, tuple[float, ...]]
+"""The values of `_METRICS` by step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedPack:
+    """A pack as the study directory has it, without its curves."""
+
+    pack: Pack
+    part: str
+    """Of the tables in which its runs stand."""
+    execution: ExecutionSpec
+    """As it was for the command that trained it."""
+    statuses: Mapping[str, str]
+    """By trial id."""
+    seconds: float
+    """That its training took."""
+    eval_seconds: float
+    host: str
+    device: str
+    versions: tuple[str, ...]
+    """Of this package and of those that decide rounding."""
+    is_part: bool
+    """Whether it was trained as a part of another pack, which can't be put together again."""
+
+    def unlike(self) -> str:
+        """Return why it can't be the same here to the last bit; nothing if it must be."""
+        if self.is_part:
+            return "alone"
+        if self.device != "cpu":
+            return "on an accelerator, which sums in no fixed order"
+        if self.host != platform.node():
+            return f"on another machine than {self.host}"
+        return "with other code or packages" if self.versions != _versions() else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What came of training a pack again."""
+
+    optimizer: str
+    batch_size: int
+    runs: int
+    steps: int
+    """Trained again."""
+    of_steps: int
+    unlike: str
+    """Why losses need not be equal to the last bit; nothing if they must be."""
+    largest: float
+    """Relative difference of a loss, over all evaluations that both have."""
+    faults: tuple[str, ...]
+    """What is not as it has to be, a line a run."""
+    seconds: float
+
+    def sentence(self) -> str:
+        """Return it in words."""
+        what = f"{self.runs} run{'s' * (self.runs != 1)} of {self.optimizer} at batch size {self.batch_size}"
+        again = f"{what} trained again for {self.steps:,} of {self.of_steps:,} steps"
+        if self.faults:
+            return f"{again}: {len(self.faults)} differ"
+        if self.unlike:
+            again = f"{again}, {self.unlike}"
+        if not self.largest:
+            return f"{again}: equal to the last bit"
+        return (
+            f"{again}: untrained networks equal within {TOLERANCE:g}, losses differ by up to "
+            f"{self.largest:.2g} in training"
+        )
+
+    def content(self) -> dict[str, Any]:
+        """Return it as JSON-like data, with where and when it was done."""
+        done = {"host": platform.node(), "code_version": code_version(), "at": time.time()}
+        largest = self.largest if math.isfinite(self.largest) else None
+        return {**dataclasses.asdict(self), "largest": largest, "sentence": self.sentence(), **done}
+
+
+def recorded_packs(directory: Place, manifest: Manifest) -> list[RecordedPack]:
+    """Return the packs of a study whose runs all have a result of training, in no particular order.
+
+    A run whose pack can't be put together again, since it was trained as a part of one, is a pack of its own.
+    """
+    parts: dict[str, pa.Table] = {}
+    read = read_runs(directory, parts)
+    planned = (
+        *expand(manifest.spec, source=manifest.source),
+        *recorded_trials(read_plan(directory), manifest.spec, manifest.source),
+    )
+    trials, found = {trial.id: trial for trial in planned}, []
+    rows: dict[str, Any] = {row["trial_id"]: row for row in read.runs[["trial_id", *_COLUMNS]].to_dict("records")}
+    part_of = read.parts.to_dict()
+    for part in dict.fromkeys(part_of.values()):
+        ids = parts[part]["trial_id"].to_pylist()
+        known = [id_ for id_ in ids if id_ in trials and part_of.get(id_) == part and rows[id_]["status"] in _TRAINED]
+        whole = known == ids and Pack(tuple(trials[id_] for id_ in ids)).id == rows[ids[0]]["pack_id"]
+        found += [
+            _recorded([trials[id_] for id_ in members], part, rows, manifest, whole=whole)
+            for members in ([known] if whole else [[id_] for id_ in known])
+        ]
+    return found
+
+
+def _recorded(
+    members: Sequence[Trial], part: str, rows: Mapping[str, Any], manifest: Manifest, *, whole: bool
+) -> RecordedPack:
+    own = {trial.id: rows[trial.id] for trial in members}
+    first = own[members[0].id]
+    then = manifest.specs.get(str(first["spec_hash"]), {})
+    packages = then.get("packages", {})
+    return RecordedPack(
+        pack=Pack(tuple(members)),
+        part=part,
+        execution=ExecutionSpec.model_validate(then.get("spec", {}).get("execution", {})),
+        statuses={id_: str(row["status"]) for id_, row in own.items()},
+        seconds=sum(float(row["train_seconds"]) for row in own.values()),
+        eval_seconds=sum(float(row["eval_seconds"]) for row in own.values()),
+        host=str(first["host"]),
+        device=str(first["device"]),
+        versions=(str(first["code_version"]), *(str(packages.get(name)) for name in _DECIDING)),
+        is_part=not whole and int(first["pack_size"]) > 1,
+    )
+
+
+def _versions() -> tuple[str, ...]:
+    here = package_versions()
+    return (code_version(), *(str(here.get(name)) for name in _DECIDING))
+
+
+def sample(packs: Sequence[RecordedPack], runs: int, draw: random.Random) -> list[RecordedPack]:
+    """Return the packs of `runs` runs drawn at random, each pack once."""
+    places = [place for place, each in enumerate(packs) for _ in each.pack.trials]
+    chosen = draw.sample(places, min(runs, len(places)))
+    return [packs[place] for place in dict.fromkeys(chosen)]
+
+
+def choose(packs: Sequence[RecordedPack], seconds: float, draw: random.Random) -> RecordedPack | None:
+    """Return a pack that can be evaluated within `seconds`, drawn at random; None if there is none.
+
+    Those that can be trained some of their steps in that time come first.
+    """
+    fitting = [each for each in packs if each.eval_seconds / _EVALUATIONS <= seconds]
+    short = [each for each in fitting if each.seconds / _INTERVALS <= seconds]
+    return draw.choice(short or fitting) if fitting else None
+
+
+def budget_seconds(elapsed: float) -> float:
+    """Return how long training again may take at the end of a command that took `elapsed` seconds."""
+    return max(_LEAST_S, SHARE * elapsed)
+
+
+def curves_of(directory: Place, recorded: RecordedPack) -> dict[str, Curve]:
+    """Return the recorded curve of each run of a pack, by trial id."""
+    columns = ["trial_id", "step", *_METRICS]
+    table = read_evaluations(directory, recorded.part, columns, set(recorded.statuses))
+    curves: dict[str, dict[int, tuple[float, ...]]] = {id_: {} for id_ in recorded.statuses}
+    for id_, step, *values in zip(*(table[name].to_pylist() for name in columns), strict=True):
+        curves[id_][step] = tuple(values)
+    return dict(curves)
+
+
+def train_again(
+    problem: Problem, recorded: RecordedPack, curves: Mapping[str, Curve], *, seconds: float = math.inf
+) -> Comparison:
+    """Train a pack as it was, from its start, and compare it with its recorded curves.
+
+    Args:
+        problem: of the study, on the device.
+        recorded: the pack.
+        curves: of its runs, as recorded.
+        seconds: no further evaluation is begun that would end after so long, judged by the recorded times.
+    """
+    threads, execution = torch.get_num_threads(), recorded.execution
+    torch.set_num_threads(execution.threads)
+    keep_freed_memory()
+    set_tf32(recorded.pack.trials[0].workload.problem.precision)
+    began = time.perf_counter()
+    try:
+        training = PackTraining(recorded.pack, problem, micro_batch=execution.micro_batch)
+        training.measure()
+        while (until := training.next_evaluation) is not None:
+            ahead = recorded.seconds * (until - training.done) / training.total
+            if time.perf_counter() - began + ahead > seconds:
+                break
+            training.advance(until)
+            training.measure()
+    finally:
+        torch.set_num_threads(threads)
+    return compare(
+        recorded,
+        curves,
+        training.results(),
+        steps=training.total if training.next_evaluation is None else training.done,
+        of_steps=training.total,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def compare(
+    recorded: RecordedPack,
+    curves: Mapping[str, Curve],
+    again: Sequence[RunResult],
+    *,
+    steps: int,
+    of_steps: int,
+    seconds: float = 0.0,
+) -> Comparison:
+    """Compare runs that were trained again for `steps` steps of `of_steps` with what is recorded of them."""
+    faults, largest, unlike = [], 0.0, recorded.unlike()
+    for run in again:
+        before = {step: values for step, values in curves[run.trial.id].items() if step <= steps}
+        now = {m.step: _values(m) for m in run.measurements}
+        common = sorted(before.keys() & now.keys())
+        largest = max([largest, *(_difference(before[step], now[step]) for step in common)])
+        status = recorded.statuses[run.trial.id] if steps == of_steps else run.status.value
+        fault = _differs_untrained(before, now) if unlike else _differs(before, now) or _other(status, run.status.value)
+        if fault:
+            faults.append(f"{run.trial.label()}: {fault}")
+    first = recorded.pack.trials[0]
+    return Comparison(
+        optimizer=first.arm,
+        batch_size=first.batch_size,
+        runs=len(again),
+        steps=steps,
+        of_steps=of_steps,
+        unlike=unlike,
+        largest=largest,
+        faults=tuple(faults),
+        seconds=seconds,
+    )
+
+
+def _differs_untrained(before: Curve, now: Curve) -> str:
+    difference = _difference(before[0], now[0]) if 0 in before and 0 in now else math.inf
+    return f"untrained, its losses differ by {difference:.2g} of their value" if difference > TOLERANCE else ""
+
+
+def _differs(before: Curve, now: Curve) -> str:
+    for step in sorted(before.keys() | now.keys()):
+        if step not in now or step not in before:
+            return f"evaluated at step {step} only {'now' if step in now else 'then'}"
+        for name, old, new in zip(_METRICS, before[step], now[step], strict=True):
+            if old != new and not (math.isnan(old) and math.isnan(new)):
+                return f"{name} at step {step} was {old!r}, and is {new!r}"
+    return ""
+
+
+def _other(before: str, now: str) -> str:
+    return f"was {before}, and is {now}" if before != now else ""
+
+
+def _values(measured: Measurement) -> tuple[float, ...]:
+    return tuple(float(getattr(measured, name)) for name in _METRICS)
+
+
+def _difference(before: Sequence[float], now: Sequence[float]) -> float:
+    """Return the largest relative difference of the losses."""
+    losses = [place for place, name in enumerate(_METRICS) if name.endswith("loss")]
+    return max(_relative(before[place], now[place]) for place in losses)
+
+
+def _relative(before: float, now: float) -> float:
+    if before == now or (math.isnan(before) and math.isnan(now)):
+        return 0.0
+    difference = abs(before - now) / max(abs(before), abs(now))
+    return difference if math.isfinite(difference) else math.inf

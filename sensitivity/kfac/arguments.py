@@ -1,0 +1,73 @@
+"""The arguments of `KFAC`, checked before anything is built from them."""
+
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from sensitivity.kfac.config import KFACConfig
+
+
+def check_arguments(model: Any, config: Any, *, generator: Any, scaler: Any) -> None:
+    """Raise TypeError for an argument of another type, and ValueError for a model that can't be trained as it is.
+
+    The message names what was given and the call that works.
+    """
+    _check_model(model)
+    if not isinstance(config, KFACConfig):
+        raise TypeError(f"config is {_named(config)}, not a KFACConfig. {_config_fix(config)}")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator is {_named(generator)}, not a torch.Generator. "
+            "Pass generator=torch.Generator().manual_seed(0), for a seed of 0."
+        )
+    if scaler is not None and not hasattr(scaler, "get_scale"):
+        raise TypeError(f"scaler is {_named(scaler)}, not a torch.amp.GradScaler. Pass the one that scales the loss.")
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is {_named(model)}, not a torch.nn.Module. {_model_fix(model)}")
+    if isinstance(model, nn.DataParallel):
+        raise TypeError(
+            "model is a DataParallel, whose copies K-FAC can't follow. Pass model.module and train on one device, or "
+            "use torch.nn.parallel.DistributedDataParallel."
+        )
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ValueError(
+                f"The parameter {name!r} has no shape yet. Pass a batch through the model, then build KFAC."
+            )
+        if parameter.is_meta:
+            raise ValueError(
+                f'The parameter {name!r} is on the "meta" device and has no values. Move the model to its device '
+                "(model.to_empty(device=...), then initialise it), then build KFAC."
+            )
+
+
+def _model_fix(model: Any) -> str:
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        return f"Pass a network of it: KFAC({model.__name__}(...), config)."
+    if isinstance(model, (Tensor, Iterable)) and not isinstance(model, str):
+        return (
+            "Pass the model, not its parameters: KFAC(model, config). It reads the inputs and output gradients of "
+            "layers; for parameter groups pass param_groups=[...] too."
+        )
+    return "Pass the network itself: KFAC(model, config)."
+
+
+def _config_fix(config: Any) -> str:
+    if config is KFACConfig:
+        return "Call it: KFAC(model, KFACConfig())."
+    if isinstance(config, dict):
+        return "Pass KFAC(model, KFACConfig(**config))."
+    if isinstance(config, numbers.Real):
+        return f"Pass KFAC(model, KFACConfig(lr={config!r})), if this is the learning rate."
+    return "Pass KFAC(model, KFACConfig(lr=0.1, damping=1e-2)), for example."
+
+
+def _named(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"

@@ -1,0 +1,194 @@
+"""The Parquet files of a study directory as validated tables; a fault names its file, its column and its row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+
+from sensitivity.store.directory import Place, first_line
+from sensitivity.store.parquet import Allowance, read_parquet
+from sensitivity.store.schema import PARAM_PREFIX, curves_schema, plan_schema, runs_schema
+from sensitivity.store.validation import Fault, curves_fault, plan_fault, repeated_evaluation, runs_fault
+from sensitivity.store.writer import CURVES, PLAN, RUNS
+from sensitivity.study.errors import StorageError
+from sensitivity.study.spec import StudySpec
+
+_AT_ONCE = 64
+"""Files that are opened together: on an object store each is a request of its own."""
+_ROWS = 1_000_000
+"""Evaluations that are validated together."""
+
+
+class DamagedError(StorageError):
+    """A file does not hold what was written."""
+
+
+def damaged(directory: Place, name: str, reason: str, *, what: str = "damaged Parquet file") -> StorageError:
+    """Return the error for a file of a study directory, with how to go on without it."""
+    folder, _, part = name.rpartition("/")
+    fix = (
+        f"Move {directory.uri_of(f'{RUNS}/{part}')} away and run the same study again: only its runs are done again"
+        if folder
+        else "Run the same study again: the plan is written anew"
+    )
+    return DamagedError(f"{directory.uri_of(name)}: {what} ({reason})\n  {fix}; nothing was changed")
+
+
+def params(columns: Iterable[str]) -> list[str]:
+    """Return the names of the hyperparameters that have a column among `columns`."""
+    return [name.removeprefix(PARAM_PREFIX) for name in columns if name.startswith(PARAM_PREFIX)]
+
+
+def read_plan_table(directory: Place, spec: StudySpec) -> pa.Table:
+    """Return plan.parquet.
+
+    Raises:
+        StorageError: it is damaged, or can't be read.
+    """
+    (table,) = _read(directory, [PLAN], lambda names: plan_schema(params(names)), Allowance())
+    _validate(directory, {PLAN: table}, lambda whole: plan_fault(whole, spec))
+    return table
+
+
+def read_run_tables(directory: Place, parts: Sequence[str], columns: Sequence[str] = ()) -> dict[str, pa.Table]:
+    """Return parts of runs by name; of each the given columns, or all.
+
+    Raises:
+        StorageError: a part is damaged, or can't be read.
+    """
+
+    def schema_of(names: Sequence[str]) -> pa.Schema:
+        whole = runs_schema(params(names))
+        return pa.schema([whole.field(column) for column in columns]) if columns else whole
+
+    tables = _read(directory, [f"{RUNS}/{part}" for part in parts], schema_of, Allowance())
+    found = dict(zip(parts, tables, strict=True))
+    _validate(directory, {f"{RUNS}/{part}": table for part, table in found.items()}, runs_fault)
+    return found
+
+
+def read_curve_tables(
+    directory: Place, parts: Sequence[str], columns: Sequence[str], allowance: Allowance
+) -> Iterator[tuple[str, pa.Table]]:
+    """Yield parts of curves by name; ``trial_id`` comes as a dictionary.
+
+    Raises:
+        StorageError: a part is damaged, or can't be read.
+    """
+    whole = curves_schema()
+    fields = [whole.field(column) for column in columns]
+    schema = pa.schema([f.with_type(pa.dictionary(pa.int32(), f.type)) if f.name == "trial_id" else f for f in fields])
+    held: dict[str, pa.Table] = {}
+    rows = 0
+    names = [f"{CURVES}/{part}" for part in parts]
+    for part, table in zip(parts, _read(directory, names, lambda _: schema, allowance), strict=True):
+        held[part] = table
+        rows += len(table)
+        if rows >= _ROWS:
+            yield from _valid_curves(directory, held)
+            held, rows = {}, 0
+    yield from _valid_curves(directory, held)
+
+
+def _valid_curves(directory: Place, held: dict[str, pa.Table]) -> Iterator[tuple[str, pa.Table]]:
+    _validate(directory, {f"{CURVES}/{part}": table for part, table in held.items()}, curves_fault)
+    for part, table in held.items():
+        if {"trial_id", "step"} <= set(table.column_names):
+            runs = table["trial_id"].combine_chunks().indices.to_numpy()
+            row = repeated_evaluation(runs.astype(np.int64), table["step"].to_numpy())
+            if row is not None:
+                reason = f"column step, row {row}: {table['step'][row].as_py()} stands twice in the curve of a run"
+                raise damaged(directory, f"{CURVES}/{part}", reason, what="impossible value")
+        yield part, table
+
+
+def _read(
+    directory: Place, names: Sequence[str], schema_of: Callable[[Sequence[str]], pa.Schema], allowance: Allowance
+) -> Iterator[pa.Table]:
+    """Yield the tables of files in the types of the schema that `schema_of` gives for the columns of each."""
+    schemas: dict[tuple[str, ...], pa.Schema] = {}  # made once for the many parts that have the same columns
+
+    def schema_for(columns: Sequence[str]) -> pa.Schema:
+        key = tuple(columns)
+        if key not in schemas:
+            schemas[key] = schema_of(columns)
+        return schemas[key]
+
+    for name, source in _opened(directory, names):
+        try:
+            yield _table(source, schema_for, allowance)
+        except (KeyError, OSError, ValueError, pa.ArrowException) as error:
+            directory.read_through(name)  # out of reach, rather than damaged?
+            raise damaged(directory, name, first_line(error)) from None
+        finally:
+            source.close()
+
+
+def _opened(directory: Place, names: Sequence[str]) -> Iterator[tuple[str, pa.NativeFile]]:
+    if len(names) == 1:
+        yield names[0], _present(directory, names[0], directory.open(names[0]))
+        return
+    with ThreadPoolExecutor(8) as threads:
+        for start in range(0, len(names), _AT_ONCE):
+            some = names[start : start + _AT_ONCE]
+            for name, source in zip(some, threads.map(directory.open, some), strict=True):
+                yield name, _present(directory, name, source)
+
+
+def _present(directory: Place, name: str, source: pa.NativeFile | None) -> pa.NativeFile:
+    if source is None:
+        raise damaged(directory, name, "it is missing")
+    return source
+
+
+def _table(source: pa.NativeFile, schema_of: Callable[[Sequence[str]], pa.Schema], allowance: Allowance) -> pa.Table:
+    chosen: list[pa.Schema] = []
+
+    def columns_of(names: Sequence[str]) -> list[str]:
+        chosen.append(schema_of(names))
+        return [name for name in chosen[0].names if name in names or name != "confirmation"]
+
+    encoded = ["trial_id"] if pa.types.is_dictionary(_type_of(schema_of([]), "trial_id")) else []
+    table = read_parquet(source, columns_of, allowance, dictionaries=encoded)
+    (schema,) = chosen
+    if "confirmation" in schema.names and "confirmation" not in table.column_names:
+        # The part was written before there were confirmations.
+        table = table.append_column("confirmation", pa.array([False] * len(table), pa.bool_()))
+    if table.schema.equals(schema):
+        return table
+    return table.select(schema.names).cast(schema)
+
+
+def _type_of(schema: pa.Schema, name: str) -> pa.DataType:
+    return schema.field(name).type if name in schema.names else pa.null()
+
+
+def _validate(directory: Place, tables: dict[str, pa.Table], check: Callable[[pa.Table], Fault | None]) -> None:
+    """Raise for the first fault in `tables`, by file name; they are checked together, which is faster for many."""
+    tables = {name: table for name, table in tables.items() if len(table)}
+    if not tables:
+        return
+    try:
+        whole = pa.concat_tables(tables.values(), promote_options="default")
+        whole.validate(full=True)  # lengths of strings, and that these are UTF-8
+        whole = whole.unify_dictionaries().combine_chunks()
+    except (ValueError, pa.ArrowException) as error:
+        name = next((name for name, table in tables.items() if not _is_whole(table)), next(iter(tables)))
+        raise damaged(directory, name, first_line(error)) from None
+    if check(whole) is None:
+        return
+    for name, table in tables.items():
+        if (fault := check(table)) is not None:
+            raise damaged(directory, name, fault.reason, what="impossible value")
+    raise AssertionError("a fault of tables together is one of a table alone")
+
+
+def _is_whole(table: pa.Table) -> bool:
+    try:
+        table.validate(full=True)
+    except pa.ArrowException:
+        return False
+    return True

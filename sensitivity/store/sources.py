@@ -1,0 +1,89 @@
+"""``source/HASH/``: the user's own code as it was trained, file by file: to compare with, and for `verify`."""
+
+from __future__ import annotations
+
+import json
+
+from sensitivity.store.directory import Place, first_line
+from sensitivity.study.errors import StorageError
+from sensitivity.study.snapshot import Module, Snapshot
+
+SOURCE = "source"
+_ABOUT = "snapshot.json"
+
+
+def source_folder(directory: Place, source: str) -> Place:
+    """Return where the code of the hash `source` is kept."""
+    return directory.child(SOURCE).child(source)
+
+
+def write_source(directory: Place, source: str, snapshot: Snapshot) -> None:
+    """Keep a snapshot under the hash `source`; nothing without a hash, as of shipped problems, or if it is there.
+
+    Raises:
+        StorageError: the place can't be written.
+    """
+    folder = source_folder(directory, source)
+    if not source or folder.exists(_ABOUT):
+        return
+    for file, module in snapshot.files.items():
+        folder.write(file, module.source)
+    about = {
+        "roots": snapshot.roots,
+        "modules": [_about(each, snapshot) for each in snapshot.modules],
+        "installed": [_about(each, snapshot) for each in snapshot.installed],
+    }
+    folder.write(_ABOUT, json.dumps(about, indent=2).encode())
+
+
+def read_source(directory: Place, source: str) -> Snapshot | None:
+    """Return the snapshot that is kept under the hash `source`; None if there is none.
+
+    Raises:
+        StorageError: it is damaged, or can't be read.
+    """
+    folder = source_folder(directory, source)
+    if not source or not folder.exists(_ABOUT):
+        return None
+    try:
+        about = json.loads(folder.read(_ABOUT))
+        modules, installed = (
+            tuple(
+                Module(
+                    name=each["name"],
+                    path=each["path"],
+                    source=folder.read(each["file"]) if each["file"] else b"",
+                    locations=None if each["locations"] is None else tuple(each["locations"]),
+                )
+                for each in about[kind]
+            )
+            for kind in ("modules", "installed")
+        )
+        return Snapshot(roots=tuple(about["roots"]), modules=modules, installed=installed)
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{folder.uri_of(_ABOUT)}: damaged ({first_line(error)})\n  Restore it from a copy"
+        ) from None
+
+
+def changed_files(directory: Place, source: str, now: Snapshot) -> list[str]:
+    """Return in words which files of the user's code are others `now` than those kept under the hash `source`."""
+    kept = read_source(directory, source)
+    if kept is None:
+        return ["code: the modules that the study names, or that they import, have changed"] if now.files else []
+    before, after = kept.files, now.files
+    folder = source_folder(directory, source)
+    lines = [
+        f"code: {file} has changed; as it was trained it is kept in {folder.uri_of(file)}"
+        for file in before
+        if file in after and before[file].source != after[file].source
+    ]
+    gone = [file for file in before if file not in after]
+    lines += [f"code: {file} is not imported any more; it is kept in {folder.uri_of(file)}" for file in gone]
+    lines += [f"code: {file} is imported now, and was not" for file in after if file not in before]
+    return lines
+
+
+def _about(module: Module, snapshot: Snapshot) -> dict[str, object]:
+    file = next((name for name, each in snapshot.files.items() if each == module), "")
+    return {"name": module.name, "path": module.path, "file": file, "locations": module.locations}

@@ -1,0 +1,95 @@
+"""What was trained, told from what it may have become: digests of the data and of the network's initialisation.
+
+A recipe (the study file, the user's source) does not say what data a function returned, or which weights a network
+began with. So digests of both are taken when a study is planned, kept in study.json, and compared in every process
+before its first step.
+
+Two digests are of the same arrays if their bytes are equal, or if all that differs is the rounding of floating-point
+numbers: another processor, number of threads or version of a library may standardise data with another last bit. For
+that the digest holds a projection ``p = sum_ij r_i c_j x_ij`` with fixed weights drawn from ±[0.5, 1.5], which any
+change of a value or of the order of examples moves, and the norm of x to measure its difference by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+ROUNDING = 1e-6
+"""Of the norm: differences below it are rounding."""
+NETWORK_SEED = 0
+"""The network is compared as this seed initialises it: always the same one, so that seeds may be added to a study."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digest:
+    """One array, or several taken together."""
+
+    form: str
+    """Types and shapes, and a hash of what is not floating-point: never rounded."""
+    sha256: str
+    """Of all bytes."""
+    projection: float
+    """See the module; 0 without floating-point numbers."""
+    norm: float
+    """Euclidean, of the floating-point numbers."""
+
+    def is_same(self, other: Digest) -> bool:
+        """Whether both are of the same arrays, but for rounding."""
+        if self.sha256 == other.sha256 or self.form != other.form:
+            return self.sha256 == other.sha256
+        most = ROUNDING * self.norm
+        return abs(self.projection - other.projection) <= most and abs(self.norm - other.norm) <= most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """The data that a study trains and tests on, and the network that it trains."""
+
+    train_inputs: Digest
+    train_targets: Digest
+    test_inputs: Digest
+    test_targets: Digest
+    network: Digest
+    """Parameters and buffers at `NETWORK_SEED`."""
+
+    def differences(self, now: Identity) -> list[str]:
+        """Return which parts are others `now`, in words, with their types and shapes."""
+        lines = []
+        for field in fields(self):
+            before, after = getattr(self, field.name), getattr(now, field.name)
+            if not before.is_same(after):
+                forms = f"{before.form} there, {after.form} now"
+                what = forms if before.form != after.form else f"other values, {after.form} as before"
+                lines.append(f"{_name(field.name)}: {what}")
+        return lines
+
+    def content(self) -> dict[str, Any]:
+        """Return it as JSON-like data."""
+        return asdict(self)
+
+    @classmethod
+    def of_content(cls, content: Mapping[str, Any]) -> Identity:
+        """Return what `content` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        return cls(
+            **{
+                field.name: Digest(
+                    form=str(content[field.name]["form"]),
+                    sha256=str(content[field.name]["sha256"]),
+                    projection=float(content[field.name]["projection"]),
+                    norm=float(content[field.name]["norm"]),
+                )
+                for field in fields(cls)
+            }
+        )
+
+
+def _name(field: str) -> str:
+    if field == "network":
+        return f"network, initial parameters at seed {NETWORK_SEED}"
+    return f"data, {field.replace('_', ' ')}"

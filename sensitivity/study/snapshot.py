@@ -1,0 +1,275 @@
+"""The user's own code as it was at one moment: what is hashed is what every process then imports.
+
+A problem of the user's own is named by import paths. ``take_snapshot`` reads those modules and every module that they
+import from beside the study file, or from beside a named module that lies elsewhere, wherever the statement stands
+(inside functions too). Each file is read once; ``snapshot_imports`` serves these bytes to every process that trains, so
+a file that is saved again later changes nothing. Installed packages are not copied: their versions are recorded.
+
+A module keeps its place: ``__file__`` is the path of the file it was read from, so that data beside it are found. What
+the code reads from there is not part of the snapshot; `training.identity` covers it by what comes of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+
+from sensitivity.study.errors import UserError
+from sensitivity.study.spec import IMAGE_FOLDER, ProblemSpec
+
+_OURS = ("sensitivity", "search_spaces", "dashboards")
+_INSTALLED = {"site-packages", "dist-packages"}
+_DYNAMIC = {"import_module", "__import__"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Module:
+    """One module of the user's."""
+
+    name: str
+    """Its full name, ``package.module``."""
+    path: str
+    """The file it was read from; empty for a folder without ``__init__.py``."""
+    source: bytes
+    locations: tuple[str, ...] | None
+    """Folders in which a package's submodules lie; None for a plain module."""
+
+    @cached_property
+    def sha256(self) -> bytes:
+        """Digest of its source."""
+        return hashlib.sha256(self.source).digest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The modules that a problem consists of, beside installed packages."""
+
+    roots: tuple[str, ...]
+    """Folders in which the user's modules lie: that of the study file first, then those of modules named elsewhere."""
+    modules: tuple[Module, ...] = ()
+    """By name. Empty for shipped problems."""
+    installed: tuple[Module, ...] = ()
+    """Modules that the study names and that belong to an installed package: hashed, and imported from there."""
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hex digits that identify the content of all modules; empty without any."""
+        by_path = {module.path: module for module in (*self.modules, *self.installed) if module.path}
+        if not by_path:
+            return ""
+        digest = hashlib.sha256()
+        for path in sorted(by_path, key=Path):
+            digest.update(by_path[path].sha256)
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def files(self) -> dict[str, Module]:
+        """The modules with a file, by its path below the study file's folder, or by name where it lies elsewhere."""
+        folder = Path(self.roots[0])
+        named = {}
+        for module in (*self.modules, *self.installed):
+            path = Path(module.path)
+            if module.path:
+                inside = path.is_relative_to(folder)
+                named[path.relative_to(folder).as_posix() if inside else f"{module.name}.py"] = module
+        return named
+
+
+def take_snapshot(problem: ProblemSpec, folder: str) -> Snapshot:
+    """Read the modules that a problem names and all that they import of the user's own, without running any.
+
+    Args:
+        problem: of the study.
+        folder: where the study file lies; modules are found there first.
+
+    Raises:
+        UserError: a module is not found, is compiled, or has the name of an installed one.
+    """
+    importlib.invalidate_caches()
+    named = _named(problem)
+    places = {name: _root(name.partition(".")[0], folder, field) for name, field in named.items()}
+    roots = tuple(dict.fromkeys([folder, *(place for place in places.values() if place is not None)]))
+    modules: dict[str, Module] = {}
+    for name, field in sorted(named.items()):
+        if places[name] is not None:
+            _add(modules, name, roots, f"problem.{field}")
+            if name not in modules:
+                raise _not_found(name, field)
+    installed = [_read_installed(name, field) for name, field in sorted(named.items()) if places[name] is None]
+    return Snapshot(roots=roots, modules=tuple(modules[name] for name in sorted(modules)), installed=tuple(installed))
+
+
+def find_module(name: str, parent: Module | None, roots: Sequence[str], asked_by: str) -> Module | None:
+    """Read one module of the user's; None if there is none of that name.
+
+    Args:
+        name: its full name.
+        parent: the package it belongs to, if any.
+        roots: where top-level modules are looked for.
+        asked_by: who imports it, for messages.
+
+    Raises:
+        UserError: it is compiled, can't be read, or has the name of an installed module.
+    """
+    if parent is None:
+        spec = None if "." in name else PathFinder.find_spec(name, list(roots))
+    else:
+        spec = PathFinder.find_spec(name, list(parent.locations or ()))
+    if spec is None:
+        return None
+    if spec.origin is None:  # a folder without __init__.py, over which any other module of the name wins
+        if parent is None and is_installed(name):
+            return None
+        return Module(name=name, path="", source=b"", locations=tuple(spec.submodule_search_locations or ()))
+    path = Path(spec.origin).absolute()
+    if parent is None and is_installed(name):
+        raise UserError(
+            f"{asked_by}: {path} has the name of an installed module, {name!r}\n"
+            "  One would be taken for the other: give yours another name"
+        )
+    if path.suffix != ".py":
+        raise UserError(
+            f"{asked_by}: {path} is compiled, so that what it does can't be kept with the study\n"
+            "  Install it as a package in this environment, on every node, and import it from there"
+        )
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{asked_by}: {path} can't be read ({error.strerror}); give rights, or remove it") from None
+    locations = None if spec.submodule_search_locations is None else tuple(spec.submodule_search_locations)
+    return Module(name=name, path=str(path), source=source, locations=locations)
+
+
+def is_installed(name: str) -> bool:
+    """Whether a top-level module is of the standard library, of an installed package, or of this one."""
+    if name in _OURS or name in sys.stdlib_module_names:
+        return True
+    places = [entry for entry in sys.path if _in_environment(Path(entry or ".").resolve())]
+    spec = PathFinder.find_spec(name, places)
+    return spec is not None and spec.origin is not None
+
+
+def spec_elsewhere(name: str, roots: Sequence[str]) -> ModuleSpec | None:
+    """Return where a top-level module is found on the path without the user's folders."""
+    places = [entry for entry in sys.path if str(Path(entry or ".").resolve()) not in roots]
+    spec = PathFinder.find_spec(name, places)
+    return None if spec is None or spec.origin is None else spec
+
+
+def _named(problem: ProblemSpec) -> dict[str, str]:
+    """Return the modules that a problem names, with their field; the data set's where both name one."""
+    named = {"model": problem.model, "dataset": problem.dataset}
+    return {
+        path.partition(":")[0]: field
+        for field, path in named.items()
+        if ":" in path and not path.startswith(IMAGE_FOLDER)
+    }
+
+
+def _prefixes(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[: k + 1]) for k in range(len(parts))]
+
+
+def _not_found(name: str, field: str) -> UserError:
+    return UserError(
+        f"problem.{field}: module {name!r} is not found\n"
+        "  Put it beside the study file, or install it in this environment"
+    )
+
+
+def _read_installed(name: str, field: str) -> Module:
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, SyntaxError, ValueError):  # of a parent package; __main__ has no spec
+        found = None
+    if found is None or found.origin is None or not Path(found.origin).is_file():
+        raise _not_found(name, field)
+    path = Path(found.origin).resolve()
+    return Module(name=name, path=str(path), source=path.read_bytes(), locations=None)
+
+
+def _root(name: str, folder: str, field: str) -> str | None:
+    """Return the folder in which a named top-level module of the user's lies; None for one of an installed package."""
+    spec = PathFinder.find_spec(name, [folder])
+    if spec is not None and not (spec.origin is None and is_installed(name)):
+        return folder
+    if name in sys.stdlib_module_names or name in _OURS:
+        return None
+    for finder in sys.meta_path:  # what is installed to be edited in place may have a finder of its own
+        found = finder.find_spec(name, None)
+        if found is not None and found.origin is not None:
+            path = Path(found.origin).resolve()
+            above = path.parents[1 if found.submodule_search_locations is not None else 0]
+            return None if _in_environment(path) else str(above)
+        if found is not None and found.submodule_search_locations:
+            above = Path(next(iter(found.submodule_search_locations))).resolve().parent
+            return None if _in_environment(above) else str(above)
+    raise _not_found(name, field)
+
+
+def _in_environment(path: Path) -> bool:
+    """Whether a path belongs to the standard library or to the installed packages."""
+    library = [Path(sysconfig.get_paths()[name]).resolve() for name in ("stdlib", "platstdlib")]
+    return bool(_INSTALLED & set(path.parts)) or any(path.is_relative_to(each) for each in library)
+
+
+def _add(modules: dict[str, Module], name: str, roots: Sequence[str], asked_by: str) -> None:
+    """Add a module, the packages that it is in, and what they import."""
+    waiting = [(prefix, asked_by) for prefix in reversed(_prefixes(name))]
+    while waiting:
+        each, by = waiting.pop()
+        package = each.rpartition(".")[0]
+        if each in modules or (package and package not in modules):
+            continue
+        if (module := find_module(each, modules.get(package), roots, by)) is None:
+            continue
+        modules[each] = module
+        for line, imported in sorted(imports(module)):
+            waiting += [(prefix, f"{module.path}:{line}") for prefix in reversed(_prefixes(imported))]
+
+
+def imports(module: Module) -> Iterator[tuple[int, str]]:
+    """Yield the line and the full name of everything that a module may import, by statement or by a literal name.
+
+    ``from a import b`` yields ``a`` and ``a.b``, which may be no module.
+    """
+    try:
+        tree = ast.parse(module.source)
+    except (SyntaxError, ValueError):  # to import it says what is wrong
+        return
+    package = module.name if module.locations is not None else module.name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _base(node, package)
+            if base:
+                yield node.lineno, base
+                yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names if alias.name != "*")
+        elif isinstance(node, ast.Call) and (name := _literal(node)):
+            yield node.lineno, name
+
+
+def _base(node: ast.ImportFrom, package: str) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = package.split(".")
+    return ".".join([*parts[: len(parts) - node.level + 1], *([node.module] if node.module else [])])
+
+
+def _literal(node: ast.Call) -> str:
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    first: Sequence[ast.expr] = node.args[:1]
+    if called in _DYNAMIC and first and isinstance(first[0], ast.Constant) and isinstance(first[0].value, str):
+        return first[0].value.lstrip(".")
+    return ""

@@ -1,0 +1,148 @@
+"""Imports from a snapshot: in the process that checks a study, and in every one that trains.
+
+The folder of the study file need not be on the path, and what lies there has no effect but through the snapshot: an
+installed package is never shadowed by a file of its name, and a module that the snapshot lacks is refused by name
+rather than read as it happens to be now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import linecache
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sensitivity.study.errors import UserError
+from sensitivity.study.snapshot import Module, Snapshot, find_module, is_installed, spec_elsewhere
+
+
+def use_snapshot(snapshot: Snapshot) -> SnapshotFinder:
+    """Let this process import the modules of a snapshot, and no others of the user's; a second call replaces it.
+
+    Modules of the same names that were imported from elsewhere, or as they were earlier, are imported again.
+    """
+    if (current := _current()) is not None:
+        if current.snapshot == snapshot:
+            return current
+        sys.meta_path.remove(current)
+        _forget({module.name for module in current.snapshot.modules} - _same(current.snapshot, snapshot))
+    finder = SnapshotFinder(snapshot)
+    if snapshot.modules or snapshot.installed:
+        _forget({module.name for module in snapshot.modules if not _is_loaded_from(module)})
+        sys.meta_path.insert(0, finder)
+    return finder
+
+
+def _current() -> SnapshotFinder | None:
+    return next((each for each in sys.meta_path if isinstance(each, SnapshotFinder)), None)
+
+
+def _same(one: Snapshot, other: Snapshot) -> set[str]:
+    """Return the names of all modules if both snapshots have the same; any difference may matter to each of them."""
+    return {module.name for module in one.modules} if one.modules == other.modules else set()
+
+
+def _is_loaded_from(module: Module) -> bool:
+    loaded = sys.modules.get(module.name)
+    return loaded is None or getattr(getattr(loaded, "__loader__", None), "module", None) == module
+
+
+def _forget(names: set[str]) -> None:
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+class SnapshotFinder(importlib.abc.MetaPathFinder):
+    """Finds the modules of a snapshot first of all finders."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._roots = snapshot.roots
+        self._installed = snapshot.installed
+        self._modules = {module.name: module for module in snapshot.modules}
+        self._recording = False
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The snapshot as it is now."""
+        modules = tuple(self._modules[name] for name in sorted(self._modules))
+        return Snapshot(roots=self._roots, modules=modules, installed=self._installed)
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Add further modules beside the study file as they are imported, for a while, instead of refusing them.
+
+        While a study is checked: a module whose name is put together as the code runs can't be found before.
+        """
+        self._recording = True
+        try:
+            yield
+        finally:
+            self._recording = False
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Return where a module is loaded from; None leaves it to Python's own finders.
+
+        Raises:
+            UserError: it lies beside the study file and is not part of the snapshot.
+        """
+        if (module := self._modules.get(name)) is not None:
+            return _spec(module)
+        package = name.rpartition(".")[0]
+        if package:
+            if package not in self._modules:
+                return None
+        elif importlib.machinery.PathFinder.find_spec(name, list(self._roots)) is None:
+            return None
+        elif (elsewhere := spec_elsewhere(name, self._roots)) is not None or is_installed(name):
+            return elsewhere  # and not its namesake here, even where the path begins with this folder
+        found = find_module(name, self._modules.get(package), self._roots, f"import {name}")
+        if found is None:
+            return None
+        if not self._recording:
+            raise UserError(
+                f"{found.path or found.name}: imported only now, so it is no part of what was checked when the study "
+                f'was planned\n  Name it in an import statement: "import {name}", in a module that the study names'
+            )
+        self._modules[name] = found
+        return _spec(found)
+
+
+def _spec(module: Module) -> importlib.machinery.ModuleSpec | None:
+    if not module.path:
+        spec = importlib.machinery.ModuleSpec(module.name, None, is_package=True)
+        spec.submodule_search_locations = list(module.locations or ())
+        return spec
+    locations = None if module.locations is None else list(module.locations)
+    return importlib.util.spec_from_file_location(
+        module.name, module.path, loader=_Loader(module), submodule_search_locations=locations
+    )
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Loads a module's source as it was; any other file of its package is read where it lies."""
+
+    def __init__(self, module: Module) -> None:
+        super().__init__(module.name, module.path)
+        self.module = module
+
+    def get_data(self, path: str) -> bytes:
+        """Return the module's source; other files as they are."""
+        return self.module.source if Path(path) == Path(self.module.path) else super().get_data(path)
+
+    def path_stats(self, path: str) -> Any:
+        """Keep Python from taking or writing a compiled form, which would belong to the file as it is now."""
+        raise OSError
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module; tracebacks and `inspect` show its lines as they were."""
+        text = importlib.util.decode_source(self.module.source)
+        linecache.cache[self.module.path] = (len(text), None, text.splitlines(keepends=True), self.module.path)
+        super().exec_module(module)

@@ -1,0 +1,114 @@
+"""The boundary to code of the user's own: modules, data sets, models. Whatever it raises becomes a message."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from sensitivity.study.errors import UserError, printable, shortened
+
+logger = logging.getLogger(__name__)
+
+_MOST = 2_000
+"""Characters of what an exception says."""
+_WAIT_S = 15.0
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@contextlib.contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Turn whatever the user's code raises into a message that says what raised, and where.
+
+    An exit or an interrupt that the code itself raises is a mistake like any other; Ctrl-C still interrupts. Where the
+    code takes long, the log says what is being waited for.
+
+    Raises:
+        UserError: the code raised anything but one.
+    """
+    with _said_when_slow(what), _interrupts() as interrupts:
+        try:
+            yield
+        except (UserError, GeneratorExit):
+            raise
+        except KeyboardInterrupt as error:
+            if interrupts:
+                raise
+            raise UserError(f"{what}: it raises KeyboardInterrupt; let it raise an error{_where(error)}") from None
+        except SystemExit as error:
+            raise UserError(
+                f"{what}: it ends the process (sys.exit({error.code!r})); let it raise an error, and put what is for "
+                f'scripts below if __name__ == "__main__"{_where(error)}'
+            ) from None
+        except MemoryError as error:
+            raise UserError(
+                f"{what}: MemoryError: it needs more memory than this process can have{_where(error)}"
+            ) from None
+        except BaseException as error:  # some libraries derive theirs from it
+            raise UserError(f"{what}: {described(error)}{_where(error)}") from None
+
+
+def described(error: BaseException) -> str:
+    """Return an exception's type and message, shortened where it is very long."""
+    try:
+        message = str(error)
+    except Exception:  # it is the user's own class
+        message = "(its message can't be shown)"
+    return printable(shortened(f"{type(error).__name__}: {message}" if message else type(error).__name__, _MOST))
+
+
+def _where(error: BaseException) -> str:
+    """Return the last place in the user's own code, or else the last at all, as a line of a message."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"\n  at {error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    named = [frame for frame in frames if not frame.filename.startswith("<")]
+    frame = ([frame for frame in named if _is_own(frame.filename)] or named)[-1]
+    return f"\n  at {frame.filename}:{frame.lineno}"
+
+
+def _is_own(filename: str) -> bool:
+    """Whether a file is neither of an installed package, nor of Python, nor of this one."""
+    path = Path(filename)
+    installed = "site-packages" in path.parts or "dist-packages" in path.parts
+    library = Path(traceback.__file__).parent
+    return not (installed or path.is_relative_to(library) or path.is_relative_to(_PACKAGE))
+
+
+@contextlib.contextmanager
+def _said_when_slow(what: str) -> Iterator[None]:
+    timer = threading.Timer(
+        _WAIT_S, logger.warning, ("%s: still running after %.0f s; Ctrl-C stops this command", what, _WAIT_S)
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Yield a list that an interrupt from outside (SIGINT) adds to, before it is handled as it would have been."""
+    arrived: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield arrived  # no interrupt arrives here
+        return
+
+    def record(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, record)
+    try:
+        yield arrived
+    finally:
+        if signal.getsignal(signal.SIGINT) is record:  # else the user's code has set its own
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,102 @@
+"""From what a user's data function returns to tensors, each mistake with its fix."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sensitivity.study.errors import UserError
+from sensitivity.study.users_code import users_code
+
+PARTS = ("train inputs", "train targets", "test inputs", "test targets")
+_MOST = torch.finfo(torch.float32).max
+
+
+def parts_of(returned: Any, where: str) -> tuple[Any, ...]:
+    """Return the four parts of a data set, not looked at yet.
+
+    Raises:
+        UserError: it is not four things.
+    """
+    wanted = f"it must return {', '.join(PARTS)}, in this order"
+    if not isinstance(returned, (tuple, list)):
+        got = f"a {type(returned).__name__}" if returned is not None else "None; does it have a return statement?"
+        raise UserError(f"{where} returned {got}; {wanted}")
+    if len(returned) != len(PARTS):
+        kinds = ", ".join(type(part).__name__ for part in returned[:6])
+        raise UserError(f"{where} returned {len(returned)} ({kinds}); {wanted}")
+    return tuple(returned)
+
+
+def as_tensor(part: Any, where: str) -> Tensor:
+    """Return one part as a dense tensor ``[examples, ...]`` of real, finite numbers; `where` names it in messages.
+
+    Raises:
+        UserError: it is none, or can't be one.
+    """
+    if isinstance(part, (np.ndarray, np.generic)):
+        part = _checked_array(np.asanyarray(part), where)
+    elif isinstance(part, (list, tuple, float, int)):
+        pass
+    elif not isinstance(part, Tensor):
+        raise UserError(f"{where} are a {type(part).__name__}; {_fix_of(part)}")
+    with users_code(where), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of arrays that can't be written to: they aren't
+        try:
+            values = torch.as_tensor(part).detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{where} can't become a tensor ({str(error).splitlines()[0]}); give a tensor, or an array of numbers, "
+                "all examples of one shape"
+            ) from None
+    if values.is_meta:
+        raise UserError(f'{where} are on the "meta" device and have no values; make them on the CPU')
+    if values.dim() == 0 or values.layout != torch.strided or values.is_complex():
+        raise UserError(f"{where} are {_form(values)}; they must be dense, real numbers, [examples, ...]")
+    if 0 in values.shape[1:]:
+        raise UserError(f"{where} are {_form(values)}; there must be at least one an example")
+    _refuse_unusable(values, where)
+    return values
+
+
+def _refuse_unusable(values: Tensor, where: str) -> None:
+    if not values.is_floating_point():
+        return
+    if not bool(torch.isfinite(values).all()):
+        raise UserError(f"{where} hold NaN or infinity; clean or fill them")
+    if values.numel() and float(values.abs().max()) > _MOST:
+        raise UserError(f"{where} hold numbers beyond {_MOST:.2g}, which training in float32 can't hold; scale them")
+
+
+def _checked_array(array: Any, where: str) -> Any:
+    """Return an array that torch can take."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise UserError(f"{where} are a masked array; fill it (array.filled(0)) or leave the masked examples out")
+    if array.dtype.kind not in "biufc":
+        raise UserError(
+            f"{where} are an array of {array.dtype}; give numbers: encode what is text or a date, and make all "
+            "examples of one shape"
+        )
+    if array.dtype == np.longdouble:
+        array = array.astype(np.float64)
+    # torch knows no other byte order, and no negative strides.
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+
+
+def _fix_of(part: Any) -> str:
+    if hasattr(part, "to_numpy"):  # of pandas, polars, xarray
+        return "give its numbers: .to_numpy()"
+    if hasattr(part, "toarray"):  # of scipy's sparse matrices
+        return "give them dense: .toarray()"
+    if (hasattr(part, "__getitem__") and hasattr(part, "__len__")) or hasattr(part, "__next__"):
+        return "give tensors or arrays of all examples, such as torch.stack([x for x, y in dataset])"
+    return "give a tensor, or an array of numbers"
+
+
+def _form(values: Tensor) -> str:
+    dtype, layout = (str(each).removeprefix("torch.") for each in (values.dtype, values.layout))
+    return f"{dtype} of shape {list(values.shape)}, {layout}"

@@ -1,0 +1,46 @@
+"""Splits by class: every class has examples for training and for the test."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from sensitivity.study.errors import UserError
+from sensitivity.study.spec import ProblemSpec
+
+_Rows = npt.NDArray[np.int64]
+
+
+def split_by_class(classes: _Rows, spec: ProblemSpec) -> tuple[_Rows, _Rows]:
+    """Return the examples for training and for the test, shuffled, as `test_fraction` and `split_seed` say.
+
+    Raises:
+        UserError: with this fraction a class would have no example for training, or none for the test.
+    """
+    from sklearn.model_selection import train_test_split  # here: half a second that other data sets do not need
+
+    examples, kinds = len(classes), len(np.unique(classes))
+    test = math.ceil(spec.test_fraction * examples)
+    if min(test, examples - test) < kinds:
+        lowest, highest = kinds / examples, (examples - kinds) / examples
+        allowed = (
+            f"allowed: {lowest:.4g} to {highest:.4g}, or add examples"
+            if lowest <= highest
+            else f"add examples: there must be at least {2 * kinds:,}"
+        )
+        raise UserError(
+            f"problem.test_fraction: {spec.test_fraction:g} of {examples:,} examples leaves {examples - test:,} for "
+            f"training and {test:,} for the test; each of the {kinds:,} classes needs one in both\n  {allowed}"
+        )
+    try:
+        train_rows, test_rows = train_test_split(
+            np.arange(examples), test_size=spec.test_fraction, random_state=spec.split_seed, stratify=classes
+        )
+    except ValueError as error:  # a class of one example
+        raise UserError(
+            f"problem.test_fraction: {spec.test_fraction:g} can't split {examples:,} examples by class ({error})\n"
+            "  Choose another fraction, or add examples"
+        ) from None
+    return train_rows, test_rows

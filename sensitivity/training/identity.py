@@ -1,0 +1,140 @@
+"""Digests of what a problem is once it is loaded, and the checks that rest on them (``study.identity``)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sensitivity.study.errors import UserError
+from sensitivity.study.identity import NETWORK_SEED, Digest, Identity
+from sensitivity.training.datasets.dataset import Dataset
+from sensitivity.training.packed_model import initialised
+from sensitivity.training.problems import Problem
+
+_ROWS = 4096
+"""Rows of a floating-point array that are projected at once."""
+_PROBE = 16
+"""Examples on which two builds of a network are compared."""
+_ROUNDING = 1e-4
+"""Of the largest output: two builds of one network differ by less, whatever their kernels do."""
+_DRAWS = (
+    "Something in it is drawn anew each time: by an unseeded generator (torch, numpy, random), os.urandom, the time"
+)
+
+
+def identity(problem: Problem) -> Identity:
+    """Return the digests of a problem's data, on the CPU in the precision of training, and of its network."""
+    network = initialised(problem.build_model, NETWORK_SEED)
+    return Identity(**data_digests(problem.dataset), network=network_digest(network))
+
+
+def data_digests(dataset: Dataset) -> dict[str, Digest]:
+    """Return the digest of each array of a data set."""
+    names = ("train_inputs", "train_targets", "test_inputs", "test_targets")
+    return {name: digest({"": getattr(dataset, name)}) for name in names}
+
+
+def network_digest(network: nn.Module) -> Digest:
+    """Return the digest of a network's parameters and buffers."""
+    return digest({**dict(network.named_parameters()), **dict(network.named_buffers())})
+
+
+def digest(tensors: Mapping[str, Tensor]) -> Digest:
+    """Return the digest of tensors, by name."""
+    whole, exact = hashlib.sha256(), hashlib.sha256()
+    projection, square = 0.0, 0.0
+    for name, tensor in tensors.items():
+        values = tensor.detach().cpu().contiguous()
+        kind = f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
+        content = values.reshape(-1).view(torch.uint8).numpy().data
+        for each in (whole, exact):
+            each.update(f"{name} {kind}\0".encode())
+        whole.update(content)
+        if values.is_floating_point():
+            added = _projected(values)
+            projection, square = projection + added[0], square + added[1]
+        else:
+            exact.update(content)
+    if len(tensors) == 1:
+        form = kind if values.is_floating_point() else f"{kind} ({exact.hexdigest()[:12]})"
+    else:
+        form = f"{len(tensors)} arrays of {sum(t.numel() for t in tensors.values()):,} ({exact.hexdigest()[:12]})"
+    return Digest(form=form, sha256=whole.hexdigest(), projection=projection, norm=math.sqrt(square))
+
+
+def _projected(values: Tensor) -> tuple[float, float]:
+    """Return the projection and the squared norm of an array whose first dimension is rows."""
+    rows = values.flatten(1) if values.dim() > 1 else values.reshape(-1, 1)
+    generator = torch.Generator().manual_seed(0)
+    columns = _weights(rows.shape[1], generator)
+    projection, square = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for some in torch.split(rows, _ROWS):
+        exact = some.double()
+        projection += _weights(len(exact), generator) @ (exact @ columns)
+        square += exact.square().sum()
+    return projection.item(), square.item()
+
+
+def _weights(count: int, generator: torch.Generator) -> Tensor:
+    drawn = torch.rand(count, generator=generator, dtype=torch.float64) * 2 - 1
+    return drawn + torch.where(drawn < 0, -0.5, 0.5)
+
+
+def check_repeats(found: Identity, again: Dataset, *, named: str) -> None:
+    """Compare what a data function of the user's gave with what it gives at a second call, `again`.
+
+    Raises:
+        UserError: they differ; each array that does is named.
+    """
+    others = [name.replace("_", " ") for name, d in data_digests(again).items() if not getattr(found, name).is_same(d)]
+    if others:
+        raise UserError(
+            f"problem.dataset: {named} returns other {', '.join(others)} at a second call\n"
+            f"  Every worker calls it, and would train on data of its own. {_DRAWS}\n"
+            "  Draw from a generator with a seed: torch.randperm(n, generator=torch.Generator().manual_seed(0)), "
+            "numpy.random.default_rng(0)"
+        )
+
+
+def check_follows_seed(problem: Problem, *, named: str) -> None:
+    """Build the network twice from one seed, and compare parameters, buffers and outputs in both modes.
+
+    Raises:
+        UserError: they differ.
+    """
+    first, second = (initialised(problem.build_model, NETWORK_SEED) for _ in range(2))
+    what = ""
+    if not network_digest(first).is_same(network_digest(second)):
+        what = "other initial parameters"
+    elif not all(_are_close(*outputs) for outputs in _outputs(problem, first, second)):
+        what = "other outputs"
+    if what:
+        raise UserError(
+            f"problem.model: {named} gives {what} when it is built a second time from the same seed\n"
+            f"  So a run's seed would not say what it trains. {_DRAWS}\n"
+            "  Draw with torch alone, without a seed of your own (torch.randn, torch.nn.init): a run sets the seed "
+            "before it builds its network"
+        )
+
+
+def _outputs(problem: Problem, first: nn.Module, second: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Return the outputs of both networks for the same examples, in training and in evaluation mode."""
+    inputs = problem.dataset.standardised(problem.dataset.train_inputs[:_PROBE])
+    found = []
+    for training in (True, False):
+        outputs = []
+        for network in (first, second):
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.manual_seed(0)  # dropout's masks
+                outputs.append(network.train(training)(inputs.clone()).double())
+        found.append((outputs[0], outputs[1]))
+    return found
+
+
+def _are_close(first: Tensor, second: Tensor) -> bool:
+    largest = torch.stack([first.abs().max(), second.abs().max()]).max().item()
+    return torch.allclose(first, second, rtol=0, atol=_ROUNDING * largest)

@@ -1,0 +1,94 @@
+"""What a model of the user's own must be and return, each mistake with its fix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from sensitivity.study.errors import UserError
+
+
+def checked_module(model: Any, name: str) -> nn.Module:
+    """Return what the function `name` built, if it is a network that can be trained.
+
+    Raises:
+        UserError: it is no module, or its parameters are not there yet.
+    """
+    where = f"problem.model: {name}"
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise UserError(f"{where} returned the class {model.__name__}; return a network of it: {model.__name__}(...)")
+    if not isinstance(model, nn.Module):
+        hint = "; it has no return statement" if model is None else ""
+        raise UserError(f"{where} returned {type(model).__name__}{hint}; return a torch.nn.Module")
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise UserError(f"{where} returned a {type(model).__name__}; return the network in it, its .module")
+    for part, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise UserError(
+                f"{where}: {part} has no shape yet (a Lazy layer); pass a batch through the network once in the "
+                "function: model(torch.zeros(1, *shape))"
+            )
+        if tensor.is_meta:
+            raise UserError(
+                f'{where}: {part} is on the "meta" device and has no values; build the network on the CPU, where it '
+                "draws its initialisation"
+            )
+        if isinstance(tensor, nn.Parameter) and not tensor.is_floating_point():
+            raise UserError(f"{where}: the parameter {part} is {_short(tensor.dtype)}; it must be floating-point")
+    return model
+
+
+def output_mistake(outputs: Any, targets: Tensor, *, classes: int | None, split: str) -> str | None:
+    """Return what is wrong with a network's output for a batch, and the fix; None if nothing is.
+
+    Args:
+        outputs: whatever the forward pass returned.
+        targets: of the batch.
+        classes: how many there are; None where targets are values.
+        split: "training" or "test".
+    """
+    if classes is None:
+        wanted = f"{list(targets.shape)}, as the targets have it"
+    else:
+        wanted = f"[{len(targets)}, {classes}], a number for each class"
+    if (mistake := _kind_mistake(outputs, wanted)) is not None:
+        return mistake
+    if classes is None:
+        fits = outputs.shape == targets.shape
+    else:
+        fits = outputs.dim() == 2 and len(outputs) == len(targets) and outputs.shape[1] >= classes
+    if not fits:
+        return f"returns {list(outputs.shape)} for {len(targets)} {split} examples; it must be {wanted}"
+    if split == "training" and not outputs.requires_grad:
+        return (
+            "returns outputs that no parameter can learn from: the forward method detaches them, or runs under "
+            "torch.no_grad()"
+        )
+    return None
+
+
+def _kind_mistake(outputs: Any, wanted: str) -> str | None:
+    if isinstance(outputs, Tensor):
+        if outputs.is_meta:
+            return f'returns a tensor on the "meta" device, without values; it must be {wanted}'
+        if outputs.layout != torch.strided:
+            return f"returns a {_short(outputs.layout)} tensor; it must be dense, {wanted}: call .to_dense()"
+        if not outputs.is_floating_point():
+            fix = "outputs before any argmax or rounding"
+            return f"returns {_short(outputs.dtype)}; it must be floating-point, {wanted}: {fix}"
+        return None
+    got, fix = f"a {type(outputs).__name__}", "return one tensor"
+    if isinstance(outputs, (tuple, list)):
+        got, fix = f"{got} of {len(outputs)}", "return its tensor of outputs alone, such as outputs[0]"
+    elif isinstance(outputs, dict) or hasattr(outputs, "logits"):
+        fix = 'return its tensor of outputs alone, such as outputs["logits"]'
+    elif outputs is None:
+        got, fix = "None", "does its forward method have a return statement?"
+    return f"returns {got}; it must be one tensor {wanted}: {fix}"
+
+
+def _short(value: object) -> str:
+    return str(value).removeprefix("torch.")

@@ -1,0 +1,55 @@
+"""Bets on blocks: exact at any stop, by counting all outcomes and by simulation."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from sensitivity.analysis.betting import bet, wealth
+
+
+@pytest.mark.parametrize(("p", "ratio", "above"), [(0.3, 1.5, True), (0.3, 1 / 1.5, False), (0.5, 1.0, True)])
+def test_wealth_is_a_martingale_where_the_null_hypothesis_just_holds(p, ratio, above):
+    """Over all 4^4 outcomes of four blocks of one draw each, weighed by their probabilities."""
+    other = p if ratio >= 1 else p / ratio
+    one = ratio * other
+    outcomes = np.array(list(itertools.product([0.0, 1.0], repeat=8)))
+    a, b = outcomes[:, :4], outcomes[:, 4:]
+    weights = np.prod(np.where(a == 1, one, 1 - one) * np.where(b == 1, other, 1 - other), axis=1)
+    assert weights.sum() == pytest.approx(1)
+    held = wealth(a, b, ratio, above=above)
+    assert (held > 0).all()
+    np.testing.assert_allclose(weights @ held, 1.0)
+
+
+@pytest.mark.parametrize(("p", "ratio"), [(0.24, 1.5), (0.07, 1.5), (0.6, 1.5)])
+def test_a_false_claim_is_rare_however_often_one_looks(p, ratio):
+    """The candidate works exactly `ratio` times as often, which is no more than the margin."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.random((1500, 400)) < rate for rate in (p, p / ratio))
+    for above in (True, False):
+        ever = wealth(a.astype(float), b.astype(float), ratio, above=above).max(axis=1)
+        assert np.mean(ever >= 20) <= 0.05
+        assert np.mean(ever >= 40) <= 0.025
+
+
+def test_a_first_bet_stakes_nothing_and_later_ones_what_the_earlier_blocks_suggest():
+    a, b = np.array([1.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0])
+    assert wealth(a, b, 1.0, above=True).tolist() == pytest.approx([1.0, 1.9, 1.9 * 0.1])
+    assert wealth(a, b, 1.0, above=False).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_answers_take_forty_on_one_side_or_twenty_on_both():
+    rng = np.random.default_rng(2)
+    rates = {name: (rng.random(600) < p).astype(float) for name, p in {"high": 0.8, "same": 0.8, "low": 0.3}.items()}
+    better = bet(rates["high"], rates["low"], 1.5, "seeds")
+    assert (better.answer(0.05), better.direction(0.05)) == ("better", "better")
+    assert better.better > 40 > better.worse
+    worse = bet(rates["low"], rates["high"], 1.5, "seeds")
+    assert (worse.answer(0.05), worse.direction(0.05)) == ("worse", "worse")
+    equal = bet(rates["high"], rates["same"], 1.5, "seeds")
+    assert (equal.answer(0.05), equal.direction(0.05)) == ("equivalent", "undetermined")
+    assert bet(rates["high"][:5], rates["low"][:5], 1.5, "seeds").answer(0.05) == "undetermined"
+    assert better.answer(1 / better.better) == "undetermined", "the level counts"
+    assert math.isfinite(better.better)
