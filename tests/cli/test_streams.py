@@ -216,6 +216,7 @@ STOPPED_IN = {
     "list": "sensitivity.cli.listing.place",
     "verdict": "sensitivity.cli.reading.place",
     "report": "sensitivity.cli.reading.place",
+    "verify": "sensitivity.cli.verifying.place",
     "export": "sensitivity.cli.exporting.place",
     "plan": "sensitivity.cli.planning.prepare",
     "run": "sensitivity.cli.running.prepare",
