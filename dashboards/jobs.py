@@ -26,7 +26,8 @@ from sensitivity.study.load import parse_study, parse_toml, shipped
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.whole_files import output_faults, write_whole
 
-_COMMAND = (sys.executable, "-m", "sensitivity.cli.main")
+_COMMAND = (sys.executable, "-P", "-m", "sensitivity.cli.main")
+"""Without the current folder on the path, where a file may have the name of a package."""
 _PLAN_S = 300.0
 _TAIL = 4_000
 _MOST_LOG_BYTES = 100_000

@@ -14,11 +14,13 @@ from dashboards.memo import Memo
 from dashboards.view import View
 from sensitivity.analysis.best_of_k import BestOfK, compute_best_of_k
 from sensitivity.analysis.cautions import Caution, compute_cautions
+from sensitivity.analysis.claims import Claim, Evidence, compared_pairs, compute_claims
 from sensitivity.analysis.clipping import Clipping, compute_clipping
 from sensitivity.analysis.cost import Cost, compute_cost
 from sensitivity.analysis.curves import CellCurves, compute_curves
 from sensitivity.analysis.draws import Draws, compute_draws
 from sensitivity.analysis.importance import Importance, compute_importance
+from sensitivity.analysis.looks import Level, Looks, compute_looks, level
 from sensitivity.analysis.lr_sensitivity import LrSensitivity, compute_lr_sensitivity
 from sensitivity.analysis.maps import RobustnessMap, compute_maps
 from sensitivity.analysis.outcomes import available_metrics, untrained_values
@@ -38,9 +40,6 @@ from sensitivity.analysis.targets import TargetOutcome, compute_targets
 from sensitivity.analysis.time_split import TimeSplit, compute_time_split
 from sensitivity.analysis.times import TimeUnit, compute_times
 from sensitivity.analysis.tuning import Tuning, compute_tuning
-from sensitivity.analysis.verdict import Margins, Verdict, default_pair
-from sensitivity.analysis.verdict_scaling import compute_scaling_verdict
-from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.axes import Axis
 from sensitivity.study.metrics import METRICS, Metric, MetricName
@@ -200,8 +199,7 @@ class Results:
     @property
     def pair(self) -> tuple[str, str] | None:
         """The two optimizers that are compared, of those that the filters leave."""
-        left = set(self.runs["optimizer"])
-        return default_pair({name: arm.kind for name, arm in self.loaded.spec.optimizers.items() if name in left})
+        return next(iter(compared_pairs(self.loaded.spec, self.runs)), None)
 
     def scaling(self, unit: TimeUnit) -> tuple[ScalingCurve, ...]:
         """Return how the time to the target falls with batch size; none without a target."""
@@ -365,25 +363,25 @@ class Results:
         return self._once("clipping", lambda: compute_clipping(self.runs, self.runs[["trial_id"]]))
 
     @property
-    def verdicts(self) -> tuple[Verdict, ...]:
-        """Which optimizer scales further, and which is less sensitive; none without two optimizers."""
-        pair = self.pair
-        if pair is None:
-            return ()
+    def looks(self) -> tuple[Looks, Level]:
+        """How often the study may have been looked at before, and the error rate that this leaves."""
+        spec = self.loaded.spec
+        looks = compute_looks(self.loaded.manifest.history, self.loaded.runs, spec.model_dump(mode="json"))
+        return looks, level(looks, len(spec.seeds), spec.primary.looks if spec.primary else ())
 
-        def compute() -> tuple[Verdict, ...]:
-            clipped = [c.refused for c in self.clipping if c.refused is not None and c.optimizer in pair]
-            scaling, draws = self.scaling("steps"), self.draws
-            declared = self.loaded.spec.margins
-            margins = Margins(scaling_ratio=declared.scaling_ratio, tuning_ratio=declared.tuning_ratio)
-            if not scaling or not draws:
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """The verdict on every pair and both questions; none without two optimizers and a target."""
+
+        def compute() -> tuple[Claim, ...]:
+            curves, draws = self.scaling("steps"), self.draws
+            if not curves or not draws:
                 return ()
-            return (
-                compute_scaling_verdict(self.runs, scaling, *pair, margins=margins),
-                compute_sensitivity_verdict(self.runs, draws, *pair, margins=margins, clipped=clipped),
-            )
+            evidence = Evidence(runs=self.runs, curves=curves, draws=draws, clipping=self.clipping)
+            chosen = len(self.runs) < len(self.loaded.runs) or self.target != self.loaded.spec.primary_target
+            return compute_claims(self.loaded.spec, evidence, *self.looks, chosen=chosen)
 
-        return self._once("verdicts", compute, self.target, self.metric.name, self.view.tolerance)
+        return self._once("claims", compute, self.target, self.metric.name, self.view.tolerance)
 
 
 def _filtered(runs: pd.DataFrame, view: View) -> pd.DataFrame:

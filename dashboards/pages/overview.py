@@ -50,10 +50,11 @@ def _blocks(scene: Scene) -> Sequence[Block]:
 
 def _verdict(scene: Scene) -> Any:
     results = scene.results
-    shown = verdict_text(results.verdicts)
+    shown = verdict_text(results.claims)
     if not shown:
         shown = [html.P("A verdict compares two optimizers; there is one here.", className="note")]
-    beware = [html.Li(caution.text) for caution in results.cautions]
+    looks, level = results.looks
+    beware = [html.Li(caution.text) for caution in (*level.cautions, *looks.changed, *results.cautions)]
     return html.Section(
         [html.H2("Verdict"), *shown, *([html.H2("Before you conclude"), html.Ul(beware)] if beware else [])],
         className="card verdict",
@@ -61,7 +62,8 @@ def _verdict(scene: Scene) -> Any:
 
 
 def _found(question: str, scene: Scene) -> Verdict | None:
-    return next((verdict for verdict in scene.results.verdicts if verdict.question == question), None)
+    verdicts = [claim.verdict for claim in scene.results.claims]
+    return next((verdict for verdict in verdicts if verdict.question == question), None)
 
 
 def _evidence(question: str, scene: Scene) -> go.Figure | str:

@@ -208,7 +208,7 @@ def _numbers(scene: Scene) -> Any:
         [
             html.H2("In this prior box"),
             html_table(Table(header=header, rows=rows), "Each optimizer and batch size, as filtered."),
-            *verdict_text(results.verdicts),
+            *verdict_text(results.claims),
         ],
         className="card",
     )

@@ -43,7 +43,9 @@ How sensitive is it
 
 Which is better
 * ``profiles``: ``compute_profiles -> PerformanceProfile`` an optimizer.
-* ``verdict``: ``Verdict``, ``Margins``, ``default_pair``; ``verdict_scaling``: ``compute_scaling_verdict``;
+* ``claims``: ``compute_claims(spec, evidence, looks, level) -> Claim`` a pair and question: what may be claimed, and at
+  which error rate. ``looks``: how often the answer may have been looked at before.
+* ``verdict``: ``Verdict``, ``Margins``; ``verdict_scaling``: ``compute_scaling_verdict``;
   ``verdict_sensitivity``: ``compute_sensitivity_verdict``. ``paired``: ``PairedComparison``, the tests.
   ``size_ratio``: of two critical batch sizes. ``scaling_obstacles``: what forbids a claim on them. ``remedies``,
   ``remedies_scaling``: ``Remedy``, what would settle it and its cost.

@@ -59,20 +59,33 @@ class Evidence:
     clipping: Sequence[Clipping]
 
 
-def compute_claims(spec: StudySpec, evidence: Evidence, looks: Looks, level: Level) -> tuple[Claim, ...]:
+def compute_claims(
+    spec: StudySpec, evidence: Evidence, looks: Looks, level: Level, *, chosen: bool = False
+) -> tuple[Claim, ...]:
     """Return the verdict on every pair of `spec` that has runs, on both questions, in the order of its pairs.
 
-    `level` is that of the present look (``looks.level``).
+    Args:
+        spec: the study as it is now.
+        evidence: for its primary target, or for what was chosen in its place.
+        looks: at the study.
+        level: of the present look (``looks.level``).
+        chosen: whether runs or the target were chosen after results were seen, so that all verdicts are exploratory.
     """
-    there = set(evidence.runs["optimizer"])
-    pairs = [pair for pair in spec.comparisons if set(pair) <= there]
+    chosen = chosen or bool(looks.changed)
+    pairs = compared_pairs(spec, evidence.runs)
     family = {(pair, question): _computer(spec, evidence, pair, question) for pair in pairs for question in _QUESTIONS}
     primary = _primary(spec)
-    role: Role = "confirmatory" if primary is None and not looks.changed else "exploratory"
+    role: Role = "confirmatory" if primary is None and not chosen else "exploratory"
     first = {key: compute for key, compute in family.items() if key == primary}
     rest = {key: compute for key, compute in family.items() if key != primary}
-    found = _holm(first, level, "exploratory" if looks.changed else "primary") | _holm(rest, level, role)
+    found = _holm(first, level, "exploratory" if chosen else "primary") | _holm(rest, level, role)
     return tuple(found[key] for key in family)
+
+
+def compared_pairs(spec: StudySpec, runs: pd.DataFrame) -> tuple[Pair, ...]:
+    """Return those pairs of optimizers that `spec` compares and that `runs` has both of."""
+    there = set(runs["optimizer"])
+    return tuple(pair for pair in spec.comparisons if set(pair) <= there)
 
 
 def _primary(spec: StudySpec) -> Key | None:

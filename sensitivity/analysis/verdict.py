@@ -18,7 +18,6 @@ binds. All of these, and all that would settle the question, are given at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,16 +145,3 @@ def unfinished(priced: pd.DataFrame) -> tuple[list[Caution], list[Remedy]]:
     """Return that runs wait, and the remedy, where they do."""
     remedy = finish(priced)
     return ([], []) if remedy is None else ([Caution(code="incomplete", text=remedy.text)], [remedy])
-
-
-def default_pair(kinds: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return (candidate, reference): the first K-FAC and the first SGD of `kinds` (optimizer -> kind).
-
-    Without both, the first two optimizers; None where there are fewer than two.
-    """
-    kfac = next((name for name, kind in kinds.items() if kind == "kfac"), None)
-    sgd = next((name for name, kind in kinds.items() if kind == "sgd"), None)
-    if kfac is not None and sgd is not None:
-        return kfac, sgd
-    names = list(kinds)
-    return (names[0], names[1]) if len(names) > 1 else None

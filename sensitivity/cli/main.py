@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import logging
@@ -9,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -24,7 +25,6 @@ from sensitivity.study.paths import path_faults
 from sensitivity.study.redaction import RedactingFormatter
 
 _STOPPED = "stopped; what is stored stays as it was"
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Faults of the machine that any system call may meet, wherever it stands in the code."""
 
@@ -76,24 +76,15 @@ def _importing() -> Iterator[None]:
             os.write(2, f"{_STOPPED}\n".encode())
         os._exit(STOPPED)
 
-    with _stops_raise(end):
-        yield
+    from sensitivity.execution.interruption import heeded
 
-
-@contextlib.contextmanager
-def _stops_raise(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Handle the signals that stop a command; one that the caller ignores, as ``nohup`` does, stays ignored."""
-    main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in _STOPS if main}
-    for number, known in before.items():
-        if known is not signal.SIG_IGN:
-            signal.signal(number, handler)
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, end) for number in (heeded() if main_thread else ())}
     try:
         yield
     finally:
         for number, known in before.items():
-            if signal.getsignal(number) is handler:  # not where a command has its own reasons
-                signal.signal(number, known)
+            signal.signal(number, known)
 
 
 @app.command()
@@ -228,22 +219,36 @@ def dashboard(
 register(app)
 
 
+def _put_current_folder_last() -> None:
+    """Import what is installed first: ``python -m`` begins its path with the current folder, whatever lies there."""
+    with contextlib.suppress(OSError):  # the folder is gone
+        if sys.path[0] in ("", str(Path.cwd())):
+            sys.path.append(sys.path.pop(0))
+
+
 def main() -> None:
     """Run a command; a user's mistake is a message and exit code 2, never a traceback."""
+    _put_current_folder_last()
     code = STOPPED
     with contextlib.suppress(KeyboardInterrupt), standard_streams() as streams:
         handler = logging.StreamHandler()
         handler.setFormatter(RedactingFormatter("%(levelname)s: %(message)s"))
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
         code = streams.exit_code(_exit_code_of_command(), failed=FAULT)
+    if code == STOPPED:
+        from sensitivity.execution.interruption import ignore_stops
+
+        atexit.register(ignore_stops)  # first of all that is registered: Ray cleans up until the very end
     sys.exit(code)
 
 
 def _exit_code_of_command() -> int:
+    from sensitivity.execution.interruption import Interruptible  # here, as what only reads loads nothing that runs
+
     try:
         with path_faults("the current folder", "Change to a folder that exists"):
             Path.cwd()  # where it was removed, libraries fail in their own ways, some by ending the process
-        with _stops_raise(signal.default_int_handler):
+        with Interruptible():
             app()
     except (_Stopped, KeyboardInterrupt):
         print(_STOPPED, file=sys.stderr)

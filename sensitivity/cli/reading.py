@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sensitivity.analysis.verdict import Verdict
+from sensitivity.analysis.claims import Claim
 from sensitivity.cli.display import shown_file, size
-from sensitivity.figures.labels import optimizer_name
+from sensitivity.figures.verdict_words import answer_in_words
 from sensitivity.report.results import Verdicts, compute_verdicts
-from sensitivity.report.words import answer_in_words, target_in_words
+from sensitivity.report.words import target_in_words
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
 from sensitivity.store.record import refuse_record
@@ -54,15 +54,12 @@ def show_verdict(study_dir: str, *, as_json: bool) -> None:
 
 def _words(name: str, verdicts: Verdicts) -> str:
     target = target_in_words(verdicts)
-    pair = " against ".join(map(optimizer_name, verdicts.pair)) if verdicts.pair else ""
-    lines = [": ".join(part for part in (name, pair) if part) + (f", {target}" if target else "")]
-    lines += [_wrapped(why.text) for why in verdicts.why_not]
-    for verdict in (verdicts.scaling, verdicts.sensitivity):
-        if verdict is None:
-            continue
-        answer = answer_in_words(verdict)
+    lines = [", ".join(part for part in (name, target) if part)]
+    lines += [_wrapped(why.text) for why in (*verdicts.why_not, *verdicts.looks)]
+    for claim in verdicts.claims:
+        answer = answer_in_words(claim)
         lines += ["", answer.question, f"  {answer.answer.upper()}: {answer.headline}"]
-        lines += [_wrapped(answer.effect, "  ")] if answer.effect else []
+        lines += [_wrapped(text, "  ") for text in (answer.effect, answer.role) if text]
         lines += ["  why:", *(_wrapped(text, "  - ") for text in answer.reasons)]
         lines += ["  what would settle it:"] * bool(answer.settle)
         lines += [_wrapped(text, "  - ") for text in answer.settle]
@@ -75,23 +72,33 @@ def _wrapped(text: str, mark: str = "") -> str:
 
 def _content(name: str, verdicts: Verdicts) -> dict[str, Any]:
     metric, level = verdicts.target or (None, None)
-    answers = {v.question: _answer(v) for v in (verdicts.scaling, verdicts.sensitivity) if v is not None}
     return {
         "study": name,
-        "candidate": verdicts.pair[0] if verdicts.pair else None,
-        "reference": verdicts.pair[1] if verdicts.pair else None,
         "target": {"metric": metric, "level": level} if verdicts.target else None,
-        "answers": answers,
+        "answers": [_answer(claim) for claim in verdicts.claims],
+        "looks": [{"code": look.code, "text": look.text} for look in verdicts.looks],
         "why_not": [{"code": why.code, "text": why.text} for why in verdicts.why_not],
     }
 
 
-def _answer(verdict: Verdict) -> dict[str, Any]:
+def _answer(claim: Claim) -> dict[str, Any]:
+    verdict = claim.verdict
     effect, primary = verdict.effect, verdict.primary
     interval = None if effect.interval is None else [_finite(end) for end in effect.interval]
     return {
+        "question": verdict.question,
+        "candidate": verdict.candidate,
+        "reference": verdict.reference,
         "answer": verdict.answer,
-        "effect": {"value": _finite(effect.value), "interval": interval, "n": effect.n},
+        "role": claim.role,
+        "error_rate": claim.rate,
+        "effect": {
+            "value": _finite(effect.value),
+            "interval": interval,
+            "level": 1 - verdict.alpha,
+            "n": effect.n,
+            "of": effect.of,
+        },
         "p": None if primary is None else _finite(primary.p),
         "p_equivalence": None if primary is None else _finite(primary.p_equivalence),
         "margin": None if primary is None else primary.margin,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import sys
 from dataclasses import asdict
 
@@ -33,9 +32,6 @@ def run_study(study: str, *, storage: str, address: str | None, workers: int | N
         workers=workers,
         show=lambda progress: shown(progress, console),
     )
-    if outcome.interrupted:
-        for number in (signal.SIGINT, signal.SIGTERM):  # Ray tidies up until the very end of the process
-            signal.signal(number, signal.SIG_IGN)
     if as_json:
         print(json.dumps(asdict(outcome)))
     else:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from sensitivity.study.errors import UserError
 from sensitivity.study.whole_files import write_output
 
 _QUIET = {
@@ -20,25 +24,100 @@ _QUIET = {
     # Ctrl-C is ours: Tune's handler would wait for the packs in flight.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
+_PREFIX = "sensitivity-"
+_OWNER = "owner"
+"""A file in each temporary folder, locked for as long as the process that made the folder lives."""
+_LONGEST_SOCKET = 107 if sys.platform.startswith("linux") else 103
+"""Bytes of a socket's path that the system takes."""
+_BELOW = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""Ray's longest socket path, below its temporary folder."""
+_SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 @contextlib.contextmanager
-def ray_environment(*, local: bool) -> Iterator[None]:
-    """Prepare the environment for Ray; to be entered before Ray is imported.
+def ray_environment(*, local: bool) -> Iterator[Path]:
+    """Prepare the environment for Ray, to be entered before Ray is imported; yield a folder that is deleted on exit.
 
-    What the user has set stays. For a `local` Ray, which guards itself with a token, the token is kept in a
-    temporary folder rather than in the home directory.
+    What the user has set stays. A `local` Ray keeps its session (logs and sockets) in that folder, and the token that
+    guards it, rather than in the home directory.
+
+    Raises:
+        UserError: there is no temporary folder with a path short enough for the sockets of a `local` Ray.
     """
-    with tempfile.TemporaryDirectory(prefix="sensitivity-", ignore_cleanup_errors=True) as scratch:
+    with _temporary_folder(_short_folder() if local else Path(tempfile.gettempdir())) as scratch:
         wanted = dict(_QUIET)
+        if local:
+            wanted["RAY_TMPDIR"] = str(scratch)
         if local and not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-            token = Path(scratch) / "token"
+            token = scratch / "token"
             write_output(token, secrets.token_hex(32).encode(), mode=0o600)
             wanted |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         added = {name: value for name, value in wanted.items() if name not in os.environ}
         os.environ.update(added)
         try:
-            yield
+            yield scratch
         finally:
             for name in added:
                 os.environ.pop(name, None)
+
+
+def _short_folder() -> Path:
+    """Return the temporary folder, or another one where its path is too long for Ray's sockets.
+
+    Raises:
+        UserError: no folder will do, or the user has set RAY_TMPDIR to one that is too long.
+    """
+    given = os.environ.get("RAY_TMPDIR")
+    if given is not None:
+        if not _fits(given):
+            raise UserError(
+                f"RAY_TMPDIR={given}: too long, as the path of a socket has at most {_LONGEST_SOCKET} bytes\n"
+                f"  Set it to a folder of at most {_LONGEST_SOCKET - len(_BELOW)} bytes, or not at all"
+            )
+        return Path(tempfile.gettempdir())
+    own = tempfile.gettempdir()
+    for folder in (own, *_SHORT):
+        if _fits(f"{folder}/{_PREFIX}12345678") and Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK):
+            return Path(folder)
+    most = _LONGEST_SOCKET - len(_BELOW) - len(f"/{_PREFIX}12345678")
+    raise UserError(
+        f"{own}: too long for Ray, as the path of a socket has at most {_LONGEST_SOCKET} bytes\n"
+        f"  Set TMPDIR to a folder of at most {most} bytes"
+    )
+
+
+def _fits(folder: str) -> bool:
+    return len(os.fsencode(folder)) + len(_BELOW) <= _LONGEST_SOCKET
+
+
+@contextlib.contextmanager
+def _temporary_folder(base: Path) -> Iterator[Path]:
+    """Make a folder below `base` and delete it on exit, and with it those of killed processes."""
+    _sweep(base)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=base, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        # Locked before it has its name, so that no other process finds it without an owner.
+        descriptor = os.open(folder / f"{_OWNER}.new", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            (folder / f"{_OWNER}.new").rename(folder / _OWNER)
+            yield folder
+        finally:
+            os.close(descriptor)
+
+
+def _sweep(base: Path) -> None:
+    """Delete the folders below `base` whose owners were killed before they could."""
+    for folder in base.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's, in use, or deleted by another process meanwhile
+            descriptor = os.open(folder / _OWNER, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for each in folder.iterdir():
+                    if each.name == _OWNER:
+                        continue
+                    shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
+                (folder / _OWNER).unlink()  # last, so that what could not be deleted is found again
+                folder.rmdir()
+            finally:
+                os.close(descriptor)

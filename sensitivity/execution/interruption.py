@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM (a job's stop) ends a command the way SIGINT (Ctrl-C) does."""
+"""Stopping on request: SIGTERM (a job's stop) and SIGHUP (a closed terminal) end a command as SIGINT (Ctrl-C) does."""
 
 from __future__ import annotations
 
@@ -7,39 +7,47 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def heeded() -> tuple[signal.Signals, ...]:
+    """Return the signals that stop this process: none that its caller has it ignore, as ``nohup`` does SIGHUP."""
+    return tuple(each for each in STOPS if signal.getsignal(each) is not signal.SIG_IGN)
 
 
 class Interruptible:
-    """A block in which SIGINT and SIGTERM raise ``KeyboardInterrupt`` (in the main thread, which alone gets signals).
+    """A block in which the signals of `STOPS` raise ``KeyboardInterrupt`` (in the main thread, which alone gets them).
 
     It is ``KeyboardInterrupt`` because Ray's native code lets no other exception through while it waits. Where even
     that is swallowed (raised in a callback of the interpreter, say), `requested` still tells. After the first
-    signal, others are ignored until the block is left, so that they do not break the tidying up.
+    signal, others are ignored until the block is left, and an outer one too, so that they do not break the cleanup.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self.cause = ""
         """Why, where it was not a user who asked."""
-        self._applies = threading.current_thread() is threading.main_thread()
+        self._signals = heeded() if threading.current_thread() is threading.main_thread() else ()
 
     def __enter__(self) -> Interruptible:
-        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._before = {number: signal.getsignal(number) for number in self._signals}
         self.arm()
         return self
 
     def arm(self) -> None:
         """Install the handlers, again if something has put its own in their place."""
-        if self._applies and not self.requested:
-            for number in _SIGNALS:
+        if not self.requested:
+            for number in self._signals:
                 signal.signal(number, self._stop)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._applies:
-            for number, handler in self._before.items():
+        for number, handler in self._before.items():
+            outer = getattr(handler, "__self__", None)
+            if self.requested and isinstance(outer, Interruptible):
+                outer.requested = True
+            else:
                 signal.signal(number, handler)
 
     def stop(self, cause: str) -> None:
@@ -47,13 +55,23 @@ class Interruptible:
         if self.requested:
             return
         self.cause = cause
-        if self._applies:
-            os.kill(os.getpid(), signal.SIGINT)  # wakes the main thread, whatever it waits for
+        if self._signals:
+            os.kill(os.getpid(), self._signals[0])  # wakes the main thread, whatever it waits for
         else:
             self.requested = True
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         self.requested = True
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
+        for each in self._signals:
+            signal.signal(each, _pass)  # not SIG_IGN: Python reports a signal that has come meanwhile as a race
         raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _pass(number: int, _: FrameType | None) -> None:
+    """Do nothing, as the stop was asked for already."""
+
+
+def ignore_stops() -> None:
+    """Ignore requests to stop until this process has ended: the interpreter drops other handlers before that."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)

@@ -115,9 +115,13 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
                     )
             except KeyboardInterrupt:
                 interrupted = True
-            except Exception:  # Ray's own, on the way to the interruption
+            except UserError:
                 if not stop.cause:
                     raise
+            except Exception:  # Ray's own on the way to the interruption, or those of a terminal that was closed
+                if not stop.cause and not stop.requested:
+                    raise
+                interrupted = True
             if stop.cause:
                 raise _lost(stop.cause, directory)
         study = read_study(directory)
@@ -163,7 +167,7 @@ def _run_missing(
     execution = plan.spec.execution
     if address is None:
         workers = workers or available_workers(execution.threads)
-    with ray_environment(local=address is None):
+    with ray_environment(local=address is None) as scratch:
         # These import Ray, which reads the environment.
         from sensitivity.execution.preflight import check_nodes
         from sensitivity.execution.runner import (
@@ -176,6 +180,7 @@ def _run_missing(
         from sensitivity.execution.session import session
 
         with session(address=address, workers=workers, execution=execution, on_loss=stop.stop) as at_once:
+            stop.arm()  # Ray's start has put handlers of its own in place of ours
             if address is not None:
                 check_nodes(plan, directory)
             groups = {g: some for g, some in samples(plan, finished=finished).items() if some[0].id not in finished}
@@ -203,7 +208,6 @@ def _run_missing(
                 fair = -(-len(trials) // at_once)
                 return group(trials, execution.pack_size or min(sizes.get(trials[0].group, fair), fair))
 
-            stop.arm()  # Ray's start has put a SIGTERM handler of its own in place of ours
             with show(progress) as on_change:
                 on_change()
                 run_packs(
@@ -211,6 +215,7 @@ def _run_missing(
                     Supply(packs, workers=at_once, searches=searches, cut=cut),
                     Destination(directory=directory, manifest=manifest, lock=lock),
                     workers=at_once,
+                    scratch=scratch,
                     progress=progress,
                     on_change=on_change,
                     stopped=lambda: stop.requested,

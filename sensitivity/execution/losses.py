@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
+import ray._private.worker
 
+from sensitivity.execution.last_words import last_words, quoted
 from sensitivity.study.errors import UserError
 
 GONE = (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError)
@@ -29,12 +34,30 @@ def answer(start: Callable[[], Any], *, doing: str, mend: str, attempts: int = A
     Raises:
         UserError: it was lost each time, or Ray can't run it.
     """
+    began = time.time()
     try:
         return ray.get(start())
     except ray.exceptions.RayError as error:
         if isinstance(error, LOST) and attempts > 1:
             return answer(start, doing=doing, mend=mend, attempts=attempts - 1)
-        raise UserError(f"{doing}: {last_line(error)}\n  {mend}") from None
+        words = words_of_lost_worker(str(error), since=began) if isinstance(error, LOST) else ""
+        raise UserError(f"{doing}: {last_line(error)}\n{quoted(words)}  {mend}") from None
+
+
+def words_of_lost_worker(error: str, *, since: float) -> str:
+    """Return the end of the standard error of a lost worker; nothing where it ran on another machine.
+
+    Args:
+        error: what Ray says of the loss.
+        since: time after which it wrote that.
+    """
+    node = ray._private.worker.global_worker.node
+    if node is None:  # reached through ray://
+        return ""
+    address = re.search(r"^\tip: (\S+)$", error, re.MULTILINE)
+    if address is not None and address[1] != node.node_ip_address:
+        return ""
+    return last_words(Path(node.get_logs_dir_path()), error, since=since)
 
 
 def last_line(error: BaseException) -> str:

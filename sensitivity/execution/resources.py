@@ -11,6 +11,8 @@ from sensitivity.study.execution import ExecutionSpec
 _A_TRACE = 0.001
 """Of the resource ``accelerator_type:NAME``, of which a node has 1: Ray's own way to ask for it."""
 _ROUNDING = 1e-6
+_PACKS_A_CORE = 8
+"""At most, on this machine; more would only wait for each other."""
 
 
 def request(execution: ExecutionSpec) -> dict[str, float]:
@@ -21,6 +23,30 @@ def request(execution: ExecutionSpec) -> dict[str, float]:
     if execution.accelerator_type is not None:
         asked[f"accelerator_type:{execution.accelerator_type}"] = _A_TRACE
     return asked
+
+
+def local_cores(workers: int, execution: ExecutionSpec, *, available: int) -> int:
+    """Return how many cores a Ray on this machine is told that it has: those that `workers` packs take at a time.
+
+    More than there are may be asked for (packs that share an accelerator), but not any number: Ray starts a process
+    for each.
+
+    Raises:
+        UserError: it is far more than the `available` cores.
+    """
+    most = _PACKS_A_CORE * available
+    if execution.threads > most:
+        raise UserError(
+            f"execution.threads = {execution.threads}: this machine has {available} cores\n"
+            f"  Set threads to at most {available}"
+        )
+    if workers * execution.threads > most:
+        each = f" of {execution.threads} threads" if execution.threads > 1 else ""
+        raise UserError(
+            f"--workers {workers}: too many{each} for the {available} cores of this machine\n"
+            f"  Give at most {most // execution.threads}, or leave it out for one a core"
+        )
+    return workers * execution.threads
 
 
 def packs_on(node: Mapping[str, Any], execution: ExecutionSpec) -> int:

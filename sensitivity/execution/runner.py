@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,8 +24,9 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from sensitivity.execution.costs import measure
+from sensitivity.execution.last_words import crash_line
 from sensitivity.execution.loading import ChangedError, load
-from sensitivity.execution.losses import answer, last_line
+from sensitivity.execution.losses import answer, words_of_lost_worker
 from sensitivity.execution.prepare import Plan
 from sensitivity.execution.progress import Progress
 from sensitivity.execution.resources import request
@@ -66,6 +68,7 @@ def run_packs(
     destination: Destination,
     *,
     workers: int,
+    scratch: Path,
     progress: Progress,
     on_change: Callable[[], None],
     stopped: Callable[[], bool],
@@ -77,6 +80,7 @@ def run_packs(
         supply: of packs.
         destination: of the results; its lock is held.
         workers: packs at a time.
+        scratch: a folder for Tune's own files, which nobody reads.
         progress: kept up to date.
         on_change: called after each change of `progress`.
         stopped: whether a stop was asked for.
@@ -95,26 +99,25 @@ def run_packs(
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it is in the results
     try:
-        with tempfile.TemporaryDirectory(prefix="sensitivity-tune-", ignore_cleanup_errors=True) as scratch:
-            tuner = tune.Tuner(
-                tune.with_resources(trainable, _placement(plan.spec.execution)),
-                tune_config=tune.TuneConfig(
-                    search_alg=_Asker(supply, recorder),
-                    num_samples=-1,
-                    max_concurrent_trials=workers,
-                    reuse_actors=True,
-                    trial_dirname_creator=lambda trial: str(trial.trial_id),
-                ),
-                run_config=tune.RunConfig(
-                    name="packs",
-                    storage_path=scratch,
-                    verbose=0,
-                    callbacks=[recorder],
-                    stop=stopper,
-                    failure_config=tune.FailureConfig(max_failures=0),  # `supply` decides what starts again
-                ),
-            )
-            tuner.fit()
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, _placement(plan.spec.execution)),
+            tune_config=tune.TuneConfig(
+                search_alg=_Asker(supply, recorder),
+                num_samples=-1,
+                max_concurrent_trials=workers,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                name="packs",
+                storage_path=str(scratch),
+                verbose=0,
+                callbacks=[recorder],
+                stop=stopper,
+                failure_config=tune.FailureConfig(max_failures=0),  # `supply` decides what starts again
+            ),
+        )
+        tuner.fit()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -282,6 +285,7 @@ class _Recorder(tune.Callback):
         self._progress = progress
         self._on_change = on_change
         self._code_version = code_version()
+        self._began = time.time()
         self.fault: UserError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -319,10 +323,12 @@ class _Recorder(tune.Callback):
         pack: Pack = trial.config["parcel"].pack
         if not self._supply.runs(pack):
             return  # its results are here; the worker was lost on its way to the next pack
-        cause, out_of_memory = cause_of_loss(trial.get_error())
-        logger.warning("pack %s: its worker was lost: %s", pack.id, cause)
+        said = _error_of(trial)
+        cause, out_of_memory = cause_of_loss(said)
+        words = words_of_lost_worker(said, since=self._began)
+        logger.warning("pack %s: its worker was lost: %s", pack.id, crash_line(words) or cause)
         try:
-            given_up = self._supply.lose(pack, cause, out_of_memory=out_of_memory)
+            given_up = self._supply.lose(pack, cause, out_of_memory=out_of_memory, last_words=words)
         except UserError as error:
             self.fault = error
             return
@@ -374,12 +380,17 @@ class _StopOn(tune.Stopper):
         return self._condition()
 
 
-def cause_of_loss(error: BaseException | None) -> tuple[str, bool]:
-    """Return what killed a worker, in a line, and whether it was the memory."""
-    text = str(error or "").strip()
-    out_of_memory = isinstance(error, ray.exceptions.OutOfMemoryError) or bool(_MEMORY_WORDS.search(text))
-    cause = last_line(error).partition(" Some common causes")[0] if error else "unknown"
-    return cause, out_of_memory
+def _error_of(trial: Any) -> str:
+    """Return what Ray says of a trial's failure. Tune's own `get_error` looks where it is copied much later."""
+    file = trial.error_file
+    return Path(file).read_text().rpartition("Failure # ")[2] if file and Path(file).is_file() else ""
+
+
+def cause_of_loss(error: str) -> tuple[str, bool]:
+    """Return what killed a worker, in a line, and whether it was the memory, from what Ray says of it."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    cause = lines[-1].partition(" Some common causes")[0] if lines else "unknown"
+    return cause, bool(_MEMORY_WORDS.search(error))
 
 
 def _given_up(result: PackResult) -> bool:

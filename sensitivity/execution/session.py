@@ -5,19 +5,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import threading
 from collections.abc import Callable, Iterator
-from types import TracebackType
+from typing import Any
 
 import ray
+from ray.job_config import JobConfig
 
-from sensitivity.execution.resources import packs_at_once
+from sensitivity.execution.prepare import available_workers
+from sensitivity.execution.ray_processes import RayProcesses, keep_quiet
+from sensitivity.execution.ray_watch import RayWatch
+from sensitivity.execution.resources import local_cores, packs_at_once
 from sensitivity.store.directory import first_line
 from sensitivity.study.errors import UserError
 from sensitivity.study.execution import ExecutionSpec
 
+logger = logging.getLogger(__name__)
+
 _OBJECT_STORE_BYTES = 100 * 2**20
 _CONNECT_S = 5.0
+_STARTS = 2
+"""How often a local Ray is started: on a busy machine its daemons may miss each other the first time."""
+_RESTART_S = 40.0
+"""How long a cluster's control store may be away: after 60 s Ray ends whoever uses it."""
 
 
 @contextlib.contextmanager
@@ -33,86 +42,89 @@ def session(
         address: of a running cluster.
         workers: packs at a time.
         execution: what a pack takes.
-        on_loss: called in another thread, with what was lost, when Ray's daemon on this machine (its raylet) is no
-            more. Whoever goes on working with Ray then is ended by it within seconds, without a chance to say why.
+        on_loss: called in another thread, with what was lost, when Ray's daemon on this machine (its raylet) or the
+            control store (its gcs_server) is no more. Ray ends whoever goes on working with it, within seconds or a
+            minute, without a chance to say why.
 
     Raises:
-        UserError: nothing answers at `address`, or the cluster is too small.
+        UserError: nothing answers at `address`, Ray does not start here, or there are too few cores.
     """
     if ray.is_initialized():
         yield _fitting_packs(workers, execution)
         return
-    # Ray prints the log of what dies to the standard output, where `--json` has its answer; no setting stops that.
-    ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
-    watch = _Watch(_begin(address, cores=(workers or 1) * execution.threads), on_loss)
+    cores = None if address is not None else local_cores(workers or 1, execution, available=available_workers(1))
+    keep_quiet()
+    processes, watch = RayProcesses(), None
     try:
+        context = _join(str(address)) if cores is None else _start(cores, processes)
+        watch = RayWatch(
+            getattr(context, "address_info", {}), on_loss, patience_s=0.0 if address is None else _RESTART_S
+        )
         with watch:
             yield _fitting_packs(workers, execution)
     finally:
+        # What is left of a Ray that has lost a part would keep its own shutdown waiting.
+        if cores is None or watch is None or not watch.lost:
+            ray.shutdown()
+        processes.kill()
         ray.shutdown()
 
 
-class _Watch:
-    """A connection to the raylet on this machine: it ends when that does, however it ends."""
-
-    def __init__(self, raylet: str | None, on_loss: Callable[[str], None]) -> None:
-        """Watch the raylet of a socket; None where this machine needs none (an address ``ray://``)."""
-        self._left = False
-        self._raylet, self._on_loss = raylet, on_loss
-        self._connection = socket.socket(socket.AF_UNIX)
-        self._thread = threading.Thread(target=self._wait, name="raylet-watch", daemon=True)
-
-    def __enter__(self) -> _Watch:
-        if self._raylet is not None:
-            self._connection.connect(self._raylet)
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._left = True
-        with contextlib.suppress(OSError):  # not connected any more
-            self._connection.shutdown(socket.SHUT_RDWR)
-        if self._raylet is not None:
-            self._thread.join()
-        self._connection.close()
-
-    def _wait(self) -> None:
-        with contextlib.suppress(OSError):
-            self._connection.recv(1)  # it never says anything
-        if not self._left:
-            self._on_loss("Ray's daemon on this machine (its raylet) was killed or has crashed")
+def _start(cores: int, processes: RayProcesses) -> Any:
+    """Start Ray on this machine, a second time where the first fails."""
+    for start in range(1, _STARTS + 1):
+        try:
+            with processes.starting():
+                return ray.init(
+                    address="local",  # or a cluster that runs on this machine would be joined
+                    num_cpus=cores,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    job_config=_OwnPath(),
+                )
+        except Exception as error:  # Ray raises plain exceptions too
+            ray.shutdown()
+            left, cause = processes.kill(), first_line(error)
+            if start < _STARTS:
+                logger.warning("Ray did not start (%s); starting it once more", cause)
+                continue
+            kill = f"  Processes of it are left that do not end: kill -9 {' '.join(map(str, left))}\n" if left else ""
+            raise UserError(
+                f"Ray does not start here, tried {_STARTS} times ({cause})\n{kill}"
+                "  A busy machine may be the reason: run again when it has less to do, or with fewer --workers"
+            ) from None
+    raise AssertionError
 
 
-def _begin(address: str | None, *, cores: int) -> str | None:
-    """Start Ray or join it; return the path of the socket of this machine's raylet, if it has one."""
+def _join(address: str) -> Any:
+    """Connect to a running cluster."""
     try:
-        if address is not None and ":" in address:
+        if ":" in address:
             # Ray itself would try again for minutes.
             host, _, port = address.removeprefix("ray://").rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
-        if address is None:
-            context = ray.init(
-                address="local",  # or a cluster that runs on this machine would be joined
-                num_cpus=cores,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        else:
-            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        cause = first_line(error)
-        if address is None:
-            raise UserError(f"Ray does not start here ({cause})\n  `ray stop --force` ends old ones") from None
+        # A ray:// server makes the job itself, and gives its workers no folder of this machine.
+        job: dict[str, Any] = {} if address.startswith("ray://") else {"job_config": _OwnPath()}
+        return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **job)
+    except Exception as error:  # Ray raises plain exceptions too
         raise UserError(
-            f"no Ray cluster answers at {address!r} ({cause})\n"
+            f"no Ray cluster answers at {address!r} ({first_line(error)})\n"
             "  Start one with `ray start --head`, check the address, or leave --address out to use this machine"
         ) from None
-    socket_name: str | None = getattr(context, "address_info", {}).get("raylet_socket_name")
-    return socket_name
+
+
+class _OwnPath(JobConfig):
+    """A job whose workers import what is installed.
+
+    Ray puts this process's current folder first on the path of its workers, where any ``pandas.py`` would take the
+    place of the package.
+    """
+
+    def _serialize(self) -> Any:
+        self._py_driver_sys_path.clear()
+        return super()._serialize()
 
 
 def _fitting_packs(workers: int | None, execution: ExecutionSpec) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sensitivity.execution.prepare import snapshot_of
 from sensitivity.execution.private_files import private_files
+from sensitivity.execution.shadowing import shadowing_files
 from sensitivity.store.lock import JOB_VARIABLE
 from sensitivity.store.manifest import MANIFEST
 from sensitivity.study.errors import UserError
@@ -82,6 +83,14 @@ class Shipment:
                 f"{named} in {self.folder}: what looks like credentials is not sent, as a cluster keeps what it gets\n"
                 "  Name what the study does not need in a .rayignore beside it, or give "
                 f"--include {shlex.quote(private[0])}, and so on for each, to send it"
+            )
+        if shadowing := shadowing_files(sizes, self.folder):
+            first = shadowing[0].relative_to(self.folder).as_posix()
+            named = ", ".join(path.relative_to(self.folder).as_posix() for path in shadowing[:_SHOWN_PRIVATE])
+            return (
+                f"{named} in {self.folder}: the name of a module of Python or of an installed package, whose place it "
+                "would take in the job, as Ray puts this folder first on Python's path there\n"
+                f"  Rename it, or, where the study does not need it, put the line /{first} into a .rayignore beside it"
             )
         total = sum(sizes.values())
         if total <= MOST_BYTES:

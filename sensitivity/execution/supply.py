@@ -5,14 +5,20 @@ interpreter, or takes more memory than there is). So a pack starts again a few t
 one; then its halves start instead of it, so that a deadly trial ends up alone, and its neighbours have results. A
 pack that is known to have run out of memory is halved at once, and so are later ones like it. A worker that was lost
 before it began with its pack, or after it had reported its results, is held against no pack.
+
+Where workers are lost for the same reason again and again and nothing gets any further, starting more of them only
+hides the reason, so the command ends and says it.
 """
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sensitivity.execution.last_words import crash_line, quoted
 from sensitivity.execution.searches import Searches
 from sensitivity.study.errors import UserError
 from sensitivity.study.results import PackResult
@@ -20,9 +26,25 @@ from sensitivity.study.trials import Group, Pack, Trial
 
 STARTS = 3
 """How often a pack is started without getting further than before, until its halves, or nothing, start instead."""
+_SAME_DEATHS = 3
+"""So many workers lost in the same way, without any progress, are no accident of a pack or a machine."""
 _LOST_IN_A_ROW = 20
-"""So many workers lost one after the other without any progress, for each that may run at once, are no accident of a
-pack or a machine."""
+"""So many lost in any way without progress, for each that may run at once, are none either."""
+_CHANGES = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+")
+"""What differs between two messages of one cause: addresses, ids, numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loss:
+    """Of a worker."""
+
+    pack: Pack
+    cause: str
+    """Without what differs from time to time."""
+    crashed: bool
+    """Whether the worker itself said why it ended; it was not killed from outside."""
+    began: bool
+    """Whether it had begun to train."""
 
 
 @dataclass
@@ -53,7 +75,10 @@ class Supply:
         self._reached: dict[str, float] = {}
         self._records: dict[str, _Record] = {}
         self._fits: dict[Group, int] = {}
-        self._lost_in_a_row, self._most_lost = 0, _LOST_IN_A_ROW * workers
+        self._workers = workers
+        self._losses: list[_Loss] = []
+        """Since anything has got further."""
+        self._any_finished = False
 
     @property
     def done(self) -> bool:
@@ -86,7 +111,8 @@ class Supply:
         """Note that a pack has its results."""
         del self._running[pack.id]
         self._reached.pop(pack.id, None)
-        self._lost_in_a_row = 0
+        self._losses.clear()
+        self._any_finished = True
         self._tell(result)
 
     def give_up(self, result: PackResult) -> None:
@@ -97,8 +123,14 @@ class Supply:
         if self._searches is not None:
             self._searches.tell(result)
 
-    def lose(self, pack: Pack, cause: str, *, out_of_memory: bool) -> str | None:
+    def lose(self, pack: Pack, cause: str, *, out_of_memory: bool, last_words: str = "") -> str | None:
         """Note that a pack's worker was lost, and decide how to go on.
+
+        Args:
+            pack: which one.
+            cause: what Ray says of it.
+            out_of_memory: whether it is known to have been killed for its memory.
+            last_words: the end of its standard error.
 
         Returns:
             None if the pack, or its halves, wait again; otherwise why its runs are given up.
@@ -107,29 +139,58 @@ class Supply:
             UserError: worker after worker is lost, whatever it trains.
         """
         del self._running[pack.id]
-        self._lost_in_a_row += 1
-        if self._lost_in_a_row >= self._most_lost:
-            raise UserError(
-                f"{self._lost_in_a_row} workers in a row were lost; the last one: {cause}\n"
-                "  What was reported is kept. Mend the cause, and run again"
-            )
         record = self._records.setdefault(pack.id, _Record())
         reached = self._reached.pop(pack.id, None)
+        if (reached or 0.0) > record.furthest:
+            record.losses = 0
+            self._losses.clear()
+        crash = crash_line(last_words)
+        cause = crash or cause
+        self._losses.append(
+            _Loss(pack=pack, cause=_CHANGES.sub("#", cause), crashed=bool(crash), began=reached is not None)
+        )
+        if self._is_hopeless():
+            raise UserError(
+                f"{len(self._losses)} workers in a row were lost; the last one: {cause}\n{quoted(last_words)}"
+                "  No reported result is lost. Fix the cause, and run again"
+            )
         if reached is None and not out_of_memory:
             self._waiting.appendleft(pack)
             return None
-        reached = reached or 0.0
-        if reached > record.furthest:
-            record.losses, self._lost_in_a_row = 0, 1
         record.losses += 1
-        record.furthest = max(reached, record.furthest)
+        record.furthest = max(reached or 0.0, record.furthest)
         if len(pack.trials) > 1 and (out_of_memory or record.losses >= STARTS):
             if out_of_memory:
                 self._fits[pack.group] = len(pack.trials) // 2
             self._waiting.extendleft(reversed(pack.halves()))
             return None
         if record.losses < STARTS:
-            self._waiting.appendleft(pack)
+            # A pack that crashes comes after the others: whether they crash too tells what is to blame.
+            (self._waiting.append if crash else self._waiting.appendleft)(pack)
             return None
-        mend = "; set execution.micro_batch or problem.ghost_batch" if out_of_memory else ""
-        return f"its worker was lost {record.losses} times: {cause}{mend}"
+        fix = "; set execution.micro_batch or problem.ghost_batch" if out_of_memory else ""
+        return f"its worker was lost {record.losses} times: {cause}{fix}"
+
+    def _is_hopeless(self) -> bool:
+        """Whether the last losses show that workers are lost whatever they train."""
+        last = self._losses[-1]
+        alike = list(itertools.takewhile(lambda loss: loss.cause == last.cause, reversed(self._losses)))
+        idle = sum(not loss.began for loss in alike)
+        # One event, such as a node's end, takes all of its workers; a crash is each one's own.
+        if idle >= _SAME_DEATHS * (1 if last.crashed else self._workers):
+            return True
+        if last.crashed and not self._any_finished and _apart([loss.pack for loss in alike]) >= _SAME_DEATHS:
+            return True
+        return len(self._losses) >= _LOST_IN_A_ROW * self._workers
+
+
+def _apart(packs: Sequence[Pack]) -> int:
+    """Return how many packs there are that share no trial."""
+    taken: set[str] = set()
+    count = 0
+    for pack in sorted(packs, key=lambda pack: len(pack.trials)):
+        ids = {trial.id for trial in pack.trials}
+        if not ids & taken:
+            taken |= ids
+            count += 1
+    return count

@@ -11,7 +11,7 @@ from sensitivity.analysis.paired import PairedComparison
 from sensitivity.analysis.profiles import PerformanceProfile
 from sensitivity.analysis.verdict import Verdict
 from sensitivity.figures.axes import add_panel_title
-from sensitivity.figures.labels import count, number, optimizer_label
+from sensitivity.figures.labels import count, level_in_words, number, optimizer_label
 from sensitivity.figures.nothing import NothingToDrawError
 from sensitivity.figures.panels import log_axis, make_panels
 from sensitivity.figures.scaling import UNIT_WORDS
@@ -115,7 +115,8 @@ def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
         [
             f"n = {count(n, 'seed' if scaling else comparisons[0].effect.of.removesuffix('s'))}, paired",
             "dots: seeds" if scaling else "dots: each one's share in the ratio, to first order",
-            f"diamond and line: mean and 95% interval ({'Student' if scaling else 'Fieller'}'s)",
+            f"diamond and line: mean and {level_in_words(verdict.alpha)} interval"
+            f" ({'Student' if scaling else 'Fieller'}'s)",
             "shaded: within the margin, as good as equal",
         ],
         panel_width=440,

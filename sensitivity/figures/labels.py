@@ -71,6 +71,19 @@ def interval_text(estimate: Estimate, digits: int = 3) -> str:
     return f"{number(estimate.value, digits)} [{low}, {high}]"
 
 
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    for unit, size in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{number(seconds, 3)} seconds"
+
+
+def level_in_words(alpha: float) -> str:
+    """Return the level of an interval, such as "97.5%"."""
+    return f"{100 * (1 - alpha):.4g}%"
+
+
 def count(n: int, noun: str) -> str:
     """Return `n` and its noun, in the plural unless n is 1."""
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
-from sensitivity.analysis.names import merged
-from sensitivity.analysis.verdict import Verdict
+from sensitivity.analysis.claims import Claim
+from sensitivity.analysis.names import merged, optimizer_name
 from sensitivity.figures.comparison import draw_verdict
 from sensitivity.figures.labels import safe
+from sensitivity.figures.verdict_words import answer_in_words
 from sensitivity.report import story
-from sensitivity.report.blocks import drawn, nothing, themed
+from sensitivity.report.blocks import drawn, notes, nothing, tabs, themed
 from sensitivity.report.embed import Figures
 from sensitivity.report.figure_data import verdict_data
 from sensitivity.report.results import Results, Verdicts
-from sensitivity.report.words import answer_in_words, target_in_words
+from sensitivity.report.words import target_in_words
+from sensitivity.study.primary import Pair
 
 
 def opening(results: Results, figures: Figures, prefix: str) -> str:
@@ -48,31 +50,41 @@ def opening(results: Results, figures: Figures, prefix: str) -> str:
 
 
 def answers_block(verdicts: Verdicts, figures: Figures, prefix: str) -> str:
-    """Return both answers with their reasons, what would settle them, and their evidence."""
-    given = [verdict for verdict in (verdicts.scaling, verdicts.sensitivity) if verdict is not None]
-    cards = "".join(_card(verdict) for verdict in given)
+    """Return every answer with its reasons, what would settle it and its evidence; one pair at a time."""
     target = target_in_words(verdicts)
-    on = f"<p class='introduction'>For the study's first target: {safe(target)}.</p>" if target and given else ""
+    on = f"<p class='introduction'>For the target {safe(target)}.</p>" if target and verdicts.claims else ""
+    pairs = {
+        "-".join(pair): (" against ".join(map(optimizer_name, pair)), _of_pair(verdicts, pair, figures, prefix))
+        for pair in verdicts.pairs
+    }
+    refused = nothing(*(why.text for why in verdicts.why_not))
+    looks = notes([caution.text for caution in verdicts.looks])
+    return f"{refused}{on}{looks}{tabs(f'{prefix}pair', 'Compared', pairs)}"
+
+
+def _of_pair(verdicts: Verdicts, pair: Pair, figures: Figures, prefix: str) -> str:
+    claims = [claim for claim in verdicts.claims if (claim.verdict.candidate, claim.verdict.reference) == pair]
+    suffix = "" if pair == verdicts.pair else "-" + "-".join(pair)
     evidence = "".join(
         drawn(
             figures,
-            f"{prefix}verdict-{verdict.question}",
-            themed(draw_verdict, verdict),
-            partial(verdict_data, verdict),
+            f"{prefix}verdict-{claim.verdict.question}{suffix}",
+            themed(draw_verdict, claim.verdict),
+            partial(verdict_data, claim.verdict),
         )
-        for verdict in given
+        for claim in claims
     )
-    return f"<div class='answers'>{cards}</div>{nothing(*(why.text for why in verdicts.why_not))}{on}{evidence}"
+    return f"<div class='answers'>{''.join(map(_card, claims))}</div>{evidence}" if claims else ""
 
 
-def _card(verdict: Verdict) -> str:
-    answer = answer_in_words(verdict)
+def _card(claim: Claim) -> str:
+    answer = answer_in_words(claim)
     reasons = "".join(f"<li>{safe(text)}</li>" for text in answer.reasons)
     settle = "".join(f"<li>{safe(text)}</li>" for text in answer.settle)
-    mend = f"<h4>What would settle it</h4><ul>{settle}</ul>" if settle else ""
+    fix = f"<h4>What would settle it</h4><ul>{settle}</ul>" if settle else ""
     effect = f"<p class='effect'>{safe(answer.effect)}</p>" if answer.effect else ""
     return (
         f"<article class='answer {answer.answer}'><p class='question'>{safe(answer.question)}</p>"
         f"<h3><span class='badge'>{safe(answer.answer)}</span> {safe(answer.headline)}</h3>{effect}"
-        f"<h4>Why</h4><ul>{reasons}</ul>{mend}</article>"
+        f"<p class='role'>{safe(answer.role)}</p><h4>Why</h4><ul>{reasons}</ul>{fix}</article>"
     )

@@ -13,11 +13,13 @@ import pandas as pd
 
 from sensitivity.analysis.best_of_k import BestOfK, compute_best_of_k
 from sensitivity.analysis.cautions import Caution, compute_cautions
+from sensitivity.analysis.claims import Claim, Evidence, compared_pairs, compute_claims
 from sensitivity.analysis.clipping import Clipping, compute_clipping
 from sensitivity.analysis.cost import Cost, CostRatio, compute_cost, compute_cost_ratios
 from sensitivity.analysis.curves import CellCurves, compute_curves
-from sensitivity.analysis.draws import Draws, compute_draws
+from sensitivity.analysis.draws import compute_draws
 from sensitivity.analysis.importance import Importance, compute_importance
+from sensitivity.analysis.looks import compute_looks, level
 from sensitivity.analysis.lr_sensitivity import LrSensitivity, compute_lr_sensitivity
 from sensitivity.analysis.maps import RobustnessMap, compute_maps
 from sensitivity.analysis.outcomes import available_metrics
@@ -37,13 +39,11 @@ from sensitivity.analysis.targets import TargetOutcome, compute_targets
 from sensitivity.analysis.time_split import TimeSplit, compute_time_split
 from sensitivity.analysis.times import UNITS, TimeUnit, compute_times
 from sensitivity.analysis.tuning import Tuning, compute_tuning
-from sensitivity.analysis.verdict import Margins, Verdict, default_pair
-from sensitivity.analysis.verdict_scaling import compute_scaling_verdict
-from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
 from sensitivity.figures.labels import target_label
 from sensitivity.report.choices import CHOICES, Choice, choose_cells
 from sensitivity.store.reader import Study
 from sensitivity.study.metrics import METRICS, Metric, MetricName
+from sensitivity.study.primary import Pair, Question
 from sensitivity.study.spec import StudySpec
 
 Target = tuple[MetricName, float]
@@ -53,12 +53,14 @@ Target = tuple[MetricName, float]
 class Verdicts:
     """The answers to the study's two questions, and what they rest on."""
 
-    pair: tuple[str, str] | None
-    """Candidate and reference; None with one optimizer."""
+    pairs: tuple[Pair, ...]
+    """(candidate, reference) of those that are compared and have runs, that of the primary claim first."""
     target: Target | None
     """The primary one; None where the study declares none."""
-    scaling: Verdict | None
-    sensitivity: Verdict | None
+    claims: tuple[Claim, ...]
+    """Of every pair on both questions, in the order of the pairs; empty without a target."""
+    looks: tuple[Caution, ...]
+    """How often the answers may have been looked at before, what that costs, and what was changed meanwhile."""
     curves: tuple[ScalingCurve, ...]
     """To the primary target, in steps."""
     regions: tuple[RobustRegion, ...]
@@ -66,9 +68,18 @@ class Verdicts:
     prices: tuple[TuningPrice, ...]
     """For the primary target."""
     price_ratios: tuple[PriceRatio, ...]
-    """Of the pair."""
+    """Of each pair."""
     why_not: tuple[Caution, ...]
     """Why a question has no answer at all."""
+
+    @property
+    def pair(self) -> Pair | None:
+        """The first pair; None with one optimizer."""
+        return self.pairs[0] if self.pairs else None
+
+    def claim(self, question: Question) -> Claim | None:
+        """Return the verdict on the first pair; None without one."""
+        return next((claim for claim in self.claims if claim.verdict.question == question), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +132,9 @@ def shown_metric(metrics: Sequence[Metric], target: Target | None) -> Metric | N
     return next(iter([*named, *metrics]), None)
 
 
-def primary_target(spec: StudySpec) -> Target | None:
-    """Return the first target of the study file."""
-    return next(((name, levels[0]) for name, levels in spec.targets.items()), None)
-
-
 def compute_verdicts(study: Study) -> Verdicts:
     """Answer the study's two questions, or say why not."""
-    target = primary_target(study.manifest.spec)
+    target = study.manifest.spec.primary_target
     times = None if target is None else compute_times(study.runs, study.curves, *target)
     return _verdicts(study, times, compute_clipping(study.runs, study.curves))
 
@@ -144,43 +150,38 @@ def _scaling(times: pd.DataFrame, spec: StudySpec, unit: TimeUnit = "steps") -> 
 
 def _verdicts(study: Study, times: pd.DataFrame | None, clipping: tuple[Clipping, ...]) -> Verdicts:
     spec, runs, curves = study.manifest.spec, study.runs, study.curves
-    margins = Margins(scaling_ratio=spec.margins.scaling_ratio, tuning_ratio=spec.margins.tuning_ratio)
-    target = primary_target(spec)
-    planned = {name: arm.kind for name, arm in spec.optimizers.items() if (runs["optimizer"] == name).any()}
-    pair = default_pair(planned)
-    found: tuple[ScalingCurve, ...] = ()
-    regions: tuple[RobustRegion, ...] = ()
-    draws: dict[str, Draws] = {}
+    target = spec.primary_target
+    pairs = compared_pairs(spec, runs)
     why_not: list[Caution] = []
-    if target is None or times is None:
-        text = "The study declares no target, and both questions are about reaching one. Declare one and report again."
-        why_not.append(Caution(code="no-target", text=text))
-    else:
-        found = _scaling(times, spec)
-        regions = compute_regions(
-            _first(runs), curves, target[0], target=target[1], designs=spec.designs, boxes=_boxes(spec)
-        )
-        of_arms = compute_draws(_first(runs), times, designs=spec.designs, axes=spec.axes)
-        draws = {own.optimizer: own for own in of_arms}
-    if pair is None:
+    if len(spec.optimizers) < 2:
         text = "With one optimizer there is nothing to compare it with. Add a second one to the study file."
         why_not.append(Caution(code="one-optimizer", text=text))
-    scaling = sensitivity = None
-    if target is not None and pair is not None:
-        clipped = [c.refused for c in clipping if c.refused is not None and c.optimizer in pair]
-        scaling = compute_scaling_verdict(runs, found, *pair, margins=margins)
-        sensitivity = compute_sensitivity_verdict(
-            _first(runs), tuple(draws.values()), *pair, margins=margins, clipped=clipped
-        )
+    if target is None or times is None:
+        text = "The study declares no target, and both questions are about reaching one. Declare one and report again."
+        why_not.insert(0, Caution(code="no-target", text=text))
+        none: tuple[()] = ()
+        return Verdicts(
+            pairs=pairs, target=target, claims=none, looks=none, curves=none, regions=none, prices=none,
+            price_ratios=none, why_not=tuple(why_not),
+        )  # fmt: skip
+    found = _scaling(times, spec)
+    draws = compute_draws(_first(runs), times, designs=spec.designs, axes=spec.axes)
+    by_name = {own.optimizer: own for own in draws}
+    looks = compute_looks(study.manifest.history, runs, spec.model_dump(mode="json"))
+    now = level(looks, len(spec.seeds), spec.primary.looks if spec.primary else ())
     return Verdicts(
-        pair=pair,
+        pairs=pairs,
         target=target,
-        scaling=scaling,
-        sensitivity=sensitivity,
+        claims=compute_claims(spec, Evidence(runs=runs, curves=found, draws=draws, clipping=clipping), looks, now),
+        looks=(*now.cautions, *looks.changed) if pairs else (),
         curves=found,
-        regions=regions,
-        prices=compute_prices(tuple(draws.values())),
-        price_ratios=compute_price_ratios(draws[pair[0]], draws[pair[1]]) if pair and draws else (),
+        regions=compute_regions(
+            _first(runs), curves, target[0], target=target[1], designs=spec.designs, boxes=_boxes(spec)
+        ),
+        prices=compute_prices(draws),
+        price_ratios=tuple(
+            ratio for one, other in pairs for ratio in compute_price_ratios(by_name[one], by_name[other])
+        ),
         why_not=tuple(why_not),
     )
 
@@ -192,7 +193,7 @@ def compute_results(study: Study) -> Results:
     designs, axes, boxes = spec.designs, spec.axes, _boxes(spec)
     start = curves[curves["step"] == 0]  # all that what a run counts with needs of the curves
     metrics = available_metrics(runs)
-    target = primary_target(spec)
+    target = spec.primary_target
     declared = [(name, level) for name, levels in spec.targets.items() for level in levels]
     times = {at: compute_times(study.runs, curves, *at) for at in declared}
     clipping = compute_clipping(study.runs, curves)

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from sensitivity.analysis.claims import Claim
 from sensitivity.analysis.scaling import ScalingCurve
-from sensitivity.analysis.verdict import Verdict
 from sensitivity.figures.labels import interval_text, number, optimizer_name
 from sensitivity.figures.scaling import draw_critical, draw_scaling
 from sensitivity.report import tables
@@ -58,7 +58,7 @@ def _answers(studies: Mapping[str, Results]) -> str:
             [
                 label, f"{spec.problem.model}, {spec.problem.dataset}", spec.budget.words(),
                 f"{total.completed + total.diverged:,}/{total.planned:,}", pair, target_in_words(verdicts) or "–",
-                _answer(verdicts.scaling), _answer(verdicts.sensitivity),
+                _answer(verdicts.claim("scaling")), _answer(verdicts.claim("sensitivity")),
             ]
         )  # fmt: skip
     header = (
@@ -68,9 +68,10 @@ def _answers(studies: Mapping[str, Results]) -> str:
     return tables.table("Answers of each study, with the effect.", header, rows, text_columns=8)
 
 
-def _answer(verdict: Verdict | None) -> str:
-    if verdict is None:
+def _answer(claim: Claim | None) -> str:
+    if claim is None:
         return "–"
+    verdict = claim.verdict
     return f"{verdict.answer}: {interval_text(verdict.effect)}" if verdict.effect.known else verdict.answer
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.analysis.summary import StudySummary
-from sensitivity.figures.labels import count, metric_value, number, optimizer_name, tolerance
+from sensitivity.figures.labels import count, duration, metric_value, number, optimizer_name, tolerance
 from sensitivity.study.spec import StudySpec
 
 
@@ -78,14 +78,6 @@ def findings(maps: Sequence[RobustnessMap]) -> list[str]:
             f" {tolerance(found[0])} of it lie {inside} of {cells} cells{each}; in {lost}, every seed diverged."
         )
     return said
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
-    for unit, size in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{number(seconds, 3)} seconds"
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -38,6 +38,11 @@ class Manifest:
     determinism: dict[str, Any] | None = None
     """What came of training some runs again, when the last command that trained any ended."""
 
+    @property
+    def history(self) -> dict[str, dict[str, Any]]:
+        """Every study file that the directory was run with, as JSON-like data, by its hash."""
+        return {name: entry["spec"] for name, entry in self.specs.items() if isinstance(entry.get("spec"), dict)}
+
     @functools.cached_property
     def spec_hash(self) -> str:
         """Hash of the present spec."""

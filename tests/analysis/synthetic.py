@@ -32,7 +32,10 @@ def make_spec(**changes: Any) -> StudySpec:
         "budget": {"epochs": 4},
         "targets": {"test_accuracy": [0.9], "train_loss": [0.5]},
     }
-    return StudySpec.model_validate({**base, **changes})
+    whole = {**base, **changes}
+    if {"kfac", "sgd"} <= whole["optimizers"].keys():
+        whole.setdefault("pairs", [("kfac", "sgd")])
+    return StudySpec.model_validate(whole)
 
 
 def run(

@@ -9,7 +9,7 @@ from sensitivity.analysis.estimates import mean_over_seeds
 from sensitivity.analysis.paired import equivalence_p
 from sensitivity.analysis.scaling import compute_scaling
 from sensitivity.analysis.times import compute_times
-from sensitivity.analysis.verdict import Margins, default_pair
+from sensitivity.analysis.verdict import Margins
 from sensitivity.analysis.verdict_scaling import compute_scaling_verdict
 
 METRIC = "train_loss"
@@ -191,9 +191,3 @@ def test_two_identical_arms_are_told_apart_in_at_most_five_percent_of_studies(pl
         answers["scaling", compute_scaling_verdict(runs, scaling, "a", "b").answer] += 1
     assert answers["scaling", "better"] + answers["scaling", "worse"] > 0, "the test can fail"
     assert answers["scaling", "better"] + answers["scaling", "worse"] <= 10
-
-
-def test_the_pair_that_is_compared_by_default():
-    assert default_pair({"s": "sgd", "k": "kfac"}) == ("k", "s")
-    assert default_pair({"x": "sgd", "y": "sgd"}) == ("x", "y")
-    assert default_pair({"x": "sgd"}) is None

@@ -186,6 +186,20 @@ def test_what_looks_like_credentials_is_sent_only_by_name(own, name):
     )
 
 
+@pytest.mark.parametrize("name", ["pandas.py", "json.py", "ray/__init__.py"])
+def test_a_file_that_would_take_the_place_of_a_package_in_the_job_is_named(own, name):
+    for each in (name, "test.py", "helpers/numpy.py", "torch/notes.txt"):
+        (own / each).parent.mkdir(exist_ok=True)
+        (own / each).write_text("")
+    module = name.removesuffix("/__init__.py")
+    with shipment(str(own / "mine.toml"), with_package=False) as ready:
+        assert ready.fault().startswith(f"{module} in {own}: the name of a module of Python or of an installed package")
+        assert f"put the line /{module} into a .rayignore" in ready.fault()
+    (own / ".rayignore").write_text(f"/{module}\n")
+    with shipment(str(own / "mine.toml"), with_package=False) as ready:
+        assert ready.fault() is None
+
+
 def test_hidden_credentials_never_travel(own, tmp_path):
     for name in (".env", ".netrc", ".aws/credentials", ".ssh/id_ed25519", ".kube/config"):
         (own / name).parent.mkdir(exist_ok=True)

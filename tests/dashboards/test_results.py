@@ -104,8 +104,10 @@ def test_pages_compute_from_few_evaluations_what_the_whole_curves_say(request, r
     assert plain(found.targets) == plain(compute_targets(runs, curves, levels, designs=designs))
     assert plain(found.success) == plain(compute_success(runs, curves, metric.name, designs=designs))
     pd.testing.assert_frame_equal(found._times(), compute_times(runs, curves, *found.target))
-    whole = compute_sensitivity_verdict(runs, found.draws, "kfac", "sgd")
-    assert plain(found.verdicts[-1]) == plain(whole)
+    assert {claim.role for claim in found.claims} == {"exploratory" if filters else "confirmatory"}
+    claim = found.claims[-1]
+    whole = compute_sensitivity_verdict(runs, found.draws, "kfac", "sgd", alpha=2 * claim.rate)
+    assert plain(claim.verdict) == plain(whole)
     for cell in runs["cell_id"].iloc[[0, -1]]:
         rows = study.curves[study.curves["trial_id"].isin(found.cell_rows(cell)["trial_id"])]
         read = found.loaded.curves_of(found.cell_rows(cell)["trial_id"])
@@ -216,11 +218,13 @@ def whole(make, tmp_path_factory):
 
 
 def test_a_filter_reaches_every_figure_and_number_of_every_page(whole):
-    """What a filter leaves is shown as if it were all: run ids, and so all of a figure, are the same."""
+    """What a filter leaves is shown as if it were all, but for verdicts: on what was chosen they are exploratory."""
     both, one, all_ = whole
     filtered, alone = shown(both, batch_sizes=(32,)), shown(one)
     assert filtered.keys() == alone.keys() == all_.keys()
-    assert [name for name in filtered if filtered[name][1] != alone[name][1]] == []
+    different = [name for name in filtered if filtered[name][1] != alone[name][1]]
+    assert different == [("overview", "verdict"), ("robustness", "numbers")]
+    assert all("Exploratory" in filtered[name][1] and "Exploratory" not in alone[name][1] for name in different)
     unmoved = {name for page, name in filtered if filtered[page, name][1] == all_[page, name][1]}
     refused = {name for page, name in filtered if all_[page, name][1].startswith('"')}  # a sentence instead
     assert unmoved - refused <= {"seeds-a", "seeds-b"}, "no cell is chosen"

@@ -1,10 +1,12 @@
 """Stopping a running command keeps what was reported; the same command then finishes the study."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -114,3 +116,32 @@ def test_a_second_writer_is_refused_while_the_first_runs(running_ray, tmp_path):
     (tmp_path / "hold").unlink()
     output, _ = first.communicate(timeout=HANGS_S)
     assert first.returncode == 0, output
+
+
+PHASES = ["import", "check", "data", "lock", "plan", "ray", "join", "measure", "train", "write", "end", "terminal"]
+
+
+@pytest.fixture(scope="module")
+def stopped(running_ray, tmp_path_factory):
+    """What became of the command, stopped at each of its phases; see stops.py."""
+    study = tmp_path_factory.mktemp("stopped") / "quick.toml"
+    study.write_text(SLOW.replace('[problem]\nmodel = "slow_on_purpose:model"\n', "").replace("[64, 65]", "[64]"))
+    script = Path(__file__).with_name("stops.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(study), running_ray, *PHASES], capture_output=True, text=True, timeout=HANGS_S
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_signal_at_any_phase_is_a_stop_that_leaves_nothing_behind(stopped, phase):
+    outcome = stopped[phase]
+    assert outcome["reached"], outcome["said"]
+    assert outcome["code"] == 130, outcome["said"]
+    assert "Traceback" not in outcome["said"]
+    assert ("stopped; " in outcome["said"]) == (phase != "terminal")
+    assert not outcome["lock"]
+    assert not outcome["processes"]
+    assert not outcome["folders"]
+    assert outcome["parts"] == (phase == "write")

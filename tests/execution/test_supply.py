@@ -108,8 +108,9 @@ def test_a_long_pack_on_machines_that_come_and_go_is_not_taken_for_a_broken_clus
 
 def test_a_worker_that_is_lost_before_it_begins_is_held_against_no_pack(trials):
     supply = Supply([Pack(trials[:1])], workers=1)
-    for _ in range(3 * STARTS):
-        assert supply.lose(supply.take(), "killed", out_of_memory=False) is None
+    for k in range(3 * STARTS):
+        cause = "abc"[k % 3]  # each another accident
+        assert supply.lose(supply.take(), cause, out_of_memory=False) is None
     pack = supply.take()
     supply.advance(pack, 0.0)
     assert supply.lose(pack, "killed", out_of_memory=False) is None
@@ -118,12 +119,72 @@ def test_a_worker_that_is_lost_before_it_begins_is_held_against_no_pack(trials):
     assert supply.done
 
 
-def test_where_no_worker_begins_the_command_ends(trials):
+def lose_some(supply, count, *, cause="killed", last_words="", begins=False):
+    for _ in range(count):
+        pack = supply.take()
+        if begins:
+            supply.advance(pack, 0.0)
+        assert supply.lose(pack, cause, out_of_memory=False, last_words=last_words) is None
+
+
+CRASH = 'some warning\nTraceback (most recent call last):\n  File "pandas.py", line 1\nAttributeError: no DataFrame'
+
+
+@pytest.mark.parametrize(
+    ("words", "workers", "enough", "cause"),
+    [
+        ("", 1, 3, "killed"),
+        ("", 2, 6, "killed"),  # a node that ends takes all of its workers: one event
+        ("UserWarning: slow", 2, 6, "killed"),
+        (CRASH, 2, 3, "AttributeError: no DataFrame"),
+    ],
+)
+def test_where_no_worker_begins_for_the_same_reason_the_command_ends(trials, words, workers, enough, cause):
+    supply = Supply([Pack((trial,)) for trial in trials], workers=workers)
+    lose_some(supply, enough - 1, last_words=words)
+    with pytest.raises(UserError, match=f"^{enough} workers in a row were lost; the last one: {cause}\n") as said:
+        supply.lose(supply.take(), "killed", out_of_memory=False, last_words=words)
+    for line in words.splitlines():
+        assert f"    {line}\n" in str(said.value)
+
+
+def test_numbers_do_not_make_two_causes_of_one(trials):
+    supply = Supply([Pack((trial,)) for trial in trials], workers=1)
+    lose_some(supply, 1, cause="worker 17 at 0x7f00 died")
+    lose_some(supply, 1, cause="worker 4711 at 0x7e00 died")
+    with pytest.raises(UserError, match="worker 5 at"):
+        supply.lose(supply.take(), "worker 5 at 0x1 died", out_of_memory=False)
+
+
+def test_where_no_worker_begins_for_changing_reasons_the_command_ends_later(trials):
     supply = Supply([Pack((trial,)) for trial in trials], workers=2)
-    for _ in range(39):
-        supply.lose(supply.take(), "killed", out_of_memory=False)
+    for k in range(39):
+        lose_some(supply, 1, cause="abc"[k % 3])
     with pytest.raises(UserError, match="40 workers in a row were lost"):
-        supply.lose(supply.take(), "killed", out_of_memory=False)
+        supply.lose(supply.take(), "d", out_of_memory=False)
+
+
+def test_three_packs_that_crash_alike_before_anything_is_finished_end_the_command(trials):
+    supply = Supply([Pack(trials[:16]), Pack(trials[16:31]), Pack(trials[31:])], workers=4)
+    lose_some(supply, 2, last_words=CRASH, begins=True)
+    with pytest.raises(UserError, match="3 workers in a row were lost; the last one: AttributeError"):
+        lose_some(supply, 1, last_words=CRASH, begins=True)
+
+
+def test_a_pack_that_crashes_is_tried_after_the_others_and_costs_them_nothing(trials):
+    packs = [Pack(trials[:8]), Pack(trials[8:20]), Pack(trials[20:])]
+    supply, finished, given_up = Supply(packs, workers=1), [], {}
+    while not supply.done:
+        pack = supply.take()
+        supply.advance(pack, 0.0)
+        if trials[3] not in pack.trials:
+            supply.finish(pack, None)
+            finished += pack.trials
+        elif (reason := supply.lose(pack, "died", out_of_memory=False, last_words=CRASH)) is not None:
+            given_up[pack.trials[0].id] = reason
+    assert finished[:24] == list(trials[8:])
+    assert {trial.id for trial in finished} == {trial.id for trial in trials} - {trials[3].id}
+    assert given_up == {trials[3].id: f"its worker was lost {STARTS} times: AttributeError: no DataFrame"}
 
 
 def test_when_worker_after_worker_is_lost_the_command_ends(trials):

@@ -29,7 +29,7 @@ def command(monkeypatch, capsys):
 def test_the_verdict_is_answered_in_the_terminal(command, study_of):
     code, out, _ = command("verdict", study_of("landscape").uri)
     assert code == 0
-    assert out.startswith("synthetic: K-FAC against SGD, training loss ≤ 0.2")
+    assert out.startswith("synthetic, training loss ≤ 0.2")
     assert "Does K-FAC scale further with batch size than SGD?" in out
     assert "Is K-FAC less sensitive to its hyperparameters than SGD?" in out
     assert "why:" in out
@@ -40,12 +40,15 @@ def test_the_verdict_as_json_has_the_same_answers_and_is_strict(command, study_o
     code, out, _ = command("verdict", study_of("landscape").uri, "--json")
     said = json.loads(out, parse_constant=pytest.fail)
     assert code == 0
-    assert (said["candidate"], said["reference"]) == ("kfac", "sgd")
     assert said["target"] == {"metric": "train_loss", "level": 0.2}
-    scaling = said["answers"]["scaling"]
+    scaling, sensitivity = said["answers"]
+    for answer, question in ((scaling, "scaling"), (sensitivity, "sensitivity")):
+        assert (answer["question"], answer["candidate"], answer["reference"]) == (question, "kfac", "sgd")
+        # The first of any number of looks, and two claims that share it.
+        assert (answer["role"], answer["error_rate"], answer["effect"]["level"]) == ("confirmatory", 0.0125, 0.975)
+    assert said["looks"] == []
     assert scaling["answer"] in ("better", "worse", "equivalent", "undetermined")
     assert scaling["reasons"]
-    sensitivity = said["answers"]["sensitivity"]
     assert (sensitivity["answer"], sensitivity["reasons"][0]["code"]) == ("undetermined", "grid")
 
 
@@ -57,7 +60,7 @@ def test_a_question_without_an_answer_says_why(command, study_of, case, code, sa
     assert said in command("verdict", study_of(case).uri)[1].replace("\n", " ")
     content = json.loads(command("verdict", study_of(case).uri, "--json")[1])
     assert [why["code"] for why in content["why_not"]] == [code]
-    assert content["answers"] == {}
+    assert content["answers"] == []
 
 
 def test_the_report_of_several_studies_is_one_file(command, study_of, tmp_path):

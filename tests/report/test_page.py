@@ -132,7 +132,7 @@ def test_the_verdict_and_its_evidence_come_before_anything_else(report_of):
         for text in ("class='answers'", 'data-figure="verdict-scaling"', "id='maps'", "id='provenance'")
     ]
     assert places == sorted(places)
-    assert "For the study's first target: training loss ≤ 0.2" in html
+    assert "For the target training loss ≤ 0.2" in html
 
 
 def test_a_search_that_seeks_success_is_refused_in_words(synthetic, study_of):

@@ -1,0 +1,75 @@
+"""What a worker that was lost had written to its standard error, from Ray's logs. No Ray here: only its files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+_PID = re.compile(r"\bpid[:=] ?(\d+)")
+_NAME = re.compile(r"worker-[0-9a-f]+-[0-9a-f]+-(\d+)\.err")
+_RAYS_OWN = (":job_id:", ":actor_name:", ":task_name:")
+_CRASH = re.compile(
+    r"^(Traceback \(most recent call last\)|Fatal Python error|\*\*\* SIG|terminate called|.*Segmentation fault"
+    r"|.*Check failed: )",
+    re.MULTILINE,
+)
+_MOST_BYTES = 65_536
+_MOST_LINES = 12
+
+
+def last_words(logs: Path, error: str, *, since: float) -> str:
+    """Return the end of what a lost worker of this machine has written to its standard error; nothing if unknown.
+
+    Args:
+        logs: the folder of Ray's logs.
+        error: what Ray says of the loss. Where it names no process, the worker is taken that has ended and has
+            written last.
+        since: time of the command's start; other workers of a cluster that ended earlier are none of its own.
+    """
+    pid = int(found[1]) if (found := _PID.search(error)) else None
+    written: list[tuple[float, str]] = []
+    with contextlib.suppress(OSError):
+        for file in logs.glob("worker-*.err"):
+            name = _NAME.fullmatch(file.name)
+            if name is None or (pid or int(name[1])) != int(name[1]) or (pid is None and _runs(int(name[1]))):
+                continue
+            with contextlib.suppress(OSError):
+                when = file.stat().st_mtime
+                if when >= since and (text := _tail(file)):
+                    written.append((when, text))
+    return max(written)[1] if written else ""
+
+
+def crash_line(words: str) -> str:
+    """Return the line of last words that says why a process ended by itself; nothing where they don't say so."""
+    start = _CRASH.search(words)
+    if start is None:
+        return ""
+    lines = [line for line in words[start.start() :].splitlines() if line.strip()]
+    # An exception stands at the end of its traceback; a signal is named before the stack.
+    return lines[-1].strip() if start[1].startswith("Traceback") else lines[0].strip()
+
+
+def quoted(words: str) -> str:
+    """Return last words as the lines of a message that quote them."""
+    lines = "".join(f"    {line}\n" for line in words.splitlines()[-_MOST_LINES:])
+    return f"  Its standard error ended with\n{lines}" if lines else ""
+
+
+def _tail(file: Path) -> str:
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - _MOST_BYTES))
+        text = stream.read().decode(errors="replace")
+    return "\n".join(line for line in text.splitlines() if not line.startswith(_RAYS_OWN)).strip("\n")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,91 @@
+"""Verdicts in words: the same sentences in the report, the terminal and the dashboard."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sensitivity.analysis.claims import Claim
+from sensitivity.analysis.names import merged
+from sensitivity.analysis.verdict import Verdict
+from sensitivity.figures.labels import count, duration, interval_text, level_in_words, number, optimizer_name
+
+_QUESTIONS = {
+    "scaling": "Does {one} scale further with batch size than {other}?",
+    "sensitivity": "Is {one} less sensitive to its hyperparameters than {other}?",
+}
+_HEADLINES = {
+    ("scaling", "better"): "{one} scales further with batch size than {other}.",
+    ("scaling", "worse"): "{one} scales less far with batch size than {other}.",
+    ("scaling", "equivalent"): "{one} and {other} scale equally far with batch size, within the margin.",
+    ("sensitivity", "better"): "{one} is less sensitive than {other}: tuning it takes fewer trials.",
+    ("sensitivity", "worse"): "{one} is more sensitive than {other}: tuning it takes more trials.",
+    ("sensitivity", "equivalent"): "{one} and {other} are equally sensitive, within the margin.",
+}
+_ROLES = {
+    "primary": "The claim of this study, declared before it ran. Error rate {rate}.",
+    "confirmatory": "One of the claims that share the study's error rate. Error rate {rate}.",
+    "exploratory": "Exploratory: not the claim that was fixed before the study ran. Error rate {rate}.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A verdict as it is read."""
+
+    question: str
+    answer: str
+    """better, worse, equivalent or undetermined."""
+    headline: str
+    role: str
+    """What the verdict may claim: the study's own claim, one of several, or exploratory; and its error rate."""
+    effect: str
+    """How large the difference is; empty where it is unknown."""
+    reasons: tuple[str, ...]
+    settle: tuple[str, ...]
+    """What would settle it, with its cost."""
+
+
+def answer_in_words(claim: Claim) -> Answer:
+    """Return a verdict as it is read."""
+    verdict = claim.verdict
+    names = {"one": optimizer_name(verdict.candidate), "other": optimizer_name(verdict.reference)}
+    headline = _HEADLINES.get((verdict.question, verdict.answer))
+    rate = f"{claim.rate:.2%}" if claim.rate else "0: nothing is claimed at this look"
+    return Answer(
+        question=_QUESTIONS[verdict.question].format(**names),
+        answer=verdict.answer,
+        headline=headline.format(**names) if headline else "This study can't tell.",
+        role=_ROLES[claim.role].format(rate=rate),
+        effect=_effect(verdict, names),
+        reasons=merged(reason.text for reason in verdict.reasons),
+        settle=tuple(
+            remedy.text + _price(remedy.runs, remedy.device_seconds) for remedy in dict.fromkeys(verdict.settle)
+        ),
+    )
+
+
+def _effect(verdict: Verdict, names: dict[str, str]) -> str:
+    effect = verdict.effect
+    n = f"{level_in_words(verdict.alpha)} interval, n = {count(effect.n, effect.of.removesuffix('s'))}"
+    if verdict.question == "scaling":
+        if effect.known:
+            return f"{names['one']}'s critical batch size is {interval_text(effect)} times {names['other']}'s ({n})."
+        if effect.interval is None:
+            return ""
+        low, high = effect.interval
+        bounds = f"between {number(low, 3)} and {number(high, 3)}" if math.isfinite(high) else f"above {number(low, 3)}"
+        return f"The ratio of critical batch sizes lies {bounds} ({n})."
+    if not effect.known:
+        return ""
+    return (
+        f"{names['one']} takes {interval_text(effect)} times as many trials as {names['other']} until a setting works"
+        f" ({n}; mean over batch sizes)."
+    )
+
+
+def _price(runs: int, seconds: float) -> str:
+    if not runs:
+        return ""
+    cost = "" if math.isnan(seconds) else f", about {duration(seconds)} of device time"
+    return f" That is {count(runs, 'run')}{cost}."
