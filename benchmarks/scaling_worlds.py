@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sensitivity.analysis.designs import Design
 from sensitivity.analysis.estimates import Floats
+from sensitivity.analysis.looks import RATE
 from sensitivity.analysis.scaling import scaling_curves
 from sensitivity.analysis.scaling_points import Configurations
 from sensitivity.analysis.verdict import Margins
@@ -74,6 +75,9 @@ class World:
     falls_back: float = 0.0
     bent: float = 0.0
     """log S of the middle batch sizes is larger by this: no critical batch size describes it."""
+    looks: tuple[int, ...] = ()
+    """Seeds at which the verdict is read, those that judge or, of split halves, all; it stops at the first claim, and
+    each look has the level that is left for it (``looks``). Empty for one look at all of them, at 5%."""
     rng: int = 0
 
     @property
@@ -233,8 +237,13 @@ def simulate(world: World, studies: int) -> Outcome:
     fresh = range(_FRESH, _FRESH + world.judging) if world.confirmed else ()
     for study in range(studies):
         tables = draw(world, np.random.default_rng([world.rng, study]))
-        curves = scaling_curves(tables, configurations, confirmation_seeds=fresh)
-        found = compute_scaling_verdict(runs, curves, "a", "b")
+        for k, looked in enumerate(world.looks or (None,), start=1):
+            seen = tables if looked is None else [_first_seeds(table, looked, world) for table in tables]
+            curves = scaling_curves(seen, configurations, confirmation_seeds=fresh)
+            level = 0.05 if looked is None else 2 * RATE / (k * (k + 1))
+            found = compute_scaling_verdict(runs, curves, "a", "b", alpha=level)
+            if found.answer != "undetermined":
+                break
         answers.append(found.answer)
         false.append(_is_false(found.answer, true))
         interval = found.effect.interval
@@ -242,6 +251,11 @@ def simulate(world: World, studies: int) -> Outcome:
         covered.append(math.nan if open_ or interval is None else interval[0] <= world.ratio <= interval[1])
     arrays = (np.array(values, dtype=float) for values in (false, covered))
     return Outcome(world, *arrays, tuple(answers))
+
+
+def _first_seeds(table: SeedTable, count: int, world: World) -> SeedTable:
+    """Return the table as it was when `count` seeds judged, or were there if they are split in halves."""
+    return table.keep(np.arange(len(table.seeds)) < count + (world.choosing if world.confirmed else 0))
 
 
 def _is_false(answer: str, true: float) -> bool:
@@ -263,6 +277,7 @@ def pair(first: float, second: float = 100.0, **both: float) -> tuple[Arm, Arm]:
 _NINE = tuple(2**k for k in range(6, 15))
 _EPOCHS = {"growth": None, "every": (45, 12, 3)}
 _EACH = {"growth": None, "every": (1, 1, 1)}
+_LOOKS = (6, 8, 10, 12, 15, 20)
 _SPLIT = {"confirmed": False, "choosing": 12}
 
 
@@ -314,6 +329,17 @@ WORLDS = (
     World(name="one pruned, winners confirmed, ratio 1.25", arms=(Arm(size=125, stopped=0.3), Arm(size=100))),
     World(name="no critical batch size, ratio 1", arms=pair(100), bent=0.5),
     World(name="80% of the noise shared by a seed's runs, ratio 1.25", arms=pair(125), shared=0.8),
+    World(name="looks at 6, 8, 10, 12, 15 and 20 fresh seeds, ratio 1", arms=pair(100), judging=20, looks=_LOOKS),
+    World(name="looks at 6, 8, 10, 12, 15 and 20 fresh seeds, ratio 1.25", arms=pair(125), judging=20, looks=_LOOKS),
+    World(
+        name="looks at 12 to 40 seeds split in halves, ratio 1.25",
+        arms=pair(125),
+        confirmed=False,
+        choosing=20,
+        judging=20,
+        looks=tuple(2 * n for n in _LOOKS),
+    ),
+    World(name="looks at 6, 8, 10, 12, 15 and 20 fresh seeds, ratio 2", arms=pair(200), judging=20, looks=_LOOKS),
     World(name="9 batch sizes, ratio 1.25", arms=pair(2500, 2000), batch_sizes=_NINE),
 )
 

@@ -36,7 +36,7 @@ def checked_module(model: Any, name: str) -> nn.Module:
                 f'{where}: {part} is on the "meta" device and has no values; build the network on the CPU, where it '
                 "draws its initialisation"
             )
-        if tensor.requires_grad and not tensor.is_floating_point():  # a frozen one may be a table of integers
+        if tensor.requires_grad and not tensor.is_floating_point():  # complex ones
             raise UserError(f"{where}: the parameter {part} is {_short(tensor.dtype)}; it must be floating-point")
     return model
 
