@@ -84,7 +84,8 @@ def compute_regions(
     """Return a region for each optimizer, in the order of the plan, and batch size, rising.
 
     With `target` the rule is the common target, and `curves` needs the best evaluation of each run at least; else it is
-    the own best within `epsilon` (by default as in the maps), and evaluations at step 0 are enough. `boxes` gives the box of each optimizer's draws; without it the draws' extent stands in.
+    the own best within `epsilon` (by default as in the maps), and evaluations at step 0 are enough. `boxes` gives the
+    box of each optimizer's draws; without it the draws' extent stands in.
     """
     sign = 1.0 if METRICS[metric].lower_is_better else -1.0
     valued = runs.assign(value=_values(runs, curves, metric, sign * np.inf, at_end=target is None))
@@ -288,7 +289,7 @@ def _warnings(
     if empty:
         steps = (float(np.ptp(axis)) / max(len(axis) - 1, 1) for axis in axes)
         apart = " and ".join(f"{step:.2g} ({parameter_name(name)})" for name, step in zip(names, steps, strict=True))
-        text = f"{where}: no cell is inside. A region narrower than the grid's spacings of {apart} decades can be missed."
+        text = f"{where}: no cell is inside. Between cells that are {apart} decades apart a region can be missed."
         found.append(Caution(code="coarse-grid", text=text))
     if missing:
         text = f"{where}: {missing:,} runs of the grid have no result and count as outside the region."
