@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pandas as pd
@@ -47,6 +47,8 @@ class Edge:
     value: float
     """The smallest or largest value of a grid; the bound of a box."""
     of: Literal["grid", "box"] = "grid"
+    axis: Axis | None = field(default=None, compare=False, repr=False)
+    """Of a box: its side; None of a grid."""
 
 
 def varying(runs: pd.DataFrame) -> tuple[str, ...]:
@@ -139,9 +141,9 @@ def box_edges(axes: Axes, best: Mapping[str, float], names: tuple[str, ...]) -> 
         low, high = axis.bounds()
         share = _share(axis, best[name])
         if share <= NEAR_BOUND and low != 0:
-            edges.append(Edge(parameter=name, side="low", value=low, of="box"))
+            edges.append(Edge(parameter=name, side="low", value=low, of="box", axis=axis))
         if share >= 1 - NEAR_BOUND:
-            edges.append(Edge(parameter=name, side="high", value=high, of="box"))
+            edges.append(Edge(parameter=name, side="high", value=high, of="box", axis=axis))
     return tuple(edges)
 
 

@@ -16,7 +16,8 @@ from sensitivity.analysis.estimates import Caution
 from sensitivity.analysis.grain import FEWEST_STEPS
 from sensitivity.analysis.names import at_batch_size, optimizer_name, parameter_name
 from sensitivity.analysis.paired import fewest_seeds
-from sensitivity.analysis.remedies import Remedy, extend
+from sensitivity.analysis.remedies import Remedy
+from sensitivity.analysis.remedies_edge import extend
 from sensitivity.analysis.remedies_scaling import (
     budget_remedy,
     confirm_remedy,

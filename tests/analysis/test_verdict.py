@@ -104,7 +104,7 @@ def test_a_best_cell_on_the_edge_refuses_and_prices_the_extension(plain):
     assert "has the largest learning rate (0.9) of the grid" in found.reasons[0].text
     edges = [remedy for remedy in found.settle if remedy.code == "edge"]
     assert [remedy.runs for remedy in edges] == [44, 44], "one more of three levels, 4 batch sizes x 11 seeds"
-    assert "a's grid to learning rate above 0.9" in edges[0].text
+    assert "set lr = [0.1, 0.3, 0.9, 2.7] under [optimizers.a] in the study file" in edges[0].text
 
 
 def test_a_budget_that_cannot_reach_refuses_and_says_how_much_would(plain):
