@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sensitivity.analysis.estimates import Caution
 from sensitivity.analysis.names import optimizer_name, parameter_name
@@ -145,6 +147,14 @@ def box_edges(axes: Axes, best: Mapping[str, float], names: tuple[str, ...]) -> 
         if share >= 1 - NEAR_BOUND:
             edges.append(Edge(parameter=name, side="high", value=high, of="box", axis=axis))
     return tuple(edges)
+
+
+def at_edge(edge: Edge, values: pd.Series[float]) -> NDArray[np.bool_]:
+    """Return which of `values` of the edge's hyperparameter lie at it."""
+    if edge.axis is None:
+        return (values == edge.value).to_numpy(dtype=bool)
+    share = np.array([_share(edge.axis, value) for value in values], dtype=float)
+    return share <= NEAR_BOUND if edge.side == "low" else share >= 1 - NEAR_BOUND
 
 
 def _share(axis: Axis, value: float) -> float:
