@@ -18,7 +18,6 @@ import pandas as pd
 from scipy.special import ndtri, stdtrit
 
 from sensitivity.analysis.betting import Anytime, bet
-from sensitivity.analysis.designs import Edge
 from sensitivity.analysis.draws import FEWEST_BLOCKS, Draws
 from sensitivity.analysis.estimates import Caution, Estimate
 from sensitivity.analysis.names import at_batch_size, optimizer_name, parameter_name
@@ -275,8 +274,8 @@ def _remarks(one: Draws, other: Draws) -> list[Caution]:
     for own in (one, other):
         if own.touches:
             text = (
-                f"{optimizer_name(own.optimizer)}: settings at the bound of its box work ({_edges(own.touches)}), so"
-                " what works may go on beyond. The price is that of the box as it was declared."
+                f"{optimizer_name(own.optimizer)}: settings at the bound of its box work too: {_edges(own)}. What"
+                " works may go on beyond. The price is that of the box as it was declared."
             )
             found.append(Caution(code="region-edge", text=text))
     for own in (one, other):
@@ -288,8 +287,9 @@ def _remarks(one: Draws, other: Draws) -> list[Caution]:
     return found
 
 
-def _edges(edges: Sequence[Edge]) -> str:
+def _edges(own: Draws) -> str:
     return ", ".join(
-        f"{'smallest' if edge.side == 'low' else 'largest'} {parameter_name(edge.parameter)}, {edge.value:.3g}"
-        for edge in edges
+        f"{reached:,} of {count:,} at the {'smallest' if edge.side == 'low' else 'largest'}"
+        f" {parameter_name(edge.parameter)}, {edge.value:.3g}"
+        for edge, (reached, count) in zip(own.touches, own.at_touches, strict=True)
     )

@@ -104,7 +104,25 @@ def test_a_best_cell_on_the_edge_refuses_and_prices_the_extension(plain):
     assert "has the largest learning rate (0.9) of the grid" in found.reasons[0].text
     edges = [remedy for remedy in found.settle if remedy.code == "edge"]
     assert [remedy.runs for remedy in edges] == [44, 44], "one more of three levels, 4 batch sizes x 11 seeds"
-    assert "a's grid to learning rate above 0.9" in edges[0].text
+    assert "set lr = [0.1, 0.3, 0.9, 2.7] under [optimizers.a] in the study file" in edges[0].text
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_remedies_do_not_ask_for_an_easier_and_a_harder_target_at_once(plain, quick):
+    """One optimizer takes too few steps to compare, or not; the other misses the target at the largest batch size."""
+    rows = [
+        plain.row(name, batch, seed, time=None if (name, batch) == ("b", 64) else time + seed % 3, lr=lr)
+        for name, time in (("a", 12 if quick else 60), ("b", 60))
+        for batch in (8, 64)
+        for seed in range(12)
+        for lr in (0.1, 0.3)
+    ]
+    remedies = scaling_verdict(*plain.tables(rows)).remedies
+    texts = " ".join(remedy.text for remedy in remedies)
+    assert ("easier target" in texts) is not quick
+    assert ("harder target" in texts) is quick
+    targets = [remedy for remedy in remedies if remedy.code == "target"]
+    assert all("a longer [budget] with it" in remedy.text and math.isnan(remedy.device_seconds) for remedy in targets)
 
 
 def test_a_budget_that_cannot_reach_refuses_and_says_how_much_would(plain):
