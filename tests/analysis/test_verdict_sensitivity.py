@@ -12,8 +12,8 @@ from sensitivity.analysis.draws import compute_draws
 from sensitivity.analysis.times import compute_times
 from sensitivity.analysis.verdict import Margins
 from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
+from sensitivity.figures.verdict_words import answer_in_words
 from sensitivity.report.results import compute_verdicts
-from sensitivity.report.words import answer_in_words
 from sensitivity.store.reader import read_study
 from sensitivity.study.arms import SGDArm
 from sensitivity.study.designs import configurations
@@ -214,7 +214,7 @@ def inert(trial):
 WHOLE = {
     "more hyperparameters": (
         {"kfac": KFAC, "sgd": SGD}, square, 160, "worse",
-        "K-FAC is more sensitive to its hyperparameters than SGD",
+        "K-FAC is more sensitive than SGD: tuning it takes more trials.",
     ),
     "an inert one": (
         {"kfac": KFAC, "sgd": SGD}, inert, 60, "equivalent", "equally sensitive, within the margin",
@@ -248,7 +248,7 @@ def test_from_the_study_directory_to_the_words(synthetic, tmp_path, case):
         return synthetic.run(trial, [0.3 if works(trial) else 1.0])
 
     verdicts = compute_verdicts(read_study(synthetic.write_study(tmp_path, spec, outcome)))
-    said = answer_in_words(verdicts.sensitivity)
+    said = answer_in_words(verdicts.claim("sensitivity"))
     assert (said.answer, headline in said.headline) == (answer, True), said
     share = "once in" in " ".join(said.reasons)
     assert share == (case != "pruned") or "SGD" not in said.reasons[-1]
