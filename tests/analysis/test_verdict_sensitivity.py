@@ -257,7 +257,7 @@ def test_from_the_study_directory_to_the_words(synthetic, tmp_path, case):
         assert ratio.interval[0] < 0.25 / 0.1225 < ratio.interval[1]
         assert said.effect.startswith("K-FAC takes ")
         assert said.effect.endswith(
-            "times as many trials as SGD until a setting works (n = 160 seeds, on average over batch sizes)."
+            "times as many trials as SGD until a setting works (97.5% interval, n = 160 seeds; mean over batch sizes)."
         )
     if answer == "undetermined":
         assert any("seeds = 48" in text and "384 runs" in text for text in said.settle)
