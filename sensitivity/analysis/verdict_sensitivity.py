@@ -167,20 +167,16 @@ def _finding(primary: PairedComparison, effect: Estimate, margin: float) -> Caut
 
 
 def _anytime(found: Anytime | None, alpha: float) -> list[Caution]:
-    """Return what may be claimed however often the study was looked at and then extended."""
+    """Return what the bets claim, which hold however often the study was looked at and then extended, if anything."""
     if found is None:
         return []
     answer, direction = found.answer(alpha), found.direction(alpha)
     if answer != "undetermined":
-        text = f"This may be claimed however often the study was looked at and extended before: {answer}."
+        text = f"Bets on paired draws claim it at any number of looks: {answer}."
+    elif direction != "undetermined":
+        text = f"Bets on paired draws claim the direction at any number of looks: {direction}, by the margin or less."
     else:
-        best = max(found.better, found.worse)
-        text = (
-            "Had the study been looked at and extended before, more would be needed: the e-value that holds at any stop"
-            f" is {best:.3g}, and a claim takes {2 / alpha:.0f}."
-        )
-        if direction != "undetermined":
-            text += f" The direction holds at any stop: the candidate is {direction}, whether or not by the margin."
+        return []
     return [Caution(code="anytime", text=text)]
 
 
