@@ -12,6 +12,7 @@ from sensitivity.analysis.claims import Evidence, compute_claims
 from sensitivity.analysis.estimates import Caution, Estimate
 from sensitivity.analysis.looks import RATE, Level, Looks
 from sensitivity.analysis.paired import holm
+from sensitivity.analysis.remedies import Remedy
 from sensitivity.analysis.verdict import Verdict
 from sensitivity.study.spec import StudySpec
 
@@ -96,6 +97,21 @@ def test_nothing_is_claimed_between_planned_looks(judged):
     found = judged(dict.fromkeys(KEYS, 0.0), spec(), level=Level(rate=0.0, cautions=()))
     assert {(claim.verdict.answer, claim.rate) for claim in found.values()} == {("undetermined", 0.0)}
     assert {claim.verdict.alpha for claim in found.values()} == {RATE / 4}, "the interval is that of a first look"
+
+
+def test_between_planned_looks_the_next_one_is_what_would_settle_it(judged, monkeypatch):
+    tests = tuple(Caution(code=code, text=code) for code in ("test", "anytime", "batch-size"))
+    cures = tuple(Remedy(code=code, text=code) for code in ("seeds", "edge"))
+    computed = claims.compute_scaling_verdict
+    monkeypatch.setattr(
+        claims,
+        "compute_scaling_verdict",
+        lambda *args, **options: replace(computed(*args, **options), reasons=tests, remedies=cures),
+    )
+    told = Level(rate=0.0, cautions=(Caution(code="unplanned-look", text="the next one is at 11"),))
+    found = judged({}, spec(), level=told)[("b", "a"), "scaling"].verdict
+    assert [reason.code for reason in found.reasons] == ["test"]
+    assert [remedy.text for remedy in found.settle] == ["the next one is at 11", "edge"]
 
 
 def test_optimizers_without_runs_are_not_compared():
