@@ -130,6 +130,7 @@ def draws_of(optimizer: str, works: Floats, *, crossed: bool) -> Draws:
         count=(count,) * BATCHES,
         reached=tuple(int(n) for n in works.sum(axis=(0, 1))),
         touches=(),
+        at_touches=(),
         warnings=(),
         refused=None,
         unjudged=None,

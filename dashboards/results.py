@@ -254,7 +254,7 @@ class Results:
             "regions",
             lambda: compute_regions(
                 self.runs,
-                self.start(name),
+                self.start(name) if level is None else self._of(self.loaded.best(name)),
                 name,
                 target=level,
                 epsilon=self.epsilon,

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sensitivity.analysis.estimates import Caution
 from sensitivity.analysis.names import optimizer_name, parameter_name
@@ -47,6 +49,8 @@ class Edge:
     value: float
     """The smallest or largest value of a grid; the bound of a box."""
     of: Literal["grid", "box"] = "grid"
+    axis: Axis | None = field(default=None, compare=False, repr=False)
+    """Of a box: its side; None of a grid."""
 
 
 def varying(runs: pd.DataFrame) -> tuple[str, ...]:
@@ -139,10 +143,18 @@ def box_edges(axes: Axes, best: Mapping[str, float], names: tuple[str, ...]) -> 
         low, high = axis.bounds()
         share = _share(axis, best[name])
         if share <= NEAR_BOUND and low != 0:
-            edges.append(Edge(parameter=name, side="low", value=low, of="box"))
+            edges.append(Edge(parameter=name, side="low", value=low, of="box", axis=axis))
         if share >= 1 - NEAR_BOUND:
-            edges.append(Edge(parameter=name, side="high", value=high, of="box"))
+            edges.append(Edge(parameter=name, side="high", value=high, of="box", axis=axis))
     return tuple(edges)
+
+
+def at_edge(edge: Edge, values: pd.Series[float]) -> NDArray[np.bool_]:
+    """Return which of `values` of the edge's hyperparameter lie at it."""
+    if edge.axis is None:
+        return (values == edge.value).to_numpy(dtype=bool)
+    share = np.array([_share(edge.axis, value) for value in values], dtype=float)
+    return share <= NEAR_BOUND if edge.side == "low" else share >= 1 - NEAR_BOUND
 
 
 def _share(axis: Axis, value: float) -> float:

@@ -22,12 +22,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sensitivity.analysis.designs import (
     Axes,
     Design,
     Edge,
     adaptive,
+    at_edge,
     box_edges,
     design_of,
     is_crossed,
@@ -71,6 +73,8 @@ class Draws:
     """Of these, a batch size."""
     touches: tuple[Edge, ...]
     """Bounds of the box at which settings succeed: the region that works may go on beyond."""
+    at_touches: tuple[tuple[int, int], ...]
+    """Of each of `touches`: the draws there that succeed, and all."""
     warnings: tuple[Caution, ...]
     refused: Caution | None
     """Why its runs are no draws, so that no probability can be had from them."""
@@ -135,7 +139,8 @@ def _draws(rows: pd.DataFrame, optimizer: str, design: Design, declared: str, ax
             ' they judge no price of tuning. Run it with prune = "none".'
         )
         refused = refused or Caution(code="pruned", text=text)
-    warnings = []
+    touches = _touches(done, names, design, axes)
+    warnings = _coarse(name, done, names, axes or {}) if design == "grid" else []
     if failed:
         text = (
             f"{name}: {failed:,} of {len(rows):,} runs failed with an exception; they count as draws that don't work."
@@ -153,7 +158,8 @@ def _draws(rows: pd.DataFrame, optimizer: str, design: Design, declared: str, ax
         seconds=values("seconds"),
         count=tuple(len(own) for own in at_size),
         reached=tuple(int(own.sum()) for own in at_size),
-        touches=_touches(done, names, design, axes),
+        touches=touches,
+        at_touches=tuple(_count_at(edge, done) for edge in touches),
         warnings=tuple(warnings),
         refused=refused,
         unjudged=None if refused else _unjudged(name, design, declared, crossed, seeds),
@@ -192,6 +198,48 @@ def _touches(done: pd.DataFrame, names: tuple[str, ...], design: Design, axes: A
         found = table_edges(table, at, names) if design == "grid" else box_edges(axes or {}, at, names)
         edges += [edge for edge in found if edge.side == side]
     return tuple(edges)
+
+
+def _count_at(edge: Edge, done: pd.DataFrame) -> tuple[int, int]:
+    there = done.loc[at_edge(edge, done[PARAM_PREFIX + edge.parameter]), "success"]
+    return int(there.sum()), len(there)
+
+
+def _coarse(optimizer: str, done: pd.DataFrame, names: tuple[str, ...], axes: Axes) -> list[Caution]:
+    """Return that a grid is too coarse to tell how much of its box works: that two values in a row do at most.
+
+    A value works where half of the seeds or more succeed. A declared list of values is no box, and each of them counts.
+    """
+    columns = [PARAM_PREFIX + name for name in names]
+    narrow: dict[str, list[int]] = {}
+    for size, rows in done.groupby("batch_size"):
+        works = rows.groupby(columns)["success"].mean() >= 0.5
+        grid = [works.index.get_level_values(place).unique().sort_values() for place in range(len(names))]
+        whole = works.reindex(pd.MultiIndex.from_product(grid) if len(grid) > 1 else grid[0], fill_value=False)
+        inside = whole.to_numpy(dtype=bool).reshape([len(values) for values in grid])
+        for place, name in enumerate(names):
+            lines = np.moveaxis(inside, place, -1).reshape(-1, len(grid[place]))
+            listed = name in axes and axes[name].scale == "values"
+            if not listed and 0 < _longest_run(lines) <= min(2, len(grid[place]) - 1):
+                narrow.setdefault(name, []).append(int(str(size)))
+    return [
+        Caution(
+            code="coarse-grid",
+            text=f"{optimizer}: at batch size {', '.join(f'{size:,}' for size in sizes)} no more than two values of the"
+            f" {parameter_name(name)} in a row work, so the grid is too coarse to tell how much of its box does. Take"
+            ' more points, or design = "sobol".',
+        )
+        for name, sizes in narrow.items()
+    ]
+
+
+def _longest_run(lines: NDArray[np.bool_]) -> int:
+    """Return the largest number of True in a row in any of `lines` [lines, places]."""
+    longest, current = 0, np.zeros(len(lines), dtype=int)
+    for place in range(lines.shape[1]):
+        current = np.where(lines[:, place], current + 1, 0)
+        longest = max(longest, int(current.max(initial=0)))
+    return longest
 
 
 def prior_in_words(axes: Axes | None, rows: pd.DataFrame, names: tuple[str, ...]) -> str:

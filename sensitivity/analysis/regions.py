@@ -1,16 +1,19 @@
 """The robust region: how many decades of its hyperparameters leave an optimizer good enough (STATISTICS.md, 4).
 
 V is the volume, in decades^d, of the hyperparameters whose metric is within a threshold; V^(1/d) is reported, in
-decades a dimension. Two rules set the threshold: within epsilon of the optimizer's own best cell, or a target
-common to all. On a grid V is interpolated between the points, a seed at a time, and the interval covers seed noise
-only. Of draws V is the box's volume times the share of configurations inside, with Wilson's interval.
+decades a dimension. Two rules set the threshold. The own best: at the end of a run the metric is within epsilon of the
+optimizer's best cell. A common target: the run reaches it within its budget, as everywhere else (``times``), which is
+to say that its best evaluation meets it; a run that crosses the target and falls back is inside. On a grid V is
+interpolated between the points, a seed at a time, and the interval covers seed noise only. Of draws V is the box's
+volume times the share of configurations inside, with Wilson's interval.
 
 A diverged run is outside. Between a cell inside and one that diverged, or that learned nothing, the edge is a cliff
 of unknown place; interpolating to the untrained network's loss would put it at the cell inside, half a spacing short
 on average. So no cell counts as further outside than the best is inside: next to the best the edge is then halfway,
-whichever way its neighbour failed. Where the grid resolves the region this changes nothing; where the region is
-narrower than two of its spacings, the result says so. Unlike the share of a box, decades don't depend on how wide the
-box was drawn, unless the region reaches its edge: then they are a lower bound, and it is named.
+whichever way its neighbour failed. Where the grid resolves the region this changes nothing. A region that is narrower
+along some hyperparameter than two of the grid's spacings is not measured: its size would follow from the spacing, and
+is refused. Unlike the share of a box, decades don't depend on how wide the box was drawn, unless the region reaches its
+edge: then they are a lower bound, and it is named.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_
 from sensitivity.analysis.intervals import wilson
 from sensitivity.analysis.maps import default_epsilon
 from sensitivity.analysis.names import at_batch_size, parameter_name
-from sensitivity.analysis.outcomes import counted_values, untrained_values
-from sensitivity.analysis.rates import OF_DRAWS, OF_SEEDS
+from sensitivity.analysis.outcomes import OBSERVED, counted_values, untrained_values
+from sensitivity.analysis.rates import OF_DRAWS, OF_SEEDS, best_values
 from sensitivity.analysis.volumes import volume_below_zero
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.metrics import METRICS, MetricName
@@ -80,12 +83,12 @@ def compute_regions(
 ) -> tuple[RobustRegion, ...]:
     """Return a region for each optimizer, in the order of the plan, and batch size, rising.
 
-    With `target` the rule is the common target, else the own best within `epsilon` (by default as in the maps).
-    `boxes` gives the box of each optimizer's draws; without it the draws' extent stands in.
+    With `target` the rule is the common target, and `curves` needs the best evaluation of each run at least; else it is
+    the own best within `epsilon` (by default as in the maps), and evaluations at step 0 are enough. `boxes` gives the
+    box of each optimizer's draws; without it the draws' extent stands in.
     """
     sign = 1.0 if METRICS[metric].lower_is_better else -1.0
-    counted = counted_values(runs, curves, METRICS[metric])
-    valued = runs.assign(value=counted.where(runs["status"] != Status.DIVERGED.value, sign * np.inf))
+    valued = runs.assign(value=_values(runs, curves, metric, sign * np.inf, at_end=target is None))
     untrained = float(untrained_values(runs, curves, METRICS[metric]).median())
     tolerance = default_epsilon(METRICS[metric], untrained) if epsilon is None else epsilon
     found = []
@@ -100,6 +103,17 @@ def compute_regions(
             else:
                 found.append(_on_grid(rows, job) if design == "grid" else _of_draws(rows, job))
     return tuple(found)
+
+
+def _values(
+    runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName, outside: float, *, at_end: bool
+) -> pd.Series[float]:
+    """Return the value of each run that a threshold is compared with; NaN without a result."""
+    if at_end:
+        counted = counted_values(runs, curves, METRICS[metric])
+        return counted.where(runs["status"] != Status.DIVERGED.value, outside)
+    best = best_values(runs, curves, metric)
+    return best.mask(best.isna() & runs["status"].isin(OBSERVED), outside)
 
 
 @dataclass(frozen=True)
@@ -202,20 +216,47 @@ def _on_grid(rows: pd.DataFrame, job: _Job) -> RobustRegion:
     depth = -float(above.min(initial=-1e-9, where=np.isfinite(above)))
     above = np.minimum(above, depth)
     volumes = volume_below_zero(above, axes)
-    sizes = volumes ** (1 / len(names))
     touches = _touches(above.mean(axis=0) <= 0, names, levels)
-    spacing = math.prod(float(np.ptp(axis)) / max(len(axis) - 1, 1) for axis in axes) ** (1 / len(names))
-    warnings = _warnings(where, missing, touches, float(sizes.mean()), spacing)
+    box = tuple((float(values[0]), float(values[-1])) for values in levels)
+    coarse = _unresolved(where, above, names, axes) if (volumes > 0).any() else None
+    if coarse is not None:
+        refused = Estimate(value=math.nan, refused=coarse)
+        return job.result(threshold, names, refused, refused, box=box, touches=touches, slice_at=slice_at)
+    sizes = volumes ** (1 / len(names))
+    warnings = _warnings(where, missing, touches, names, axes, empty=not volumes.any())
     return job.result(
         threshold,
         names,
         _with(mean_over_seeds(sizes), warnings),
         _with(mean_over_seeds(volumes), warnings),
-        box=tuple((float(values[0]), float(values[-1])) for values in levels),
+        box=box,
         touches=touches,
         slice_at=slice_at,
         per_seed={int(seed): float(size) for seed, size in zip(table.columns, sizes, strict=True)},
     )
+
+
+def _unresolved(where: str, above: Floats, names: tuple[str, ...], axes: list[Floats]) -> Caution | None:
+    """Return that the region of `above` [seeds, *grid] is narrower than two spacings along some axis; None if not.
+
+    Its width along an axis is that of its widest line, the mean over seeds. Where that is the whole axis, it says what
+    the box allows to say.
+    """
+    narrow = []
+    for place, (name, axis) in enumerate(zip(names, axes, strict=True), start=1):
+        lines = np.moveaxis(above, place, -1).reshape(-1, len(axis))
+        width = float(volume_below_zero(lines, [axis]).reshape(len(above), -1).max(axis=1).mean())
+        whole = float(np.ptp(axis))
+        step = whole / max(len(axis) - 1, 1)
+        if width < min(2 * step, whole * (1 - 1e-9)):
+            narrow.append(f"{parameter_name(name)} (about {width:.2g} decades, the grid's values are {step:.2g} apart)")
+    if not narrow:
+        return None
+    text = (
+        f"{where}: the region is narrower than two spacings of the grid along {' and '.join(narrow)}, so its size isn't"
+        " measured. More points there would."
+    )
+    return Caution(code="coarse-grid", text=text)
 
 
 def _with(estimate: Estimate, warnings: tuple[Caution, ...]) -> Estimate:
@@ -235,13 +276,20 @@ def _touches(inside: np.ndarray, names: tuple[str, ...], levels: list[np.ndarray
     return tuple(edges)
 
 
-def _warnings(where: str, missing: int, touches: tuple[Edge, ...], size: float, spacing: float) -> tuple[Caution, ...]:
+def _warnings(
+    where: str,
+    missing: int,
+    touches: tuple[Edge, ...],
+    names: tuple[str, ...],
+    axes: list[Floats],
+    *,
+    empty: bool,
+) -> tuple[Caution, ...]:
     found = []
-    if 0 < size < 2 * spacing:
-        text = (
-            f"{where}: the region, {size:.2g} decades a dimension, is narrower than two of the grid's spacings of"
-            f" {spacing:.2g}: that is not measured, and may be one spacing more or less. Take more points."
-        )
+    if empty:
+        steps = (float(np.ptp(axis)) / max(len(axis) - 1, 1) for axis in axes)
+        apart = " and ".join(f"{step:.2g} ({parameter_name(name)})" for name, step in zip(names, steps, strict=True))
+        text = f"{where}: no cell is inside. Between cells that are {apart} decades apart a region can be missed."
         found.append(Caution(code="coarse-grid", text=text))
     if missing:
         text = f"{where}: {missing:,} runs of the grid have no result and count as outside the region."
@@ -261,7 +309,7 @@ def _of_draws(rows: pd.DataFrame, job: _Job) -> RobustRegion:
     measured = tuple(name for name in names if not np.isnan(decades(name, rows[PARAM_PREFIX + name])).any())
     cells = (job.sign * rows["value"]).groupby(rows["cell_id"], sort=False).median().dropna()
     where = at_batch_size(job.optimizer, job.batch_size)
-    if not np.isfinite(cells).any() or not measured:
+    if not measured or not (len(cells) if job.target is not None else np.isfinite(cells).any()):
         return _nothing(job, f"{where}: no draw has a result, so there is no region.", "no-result")
     extent = {name: (float(rows[PARAM_PREFIX + name].min()), float(rows[PARAM_PREFIX + name].max())) for name in names}
     box = tuple((job.box or {}).get(name, extent[name]) for name in measured)

@@ -78,19 +78,24 @@ def evaluation_remedy(priced: pd.DataFrame, grain: float) -> Remedy:
     )
 
 
-def target_remedy() -> Remedy:
-    """Return a harder target, which the evaluations of the runs that there are may already tell."""
-    text = "Choose a harder target under [targets] in the study file, one that takes more steps. It needs no new run."
-    return Remedy(code="target", text=text, device_seconds=0.0)
+def target_remedy(*, short: bool) -> Remedy:
+    """Return a harder target; `short` says that even this one isn't reached within the budget everywhere."""
+    text = "Choose a harder target under [targets] in the study file, one that takes more steps"
+    if short:
+        text += ", and a longer [budget] with it: some batch sizes don't reach the present target within theirs."
+        return Remedy(code="target", text=text)
+    return Remedy(code="target", text=f"{text}. It needs no new run.", device_seconds=0.0)
 
 
-def budget_remedy(priced: pd.DataFrame, curve: ScalingCurve, point: ScalingPoint) -> Remedy:
-    """Say by how much the budget falls short, where the fitted curve can tell."""
+def budget_remedy(priced: pd.DataFrame, curve: ScalingCurve, point: ScalingPoint, *, easier: bool) -> Remedy:
+    """Say by how much the budget falls short, where the fitted curve can tell; `easier` offers an easier target."""
     where = f"{optimizer_name(curve.optimizer)} at batch size {point.batch_size:,}"
     size = math.nan if curve.critical is None else float(curve.critical.steps(np.array([point.batch_size]))[0])
     own = priced[(priced["optimizer"] == curve.optimizer) & (priced["batch_size"] == point.batch_size)]
     if point.state == "unreliable" or math.isnan(size) or size <= point.time.value:
-        text = f"A longer budget for {where} ([budget] in the study file), or an easier target."
+        text = f"A longer budget for {where} ([budget] in the study file)" + (
+            ", or an easier target." if easier else "."
+        )
         return Remedy(code="budget", text=text)
     needed = 1.5 * size  # S(B) is a mean: the slower half of the seeds needs more
     return Remedy(

@@ -16,7 +16,8 @@ from sensitivity.analysis.estimates import Caution
 from sensitivity.analysis.grain import FEWEST_STEPS
 from sensitivity.analysis.names import at_batch_size, optimizer_name, parameter_name
 from sensitivity.analysis.paired import fewest_seeds
-from sensitivity.analysis.remedies import Remedy, extend
+from sensitivity.analysis.remedies import Remedy
+from sensitivity.analysis.remedies_edge import extend
 from sensitivity.analysis.remedies_scaling import (
     budget_remedy,
     confirm_remedy,
@@ -29,6 +30,8 @@ from sensitivity.analysis.scaling_cautions import coarse_evaluations
 from sensitivity.analysis.verdict import unfinished
 
 _BLOCKING = ("edge", "budget", "unreliable", "winner", "grain", "untrained", "diverged", "failed")
+_SHORT = ("censored", "unreliable")
+"""States of points that the budget is too short for."""
 _UNEQUAL = 2.0
 """Ratio of the numbers of configurations from which the effort of two searches is called unequal."""
 
@@ -45,14 +48,19 @@ class Findings:
 def scaling_obstacles(priced: pd.DataFrame, both: Sequence[ScalingCurve], margin: float, *, alpha: float) -> Findings:
     """Return what stands in the way of a claim at the level `alpha`; `margin` is the log of a ratio."""
     found = Findings(*unfinished(priced), [])
+    points = [point for curve in both for point in curve.points]
+    easy = any(point.state == "left-censored" or point.time.value < FEWEST_STEPS for point in points)
+    short = any(point.state in _SHORT for point in points)
     for curve in both:
         found.blocks += [warning for warning in curve.warnings if warning.code in _BLOCKING]
         found.remarks += [warning for warning in curve.warnings if warning.code == "fell-back"]
         found.remedies += extend(priced, curve.optimizer, [edge for point in curve.points for edge in point.edges])
         found.remedies += [
-            budget_remedy(priced, curve, point) for point in curve.points if point.state in ("censored", "unreliable")
+            budget_remedy(priced, curve, point, easier=not easy) for point in curve.points if point.state in _SHORT
         ]
     _grain(found, priced, both, margin)
+    if easy:
+        found.remedies.append(target_remedy(short=short))
     _biased(found, priced, both, alpha)
     _fit(found, both)
     _effort(found, both)
@@ -69,11 +77,8 @@ def _grain(found: Findings, priced: pd.DataFrame, both: Sequence[ScalingCurve], 
     ]
     found.blocks += coarse
     first = [point for _, point in points if point.state == "left-censored"]
-    few = [point for _, point in points if point.time.value < FEWEST_STEPS]
     if coarse or any(point.time.value >= FEWEST_STEPS for point in first):
         found.remedies.append(evaluation_remedy(priced, margin / 3))
-    if first or few:
-        found.remedies.append(target_remedy())
 
 
 def _biased(found: Findings, priced: pd.DataFrame, both: Sequence[ScalingCurve], alpha: float) -> None:

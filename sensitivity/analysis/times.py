@@ -131,7 +131,7 @@ class _Crossings:
 def _crossings(curves: pd.DataFrame, metric: MetricName, target: float) -> _Crossings:
     rows, starts = _ordered(curves[curves[metric].notna()] if curves[metric].isna().any() else curves)
     values = rows[metric].to_numpy(dtype=float)
-    met = values <= target if METRICS[metric].lower_is_better else values >= target
+    met = np.isfinite(values) & (values <= target if METRICS[metric].lower_is_better else values >= target)
     where = np.flatnonzero(met)
     run = np.cumsum(starts)
     first = where[np.flatnonzero(np.diff(run[where], prepend=0))]

@@ -18,7 +18,6 @@ import pandas as pd
 from scipy.special import ndtri, stdtrit
 
 from sensitivity.analysis.betting import Anytime, bet
-from sensitivity.analysis.designs import Edge
 from sensitivity.analysis.draws import FEWEST_BLOCKS, Draws
 from sensitivity.analysis.estimates import Caution, Estimate
 from sensitivity.analysis.names import at_batch_size, optimizer_name, parameter_name
@@ -194,20 +193,16 @@ def _beside_trials(
 
 
 def _anytime(found: Anytime | None, alpha: float) -> list[Caution]:
-    """Return what may be claimed however often the study was looked at and then extended."""
+    """Return what the bets claim, which hold however often the study was looked at and then extended, if anything."""
     if found is None:
         return []
     answer, direction = found.answer(alpha), found.direction(alpha)
     if answer != "undetermined":
-        text = f"This may be claimed however often the study was looked at and extended before: {answer}."
+        text = f"Bets on paired draws claim it at any number of looks: {answer}."
+    elif direction != "undetermined":
+        text = f"Bets on paired draws claim the direction at any number of looks: {direction}, by the margin or less."
     else:
-        best = max(found.better, found.worse)
-        text = (
-            "A test that stays valid however often the study is looked at and extended is stricter: its e-value is"
-            f" {best:.3g}, and a claim by it takes {2 / alpha:.0f}."
-        )
-        if direction != "undetermined":
-            text += f" By that test the candidate is {direction}, though perhaps by less than the margin."
+        return []
     return [Caution(code="anytime", text=text)]
 
 
@@ -301,8 +296,8 @@ def _remarks(one: Draws, other: Draws) -> list[Caution]:
     for own in (one, other):
         if own.touches:
             text = (
-                f"{optimizer_name(own.optimizer)}: settings at the bound of its box work ({_edges(own.touches)}), so"
-                " what works may go on beyond. The price is that of the box as it was declared."
+                f"{optimizer_name(own.optimizer)}: settings at the bound of its box work too: {_edges(own)}. What"
+                " works may go on beyond. The price is that of the box as it was declared."
             )
             found.append(Caution(code="region-edge", text=text))
     for own in (one, other):
@@ -314,8 +309,9 @@ def _remarks(one: Draws, other: Draws) -> list[Caution]:
     return found
 
 
-def _edges(edges: Sequence[Edge]) -> str:
+def _edges(own: Draws) -> str:
     return ", ".join(
-        f"{'smallest' if edge.side == 'low' else 'largest'} {parameter_name(edge.parameter)}, {edge.value:.3g}"
-        for edge in edges
+        f"{reached:,} of {count:,} at the {'smallest' if edge.side == 'low' else 'largest'}"
+        f" {parameter_name(edge.parameter)}, {edge.value:.3g}"
+        for edge, (reached, count) in zip(own.touches, own.at_touches, strict=True)
     )

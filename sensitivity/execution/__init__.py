@@ -6,7 +6,9 @@
 * ``supply``: what is trained next, and what becomes of a pack whose worker was lost.
 * ``searches``: trials that become known as a study runs; ``sampler`` asks Optuna for them, by ``objectives``.
 * ``session``: Ray, started quietly or joined by address.
-* ``runner``: Ray Tune distributes packs; the driver writes the study directory.
+* ``runner``: Ray Tune distributes packs; the driver writes the study directory. ``worker_tasks``: their other tasks.
+* ``loading``: a problem as it was planned, in every process; ``verification``: recorded runs trained again.
+* ``interruption``, ``ray_watch``, ``last_words``: how a command ends, and what is said when something is lost.
 * ``progress``: what a display is told.
 * ``optuna_export``: a study as an Optuna storage.
 """

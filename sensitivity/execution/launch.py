@@ -170,14 +170,9 @@ def _run_missing(
     with ray_environment(local=address is None) as scratch:
         # These import Ray, which reads the environment.
         from sensitivity.execution.preflight import check_nodes
-        from sensitivity.execution.runner import (
-            Destination,
-            again_there,
-            measure_on_cluster,
-            run_packs,
-            start_workers,
-        )
+        from sensitivity.execution.runner import Destination, run_packs
         from sensitivity.execution.session import session
+        from sensitivity.execution.worker_tasks import again_there, measure_on_cluster, start_workers
 
         with session(address=address, workers=workers, execution=execution, on_loss=stop.stop) as at_once:
             stop.arm()  # Ray's start has put handlers of its own in place of ours

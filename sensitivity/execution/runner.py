@@ -13,25 +13,21 @@ import platform
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-import torch
 from ray import tune
 from ray.tune.search import Searcher
 
-from sensitivity.execution.costs import measure
 from sensitivity.execution.last_words import crash_line
-from sensitivity.execution.loading import ChangedError, load
-from sensitivity.execution.losses import answer, words_of_lost_worker
+from sensitivity.execution.loading import ChangedError
+from sensitivity.execution.losses import words_of_lost_worker
 from sensitivity.execution.prepare import Plan
 from sensitivity.execution.progress import Progress
 from sensitivity.execution.resources import request
 from sensitivity.execution.supply import Supply
-from sensitivity.execution.verification import Comparison, Curve, RecordedPack, train_again
 from sensitivity.execution.worker import run_pack
 from sensitivity.store.checkpoints import delete_checkpoint
 from sensitivity.store.directory import Place, first_line, patiently
@@ -43,8 +39,7 @@ from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.origin import Origin
 from sensitivity.study.provenance import code_version
 from sensitivity.study.results import PackResult, RunResult, Status
-from sensitivity.study.trials import Group, Pack, Trial
-from sensitivity.training.calibration import Cost
+from sensitivity.study.trials import Pack
 
 logger = logging.getLogger(__name__)
 
@@ -131,80 +126,11 @@ def run_packs(
         raise KeyboardInterrupt
 
 
-def start_workers(count: int, execution: ExecutionSpec) -> None:
-    """Let Ray start workers that import what packs need while this process is busy; Tune will find them idle."""
-    task = ray.remote(num_cpus=execution.threads, max_retries=0)(_nothing)
-    for _ in range(count):
-        task.remote()
-
-
-def _nothing() -> None:
-    """Do nothing: it is the import of this module that takes seconds."""
-
-
 def _placement(execution: ExecutionSpec) -> tune.PlacementGroupFactory:
     asked = request(execution)
     if not execution.labels:
         return tune.PlacementGroupFactory([asked])
     return tune.PlacementGroupFactory([asked], bundle_label_selector=[dict(execution.labels)])
-
-
-def _task(function: Callable[..., Any], execution: ExecutionSpec) -> Any:
-    """Return a function as a task of Ray that takes what a pack takes."""
-    asked = request(execution)
-    return ray.remote(
-        num_cpus=asked.pop("CPU"),
-        num_gpus=asked.pop("GPU", 0),
-        resources=asked,
-        label_selector=dict(execution.labels),
-        max_retries=0,
-    )(function)
-
-
-def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, workers: int) -> dict[Group, Cost]:
-    """Measure as `costs.measure` does, in a worker on the Ray that is there.
-
-    Raises:
-        UserError: the user's code raises in training, or no worker lives long enough to measure.
-    """
-    task = _task(_measure_there, plan.spec.execution)
-    costs: dict[Group, Cost] | UserError = answer(
-        lambda: task.remote(dict(groups), plan.origin, plan.spec.execution, workers),
-        doing="measuring the pack sizes on the cluster",
-        mend="Give the study a size, and nothing is measured: [execution] pack_size = 8",
-    )
-    if isinstance(costs, UserError):
-        raise costs
-    return costs
-
-
-def again_there(plan: Plan, recorded: RecordedPack, curves: Mapping[str, Curve], *, seconds: float) -> Comparison:
-    """Train a pack again as `verification.train_again` does, in a worker on the Ray that is there.
-
-    Raises:
-        UserError: no worker lives long enough.
-    """
-    task = _task(_again, plan.spec.execution)
-    found: Comparison = answer(
-        lambda: task.remote(recorded, dict(curves), plan.origin, seconds),
-        doing="training a pack again",
-        mend="Every result is kept; `sensitivity verify` trains some again on this machine",
-    )
-    return found
-
-
-def _again(recorded: RecordedPack, curves: Mapping[str, Curve], origin: Origin, seconds: float) -> Comparison:
-    problem = load(origin, torch.device(recorded.execution.device))
-    return train_again(problem, recorded, curves, seconds=seconds)
-
-
-def _measure_there(
-    groups: Mapping[Group, Sequence[Trial]], origin: Origin, execution: ExecutionSpec, workers: int
-) -> dict[Group, Cost] | UserError:
-    try:
-        return measure(groups, load(origin, torch.device(execution.device)), execution, workers=workers)
-    except UserError as error:  # as a value: Ray would wrap it in its own
-        return error
 
 
 class _Parcel:

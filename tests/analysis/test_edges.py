@@ -1,18 +1,24 @@
 """Best cells at a bound of the box that draws and searches come from."""
 
+import math
+import tomllib
+
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import TypeAdapter
 
 from sensitivity.analysis.cautions import compute_cautions
-from sensitivity.analysis.designs import NEAR_BOUND, box_edges
+from sensitivity.analysis.designs import NEAR_BOUND, Edge, box_edges
 from sensitivity.analysis.maps import compute_maps
+from sensitivity.analysis.remedies_edge import extend
 from sensitivity.analysis.scaling import compute_scaling
 from sensitivity.analysis.summary import compute_summary
 from sensitivity.analysis.times import compute_times
 from sensitivity.analysis.verdict_scaling import compute_scaling_verdict
-from sensitivity.study.axes import Axis
+from sensitivity.study.axes import Axis, AxisField
 from sensitivity.study.metrics import METRICS
+from sensitivity.study.section import CONFIRMATION_SEEDS
 
 LOG = Axis(scale="log", low=1e-4, high=1.0)
 LINEAR = Axis(scale="linear", low=0.0, high=0.9)
@@ -120,6 +126,73 @@ def test_the_verdict_refuses_and_prices_a_search_of_a_larger_box(plain):
     found = compute_scaling_verdict(runs, curves_of(tables, axes=AXES), "a", "b")
     assert (found.answer, found.reasons[0].code) == ("undetermined", "edge")
     (remedy, _) = [remedy for remedy in found.settle if remedy.code == "edge"]
-    assert remedy.text == "Extend a's search box to learning rate above 1, and search it anew."
+    assert remedy.text == (
+        "Widen a's box: set lr = { log = [0.0001, 10] } under [optimizers.a] in the study file. Its 176 runs at 4 batch"
+        " sizes are made anew."
+    )
     assert remedy.runs == 4 * 4 * 11
     assert remedy.device_seconds == pytest.approx(runs.loc[runs["optimizer"] == "a", "train_seconds"].sum())
+
+
+def grid_runs(lrs=(0.1, 0.3, 0.9), momenta=(0.0, 0.9, 0.99), sizes=((8, 10.0), (32, 2.0)), seeds=2):
+    """Runs of a grid, whose cost depends on the batch size, and of two winners on a fresh seed."""
+    rows = [
+        {"optimizer": "b", "batch_size": size, "seed": seed, "param.lr": lr, "param.momentum": momentum}
+        | {"seconds": seconds, "status": "completed"}
+        for size, seconds in sizes
+        for seed in (*range(seeds), CONFIRMATION_SEEDS)
+        for lr in lrs
+        for momentum in momenta
+        if seed < CONFIRMATION_SEEDS or (lr, momentum) == (lrs[-1], momenta[-1])
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("edges", "edit", "added"),
+    [
+        ([("lr", "high")], "lr = [0.1, 0.3, 0.9, 2.7]", 6),
+        ([("lr", "low")], "lr = [0.0333333, 0.1, 0.3, 0.9]", 6),
+        ([("lr", "low"), ("lr", "high")], "lr = [0.0333333, 0.1, 0.3, 0.9, 2.7]", 12),
+        ([("momentum", "high")], "momentum = [0, 0.9, 0.99, 0.999]", 6),
+        ([("lr", "high"), ("lr", "high")], "lr = [0.1, 0.3, 0.9, 2.7]", 6),
+        ([("lr", "high"), ("momentum", "high")], "lr = [0.1, 0.3, 0.9, 2.7] and momentum = [0, 0.9, 0.99, 0.999]", 14),
+    ],
+)
+def test_a_grids_extension_is_an_edit_of_the_study_file_and_keeps_its_cells(edges, edit, added):
+    """`added` is at each batch size; fresh seeds of the winners are no part of the grid."""
+    found = extend(grid_runs(), "b", [Edge(parameter=name, side=side, value=0.0) for name, side in edges])
+    (remedy,) = found
+    assert f"Extend b's grid: set {edit} under [optimizers.b] in the study file." in remedy.text
+    assert remedy.runs == 2 * added
+    assert remedy.device_seconds == pytest.approx(added * (10.0 + 2.0))
+    values = tomllib.loads("\n".join(edit.split(" and ")))
+    assert {0.1, 0.3, 0.9} <= set(values.get("lr", (0.1, 0.3, 0.9))), "the cells that there are keep their names"
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "side", "edit"),
+    [
+        ("lr", LOG, "low", "lr = { log = [1e-05, 1] }"),
+        ("momentum", LINEAR, "high", "momentum = { linear = [0, 0.99] }"),
+        ("momentum", LIST, "high", "momentum = [0, 0.5, 0.9, 0.98]"),
+        ("momentum", Axis(scale="linear", low=0.5, high=0.9), "low", "momentum = { linear = [0.3, 0.9] }"),
+    ],
+)
+def test_a_box_is_widened_by_an_edit_that_a_study_file_takes(name, axis, side, edit):
+    edge = Edge(parameter=name, side=side, value=axis.bounds()[side == "high"], of="box", axis=axis)
+    (remedy,) = extend(grid_runs(), "b", [edge])
+    assert f"set {edit} under" in remedy.text
+    assert remedy.runs == 36, "all runs but those of fresh seeds"
+    again = TypeAdapter(AxisField).validate_python(tomllib.loads(edit)[name])
+    low, high = axis.bounds()
+    assert again.scale == axis.scale
+    assert (again.bounds()[0] < low) if side == "low" else (again.bounds()[1] > high)
+
+
+def test_without_edges_or_costs_there_is_nothing_to_do_or_no_price():
+    assert extend(grid_runs(), "b", []) == ()
+    waiting = grid_runs()
+    waiting.loc[waiting["batch_size"] == 32, "status"] = "pending"
+    (remedy,) = extend(waiting, "b", [Edge(parameter="lr", side="high", value=0.9)])
+    assert math.isnan(remedy.device_seconds)

@@ -10,6 +10,7 @@ from sensitivity.analysis.draws import compute_draws
 from sensitivity.analysis.price import compute_price_ratios, compute_prices, pair_draws
 from sensitivity.analysis.times import compute_times
 from sensitivity.study.arms import KFACArm, SGDArm
+from sensitivity.study.axes import Axis
 from sensitivity.study.designs import configurations
 
 METRIC = "train_loss"
@@ -141,6 +142,34 @@ def test_grids_describe_with_an_interval_of_seeds_only(plain):
     assert price.success.interval == pytest.approx(stats.t.interval(0.95, 3, np.mean(shares), stats.sem(shares)))
     assert compute_price_ratios(own, own) == ()
     assert [(edge.parameter, edge.side) for edge in own.touches] == [("lr", "low")]
+    assert own.at_touches == ((4, 4),)
+
+
+@pytest.mark.parametrize(("working", "coarse"), [(0, False), (1, True), (2, True), (3, False), (4, False)])
+def test_a_grid_of_which_two_values_in_a_row_work_says_that_it_is_coarse(plain, working, coarse):
+    """STATISTICS.md, section 4b; along the damping all four work, and a declared list is no box."""
+    rows = [
+        plain.row("a", 8, seed, time=20 if 0 < k <= working else None, lr=10.0**k, damping=d, momentum=m)
+        for seed in range(2)
+        for k in range(6)
+        for d in (0.1, 1.0, 10.0, 100.0)
+        for m in (0.0, 0.5, 0.9)
+        if m < 0.9 or k == 0
+    ]
+    axes = {"a": {"momentum": Axis(scale="values", values=(0.0, 0.5, 0.9))}}
+    own = draws_of(plain, rows, designs={"a": "grid"}, axes=axes)["a"]
+    found = [warning.text for warning in own.warnings if warning.code == "coarse-grid"]
+    assert len(found) == coarse
+    assert all("learning rate" in text and "batch size 8" in text for text in found)
+    assert own.warnings == compute_prices([own])[0].warnings[: len(own.warnings)]
+
+
+def test_bounds_at_which_settings_work_are_counted(plain):
+    rows = [plain.row("a", 8, k, time=20 if k % 2 else None, lr=10 ** (-4 + 0.2 * k)) for k in range(21)]
+    axes = {"a": {"lr": Axis(scale="log", low=1e-4, high=1.0)}}
+    own = draws_of(plain, rows, axes=axes)["a"]
+    assert [(edge.side, edge.value) for edge in own.touches] == [("low", 1e-4), ("high", 1.0)]
+    assert own.at_touches == ((1, 2), (1, 2))
 
 
 @pytest.mark.parametrize(

@@ -110,12 +110,43 @@ def test_a_cliff_of_unknown_place_is_unbiased(plain):
     assert np.std(errors) < 0.1
 
 
-def test_a_region_narrower_than_the_grid_resolves_says_so(plain):
+def test_a_region_narrower_than_the_grid_resolves_is_refused(plain):
     rows = [plain.row(final=0.1 + x**2, lr=10.0**x) for x in range(-3, 4)]
     (region,) = compute_regions(*plain.tables(rows), METRIC, target=0.3)
-    assert [warning.code for warning in region.decades.warnings] == ["coarse-grid"]
+    assert region.decades.refused.code == region.volume.refused.code == "coarse-grid"
+    assert not region.decades.known
+    assert region.per_seed == ()
+    assert region.box == ((1e-3, 1e3),)
     (region,) = compute_regions(*plain.tables(rows), METRIC, target=2.0)
     assert region.decades.warnings == ()
+    assert region.decades.known
+
+
+def test_a_region_wide_along_one_axis_and_narrow_along_the_other_is_refused_by_name(plain):
+    """Its area, 5 decades^2, hides that it is one spacing wide along the learning rate."""
+    rows = [plain.row(final=0.1 + x**2, lr=10.0**x, damping=10.0**y) for x in range(-3, 4) for y in range(-3, 4)]
+    (region,) = compute_regions(*plain.tables(rows), METRIC, target=0.3)
+    assert "learning rate" in region.decades.refused.text
+    assert "damping" not in region.decades.refused.text
+
+
+def test_grids_of_4_and_of_8_points_over_one_region_do_not_compare(plain):
+    """STATISTICS.md, section 4b: the same region gave "worse" in 100% of studies; the coarse one has no size now."""
+    sizes = {}
+    for points in (4, 8, 16):
+        rows = [plain.row(final=0.1 + x**2 / 2, lr=10**x) for x in np.linspace(-2, 2, points)]
+        (region,) = compute_regions(*plain.tables(rows), METRIC, target=0.4)
+        sizes[points] = region.decades.value
+    assert math.isnan(sizes[4])
+    assert sizes[8] == pytest.approx(2 * math.sqrt(0.6), abs=0.15)
+    assert sizes[16] == pytest.approx(2 * math.sqrt(0.6), abs=0.05)
+
+
+def test_a_region_that_fills_its_axis_is_as_wide_as_the_axis_says(plain):
+    rows = [plain.row(final=0.1, lr=10.0**x, damping=10.0**y) for x in range(4) for y in range(2)]
+    (region,) = compute_regions(*plain.tables(rows), METRIC, target=0.3)
+    assert region.volume.value == pytest.approx(3)
+    assert [edge.parameter for edge in region.touches] == ["lr", "lr", "damping", "damping"]
 
 
 def test_runs_without_a_result_count_as_outside_and_are_named(plain):
@@ -198,5 +229,6 @@ def test_where_all_diverged_a_common_target_has_an_empty_region_and_the_own_best
     tables = plain.tables([plain.row(lr=10.0**x, status="diverged", steps=3) for x in range(3)])
     (common,) = compute_regions(*tables, METRIC, target=0.3)
     assert common.decades.value == pytest.approx(0)
+    assert [warning.code for warning in common.decades.warnings] == ["coarse-grid"]
     (own,) = compute_regions(*tables, METRIC)
     assert own.decades.refused.code == "no-result"

@@ -123,7 +123,7 @@ def test_without_scatter_there_is_no_claim_beyond_what_the_grain_leaves_open(stu
     assert (coarse.answer, coarse.blocks) == ("undetermined", ())
     assert coarse.effect.interval[0] < ratio < coarse.effect.interval[1]
     text = texts(coarse.remedies, "seeds")[0]
-    assert text.startswith("No number of further seeds would settle it")
+    assert text.startswith("More seeds would not settle it")
     closer = float(texts(coarse.remedies, "evaluation")[0].split("growth = ")[1].split()[0])
     assert study(ratio, noise=0.0, growth=closer).answer == "equivalent", "with the spacing that the remedy names"
 

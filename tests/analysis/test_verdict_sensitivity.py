@@ -12,8 +12,8 @@ from sensitivity.analysis.draws import compute_draws
 from sensitivity.analysis.times import compute_times
 from sensitivity.analysis.verdict import Margins
 from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
+from sensitivity.figures.verdict_words import answer_in_words
 from sensitivity.report.results import compute_verdicts
-from sensitivity.report.words import answer_in_words
 from sensitivity.store.reader import read_study
 from sensitivity.study.arms import SGDArm
 from sensitivity.study.designs import configurations
@@ -69,6 +69,20 @@ def test_a_difference_that_may_be_within_the_margin_is_no_claim_but_has_a_direct
     assert found.effect.interval[0] > 1
     text = next(reason.text for reason in found.reasons if reason.code == "test")
     assert "a takes more trials; whether by that factor is open" in text
+
+
+def test_a_mean_that_hides_a_batch_size_says_so_and_trials_have_their_device_time(plain):
+    works = {(name, batch): 30 for name in "ab" for batch in (8, 32)} | {("a", 512): 24, ("b", 512): 6}
+    rows = [
+        plain.row(name, batch, seed, time=20 if seed % 40 < share else None, lr=0.01 + 0.0001 * seed)
+        for (name, batch), share in works.items()
+        for seed in range(40)
+    ]
+    found = verdict(*plain.tables(rows), margins=Margins(tuning_ratio=1.5))
+    (text,) = [reason.text for reason in found.reasons if reason.code == "batch-size"]
+    assert found.answer != "better"
+    assert "At batch size 512 alone a takes 0.25 [" in text, "24 of 40 draws work against 6"
+    assert [reason.code for reason in found.reasons].count("device-time") == 1
 
 
 def test_a_stricter_level_widens_the_interval_and_withholds_the_claim(plain):
@@ -214,7 +228,7 @@ def inert(trial):
 WHOLE = {
     "more hyperparameters": (
         {"kfac": KFAC, "sgd": SGD}, square, 160, "worse",
-        "K-FAC is more sensitive to its hyperparameters than SGD",
+        "K-FAC is more sensitive than SGD: tuning it takes more trials.",
     ),
     "an inert one": (
         {"kfac": KFAC, "sgd": SGD}, inert, 60, "equivalent", "equally sensitive, within the margin",
@@ -248,7 +262,7 @@ def test_from_the_study_directory_to_the_words(synthetic, tmp_path, case):
         return synthetic.run(trial, [0.3 if works(trial) else 1.0])
 
     verdicts = compute_verdicts(read_study(synthetic.write_study(tmp_path, spec, outcome)))
-    said = answer_in_words(verdicts.sensitivity)
+    said = answer_in_words(verdicts.claim("sensitivity"))
     assert (said.answer, headline in said.headline) == (answer, True), said
     share = "once in" in " ".join(said.reasons)
     assert share == (case != "pruned") or "SGD" not in said.reasons[-1]
@@ -257,7 +271,7 @@ def test_from_the_study_directory_to_the_words(synthetic, tmp_path, case):
         assert ratio.interval[0] < 0.25 / 0.1225 < ratio.interval[1]
         assert said.effect.startswith("K-FAC takes ")
         assert said.effect.endswith(
-            "times as many trials as SGD until a setting works (n = 160 seeds, on average over batch sizes)."
+            "times as many trials as SGD until a setting works (97.5% interval, n = 160 seeds; mean over batch sizes)."
         )
     if answer == "undetermined":
         assert any("seeds = 48" in text and "384 runs" in text for text in said.settle)

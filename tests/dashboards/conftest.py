@@ -79,34 +79,46 @@ def site(studies):
         yield address
 
 
-@pytest.fixture
-def visit(browser):
-    """Open an address; fail on any console error, page error, or request beyond loopback, which is refused."""
-    faults, contexts = [], []
+@pytest.fixture(scope="module")
+def window(browser):
+    """Chromium's window of a colour scheme and width; the tests of a module share what it has cached."""
+    made = {}
 
-    def guard(route):
-        if re.match(r"http://(127\.0\.0\.1|localhost)[:/]", route.request.url):
-            route.continue_()
-        else:
-            faults.append(f"request to {route.request.url}")
-            route.abort()
+    def open_(scheme, width):
+        if (scheme, width) not in made:
+            made[scheme, width] = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+            made[scheme, width].set_default_timeout(WAIT_MS)
+        return made[scheme, width]
+
+    yield open_
+    for context in made.values():
+        context.close()
+
+
+@pytest.fixture
+def visit(window):
+    """Open an address; fail on any console error, page error, or request beyond loopback, which is not resolved."""
+    faults = []
+
+    def watch(request):
+        if not re.match(r"(http://127\.0\.0\.1[:/]|data:|blob:)", request.url):
+            faults.append(f"request to {request.url}")
 
     def open_(address, scheme="light", width=1360):
-        context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
-        contexts.append(context)
-        context.set_default_timeout(WAIT_MS)
-        context.route(re.compile(r"^https?://"), guard)
-        tab = context.new_page()
+        tab = window(scheme, width).new_page()
         _open.append(tab)
+        tab.on("request", watch)
         tab.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
         tab.on("pageerror", lambda error: faults.append(str(error)))
         tab.goto(address)
         return tab
 
     yield open_
+    for tab in _open:
+        if not tab.is_closed():
+            tab.evaluate("localStorage.clear()")
+            tab.close()
     _open.clear()
-    for context in contexts:
-        context.close()
     assert faults == []
 
 

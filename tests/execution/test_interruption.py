@@ -34,12 +34,14 @@ lr = [0.01, 0.02, 0.03, 0.04]
 MODEL = """
 import pathlib, time
 from torch import nn
+HERE = pathlib.Path(__file__).parent
 class Slow(nn.Module):
     def __init__(self, outputs):
         super().__init__(); self.layer = nn.Linear(64, outputs)
     def forward(self, x):
         # Runs at batch size 65 train for as long as the test holds them.
-        while self.training and len(x) == 65 and pathlib.Path(__file__).with_name("hold").exists(): time.sleep(0.02)
+        while self.training and len(x) == 65 and HERE.joinpath("hold").exists():
+            HERE.joinpath("began").touch(); time.sleep(0.02)
         return self.layer(x.flatten(1))
 def model(shape, outputs): return Slow(outputs)
 """
@@ -62,60 +64,55 @@ def parts(folder):
     return sorted((folder / "studies/slow/runs").glob("*.parquet"))
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_study_keeps_its_results_and_finishes_later(running_ray, tmp_path, signal_number):
-    (tmp_path / "slow.toml").write_text(SLOW)
-    (tmp_path / "slow_on_purpose.py").write_text(MODEL)
-    (tmp_path / "hold").touch()
-    process = start(tmp_path, running_ray)
+def wait_until(condition, process):
     deadline = time.monotonic() + HANGS_S
-    while len(parts(tmp_path)) < 4:
+    while not condition():
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal_number)
-    output, _ = process.communicate(timeout=HANGS_S)
-    assert "Traceback" not in output
-    kept = read_study(place(str(tmp_path / "studies/slow"))).runs
-    done = kept[kept["status"] == "completed"]
-    assert set(done["batch_size"]) == {64}
-    assert len(done) == 4
-    if signal_number != signal.SIGKILL:
-        assert process.returncode == 130
-        assert "every reported result is kept" in output
-        assert " runs - " in output, "what is shown while it runs"
-        assert not (tmp_path / "studies/slow/writer.lock").exists()
-    (tmp_path / "hold").unlink()
-    second = start(tmp_path, running_ray)
-    output, _ = second.communicate(timeout=HANGS_S)
-    assert second.returncode == 0, output
-    runs = read_study(place(str(tmp_path / "studies/slow"))).runs
-    assert runs["status"].tolist() == ["completed"] * 8
-    # What was reported before was not done again.
-    columns = ["trial_id", "train_loss", "finished_at", "pack_id"]
-    again = runs.set_index("trial_id").loc[done["trial_id"]].reset_index()
-    pd.testing.assert_frame_equal(again[columns], done[columns].reset_index(drop=True))
-    assert len(parts(tmp_path)) == 8
 
 
-def test_a_second_writer_is_refused_while_the_first_runs(running_ray, tmp_path):
+def test_a_stopped_study_keeps_its_results_and_finishes_later(running_ray, tmp_path):
+    """One study that is stopped by each signal in turn, and refused to a second writer meanwhile."""
     (tmp_path / "slow.toml").write_text(SLOW)
     (tmp_path / "slow_on_purpose.py").write_text(MODEL)
     (tmp_path / "hold").touch()
-    first = start(tmp_path, running_ray)
-    deadline = time.monotonic() + HANGS_S
-    while not (tmp_path / "studies/slow/writer.lock").exists():
-        assert first.poll() is None, first.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    second = start(tmp_path, running_ray)
-    output, _ = second.communicate(timeout=HANGS_S)
-    assert second.returncode == 2
-    assert f"being written by process {first.pid}" in output
-    assert "Traceback" not in output
+    began, directory = tmp_path / "began", place(str(tmp_path / "studies/slow"))
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        began.unlink(missing_ok=True)
+        process = start(tmp_path, running_ray)
+        wait_until(lambda: len(parts(tmp_path)) == 4 and began.exists(), process)
+        if signal_number == signal.SIGTERM:
+            other = start(tmp_path, running_ray)
+            output, _ = other.communicate(timeout=HANGS_S)
+            assert other.returncode == 2
+            assert f"being written by process {process.pid}" in output
+            assert "Traceback" not in output
+        process.send_signal(signal_number)
+        output, _ = process.communicate(timeout=HANGS_S)
+        assert "Traceback" not in output
+        kept = read_study(directory).runs
+        done = kept[kept["status"] == "completed"]
+        assert set(done["batch_size"]) == {64}
+        assert len(done) == 4
+        if signal_number == signal.SIGINT:
+            first = done
+        if signal_number != signal.SIGKILL:
+            assert process.returncode == 130
+            assert "every reported result is kept" in output
+            assert " runs - " in output, "what is shown while it runs"
+            assert not (tmp_path / "studies/slow/writer.lock").exists()
     (tmp_path / "hold").unlink()
-    output, _ = first.communicate(timeout=HANGS_S)
-    assert first.returncode == 0, output
+    last = start(tmp_path, running_ray)
+    output, _ = last.communicate(timeout=HANGS_S)
+    assert last.returncode == 0, output
+    runs = read_study(directory).runs
+    assert runs["status"].tolist() == ["completed"] * 8
+    # What was reported before was not done again.
+    columns = ["trial_id", "train_loss", "finished_at", "pack_id"]
+    again = runs.set_index("trial_id").loc[first["trial_id"]].reset_index()
+    pd.testing.assert_frame_equal(again[columns], first[columns].reset_index(drop=True))
+    assert len(parts(tmp_path)) == 8
 
 
 PHASES = ["import", "check", "data", "lock", "plan", "ray", "join", "measure", "train", "write", "end", "terminal"]

@@ -118,9 +118,10 @@ class Command:
         return False
 
 
-def test_what_was_planned_is_trained_or_nothing_is(processes, undisturbed, tmp_path, request):
+def test_what_was_planned_is_trained_or_nothing_is(processes, tmp_path, request):
     if (wanted := request.config.getoption("--faults")) is None:
         pytest.skip("slow: run with --faults N")
+    undisturbed = request.getfixturevalue("undisturbed")  # here, as it trains
     draw, kills, refusals = random.Random(SEED), Counter(), 0
     command = None
     while kills.total() < wanted or command is not None:

@@ -74,6 +74,7 @@ def draws_of(optimizer, shares):
         count=(48, 48),
         reached=(sum(shares), 0),
         touches=(),
+        at_touches=(),
         warnings=(),
         refused=None,
         unjudged=None,

@@ -110,7 +110,7 @@ def test_what_a_page_has_no_use_for_is_not_in_it(report_of):
 
 def test_of_very_many_cells_two_metrics_are_drawn_and_the_page_says_so(study_of, monkeypatch):
     monkeypatch.setattr("sensitivity.report.sections._MOST_CELLS", 10)
-    report = write_report([study_of("complete")])
+    report = write_report([study_of("one-batch-size")])
     drawn = {name.split("-")[1] for name in report.figures if name.startswith("maps-")}
     assert drawn == {"test_accuracy", "train_loss"}
     assert not any(name.startswith("curves-") and name.endswith("test_loss") for name in report.figures)
@@ -174,7 +174,7 @@ def test_a_best_setting_at_the_bound_of_its_search_box_is_said_wherever_a_grids_
 
 
 def test_runs_that_confirm_winners_judge_them_and_enter_nothing_else(synthetic, tmp_path):
-    spec = synthetic.make_spec(targets={"train_loss": [1.0]})
+    spec = synthetic.make_spec(targets={"train_loss": [1.0]}, batch_sizes=[32])
     study = read_study(
         synthetic.write_study(tmp_path, spec, lambda t: synthetic.run(t, [2.0, 0.3 + dict(t.hyperparameters)["lr"]]))
     )
@@ -191,7 +191,7 @@ def test_runs_that_confirm_winners_judge_them_and_enter_nothing_else(synthetic, 
     assert ",confirmed," not in packed(before.html, "data-scaling-steps")
     for name in ("maps-train_loss-kfac", "success", "best-of-k-trials", "importance", "regions"):
         assert packed(after.html, f"data-{name}") == packed(before.html, f"data-{name}"), name
-    assert "112 planned runs" in after.html
+    assert "56 planned runs" in after.html
 
 
 def test_several_studies_stand_side_by_side_and_each_by_itself(report_of):
@@ -267,9 +267,9 @@ def test_csv_keeps_its_digits_and_says_what_is_missing():
 
 
 def test_a_run_that_was_stopped_early_stays_in_the_denominators(study_of):
-    study = read_study(study_of("complete"))
+    study = read_study(study_of("one-batch-size"))
     one = study.runs.index == 5
     stopped = replace(study, runs=study.runs.assign(status=study.runs["status"].mask(one, "stopped")))
     html = render_report([stopped]).html
-    assert "Of 108 planned runs, 107 completed and 1 were stopped early" in html
+    assert "Of 54 planned runs, 53 completed and 1 were stopped early" in html
     assert "<dt>stopped early</dt><dd>1</dd>" in html

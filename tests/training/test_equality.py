@@ -4,14 +4,15 @@ In float64 to 1e-9 of the loss; in float32, where the order of sums is another, 
 """
 
 import dataclasses
+import functools
 import io
 
 import pytest
 import torch
 from torch import nn
 
-from sensitivity.study.results import Status
-from sensitivity.study.trials import Pack, expand
+from sensitivity.study.results import RunResult, Status
+from sensitivity.study.trials import Pack, Trial, expand
 from sensitivity.training import pack_training, packed_model
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.loop import train_pack
@@ -44,6 +45,7 @@ WAYS = ["as chosen here", "under vmap"]
 """Convolutions are computed one by one on a CPU, and plain sequences without vmap; here also as nowhere else."""
 
 
+@functools.cache
 def problem(model: str, dtype: torch.dtype) -> Problem:
     generator = torch.Generator().manual_seed(12)
     x = torch.randn(120, 2, 6, 6, generator=generator, dtype=torch.float64).to(dtype)
@@ -61,6 +63,17 @@ def problem(model: str, dtype: torch.dtype) -> Problem:
 def go_by_vmap(monkeypatch) -> None:
     monkeypatch.setattr(packed_model, "sequence_of", lambda network, tape: None)
     monkeypatch.setattr(packed_model, "_loop_reason", lambda network: None)
+
+
+_alone: dict[tuple[str, str, torch.dtype], RunResult] = {}
+
+
+def alone(trial: Trial, model: str, dtype: torch.dtype) -> RunResult:
+    """The trial trained by itself, by the way that is chosen here; once for all packs that it is compared with."""
+    key = (trial.id, model, dtype)
+    if key not in _alone:
+        (_alone[key],) = train_pack(Pack((trial,)), problem(model, dtype))
+    return _alone[key]
 
 
 def curve(run):
@@ -100,10 +113,10 @@ def test_a_member_is_what_it_is_alone_step_by_step(make_study, monkeypatch, mode
         assert [dataclasses.astuple(m)[-4:] for m in again.measurements] == [
             dataclasses.astuple(m)[-4:] for m in together.measurements
         ]
-        (alone,) = train_pack(Pack((trial,)), task)
-        assert alone.status is together.status is Status.COMPLETED
-        assert len(curve(alone)) == STEPS + 1
-        for ours, theirs in zip(curve(together), curve(alone), strict=True):
+        single = alone(trial, model, dtype)
+        assert single.status is together.status is Status.COMPLETED
+        assert len(curve(single)) == STEPS + 1
+        for ours, theirs in zip(curve(together), curve(single), strict=True):
             assert ours == pytest.approx(theirs, rel=TOLERANCE[dtype])
 
 
@@ -119,12 +132,13 @@ def test_neighbours_that_stay_though_nothing_of_them_is_finite_change_nothing(ma
     wild = {**ARMS[arm], "lr": [0.02, 1e30, 0.05], **({"kl_clip": 1e12} if arm == "kfac" else {})}
     trials, task = expand(make_study(optimizers={"a": wild}, **options)), problem(model, torch.float64)
     together = train_pack(Pack(trials), task)
+    monkeypatch.undo()
     completed = 0
     for trial, ours in zip(trials, together, strict=True):
-        (alone,) = train_pack(Pack((trial,)), task)
-        assert ours.status is alone.status
+        single = alone(trial, model, torch.float64)
+        assert ours.status is single.status
         if ours.status is Status.COMPLETED:
             completed += 1
-            for ends in zip(curve(ours), curve(alone), strict=True):
+            for ends in zip(curve(ours), curve(single), strict=True):
                 assert ends[0] == pytest.approx(ends[1], rel=1e-9)
     assert 0 < completed < len(trials)
