@@ -104,8 +104,8 @@ def _seeds(runs: pd.DataFrame, maps: Sequence[RobustnessMap]) -> list[Caution]:
         cautions.append(
             Caution(
                 code="single-seed",
-                text="Every setting ran once, with a seed of its own: what works how often can be told, but no cell"
-                " from its neighbours.",
+                text="Every setting ran once, with its own seed: the runs show how often a drawn setting works, but"
+                " not that one cell is better than its neighbours.",
             )
         )
     elif seeds == 1:

@@ -23,6 +23,7 @@ import pandas as pd
 from sensitivity.analysis.clipping import Clipping
 from sensitivity.analysis.draws import Draws
 from sensitivity.analysis.looks import RATE, Level, Looks
+from sensitivity.analysis.remedies import Remedy
 from sensitivity.analysis.scaling import ScalingCurve
 from sensitivity.analysis.verdict import Margins, Verdict
 from sensitivity.analysis.verdict_scaling import compute_scaling_verdict
@@ -125,5 +126,14 @@ def _claim(compute: Compute, rate: float, level: Level, role: Role) -> Claim:
     """Return a verdict at a one-sided rate: an interval at 1 - 2 x `rate` is beyond the margin, or within it."""
     verdict = compute(2 * rate)
     if not level.rate:  # the rate is only that of the interval
-        verdict = replace(verdict, answer="undetermined")
+        # Other tests, and seeds that would do, belong to a plan of looks other than the one that was declared.
+        verdict = replace(
+            verdict,
+            answer="undetermined",
+            reasons=tuple(reason for reason in verdict.reasons if reason.code not in ("anytime", "batch-size")),
+            remedies=(
+                *(Remedy(code="look", text=caution.text) for caution in level.cautions),
+                *(remedy for remedy in verdict.remedies if remedy.code != "seeds"),
+            ),
+        )
     return Claim(verdict=verdict, role=role, rate=rate if level.rate else 0.0)

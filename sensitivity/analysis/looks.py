@@ -31,6 +31,7 @@ _DESIGN = ("seeds", "batch_sizes", "optimizers", "search")
 _CLAIM = ("targets", "margins", "pairs", "primary")
 """Those that decide what is said of the runs."""
 _POWER = 0.8
+_NO_LOOK = "no look is left: ask the question again in a new study, under a new name and with seeds not used here"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ def _planned(seeds: int, planned: Sequence[int]) -> Level:
     listed = ", ".join(f"{n:,}" for n in planned)
     if seeds not in planned:
         later = next((n for n in planned if n > seeds), None)
-        fix = "no look is left" if later is None else f"the next one is at {later:,}: set seeds = {later} and run again"
+        fix = _NO_LOOK if later is None else f"the next one is at {later:,}: set seeds = {later} and run again"
         text = f"Looks were planned at {listed} seeds, and there are {seeds:,}, so nothing is claimed now; {fix}."
         return Level(rate=0.0, cautions=(Caution(code="unplanned-look", text=text),))
     share = math.sqrt(seeds) / sum(math.sqrt(n) for n in planned)

@@ -27,8 +27,8 @@ def seeds_remedies(
     """Return how to come to `needed` judging seeds, from and to: on all cells, or on the winners alone."""
     if needed is None:
         text = (
-            "No number of further seeds would settle it: the ratio is as close to the margin as evaluations and the"
-            " choice of winners leave it open. Closer evaluations, or another margin, might."
+            "More seeds would not settle it: the ratio is so close to the margin that the spacing of evaluations and"
+            " the choice of winners leave it open. Closer evaluations, or a target that takes more steps, might."
         )
         return [Remedy(code="seeds", text=text)]
     few, many = needed
@@ -70,8 +70,9 @@ def evaluation_remedy(priced: pd.DataFrame, grain: float) -> Remedy:
     growth = min(0.1, max(float(f"{math.expm1(grain):.1g}"), 0.001))
     return Remedy(
         code="evaluation",
-        text=f"Set growth = {growth:g} under [evaluation] in the study file, instead of every_epochs or every_steps:"
-        f" each evaluation then comes {100 * growth:g}% later than the last. All {len(priced):,} runs are made again.",
+        text=f"Set growth = {growth:g} under [evaluation] in the study file (in place of every_epochs or every_steps,"
+        f" if set): each evaluation then comes {100 * growth:g}% later than the last. All {len(priced):,} runs are made"
+        " again.",
         runs=len(priced),
         device_seconds=float(_observed(priced)["seconds"].mean()) * len(priced),
     )

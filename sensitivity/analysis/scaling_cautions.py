@@ -60,8 +60,8 @@ def few_steps(where: str, point: ScalingPoint) -> Caution:
     """Return that whole steps are too coarse for a point."""
     return Caution(
         code="grain",
-        text=f"{where}: the target is met after about {point.time.value:.3g} steps. Of fewer than {FEWEST_STEPS} a"
-        " whole step is too large a part to compare times by. A harder target would tell.",
+        text=f"{where}: the target is met after about {point.time.value:.3g} steps. With fewer than {FEWEST_STEPS}"
+        " steps, one step is too large a share of the time to compare times. A harder target would tell.",
     )
 
 

@@ -116,21 +116,24 @@ def conclude(
 
 
 def _finding(primary: PairedComparison, alpha: float) -> Caution:
-    n = primary.n
+    n, ratio = primary.n, primary.label.removeprefix("log ")
     if primary.answer == "equivalent":
-        text = f"Within the margin of {primary.margin:.3g} ({primary.label}): p = {primary.p_equivalence:.2g}, n = {n}."
+        text = (
+            f"The {ratio} is within the margin, a factor of {math.exp(primary.margin):.3g}:"
+            f" p = {primary.p_equivalence:.2g}, n = {n} seeds."
+        )
         return Caution(code="equivalence", text=text)
     fewest = fewest_seeds(alpha)
     if n < fewest:
         text = (
             f"{n} seed{' judges' if n == 1 else 's judge'}: a sign-flip test has no two-sided p below"
-            f" {smallest_sign_flip_p(n):g}, so it can't reach {100 * alpha:.3g}% whatever the difference. It takes"
-            f" {fewest}."
+            f" {100 * smallest_sign_flip_p(n):.3g}%, so it can't reach {100 * alpha:.3g}% whatever the difference. It"
+            f" takes {fewest} seeds."
         )
         return Caution(code="few-seeds", text=text)
     text = (
-        f"That the {primary.label} exceeds the margin of {primary.margin:.3g} has p = {primary.p:.2g} (t and sign-flip"
-        f" tests), n = {n} seeds."
+        f"Test that the {ratio} is beyond the margin, a factor of {math.exp(primary.margin):.3g}: p = {primary.p:.2g}"
+        f" (t and sign-flip tests), n = {n} seeds."
     )
     return Caution(code="test", text=text)
 

@@ -54,10 +54,12 @@ def compute_scaling_verdict(
         needed = seeds_needed(np.array(primary.differences), margin, bias=primary.bias, alpha=alpha)
         found.remedies += seeds_remedies(priced, both, needed)
         distance = abs(abs(float(np.mean(primary.differences))) - margin)
-        grain = max(point.grain for curve in both for point in curve.points if point.state == "reached")
+        widest = max((p for c in both for p in c.points if p.state == "reached"), key=lambda point: point.grain)
         asked = any(remedy.code == "evaluation" for remedy in found.remedies)
         if needed is None and 0 < distance < primary.bias and not asked:
-            found.remedies.append(evaluation_remedy(priced, grain * distance / primary.bias / 2))
+            grain = widest.grain * distance / primary.bias / 2
+            if grain * widest.time.value >= 1:  # evaluations can't be closer than a whole step
+                found.remedies.append(evaluation_remedy(priced, grain))
     if primary is not None:
         found.remarks += _skewed(primary)
     if model_free is not None:

@@ -23,7 +23,7 @@ from sensitivity.analysis.estimates import Caution, Estimate
 from sensitivity.analysis.names import at_batch_size, optimizer_name, parameter_name
 from sensitivity.analysis.outcomes import OBSERVED
 from sensitivity.analysis.paired import ALPHA, Answer, PairedComparison, decide, holm
-from sensitivity.analysis.price import Pair, TuningPrice, compute_prices, pair_draws, trials_ratio
+from sensitivity.analysis.price import Pair, TuningPrice, compute_price_ratios, compute_prices, pair_draws, trials_ratio
 from sensitivity.analysis.remedies import Remedy
 from sensitivity.analysis.verdict import Margins, Verdict, priced_runs, unfinished
 from sensitivity.study.section import CONFIRMATION_SEEDS
@@ -96,7 +96,7 @@ def compute_sensitivity_verdict(
     answer: Answer = "undetermined" if blocks or primary is None else primary.answer
     reasons = [*blocks, *_price_in_words(one, other, prices)]
     if primary is not None and not math.isnan(primary.p):
-        reasons.append(_finding(primary, effect, margin))
+        reasons += [_finding(primary, effect, margin), *_beside_trials(one, other, by_batch, answer, alpha)]
     return Verdict(
         question="sensitivity",
         candidate=candidate,
@@ -164,6 +164,32 @@ def _finding(primary: PairedComparison, effect: Estimate, margin: float) -> Caut
         more = primary.candidate if low > 1 else primary.reference
         text += f" {optimizer_name(more)} takes more trials; whether by that factor is open."
     return Caution(code="test", text=text)
+
+
+def _beside_trials(
+    one: Draws, other: Draws, by_batch: Sequence[PairedComparison], answer: Answer, alpha: float
+) -> list[Caution]:
+    """Return what a mean over batch sizes, and a number of trials, don't show: single batch sizes, and device time."""
+    names = optimizer_name(one.optimizer), optimizer_name(other.optimizer)
+    found = []
+    for at in by_batch:
+        if at.answer in ("better", "worse") and at.answer != answer and at.effect.interval is not None:
+            low, high = (math.exp(end) if end < math.inf else math.inf for end in at.effect.interval)
+            text = (
+                f"The answer is for the mean over batch sizes. At batch size {at.batch_size:,} alone {names[0]} takes"
+                f" {math.exp(at.effect.value):.3g} [{low:.3g}, {high:.3g}] times as many trials as {names[1]}, a"
+                " difference beyond the margin (exploratory)."
+            )
+            found.append(Caution(code="batch-size", text=text))
+    seconds = compute_price_ratios(one, other, 1 - alpha)[-1].seconds
+    if seconds.known and seconds.interval is not None:
+        low, high = seconds.interval
+        text = (
+            f"Trials differ in cost: until a setting works, {names[0]} takes {seconds.value:.3g} [{low:.3g},"
+            f" {high:.3g}] times the device time of {names[1]} (a description, on the machine of these runs)."
+        )
+        found.append(Caution(code="device-time", text=text))
+    return found
 
 
 def _anytime(found: Anytime | None, alpha: float) -> list[Caution]:

@@ -193,7 +193,7 @@ def dashboard(
     strip_prefix: Annotated[bool, typer.Option("--strip-prefix", help="the proxy removes the prefix")] = False,
     allow_run: Annotated[
         bool,
-        typer.Option("--allow-run", help="let whoever has its token start and stop studies, which runs their code"),
+        typer.Option("--allow-run", help="let anyone who has its token start and stop studies, which runs their code"),
     ] = False,
     cluster: Annotated[
         str | None,

@@ -73,8 +73,8 @@ def draw_scaling(groups: Groups, *, theme: Theme = LIGHT, several: bool = False)
             _n(curves, several=several),
             "best configuration of each batch size, timed on seeds that did not choose it where there are several",
             "dashed: ideal scaling from the smallest batch size reached",
-            "open: reached by some seeds only, (pointing up) by none within the budget, (pointing down) by the first"
-            " evaluation already",
+            "open: reached by some seeds only (expected running time, which may exceed the budget), (pointing up) by"
+            " none within the budget, (pointing down) by the first evaluation already",
             "bars: 95% interval over seeds (Student's t), and what lies between evaluations",
         ],
         panel_width=440,

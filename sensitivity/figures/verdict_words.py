@@ -25,7 +25,7 @@ _HEADLINES = {
 _ROLES = {
     "primary": "The claim of this study, declared before it ran. Error rate {rate}.",
     "confirmatory": "One of the claims that share the study's error rate. Error rate {rate}.",
-    "exploratory": "Exploratory: not the claim that was fixed before the study ran. Error rate {rate}.",
+    "exploratory": "Exploratory: not the claim that was fixed before the study ran. Nominal error rate {rate}.",
 }
 
 

@@ -17,7 +17,7 @@ def what_was_run(spec: StudySpec) -> str:
     drawn = [name for name, arm in spec.optimizers.items() if arm.design in ("random", "sobol")]
     seeds = f"with {count(len(spec.seeds), 'seed')}" + ("" if drawn else " a configuration")
     if drawn:
-        seeds += f", each with settings of {_listed([optimizer_name(name) for name in drawn])} of its own"
+        seeds += f", each with its own draws of settings for {_listed([optimizer_name(name) for name in drawn])}"
     return (
         f"{names} trained the model {spec.problem.model} on the data set {spec.problem.dataset}"
         f" ({spec.problem.loss.replace('_', ' ')} loss) at batch size{'s' * (len(spec.batch_sizes) > 1)} {batches},"

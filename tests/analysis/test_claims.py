@@ -12,6 +12,7 @@ from sensitivity.analysis.claims import Evidence, compute_claims
 from sensitivity.analysis.estimates import Caution, Estimate
 from sensitivity.analysis.looks import RATE, Level, Looks
 from sensitivity.analysis.paired import holm
+from sensitivity.analysis.remedies import Remedy
 from sensitivity.analysis.verdict import Verdict
 from sensitivity.study.spec import StudySpec
 
@@ -33,19 +34,20 @@ def spec(**changes):
 def judged(monkeypatch):
     """Verdicts whose two-sided p-values are given by pair and question; returns what computes the claims."""
 
-    def verdict(question, p, pair, alpha):
+    def verdict(question, p, pair, alpha, reasons, remedies):
         return Verdict(
             question=question, candidate=pair[0], reference=pair[1], answer="better" if p <= alpha else "undetermined",
-            effect=Estimate(value=1.0), primary=None, by_batch=(), reasons=(), blocks=(), remedies=(), alpha=alpha,
+            effect=Estimate(value=1.0), primary=None, by_batch=(), reasons=reasons, blocks=(),
+            remedies=remedies, alpha=alpha,
         )  # fmt: skip
 
-    def of(p_values, study, looks=FIRST, level=HALF, **options):
+    def of(p_values, study, looks=FIRST, level=HALF, reasons=(), remedies=(), **options):
         for name, question in (("scaling", "scaling"), ("sensitivity", "sensitivity")):
             monkeypatch.setattr(
                 claims,
                 f"compute_{name}_verdict",
                 lambda _runs, _what, *pair, question=question, alpha, **_: verdict(
-                    question, p_values.get((pair, question), 1.0), pair, alpha
+                    question, p_values.get((pair, question), 1.0), pair, alpha, reasons, remedies
                 ),
             )
         runs = pd.DataFrame({"optimizer": ["a", "b", "c"], "confirmation": [False] * 3})
@@ -96,6 +98,15 @@ def test_nothing_is_claimed_between_planned_looks(judged):
     found = judged(dict.fromkeys(KEYS, 0.0), spec(), level=Level(rate=0.0, cautions=()))
     assert {(claim.verdict.answer, claim.rate) for claim in found.values()} == {("undetermined", 0.0)}
     assert {claim.verdict.alpha for claim in found.values()} == {RATE / 4}, "the interval is that of a first look"
+
+
+def test_between_planned_looks_the_next_one_is_what_would_settle_it(judged):
+    tests = tuple(Caution(code=code, text=code) for code in ("test", "anytime", "batch-size"))
+    cures = tuple(Remedy(code=code, text=code) for code in ("seeds", "edge"))
+    told = Level(rate=0.0, cautions=(Caution(code="unplanned-look", text="the next one is at 11"),))
+    found = judged({}, spec(), level=told, reasons=tests, remedies=cures)[("b", "a"), "scaling"].verdict
+    assert [reason.code for reason in found.reasons] == ["test"]
+    assert [remedy.text for remedy in found.settle] == ["the next one is at 11", "edge"]
 
 
 def test_optimizers_without_runs_are_not_compared():

@@ -85,7 +85,7 @@ def test_evaluated_often_enough_a_ratio_of_a_half_is_worse(study):
     found = study(0.5)
     assert (found.answer, found.blocks) == ("worse", ())
     assert found.effect.interval[0] < 0.5 < found.effect.interval[1] < 1 / 1.25
-    assert "exceeds the margin of 0.223 has p = 0.03" in texts(found.reasons, "test")[0]
+    assert "is beyond the margin, a factor of 1.25: p = 0.03" in texts(found.reasons, "test")[0]
 
 
 @pytest.mark.parametrize(("s_min", "first"), [((5, 30), True), ((12, 20), False)])
@@ -109,7 +109,7 @@ def test_an_evaluation_an_epoch_is_refused_with_the_spacing_that_would_do(study,
 def test_a_point_of_few_steps_is_refused_however_often_it_is_evaluated(study):
     found = study(s_min=(100, 8), growth=None, every=(1, 1, 1))
     assert blocks(found) == ["grain", "grain"], "at 128 and at 512"
-    assert "Of fewer than 20 a whole step is too large a part" in found.blocks[0].text
+    assert "With fewer than 20 steps, one step is too large a share" in found.blocks[0].text
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1.05])
@@ -123,7 +123,7 @@ def test_without_scatter_there_is_no_claim_beyond_what_the_grain_leaves_open(stu
     assert (coarse.answer, coarse.blocks) == ("undetermined", ())
     assert coarse.effect.interval[0] < ratio < coarse.effect.interval[1]
     text = texts(coarse.remedies, "seeds")[0]
-    assert text.startswith("No number of further seeds would settle it")
+    assert text.startswith("More seeds would not settle it")
     closer = float(texts(coarse.remedies, "evaluation")[0].split("growth = ")[1].split()[0])
     assert study(ratio, noise=0.0, growth=closer).answer == "equivalent", "with the spacing that the remedy names"
 
@@ -245,6 +245,6 @@ def test_the_level_enters_every_interval_and_every_answer(study):
     for pair in ((usual.effect, strict.effect), (usual.model_free.effect, strict.model_free.effect)):
         (low, high), (lower, higher) = (estimate.interval for estimate in pair)
         assert lower < low < high < higher
-    assert "It takes 11." in texts(strict.reasons, "few-seeds")[0]
+    assert "It takes 11 seeds." in texts(strict.reasons, "few-seeds")[0]
     assert strict.settle == strict.remedies
     assert usual.settle == ()

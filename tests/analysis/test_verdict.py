@@ -67,7 +67,7 @@ def test_equals_are_equivalent_within_the_margin_and_undetermined_without(plain)
 def test_three_seeds_are_told_what_it_takes(plain):
     found = scaling_verdict(*study(plain, {"a": 100, "b": 10}, seeds=3))
     assert found.answer == "undetermined"
-    assert "no two-sided p below 0.25" in found.reasons[0].text
+    assert "no two-sided p below 25%" in found.reasons[0].text
     remedies = {remedy.code: remedy for remedy in found.settle}
     assert "Set seeds = 11 in the study file: 8 more for every cell" in remedies["seeds"].text
     assert remedies["seeds"].runs == 8 * 2 * 4 * 3, "11 seeds, of which six judge"

@@ -71,6 +71,20 @@ def test_a_difference_that_may_be_within_the_margin_is_no_claim_but_has_a_direct
     assert "a takes more trials; whether by that factor is open" in text
 
 
+def test_a_mean_that_hides_a_batch_size_says_so_and_trials_have_their_device_time(plain):
+    works = {(name, batch): 30 for name in "ab" for batch in (8, 32)} | {("a", 512): 24, ("b", 512): 6}
+    rows = [
+        plain.row(name, batch, seed, time=20 if seed % 40 < share else None, lr=0.01 + 0.0001 * seed)
+        for (name, batch), share in works.items()
+        for seed in range(40)
+    ]
+    found = verdict(*plain.tables(rows), margins=Margins(tuning_ratio=1.5))
+    (text,) = [reason.text for reason in found.reasons if reason.code == "batch-size"]
+    assert found.answer != "better"
+    assert "At batch size 512 alone a takes 0.25 [" in text, "24 of 40 draws work against 6"
+    assert [reason.code for reason in found.reasons].count("device-time") == 1
+
+
 def test_a_stricter_level_widens_the_interval_and_withholds_the_claim(plain):
     tables = study(plain, {"a": 0.6, "b": 0.2}, seeds=40)
     usual, strict = verdict(*tables), verdict(*tables, alpha=1e-12)
