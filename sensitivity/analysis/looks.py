@@ -7,7 +7,8 @@ together stay within it:
 
 * any number of looks: 1 / (k (k + 1)) of it at look k, which sums to 1. The first look has half of it;
 * planned looks (`primary.looks`, numbers of seeds): a share proportional to the square root of the number of seeds,
-  the levels that settle most studies in simulations (SETTLE.md, step 5). Between planned looks nothing is claimed.
+  the levels that settle most studies in simulations (SETTLE.md, step 5). Between planned looks nothing is claimed. A
+  study that is extended otherwise has left its plan: what the looks it has passed have left is spent as above.
 
 Rates are one-sided: the probability of a claim, at one of the looks, that a true effect at the margin makes false.
 """
@@ -31,6 +32,8 @@ _DESIGN = ("seeds", "batch_sizes", "optimizers", "search")
 _CLAIM = ("targets", "margins", "pairs", "primary")
 """Those that decide what is said of the runs."""
 _POWER = 0.8
+_LEAST = 1e-6
+"""An error rate below this is none: shares of the planned looks add up to 1 but for rounding."""
 _NO_LOOK = "no look is left: ask the question again in a new study, under a new name and with seeds not used here"
 
 
@@ -101,17 +104,27 @@ def level(looks: Looks, seeds: int, planned: Sequence[int]) -> Level:
     if planned and looks.seeds_alone:
         return _planned(seeds, planned)
     k = looks.count
-    rate = RATE / (k * (k + 1))
     if k == 1:
-        return Level(rate=rate, cautions=())
+        return Level(rate=RATE / 2, cautions=())
+    # Off its plan, a study has what the planned looks that it has passed have left, for looks 1, 2, ... since.
+    spent = sum(_share(n, planned) for n in planned if n <= seeds)
+    rate = RATE * (1 - spent) / ((k - 1) * k) if planned else RATE / (k * (k + 1))
+    said = (
+        f"There may have been {k} looks at this study: it was extended {_times(k - 1)} after results existed"
+        f" ({'; '.join(looks.extensions)})."
+    )
+    if planned:
+        said += f" That is more than the planned looks foresaw, which had {spent:.0%} of the error rate so far."
+    if rate < _LEAST:
+        fix = "Ask the question again in a new study, under a new name and with seeds not used here."
+        text = f"{said} Nothing is left of the error rate, so nothing is claimed now. {fix}"
+        return Level(rate=0.0, cautions=(Caution(code="looks", text=text),))
     first = RATE / 2
     text = (
-        f"There may have been {k} looks at this study: it was extended {_times(k - 1)} after results existed"
-        f" ({'; '.join(looks.extensions)}). A claim now has an error rate of {rate:.2%} instead of {first:.2%}, for"
-        f" which it takes about {_price(first, rate):.0%} more seeds."
+        f"{said} A claim now has an error rate of {rate:.2%} instead of {first:.2%}, for which it takes about"
+        f" {_price(first, rate):.0%} more seeds."
     )
-    left = "The extensions were more than the planned looks foresaw. " if planned else ""
-    return Level(rate=rate, cautions=(Caution(code="looks", text=left + text),))
+    return Level(rate=rate, cautions=(Caution(code="looks", text=text),))
 
 
 def _planned(seeds: int, planned: Sequence[int]) -> Level:
@@ -121,9 +134,14 @@ def _planned(seeds: int, planned: Sequence[int]) -> Level:
         fix = _NO_LOOK if later is None else f"the next one is at {later:,}: set seeds = {later} and run again"
         text = f"Looks were planned at {listed} seeds, and there are {seeds:,}, so nothing is claimed now; {fix}."
         return Level(rate=0.0, cautions=(Caution(code="unplanned-look", text=text),))
-    share = math.sqrt(seeds) / sum(math.sqrt(n) for n in planned)
+    share = _share(seeds, planned)
     text = f"Planned look at {seeds:,} seeds, of {listed}: a claim has an error rate of {RATE * share:.2%} here."
     return Level(rate=RATE * share, cautions=(Caution(code="looks", text=text),))
+
+
+def _share(seeds: int, planned: Sequence[int]) -> float:
+    """Return the share of the error rate that the planned look at `seeds` has."""
+    return math.sqrt(seeds) / sum(math.sqrt(n) for n in planned)
 
 
 def _price(first: float, rate: float) -> float:

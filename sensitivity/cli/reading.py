@@ -101,7 +101,7 @@ def _answer(claim: Claim) -> dict[str, Any]:
         },
         "p": None if primary is None else _finite(primary.p),
         "p_equivalence": None if primary is None else _finite(primary.p_equivalence),
-        "margin": None if primary is None else primary.margin,
+        "margin": None if primary is None else math.exp(primary.margin),
         "reasons": [{"code": reason.code, "text": reason.text} for reason in verdict.reasons],
         "settle": [
             {"code": r.code, "text": r.text, "runs": r.runs, "device_seconds": _finite(r.device_seconds)}

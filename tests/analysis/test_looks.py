@@ -123,11 +123,19 @@ def test_planned_looks_have_their_share_and_nothing_is_claimed_between_them():
     assert "no look is left" in level(found, 21, plan).cautions[0].text
 
 
-def test_a_plan_of_looks_does_not_cover_other_extensions():
-    specs = {"a": spec(), "b": spec(batch_sizes=[32])}
-    found = level(looks(specs, "a", "b"), 8, (8, 11))
-    assert found.rate == pytest.approx(RATE / 6)
-    assert "foresaw" in found.cautions[0].text
+@pytest.mark.parametrize("seeds", [7, 8, 11, 14])
+def test_a_study_that_leaves_its_plan_has_what_the_plan_has_left(seeds):
+    plan = (8, 11)
+    specs = {str(n): spec(batch_sizes=list(range(8, 8 + n))) for n in range(1, 2002)}
+    names = list(specs)
+    after = [level(looks(specs, *names[: k + 1]), seeds, plan) for k in (1, 2, 3)]
+    spent = sum(math.sqrt(n) for n in plan if n <= seeds) / sum(map(math.sqrt, plan))
+    left = RATE * (1 - spent)
+    assert [found.rate for found in after] == pytest.approx([left / 2, left / 6, left / 12])
+    assert "foresaw" in after[0].cautions[0].text
+    assert ("new study" in after[0].cautions[0].text) == (seeds >= 11)
+    k = np.arange(1, 10**6)
+    assert RATE * spent + (left / (k * (k + 1.0))).sum() == pytest.approx(RATE, abs=1e-6)
 
 
 def test_any_look_keeps_the_rate_when_the_answer_decides_whether_to_go_on():
