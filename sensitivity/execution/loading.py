@@ -37,7 +37,7 @@ def load(origin: Origin, device: torch.device) -> Problem:
         raise ChangedError(f"its own code ends the process (sys.exit({error.code!r}))") from None
     if differences := origin.identity.differences(found):
         files = ", ".join(origin.snapshot.files)
-        reader = f"a file that the code reads: {files} themselves come from a snapshot" if files else "the data set"
+        reader = f"a file that the code reads; the code itself ({files}) is a snapshot" if files else "the data set"
         raise ChangedError(
             "it is another one than when the study was planned\n"
             + "".join(f"  - {line}\n" for line in differences)

@@ -81,8 +81,8 @@ def read_manifest(directory: Place) -> Manifest:
         specs = content["specs"]
         if not all(isinstance(specs[key], dict) for key in specs):
             raise TypeError("specs are no tables")  # noqa: TRY301 - as other damage
-        if not isinstance(content.get("determinism"), dict | None):
-            raise TypeError("determinism is no table")  # noqa: TRY301 - as other damage
+        if not _is_comparison(content.get("determinism")):
+            raise TypeError("determinism is no comparison")  # noqa: TRY301 - as other damage
         return Manifest(
             spec=parse_study(_without_retired(content["spec"]), source=MANIFEST),
             source=str(content["source"]),
@@ -98,6 +98,16 @@ def read_manifest(directory: Place) -> Manifest:
             f"{directory.uri_of(MANIFEST)}: damaged ({reason})\n"
             "  Restore it from a copy; or move it away and run the same study file again: its runs are kept"
         ) from None
+
+
+def _is_comparison(found: Any) -> bool:
+    """Whether it is nothing, or has what is shown of a comparison: a sentence and its faults."""
+    if found is None:
+        return True
+    if not isinstance(found, dict) or not isinstance(found.get("sentence"), str):
+        return False
+    faults = found.get("faults")
+    return isinstance(faults, list) and all(isinstance(fault, str) for fault in faults)
 
 
 def _without_retired(spec: Any) -> Any:

@@ -6,8 +6,10 @@ before its first step.
 
 Two digests are of the same arrays if their bytes are equal, or if all that differs is the rounding of floating-point
 numbers: another processor, number of threads or version of a library may standardise data with another last bit. For
-that the digest holds a projection ``p = sum_ij r_i c_j x_ij`` with fixed weights drawn from ±[0.5, 1.5], which any
-change of a value or of the order of examples moves, and the norm of x to measure its difference by.
+that the digest holds a projection ``p = sum_ij r_i c_j x_ij / s_j + sqrt(n) sum_j c_j log(s_j)`` with fixed weights
+drawn from ±[0.5, 1.5], which any change of a value or of the order of examples moves, and the norm of x / s to measure
+its difference by. The scale s_j is the root mean square of column j over the n examples: without it, a column of large
+numbers, such as times in seconds, would hide changes of all others.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class Digest:
     projection: float
     """See the module; 0 without floating-point numbers."""
     norm: float
-    """Euclidean, of the floating-point numbers."""
+    """Euclidean, of the floating-point numbers, each divided by the scale of its column."""
 
     def is_same(self, other: Digest) -> bool:
         """Whether both are of the same arrays, but for rounding."""

@@ -7,9 +7,10 @@ import logging
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from sensitivity.study.errors import UserError, printable, shortened
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 _MOST = 2_000
 """Characters of what an exception says."""
 _WAIT_S = 15.0
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -57,7 +59,7 @@ def described(error: BaseException) -> str:
     """Return an exception's type and message, shortened where it is very long."""
     try:
         message = str(error)
-    except Exception:  # it is the user's own class
+    except (Exception, SystemExit):  # it is the user's own class
         message = "(its message can't be shown)"
     return printable(shortened(f"{type(error).__name__}: {message}" if message else type(error).__name__, _MOST))
 
@@ -95,20 +97,21 @@ def _said_when_slow(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Yield a list that an interrupt from outside (SIGINT) adds to, before it is handled as it would have been."""
+    """Yield a list that a stop from outside (a signal) adds to, before it is handled as it would have been."""
     arrived: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield arrived  # no interrupt arrives here
-        return
+    before: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    if threading.current_thread() is threading.main_thread():  # no signal arrives elsewhere
+        before = {number: handler for number in _STOPS if callable(handler := signal.getsignal(number))}
 
     def record(number: int, frame: FrameType | None) -> None:
         arrived.append(number)
-        before(number, frame)
+        before[number](number, frame)
 
-    signal.signal(signal.SIGINT, record)
+    for number in before:
+        signal.signal(number, record)
     try:
         yield arrived
     finally:
-        if signal.getsignal(signal.SIGINT) is record:  # else the user's code has set its own
-            signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            if signal.getsignal(number) is record:  # else the user's code has set its own
+                signal.signal(number, handler)

@@ -17,6 +17,8 @@ from sensitivity.training.problems import Problem
 
 _ROWS = 4096
 """Rows of a floating-point array that are projected at once."""
+_NOISE = 1e-12
+"""Of the largest column's scale: a column below it holds zeros, but for rounding in double precision."""
 _PROBE = 16
 """Examples on which two builds of a network are compared."""
 _ROUNDING = 1e-4
@@ -47,6 +49,7 @@ def digest(tensors: Mapping[str, Tensor]) -> Digest:
     """Return the digest of tensors, by name."""
     whole, exact = hashlib.sha256(), hashlib.sha256()
     projection, square = 0.0, 0.0
+    generator = torch.Generator().manual_seed(0)  # of all arrays: two that change places must not look the same
     for name, tensor in tensors.items():
         values = tensor.detach().cpu().contiguous()
         kind = f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
@@ -55,7 +58,7 @@ def digest(tensors: Mapping[str, Tensor]) -> Digest:
             each.update(f"{name} {kind}\0".encode())
         whole.update(content)
         if values.is_floating_point():
-            added = _projected(values)
+            added = _projected(values, generator)
             projection, square = projection + added[0], square + added[1]
         else:
             exact.update(content)
@@ -66,17 +69,18 @@ def digest(tensors: Mapping[str, Tensor]) -> Digest:
     return Digest(form=form, sha256=whole.hexdigest(), projection=projection, norm=math.sqrt(square))
 
 
-def _projected(values: Tensor) -> tuple[float, float]:
-    """Return the projection and the squared norm of an array whose first dimension is rows."""
+def _projected(values: Tensor, generator: torch.Generator) -> tuple[float, float]:
+    """Return the projection and the squared norm of an array whose first dimension is rows, each column scaled."""
     rows = values.flatten(1) if values.dim() > 1 else values.reshape(-1, 1)
-    generator = torch.Generator().manual_seed(0)
-    columns = _weights(rows.shape[1], generator)
-    projection, square = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for some in torch.split(rows, _ROWS):
-        exact = some.double()
-        projection += _weights(len(exact), generator) @ (exact @ columns)
-        square += exact.square().sum()
-    return projection.item(), square.item()
+    parts = torch.split(rows, _ROWS)
+    scales = (sum(part.double().square().sum(0) for part in parts) / max(1, len(rows))).sqrt()
+    kept = scales > _NOISE * scales.max() if scales.numel() else scales > 0
+    columns = _weights(rows.shape[1], generator)[kept]
+    scales = scales[kept]
+    projection = math.sqrt(len(rows)) * (columns @ scales.log())
+    for part in parts:
+        projection += _weights(len(part), generator) @ (part.double()[:, kept] @ (columns / scales))
+    return projection.item(), float(len(rows) * len(scales))
 
 
 def _weights(count: int, generator: torch.Generator) -> Tensor:

@@ -122,9 +122,14 @@ def _refuse_sparse_classes(spec: ProblemSpec, dataset: Dataset, classes: int) ->
 
 
 def _refuse_too_large(spec: ProblemSpec, build: ModelBuilder, shape: tuple[int, ...], outputs: int) -> None:
-    """Refuse a model of this product's whose training step does not fit this machine, before any of it is allocated."""
-    with torch.device("meta"):
-        numbers = sum(parameter.numel() for parameter in build(shape, outputs).parameters())
+    """Refuse a model of this product's that does not take such inputs, or does not fit this machine, unallocated."""
+    try:
+        with torch.device("meta"):
+            numbers = sum(parameter.numel() for parameter in build(shape, outputs).parameters())
+    except ValueError as error:
+        raise UserError(
+            f"problem.model: {error}\n  Take another model, or another data set than {spec.dataset}"
+        ) from None
     needed, memory = 4 * numbers * _BYTES_A_NUMBER, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         raise UserError(

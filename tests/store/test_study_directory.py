@@ -231,6 +231,9 @@ def test_a_different_study_of_the_same_name_is_refused_with_what_differs(directo
         ),
         ({"spec": None}, "damaged"),
         ({"specs": 3}, "damaged"),
+        ({"determinism": []}, "damaged"),
+        ({"determinism": {"sentence": None, "faults": []}}, "damaged"),
+        ({"determinism": {"sentence": "equal", "faults": 5}}, "damaged"),
     ],
 )
 def test_a_manifest_of_another_kind_is_refused(directory, make, change, words):

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from sensitivity.execution.interruption import STOPS, Interruptible
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.spec import ProblemSpec
 from sensitivity.study.users_code import users_code
@@ -79,12 +80,25 @@ def test_a_module_that_is_not_there_is_told_from_what_it_imports():
         import_function("nowhere.at.all:data", "problem.dataset")
 
 
-def test_an_interrupt_from_outside_still_interrupts():
-    """Ctrl-C, which is not the user's code's own KeyboardInterrupt."""
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), users_code("data"):
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+@pytest.mark.parametrize("number", STOPS)
+def test_a_stop_from_outside_still_stops(number):
+    """Ctrl-C, a job's stop or a closed terminal, which are not the user's code's own KeyboardInterrupt."""
+    with Interruptible():
+        before = [signal.getsignal(each) for each in STOPS]
+        with users_code("other code"):
+            pass
+        assert [signal.getsignal(each) for each in STOPS] == before
+        with pytest.raises(KeyboardInterrupt), users_code("data"):
+            signal.raise_signal(number)
+
+
+def test_an_exit_in_the_message_of_an_error_is_a_mistake_of_the_code():
+    class Exits(Exception):  # noqa: N818
+        def __str__(self) -> str:
+            raise SystemExit(5)
+
+    with pytest.raises(UserError, match="data: Exits: \\(its message can't be shown"), users_code("data"):
+        raise Exits
 
 
 def test_a_handler_that_the_users_code_sets_stays():
@@ -95,6 +109,13 @@ def test_a_handler_that_the_users_code_sets_stays():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("model", ["lenet", "alexnet"])
+def test_a_shipped_model_says_which_images_it_takes(model):
+    """The digits have 8 by 8 pixels."""
+    with pytest.raises(UserError, match=rf"problem\.model: {model} takes images .*; got \(1, 8, 8\)\n  Take another"):
+        load_problem(ProblemSpec(dataset="digits", model=model))
 
 
 def test_code_runs_the_same_in_a_thread():

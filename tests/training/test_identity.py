@@ -56,6 +56,20 @@ def test_rounding_is_no_change_of_floats():
     assert one(standardised).is_same(one(elsewhere))
 
 
+def test_a_column_of_large_numbers_hides_no_change_of_another():
+    """Times in seconds beside features of order one, and a feature of very small numbers."""
+    columns = X.flatten(1)
+    for scale in (1.7e9, 1e-7):
+        large = columns[:, :1].abs() * scale
+        others = torch.cat([large, columns[:, 1:].flip(0)], 1), torch.cat([large, columns[:, 1:] * (1 + 1e-3)], 1)
+        for other in (*others, torch.cat([large * (1 + 1e-3), columns[:, 1:]], 1)):
+            assert not one(torch.cat([large, columns[:, 1:]], 1)).is_same(one(other))
+
+
+def test_two_arrays_that_change_places_are_others():
+    assert not digest({"a": X[0], "b": X[1]}).is_same(digest({"a": X[1], "b": X[0]}))
+
+
 def test_one_class_or_one_pixel_is_a_change_of_whole_numbers():
     for values in (torch.arange(50) % 7, torch.arange(50, dtype=torch.uint8).reshape(2, 1, 5, 5)):
         other = values.clone()
