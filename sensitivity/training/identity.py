@@ -73,7 +73,8 @@ def _projected(values: Tensor, generator: torch.Generator) -> tuple[float, float
     """Return the projection and the squared norm of an array whose first dimension is rows, each column scaled."""
     rows = values.flatten(1) if values.dim() > 1 else values.reshape(-1, 1)
     parts = torch.split(rows, _ROWS)
-    scales = (sum(part.double().square().sum(0) for part in parts) / max(1, len(rows))).sqrt()
+    squares = torch.stack([part.double().square().sum(0) for part in parts]).sum(0)
+    scales = (squares / max(1, len(rows))).sqrt()
     kept = scales > _NOISE * scales.max() if scales.numel() else scales > 0
     columns = _weights(rows.shape[1], generator)[kept]
     scales = scales[kept]
