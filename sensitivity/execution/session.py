@@ -18,6 +18,7 @@ from sensitivity.execution.resources import local_cores, packs_at_once
 from sensitivity.store.directory import first_line
 from sensitivity.study.errors import UserError
 from sensitivity.study.execution import ExecutionSpec
+from sensitivity.study.redaction import redacted_address
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +110,10 @@ def _join(address: str) -> Any:
         job: dict[str, Any] = {} if address.startswith("ray://") else {"job_config": _OwnPath()}
         return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **job)
     except Exception as error:  # Ray raises plain exceptions too
+        shown = redacted_address(address)
+        cause = first_line(error).replace(address, shown).replace(address.rpartition(":")[0], shown.rpartition(":")[0])
         raise UserError(
-            f"no Ray cluster answers at {address!r} ({first_line(error)})\n"
+            f"no Ray cluster answers at {shown!r} ({cause})\n"
             "  Start one with `ray start --head`, check the address, or leave --address out to use this machine"
         ) from None
 

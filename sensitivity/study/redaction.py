@@ -27,6 +27,11 @@ def redacted(text: str) -> str:
     return _REST.sub(_without_credentials, text)
 
 
+def redacted_address(address: str) -> str:
+    """Return the address of a cluster, with or without a scheme, with its credentials replaced by ``***``."""
+    return redacted(address) if "://" in address else redacted(f"://{address}").removeprefix("://")
+
+
 class RedactingFormatter(logging.Formatter):
     """Masks credentials in what is logged, tracebacks included."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -33,7 +34,8 @@ def users_code(what: str) -> Iterator[None]:
     Raises:
         UserError: the code raised anything but one.
     """
-    with _said_when_slow(what), _interrupts() as interrupts:
+    # What it prints goes beside what this command prints, which may be JSON for a program.
+    with _said_when_slow(what), contextlib.redirect_stdout(sys.stderr), _interrupts() as interrupts:
         try:
             yield
         except (UserError, GeneratorExit):

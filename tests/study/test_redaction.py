@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from sensitivity.study.errors import StorageError, StudyFileError, UserError
-from sensitivity.study.redaction import RedactingFormatter, redacted
+from sensitivity.study.redaction import RedactingFormatter, redacted, redacted_address
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,21 @@ from sensitivity.study.redaction import RedactingFormatter, redacted
 def test_credentials_are_masked(text, shown):
     assert redacted(text) == shown
     assert redacted(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("user:hush@head:6379", "user:***@head:6379"),
+        ("hush@head:6379", "***@head:6379"),
+        ("ray://user:hush@head:10001", "ray://user:***@head:10001"),
+        ("head:6379", "head:6379"),
+        ("[::1]:6379", "[::1]:6379"),
+        ("auto", "auto"),
+    ],
+)
+def test_an_address_needs_no_scheme_to_be_masked(address, shown):
+    assert redacted_address(address) == shown
 
 
 @pytest.mark.parametrize(

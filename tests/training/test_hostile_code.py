@@ -273,3 +273,9 @@ def refused_model(name, make_study, said):
     (line,) = caught.value.mistakes
     assert line.startswith("problem.model: hostile:model")
     assert said in line
+
+
+def test_what_the_users_code_prints_is_kept_out_of_the_output_of_a_command(capsys):
+    with users_code("data"):
+        sys.stdout.write("loading ...\n")
+    assert capsys.readouterr() == ("", "loading ...\n")
