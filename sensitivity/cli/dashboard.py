@@ -57,7 +57,7 @@ def serve(
     address = proxied[0] if host_names and ":" in shown else f"http://{name}:{server.port}"
     print(f"dashboard: {address}{path}{'' if token is None else f'?token={token}'}", flush=True)
     if not is_loopback(host):
-        print("It can be reached from other machines, by whoever has this address; put TLS before it.", flush=True)
+        print("It can be reached from other machines, by anyone who has this address; put TLS before it.", flush=True)
     print("Ctrl-C stops it; studies that it started go on.", flush=True)
 
     def stop(number: int, frame: object) -> None:

@@ -189,7 +189,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def _reachable(self, *, job: str = "", taken: UserError | None = None) -> Iterator[None]:
-        """Turn what Ray's client and its libraries raise into one message with its mend."""
+        """Turn what Ray's client and its libraries raise into one message with its fix."""
         try:
             yield
         except AuthenticationError as error:

@@ -22,13 +22,13 @@ ATTEMPTS = 3
 """How often a task is started that is lost each time."""
 
 
-def answer(start: Callable[[], Any], *, doing: str, mend: str, attempts: int = ATTEMPTS) -> Any:
+def answer(start: Callable[[], Any], *, doing: str, fix: str, attempts: int = ATTEMPTS) -> Any:
     """Return what a task returns that may run anywhere, started again where it is lost.
 
     Args:
         start: starts the task, and returns Ray's reference.
         doing: what it does, for the message.
-        mend: what to do where it never gets done.
+        fix: what to do where it never gets done.
         attempts: how often it may be started.
 
     Raises:
@@ -39,9 +39,9 @@ def answer(start: Callable[[], Any], *, doing: str, mend: str, attempts: int = A
         return ray.get(start())
     except ray.exceptions.RayError as error:
         if isinstance(error, LOST) and attempts > 1:
-            return answer(start, doing=doing, mend=mend, attempts=attempts - 1)
+            return answer(start, doing=doing, fix=fix, attempts=attempts - 1)
         words = words_of_lost_worker(str(error), since=began) if isinstance(error, LOST) else ""
-        raise UserError(f"{doing}: {last_line(error)}\n{quoted(words)}  {mend}") from None
+        raise UserError(f"{doing}: {last_line(error)}\n{quoted(words)}  {fix}") from None
 
 
 def words_of_lost_worker(error: str, *, since: float) -> str:

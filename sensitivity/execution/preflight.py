@@ -1,4 +1,4 @@
-"""A look at a cluster before anything is paid for: one message, with its mend, for each thing that would fail later.
+"""A look at a cluster before anything is paid for: one message, with its fix, for each thing that would fail later.
 
 Every node on which packs may run is asked for its versions, for what it sees of the storage place, and for the data
 set. A storage place that each machine has for itself works until the first checkpoint is missed, so it is found here.

@@ -27,7 +27,7 @@ _CONNECT_S = 5.0
 _STARTS = 2
 """How often a local Ray is started: on a busy machine its daemons may miss each other the first time."""
 _RESTART_S = 40.0
-"""How long a cluster's control store may be away: after 60 s Ray ends whoever uses it."""
+"""How long a cluster's control store may be away: after 60 s Ray ends every process that uses it."""
 
 
 @contextlib.contextmanager
@@ -44,8 +44,8 @@ def session(
         workers: packs at a time.
         execution: what a pack takes.
         on_loss: called in another thread, with what was lost, when Ray's daemon on this machine (its raylet) or the
-            control store (its gcs_server) is no more. Ray ends whoever goes on working with it, within seconds or a
-            minute, without a chance to say why.
+            control store (its gcs_server) is no more. Ray ends every process that goes on working with it, within
+            seconds or a minute, without a chance to say why.
 
     Raises:
         UserError: nothing answers at `address`, Ray does not start here, or there are too few cores.

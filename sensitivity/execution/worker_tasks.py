@@ -56,7 +56,7 @@ def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, w
     costs: dict[Group, Cost] | UserError = answer(
         lambda: task.remote(dict(groups), plan.origin, plan.spec.execution, workers),
         doing="measuring the pack sizes on the cluster",
-        mend="Give the study a size, and nothing is measured: [execution] pack_size = 8",
+        fix="Give the study a size, and nothing is measured: [execution] pack_size = 8",
     )
     if isinstance(costs, UserError):
         raise costs
@@ -73,7 +73,7 @@ def again_there(plan: Plan, recorded: RecordedPack, curves: Mapping[str, Curve],
     found: Comparison = answer(
         lambda: task.remote(recorded, dict(curves), plan.origin, seconds),
         doing="training a pack again",
-        mend="Every result is kept; `sensitivity verify` trains some again on this machine",
+        fix="Every result is kept; `sensitivity verify` trains some again on this machine",
     )
     return found
 

@@ -30,7 +30,7 @@ _WITHOUT_FOLDERS = ("s3", "gcs")
 _SMALL_FILE = 8 * 2**20
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
 _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR)
-"""Faults that no waiting mends: a full disk, a place that may not be written to."""
+"""Faults that no waiting fixes: a full disk, a place that may not be written to."""
 
 
 @dataclass(frozen=True)
@@ -186,18 +186,18 @@ class Place:
 
     @contextlib.contextmanager
     def _faults(self, what: str, name: str = "") -> Iterator[None]:
-        """Turn a file system's errors into one that a user can mend."""
+        """Turn a file system's errors into one that a user can fix."""
         try:
             yield
         except (OSError, pa.ArrowException) as error:
-            mend = (
+            fix = (
                 "Give a place that you may write to, with space left: --storage URI"
                 if "written" in what
                 else "Check that it is the right place, and that you may read it"
             )
             where = self.uri_of(name) if name else self.uri
             passing = not isinstance(error, OSError) or error.errno not in _LASTING
-            raise StorageError(f"{where}: {what} ({first_line(error)})\n  {mend}", passing=passing) from None
+            raise StorageError(f"{where}: {what} ({first_line(error)})\n  {fix}", passing=passing) from None
 
 
 def place(uri: str) -> Place:
@@ -278,7 +278,7 @@ def patiently(
     """Call `write`; where a place is out of reach, again after longer and longer waits, for `patience` seconds in all.
 
     Raises:
-        StorageError: a fault that waiting does not mend, or that it has not mended.
+        StorageError: a fault that waiting does not fix, or that it has not fixed.
     """
     waited, pause = 0.0, _FIRST_WAIT_S
     while True:

@@ -73,10 +73,10 @@ def read_manifest(directory: Place) -> Manifest:
         version = content["schema_version"]
         if version != SCHEMA_VERSION:
             older = isinstance(version, int) and version < SCHEMA_VERSION
-            mend = "run the study again into another place" if older else "upgrade this package"
+            fix = "run the study again into another place" if older else "upgrade this package"
             raise StorageError(
                 f"{directory.uri}: written with schema version {version}; this code reads {SCHEMA_VERSION}\n"
-                f"  Read it with what wrote it ({content.get('written_by', 'unknown')}), or {mend}"
+                f"  Read it with what wrote it ({content.get('written_by', 'unknown')}), or {fix}"
             )
         specs = content["specs"]
         if not all(isinstance(specs[key], dict) for key in specs):

@@ -204,7 +204,7 @@ def stop_worse(members: Sequence[Member]) -> None:
     """Stop the members of a pack that train on, and whose best so far is worse than the pack's median.
 
     Those that were stopped count with what they had reached, and diverged ones as worst. So it is not half of those
-    left that goes each time: whoever is among the better half of all that started trains on.
+    left that goes each time: a run that is among the better half of all that started trains on.
     """
     median = statistics.median(member.reached for member in members)
     for place in unharmed(members):

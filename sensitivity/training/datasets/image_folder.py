@@ -131,7 +131,7 @@ def _content(listing: _Listing) -> str:
         raise UserError(f"{error.filename}: can't be read ({error.strerror}); give rights, or remove it") from None
     found = digest.hexdigest()[:16]
     with writing():
-        write_whole(known, found.encode())  # whole, whoever else reads or writes it
+        write_whole(known, found.encode())  # whole: other processes may read or write it
     return found
 
 
