@@ -71,6 +71,10 @@ class PausingFinder(importlib.abc.MetaPathFinder):
 def command(phase, study, address, storage, ready, terminal):
     """Be the command: it never returns."""
     os.setsid()
+    # The caller of the tests may ignore them, as `nohup` and a shell's background do.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     if phase == "terminal":
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
     os.dup2(terminal, 1)
