@@ -75,7 +75,7 @@ def test_data_that_change_after_the_plan_stop_every_process_before_its_first_ste
     load.cache_clear()
     with pytest.raises(ChangedError, match=r"data, train inputs: other values, float32 \[80, 5\] as before") as caught:
         run_pack(group(plan.trials, 2)[0], plan.spec.execution, plan.origin, place(str(tmp_path)))
-    assert "a file that the code reads; the code itself (identity_own.py, identity_own_helper.py) is a" in str(caught.value)
+    assert "the code itself (identity_own.py, identity_own_helper.py) is a snapshot" in str(caught.value)
     fault = problem_fault(plan.origin)  # what a node with other data says to the driver
     assert "data, train targets: int64 [80]" in fault
     assert fault.endswith("put the same on every node")
