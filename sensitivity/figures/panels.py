@@ -18,6 +18,8 @@ from sensitivity.figures.theme import Theme
 LINE = 17
 """Pixels of a line of a subtitle."""
 _TOP, _BOTTOM, _BETWEEN = 74, 92, 96
+_RIGHT, _CHARACTER = 24, 6.4
+"""Pixels: the right margin, and how wide a character of a subtitle is on average."""
 _LEADS: tuple[tuple[float, tuple[float, ...]], ...] = (
     (0.6, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)),
     (1.4, (1, 2, 5)),
@@ -47,7 +49,7 @@ class Panels:
     ) -> go.Figure:
         """Give the figure its title, the parts of its subtitle (the first states n) and its size, and return it."""
         width = max(560, panel_width * self.columns + 60)
-        lines = wrapped(subtitle, max(84, int(width / 6.6)))
+        lines = wrapped(subtitle, max(76, int((width - left - _RIGHT) / _CHARACTER)))
         below = any(
             "<br>" in (note.text or "") for note in self.figure.layout.annotations
         )  # a panel title of two lines
@@ -56,7 +58,7 @@ class Panels:
             template=theme.template(),
             title={"text": title, "subtitle": {"text": "<br>".join(lines)}},
             height=self.plot + top + _BOTTOM,
-            margin={"t": top, "b": _BOTTOM, "l": left, "r": 24},
+            margin={"t": top, "b": _BOTTOM, "l": left, "r": _RIGHT},
             meta={"min_width": width},
             hovermode="closest",
         )
