@@ -107,10 +107,10 @@ def test_a_grid_is_not_extended_on_other_data_or_code_and_the_difference_is_name
         return str(caught.value).splitlines()
 
     own.write_data(study.parent, 1)
-    first, *lines, mend = refusal()
+    first, *lines, fix = refusal()
     assert first == f"{directory.uri}: holds a different study named 'mine'"
     assert [line.split(":")[0].strip(" -") for line in lines] == ARRAYS
-    assert mend.startswith("  Put back what has changed, and it goes on; or give this one another name")
+    assert fix.startswith("  Put back what has changed, and it goes on; or give this one another name")
 
     own.write_data(study.parent, 0)
     edit(study, "identity_own_helper", "> 0", ">= 0")
