@@ -32,7 +32,6 @@ How sensitive is it
   ``compute_price_ratios -> PriceRatio``. ``draws``: which runs are draws, in which independent blocks; ``ratios``:
   Fieller's interval over blocks; ``betting``: tests that hold at any stop.
 * ``regions``: ``compute_regions -> RobustRegion`` an optimizer and batch size, in decades; ``volumes``,
-  ``coordinates``: how.
 * ``best_of_k``: ``compute_best_of_k -> BestOfK`` an optimizer and batch size, in trials and device-seconds.
 * ``lr_sensitivity``: ``compute_lr_sensitivity -> LrSensitivity`` an optimizer and batch size.
 * ``tuning``: ``compute_tuning -> Tuning`` an optimizer: one setting for all batch sizes, tunability, effective

@@ -22,6 +22,7 @@ from sensitivity.analysis.estimates import Caution
 from sensitivity.analysis.names import optimizer_name, parameter_name
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.axes import Axis
+from sensitivity.study.hyperparameters import LEARNING_RATE, rank
 
 Axes = Mapping[str, Axis]
 """Name of a hyperparameter -> what its values are drawn from."""
@@ -30,7 +31,6 @@ Parameters = tuple[tuple[str, float], ...]
 
 Design = Literal["grid", "drawn", "adaptive"]
 
-_PREFERRED = ("lr", "damping", "momentum", "weight_decay")
 _DRAWN = ("random", "sobol")
 
 NEAR_BOUND = 0.05
@@ -57,9 +57,7 @@ def varying(runs: pd.DataFrame) -> tuple[str, ...]:
     """Return the names of the hyperparameters that vary, lr first; lr if none does."""
     present = [str(name).removeprefix(PARAM_PREFIX) for name in runs if str(name).startswith(PARAM_PREFIX)]
     found = [name for name in present if len(levels(runs[PARAM_PREFIX + name])) > 1]
-    order = {name: place for place, name in enumerate(_PREFERRED)}
-    found.sort(key=lambda name: (order.get(name, len(order)), name))
-    return tuple(found) or ("lr",)
+    return tuple(sorted(found, key=rank)) or (LEARNING_RATE,)
 
 
 def levels(values: pd.Series[float]) -> tuple[float, ...]:

@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from sensitivity.analysis.coordinates import decades
 from sensitivity.analysis.designs import adaptive, design_of
 from sensitivity.analysis.estimates import Caution, Estimate, Floats
 from sensitivity.analysis.forest import forest_variances
@@ -32,10 +31,9 @@ from sensitivity.analysis.jackknife import Part, over_draws, over_seeds
 from sensitivity.analysis.names import at_batch_size
 from sensitivity.analysis.rates import OF_SEEDS
 from sensitivity.analysis.scores import ScoreTable, score_tables
+from sensitivity.study.hyperparameters import decades, ridge
 from sensitivity.study.metrics import MetricName
 
-ACROSS, ALONG = "lr / damping", "lr × damping"
-_RIDGE = ("lr", "damping")
 OF_FOREST = "the draw of configurations (jackknife)"
 FOREST = (
     "Of a forest's regression: shares of what it can explain, best with 100 draws or more. A cliff looks like a slope"
@@ -64,7 +62,8 @@ class Importance:
     shares: tuple[Share, ...]
     """Mains, then pairs, each in falling order."""
     ridge: tuple[Share, ...]
-    """What each ridge coordinate explains alone, where lr and damping vary; else empty. They need not add up to 1."""
+    """What each coordinate of a ridge explains alone, such as lr / damping (``ridge_names``), where both vary; else
+    empty. They need not add up to 1."""
     deviation: float
     """Standard deviation of the metric over the box: what the shares are of."""
     warnings: tuple[Caution, ...]
@@ -111,7 +110,8 @@ def _importance(table: ScoreTable, place: int, design: str) -> Importance:
         text = f"{where}: the grid has holes (failed or waiting runs), so its variance can't be split. Finish it."
         return replace(empty, refused=Caution(code="incomplete", text=text))
     x = _positions(table)
-    ridge = set(_RIDGE) <= set(table.names)
+    pair = ridge(table.names)
+    lines = [table.names.index(name) for name in pair] if pair else []
     if design == "grid":
         shape = tuple(len(values) for values in levels)
         cells = np.ravel_multi_index(
@@ -120,7 +120,7 @@ def _importance(table: ScoreTable, place: int, design: str) -> Importance:
         grid = np.empty_like(scores)
         grid[:, cells] = scores
         parts = over_seeds(lambda rows: grid_variances(rows.reshape(-1, *shape)), grid)
-        across = over_seeds(lambda rows: _ridge_variances(table.names, x, rows), scores) if ridge else []
+        across = over_seeds(lambda rows: _ridge_variances(x[:, lines], rows), scores) if pair else []
         note = Caution(
             code="grid",
             text="Exact on the grid's points, which are weighed alike; the interval covers seed noise only.",
@@ -128,7 +128,7 @@ def _importance(table: ScoreTable, place: int, design: str) -> Importance:
     else:
         mean = scores.mean(axis=0, keepdims=True)
         parts = over_draws(forest_variances, x, mean)
-        across = over_draws(lambda at, rows: _ridge_variances(table.names, at, rows), x, mean) if ridge else []
+        across = over_draws(lambda at, rows: _ridge_variances(at[:, lines], rows), x, mean) if pair else []
         note = Caution(code="forest", text=FOREST)
     noisy = () if design != "grid" or len(scores) > 1 else (SINGLE,)
     n, of = (len(scores), "seeds") if design == "grid" else (scores.shape[1], "configurations")
@@ -136,7 +136,7 @@ def _importance(table: ScoreTable, place: int, design: str) -> Importance:
         empty,
         method="exact" if design == "grid" else "forest",
         shares=_shares(parts, table.names, n, of),
-        ridge=_shares(across, (ACROSS, ALONG), n, of) if ridge else (),
+        ridge=_shares(across, ridge_names(pair), n, of) if pair else (),
         deviation=float(scores.mean(axis=0).std()),
         warnings=(*table.warnings(), note, *noisy),
     )
@@ -170,17 +170,23 @@ def grid_variances(grid: Floats) -> dict[tuple[int, ...], Floats]:
     return {(): marginal(tuple(dimensions)), **mains, **pairs}
 
 
-def _ridge_variances(names: tuple[str, ...], x: Floats, scores: Floats) -> dict[tuple[int, ...], Floats]:
-    """Return the variance that lr / damping alone explains, and lr times damping alone, as `grid_variances` does.
+def ridge_names(pair: tuple[str, str]) -> tuple[str, str]:
+    """Return what the coordinates across and along the ridge of two hyperparameters are called."""
+    return f"{pair[0]} / {pair[1]}", f"{pair[0]} × {pair[1]}"
+
+
+def _ridge_variances(x: Floats, scores: Floats) -> dict[tuple[int, ...], Floats]:
+    """Return the variance that the ratio of two hyperparameters alone explains, and their product alone.
+
+    `x` [configurations, 2] is in decades; the variances are as of `grid_variances`.
 
     The box, turned by 45 degrees, is no box any more, so these are shares of one coordinate each, whatever the other
     does there, and need not add up to one.
     """
-    lr, damping = (x[:, names.index(name)] for name in _RIDGE)
     return {
         (): scores.var(axis=1),
-        (0,): explained(lr - damping, scores),
-        (1,): explained(lr + damping, scores),
+        (0,): explained(x[:, 0] - x[:, 1], scores),
+        (1,): explained(x[:, 0] + x[:, 1], scores),
     }
 
 

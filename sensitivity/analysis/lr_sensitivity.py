@@ -17,6 +17,7 @@ from sensitivity.analysis.designs import Parameters
 from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
 from sensitivity.analysis.names import at_batch_size
 from sensitivity.analysis.scores import ScoreTable, score_tables
+from sensitivity.study.hyperparameters import LEARNING_RATE
 from sensitivity.study.metrics import MetricName
 
 WINDOW = 1.0
@@ -55,9 +56,13 @@ def compute_lr_sensitivity(
 def _sensitivity(table: ScoreTable, place: int, window: float) -> LrSensitivity:
     scores = np.minimum(table.scores[place], table.untrained)
     best = int(scores.mean(axis=0).argmin())
-    rest = [column for column, name in enumerate(table.names) if name != "lr"]
+    rest = [column for column, name in enumerate(table.names) if name != LEARNING_RATE]
     line = np.flatnonzero((table.settings[:, rest] == table.settings[best, rest]).all(axis=1))
-    lr = table.settings[:, table.names.index("lr")] if "lr" in table.names else np.full(len(table.settings), np.nan)
+    lr = (
+        table.settings[:, table.names.index(LEARNING_RATE)]
+        if LEARNING_RATE in table.names
+        else np.full(len(table.settings), np.nan)
+    )
     line = line[np.argsort(lr[line])]
     result = LrSensitivity(
         optimizer=table.optimizer,
@@ -66,7 +71,7 @@ def _sensitivity(table: ScoreTable, place: int, window: float) -> LrSensitivity:
         window=window,
         sensitivity=Estimate(value=math.nan),
         lr=float(lr[best]),
-        fixed=tuple(pair for pair in table.parameters(best) if pair[0] != "lr"),
+        fixed=tuple(pair for pair in table.parameters(best) if pair[0] != LEARNING_RATE),
     )
     where = at_batch_size(table.optimizer, result.batch_size)
     if len(np.unique(lr[line])) < 3:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from sensitivity.study.hyperparameters import hyperparameter
+
 _OPTIMIZERS = {"kfac": "K-FAC", "sgd": "SGD"}
-_PARAMETERS = {"lr": "learning rate", "weight_decay": "weight decay"}
 
 
 def optimizer_name(name: str) -> str:
@@ -16,7 +17,7 @@ def optimizer_name(name: str) -> str:
 
 def parameter_name(name: str) -> str:
     """Return a hyperparameter's name as it is read."""
-    return _PARAMETERS.get(name, name.replace("_", " "))
+    return hyperparameter(name).label
 
 
 def at_batch_size(optimizer: str, batch_size: int) -> str:

@@ -26,7 +26,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from sensitivity.analysis.coordinates import decades
 from sensitivity.analysis.designs import Edge, Parameters, adaptive, design_of, varying
 from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
 from sensitivity.analysis.intervals import wilson
@@ -36,6 +35,7 @@ from sensitivity.analysis.outcomes import OBSERVED, counted_values, untrained_va
 from sensitivity.analysis.rates import OF_DRAWS, OF_SEEDS, best_values
 from sensitivity.analysis.volumes import volume_below_zero
 from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.hyperparameters import decades
 from sensitivity.study.metrics import METRICS, MetricName
 from sensitivity.study.results import Status
 

@@ -1,7 +1,7 @@
 """What to do about winners on the edge of what was looked at: the edit of the study file, and what it costs.
 
 A grid gets one further value beyond each edge, as far from the last as its neighbour is, and keeps the cells that it
-has. A box gets one more decade (``coordinates``), and all its draws are made anew. Runs are priced at what those of the
+has. A box gets one more decade, and all its draws are made anew. Runs are priced at what those of the
 same optimizer and batch size took.
 """
 
@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from sensitivity.analysis.coordinates import decades, from_decades
 from sensitivity.analysis.designs import Edge, levels
 from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.outcomes import OBSERVED
 from sensitivity.analysis.remedies import Remedy
 from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.section import CONFIRMATION_SEEDS
 
 
@@ -68,16 +68,18 @@ def _longer(parameter: str, values: Sequence[float], sides: Iterable[str]) -> li
 
 def _beyond(parameter: str, end: float, neighbour: float) -> float:
     """Return the value as far from `end` as its neighbour is on the other side, in decades where it has some."""
-    at_end, beside = decades(parameter, [end, neighbour])
+    declared = hyperparameter(parameter)
+    at_end, beside = declared.decades([end, neighbour])
     if not math.isnan(at_end + beside):
-        return from_decades(parameter, float(2 * at_end - beside))
+        return declared.from_decades(float(2 * at_end - beside))
     return 2 * end - neighbour if end > neighbour else end / 2
 
 
 def _further(parameter: str, bound: float, other: float, direction: float) -> float:
     """Return the bound of an interval moved outward by a decade, or by half of its width where it has no decades."""
-    at = float(decades(parameter, bound))
-    if not math.isnan(at) and (moved := from_decades(parameter, at + direction)) >= 0:
+    declared = hyperparameter(parameter)
+    at = float(declared.decades(bound))
+    if not math.isnan(at) and (moved := declared.from_decades(at + direction)) >= 0:
         return moved
     return max(bound + direction * abs(bound - other) / 2, 0.0)
 

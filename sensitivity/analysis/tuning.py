@@ -21,12 +21,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from sensitivity.analysis.coordinates import decades
 from sensitivity.analysis.designs import Parameters, adaptive, design_of
 from sensitivity.analysis.estimates import Caution, Estimate, mean_over_seeds, refuse
 from sensitivity.analysis.honest import widening
 from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.scores import ScoreTable, score_tables
+from sensitivity.study.hyperparameters import decades
 from sensitivity.study.metrics import MetricName
 
 PEAK = 0.95

@@ -11,15 +11,13 @@ import plotly.graph_objects as go
 from sensitivity.analysis.designs import Edge
 from sensitivity.figures.labels import number, parameter_label
 from sensitivity.figures.theme import Theme
-
-_LINEAR = ("momentum",)
-"""Hyperparameters that are read on a linear axis however far they span."""
+from sensitivity.study.hyperparameters import hyperparameter
 
 
 def style_axis(update: Callable[..., Any], parameter: str, values: Sequence[float], row: int, column: int) -> None:
     """Give an axis through `update` the type, range and ticks that suit `values` of a hyperparameter."""
     low, high = min(values), max(values)
-    log = low > 0 and parameter not in _LINEAR and (high == low or high >= 10 * low)
+    log = low > 0 and hyperparameter(parameter).scale == "log" and (high == low or high >= 10 * low)
     ends = [math.log10(low), math.log10(high)] if log else [low, high]
     margin = 0.06 * (ends[1] - ends[0]) or 0.5
     bounds = [ends[0] - margin, ends[1] + margin]

@@ -1,4 +1,4 @@
-"""Which hyperparameters matter, as bars with intervals; and K-FAC's ridge of learning rate and damping."""
+"""Which hyperparameters matter, as bars with intervals; and the ridge of a learning rate and what divides it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from sensitivity.analysis.estimates import Estimate
-from sensitivity.analysis.importance import ACROSS, Importance
+from sensitivity.analysis.importance import Importance, ridge_names
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.labels import (
@@ -25,6 +25,7 @@ from sensitivity.figures.panels import log_axis, make_panels
 from sensitivity.figures.scales import Scale, map_scale
 from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.figures.traces import whiskers
+from sensitivity.study.hyperparameters import ridge
 from sensitivity.study.metrics import METRICS
 
 _MOST_BARS = 10
@@ -124,16 +125,18 @@ def _label(names: tuple[str, ...]) -> str:
 
 
 def draw_ridge(maps: Sequence[RobustnessMap], importances: Sequence[Importance], *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw every cell's metric over lr / damping, across the ridge; one panel a batch size, colour is the damping.
+    """Draw every cell's metric over x / y, across the ridge of its plane; one panel a batch size, colour is y.
 
     Raises:
-        NothingToDrawError: no map over learning rate and damping with a measured cell.
+        NothingToDrawError: no map over two hyperparameters that make a ridge with a measured cell.
     """
-    planes = [map_ for map_ in maps if (map_.x_name, map_.y_name) == ("lr", "damping") and map_.best is not None]
+    planes = [map_ for map_ in maps if has_ridge(map_)]
     if not planes:
-        raise NothingToDrawError("draw_ridge needs a map over learning rate and damping")
+        raise NothingToDrawError("draw_ridge needs a map over a learning rate and what divides it")
+    x_name, y_name = planes[0].x_name, str(planes[0].y_name)
+    across = ridge_names((x_name, y_name))[0]
     scale = map_scale(planes)
-    explained = _explained(importances, planes[0].optimizer)
+    explained = _explained(importances, planes[0].optimizer, x_name, across)
     cells = [cell for map_ in planes for cell in map_.cells if cell.state == "measured"]
     panels = make_panels(len(planes), columns=4, height=270)
     for (row, column), map_ in zip(panels.places(), planes, strict=True):
@@ -161,7 +164,7 @@ def draw_ridge(maps: Sequence[RobustnessMap], importances: Sequence[Importance],
             panels.figure, f"batch size {map_.batch_size:,}", row, column, below=explained.get(map_.batch_size, "")
         )
     ratios = [cell.x / cell.y for map_ in planes for cell in map_.cells]
-    panels.figure.update_xaxes(**log_axis(ratios), title_text="learning rate / damping")
+    panels.figure.update_xaxes(**log_axis(ratios), title_text=f"{parameter_label(x_name)} / {parameter_label(y_name)}")
     panels.figure.update_yaxes(tickvals=scale.tickvals, ticktext=scale.ticktext)
     panels.figure.update_yaxes(title_text=planes[0].metric.label, col=1)
     decades = [math.log10(cell.y) for cell in cells]
@@ -170,7 +173,7 @@ def draw_ridge(maps: Sequence[RobustnessMap], importances: Sequence[Importance],
         coloraxis={
             "colorscale": "Cividis",
             "colorbar": {
-                "title": {"text": "damping<br> "},
+                "title": {"text": f"{parameter_label(y_name)}<br> "},
                 "tickvals": ticks,
                 "ticktext": [number(10.0**tick) for tick in ticks],
             },
@@ -178,18 +181,24 @@ def draw_ridge(maps: Sequence[RobustnessMap], importances: Sequence[Importance],
     )
     return panels.finish(
         theme,
-        f"{optimizer_label(planes[0].optimizer)}: {planes[0].metric.label} across the lr–damping ridge",
-        [map_counts(planes), "the closer the points lie to one curve, the more lr / damping alone decides"],
+        f"{optimizer_label(planes[0].optimizer)}: {planes[0].metric.label} across the {x_name}–{y_name} ridge",
+        [map_counts(planes), f"the closer the points lie to one curve, the more {across} alone decides"],
         panel_width=270,
     )
 
 
-def _explained(importances: Sequence[Importance], optimizer: str) -> Mapping[int, str]:
+def has_ridge(map_: RobustnessMap) -> bool:
+    """Whether a map is over two hyperparameters that make a ridge, with a measured cell."""
+    plane = (map_.x_name, map_.y_name or "")
+    return ridge(plane) == plane and map_.best is not None
+
+
+def _explained(importances: Sequence[Importance], optimizer: str, x_name: str, across: str) -> Mapping[int, str]:
     said = {}
     for importance in importances:
         if importance.optimizer == optimizer and importance.refused is None and importance.ridge:
-            across, lr = importance.share_of(ACROSS), importance.share_of("lr")
-            said[importance.batch_size] = f"explained by it: {across.value:.0%} · by lr: {lr.value:.0%}"
+            both, alone = importance.share_of(across).value, importance.share_of(x_name).value
+            said[importance.batch_size] = f"explained by it: {both:.0%} · by {x_name}: {alone:.0%}"
     return said
 
 

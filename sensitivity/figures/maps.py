@@ -30,6 +30,7 @@ from sensitivity.figures.points import add_points
 from sensitivity.figures.profile import add_profile
 from sensitivity.figures.scales import Scale, map_scale
 from sensitivity.figures.theme import LIGHT, Theme
+from sensitivity.study.hyperparameters import hyperparameter
 
 _PANELS_A_ROW = 4
 _FEWER = range(7, 11)
@@ -75,8 +76,8 @@ def draw_maps(maps: Sequence[RobustnessMap], *, theme: Theme = LIGHT, scale: Sca
         below = position + columns >= len(maps)
         figure.update_xaxes(title_text=parameter_label(first.x_name) if below else None, row=row, col=column)
     if first.y_name is not None:
-        minus = "1 − " if first.y_name == "momentum" and not first.is_grid else ""
-        figure.update_yaxes(title_text=minus + parameter_label(first.y_name), col=1)
+        label = parameter_label(first.y_name) if first.is_grid else safe(hyperparameter(first.y_name).coordinate_label)
+        figure.update_yaxes(title_text=label, col=1)
         figure.update_coloraxes(
             cmin=scale.bottom,
             cmax=scale.top,

@@ -17,6 +17,7 @@ from sensitivity.figures.labels import count, number, optimizer_label, parameter
 from sensitivity.figures.nothing import NothingToDrawError
 from sensitivity.figures.panels import log_axis, make_panels
 from sensitivity.figures.theme import LIGHT, Theme
+from sensitivity.study.hyperparameters import hyperparameter
 
 
 def draw_planes(
@@ -38,14 +39,14 @@ def draw_planes(
     height = min(max(26 * len(first.y_values), 200), 340)
     panels = make_panels(len(planes), columns=4, height=height)
     shown: set[str] = set()
-    xs = [_place(x_name, cell.x) for plane in planes for cell in plane.cells]
-    ys = [_place(y_name, cell.y) for plane in planes for cell in plane.cells]
+    xs = [hyperparameter(x_name).coordinate(cell.x) for plane in planes for cell in plane.cells]
+    ys = [hyperparameter(y_name).coordinate(cell.y) for plane in planes for cell in plane.cells]
     for (row, column), plane in zip(panels.places(), planes, strict=True):
         for name, marker, cells in _glyphs(plane, theme):
             panels.figure.add_trace(
                 go.Scatter(
-                    x=[_place(x_name, cell.x) for cell in cells],
-                    y=[_place(y_name, cell.y) for cell in cells],
+                    x=[hyperparameter(x_name).coordinate(cell.x) for cell in cells],
+                    y=[hyperparameter(y_name).coordinate(cell.y) for cell in cells],
                     mode="markers",
                     name=name,
                     showlegend=name not in shown,
@@ -61,8 +62,8 @@ def draw_planes(
         if x_name in settings and y_name in settings:
             panels.figure.add_trace(
                 go.Scatter(
-                    x=[_place(x_name, settings[x_name])],
-                    y=[_place(y_name, settings[y_name])],
+                    x=[hyperparameter(x_name).coordinate(settings[x_name])],
+                    y=[hyperparameter(y_name).coordinate(settings[y_name])],
                     mode="markers",
                     name="fastest to the target",
                     showlegend="best" not in shown,
@@ -83,9 +84,9 @@ def draw_planes(
         add_panel_title(
             panels.figure, f"batch size {plane.batch_size:,}", row, column, below=f"{reached:,} of {n:,} reached"
         )
-    panels.figure.update_xaxes(**_axis(x_name, xs), title_text=_label(x_name))
+    panels.figure.update_xaxes(**_axis(x_name, xs), title_text=safe(hyperparameter(x_name).coordinate_label))
     panels.figure.update_yaxes(**_axis(y_name, ys))
-    panels.figure.update_yaxes(title_text=_label(y_name), col=1)
+    panels.figure.update_yaxes(title_text=safe(hyperparameter(y_name).coordinate_label), col=1)
     planned, n = (sum(getattr(cell, name) for plane in planes for cell in plane.cells) for name in ("planned", "n"))
     pooled = f"pooled over {', '.join(parameter_label(name) for name in first.pooled)}" if first.pooled else ""
     return panels.finish(
@@ -94,14 +95,6 @@ def draw_planes(
         [f"n = {count(n, 'run')} with a result of {planned:,} planned", "a glyph is a configuration", pooled],
         panel_width=250,
     )
-
-
-def _place(name: str, value: float) -> float:
-    return 1.0 - value if name == "momentum" else value
-
-
-def _label(name: str) -> str:
-    return "1 − momentum" if name == "momentum" else parameter_label(name)
 
 
 def _axis(name: str, values: Sequence[float]) -> dict[str, object]:

@@ -15,6 +15,7 @@ from sensitivity.figures.axes import add_extend_mark, style_axis
 from sensitivity.figures.labels import cell_hover
 from sensitivity.figures.scales import Scale
 from sensitivity.figures.theme import Theme
+from sensitivity.study.hyperparameters import hyperparameter
 
 
 def add_points(
@@ -28,10 +29,8 @@ def add_points(
     columns: int,
 ) -> None:
     """Add the points of `map_` to a panel; `shown` holds the legend's entries so far, and grows."""
-    flipped = map_.y_name == "momentum"
-
-    def height(value: float) -> float:
-        return 1 - value if flipped else value
+    declared = hyperparameter(map_.y_name or "")
+    flipped = declared.scale == "one_minus"
 
     def add(cells: Sequence[Cell], name: str, **marker: object) -> None:
         if not cells:
@@ -39,7 +38,7 @@ def add_points(
         figure.add_trace(
             go.Scatter(
                 x=[cell.x for cell in cells],
-                y=[height(cell.y) for cell in cells],
+                y=[declared.coordinate(cell.y) for cell in cells],
                 mode="markers",
                 name=name,
                 showlegend=name not in shown and "coloraxis" not in marker,
@@ -85,14 +84,14 @@ def add_points(
         add([map_.best_cell], "best", symbol="star", size=10, color="#ffffff", line={"width": 1.2, "color": "#000000"})
         for edge in map_.edges:
             if edge.parameter == map_.x_name:
-                at = height(map_.best_cell.y)
+                at = declared.coordinate(map_.best_cell.y)
                 add_extend_mark(figure, edge, edge.value, at, theme, row, column, along_x=True)
             elif edge.parameter == map_.y_name:
                 seen = replace(edge, side="low" if edge.side == "high" else "high") if flipped else edge
-                at = height(edge.value)
+                at = declared.coordinate(edge.value)
                 add_extend_mark(figure, seen, map_.best_cell.x, at, theme, row, column, along_x=False)
     ends = {name: [edge.value for edge in map_.edges if edge.parameter == name] for name in (map_.x_name, map_.y_name)}
-    xs, ys = [cell.x for cell in map_.cells], [height(cell.y) for cell in map_.cells]
+    xs, ys = [cell.x for cell in map_.cells], [declared.coordinate(cell.y) for cell in map_.cells]
     style_axis(figure.update_xaxes, map_.x_name, xs + ends[map_.x_name], row, column)
-    beyond = [height(value) for value in ends[map_.y_name]]
+    beyond = [declared.coordinate(value) for value in ends[map_.y_name]]
     style_axis(figure.update_yaxes, "" if flipped else map_.y_name or "", ys + beyond, row, column)

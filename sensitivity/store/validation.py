@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sensitivity.store.schema import PARAM_PREFIX, PHASE_PREFIX
-from sensitivity.study.arms import RANGES
+from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.results import Status
 from sensitivity.study.spec import StudySpec
 
@@ -284,9 +284,8 @@ def _param_fault(column: pa.ChunkedArray, own: _Mask, param: str, optimizer: str
         bad = own & ~np.isnan(values)
         allowed = f"empty: optimizer {optimizer} has no {param}"
     else:
-        words, low, low_allowed, high = RANGES[param]
-        inside = ((values >= low) if low_allowed else (values > low)) & (values < high)
-        bad, allowed = own & ~inside, words
+        declared = hyperparameter(param)
+        bad, allowed = own & ~declared.allows(values), declared.allowed or "a number"
     if not bad.any():
         return None
     row = int(bad.argmax())

@@ -13,16 +13,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sensitivity.study.axes import Axis, AxisField
+from sensitivity.study.hyperparameters import HYPERPARAMETERS
 from sensitivity.study.section import MOST_SAMPLES, Count, Section, Seed
-
-RANGES: dict[str, tuple[str, float, bool, float]] = {
-    # name: (what is allowed, lower bound, whether the bound itself is allowed, exclusive upper bound)
-    "lr": ("> 0", 0.0, False, float("inf")),
-    "damping": ("> 0", 0.0, False, float("inf")),
-    "momentum": (">= 0 and < 1", 0.0, True, 1.0),
-    "weight_decay": (">= 0", 0.0, True, float("inf")),
-}
-
 
 SEARCHES = ("tpe", "gp", "cmaes", "nsga2")
 """The designs whose next configurations depend on the results of earlier ones."""
@@ -71,16 +63,16 @@ class Arm(Section):
             )
         return value
 
-    @field_validator("lr", "damping", "momentum", "weight_decay", check_fields=False)
+    @field_validator(*HYPERPARAMETERS, check_fields=False)
     @classmethod
     def _axis_fits(cls, axis: Axis, info: ValidationInfo) -> Axis:
-        allowed, low, low_allowed, high = RANGES[str(info.field_name)]
-        bad = [v for v in axis.bounds() if v < low or (v == low and not low_allowed) or v >= high]
+        declared = HYPERPARAMETERS[str(info.field_name)]
+        bad = [value for value in axis.bounds() if not declared.allows(value)]
         if bad:
             raise PydanticCustomError(
                 "range",
                 "{name} must be {allowed}; got {bad}",
-                {"name": info.field_name, "allowed": allowed, "bad": f"{bad[0]:g}"},
+                {"name": info.field_name, "allowed": declared.allowed, "bad": f"{bad[0]:g}"},
             )
         design = info.data.get("design")
         if axis.scale != "values" and design == "grid" and axis.points is None:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sensitivity.study.arms import RANGES, Arm
+from sensitivity.study.arms import Arm
+from sensitivity.study.hyperparameters import HYPERPARAMETERS
 
 Configuration = tuple[tuple[str, float], ...]
 
@@ -44,7 +45,7 @@ def configurations(arm: Arm, seed: int = 0) -> tuple[Configuration, ...]:
 def _quantiles(arm: Arm, seed: int, names: Sequence[str]) -> NDArray[np.float64]:
     """Return where on their axes the hyperparameters `names` are drawn: [samples, names], from 0 to 1."""
     count = arm.samples or 0
-    order = (*RANGES, *(name for name in arm.axes() if name not in RANGES))  # the same in every arm
+    order = (*HYPERPARAMETERS, *(name for name in arm.axes() if name not in HYPERPARAMETERS))  # the same in every arm
     places = [order.index(name) for name in names]
     if arm.design == "random":
         streams = [np.random.default_rng([arm.design_seed, seed, place]) for place in places]

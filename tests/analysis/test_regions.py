@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from sensitivity.analysis.coordinates import decades, from_decades
 from sensitivity.analysis.regions import compute_regions
 from sensitivity.analysis.volumes import volume_below_zero
+from sensitivity.study.hyperparameters import hyperparameter
 
 METRIC = "train_loss"
 
@@ -197,11 +197,12 @@ def test_adaptive_samples_are_refused(plain):
 
 
 def test_momentum_is_measured_by_its_reach(plain):
-    assert decades("momentum", [0.0, 0.9, 0.99]) == pytest.approx([0, 1, 2])
-    assert decades("lr", [0.1, 10]) == pytest.approx([-1, 1])
-    assert np.isnan(decades("weight_decay", [0.0])).all()
+    assert hyperparameter("momentum").decades([0.0, 0.9, 0.99]) == pytest.approx([0, 1, 2])
+    assert hyperparameter("lr").decades([0.1, 10]) == pytest.approx([-1, 1])
+    assert np.isnan(hyperparameter("weight_decay").decades([0.0])).all()
     for name, value in (("momentum", 0.95), ("damping", 3e-4)):
-        assert from_decades(name, float(decades(name, value))) == pytest.approx(value)
+        declared = hyperparameter(name)
+        assert declared.from_decades(float(declared.decades(value))) == pytest.approx(value)
     rows = [plain.row(final=0.1, lr=0.1 * 10**k, momentum=m) for k in range(3) for m in (0.0, 0.9, 0.99)]
     (region,) = compute_regions(*plain.tables(rows), METRIC, target=0.3)
     assert region.volume.value == pytest.approx(4)

@@ -12,7 +12,7 @@ from sensitivity.analysis.best_of_k import compute_best_of_k
 from sensitivity.analysis.cost import compute_cost
 from sensitivity.analysis.draws import Draws
 from sensitivity.analysis.estimates import Estimate
-from sensitivity.analysis.importance import ACROSS, compute_importance
+from sensitivity.analysis.importance import compute_importance
 from sensitivity.analysis.lr_sensitivity import compute_lr_sensitivity
 from sensitivity.analysis.maps import compute_maps
 from sensitivity.analysis.price import compute_prices
@@ -325,7 +325,7 @@ def test_importance_bars_are_the_shares_with_their_whiskers(results):
     first = results.importance[0]
     bar = named(figure, "batch size 32")[0]
     where = list(bar.y).index("lr / damping")
-    share = first.share_of(ACROSS)
+    share = first.share_of("lr / damping")
     assert bar.x[where] == share.value
     assert bar.error_x.array[where] == pytest.approx(share.interval[1] - share.value)
 
@@ -336,7 +336,7 @@ def test_the_ridge_has_every_cell_at_its_ratio(results):
     measured = [cell for cell in plane.cells if cell.state == "measured"]
     assert list(figure.data[0].x) == [cell.x / cell.y for cell in measured]
     assert "explained by it" in figure.layout.annotations[0].text
-    with pytest.raises(ValueError, match="damping"):
+    with pytest.raises(ValueError, match="divides"):
         draw_ridge([map_ for map_ in results.maps if map_.optimizer == "sgd"], ())
 
 

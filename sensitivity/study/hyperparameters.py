@@ -1,0 +1,109 @@
+"""Hyperparameters declare themselves once: their names in words, what they may be, and the scale they are compared on.
+
+Study files, stored tables, analysis, figures, pages and forms read the declarations. A hyperparameter that isn't
+declared here is a number of any size, in its own name, compared in decades.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+LEARNING_RATE = "lr"
+
+Scale = Literal["log", "one_minus"]
+"""In which coordinate equal distances mean equal changes: log10(value), or -log10(1 - value)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameter:
+    """A number of an optimizer that may differ between the members of a pack."""
+
+    name: str
+    label: str
+    """As it is read in sentences."""
+    low: float = -math.inf
+    low_allowed: bool = True
+    high: float = math.inf
+    """Never allowed itself."""
+    scale: Scale = "log"
+    """log: learning rate, damping, weight decay. one_minus: averages over time such as momentum m, whose reach in steps
+    is 1 / (1 - m), so that 0.9 and 0.99 are a decade apart."""
+    divides: str | None = None
+    """The hyperparameter that it divides where it is large: a step with damping d and learning rate lr tends to
+    lr / d times the gradient. Results then lie along a ridge of their ratio."""
+
+    @property
+    def allowed(self) -> str:
+        """The range in words, such as ">= 0 and < 1"; empty where any number is allowed."""
+        parts = []
+        if self.low > -math.inf:
+            parts.append(f"{'>=' if self.low_allowed else '>'} {self.low:g}")
+        if self.high < math.inf:
+            parts.append(f"< {self.high:g}")
+        return " and ".join(parts)
+
+    def allows(self, values: ArrayLike) -> NDArray[np.bool_]:
+        """Return which of `values` lie in the range; NaN doesn't."""
+        array = np.asarray(values, dtype=float)
+        above = array >= self.low if self.low_allowed else array > self.low
+        return np.asarray(above & (array < self.high))
+
+    @property
+    def coordinate_label(self) -> str:
+        """What a logarithmic axis of it shows: the name itself, or 1 − it."""
+        return f"1 − {self.label}" if self.scale == "one_minus" else self.label
+
+    def coordinate(self, value: float) -> float:
+        """Return what stands on a logarithmic axis: `value`, or 1 - `value`."""
+        return 1.0 - value if self.scale == "one_minus" else value
+
+    def decades(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Return `values` in decades, rising with them; NaN where they have none, as log10(0)."""
+        array = np.asarray(values, dtype=float)
+        positive = 1.0 - array if self.scale == "one_minus" else array
+        found = np.log10(np.where(positive > 0, positive, np.nan))
+        return -found if self.scale == "one_minus" else found
+
+    def from_decades(self, value: float) -> float:
+        """Return the value at `value` decades."""
+        return 1.0 - math.pow(10.0, -value) if self.scale == "one_minus" else math.pow(10.0, value)
+
+
+HYPERPARAMETERS: dict[str, Hyperparameter] = {
+    declared.name: declared
+    for declared in (
+        Hyperparameter(name=LEARNING_RATE, label="learning rate", low=0.0, low_allowed=False),
+        Hyperparameter(name="damping", label="damping", low=0.0, low_allowed=False, divides=LEARNING_RATE),
+        Hyperparameter(name="momentum", label="momentum", low=0.0, high=1.0, scale="one_minus"),
+        Hyperparameter(name="weight_decay", label="weight decay", low=0.0),
+    )
+}
+"""By name, in the order in which axes, columns and forms have them. A new one is appended: the place of each decides
+which random numbers its draws come from."""
+
+
+def hyperparameter(name: str) -> Hyperparameter:
+    """Return the declaration of a hyperparameter, or what holds of one that isn't declared."""
+    return HYPERPARAMETERS.get(name) or Hyperparameter(name=name, label=name.replace("_", " "))
+
+
+def decades(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """Return `values` of a hyperparameter in decades, as it declares them."""
+    return hyperparameter(name).decades(values)
+
+
+def ridge(names: Collection[str]) -> tuple[str, str] | None:
+    """Return the first of `names` that divides another one, after that one; None where none does."""
+    pairs = ((str(hyperparameter(name).divides), name) for name in sorted(names, key=rank))
+    return next((pair for pair in pairs if pair[0] in names), None)
+
+
+def rank(name: str) -> tuple[int, str]:
+    """Return a key that sorts hyperparameters: declared ones in their order, then the others by name."""
+    return list(HYPERPARAMETERS).index(name) if name in HYPERPARAMETERS else len(HYPERPARAMETERS), name
