@@ -30,7 +30,7 @@ Slot = Literal["a", "b"]
 
 _NAME = re.compile(r"[^/\\\x00-\x1f]{1,255}")
 _ID = re.compile(r"[0-9a-f]{16}")
-_HYPERPARAMETERS = re.compile(r"[a-z_]{1,40}")
+_HYPERPARAMETERS = re.compile(r"[A-Za-z_]\w{0,39}")
 
 
 @dataclass(frozen=True, order=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -77,11 +78,7 @@ def _oracle_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
             "execution.micro_batch: the noise of the noisy quadratic is drawn a batch at a time; remove it, or give "
             "problem.ghost_batch"
         )
-    return mistakes + [
-        f"optimizers.{name}.kl_clip: the noisy quadratic's K-FAC has the exact curvature and no clip; remove it"
-        for name, arm in spec.optimizers.items()
-        if arm.kind == "kfac" and arm.kl_clip is not None
-    ]
+    return mistakes
 
 
 def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
@@ -117,14 +114,25 @@ def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
                 return [f"{where}: the loss of the untrained network is {loss.item()} on {split} examples"]
             if split == "training":
                 loss.sum().backward()  # type: ignore[no-untyped-call]
-    if layers_of(model) or problem.curvature is not None:
-        return []
-    return [
-        f"optimizers.{name}: K-FAC covers no layer of {spec.problem.model}; it covers Linear, Conv1d, Conv2d and "
-        "Embedding layers that train. Use another model, or leave this optimizer out"
-        for name, arm in spec.optimizers.items()
-        if arm.kind == "kfac"
-    ]
+    return list(_optimizer_mistakes(spec, problem, model))
+
+
+def _optimizer_mistakes(spec: StudySpec, problem: Problem, model: nn.Module) -> Iterator[str]:
+    """Yield which optimizers have nothing to work with on this problem."""
+    for name, arm in spec.optimizers.items():
+        if arm.kind == "newton" and problem.curvature is None:
+            yield (
+                f'optimizers.{name}.kind: "newton" needs the exact curvature, which the noisy quadratic alone has; '
+                'take "kfac"'
+            )
+        if arm.kind == "kfac" and not layers_of(model):
+            fix = "Use another model, or leave this optimizer out"
+            if problem.curvature is not None:
+                fix = 'Give kind = "newton", K-FAC with the exact curvature'
+            yield (
+                f"optimizers.{name}: K-FAC covers no layer of {spec.problem.model}; it covers Linear, Conv1d, Conv2d "
+                f"and Embedding layers that train. {fix}"
+            )
 
 
 def _batch_coupled(model: nn.Module) -> str:

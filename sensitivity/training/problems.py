@@ -66,7 +66,7 @@ class Problem:
     shipped: bool = False
     """Whether the model is one of this product's, which is known to do the same in every pass."""
     curvature: Mapping[str, Tensor] | None = None
-    """The exact diagonal curvature by parameter, where it is known: K-FAC then is idealised, and uses it."""
+    """The exact diagonal curvature by parameter, where it is known: Newton's method uses it."""
 
 
 def load_problem(

@@ -9,22 +9,23 @@ import torch
 from torch import Tensor
 
 from sensitivity.kfac import Capture
+from sensitivity.optimizers.contract import Networks
+from sensitivity.optimizers.pack import PackOptimizer
 from sensitivity.study.trials import Pack
 from sensitivity.training.batches import MicroBatch
-from sensitivity.training.optimizers import PackedSGD, PackOptimizer
-from sensitivity.training.packed_kfac import PackedKFAC
 from sensitivity.training.packed_model import LayerCall, PackedModel
-from sensitivity.training.packed_newton import PackedNewton
 from sensitivity.training.problems import Problem
 
 
 def make_optimizer(pack: Pack, model: PackedModel, problem: Problem) -> PackOptimizer:
-    """Return the optimizer of a pack's arm for its networks; K-FAC is idealised where the curvature is known."""
-    if pack.trials[0].settings["kind"] == "sgd":
-        return PackedSGD(pack.trials, model)
-    if problem.curvature is not None:
-        return PackedNewton(pack.trials, model, problem.curvature)
-    return PackedKFAC(pack.trials, model)
+    """Return the optimizer of a pack's arm for its networks."""
+    networks = Networks(
+        network=model.network,
+        batch_size=pack.batch_size,
+        gradients_are_products=model.gradients_are_products,
+        curvature=problem.curvature,
+    )
+    return PackOptimizer(pack.trials, model.params, networks)
 
 
 class Batches(Protocol):
@@ -44,7 +45,7 @@ def take_step(
     lr_scale: float | Tensor,
 ) -> tuple[Tensor, Tensor | None]:
     """Do one step; return the losses before it ``[trials]``, and the members that could not be updated."""
-    record = optimizer.wants_calls(step)
+    record = optimizer.begin(step)
     total: dict[str, Tensor] = {}
     loss = torch.zeros(())
     for part in batches.draw():
@@ -56,7 +57,7 @@ def take_step(
                 total[name] = total[name].add_(g, alpha=part.share) if name in total else g * part.share
             loss = losses * part.share + loss
         del grads  # or the next part would find the memory of this one's taken
-    return loss, optimizer.step(model.params, total, lr_scale)
+    return loss, optimizer.step(model.params, total, lr_scale, step=step)
 
 
 def _differentiate(
@@ -70,7 +71,7 @@ def _differentiate(
     # Zeros for what a model leaves unused.
     gradients = torch.autograd.grad(losses.sum(), [*model.params.values(), *watched], materialize_grads=True)
     if record:
-        optimizer.see(_captures(calls, gradients[len(model.params) :]), part.share)
+        optimizer.observe(_captures(calls, gradients[len(model.params) :]), part.share)
     return losses.detach(), dict(zip(model.params, gradients, strict=False))
 
 

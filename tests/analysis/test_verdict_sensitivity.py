@@ -13,9 +13,9 @@ from sensitivity.analysis.times import compute_times
 from sensitivity.analysis.verdict import Margins
 from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
 from sensitivity.figures.verdict_words import answer_in_words
+from sensitivity.optimizers.kinds.sgd import SGDArm
 from sensitivity.report.results import compute_verdicts
 from sensitivity.store.reader import read_study
-from sensitivity.study.arms import SGDArm
 from sensitivity.study.designs import configurations
 from sensitivity.study.results import Status
 

@@ -1,0 +1,55 @@
+"""Hyperparameters of a pack: tensors ``[trials]``, in double precision, and shaped to multiply parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sensitivity.study.trials import Trial
+
+
+class Numbers:
+    """The hyperparameters of the members of a pack, by name."""
+
+    def __init__(self, trials: Sequence[Trial], like: Tensor) -> None:
+        """Take those of `trials`, to be used with parameters like `like`."""
+        self._dtype = like.dtype
+        rows = [dict(trial.hyperparameters) for trial in trials]
+        self._used = {name for row in rows for name, value in row.items() if value}
+        self._values = {
+            name: torch.tensor([row[name] for row in rows], dtype=torch.float64, device=like.device) for name in rows[0]
+        }
+        self._cast: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a hyperparameter ``[trials]`` in double precision, as 1 - beta and its powers need it."""
+        return self._values[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def any(self, name: str) -> bool:
+        """Whether any member began with another value than 0."""
+        return name in self._used
+
+    def cast(self, name: str) -> Tensor:
+        """Return a hyperparameter ``[trials]`` in the type of the parameters."""
+        if name not in self._cast:
+            self._cast[name] = self._values[name].to(self._dtype)
+        return self._cast[name]
+
+    def like(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a hyperparameter shaped to multiply `tensor` ``[trials, ...]``."""
+        return per_trial(self.cast(name), tensor)
+
+    def select(self, index: Tensor) -> None:
+        """Keep only the members at `index`."""
+        self._values = {name: values[index] for name, values in self._values.items()}
+        self._cast = {}
+
+
+def per_trial(values: Tensor, like: Tensor) -> Tensor:
+    """Return `values` ``[trials]`` in the type of `like` ``[trials, ...]``, shaped to multiply it."""
+    return values.to(like.dtype).view(-1, *(1,) * (like.dim() - 1))
