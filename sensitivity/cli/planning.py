@@ -44,6 +44,9 @@ def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -
         "saves of it; memory is a pack's.",
         soft_wrap=True,
     )
+    for name, arm in plan.spec.optimizers.items():
+        if arm.note:
+            console.print(f"{name}: {arm.note}.", soft_wrap=True)
 
 
 def _content(name: str, priced: Price) -> dict[str, object]:

@@ -10,6 +10,7 @@ This file imports no torch at run time, and neither may the top of a file in `ki
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -140,11 +141,11 @@ class Explains(Protocol):
 
 
 @runtime_checkable
-class Averages(Protocol):
+class EvaluatesElsewhere(Protocol):
     """Networks are evaluated with other parameters than those that gradients are taken at."""
 
-    def evaluated(self, params: Tensors, state: State, numbers: Numbers) -> Mapping[str, Tensor]:
-        """Return the parameters to evaluate with, in tensors of their own."""
+    def evaluating(self, params: Tensors, state: State, numbers: Numbers) -> AbstractContextManager[None]:
+        """Set `params` to those to evaluate with while inside. Those of training are put back afterwards."""
 
 
 RuleBuilder = Callable[[Mapping[str, Any], Networks], Rule]
@@ -153,13 +154,16 @@ RULES: dict[str, RuleBuilder] = {}
 _R = TypeVar("_R", bound=RuleBuilder)
 
 
-def registered(arm: type[Arm]) -> Callable[[_R], _R]:
-    """Register what is decorated as the rule of `arm`, and declare the arm: all that adds an optimizer."""
+def registered(arm: type[Arm], kind: str = "") -> Callable[[_R], _R]:
+    """Register what is decorated as the rule of `arm`, and declare the arm: all that adds an optimizer.
+
+    The kind is the default of the arm's field, if it isn't given.
+    """
 
     def register(rule: _R) -> _R:
-        kind = str(arm.model_fields["kind"].default)
-        RULES[kind] = rule
-        declare(kind, arm)
+        name = kind or str(arm.model_fields["kind"].default)
+        RULES[name] = rule
+        declare(name, arm)
         return rule
 
     return register

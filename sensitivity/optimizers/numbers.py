@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-
-from sensitivity.study.trials import Trial
 
 
 class Numbers:
     """The hyperparameters of the members of a pack, by name."""
 
-    def __init__(self, trials: Sequence[Trial], like: Tensor) -> None:
-        """Take those of `trials`, to be used with parameters like `like`."""
+    def __init__(self, rows: Sequence[Mapping[str, float]], like: Tensor) -> None:
+        """Take those of each member, to be used with parameters like `like`."""
         self._dtype = like.dtype
-        rows = [dict(trial.hyperparameters) for trial in trials]
         self._used = {name for row in rows for name, value in row.items() if value}
         self._values = {
             name: torch.tensor([row[name] for row in rows], dtype=torch.float64, device=like.device) for name in rows[0]
@@ -26,6 +23,11 @@ class Numbers:
     def __getitem__(self, name: str) -> Tensor:
         """Return a hyperparameter ``[trials]`` in double precision, as 1 - beta and its powers need it."""
         return self._values[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all hyperparameters."""
+        return tuple(self._values)
 
     def __contains__(self, name: str) -> bool:
         return name in self._values

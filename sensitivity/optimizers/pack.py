@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from sensitivity.kfac import Capture
 from sensitivity.optimizers.contract import (
     RULES,
-    Averages,
+    EvaluatesElsewhere,
     Explains,
     Intervals,
     Networks,
@@ -24,26 +24,32 @@ from sensitivity.optimizers.contract import (
     Tensors,
 )
 from sensitivity.optimizers.numbers import Numbers
-from sensitivity.study.arms import kinds
+from sensitivity.study.arms import declared_kind, kinds
 from sensitivity.study.trials import Trial
-
-
-def settings_of(trial: Trial) -> dict[str, Any]:
-    """Return the settings of a trial's arm with the structural hyperparameters of the trial, whole numbers as int."""
-    structure = {name: int(value) if value == int(value) else value for name, value in trial.structure}
-    return {**trial.settings, **structure}
 
 
 class PackOptimizer:
     """What the training loop asks of an optimizer, whatever its kind."""
 
-    def __init__(self, trials: Sequence[Trial], params: Tensors, networks: Networks) -> None:
-        """Begin with `params` ``[trials, ...]``; the trials have one arm, batch size and structure."""
-        settings = settings_of(trials[0])
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        rows: Sequence[Mapping[str, float]],
+        params: Tensors,
+        networks: Networks,
+    ) -> None:
+        """Begin with `params` ``[trials, ...]``.
+
+        Args:
+            settings: of the arm, structural hyperparameters included.
+            rows: the hyperparameters of each member.
+            params: parameters before the first step.
+            networks: what else may be known of the networks.
+        """
         kinds()
-        self._rule = RULES[settings["kind"]](settings, networks)
+        self._rule = RULES[declared_kind(settings["kind"])](settings, networks)
         like = next(iter(params.values())).detach()
-        self._numbers = Numbers(trials, like)
+        self._numbers = Numbers(rows, like)
         self._lr = self._numbers.cast("lr")
         self._state = self._rule.init(params, self._numbers)
         self._clips = settings.get("kl_clip") is not None or "kl_clip" in self._numbers
@@ -103,17 +109,15 @@ class PackOptimizer:
     @contextlib.contextmanager
     def evaluating(self, params: Tensors) -> Iterator[None]:
         """Put the parameters to evaluate with into `params` while inside, where they are others."""
-        if not isinstance(self._rule, Averages):
+        if not isinstance(self._rule, EvaluatesElsewhere):
             yield
             return
+        kept = {name: parameter.detach().clone() for name, parameter in params.items()}
         with torch.no_grad():
-            kept = {name: parameter.detach().clone() for name, parameter in params.items()}
-            for name, averaged in self._rule.evaluated(params, self._state, self._numbers).items():
-                params[name].copy_(averaged)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
+            try:
+                with self._rule.evaluating(params, self._state, self._numbers):
+                    yield
+            finally:  # to the bit: training doesn't depend on how often it is measured
                 for name, before in kept.items():
                     params[name].copy_(before)
 
@@ -173,3 +177,10 @@ def _copy(held: Any, saved: Any) -> None:
     else:
         for key in held.keys() | saved.keys() if isinstance(held, dict) else range(max(len(held), len(saved))):
             _copy(held[key], saved[key])
+
+
+def optimizer_of(trials: Sequence[Trial], params: Tensors, networks: Networks) -> PackOptimizer:
+    """Return the optimizer of trials of one arm, batch size and structure, which begin with `params`."""
+    structure = {name: int(value) if value == int(value) else value for name, value in trials[0].structure}
+    rows = [dict(trial.hyperparameters) for trial in trials]
+    return PackOptimizer({**trials[0].settings, **structure}, rows, params, networks)

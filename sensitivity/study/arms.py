@@ -28,7 +28,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sensitivity.study.axes import Axis
 from sensitivity.study.hyperparameters import hyperparameter
-from sensitivity.study.section import MOST_SAMPLES, Section, Seed
+from sensitivity.study.section import IMPORT_PATH, MOST_SAMPLES, Section, Seed
 
 SEARCHES = ("tpe", "gp", "cmaes", "nsga2")
 """The designs whose next configurations depend on the results of earlier ones."""
@@ -47,6 +47,8 @@ class Arm(Section):
     """The paper or the code that defines the update."""
     later: ClassVar[Collection[str]] = ("prune",)
     """Fields that were added after runs existed. At their default they are left out of the trials' ids."""
+    note: ClassVar[str] = ""
+    """What a plan has to say of it: what costs more than elsewhere, or isn't counted."""
 
     kind: str
     design: Literal["grid", "random", "sobol", "tpe", "gp", "cmaes", "nsga2"] = "grid"
@@ -86,7 +88,7 @@ class Arm(Section):
     @field_validator("*")
     @classmethod
     def _axis_fits(cls, value: Any, info: ValidationInfo) -> Any:
-        return _fitting(value, str(info.field_name), info.data.get("design")) if isinstance(value, Axis) else value
+        return fitting(value, str(info.field_name), info.data.get("design")) if isinstance(value, Axis) else value
 
     @model_validator(mode="after")
     def _something_to_draw(self) -> Arm:
@@ -130,7 +132,7 @@ class Arm(Section):
         return {name: value for name, value in self.model_dump(mode="json").items() if name not in skipped}
 
 
-def _fitting(axis: Axis, name: str, design: str | None) -> Axis:
+def fitting(axis: Axis, name: str, design: str | None) -> Axis:
     """Return an axis as its hyperparameter has it (whole numbers or not); refuse it where it is out of range."""
     number = hyperparameter(name)
     bad = [value for value in axis.bounds() if not number.allows(value)]
@@ -155,6 +157,8 @@ def needs_momentum(nesterov: bool, info: ValidationInfo) -> bool:
     return nesterov
 
 
+OWN = "module:Optimizer"
+"""Stands for the kinds that are import paths: optimizers of the user's own."""
 ARMS: dict[str, type[Arm]] = {}
 """Every declared optimizer's arm, by kind. `arm_class` fills it."""
 _KINDS = "sensitivity.optimizers.kinds"
@@ -171,10 +175,15 @@ def kinds() -> tuple[str, ...]:
     return tuple(ARMS)
 
 
+def declared_kind(kind: str) -> str:
+    """Return the kind under which an optimizer is declared: its own, or `OWN` of an import path."""
+    return OWN if IMPORT_PATH.fullmatch(kind) else kind
+
+
 def arm_class(kind: object) -> type[Arm] | None:
     """Return the arm of a kind; None if no optimizer has that name."""
     kinds()
-    return ARMS.get(kind) if isinstance(kind, str) else None
+    return ARMS.get(declared_kind(kind)) if isinstance(kind, str) else None
 
 
 def _arm(raw: Any) -> Any:

@@ -188,3 +188,14 @@ ShareOrAxis = Annotated[float | Axis, _value_or_axis(Annotated[float, Field(ge=0
 """The same of a number from 0 to below 1."""
 LimitOrAxis = Annotated[float | Axis | None, _value_or_axis(Annotated[float, Field(gt=0)] | None)]
 """The same of a number above 0, or none."""
+
+
+def _own_value(raw: Any) -> Any:
+    """Read what an optimizer of the user's is given: a number, list or interval as an axis, all else as it is."""
+    if isinstance(raw, (bool, str)) or (isinstance(raw, dict) and raw.keys() == {"fixed"}):
+        return raw
+    return _parse(raw)
+
+
+OwnField = Annotated[Any, PlainValidator(_own_value)]
+"""An argument of an optimizer of the user's: an axis, a text, true or false, or { fixed = ... }, which is passed on."""

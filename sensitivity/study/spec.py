@@ -22,7 +22,16 @@ from sensitivity.study.metrics import METRICS, MetricName
 from sensitivity.study.primary import Pair, PairField, PrimarySpec, default_pairs
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
-from sensitivity.study.section import CONFIRMATION_SEEDS, MOST_RUNS, MOST_SEEDS, AsList, Count, Section, Seed
+from sensitivity.study.section import (
+    CONFIRMATION_SEEDS,
+    IMPORT_PATH,
+    MOST_RUNS,
+    MOST_SEEDS,
+    AsList,
+    Count,
+    Section,
+    Seed,
+)
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "noisy_quadratic")
 IMAGE_FOLDER = "imagefolder:"
@@ -40,12 +49,11 @@ MODELS = (
 )
 _ORACLE = {"dataset": "noisy_quadratic", "model": "quadratic", "loss": "quadratic"}
 """The fields that make the noisy quadratic; none of them means anything without the others."""
-_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def _known_or_import_path(value: str, known: tuple[str, ...], what: str, other: str = "") -> str:
-    if value in known or _IMPORT_PATH.fullmatch(value):
+    if value in known or IMPORT_PATH.fullmatch(value):
         return value
     raise PydanticCustomError(
         "unknown_name",

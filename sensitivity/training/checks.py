@@ -10,6 +10,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sensitivity.kfac import layers_of
+from sensitivity.optimizers.contract import Networks
+from sensitivity.optimizers.pack import PackOptimizer
+from sensitivity.study.arms import OWN, Arm, declared_kind
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.users_code import users_code
@@ -125,6 +128,8 @@ def _optimizer_mistakes(spec: StudySpec, problem: Problem, model: nn.Module) -> 
                 f'optimizers.{name}.kind: "newton" needs the exact curvature, which the noisy quadratic alone has; '
                 'take "kfac"'
             )
+        if declared_kind(arm.kind) == OWN:
+            yield from _own_optimizer_mistakes(name, arm, model)
         if arm.kind == "kfac" and not layers_of(model):
             fix = "Use another model, or leave this optimizer out"
             if problem.curvature is not None:
@@ -133,6 +138,22 @@ def _optimizer_mistakes(spec: StudySpec, problem: Problem, model: nn.Module) -> 
                 f"optimizers.{name}: K-FAC covers no layer of {spec.problem.model}; it covers Linear, Conv1d, Conv2d "
                 f"and Embedding layers that train. {fix}"
             )
+
+
+def _own_optimizer_mistakes(name: str, arm: Arm, model: nn.Module) -> Iterator[str]:
+    """Build an optimizer of the user's own at both ends of its axes, and take a step: what it refuses, it says now."""
+    field = f"optimizers.{name}.kind: {arm.kind}"
+    params = {key: p.detach().clone().unsqueeze(0) for key, p in model.named_parameters() if p.requires_grad}
+    for end in (0, 1):
+        numbers = {key: axis.bounds()[end] for key, axis in arm.axes().items()}
+        try:
+            with users_code(f"{field}: with {', '.join(f'{key} = {value:g}' for key, value in numbers.items())}"):
+                networks = Networks(network=model, batch_size=1)
+                optimizer = PackOptimizer(arm.settings(), [numbers], params, networks)
+                optimizer.step(params, {key: torch.ones_like(p) for key, p in params.items()}, 1.0, step=0)
+        except UserError as error:
+            yield str(error)
+            return
 
 
 def _batch_coupled(model: nn.Module) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sensitivity.kfac import Capture
 from sensitivity.optimizers.contract import Networks
-from sensitivity.optimizers.pack import PackOptimizer
+from sensitivity.optimizers.pack import PackOptimizer, optimizer_of
 from sensitivity.study.trials import Pack
 from sensitivity.training.batches import MicroBatch
 from sensitivity.training.packed_model import LayerCall, PackedModel
@@ -25,7 +25,7 @@ def make_optimizer(pack: Pack, model: PackedModel, problem: Problem) -> PackOpti
         gradients_are_products=model.gradients_are_products,
         curvature=problem.curvature,
     )
-    return PackOptimizer(pack.trials, model.params, networks)
+    return optimizer_of(pack.trials, model.params, networks)
 
 
 class Batches(Protocol):
