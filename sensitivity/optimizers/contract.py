@@ -148,6 +148,15 @@ class EvaluatesElsewhere(Protocol):
         """Set `params` to those to evaluate with while inside. Those of training are put back afterwards."""
 
 
+@runtime_checkable
+class Particular(Protocol):
+    """There are networks that it can't train. Asked of the class, before a study runs."""
+
+    @staticmethod
+    def unusable(networks: Networks) -> str | None:
+        """Return why these networks are none for it, and what to do; None if they are."""
+
+
 RuleBuilder = Callable[[Mapping[str, Any], Networks], Rule]
 RULES: dict[str, RuleBuilder] = {}
 """What builds the rule of each declared kind."""

@@ -55,3 +55,21 @@ class Numbers:
 def per_trial(values: Tensor, like: Tensor) -> Tensor:
     """Return `values` ``[trials]`` in the type of `like` ``[trials, ...]``, shaped to multiply it."""
     return values.to(like.dtype).view(-1, *(1,) * (like.dim() - 1))
+
+
+def correction(beta: Tensor, steps: Tensor) -> Tensor:
+    """Return 1 - beta ** steps ``[trials]``, by which an average that began at 0 is divided; exact near beta = 1."""
+    return -torch.expm1(steps * torch.log(beta))
+
+
+def zeros(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a tensor of zeros for each parameter."""
+    return {name: torch.zeros_like(p, requires_grad=False) for name, p in params.items()}
+
+
+def counter(numbers: Numbers) -> Tensor:
+    """Return a count of steps for each member ``[trials]``, in double precision.
+
+    A tensor, not a number of Python's: a recorded step counts on when it is replayed.
+    """
+    return torch.zeros_like(numbers["lr"])

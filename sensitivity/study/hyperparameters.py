@@ -96,6 +96,13 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         Hyperparameter(name="factor_interval", label="factor interval", low=1.0, whole=True, structural=True),
         Hyperparameter(name="inverse_interval", label="inverse interval", low=1.0, whole=True, structural=True),
         Hyperparameter(name="kl_clip", label="KL clip", low=0.0, low_allowed=False),
+        Hyperparameter(name="adam_lr", label="AdamW's learning rate", low=0.0),
+        Hyperparameter(name="momentum_decay", label="momentum decay", low=0.0),
+        Hyperparameter(name="lr_decay", label="learning-rate decay", low=0.0),
+        Hyperparameter(name="ns_steps", label="Newton-Schulz steps", low=1.0, whole=True, structural=True),
+        Hyperparameter(
+            name="precondition_interval", label="precondition interval", low=1.0, whole=True, structural=True
+        ),
     )
 }
 """By name, in the order in which axes, columns and forms have them. A new one is appended: the place of each decides

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sensitivity.kfac import layers_of
-from sensitivity.optimizers.contract import Networks
+from sensitivity.optimizers.contract import RULES, Networks, Particular
 from sensitivity.optimizers.pack import PackOptimizer
 from sensitivity.study.arms import OWN, Arm, declared_kind
 from sensitivity.study.errors import StudyFileError, UserError
@@ -122,22 +121,14 @@ def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
 
 def _optimizer_mistakes(spec: StudySpec, problem: Problem, model: nn.Module) -> Iterator[str]:
     """Yield which optimizers have nothing to work with on this problem."""
+    networks = Networks(network=model, batch_size=min(spec.batch_sizes), curvature=problem.curvature)
     for name, arm in spec.optimizers.items():
-        if arm.kind == "newton" and problem.curvature is None:
-            yield (
-                f'optimizers.{name}.kind: "newton" needs the exact curvature, which the noisy quadratic alone has; '
-                'take "kfac"'
-            )
-        if declared_kind(arm.kind) == OWN:
+        kind = declared_kind(arm.kind)
+        rule = RULES[kind]
+        if isinstance(rule, Particular) and (why := rule.unusable(networks)) is not None:
+            yield f"optimizers.{name}: {why}"
+        if kind == OWN:
             yield from _own_optimizer_mistakes(name, arm, model)
-        if arm.kind == "kfac" and not layers_of(model):
-            fix = "Use another model, or leave this optimizer out"
-            if problem.curvature is not None:
-                fix = 'Give kind = "newton", K-FAC with the exact curvature'
-            yield (
-                f"optimizers.{name}: K-FAC covers no layer of {spec.problem.model}; it covers Linear, Conv1d, Conv2d "
-                f"and Embedding layers that train. {fix}"
-            )
 
 
 def _own_optimizer_mistakes(name: str, arm: Arm, model: nn.Module) -> Iterator[str]:

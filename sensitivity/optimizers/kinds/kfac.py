@@ -86,6 +86,21 @@ class KFAC:
         self._due = False
         self._unsolved: dict[int, SolveFailure] = {}
 
+    @staticmethod
+    def unusable(networks: Networks) -> str | None:
+        """Say that no layer is covered, if there is none."""
+        from sensitivity import kfac
+
+        if kfac.layers_of(networks.network):
+            return None
+        fix = "Use another model, or leave this optimizer out"
+        if networks.curvature is not None:
+            fix = 'Give kind = "newton", K-FAC with the exact curvature'
+        return (
+            "K-FAC covers no layer of the model; it covers Linear, Conv1d, Conv2d and Embedding layers that train. "
+            f"{fix}"
+        )
+
     def init(self, params: Tensors, numbers: Numbers) -> State:
         """Return factors, inverses and momentum of 0."""
         from sensitivity import kfac

@@ -45,6 +45,13 @@ class Newton:
         self._curvature = networks.curvature
         self._nesterov = bool(settings["nesterov"])
 
+    @staticmethod
+    def unusable(networks: Networks) -> str | None:
+        """Say that the curvature isn't known, if it isn't."""
+        if networks.curvature is not None:
+            return None
+        return 'it needs the exact curvature, which the noisy quadratic alone has; take kind = "kfac"'
+
     def init(self, params: Tensors, numbers: Numbers) -> State:
         """Return velocities of 0."""
         return {"velocity": {name: p.detach().new_zeros(p.shape) for name, p in params.items()}}
