@@ -143,7 +143,7 @@ def _own_optimizer_mistakes(name: str, arm: Arm, model: nn.Module) -> Iterator[s
                 optimizer = PackOptimizer(arm.settings(), [numbers], params, networks)
                 optimizer.step(params, {key: torch.ones_like(p) for key, p in params.items()}, 1.0, step=0)
         except UserError as error:
-            yield str(error)
+            yield str(error) if str(error).startswith(field) else f"optimizers.{name}.{error}"
             return
 
 

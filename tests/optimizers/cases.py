@@ -6,12 +6,17 @@ don't, eigenvectors of a factor's null space are arbitrary.
 
 import torch
 from torch import nn
+from torch.func import grad, vmap
 
+from sensitivity.optimizers.contract import Networks
+from sensitivity.optimizers.pack import PackOptimizer
+from sensitivity.study.arms import arm_class
 from sensitivity.study.load import parse_study
 from sensitivity.study.trials import Pack, expand
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.losses import cross_entropy
 from sensitivity.training.problems import Problem
+from tests.optimizers.references import STEPS, loss_of, start
 
 WILD = 1e9
 
@@ -62,4 +67,26 @@ def pack(kind, *, steps, batch_size=24, seeds=1, every=5, **changes):
 
 
 def losses(result):
-    return [(m.train_loss, m.test_loss) for m in result.measurements]
+    return [loss for m in result.measurements for loss in (m.train_loss, m.test_loss)]
+
+
+NETWORK = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
+GRADIENTS = vmap(grad(loss_of))
+
+
+def bare(kind, params, **numbers):
+    """An optimizer of two members, whose second one has a larger learning rate."""
+    arm = arm_class(kind).model_validate({"kind": kind, **numbers})
+    row = {name: axis.values[0] for name, axis in arm.axes().items()}
+    networks = Networks(network=NETWORK, batch_size=24)
+    return PackOptimizer(arm.settings(), [row, {**row, "lr": 1.7 * row["lr"]}], params, networks)
+
+
+def walked(kind, *, steps=STEPS, **numbers):
+    """The parameters after some steps on the network of references.py, by name; those to evaluate with."""
+    params = {name: torch.stack([value, value]) for name, value in start().items()}
+    optimizer = bare(kind, params, **numbers)
+    for step in range(steps):
+        optimizer.step(params, GRADIENTS(params), 1.0, step=step)
+    with optimizer.evaluating(params):
+        return {name: value[0].clone() for name, value in params.items()}

@@ -33,7 +33,7 @@ def test_a_member_equals_its_trial_alone_beside_one_that_diverges(kind):
         if result in calm:
             (alone,) = train_pack(Pack((result.trial,)), problem())
             assert result.status == Status.COMPLETED
-            assert losses(result) == [pytest.approx(each, rel=1e-10) for each in losses(alone)]
+            assert losses(result) == pytest.approx(losses(alone), rel=1e-10)
             assert result.measurements[-1].train_loss < result.measurements[0].train_loss, "it learns"
         else:
             assert result.status == Status.DIVERGED
@@ -55,7 +55,7 @@ def test_a_training_that_was_put_aside_goes_on_to_the_bit(kind):
     state = torch.load(kept[0], weights_only=True)
     resumed = train_pack(trained, problem(), resume=state)
     for one, other in zip(whole, resumed, strict=True):
-        assert losses(one)[4:] == losses(other)[4:] or one.status == Status.DIVERGED
+        assert losses(one)[8:] == losses(other)[8:] or one.status == Status.DIVERGED
         assert (one.status, one.steps, one.message) == (other.status, other.steps, other.message)
 
 
@@ -64,14 +64,14 @@ def test_a_batch_in_parts_trains_as_the_whole(kind):
     whole = train_pack(pack(kind, steps=9, every=3), problem())
     parts = train_pack(pack(kind, steps=9, every=3), problem(), micro_batch=7)
     for one, other in zip(whole, parts, strict=True):
-        assert losses(other) == [pytest.approx(each, rel=1e-8) for each in losses(one)]
+        assert losses(other) == pytest.approx(losses(one), rel=1e-8)
 
 
 @pytest.mark.parametrize("kind", ARMS)
 def test_measuring_more_often_changes_nothing(kind):
     often = train_pack(pack(kind, steps=10, every=1), problem())
     seldom = train_pack(pack(kind, steps=10, every=10), problem())
-    assert [losses(result)[-1] for result in often] == [losses(result)[-1] for result in seldom]
+    assert [losses(result)[-2:] for result in often] == [losses(result)[-2:] for result in seldom]
 
 
 @pytest.mark.parametrize("kind", ARMS)

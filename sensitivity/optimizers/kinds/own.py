@@ -67,7 +67,7 @@ class Own:
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         self._path = str(settings["kind"])
         self._settings = {name: value for name, value in settings.items() if name not in ("kind", "prune")}
-        self._build = import_function(self._path, "optimizers: kind")
+        self._build = import_function(self._path, "kind")
         self._bound: tuple[int, ...] = ()
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
@@ -154,13 +154,13 @@ class Own:
         made = self._build(params, **_arguments(self._build, {**numbers, **self._settings}))
         if not isinstance(made, Optimizer):
             raise UserError(
-                f"{self._path} returned {type(made).__name__}; it must be, or return, a torch.optim.Optimizer"
+                f"kind: {self._path} returned {type(made).__name__}; it must be, or return, a torch.optim.Optimizer"
             )
         closure = inspect.signature(type(made).step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:
             raise UserError(
-                f"{self._path}: its step needs a closure, which computes the loss again. Here every run takes one "
-                "gradient a step, so that steps of all optimizers cost alike; take an optimizer without one"
+                f"kind: {self._path}: its step needs a closure, which computes the loss again. Here every run takes "
+                "one gradient a step, so that steps of all optimizers cost alike; take an optimizer without one"
             )
         if _has_modes(made):
             modes: Any = made
