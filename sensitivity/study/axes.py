@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     PlainValidator,
     TypeAdapter,
     model_serializer,
@@ -182,11 +183,12 @@ def _value_or_axis(kind: Any) -> PlainValidator:
     return PlainValidator(read)
 
 
-CountOrAxis = Annotated[int | Axis, _value_or_axis(Count)]
+_AS_WRITTEN = PlainSerializer(lambda value: value.model_dump(mode="json") if isinstance(value, Axis) else value)
+CountOrAxis = Annotated[int | Axis, _value_or_axis(Count), _AS_WRITTEN]
 """A number of steps that is a setting where it has one value, and a hyperparameter where it has an axis."""
-ShareOrAxis = Annotated[float | Axis, _value_or_axis(Annotated[float, Field(ge=0, lt=1)])]
+ShareOrAxis = Annotated[float | Axis, _value_or_axis(Annotated[float, Field(ge=0, lt=1)]), _AS_WRITTEN]
 """The same of a number from 0 to below 1."""
-LimitOrAxis = Annotated[float | Axis | None, _value_or_axis(Annotated[float, Field(gt=0)] | None)]
+LimitOrAxis = Annotated[float | Axis | None, _value_or_axis(Annotated[float, Field(gt=0)] | None), _AS_WRITTEN]
 """The same of a number above 0, or none."""
 
 

@@ -9,6 +9,7 @@ import json
 import pytest
 import torch
 
+from sensitivity.optimizers.kinds import adam
 from tests.optimizers.cases import walked
 from tests.optimizers.references import GOLDEN, start, trajectory
 
@@ -62,6 +63,13 @@ TORCH = {
 
 @pytest.mark.parametrize("kind", TORCH)
 def test_it_is_torchs(kind, exact):
+    numbers, build = TORCH[kind]
+    close(walked(kind, **numbers), trajectory(build), 1e-13)
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_it_is_torchs_too_where_all_members_are_updated_at_once(kind, exact, monkeypatch):
+    monkeypatch.setattr(adam, "by_member", lambda lr: False)
     numbers, build = TORCH[kind]
     close(walked(kind, **numbers), trajectory(build), 1e-13)
 

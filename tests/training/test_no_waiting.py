@@ -19,6 +19,15 @@ META = torch.device("meta")
 ARMS = {
     "sgd": {"kind": "sgd", "lr": [0.1, 0.2], "momentum": 0.9, "weight_decay": [0.0, 1e-3], "nesterov": True},
     "kfac": {"kind": "kfac", "lr": [0.1, 0.2], "damping": 0.1, "weight_decay": 1e-3, "kl_clip": 1e-3},
+    "adamw": {"kind": "adamw", "lr": [0.1, 0.2], "beta1": [0.8, 0.9]},
+    "nadam": {"kind": "nadam", "lr": [0.1, 0.2], "weight_decay": 0.1},
+    "rmsprop": {"kind": "rmsprop", "lr": [0.1, 0.2], "momentum": 0.9, "centered": True},
+    "adagrad": {"kind": "adagrad", "lr": [0.1, 0.2], "lr_decay": 0.1},
+    "lion": {"kind": "lion", "lr": [0.1, 0.2], "weight_decay": 0.1},
+    "schedule_free_adamw": {"kind": "schedule_free_adamw", "lr": [0.1, 0.2], "weight_decay": 0.1},
+    "muon": {"kind": "muon", "lr": [0.1, 0.2]},
+    "shampoo": {"kind": "shampoo", "lr": [0.1, 0.2]},
+    "soap": {"kind": "soap", "lr": [0.1, 0.2]},
 }
 MODELS = {
     "a sequence": lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)),
