@@ -24,6 +24,7 @@ from dashboards.top import TopPage
 from dashboards.view import View
 from dashboards.words import duration
 from sensitivity.figures.labels import optimizer_name
+from sensitivity.study.arms import arm_class
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import parse_toml, read_study
 from sensitivity.study.redaction import redacted
@@ -42,7 +43,6 @@ _FIELDS = (
     ("targets.train_loss", "Targets of training loss"),
 )
 _FIRST = "shipped: quickstart"
-_ARM_FIELDS = ("lr", "damping", "momentum", "weight_decay", "design", "samples")
 
 
 def start_page(site: Site) -> TopPage:
@@ -184,12 +184,7 @@ def _fields(raw: Mapping[str, Any], mistakes: Sequence[str]) -> tuple[list[dmc.T
     arms = raw.get("optimizers")
     paths = [(tuple(path.split(".")), label) for path, label in _FIELDS]
     for name, arm in arms.items() if isinstance(arms, dict) else ():
-        kind = arm.get("kind") if isinstance(arm, dict) else None
-        paths += [
-            (("optimizers", name, field), f"{name}: {field.replace('_', ' ')}")
-            for field in _ARM_FIELDS
-            if field != "damping" or kind == "kfac"
-        ]
+        paths += [(("optimizers", name, field), f"{name}: {field.replace('_', ' ')}") for field in _arm_fields(arm)]
     left = list(mistakes)
     form = []
     for path, label in paths:
@@ -206,6 +201,16 @@ def _fields(raw: Mapping[str, Any], mistakes: Sequence[str]) -> tuple[list[dmc.T
             )
         )
     return form, left
+
+
+def _arm_fields(arm: Any) -> tuple[str, ...]:
+    """Return the fields of an optimizer's form: its numbers, as it declares them, and its design."""
+    given = arm if isinstance(arm, dict) else {}
+    declared = arm_class(given.get("kind"))
+    numbers = ("lr",) if declared is None else declared.number_fields()
+    extra = declared is not None and declared.model_config.get("extra") == "allow"
+    own = [field for field in given if extra and declared is not None and field not in declared.model_fields]
+    return (*numbers, *own, "design", "samples")
 
 
 def _filled(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Collection
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -118,6 +118,12 @@ class Arm(Section):
         """Return the axis of each hyperparameter, by name."""
         names = (*type(self).model_fields, *(self.model_extra or ()))
         return {name: value for name in names if isinstance(value := getattr(self, name), Axis)}
+
+    @classmethod
+    def number_fields(cls) -> tuple[str, ...]:
+        """Names of the declared fields that have an axis, or may have one."""
+        annotations = {name: field.annotation for name, field in cls.model_fields.items()}
+        return tuple(name for name, each in annotations.items() if Axis in (each, *get_args(each)))
 
     @property
     def hyperparameter_names(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sensitivity.optimizers.kinds.kfac import KFACArm
 from sensitivity.optimizers.kinds.sgd import SGDArm
-from sensitivity.study.arms import kinds
+from sensitivity.study.arms import OWN, arm_class, kinds
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.load import find_study, load_study, parse_study, shipped
@@ -397,8 +397,13 @@ def test_the_template_shows_every_field():
     assert names <= shown
     raw = tomllib.loads(text)
     assert raw["problem"]["dataset"] == "digits"
-    for arm, model in ((raw["optimizers"]["sgd"], SGDArm), (raw["optimizers"]["kfac"], KFACArm)):
-        assert set(model.model_fields) - set(arm) <= {"samples", "device_hours", "design_seed", "kl_clip"}
+    design = {"design", "samples", "device_hours", "design_seed", "prune", "kl_clip"}  # some of which exclude others
+    for kind in set(kinds()) - {OWN, "newton"}:
+        arm = next(arm for arm in raw["optimizers"].values() if arm["kind"] == kind)
+        assert set(arm_class(kind).model_fields) - set(arm) <= design, kind
+        if kind not in ("sgd", "kfac"):  # these are shown at their defaults
+            fields = arm_class(kind).model_validate(arm)
+            assert fields == arm_class(kind).model_validate({"kind": kind, "lr": arm["lr"]})
 
 
 def test_the_template_states_the_true_defaults():
@@ -456,7 +461,7 @@ def outcome(raw):
         return error
 
 
-FIELD = re.compile(r'  - ([\w-]|"[^\n]*"[.:\[])[^\n]*: |  \.\.\. and ')
+FIELD = re.compile(r'  - ([\w-]|"[^\n]*"[.:\[])[^\n]*: |  - and \d+ more')
 
 
 def valid_or_named(raw):
