@@ -37,6 +37,8 @@ class Networks:
     batch_size: int
     gradients_are_products: bool = False
     """Whether a layer's gradient is that of its observed calls alone."""
+    in_parts: bool = False
+    """Whether batches are differentiated in parts."""
     curvature: Mapping[str, Tensor] | None = None
     """The exact diagonal curvature by parameter, where a problem knows it."""
 
@@ -153,8 +155,8 @@ class Particular(Protocol):
     """There are networks that it can't train. Asked of the class, before a study runs."""
 
     @staticmethod
-    def unusable(networks: Networks) -> str | None:
-        """Return why these networks are none for it, and what to do; None if they are."""
+    def unusable(settings: Mapping[str, Any], networks: Networks) -> str | None:
+        """Return why an arm of these settings can't train them, and what to do; None if it can."""
 
 
 RuleBuilder = Callable[[Mapping[str, Any], Networks], Rule]

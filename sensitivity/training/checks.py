@@ -121,11 +121,17 @@ def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
 
 def _optimizer_mistakes(spec: StudySpec, problem: Problem, model: nn.Module) -> Iterator[str]:
     """Yield which optimizers have nothing to work with on this problem."""
-    networks = Networks(network=model, batch_size=min(spec.batch_sizes), curvature=problem.curvature)
+    part = spec.problem.ghost_batch or spec.execution.micro_batch
+    networks = Networks(
+        network=model,
+        batch_size=max(spec.batch_sizes),
+        in_parts=part is not None and part < max(spec.batch_sizes),
+        curvature=problem.curvature,
+    )
     for name, arm in spec.optimizers.items():
         kind = declared_kind(arm.kind)
         rule = RULES[kind]
-        if isinstance(rule, Particular) and (why := rule.unusable(networks)) is not None:
+        if isinstance(rule, Particular) and (why := rule.unusable(arm.settings(), networks)) is not None:
             yield f"optimizers.{name}: {why}"
         if kind == OWN:
             yield from _own_optimizer_mistakes(name, arm, model)

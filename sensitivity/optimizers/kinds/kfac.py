@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from sensitivity.optimizers.contract import Networks, Report, State, Tensors, registered
@@ -19,11 +19,21 @@ if TYPE_CHECKING:
     from sensitivity.optimizers.numbers import Numbers
 
 
+_OPTIONS = ("damping_form", "ekfac", "sharing", "batch_fraction", "decoupled")
+
+
 class KFACArm(Arm):
-    """K-FAC: Kronecker-factored approximate curvature."""
+    """K-FAC: Kronecker-factored approximate curvature, with the empirical Fisher of each batch.
+
+    `damping_form`: factored Tikhonov damping by Cholesky, or exact in the Kronecker eigenbasis. `ekfac`: eigenvalues
+    are second moments in the eigenbasis (George et al. 2018). `sharing`: how positions of a shared weight enter
+    (Eschenhagen et al. 2023). `batch_fraction`: of the batch whose statistics enter the factors. `decoupled`: weight
+    decay acts on the parameters rather than on the gradient.
+    """
 
     label: ClassVar[str] = "K-FAC"
     reference: ClassVar[str] = "Martens and Grosse 2015, arXiv 1503.05671"
+    later: ClassVar[Collection[str]] = (*Arm.later, *_OPTIONS)
 
     kind: Literal["kfac"] = "kfac"
     lr: AxisField
@@ -35,6 +45,18 @@ class KFACArm(Arm):
     factor_interval: CountOrAxis = 1
     inverse_interval: CountOrAxis = 10
     kl_clip: LimitOrAxis = None
+    damping_form: Literal["factored", "exact"] = "factored"
+    ekfac: bool = False
+    sharing: Literal["expand", "reduce"] = "expand"
+    batch_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    decoupled: bool = False
+
+    @field_validator("ekfac")
+    @classmethod
+    def _in_an_eigenbasis(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("damping_form") == "factored":
+            raise PydanticCustomError("design", 'needs damping_form = "exact"')
+        return value
 
     @field_validator("nesterov")
     @classmethod
@@ -63,12 +85,16 @@ def _all_values(setting: int | Axis) -> Sequence[int]:
 
 @registered(KFACArm)
 class KFAC:
-    """K-FAC with factored Tikhonov damping and the empirical Fisher of each minibatch."""
+    """K-FAC with the empirical Fisher of each minibatch (`sensitivity.kfac`)."""
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         from sensitivity import kfac
 
+        options = {name: settings[name] for name in _OPTIONS if name in settings}  # absent at their defaults
+        if options.pop("decoupled", False):
+            options["decoupled_weight_decay"] = True
         self._config = kfac.KFACConfig(
+            **options,
             nesterov=settings["nesterov"],
             factor_decay=settings["factor_decay"],
             factor_interval=settings["factor_interval"],
@@ -87,10 +113,12 @@ class KFAC:
         self._unsolved: dict[int, SolveFailure] = {}
 
     @staticmethod
-    def unusable(networks: Networks) -> str | None:
-        """Say that no layer is covered, if there is none."""
+    def unusable(settings: Mapping[str, Any], networks: Networks) -> str | None:
+        """Say that no layer is covered, or that EKFAC needs whole batches."""
         from sensitivity import kfac
 
+        if settings.get("ekfac") and networks.in_parts:
+            return "EKFAC needs whole batches; remove execution.micro_batch and problem.ghost_batch, or ekfac"
         if kfac.layers_of(networks.network):
             return None
         fix = "Use another model, or leave this optimizer out"
@@ -105,7 +133,8 @@ class KFAC:
         """Return factors, inverses and momentum of 0."""
         from sensitivity import kfac
 
-        if self._networks.gradients_are_products and not numbers.any("weight_decay"):
+        factored = self._config.damping_form == "factored"
+        if factored and self._networks.gradients_are_products and not numbers.any("weight_decay"):
             small = [layer.name for layer in self._layers if kfac.uses_calls(layer, self._networks.batch_size)]
             self._thin = frozenset(small)
         state = kfac.init_state(self._layers, params, self._config)

@@ -58,7 +58,7 @@ class Muon:
         self._sides: dict[str, tuple[int, int]] = {}
 
     @staticmethod
-    def unusable(networks: Networks) -> str | None:
+    def unusable(settings: Mapping[str, Any], networks: Networks) -> str | None:
         """Say that there is no hidden matrix, if there is none."""
         from sensitivity.optimizers.matrices import hidden_matrices
 

@@ -46,7 +46,7 @@ class Newton:
         self._nesterov = bool(settings["nesterov"])
 
     @staticmethod
-    def unusable(networks: Networks) -> str | None:
+    def unusable(settings: Mapping[str, Any], networks: Networks) -> str | None:
         """Say that the curvature isn't known, if it isn't."""
         if networks.curvature is not None:
             return None
