@@ -23,7 +23,7 @@ from sensitivity.optimizers.contract import (
     Report,
     Tensors,
 )
-from sensitivity.optimizers.numbers import Numbers
+from sensitivity.optimizers.numbers import Numbers, per_trial
 from sensitivity.study.arms import declared_kind, kinds
 from sensitivity.study.trials import Trial
 
@@ -53,6 +53,7 @@ class PackOptimizer:
         self._lr = self._numbers.cast("lr")
         self._state = self._rule.init(params, self._numbers)
         self._clips = settings.get("kl_clip") is not None or "kl_clip" in self._numbers
+        self._clip_norm: float | None = settings.get("clip_norm")
         self._clip_sum, self._clipped = torch.zeros_like(self._lr), torch.zeros_like(self._lr)
         self._seconds: dict[str, float] = {}
 
@@ -95,16 +96,23 @@ class PackOptimizer:
     @torch.no_grad()
     def step(self, params: Tensors, grads: Tensors, lr_multiplier: float | Tensor, *, step: int) -> Tensor | None:
         """Update `params` in place; return which trials ``[trials]`` could not be updated, if that can happen."""
-        report = (
-            self._rule.step(params, grads, self._state, self._numbers, lr=self._lr * lr_multiplier, step=step)
-            or Report()
-        )
+        grads, lr = self._clipped_to_norm(grads), self._lr * lr_multiplier
+        report = self._rule.step(params, grads, self._state, self._numbers, lr=lr, step=step) or Report()
         for phase, seconds in report.seconds.items():
             self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
         if report.clip is not None and self._clips:
             self._clip_sum += report.clip
             self._clipped += report.clip < 1
         return report.failed
+
+    def _clipped_to_norm(self, grads: Tensors) -> Tensors:
+        """Return gradients of no larger norm than `clip_norm`, over all parameters of a member."""
+        if self._clip_norm is None and "clip_norm" not in self._numbers:
+            return grads
+        norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads.values()])
+        most = self._numbers.cast("clip_norm") if "clip_norm" in self._numbers else self._clip_norm
+        factor = (most / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp_max(1.0)
+        return {name: g * per_trial(factor, g) for name, g in grads.items()}
 
     @contextlib.contextmanager
     def evaluating(self, params: Tensors) -> Iterator[None]:

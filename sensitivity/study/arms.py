@@ -26,12 +26,27 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from sensitivity.study.axes import Axis
+from sensitivity.study.axes import Axis, LimitOrAxis, NumberOrAxis
 from sensitivity.study.hyperparameters import hyperparameter
-from sensitivity.study.section import IMPORT_PATH, MOST_SAMPLES, Section, Seed
+from sensitivity.study.protocol import Decay
+from sensitivity.study.section import IMPORT_PATH, MOST_SAMPLES, AsList, Section, Seed
 
 SEARCHES = ("tpe", "gp", "cmaes", "nsga2")
 """The designs whose next configurations depend on the results of earlier ones."""
+
+
+class ArmSchedule(Section):
+    """What an optimizer's schedule has other than the study's: fields of ``[schedule]``; its numbers may have axes."""
+
+    warmup_epochs: NumberOrAxis = None
+    decay: Decay | None = None
+    decay_at: Annotated[tuple[float, ...] | None, AsList] = None
+    decay_factor: NumberOrAxis = None
+    decay_fraction: NumberOrAxis = None
+
+    def axes(self) -> dict[str, Axis]:
+        """Return the axis of each number that has one, by name."""
+        return {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Axis)}
 
 
 class Arm(Section):
@@ -45,7 +60,7 @@ class Arm(Section):
     """The optimizer's name as it is read."""
     reference: ClassVar[str] = ""
     """The paper or the code that defines the update."""
-    later: ClassVar[Collection[str]] = ("prune",)
+    later: ClassVar[Collection[str]] = ("prune", "clip_norm", "schedule")
     """Fields that were added after runs existed. At their default they are left out of the trials' ids."""
     note: ClassVar[str] = ""
     """What a plan has to say of it: what costs more than elsewhere, or isn't counted."""
@@ -61,6 +76,9 @@ class Arm(Section):
     design_seed: Seed = 0
     prune: Literal["none", "median"] = "none"
     """Whether members of a pack that are worse than its median at an evaluation are stopped."""
+    clip_norm: LimitOrAxis = None
+    """Scale the gradient of all parameters to this norm where it is larger, as torch's clip_grad_norm_ does."""
+    schedule: ArmSchedule | None = None
 
     @field_validator("samples")
     @classmethod
@@ -90,6 +108,14 @@ class Arm(Section):
     def _axis_fits(cls, value: Any, info: ValidationInfo) -> Any:
         return fitting(value, str(info.field_name), info.data.get("design")) if isinstance(value, Axis) else value
 
+    @field_validator("schedule")
+    @classmethod
+    def _schedule_fits(cls, value: ArmSchedule | None, info: ValidationInfo) -> ArmSchedule | None:
+        if value is None:
+            return None
+        fitted = {name: fitting(axis, name, info.data.get("design")) for name, axis in value.axes().items()}
+        return value.model_copy(update=fitted)
+
     @model_validator(mode="after")
     def _something_to_draw(self) -> Arm:
         if self.design != "grid" and not any(axis.varies for axis in self.axes().values()):
@@ -117,7 +143,8 @@ class Arm(Section):
     def axes(self) -> dict[str, Axis]:
         """Return the axis of each hyperparameter, by name."""
         names = (*type(self).model_fields, *(self.model_extra or ()))
-        return {name: value for name in names if isinstance(value := getattr(self, name), Axis)}
+        own = {name: value for name in names if isinstance(value := getattr(self, name), Axis)}
+        return {**own, **(self.schedule.axes() if self.schedule else {})}
 
     @classmethod
     def number_fields(cls) -> tuple[str, ...]:
@@ -135,7 +162,12 @@ class Arm(Section):
         fields = type(self).model_fields
         skipped = {*self.axes(), "design", "samples", "device_hours", "design_seed"}
         skipped |= {name for name in self.later if getattr(self, name) == fields[name].default}
-        return {name: value for name, value in self.model_dump(mode="json").items() if name not in skipped}
+        content = {name: value for name, value in self.model_dump(mode="json").items() if name not in skipped}
+        if self.schedule is not None:
+            dumped = content.pop("schedule").items()
+            if same := {name: value for name, value in dumped if value is not None and name not in skipped}:
+                content["schedule"] = same
+        return content
 
 
 def fitting(axis: Axis, name: str, design: str | None) -> Axis:

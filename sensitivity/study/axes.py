@@ -190,6 +190,8 @@ ShareOrAxis = Annotated[float | Axis, _value_or_axis(Annotated[float, Field(ge=0
 """The same of a number from 0 to below 1."""
 LimitOrAxis = Annotated[float | Axis | None, _value_or_axis(Annotated[float, Field(gt=0)] | None), _AS_WRITTEN]
 """The same of a number above 0, or none."""
+NumberOrAxis = Annotated[float | Axis | None, _value_or_axis(float | None), _AS_WRITTEN]
+"""The same of any number, or none."""
 
 
 def _own_value(raw: Any) -> Any:

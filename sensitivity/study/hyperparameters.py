@@ -103,6 +103,10 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         Hyperparameter(
             name="precondition_interval", label="precondition interval", low=1.0, whole=True, structural=True
         ),
+        Hyperparameter(name="clip_norm", label="gradient clip", low=0.0, low_allowed=False),
+        Hyperparameter(name="warmup_epochs", label="warm-up epochs", low=0.0, structural=True),
+        Hyperparameter(name="decay_factor", label="decay factor", low=0.0, low_allowed=False, structural=True),
+        Hyperparameter(name="decay_fraction", label="decay fraction", low=0.0, low_allowed=False, structural=True),
     )
 }
 """By name, in the order in which axes, columns and forms have them. A new one is appended: the place of each decides

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sensitivity.study.arms import ArmField
@@ -21,6 +21,7 @@ from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.metrics import METRICS, MetricName
 from sensitivity.study.primary import Pair, PairField, PrimarySpec, default_pairs
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
+from sensitivity.study.schedule import own_schedule
 from sensitivity.study.search import SearchSpec
 from sensitivity.study.section import (
     CONFIRMATION_SEEDS,
@@ -358,6 +359,23 @@ class StudySpec(Section):
         if value.device == "cpu" and problem is not None and problem.precision == "tf32":
             raise PydanticCustomError("execution", 'problem.precision = "tf32" needs device = "cuda"')
         return value
+
+    @model_validator(mode="after")
+    def _schedules_fit(self) -> StudySpec:
+        for name, arm in self.optimizers.items():
+            axes = arm.schedule.axes() if arm.schedule else {}
+            for end in (0, 1):
+                own = {**arm.settings().get("schedule", {}), **{key: axis.bounds()[end] for key, axis in axes.items()}}
+                try:
+                    own_schedule(self.schedule, own)
+                except ValidationError as error:
+                    first = error.errors()[0]
+                    raise PydanticCustomError(
+                        "schedule",
+                        "optimizers.{name}.schedule.{field}: {message}",
+                        {"name": name, "field": ".".join(map(str, first["loc"])), "message": first["msg"]},
+                    ) from None
+        return self
 
     @model_validator(mode="after")
     def _feasible(self) -> StudySpec:

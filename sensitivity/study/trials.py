@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from sensitivity.study.arms import ArmSchedule
 from sensitivity.study.designs import Configuration, configurations
 from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
+from sensitivity.study.schedule import own_schedule
 from sensitivity.study.section import CONFIRMATION_SEEDS
 from sensitivity.study.spec import ProblemSpec, StudySpec
 
@@ -82,6 +84,13 @@ class Trial:
     def structure(self) -> tuple[tuple[str, float], ...]:
         """The hyperparameters that decide which code runs: the members of a pack share them."""
         return tuple((name, value) for name, value in self.hyperparameters if hyperparameter(name).structural)
+
+    @cached_property
+    def schedule(self) -> ScheduleSpec:
+        """The study's schedule, with what the trial's arm has other than it."""
+        known = ArmSchedule.model_fields
+        own = {**self.settings.get("schedule", {}), **{name: v for name, v in self.structure if name in known}}
+        return own_schedule(self.workload.schedule, own)
 
     @property
     def confirmation(self) -> bool:

@@ -155,7 +155,7 @@ class PackTraining:
         self._steps = Steps(self._model, self._problem, self._optimizer, self._batches)
 
     def _take(self, step: int) -> None:
-        schedule = self._pack.trials[0].workload.schedule
+        schedule = self._pack.trials[0].schedule
         self._lr_scale = lr_multiplier(schedule, step=step, total=self.total, **self._sizes)
         losses, failed = self._steps.take(step=step, lr_scale=self._lr_scale)
         self._watch.see(step, losses, failed)

@@ -51,6 +51,13 @@ class KFACArm(Arm):
     batch_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     decoupled: bool = False
 
+    @field_validator("clip_norm")
+    @classmethod
+    def _clips_by_kl(cls, value: object) -> object:
+        if value is not None:
+            raise PydanticCustomError("design", "K-FAC clips its update, not the gradient; give kl_clip")
+        return value
+
     @field_validator("ekfac")
     @classmethod
     def _in_an_eigenbasis(cls, value: bool, info: ValidationInfo) -> bool:

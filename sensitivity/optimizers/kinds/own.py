@@ -15,7 +15,7 @@ from pydantic import ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sensitivity.optimizers.contract import Networks, Report, State, Tensors, registered
-from sensitivity.study.arms import OWN, Arm, fitting
+from sensitivity.study.arms import OWN, Arm, ArmSchedule, fitting
 from sensitivity.study.axes import Axis, AxisField, OwnField
 from sensitivity.study.errors import UserError
 from sensitivity.study.user_functions import import_function
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sensitivity.optimizers.numbers import Numbers
 
 _BETAS = ("beta1", "beta2")
+_NOT_ITS_OWN = {*Arm.model_fields, *ArmSchedule.model_fields}
 
 
 class OwnArm(Arm):
@@ -66,7 +67,7 @@ class Own:
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         self._path = str(settings["kind"])
-        self._settings = {name: value for name, value in settings.items() if name not in ("kind", "prune")}
+        self._settings = {name: value for name, value in settings.items() if name not in Arm.model_fields}
         self._build = import_function(self._path, "kind")
         self._bound: tuple[int, ...] = ()
 
@@ -77,7 +78,7 @@ class Own:
         members = []
         for k in range(len(numbers["lr"])):
             views = {name: Parameter(p.detach()[k]) for name, p in params.items()}
-            arguments = {name: numbers[name][k].item() for name in numbers.names}
+            arguments = {name: numbers[name][k].item() for name in numbers.names if name not in _NOT_ITS_OWN}
             members.append(Member(views, self._made(list(views.values()), arguments)))
         self._bound = _places(params)
         return {"members": members}
