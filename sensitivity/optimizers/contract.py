@@ -41,6 +41,10 @@ class Networks:
     """Whether batches are differentiated in parts."""
     curvature: Mapping[str, Tensor] | None = None
     """The exact diagonal curvature by parameter, where a problem knows it."""
+    member: Callable[[int], nn.Module] | None = None
+    """Builds the network of one member as a module of its own, whose parameters and buffers are views of the pack's."""
+    rebind: Callable[[int, nn.Module], None] | None = None
+    """Makes them views again, of the member at that place, after members were dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +152,14 @@ class EvaluatesElsewhere(Protocol):
 
     def evaluating(self, params: Tensors, state: State, numbers: Numbers) -> AbstractContextManager[None]:
         """Set `params` to those to evaluate with while inside. Those of training are put back afterwards."""
+
+
+@runtime_checkable
+class TrainsModules(Protocol):
+    """It may need each member's network as a module, whose hooks see its forward and backward passes."""
+
+    def modules(self, state: State) -> Sequence[nn.Module] | None:
+        """Return the module of each member, to be differentiated one by one; None if gradients are enough."""
 
 
 @runtime_checkable

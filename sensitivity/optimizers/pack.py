@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sensitivity.kfac import Capture
@@ -22,6 +22,7 @@ from sensitivity.optimizers.contract import (
     Priced,
     Report,
     Tensors,
+    TrainsModules,
 )
 from sensitivity.optimizers.numbers import Numbers, per_trial
 from sensitivity.study.arms import declared_kind, kinds
@@ -88,6 +89,10 @@ class PackOptimizer:
         """Take the layers' calls in a micro-batch, `share` of the whole batch: gradients of its mean loss."""
         assert isinstance(self._rule, Observer)
         self._rule.observe(calls, share)
+
+    def modules(self) -> Sequence[nn.Module] | None:
+        """Return the network of each member as a module, where it needs them; None where gradients are enough."""
+        return self._rule.modules(self._state) if isinstance(self._rule, TrainsModules) else None
 
     def repeated_kind(self, step: int) -> str | None:
         """Name the kind of `step`, all of which do the same operations and ask for no number; None if it does ask."""

@@ -145,9 +145,10 @@ def _own_optimizer_mistakes(name: str, arm: Arm, model: nn.Module) -> Iterator[s
         numbers = {key: axis.bounds()[end] for key, axis in arm.axes().items()}
         try:
             with users_code(f"{field}: with {', '.join(f'{key} = {value:g}' for key, value in numbers.items())}"):
-                networks = Networks(network=model, batch_size=1)
+                networks = Networks(network=model, batch_size=1, member=lambda place: model)
                 optimizer = PackOptimizer(arm.settings(), [numbers], params, networks)
-                optimizer.step(params, {key: torch.ones_like(p) for key, p in params.items()}, 1.0, step=0)
+                if optimizer.modules() is None:  # else it has seen no forward pass yet
+                    optimizer.step(params, {key: torch.ones_like(p) for key, p in params.items()}, 1.0, step=0)
         except UserError as error:
             yield str(error) if str(error).startswith(field) else f"optimizers.{name}.{error}"
             return

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sensitivity.kfac import Capture
 from sensitivity.optimizers.contract import Networks
@@ -24,6 +24,8 @@ def make_optimizer(pack: Pack, model: PackedModel, problem: Problem) -> PackOpti
         batch_size=pack.batch_size,
         gradients_are_products=model.gradients_are_products,
         curvature=problem.curvature,
+        member=model.member,
+        rebind=model.rebind,
     )
     return optimizer_of(pack.trials, model.params, networks)
 
@@ -45,6 +47,9 @@ def take_step(
     lr_scale: float | Tensor,
 ) -> tuple[Tensor, Tensor | None]:
     """Do one step; return the losses before it ``[trials]``, and the members that could not be updated."""
+    modules = optimizer.modules()
+    if modules is not None:
+        return _take_alone(model, problem, optimizer, modules, batches, step=step, lr_scale=lr_scale)
     record = optimizer.begin(step)
     total: dict[str, Tensor] = {}
     loss = torch.zeros(())
@@ -58,6 +63,29 @@ def take_step(
             loss = losses * part.share + loss
         del grads  # or the next part would find the memory of this one's taken
     return loss, optimizer.step(model.params, total, lr_scale, step=step)
+
+
+def _take_alone(
+    model: PackedModel,
+    problem: Problem,
+    optimizer: PackOptimizer,
+    modules: Sequence[nn.Module],
+    batches: Batches,
+    *,
+    step: int,
+    lr_scale: float | Tensor,
+) -> tuple[Tensor, Tensor | None]:
+    """Do one step of an optimizer that needs modules: forward and backward passes are each member's own."""
+    total = [torch.zeros((), device=model.device) for _ in modules]
+    for module in modules:
+        module.zero_grad(set_to_none=True)
+    for part in batches.draw():
+        for place, module in enumerate(modules):
+            outputs = model.train_member(place, module, part.inputs[place].clone())
+            loss = problem.loss(outputs[None], part.targets[place][None]).sum() * part.share
+            loss.backward()  # type: ignore[no-untyped-call]
+            total[place] = total[place] + loss.detach()
+    return torch.stack(total), optimizer.step(model.params, {}, lr_scale, step=step)
 
 
 def _differentiate(

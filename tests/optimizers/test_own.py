@@ -1,19 +1,24 @@
 """Optimizers of the user's own: any torch.optim.Optimizer, or a function that returns one, stepped member by member."""
 
+import dataclasses
 import sys
 import types
 
 import pytest
 import torch
+from torch import nn
 
 from sensitivity.execution.worker import _train
+from sensitivity.kfac import KFAC, KFACConfig
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import parse_study
 from sensitivity.study.results import Status
 from sensitivity.study.trials import Pack, expand
+from sensitivity.training.batches import PackBatches
 from sensitivity.training.checks import check_study
 from sensitivity.training.loop import train_pack
 from sensitivity.training.pack_training import PackTraining
+from sensitivity.training.packed_model import initialised
 from tests.optimizers.cases import losses, problem, walked
 from tests.optimizers.references import trajectory
 
@@ -93,6 +98,7 @@ def module(monkeypatch):
     users.__file__ = "users_optimizers.py"
     for each in (Noted, Moody, Raises, NeedsClosure):
         setattr(users, each.__name__, each)
+    users.kfac = kfac
     users.nothing = lambda params, lr: None
     users.halved = lambda params, lr: torch.optim.SGD(params, lr=lr / 2)
     monkeypatch.setitem(sys.modules, "users_optimizers", users)
@@ -135,6 +141,40 @@ def test_it_is_evaluated_in_its_own_mode_and_trains_on_undisturbed():
     assert [m.train_loss for m in moody.measurements] == pytest.approx([at_zero] * 4)
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value)
+
+
+def kfac(model, lr, damping):
+    return KFAC(model, KFACConfig(lr=lr, damping=damping, inverse_interval=3))
+
+
+def test_one_that_needs_the_module_is_given_it_and_places_its_hooks():
+    numbers = {"lr": [0.03, 0.05, 1e9], "damping": 0.2}
+    theirs = trained("users_optimizers:kfac", **numbers)
+    ours = trained("kfac", inverse_interval=3, **numbers)
+    assert [result.status for result in theirs] == [Status.COMPLETED, Status.COMPLETED, Status.DIVERGED]
+    for one, other in zip(theirs[:2], ours[:2], strict=True):
+        assert losses(one) == pytest.approx(losses(other), rel=1e-9)
+
+
+def test_its_modules_have_the_buffers_and_the_random_numbers_of_their_members():
+    task = problem()
+    layers = lambda: nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), nn.Linear(6, 6)).double()  # noqa: E731
+    task = dataclasses.replace(task, build_model=layers)
+    pack = Pack(expand(study("users_optimizers:kfac", damping=0.2, lr=[0.03, 0.05, 1e9])))
+    together = train_pack(pack, task)
+    for result in together[:2]:
+        (alone,) = train_pack(Pack((result.trial,)), task)
+        assert losses(result) == pytest.approx(losses(alone), rel=1e-9)
+    network = initialised(layers, 0)
+    optimizer = kfac(network, lr=0.03, damping=0.2)
+    (part,) = PackBatches([0], task, batch_size=24, micro_batch=None, augment=False).draw()
+    training = PackTraining(Pack(pack.trials[:1]), task, micro_batch=None)
+    network[2].p = 0.0
+    nn.functional.cross_entropy(network(part.inputs[0]), part.targets[0]).backward()
+    optimizer.step()
+    training.measure()
+    training.advance(1)
+    torch.testing.assert_close(training._model.state()["buffers"]["1.running_mean"][0], network[1].running_mean)
 
 
 def test_one_that_raises_takes_nobody_with_it():

@@ -2,13 +2,17 @@
 
 A ``torch.optim.Optimizer``, or a function ``(params, **arguments)`` that returns one. Gradients are those of the packed
 networks; the parameters of each member are views into the pack, and its own optimizer steps them.
+
+Where the first argument is called `model`, `module` or `network`, it is given each member's network as a module of its
+own, so that it can place hooks. Then forward and backward passes are each member's own too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ConfigDict, ValidationError, model_validator
@@ -21,13 +25,18 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.user_functions import import_function
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.nn import Parameter
     from torch.optim import Optimizer
 
     from sensitivity.optimizers.numbers import Numbers
 
+logger = logging.getLogger(__name__)
+
 _BETAS = ("beta1", "beta2")
+_MODULE = ("model", "module", "network")
+_told: set[str] = set()
+"""Optimizers of which this process has said that they train members one by one."""
 _NOT_ITS_OWN = {*Arm.model_fields, *ArmSchedule.model_fields}
 
 
@@ -70,18 +79,39 @@ class Own:
         self._settings = {name: value for name, value in settings.items() if name not in Arm.model_fields}
         self._build = import_function(self._path, "kind")
         self._bound: tuple[int, ...] = ()
+        self._networks = networks
+        self._needs_module = _first_argument(self._build) in _MODULE
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
         """Build the optimizer of each member."""
         from torch.nn import Parameter
 
         members = []
+        if self._needs_module and self._path not in _told:
+            _told.add(self._path)
+            logger.info("%s needs the network itself: members of a pack are trained one by one", self._path)
         for k in range(len(numbers["lr"])):
+            module = self._module(k)
             views = {name: Parameter(p.detach()[k]) for name, p in params.items()}
+            if module is not None:
+                views = {name: p for name, p in module.named_parameters() if name in params}
             arguments = {name: numbers[name][k].item() for name in numbers.names if name not in _NOT_ITS_OWN}
-            members.append(Member(views, self._made(list(views.values()), arguments)))
+            made = self._made(list(views.values()) if module is None else module, arguments)
+            members.append(Member(views, made, module))
         self._bound = _places(params)
         return {"members": members}
+
+    def _module(self, place: int) -> nn.Module | None:
+        """Return the network of a member, if it is needed."""
+        if not self._needs_module:
+            return None
+        if self._networks.member is None:
+            raise UserError(f"kind: {self._path} needs the network itself, which is not known here")
+        return self._networks.member(place)
+
+    def modules(self, state: State) -> Sequence[nn.Module] | None:
+        """Return the modules of the members, if they are needed."""
+        return [member.module for member in state["members"]] if self._needs_module else None
 
     @property
     def period(self) -> int:
@@ -104,10 +134,12 @@ class Own:
             for k, member in enumerate(members):
                 for name, view in member.views.items():
                     view.data = params[name].detach()[k]
+                if member.module is not None and self._networks.rebind is not None:
+                    self._networks.rebind(k, member.module)  # buffers too
             self._bound = places
         for k, member in enumerate(members):
             member.scale(multiplier)
-            for name, view in member.views.items():
+            for name, view in member.views.items() if member.module is None else ():
                 view.grad = grads[name][k]
             with torch.enable_grad():
                 member.optimizer.step()
@@ -144,7 +176,7 @@ class Own:
         for member, kept in zip(state["members"], saved["members"], strict=True):
             member.restore(kept)
 
-    def _made(self, params: list[Parameter], numbers: Mapping[str, float]) -> Optimizer:
+    def _made(self, params: list[Parameter] | nn.Module, numbers: Mapping[str, float]) -> Optimizer:
         """Build the optimizer of one member.
 
         Raises:
@@ -172,8 +204,8 @@ class Own:
 class Member:
     """The optimizer of one member, and the views of the pack that it steps."""
 
-    def __init__(self, views: dict[str, Parameter], optimizer: Optimizer) -> None:
-        self.views, self.optimizer = views, optimizer
+    def __init__(self, views: dict[str, Parameter], optimizer: Optimizer, module: Any = None) -> None:
+        self.views, self.optimizer, self.module = views, optimizer, module
         self._multiplier = 1.0
         self._rates = [group.get("lr") for group in optimizer.param_groups]
 
@@ -218,6 +250,13 @@ def _arguments(build: Callable[..., Any], given: Mapping[str, Any]) -> dict[str,
         elif isinstance(value, list) and isinstance(default, tuple):
             given[name] = tuple(value)
     return given
+
+
+def _first_argument(build: Callable[..., Any]) -> str:
+    try:
+        return next(iter(inspect.signature(build).parameters), "")
+    except (TypeError, ValueError):  # of a class in C
+        return ""
 
 
 def _has_modes(optimizer: Any) -> bool:
