@@ -17,8 +17,8 @@ from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.analysis.summary import Tally
 from sensitivity.analysis.verdict import Verdict
 from sensitivity.figures.exhibits.comparison import draw_verdict
-from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
 from sensitivity.figures.exhibits.targets import draw_targets
+from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
 
 _QUESTIONS = ("scaling", "sensitivity")
 

@@ -21,8 +21,8 @@ from dashboards.words import duration
 from sensitivity.analysis.curves import CellCurves
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.figures.exhibits.curves import draw_curves
-from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
 from sensitivity.figures.exhibits.maps import draw_maps
+from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
 from sensitivity.figures.scales import map_scale
 from sensitivity.store.schema import PARAM_PREFIX
 
