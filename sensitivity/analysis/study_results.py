@@ -97,9 +97,9 @@ class StudyResults:
     @property
     def metric(self) -> Metric:
         """The one asked for, else the primary target's where some run measured it, else the most telling measured."""
-        if self.view.metric is not None:
-            return METRICS[self.view.metric]
-        return next(iter(self.metrics), METRICS[self.spec.problem.metrics()[0]])
+        declared = self.spec.primary_target or (self.spec.problem.metrics()[0], 0.0)
+        measured = next(iter(self.metrics), METRICS[declared[0]])
+        return measured if self.view.metric is None else METRICS[self.view.metric]
 
     @property
     def target(self) -> Target | None:
