@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from sensitivity.cli.display import duration, size
 from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
 from sensitivity.cli.streams import reader_gone
 from sensitivity.execution.environment import ray_environment
@@ -20,6 +19,7 @@ from sensitivity.execution.shipment import refuse_local, shipment
 from sensitivity.store.directory import place
 from sensitivity.study.errors import UserError
 from sensitivity.study.redaction import redacted
+from sensitivity.study.words import count, duration, size
 
 if TYPE_CHECKING:
     from sensitivity.execution.jobs import Cluster, Job
@@ -46,7 +46,7 @@ def submit_study(
         return
     at = f"--address {shlex.quote(redacted(address))}"
     print(f"job:    {job.id}")
-    print(f"sent:   {files} file{'s' * (files != 1)} ({size(sent, 'B')}){' and this package' * with_package}")
+    print(f"sent:   {count(files, 'file')} ({size(sent, 'B')}){' and this package' * with_package}")
     print(f"follow: sensitivity logs -f {job.id} {at}")
     print(f"state:  sensitivity status {job.id} {at}")
     print(f"stop:   sensitivity stop {job.id} {at}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 
-from sensitivity.cli.display import duration, plain_console, price_table
+from sensitivity.cli.display import plain_console, price_table
 from sensitivity.execution.costs import Price, measure_here, pack_sizes, price, samples
 from sensitivity.execution.prepare import available_workers, prepare, with_recorded, with_search_seconds
 from sensitivity.execution.searches import recorded_trials, search_seconds
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import MANIFEST, read_manifest, refuse_other_study
 from sensitivity.store.reader import finished_trials, read_plan, read_runs
+from sensitivity.study.words import duration
 
 
 def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sensitivity.analysis.claims import Claim
-from sensitivity.cli.display import shown_file, size
+from sensitivity.cli.display import shown_file
 from sensitivity.figures.verdict_words import answer_in_words
 from sensitivity.report.results import Verdicts, compute_verdicts
 from sensitivity.report.words import target_in_words
@@ -18,6 +18,7 @@ from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
 from sensitivity.store.record import refuse_record
 from sensitivity.study.whole_files import refuse_unwritable, write_output
+from sensitivity.study.words import size
 
 _WIDTH = 100
 
