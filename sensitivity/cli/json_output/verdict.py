@@ -64,10 +64,15 @@ class AnswerPart(Part):
     candidate: str = Field(description="Name of the optimizer that the answer is about.")
     reference: str = Field(description="Name of the optimizer that it is compared with.")
     answer: Answer = Field(description="Of the candidate; better means that it scales further, or is less sensitive.")
-    role: Role = Field(description="What the answer may claim; exploratory answers claim nothing beyond the study.")
+    role: Role = Field(
+        description="primary: the claim that the study declares; confirmatory: one of several that share the error"
+        " rate; exploratory: outside of it."
+    )
     error_rate: float = Field(description="One-sided error rate of this claim; 0 where nothing may be claimed.")
     effect: EffectPart = Field(description="Size of the difference between the two, as a ratio.")
-    p: Number = Field(description="Two-sided p-value of a difference beyond the margin; null without a test.")
+    p: Number = Field(
+        description="Two-sided p-value of a difference beyond the margin; null without a test and with too few seeds."
+    )
     p_equivalence: Number = Field(description="p-value of a difference within the margin; null without a test.")
     margin: Number = Field(description="Ratio up to which the two are as good as equal, above 1; null without a test.")
     reasons: tuple[ReasonPart, ...] = Field(description="Why the answer is what it is, the gravest first.")
