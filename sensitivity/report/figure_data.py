@@ -21,7 +21,7 @@ from sensitivity.analysis.targets import TargetOutcome
 from sensitivity.analysis.time_split import TimeSplit
 from sensitivity.analysis.tuning import Tuning
 from sensitivity.analysis.verdict import Verdict
-from sensitivity.report.data import ESTIMATE, Data, Value, estimated
+from sensitivity.figures.data import ESTIMATE, Data, Value, estimated
 
 _COUNTS = ("completed", "diverged", "failed", "waiting", "planned")
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from sensitivity.analysis.success import SuccessDifference, SuccessSurface
 from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.labels import count, optimizer_label, target_label
-from sensitivity.figures.nothing import NothingToDrawError
+from sensitivity.figures.nothing import NothingToShowError, nothing
 from sensitivity.figures.panels import Panels, batch_axis, make_panels
 from sensitivity.figures.scales import Scale, metric_scale
 from sensitivity.figures.theme import LIGHT, Theme
@@ -23,9 +23,9 @@ def draw_success(surfaces: Sequence[SuccessSurface], *, theme: Theme = LIGHT) ->
     """Draw rates as contours, one panel an optimizer; as lines over targets where there is one batch size.
 
     Raises:
-        NothingToDrawError: no surface that has rates and a target.
+        NothingToShowError: no surface that has rates and a target.
     """
-    shown = _drawable(surfaces)
+    shown = drawable(surfaces)
     scale = _targets(shown[0])
     if len(shown[0].batch_sizes) < 2 or len(shown[0].targets) < 2:
         return _lines(shown, scale, theme)
@@ -46,12 +46,12 @@ def draw_success_3d(surfaces: Sequence[SuccessSurface], *, theme: Theme = LIGHT)
     """Draw the rates of all optimizers as surfaces over the same axes; it needs two batch sizes and two targets.
 
     Raises:
-        NothingToDrawError: no surface that has rates, or too few batch sizes or targets for a surface.
+        NothingToShowError: no surface that has rates, or too few batch sizes or targets for a surface.
     """
-    shown = _drawable(surfaces)
+    shown = drawable(surfaces)
     scale = _targets(shown[0])
     if len(shown[0].batch_sizes) < 2 or len(shown[0].targets) < 2:
-        raise NothingToDrawError("a surface needs two batch sizes and two targets")
+        raise NothingToShowError("A surface needs two batch sizes and two targets; the contours show what there is.")
     panels = make_panels(1, columns=1, height=520)
     traces = []
     order = [surface.optimizer for surface in surfaces]
@@ -111,10 +111,10 @@ def draw_success_difference(
     """Draw the difference of two of `surfaces`; a dot marks where its interval excludes zero.
 
     Raises:
-        NothingToDrawError: no batch size that both have, or no target.
+        NothingToShowError: no batch size that both have, or no target.
     """
     if not difference.batch_sizes or not difference.targets:
-        raise NothingToDrawError("a difference needs a batch size and a target")
+        raise NothingToShowError("A difference needs a batch size that both optimizers were run at, and a target.")
     metric = METRICS[difference.metric]
     scale = metric_scale(metric, difference.targets)
     x = list(range(len(difference.batch_sizes)))
@@ -186,10 +186,15 @@ def draw_success_difference(
     )
 
 
-def _drawable(surfaces: Sequence[SuccessSurface]) -> list[SuccessSurface]:
+def drawable(surfaces: Sequence[SuccessSurface]) -> list[SuccessSurface]:
+    """Return the surfaces that have rates.
+
+    Raises:
+        NothingToShowError: none has.
+    """
     shown = [surface for surface in surfaces if surface.refused is None and surface.targets and sum(surface.runs)]
     if not shown:
-        raise NothingToDrawError("a figure of success rates needs a surface with rates")
+        raise nothing([s.refused for s in surfaces], "No run has a result, so there are no success rates.")
     return shown
 
 
