@@ -81,12 +81,18 @@ class Own:
         self._bound: tuple[int, ...] = ()
         self._networks = networks
         self._needs_module = _first_argument(self._build) in _MODULE
+        self._clips = settings.get("clip_norm") is not None
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
         """Build the optimizer of each member."""
         from torch.nn import Parameter
 
         members = []
+        if self._needs_module and (self._clips or "clip_norm" in numbers):
+            raise UserError(
+                f"clip_norm: {self._path} is given the network itself, so that its gradients are not in the pack; clip "
+                "them in its step"
+            )
         if self._needs_module and self._path not in _told:
             _told.add(self._path)
             logger.info("%s needs the network itself: members of a pack are trained one by one", self._path)
@@ -105,8 +111,7 @@ class Own:
         """Return the network of a member, if it is needed."""
         if not self._needs_module:
             return None
-        if self._networks.member is None:
-            raise UserError(f"kind: {self._path} needs the network itself, which is not known here")
+        assert self._networks.member is not None
         return self._networks.member(place)
 
     def modules(self, state: State) -> Sequence[nn.Module] | None:
