@@ -135,25 +135,28 @@ class Own:
 
         members: list[Member] = state["members"]
         multiplier = (lr[0].double() / numbers.cast("lr")[0].double()).item()
+        inside = {name: p.detach().unbind() for name, p in params.items()}
+        slopes = {name: g.unbind() for name, g in grads.items()}
         if (places := _places(params)) != self._bound:  # members were dropped: the pack has new tensors
             for k, member in enumerate(members):
                 for name, view in member.views.items():
-                    view.data = params[name].detach()[k]
+                    view.data = inside[name][k]
                 if member.module is not None and self._networks.rebind is not None:
                     self._networks.rebind(k, member.module)  # buffers too
             self._bound = places
-        for k, member in enumerate(members):
-            member.scale(multiplier)
-            for name, view in member.views.items() if member.module is None else ():
-                view.grad = grads[name][k]
-            with torch.enable_grad():
+        with torch.enable_grad():
+            for k, member in enumerate(members):
+                member.scale(multiplier)
+                if member.module is None:
+                    for name, view in member.views.items():
+                        view.grad = slopes[name][k]
                 member.optimizer.step()
-            for name, view in member.views.items():
-                view.grad = None
-                inside = params[name].detach()[k]
-                if view.data_ptr() != inside.data_ptr():  # it has put another tensor in the place of the parameter
-                    inside.copy_(view.detach())
-                    view.data = inside
+                for name, view in member.views.items():
+                    view.grad = None
+                    if view.data_ptr() != inside[name][k].data_ptr():  # another tensor is in the parameter's place
+                        with torch.no_grad():
+                            inside[name][k].copy_(view)
+                        view.data = inside[name][k]
         return None
 
     @contextlib.contextmanager
