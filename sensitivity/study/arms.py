@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
@@ -28,8 +28,10 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sensitivity.study.axes import Axis, LimitOrAxis, NumberOrAxis
 from sensitivity.study.hyperparameters import hyperparameter
-from sensitivity.study.protocol import Decay
-from sensitivity.study.section import IMPORT_PATH, MOST_SAMPLES, AsList, Section, Seed
+from sensitivity.study.protocol import Decay, ScheduleSpec
+from sensitivity.study.schedule import own_schedule
+from sensitivity.study.section import MOST_SAMPLES, AsList, Section, Seed
+from sensitivity.study.user_functions import IMPORT_PATH
 
 SEARCHES = ("tpe", "gp", "cmaes", "nsga2")
 """The designs whose next configurations depend on the results of earlier ones."""
@@ -240,6 +242,23 @@ def _arm(raw: Any) -> Any:
     unknown = PydanticCustomError("unknown_kind", "unknown optimizer", context)
     error = InitErrorDetails(type=missing if kind is None else unknown, loc=("kind",), input=kind)
     raise ValidationError.from_exception_data("arm", [error])
+
+
+def check_schedules(optimizers: Mapping[str, Arm], schedule: ScheduleSpec) -> None:
+    """Refuse an optimizer whose own schedule makes none with that of the study, at either end of its axes."""
+    for name, arm in optimizers.items():
+        axes = arm.schedule.axes() if arm.schedule else {}
+        for end in (0, 1):
+            own = {**arm.settings().get("schedule", {}), **{key: axis.bounds()[end] for key, axis in axes.items()}}
+            try:
+                own_schedule(schedule, own)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise PydanticCustomError(
+                    "schedule",
+                    "optimizers.{name}.schedule.{field}: {message}",
+                    {"name": name, "field": ".".join(map(str, first["loc"])), "message": first["msg"]},
+                ) from None
 
 
 ArmField = Annotated[SerializeAsAny[Arm], BeforeValidator(_arm)]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sensitivity.study.plain import plain
 
-IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-"""Something in the user's code: "module:name"."""
 MOST_RUNS = 2_000_000
 MOST_SEEDS = 10_000
 CONFIRMATION_SEEDS = 10**9

@@ -12,27 +12,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sensitivity.study.arms import ArmField
+from sensitivity.study.arms import ArmField, check_schedules
 from sensitivity.study.axes import Axis
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.metrics import METRICS, MetricName
 from sensitivity.study.primary import Pair, PairField, PrimarySpec, default_pairs
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
-from sensitivity.study.schedule import own_schedule
 from sensitivity.study.search import SearchSpec
-from sensitivity.study.section import (
-    CONFIRMATION_SEEDS,
-    IMPORT_PATH,
-    MOST_RUNS,
-    MOST_SEEDS,
-    AsList,
-    Count,
-    Section,
-    Seed,
-)
+from sensitivity.study.section import CONFIRMATION_SEEDS, MOST_RUNS, MOST_SEEDS, AsList, Count, Section, Seed
+from sensitivity.study.user_functions import IMPORT_PATH
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "noisy_quadratic")
 IMAGE_FOLDER = "imagefolder:"
@@ -361,24 +352,8 @@ class StudySpec(Section):
         return value
 
     @model_validator(mode="after")
-    def _schedules_fit(self) -> StudySpec:
-        for name, arm in self.optimizers.items():
-            axes = arm.schedule.axes() if arm.schedule else {}
-            for end in (0, 1):
-                own = {**arm.settings().get("schedule", {}), **{key: axis.bounds()[end] for key, axis in axes.items()}}
-                try:
-                    own_schedule(self.schedule, own)
-                except ValidationError as error:
-                    first = error.errors()[0]
-                    raise PydanticCustomError(
-                        "schedule",
-                        "optimizers.{name}.schedule.{field}: {message}",
-                        {"name": name, "field": ".".join(map(str, first["loc"])), "message": first["msg"]},
-                    ) from None
-        return self
-
-    @model_validator(mode="after")
     def _feasible(self) -> StudySpec:
+        check_schedules(self.optimizers, self.schedule)
         cells = sum(arm.most_cells() for arm in self.optimizers.values())
         runs = cells * len(self.batch_sizes) * len(self.seeds)
         if runs > MOST_RUNS:
