@@ -25,6 +25,7 @@ from dashboards.view import View
 from sensitivity.figures.labels import optimizer_name
 from sensitivity.study.arms import arm_class
 from sensitivity.study.errors import StudyFileError, UserError
+from sensitivity.study.hyperparameters import rank
 from sensitivity.study.load import parse_toml, read_study
 from sensitivity.study.redaction import redacted
 from sensitivity.study.spec import StudySpec
@@ -207,7 +208,7 @@ def _arm_fields(arm: Any) -> tuple[str, ...]:
     """Return the fields of an optimizer's form: its numbers, as it declares them, and its design."""
     given = arm if isinstance(arm, dict) else {}
     declared = arm_class(given.get("kind"))
-    numbers = ("lr",) if declared is None else declared.number_fields()
+    numbers = ["lr"] if declared is None else sorted(declared.number_fields(), key=rank)
     extra = declared is not None and declared.model_config.get("extra") == "allow"
     own = [field for field in given if extra and declared is not None and field not in declared.model_fields]
     return (*numbers, *own, "design", "samples")
