@@ -90,6 +90,7 @@ CASES: dict[str, tuple[dict[str, Any], str, Peer | None]] = {
     "soap": ({}, "pytorch_optimizer", _package("pytorch_optimizer", "SOAP", lr=1e-3, precondition_frequency=10)),
     "kfac": ({"damping": 1.0}, "", None),
     "torch.optim:AdamW": ({}, "torch", _torch("AdamW", lr=1e-3)),
+    "torch.optim:AdamW, fused": ({"fused": True}, "torch, fused", _torch("AdamW", lr=1e-3, fused=True)),
     "torch.optim:SGD": ({"momentum": 0.9}, "torch", _torch("SGD", lr=1e-3, momentum=0.9)),
 }
 

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 _BETAS = ("beta1", "beta2")
 _MODULE = ("model", "module", "network")
-_told: set[str] = set()
+_reported: set[str] = set()
 """Optimizers of which this process has said that they train members one by one."""
 _NOT_ITS_OWN = {*Arm.model_fields, *ArmSchedule.model_fields}
 
@@ -93,8 +93,8 @@ class Own:
                 f"clip_norm: {self._path} is given the network itself, so that its gradients are not in the pack; clip "
                 "them in its step"
             )
-        if self._needs_module and self._path not in _told:
-            _told.add(self._path)
+        if self._needs_module and self._path not in _reported:
+            _reported.add(self._path)
             logger.info("%s needs the network itself: members of a pack are trained one by one", self._path)
         for k in range(len(numbers["lr"])):
             module = self._module(k)
