@@ -1,0 +1,134 @@
+"""Ray for the length of one command, or kept for several: the ways in which `launch` may have it.
+
+Nothing here imports Ray before its environment is prepared.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from sensitivity.execution.environment import ray_environment
+from sensitivity.execution.prepare import available_workers
+from sensitivity.execution.resources import local_cores
+from sensitivity.study.execution import ExecutionSpec
+
+_NOT_OURS = ("RAY_", "TUNE_", "KMP_", "PYTEST_")
+"""Prefixes of environment variables that Ray and libraries set for themselves as they are imported."""
+
+
+class Sessions(Protocol):
+    """Gives Ray for a while: how many packs may run at once, and a folder for Tune's own files."""
+
+    def __call__(
+        self, *, address: str | None, workers: int | None, execution: ExecutionSpec, on_loss: Callable[[str], None]
+    ) -> contextlib.AbstractContextManager[tuple[int, Path]]:
+        """Enter a session; see `session.session` for the arguments."""
+
+
+@contextlib.contextmanager
+def one_session(
+    *, address: str | None, workers: int | None, execution: ExecutionSpec, on_loss: Callable[[str], None]
+) -> Iterator[tuple[int, Path]]:
+    """Start Ray, or join the cluster at `address`, and leave it at the end."""
+    with ray_environment(local=address is None) as scratch:
+        from sensitivity.execution.session import session
+
+        with session(address=address, workers=workers, execution=execution, on_loss=on_loss) as at_once:
+            yield at_once, scratch
+
+
+class Executor:
+    """A Ray on this machine that is started by the first run and used again by the next ones.
+
+    It is started anew where a run needs more cores than it has, or where the current folder or the environment
+    variables, which its workers inherit, have changed since.
+    """
+
+    def __init__(self) -> None:
+        self._stack: contextlib.ExitStack | None = None
+        self._cores = 0
+        self._variables: dict[str, str] = {}
+        """What Ray reads from the environment."""
+        self._surroundings: tuple[str, dict[str, str]] | None = None
+        self._on_loss: Callable[[str], None] | None = None
+        self._lost = False
+
+    @contextlib.contextmanager
+    def session(
+        self, *, address: str | None, workers: int | None, execution: ExecutionSpec, on_loss: Callable[[str], None]
+    ) -> Iterator[tuple[int, Path]]:
+        """Give the Ray that is there, or start one; a cluster is joined for this session alone."""
+        if address is not None:
+            self.close()
+            with one_session(address=address, workers=workers, execution=execution, on_loss=on_loss) as found:
+                yield found
+            return
+        self._prepare(workers or available_workers(execution.threads), execution)
+        self._on_loss = on_loss
+        try:
+            with self._environment(), ray_environment(local=True) as scratch:
+                from sensitivity.execution.session import session
+                from sensitivity.execution.worker_tasks import start_workers
+
+                with session(address=None, workers=workers, execution=execution, on_loss=on_loss) as at_once:
+                    yield at_once, scratch
+                    start_workers(at_once, execution)  # for the next run, whose packs then need not wait for them
+        finally:
+            self._on_loss = None
+            if self._lost:
+                self.close()
+
+    def close(self) -> None:
+        """Shut Ray down, if it was started here."""
+        stack, self._stack, self._lost = self._stack, None, False
+        atexit.unregister(self.close)
+        if stack is not None:
+            with self._environment():
+                stack.close()
+
+    def _prepare(self, workers: int, execution: ExecutionSpec) -> None:
+        cores = local_cores(workers, execution, available=available_workers(1))
+        if self._stack is not None and cores <= self._cores and self._surroundings == _surroundings():
+            return
+        self.close()
+        self._surroundings = _surroundings()
+        with contextlib.ExitStack() as stack:
+            before = dict(os.environ)
+            stack.enter_context(ray_environment(local=True))
+            self._variables = {name: value for name, value in os.environ.items() if name not in before}
+            from sensitivity.execution.session import session
+
+            stack.enter_context(session(address=None, workers=workers, execution=execution, on_loss=self._lose))
+            self._stack, self._cores = stack.pop_all(), cores
+        for name in self._variables:
+            os.environ.pop(name, None)
+        atexit.register(self.close)  # behind Ray's own, so that it comes before it
+
+    @contextlib.contextmanager
+    def _environment(self) -> Iterator[None]:
+        """Set the environment variables with which Ray was started."""
+        added = {name: value for name, value in self._variables.items() if name not in os.environ}
+        os.environ.update(added)
+        try:
+            yield
+        finally:
+            for name in added:
+                os.environ.pop(name, None)
+
+    def _lose(self, cause: str) -> None:
+        """End the run that goes on, or the Ray that none uses, before Ray ends this process."""
+        self._lost = True
+        if self._on_loss is not None:
+            self._on_loss(cause)
+        else:
+            self.close()
+
+
+def _surroundings() -> tuple[str, dict[str, str]]:
+    """Return the folder and the environment variables that Ray's workers would inherit."""
+    return str(Path.cwd()), {name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)}
