@@ -25,7 +25,7 @@ from dashboards.shell import navigation, study_page, trouble, trouble_note
 from dashboards.site import Site
 from dashboards.top import TopPage
 from dashboards.view import View, parse, search_of
-from sensitivity.figures.nothing import NothingToDrawError
+from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.study.errors import StorageError, UserError
 
 _NEAR_PX = 5
@@ -220,7 +220,7 @@ def _drawn(block: FigureBlock, scene: Scene) -> go.Figure | str:
         return _EMPTY
     try:
         return block.draw(scene)
-    except NothingToDrawError as error:
+    except NothingToShowError as error:
         return f"Nothing to draw yet: {error}."
     except StorageError as error:  # a part of the curves is damaged: what needs none of it is shown
         return str(error)

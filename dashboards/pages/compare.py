@@ -21,7 +21,7 @@ from dashboards.view import View, parse, search_of
 from dashboards.words import duration
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.figures.labels import metric_value, number, optimizer_name
-from sensitivity.figures.maps import draw_maps
+from sensitivity.figures.exhibits.maps import draw_maps
 from sensitivity.figures.scales import map_scale
 from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import METRICS, Metric

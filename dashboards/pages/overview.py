@@ -16,9 +16,9 @@ from dashboards.words import duration
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.analysis.summary import Tally
 from sensitivity.analysis.verdict import Verdict
-from sensitivity.figures.comparison import draw_verdict
+from sensitivity.figures.exhibits.comparison import draw_verdict
 from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
-from sensitivity.figures.targets import draw_targets
+from sensitivity.figures.exhibits.targets import draw_targets
 
 _QUESTIONS = ("scaling", "sensitivity")
 

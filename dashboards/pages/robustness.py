@@ -20,9 +20,9 @@ from dashboards.pages.verdicts import verdict_text
 from dashboards.words import duration
 from sensitivity.analysis.curves import CellCurves
 from sensitivity.analysis.maps import RobustnessMap
-from sensitivity.figures.curves import draw_curves
+from sensitivity.figures.exhibits.curves import draw_curves
 from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
-from sensitivity.figures.maps import draw_maps
+from sensitivity.figures.exhibits.maps import draw_maps
 from sensitivity.figures.scales import map_scale
 from sensitivity.store.schema import PARAM_PREFIX
 

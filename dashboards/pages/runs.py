@@ -26,7 +26,7 @@ from dashboards.words import duration
 from sensitivity.analysis.curves import CellCurves, compute_curves
 from sensitivity.analysis.designs import varying
 from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
-from sensitivity.figures.parallel import draw_parallel
+from sensitivity.figures.exhibits.parallel import draw_parallel
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import METRICS

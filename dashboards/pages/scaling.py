@@ -11,10 +11,11 @@ from dashboards.filters import target_words
 from dashboards.flatten import flatten
 from sensitivity.analysis.scaling import ScalingCurve
 from sensitivity.analysis.times import TimeUnit
-from sensitivity.figures.best_of_k import draw_best_of_k
-from sensitivity.figures.comparison import draw_profiles
-from sensitivity.figures.cost import draw_cost, draw_time_split
-from sensitivity.figures.scaling import draw_critical, draw_efficiency, draw_scaling
+from sensitivity.figures.exhibits.best_of_k import draw_best_of_k
+from sensitivity.figures.exhibits.comparison import draw_profiles
+from sensitivity.figures.exhibits.cost import draw_cost, draw_time_split
+from sensitivity.figures.exhibits.critical import draw_critical
+from sensitivity.figures.exhibits.scaling import draw_efficiency, draw_scaling
 
 _NO_TARGET = "The study declares no target, so there is no time to it. Add one to the study file under [targets]."
 _NO_RESULT = "No run has a result yet."

@@ -1,7 +1,7 @@
 """Numbers to figures: one function a figure, an analysis result in, a ``plotly.graph_objects.Figure`` out.
 
 No statistics happen here. Every figure states its n, takes a ``theme.Theme`` (light or dark), and is shown with
-``theme.CONFIG``. A function that has nothing to draw raises ``nothing.NothingToDrawError``. Plotly reads some HTML in
+``theme.CONFIG``. A function that has nothing to draw raises ``nothing.NothingToShowError``. Plotly reads some HTML in
 text, so names from outside are escaped (``labels.safe``).
 
 How figures are made

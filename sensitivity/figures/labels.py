@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 
+from sensitivity.analysis.designs import Parameters
 from sensitivity.analysis.estimates import Estimate
 from sensitivity.analysis.maps import Cell, RobustnessMap
 from sensitivity.analysis.names import optimizer_name as optimizer_name
@@ -88,6 +89,11 @@ def count(n: int, noun: str) -> str:
     """Return `n` and its noun, in the plural unless n is 1."""
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
     return f"{n:,} {noun if n == 1 else plural}"
+
+
+def settings(parameters: Parameters) -> str:
+    """Return hyperparameters in words, not escaped; a dash for none."""
+    return ", ".join(f"{parameter_name(name)} {number(value, 3)}" for name, value in parameters) or "–"
 
 
 def configuration(map_: RobustnessMap, cell: Cell) -> str:

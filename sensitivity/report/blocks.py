@@ -7,10 +7,10 @@ from functools import partial
 
 import plotly.graph_objects as go
 
+from sensitivity.figures.data import Data
 from sensitivity.figures.labels import safe
-from sensitivity.figures.nothing import NothingToDrawError
+from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.theme import Theme
-from sensitivity.report.data import Data
 from sensitivity.report.embed import Figures
 
 _SHOWN_NOTES = 3
@@ -59,7 +59,7 @@ def drawn(figures: Figures, name: str, draw: Callable[[Theme], go.Figure], data:
     """Return a figure with its data; nothing where there is nothing to draw."""
     try:
         return figures.add(name, draw, data())
-    except NothingToDrawError:
+    except NothingToShowError:
         return ""
 
 

@@ -20,9 +20,9 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from sensitivity.figures.data import Data
 from sensitivity.figures.labels import safe
 from sensitivity.figures.theme import ANY, CONFIG, DARK, LIGHT, Theme, colours
-from sensitivity.report.data import Data
 from sensitivity.report.fold import fold_rows, fold_texts
 
 _MOST_ROWS = 6_000

@@ -11,16 +11,17 @@ from functools import partial
 from sensitivity.analysis.estimates import Caution, Estimate
 from sensitivity.analysis.names import merged, optimizer_name
 from sensitivity.analysis.scaling import ScalingCurve
-from sensitivity.figures.best_of_k import draw_best_of_k
-from sensitivity.figures.comparison import draw_profiles
-from sensitivity.figures.cost import draw_cost, draw_time_split
-from sensitivity.figures.importance import draw_importance, draw_ridge
-from sensitivity.figures.planes import draw_planes
-from sensitivity.figures.prices import draw_prices
-from sensitivity.figures.regions import draw_regions, draw_sensitivity
-from sensitivity.figures.scaling import UNIT_WORDS, draw_critical, draw_efficiency, draw_scaling
-from sensitivity.figures.success import draw_success, draw_success_3d, draw_success_difference
-from sensitivity.figures.targets import draw_targets
+from sensitivity.figures.exhibits.best_of_k import draw_best_of_k
+from sensitivity.figures.exhibits.comparison import draw_profiles
+from sensitivity.figures.exhibits.cost import draw_cost, draw_time_split
+from sensitivity.figures.exhibits.critical import draw_critical
+from sensitivity.figures.exhibits.importance import draw_importance, draw_ridge
+from sensitivity.figures.exhibits.planes import draw_planes
+from sensitivity.figures.exhibits.prices import draw_prices
+from sensitivity.figures.exhibits.regions import draw_regions, draw_sensitivity
+from sensitivity.figures.exhibits.scaling import UNIT_WORDS, draw_efficiency, draw_scaling
+from sensitivity.figures.exhibits.success import draw_success, draw_success_3d, draw_success_difference
+from sensitivity.figures.exhibits.targets import draw_targets
 from sensitivity.report import figure_data as data
 from sensitivity.report import tables
 from sensitivity.report.blocks import drawn, notes, nothing, section, tabs, themed

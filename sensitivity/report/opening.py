@@ -6,7 +6,7 @@ from functools import partial
 
 from sensitivity.analysis.claims import Claim
 from sensitivity.analysis.names import merged, optimizer_name
-from sensitivity.figures.comparison import draw_verdict
+from sensitivity.figures.exhibits.comparison import draw_verdict
 from sensitivity.figures.labels import safe
 from sensitivity.figures.verdict_words import answer_in_words
 from sensitivity.report import story

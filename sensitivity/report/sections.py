@@ -7,9 +7,9 @@ from functools import partial
 
 from sensitivity.analysis.clipping import Clipping
 from sensitivity.analysis.designs import NEAR_BOUND
-from sensitivity.figures.curves import draw_curves
+from sensitivity.figures.exhibits.curves import draw_curves
+from sensitivity.figures.exhibits.maps import draw_maps
 from sensitivity.figures.labels import number, optimizer_name, safe
-from sensitivity.figures.maps import draw_maps
 from sensitivity.figures.scales import map_scale
 from sensitivity.report import tables
 from sensitivity.report.blocks import drawn, notes, nothing, section, tabs, themed

@@ -8,8 +8,9 @@ from functools import partial
 
 from sensitivity.analysis.claims import Claim
 from sensitivity.analysis.scaling import ScalingCurve
+from sensitivity.figures.exhibits.critical import draw_critical
+from sensitivity.figures.exhibits.scaling import draw_scaling
 from sensitivity.figures.labels import interval_text, number, optimizer_name
-from sensitivity.figures.scaling import draw_critical, draw_scaling
 from sensitivity.report import tables
 from sensitivity.report.blocks import drawn, section, themed
 from sensitivity.report.embed import Figures

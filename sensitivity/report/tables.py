@@ -12,8 +12,8 @@ from sensitivity.analysis.price import PriceRatio, TuningPrice
 from sensitivity.analysis.summary import Group, StudySummary, Tally
 from sensitivity.analysis.targets import TargetOutcome
 from sensitivity.analysis.tuning import Tuning
+from sensitivity.figures.exhibits.prices import price_text
 from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name, safe, target_label
-from sensitivity.figures.prices import price_text
 from sensitivity.study.metrics import METRICS
 
 _MOST_ROWS = 1000

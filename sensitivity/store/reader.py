@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from sensitivity.store.parts import DamagedError, params, read_curve_tables, rea
 from sensitivity.store.schema import PARAM_PREFIX, curves_schema, runs_schema
 from sensitivity.store.writer import PLAN, RUNS, plan_table
 from sensitivity.study.errors import StorageError, UserError
+from sensitivity.study.metrics import MetricName
 from sensitivity.study.results import Status
 from sensitivity.study.trials import expand
 
@@ -39,6 +40,26 @@ class Study:
     """One row an evaluation of a run in `runs`, ordered by run and step."""
     unplanned: int
     """Runs that are kept in the directory but belong to no cell of the present plan."""
+
+    def at_start(self, metric: MetricName) -> pd.DataFrame:
+        """Return the curves, in which the evaluations of untrained networks are; so do the three below for theirs."""
+        return self.curves
+
+    def meeting(self, metric: MetricName, target: float) -> pd.DataFrame:
+        """Return the curves, in which the evaluations are that decide when runs meet a target."""
+        return self.curves
+
+    def best(self, metric: MetricName) -> pd.DataFrame:
+        """Return the curves, in which the first and the best evaluation of each run are."""
+        return self.curves
+
+    def rates(self) -> pd.DataFrame:
+        """Return the curves, which say what the effective learning rates were."""
+        return self.curves
+
+    def curves_of(self, trial_ids: Iterable[str]) -> pd.DataFrame:
+        """Return the whole curves of some runs."""
+        return self.curves[self.curves["trial_id"].isin(set(trial_ids))]
 
 
 @dataclass(frozen=True)

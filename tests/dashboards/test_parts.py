@@ -9,7 +9,7 @@ import pytest
 from dashboards.figure_updates import frame_of, patch_of
 from dashboards.memo import Memo
 from dashboards.turns import Turns
-from sensitivity.figures.parallel import draw_parallel
+from sensitivity.figures.exhibits.parallel import draw_parallel
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
 from sensitivity.study.metrics import METRICS

@@ -9,12 +9,12 @@ import pytest
 from sensitivity.analysis.curves import compute_curves
 from sensitivity.analysis.maps import compute_maps
 from sensitivity.analysis.targets import compute_targets
-from sensitivity.figures.curves import draw_curves
+from sensitivity.figures.exhibits.curves import draw_curves
 from sensitivity.figures.labels import count, number, tick_labels
-from sensitivity.figures.maps import draw_maps
+from sensitivity.figures.exhibits.maps import draw_maps
 from sensitivity.figures.outline import outline
 from sensitivity.figures.scales import map_scale, metric_scale
-from sensitivity.figures.targets import draw_targets
+from sensitivity.figures.exhibits.targets import draw_targets
 from sensitivity.figures.theme import CONFIG, DARK, LIGHT
 from sensitivity.store.reader import read_study
 from sensitivity.study.metrics import METRICS

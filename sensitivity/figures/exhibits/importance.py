@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
 from sensitivity.analysis.estimates import Estimate
 from sensitivity.analysis.importance import Importance, ridge_names
 from sensitivity.analysis.maps import RobustnessMap
+from sensitivity.analysis.names import optimizer_name
+from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.axes import add_panel_title
+from sensitivity.figures.data import ESTIMATE, Data, estimated
+from sensitivity.figures.exhibit import Exhibit, Option, optimizers
+from sensitivity.figures.exhibits.maps import map_data
 from sensitivity.figures.labels import (
     cell_hover,
     count,
@@ -20,7 +26,7 @@ from sensitivity.figures.labels import (
     optimizer_label,
     parameter_label,
 )
-from sensitivity.figures.nothing import NothingToDrawError
+from sensitivity.figures.nothing import NothingToShowError, nothing, refusals
 from sensitivity.figures.panels import log_axis, make_panels
 from sensitivity.figures.scales import Scale, map_scale
 from sensitivity.figures.theme import LIGHT, Theme
@@ -36,11 +42,13 @@ def draw_importance(importances: Sequence[Importance], *, theme: Theme = LIGHT) 
     """Draw the shares of variance, one panel an optimizer, one bar a batch size; refused ones are left out.
 
     Raises:
-        NothingToDrawError: no decomposition that isn't refused.
+        NothingToShowError: no decomposition that isn't refused.
     """
     shown = [importance for importance in importances if importance.refused is None and importance.shares]
     if not shown:
-        raise NothingToDrawError("draw_importance needs a decomposition that is not refused")
+        raise nothing(
+            [found.refused for found in importances], "No run has a result, so there is no variance to split."
+        )
     optimizers = list(dict.fromkeys(importance.optimizer for importance in shown))
     sizes = sorted({importance.batch_size for importance in shown})
     shares = {name: _names([i for i in shown if i.optimizer == name]) for name in optimizers}
@@ -128,11 +136,11 @@ def draw_ridge(maps: Sequence[RobustnessMap], importances: Sequence[Importance],
     """Draw every cell's metric over x / y, across the ridge of its plane; one panel a batch size, colour is y.
 
     Raises:
-        NothingToDrawError: no map over two hyperparameters that make a ridge with a measured cell.
+        NothingToShowError: no map over two hyperparameters that make a ridge with a measured cell.
     """
     planes = [map_ for map_ in maps if has_ridge(map_)]
     if not planes:
-        raise NothingToDrawError("draw_ridge needs a map over a learning rate and what divides it")
+        raise NothingToShowError("There is no measured map over a learning rate and a hyperparameter that divides it.")
     x_name, y_name = planes[0].x_name, str(planes[0].y_name)
     across = ridge_names((x_name, y_name))[0]
     scale = map_scale(planes)
@@ -221,3 +229,74 @@ def _add_lost(figure: go.Figure, map_: RobustnessMap, scale: Scale, theme: Theme
         row=row,
         col=column,
     )
+
+
+def importance_data(importances: Sequence[Importance]) -> Data:
+    """Return shares of variance."""
+    return Data(
+        columns=("optimizer", "batch_size", "metric", "method", "of", *ESTIMATE),
+        rows=[
+            (i.optimizer, i.batch_size, i.metric, i.method, " × ".join(share.names), *estimated(share.share))
+            for i in importances
+            for share in (*i.shares, *i.ridge)
+        ],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ridge:
+    """The maps of an optimizer that have a ridge, and how much of the variance it explains."""
+
+    maps: tuple[RobustnessMap, ...]
+    importances: tuple[Importance, ...]
+
+
+def compute_ridge(results: StudyResults, optimizer: str) -> Ridge:
+    """Return the ridge of an optimizer.
+
+    Raises:
+        NothingToShowError: it has no measured map over two hyperparameters that make one.
+    """
+    own = tuple(map_ for map_ in results.maps if map_.optimizer == optimizer and has_ridge(map_))
+    if not own:
+        who = optimizer_name(optimizer)
+        raise NothingToShowError(
+            f"{who} has no measured map over a learning rate and a hyperparameter that divides it."
+        )
+    return Ridge(maps=own, importances=results.importance)
+
+
+IMPORTANCE = Exhibit(
+    name="importance",
+    section="importance",
+    title="Which hyperparameters matter",
+    compute=lambda results: results.importance,
+    draw=lambda found, theme: draw_importance(found, theme=theme),
+    data=importance_data,
+    notes=lambda found: (
+        *refusals(importance.refused for importance in found),
+        *(caution.text for importance in found for caution in importance.warnings),
+    ),
+    depends=("filters", "metric"),
+)
+RIDGE = Exhibit(
+    name="ridge",
+    section="importance",
+    title="The ridge of a learning rate and what divides it",
+    compute=compute_ridge,
+    draw=lambda found, theme: draw_ridge(found.maps, found.importances, theme=theme),
+    data=lambda found: map_data(found.maps),
+    options=(
+        Option(
+            name="optimizer",
+            label="Optimizer",
+            values=lambda results: {
+                name: label
+                for name, label in optimizers(results).items()
+                if ridge(tuple(at for at, axis in results.spec.axes[name].items() if axis.varies)) is not None
+            },
+            together=True,
+        ),
+    ),
+    depends=("filters", "metric", "tolerance"),
+)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from sensitivity.analysis.estimates import Estimate
+from sensitivity.analysis.estimates import Caution, Estimate
 from sensitivity.analysis.lr_sensitivity import LrSensitivity
+from sensitivity.analysis.names import optimizer_name, parameter_name
 from sensitivity.analysis.regions import RobustRegion
 from sensitivity.analysis.tuning import Tuning
 from sensitivity.figures.axes import add_panel_title
+from sensitivity.figures.data import ESTIMATE, Data, Value, estimated
+from sensitivity.figures.exhibit import Exhibit
 from sensitivity.figures.labels import (
     count,
     interval_text,
@@ -19,10 +23,12 @@ from sensitivity.figures.labels import (
     optimizer_label,
     parameter_label,
     safe,
+    settings,
     target_label,
 )
-from sensitivity.figures.nothing import NothingToDrawError
+from sensitivity.figures.nothing import NothingToShowError, nothing, refusals
 from sensitivity.figures.panels import Panels, batch_axis, make_panels
+from sensitivity.figures.tables import Table
 from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.figures.traces import whiskers
 from sensitivity.study.metrics import METRICS
@@ -32,11 +38,11 @@ def draw_regions(regions: Sequence[RobustRegion], *, theme: Theme = LIGHT) -> go
     """Draw the robust regions in decades a dimension over batch size, one panel a rule and threshold's metric.
 
     Raises:
-        NothingToDrawError: no region with a size.
+        NothingToShowError: no region with a size.
     """
     known = [region for region in regions if region.decades.known]
     if not known:
-        raise NothingToDrawError("draw_regions needs a region with a size")
+        raise nothing([region.decades.refused for region in regions])
     order = list(dict.fromkeys(region.optimizer for region in regions))
     titles = {_rule(region): None for region in known}
     panels = make_panels(len(titles), columns=2, height=310)
@@ -132,7 +138,7 @@ def draw_sensitivity(lr: Sequence[LrSensitivity], tunings: Sequence[Tuning], *, 
     """Draw learning-rate sensitivity, tunability and the loss by one setting for all batch sizes.
 
     Raises:
-        NothingToDrawError: no scalar with a value.
+        NothingToShowError: no scalar with a value.
     """
     order = list(dict.fromkeys([*(tuning.optimizer for tuning in tunings), *(one.optimizer for one in lr)]))
     by_batch: dict[str, dict[str, dict[int, Estimate]]] = {}
@@ -149,7 +155,7 @@ def draw_sensitivity(lr: Sequence[LrSensitivity], tunings: Sequence[Tuning], *, 
         if any(e.known for of in group.values() for e in of.values())
     }
     if not kept:
-        raise NothingToDrawError("draw_sensitivity needs a scalar with a value")
+        raise NothingToShowError("There are too few results for a scalar of sensitivity.")
     metric = METRICS[(lr[0] if lr else tunings[0]).metric]
     factor = 100.0 if metric.is_fraction else 1.0
     panels = make_panels(len(kept), columns=2, height=300, shared_y=False)
@@ -215,3 +221,105 @@ def _add_scalars(
             col=column,
         )
         shown.add(name)
+
+
+def region_data(regions: Sequence[RobustRegion]) -> Data:
+    """Return robust regions by both rules."""
+    return Data(
+        columns=(
+            "optimizer", "batch_size", "metric", "rule", "threshold", "dimensions", "decades_a_dimension", "low",
+            "high", "n", "volume", "reaches_edges", "refused",
+        ),
+        rows=[
+            (
+                r.optimizer, r.batch_size, r.metric, r.rule, r.threshold, " × ".join(r.names), *estimated(r.decades),
+                r.volume.value, ", ".join(f"{edge.parameter} {edge.side}" for edge in r.touches),
+                r.decades.refused.text if r.decades.refused else "",
+            )
+            for r in regions
+        ],
+    )  # fmt: skip
+
+
+def sensitivity_data(lr: Sequence[LrSensitivity], tunings: Sequence[Tuning]) -> Data:
+    """Return sensitivity scalars."""
+    rows: list[tuple[Value, ...]] = [
+        (
+            f"learning-rate sensitivity within {one.window:g} decades", one.optimizer, one.batch_size, one.metric,
+            *estimated(one.sensitivity),
+        )
+        for one in lr
+    ]  # fmt: skip
+    for t in tunings:
+        rows.append(("one setting for all batch sizes", t.optimizer, None, t.metric, *estimated(t.one_setting)))
+        rows += [
+            ("tunability from that setting", t.optimizer, at.batch_size, t.metric, *estimated(at.gain))
+            for at in t.tunability
+        ]
+    return Data(columns=("quantity", "optimizer", "batch_size", "metric", *ESTIMATE), rows=rows)
+
+
+def tuning_table(tunings: Sequence[Tuning]) -> Table:
+    """Return the one setting for all batch sizes, and what has to be tuned at each."""
+    rows = [
+        [
+            optimizer_name(t.optimizer), f"{at.batch_size:,}", settings(t.default), settings(at.best),
+            "–" if at.effective_dimension is None else f"{at.effective_dimension}",
+            ", ".join(map(parameter_name, at.to_tune)) or "–",
+        ]
+        for t in tunings
+        for at in t.tunability
+    ]  # fmt: skip
+    header = (
+        "optimizer", "batch size", "one setting for all batch sizes", "best here", "effective dimension", "to tune",
+    )  # fmt: skip
+    caption = (
+        "What has to be tuned. Effective dimension: the fewest hyperparameters to tune, from the one setting, for 95%"
+        " of what the best gains over the untrained network."
+    )
+    return Table(caption=caption, header=header, rows=rows, text_columns=6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scalars:
+    """What it costs to miss the best learning rate, and to use one setting for all batch sizes."""
+
+    lr: tuple[LrSensitivity, ...]
+    tunings: tuple[Tuning, ...]
+
+    @property
+    def cautions(self) -> tuple[Caution, ...]:
+        """Why some were refused, and what has to be known of the others."""
+        gains = [at.gain for tuning in self.tunings for at in tuning.tunability]
+        found = [*(one.sensitivity for one in self.lr), *(tuning.one_setting for tuning in self.tunings), *gains]
+        return tuple(
+            caution
+            for scalar in found
+            for caution in (*((scalar.refused,) if scalar.refused else ()), *scalar.warnings)
+        )
+
+
+REGIONS = Exhibit(
+    name="regions",
+    section="regions",
+    title="Robust regions in decades",
+    compute=lambda results: (*results.own_regions, *results.target_regions),
+    draw=lambda regions, theme: draw_regions(regions, theme=theme),
+    data=region_data,
+    notes=lambda regions: (
+        *refusals(region.decades.refused for region in regions),
+        *(caution.text for region in regions for caution in region.decades.warnings),
+    ),
+    depends=("filters", "metric", "tolerance", "target"),
+)
+SENSITIVITY = Exhibit(
+    name="sensitivity",
+    section="regions",
+    title="What a wrong learning rate, and one setting for all batch sizes, cost",
+    compute=lambda results: Scalars(lr=results.lr_sensitivity, tunings=results.tunings),
+    draw=lambda found, theme: draw_sensitivity(found.lr, found.tunings, theme=theme),
+    data=lambda found: sensitivity_data(found.lr, found.tunings),
+    tables=lambda found: [tuning_table(found.tunings)],
+    notes=lambda found: tuple(caution.text for caution in found.cautions),
+    depends=("filters", "metric"),
+)

@@ -10,15 +10,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
+from sensitivity.analysis.study_results import StudyResults
+from sensitivity.figures.data import Data
+from sensitivity.figures.exhibit import Exhibit
 from sensitivity.figures.labels import number, parameter_label
+from sensitivity.figures.nothing import NO_RESULT, NothingToShowError
 from sensitivity.figures.scales import Scale, metric_scale
 from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.metrics import Metric
+from sensitivity.study.results import Status
 
 _SHADES = 12
 _MOST_TICKS = 9
@@ -43,10 +49,10 @@ def draw_parallel(
     `of` is the number of runs that these were taken from, and `said` how.
 
     Raises:
-        ValueError: no run.
+        NothingToShowError: no run.
     """
     if not len(runs):
-        raise ValueError("draw_parallel needs at least one run")
+        raise NothingToShowError(NO_RESULT)
     scale = metric_scale(metric, runs[metric.name])
     coordinates = [
         _coordinate("batch size", [float(size) for size in runs["batch_size"]]),
@@ -137,3 +143,63 @@ def _coordinate(label: str, values: Sequence[float]) -> _Coordinate:
         if not ticks or ticks[-1][0] - place(value) >= _TICK_GAP:
             ticks.append((place(value), number(value)))
     return _Coordinate(label, [place(value) for value in values], ticks)
+
+
+MOST_LINES = 2_000
+"""Runs that are drawn: more make a browser stutter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines:
+    """Runs that are drawn as lines, and of how many they were taken, and how."""
+
+    runs: pd.DataFrame
+    metric: Metric
+    parameters: tuple[str, ...]
+    of: int
+    said: str
+
+
+def compute_lines(results: StudyResults) -> Lines:
+    """Return the completed runs with a value of the metric; of very many, the best and an even choice of the others.
+
+    Raises:
+        NothingToShowError: no run has completed.
+    """
+    metric, runs = results.metric, results.searched
+    measured = (runs["status"] == Status.COMPLETED.value) & np.isfinite(runs[metric.name].to_numpy(dtype=float))
+    done = runs[measured].sort_values(metric.name, ascending=metric.lower_is_better, kind="stable")
+    if not len(done):
+        raise NothingToShowError("No run has completed yet.")
+    if len(done) <= MOST_LINES:
+        return Lines(runs=done, metric=metric, parameters=results.varying, of=len(done), said="")
+    best = MOST_LINES // 2
+    rest = done.iloc[best:]
+    spread = np.linspace(0, len(rest) - 1, MOST_LINES - best).round().astype(int)
+    return Lines(
+        runs=pd.concat([done.iloc[:best], rest.iloc[spread]]),
+        metric=metric,
+        parameters=results.varying,
+        of=len(done),
+        said=f": the best {best:,}, and every {len(rest) / (MOST_LINES - best):.1f}th of the others by rank",
+    )
+
+
+def line_data(lines: Lines) -> Data:
+    """Return the runs that are drawn."""
+    parameters = [PARAM_PREFIX + name for name in lines.parameters]
+    columns = ["optimizer", "batch_size", "seed", *parameters, lines.metric.name, "steps", "train_seconds", "trial_id"]
+    return Data(columns=tuple(columns), rows=lines.runs[columns].to_numpy(dtype=object).tolist())
+
+
+PARALLEL = Exhibit(
+    name="parallel",
+    section="runs",
+    title="Completed runs across their hyperparameters and the metric",
+    compute=compute_lines,
+    draw=lambda lines, theme: draw_parallel(
+        lines.runs, lines.metric, lines.parameters, of=lines.of, said=lines.said, theme=theme
+    ),
+    data=line_data,
+    depends=("filters", "metric"),
+)

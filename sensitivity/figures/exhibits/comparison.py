@@ -9,13 +9,17 @@ import plotly.graph_objects as go
 
 from sensitivity.analysis.paired import PairedComparison
 from sensitivity.analysis.profiles import PerformanceProfile
+from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.verdict import Verdict
 from sensitivity.figures.axes import add_panel_title
+from sensitivity.figures.data import Data, Value, estimated
+from sensitivity.figures.exhibit import PAIR, Exhibit, Option, pair_of
+from sensitivity.figures.exhibits.scaling import UNIT, UNIT_WORDS
 from sensitivity.figures.labels import count, level_in_words, number, optimizer_label
-from sensitivity.figures.nothing import NothingToDrawError
+from sensitivity.figures.nothing import NO_TARGET, NothingToShowError
 from sensitivity.figures.panels import log_axis, make_panels
-from sensitivity.figures.scaling import UNIT_WORDS
 from sensitivity.figures.theme import LIGHT, Theme
+from sensitivity.study.primary import Question
 
 _FARTHEST = math.log(1e3)
 """Log ratios beyond this, either way, are drawn at it."""
@@ -25,11 +29,11 @@ def draw_profiles(profiles: Sequence[PerformanceProfile], *, theme: Theme = LIGH
     """Draw performance profiles: share of the cases within a factor of the best.
 
     Raises:
-        NothingToDrawError: no profile with a case.
+        NothingToShowError: no profile with a case.
     """
     shown = [profile for profile in profiles if profile.cases]
     if not shown:
-        raise NothingToDrawError("draw_profiles needs a profile with a case")
+        raise NothingToShowError("No batch size and target that all optimizers were run at has been reached yet.")
     panels = make_panels(1, columns=1, height=320)
     end = max(max(profile.factors) for profile in shown) * 1.15
     for position, profile in enumerate(shown):
@@ -67,12 +71,14 @@ def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
     """Draw the evidence behind an answer: each paired difference by seed, its mean with its interval, the margin.
 
     Raises:
-        NothingToDrawError: a verdict without any comparison.
+        NothingToShowError: a verdict without any comparison.
     """
     pooled = (verdict.primary,) if verdict.primary else ()
     comparisons = [*pooled, *verdict.by_batch]
     if not comparisons:
-        raise NothingToDrawError("draw_verdict needs a verdict with a comparison")
+        raise NothingToShowError(
+            f"On {verdict.question} there is no comparison yet: it takes two optimizers with results by shared seeds."
+        )
     scaling = verdict.question == "scaling"
     one, other = optimizer_label(verdict.candidate), optimizer_label(verdict.reference)
     # Ratios of critical batch sizes and of times point opposite ways, and don't share an axis.
@@ -195,3 +201,82 @@ def _hover(comparison: PairedComparison) -> str:
     lines.append("nothing to test" if math.isnan(p) else f"{test} = {p:.2g}")
     lines.append(comparison.answer)
     return "<br>".join(lines)
+
+
+def verdict_data(verdict: Verdict) -> Data:
+    """Return paired differences, each seed's and their mean."""
+    rows: list[tuple[Value, ...]] = []
+    for c in (*((verdict.primary,) if verdict.primary else ()), *verdict.by_batch):
+        at = (c.label, "all" if c.batch_size is None else str(c.batch_size))
+        rows += [
+            (*at, f"seed {seed}", value, None, None, None, None, None)
+            for seed, value in zip(c.seeds, c.differences, strict=True)
+        ]
+        p = c.p if math.isnan(c.p_holm) else c.p_holm
+        rows.append((*at, "mean", *estimated(c.effect)[:3], p, c.p_equivalence, c.answer))
+    return Data(
+        columns=("what", "batch_size", "row", "difference", "low", "high", "p", "p_equivalence", "answer"), rows=rows
+    )
+
+
+def profile_data(profiles: Sequence[PerformanceProfile]) -> Data:
+    """Return performance profiles."""
+    return Data(
+        columns=("optimizer", "unit", "factor", "share", "cases"),
+        rows=[
+            (p.optimizer, p.unit, factor, share, p.cases)
+            for p in profiles
+            for factor, share in zip(p.factors, p.share, strict=True)
+        ],
+    )
+
+
+QUESTIONS: dict[Question, str] = {"scaling": "scaling with batch size", "sensitivity": "sensitivity"}
+
+
+def compute_evidence(results: StudyResults, pair: str, question: str) -> Verdict:
+    """Return the verdict on a pair and a question.
+
+    Raises:
+        NothingToShowError: there is none.
+    """
+    named = next(name for name in QUESTIONS if name == question)
+    claim = results.claim(named, pair_of(results, pair))
+    if claim is None:
+        raise NothingToShowError(" ".join(caution.text for caution in results.why_not) or NO_TARGET)
+    return claim.verdict
+
+
+def compute_all_profiles(results: StudyResults, unit: str) -> tuple[PerformanceProfile, ...]:
+    """Return the performance profiles of two optimizers or more.
+
+    Raises:
+        NothingToShowError: no target, or one optimizer.
+    """
+    if not results.targets:
+        raise NothingToShowError(NO_TARGET)
+    if len(results.optimizers) < 2:
+        raise NothingToShowError("A performance profile compares two optimizers or more; there is one here.")
+    return results.profiles(next(name for name in UNIT_WORDS if name == unit))
+
+
+EVIDENCE = Exhibit(
+    name="verdict",
+    section="answers",
+    title="The evidence behind the verdict",
+    compute=compute_evidence,
+    draw=lambda verdict, theme: draw_verdict(verdict, theme=theme),
+    data=verdict_data,
+    options=(PAIR, Option(name="question", label="Question", values=lambda _: QUESTIONS, together=True)),
+    depends=("filters", "metric", "tolerance", "target", "margins"),
+)
+PROFILES = Exhibit(
+    name="profiles",
+    section="scaling",
+    title="Performance profiles over batch sizes and targets",
+    compute=compute_all_profiles,
+    draw=lambda profiles, theme: draw_profiles(profiles, theme=theme),
+    data=profile_data,
+    options=(UNIT,),
+    depends=("filters", "target"),
+)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import plotly.graph_objects as go
 
 from sensitivity.analysis.best_of_k import BestOfK
 from sensitivity.figures.axes import add_panel_title
+from sensitivity.figures.data import Data
+from sensitivity.figures.exhibit import Exhibit, Option
 from sensitivity.figures.labels import count, metric_value, number, optimizer_label
-from sensitivity.figures.nothing import NothingToDrawError
+from sensitivity.figures.nothing import nothing, refusals
 from sensitivity.figures.panels import log_axis, make_panels
 from sensitivity.figures.scales import metric_scale
 from sensitivity.figures.theme import LIGHT, Theme
@@ -24,11 +27,11 @@ def draw_best_of_k(curves: Sequence[BestOfK], *, by: By = "trials", theme: Theme
     """Draw the tuning curves, of one metric, one panel a batch size; refused ones are left out.
 
     Raises:
-        NothingToDrawError: no curve that isn't refused.
+        NothingToShowError: no curve that isn't refused.
     """
     shown = [curve for curve in curves if curve.refused is None]
     if not shown:
-        raise NothingToDrawError("draw_best_of_k needs a curve that is not refused")
+        raise nothing([curve.refused for curve in curves], "No run has a result, so there is no tuning curve.")
     metric = METRICS[shown[0].metric]
     order = list(dict.fromkeys(curve.optimizer for curve in curves))
     sizes = sorted({curve.batch_size for curve in shown})
@@ -86,3 +89,43 @@ def draw_best_of_k(curves: Sequence[BestOfK], *, by: By = "trials", theme: Theme
         ],
         panel_width=330,
     )
+
+
+def best_of_k_data(curves: Sequence[BestOfK]) -> Data:
+    """Return tuning curves."""
+    return Data(
+        columns=("optimizer", "batch_size", "metric", "k", "device_seconds", "expected_best", "low", "high", "n"),
+        rows=[
+            (c.optimizer, c.batch_size, c.metric, *point, c.configurations)
+            for c in curves
+            for point in zip(c.k, c.seconds, c.expected, c.low, c.high, strict=True)
+        ],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningCurves:
+    """Tuning curves, and what they are shown over."""
+
+    curves: tuple[BestOfK, ...]
+    by: By
+
+
+BEST_OF_K = Exhibit(
+    name="best-of-k",
+    section="tuning",
+    title="Expected best of k trials",
+    compute=lambda results, budget: TuningCurves(
+        curves=results.best_of_k, by="seconds" if budget == "seconds" else "trials"
+    ),
+    draw=lambda found, theme: draw_best_of_k(found.curves, by=found.by, theme=theme),
+    data=lambda found: best_of_k_data(found.curves),
+    notes=lambda found: (
+        *refusals(curve.refused for curve in found.curves),
+        *(caution.text for curve in found.curves for caution in curve.warnings),
+    ),
+    options=(
+        Option(name="budget", label="Budget in", values=lambda _: {"trials": "trials", "seconds": "device-seconds"}),
+    ),
+    depends=("filters", "metric"),
+)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sensitivity.analysis.curves import CellCurves
+from sensitivity.analysis.maps import Cell, RobustnessMap
+from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.axes import add_panel_title
+from sensitivity.figures.data import Data, Value
+from sensitivity.figures.exhibit import METRIC, Exhibit, Option
 from sensitivity.figures.labels import count, metric_value, optimizer_label
-from sensitivity.figures.nothing import NothingToDrawError
+from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.scales import Scale, metric_scale
 from sensitivity.figures.theme import DASHES, LIGHT, Theme
 
@@ -36,10 +41,10 @@ def draw_curves(
     Of long curves and many seeds as many are drawn as a panel can show, and the subtitle says so.
 
     Raises:
-        NothingToDrawError: no cell.
+        NothingToShowError: no cell.
     """
     if not cells:
-        raise NothingToDrawError("draw_curves needs at least one cell")
+        raise NothingToShowError("There is no cell to show the learning curves of.")
     metric = cells[0].metric
     scale = metric_scale(metric, (value for cell in cells for s in cell.seeds for value in s.measured))
     batch_sizes = sorted({cell.batch_size for cell in cells})
@@ -154,3 +159,75 @@ def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list
         hoverinfo="text",
     )
     return [band, *seeds, middle, *([crosses] if ends else [])]
+
+
+def curve_data(cells: Sequence[CellCurves]) -> Data:
+    """Return the curves of cells: their medians and ranges, then each seed's."""
+    rows: list[tuple[Value, ...]] = []
+    for cell in cells:
+        at = (cell.optimizer, cell.batch_size, cell.cell_id)
+        for name, values in (("median", cell.median), ("smallest", cell.low), ("largest", cell.high)):
+            rows += [(*at, name, *point) for point in zip(cell.epochs, values, strict=True)]
+    for cell in cells:
+        at = (cell.optimizer, cell.batch_size, cell.cell_id)
+        for seed in cell.seeds:
+            rows += [(*at, f"seed {seed.seed}", *point) for point in zip(seed.epochs, seed.measured, strict=True)]
+    return Data(columns=("optimizer", "batch_size", "cell_id", "curve", "epoch", cells[0].metric.name), rows=rows)
+
+
+CHOICES = {
+    "best": "the best cells",
+    "median": "the median cells",
+    "diverged": "the gentlest cells that diverge",
+}
+"""Which cells' curves are shown. Best: as the map has it. Median: the middle of the measured cells. Diverged: of the
+cells of which a seed diverged that with the smallest learning rate, and of those the best."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenCurves:
+    """Curves of cells, and which cells these are."""
+
+    cells: tuple[CellCurves, ...]
+    subject: str
+    optimizers: tuple[str, ...]
+    """All of the study's, in its order."""
+
+
+def compute_chosen_curves(results: StudyResults, cells: str) -> ChosenCurves:
+    """Return the curves of the cells that a key of ``CHOICES`` picks, one of each map that has one.
+
+    Raises:
+        NothingToShowError: no map has one.
+    """
+    chosen = [cell for cell in (choose_cell(map_, cells) for map_ in results.maps) if cell is not None]
+    curves = tuple(found for found in results.cell_curves(*(cell.cell_id for cell in chosen)) if found.epochs)
+    if not curves:
+        why = "No run has completed, so there is no best cell to show the curves of."
+        raise NothingToShowError(why if cells == "best" else f"There are no curves of {CHOICES[cells]}.")
+    return ChosenCurves(cells=curves, subject=CHOICES[cells], optimizers=tuple(results.spec.optimizers))
+
+
+def choose_cell(map_: RobustnessMap, which: str) -> Cell | None:
+    """Return the cell of a map that a key of ``CHOICES`` picks; None where it has none."""
+    if which == "best":
+        return map_.best_cell
+    sign = 1.0 if map_.metric.lower_is_better else -1.0
+    if which == "median":
+        ranked = sorted((c for c in map_.cells if c.state == "measured"), key=lambda cell: sign * cell.median)
+        return ranked[len(ranked) // 2] if ranked else None
+    lost = [cell for cell in map_.cells if cell.diverged]
+    return min(lost, key=lambda cell: (cell.x, sign * cell.median), default=None)
+
+
+CURVES = Exhibit(
+    name="curves",
+    section="curves",
+    title="Learning curves",
+    compute=compute_chosen_curves,
+    draw=lambda found, theme: draw_curves(found.cells, theme=theme, subject=found.subject, optimizers=found.optimizers),
+    data=lambda found: curve_data(found.cells),
+    options=(METRIC, Option(name="cells", label="Cells", values=lambda _: CHOICES)),
+    depends=("filters", "metric", "tolerance"),
+    slow=True,
+)

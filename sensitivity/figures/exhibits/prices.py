@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
 from sensitivity.analysis.estimates import Estimate
-from sensitivity.analysis.price import TuningPrice
+from sensitivity.analysis.names import optimizer_name
+from sensitivity.analysis.price import PriceRatio, TuningPrice
+from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.axes import add_panel_title
-from sensitivity.figures.labels import count, number, optimizer_label, safe
-from sensitivity.figures.nothing import NothingToDrawError
+from sensitivity.figures.data import Data, estimated
+from sensitivity.figures.exhibit import Exhibit
+from sensitivity.figures.labels import count, number, optimizer_label, safe, target_label
+from sensitivity.figures.nothing import NO_TARGET, NothingToShowError, nothing, refusals
 from sensitivity.figures.panels import log_axis, make_panels
+from sensitivity.figures.tables import Table
 from sensitivity.figures.theme import LIGHT, Style, Theme
+from sensitivity.study.metrics import METRICS
 
 _PANELS = (("trials", "expected trials"), ("seconds", "device-seconds"), ("flops", "FLOPs"))
 _APART = 0.26
@@ -24,11 +31,11 @@ def draw_prices(prices: Sequence[TuningPrice], target: str, *, theme: Theme = LI
     """Draw the prices until a setting reaches `target` (in words), a row a batch size, a panel a unit.
 
     Raises:
-        NothingToDrawError: no price that isn't refused, nor a bound of one.
+        NothingToShowError: no price that isn't refused, nor a bound of one.
     """
     shown = [price for price in prices if price.refused is None and _ends(price.trials)]
     if not shown:
-        raise NothingToDrawError("draw_prices needs a price, or a bound of one")
+        raise nothing([price.refused for price in prices])
     order = list(dict.fromkeys(price.optimizer for price in prices))
     known = {price.batch_size for price in shown}
     rows = [*sorted(size for size in known if size is not None), *([None] if None in known else [])]
@@ -125,3 +132,91 @@ def price_text(estimate: Estimate) -> str:
     if not estimate.known:
         return f"> {number(low, 3)}"
     return f"{number(estimate.value, 3)} [{number(low, 3)}, {number(high, 3)}]"
+
+
+def price_data(prices: Sequence[TuningPrice]) -> Data:
+    """Return prices of tuning; of all batch sizes where none is named."""
+    return Data(
+        columns=(
+            "optimizer", "batch_size", "settings_from", "draws", "reached", "success", "success_low", "success_high",
+            "n", "trials", "trials_low", "trials_high", "device_seconds", "device_seconds_low", "device_seconds_high",
+            "flops", "flops_low", "flops_high", "refused",
+        ),
+        rows=[
+            (
+                p.optimizer, p.batch_size, p.prior, p.draws, p.reached, *estimated(p.success),
+                *estimated(p.trials)[:3], *estimated(p.seconds)[:3], *estimated(p.flops)[:3],
+                p.refused.text if p.refused else "",
+            )
+            for p in prices
+        ],
+    )  # fmt: skip
+
+
+def price_table(prices: Sequence[TuningPrice], target: str) -> Table:
+    """Return what it takes until a setting works, with the priors."""
+    rows = [
+        [
+            optimizer_name(p.optimizer), "all" if p.batch_size is None else f"{p.batch_size:,}", p.prior,
+            f"{p.reached:,}/{p.draws:,}", f"{p.success.value:.1%}", *map(price_text, (p.trials, p.seconds, p.flops)),
+        ]
+        for p in prices
+        if p.refused is None and p.success.known
+    ]  # fmt: skip
+    header = (
+        "optimizer", "batch size", "settings are from", "work", "share", "expected trials", "device-seconds", "FLOPs",
+    )  # fmt: skip
+    caption = f"What it takes until a setting reaches {target}, with 95% intervals."
+    return Table(caption=caption, header=header, rows=rows, text_columns=3)
+
+
+def price_ratio_table(ratios: Sequence[PriceRatio]) -> Table:
+    """Return the price of tuning of one optimizer as a multiple of another's."""
+    one, other = optimizer_name(ratios[0].candidate), optimizer_name(ratios[0].reference)
+    rows = [
+        ["all" if r.batch_size is None else f"{r.batch_size:,}", *map(price_text, (r.trials, r.seconds, r.flops))]
+        for r in ratios
+    ]
+    header = ("batch size", "expected trials", "device-seconds", "FLOPs")
+    caption = f"The price of tuning {one} as a multiple of {other}'s, with 95% intervals."
+    return Table(caption=caption, header=header, rows=rows, text_columns=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prices:
+    """What it takes until a drawn setting reaches the target."""
+
+    prices: tuple[TuningPrice, ...]
+    ratios: tuple[tuple[PriceRatio, ...], ...]
+    """Of each pair that has some."""
+    target: str
+    """In words."""
+
+
+def compute_tuning_prices(results: StudyResults) -> Prices:
+    """Return the prices of tuning for the target that is looked at.
+
+    Raises:
+        NothingToShowError: no target.
+    """
+    if results.target is None:
+        raise NothingToShowError(NO_TARGET)
+    name, level = results.target
+    ratios = tuple(found for pair in results.pairs if (found := results.price_ratios(pair)))
+    return Prices(prices=results.prices, ratios=ratios, target=target_label(METRICS[name], level))
+
+
+PRICES = Exhibit(
+    name="prices",
+    section="tuning",
+    title="The price of tuning: trials and costs until a setting works",
+    compute=compute_tuning_prices,
+    draw=lambda found, theme: draw_prices(found.prices, found.target, theme=theme),
+    data=lambda found: price_data(found.prices),
+    tables=lambda found: [price_table(found.prices, found.target), *map(price_ratio_table, found.ratios)],
+    notes=lambda found: (
+        *refusals(price.refused for price in found.prices),
+        *(caution.text for price in found.prices for caution in price.warnings),
+    ),
+    depends=("filters", "target"),
+)

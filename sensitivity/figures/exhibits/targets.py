@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.targets import TargetOutcome
 from sensitivity.figures.axes import add_panel_title
-from sensitivity.figures.labels import optimizer_label, target_label
-from sensitivity.figures.nothing import NothingToDrawError
+from sensitivity.figures.data import Data
+from sensitivity.figures.exhibit import Exhibit
+from sensitivity.figures.labels import number, optimizer_label, target_label
+from sensitivity.figures.nothing import NO_TARGET, NothingToShowError
+from sensitivity.figures.tables import Table
 from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.study.metrics import METRICS
 
@@ -22,10 +27,10 @@ def draw_targets(outcomes: Sequence[TargetOutcome], *, theme: Theme = LIGHT) -> 
     """Draw `outcomes` as bars of all planned runs, with the interval of the share reached where it has one.
 
     Raises:
-        NothingToDrawError: no outcome.
+        NothingToShowError: no outcome.
     """
     if not outcomes:
-        raise NothingToDrawError("draw_targets needs at least one outcome")
+        raise NothingToShowError(NO_TARGET)
     panels = list(dict.fromkeys((outcome.metric, outcome.target) for outcome in outcomes))
     groups = list(dict.fromkeys((outcome.optimizer, outcome.batch_size) for outcome in outcomes))
     columns = min(len(panels), _PANELS_A_ROW)
@@ -129,3 +134,60 @@ def _whiskers(outcomes: Sequence[TargetOutcome], theme: Theme) -> dict[str, obje
         "thickness": 2,
         "width": 5,
     }
+
+
+def target_data(outcomes: Sequence[TargetOutcome]) -> Data:
+    """Return where runs stand with respect to targets."""
+    fields = (
+        "metric", "target", "optimizer", "batch_size", "planned", "reached", "fell_back", "at_first",
+        "censored", "diverged", "diverged_after_meeting", "failed", "waiting", "median_steps_after", "median_steps",
+        "median_epochs", "median_seconds",
+        "expected_steps", "spent_steps",
+    )  # fmt: skip
+    return Data(
+        columns=(*fields, "share_low", "share_high"),
+        rows=[(*(getattr(o, name) for name in fields), *(o.interval or (None, None))) for o in outcomes],
+    )
+
+
+def target_table(outcomes: Sequence[TargetOutcome]) -> Table:
+    """Return counts, and times to target in steps, epochs and seconds."""
+    rows = []
+    for o in outcomes:
+        expected = f"> {number(o.spent_steps, 3)}" if math.isnan(o.expected_steps) else number(o.expected_steps, 3)
+        interval = "–" if o.interval is None else f"{o.interval[0]:.0%} to {o.interval[1]:.0%}"
+        rows.append(
+            [
+                target_label(METRICS[o.metric], o.target),
+                optimizer_name(o.optimizer), o.batch_size, f"{o.reached}/{o.planned}", interval, o.censored,
+                f"{o.diverged} ({o.diverged_after_meeting})", o.failed, o.waiting, o.fell_back, _steps(o),
+                number(o.median_epochs, 3), number(o.median_seconds, 3), expected,
+            ]
+        )  # fmt: skip
+    header = (
+        "target", "optimizer", "batch size", "reached", "95% interval", "completed, not reached",
+        "diverged (after meeting it)", "failed", "waiting", "fell back", "median steps", "median epochs",
+        "median device-seconds", "expected running time in steps",
+    )  # fmt: skip
+    caption = "Runs that reach each target. Medians are over the runs that reach it."
+    return Table(caption=caption, header=header, rows=rows, text_columns=2)
+
+
+def _steps(outcome: TargetOutcome) -> str:
+    """Return the median steps as what is known of them: at most so many, or between two evaluations."""
+    low, high = outcome.median_steps_after, outcome.median_steps
+    if low == 0 < high:
+        return f"≤ {number(high, 4)}"
+    return number(high, 4) if not high - low > 1 else f"{number(low, 4)}–{number(high, 4)}"
+
+
+TARGETS = Exhibit(
+    name="targets",
+    section="targets",
+    title="Runs that reach each target",
+    compute=lambda results: tuple(outcome for target in results.targets for outcome in results.outcomes(target)),
+    draw=lambda outcomes, theme: draw_targets(outcomes, theme=theme),
+    data=target_data,
+    tables=lambda outcomes: [target_table(outcomes)],
+    depends=("filters", "target"),
+)

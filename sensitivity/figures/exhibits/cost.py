@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from sensitivity.analysis.cost import Cost
+from sensitivity.analysis.cost import Cost, CostRatio
 from sensitivity.analysis.estimates import Estimate
+from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.time_split import TimeSplit
 from sensitivity.figures.axes import add_panel_title
-from sensitivity.figures.labels import count, interval_text, optimizer_label, safe
-from sensitivity.figures.nothing import NothingToDrawError
+from sensitivity.figures.data import Data, estimated
+from sensitivity.figures.exhibit import Exhibit
+from sensitivity.figures.labels import count, interval_text, number, optimizer_label, safe
+from sensitivity.figures.nothing import NO_RESULT, NothingToShowError
 from sensitivity.figures.panels import batch_axis, log_axis, make_panels
+from sensitivity.figures.tables import Table
 from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.figures.traces import whiskers
 
@@ -37,10 +42,10 @@ def draw_cost(costs: Sequence[Cost], *, theme: Theme = LIGHT) -> go.Figure:
     """Draw device-seconds and floating-point operations over batch size.
 
     Raises:
-        NothingToDrawError: no run with a result.
+        NothingToShowError: no run with a result.
     """
     if not any(cost.runs for cost in costs):
-        raise NothingToDrawError("draw_cost needs a cost of at least one run with a result")
+        raise NothingToShowError(NO_RESULT)
     panels = make_panels(4, columns=2, height=230, shared_y=False)
     optimizers = list(dict.fromkeys(cost.optimizer for cost in costs))
     for place, ((row, column), (title, unit, get)) in enumerate(zip(panels.places(), _PANELS, strict=True)):
@@ -91,10 +96,10 @@ def draw_time_split(splits: Sequence[TimeSplit], *, theme: Theme = LIGHT) -> go.
     """Draw a step's device-time by phase, stacked; one panel an optimizer.
 
     Raises:
-        NothingToDrawError: no split.
+        NothingToShowError: no split.
     """
     if not splits:
-        raise NothingToDrawError("draw_time_split needs at least one split")
+        raise NothingToShowError("No run measured where the time of its steps went.")
     optimizers = list(dict.fromkeys(split.optimizer for split in splits))
     panels = make_panels(len(optimizers), columns=2, height=300)
     phases = [*dict.fromkeys(name for split in splits for name, _ in split.phases), "rest"]
@@ -136,3 +141,75 @@ def draw_time_split(splits: Sequence[TimeSplit], *, theme: Theme = LIGHT) -> go.
         [f"n = {count(runs, 'run')} that measured it", "a run's share of its pack's step"],
         panel_width=420,
     )
+
+
+def cost_data(costs: Sequence[Cost]) -> Data:
+    """Return costs by optimizer and batch size."""
+    fields = ("optimizer", "batch_size", "planned", "runs", "steps", "train_seconds", "eval_seconds", "flops")
+    return Data(
+        columns=(
+            *fields, "seconds_a_step", "seconds_a_step_low", "seconds_a_step_high", "packs", "flops_a_step",
+            "pack_size",
+        ),
+        rows=[
+            (*(getattr(c, name) for name in fields), *estimated(c.seconds_a_step), c.flops_a_step, c.pack_size)
+            for c in costs
+        ],
+    )  # fmt: skip
+
+
+def time_split_data(splits: Sequence[TimeSplit]) -> Data:
+    """Return a step's device-seconds by phase."""
+    return Data(
+        columns=("optimizer", "batch_size", "phase", "seconds_a_step", "runs", "steps"),
+        rows=[
+            (s.optimizer, s.batch_size, name, seconds, s.runs, s.steps)
+            for s in splits
+            for name, seconds in (*s.phases, ("rest", s.rest))
+        ],
+    )
+
+
+def ratio_table(ratios: Sequence[CostRatio]) -> Table:
+    """Return what one optimizer costs as a multiple of another."""
+    one, other = optimizer_name(ratios[0].candidate), optimizer_name(ratios[0].reference)
+    rows = [
+        [f"{r.batch_size:,}", *(f"{number(value, 3)}×" for value in (r.seconds, r.flops, r.total_seconds))]
+        for r in ratios
+    ]
+    header = ("batch size", "seconds a step", "FLOPs a step", "device-seconds of the search")
+    caption = f"What {one} costs as a multiple of {other}."
+    return Table(caption=caption, header=header, rows=rows, text_columns=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What the runs took, and what one optimizer takes as a multiple of another."""
+
+    costs: tuple[Cost, ...]
+    ratios: tuple[CostRatio, ...]
+
+
+COST = Exhibit(
+    name="cost",
+    section="cost",
+    title="What the runs cost",
+    compute=lambda results: Costs(costs=results.costs, ratios=results.cost_ratios),
+    draw=lambda found, theme: draw_cost([cost for cost in found.costs if cost.runs], theme=theme),
+    data=lambda found: cost_data(found.costs),
+    tables=lambda found: [ratio_table(found.ratios)] if found.ratios else [],
+    notes=lambda found: (
+        *(caution.text for ratio in found.ratios for caution in ratio.warnings),
+        *(caution.text for cost in found.costs for caution in cost.warnings),
+    ),
+    depends=("filters",),
+)
+TIME_SPLIT = Exhibit(
+    name="time-split",
+    section="cost",
+    title="Where the time of a step goes",
+    compute=lambda results: results.time_splits,
+    draw=lambda splits, theme: draw_time_split(splits, theme=theme),
+    data=time_split_data,
+    depends=("filters",),
+)

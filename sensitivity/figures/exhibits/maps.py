@@ -7,12 +7,16 @@ configurations are points (``points``), and one hyperparameter is a profile (``p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sensitivity.analysis.maps import RobustnessMap
+from sensitivity.analysis.maps import Cell, RobustnessMap
+from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.axes import add_panel_title
+from sensitivity.figures.data import Data
+from sensitivity.figures.exhibit import METRIC, OPTIMIZER, Exhibit
 from sensitivity.figures.grid import add_grid, grid_height
 from sensitivity.figures.labels import (
     count,
@@ -24,7 +28,7 @@ from sensitivity.figures.labels import (
     safe,
     tolerance,
 )
-from sensitivity.figures.nothing import NothingToDrawError
+from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.panels import LINE, wrapped
 from sensitivity.figures.points import add_points
 from sensitivity.figures.profile import add_profile
@@ -49,10 +53,10 @@ def draw_maps(maps: Sequence[RobustnessMap], *, theme: Theme = LIGHT, scale: Sca
     `scale` is shared with other figures where they are to be compared; by default it is these maps' own.
 
     Raises:
-        NothingToDrawError: no map.
+        NothingToShowError: no map.
     """
     if not maps:
-        raise NothingToDrawError("draw_maps needs at least one map")
+        raise NothingToShowError("No run has a measured value here, so there is nothing to draw.")
     scale = scale or map_scale(maps)
     first = maps[0]
     columns = min(len(maps), _PANELS_A_ROW - (len(first.x_values) in _FEWER))
@@ -136,3 +140,74 @@ def _panel_title(figure: go.Figure, map_: RobustnessMap, theme: Theme, row: int,
     if extend:
         said += f"<br><span style='color:{theme.warning}'><b>extend: {extend}</b></span>"
     add_panel_title(figure, f"batch size {map_.batch_size:,}", row, column, below=said)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerMaps:
+    """The maps of an optimizer, and the colour scale that they share with those of the others."""
+
+    maps: tuple[RobustnessMap, ...]
+    scale: Scale
+
+
+def compute_optimizer_maps(results: StudyResults, optimizer: str) -> OptimizerMaps:
+    """Return the maps of an optimizer for the metric that is looked at.
+
+    Raises:
+        NothingToShowError: no run of it has a value.
+    """
+    own = tuple(map_ for map_ in results.maps if map_.optimizer == optimizer)
+    if not own:
+        raise NothingToShowError("No run has a measured value here, so there is nothing to draw.")
+    return OptimizerMaps(maps=own, scale=map_scale(results.maps))
+
+
+_COUNTS = ("completed", "diverged", "failed", "waiting", "planned")
+
+
+def map_data(maps: Sequence[RobustnessMap]) -> Data:
+    """Return every cell of maps of one optimizer."""
+    first = maps[0]
+    second = (first.y_name,) if first.y_name else ()
+    rest = tuple(name for name, _ in first.slice_at)
+    return Data(
+        columns=(
+            "batch_size", first.x_name, *second, *rest, f"median_{first.metric.name}", "smallest", "largest", *_COUNTS,
+            "marks",
+        ),
+        rows=[
+            (
+                map_.batch_size,
+                cell.x,
+                *((cell.y,) if second else ()),
+                *(value for _, value in map_.slice_at),
+                *(cell.median, cell.low, cell.high),
+                *(getattr(cell, name) for name in _COUNTS),
+                _marks(map_, cell),
+            )
+            for map_ in maps
+            for cell in map_.cells
+        ],
+    )  # fmt: skip
+
+
+def _marks(map_: RobustnessMap, cell: Cell) -> str:
+    marks = [
+        ("best", map_.best_cell is cell),
+        ("within tolerance", cell.in_region),
+        ("can't be told from the best", cell.like_best),
+    ]
+    return ", ".join(text for text, applies in marks if applies)
+
+
+ROBUSTNESS = Exhibit(
+    name="robustness",
+    section="maps",
+    title="Robustness maps, a panel a batch size",
+    compute=compute_optimizer_maps,
+    draw=lambda found, theme: draw_maps(found.maps, theme=theme, scale=found.scale),
+    data=lambda found: map_data(found.maps),
+    options=(METRIC, OPTIMIZER),
+    depends=("filters", "metric", "tolerance"),
+    choosable=True,
+)

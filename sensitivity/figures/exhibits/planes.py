@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
 from sensitivity.analysis.designs import Parameters
+from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.success_plane import SuccessCell, SuccessPlane
 from sensitivity.figures.axes import add_panel_title
-from sensitivity.figures.labels import count, number, optimizer_label, parameter_label, safe
-from sensitivity.figures.nothing import NothingToDrawError
+from sensitivity.figures.data import Data
+from sensitivity.figures.exhibit import OPTIMIZER, Exhibit
+from sensitivity.figures.labels import count, number, optimizer_label, parameter_label, safe, target_label
+from sensitivity.figures.nothing import NO_RESULT, NO_TARGET, NothingToShowError
 from sensitivity.figures.panels import log_axis, make_panels
 from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.study.hyperparameters import hyperparameter
+from sensitivity.study.metrics import METRICS
 
 
 def draw_planes(
@@ -30,10 +35,12 @@ def draw_planes(
     """Draw the planes of one optimizer, one panel a batch size; `best` stars a configuration at each batch size.
 
     Raises:
-        NothingToDrawError: no result in any plane, or planes of one hyperparameter.
+        NothingToShowError: no result in any plane, or planes of one hyperparameter.
     """
-    if not any(cell.n for plane in planes for cell in plane.cells) or planes[0].y_name is None:
-        raise NothingToDrawError("draw_planes needs planes of two hyperparameters, with a result")
+    if not any(cell.n for plane in planes for cell in plane.cells):
+        raise NothingToShowError(NO_RESULT)
+    if planes[0].y_name is None:
+        raise NothingToShowError("One hyperparameter varies, and a plane takes two.")
     first = planes[0]
     x_name, y_name = first.x_name, str(first.y_name)
     height = min(max(26 * len(first.y_values), 200), 340)
@@ -145,3 +152,56 @@ def _hover(plane: SuccessPlane, cell: SuccessCell) -> str:
         f" {number(cell.y, 3)}<br>{rate}{interval}, {cell.diverged} diverged, {cell.failed} failed,"
         f" {cell.waiting} waiting"
     )
+
+
+def plane_data(planes: Sequence[SuccessPlane]) -> Data:
+    """Return runs by outcome over the hyperparameter plane."""
+    counts = ("configurations", "reached", "censored", "diverged", "failed", "waiting")
+    return Data(
+        columns=("optimizer", "batch_size", planes[0].x_name, planes[0].y_name or "", *counts, "rate"),
+        rows=[
+            (p.optimizer, p.batch_size, cell.x, cell.y, *(getattr(cell, name) for name in counts), cell.rate)
+            for p in planes
+            for cell in p.cells
+        ],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerPlanes:
+    """Where an optimizer reaches the target."""
+
+    planes: tuple[SuccessPlane, ...]
+    target: str
+    """In words."""
+    best: Mapping[int, Parameters]
+    """Batch size -> the configuration that is fastest to the target."""
+
+
+def compute_optimizer_planes(results: StudyResults, optimizer: str) -> OptimizerPlanes:
+    """Return the planes of an optimizer for the target that is looked at.
+
+    Raises:
+        NothingToShowError: no target, or no plane.
+    """
+    if results.target is None:
+        raise NothingToShowError(NO_TARGET)
+    own = tuple(plane for plane in results.planes if plane.optimizer == optimizer)
+    if not own:
+        raise NothingToShowError(NO_RESULT)
+    curves = [curve for curve in results.scaling() if curve.optimizer == optimizer]
+    best = {point.batch_size: point.parameters for curve in curves for point in curve.points}
+    name, level = results.target
+    return OptimizerPlanes(planes=own, target=target_label(METRICS[name], level), best=best)
+
+
+REACHED = Exhibit(
+    name="reached",
+    section="success",
+    title="Where the target is reached in the plane of hyperparameters",
+    compute=compute_optimizer_planes,
+    draw=lambda found, theme: draw_planes(found.planes, found.target, best=found.best, theme=theme),
+    data=lambda found: plane_data(found.planes),
+    options=(OPTIMIZER,),
+    depends=("filters", "target"),
+)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import plotly.graph_objects as go
 
 from sensitivity.analysis.scaling import ScalingCurve
 from sensitivity.analysis.scaling_points import ScalingPoint
+from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.times import TimeUnit
 from sensitivity.figures.axes import add_panel_title
-from sensitivity.figures.labels import count, interval_text, number, optimizer_label, parameter_label, safe
-from sensitivity.figures.nothing import NothingToDrawError
+from sensitivity.figures.data import Data, estimated
+from sensitivity.figures.exhibit import Exhibit, Option
+from sensitivity.figures.labels import (
+    count,
+    interval_text,
+    number,
+    optimizer_label,
+    parameter_label,
+    safe,
+    target_label,
+)
+from sensitivity.figures.nothing import NO_RESULT, NO_TARGET, NothingToShowError
 from sensitivity.figures.panels import batch_axis, log_axis, make_panels
 from sensitivity.figures.theme import LIGHT, Style, Theme
 from sensitivity.figures.traces import whiskers
+from sensitivity.study.metrics import METRICS
 
 Groups = Mapping[str, Sequence[ScalingCurve]]
 """A target in words -> its scaling curves, one an optimizer, all in one unit."""
@@ -42,9 +53,9 @@ def draw_scaling(groups: Groups, *, theme: Theme = LIGHT, several: bool = False)
     Groups are targets of one study, or with `several` one target each of several studies, whose runs add up.
 
     Raises:
-        NothingToDrawError: no curve with a result.
+        NothingToShowError: no curve with a result.
     """
-    curves = _all(groups)
+    curves = curves_with_result(groups)
     unit = curves[0].unit
     panels = make_panels(len(groups), columns=2, height=330)
     sizes = [point.batch_size for curve in curves for point in curve.points]
@@ -85,11 +96,11 @@ def draw_efficiency(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
     """Draw the efficiency of each optimizer: ideal time over measured time, from its smallest batch size reached.
 
     Raises:
-        NothingToDrawError: no target was reached.
+        NothingToShowError: no target was reached.
     """
-    curves = _all(groups)
+    curves = curves_with_result(groups)
     if not any(point.efficiency.known for curve in curves for point in curve.points):
-        raise NothingToDrawError("an efficiency needs a batch size at which a target was reached")
+        raise NothingToShowError("An efficiency needs a batch size at which a target was reached.")
     panels = make_panels(len(groups), columns=2, height=300)
     shown: set[str] = set()
     for (row, column), (title, group) in zip(panels.places(), groups.items(), strict=True):
@@ -136,95 +147,15 @@ def draw_efficiency(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
     )
 
 
-def draw_critical(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw the critical batch sizes with their intervals, one line a target and optimizer, curves in steps.
+def curves_with_result(groups: Groups) -> list[ScalingCurve]:
+    """Return all curves.
 
     Raises:
-        NothingToDrawError: no curve of which a critical batch size is known, or curves in another unit.
+        NothingToShowError: none has a result.
     """
-    curves = _all(groups)
-    if any(curve.critical is None for curve in curves):
-        raise NothingToDrawError("critical batch sizes need scaling curves in steps")
-    if not any(curve.critical.size.known for curve in curves if curve.critical):
-        raise NothingToDrawError("a critical batch size needs two batch sizes at which a target was reached")
-    sizes = sorted({size for curve in curves for size in curve.batch_sizes} or {1})
-    low_end, high_end = sizes[0] / 4, sizes[-1] * 16
-    order = list(dict.fromkeys(curve.optimizer for curve in curves))
-    panels = make_panels(1, columns=1, height=36 * len(curves) + 40)
-    labels = []
-    for title, group in groups.items():
-        for curve in group:
-            critical = curve.critical
-            assert critical is not None
-            label = f"{optimizer_label(curve.optimizer)}, {safe(title)}"
-            labels.append(label)
-            style = theme.style(order.index(curve.optimizer))
-            value, (low, high) = critical.size.value, critical.size.interval or (math.nan, math.nan)
-            ends = [min(max(end, low_end), high_end) for end in (low, high) if not math.isnan(end)]
-            outside = [end for end, limit in zip(ends, (low, high), strict=False) if end != limit]
-            panels.figure.add_trace(
-                go.Scatter(
-                    x=ends,
-                    y=[label] * len(ends),
-                    mode="lines",
-                    line={"color": style.colour, "width": 3},
-                    hoverinfo="skip",
-                    showlegend=False,
-                )
-            )
-            arrows = ["triangle-left" if end == low_end else "triangle-right" for end in outside]
-            panels.figure.add_trace(
-                go.Scatter(
-                    x=outside,
-                    y=[label] * len(outside),
-                    mode="markers",
-                    marker={"symbol": arrows, "size": 11, "color": style.colour},
-                    hoverinfo="skip",
-                    showlegend=False,
-                )
-            )
-            there = low_end <= value <= high_end
-            panels.figure.add_trace(
-                go.Scatter(
-                    x=[value if there else math.sqrt(low_end * high_end)],
-                    y=[label],
-                    mode="markers+text" if there else "text",
-                    text=[safe(critical.says)],
-                    textposition="top center" if there else "middle center",
-                    textfont={"size": 11, "color": theme.ink},
-                    marker={"symbol": style.symbol, "size": 10, "color": style.colour},
-                    hovertext=[f"<b>{label}</b><br>{safe(critical.says)}<br>n = {count(critical.size.n, 'seed')}"],
-                    hoverinfo="text",
-                    cliponaxis=False,
-                    showlegend=False,
-                )
-            )
-    panels.figure.add_vrect(x0=sizes[0], x1=sizes[-1], fillcolor=theme.grid, opacity=0.45, line_width=0, layer="below")
-    axis = log_axis([low_end, high_end], base_two=True)
-    panels.figure.update_xaxes(**axis, title_text="critical batch size Bc in examples")
-    panels.figure.update_yaxes(
-        type="category", categoryorder="array", categoryarray=labels[::-1], range=[-0.6, len(labels) - 0.4]
-    )
-    covers = dict.fromkeys(curve.critical.size.covers for curve in curves if curve.critical)
-    interval = f"line: 95% interval of {' or '.join(said for said in covers if said)}, an arrow where it goes on"
-    return panels.finish(
-        theme,
-        "Critical batch size of each optimizer",
-        [
-            f"n = {_seeds(curves)}",
-            "S(B) = Smin (1 + Bc/B), fitted to the steps of the best configurations",
-            *([interval] if any(covers) else []),
-            "shaded: batch sizes reached",
-        ],
-        panel_width=620,
-        left=230,
-    )
-
-
-def _all(groups: Groups) -> list[ScalingCurve]:
     curves = [curve for group in groups.values() for curve in group]
     if all(point.state == "no-result" for curve in curves for point in curve.points):
-        raise NothingToDrawError("a figure of scaling needs a curve with a result")
+        raise NothingToShowError(NO_RESULT)
     return curves
 
 
@@ -234,10 +165,11 @@ def _n(curves: Sequence[ScalingCurve], *, several: bool = False) -> str:
         first.setdefault(curve.optimizer, curve)
     counted = curves if several else first.values()
     planned = sum(point.planned for curve in counted for point in curve.points)
-    return f"n = {count(planned, 'run')} planned, best cells timed on {_seeds(curves)}"
+    return f"n = {count(planned, 'run')} planned, best cells timed on {seed_counts(curves)}"
 
 
-def _seeds(curves: Sequence[ScalingCurve]) -> str:
+def seed_counts(curves: Sequence[ScalingCurve]) -> str:
+    """Return how many seeds the curves rest on, in words."""
     seeds = sorted({point.time.n for curve in curves for point in curve.points if point.state == "reached"} or {0})
     return count(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]:,} to {count(seeds[-1], 'seed')}"
 
@@ -315,3 +247,73 @@ def _hover(curve: ScalingCurve, point: ScalingPoint) -> str:
         f" {point.diverged:,} diverged, {point.fell_back:,} fell back"
     )
     return "<br>".join(lines)
+
+
+def scaling_data(groups: Mapping[str, Sequence[ScalingCurve]]) -> Data:
+    """Return times to targets by the best configuration."""
+    return Data(
+        columns=(
+            "target", "optimizer", "unit", "batch_size", "state", "time", "time_low", "time_high", "seeds",
+            "evaluated_before", "evaluated_at", "expected_time", "expected_low", "expected_high",
+            "restricted_mean", "ideal_time", "efficiency", "efficiency_low", "efficiency_high",
+            "winner", "hyperparameters", "judged", "on_edge", "regret", "fell_back",
+            "reached", "censored", "diverged", "failed", "waiting",
+        ),
+        rows=[
+            (
+                title, curve.optimizer, curve.unit, point.batch_size, point.state, *estimated(point.time),
+                *point.bounds, point.expected, *point.expected_bounds, point.restricted_mean.value, ideal,
+                *estimated(point.efficiency)[:3],
+                point.cell_id, ", ".join(f"{name}={value:.6g}" for name, value in point.parameters), point.method,
+                ", ".join(f"{edge.parameter} {edge.side}" for edge in point.edges),
+                point.regret, point.fell_back,
+                point.reached, point.censored, point.diverged, point.failed, point.waiting,
+            )
+            for title, curve in named_curves(groups)
+            for point, ideal in zip(curve.points, curve.ideal(), strict=True)
+        ],
+    )  # fmt: skip
+
+
+def named_curves(groups: Mapping[str, Sequence[ScalingCurve]]) -> Iterable[tuple[str, ScalingCurve]]:
+    """Return each curve with the target, in words, that it is for."""
+    return ((title, curve) for title, group in groups.items() for curve in group)
+
+
+def groups_of(results: StudyResults, unit: TimeUnit = "steps") -> Groups:
+    """Return the scaling curves to each target of a study, by the target in words.
+
+    Raises:
+        NothingToShowError: the study has no target.
+    """
+    if not results.targets:
+        raise NothingToShowError(NO_TARGET)
+    return {target_label(METRICS[name], at): results.scaling_to((name, at), unit) for name, at in results.targets}
+
+
+def _of_unit(results: StudyResults, unit: str) -> Groups:
+    return groups_of(results, next(name for name in UNIT_WORDS if name == unit))
+
+
+_SHORT_UNITS = {unit: words.replace("floating-point operations", "FLOPs") for unit, words in UNIT_WORDS.items()}
+UNIT = Option(name="unit", label="Time to target in", values=lambda _: _SHORT_UNITS)
+
+SCALING = Exhibit(
+    name="scaling",
+    section="scaling",
+    title="Time to the target by batch size",
+    compute=_of_unit,
+    draw=lambda groups, theme: draw_scaling(groups, theme=theme),
+    data=scaling_data,
+    options=(UNIT,),
+    depends=("filters", "target"),
+)
+EFFICIENCY = Exhibit(
+    name="efficiency",
+    section="scaling",
+    title="Efficiency of scaling",
+    compute=groups_of,
+    draw=lambda groups, theme: draw_efficiency(groups, theme=theme),
+    data=scaling_data,
+    depends=("filters", "target"),
+)

@@ -1,4 +1,4 @@
-"""The evaluations that pages need, out of many: chosen part by part, so that a study's curves are never held whole.
+"""The evaluations that answers need, out of many: chosen part by part, so that a study's curves are never held whole.
 
 Analysis of curves looks at few of their rows: those of untrained networks, the first that meet a target, the best.
 What it makes of these rows alone is what it makes of all. Parts never change, so each is read once for each choice,
@@ -8,7 +8,7 @@ and of those that a new version adds only.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,9 +16,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from sensitivity.analysis.clipping import CLIPPED, EFFECTIVE_LR
 from sensitivity.analysis.times import deciding_rows
 from sensitivity.store.directory import Place
-from sensitivity.store.reader import read_evaluations
+from sensitivity.store.manifest import Manifest
+from sensitivity.store.reader import StudyRuns, read_evaluations, read_runs
 from sensitivity.store.schema import CURVE_COLUMNS
 from sensitivity.study.metrics import METRICS, MetricName
 
@@ -67,6 +69,14 @@ class Evaluations:
             StorageError: as `at_start`.
         """
         return self._chosen(parts, ("best", metric), ("step", metric), partial(_best, metric=metric))
+
+    def rates(self, parts: pd.Series[str]) -> pd.DataFrame:
+        """Return the mean effective learning rate of each run that has one: trial_id and the rate.
+
+        Raises:
+            StorageError: as `at_start`.
+        """
+        return self._chosen(parts, "rates", (EFFECTIVE_LR,), _mean_rates)
 
     def of(self, parts: pd.Series[str], trial_ids: Sequence[str]) -> pd.DataFrame:
         """Return the whole curves of some runs.
@@ -146,8 +156,70 @@ def _meeting(rows: pd.DataFrame, *, metric: MetricName, target: float) -> pd.Dat
     return deciding_rows(rows, metric, target)
 
 
+def _mean_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    known = rows[rows[EFFECTIVE_LR].notna()]
+    return known.groupby(["trial_id", "part"], sort=False, observed=True)[EFFECTIVE_LR].mean().reset_index()
+
+
 def _best(rows: pd.DataFrame, *, metric: MetricName) -> pd.DataFrame:
     sign = 1.0 if METRICS[metric].lower_is_better else -1.0
     values = sign * rows.loc[np.isfinite(rows[metric]), metric]
     best = values.groupby(rows["trial_id"], sort=False, observed=True).idxmin()
     return rows[(rows["step"] == 0) | rows.index.isin(best)]
+
+
+@dataclass(frozen=True)
+class StoredTables:
+    """A study in its directory: its runs, and of its curves what is asked for (``study_results.Tables``).
+
+    Raises:
+        StorageError: by every method that reads curves, where a part of them is damaged or can't be read.
+    """
+
+    study: StudyRuns
+    evaluations: Evaluations
+
+    @property
+    def manifest(self) -> Manifest:
+        """What study.json holds."""
+        return self.study.manifest
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row a planned run."""
+        return self.study.runs
+
+    @property
+    def unplanned(self) -> int:
+        """Runs that are kept but belong to no cell of the present plan."""
+        return self.study.unplanned
+
+    def at_start(self, metric: MetricName) -> pd.DataFrame:
+        """Return the evaluations of untrained networks: all of the curves that maps need."""
+        return self.evaluations.at_start(self.study.parts, metric)
+
+    def meeting(self, metric: MetricName, target: float) -> pd.DataFrame:
+        """Return the evaluations that decide when runs meet a target: all that times to it need."""
+        return self.evaluations.meeting(self.study.parts, metric, target)
+
+    def best(self, metric: MetricName) -> pd.DataFrame:
+        """Return the first and the best evaluation of each run: all that success rates need."""
+        return self.evaluations.best(self.study.parts, metric)
+
+    def rates(self) -> pd.DataFrame:
+        """Return the mean effective learning rate of each run that has one; reads nothing where no run was clipped."""
+        clipped = CLIPPED in self.runs and self.runs[CLIPPED].notna().any()
+        return self.evaluations.rates(self.study.parts) if clipped else pd.DataFrame({"trial_id": []})
+
+    def curves_of(self, trial_ids: Iterable[str]) -> pd.DataFrame:
+        """Return the whole curves of some runs."""
+        return self.evaluations.of(self.study.parts, list(trial_ids))
+
+
+def read_tables(directory: Place) -> StoredTables:
+    """Read a study directory's runs, finished or not, and its curves when they are asked for.
+
+    Raises:
+        StorageError: as ``reader.read_study``.
+    """
+    return StoredTables(read_runs(directory), Evaluations(directory))

@@ -1,0 +1,84 @@
+"""Every exhibit, in the order in which faces show them.
+
+Report, dashboard, ``sensitivity figure`` and Python iterate over this list: an exhibit that is added here is in all.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from typing import Any
+
+from sensitivity.analysis.study_results import StudyResults
+from sensitivity.figures.exhibit import Computed, Exhibit, computed
+from sensitivity.figures.exhibits.best import BEST, BOX
+from sensitivity.figures.exhibits.best_of_k import BEST_OF_K
+from sensitivity.figures.exhibits.comparison import EVIDENCE, PROFILES
+from sensitivity.figures.exhibits.cost import COST, TIME_SPLIT
+from sensitivity.figures.exhibits.critical import CRITICAL
+from sensitivity.figures.exhibits.curves import CURVES
+from sensitivity.figures.exhibits.importance import IMPORTANCE, RIDGE
+from sensitivity.figures.exhibits.maps import ROBUSTNESS
+from sensitivity.figures.exhibits.parallel import PARALLEL
+from sensitivity.figures.exhibits.planes import REACHED
+from sensitivity.figures.exhibits.prices import PRICES
+from sensitivity.figures.exhibits.regions import REGIONS, SENSITIVITY
+from sensitivity.figures.exhibits.scaling import EFFICIENCY, SCALING
+from sensitivity.figures.exhibits.status import CLIPPING, STATUS
+from sensitivity.figures.exhibits.success import SUCCESS
+from sensitivity.figures.exhibits.targets import TARGETS
+from sensitivity.study.errors import UserError
+
+EXHIBITS: tuple[Exhibit[Any], ...] = (
+    EVIDENCE,
+    ROBUSTNESS, BEST, BOX,
+    SUCCESS, REACHED,
+    SCALING, EFFICIENCY, CRITICAL, PROFILES,
+    TARGETS,
+    COST, TIME_SPLIT,
+    PRICES, BEST_OF_K,
+    REGIONS, SENSITIVITY,
+    IMPORTANCE, RIDGE,
+    CURVES,
+    STATUS, CLIPPING, PARALLEL,
+)  # fmt: skip
+
+
+def of_section(section: str) -> tuple[Exhibit[Any], ...]:
+    """Return the exhibits of a section, in order."""
+    return tuple(exhibit for exhibit in EXHIBITS if exhibit.section == section)
+
+
+def find(name: str) -> Exhibit[Any]:
+    """Return the exhibit of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = next((exhibit for exhibit in EXHIBITS if exhibit.name == name), None)
+    if found is None:
+        raise UserError(_unknown("exhibit", name, [exhibit.name for exhibit in EXHIBITS]))
+    return found
+
+
+def show(results: StudyResults, name: str, **options: str) -> Computed[Any]:
+    """Return an exhibit of a study with its numbers; options that are not given have their first value.
+
+    Raises:
+        UserError: no exhibit of that name, or an option or a value that it doesn't have.
+        NothingToShowError: there is nothing to show, and why.
+    """
+    exhibit = find(name)
+    values = exhibit.values(results)
+    for option, key in options.items():
+        if option not in values:
+            raise UserError(_unknown(f"option of {name}", option, list(values)))
+        if key not in values[option]:
+            raise UserError(_unknown(f"{option} of {name}", key, list(values[option])))
+    return computed(exhibit, results, **options)
+
+
+def _unknown(what: str, given: str, allowed: Collection[str]) -> str:
+    near = difflib.get_close_matches(given, list(allowed), n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return f"there is no {what} {given!r}{meant}\n  Allowed: {', '.join(allowed) or 'none'}"

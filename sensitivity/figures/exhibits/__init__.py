@@ -1,0 +1,1 @@
+"""The exhibits, a file each or a small family: what each computes, draws, tabulates and says."""

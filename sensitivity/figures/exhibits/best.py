@@ -1,0 +1,175 @@
+"""The best cell of each optimizer and batch size, and what its prior box, as narrowed, makes of an optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sensitivity.analysis.designs import Parameters
+from sensitivity.analysis.maps import Cell, RobustnessMap
+from sensitivity.analysis.names import optimizer_name, parameter_name
+from sensitivity.analysis.regions import RobustRegion
+from sensitivity.analysis.study_results import StudyResults
+from sensitivity.analysis.targets import TargetOutcome
+from sensitivity.figures.data import Data
+from sensitivity.figures.exhibit import Exhibit
+from sensitivity.figures.labels import metric_value, number, settings, target_label
+from sensitivity.figures.nothing import NO_RESULT, NothingToShowError
+from sensitivity.figures.tables import Table
+from sensitivity.study.metrics import METRICS
+
+
+def best_table(maps: Sequence[RobustnessMap]) -> Table:
+    """Return the best cell of each map, and how its neighbours fare."""
+    rows = []
+    for map_ in maps:
+        best, cells = map_.best_cell, len(map_.cells)
+        inside = sum(cell.in_region for cell in map_.cells)
+        found = [
+            "nothing completed" if best is None else settings(_parameters(map_, best)),
+            "–" if best is None else metric_value(map_.metric, best.median),
+            "–" if best is None else _range(map_, best),
+            "–" if best is None else f"{best.completed}/{best.planned}",
+        ]
+        edges = ", ".join(f"{edge.side} {parameter_name(edge.parameter)}" for edge in map_.edges)
+        shares = [f"{inside}/{cells}", f"{map_.count('diverged')}/{cells}"]
+        rows.append([optimizer_name(map_.optimizer), map_.batch_size, *found, *shares, edges or "–"])
+    metric = maps[0].metric
+    header = (
+        "optimizer", "batch size", "best cell", f"median {metric.label}", "seeds from–to", "seeds completed",
+        "cells within tolerance", "cells all diverged", "on the edge of",
+    )  # fmt: skip
+    caption = f"Best cell by {metric.label}, each optimizer and batch size."
+    return Table(caption=caption, header=header, rows=rows, text_columns=3)
+
+
+def _range(map_: RobustnessMap, cell: Cell) -> str:
+    if cell.completed + cell.diverged < 2:
+        return "one seed"
+    return f"{metric_value(map_.metric, cell.low)}–{metric_value(map_.metric, cell.high)}"
+
+
+def _parameters(map_: RobustnessMap, cell: Cell) -> Parameters:
+    return ((map_.x_name, cell.x), *(((map_.y_name, cell.y),) if map_.y_name else ()), *map_.slice_at)
+
+
+def best_data(maps: Sequence[RobustnessMap]) -> Data:
+    """Return the best cell of each map that has one."""
+    found = [(map_, best) for map_ in maps if (best := map_.best_cell) is not None]
+    names = tuple(dict.fromkeys(name for map_, best in found for name, _ in _parameters(map_, best)))
+    return Data(
+        columns=("optimizer", "batch_size", *names, f"median_{maps[0].metric.name}", "smallest", "largest", "cell_id"),
+        rows=[
+            (
+                map_.optimizer, map_.batch_size, *(dict(_parameters(map_, best)).get(name) for name in names),
+                best.median, best.low, best.high, best.cell_id,
+            )
+            for map_, best in found
+        ],
+    )  # fmt: skip
+
+
+def _maps(results: StudyResults) -> tuple[RobustnessMap, ...]:
+    if not results.maps:
+        raise NothingToShowError(NO_RESULT)
+    return results.maps
+
+
+BEST = Exhibit(
+    name="best-cells",
+    section="maps",
+    title="Best cells",
+    compute=_maps,
+    data=best_data,
+    tables=lambda maps: [best_table(maps)],
+    notes=lambda _: ("The best of many noisy cells flatters itself; the verdict judges winners on other seeds.",),
+    depends=("filters", "metric", "tolerance"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InBox:
+    """What an optimizer's prior box, as narrowed, makes of it at a batch size."""
+
+    map: RobustnessMap
+    region: RobustRegion | None
+    outcome: TargetOutcome | None
+
+
+def compute_in_box(results: StudyResults) -> tuple[InBox, ...]:
+    """Return one for each map.
+
+    Raises:
+        NothingToShowError: no map.
+    """
+    outcomes = results.outcomes(results.target) if results.target else ()
+    reached = {(found.optimizer, found.batch_size): found for found in outcomes}
+    regions = {(found.optimizer, found.batch_size): found for found in results.target_regions or results.own_regions}
+    return tuple(
+        InBox(map=map_, region=regions.get(key), outcome=reached.get(key))
+        for map_ in _maps(results)
+        for key in [(map_.optimizer, map_.batch_size)]
+    )
+
+
+def box_table(found: Sequence[InBox]) -> Table:
+    """Return the share of the box that works, and the price of finding it."""
+    aims = {target_label(METRICS[o.metric], o.target) for one in found if (o := one.outcome) is not None}
+    aim = f"reach {next(iter(aims))}" if aims else "reach the target (none is declared)"
+    return Table(
+        caption="What each optimizer's prior box holds.",
+        header=(
+            "optimizer", "batch size", "cells within the tolerance", "robust region, decades a dimension",
+            f"runs that {aim}", "expected steps to it",
+        ),
+        rows=[
+            [
+                optimizer_name(one.map.optimizer), f"{one.map.batch_size:,}",
+                f"{sum(cell.in_region for cell in one.map.cells):,}/{len(one.map.cells):,}",
+                number(one.region.decades.value, 3) if one.region else "–",
+                f"{one.outcome.reached:,}/{one.outcome.planned:,}" if one.outcome else "–",
+                expected_steps(one.outcome) if one.outcome else "–",
+            ]
+            for one in found
+        ],
+        text_columns=1,
+    )  # fmt: skip
+
+
+def expected_steps(outcome: TargetOutcome) -> str:
+    """Return the expected running time in steps, or what it exceeds where no run was successful."""
+    if math.isnan(outcome.expected_steps):
+        return f"> {number(outcome.spent_steps, 3)}"
+    return number(outcome.expected_steps, 3)
+
+
+def box_data(found: Sequence[InBox]) -> Data:
+    """Return the same in numbers."""
+    return Data(
+        columns=(
+            "optimizer", "batch_size", "cells", "cells_within_tolerance", "decades_a_dimension", "reached", "planned",
+            "expected_steps",
+        ),
+        rows=[
+            (
+                one.map.optimizer, one.map.batch_size, len(one.map.cells), sum(c.in_region for c in one.map.cells),
+                one.region.decades.value if one.region else None,
+                one.outcome.reached if one.outcome else None, one.outcome.planned if one.outcome else None,
+                one.outcome.expected_steps if one.outcome else None,
+            )
+            for one in found
+        ],
+    )  # fmt: skip
+
+
+BOX = Exhibit(
+    name="box",
+    section="maps",
+    title="In this prior box",
+    compute=compute_in_box,
+    data=box_data,
+    tables=lambda found: [box_table(found)],
+    depends=("filters", "metric", "tolerance", "target"),
+    slow=True,
+)
