@@ -14,7 +14,6 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from sensitivity.execution.costs import Price
-    from sensitivity.execution.prepare import Plan
     from sensitivity.execution.progress import Progress
     from sensitivity.study.whole_files import Written
 
@@ -34,14 +33,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
 
 
-def extent(plan: Plan) -> str:
-    """Return in words how much a study is."""
-    arms = plan.spec.optimizers.values()
-    hours = len(plan.spec.batch_sizes) * sum(arm.device_hours or 0.0 for arm in arms if arm.open_ended)
-    runs = [f"{len(plan.counted)} runs"] if plan.counted or not hours else []
-    return ", and ".join([*runs, *([f"searches for {duration(3600 * hours)} of device time"] if hours else [])])
-
-
 def size(count: float, unit: str) -> str:
     """Return a number with a decimal prefix, as in 1.2 GFLOP."""
     for prefix in ("", "k", "M", "G", "T", "P"):
@@ -56,27 +47,11 @@ def shown_file(written: Written) -> str:
     return f"{written.path} ({size(written.size, 'B')})"
 
 
-def progress_line(progress: Progress) -> str:
-    """Return progress as one line."""
-    counts = progress.counts
-    left = progress.seconds_left
-    timed = progress.device_time
-    parts = [
-        f"{progress.done} runs" if progress.planned is None else f"{progress.done}/{progress.planned} runs",
-        *([f"{duration(timed[0])} of {duration(timed[1])} device time"] if timed is not None else []),
-        f"{counts['completed']} completed",
-        f"{counts['diverged']} diverged",
-        f"{counts['failed']} failed",
-        *([f"{counts['interrupted']} interrupted"] if counts["interrupted"] else []),
-        f"{progress.rate:.1f} runs/s",
-        "time left unknown" if left is None else f"{duration(left)} left",
-    ]
-    return " · ".join(parts)
-
-
 @contextlib.contextmanager
 def shown(progress: Progress, console: Console) -> Iterator[Callable[[], None]]:
     """Show progress while inside; yield what to call when it has changed."""
+    from sensitivity.execution.telling import progress_line  # here, as `display` serves commands that only read
+
     if console.is_terminal:
         columns = (TextColumn("{task.percentage:>3.0f}%"), BarColumn(), TextColumn("{task.description}"))
         bar = Bar(*columns, console=console)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -57,6 +58,7 @@ class Executor:
         self._surroundings: tuple[str, dict[str, str]] | None = None
         self._on_loss: Callable[[str], None] | None = None
         self._lost = False
+        self._lock = threading.RLock()
 
     @contextlib.contextmanager
     def session(
@@ -68,8 +70,9 @@ class Executor:
             with one_session(address=address, workers=workers, execution=execution, on_loss=on_loss) as found:
                 yield found
             return
-        self._prepare(workers or available_workers(execution.threads), execution)
-        self._on_loss = on_loss
+        with self._lock:
+            self._prepare(workers or available_workers(execution.threads), execution)
+            self._on_loss = on_loss
         try:
             with self._environment(), ray_environment(local=True) as scratch:
                 from sensitivity.execution.session import session
@@ -85,15 +88,17 @@ class Executor:
 
     def close(self) -> None:
         """Shut Ray down, if it was started here."""
-        stack, self._stack, self._lost = self._stack, None, False
-        atexit.unregister(self.close)
-        if stack is not None:
-            with self._environment():
-                stack.close()
+        with self._lock:
+            stack, self._stack, self._lost = self._stack, None, False
+            atexit.unregister(self.close)
+            if stack is not None:
+                with self._environment():
+                    stack.close()
 
     def _prepare(self, workers: int, execution: ExecutionSpec) -> None:
         cores = local_cores(workers, execution, available=available_workers(1))
-        if self._stack is not None and cores <= self._cores and self._surroundings == _surroundings():
+        fits = cores <= self._cores and self._surroundings == _surroundings() and not self._lost
+        if self._stack is not None and fits:
             return
         self.close()
         self._surroundings = _surroundings()
@@ -126,7 +131,7 @@ class Executor:
         if self._on_loss is not None:
             self._on_loss(cause)
         else:
-            self.close()
+            threading.Thread(target=self.close, daemon=True).start()  # which waits for the thread that tells this
 
 
 def _surroundings() -> tuple[str, dict[str, str]]:

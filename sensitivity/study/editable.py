@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
@@ -31,6 +32,19 @@ class Editable(Section):
         with mistakes_told(ready, source="study"):
             super().__init__(**ready)
         self._code = code
+
+    @classmethod
+    def read(cls, study: str | os.PathLike[str]) -> Self:
+        """Read a study file, or a shipped one by its name; paths in it are then relative to the current folder.
+
+        Raises:
+            UserError: there is none, or it has mistakes, all of which are listed.
+        """
+        from sensitivity.study.load import find_study, load_study
+
+        found = load_study(find_study(os.fspath(study)))
+        assert isinstance(found, cls)
+        return found
 
     @property
     def code(self) -> str:
