@@ -51,11 +51,13 @@ class Executor:
     """
 
     def __init__(self) -> None:
-        self._stack: contextlib.ExitStack | None = None
-        self._cores = 0
+        self._surroundings = contextlib.ExitStack()
+        """What Ray was started with: it remembers its token, so that all that this process starts must have the same."""
         self._variables: dict[str, str] = {}
-        """What Ray reads from the environment."""
-        self._surroundings: tuple[str, dict[str, str]] | None = None
+        """Of the environment, for Ray alone."""
+        self._ray: contextlib.ExitStack | None = None
+        self._cores = 0
+        self._inherited: tuple[str, dict[str, str]] | None = None
         self._on_loss: Callable[[str], None] | None = None
         self._lost = False
         self._lock = threading.RLock()
@@ -88,31 +90,37 @@ class Executor:
 
     def close(self) -> None:
         """Shut Ray down, if it was started here."""
-        with self._lock:
-            stack, self._stack, self._lost = self._stack, None, False
-            atexit.unregister(self.close)
-            if stack is not None:
-                with self._environment():
-                    stack.close()
+        with self._lock, self._environment():
+            ray, self._ray, self._lost = self._ray, None, False
+            if ray is not None:
+                ray.close()
+
+    def _end(self) -> None:
+        """Leave nothing, as the process ends."""
+        self.close()
+        self._surroundings.close()
 
     def _prepare(self, workers: int, execution: ExecutionSpec) -> None:
+        """Have a Ray that fits, started anew if need be."""
         cores = local_cores(workers, execution, available=available_workers(1))
-        fits = cores <= self._cores and self._surroundings == _surroundings() and not self._lost
-        if self._stack is not None and fits:
+        fits = cores <= self._cores and self._inherited == _inherited() and not self._lost
+        if self._ray is not None and fits:
             return
         self.close()
-        self._surroundings = _surroundings()
-        with contextlib.ExitStack() as stack:
+        if not self._variables:
             before = dict(os.environ)
-            stack.enter_context(ray_environment(local=True))
+            self._surroundings.enter_context(ray_environment(local=True))
             self._variables = {name: value for name, value in os.environ.items() if name not in before}
+            for name in self._variables:
+                os.environ.pop(name)
+        with self._environment(), contextlib.ExitStack() as stack:
             from sensitivity.execution.session import session
 
             stack.enter_context(session(address=None, workers=workers, execution=execution, on_loss=self._lose))
-            self._stack, self._cores = stack.pop_all(), cores
-        for name in self._variables:
-            os.environ.pop(name, None)
-        atexit.register(self.close)  # behind Ray's own, so that it comes before it
+            self._ray = stack.pop_all()
+        self._cores, self._inherited = cores, _inherited()  # with what Ray has set itself
+        atexit.unregister(self._end)
+        atexit.register(self._end)  # behind Ray's own, so that it comes before it
 
     @contextlib.contextmanager
     def _environment(self) -> Iterator[None]:
@@ -134,6 +142,6 @@ class Executor:
             threading.Thread(target=self.close, daemon=True).start()  # which waits for the thread that tells this
 
 
-def _surroundings() -> tuple[str, dict[str, str]]:
+def _inherited() -> tuple[str, dict[str, str]]:
     """Return the folder and the environment variables that Ray's workers would inherit."""
     return str(Path.cwd()), {name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)}

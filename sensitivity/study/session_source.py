@@ -89,11 +89,13 @@ def find_definition(value: Any) -> Definition | str:
         node = next((node for node in _definitions(code.co_filename) if _holds(node, code, value)), None)
         if node is None:
             continue
-        lines = linecache.getlines(code.co_filename)
-        text = textwrap.dedent("".join(lines[_first_line(node) - 1 : node.end_lineno])).rstrip() + "\n"
+        whole = "".join(linecache.getlines(code.co_filename))
+        lines = whole.splitlines(keepends=True)[_first_line(node) - 1 : node.end_lineno]
+        text = textwrap.dedent("".join(lines)).rstrip() + "\n"
         flags = code.co_flags & _POSTPONED
-        compiled = compile(text, "definition", "exec", flags=flags, dont_inherit=True)
-        if not any(_is_same(code, each) for each in _codes(compiled)):
+        # A call through a name that the same source imports is compiled otherwise; IPython compiles each statement.
+        compiled = [compile(each, "source", "exec", flags=flags, dont_inherit=True) for each in (text, whole)]
+        if not any(_is_same(code, each) for known in compiled for each in _codes(known)):
             return f"{code.co_filename} has changed since it was defined; run it again"
         return Definition(text=text, namespace=function.__globals__, file=code.co_filename, postponed=bool(flags))
     if not functions:
