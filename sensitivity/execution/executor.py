@@ -52,7 +52,7 @@ class Executor:
 
     def __init__(self) -> None:
         self._surroundings = contextlib.ExitStack()
-        """What Ray was started with: it remembers its token, so that all that this process starts must have the same."""
+        """What Ray starts with. Its token stays the same in a process, as Ray keeps the first that it reads."""
         self._variables: dict[str, str] = {}
         """Of the environment, for Ray alone."""
         self._ray: contextlib.ExitStack | None = None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sensitivity.store.directory import Place, place
 from sensitivity.store.manifest import Manifest, read_manifest
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sensitivity.analysis.evaluations import StoredTables
     from sensitivity.analysis.study_results import StudyResults
     from sensitivity.figures.exhibit import Computed
+
+T = TypeVar("T")
 
 
 def open_study(directory: str | os.PathLike[str]) -> OpenedStudy:
@@ -156,7 +158,7 @@ class OpenedStudy:
         """
         from sensitivity.figures.theme import LIGHT
 
-        figure = self._show(exhibit, options).figure(LIGHT)
+        figure = self._asked(exhibit, options, lambda shown: shown.figure(LIGHT))
         if figure is None:
             raise UserError(f"{exhibit} has no figure\n  `table({exhibit!r})` gives its numbers")
         return figure
@@ -165,15 +167,16 @@ class OpenedStudy:
         """Return the numbers behind an exhibit; arguments and errors are those of `figure`."""
         import pandas as pd
 
-        data = self._show(exhibit, options).data
+        data = self._asked(exhibit, options, lambda shown: shown.data)
         return pd.DataFrame([list(row) for row in data.rows], columns=list(data.columns))
 
-    def _show(self, exhibit: str, options: Mapping[str, object]) -> Computed[Any]:
+    def _asked(self, exhibit: str, options: Mapping[str, object], ask: Callable[[Computed[Any]], T]) -> T:
+        """Return what `ask` takes of an exhibit with its numbers."""
         from sensitivity.figures.catalogue import show
         from sensitivity.figures.nothing import NothingToShowError
 
         try:
-            return show(self.results, exhibit, **{name: str(value) for name, value in options.items()})
+            return ask(show(self.results, exhibit, **{name: str(value) for name, value in options.items()}))
         except NothingToShowError as error:
             raise UserError(f"{exhibit}: {error}") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,7 +117,8 @@ def _this_executor() -> Executor:
 @contextlib.contextmanager
 def _prepared(study: StudyLike) -> Iterator[Plan]:
     """Yield a study that has passed every check; what it imports is forgotten afterwards."""
-    with own_imports_kept():
+    with own_imports_kept(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # of a bar that nothing here shows
         if isinstance(study, (str, os.PathLike)):
             path = find_study(os.fspath(study))
             spec, folder, source = load_study(path), path.resolve().parent, str(path)
