@@ -24,8 +24,9 @@ class StatusLine:
     def __init__(self, stream: TextIO, *, silent: bool) -> None:
         """Write to `stream` outside notebooks; nothing at all where `silent`."""
         self._stream, self._silent = stream, silent
-        self._output = None if silent else _notebook_output()
-        self._in_place = self._output is not None or stream.isatty()
+        self._notebook = _is_notebook()
+        self._output: Any = None
+        self._in_place = self._notebook or stream.isatty()
         self._longest = 0
 
     @property
@@ -37,8 +38,8 @@ class StatusLine:
         """Show `text`, in place of what was shown last where that is possible."""
         if self._silent:
             return
-        if self._output is not None:
-            self._output.update(_as_html(text))
+        if self._notebook:
+            self._show_in_notebook(text)
         elif self._in_place:
             self._longest = max(self._longest, len(text))
             self._write(f"\r{text.ljust(self._longest)}")
@@ -48,8 +49,16 @@ class StatusLine:
     def end(self, text: str) -> None:
         """Show `text`, which stays."""
         self.show(text)
-        if self._in_place and self._output is None and not self._silent:
+        if self._in_place and not self._notebook and not self._silent:
             self._write("\n")
+
+    def _show_in_notebook(self, text: str) -> None:
+        ipython: Any = importlib.import_module("IPython.display")
+        shown = ipython.HTML(f"<pre>{html.escape(text)}</pre>")
+        if self._output is None:
+            self._output = ipython.display(shown, display_id=True)
+        else:
+            self._output.update(shown)
 
     def _write(self, text: str) -> None:
         self._stream.write(text)
@@ -71,14 +80,7 @@ class StatusLine:
         yield changed
 
 
-def _notebook_output() -> Any:
-    """Return an output of a notebook's cell that can be updated; None elsewhere."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    if getattr(shell, "kernel", None) is None:
-        return None
-    return importlib.import_module("IPython.display").display(_as_html(""), display_id=True)
-
-
-def _as_html(text: str) -> Any:
-    return importlib.import_module("IPython.display").HTML(f"<pre>{html.escape(text)}</pre>")
+def _is_notebook() -> bool:
+    """Whether this process is a kernel, whose output is shown where its cell is."""
+    ipython: Any = sys.modules.get("IPython")
+    return getattr(ipython and ipython.get_ipython(), "kernel", None) is not None
