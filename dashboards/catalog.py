@@ -16,8 +16,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from dashboards.evaluations import Evaluations
-from dashboards.memo import Memo
+from sensitivity.analysis.evaluations import Evaluations
+from sensitivity.analysis.memo import Memo
 from sensitivity.analysis.summary import StudySummary, compute_summary
 from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST, Manifest

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from dashboards.catalog import Loaded
-from dashboards.memo import Memo
 from dashboards.view import View
 from sensitivity.analysis.best_of_k import BestOfK, compute_best_of_k
 from sensitivity.analysis.cautions import Caution, compute_cautions
@@ -23,6 +22,7 @@ from sensitivity.analysis.importance import Importance, compute_importance
 from sensitivity.analysis.looks import Level, Looks, compute_looks, level
 from sensitivity.analysis.lr_sensitivity import LrSensitivity, compute_lr_sensitivity
 from sensitivity.analysis.maps import RobustnessMap, compute_maps
+from sensitivity.analysis.memo import Memo
 from sensitivity.analysis.outcomes import available_metrics, untrained_values
 from sensitivity.analysis.price import PriceRatio, TuningPrice, compute_price_ratios, compute_prices
 from sensitivity.analysis.profiles import PerformanceProfile, compute_profiles

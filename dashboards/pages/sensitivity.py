@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 from dashboards.blocks import Block, FigureBlock, Page, Scene, Table
 from dashboards.flatten import flatten
 from sensitivity.figures.exhibits.importance import draw_importance, draw_ridge
-from sensitivity.figures.labels import target_label
 from sensitivity.figures.exhibits.prices import draw_prices
 from sensitivity.figures.exhibits.regions import draw_regions, draw_sensitivity
+from sensitivity.figures.labels import target_label
 from sensitivity.study.metrics import METRICS
 
 

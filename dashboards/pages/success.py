@@ -13,9 +13,9 @@ from dash.development.base_component import Component
 from dashboards.blocks import Block, FigureBlock, FixedBlock, Page, Scene, Table, aria
 from dashboards.filters import target_words
 from dashboards.flatten import flatten, flatten_arrays
-from sensitivity.figures.labels import optimizer_name
 from sensitivity.figures.exhibits.planes import draw_planes
 from sensitivity.figures.exhibits.success import draw_success, draw_success_3d, draw_success_difference
+from sensitivity.figures.labels import optimizer_name
 
 _NO_TARGET = "The study declares no target; choose one in the address, such as target=test_accuracy:0.9."
 

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from plotly.io.json import to_json_plotly
 
-from dashboards import evaluations
 from dashboards.blocks import FigureBlock, FixedBlock, seen
 from dashboards.callbacks import _drawn, _written
 from dashboards.catalog import Catalog
@@ -19,6 +18,7 @@ from dashboards.pages import PAGES
 from dashboards.pages.studies import _card
 from dashboards.site import Site
 from dashboards.view import Narrowed, View
+from sensitivity.analysis import evaluations
 from sensitivity.analysis.maps import compute_maps
 from sensitivity.analysis.success import compute_success
 from sensitivity.analysis.targets import compute_targets
