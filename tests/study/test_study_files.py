@@ -454,7 +454,7 @@ def outcome(raw):
         return error
 
 
-FIELD = re.compile(r'  - ([\w-]|"[^\n]*"[.:\[])[^\n]*: |  \.\.\. and ')
+FIELD = re.compile(r'  - ([\w-]|"[^\n]*"[.:\[])[^\n]*: |  - and \d+ more$')
 
 
 def valid_or_named(raw):
