@@ -20,8 +20,8 @@ READERS = [
     "sensitivity",
     "sensitivity.cli.main",
     *modules_of(
-        "sensitivity/study", "sensitivity/store", "sensitivity/analysis", "sensitivity/figures", "sensitivity/report", "sensitivity/face",
-        "dashboards", "search_spaces",
+        "sensitivity/study", "sensitivity/store", "sensitivity/analysis", "sensitivity/figures", "sensitivity/report",
+        "sensitivity/face", "dashboards", "search_spaces",
     ),
 ]  # fmt: skip
 

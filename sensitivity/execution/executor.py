@@ -139,7 +139,8 @@ class Executor:
         if self._on_loss is not None:
             self._on_loss(cause)
         else:
-            threading.Thread(target=self.close, daemon=True).start()  # which waits for the thread that tells this
+            # In another thread, as it waits for the one that tells this.
+            threading.Thread(target=self.close, name="executor-close", daemon=True).start()
 
 
 def _inherited() -> tuple[str, dict[str, str]]:
