@@ -131,7 +131,7 @@ def snapshot_of(spec: StudySpec, folder: Path) -> Snapshot:
         UserError: one is not found, or can't be kept.
     """
     use_snapshot(Snapshot(roots=(str(folder),)))  # what an earlier study in this process has loaded is forgotten
-    return take_snapshot(spec.problem, str(folder), spec.code)
+    return take_snapshot(spec.problem, str(folder), code=spec.code)
 
 
 def with_recorded(plan: Plan, recorded: Sequence[Trial]) -> Plan:

@@ -85,7 +85,7 @@ class Snapshot:
         return named
 
 
-def take_snapshot(problem: ProblemSpec, folder: str, code: str = "") -> Snapshot:
+def take_snapshot(problem: ProblemSpec, folder: str, *, code: str = "") -> Snapshot:
     """Read the modules that a problem names and all that they import of the user's own, without running any.
 
     Args:

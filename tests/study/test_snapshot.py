@@ -204,18 +204,18 @@ def test_code_of_a_session_is_taken_with_what_it_imports_wherever_that_lies(writ
     write({"beside/near.py": "SIZE = 1", "elsewhere/far.py": "import further\nSIZE = 2", "elsewhere/further.py": ""})
     code = "import json, near\nfrom far import SIZE\ndef f(): return near.SIZE, SIZE\n"
     beside, spec = tmp_path / "beside", ProblemSpec(dataset="study_code:f")
-    snapshot = take_snapshot(spec, str(beside), code)
+    snapshot = take_snapshot(spec, str(beside), code=code)
     assert names(snapshot) == ["far", "further", "near", "study_code"]
     assert snapshot.files["study_code.py"].source.decode() == code
     use_snapshot(pickle.loads(pickle.dumps(snapshot)))
     assert importlib.import_module("study_code").f() == (1, 2)
-    assert take_snapshot(spec, str(beside), code + "# changed").hash != snapshot.hash
+    assert take_snapshot(spec, str(beside), code=code + "# changed").hash != snapshot.hash
 
 
 def test_code_of_a_session_is_the_same_as_a_file_beside_the_study(write, tmp_path):
     write({"near.py": "SIZE = 1", "study_code.py": "import near\ndef f(): return near.SIZE\n"})
     spec, code = ProblemSpec(dataset="study_code:f"), (tmp_path / "study_code.py").read_text()
-    assert take_snapshot(spec, str(tmp_path), code) == take_snapshot(spec, str(tmp_path))
+    assert take_snapshot(spec, str(tmp_path), code=code) == take_snapshot(spec, str(tmp_path))
 
 
 def test_a_session_keeps_its_own_imports(write, tmp_path, monkeypatch):
