@@ -92,6 +92,8 @@ def find_definition(value: Any) -> Definition | str:
         whole = "".join(linecache.getlines(code.co_filename))
         lines = whole.splitlines(keepends=True)[_first_line(node) - 1 : node.end_lineno]
         text = textwrap.dedent("".join(lines)).rstrip() + "\n"
+        if ast.dump(ast.parse(text).body[0]) != ast.dump(node):
+            return "it holds a text of several lines that its indentation is part of; define it at the top level"
         flags = code.co_flags & _POSTPONED
         # A call through a name that the same source imports is compiled otherwise; IPython compiles each statement.
         compiled = [compile(each, "source", "exec", flags=flags, dont_inherit=True) for each in (text, whole)]

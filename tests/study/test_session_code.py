@@ -152,3 +152,11 @@ def test_annotations_stay_postponed_where_they_were(tmp_path):
     _, code = with_import_paths({"f": namespace["f"]})
     exec(compile(code, "code", "exec", dont_inherit=True), found := {})
     assert found["f"](1) == 1
+
+
+def test_a_text_that_indentation_is_part_of_is_not_changed(run_cell):
+    cells = run_cell('if True:\n    def f():\n        return """a\n        b"""\ndef g():\n    return """a\n    b"""\n')
+    with pytest.raises(StudyFileError, match="f: it holds a text of several lines that its indentation is part of"):
+        with_import_paths({"f": cells["f"]})
+    exec(with_import_paths({"f": cells["g"]})[1], found := {})
+    assert found["g"]() == cells["g"]() == "a\n    b"
