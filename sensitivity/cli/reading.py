@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sensitivity.analysis.claims import Claim
+from sensitivity.analysis.evaluations import read_tables
+from sensitivity.analysis.study_results import StudyResults
 from sensitivity.cli.display import shown_file, size
+from sensitivity.figures.labels import target_in_words
 from sensitivity.figures.verdict_words import answer_in_words
-from sensitivity.report.results import Verdicts, compute_verdicts
-from sensitivity.report.words import target_in_words
 from sensitivity.store.directory import place
-from sensitivity.store.reader import read_study
 from sensitivity.store.record import refuse_record
 from sensitivity.study.whole_files import refuse_unwritable, write_output
 
@@ -46,17 +46,16 @@ def write_report_file(study_dirs: Sequence[str], output: Path | None, figures: P
 
 def show_verdict(study_dir: str, *, as_json: bool) -> None:
     """Print the answers to a study's two questions."""
-    study = read_study(place(study_dir))
-    verdicts = compute_verdicts(study)
-    name = study.manifest.spec.name
-    print(json.dumps(_content(name, verdicts), indent=2) if as_json else _words(name, verdicts))
+    results = StudyResults(read_tables(place(study_dir)))
+    name = results.spec.name
+    print(json.dumps(_content(name, results), indent=2) if as_json else _words(name, results))
 
 
-def _words(name: str, verdicts: Verdicts) -> str:
-    target = target_in_words(verdicts)
+def _words(name: str, results: StudyResults) -> str:
+    target = target_in_words(results.target)
     lines = [", ".join(part for part in (name, target) if part)]
-    lines += [_wrapped(why.text) for why in (*verdicts.why_not, *verdicts.looks)]
-    for claim in verdicts.claims:
+    lines += [_wrapped(why.text) for why in (*results.why_not, *results.look_cautions)]
+    for claim in results.claims:
         answer = answer_in_words(claim)
         lines += ["", answer.question, f"  {answer.answer.upper()}: {answer.headline}"]
         lines += [_wrapped(text, "  ") for text in (answer.effect, answer.role) if text]
@@ -70,14 +69,14 @@ def _wrapped(text: str, mark: str = "") -> str:
     return textwrap.fill(text, _WIDTH, initial_indent=mark, subsequent_indent=" " * len(mark))
 
 
-def _content(name: str, verdicts: Verdicts) -> dict[str, Any]:
-    metric, level = verdicts.target or (None, None)
+def _content(name: str, results: StudyResults) -> dict[str, Any]:
+    metric, level = results.target or (None, None)
     return {
         "study": name,
-        "target": {"metric": metric, "level": level} if verdicts.target else None,
-        "answers": [_answer(claim) for claim in verdicts.claims],
-        "looks": [{"code": look.code, "text": look.text} for look in verdicts.looks],
-        "why_not": [{"code": why.code, "text": why.text} for why in verdicts.why_not],
+        "target": {"metric": metric, "level": level} if results.target else None,
+        "answers": [_answer(claim) for claim in results.claims],
+        "looks": [{"code": look.code, "text": look.text} for look in results.look_cautions],
+        "why_not": [{"code": why.code, "text": why.text} for why in results.why_not],
     }
 
 

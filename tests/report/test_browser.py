@@ -90,16 +90,16 @@ def test_every_figure_is_painted_and_nothing_is_asked_for(case, report_of, page_
 
 def test_studies_are_switched(page_of, visit):
     tab = visit(page_of("landscape", "random"))
-    assert tab.is_visible("[data-figure='study-1-verdict-scaling'].canvas")
+    assert tab.is_visible("[data-figure='study-1-verdict-kfac-sgd-scaling'].canvas")
     tab.click("[data-show=study-2]")
     tab.query_selector("#study-2-cost").scroll_into_view_if_needed()
     tab.wait_for_selector("[data-figure='study-2-cost'][data-painted] .main-svg")
-    assert not tab.is_visible("[data-figure='study-1-verdict-scaling'].canvas")
+    assert not tab.is_visible("[data-figure='study-1-verdict-kfac-sgd-scaling'].canvas")
 
 
 def test_dark_is_followed_and_switched(page_of, visit):
     tab = visit(page_of("landscape"), scheme="dark")
-    first = ".canvas[data-figure=verdict-scaling]"
+    first = ".canvas[data-figure=verdict-kfac-sgd-scaling]"
     tab.wait_for_selector(f"{first}[data-painted=dark]")
     ground = f'getComputedStyle(document.querySelector("{first} .main-svg")).backgroundColor'
     assert tab.evaluate(ground) == "rgb(23, 28, 36)"
@@ -112,15 +112,15 @@ def test_dark_is_followed_and_switched(page_of, visit):
 
 def test_a_figure_is_taken_away_as_data_and_as_an_image(page_of, visit):
     tab = visit(page_of("landscape"))
-    tab.wait_for_selector("[data-figure=verdict-scaling][data-painted]")
+    tab.wait_for_selector("[data-figure=verdict-kfac-sgd-scaling][data-painted]")
     starts = {"csv": b"what,batch_size,row", "png": b"\x89PNG", "svg": b"<svg"}
     for kind, start in starts.items():
         with tab.expect_download() as download:
-            tab.click(f"[data-take={kind}][data-figure=verdict-scaling]")
-        assert download.value.suggested_filename == f"verdict-scaling.{kind}"
+            tab.click(f"[data-take={kind}][data-figure=verdict-kfac-sgd-scaling]")
+        assert download.value.suggested_filename == f"verdict-kfac-sgd-scaling.{kind}"
         assert Path(download.value.path()).read_bytes().startswith(start)
     with tab.expect_download() as download:
-        tab.click("[data-take=csv][data-figure=maps-train_loss-kfac]")
+        tab.click("[data-take=csv][data-figure=robustness-train_loss-kfac]")
     rows = list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 2 * 4 * 4
     assert sum(row["marks"] == "best, within tolerance" for row in rows) == 2, "a field with a comma"
