@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,7 @@ def write_image(figure: str, path: Path) -> Written:
 
 
 def _write(files: Sequence[tuple[Path, str]]) -> tuple[Written, ...]:
+    logging.getLogger("choreographer").setLevel(logging.CRITICAL)  # it logs tracebacks of what it then ignores
     stopped = threading.Event()
     with ThreadPoolExecutor(1) as own:  # a thread without an event loop, which a notebook's has
         drawing = own.submit(lambda: asyncio.run(_draw(files, stopped)))

@@ -59,33 +59,46 @@ def wait_until_painted(tab):
     pytest.fail(f"not painted: {left}")
 
 
+HIDDEN = """[...document.querySelectorAll('.canvas')].filter((c) => !c.querySelector('.main-svg'))
+  .map((c) => c.dataset.figure)"""
+TABS = """(name) => {
+  const path = [];
+  for (let at = document.querySelector(`.canvas[data-figure="${name}"]`); at; at = at.parentElement)
+    if (at.matches('.view')) path.unshift([at.dataset.group, at.dataset.view]);
+  return path;
+}"""
+
+
 def paint_all(tab):
-    """Open each tab of each switch in turn, wait for what it shows, until all figures have been shown."""
-    shown = tab.eval_on_selector_all("[data-show]", "all => all.map((b) => [b.dataset.group, b.dataset.show])")
-    for group, key in [*map(tuple, shown), (None, None)]:
-        if key:
-            button = f"[data-group='{group}'][data-show='{key}']"
-            visible = [one for one in tab.query_selector_all(button) if one.is_visible()]
-            if not visible:
-                continue
-            visible[0].click()
+    """Go to each figure that has not been shown by the buttons that a user would press, and wait for what is there."""
+    wait_until_painted(tab)
+    while left := tab.evaluate(HIDDEN):
+        for group, key in tab.evaluate(TABS, left[0]):
+            buttons = tab.query_selector_all(f"[data-group='{group}'][data-show='{key}']")
+            next(button for button in buttons if button.is_visible()).click()
         wait_until_painted(tab)
+        assert left[0] not in tab.evaluate(HIDDEN)
 
 
 @pytest.mark.parametrize("case", ["landscape", "random"])
 def test_every_figure_is_painted_and_nothing_is_asked_for(case, report_of, page_of, visit):
     tab = visit(page_of(case))
     paint_all(tab)
-    unpainted = tab.eval_on_selector_all(
-        ".canvas", "all => all.filter((c) => !c.querySelector('.main-svg')).map((c) => c.dataset.figure)"
-    )
-    assert unpainted == []
     assert tab.evaluate(f"{BLANK}.map((c) => c.dataset.figure)") == []
     texts = {
         name: [t.get("hovertext") for t in json.loads(drawn)["data"]] for name, drawn in report_of(case).figures.items()
     }
     assert tab.evaluate(HOVER) == texts, "folded in the file, and whole again in the page"
     assert len(tab.query_selector_all(".canvas")) == len(report_of(case).figures)
+
+
+def test_switches_of_one_option_move_together_and_a_view_without_the_value_stays(page_of, visit):
+    tab = visit(page_of("all-diverged"))
+    shown = """[...document.querySelectorAll('.canvas')].filter((c) => c.offsetParent).map((c) => c.dataset.figure)"""
+    tab.click("#maps [data-show=test_loss]")
+    moved = {name for name in tab.evaluate(shown) if name.startswith(("robustness", "curves"))}
+    assert moved == {"robustness-test_loss-kfac", "robustness-test_loss-sgd", "curves-test_loss-diverged"}
+    assert tab.get_attribute("#curves [data-show=test_loss]", "aria-pressed") == "true"
 
 
 def test_studies_are_switched(page_of, visit):

@@ -1,29 +1,13 @@
 """`sensitivity report` and `sensitivity verdict` as a user meets them."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from sensitivity.cli.display import size
-from sensitivity.cli.main import main
 from sensitivity.report import images
 from sensitivity.study.errors import UserError
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run a command in this process and return its exit code and what it printed."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sensitivity", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        printed = capsys.readouterr()
-        return stopped.value.code or 0, printed.out, printed.err
-
-    return run
 
 
 def test_the_verdict_is_answered_in_the_terminal(command, study_of):
