@@ -1,7 +1,8 @@
 """Exhibits in the page: all that the catalogue has, with every value of their options.
 
-The values of an option stand below each other (``Option.together``) or behind tabs. To keep the file small, of the
-metrics two are shown where a study has very many cells.
+The values of an option stand below each other (``Option.together``) or behind tabs. To keep the file small, values
+behind tabs are not combined: each is shown with the first of the other options. And of the metrics two are shown where
+a study has very many cells.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class StudyPage:
         values = self._values(option)
         if not values:
             return Shown(why_not=(option.none(self.results),))
+        if not option.together and self._beside_the_first(exhibit, chosen):
+            values = dict(list(values.items())[:1])
         found = {key: self._show(exhibit, {**chosen, option.name: key}, switched) for key in values}
         there = {key: shown for key, shown in found.items() if shown.parts}
         if not there and not option.together:
@@ -98,6 +101,10 @@ class StudyPage:
         except NothingToShowError as error:
             return Shown(why_not=(str(error),))
         return exhibited(found, self.figures, self.prefix)
+
+    def _beside_the_first(self, exhibit: Exhibit[Any], chosen: Mapping[str, str]) -> bool:
+        tabbed = (option for option in exhibit.options if option.name in chosen and not option.together)
+        return any(chosen[option.name] != next(iter(option.values(self.results))) for option in tabbed)
 
     def _values(self, option: Option) -> Mapping[str, str]:
         values = option.values(self.results)

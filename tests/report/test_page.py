@@ -121,6 +121,12 @@ def test_what_a_page_has_no_use_for_is_not_in_it(report_of):
     assert len(report.html) < 3e6
 
 
+def test_values_behind_tabs_are_shown_with_the_first_of_the_others(report_of):
+    curves = [name.removeprefix("curves-") for name in report_of("landscape").figures if name.startswith("curves-")]
+    others = ["test_accuracy-best", "test_loss-best", "train_accuracy-best"]
+    assert curves == ["train_loss-best", "train_loss-median", "train_loss-diverged", *others]
+
+
 def test_of_very_many_cells_two_metrics_are_drawn_and_the_page_says_so(study_of, monkeypatch):
     monkeypatch.setattr("sensitivity.report.exhibits._MOST_CELLS", 10)
     report = write_report([study_of("one-batch-size")])
