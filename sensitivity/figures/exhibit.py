@@ -40,6 +40,8 @@ class Option:
     """Whether all values are shown below each other, rather than one at a time; such are optimizers and questions."""
     of_view: bool = False
     """Whether it is the field of ``View`` of this name, whose value is what is looked at unless another is given."""
+    none: Callable[[StudyResults], str] = lambda _: NO_RESULT
+    """Why there is nothing to show where it has no value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ def computed(exhibit: Exhibit[T], results: StudyResults, **options: str) -> Comp
     for option in exhibit.options:
         values = option.values(results)
         if not values:
-            raise NothingToShowError(NO_RESULT)
+            raise NothingToShowError(option.none(results))
         chosen[option.name] = options.get(option.name, next(iter(values)))
         if chosen[option.name] not in values:
             raise KeyError(chosen[option.name])
@@ -155,4 +157,9 @@ def pair_of(results: StudyResults, key: str) -> tuple[str, str]:
 
 OPTIMIZER = Option(name="optimizer", label="Optimizer", values=optimizers, together=True)
 METRIC = Option(name="metric", label="Metric", values=metrics, of_view=True)
-PAIR = Option(name="pair", label="Compared", values=pairs)
+PAIR = Option(
+    name="pair",
+    label="Compared",
+    values=pairs,
+    none=lambda results: " ".join(caution.text for caution in results.why_not) or NO_RESULT,
+)
