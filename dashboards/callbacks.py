@@ -7,29 +7,33 @@ study or the theme changes.
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
 from dataclasses import replace
 from typing import Any
 
 import plotly.graph_objects as go
-from dash import ALL, MATCH, ClientsideFunction, Dash, Input, Output, State, no_update
+from dash import ALL, MATCH, ClientsideFunction, Dash, Input, Output, State, html, no_update
+from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
-from dashboards.blocks import FigureBlock, Scene, TextBlock, html_table, seen
+from dashboards.address import Address, parse, search_of
+from dashboards.blocks import FigureBlock, Scene, TextBlock, data_rows, seen
+from dashboards.exhibits import beside, choices
 from dashboards.figure_updates import frame_of, patch_of
 from dashboards.filters import filter_bar, filtered_words, with_controls
-from dashboards.pages import PAGES, compare
+from dashboards.pages import block_of, blocks_of, compare, pages
 from dashboards.shell import navigation, study_page, trouble, trouble_note
 from dashboards.site import Site
 from dashboards.top import TopPage
-from dashboards.view import View, parse, search_of
+from sensitivity.analysis.maps import default_epsilon
+from sensitivity.figures import catalogue
+from sensitivity.figures.exhibit import Computed
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.study.errors import StorageError, UserError
 
 _NEAR_PX = 5
 _NOTHING = "Nothing to show here"
+_OTHER_BLOCKS = "other blocks"
+"""In ``shown``: that what the page's own controls wrote makes it consist of other blocks."""
 _EMPTY = "The filters leave no run. Widen the prior box, or choose more optimizers or batch sizes."
 
 
@@ -68,22 +72,24 @@ def _router(app: Dash, site: Site, tops: dict[str, TopPage]) -> None:
         State("shown", "data"),
     )
     def route(pathname: str, search: str, shown: dict[str, str] | None) -> tuple[Any, ...]:
-        view = parse(site.inner(pathname), search)
-        nav = navigation(site, view)
-        now = {"study": view.study or "", "page": view.page, "search": search or ""}
+        address = parse(site.inner(pathname), search)
+        nav = navigation(site, address)
+        now = {"study": address.study or "", "page": address.page, "search": search or ""}
         if shown == now:  # the page's own controls wrote the address, and its blocks follow it
             return no_update, no_update, nav, no_update, no_update
-        if view.page not in (tops if view.study is None else PAGES):
+        known = pages()
+        if address.page not in (tops if address.study is None else known):
             return trouble(_NOTHING, "There is no such page."), None, nav, now, None
         try:
-            if view.study is None:
-                page = tops[view.page].content(view)
-                return page, None, nav, now, tops[view.page].version(view)
-            scene, missing = site.scene(view, None)
+            if address.study is None:
+                page = tops[address.page].content(address)
+                return page, None, nav, now, tops[address.page].version(address)
+            scene, missing = site.scene(address, None)
         except UserError as error:
             return trouble(_NOTHING, str(error)), None, nav, now, None
-        page = study_page(PAGES[view.page], scene, missing)
-        return page, filter_bar(scene.results), nav, now, scene.results.loaded.version
+        page = study_page(known[address.page], scene, missing)
+        bar = no_update if shown == {**now, _OTHER_BLOCKS: "yes"} else filter_bar(scene.results)
+        return page, bar, nav, now, scene.version
 
 
 def _controls(app: Dash, site: Site) -> None:
@@ -91,8 +97,10 @@ def _controls(app: Dash, site: Site) -> None:
         Output("url", "search"),
         Output("shown", "data", allow_duplicate=True),
         Input({"type": "filter", "name": ALL}, "value"),
+        Input({"type": "option", "name": ALL}, "value"),
         Input({"type": "side", "optimizer": ALL, "parameter": ALL}, "value"),
         State({"type": "filter", "name": ALL}, "id"),
+        State({"type": "option", "name": ALL}, "id"),
         State({"type": "side", "optimizer": ALL, "parameter": ALL}, "id"),
         State("url", "pathname"),
         State("url", "search"),
@@ -101,27 +109,34 @@ def _controls(app: Dash, site: Site) -> None:
     )
     def control(
         values: list[Any],
+        options: list[Any],
         sides: list[Any],
         names: list[dict[str, str]],
+        option_names: list[dict[str, str]],
         side_names: list[dict[str, str]],
         pathname: str,
         search: str,
         shown: dict[str, str] | None,
     ) -> tuple[Any, ...]:
-        view = parse(site.inner(pathname), search)
-        if view.study is None:
+        address = parse(site.inner(pathname), search)
+        page = pages().get(address.page)
+        if address.study is None or page is None:
             raise PreventUpdate
-        try:
-            scene, _ = site.scene(view, None)
-        except UserError:
-            raise PreventUpdate from None
         given = {name["name"]: value for name, value in zip(names, values, strict=True)}
         boxes = {(n["optimizer"], n["parameter"]): value for n, value in zip(side_names, sides, strict=True)}
-        changed = _settled(with_controls(view, given, boxes, scene.results.loaded.spec), scene)
-        written = search_of(changed)
-        if written == search_of(view):
-            raise PreventUpdate
-        return written, {**(shown or {}), "search": written}
+        chosen = {n["name"]: value for n, value in zip(option_names, options, strict=True) if isinstance(value, str)}
+        try:
+            scene, _ = site.scene(address, None)
+            asked = with_controls(address, given, boxes, scene.loaded.spec)
+            changed = _settled(replace(asked, options={**asked.options, **chosen}), scene)
+            written = search_of(changed)
+            if written == search_of(address):
+                raise PreventUpdate
+            after, _ = site.scene(changed, None)
+        except UserError:
+            raise PreventUpdate from None
+        same = [b.name for b in blocks_of(page, scene)] == [b.name for b in blocks_of(page, after)]
+        return written, {**(shown or {}), "search": written, **({} if same else {_OTHER_BLOCKS: "yes"})}
 
     # A choice of a cell is an address at once: one that had to be asked for could be lost to the next.
     app.clientside_callback(  # type: ignore[no-untyped-call]
@@ -136,15 +151,22 @@ def _controls(app: Dash, site: Site) -> None:
     )
 
 
-def _settled(view: View, scene: Scene) -> View:
-    """Return the view without what is as the study has it by default, so that addresses stay short."""
-    plain = replace(scene.results, view=replace(view, metric=None, target=None, tolerance=None))
+def _settled(address: Address, scene: Scene) -> Address:
+    """Return the address without what is as the study has it by default, so that it stays short."""
+    view = address.view
+    plain = scene.results.under(metric=None, target=None)
     metric = None if view.metric == plain.metric.name else view.metric
-    at_metric = replace(plain, view=replace(view, metric=metric, target=None))
-    target = None if view.target == at_metric.target else view.target
-    standard = 1.0 if at_metric.metric.is_fraction else 2.0
+    target = None if view.target == plain.target else view.target
+    standard = 100 * default_epsilon(plain.under(metric=metric).metric, 1.0)
     tolerance = None if view.tolerance == standard else view.tolerance
-    return replace(view, metric=metric, target=target, tolerance=tolerance)
+    first = {
+        option.name: next(iter(option.values(scene.results)), None)
+        for exhibit in reversed(catalogue.EXHIBITS)
+        for option in choices(exhibit)
+        if option.name in address.options
+    }
+    options = {name: key for name, key in address.options.items() if first.get(name) != key}
+    return replace(address.under(metric=metric, target=target, tolerance=tolerance), options=options)
 
 
 def _ticks(app: Dash, site: Site, tops: dict[str, TopPage]) -> None:
@@ -158,12 +180,12 @@ def _ticks(app: Dash, site: Site, tops: dict[str, TopPage]) -> None:
         prevent_initial_call=True,
     )
     def tick(_: int, pathname: str, search: str, version: str | None) -> tuple[Any, ...]:
-        view = parse(site.inner(pathname), search)
+        address = parse(site.inner(pathname), search)
         try:
-            if view.study is not None:
-                now = site.catalog.version(view.study)
-            elif view.page in tops:
-                now = tops[view.page].version(view)
+            if address.study is not None:
+                now = site.catalog.version(address.study)
+            elif address.page in tops:
+                now = tops[address.page].version(address)
             else:
                 raise PreventUpdate
         except UserError as error:
@@ -178,6 +200,7 @@ def _figures(app: Dash, site: Site) -> None:
         Output({"type": "figure", "name": MATCH}, "figure"),
         Output({"type": "figure", "name": MATCH}, "style"),
         Output({"type": "note", "name": MATCH}, "children"),
+        Output({"type": "beside", "name": MATCH}, "children"),
         Output({"type": "drawn", "name": MATCH}, "data"),
         Input("url", "search"),
         Input("version", "data"),
@@ -202,26 +225,29 @@ def _figures(app: Dash, site: Site) -> None:
         key = f"{theme} {seen(scene, block)}"
         if before is not None and before.get("key") == key:
             raise PreventUpdate
-        with site.turns.take(late=False):
-            drawn = _drawn(block, scene)
-        if isinstance(drawn, str):
-            return no_update, {"display": "none"}, drawn, {"key": key, "frame": ""}
+        found: tuple[go.Figure, list[Component]] | str
+        with site.in_turn(scene, block):
+            found = drawn(block, scene)
+        if isinstance(found, str):
+            return no_update, {"display": "none"}, found, None, {"key": key, "frame": ""}
+        figure, below = found
         if block.choosable:  # a mark near a cell leaves the cell to the pointer
-            drawn.update_layout(hoverdistance=_NEAR_PX)
-        now = {"key": key, "frame": frame_of(drawn)}
+            figure.update_layout(hoverdistance=_NEAR_PX)
+        now = {"key": key, "frame": frame_of(figure)}
         same = before is not None and before.get("frame") == now["frame"]
-        style = {"height": f"{int(drawn.layout.height or 450)}px"}
-        return patch_of(drawn) if same else drawn, style, "", now
+        style = {"height": f"{int(figure.layout.height or 450)}px"}
+        return patch_of(figure) if same else figure, style, "", below, now
 
 
-def _drawn(block: FigureBlock, scene: Scene) -> go.Figure | str:
-    """Return the figure of a block, or why there is none."""
+def drawn(block: FigureBlock, scene: Scene) -> tuple[go.Figure, list[Component]] | str:
+    """Return the figure of a block and what stands below it, or why there is none."""
     if not len(scene.results.runs):
         return _EMPTY
     try:
-        return block.draw(scene)
+        found = block.show(scene)
+        return found.figure(scene.theme), beside(found)
     except NothingToShowError as error:
-        return f"Nothing to draw yet: {error}."
+        return str(error)
     except StorageError as error:  # a part of the curves is damaged: what needs none of it is shown
         return str(error)
 
@@ -254,16 +280,8 @@ def _texts(app: Dash, site: Site) -> None:
         key = seen(scene, block)
         if before == key:
             raise PreventUpdate
-        if block.late:
-            site.turns.give_way()
-            with contextlib.suppress(StorageError):  # the content says it
-                if block.reads is not None:
-                    block.reads(scene.results)
-                for step in block.steps:
-                    with site.turns.take(late=True):
-                        step(scene.results)
-        with site.turns.take(late=block.late):
-            return _written(block, scene), key
+        with site.in_turn(scene, block):
+            return written(block, scene), key
 
     @app.callback(
         Output("filtered", "children"),
@@ -272,22 +290,25 @@ def _texts(app: Dash, site: Site) -> None:
         State("url", "pathname"),
     )
     def filtered(search: str, version: str | None, pathname: str) -> str:
-        view = parse(site.inner(pathname), search)
-        if view.study is None:
+        address = parse(site.inner(pathname), search)
+        if address.study is None:
             raise PreventUpdate
         try:
-            scene, _ = site.scene(view, None)
+            scene, _ = site.scene(address, None)
         except UserError:
             raise PreventUpdate from None
         return filtered_words(scene.results)
 
 
-def _written(block: TextBlock, scene: Scene) -> Any:
+def written(block: TextBlock, scene: Scene) -> Any:
     """Return the content of a block, or why there is none."""
     if not len(scene.results.runs):
-        return _EMPTY
+        return html.P(_EMPTY, className="note nothing")
     try:
         return block.content(scene)
+    except NothingToShowError as error:
+        heading = [html.H2(block.label)] if block.label else []
+        return [*heading, html.P(str(error), className="note nothing")]
     except StorageError as error:
         return trouble_note(str(error))
 
@@ -296,21 +317,22 @@ def _found(
     site: Site, pathname: str, search: str, theme: str | None, name: str
 ) -> tuple[Scene, FigureBlock | TextBlock | None]:
     """Return the scene of an address and the block of that name; nothing happens where there is none."""
-    view = parse(site.inner(pathname), search)
-    if view.study is None and view.page == "compare":
-        return compare.found(site, view, theme, name)
-    if view.study is None or view.page not in PAGES:
+    address = parse(site.inner(pathname), search)
+    if address.study is None and address.page == "compare":
+        return compare.found(site, address, theme, name)
+    page = pages().get(address.page)
+    if address.study is None or page is None:
         raise PreventUpdate
     try:
-        scene, _ = site.scene(view, theme)
+        scene, _ = site.scene(address, theme)
     except UserError:
         raise PreventUpdate from None
-    return scene, PAGES[view.page].block(scene, name)
+    return scene, block_of(page, scene, name)
 
 
 def _data(app: Dash, site: Site) -> None:
     @app.callback(
-        Output({"type": "data", "name": MATCH}, "children"),
+        Output({"type": "rows", "name": MATCH}, "data"),
         Output({"type": "show-data", "name": MATCH}, "aria-expanded"),
         Input({"type": "show-data", "name": MATCH}, "n_clicks"),
         Input("url", "search"),
@@ -326,13 +348,19 @@ def _data(app: Dash, site: Site) -> None:
             raise PreventUpdate
         if clicks % 2 == 0:
             return None, "false"
-        scene, block = _found(site, pathname, search, None, name["name"])
-        if not isinstance(block, FigureBlock) or not len(scene.results.runs):
-            raise PreventUpdate
-        try:
-            return html_table(block.table(scene), f"{block.label}."), "true"
-        except StorageError as error:
-            return trouble_note(str(error)), "true"
+        found = _computed(site, pathname, search, name["name"])
+        if isinstance(found, str):
+            return {"caption": found, "header": [], "rows": [], "numbers": []}, "true"
+        _, block, computed = found
+        return data_rows(computed, block.label), "true"
+
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        ClientsideFunction("sensitivity", "table"),
+        Output({"type": "data", "name": MATCH}, "className"),
+        Input({"type": "rows", "name": MATCH}, "data"),
+        State({"type": "data", "name": MATCH}, "id"),
+        prevent_initial_call=True,
+    )
 
     @app.callback(
         Output({"type": "download", "name": MATCH}, "data"),
@@ -345,13 +373,27 @@ def _data(app: Dash, site: Site) -> None:
     def download(clicks: int | None, pathname: str, search: str, name: dict[str, str]) -> dict[str, Any]:
         if not clicks:
             raise PreventUpdate
-        scene, block = _found(site, pathname, search, None, name["name"])
-        if not isinstance(block, FigureBlock) or not len(scene.results.runs):
+        found = _computed(site, pathname, search, name["name"])
+        if isinstance(found, str):
             raise PreventUpdate
-        table = block.table(scene)
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(table.header)
-        writer.writerows(table.rows)
-        study = scene.results.loaded.spec.name
-        return {"content": text.getvalue(), "filename": f"{study}-{block.name}.csv", "type": "text/csv"}
+        scene, _, computed = found
+        text = "".join(",".join(row) + "\r\n" for row in computed.data.fields())
+        return {"content": text, "filename": f"{scene.loaded.spec.name}-{computed.name}.csv", "type": "text/csv"}
+
+
+def _computed(
+    site: Site, pathname: str, search: str, name: str
+) -> tuple[Scene, FigureBlock | TextBlock, Computed[Any]] | str:
+    """Return a block in its scene with what it shows, or why it shows nothing.
+
+    Nothing happens where there is no such block, or it has no data.
+    """
+    scene, block = _found(site, pathname, search, None, name)
+    if block is None or block.show is None:
+        raise PreventUpdate
+    if not len(scene.results.runs):
+        return _EMPTY
+    try:
+        return scene, block, block.show(scene)
+    except (NothingToShowError, StorageError) as error:
+        return str(error)
