@@ -124,13 +124,13 @@ def _boxes(spec: StudySpec, view: View) -> Component:
                     html.Div(optimizer_name(name), className="label strong"),
                     *(
                         _side(name, parameter, axis, sides.get((name, parameter)))
-                        for parameter, axis in arm.axes().items()
+                        for parameter, axis in axes.items()
                         if axis.varies
                     ),
                 ],
                 className="box",
             )
-            for name, arm in spec.optimizers.items()
+            for name, axes in spec.axes.items()
         ],
         className="sides",
     )
@@ -201,10 +201,10 @@ def with_controls(
 
 
 def _side_of(spec: StudySpec, optimizer: str, parameter: str, value: Any) -> Narrowed | None:
-    arm = spec.optimizers.get(optimizer)
-    if arm is None or parameter not in arm.axes() or not isinstance(value, (list, tuple)) or len(value) != 2:
+    axis = spec.axes.get(optimizer, {}).get(parameter)
+    if axis is None or not isinstance(value, (list, tuple)) or len(value) != 2:
         return None
-    values = positions(arm.axes()[parameter])
+    values = positions(axis)
     low, high = (min(max(int(at), 0), len(values) - 1) for at in value)
     if low == 0 and high == len(values) - 1:
         return None

@@ -254,7 +254,7 @@ RUNS = Page(
     name="runs",
     title="Runs",
     lead="Every planned run, and all that is known of it.",
-    parts=("runs",),
+    parts=("parallel", "runs"),
     first=(FixedBlock(name="grid", content=_grid), FixedBlock(name="drawer", content=_drawer)),
     further=(_CURVE,),
 )

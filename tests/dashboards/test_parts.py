@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 import pytest
 
 from dashboards.figure_updates import frame_of, patch_of
-from dashboards.memo import Memo
 from dashboards.turns import Turns
+from sensitivity.analysis.memo import Memo
 from sensitivity.figures.exhibits.parallel import draw_parallel
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
