@@ -29,7 +29,7 @@ def _verdict(scene: Scene) -> Any:
     said = merged(caution.text for caution in (*results.look_cautions, *results.cautions))
     beware = [html.H2("Before you conclude"), listed(said, _MOST)] if said else []
     return html.Section(
-        [html.H2("Verdict"), *on, *refused, *map(_answer, claims), *beware],
+        [*on, *refused, *map(_answer, claims), *beware],
         className="card verdict",
     )
 
