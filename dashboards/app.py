@@ -8,7 +8,7 @@ from http import HTTPStatus
 from dash import Dash
 from flask import Flask, Response, request
 
-from dashboards import callbacks, shell
+from dashboards import callbacks, contents, shell
 from dashboards.address import parse
 from dashboards.catalog import Catalog
 from dashboards.cluster import Cluster
@@ -56,6 +56,7 @@ def create_app(
         tops["start"] = start.start_page(site)
         start.register(app, site)
     callbacks.register(app, site, tops)
+    contents.register(app, site)
     studies.register(app, site)
     runs.register(app, site)
     compare.register(app, site)

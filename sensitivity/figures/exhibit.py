@@ -40,8 +40,8 @@ class Option:
     """Whether all values are shown below each other, rather than one at a time; such are optimizers and questions."""
     of_view: bool = False
     """Whether it is the field of ``View`` of this name, whose value is what is looked at unless another is given."""
-    why_none: Callable[[StudyResults], str] = lambda _: NO_RESULT
-    """Why the results have no value."""
+    none: Callable[[StudyResults], str] = lambda _: NO_RESULT
+    """Why there is nothing to show where it has no value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def computed(exhibit: Exhibit[T], results: StudyResults, **options: str) -> Comp
     for option in exhibit.options:
         values = option.values(results)
         if not values:
-            raise NothingToShowError(option.why_none(results))
+            raise NothingToShowError(option.none(results))
         chosen[option.name] = options.get(option.name, next(iter(values)))
         if chosen[option.name] not in values:
             raise KeyError(chosen[option.name])
@@ -162,5 +162,5 @@ PAIR = Option(
     name="pair",
     label="Compared",
     values=pairs,
-    why_none=lambda results: " ".join(caution.text for caution in results.why_not),
+    none=lambda results: " ".join(caution.text for caution in results.why_not) or NO_RESULT,
 )

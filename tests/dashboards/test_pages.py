@@ -7,8 +7,8 @@ import pytest
 from dashboards.address import Address
 from dashboards.app import create_app
 from dashboards.blocks import FixedBlock
-from dashboards.callbacks import drawn, written
 from dashboards.catalog import Catalog
+from dashboards.contents import drawn, written
 from dashboards.pages import block_of, blocks_of, pages
 from dashboards.site import Site
 from sensitivity.analysis.view import View
@@ -68,7 +68,7 @@ def test_one_optimizer_is_compared_with_none_and_has_no_choice_of_pairs(three):
     scene = scene_of(three, "overview", view=View(optimizers=("kfac",)))
     page = pages()["overview"]
     assert not [b for b in blocks_of(page, scene) if b.name.startswith("pair")]
-    assert "No two optimizers" in drawn(block_of(page, scene, "verdict-scaling"), scene)
+    assert "No two optimizers" in drawn(block_of(page, scene, "verdict-scaling"), scene).why
     assert "No two optimizers" in str(written(block_of(page, scene, "answers"), scene))
 
 

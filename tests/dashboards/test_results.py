@@ -12,8 +12,8 @@ from plotly.io.json import to_json_plotly
 
 from dashboards.address import Address
 from dashboards.blocks import FigureBlock, FixedBlock, seen
-from dashboards.callbacks import drawn, written
 from dashboards.catalog import Catalog
+from dashboards.contents import drawn, written
 from dashboards.filters import filter_bar
 from dashboards.pages import block_of, blocks_of, pages
 from dashboards.pages.studies import _card
@@ -154,7 +154,7 @@ def test_a_damaged_curve_is_said_where_it_is_needed_and_the_rest_is_shown(make, 
     part.write_bytes(part.read_bytes()[:-40])
     site = Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=False)
     scene, _ = site.scene(Address(page="robustness", study="s"), "light")
-    said = drawn(block_of(pages()["robustness"], scene, "robustness-kfac"), scene)
+    said = drawn(block_of(pages()["robustness"], scene, "robustness-kfac"), scene).why
     assert f"{part.name}: damaged" in said
     assert f"Move {tmp_path / 's' / 'runs' / part.name} away" in said
     box = block_of(pages()["robustness"], scene, "box")
@@ -203,8 +203,8 @@ def shown(root, *, view=None, **address):
         scene, _ = site.scene(Address(page=page.name, study="s", view=View(**(view or {})), **address), "light")
         for block in (*blocks_of(page, scene), *page.further):
             if not isinstance(block, FixedBlock):
-                content = drawn(block, scene) if isinstance(block, FigureBlock) else written(block, scene)
-                found[page.name, block.name] = seen(scene, block), to_json_plotly(content)
+                filled = vars(drawn(block, scene)) if isinstance(block, FigureBlock) else written(block, scene)
+                found[page.name, block.name] = seen(scene, block), to_json_plotly(filled)
     return found
 
 
@@ -229,7 +229,7 @@ def test_a_filter_reaches_every_figure_and_number_of_every_page(whole):
     assert different == [("overview", "answers")]
     assert all("Exploratory" in filtered[name][1] and "Exploratory" not in alone[name][1] for name in different)
     unmoved = {name for page, name in filtered if filtered[page, name][1] == all_[page, name][1]}
-    sentence = ('"', '[{"props":{"children":"What the KL clip did"')  # instead: there is none
+    sentence = ('{"figure":null', '[{"props":{"children":"What the KL clip did"')  # instead: there is none
     refused = {name for page, name in filtered if all_[page, name][1].startswith(sentence)}
     assert unmoved - refused <= {"seeds-a", "seeds-b"}, "no cell is chosen"
 
@@ -262,6 +262,6 @@ def test_an_optimizer_has_its_own_colour_in_its_curves_too(whole):
     for optimizer in ("kfac", "sgd"):
         cell = runs.loc[(runs["optimizer"] == optimizer) & (runs["status"] == "completed"), "cell_id"].iloc[0]
         scene, _ = site.scene(Address(page="robustness", study="s", cell_a=cell), "light")
-        figure, _ = drawn(block_of(pages()["robustness"], scene, "curves-a"), scene)
+        figure = drawn(block_of(pages()["robustness"], scene, "curves-a"), scene).figure
         colours.append({trace.line.color for trace in figure.data})
     assert colours == [{LIGHT.category(0)}, {LIGHT.category(1)}]
