@@ -63,7 +63,8 @@ def _grid(scene: Scene) -> Component:
 
 
 def _column(runs: pd.DataFrame, name: str) -> dict[str, Any]:
-    title = parameter_name(name.removeprefix(PARAM_PREFIX)) if name.startswith(PARAM_PREFIX) else name.replace("_", " ")
+    title = METRICS[name].label if name in METRICS else name.replace("_", " ")
+    title = parameter_name(name.removeprefix(PARAM_PREFIX)) if name.startswith(PARAM_PREFIX) else title
     found: dict[str, Any] = {"field": name, "headerName": title}
     if pd.api.types.is_numeric_dtype(runs[name]):
         found |= {"filter": "agNumberColumnFilter", "type": "rightAligned"}
