@@ -68,8 +68,9 @@ class Exhibit(Generic[T]):
     """What of the view it shows."""
     choosable: bool = False
     """Whether its marks are cells that can be chosen (``customdata`` is their ids)."""
-    slow: bool = False
-    """Whether it takes long to compute, so that a page shows the others first."""
+    steps: tuple[Callable[[StudyResults], object], ...] = ()
+    """Of one that takes long: the answers that it needs, which a page computes one after the other once it has shown
+    what is quick, so that nobody waits for all of them."""
 
     def values(self, results: StudyResults) -> dict[str, Mapping[str, str]]:
         """Return the values of each option, key -> label."""
