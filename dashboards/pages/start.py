@@ -20,7 +20,6 @@ from dashboards.blocks import html_table
 from dashboards.cluster import Cluster
 from dashboards.shell import trouble_note
 from dashboards.site import Site
-from dashboards.toml_text import toml_text
 from dashboards.top import TopPage
 from sensitivity.figures.labels import optimizer_name
 from sensitivity.figures.tables import Table
@@ -28,6 +27,7 @@ from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import parse_toml, read_study
 from sensitivity.study.redaction import redacted
 from sensitivity.study.spec import StudySpec
+from sensitivity.study.toml_text import toml_text
 from sensitivity.study.words import duration
 
 _FIELDS = (

@@ -126,5 +126,5 @@ class EvaluationSpec(Section):
         """Leave an absent `growth` out: trials with a fixed spacing keep the ids they had before there was any."""
         content: dict[str, Any] = handler(self)
         if self.growth is None:
-            del content["growth"]
+            content.pop("growth", None)  # it is absent where only what was set is asked for
         return content
