@@ -6,14 +6,14 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from sensitivity.analysis.evaluations import read_tables
+from sensitivity.analysis.study_results import StudyResults
 from sensitivity.cli.display import shown_file
 from sensitivity.cli.json_output.base import json_text
 from sensitivity.cli.json_output.verdict import verdict_output
+from sensitivity.figures.labels import target_in_words
 from sensitivity.figures.verdict_words import answer_in_words
-from sensitivity.report.results import Verdicts, compute_verdicts
-from sensitivity.report.words import target_in_words
 from sensitivity.store.directory import place
-from sensitivity.store.reader import read_study
 from sensitivity.store.record import refuse_record
 from sensitivity.study.whole_files import refuse_unwritable, write_output
 from sensitivity.study.words import size
@@ -45,17 +45,16 @@ def write_report_file(study_dirs: Sequence[str], output: Path | None, figures: P
 
 def show_verdict(study_dir: str, *, as_json: bool) -> None:
     """Print the answers to a study's two questions."""
-    study = read_study(place(study_dir))
-    verdicts = compute_verdicts(study)
-    name = study.manifest.spec.name
-    print(json_text(verdict_output(name, verdicts), indent=2) if as_json else _words(name, verdicts))
+    results = StudyResults(read_tables(place(study_dir)))
+    name = results.spec.name
+    print(json_text(verdict_output(name, results), indent=2) if as_json else _words(name, results))
 
 
-def _words(name: str, verdicts: Verdicts) -> str:
-    target = target_in_words(verdicts)
+def _words(name: str, results: StudyResults) -> str:
+    target = target_in_words(results.target)
     lines = [", ".join(part for part in (name, target) if part)]
-    lines += [_wrapped(why.text) for why in (*verdicts.why_not, *verdicts.looks)]
-    for claim in verdicts.claims:
+    lines += [_wrapped(why.text) for why in (*results.why_not, *results.look_cautions)]
+    for claim in results.claims:
         answer = answer_in_words(claim)
         lines += ["", answer.question, f"  {answer.answer.upper()}: {answer.headline}"]
         lines += [_wrapped(text, "  ") for text in (answer.effect, answer.role) if text]

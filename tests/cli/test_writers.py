@@ -66,6 +66,7 @@ def writers(command, half_done, monkeypatch):
 
     return {
         "report.html": lambda folder: by_command(command, "report", half_done, "-o", folder / "report.html"),
+        "status.html": lambda folder: by_command(command, "figure", half_done, "status", "-o", folder / "status.html"),
         "runs.csv": lambda folder: by_command(command, "export", half_done, folder / "runs.csv"),
         "runs.parquet": lambda folder: by_command(command, "export", half_done, folder / "runs.parquet"),
         "new.db": lambda folder: by_command(command, "export", half_done, f"optuna:{folder / 'new.db'}"),
@@ -76,8 +77,18 @@ def writers(command, half_done, monkeypatch):
     }
 
 
-NAMES = ("report.html", "runs.csv", "runs.parquet", "new.db", "figure.png", "study.json", "any", ".started-half-")
-OLD = ("report.html", "runs.csv", "runs.parquet", "figure.png", "study.json", "any")
+NAMES = (
+    "report.html",
+    "status.html",
+    "runs.csv",
+    "runs.parquet",
+    "new.db",
+    "figure.png",
+    "study.json",
+    "any",
+    ".started-half-",
+)
+OLD = ("report.html", "status.html", "runs.csv", "runs.parquet", "figure.png", "study.json", "any")
 
 
 def fill(folder):
