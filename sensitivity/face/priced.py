@@ -47,7 +47,7 @@ class StudyPrice:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row an optimizer and batch size; times in seconds a run's share of its pack, memory a pack's in bytes."""
+        """One row per optimizer and batch size; `step_seconds` is a run's share of its pack's step, `pack_bytes` a pack's memory."""
         import pandas as pd
 
         return pd.DataFrame(
