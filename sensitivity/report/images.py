@@ -31,9 +31,8 @@ def write_images(figures: Mapping[str, str], folder: Path) -> tuple[Written, ...
         folder.mkdir(parents=True, exist_ok=True)
     stopped = threading.Event()
     with ThreadPoolExecutor(1) as own:  # a thread without an event loop, which a notebook's has
-        drawing = own.submit(lambda: asyncio.run(_write(figures, folder, stopped)))
         try:
-            return drawing.result()
+            return own.submit(lambda: asyncio.run(_write(figures, folder, stopped))).result()
         except BaseException:  # Ctrl-C, which only this thread sees
             stopped.set()
             raise
