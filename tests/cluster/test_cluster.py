@@ -85,10 +85,15 @@ def test_a_study_of_the_users_own_survives_a_stop_and_the_loss_of_a_node(cluster
     job = sent.stdout.split()[1]
     directory = place(f"{BUCKET}/held")
 
-    def reported(count):  # a listing: reading the study again and again would take the cores from running it
-        return lambda: len(directory.child("runs").files(".parquet")) >= count
+    def finished(count):
+        def check():
+            return (
+                directory.exists("study.json") and (read_study(directory).runs["status"] == "completed").sum() >= count
+            )
 
-    wait(reported(4), lambda: cluster.command("logs", job).stdout)
+        return check
+
+    wait(finished(4), lambda: cluster.command("logs", job).stdout)
     kept = read_study(directory).runs
     # A second one, of the same study: refused with the first one's name.
     second = cluster.command("submit", study, "--storage", BUCKET)
@@ -97,8 +102,8 @@ def test_a_study_of_the_users_own_survives_a_stop_and_the_loss_of_a_node(cluster
     assert job in directory.read(LOCK).decode()
 
     assert "asked to stop" in cluster.command("stop", job).stdout
-    wait(lambda: not directory.exists(LOCK), "the driver does not let go of the study")
     wait(lambda: "stopped" in cluster.command("status", job).stdout, "the job does not stop")
+    assert not directory.exists(LOCK), "the driver has let go of the study"
 
     for path in began.iterdir():
         path.unlink()
