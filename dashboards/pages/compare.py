@@ -18,13 +18,13 @@ from dashboards.flatten import flatten
 from dashboards.site import Site
 from dashboards.top import TopPage
 from dashboards.view import View, parse, search_of
-from dashboards.words import duration
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.figures.exhibits.maps import draw_maps
 from sensitivity.figures.labels import metric_value, number, optimizer_name
 from sensitivity.figures.scales import map_scale
 from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import METRICS, Metric
+from sensitivity.study.words import duration
 
 MOST = 4
 """Studies on a page."""

@@ -12,13 +12,13 @@ from dash import html
 from dashboards.blocks import Block, FigureBlock, Page, Scene, Table, TextBlock, html_table
 from dashboards.flatten import flatten
 from dashboards.pages.verdicts import verdict_text
-from dashboards.words import duration
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.analysis.summary import Tally
 from sensitivity.analysis.verdict import Verdict
 from sensitivity.figures.exhibits.comparison import draw_verdict
 from sensitivity.figures.exhibits.targets import draw_targets
 from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
+from sensitivity.study.words import duration
 
 _QUESTIONS = ("scaling", "sensitivity")
 

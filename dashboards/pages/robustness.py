@@ -17,7 +17,6 @@ from dashboards.blocks import Block, FigureBlock, FixedBlock, Page, Scene, Table
 from dashboards.filters import UNIT_NAMES, target_words
 from dashboards.flatten import flatten
 from dashboards.pages.verdicts import verdict_text
-from dashboards.words import duration
 from sensitivity.analysis.curves import CellCurves
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.figures.exhibits.curves import draw_curves
@@ -25,6 +24,7 @@ from sensitivity.figures.exhibits.maps import draw_maps
 from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
 from sensitivity.figures.scales import map_scale
 from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.words import duration
 
 _NOTHING = "No run has a measured value here yet, so there is nothing to draw."
 

@@ -22,7 +22,6 @@ from dashboards.reproduce import reproduction
 from dashboards.rows import columns, rows_of
 from dashboards.site import Site
 from dashboards.view import parse, search_of
-from dashboards.words import duration
 from sensitivity.analysis.curves import CellCurves, compute_curves
 from sensitivity.analysis.designs import varying
 from sensitivity.figures.exhibits.parallel import draw_parallel
@@ -31,6 +30,7 @@ from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import METRICS
 from sensitivity.study.results import Status
+from sensitivity.study.words import duration
 
 MOST_LINES = 2_000
 """Runs in parallel coordinates: more make a browser stutter."""

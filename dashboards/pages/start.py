@@ -22,12 +22,12 @@ from dashboards.site import Site
 from dashboards.toml_text import toml_text
 from dashboards.top import TopPage
 from dashboards.view import View
-from dashboards.words import duration
 from sensitivity.figures.labels import optimizer_name
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import parse_toml, read_study
 from sensitivity.study.redaction import redacted
 from sensitivity.study.spec import StudySpec
+from sensitivity.study.words import duration
 
 _FIELDS = (
     ("name", "Name of the study"),

@@ -20,10 +20,10 @@ from dashboards.shell import study_title, trouble_note
 from dashboards.site import Site
 from dashboards.top import TopPage
 from dashboards.view import View, parse
-from dashboards.words import ago, duration
 from sensitivity.figures.labels import optimizer_name
 from sensitivity.store.lock import Holder, live_holder
 from sensitivity.study.errors import UserError
+from sensitivity.study.words import ago, duration
 
 logger = logging.getLogger(__name__)
 

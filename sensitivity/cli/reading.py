@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from sensitivity.analysis.claims import Claim
 from sensitivity.analysis.evaluations import read_tables
 from sensitivity.analysis.study_results import StudyResults
-from sensitivity.cli.display import shown_file, size
+from sensitivity.cli.display import shown_file
+from sensitivity.cli.json_output.base import json_text
+from sensitivity.cli.json_output.verdict import verdict_output
 from sensitivity.figures.labels import target_in_words
 from sensitivity.figures.verdict_words import answer_in_words
 from sensitivity.store.directory import place
 from sensitivity.store.record import refuse_record
 from sensitivity.study.whole_files import refuse_unwritable, write_output
+from sensitivity.study.words import size
 
 _WIDTH = 100
 
@@ -47,13 +46,11 @@ def write_report_file(study_dirs: Sequence[str], output: Path | None, figures: P
 def show_verdict(study_dir: str, *, as_json: bool) -> None:
     """Print the answers to a study's two questions."""
     results = StudyResults(read_tables(place(study_dir)))
-    name = results.spec.name
-    print(json.dumps(_content(name, results), indent=2) if as_json else _words(name, results))
+    print(json_text(verdict_output(results), indent=2) if as_json else _words(results))
 
 
-def _words(name: str, results: StudyResults) -> str:
-    target = target_in_words(results.target)
-    lines = [", ".join(part for part in (name, target) if part)]
+def _words(results: StudyResults) -> str:
+    lines = [", ".join(part for part in (results.spec.name, target_in_words(results.target)) if part)]
     lines += [_wrapped(why.text) for why in (*results.why_not, *results.look_cautions)]
     for claim in results.claims:
         answer = answer_in_words(claim)
@@ -67,48 +64,3 @@ def _words(name: str, results: StudyResults) -> str:
 
 def _wrapped(text: str, mark: str = "") -> str:
     return textwrap.fill(text, _WIDTH, initial_indent=mark, subsequent_indent=" " * len(mark))
-
-
-def _content(name: str, results: StudyResults) -> dict[str, Any]:
-    metric, level = results.target or (None, None)
-    return {
-        "study": name,
-        "target": {"metric": metric, "level": level} if results.target else None,
-        "answers": [_answer(claim) for claim in results.claims],
-        "looks": [{"code": look.code, "text": look.text} for look in results.look_cautions],
-        "why_not": [{"code": why.code, "text": why.text} for why in results.why_not],
-    }
-
-
-def _answer(claim: Claim) -> dict[str, Any]:
-    verdict = claim.verdict
-    effect, primary = verdict.effect, verdict.primary
-    interval = None if effect.interval is None else [_finite(end) for end in effect.interval]
-    return {
-        "question": verdict.question,
-        "candidate": verdict.candidate,
-        "reference": verdict.reference,
-        "answer": verdict.answer,
-        "role": claim.role,
-        "error_rate": claim.rate,
-        "effect": {
-            "value": _finite(effect.value),
-            "interval": interval,
-            "level": 1 - verdict.alpha,
-            "n": effect.n,
-            "of": effect.of,
-        },
-        "p": None if primary is None else _finite(primary.p),
-        "p_equivalence": None if primary is None else _finite(primary.p_equivalence),
-        "margin": None if primary is None else math.exp(primary.margin),
-        "reasons": [{"code": reason.code, "text": reason.text} for reason in verdict.reasons],
-        "settle": [
-            {"code": r.code, "text": r.text, "runs": r.runs, "device_seconds": _finite(r.device_seconds)}
-            for r in verdict.settle
-        ],
-    }
-
-
-def _finite(value: float) -> float | None:
-    """Return a number as JSON has it: null for NaN and infinity."""
-    return value if math.isfinite(value) else None
