@@ -5,17 +5,15 @@ from __future__ import annotations
 import textwrap
 
 from sensitivity.analysis.study_results import StudyResults
-from sensitivity.figures.labels import target_label
+from sensitivity.figures.labels import target_in_words
 from sensitivity.figures.verdict_words import answer_in_words
-from sensitivity.study.metrics import METRICS
 
 _WIDTH = 100
 
 
 def verdict_text(results: StudyResults) -> str:
     """Return the answers to a study's questions, with their reasons and what would settle them."""
-    target = None if results.target is None else target_label(METRICS[results.target[0]], results.target[1])
-    lines = [", ".join(part for part in (results.spec.name, target) if part)]
+    lines = [", ".join(part for part in (results.spec.name, target_in_words(results.target)) if part)]
     lines += [_wrapped(caution.text) for caution in (*results.why_not, *results.look_cautions)]
     for claim in results.claims:
         answer = answer_in_words(claim)
