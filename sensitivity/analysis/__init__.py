@@ -1,4 +1,8 @@
-"""Tables to numbers: one pure function a quantity, ``compute_x(tables) -> XResult``.
+"""Tables to numbers: one pure function a quantity, ``compute_x(tables) -> XResult``; ``StudyResults`` asks them all.
+
+``study_results``: every answer of one study under one view (``view``), computed when asked for and kept (``memo``).
+It reads a study through ``tables``: whole (``store.reader.Study``), or as few of its evaluations as an answer needs
+(``evaluations.read_tables``).
 
 Input is the tidy tables of ``store`` (columns in ``store.schema``), or any DataFrame with those columns.
 Results are frozen, in the user's units, and carry their n: no planned run leaves a denominator. An estimate that
@@ -31,7 +35,8 @@ How sensitive is it
 * ``price``: ``compute_prices -> TuningPrice`` an optimizer and batch size, what it takes until a drawn setting works;
   ``compute_price_ratios -> PriceRatio``. ``draws``: which runs are draws, in which independent blocks; ``ratios``:
   Fieller's interval over blocks; ``betting``: tests that hold at any stop.
-* ``regions``: ``compute_regions -> RobustRegion`` an optimizer and batch size, in decades; ``volumes``,
+* ``regions``: ``compute_regions -> RobustRegion`` an optimizer and batch size, in decades;
+  ``volumes``: how.
 * ``best_of_k``: ``compute_best_of_k -> BestOfK`` an optimizer and batch size, in trials and device-seconds.
 * ``lr_sensitivity``: ``compute_lr_sensitivity -> LrSensitivity`` an optimizer and batch size.
 * ``tuning``: ``compute_tuning -> Tuning`` an optimizer: one setting for all batch sizes, tunability, effective

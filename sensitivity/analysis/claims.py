@@ -22,6 +22,7 @@ import pandas as pd
 
 from sensitivity.analysis.clipping import Clipping
 from sensitivity.analysis.draws import Draws
+from sensitivity.analysis.estimates import Caution
 from sensitivity.analysis.looks import RATE, Level, Looks
 from sensitivity.analysis.remedies import Remedy
 from sensitivity.analysis.scaling import ScalingCurve
@@ -87,6 +88,21 @@ def compared_pairs(spec: StudySpec, runs: pd.DataFrame) -> tuple[Pair, ...]:
     """Return those pairs of optimizers that `spec` compares and that `runs` has both of."""
     there = set(runs["optimizer"])
     return tuple(pair for pair in spec.comparisons if set(pair) <= there)
+
+
+def unanswered(spec: StudySpec, target: object | None, pairs: Sequence[Pair]) -> tuple[Caution, ...]:
+    """Return why a study's questions have no answer at all: `target` and `pairs` are those that are looked at."""
+    found = []
+    if target is None:
+        text = "The study declares no target, and both questions are about reaching one. Declare one."
+        found.append(Caution(code="no-target", text=text))
+    if len(spec.optimizers) < 2:
+        text = "With one optimizer there is nothing to compare it with. Add a second one to the study file."
+        found.append(Caution(code="one-optimizer", text=text))
+    elif not pairs:
+        text = "No two optimizers that the study compares are looked at. Widen the choice of optimizers."
+        found.append(Caution(code="no-pair", text=text))
+    return tuple(found)
 
 
 def _primary(spec: StudySpec) -> Key | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from sensitivity.analysis.estimates import Caution, Estimate
-from sensitivity.analysis.intervals import t_half_width
+from sensitivity.analysis.intervals import exponential, t_half_width
 from sensitivity.analysis.names import at_batch_size
 from sensitivity.analysis.outcomes import OBSERVED
 from sensitivity.study.results import Status
@@ -114,8 +114,8 @@ def _seconds_a_step(observed: pd.DataFrame) -> Estimate:
         return Estimate(value=math.nan, of=of)
     centre, half = float(means.mean()), float(t_half_width(means.std(ddof=1), len(means))) if len(means) > 1 else 0.0
     return Estimate(
-        value=math.exp(centre),
-        interval=(math.exp(centre - half), math.exp(centre + half)) if half else None,
+        value=exponential(centre),
+        interval=(exponential(centre - half), exponential(centre + half)) if half else None,
         n=len(means),
         of=of,
         covers=f"the scatter between {of} (Student's t)" if half else "",

@@ -7,6 +7,7 @@ Student's t; a sign-flip test of n seeds has no two-sided p-value below 2^(1-n).
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,7 @@ from scipy.special import ndtri, stdtrit
 
 LEVEL = 0.95
 """Confidence level of every interval of this room."""
+_LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -40,6 +42,11 @@ def wilson_interval(share: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.float64]
     centre = (p + z2 / (2 * count)) / (1 + z2 / count)
     half = math.sqrt(z2) / (1 + z2 / count) * np.sqrt(p * (1 - p) / count + z2 / (4 * count**2))
     return np.where(p == 0, 0.0, centre - half), np.where(p == 1, 1.0, centre + half)
+
+
+def exponential(value: float) -> float:
+    """Return e to the power of `value`; infinity beyond what a float holds, as few seeds may put an interval's end."""
+    return math.inf if value > _LARGEST_EXPONENT else math.exp(value)
 
 
 def t_half_width(deviation: ArrayLike, n: ArrayLike, level: float = LEVEL) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ from scipy.special import stdtrit
 
 from sensitivity.analysis.draws import Draws
 from sensitivity.analysis.estimates import NO_SCATTER, Caution, Estimate, Floats, Interval
-from sensitivity.analysis.intervals import LEVEL, t_half_width, wilson_interval
+from sensitivity.analysis.intervals import LEVEL, exponential, t_half_width, wilson_interval
 from sensitivity.analysis.rates import OF_SEEDS, TINY
 from sensitivity.analysis.ratios import Moments, log_ratio_jackknife
 
@@ -268,5 +268,5 @@ def _cost_ratio(pair: Pair, costs: tuple[Floats, Floats], level: float) -> Estim
         halves = [log_ratio_jackknife(np.stack(parts[k::2]), signs[k::2]) for k in (0, 1)]
         value, error = float(halves[0][0] + halves[1][0]), math.hypot(float(halves[0][1]), float(halves[1][1]))
     half = float(stdtrit(pair.n - 1, 0.5 + level / 2)) * error
-    interval = (math.exp(value - half), math.exp(value + half)) if math.isfinite(half) else (0.0, math.inf)
-    return Estimate(value=math.exp(value), interval=interval, n=pair.n, of=pair.of, covers=OF_PRICE[pair.of])
+    interval = (exponential(value - half), exponential(value + half)) if math.isfinite(half) else (0.0, math.inf)
+    return Estimate(value=exponential(value), interval=interval, n=pair.n, of=pair.of, covers=OF_PRICE[pair.of])

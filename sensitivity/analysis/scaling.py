@@ -18,6 +18,7 @@ from sensitivity.analysis.critical import CriticalBatchSize, compute_critical_ba
 from sensitivity.analysis.designs import Axes, Design, design_of, one_row_a_cell
 from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
 from sensitivity.analysis.grain import bias_bound
+from sensitivity.analysis.intervals import exponential
 from sensitivity.analysis.scaling_cautions import curve_cautions
 from sensitivity.analysis.scaling_points import (
     Configurations,
@@ -139,7 +140,7 @@ def _curve(
     efficiency = {
         p.batch_size: Estimate(value=1.0, n=len(shared))
         if column == 0
-        else mean_over_seeds(cost[:, 0] - cost[:, column], math.exp, widen=widen, bias=float(bias[0] + bias[column]))
+        else mean_over_seeds(cost[:, 0] - cost[:, column], exponential, widen=widen, bias=float(bias[0] + bias[column]))
         for column, p in enumerate(solid)
     }
     finished = tuple(

@@ -30,6 +30,7 @@ from sensitivity.analysis.designs import (
 from sensitivity.analysis.estimates import Estimate, Floats, Interval, mean_over_seeds
 from sensitivity.analysis.grain import bias_bound
 from sensitivity.analysis.honest import Method
+from sensitivity.analysis.intervals import exponential
 from sensitivity.analysis.nested import winner_regret
 from sensitivity.analysis.winners import SeedTable, Winner, choosing_seeds
 
@@ -181,7 +182,7 @@ def _time(state: PointState, winner: Winner, budget: float) -> Estimate:
     if state == "reached":
         low, high = winner.logs()
         middle = (low + high) / 2
-        return mean_over_seeds(middle, math.exp, widen=winner.widen, bias=bias_bound(middle, high - low))
+        return mean_over_seeds(middle, exponential, widen=winner.widen, bias=bias_bound(middle, high - low))
     if state == "left-censored":
         bound = math.exp(float(np.log(winner.time).mean()))
         return Estimate(value=bound, interval=(0.0, bound), n=n, covers="all that the first evaluation leaves open")

@@ -7,7 +7,7 @@ enter no map, region, rate or choice, because the other configurations don't hav
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import pandas as pd
 
 from sensitivity.analysis.best_of_k import BestOfK, compute_best_of_k
 from sensitivity.analysis.cautions import compute_cautions
-from sensitivity.analysis.claims import Claim, Evidence, compared_pairs, compute_claims
+from sensitivity.analysis.claims import Claim, Evidence, compared_pairs, compute_claims, unanswered
 from sensitivity.analysis.clipping import Clipping, compute_clipping
 from sensitivity.analysis.cost import Cost, CostRatio, compute_cost, compute_cost_ratios
 from sensitivity.analysis.curves import CellCurves, compute_curves
@@ -48,7 +48,6 @@ from sensitivity.analysis.times import TimeUnit, compute_times
 from sensitivity.analysis.tuning import Tuning, compute_tuning
 from sensitivity.analysis.view import Target, View
 from sensitivity.store.manifest import Manifest
-from sensitivity.study.axes import Axis
 from sensitivity.study.metrics import METRICS, Metric
 from sensitivity.study.primary import Pair, Question
 from sensitivity.study.spec import MarginsSpec, StudySpec
@@ -97,9 +96,9 @@ class StudyResults:
     @property
     def metric(self) -> Metric:
         """The one asked for, else the primary target's where some run measured it, else the most telling measured."""
-        if self.view.metric is not None:
-            return METRICS[self.view.metric]
-        return next(iter(self.metrics), METRICS[self.spec.problem.metrics()[0]])
+        declared = self.spec.primary_target or (self.spec.problem.metrics()[0], 0.0)
+        measured = next(iter(self.metrics), METRICS[declared[0]])
+        return measured if self.view.metric is None else METRICS[self.view.metric]
 
     @property
     def target(self) -> Target | None:
@@ -246,7 +245,7 @@ class StudyResults:
             return ()
         return compute_regions(
             self.searched, self._start(), self.metric.name,
-            epsilon=self.tolerance, designs=self._designs, boxes=self._boxes(),
+            epsilon=self.tolerance, designs=self._designs, boxes=self._boxes,
         )  # fmt: skip
 
     @property
@@ -257,7 +256,7 @@ class StudyResults:
             return ()
         name, at = self.target
         best = self._of_runs(self.tables.best(name))
-        return compute_regions(self.searched, best, name, target=at, designs=self._designs, boxes=self._boxes())
+        return compute_regions(self.searched, best, name, target=at, designs=self._designs, boxes=self._boxes)
 
     @property
     def varying(self) -> tuple[str, ...]:
@@ -336,7 +335,9 @@ class StudyResults:
         """Which runs are draws of a setting, and which of them reach the target; none without a target."""
         if self.target is None:
             return ()
-        return compute_draws(self.searched, self.times(self.target), designs=self._designs, axes=self._priors())
+        return compute_draws(
+            self.searched, self.times(self.target), designs=self._designs, axes=self.view.narrowed(self.spec.axes)
+        )
 
     @property
     def prices(self) -> tuple[TuningPrice, ...]:
@@ -387,24 +388,17 @@ class StudyResults:
     @property
     def why_not(self) -> tuple[Caution, ...]:
         """Why a question has no answer at all."""
-        said = []
-        if self.target is None:
-            text = (
-                "The study declares no target, and both questions are about reaching one. Declare one and look again."
-            )
-            said.append(Caution(code="no-target", text=text))
-        if len(self.spec.optimizers) < 2:
-            text = "With one optimizer there is nothing to compare it with. Add a second one to the study file."
-            said.append(Caution(code="one-optimizer", text=text))
-        elif not self.pairs:
-            text = "No two optimizers that the study compares are looked at. Widen the choice of optimizers."
-            said.append(Caution(code="no-pair", text=text))
-        return tuple(said)
+        return unanswered(self.manifest.spec, self.target, self.pairs)
 
     @property
     def margins(self) -> MarginsSpec:
         """How large a difference has to be to matter."""
         return self.spec.margins
+
+    @property
+    def _boxes(self) -> Mapping[str, Box]:
+        priors = self.view.narrowed(self.spec.axes)
+        return {name: {parameter: axis.bounds() for parameter, axis in axes.items()} for name, axes in priors.items()}
 
     @property
     def _designs(self) -> Mapping[str, str]:
@@ -413,25 +407,3 @@ class StudyResults:
     def _searched_times(self, target: Target) -> pd.DataFrame:
         times = self.times(target)
         return times[~times["confirmation"].astype(bool)] if "confirmation" in times else times
-
-    def _priors(self) -> dict[str, dict[str, Axis]]:
-        """Return what each optimizer's settings are drawn from, as narrowed."""
-        priors = {name: dict(axes) for name, axes in self.spec.axes.items()}
-        for side in self.view.box:
-            own, axis = priors[side.optimizer], priors[side.optimizer][side.parameter]
-            if axis.scale == "values":
-                listed = axis.grid()
-                kept = tuple(value for value in listed if side.low <= value <= side.high)
-                own[side.parameter] = axis.model_copy(update={"values": kept or listed})
-            else:
-                own[side.parameter] = axis.model_copy(update={"low": side.low, "high": side.high})
-        return priors
-
-    def _boxes(self) -> Mapping[str, Box]:
-        """Return the bounds of each optimizer's box, as narrowed."""
-        return {name: {at: axis.bounds() for at, axis in axes.items()} for name, axes in self._priors().items()}
-
-
-def pairs_in_words(pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """Return a key for each pair, such as kfac-sgd: what an option of a figure is called."""
-    return tuple("-".join(pair) for pair in pairs)

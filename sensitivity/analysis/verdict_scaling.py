@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sensitivity.analysis.estimates import Caution, Estimate, Floats
+from sensitivity.analysis.intervals import exponential
 from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.paired import ALPHA, PairedComparison, claim_p, compare, holm, seeds_needed
 from sensitivity.analysis.remedies import Remedy
@@ -89,12 +90,8 @@ def _effect(one: ScalingCurve, other: ScalingCurve, primary: PairedComparison | 
 
 
 def _ratio(effect: Estimate) -> Estimate:
-    interval = None if effect.interval is None else (_exp(effect.interval[0]), _exp(effect.interval[1]))
-    return replace(effect, value=math.exp(effect.value), interval=interval)
-
-
-def _exp(value: float) -> float:
-    return math.inf if value == math.inf else math.exp(value)
+    interval = None if effect.interval is None else (exponential(effect.interval[0]), exponential(effect.interval[1]))
+    return replace(effect, value=exponential(effect.value), interval=interval)
 
 
 def _shared(one: ScalingCurve, other: ScalingCurve) -> tuple[list[int], list[int], list[int]]:

@@ -20,6 +20,7 @@ from scipy.special import ndtri, stdtrit
 from sensitivity.analysis.betting import Anytime, bet
 from sensitivity.analysis.draws import FEWEST_BLOCKS, Draws
 from sensitivity.analysis.estimates import Caution, Estimate
+from sensitivity.analysis.intervals import exponential
 from sensitivity.analysis.names import at_batch_size, optimizer_name, parameter_name
 from sensitivity.analysis.outcomes import OBSERVED
 from sensitivity.analysis.paired import ALPHA, Answer, PairedComparison, decide, holm
@@ -174,10 +175,10 @@ def _beside_trials(
     found = []
     for at in by_batch:
         if at.answer in ("better", "worse") and at.answer != answer and at.effect.interval is not None:
-            low, high = (math.exp(end) if end < math.inf else math.inf for end in at.effect.interval)
+            low, high = (exponential(end) for end in at.effect.interval)
             text = (
                 f"The answer is for the mean over batch sizes. At batch size {at.batch_size:,} alone {names[0]} takes"
-                f" {math.exp(at.effect.value):.3g} [{low:.3g}, {high:.3g}] times as many trials as {names[1]}, a"
+                f" {exponential(at.effect.value):.3g} [{low:.3g}, {high:.3g}] times as many trials as {names[1]}, a"
                 " difference beyond the margin (exploratory)."
             )
             found.append(Caution(code="batch-size", text=text))

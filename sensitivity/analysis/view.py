@@ -5,12 +5,15 @@ The empty view is the study as it was declared: what the report shows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from sensitivity.analysis.designs import Axes
 from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.axes import Axis
 from sensitivity.study.metrics import MetricName
 from sensitivity.study.spec import MarginsSpec
 
@@ -60,3 +63,15 @@ class View:
             inside = (values >= side.low - margin) & (values <= side.high + margin)
             keep &= (runs["optimizer"] != side.optimizer).to_numpy() | inside
         return runs if keep.all() else runs[keep]
+
+    def narrowed(self, axes: Mapping[str, Axes]) -> dict[str, dict[str, Axis]]:
+        """Return what each optimizer's settings are drawn from, with the sides of its box that are narrowed."""
+        priors = {name: dict(own) for name, own in axes.items()}
+        for side in self.box:
+            axis = priors[side.optimizer][side.parameter]
+            changes: dict[str, object] = {"low": side.low, "high": side.high}
+            if axis.scale == "values":
+                listed = axis.grid()
+                changes = {"values": tuple(value for value in listed if side.low <= value <= side.high) or listed}
+            priors[side.optimizer][side.parameter] = axis.model_copy(update=changes)
+        return priors

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from sensitivity.study.words import duration, size
+
 if TYPE_CHECKING:
     from sensitivity.execution.costs import Price
     from sensitivity.execution.prepare import Plan
@@ -26,29 +28,12 @@ def plain_console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
-def duration(seconds: float) -> str:
-    """Return a length of time in words short enough for a table."""
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
-
-
 def extent(plan: Plan) -> str:
     """Return in words how much a study is."""
     arms = plan.spec.optimizers.values()
     hours = len(plan.spec.batch_sizes) * sum(arm.device_hours or 0.0 for arm in arms if arm.open_ended)
     runs = [f"{len(plan.counted)} runs"] if plan.counted or not hours else []
     return ", and ".join([*runs, *([f"searches for {duration(3600 * hours)} of device time"] if hours else [])])
-
-
-def size(count: float, unit: str) -> str:
-    """Return a number with a decimal prefix, as in 1.2 GFLOP."""
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if abs(count) < 1000:
-            return f"{count:.3g} {prefix}{unit}"
-        count /= 1000
-    return f"{count:.3g} E{unit}"
 
 
 def shown_file(written: Written) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sensitivity.cli.display import shown_file, size
+from sensitivity.cli.display import shown_file
 from sensitivity.store.directory import place
 from sensitivity.store.reader import export_runs
 from sensitivity.store.record import refuse_record
 from sensitivity.study.redaction import redacted
 from sensitivity.study.whole_files import refuse_unwritable, write_output
+from sensitivity.study.words import size
 
 _OPTUNA = "optuna:"
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from sensitivity.cli.display import duration, size
 from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
+from sensitivity.cli.json_output.base import json_text
+from sensitivity.cli.json_output.jobs import JobOutput, submit_output
 from sensitivity.cli.streams import reader_gone
 from sensitivity.execution.environment import ray_environment
 from sensitivity.execution.shipment import refuse_local, shipment
 from sensitivity.store.directory import place
 from sensitivity.study.errors import UserError
 from sensitivity.study.redaction import redacted
+from sensitivity.study.words import count, duration, size
 
 if TYPE_CHECKING:
     from sensitivity.execution.jobs import Cluster, Job
@@ -42,11 +42,11 @@ def submit_study(
         job = cluster.submit(ready, storage=storage, workers=workers)
         files, sent = ready.extent()
     if as_json:
-        print(json.dumps({**asdict(job), "files": files, "bytes": sent}))
+        print(json_text(submit_output(job, files=files, sent=sent)))
         return
     at = f"--address {shlex.quote(redacted(address))}"
     print(f"job:    {job.id}")
-    print(f"sent:   {files} file{'s' * (files != 1)} ({size(sent, 'B')}){' and this package' * with_package}")
+    print(f"sent:   {count(files, 'file')} ({size(sent, 'B')}){' and this package' * with_package}")
     print(f"follow: sensitivity logs -f {job.id} {at}")
     print(f"state:  sensitivity status {job.id} {at}")
     print(f"stop:   sensitivity stop {job.id} {at}")
@@ -58,7 +58,8 @@ def show_status(id_: str | None, *, address: str, as_json: bool) -> None:
     with _cluster(address) as cluster:
         jobs = cluster.jobs() if id_ is None else (cluster.job(id_),)
     if as_json:
-        print(json.dumps([asdict(job) for job in jobs] if id_ is None else asdict(jobs[0])))
+        outputs = [JobOutput.model_validate(job) for job in jobs]
+        print(json_text(outputs if id_ is None else outputs[0]))
         return
     if not jobs:
         print(f"no studies on the cluster at {redacted(address)}; `sensitivity submit` sends one")

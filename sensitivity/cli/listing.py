@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
+from sensitivity.cli.json_output.base import json_text
+from sensitivity.cli.json_output.studies import StudyOutput, UnreadableOutput
 from sensitivity.store.directory import Place, place
 from sensitivity.store.reader import read_counts, studies
 from sensitivity.study.errors import UserError
@@ -12,32 +12,29 @@ from sensitivity.study.results import Status
 
 def show_studies(root: str, *, as_json: bool) -> None:
     """Print each study below `root` with its counts; one that can't be read has its error instead."""
-    rows = [_row(directory) for directory in studies(place(root))]
+    found = [_study(directory) for directory in studies(place(root))]
     if as_json:
-        print(json.dumps(rows))
+        print(json_text(found))
         return
-    if not rows:
+    if not found:
         print(f"no studies below {root}; `sensitivity run quickstart` makes one")
         return
     names = ("study", "planned", *Status, "directory")
-    lines = [names, *(tuple(str(row[name]) for name in names) for row in rows if "error" not in row)]
+    readable = [each for each in found if isinstance(each, StudyOutput)]
+    lines = [names, *(tuple(str(getattr(each, name)) for name in names) for each in readable)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:  # not a table of rich's: a path that is cut or wrapped can't be copied
         padded = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
         print("  ".join([line[0].ljust(widths[0]), *padded[1:-1], line[-1]]))
-    for row in rows:
-        if "error" in row:
-            print(row["error"])
+    for each in found:
+        if isinstance(each, UnreadableOutput):
+            print(each.error)
 
 
-def _row(directory: Place) -> dict[str, object]:
+def _study(directory: Place) -> StudyOutput | UnreadableOutput:
     try:
         study = read_counts(directory)
     except UserError as error:
-        return {"study": directory.path.rpartition("/")[2], "directory": directory.uri, "error": str(error)}
-    return {
-        "study": study.manifest.spec.name,
-        "directory": directory.uri,
-        "planned": study.planned,
-        **{status.value: study.by_status.get(status.value, 0) for status in Status},
-    }
+        return UnreadableOutput(study=directory.path.rpartition("/")[2], directory=directory.uri, error=str(error))
+    shown = {"study": study.manifest.spec.name, "directory": directory.uri, "planned": study.planned}
+    return StudyOutput.model_validate(shown | {status.value: study.by_status.get(status.value, 0) for status in Status})

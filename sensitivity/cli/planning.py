@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-from sensitivity.cli.display import duration, plain_console, price_table
-from sensitivity.execution.costs import Price, measure_here, pack_sizes, price, samples
+from sensitivity.cli.display import plain_console, price_table
+from sensitivity.cli.json_output.base import json_text
+from sensitivity.cli.json_output.plan import plan_output
+from sensitivity.execution.costs import measure_here, pack_sizes, price, samples
 from sensitivity.execution.prepare import available_workers, prepare, with_recorded, with_search_seconds
 from sensitivity.execution.searches import recorded_trials, search_seconds
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import MANIFEST, read_manifest, refuse_other_study
 from sensitivity.store.reader import finished_trials, read_plan, read_runs
+from sensitivity.study.words import duration
 
 
 def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -> None:
@@ -29,7 +31,7 @@ def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -
     packs = replace(plan, trials=plan.expected).packs(pack_sizes(costs), finished=finished, workers=at_once)
     priced = price(plan, costs, finished=finished, workers=at_once)
     if as_json:
-        print(json.dumps(_content(plan.spec.name, priced)))
+        print(json_text(plan_output(plan.spec.name, priced)))
         return
     console = plain_console()
     console.print(f"{plan.spec.name}: {plan.spec.description}", soft_wrap=True)
@@ -44,16 +46,3 @@ def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -
         "saves of it; memory is a pack's.",
         soft_wrap=True,
     )
-
-
-def _content(name: str, priced: Price) -> dict[str, object]:
-    return {
-        "study": name,
-        "workers": priced.workers,
-        "device_seconds": priced.device_seconds,
-        "wall_seconds": priced.wall_seconds,
-        "lines": [
-            {**asdict(line), "device_seconds": line.device_seconds, "pack_size": line.pack_size}
-            for line in priced.lines
-        ],
-    }

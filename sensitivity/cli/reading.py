@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from sensitivity.analysis.claims import Claim
-from sensitivity.cli.display import shown_file, size
+from sensitivity.cli.display import shown_file
+from sensitivity.cli.json_output.base import json_text
+from sensitivity.cli.json_output.verdict import verdict_output
 from sensitivity.figures.verdict_words import answer_in_words
 from sensitivity.report.results import Verdicts, compute_verdicts
 from sensitivity.report.words import target_in_words
@@ -18,6 +16,7 @@ from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
 from sensitivity.store.record import refuse_record
 from sensitivity.study.whole_files import refuse_unwritable, write_output
+from sensitivity.study.words import size
 
 _WIDTH = 100
 
@@ -49,7 +48,7 @@ def show_verdict(study_dir: str, *, as_json: bool) -> None:
     study = read_study(place(study_dir))
     verdicts = compute_verdicts(study)
     name = study.manifest.spec.name
-    print(json.dumps(_content(name, verdicts), indent=2) if as_json else _words(name, verdicts))
+    print(json_text(verdict_output(name, verdicts), indent=2) if as_json else _words(name, verdicts))
 
 
 def _words(name: str, verdicts: Verdicts) -> str:
@@ -68,48 +67,3 @@ def _words(name: str, verdicts: Verdicts) -> str:
 
 def _wrapped(text: str, mark: str = "") -> str:
     return textwrap.fill(text, _WIDTH, initial_indent=mark, subsequent_indent=" " * len(mark))
-
-
-def _content(name: str, verdicts: Verdicts) -> dict[str, Any]:
-    metric, level = verdicts.target or (None, None)
-    return {
-        "study": name,
-        "target": {"metric": metric, "level": level} if verdicts.target else None,
-        "answers": [_answer(claim) for claim in verdicts.claims],
-        "looks": [{"code": look.code, "text": look.text} for look in verdicts.looks],
-        "why_not": [{"code": why.code, "text": why.text} for why in verdicts.why_not],
-    }
-
-
-def _answer(claim: Claim) -> dict[str, Any]:
-    verdict = claim.verdict
-    effect, primary = verdict.effect, verdict.primary
-    interval = None if effect.interval is None else [_finite(end) for end in effect.interval]
-    return {
-        "question": verdict.question,
-        "candidate": verdict.candidate,
-        "reference": verdict.reference,
-        "answer": verdict.answer,
-        "role": claim.role,
-        "error_rate": claim.rate,
-        "effect": {
-            "value": _finite(effect.value),
-            "interval": interval,
-            "level": 1 - verdict.alpha,
-            "n": effect.n,
-            "of": effect.of,
-        },
-        "p": None if primary is None else _finite(primary.p),
-        "p_equivalence": None if primary is None else _finite(primary.p_equivalence),
-        "margin": None if primary is None else math.exp(primary.margin),
-        "reasons": [{"code": reason.code, "text": reason.text} for reason in verdict.reasons],
-        "settle": [
-            {"code": r.code, "text": r.text, "runs": r.runs, "device_seconds": _finite(r.device_seconds)}
-            for r in verdict.settle
-        ],
-    }
-
-
-def _finite(value: float) -> float | None:
-    """Return a number as JSON has it: null for NaN and infinity."""
-    return value if math.isfinite(value) else None

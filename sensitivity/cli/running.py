@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-from dataclasses import asdict
 
 from rich.console import Console
 
 from sensitivity.cli.display import extent, plain_console, shown
 from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
+from sensitivity.cli.json_output.base import json_text
+from sensitivity.cli.json_output.runs import run_output
 from sensitivity.execution.launch import Outcome, launch
 from sensitivity.execution.prepare import prepare
 from sensitivity.store.directory import place
@@ -33,7 +33,7 @@ def run_study(study: str, *, storage: str, address: str | None, workers: int | N
         show=lambda progress: shown(progress, console),
     )
     if as_json:
-        print(json.dumps(asdict(outcome)))
+        print(json_text(run_output(outcome)))
     else:
         _tell(outcome, console, again=_again(study, storage=storage, address=address, workers=workers))
     if outcome.interrupted:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 import torch
 
+from sensitivity.cli.json_output.base import json_text
+from sensitivity.cli.json_output.runs import verify_output
 from sensitivity.execution.loading import ChangedError, load
 from sensitivity.execution.verification import curves_of, recorded_packs, sample, train_again
 from sensitivity.store.directory import Place, place
@@ -43,7 +44,7 @@ def verify_study(study_dir: str, *, runs: int, as_json: bool, draw: random.Rando
         if not as_json:
             print("\n".join([compared.sentence(), *(f"  {fault}" for fault in compared.faults)]))
     if as_json:
-        print(json.dumps([each.content() for each in found]))
+        print(json_text([verify_output(each) for each in found]))
     return DIFFERENT_EXIT if any(each.faults for each in found) else 0
 
 

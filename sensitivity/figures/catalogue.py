@@ -25,7 +25,7 @@ from sensitivity.figures.exhibits.prices import PRICES
 from sensitivity.figures.exhibits.regions import REGIONS, SENSITIVITY
 from sensitivity.figures.exhibits.scaling import EFFICIENCY, SCALING
 from sensitivity.figures.exhibits.status import CLIPPING, STATUS
-from sensitivity.figures.exhibits.success import SUCCESS
+from sensitivity.figures.exhibits.success_rates import SUCCESS
 from sensitivity.figures.exhibits.targets import TARGETS
 from sensitivity.study.errors import UserError
 

@@ -12,6 +12,8 @@ from sensitivity.analysis.maps import Cell, RobustnessMap
 from sensitivity.analysis.names import optimizer_name as optimizer_name
 from sensitivity.analysis.names import parameter_name as parameter_name
 from sensitivity.study.metrics import Metric
+from sensitivity.study.words import count as count
+from sensitivity.study.words import number as number
 
 
 def safe(text: object) -> str:
@@ -27,18 +29,6 @@ def optimizer_label(name: str) -> str:
 def parameter_label(name: str) -> str:
     """Return a hyperparameter's name as it is read, escaped."""
     return safe(parameter_name(name))
-
-
-def number(value: float, digits: int = 2) -> str:
-    """Return `value` with `digits` significant digits, the shorter of 0.03 and 3e-4; a dash for NaN."""
-    if not math.isfinite(value):
-        return "–" if math.isnan(value) else "∞"
-    if value == 0 or 0.01 <= abs(value) < 10_000:
-        plain = f"{value:.{digits}g}"
-        return f"{value:,.0f}" if "e" in plain else plain
-    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
-    shortened = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-    return f"{shortened}e{int(exponent)}"
 
 
 def tick_labels(values: Sequence[float]) -> list[str]:
@@ -72,23 +62,9 @@ def interval_text(estimate: Estimate, digits: int = 3) -> str:
     return f"{number(estimate.value, digits)} [{low}, {high}]"
 
 
-def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
-    for unit, size in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{number(seconds, 3)} seconds"
-
-
 def level_in_words(alpha: float) -> str:
     """Return the level of an interval, such as "97.5%"."""
     return f"{100 * (1 - alpha):.4g}%"
-
-
-def count(n: int, noun: str) -> str:
-    """Return `n` and its noun, in the plural unless n is 1."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
-    return f"{n:,} {noun if n == 1 else plural}"
 
 
 def settings(parameters: Parameters) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from sensitivity.analysis.claims import Claim
 from sensitivity.analysis.names import merged
 from sensitivity.analysis.verdict import Verdict
-from sensitivity.figures.labels import count, duration, interval_text, level_in_words, number, optimizer_name
+from sensitivity.figures.labels import count, interval_text, level_in_words, number, optimizer_name
+from sensitivity.study.words import duration
 
 _QUESTIONS = {
     "scaling": "Does {one} scale further with batch size than {other}?",

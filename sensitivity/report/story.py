@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.analysis.summary import StudySummary
-from sensitivity.figures.labels import count, duration, metric_value, number, optimizer_name, tolerance
+from sensitivity.figures.labels import count, metric_value, number, optimizer_name, tolerance
 from sensitivity.study.spec import StudySpec
+from sensitivity.study.words import duration
 
 
 def what_was_run(spec: StudySpec) -> str:

@@ -7,5 +7,6 @@
 * ``schedule``: budgets and learning-rate multipliers as pure functions.
 * ``results``: ``Status``, ``Measurement``, ``RunResult``.
 * ``metrics``: what is measured, and which way is better.
+* ``words``: numbers, counts, durations and sizes as every face writes them.
 * ``seeds``, ``provenance``, ``errors``.
 """

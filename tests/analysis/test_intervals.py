@@ -1,7 +1,10 @@
+import math
+import sys
+
 import numpy as np
 import pytest
 
-from sensitivity.analysis.intervals import smallest_sign_flip_p, t_half_width, wilson
+from sensitivity.analysis.intervals import exponential, smallest_sign_flip_p, t_half_width, wilson
 
 STATISTICS_MD = [(3, 3, 0.438, 1.0), (0, 3, 0.0, 0.562), (5, 5, 0.566, 1.0)]
 
@@ -41,3 +44,13 @@ def test_t_interval_covers_as_claimed_with_three_seeds():
 def test_five_seeds_never_reach_five_percent():
     assert smallest_sign_flip_p(5) == 0.0625
     assert smallest_sign_flip_p(6) == 0.03125
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(1.0, math.e), (-math.inf, 0.0), (-1e4, 0.0), (709.7, sys.float_info.max), (1e4, math.inf), (math.inf, math.inf)],
+)
+def test_a_ratio_beyond_what_a_float_holds_is_infinite(value, expected):
+    # A log ratio of 709.7 is within 10% of the largest float; two seeds that disagree give ends in the thousands.
+    assert exponential(value) == pytest.approx(expected, rel=0.1)
+    assert math.isnan(exponential(math.nan))

@@ -41,6 +41,7 @@ def test_plan_leaves_out_what_is_done(command, study_file, half_done):
 def test_list_counts_every_state(command, half_done):
     (row,) = json.loads(command("list", half_done.parent, "--json").out)
     assert row == {
+        "schema_version": 1,
         "study": "small",
         "directory": str(half_done),
         "planned": 4,

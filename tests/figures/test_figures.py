@@ -10,11 +10,11 @@ from sensitivity.analysis.curves import compute_curves
 from sensitivity.analysis.maps import compute_maps
 from sensitivity.analysis.targets import compute_targets
 from sensitivity.figures.exhibits.curves import draw_curves
-from sensitivity.figures.labels import count, number, tick_labels
 from sensitivity.figures.exhibits.maps import draw_maps
+from sensitivity.figures.exhibits.targets import draw_targets
+from sensitivity.figures.labels import tick_labels
 from sensitivity.figures.outline import outline
 from sensitivity.figures.scales import map_scale, metric_scale
-from sensitivity.figures.exhibits.targets import draw_targets
 from sensitivity.figures.theme import CONFIG, DARK, LIGHT
 from sensitivity.store.reader import read_study
 from sensitivity.study.metrics import METRICS
@@ -275,26 +275,6 @@ def test_a_cell_without_a_value_is_a_hole_that_nothing_fills(synthetic, study):
     assert hatched.marker.pattern.shape == "/"
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0"),
-        (0.03, "0.03"),
-        (3e-4, "3e-4"),
-        (3.16e-4, "3.2e-4"),
-        (1234.5, "1,234"),
-        (2.1e13, "2.1e13"),
-        (math.nan, "–"),
-    ],
-)
-def test_numbers_are_short(value, text):
-    assert number(value) == text
-
-
 def test_tick_labels_stay_distinct():
     assert tick_labels([0.99, 0.995, 0.999]) == ["0.99", "0.995", "0.999"]
     assert all(re.fullmatch(r"[\de.-]+", label) for label in tick_labels(list(np.geomspace(1e-5, 10, 8))))
-
-
-def test_counts_agree_with_their_noun():
-    assert [count(n, "seed") for n in (1, 3)] == ["1 seed", "3 seeds"]

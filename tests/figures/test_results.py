@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -29,15 +30,16 @@ from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
 from sensitivity.figures.exhibits.best_of_k import draw_best_of_k
 from sensitivity.figures.exhibits.comparison import draw_profiles, draw_verdict
 from sensitivity.figures.exhibits.cost import draw_cost, draw_time_split
+from sensitivity.figures.exhibits.critical import draw_critical
 from sensitivity.figures.exhibits.importance import draw_importance, draw_ridge
-from sensitivity.figures.labels import number
-from sensitivity.figures.panels import log_axis, wrapped
 from sensitivity.figures.exhibits.planes import draw_planes
 from sensitivity.figures.exhibits.prices import draw_prices
 from sensitivity.figures.exhibits.regions import draw_regions, draw_sensitivity
-from sensitivity.figures.exhibits.critical import draw_critical
 from sensitivity.figures.exhibits.scaling import draw_efficiency, draw_scaling
 from sensitivity.figures.exhibits.success import draw_success, draw_success_3d, draw_success_difference
+from sensitivity.figures.labels import number
+from sensitivity.figures.nothing import NothingToShowError
+from sensitivity.figures.panels import log_axis, wrapped
 from sensitivity.figures.theme import DARK, LIGHT
 from sensitivity.store.reader import read_study
 from sensitivity.study.metrics import METRICS
@@ -186,6 +188,7 @@ def test_every_figure_states_its_n_has_titled_axes_and_follows_the_theme(results
 def test_nothing_to_draw_is_an_error_that_says_what_is_needed(name):
     with pytest.raises(NothingToShowError) as caught:
         NOTHING[name]()
+    assert re.fullmatch(r"[A-Z].*\.", str(caught.value)), "a sentence for the reader"
 
 
 def test_scaling_draws_the_times_and_ideal_scaling(results):

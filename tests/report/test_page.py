@@ -10,9 +10,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from sensitivity.figures.data import Data
 from sensitivity.figures.theme import ANY, DARK, LIGHT, colours
 from sensitivity.report import render_report, write_report
-from sensitivity.figures.data import Data
 from sensitivity.report.embed import in_theme
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study

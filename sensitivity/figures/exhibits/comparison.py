@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from sensitivity.analysis.intervals import exponential
 from sensitivity.analysis.paired import PairedComparison
 from sensitivity.analysis.profiles import PerformanceProfile
 from sensitivity.analysis.study_results import StudyResults
@@ -138,7 +139,7 @@ def _words(comparison: PairedComparison, value: float) -> str:
     """Return a difference as it is read: of logarithms, the ratio."""
     if not comparison.label.startswith("log "):
         return number(value, 3)
-    return number(math.exp(value), 3) if value < 700 else "∞"
+    return number(exponential(value), 3)
 
 
 def _ends(comparison: PairedComparison) -> tuple[float, ...]:

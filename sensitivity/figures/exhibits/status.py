@@ -10,9 +10,10 @@ from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.summary import Group, StudySummary, Tally
 from sensitivity.figures.data import Data
 from sensitivity.figures.exhibit import Exhibit
-from sensitivity.figures.labels import duration, number
+from sensitivity.figures.labels import number
 from sensitivity.figures.nothing import NothingToShowError, refusals
 from sensitivity.figures.tables import Table
+from sensitivity.study.words import duration
 
 _COUNTS = ("planned", "completed", "diverged", "stopped", "failed", "interrupted", "pending", "steps")
 _COSTS = ("train_seconds", "eval_seconds", "flops")

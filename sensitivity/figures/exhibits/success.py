@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
 
-from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.success import SuccessDifference, SuccessSurface
 from sensitivity.figures.axes import add_panel_title
-from sensitivity.figures.data import Data
-from sensitivity.figures.exhibit import Exhibit, Option
 from sensitivity.figures.labels import count, optimizer_label, target_label
-from sensitivity.figures.nothing import NothingToShowError, nothing, refusals
+from sensitivity.figures.nothing import NothingToShowError, nothing
 from sensitivity.figures.panels import Panels, batch_axis, make_panels
 from sensitivity.figures.scales import Scale, metric_scale
 from sensitivity.figures.theme import LIGHT, Theme
@@ -29,7 +25,7 @@ def draw_success(surfaces: Sequence[SuccessSurface], *, theme: Theme = LIGHT) ->
     Raises:
         NothingToShowError: no surface that has rates and a target.
     """
-    shown = _drawable(surfaces)
+    shown = drawable(surfaces)
     scale = _targets(shown[0])
     if len(shown[0].batch_sizes) < 2 or len(shown[0].targets) < 2:
         return _lines(shown, scale, theme)
@@ -52,7 +48,7 @@ def draw_success_3d(surfaces: Sequence[SuccessSurface], *, theme: Theme = LIGHT)
     Raises:
         NothingToShowError: no surface that has rates, or too few batch sizes or targets for a surface.
     """
-    shown = _drawable(surfaces)
+    shown = drawable(surfaces)
     scale = _targets(shown[0])
     if len(shown[0].batch_sizes) < 2 or len(shown[0].targets) < 2:
         raise NothingToShowError("A surface needs two batch sizes and two targets; the contours show what there is.")
@@ -190,7 +186,12 @@ def draw_success_difference(
     )
 
 
-def _drawable(surfaces: Sequence[SuccessSurface]) -> list[SuccessSurface]:
+def drawable(surfaces: Sequence[SuccessSurface]) -> list[SuccessSurface]:
+    """Return the surfaces that have rates.
+
+    Raises:
+        NothingToShowError: none has.
+    """
     shown = [surface for surface in surfaces if surface.refused is None and surface.targets and sum(surface.runs)]
     if not shown:
         raise nothing([s.refused for s in surfaces], "No run has a result, so there are no success rates.")
@@ -323,97 +324,3 @@ def _lines(surfaces: Sequence[SuccessSurface], scale: Scale, theme: Theme) -> go
         where = f"of {target_label(metric, first.targets[0])}"
     panels.figure.update_yaxes(range=[-0.02, 1.02], tickformat=".0%", title_text="success rate")
     return panels.finish(theme, *_words(surfaces, f"Success rate {where}"), panel_width=560)
-
-
-def success_data(surfaces: Sequence[SuccessSurface]) -> Data:
-    """Return success rates over batch size and target."""
-    return Data(
-        columns=(
-            "optimizer", "batch_size", "metric", "target", "rate", "low", "high", "configurations", "runs", "planned",
-        ),
-        rows=[
-            (
-                s.optimizer, s.batch_sizes[b], s.metric, s.targets[t], float(s.rate[b, t]), float(s.low[b, t]),
-                float(s.high[b, t]), s.configurations[b], s.runs[b], s.planned[b],
-            )
-            for s in surfaces
-            if s.refused is None
-            for b in range(len(s.batch_sizes))
-            for t in range(len(s.targets))
-        ],
-    )  # fmt: skip
-
-
-def difference_data(difference: SuccessDifference) -> Data:
-    """Return differences of success rates."""
-    arrays = (difference.difference, difference.low, difference.high)
-    return Data(
-        columns=("candidate", "reference", "batch_size", "metric", "target", "difference", "low", "high"),
-        rows=[
-            (
-                difference.candidate, difference.reference, size, difference.metric, target,
-                *(float(array[b, t]) for array in arrays),
-            )
-            for b, size in enumerate(difference.batch_sizes)
-            for t, target in enumerate(difference.targets)
-        ],
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class SuccessRates:
-    """Success rates in one of the forms that they are shown in."""
-
-    surfaces: tuple[SuccessSurface, ...]
-    form: str
-    difference: SuccessDifference | None
-    """Of the first pair."""
-
-
-FORMS = {"contours": "contours", "surface": "3-D surface", "difference": "difference"}
-
-
-def compute_success_rates(results: StudyResults, form: str) -> SuccessRates:
-    """Return the success rates of a study.
-
-    Raises:
-        NothingToShowError: there are none, or no pair to take the difference of.
-    """
-    surfaces = results.success
-    _drawable(surfaces)
-    difference = results.success_difference(results.pairs[0]) if results.pairs else None
-    if form == "difference" and (difference is None or refusals(surface.refused for surface in surfaces)):
-        raise nothing([s.refused for s in surfaces], "A difference takes two optimizers with a batch size in common.")
-    return SuccessRates(surfaces=surfaces, form=form, difference=difference)
-
-
-def draw_success_rates(rates: SuccessRates, theme: Theme) -> go.Figure:
-    """Draw success rates in their form.
-
-    Raises:
-        NothingToShowError: there is too little for that form.
-    """
-    if rates.form == "difference" and rates.difference is not None:
-        return draw_success_difference(rates.difference, rates.surfaces, theme=theme)
-    draw = draw_success_3d if rates.form == "surface" else draw_success
-    return draw(rates.surfaces, theme=theme)
-
-
-SUCCESS = Exhibit(
-    name="success",
-    section="success",
-    title="Success rate over batch size and target",
-    compute=compute_success_rates,
-    draw=draw_success_rates,
-    data=lambda rates: (
-        difference_data(rates.difference)
-        if rates.form == "difference" and rates.difference is not None
-        else success_data(rates.surfaces)
-    ),
-    notes=lambda rates: (
-        *refusals(surface.refused for surface in rates.surfaces),
-        *(caution.text for surface in rates.surfaces for caution in surface.warnings),
-    ),
-    options=(Option(name="form", label="Success rate as", values=lambda _: FORMS),),
-    depends=("filters", "metric"),
-)
