@@ -37,6 +37,7 @@ LONGEST = (
     "cluster/test_cluster.py",
     "execution/test_interruption.py",
     "execution/test_launch.py",
+    "face/test_notebook.py",
     "dashboards/test_browser.py",
     "dashboards/test_results.py",
     "report/test_page.py",

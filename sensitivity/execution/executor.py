@@ -1,4 +1,4 @@
-"""Ray for the length of one command, or kept for several: the ways in which `launch` may have it.
+"""Ray for one command, or kept across several: what `launch` runs a study on.
 
 Nothing here imports Ray before its environment is prepared.
 """
@@ -23,7 +23,7 @@ _NOT_OURS = ("RAY_", "TUNE_", "KMP_", "PYTEST_")
 
 
 class Sessions(Protocol):
-    """Gives Ray for a while: how many packs may run at once, and a folder for Tune's own files."""
+    """Provides Ray inside a block: how many packs may run at once, and a folder for Tune's own files."""
 
     def __call__(
         self, *, address: str | None, workers: int | None, execution: ExecutionSpec, on_loss: Callable[[str], None]
@@ -44,10 +44,10 @@ def one_session(
 
 
 class Executor:
-    """A Ray on this machine that is started by the first run and used again by the next ones.
+    """Ray on this machine, started by the first run and reused by later ones.
 
-    It is started anew where a run needs more cores than it has, or where the current folder or the environment
-    variables, which its workers inherit, have changed since.
+    It restarts when a run needs more cores than it has, or when the current folder or the environment variables, which
+    its workers inherit, have changed.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Executor:
     def session(
         self, *, address: str | None, workers: int | None, execution: ExecutionSpec, on_loss: Callable[[str], None]
     ) -> Iterator[tuple[int, Path]]:
-        """Give the Ray that is there, or start one; a cluster is joined for this session alone."""
+        """Reuse Ray, or start it; a cluster is joined for this session only."""
         if address is not None:
             self.close()
             with one_session(address=address, workers=workers, execution=execution, on_loss=on_loss) as found:
@@ -96,12 +96,12 @@ class Executor:
                 ray.close()
 
     def _end(self) -> None:
-        """Leave nothing, as the process ends."""
+        """Clean up at the end of the process."""
         self.close()
         self._surroundings.close()
 
     def _prepare(self, workers: int, execution: ExecutionSpec) -> None:
-        """Have a Ray that fits, started anew if need be."""
+        """Start Ray unless the one that runs fits."""
         cores = local_cores(workers, execution, available=available_workers(1))
         fits = cores <= self._cores and self._inherited == _inherited() and not self._lost
         if self._ray is not None and fits:
@@ -134,7 +134,7 @@ class Executor:
                 os.environ.pop(name, None)
 
     def _lose(self, cause: str) -> None:
-        """End the run that goes on, or the Ray that none uses, before Ray ends this process."""
+        """Stop the current run, or an idle Ray, before Ray ends this process."""
         self._lost = True
         if self._on_loss is not None:
             self._on_loss(cause)

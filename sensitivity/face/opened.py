@@ -104,12 +104,12 @@ class OpenedStudy:
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row a planned run: its hyperparameters (``param.lr``, ...), status, and final metrics."""
+        """One row per planned run: its hyperparameters (``param.lr``, ...), status, and final metrics."""
         return self._tables.runs
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """One row an evaluation of a run, ordered by ``trial_id`` and ``step``."""
+        """One row per evaluation of a run, ordered by ``trial_id`` and ``step``."""
         return self._tables.curves_of(self.runs["trial_id"])
 
     @cached_property
@@ -130,7 +130,7 @@ class OpenedStudy:
 
     @property
     def exhibits(self) -> pd.DataFrame:
-        """One row a figure or table that the study has: its name, section, title, and the values of its options."""
+        """One row per figure or table of the study: its name, section, title, and the values of its options."""
         import pandas as pd
 
         from sensitivity.figures.catalogue import EXHIBITS

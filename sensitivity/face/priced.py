@@ -47,7 +47,11 @@ class StudyPrice:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row an optimizer and batch size; times in seconds a run's share of its pack, memory a pack's in bytes."""
+        """One row per optimizer and batch size.
+
+        ``step_seconds`` is a run's share of a step of its pack, ``pack_gain`` what the pack saves, ``pack_bytes`` its
+        memory.
+        """
         import pandas as pd
 
         return pd.DataFrame(

@@ -40,9 +40,9 @@ def plan(study: StudyLike, *, storage: str | os.PathLike[str] = "studies", worke
     Raises:
         UserError: whatever is wrong with the study.
     """
-    from sensitivity.execution.pricing import price_plan
-
     with _prepared(study) as ready:
+        from sensitivity.execution.pricing import price_plan
+
         return StudyPrice(price_plan(ready, place(os.fspath(storage)).child(ready.spec.name), workers=workers))
 
 
@@ -71,11 +71,11 @@ def run(
         UserError: whatever is wrong with the study, its place or the cluster, or no run could be trained.
         KeyboardInterrupt: the study was stopped.
     """
-    from sensitivity.execution.launch import launch
-    from sensitivity.execution.telling import extent, outcome_lines
-
     line = StatusLine(sys.stderr, silent=not progress)
     with _prepared(study) as ready:
+        from sensitivity.execution.launch import launch
+        from sensitivity.execution.telling import extent, outcome_lines
+
         line.show(f"{ready.spec.name}: {extent(ready)}")
         directory = place(os.fspath(storage)).child(ready.spec.name)
         outcome = launch(

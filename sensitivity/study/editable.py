@@ -75,7 +75,11 @@ class Editable(Section):
         found = type(self)(**content)
         if kept and found.code:
             raise StudyFileError(
-                "study", [f"{field}: a function of an earlier cell; give it again beside the new one" for field in kept]
+                "study",
+                [
+                    f"{field}: a function from an earlier cell; pass it again together with the new one"
+                    for field in kept
+                ],
             )
         return found.with_code(self.code) if kept else found
 
@@ -92,7 +96,7 @@ def _parts(path: str) -> list[str]:
     try:
         below: Any = tomllib.loads(f"{path} = 0")
     except ValueError:
-        raise StudyFileError("study", [f"{path}: no path of a field; give one such as optimizers.sgd.lr"]) from None
+        raise StudyFileError("study", [f"{path}: not a field path; give one such as optimizers.sgd.lr"]) from None
     names = []
     while isinstance(below, dict) and len(below) == 1:
         names.append(next(iter(below)))
@@ -105,7 +109,7 @@ def _put(content: dict[str, Any], names: list[str], value: Any, path: str) -> No
     for name in names[:-1]:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
-            raise StudyFileError("study", [f"{path}: {name} is no table; give {name} as a whole"])
+            raise StudyFileError("study", [f"{path}: {name} is not a table; give {name} as a whole"])
     if value is None:
         table.pop(names[-1], None)
     else:

@@ -3,7 +3,7 @@
 What can be imported from a module is named by its path. What was defined in a notebook or a script is kept by its
 source text, as the module `MODULE`, with what it needs of its globals: imports, other functions and classes, and plain
 constants. The module is the same whatever the order of the cells, so that running a notebook again goes on with the
-study it began. A global of any other kind (an array, a network) is refused: another process can't make it anew.
+study it began. A global of any other kind (an array, a network) is refused: it can't be recreated in another process.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ class _SessionCode:
         """
         kind = type(value).__name__
         if not isinstance(value, (FunctionType, type)) and not hasattr(value, "__wrapped__"):
-            raise UserError(f"a {kind} was given; give a function, or a class, that makes what is wanted")
+            raise UserError(f"got a {kind}; give a function or a class that builds it")
         name, qualified = str(value.__name__), str(value.__qualname__)
         if name == "<lambda>":
-            raise UserError("a lambda has no name to be kept by; write it as a function: def name(...)")
+            raise UserError("a lambda has no name; write it as a function: def name(...)")
         if qualified != name:
             raise UserError(
                 f"{qualified.replace('.<locals>', '')} is defined inside another function or class, on whose variables "
@@ -103,7 +103,7 @@ class _SessionCode:
             )
         if name in self._values:
             if self._values[name] is not value:
-                raise UserError(f"two different things are called {name!r}; run their cells again, or rename one")
+                raise UserError(f"two different objects are named {name!r}; run their cells again, or rename one")
             return name
         self._values[name] = value
         found = find_definition(value)
@@ -129,7 +129,7 @@ class _SessionCode:
             self._imports |= statements
         elif isinstance(value, (FunctionType, type)) or hasattr(value, "__wrapped__"):
             if value.__name__ not in (name, "<lambda>"):
-                raise UserError(f"{by} uses {name!r}, which is called {value.__name__!r} where it is defined; use that")
+                raise UserError(f"{by} uses {name!r}, which was defined as {value.__name__!r}; use that name")
             try:
                 self.add(value)
             except UserError as error:
@@ -137,8 +137,8 @@ class _SessionCode:
         else:
             kind = type(value)
             raise UserError(
-                f"{by} uses {name!r}, a global variable of type {kind.__module__}.{kind.__qualname__}, which another "
-                f"process can't make anew; make it inside {by}, {_FIX}"
+                f"{by} uses {name!r}, a global variable of type {kind.__module__}.{kind.__qualname__}, which can't be "
+                f"recreated in another process; create it inside {by}, {_FIX}"
             )
 
     def _add_constant(self, name: str, value: Any, text: str, *, by: str) -> None:
@@ -147,7 +147,7 @@ class _SessionCode:
                 f"{by} uses {name!r}, a constant of {len(text):,} characters; read it from a file inside {by}"
             )
         if self._values.setdefault(name, value) != value:
-            raise UserError(f"two different things are called {name!r}; rename one")
+            raise UserError(f"two different objects are named {name!r}; rename one")
         self._constants[name] = text
         if isinstance(value, PurePath):
             self._imports.add(f"from pathlib import {type(value).__name__}")

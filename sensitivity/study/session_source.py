@@ -93,7 +93,7 @@ def find_definition(value: Any) -> Definition | str:
         lines = whole.splitlines(keepends=True)[_first_line(node) - 1 : node.end_lineno]
         text = textwrap.dedent("".join(lines)).rstrip() + "\n"
         if ast.dump(ast.parse(text).body[0]) != ast.dump(node):
-            return "it holds a text of several lines that its indentation is part of; define it at the top level"
+            return "it contains a multi-line string whose indentation would change; define it at the top level"
         flags = code.co_flags & _POSTPONED
         # A call through a name that the same source imports is compiled otherwise; IPython compiles each statement.
         compiled = [compile(each, "source", "exec", flags=flags, dont_inherit=True) for each in (text, whole)]
@@ -101,7 +101,7 @@ def find_definition(value: Any) -> Definition | str:
             return f"{code.co_filename} has changed since it was defined; run it again"
         return Definition(text=text, namespace=function.__globals__, file=code.co_filename, postponed=bool(flags))
     if not functions:
-        return "it has no function of its own by which its source could be found"
+        return "it defines no function of its own, so that its source can't be found"
     return f"its source is not found at the top level of {functions[0].__code__.co_filename}"
 
 

@@ -14,12 +14,7 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "examples" / "notebook.ipynb"
 PROBES = {
     "loop": "import asyncio; asyncio.get_running_loop().is_running()",
-    "same ray": """
-import ray
-before = ray.get_runtime_context().get_node_id()
-again = sensitivity.run(study.spec.replace(name="again", seeds=1), progress=False)
-(before == ray.get_runtime_context().get_node_id(), len(again.runs), sorted(set(again.runs["status"])))
-""",
+    "ray": "import ray; ray.get_runtime_context().get_node_id()",
     "interrupt": """
 import os, signal
 from sensitivity.face.progress import StatusLine
@@ -43,6 +38,7 @@ whole = sensitivity.run(stopping, progress=False).runs.set_index("trial_id")
 done = kept[kept["status"] != "pending"]
 (sorted(set(whole["status"]) - {"diverged"}), whole.loc[done.index, "finished_at"].equals(done["finished_at"]))
 """,
+    "still the same ray": "ray.get_runtime_context().get_node_id()",
     "changed cell": "def network(shape, outputs):\n    return nn.Linear(shape[0], outputs)\n",
     "refused": """
 try:
@@ -121,10 +117,7 @@ def test_the_notebook_is_kept_without_outputs_and_shows_all_it_promises(executed
 def test_it_runs_where_an_event_loop_runs_and_starts_ray_once(executed):
     _, found, _ = executed
     assert found["loop"] == "True"
-    same, runs, statuses = eval(found["same ray"])
-    assert same
-    assert runs == 8
-    assert set(statuses) <= {"completed", "diverged"}
+    assert found["ray"] == found["still the same ray"] != ""
 
 
 def test_an_interrupt_stops_and_loses_nothing(executed):

@@ -78,8 +78,8 @@ def test_replace_changes_what_is_named_and_nothing_else(spec):
         ({"sedes": 3}, r"sedes: unknown field \(did you mean 'seeds'\?\)"),
         ({"optimizers.sgd.lr": [0.0]}, r"optimizers\.sgd\.lr: lr must be > 0"),
         ({"optimizers.adm": {"kind": "adma", "lr": 1}}, r"optimizers\.adm\.kind: unknown optimizer 'adma'"),
-        ({"seeds.x": 1}, "seeds.x: seeds is no table; give seeds as a whole"),
-        ({"a b": 1}, "a b: no path of a field"),
+        ({"seeds.x": 1}, "seeds.x: seeds is not a table; give seeds as a whole"),
+        ({"a b": 1}, "a b: not a field path"),
         ({"budget": None}, "budget: missing"),
     ],
     ids=str,
@@ -109,7 +109,7 @@ def test_functions_are_kept_with_the_study_and_come_along_when_it_is_changed(min
     assert (spec.problem.dataset, spec.problem.model) == ("study_code:data", "study_code:net")
     assert spec.replace(seeds=3).code == spec.code
     assert spec != StudySpec(**minimal, problem={"dataset": cells["data"], "model": "study_code:net"})
-    with pytest.raises(StudyFileError, match=r"problem\.dataset: a function of an earlier cell; give it again"):
+    with pytest.raises(StudyFileError, match=r"problem\.dataset: a function from an earlier cell; pass it again"):
         spec.replace(**{"problem.model": cells["other"]})
     both = spec.replace(**{"problem.model": cells["other"], "problem.dataset": cells["data"]})
     assert "def other" in both.code

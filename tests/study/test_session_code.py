@@ -90,12 +90,12 @@ def test_what_a_module_has_is_named_by_its_path():
 REFUSED = {
     "lambda x: x": "f: a lambda has no name",
     "outer()": "outer.inner is defined inside another function",
-    "uses_array": "uses 'array', a global variable of type numpy.ndarray.*make it inside uses_array",
+    "uses_array": "uses 'array', a global variable of type numpy.ndarray.*create it inside uses_array",
     "indirect": "indirect uses 'uses_array': uses_array uses 'array'",
-    "array.sum": "a builtin_function_or_method was given; give a function, or a class",
+    "array.sum": "got a builtin_function_or_method; give a function or a class",
     "uses_big": "uses 'big', a constant of 20,002 characters",
-    "uses_alias": "uses 'alias', which is called 'plain' where it is defined",
-    "Empty": "Empty: it has no function of its own",
+    "uses_alias": "uses 'alias', which was defined as 'plain'",
+    "Empty": "Empty: it defines no function of its own",
     "unknown": "unknown: its source is not found",
 }
 
@@ -131,7 +131,7 @@ def test_what_cannot_be_kept_is_refused_by_name(refused, given):
 def test_two_things_of_one_name_are_refused(refused, run_cell):
     old = refused["plain"]
     run_cell("def plain(): return 1\ndef calls(): return plain()", refused)
-    with pytest.raises(StudyFileError, match="two different things are called 'plain'"):
+    with pytest.raises(StudyFileError, match="two different objects are named 'plain'"):
         with_import_paths({"f": refused["calls"], "g": old})
 
 
@@ -156,7 +156,7 @@ def test_annotations_stay_postponed_where_they_were(tmp_path):
 
 def test_a_text_that_indentation_is_part_of_is_not_changed(run_cell):
     cells = run_cell('if True:\n    def f():\n        return """a\n        b"""\ndef g():\n    return """a\n    b"""\n')
-    with pytest.raises(StudyFileError, match="f: it holds a text of several lines that its indentation is part of"):
+    with pytest.raises(StudyFileError, match="f: it contains a multi-line string whose indentation would change"):
         with_import_paths({"f": cells["f"]})
     exec(with_import_paths({"f": cells["g"]})[1], found := {})
     assert found["g"]() == cells["g"]() == "a\n    b"
