@@ -23,7 +23,7 @@ def pytest_addoption(parser):
         "--faults",
         type=int,
         metavar="N",
-        help="tests/faults: make N kills instead of 6, and record the outcome in benchmarks/results/faults.md",
+        help="tests/faults: make N kills instead of 4, and record the outcome in benchmarks/results/faults.md",
     )
     parser.addoption(
         "--cluster",

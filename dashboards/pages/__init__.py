@@ -40,6 +40,12 @@ _PAGES = (
         lead="How far does a larger batch buy fewer steps, and what does it cost to get there?",
         parts=("scaling", "cost"),
     ),
+    Page(
+        name="curves",
+        title="Learning curves",
+        lead="How do the best, the median and the diverging configurations get to their results?",
+        parts=("curves",),
+    ),
     RUNS,
 )
 

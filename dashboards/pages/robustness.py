@@ -136,7 +136,7 @@ ROBUSTNESS = Page(
     name="robustness",
     title="Robustness",
     lead="How far can the hyperparameters move before the result is lost?",
-    parts=("maps", "curves"),
+    parts=("maps",),
     before={"robustness": (FixedBlock(name="slots", content=_slots),)},
     after={"robustness": (*_CURVES, *_SEEDS)},
 )

@@ -42,4 +42,4 @@ def write_report_file(study_dirs: Sequence[str], output: Path | None, figures: P
 def show_verdict(study_dir: str, *, as_json: bool) -> None:
     """Print the answers to a study's two questions."""
     results = StudyResults(read_tables(place(study_dir)))
-    print(json_text(verdict_output(results.spec.name, results), indent=2) if as_json else verdict_text(results))
+    print(json_text(verdict_output(results), indent=2) if as_json else verdict_text(results))

@@ -48,9 +48,8 @@ def _write(files: Sequence[tuple[Path, str]]) -> tuple[Written, ...]:
     logging.getLogger("choreographer").setLevel(logging.CRITICAL)  # it logs tracebacks of what it then ignores
     stopped = threading.Event()
     with ThreadPoolExecutor(1) as own:  # a thread without an event loop, which a notebook's has
-        drawing = own.submit(lambda: asyncio.run(_draw(files, stopped)))
         try:
-            return drawing.result()
+            return own.submit(lambda: asyncio.run(_draw(files, stopped))).result()
         except BaseException:  # Ctrl-C, which only this thread sees
             stopped.set()
             raise

@@ -12,7 +12,7 @@ from sensitivity.figures.labels import target_in_words
 from sensitivity.figures.verdict_words import answer_in_words
 from sensitivity.report import story
 from sensitivity.report.exhibits import StudyPage
-from sensitivity.report.parts import Answers, Exhibited, Paragraph, Part, View, tabs
+from sensitivity.report.parts import Answers, Exhibited, Nothing, Paragraph, Part, View, tabs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,19 @@ def _answers(page: StudyPage) -> tuple[Part, ...]:
         *([Paragraph(on, muted=True)] if on else []),
         *tabs(page.prefix + PAIR.name, PAIR.label, _by_pair(results)),
         *([Exhibited(notes=looks)] if looks else []),
-        *page.exhibits("answers", switched=(PAIR.name,)),
+        *_untold(page.exhibits("answers", switched=(PAIR.name,)), results),
     )
+
+
+def _untold(parts: Sequence[Part], results: StudyResults) -> list[Part]:
+    """Return parts without why there is no evidence where the verdict's reasons have said so."""
+    told = [reason.text for claim in results.claims for reason in claim.verdict.reasons]
+    return [
+        Nothing([text for text in part.texts if not any(reason in text for reason in told)])
+        if isinstance(part, Nothing)
+        else part
+        for part in parts
+    ]
 
 
 def _by_pair(results: StudyResults) -> list[View]:

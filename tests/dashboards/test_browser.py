@@ -126,6 +126,24 @@ def test_the_tolerance_moves_the_region(site, visit, at):
     maps.locator(".gtitle-subtitle", has_text=re.compile("within 1 ?percentage ?point ?of")).wait_for()
 
 
+def test_options_and_filters_change_what_a_page_shows(site, visit, at):
+    tab = visit(f"{site}/study/half/curves")
+    curves = at.figure(tab, "curves")
+    tab.get_by_text("the median cells").click()
+    tab.wait_for_url("**cells=median")
+    curves.locator(".gtitle", has_text="median cells").wait_for()
+    tab.get_by_role("link", name="Robustness").click()
+    at.until(lambda: tab.locator(".choosable").count() == 2)
+    tab.get_by_label("Optimizers").first.click()
+    tab.get_by_role("option", name="SGD").click()
+    tab.wait_for_url("**optimizer=sgd**")
+    at.until(lambda: tab.locator(".choosable").count() == 1)  # K-FAC's maps have no place any more
+    tab.go_back()
+    at.until(lambda: tab.locator(".choosable").count() == 2)
+    tab.go_back()
+    at.figure(tab, "curves").locator(".gtitle", has_text="median cells").wait_for()
+
+
 def test_cells_are_chosen_with_the_keyboard(site, visit, at):
     tab = visit(f"{site}/study/bowl/robustness")
     maps = at.figure(tab, "robustness-sgd")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sensitivity.cli.display import size
 from sensitivity.report import images
 from sensitivity.study.errors import UserError
+from sensitivity.study.words import size
 
 
 def test_the_verdict_is_answered_in_the_terminal(command, study_of):

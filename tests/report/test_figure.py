@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 import pytest
 
 from sensitivity.analysis.study_results import StudyResults
-from sensitivity.cli.display import size
 from sensitivity.figures import catalogue
 from sensitivity.figures.data import Data
 from sensitivity.figures.exhibit import OPTIMIZER, Exhibit, Option
@@ -17,6 +16,7 @@ from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.tables import Table
 from sensitivity.report import write_report
 from sensitivity.store.reader import read_study
+from sensitivity.study.words import size
 
 
 @pytest.fixture

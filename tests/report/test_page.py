@@ -152,6 +152,10 @@ def test_the_verdict_and_its_evidence_come_before_anything_else(report_of):
     ]
     assert places == sorted(places)
     assert "For the target training loss ≤ 0.2" in page
+    summary = html.unescape(page.split('id="summary"')[1].split("</section>")[0])
+    assert summary.count("K-FAC ran on a grid.") == 1, (
+        "where there is no evidence to draw, the reasons are not repeated"
+    )
 
 
 def test_a_search_that_seeks_success_is_refused_in_words(synthetic, study_of):
