@@ -29,7 +29,8 @@ from sensitivity.analysis.estimates import Estimate, Floats
 from sensitivity.analysis.price import compute_prices
 from sensitivity.analysis.ratios import Moments, log_ratio_jackknife
 from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
-from sensitivity.study.arms import KFACArm, SGDArm
+from sensitivity.optimizers.kinds.kfac import KFACArm
+from sensitivity.optimizers.kinds.sgd import SGDArm
 from sensitivity.study.designs import configurations
 
 RECORD = Path(__file__).parent / "results" / "coverage_tuning.md"

@@ -55,6 +55,13 @@ def test_readers_load_no_runner():
     assert not culprits
 
 
+def test_declarations_of_optimizers_load_no_runner():
+    names = ["sensitivity.study.arms", *modules_of("sensitivity/optimizers/kinds")]
+    loaded = loaded_by(*names)
+    assert {"sensitivity.optimizers.kinds.kfac", "sensitivity.optimizers.kinds.own"} <= loaded.keys()
+    assert not {name: within(found, RUNNERS)[:3] for name, found in loaded.items() if within(found, RUNNERS)}
+
+
 def test_analysis_alone_loads_no_runner():
     assert not within(loaded_by("sensitivity.analysis")["sensitivity.analysis"], RUNNERS)
 

@@ -23,7 +23,9 @@ from dashboards.site import Site
 from dashboards.top import TopPage
 from sensitivity.figures.labels import optimizer_name
 from sensitivity.figures.tables import Table
+from sensitivity.study.arms import arm_class
 from sensitivity.study.errors import StudyFileError, UserError
+from sensitivity.study.hyperparameters import rank
 from sensitivity.study.load import parse_toml, read_study
 from sensitivity.study.redaction import redacted
 from sensitivity.study.spec import StudySpec
@@ -43,7 +45,6 @@ _FIELDS = (
     ("targets.train_loss", "Targets of training loss"),
 )
 _FIRST = "shipped: quickstart"
-_ARM_FIELDS = ("lr", "damping", "momentum", "weight_decay", "design", "samples")
 
 
 def start_page(site: Site) -> TopPage:
@@ -185,12 +186,7 @@ def _fields(raw: Mapping[str, Any], mistakes: Sequence[str]) -> tuple[list[dmc.T
     arms = raw.get("optimizers")
     paths = [(tuple(path.split(".")), label) for path, label in _FIELDS]
     for name, arm in arms.items() if isinstance(arms, dict) else ():
-        kind = arm.get("kind") if isinstance(arm, dict) else None
-        paths += [
-            (("optimizers", name, field), f"{name}: {field.replace('_', ' ')}")
-            for field in _ARM_FIELDS
-            if field != "damping" or kind == "kfac"
-        ]
+        paths += [(("optimizers", name, field), f"{name}: {field.replace('_', ' ')}") for field in _arm_fields(arm)]
     left = list(mistakes)
     form = []
     for path, label in paths:
@@ -207,6 +203,16 @@ def _fields(raw: Mapping[str, Any], mistakes: Sequence[str]) -> tuple[list[dmc.T
             )
         )
     return form, left
+
+
+def _arm_fields(arm: Any) -> tuple[str, ...]:
+    """Return the fields of an optimizer's form: its numbers, as it declares them, and its design."""
+    given = arm if isinstance(arm, dict) else {}
+    declared = arm_class(given.get("kind"))
+    numbers = ["lr"] if declared is None else sorted(declared.number_fields(), key=rank)
+    extra = declared is not None and declared.model_config.get("extra") == "allow"
+    own = [field for field in given if extra and declared is not None and field not in declared.model_fields]
+    return (*numbers, *own, "design", "samples")
 
 
 def _filled(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from sensitivity.study.arms import arm_class
 from sensitivity.study.hyperparameters import hyperparameter
-
-_OPTIMIZERS = {"kfac": "K-FAC", "sgd": "SGD"}
 
 
 def optimizer_name(name: str) -> str:
-    """Return an optimizer's name as it is read."""
-    return _OPTIMIZERS.get(name, name)
+    """Return an optimizer's name as it is read: where it is that of a kind, such as "kfac", the kind's label."""
+    declared = arm_class(name)
+    return declared.label if declared is not None and declared.label else name
 
 
 def parameter_name(name: str) -> str:

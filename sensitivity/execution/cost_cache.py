@@ -62,6 +62,7 @@ class CostCache:
             "workload": first.workload.content,
             "training_asked": first.workload.training_asked,
             "settings": dict(first.settings),
+            "structure": first.structure,
             "batch_size": first.batch_size,
             "trials": len(trials),
         }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from sensitivity.execution.cost_cache import CostCache
 from sensitivity.execution.loading import load
 from sensitivity.execution.prepare import Plan
+from sensitivity.study.arms import OWN, declared_kind
 from sensitivity.study.errors import UserError
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.trials import Group, Trial
@@ -24,6 +26,8 @@ from sensitivity.training.cost import run_cost
 from sensitivity.training.memory import keep_freed_memory
 from sensitivity.training.precision import set_tf32
 from sensitivity.training.problems import Problem
+
+logger = logging.getLogger(__name__)
 
 _LARGEST_PACK = 64
 _SHORTEST_PACK_S = 1.0
@@ -134,15 +138,20 @@ def pack_sizes(costs: Mapping[Group, Cost]) -> dict[Group, int]:
 
 
 def samples(plan: Plan, *, finished: AbstractSet[str]) -> dict[Group, tuple[Trial, ...]]:
-    """Return trials of each arm and batch size that stand for all of them: as many as the largest pack holds."""
+    """Return trials of each arm and batch size that stand for all of them: as many as the largest pack holds.
+
+    Where structural hyperparameters vary, they have the middle one of the study's values.
+    """
     most = plan.spec.execution.pack_size or _LARGEST_PACK
     by_group: dict[Group, list[Trial]] = {}
     for trial in plan.expected:
         by_group.setdefault(trial.group, []).append(trial)
     chosen = {}
     for group, trials in by_group.items():
-        missing = [trial for trial in trials if trial.id not in finished]
-        chosen[group] = tuple((missing or trials)[:most])
+        wanted = [trial for trial in trials if trial.id not in finished] or trials
+        structures = sorted({trial.structure for trial in wanted})
+        middle = structures[len(structures) // 2]
+        chosen[group] = tuple([trial for trial in wanted if trial.structure == middle][:most])
     return chosen
 
 
@@ -191,7 +200,7 @@ def measure(
         workers: packs at a time, which share the machine's memory.
 
     Raises:
-        UserError: the user's code raises in training.
+        UserError: the user's problem raises in training.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(execution.threads)
@@ -204,19 +213,33 @@ def measure(
         for group, trials in groups.items():
             known = cache.get(trials)
             if known is None:
-                with users_code(f"{trials[0].label()}: training"):
-                    known = calibrate(
-                        trials,
-                        problem,
-                        memory_bytes=_memory(execution, workers),
-                        micro_batch=execution.micro_batch,
-                        **sizes,
-                    )
-                cache.put(trials, known)
+
+                def calibrated(trials: Sequence[Trial]) -> Cost:
+                    memory = _memory(execution, workers)
+                    return calibrate(trials, problem, memory_bytes=memory, micro_batch=execution.micro_batch, **sizes)
+
+                try:
+                    with users_code(f"{trials[0].label()}: training"):
+                        known = calibrated(trials)
+                except UserError as error:
+                    if declared_kind(trials[0].settings["kind"]) != OWN:
+                        raise
+                    # Other optimizers of the study may do well, and so may other settings of this one.
+                    logger.warning("%s\n  Its runs are tried nevertheless, and priced as SGD's", error)
+                    known = calibrated([_as_sgd(trial) for trial in trials])
+                else:
+                    cache.put(trials, known)
             costs[group] = known
     finally:
         torch.set_num_threads(threads)
     return costs
+
+
+def _as_sgd(trial: Trial) -> Trial:
+    """Return a trial of SGD on the same problem."""
+    lr = dict(trial.hyperparameters)["lr"]
+    numbers = (("lr", lr), ("momentum", 0.0), ("weight_decay", 0.0))
+    return replace(trial, settings={"kind": "sgd", "nesterov": False}, hyperparameters=numbers)
 
 
 def _memory(execution: ExecutionSpec, workers: int) -> float:

@@ -131,7 +131,8 @@ def snapshot_of(spec: StudySpec, folder: Path) -> Snapshot:
         UserError: one is not found, or can't be kept.
     """
     use_snapshot(Snapshot(roots=(str(folder),)))  # what an earlier study in this process has loaded is forgotten
-    return take_snapshot(spec.problem, str(folder), code=spec.code)
+    kinds = {name: arm.kind for name, arm in spec.optimizers.items()}
+    return take_snapshot(spec.problem, str(folder), kinds, code=spec.code)
 
 
 def with_recorded(plan: Plan, recorded: Sequence[Trial]) -> Plan:

@@ -27,12 +27,14 @@ class PricedPlan:
         todo, planned = (sum(getattr(line, name) for line in self.price.lines) for name in ("missing", "planned"))
         estimated = any(line.estimated for line in self.price.lines)
         how_many = f"About {todo}" if estimated else f"{todo} of {planned}"
-        return (
+        notes = [f"{name}: {arm.note}." for name, arm in self.plan.spec.optimizers.items() if arm.note]
+        said = (
             f"{how_many} runs to do{'' if estimated else f', in {self.packs} packs'}.\n"
             f"At most {duration(self.price.device_seconds)} of device time: {duration(self.price.wall_seconds)} with "
             f"{self.price.workers} workers, Ray's start aside. ms/step is a trial's share of its pack's step, gain "
             "what the pack saves of it; memory is a pack's."
         )
+        return "\n".join([said, *notes])
 
 
 def price_plan(plan: Plan, directory: Place, *, workers: int | None) -> PricedPlan:

@@ -20,7 +20,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler,
 from optuna.trial import TrialState, create_trial
 
 from sensitivity.study.arms import Arm
-from sensitivity.study.axes import Axis, round_significant
+from sensitivity.study.axes import Axis
 from sensitivity.study.designs import Configuration
 
 _STATEFUL = ("cmaes", "nsga2")
@@ -163,6 +163,6 @@ def _configuration(arm: Arm, params: dict[str, float]) -> Configuration:
             return axis.values[0]
         if axis.scale == "values":
             return axis.values[int(params[name])]
-        return min(max(round_significant(params[name]), axis.low), axis.high)
+        return min(max(axis.rounded(params[name]), axis.low), axis.high)
 
     return tuple((name, value(name, axis)) for name, axis in arm.axes().items())

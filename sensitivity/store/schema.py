@@ -21,7 +21,7 @@ TRIAL_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "trial_id": (_S, "hash of all that determines the result; a run's key"),
     "cell_id": (_S, "the same without the seed: runs of one cell differ in the seed alone"),
     "optimizer": (_S, "name of the optimizer in the study file"),
-    "kind": (_S, "sgd or kfac"),
+    "kind": (_S, "the kind of optimizer, such as sgd or kfac; the import path of one of the user's"),
     "batch_size": (_I, "examples a step"),
     "seed": (_I, "fixes initialisation and data order"),
     "confirmation": (pa.bool_(), "whether it runs a winner again on a fresh seed, after it was chosen"),

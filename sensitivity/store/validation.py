@@ -167,7 +167,7 @@ TRIAL_RULES: Mapping[str, Rule] = {
     "trial_id": _ID,
     "cell_id": _ID,
     "optimizer": Text(r"\A[A-Za-z0-9][A-Za-z0-9._-]*\z", "a name of letters, digits, . _ -", 64),
-    "kind": Text(r"\A\w+\z", "a name", 64),
+    "kind": Text(r"\A[\w.]+(:\w+)?\z", "a name", _MOST_NAME),
     "batch_size": Whole(1, 10**9),
     "seed": Whole(0, 2**31 - 1),
     "confirmation": Flag(),

@@ -1,23 +1,54 @@
 """The optimizers of a study ("arms"), each with its design over its hyperparameters.
 
-A hyperparameter is a number that may differ between the members of a pack; a setting is equal within a
-pack. Settings have one value an arm; to compare two, declare two arms.
+A hyperparameter is a number with an axis: one value, a list, or an interval. Everything else about an optimizer is a
+setting: it has one value an arm; to compare two, declare two arms. Numbers that decide which code runs, such as
+intervals in steps, are settings as long as they have one value, and hyperparameters where they have an axis.
+
+Each optimizer declares its arm in its own file in `sensitivity.optimizers.kinds`. Those files are looked up by name
+when a kind is first asked for. They import no torch before they train, so that reading a study needs none.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from sensitivity.study.axes import Axis, AxisField
-from sensitivity.study.hyperparameters import HYPERPARAMETERS
-from sensitivity.study.section import MOST_SAMPLES, Count, Section, Seed
+from sensitivity.study.axes import Axis, LimitOrAxis, NumberOrAxis
+from sensitivity.study.hyperparameters import hyperparameter
+from sensitivity.study.protocol import Decay, ScheduleSpec
+from sensitivity.study.schedule import own_schedule
+from sensitivity.study.section import MOST_SAMPLES, AsList, Section, Seed
+from sensitivity.study.user_functions import IMPORT_PATH
 
 SEARCHES = ("tpe", "gp", "cmaes", "nsga2")
 """The designs whose next configurations depend on the results of earlier ones."""
+
+
+class ArmSchedule(Section):
+    """What an optimizer's schedule has other than the study's: fields of ``[schedule]``; its numbers may have axes."""
+
+    warmup_epochs: NumberOrAxis = None
+    decay: Decay | None = None
+    decay_at: Annotated[tuple[float, ...] | None, AsList] = None
+    decay_factor: NumberOrAxis = None
+    decay_fraction: NumberOrAxis = None
+
+    def axes(self) -> dict[str, Axis]:
+        """Return the axis of each number that has one, by name."""
+        return {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Axis)}
 
 
 class Arm(Section):
@@ -27,8 +58,16 @@ class Arm(Section):
     finds every mistake.
     """
 
-    hyperparameter_names: ClassVar[tuple[str, ...]]
+    label: ClassVar[str] = ""
+    """The optimizer's name as it is read."""
+    reference: ClassVar[str] = ""
+    """The paper or the code that defines the update."""
+    later: ClassVar[Collection[str]] = ("prune", "clip_norm", "schedule")
+    """Fields that were added after runs existed. At their default they are left out of the trials' ids."""
+    note: ClassVar[str] = ""
+    """What a plan has to say of it: what costs more than elsewhere, or isn't counted."""
 
+    kind: str
     design: Literal["grid", "random", "sobol", "tpe", "gp", "cmaes", "nsga2"] = "grid"
     """The full factorial, independent or quasi-random draws, or an adaptive search by Optuna's sampler of that name."""
     device_hours: Annotated[float, Field(gt=0, le=1e6)] | None = None
@@ -39,6 +78,9 @@ class Arm(Section):
     design_seed: Seed = 0
     prune: Literal["none", "median"] = "none"
     """Whether members of a pack that are worse than its median at an evaluation are stopped."""
+    clip_norm: LimitOrAxis = None
+    """Scale the gradient of all parameters to this norm where it is larger, as torch's clip_grad_norm_ does."""
+    schedule: ArmSchedule | None = None
 
     @field_validator("samples")
     @classmethod
@@ -63,30 +105,18 @@ class Arm(Section):
             )
         return value
 
-    @field_validator(*HYPERPARAMETERS, check_fields=False)
+    @field_validator("*")
     @classmethod
-    def _axis_fits(cls, axis: Axis, info: ValidationInfo) -> Axis:
-        declared = HYPERPARAMETERS[str(info.field_name)]
-        bad = [value for value in axis.bounds() if not declared.allows(value)]
-        if bad:
-            raise PydanticCustomError(
-                "range",
-                "{name} must be {allowed}; got {bad}",
-                {"name": info.field_name, "allowed": declared.allowed, "bad": f"{bad[0]:g}"},
-            )
-        design = info.data.get("design")
-        if axis.scale != "values" and design == "grid" and axis.points is None:
-            raise PydanticCustomError("design", "a grid needs points on each interval: add points = 8, say")
-        if axis.points is not None and design not in (None, "grid"):
-            raise PydanticCustomError("design", 'points belongs to design = "grid"; remove it')
-        return axis
+    def _axis_fits(cls, value: Any, info: ValidationInfo) -> Any:
+        return fitting(value, str(info.field_name), info.data.get("design")) if isinstance(value, Axis) else value
 
-    @field_validator("nesterov", check_fields=False)
+    @field_validator("schedule")
     @classmethod
-    def _nesterov_has_momentum(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and "momentum" in info.data and info.data["momentum"].bounds()[0] == 0:
-            raise PydanticCustomError("design", "nesterov = true needs momentum > 0 everywhere; remove 0 from momentum")
-        return value
+    def _schedule_fits(cls, value: ArmSchedule | None, info: ValidationInfo) -> ArmSchedule | None:
+        if value is None:
+            return None
+        fitted = {name: fitting(axis, name, info.data.get("design")) for name, axis in value.axes().items()}
+        return value.model_copy(update=fitted)
 
     @model_validator(mode="after")
     def _something_to_draw(self) -> Arm:
@@ -114,53 +144,122 @@ class Arm(Section):
 
     def axes(self) -> dict[str, Axis]:
         """Return the axis of each hyperparameter, by name."""
-        return {name: getattr(self, name) for name in self.hyperparameter_names}
+        names = (*type(self).model_fields, *(self.model_extra or ()))
+        own = {name: value for name in names if isinstance(value := getattr(self, name), Axis)}
+        return {**own, **(self.schedule.axes() if self.schedule else {})}
+
+    @classmethod
+    def number_fields(cls) -> tuple[str, ...]:
+        """Names of the declared fields that have an axis, or may have one."""
+        annotations = {name: field.annotation for name, field in cls.model_fields.items()}
+        return tuple(name for name, each in annotations.items() if Axis in (each, *get_args(each)))
+
+    @property
+    def hyperparameter_names(self) -> tuple[str, ...]:
+        """Names of the numbers that have an axis."""
+        return tuple(self.axes())
 
     def settings(self) -> dict[str, Any]:
         """Return what is equal for all trials of the arm and determines their results."""
-        skipped = {*self.hyperparameter_names, "design", "samples", "device_hours", "design_seed"}
-        if self.prune == "none":  # then it changes no result, nor any id
-            skipped.add("prune")
-        return {name: value for name, value in self.model_dump(mode="json").items() if name not in skipped}
+        fields = type(self).model_fields
+        skipped = {*self.axes(), "design", "samples", "device_hours", "design_seed"}
+        skipped |= {name for name in self.later if getattr(self, name) == fields[name].default}
+        content = {name: value for name, value in self.model_dump(mode="json").items() if name not in skipped}
+        if self.schedule is not None:
+            dumped = content.pop("schedule").items()
+            if same := {name: value for name, value in dumped if value is not None and name not in skipped}:
+                content["schedule"] = same
+        return content
 
 
-class SGDArm(Arm):
-    """SGD with (Nesterov) momentum and coupled weight decay, as torch.optim.SGD defines them."""
-
-    hyperparameter_names: ClassVar[tuple[str, ...]] = ("lr", "momentum", "weight_decay")
-
-    kind: Literal["sgd"] = "sgd"
-    lr: AxisField
-    momentum: AxisField = Axis(scale="values", values=(0.0,))
-    weight_decay: AxisField = Axis(scale="values", values=(0.0,))
-    nesterov: bool = False
-
-
-class KFACArm(Arm):
-    """K-FAC: Kronecker-factored approximate curvature (Martens & Grosse 2015)."""
-
-    hyperparameter_names: ClassVar[tuple[str, ...]] = ("lr", "damping", "momentum", "weight_decay")
-
-    kind: Literal["kfac"] = "kfac"
-    lr: AxisField
-    damping: AxisField
-    momentum: AxisField = Axis(scale="values", values=(0.9,))
-    weight_decay: AxisField = Axis(scale="values", values=(0.0,))
-    nesterov: bool = False
-    factor_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    factor_interval: Count = 1
-    inverse_interval: Count = 10
-    kl_clip: Annotated[float, Field(gt=0)] | None = None
-
-    @field_validator("inverse_interval")
-    @classmethod
-    def _intervals_fit(cls, value: int, info: ValidationInfo) -> int:
-        if value % info.data.get("factor_interval", 1):
-            raise PydanticCustomError(
-                "design", "must be a multiple of factor_interval, or inverses repeat on old factors"
-            )
-        return value
+def fitting(axis: Axis, name: str, design: str | None) -> Axis:
+    """Return an axis as its hyperparameter has it (whole numbers or not); refuse it where it is out of range."""
+    number = hyperparameter(name)
+    bad = [value for value in axis.bounds() if not number.allows(value)]
+    bad += [value for value in (*axis.bounds(), *axis.values) if number.whole and value != round(value)]
+    if bad:
+        raise PydanticCustomError(
+            "range",
+            "{name} must be {allowed}; got {bad}",
+            {"name": name, "allowed": number.allowed, "bad": f"{bad[0]:g}"},
+        )
+    if axis.scale != "values" and design == "grid" and axis.points is None:
+        raise PydanticCustomError("design", "a grid needs points on each interval: add points = 8, say")
+    if axis.points is not None and design not in (None, "grid"):
+        raise PydanticCustomError("design", 'points belongs to design = "grid"; remove it')
+    return axis.model_copy(update={"whole": True}) if number.whole else axis
 
 
-ArmField = Annotated[SGDArm | KFACArm, Field(discriminator="kind")]
+def needs_momentum(nesterov: bool, info: ValidationInfo) -> bool:
+    """Refuse Nesterov's form where momentum may be 0; for the field `nesterov` of an arm, after `momentum`."""
+    if nesterov and "momentum" in info.data and info.data["momentum"].bounds()[0] == 0:
+        raise PydanticCustomError("design", "nesterov = true needs momentum > 0 everywhere; remove 0 from momentum")
+    return nesterov
+
+
+OWN = "module:Optimizer"
+"""Stands for the kinds that are import paths: optimizers of the user's own."""
+ARMS: dict[str, type[Arm]] = {}
+"""Every declared optimizer's arm, by kind. `arm_class` fills it."""
+_KINDS = "sensitivity.optimizers.kinds"
+
+
+def declare(kind: str, arm: type[Arm]) -> None:
+    """Declare an optimizer by its arm."""
+    ARMS[kind] = arm
+
+
+def kinds() -> tuple[str, ...]:
+    """Return the kinds of all declared optimizers."""
+    importlib.import_module(_KINDS)
+    return tuple(ARMS)
+
+
+def declared_kind(kind: str) -> str:
+    """Return the kind under which an optimizer is declared: its own, or `OWN` of an import path."""
+    return OWN if IMPORT_PATH.fullmatch(kind) else kind
+
+
+def arm_class(kind: object) -> type[Arm] | None:
+    """Return the arm of a kind; None if no optimizer has that name."""
+    kinds()
+    return ARMS.get(declared_kind(kind)) if isinstance(kind, str) else None
+
+
+def _arm(raw: Any) -> Any:
+    """Read an arm by its kind."""
+    if isinstance(raw, Arm):
+        return raw
+    if not isinstance(raw, dict):
+        raise PydanticCustomError("arm", "give a table")
+    kind = raw.get("kind")
+    found = arm_class(kind)
+    if found is not None:
+        return found.model_validate(raw)
+    known = kinds()
+    context = {"allowed": ", ".join(known), "known": known, "name": str(kind)}
+    missing = PydanticCustomError("kind", 'missing; give kind = "sgd", say. Allowed: {allowed}', context)
+    unknown = PydanticCustomError("unknown_kind", "unknown optimizer", context)
+    error = InitErrorDetails(type=missing if kind is None else unknown, loc=("kind",), input=kind)
+    raise ValidationError.from_exception_data("arm", [error])
+
+
+def check_schedules(optimizers: Mapping[str, Arm], schedule: ScheduleSpec) -> None:
+    """Refuse an optimizer whose own schedule makes none with that of the study, at either end of its axes."""
+    for name, arm in optimizers.items():
+        axes = arm.schedule.axes() if arm.schedule else {}
+        for end in (0, 1):
+            own = {**arm.settings().get("schedule", {}), **{key: axis.bounds()[end] for key, axis in axes.items()}}
+            try:
+                own_schedule(schedule, own)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise PydanticCustomError(
+                    "schedule",
+                    "optimizers.{name}.schedule.{field}: {message}",
+                    {"name": name, "field": ".".join(map(str, first["loc"])), "message": first["msg"]},
+                ) from None
+
+
+ArmField = Annotated[SerializeAsAny[Arm], BeforeValidator(_arm)]
 """A pydantic field that reads an arm by its `kind`."""

@@ -12,10 +12,20 @@ import sys
 from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    TypeAdapter,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from sensitivity.study.section import MOST_POINTS, AsList, Section
+from sensitivity.study.section import MOST_POINTS, AsList, Count, Section
 
 
 def round_significant(value: float) -> float:
@@ -31,12 +41,15 @@ class Axis(Section):
     low: float = 0.0
     high: float = 0.0
     points: int | None = None
+    whole: bool = False
+    """Whether values are whole numbers: an interval's are rounded to the nearest."""
 
     @model_serializer
     def as_written(self) -> Any:
         """Return the axis in the form that a study file has it in."""
         if self.scale == "values":
-            return list(self.values) if len(self.values) > 1 else self.values[0]
+            values = [int(value) if self.whole else value for value in self.values]
+            return values if len(values) > 1 else values[0]
         interval: dict[str, Any] = {self.scale: [self.low, self.high]}
         return interval if self.points is None else {**interval, "points": self.points}
 
@@ -63,7 +76,7 @@ class Axis(Section):
             return self.values
         if self.points is None:
             raise ValueError("an interval in a grid needs points")
-        return tuple(self.quantile(i / (self.points - 1)) for i in range(self.points))
+        return tuple(dict.fromkeys(self.quantile(i / (self.points - 1)) for i in range(self.points)))
 
     def quantile(self, u: float) -> float:
         """Return the value at fraction `u` in [0, 1] of the box's side (of the list, in a list)."""
@@ -71,8 +84,12 @@ class Axis(Section):
             return self.values[min(int(u * len(self.values)), len(self.values) - 1)]
         if self.scale == "log":
             low, high = math.log(self.low), math.log(self.high)
-            return round_significant(math.exp(low + u * (high - low)))
-        return round_significant(self.low + u * (self.high - self.low))
+            return self.rounded(math.exp(low + u * (high - low)))
+        return self.rounded(self.low + u * (self.high - self.low))
+
+    def rounded(self, value: float) -> float:
+        """Return a value of the interval as a configuration has it: six significant digits, or a whole number."""
+        return float(round(value)) if self.whole else round_significant(value)
 
 
 _End = Annotated[float, AfterValidator(round_significant)]
@@ -149,3 +166,40 @@ def _parse(raw: Any) -> Axis:
 
 AxisField = Annotated[Axis, BeforeValidator(_parse)]
 """A pydantic field that reads an axis from a number, a list or a table."""
+
+
+def fixed(value: float) -> Axis:
+    """Return the axis of one value."""
+    return Axis(scale="values", values=(value,))
+
+
+def _value_or_axis(kind: Any) -> PlainValidator:
+    """Return what reads a number of `kind` as it is, and a list or an interval as an axis."""
+    adapter: TypeAdapter[Any] = TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
+
+    def read(raw: Any) -> Any:
+        return _parse(raw) if isinstance(raw, (Axis, dict, list, tuple)) else adapter.validate_python(raw)
+
+    return PlainValidator(read)
+
+
+_AS_WRITTEN = PlainSerializer(lambda value: value.model_dump(mode="json") if isinstance(value, Axis) else value)
+CountOrAxis = Annotated[int | Axis, _value_or_axis(Count), _AS_WRITTEN]
+"""A number of steps that is a setting where it has one value, and a hyperparameter where it has an axis."""
+ShareOrAxis = Annotated[float | Axis, _value_or_axis(Annotated[float, Field(ge=0, lt=1)]), _AS_WRITTEN]
+"""The same of a number from 0 to below 1."""
+LimitOrAxis = Annotated[float | Axis | None, _value_or_axis(Annotated[float, Field(gt=0)] | None), _AS_WRITTEN]
+"""The same of a number above 0, or none."""
+NumberOrAxis = Annotated[float | Axis | None, _value_or_axis(float | None), _AS_WRITTEN]
+"""The same of any number, or none."""
+
+
+def _own_value(raw: Any) -> Any:
+    """Read what an optimizer of the user's is given: a number, list or interval as an axis, all else as it is."""
+    if isinstance(raw, (bool, str)) or (isinstance(raw, dict) and raw.keys() == {"fixed"}):
+        return raw
+    return _parse(raw)
+
+
+OwnField = Annotated[Any, PlainValidator(_own_value)]
+"""An argument of an optimizer of the user's: an axis, a text, true or false, or { fixed = ... }, which is passed on."""

@@ -16,6 +16,11 @@ from sensitivity.study.hyperparameters import HYPERPARAMETERS
 
 Configuration = tuple[tuple[str, float], ...]
 
+_TOGETHER = 4
+"""Dimensions of the Sobol sequence that share one scrambling."""
+_OWN = 48
+"""The place of the first hyperparameter that isn't declared, above all declared ones to come."""
+
 
 def configurations(arm: Arm, seed: int = 0) -> tuple[Configuration, ...]:
     """Return the configurations of an arm's design that run with `seed`, without repeats, the same on every call.
@@ -45,17 +50,29 @@ def configurations(arm: Arm, seed: int = 0) -> tuple[Configuration, ...]:
 def _quantiles(arm: Arm, seed: int, names: Sequence[str]) -> NDArray[np.float64]:
     """Return where on their axes the hyperparameters `names` are drawn: [samples, names], from 0 to 1."""
     count = arm.samples or 0
-    order = (*HYPERPARAMETERS, *(name for name in arm.axes() if name not in HYPERPARAMETERS))  # the same in every arm
-    places = [order.index(name) for name in names]
+    own = [name for name in arm.axes() if name not in HYPERPARAMETERS]
+    order = {name: place for place, name in enumerate(HYPERPARAMETERS)}  # the same in every arm
+    order |= {name: _OWN + place for place, name in enumerate(own)}
+    places = [order[name] for name in names]
     if arm.design == "random":
         streams = [np.random.default_rng([arm.design_seed, seed, place]) for place in places]
         return np.stack([stream.random(count) for stream in streams], axis=1)
+    return np.stack([_sobol(arm.design_seed, seed, place, count) for place in places], axis=1)
+
+
+def _sobol(design_seed: int, seed: int, place: int, count: int) -> NDArray[np.float64]:
+    """Return one dimension of a scrambled Sobol sequence [count].
+
+    Dimensions are scrambled independently of each other, so each can be drawn alone, and the draws of one don't depend
+    on how many others there are. The first four are scrambled together, as they were when there were no others.
+    """
     from scipy.stats import qmc  # here: a second of import that every worker of a grid would wait for
 
+    stream = [design_seed, seed] if place < _TOGETHER else [design_seed, seed, place]
     # Sobol points come in powers of two; drawing 2^m and cutting keeps the prefix property without
     # scipy's warning about unbalanced counts.
-    sampler = qmc.Sobol(len(order), scramble=True, rng=np.random.default_rng([arm.design_seed, seed]))
-    points: NDArray[np.float64] = sampler.random_base2(max(count - 1, 0).bit_length())[:count, places]
+    sampler = qmc.Sobol(max(place + 1, _TOGETHER), scramble=True, rng=np.random.default_rng(stream))
+    points: NDArray[np.float64] = sampler.random_base2(max(count - 1, 0).bit_length())[:count, place]
     return points
 
 

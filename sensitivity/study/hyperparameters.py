@@ -37,6 +37,10 @@ class Hyperparameter:
     divides: str | None = None
     """The hyperparameter that it divides where it is large: a step with damping d and learning rate lr tends to
     lr / d times the gradient. Results then lie along a ridge of their ratio."""
+    whole: bool = False
+    """Whether it counts something, such as steps."""
+    structural: bool = False
+    """Whether it decides which code runs, and when: the members of a pack share its value."""
 
     @property
     def allowed(self) -> str:
@@ -46,7 +50,8 @@ class Hyperparameter:
             parts.append(f"{'>=' if self.low_allowed else '>'} {self.low:g}")
         if self.high < math.inf:
             parts.append(f"< {self.high:g}")
-        return " and ".join(parts)
+        words = " and ".join(parts)
+        return f"a whole number {words}".strip() if self.whole else words
 
     def allows(self, values: ArrayLike) -> NDArray[np.bool_]:
         """Return which of `values` lie in the range; NaN doesn't."""
@@ -82,6 +87,26 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         Hyperparameter(name="damping", label="damping", low=0.0, low_allowed=False, divides=LEARNING_RATE),
         Hyperparameter(name="momentum", label="momentum", low=0.0, high=1.0, scale="one_minus"),
         Hyperparameter(name="weight_decay", label="weight decay", low=0.0),
+        Hyperparameter(name="beta1", label="β₁", low=0.0, high=1.0, scale="one_minus"),
+        Hyperparameter(name="beta2", label="β₂", low=0.0, high=1.0, scale="one_minus"),
+        Hyperparameter(name="eps", label="ε", low=0.0, divides=LEARNING_RATE),
+        Hyperparameter(
+            name="factor_decay", label="factor decay", low=0.0, high=1.0, scale="one_minus", structural=True
+        ),
+        Hyperparameter(name="factor_interval", label="factor interval", low=1.0, whole=True, structural=True),
+        Hyperparameter(name="inverse_interval", label="inverse interval", low=1.0, whole=True, structural=True),
+        Hyperparameter(name="kl_clip", label="KL clip", low=0.0, low_allowed=False),
+        Hyperparameter(name="adam_lr", label="AdamW's learning rate", low=0.0),
+        Hyperparameter(name="momentum_decay", label="momentum decay", low=0.0),
+        Hyperparameter(name="lr_decay", label="learning-rate decay", low=0.0),
+        Hyperparameter(name="ns_steps", label="Newton-Schulz steps", low=1.0, whole=True, structural=True),
+        Hyperparameter(
+            name="precondition_interval", label="precondition interval", low=1.0, whole=True, structural=True
+        ),
+        Hyperparameter(name="clip_norm", label="gradient clip", low=0.0, low_allowed=False),
+        Hyperparameter(name="warmup_epochs", label="warm-up epochs", low=0.0, structural=True),
+        Hyperparameter(name="decay_factor", label="decay factor", low=0.0, low_allowed=False, structural=True),
+        Hyperparameter(name="decay_fraction", label="decay fraction", low=0.0, low_allowed=False, structural=True),
     )
 }
 """By name, in the order in which axes, columns and forms have them. A new one is appended: the place of each decides

@@ -16,14 +16,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sensitivity.study.arms import KFACArm, SGDArm
+from sensitivity.study.arms import ArmSchedule, arm_class
 from sensitivity.study.errors import StudyFileError, UserError, shortened
 from sensitivity.study.metrics import METRICS
 from sensitivity.study.paths import expanded, path_faults, reason
 from sensitivity.study.section import MOST_CHARACTERS, MOST_ITEMS
 from sensitivity.study.spec import StudySpec
 
-_ARMS: dict[str, type[BaseModel]] = {"sgd": SGDArm, "kfac": KFACArm}
 _AXIS_KEYS = ("log", "linear", "points")
 _PLAIN = {
     "tuple_type": "give a list",
@@ -216,7 +215,7 @@ def _no_toml(why: str, text: str) -> str:
 
 
 def _sentence(item: dict[str, Any], raw: Mapping[str, Any]) -> str:
-    location = _without_tags(tuple(item["loc"]), raw)
+    location = tuple(item["loc"])
     field = _path(location) or "study"
     kind, context = item["type"], item.get("ctx", {})
     if kind == "extra_forbidden":
@@ -225,11 +224,9 @@ def _sentence(item: dict[str, Any], raw: Mapping[str, Any]) -> str:
         return f"{field}: unknown field{hint}. Allowed here: {', '.join(names)}"
     if kind == "missing":
         return f"{field}: missing" + ("" if isinstance(location[-1], int) else "; it has no default")
-    if kind == "union_tag_not_found":
-        return f'{field}.kind: missing; give kind = "sgd" or kind = "kfac"'
-    if kind == "union_tag_invalid":
-        tag = context["tag"]
-        return f"{field}.kind: unknown optimizer {tag!r}{_nearest(tag, _ARMS)}. Allowed: {', '.join(_ARMS)}"
+    if kind == "unknown_kind":
+        hint = _nearest(context["name"], context["known"])
+        return f"{field}: unknown optimizer {context['name']!r}{hint}. Allowed: {context['allowed']}"
     if kind == "literal_error":
         allowed = [word.strip("'") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
         if location and location[-1] == "[key]":
@@ -253,15 +250,6 @@ def _got(value: Any, message: str) -> str:
     return "" if said else f" (got {shown})"
 
 
-def _without_tags(location: tuple[Any, ...], raw: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Drop the optimizer's kind, which pydantic puts into the location behind the optimizer's name."""
-    if len(location) > 2 and location[0] == "optimizers":
-        arm = raw.get("optimizers", {}).get(location[1])
-        if isinstance(arm, dict) and arm.get("kind") == location[2]:
-            return (*location[:2], *location[3:])
-    return location
-
-
 def _path(location: Iterable[Any]) -> str:
     text = ""
     for part in location:
@@ -278,7 +266,10 @@ def _fields_at(location: tuple[Any, ...], raw: Mapping[str, Any]) -> tuple[str, 
     """Return the names that are allowed in the table at `location`."""
     if len(location) >= 2 and location[0] == "optimizers":
         arm = raw["optimizers"][location[1]]
-        return _AXIS_KEYS if len(location) > 2 else tuple(_ARMS[arm["kind"]].model_fields)
+        found = arm_class(arm["kind"])
+        if location[2:] == ("schedule",):
+            return tuple(ArmSchedule.model_fields)
+        return _AXIS_KEYS if len(location) > 2 or found is None else tuple(found.model_fields)
     model: type[BaseModel] = StudySpec
     for part in location:
         annotation = model.model_fields[str(part)].annotation

@@ -19,6 +19,8 @@ from pydantic_core import PydanticCustomError
 
 from sensitivity.study.section import AsList, Count, Epochs, Section
 
+Decay = Literal["step", "cosine", "linear", "trapezoidal", "inverse_sqrt"]
+DEFAULT_DECAY_FRACTION = 0.2
 DEFAULT_GROWTH = 0.1
 """Fine enough for a critical batch size within a factor of 1.25 (STATISTICS.md, section 1)."""
 
@@ -66,10 +68,14 @@ class ScheduleSpec(Section):
     base_batch_size: Annotated[Count | None, Field(validate_default=True)] = None
     """The batch size whose learning rates are those of the study file."""
     warmup_epochs: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    decay: Literal["step", "cosine"] = "step"
-    """At the fractions `decay_at` (constant without any), or half a cosine from the end of the warm-up to zero."""
+    decay: Decay = "step"
+    """At the fractions `decay_at` (constant without any); half a cosine or a line from the end of the warm-up to zero;
+    a line over the last `decay_fraction` of the budget (trapezoidal: warm-up, stable, decay); or with the inverse
+    square root of the step after the warm-up."""
     decay_at: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], AsList] = ()
     decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    decay_fraction: Annotated[float | None, Field(gt=0, le=1, validate_default=True)] = None
+    """Of the budget, at its end; 0.2 of a trapezoidal decay by default."""
 
     @field_validator("base_batch_size")
     @classmethod
@@ -90,9 +96,25 @@ class ScheduleSpec(Section):
     def _rising(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
         if list(value) != sorted(set(value)):
             raise PydanticCustomError("schedule", "decay_at must rise, each fraction once")
-        if value and info.data.get("decay") == "cosine":
+        if value and info.data.get("decay", "step") != "step":
             raise PydanticCustomError("schedule", 'belongs to decay = "step"; remove it')
         return value
+
+    @field_validator("decay_fraction")
+    @classmethod
+    def _fraction_of_trapezoid(cls, value: float | None, info: ValidationInfo) -> float | None:
+        trapezoidal = info.data.get("decay") == "trapezoidal"
+        if value is not None and not trapezoidal and "decay" in info.data:
+            raise PydanticCustomError("schedule", 'belongs to decay = "trapezoidal"; remove it')
+        return DEFAULT_DECAY_FRACTION if value is None and trapezoidal else value
+
+    @model_serializer(mode="wrap")
+    def _only_the_decay_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave an absent `decay_fraction` out: trials keep the ids that they had before there was any."""
+        content: dict[str, Any] = handler(self)
+        if self.decay_fraction is None:
+            content.pop("decay_fraction", None)
+        return content
 
 
 class EvaluationSpec(Section):

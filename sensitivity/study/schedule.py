@@ -8,6 +8,8 @@ size, no example is dropped, and `epochs` at batch size B are ceil(epochs * N / 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 
@@ -92,6 +94,16 @@ def divergence_patience(evaluation: EvaluationSpec, *, train_size: int, batch_si
     return min(DIVERGENCE_BATCHES, steps_of_epochs(1, train_size=train_size, batch_size=batch_size))
 
 
+def own_schedule(schedule: ScheduleSpec, own: Mapping[str, Any]) -> ScheduleSpec:
+    """Return a schedule with the fields in `own` instead; with another decay, none of the old one's stay."""
+    if not own:
+        return schedule
+    content = schedule.model_dump()
+    if own.get("decay", schedule.decay) != schedule.decay:
+        content = {name: value for name, value in content.items() if not name.startswith("decay")}
+    return ScheduleSpec.model_validate({**content, **own})
+
+
 def lr_scale(schedule: ScheduleSpec, *, batch_size: int) -> float:
     """Return what the scaling rule multiplies a learning rate of the study file with at `batch_size`."""
     if schedule.base_batch_size is None:
@@ -104,15 +116,29 @@ def lr_multiplier(schedule: ScheduleSpec, *, step: int, total: int, train_size: 
     """Return the learning rate's multiplier at `step` (0 is the first): scaling rule x warm-up x decay.
 
     Warm-up rises linearly to 1 over `warmup_epochs`. A step decay multiplies by `decay_factor` at each fraction of
-    `decay_at` of the whole budget; a cosine falls from 1 at the end of the warm-up to 0 at the end of the budget.
+    `decay_at` of the whole budget. A cosine and a line fall from 1 at the end of the warm-up to 0 at the end of the
+    budget, a trapezoid over its last `decay_fraction`. The inverse square root falls from 1 at the end of the warm-up.
     """
     warmup = 0
     if schedule.warmup_epochs > 0:
         warmup = steps_of_epochs(schedule.warmup_epochs, train_size=train_size, batch_size=batch_size)
-    if schedule.decay == "cosine":
-        decay = (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2 if step >= warmup else 1.0
-    else:
-        # Rounded, because 0.28 * 25 is a hair above 7 and would put the decay a step late.
-        decay = schedule.decay_factor ** sum(step >= round(fraction * total, 9) for fraction in schedule.decay_at)
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    decay = _decay(schedule, step=step, warmup=warmup, total=total)
     return float(lr_scale(schedule, batch_size=batch_size) * rise * decay)
+
+
+def _decay(schedule: ScheduleSpec, *, step: int, warmup: int, total: int) -> float:
+    match schedule.decay:
+        case "cosine":
+            return (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2 if step >= warmup else 1.0
+        case "linear":
+            return (total - step) / (total - warmup) if step >= warmup else 1.0
+        case "trapezoidal":
+            assert schedule.decay_fraction is not None
+            return min(1.0, (total - step) / (schedule.decay_fraction * total))
+        case "inverse_sqrt":
+            return math.sqrt(max(1, warmup) / max(1, warmup, step + 1))
+        case _:
+            # Rounded, because 0.28 * 25 is a hair above 7 and would put the decay a step late.
+            passed = sum(step >= round(fraction * total, 9) for fraction in schedule.decay_at)
+            return float(schedule.decay_factor**passed)

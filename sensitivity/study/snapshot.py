@@ -1,9 +1,10 @@
 """The user's own code as it was at one moment: what is hashed is what every process then imports.
 
-A problem of the user's own is named by import paths. ``take_snapshot`` reads those modules and every module that they
-import from beside the study file, or from beside a named module that lies elsewhere, wherever the statement stands
-(inside functions too). Each file is read once; ``snapshot_imports`` serves these bytes to every process that trains, so
-a file that is saved again later changes nothing. Installed packages are not copied: their versions are recorded.
+Problems and optimizers of the user's own are named by import paths. ``take_snapshot`` reads those modules and every
+module that they import from beside the study file, or from beside a named module that lies elsewhere, wherever the
+statement stands (inside functions too). Each file is read once; ``snapshot_imports`` serves these bytes to every
+process that trains, so a file that is saved again later changes nothing. Installed packages are not copied: their
+versions are recorded.
 
 A module keeps its place: ``__file__`` is the path of the file it was read from, so that data beside it are found. What
 the code reads from there is not part of the snapshot; `training.identity` covers it by what comes of it.
@@ -17,7 +18,7 @@ import importlib
 import importlib.util
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.machinery import ModuleSpec, PathFinder
@@ -85,11 +86,14 @@ class Snapshot:
         return named
 
 
-def take_snapshot(problem: ProblemSpec, folder: str, *, code: str = "") -> Snapshot:
-    """Read the modules that a problem names and all that they import of the user's own, without running any.
+def take_snapshot(
+    problem: ProblemSpec, folder: str, optimizers: Mapping[str, str] | None = None, *, code: str = ""
+) -> Snapshot:
+    """Read the modules that a study names and all that they import of the user's own, without running any.
 
     Args:
         problem: of the study.
+        optimizers: the kind of each of its optimizers, by name.
         folder: where the study file lies; modules are found there first.
         code: source of the module `session_code.MODULE`, if the study was given functions rather than paths.
 
@@ -97,7 +101,7 @@ def take_snapshot(problem: ProblemSpec, folder: str, *, code: str = "") -> Snaps
         UserError: a module is not found, is compiled, or has the name of an installed one.
     """
     importlib.invalidate_caches()
-    named, modules, beside = _named(problem), dict[str, Module](), list[str]()
+    named, modules, beside = _named(problem, optimizers or {}), dict[str, Module](), list[str]()
     if code and named.pop(MODULE, ""):
         path = str(Path(folder, f"{MODULE}.py"))
         modules[MODULE] = Module(name=MODULE, path=path, source=code.encode(), locations=None)
@@ -110,7 +114,7 @@ def take_snapshot(problem: ProblemSpec, folder: str, *, code: str = "") -> Snaps
             _add(modules, name, roots, f"{given.path}:{line}")
     for name, field in sorted(named.items()):
         if places[name] is not None:
-            _add(modules, name, roots, f"problem.{field}")
+            _add(modules, name, roots, field)
             if name not in modules:
                 raise _not_found(name, field)
     installed = [_read_installed(name, field) for name, field in sorted(named.items()) if places[name] is None]
@@ -174,9 +178,10 @@ def spec_elsewhere(name: str, roots: Sequence[str]) -> ModuleSpec | None:
     return None if spec is None or spec.origin is None else spec
 
 
-def _named(problem: ProblemSpec) -> dict[str, str]:
-    """Return the modules that a problem names, with their field; the data set's where both name one."""
-    named = {"model": problem.model, "dataset": problem.dataset}
+def _named(problem: ProblemSpec, optimizers: Mapping[str, str]) -> dict[str, str]:
+    """Return the modules that a study names, with their field; the last one where several name one."""
+    named = {f"optimizers.{name}.kind": kind for name, kind in optimizers.items()}
+    named |= {"problem.model": problem.model, "problem.dataset": problem.dataset}
     return {
         path.partition(":")[0]: field
         for field, path in named.items()
@@ -191,8 +196,7 @@ def _prefixes(name: str) -> list[str]:
 
 def _not_found(name: str, field: str) -> UserError:
     return UserError(
-        f"problem.{field}: module {name!r} is not found\n"
-        "  Put it beside the study file, or install it in this environment"
+        f"{field}: module {name!r} is not found\n  Put it beside the study file, or install it in this environment"
     )
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sensitivity.study.arms import ArmField
+from sensitivity.study.arms import ArmField, check_schedules
 from sensitivity.study.axes import Axis
 from sensitivity.study.editable import Editable
 from sensitivity.study.execution import ExecutionSpec
@@ -24,6 +24,7 @@ from sensitivity.study.primary import Pair, PairField, PrimarySpec, default_pair
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
 from sensitivity.study.section import CONFIRMATION_SEEDS, MOST_RUNS, MOST_SEEDS, AsList, Count, Section, Seed
+from sensitivity.study.user_functions import IMPORT_PATH
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "noisy_quadratic")
 IMAGE_FOLDER = "imagefolder:"
@@ -41,12 +42,11 @@ MODELS = (
 )
 _ORACLE = {"dataset": "noisy_quadratic", "model": "quadratic", "loss": "quadratic"}
 """The fields that make the noisy quadratic; none of them means anything without the others."""
-_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def _known_or_import_path(value: str, known: tuple[str, ...], what: str, other: str = "") -> str:
-    if value in known or _IMPORT_PATH.fullmatch(value):
+    if value in known or IMPORT_PATH.fullmatch(value):
         return value
     raise PydanticCustomError(
         "unknown_name",
@@ -357,6 +357,7 @@ class StudySpec(Editable):
 
     @model_validator(mode="after")
     def _feasible(self) -> StudySpec:
+        check_schedules(self.optimizers, self.schedule)
         cells = sum(arm.most_cells() for arm in self.optimizers.values())
         runs = cells * len(self.batch_sizes) * len(self.seeds)
         if runs > MOST_RUNS:

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from sensitivity.study.arms import ArmSchedule
 from sensitivity.study.designs import Configuration, configurations
+from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
+from sensitivity.study.schedule import own_schedule
 from sensitivity.study.section import CONFIRMATION_SEEDS
 from sensitivity.study.spec import ProblemSpec, StudySpec
 
@@ -78,6 +81,18 @@ class Trial:
         return self.arm, self.batch_size
 
     @property
+    def structure(self) -> tuple[tuple[str, float], ...]:
+        """The hyperparameters that decide which code runs: the members of a pack share them."""
+        return tuple((name, value) for name, value in self.hyperparameters if hyperparameter(name).structural)
+
+    @cached_property
+    def schedule(self) -> ScheduleSpec:
+        """The study's schedule, with what the trial's arm has other than it."""
+        known = ArmSchedule.model_fields
+        own = {**self.settings.get("schedule", {}), **{name: v for name, v in self.structure if name in known}}
+        return own_schedule(self.workload.schedule, own)
+
+    @property
     def confirmation(self) -> bool:
         """Whether it runs a winner again on a fresh seed."""
         return self.seed >= CONFIRMATION_SEEDS
@@ -104,7 +119,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Pack:
-    """Trials that are trained as one computation: equal but for hyperparameters and seeds."""
+    """Trials that are trained as one computation: equal but for seeds and hyperparameters, structural ones aside."""
 
     trials: tuple[Trial, ...]
 
@@ -179,16 +194,16 @@ def expand(spec: StudySpec, *, source: str = "") -> tuple[Trial, ...]:
 
 
 def group(trials: Iterable[Trial], size: int | Mapping[Group, int]) -> tuple[Pack, ...]:
-    """Return packs of at most `size` trials of equal arm and batch size, evenly filled, in order.
+    """Return packs of at most `size` trials of equal arm, batch size and structure, evenly filled, in order.
 
     Where the trials of one seed fill more than half of a pack, a pack holds one seed, whose members share every batch;
     where they are fewer, seeds are put together. `size` may differ by arm and batch size.
     """
-    groups: dict[Group, dict[int, list[Trial]]] = {}
+    groups: dict[tuple[Group, Any], dict[int, list[Trial]]] = {}
     for trial in trials:
-        groups.setdefault(trial.group, {}).setdefault(trial.seed, []).append(trial)
+        groups.setdefault((trial.group, trial.structure), {}).setdefault(trial.seed, []).append(trial)
     packs: list[Pack] = []
-    for key, by_seed in groups.items():
+    for (key, _), by_seed in groups.items():
         most = size if isinstance(size, int) else size[key]
         packs += _cut(by_seed, most)
     return tuple(packs)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sensitivity.kfac import layers_of
+from sensitivity.optimizers.contract import RULES, Networks, Particular
+from sensitivity.optimizers.pack import PackOptimizer
+from sensitivity.study.arms import OWN, Arm, declared_kind
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.users_code import users_code
@@ -77,11 +80,7 @@ def _oracle_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
             "execution.micro_batch: the noise of the noisy quadratic is drawn a batch at a time; remove it, or give "
             "problem.ghost_batch"
         )
-    return mistakes + [
-        f"optimizers.{name}.kl_clip: the noisy quadratic's K-FAC has the exact curvature and no clip; remove it"
-        for name, arm in spec.optimizers.items()
-        if arm.kind == "kfac" and arm.kl_clip is not None
-    ]
+    return mistakes
 
 
 def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
@@ -117,14 +116,42 @@ def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
                 return [f"{where}: the loss of the untrained network is {loss.item()} on {split} examples"]
             if split == "training":
                 loss.sum().backward()  # type: ignore[no-untyped-call]
-    if layers_of(model) or problem.curvature is not None:
-        return []
-    return [
-        f"optimizers.{name}: K-FAC covers no layer of {spec.problem.model}; it covers Linear, Conv1d, Conv2d and "
-        "Embedding layers that train. Use another model, or leave this optimizer out"
-        for name, arm in spec.optimizers.items()
-        if arm.kind == "kfac"
-    ]
+    return list(_optimizer_mistakes(spec, problem, model))
+
+
+def _optimizer_mistakes(spec: StudySpec, problem: Problem, model: nn.Module) -> Iterator[str]:
+    """Yield which optimizers have nothing to work with on this problem."""
+    part = spec.problem.ghost_batch or spec.execution.micro_batch
+    networks = Networks(
+        network=model,
+        batch_size=max(spec.batch_sizes),
+        in_parts=part is not None and part < max(spec.batch_sizes),
+        curvature=problem.curvature,
+    )
+    for name, arm in spec.optimizers.items():
+        kind = declared_kind(arm.kind)
+        rule = RULES[kind]
+        if isinstance(rule, Particular) and (why := rule.unusable(arm.settings(), networks)) is not None:
+            yield f"optimizers.{name}: {why}"
+        if kind == OWN:
+            yield from _own_optimizer_mistakes(name, arm, model)
+
+
+def _own_optimizer_mistakes(name: str, arm: Arm, model: nn.Module) -> Iterator[str]:
+    """Build an optimizer of the user's own at both ends of its axes, and take a step: what it refuses, it says now."""
+    field = f"optimizers.{name}.kind: {arm.kind}"
+    params = {key: p.detach().clone().unsqueeze(0) for key, p in model.named_parameters() if p.requires_grad}
+    for end in (0, 1):
+        numbers = {key: axis.bounds()[end] for key, axis in arm.axes().items()}
+        try:
+            with users_code(f"{field}: with {', '.join(f'{key} = {value:g}' for key, value in numbers.items())}"):
+                networks = Networks(network=model, batch_size=1, member=lambda place: model)
+                optimizer = PackOptimizer(arm.settings(), [numbers], params, networks)
+                if optimizer.modules() is None:  # else it has seen no forward pass yet
+                    optimizer.step(params, {key: torch.ones_like(p) for key, p in params.items()}, 1.0, step=0)
+        except UserError as error:
+            yield str(error) if str(error).startswith(field) else f"optimizers.{name}.{error}"
+            return
 
 
 def _batch_coupled(model: nn.Module) -> str:

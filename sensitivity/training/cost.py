@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sensitivity.optimizers.pack import PackOptimizer
 from sensitivity.study.schedule import total_steps
 from sensitivity.study.trials import Pack, Trial
 from sensitivity.training.following import FlopCounter
-from sensitivity.training.optimizers import PackOptimizer
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 from sensitivity.training.step import make_optimizer

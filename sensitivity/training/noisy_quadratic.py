@@ -34,7 +34,7 @@ def expected_loss(
     """Return the expected loss after some steps without momentum, in closed form.
 
     With E[x^2] before a step, it is r E[x^2] + q after it: r = (1 - lr p h)^2 and q = lr^2 p^2 c / B, where
-    p = 1 for SGD, and p = 1 / (h + damping) for idealised K-FAC.
+    p = 1 for SGD, and p = 1 / (h + damping) for Newton's method.
     """
     h = spectrum(dimensions)
     p = torch.ones_like(h) if damping is None else 1 / (h + damping)

@@ -90,13 +90,14 @@ class PackTraining:
             return
         began = time.perf_counter()
         workload, judged = self._pack.trials[0].workload, self.done in self._judged
-        scores = evaluate(
-            self._model,
-            self._problem,
-            train_examples=workload.evaluation.train_examples,
-            chunk=self._batches.chunk,
-            training=judged or workload.training_asked,
-        )
+        with self._optimizer.evaluating(self._model.params):
+            scores = evaluate(
+                self._model,
+                self._problem,
+                train_examples=workload.evaluation.train_examples,
+                chunk=self._batches.chunk,
+                training=judged or workload.training_asked,
+            )
         seconds = (time.perf_counter() - began) / len(self._live)
         for place, member in enumerate(self._live):
             member.eval_seconds += seconds
@@ -154,7 +155,7 @@ class PackTraining:
         self._steps = Steps(self._model, self._problem, self._optimizer, self._batches)
 
     def _take(self, step: int) -> None:
-        schedule = self._pack.trials[0].workload.schedule
+        schedule = self._pack.trials[0].schedule
         self._lr_scale = lr_multiplier(schedule, step=step, total=self.total, **self._sizes)
         losses, failed = self._steps.take(step=step, lr_scale=self._lr_scale)
         self._watch.see(step, losses, failed)
@@ -191,7 +192,7 @@ class PackTraining:
 
     def _reason(self, fault: Fault) -> str:
         if fault.kind == "update failed":
-            return self._optimizer.explain(fault.place)
+            return self._optimizer.failure_reason(fault.place)
         if fault.kind == "loss above the bound":
             batches = "a batch" if self._patience == 1 else f"{self._patience} batches in a row"
             return f"loss of {batches} above the bound {self._live[fault.place].bound:.4g}"

@@ -57,7 +57,7 @@ class PackedModel:
 
         `products` are computed in that type, if one is given; outputs are float32 then.
         """
-        self._products = products
+        self._products, self._build = products, build
         networks = {seed: initialised(build, seed) for seed in dict.fromkeys(seeds)}
         self._skeleton = copy.deepcopy(next(iter(networks.values())))
         self._tape = Tape()
@@ -127,6 +127,32 @@ class PackedModel:
         """Run the networks in evaluation mode on inputs that all share, ``[batch, ...]``."""
         self._skeleton.eval()
         return self._run(inputs.expand(self.trials, *inputs.shape))[0]
+
+    def member(self, place: int) -> nn.Module:
+        """Return the network of one member as a module of its own, bound to the pack (see `rebind`)."""
+        with torch.random.fork_rng(devices=[]):
+            module = self._build()
+        self.rebind(place, module)
+        return module
+
+    def rebind(self, place: int, module: nn.Module) -> None:
+        """Make a module's parameters and buffers views of those of the member at `place`."""
+        packed = {**self.params, **self._constants, **self._buffers}
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            tensor.data = packed[name].detach()[place]
+
+    def train_member(self, place: int, module: nn.Module, inputs: Tensor) -> Tensor:
+        """Run a member's own module in training mode on ``[batch, ...]``, with the member's random numbers."""
+        with torch.random.fork_rng(devices=_cuda_of(self.device)), autocast(self._products, self.device):
+            _set_random_state(self._random[place], self.device)
+            outputs: Tensor = module.train()(inputs)
+            self._random[place] = _random_state_now(self.device)
+        for name, buffer in module.named_buffers():
+            inside = self._buffers[name][place]
+            if buffer.data_ptr() != inside.data_ptr():  # the model has put a new one in its place
+                inside.copy_(buffer)
+                buffer.data = inside
+        return outputs if self._products is None else outputs.float()
 
     def select(self, index: Tensor) -> None:
         """Keep only the members at `index`."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.user_functions import import_function
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.datasets.load import load_dataset
 from sensitivity.training.losses import LOSSES, LossFunction
@@ -29,7 +30,6 @@ from sensitivity.training.models.resnet import resnet20, resnet32, resnet44, res
 from sensitivity.training.models.small_cnn import small_cnn
 from sensitivity.training.noisy_quadratic import quadratic, spectrum
 from sensitivity.training.precision import AUTOCAST
-from sensitivity.training.user_functions import import_function
 from sensitivity.training.user_models import checked_module
 
 ModelBuilder = Callable[[tuple[int, ...], int], nn.Module]
@@ -66,7 +66,7 @@ class Problem:
     shipped: bool = False
     """Whether the model is one of this product's, which is known to do the same in every pass."""
     curvature: Mapping[str, Tensor] | None = None
-    """The exact diagonal curvature by parameter, where it is known: K-FAC then is idealised, and uses it."""
+    """The exact diagonal curvature by parameter, where it is known: Newton's method uses it."""
 
 
 def load_problem(

@@ -17,8 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sensitivity.optimizers.pack import PackOptimizer
 from sensitivity.training.batches import MicroBatch, PackBatches
-from sensitivity.training.optimizers import PackOptimizer
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 from sensitivity.training.step import take_step
@@ -115,12 +115,11 @@ class Steps:
         if kind in self._recorded:
             replay, outcome = self._recorded[kind]
             replay()
-            self._optimizer.set_steps(step + 1)
             return outcome
         self._warmed[kind] = self._warmed.get(kind, 0) + 1
-        return self._graphs.warm(work) if self._warmed[kind] <= _WARM else self._record(self._graphs, kind, step, work)
+        return self._graphs.warm(work) if self._warmed[kind] <= _WARM else self._record(self._graphs, kind, work)
 
-    def _record(self, graphs: Graphs, kind: str, step: int, work: Callable[[], Outcome]) -> Outcome:
+    def _record(self, graphs: Graphs, kind: str, work: Callable[[], Outcome]) -> Outcome:
         found: list[Outcome] = []
         try:
             replay = graphs.record(lambda: found.append(work()))
@@ -128,7 +127,6 @@ class Steps:
             reason = str(error).splitlines()[0]
             logger.warning("steps can't be recorded (%s): each is launched piece by piece, which is slower", reason)
             self._graphs = None
-            self._optimizer.set_steps(step)
             return work()
         self._recorded[kind] = replay, found[0]
         return found[0]

@@ -6,25 +6,28 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sensitivity.kfac import Capture
+from sensitivity.optimizers.contract import Networks
+from sensitivity.optimizers.pack import PackOptimizer, optimizer_of
 from sensitivity.study.trials import Pack
 from sensitivity.training.batches import MicroBatch
-from sensitivity.training.optimizers import PackedSGD, PackOptimizer
-from sensitivity.training.packed_kfac import PackedKFAC
 from sensitivity.training.packed_model import LayerCall, PackedModel
-from sensitivity.training.packed_newton import PackedNewton
 from sensitivity.training.problems import Problem
 
 
 def make_optimizer(pack: Pack, model: PackedModel, problem: Problem) -> PackOptimizer:
-    """Return the optimizer of a pack's arm for its networks; K-FAC is idealised where the curvature is known."""
-    if pack.trials[0].settings["kind"] == "sgd":
-        return PackedSGD(pack.trials, model)
-    if problem.curvature is not None:
-        return PackedNewton(pack.trials, model, problem.curvature)
-    return PackedKFAC(pack.trials, model)
+    """Return the optimizer of a pack's arm for its networks."""
+    networks = Networks(
+        network=model.network,
+        batch_size=pack.batch_size,
+        gradients_are_products=model.gradients_are_products,
+        curvature=problem.curvature,
+        member=model.member,
+        rebind=model.rebind,
+    )
+    return optimizer_of(pack.trials, model.params, networks)
 
 
 class Batches(Protocol):
@@ -44,7 +47,10 @@ def take_step(
     lr_scale: float | Tensor,
 ) -> tuple[Tensor, Tensor | None]:
     """Do one step; return the losses before it ``[trials]``, and the members that could not be updated."""
-    record = optimizer.wants_calls(step)
+    modules = optimizer.modules()
+    if modules is not None:
+        return _take_alone(model, problem, optimizer, modules, batches, step=step, lr_scale=lr_scale)
+    record = optimizer.begin(step)
     total: dict[str, Tensor] = {}
     loss = torch.zeros(())
     for part in batches.draw():
@@ -56,7 +62,30 @@ def take_step(
                 total[name] = total[name].add_(g, alpha=part.share) if name in total else g * part.share
             loss = losses * part.share + loss
         del grads  # or the next part would find the memory of this one's taken
-    return loss, optimizer.step(model.params, total, lr_scale)
+    return loss, optimizer.step(model.params, total, lr_scale, step=step)
+
+
+def _take_alone(
+    model: PackedModel,
+    problem: Problem,
+    optimizer: PackOptimizer,
+    modules: Sequence[nn.Module],
+    batches: Batches,
+    *,
+    step: int,
+    lr_scale: float | Tensor,
+) -> tuple[Tensor, Tensor | None]:
+    """Do one step of an optimizer that needs modules: forward and backward passes are each member's own."""
+    total = [torch.zeros((), device=model.device) for _ in modules]
+    for module in modules:
+        module.zero_grad(set_to_none=True)
+    for part in batches.draw():
+        for place, module in enumerate(modules):
+            outputs = model.train_member(place, module, part.inputs[place].clone())
+            loss = problem.loss(outputs[None], part.targets[place][None]).sum() * part.share
+            loss.backward()  # type: ignore[no-untyped-call]
+            total[place] = total[place] + loss.detach()
+    return torch.stack(total), optimizer.step(model.params, {}, lr_scale, step=step)
 
 
 def _differentiate(
@@ -70,7 +99,7 @@ def _differentiate(
     # Zeros for what a model leaves unused.
     gradients = torch.autograd.grad(losses.sum(), [*model.params.values(), *watched], materialize_grads=True)
     if record:
-        optimizer.see(_captures(calls, gradients[len(model.params) :]), part.share)
+        optimizer.observe(_captures(calls, gradients[len(model.params) :]), part.share)
     return losses.detach(), dict(zip(model.params, gradients, strict=False))
 
 

@@ -9,7 +9,8 @@ from scipy import stats
 from sensitivity.analysis.draws import compute_draws
 from sensitivity.analysis.price import compute_price_ratios, compute_prices, pair_draws
 from sensitivity.analysis.times import compute_times
-from sensitivity.study.arms import KFACArm, SGDArm
+from sensitivity.optimizers.kinds.kfac import KFACArm
+from sensitivity.optimizers.kinds.sgd import SGDArm
 from sensitivity.study.axes import Axis
 from sensitivity.study.designs import configurations
 

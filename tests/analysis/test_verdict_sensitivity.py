@@ -15,7 +15,7 @@ from sensitivity.analysis.times import compute_times
 from sensitivity.analysis.verdict import Margins
 from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
 from sensitivity.figures.verdict_words import answer_in_words
-from sensitivity.study.arms import SGDArm
+from sensitivity.optimizers.kinds.sgd import SGDArm
 from sensitivity.study.designs import configurations
 from sensitivity.study.results import Status
 

@@ -54,6 +54,13 @@ def test_a_form_changes_nothing_by_itself(path):
     assert raw == tomllib.loads(path.read_text())
 
 
+def test_an_optimizers_fields_are_the_numbers_that_it_declares():
+    arms = {"k": {"kind": "kfac"}, "a": {"kind": "lion"}, "mine": {"kind": "m:Mine", "depth": [1, 2]}, "x": {}}
+    labels = [field.label for field in _fields({"optimizers": arms}, ())[0]]
+    assert {"k: damping", "k: inverse interval", "k: kl clip", "a: beta2", "mine: depth", "x: lr"} <= set(labels)
+    assert not {"a: damping", "a: momentum", "x: damping"} & set(labels)
+
+
 def test_each_mistake_stands_beside_its_field():
     text = textwrap.dedent("""
         name = "../x"

@@ -211,7 +211,7 @@ objective = "test_loss"
 round = 3
 confirm = 1
 [optimizers.kfac]
-kind = "kfac"
+kind = "newton"
 design = "tpe"
 device_hours = {hours}
 lr = {{ log = [1e-3, 1.0] }}

@@ -55,11 +55,11 @@ kind = "sgd"
 lr = [0.25, 1e3]
 momentum = 0.5
 [optimizers.kfac]
-kind = "kfac"
+kind = "newton"
 lr = [0.01]
 damping = 0.1
 [optimizers.searched]
-kind = "kfac"
+kind = "newton"
 design = "tpe"
 samples = 4
 lr = { log = [1e-3, 1.0] }

@@ -10,7 +10,8 @@ from pydantic import TypeAdapter
 from scipy import stats
 from scipy.stats import qmc
 
-from sensitivity.study.arms import ArmField, SGDArm
+from sensitivity.optimizers.kinds.sgd import SGDArm
+from sensitivity.study.arms import ArmField
 from sensitivity.study.axes import Axis, AxisField, round_significant
 from sensitivity.study.designs import configurations
 

@@ -12,7 +12,8 @@ from sensitivity.study.hyperparameters import HYPERPARAMETERS, hyperparameter, r
         ("lr", "> 0", [1e-9, 1e9], [0.0, -1.0, math.nan]),
         ("momentum", ">= 0 and < 1", [0.0, 0.999], [1.0, -0.1]),
         ("weight_decay", ">= 0", [0.0, 10.0], [-1e-9]),
-        ("beta1", "", [-1.0, 0.0, 1e9], [math.nan]),
+        ("inverse_interval", "a whole number >= 1", [1.0, 10.0], [0.0]),
+        ("nobody_declared_it", "", [-1.0, 0.0, 1e9], [math.nan]),
     ],
 )
 def test_the_range_in_words_is_the_range_that_is_checked(name, allowed, inside, outside):
@@ -31,8 +32,8 @@ def test_equal_distances_in_decades_are_equal_changes_of_what_the_number_does():
 
 
 def test_declared_names_come_in_their_order_and_others_after_them():
-    assert sorted(["zeta", "weight_decay", "beta1", "damping", "lr"], key=rank) == [
-        "lr", "damping", "weight_decay", "beta1", "zeta",
+    assert sorted(["zeta", "weight_decay", "alpha", "beta1", "damping", "lr"], key=rank) == [
+        "lr", "damping", "weight_decay", "beta1", "alpha", "zeta",
     ]  # fmt: skip
     assert hyperparameter("inverse_interval").label == "inverse interval"
 

@@ -4,12 +4,14 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.schedule import (
     divergence_patience,
     evaluation_steps,
     lr_multiplier,
+    own_schedule,
     steps_of_epochs,
     total_steps,
     training_steps,
@@ -169,6 +171,41 @@ def test_cosine_falls_from_the_end_of_the_warm_up_to_the_end_of_the_budget():
     assert multipliers(8, decay="cosine", warmup_epochs=1) == pytest.approx(
         [0.25, 0.5, 0.75, 1, 1, (1 + root) / 2, 0.5, (1 - root) / 2]
     )
+
+
+def test_a_line_falls_from_the_end_of_the_warm_up_to_the_end_of_the_budget():
+    assert multipliers(4, decay="linear") == pytest.approx([1, 0.75, 0.5, 0.25])
+    assert multipliers(8, decay="linear", warmup_epochs=1) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 0.75, 0.5, 0.25])
+
+
+def test_a_trapezoid_falls_over_the_last_part_of_the_budget():
+    assert multipliers(10, decay="trapezoidal") == pytest.approx([1] * 9 + [0.5])
+    assert multipliers(8, decay="trapezoidal", decay_fraction=0.5, warmup_epochs=0.5) == pytest.approx(
+        [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    )
+    assert multipliers(4, decay="trapezoidal", decay_fraction=1.0) == multipliers(4, decay="linear")
+
+
+def test_the_inverse_square_root_begins_at_the_end_of_the_warm_up():
+    assert multipliers(4, decay="inverse_sqrt") == pytest.approx([1, 2**-0.5, 3**-0.5, 0.5])
+    assert multipliers(8, decay="inverse_sqrt", warmup_epochs=1) == pytest.approx(
+        [0.25, 0.5, 0.75, 1, (4 / 5) ** 0.5, (4 / 6) ** 0.5, (4 / 7) ** 0.5, (4 / 8) ** 0.5]
+    )
+
+
+def test_an_absent_fraction_is_not_written():
+    assert "decay_fraction" not in ScheduleSpec(decay="cosine").model_dump()
+    assert ScheduleSpec(decay="trapezoidal").model_dump()["decay_fraction"] == 0.2
+    with pytest.raises(ValidationError, match='belongs to decay = "trapezoidal"'):
+        ScheduleSpec(decay_fraction=0.2)
+
+
+def test_an_optimizer_has_its_own_schedule():
+    study = ScheduleSpec(warmup_epochs=2, decay_at=(0.5,))
+    assert own_schedule(study, {}) is study
+    assert own_schedule(study, {"warmup_epochs": 1.0}) == ScheduleSpec(warmup_epochs=1, decay_at=(0.5,))
+    # With another decay, the fields of the study's are gone.
+    assert own_schedule(study, {"decay": "cosine"}) == ScheduleSpec(warmup_epochs=2, decay="cosine")
 
 
 def test_a_warm_up_longer_than_the_budget_never_decays():

@@ -6,17 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from sensitivity.study.trials import expand
+from sensitivity.study.trials import Pack, expand
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.evaluation import evaluate
 from sensitivity.training.losses import cross_entropy
 from sensitivity.training.memory import peak_bytes
 from sensitivity.training.models.resnet import resnet20
-from sensitivity.training.optimizers import PackedSGD
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
-from sensitivity.training.step import take_step
+from sensitivity.training.step import make_optimizer, take_step
 
 
 def problem(examples: int, side: int) -> Problem:
@@ -53,7 +52,7 @@ def test_evaluation_needs_no_more_memory_than_a_training_step(make_study):
     task, batch_size = problem(400, 32), 32
     model = PackedModel(task.build_model, [0])
     trials = expand(make_study(batch_sizes=[batch_size], optimizers={"a": {"kind": "sgd", "lr": 0.1}}))
-    optimizer = PackedSGD(trials, model)
+    optimizer = make_optimizer(Pack(trials), model, task)
     batches = PackBatches([0], task, batch_size=batch_size, micro_batch=None, augment=False)
     held = list(model.params.values())
     step = peak_bytes(lambda: take_step(model, task, optimizer, batches, step=0, lr_scale=1.0), held)

@@ -10,10 +10,10 @@ import pytest
 from sensitivity.execution.interruption import STOPS, Interruptible
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.user_functions import import_function
 from sensitivity.study.users_code import users_code
 from sensitivity.training.checks import check_study
 from sensitivity.training.problems import load_problem
-from sensitivity.training.user_functions import import_function
 
 HEAD = "import sys\nimport numpy as np\nimport torch\nfrom torch import nn\n"
 

@@ -11,7 +11,6 @@ from sensitivity.study.trials import Pack, expand
 from sensitivity.training import packed_model
 from sensitivity.training.batches import MicroBatch
 from sensitivity.training.members import Watch
-from sensitivity.training.packed_kfac import PackedKFAC
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import load_problem
 from sensitivity.training.step import make_optimizer, take_step
@@ -20,6 +19,15 @@ META = torch.device("meta")
 ARMS = {
     "sgd": {"kind": "sgd", "lr": [0.1, 0.2], "momentum": 0.9, "weight_decay": [0.0, 1e-3], "nesterov": True},
     "kfac": {"kind": "kfac", "lr": [0.1, 0.2], "damping": 0.1, "weight_decay": 1e-3, "kl_clip": 1e-3},
+    "adamw": {"kind": "adamw", "lr": [0.1, 0.2], "beta1": [0.8, 0.9]},
+    "nadam": {"kind": "nadam", "lr": [0.1, 0.2], "weight_decay": 0.1},
+    "rmsprop": {"kind": "rmsprop", "lr": [0.1, 0.2], "momentum": 0.9, "centered": True},
+    "adagrad": {"kind": "adagrad", "lr": [0.1, 0.2], "lr_decay": 0.1},
+    "lion": {"kind": "lion", "lr": [0.1, 0.2], "weight_decay": 0.1},
+    "schedule_free_adamw": {"kind": "schedule_free_adamw", "lr": [0.1, 0.2], "weight_decay": 0.1},
+    "muon": {"kind": "muon", "lr": [0.1, 0.2]},
+    "shampoo": {"kind": "shampoo", "lr": [0.1, 0.2]},
+    "soap": {"kind": "soap", "lr": [0.1, 0.2]},
 }
 MODELS = {
     "a sequence": lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)),
@@ -52,9 +60,7 @@ def test_a_step_asks_for_nothing(make_study, monkeypatch, model, arm):
     pack._buffers = {name: buffer.to(META) for name, buffer in pack._buffers.items()}
     pack._followed.add(True)
     optimizer, watch = make_optimizer(Pack(trials), pack, problem), Watch(len(trials))
-    if isinstance(optimizer, PackedKFAC):
-        optimizer._state.steps = 1  # the inversion is behind it
-    for step in range(1, 4):
+    for step in range(1, 4):  # K-FAC's inversion is behind it
         losses, failed = take_step(pack, problem, optimizer, Shapes(), step=step, lr_scale=0.5)
         watch.see(step, losses, failed)
         assert losses.device == META

@@ -6,10 +6,10 @@ import torch
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.user_functions import import_function
 from sensitivity.study.users_code import users_code
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.datasets.own_arrays import PARTS, as_tensor, parts_of
-from sensitivity.training.user_functions import import_function
 
 
 def user_dataset(spec: ProblemSpec) -> Dataset:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.users_code import users_code
+
+IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+"""Something in the user's code: "module:name"."""
 
 
 def import_function(path: str, field: str) -> Callable[..., Any]:

@@ -1,0 +1,275 @@
+"""Optimizers of the user's own, and of any package: ``kind = "module:Optimizer"``.
+
+A ``torch.optim.Optimizer``, or a function ``(params, **arguments)`` that returns one. Gradients are those of the packed
+networks; the parameters of each member are views into the pack, and its own optimizer steps them.
+
+Where the first argument is called `model`, `module` or `network`, it is given each member's network as a module of its
+own, so that it can place hooks. Then forward and backward passes are each member's own too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from sensitivity.optimizers.contract import Networks, Report, State, Tensors, registered
+from sensitivity.study.arms import OWN, Arm, ArmSchedule, fitting
+from sensitivity.study.axes import Axis, AxisField, OwnField
+from sensitivity.study.errors import UserError
+from sensitivity.study.user_functions import import_function
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.nn import Parameter
+    from torch.optim import Optimizer
+
+    from sensitivity.optimizers.numbers import Numbers
+
+logger = logging.getLogger(__name__)
+
+_BETAS = ("beta1", "beta2")
+_MODULE = ("model", "module", "network")
+_told: set[str] = set()
+"""Optimizers of which this process has said that they train members one by one."""
+_NOT_ITS_OWN = {*Arm.model_fields, *ArmSchedule.model_fields}
+
+
+class OwnArm(Arm):
+    """An optimizer of the user's own: all its other fields are arguments of its function or class.
+
+    A number, a list or an interval is an axis; texts, true and false are passed on as they are, and so is anything in
+    ``{ fixed = ... }``. Where the function takes `betas`, these may be given as `beta1` and `beta2`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    label: ClassVar[str] = "your own"
+    note: ClassVar[str] = (
+        "gradients are computed for the whole pack, but its own code steps one run at a time; FLOPs are the gradients' "
+        "alone"
+    )
+    __pydantic_extra__: dict[str, OwnField]
+
+    lr: AxisField
+
+    @model_validator(mode="after")
+    def _axes_fit(self) -> OwnArm:
+        errors = []
+        for name, value in (self.model_extra or {}).items():
+            try:
+                fitting(value, name, self.design) if isinstance(value, Axis) else None
+            except PydanticCustomError as error:
+                errors.append(InitErrorDetails(type=error, loc=(name,), input=value))
+        if errors:
+            raise ValidationError.from_exception_data("arm", errors)
+        return self
+
+
+@registered(OwnArm, kind=OWN)
+class Own:
+    """One optimizer a member, over views of the pack's parameters."""
+
+    def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
+        self._path = str(settings["kind"])
+        self._settings = {name: value for name, value in settings.items() if name not in Arm.model_fields}
+        self._build = import_function(self._path, "kind")
+        self._bound: tuple[int, ...] = ()
+        self._networks = networks
+        self._needs_module = _first_argument(self._build) in _MODULE
+        self._clips = settings.get("clip_norm") is not None
+
+    def init(self, params: Tensors, numbers: Numbers) -> State:
+        """Build the optimizer of each member."""
+        from torch.nn import Parameter
+
+        members = []
+        if self._needs_module and (self._clips or "clip_norm" in numbers):
+            raise UserError(
+                f"clip_norm: {self._path} is given the network itself, so that its gradients are not in the pack; clip "
+                "them in its step"
+            )
+        if self._needs_module and self._path not in _told:
+            _told.add(self._path)
+            logger.info("%s needs the network itself: members of a pack are trained one by one", self._path)
+        for k in range(len(numbers["lr"])):
+            module = self._module(k)
+            views = {name: Parameter(p.detach()[k]) for name, p in params.items()}
+            if module is not None:
+                views = {name: p for name, p in module.named_parameters() if name in params}
+            arguments = {name: numbers[name][k].item() for name in numbers.names if name not in _NOT_ITS_OWN}
+            made = self._made(list(views.values()) if module is None else module, arguments)
+            members.append(Member(views, made, module))
+        self._bound = _places(params)
+        return {"members": members}
+
+    def _module(self, place: int) -> nn.Module | None:
+        """Return the network of a member, if it is needed."""
+        if not self._needs_module:
+            return None
+        assert self._networks.member is not None
+        return self._networks.member(place)
+
+    def modules(self, state: State) -> Sequence[nn.Module] | None:
+        """Return the modules of the members, if they are needed."""
+        return [member.module for member in state["members"]] if self._needs_module else None
+
+    @property
+    def period(self) -> int:
+        """Every step counts: nothing is known of what they do."""
+        return 1
+
+    def repeated_kind(self, step: int) -> str | None:
+        """No step may be recorded: it runs code of the user's."""
+        return None
+
+    def step(
+        self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, *, lr: Tensor, step: int
+    ) -> Report | None:
+        """Let each member's optimizer step, at its learning rates times the schedule's multiplier."""
+        import torch
+
+        members: list[Member] = state["members"]
+        multiplier = (lr[0].double() / numbers.cast("lr")[0].double()).item()
+        inside = {name: p.detach().unbind() for name, p in params.items()}
+        slopes = {name: g.unbind() for name, g in grads.items()}
+        if (places := _places(params)) != self._bound:  # members were dropped: the pack has new tensors
+            for k, member in enumerate(members):
+                for name, view in member.views.items():
+                    view.data = inside[name][k]
+                if member.module is not None and self._networks.rebind is not None:
+                    self._networks.rebind(k, member.module)  # buffers too
+            self._bound = places
+        with torch.enable_grad():
+            for k, member in enumerate(members):
+                member.scale(multiplier)
+                if member.module is None:
+                    for name, view in member.views.items():
+                        view.grad = slopes[name][k]
+                member.optimizer.step()
+                for name, view in member.views.items():
+                    view.grad = None
+                    if view.data_ptr() != inside[name][k].data_ptr():  # another tensor is in the parameter's place
+                        with torch.no_grad():
+                            inside[name][k].copy_(view)
+                        view.data = inside[name][k]
+        return None
+
+    @contextlib.contextmanager
+    def evaluating(self, params: Tensors, state: State, numbers: Numbers) -> Iterator[None]:
+        """Put optimizers with an `eval` mode into it meanwhile: schedule-free ones average the parameters there."""
+        moded: list[Any] = [member.optimizer for member in state["members"] if _has_modes(member.optimizer)]
+        for optimizer in moded:
+            optimizer.eval()
+        try:
+            yield
+        finally:
+            for optimizer in moded:
+                optimizer.train()
+
+    def select(self, state: State, index: Tensor) -> State:
+        """Keep only the members at `index`."""
+        return {"members": [state["members"][k] for k in index.tolist()]}
+
+    def saved(self, state: State) -> dict[str, Any]:
+        """Return each optimizer's `state_dict`."""
+        return {"members": [member.optimizer.state_dict() for member in state["members"]]}
+
+    def restore(self, state: State, saved: Mapping[str, Any]) -> None:
+        """Load each optimizer's `state_dict`."""
+        for member, kept in zip(state["members"], saved["members"], strict=True):
+            member.restore(kept)
+
+    def _made(self, params: list[Parameter] | nn.Module, numbers: Mapping[str, float]) -> Optimizer:
+        """Build the optimizer of one member.
+
+        Raises:
+            UserError: what is built is no optimizer of torch's form, or needs a closure.
+        """
+        from torch.optim import Optimizer
+
+        made = self._build(params, **_arguments(self._build, {**numbers, **self._settings}))
+        if not isinstance(made, Optimizer):
+            raise UserError(
+                f"kind: {self._path} returned {type(made).__name__}; it must be, or return, a torch.optim.Optimizer"
+            )
+        closure = inspect.signature(type(made).step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise UserError(
+                f"kind: {self._path}: its step needs a closure, which computes the loss again. Here every run takes "
+                "one gradient a step, so that steps of all optimizers cost alike; take an optimizer without one"
+            )
+        if _has_modes(made):
+            modes: Any = made
+            modes.train()
+        return made
+
+
+class Member:
+    """The optimizer of one member, and the views of the pack that it steps."""
+
+    def __init__(self, views: dict[str, Parameter], optimizer: Optimizer, module: Any = None) -> None:
+        self.views, self.optimizer, self.module = views, optimizer, module
+        self._multiplier = 1.0
+        self._rates = [group.get("lr") for group in optimizer.param_groups]
+
+    def scale(self, multiplier: float) -> None:
+        """Set the learning rate of each parameter group to `multiplier` times the one it was built with."""
+        if multiplier == self._multiplier:
+            return
+        self._multiplier = multiplier
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            if rate is not None:
+                group["lr"] = rate * multiplier
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Load a `state_dict`, every tensor in the type that it was saved in: torch casts them to the parameters'."""
+        self.optimizer.load_state_dict(dict(saved))
+        self._multiplier = float("nan")  # the groups' rates are those of the step before
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
+        places = [place for group in saved["param_groups"] for place in group["params"]]
+        for parameter, place in zip(params, places, strict=True):
+            for name, value in saved["state"].get(place, {}).items():
+                if hasattr(value, "clone"):
+                    self.optimizer.state[parameter][name] = value.clone()
+
+
+def _arguments(build: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments for `build`: whole numbers where it has them as defaults, betas as a pair."""
+    try:
+        known = inspect.signature(build).parameters
+    except (TypeError, ValueError):  # of a class in C
+        known = {}  # type: ignore[assignment]
+    given = {name: value["fixed"] if isinstance(value, dict) else value for name, value in given.items()}
+    if "betas" in known and not set(_BETAS) & known.keys() and set(_BETAS) & given.keys():
+        default = known["betas"].default
+        pair = list(default) if isinstance(default, (tuple, list)) else [None, None]
+        for place, name in enumerate(_BETAS):
+            pair[place] = given.pop(name, pair[place])
+        given["betas"] = tuple(pair)
+    for name, value in given.items():
+        default = known[name].default if name in known else None
+        if isinstance(value, float) and value == int(value) and type(default) is int:
+            given[name] = int(value)
+        elif isinstance(value, list) and isinstance(default, tuple):
+            given[name] = tuple(value)
+    return given
+
+
+def _first_argument(build: Callable[..., Any]) -> str:
+    try:
+        return next(iter(inspect.signature(build).parameters), "")
+    except (TypeError, ValueError):  # of a class in C
+        return ""
+
+
+def _has_modes(optimizer: Any) -> bool:
+    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
+
+
+def _places(params: Tensors) -> tuple[int, ...]:
+    return tuple(p.data_ptr() for p in params.values())

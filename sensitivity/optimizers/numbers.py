@@ -1,0 +1,75 @@
+"""Hyperparameters of a pack: tensors ``[trials]``, in double precision, and shaped to multiply parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+class Numbers:
+    """The hyperparameters of the members of a pack, by name."""
+
+    def __init__(self, rows: Sequence[Mapping[str, float]], like: Tensor) -> None:
+        """Take those of each member, to be used with parameters like `like`."""
+        self._dtype = like.dtype
+        self._used = {name for row in rows for name, value in row.items() if value}
+        self._values = {
+            name: torch.tensor([row[name] for row in rows], dtype=torch.float64, device=like.device) for name in rows[0]
+        }
+        self._cast: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a hyperparameter ``[trials]`` in double precision, as 1 - beta and its powers need it."""
+        return self._values[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all hyperparameters."""
+        return tuple(self._values)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def any(self, name: str) -> bool:
+        """Whether any member began with another value than 0."""
+        return name in self._used
+
+    def cast(self, name: str) -> Tensor:
+        """Return a hyperparameter ``[trials]`` in the type of the parameters."""
+        if name not in self._cast:
+            self._cast[name] = self._values[name].to(self._dtype)
+        return self._cast[name]
+
+    def like(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a hyperparameter shaped to multiply `tensor` ``[trials, ...]``."""
+        return per_trial(self.cast(name), tensor)
+
+    def select(self, index: Tensor) -> None:
+        """Keep only the members at `index`."""
+        self._values = {name: values[index] for name, values in self._values.items()}
+        self._cast = {}
+
+
+def per_trial(values: Tensor, like: Tensor) -> Tensor:
+    """Return `values` ``[trials]`` in the type of `like` ``[trials, ...]``, shaped to multiply it."""
+    return values.to(like.dtype).view(-1, *(1,) * (like.dim() - 1))
+
+
+def correction(beta: Tensor, steps: Tensor) -> Tensor:
+    """Return 1 - beta ** steps ``[trials]``, by which an average that began at 0 is divided; exact near beta = 1."""
+    return -torch.expm1(steps * torch.log(beta))
+
+
+def zeros(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a tensor of zeros for each parameter."""
+    return {name: torch.zeros_like(p, requires_grad=False) for name, p in params.items()}
+
+
+def counter(numbers: Numbers) -> Tensor:
+    """Return a count of steps for each member ``[trials]``, in double precision.
+
+    A tensor, not a number of Python's: a recorded step counts on when it is replayed.
+    """
+    return torch.zeros_like(numbers["lr"])

@@ -1,0 +1,123 @@
+"""Every built-in optimizer walks where an implementation that others trust walks.
+
+torch's own run here. Trajectories of other packages are in golden.json, which references.py writes. Each is compared in
+a pack of two, whose other member has other numbers.
+"""
+
+import json
+
+import pytest
+import torch
+
+from sensitivity.optimizers.kinds import adam
+from tests.optimizers.cases import walked
+from tests.optimizers.references import GOLDEN, start, trajectory
+
+
+def close(ours, theirs, tolerance):
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=tolerance)
+        assert (value - start()[name]).abs().max() > 0.01, "it has walked"
+
+
+@pytest.fixture
+def exact():
+    """Scalars of optimizers, such as NAdam's product, in double precision."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+TORCH = {
+    "sgd": (
+        {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True},
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
+    ),
+    "adam": (
+        {"lr": 0.01, "beta1": 0.8, "beta2": 0.95, "eps": 1e-6, "weight_decay": 0.1},
+        lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1),
+    ),
+    "adamw": (
+        {"lr": 0.01, "beta1": 0.8, "beta2": 0.9999, "weight_decay": 0.3},
+        lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.8, 0.9999), weight_decay=0.3),
+    ),
+    "nadam": (
+        {"lr": 0.01, "beta1": 0.8, "beta2": 0.95, "weight_decay": 0.1, "momentum_decay": 0.1, "decoupled": True},
+        lambda p: torch.optim.NAdam(p, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1, momentum_decay=0.1,
+                                    decoupled_weight_decay=True),
+    ),
+    "rmsprop": (
+        {"lr": 0.01, "beta2": 0.9, "momentum": 0.5, "weight_decay": 0.1, "centered": True},
+        lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.9, momentum=0.5, weight_decay=0.1, centered=True),
+    ),
+    "adagrad": (
+        {"lr": 0.05, "lr_decay": 0.1, "weight_decay": 0.1},
+        lambda p: torch.optim.Adagrad(p, lr=0.05, lr_decay=0.1, weight_decay=0.1),
+    ),
+    "torch.optim:AdamW": (
+        {"lr": 0.01, "beta1": 0.8, "weight_decay": 0.3},
+        lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.8, 0.999), weight_decay=0.3),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TORCH)
+def test_it_is_torchs(kind, exact):
+    numbers, build = TORCH[kind]
+    close(walked(kind, **numbers), trajectory(build), 1e-13)
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_it_is_torchs_too_where_all_members_are_updated_at_once(kind, exact, monkeypatch):
+    monkeypatch.setattr(adam, "by_member", lambda lr: False)
+    numbers, build = TORCH[kind]
+    close(walked(kind, **numbers), trajectory(build), 1e-13)
+
+
+@pytest.mark.parametrize("kind", ["nadam", "rmsprop"])
+def test_the_other_forms_are_torchs(kind, exact):
+    build = {
+        "nadam": lambda p: torch.optim.NAdam(p, lr=0.01, weight_decay=0.1),
+        "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
+    }[kind]
+    close(walked(kind, lr=0.01, **({"weight_decay": 0.1} if kind == "nadam" else {})), trajectory(build), 1e-13)
+
+
+@pytest.mark.parametrize(("adjust", "theirs"), [("spectral", "original"), ("rms", "match_rms_adamw")])
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_muon_is_torchs_with_its_iteration_in_double_precision(adjust, theirs, nesterov, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.clone())  # its iteration rounds to that
+
+    def build(params):
+        hidden = [params[0]]  # the last layer is AdamW's
+        muon = torch.optim.Muon(hidden, lr=0.02, weight_decay=0.1, momentum=0.8, nesterov=nesterov, adjust_lr_fn=theirs)
+        return muon, torch.optim.AdamW(params[1:], lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
+
+    ours = walked(
+        "muon", lr=0.02, adam_lr=0.01, momentum=0.8, beta1=0.8, beta2=0.95, weight_decay=0.1,
+        nesterov=nesterov, adjust=adjust,
+    )  # fmt: skip
+    close(ours, trajectory(build), 1e-12)
+
+
+GOLDEN_CASES = {
+    "lion": ({"lr": 1e-2, "beta1": 0.8, "beta2": 0.95, "weight_decay": 0.1}, 1e-14),
+    "schedule_free_sgd": ({"lr": 0.3, "momentum": 0.8, "weight_decay": 0.01}, 1e-13),
+    "schedule_free_adamw": ({"lr": 0.03, "beta1": 0.8, "beta2": 0.95, "eps": 1e-6, "weight_decay": 0.01}, 1e-13),
+    # The reference's QR is in single precision.
+    "soap": ({"lr": 0.01, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1, "precondition_interval": 4}, 3e-6),
+    # Of the first paper: sums, no graft, no momentum, roots at every step. Ours has no average at beta1 = 0.
+    "shampoo": (
+        {"lr": 0.05, "beta1": 0.0, "eps": 1e-3, "statistics": "sum", "graft": "none", "precondition_interval": 1},
+        1e-11,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GOLDEN_CASES)
+def test_it_is_the_packages(kind):
+    numbers, tolerance = GOLDEN_CASES[kind]
+    theirs = {
+        name: torch.tensor(value, dtype=torch.float64) for name, value in json.loads(GOLDEN.read_text())[kind].items()
+    }
+    close(walked(kind, **numbers), theirs, tolerance)
