@@ -163,7 +163,7 @@ def open_page(tab: Page, address: str) -> float:
     """Return the seconds from asking for a page to both optimizers' maps being painted."""
     began = time.perf_counter()
     tab.goto(address)
-    for name in ("maps-0", "maps-1"):
+    for name in ("robustness-kfac", "robustness-sgd"):
         tab.locator(f"[id*='{name}'] .js-plotly-plot .heatmaplayer image").first.wait_for(timeout=120_000)
     return time.perf_counter() - began
 
@@ -171,7 +171,7 @@ def open_page(tab: Page, address: str) -> float:
 def click_cell(tab: Page, column: int) -> float:
     """Return the seconds from a click on a cell to its curves being painted."""
     tab.evaluate("window.scrollTo(0, 0)")
-    x, y, name = tab.locator("[id*='maps-0'] .js-plotly-plot").first.evaluate(
+    x, y, name = tab.locator("[id*='robustness-kfac'] .js-plotly-plot").first.evaluate(
         """(gd, column) => {
             const trace = gd._fullData.filter(t => t.type === 'heatmap')[0], box = gd.getBoundingClientRect();
             const x = gd._fullLayout.xaxis, y = gd._fullLayout.yaxis, row = trace.y.length - 2;

@@ -8,14 +8,14 @@ from http import HTTPStatus
 from dash import Dash
 from flask import Flask, Response, request
 
-from dashboards import callbacks, shell
+from dashboards import callbacks, contents, shell
+from dashboards.address import parse
 from dashboards.catalog import Catalog
 from dashboards.cluster import Cluster
 from dashboards.pages import compare, runs, start, studies
 from dashboards.questions import refuse_malformed
 from dashboards.security import protect
 from dashboards.site import Site
-from dashboards.view import parse
 from sensitivity.store.directory import Place
 
 
@@ -56,6 +56,7 @@ def create_app(
         tops["start"] = start.start_page(site)
         start.register(app, site)
     callbacks.register(app, site, tops)
+    contents.register(app, site)
     studies.register(app, site)
     runs.register(app, site)
     compare.register(app, site)
@@ -70,9 +71,9 @@ def _expect(app: Dash, site: Site) -> None:
 
     @server.after_request
     def expect(response: Response) -> Response:
-        view = parse(site.inner(request.path), request.query_string.decode(errors="replace"))
-        if view.study is not None and response.status_code == HTTPStatus.OK and request.method == "GET":
-            site.expect(view)
+        address = parse(site.inner(request.path), request.query_string.decode(errors="replace"))
+        if address.study is not None and response.status_code == HTTPStatus.OK and request.method == "GET":
+            site.expect(address)
         return response
 
 

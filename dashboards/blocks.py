@@ -5,43 +5,44 @@ A page lists its blocks from a scene; a block is found again by its name, so the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import plotly.graph_objects as go
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from dashboards.results import Results
-from dashboards.view import View
+from dashboards.address import Address
+from dashboards.catalog import Loaded
+from sensitivity.analysis.study_results import StudyResults
+from sensitivity.figures.exhibit import Computed
+from sensitivity.figures.tables import Table
 from sensitivity.figures.theme import CONFIG, Theme
 
 _CONFIG: Any = CONFIG
 Width = Literal["wide", "half"]
 MOST_ROWS = 300
 """Of a table in a page; the download has all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows of text and numbers beside a figure."""
-
-    header: tuple[str, ...]
-    rows: Sequence[Sequence[object]]
+_MOST_NOTES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a page shows: the view, its study's results, and the theme."""
+    """What a page shows: its address, its study and the study's results under the view, and the theme."""
 
-    view: View
-    results: Results
+    address: Address
+    loaded: Loaded
+    results: StudyResults
     theme: Theme
-    href: Callable[[View], str]
-    """The address of a view."""
+    href: Callable[[Address], str]
+    """What is written for an address, the server's prefix included."""
     version: str
     """Changes with the results of all studies that are shown."""
+
+
+Show = Callable[[Scene], Computed[Any]]
+"""Computes an exhibit. Raises NothingToShowError, and StorageError where curves can't be read."""
+Step = Callable[[StudyResults], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +52,18 @@ class FigureBlock:
     name: str
     label: str
     """What it shows, for those who can't see it."""
-    draw: Callable[[Scene], go.Figure | str]
-    """The figure, or why there is none."""
-    table: Callable[[Scene], Table]
-    depends: tuple[str, ...] = ("filters", "metric", "tolerance", "target", "unit", "surface")
-    """What of the view it shows; it stays as it is while that, the results and the theme do."""
+    show: Show
+    depends: tuple[str, ...]
+    """What of the view and the address it shows; it stays as it is while that, the results and the theme do."""
+    options: tuple[str, ...] = ()
+    """Names of the options that it reads from the address."""
     choosable: bool = False
     """Whether a click on it chooses a cell."""
     heading: tuple[str, str] | None = None
     """A heading above it, and the address that it leads to."""
     width: Width = "wide"
+    steps: tuple[Step, ...] = ()
+    """As of an exhibit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,20 +73,21 @@ class TextBlock:
     name: str
     content: Callable[[Scene], Any]
     depends: tuple[str, ...] | None = None
-    """As of a figure; None is all of the view."""
-    late: bool = False
-    """Whether it takes long, and the rest of the page goes first."""
-    reads: Callable[[Results], object] | None = None
-    """What a late one reads before: in no turn, for reading holds up nobody."""
-    steps: tuple[Callable[[Results], object], ...] = ()
-    """Results that a late one needs, each computed in a turn of its own, so that a click never waits for all."""
+    """As of a figure; None is all of the address."""
+    options: tuple[str, ...] = ()
+    show: Show | None = None
+    """Computes the exhibit whose data can be looked at and taken away."""
+    label: str = ""
     width: Width = "wide"
+    steps: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class FixedBlock:
     """A component that looks after itself, such as a control or a grid."""
 
+    name: str
+    """Changes where the component has to be made anew."""
     content: Callable[[Scene], Component]
     width: Width = "wide"
 
@@ -93,30 +97,38 @@ Block = FigureBlock | TextBlock | FixedBlock
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A page of a study."""
+    """A page of a study: sections of the catalogue, and what else stands between their exhibits."""
 
     name: str
     title: str
     lead: str
     """What it answers, in a sentence."""
-    blocks: Callable[[Scene], Sequence[Block]]
+    parts: tuple[str, ...]
+    """Names of sections, each with its introduction, and of exhibits that are shown apart from their section."""
+    first: tuple[Block, ...] = ()
+    before: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
+    """Name of an exhibit -> blocks that stand before it, and after it below."""
+    after: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
     further: tuple[Block, ...] = ()
     """Blocks that others of the page hold."""
-
-    def block(self, scene: Scene, name: str) -> FigureBlock | TextBlock | None:
-        """Return the block of that name."""
-        named = (block for block in (*self.blocks(scene), *self.further) if not isinstance(block, FixedBlock))
-        return next((block for block in named if block.name == name), None)
 
 
 def seen(scene: Scene, block: FigureBlock | TextBlock) -> str:
     """Return what changes whenever a block has to be renewed, the theme apart."""
+    address, results = scene.address, scene.results
     if block.depends is None:
-        return repr((scene.version, scene.view))
-    results = scene.results
-    # What the view leaves open is decided elsewhere: the target by the metric, for one.
-    decided = {"metric": results.metric.name, "target": results.target}
-    return repr((scene.version, [decided.get(name, getattr(scene.view, name)) for name in block.depends]))
+        return repr((scene.version, address))
+    # What the view leaves open is decided elsewhere: the metric by the primary target, for one.
+    decided = {
+        "filters": results.view.filters,
+        "metric": results.metric.name,
+        "tolerance": results.view.tolerance,
+        "target": results.target,
+        "margins": results.margins,
+        "cells": (address.cell_a, address.cell_b),
+    }
+    shown = [decided[name] if name in decided else getattr(address, name) for name in block.depends]
+    return repr((scene.version, shown, [address.options.get(name) for name in block.options]))
 
 
 def aria(**names: str) -> dict[str, Any]:
@@ -129,10 +141,13 @@ def place_block(block: Block, scene: Scene) -> Component:
     if isinstance(block, FixedBlock):
         return html.Div(block.content(scene), className=f"block {block.width}")
     if isinstance(block, TextBlock):
-        return html.Div(
-            [dcc.Store(id={"type": "written", "name": block.name}), html.Div(id={"type": "text", "name": block.name})],
-            className=f"block text {block.width}",
-        )
+        with_data = block.show is not None
+        content = [
+            dcc.Store(id={"type": "written", "name": block.name}),
+            html.Div(id={"type": "text", "name": block.name}),
+            *(_data_place(block.name, block.label) if with_data else []),
+        ]
+        return html.Div(content, className=f"block text {'card ' if with_data else ''}{block.width}")
     return _figure_place(block)
 
 
@@ -148,14 +163,6 @@ def _figure_place(block: FigureBlock) -> Component:
         tabIndex="0" if block.choosable else None,
         **aria(label=f"{block.label}.{hint}"),
     )
-    tools = html.Div(
-        [
-            html.Button("Data", id={"type": "show-data", "name": name}, className="quiet", **aria(expanded="false")),
-            html.Button("CSV", id={"type": "csv", "name": name}, className="quiet", title=f"Download: {block.label}"),
-            dcc.Download(id={"type": "download", "name": name}),
-        ],
-        className="tools",
-    )
     above = [] if block.heading is None else [html.H2(dcc.Link(block.heading[0], href=block.heading[1]))]
     return html.Figure(
         [
@@ -163,22 +170,50 @@ def _figure_place(block: FigureBlock) -> Component:
             dcc.Store(id={"type": "drawn", "name": name}),
             html.P(id={"type": "note", "name": name}, className="note"),
             canvas,
-            tools,
-            html.Div(id={"type": "data", "name": name}, className="data"),
+            html.Div(id={"type": "beside", "name": name}, className="beside-figure"),
+            *_data_place(name, block.label),
         ],
         className=f"block card {block.width}",
     )
 
 
-def html_table(table: Table, caption: str, *, most: int = MOST_ROWS) -> Component:
+def _data_place(name: str, label: str) -> list[Component]:
+    """Return the buttons for a block's data, and where they are shown."""
+    tools = html.Div(
+        [
+            html.Button("Data", id={"type": "show-data", "name": name}, className="quiet", **aria(expanded="false")),
+            html.Button("CSV", id={"type": "csv", "name": name}, className="quiet", title=f"Download: {label}"),
+            dcc.Download(id={"type": "download", "name": name}),
+        ],
+        className="tools",
+    )
+    rows = dcc.Store(id={"type": "rows", "name": name})
+    return [tools, rows, html.Div(id={"type": "data", "name": name}, className="data")]
+
+
+def noted(texts: Sequence[str]) -> list[Component]:
+    """Return what has to be known to read something, all but the first few folded."""
+    return [listed(texts, _MOST_NOTES, "notes")] if texts else []
+
+
+def listed(texts: Sequence[str], most: int, kind: str = "") -> Component:
+    """Return a list, what is beyond `most` folded."""
+    rest = texts[most:]
+    more = [html.Details([html.Summary(f"{len(rest):,} more"), html.Ul(list(map(html.Li, rest)))])] if rest else []
+    return html.Div([html.Ul(list(map(html.Li, texts[:most]))), *more], className=kind)
+
+
+def html_table(table: Table, *, most: int = MOST_ROWS) -> Component:
     """Return a table, its first rows if it is long."""
-    kept = list(table.rows[:most])
-    if len(table.rows) > most:
-        caption += f" The first {most:,} of {len(table.rows):,} rows; the download has all."
-    head = html.Tr([html.Th(name, scope="col") for name in table.header])
-    body = [html.Tr([_cell(value) for value in row]) for row in kept]
+    caption = table.caption + _cut(len(table.rows), most)
+
+    def kind(column: int) -> str:
+        return "" if column < table.text_columns else "n"
+
+    head = [html.Th(name, scope="col", className=kind(at)) for at, name in enumerate(table.header)]
+    rows = [[html.Td(_text(v), className=kind(at)) for at, v in enumerate(row)] for row in table.rows[:most]]
     return html.Div(
-        html.Table([html.Caption(caption), html.Thead(head), html.Tbody(body)]),
+        html.Table([html.Caption(caption), html.Thead(html.Tr(head)), html.Tbody([html.Tr(row) for row in rows])]),
         className="scroll",
         tabIndex="0",
         role="region",
@@ -186,11 +221,36 @@ def html_table(table: Table, caption: str, *, most: int = MOST_ROWS) -> Componen
     )
 
 
-def _cell(value: Any) -> Component:
-    if isinstance(value, bool) or value is None:
-        return html.Td("" if not value else "yes")
+def folded(table: Table) -> Component:
+    """Return a table that is opened by its caption."""
+    return html.Details([html.Summary(table.caption.partition(". ")[0]), html_table(table)])
+
+
+def data_rows(shown: Computed[Any], label: str) -> dict[str, Any]:
+    """Return the first rows of the data of an exhibit, as ``page.js`` puts them in the page.
+
+    A component a cell would keep a browser busy for seconds.
+    """
+    data = shown.data
+    return {
+        "caption": f"{label}.{_cut(len(data.rows), MOST_ROWS)}",
+        "header": list(data.columns),
+        "rows": [[_text(value) for value in row] for row in data.rows[:MOST_ROWS]],
+        "numbers": [any(isinstance(row[at], (int, float)) for row in data.rows) for at in range(len(data.columns))],
+    }
+
+
+def _cut(length: int, most: int) -> str:
+    return f" The first {most:,} of {length:,} rows; the download has all." if length > most else ""
+
+
+def _text(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else ""
     if isinstance(value, int):
-        return html.Td(f"{value:,}", className="n")
+        return f"{value:,}"
     if isinstance(value, float):
-        return html.Td("–" if value != value else f"{value:.4g}", className="n")
-    return html.Td(value)
+        return "–" if value != value else f"{value:.4g}"
+    return value

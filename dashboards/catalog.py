@@ -9,22 +9,21 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
-from sensitivity.analysis.evaluations import Evaluations
+from sensitivity.analysis.evaluations import Evaluations, StoredTables
 from sensitivity.analysis.memo import Memo
+from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.summary import StudySummary, compute_summary
 from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST, Manifest
-from sensitivity.store.reader import StudyRuns, read_runs, studies
+from sensitivity.store.reader import read_runs, studies
 from sensitivity.store.writer import RUNS
 from sensitivity.study.errors import StorageError, UserError
-from sensitivity.study.metrics import MetricName
 from sensitivity.study.spec import StudySpec
 
 ROOT_STUDY = "@root"
@@ -33,26 +32,22 @@ _LISTING_S = 1.5
 """A listing is as old as this at most: many pages that are open share it."""
 _MOST_STUDIES = 8
 _MOST_SUMMARIES = 512
-_MOST_FILTERS = 8
-"""Sets of filtered runs, with their results, that a study keeps: each is a copy, and dragging a slider makes many."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A study in a version: its runs, and its curves as far as they are asked for."""
+    """A study in a version, and its results as they are without filters."""
 
     name: str
     version: str
     directory: Place
-    study: StudyRuns
-    evaluations: Evaluations
-    filtered: Memo = field(default_factory=lambda: Memo(_MOST_FILTERS))
-    """Results by what filters the runs; they go with the version."""
+    results: StudyResults
+    """Whatever is computed is kept in them, and goes with the version."""
 
     @property
     def manifest(self) -> Manifest:
         """What study.json holds."""
-        return self.study.manifest
+        return self.results.manifest
 
     @property
     def spec(self) -> StudySpec:
@@ -62,27 +57,7 @@ class Loaded:
     @property
     def runs(self) -> pd.DataFrame:
         """One row a planned run."""
-        return self.study.runs
-
-    def at_start(self, metric: MetricName) -> pd.DataFrame:
-        """Return the evaluations of untrained networks: all of the curves that maps need.
-
-        Raises:
-            StorageError: a part of the curves is damaged, or can't be read; so do the three below.
-        """
-        return self.evaluations.at_start(self.study.parts, metric)
-
-    def meeting(self, metric: MetricName, target: float) -> pd.DataFrame:
-        """Return the evaluations that decide when runs meet a target: all that times to it need."""
-        return self.evaluations.meeting(self.study.parts, metric, target)
-
-    def best(self, metric: MetricName) -> pd.DataFrame:
-        """Return the first and the best evaluation of each run: all that success rates need."""
-        return self.evaluations.best(self.study.parts, metric)
-
-    def curves_of(self, trial_ids: Iterable[str]) -> pd.DataFrame:
-        """Return the whole curves of some runs."""
-        return self.evaluations.of(self.study.parts, list(trial_ids))
+        return self.results.tables.runs
 
 
 @dataclass(frozen=True)
@@ -168,7 +143,8 @@ class Catalog:
             self._loaded.drop(lambda key: isinstance(key, tuple) and key[0] == name and key[1] != version)
             directory = self.place(name)
             kept, evaluations = self._parts.get(name, lambda: (_known_parts(), Evaluations(directory)))
-            return Loaded(name, version, directory, read_runs(directory, kept), evaluations)
+            tables = StoredTables(read_runs(directory, kept), evaluations)
+            return Loaded(name, version, directory, StudyResults(tables))
 
         return self._loaded.get((name, version), read)
 

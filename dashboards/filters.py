@@ -9,25 +9,23 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import dash_mantine_components as dmc
 from dash import html
 from dash.development.base_component import Component
 
+from dashboards.address import Address, parse_target, target_text
 from dashboards.blocks import aria
-from dashboards.results import Results
-from dashboards.view import Narrowed, View, parse_target
 from sensitivity.analysis.maps import default_epsilon
-from sensitivity.analysis.times import UNITS
-from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
+from sensitivity.analysis.study_results import StudyResults
+from sensitivity.analysis.view import Narrowed, View
+from sensitivity.figures.labels import number, optimizer_name, parameter_name, target_label
 from sensitivity.study.axes import Axis
-from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.metrics import METRICS
 from sensitivity.study.spec import StudySpec
 
 _STEPS = 100
-UNIT_NAMES = {"steps": "steps", "epochs": "epochs", "seconds": "device-seconds", "flops": "FLOPs"}
 
 
 def positions(axis: Axis) -> tuple[float, ...]:
@@ -37,15 +35,12 @@ def positions(axis: Axis) -> tuple[float, ...]:
     return tuple(axis.quantile(k / _STEPS) for k in range(_STEPS + 1))
 
 
-def filter_bar(results: Results) -> Component:
+def filter_bar(results: StudyResults) -> Component:
     """Return the controls of a study, set as its view says."""
-    view, spec = results.view, results.loaded.spec
+    view, spec = results.view, results.spec
     metrics = [{"value": name, "label": METRICS[name].label.capitalize()} for name in spec.problem.metrics()]
     target = results.target
-    levels = [(name, level) for name, values in spec.targets.items() for level in values]
-    if target is not None and target not in levels:
-        levels.append(target)
-    targets = [{"value": f"{name}:{level:g}", "label": target_words(name, level)} for name, level in levels]
+    targets = [{"value": target_text((n, at)), "label": target_label(METRICS[n], at)} for n, at in results.targets]
     return html.Section(
         [
             html.Div(
@@ -54,8 +49,7 @@ def filter_bar(results: Results) -> Component:
                     _tolerance(results),
                     _many("optimizers", "Optimizers", spec.optimizers, view.optimizers, optimizer_name),
                     _many("batch_sizes", "Batch sizes", spec.batch_sizes, view.batch_sizes, lambda b: f"{b:,}"),
-                    _select("target", "Target", targets, f"{target[0]}:{target[1]:g}" if target else None, 210),
-                    _select("unit", "Cost in", [{"value": u, "label": UNIT_NAMES[u]} for u in UNITS], view.unit, 140),
+                    _select("target", "Target", targets, target_text(target) if target else None, 210),
                 ],
                 className="controls",
             ),
@@ -97,7 +91,7 @@ def _many(name: str, label: str, values: Any, chosen: Sequence[object], words: A
     )
 
 
-def _tolerance(results: Results) -> Component:
+def _tolerance(results: StudyResults) -> Component:
     fraction = results.metric.is_fraction
     default = 100 * default_epsilon(results.metric, 1.0)
     unit = "percentage points" if fraction else "% of the untrained loss"
@@ -130,13 +124,13 @@ def _boxes(spec: StudySpec, view: View) -> Component:
                     html.Div(optimizer_name(name), className="label strong"),
                     *(
                         _side(name, parameter, axis, sides.get((name, parameter)))
-                        for parameter, axis in arm.axes().items()
+                        for parameter, axis in axes.items()
                         if axis.varies
                     ),
                 ],
                 className="box",
             )
-            for name, arm in spec.optimizers.items()
+            for name, axes in spec.axes.items()
         ],
         className="sides",
     )
@@ -172,15 +166,9 @@ def _side(optimizer: str, parameter: str, axis: Axis, narrowed: Narrowed | None)
     )
 
 
-def target_words(name: MetricName, level: float) -> str:
-    """Return a target in words."""
-    metric = METRICS[name]
-    return f"{metric.label} {'≤' if metric.lower_is_better else '≥'} {metric_value(metric, level)}"
-
-
-def filtered_words(results: Results) -> str:
+def filtered_words(results: StudyResults) -> str:
     """Return what the filters leave."""
-    left, all_ = len(results.runs), len(results.loaded.runs)
+    left, all_ = len(results.runs), len(results.tables.runs)
     if left == all_:
         return f"All {all_:,} planned runs."
     sides = "".join(
@@ -190,8 +178,10 @@ def filtered_words(results: Results) -> str:
     return f"{left:,} of {all_:,} planned runs{sides}."
 
 
-def with_controls(view: View, values: Mapping[str, Any], sides: Mapping[tuple[str, str], Any], spec: StudySpec) -> View:
-    """Return the view with the controls' values; what is not a value of its control is left out."""
+def with_controls(
+    address: Address, values: Mapping[str, Any], sides: Mapping[tuple[str, str], Any], spec: StudySpec
+) -> Address:
+    """Return the address with the controls' values; what is not a value of its control is left out."""
     changes: dict[str, Any] = {}
     for name, value in values.items():
         if name == "optimizers":
@@ -204,19 +194,17 @@ def with_controls(view: View, values: Mapping[str, Any], sides: Mapping[tuple[st
             changes[name] = parse_target(value)
         elif name == "tolerance" and isinstance(value, (int, float)) and math.isfinite(value):
             changes[name] = float(value)
-        elif name in ("unit", "surface") and isinstance(value, str):
-            changes[name] = value
     box = [*(_side_of(spec, *key, value) for key, value in sides.items())]
     if sides:
         changes["box"] = tuple(sorted(side for side in box if side is not None))
-    return replace(view, **changes)
+    return address.under(**changes)
 
 
 def _side_of(spec: StudySpec, optimizer: str, parameter: str, value: Any) -> Narrowed | None:
-    arm = spec.optimizers.get(optimizer)
-    if arm is None or parameter not in arm.axes() or not isinstance(value, (list, tuple)) or len(value) != 2:
+    axis = spec.axes.get(optimizer, {}).get(parameter)
+    if axis is None or not isinstance(value, (list, tuple)) or len(value) != 2:
         return None
-    values = positions(arm.axes()[parameter])
+    values = positions(axis)
     low, high = (min(max(int(at), 0), len(values) - 1) for at in value)
     if low == 0 and high == len(values) - 1:
         return None

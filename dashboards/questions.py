@@ -28,6 +28,7 @@ _KINDS: Mapping[str, str] = {
     "shown.data": "table",
     "drawn.data": "table",
     "runs.selectedRows": "list of tables",
+    "option.value": "text",
     "filter.value": "text, number or list of text",
     "side.value": "list of numbers",
 }

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dashboards.catalog import Loaded
-from dashboards.toml_text import toml_text
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.errors import StudyFileError
 from sensitivity.study.load import parse_study
+from sensitivity.study.toml_text import toml_text
 from sensitivity.study.trials import expand
 
 _OF_MANY = ("design", "samples", "device_hours", "design_seed")

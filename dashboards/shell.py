@@ -9,11 +9,11 @@ import dash_mantine_components as dmc
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from dashboards.address import Address
 from dashboards.blocks import Page, Scene, aria, place_block
 from dashboards.catalog import ROOT_STUDY
-from dashboards.pages import PAGES
+from dashboards.pages import blocks_of, pages
 from dashboards.site import Site
-from dashboards.view import View
 
 LIVE_MS = 2_000
 """How often a page asks whether there are new results."""
@@ -55,22 +55,23 @@ def layout() -> Component:
     return page
 
 
-def navigation(site: Site, view: View) -> list[Component]:
-    """Return the links of a view's neighbours; a study's pages keep its filters."""
-    here = (view.study, view.page)
+def navigation(site: Site, address: Address) -> list[Component]:
+    """Return the links of an address's neighbours; a study's pages keep its filters."""
+    here = (address.study, address.page)
     general = [("studies", "Studies"), ("compare", "Compare"), *([("start", "Start a study")] if site.may_run else [])]
-    links = [_link(site, View(page=name), title, here) for name, title in general]
-    if view.study is not None:
-        links.append(html.Span(study_title(view.study), className="crumb"))
-        links += [_link(site, replace(view, page=name, run=None), page.title, here) for name, page in PAGES.items()]
+    links = [_link(site, Address(page=name), title, here) for name, title in general]
+    if address.study is not None:
+        links.append(html.Span(study_title(address.study), className="crumb"))
+        for name, page in pages().items():
+            links.append(_link(site, replace(address, page=name, run=None), page.title, here))
     return links
 
 
-def _link(site: Site, view: View, title: str, here: tuple[str | None, str]) -> Component:
-    current = (view.study, view.page) == here
+def _link(site: Site, address: Address, title: str, here: tuple[str | None, str]) -> Component:
+    current = (address.study, address.page) == here
     return dcc.Link(
         html.Span(title, **aria(current="page") if current else {}),
-        href=site.href(view),
+        href=site.href(address),
         className="here" if current else "",
     )
 
@@ -83,12 +84,12 @@ def study_title(name: str) -> str:
 def study_page(page: Page, scene: Scene, missing: Sequence[str]) -> list[Component]:
     """Return the places of a page's blocks."""
     notices = [html.P(text, className="notice", role="alert") for text in missing]
-    name = scene.results.loaded.spec.name
+    name = scene.loaded.spec.name
     return [
         html.H1([html.Span(page.title), html.Span(name, className="of")]),
         html.P(page.lead, className="lead"),
         *notices,
-        html.Div([place_block(block, scene) for block in page.blocks(scene)], className="grid"),
+        html.Div([place_block(block, scene) for block in blocks_of(page, scene)], className="grid"),
     ]
 
 

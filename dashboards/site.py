@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
-from dashboards.blocks import Scene
+from dashboards.address import Address, fit, fit_options, path_of, search_of
+from dashboards.blocks import FigureBlock, Scene, TextBlock
 from dashboards.catalog import Catalog
 from dashboards.cluster import Cluster
 from dashboards.jobs import Started
-from dashboards.results import Results
 from dashboards.turns import Turns
-from dashboards.view import View, fit, path_of, search_of
+from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.theme import DARK, LIGHT
-from sensitivity.study.errors import UserError
+from sensitivity.study.errors import StorageError, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,40 +32,59 @@ class Site:
     started: Started = field(default_factory=Started)
     turns: Turns = field(default_factory=Turns)
 
-    def href(self, view: View) -> str:
-        """Return the address of a view."""
-        return self.prefix + path_of(view).removeprefix("/") + search_of(view)
+    def href(self, address: Address) -> str:
+        """Return what is written for an address."""
+        return self.prefix + path_of(address).removeprefix("/") + search_of(address)
 
     def inner(self, pathname: str | None) -> str:
         """Return a path without the prefix."""
         path = pathname or "/"
         return "/" + path.removeprefix(self.prefix) if path.startswith(self.prefix) else path
 
-    def expect(self, view: View) -> None:
+    def expect(self, address: Address) -> None:
         """Begin to read the study of a page that is being opened, while the browser still starts the page."""
 
         def read() -> None:
             with contextlib.suppress(UserError):  # the page itself will say so
-                scene, _ = self.scene(view, None)
-                if view.page == "robustness":
+                scene, _ = self.scene(address, None)
+                if address.page == "robustness":
                     _ = scene.results.maps
 
         threading.Thread(target=read, name="expected", daemon=True).start()
 
-    def scene(self, view: View, theme: str | None) -> tuple[Scene, tuple[str, ...]]:
-        """Return what a page of a study shows, and what of the view the study doesn't have.
+    @contextlib.contextmanager
+    def in_turn(self, scene: Scene, block: FigureBlock | TextBlock) -> Iterator[None]:
+        """Hold the turn of a block to compute; what takes long is computed before, in turns of its own."""
+        if block.steps:
+            self.turns.give_way()
+            with contextlib.suppress(StorageError):  # the block says it
+                if scene.results.target is not None and "target" in (block.depends or ()):
+                    scene.results.tables.meeting(*scene.results.target)  # in no turn, for reading holds up nobody
+                for step in block.steps:
+                    with self.turns.take(late=True):
+                        step(scene.results)
+                if block.show is not None:
+                    with contextlib.suppress(NothingToShowError):
+                        block.show(scene)
+        with self.turns.take(late=bool(block.steps)):
+            yield
+
+    def scene(self, address: Address, theme: str | None) -> tuple[Scene, tuple[str, ...]]:
+        """Return what a page of a study shows, and what of the address the study doesn't have.
 
         Raises:
             UserError: there is no such study, or it can't be read.
         """
-        loaded = self.catalog.load(view.study or "")
-        fitted, missing = fit(view, loaded.spec)
-        results = Results(loaded, fitted)
+        loaded = self.catalog.load(address.study or "")
+        fitted, missing = fit(address, loaded.spec)
+        results = replace(loaded.results, view=fitted.view)
+        fitted, unknown = fit_options(fitted, results)
         scene = Scene(
-            view=fitted,
+            address=fitted,
+            loaded=loaded,
             results=results,
             theme=DARK if theme == "dark" else LIGHT,
             href=self.href,
             version=loaded.version,
         )
-        return scene, missing
+        return scene, (*missing, *unknown)

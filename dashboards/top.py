@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dashboards.view import View
+from dashboards.address import Address
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopPage:
     """Its content, and what changes when that should be renewed."""
 
-    content: Callable[[View], Any]
-    version: Callable[[View], str]
+    content: Callable[[Address], Any]
+    version: Callable[[Address], str]

@@ -1,9 +1,17 @@
 """How far an optimizer scales with batch size, and how sensitive it is to its hyperparameters.
 
-Data flows one way through the rooms of this package:
+    import sensitivity
+
+    study = sensitivity.run("quickstart")        # or sensitivity.open("studies/quickstart")
+    print(study.verdict())
+    study.figure("robustness", optimizer="kfac")
+
+`open` reads a study directory; `plan` prices a study and `run` runs it, from a study file, its fields as a dictionary,
+or a `Study` made in Python; `shutdown` stops the Ray that `run` keeps. A mistake outside this code is a `UserError`.
+These names, and the attributes of the objects that they give, are stable (docs/python.md). The rooms below are not:
 
     study file -> ``study`` (nouns, plan) -> ``execution`` (Ray) -> ``training`` (packs, ``kfac``)
-        -> ``store`` (study directory) -> ``analysis`` -> ``figures`` -> ``report``, dashboards
+        -> ``store`` (study directory) -> ``analysis`` -> ``figures`` -> ``report``, ``face``, dashboards
 
 * ``kfac``: the K-FAC optimizer, usable on its own with any PyTorch model.
 * ``study``: study files, designs, trials, packs, statuses, provenance.
@@ -12,7 +20,48 @@ Data flows one way through the rooms of this package:
 * ``execution``: the only room that names Ray.
 * ``analysis``: tables to numbers with intervals.
 * ``figures``: numbers to Plotly figures.
-* ``report``, ``cli``: one static HTML file; the commands.
+* ``report``, ``cli``, ``face``: one static HTML file; the commands; Python.
 
-Importing this module imports none of them.
+Importing this module imports none of them: each name is loaded when it is first used.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sensitivity.face.opened import OpenedStudy, Verdict
+    from sensitivity.face.opened import open_study as open  # noqa: A004
+    from sensitivity.face.priced import StudyPrice
+    from sensitivity.face.running import plan, run, shutdown
+    from sensitivity.study.errors import UserError
+    from sensitivity.study.spec import StudySpec as Study
+
+_HOMES = {
+    "OpenedStudy": "face.opened:OpenedStudy",
+    "Study": "study.spec:StudySpec",
+    "StudyPrice": "face.priced:StudyPrice",
+    "UserError": "study.errors:UserError",
+    "Verdict": "face.opened:Verdict",
+    "open": "face.opened:open_study",
+    "plan": "face.running:plan",
+    "run": "face.running:run",
+    "shutdown": "face.running:shutdown",
+}
+"""Module and name of each public name."""
+
+__all__ = ["OpenedStudy", "Study", "StudyPrice", "UserError", "Verdict", "open", "plan", "run", "shutdown"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, own = _HOMES[name].partition(":")
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), own)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -23,7 +23,7 @@ def pytest_addoption(parser):
         "--faults",
         type=int,
         metavar="N",
-        help="tests/faults: make N kills instead of 6, and record the outcome in benchmarks/results/faults.md",
+        help="tests/faults: make N kills instead of 4, and record the outcome in benchmarks/results/faults.md",
     )
     parser.addoption(
         "--cluster",
@@ -37,6 +37,7 @@ LONGEST = (
     "cluster/test_cluster.py",
     "execution/test_interruption.py",
     "execution/test_launch.py",
+    "face/test_notebook.py",
     "dashboards/test_browser.py",
     "dashboards/test_results.py",
     "report/test_page.py",

@@ -21,7 +21,7 @@ READERS = [
     "sensitivity.cli.main",
     *modules_of(
         "sensitivity/study", "sensitivity/store", "sensitivity/analysis", "sensitivity/figures", "sensitivity/report",
-        "dashboards", "search_spaces",
+        "sensitivity/face", "dashboards", "search_spaces",
     ),
 ]  # fmt: skip
 

@@ -21,7 +21,9 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       const asked = new URLSearchParams(search);
       if (slots.length) slots[0] === "b" ? asked.set("click", "b") : asked.delete("click");
       dash_clientside.callback_context.triggered.forEach(function (each) {
-        if (!each.prop_id.endsWith(".clickData") || !each.prop_id.includes('"name":"maps-')) return;
+        if (!each.prop_id.endsWith(".clickData")) return;
+        const canvas = document.getElementById(each.prop_id.slice(0, -10).replace('"type":"figure"', '"type":"canvas"'));
+        if (!canvas || !canvas.classList.contains("choosable")) return;
         const ids = (each.value ? each.value.points : []).map((point) => point.customdata);
         const id = ids.find((one) => typeof one === "string" && /^[0-9a-f]{16}$/.test(one));
         if (id) asked.set(slots[0] === "b" ? "beside" : "cell", id);
@@ -31,6 +33,35 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
         return [dash_clientside.no_update, dash_clientside.no_update];
       }
       return [text, Object.assign({}, shown, { search: text })];
+    },
+    table: function (data, id) {
+      // The rows of a figure's data: built here, for a component a cell keeps a browser busy for seconds.
+      const place = document.getElementById(JSON.stringify({ name: id.name, type: id.type }));
+      place.replaceChildren();
+      if (!data) return "data";
+      const make = function (kind, text, number) {
+        const made = document.createElement(kind);
+        if (text !== undefined) made.textContent = text;
+        if (number) made.className = "n";
+        return made;
+      };
+      const row = function (kind, values) {
+        const made = make("tr");
+        values.forEach((value, k) => made.append(make(kind, value, data.numbers[k])));
+        return made;
+      };
+      const table = make("table"), head = make("thead"), body = make("tbody"), scroll = make("div");
+      if (data.header.length) head.append(row("th", data.header));
+      head.querySelectorAll("th").forEach((cell) => cell.setAttribute("scope", "col"));
+      body.append(...data.rows.map((values) => row("td", values)));
+      table.append(make("caption", data.caption), head, body);
+      scroll.className = "scroll";
+      scroll.tabIndex = 0;
+      scroll.setAttribute("role", "region");
+      scroll.setAttribute("aria-label", data.caption);
+      scroll.append(table);
+      place.append(scroll);
+      return "data open";
     },
     refresh: function () {
       const grid = document.getElementById("runs") && dash_ag_grid.getApi("runs");

@@ -8,22 +8,23 @@ from functools import partial
 from typing import Any
 
 import dash_mantine_components as dmc
-import plotly.graph_objects as go
 from dash import Dash, Input, Output, State, html
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
-from dashboards.blocks import FigureBlock, Scene, Table, TextBlock, aria, html_table, place_block
-from dashboards.flatten import flatten
+from dashboards.address import Address, parse, search_of
+from dashboards.blocks import FigureBlock, Scene, TextBlock, aria, html_table, place_block
 from dashboards.site import Site
 from dashboards.top import TopPage
-from dashboards.view import View, parse, search_of
-from sensitivity.analysis.maps import RobustnessMap
-from sensitivity.figures.exhibits.maps import draw_maps
+from sensitivity.analysis.view import View
+from sensitivity.figures.exhibit import Computed, computed
+from sensitivity.figures.exhibits.maps import ROBUSTNESS
 from sensitivity.figures.labels import metric_value, number, optimizer_name
+from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.scales import map_scale
+from sensitivity.figures.tables import Table
 from sensitivity.study.errors import UserError
-from sensitivity.study.metrics import METRICS, Metric
+from sensitivity.study.metrics import METRICS
 from sensitivity.study.words import duration
 
 MOST = 4
@@ -33,7 +34,7 @@ MOST = 4
 def compare_page(site: Site) -> TopPage:
     """Return the page."""
 
-    def content(view: View) -> list[Component]:
+    def content(address: Address) -> list[Component]:
         metrics = [{"value": name, "label": METRICS[name].label.capitalize()} for name in METRICS]
         return [
             html.H1("Compare studies"),
@@ -44,7 +45,7 @@ def compare_page(site: Site) -> TopPage:
                         id="compared",
                         label="Studies",
                         data=list(site.catalog.places()),
-                        value=list(view.others),
+                        value=list(address.others),
                         maxValues=MOST,
                         size="xs",
                         miw=320,
@@ -55,7 +56,7 @@ def compare_page(site: Site) -> TopPage:
                         id="compared-metric",
                         label="Metric",
                         data=metrics,
-                        value=view.metric or "test_accuracy",
+                        value=address.view.metric or "test_accuracy",
                         allowDeselect=False,
                         size="xs",
                         w=180,
@@ -67,9 +68,9 @@ def compare_page(site: Site) -> TopPage:
             html.Div(id="comparison", className="comparison"),
         ]
 
-    def version(view: View) -> str:
+    def version(address: Address) -> str:
         known = site.catalog.places()
-        return " ".join(site.catalog.version(name) for name in view.others if name in known)
+        return " ".join(site.catalog.version(name) for name in address.others if name in known)
 
     return TopPage(content=content, version=version)
 
@@ -90,42 +91,42 @@ def register(app: Dash, site: Site) -> None:
     def choose(
         names: list[str] | None, metric: str, pathname: str, search: str, shown: dict[str, str] | None
     ) -> tuple[str, dict[str, str]]:
-        view = parse(site.inner(pathname), search)
+        address = parse(site.inner(pathname), search)
         others = tuple(name for name in names or () if name in site.catalog.places())[:MOST]
         chosen = METRICS[metric].name if metric in METRICS and metric != "test_accuracy" else None
-        written = search_of(replace(view, others=others, metric=chosen))
-        if view.page != "compare" or written == search_of(view):
+        written = search_of(replace(address, others=others).under(metric=chosen))
+        if address.page != "compare" or written == search_of(address):
             raise PreventUpdate
         return written, {**(shown or {}), "search": written}
 
     @app.callback(Output("comparison", "children"), Input("url", "search"), State("url", "pathname"))
     def show(search: str, pathname: str) -> Any:
-        view = parse(site.inner(pathname), search)
-        if view.page != "compare":
+        address = parse(site.inner(pathname), search)
+        if address.page != "compare":
             raise PreventUpdate
-        scenes, faults = _scenes(site, view, None)
+        scenes, faults = _scenes(site, address, None)
         notices = [html.P(fault, className="notice") for fault in faults]
         if not scenes:
             return notices or html.P("Choose two studies or more.", className="notice")
         return [*notices, *(place_block(block, scene) for scene, block in _blocks(scenes))]
 
 
-def found(site: Site, view: View, theme: str | None, name: str) -> tuple[Scene, FigureBlock | TextBlock | None]:
+def found(site: Site, address: Address, theme: str | None, name: str) -> tuple[Scene, FigureBlock | TextBlock | None]:
     """Return the block of that name of a comparison, and its scene; nothing happens where there is none."""
-    scenes, _ = _scenes(site, view, theme)
+    scenes, _ = _scenes(site, address, theme)
     for scene, block in _blocks(scenes):
         if block.name == name:
             return scene, block
     raise PreventUpdate
 
 
-def _scenes(site: Site, view: View, theme: str | None) -> tuple[list[Scene], list[str]]:
+def _scenes(site: Site, address: Address, theme: str | None) -> tuple[list[Scene], list[str]]:
     """Return a scene for each study, and what is wrong with the others."""
     scenes, faults = [], []
-    for name in view.others[:MOST]:
+    view = View(metric=address.view.metric or METRICS["test_accuracy"].name)
+    for name in address.others[:MOST]:
         try:
-            one = View(page="robustness", study=name, metric=view.metric or METRICS["test_accuracy"].name)
-            scenes.append(site.scene(one, theme)[0])
+            scenes.append(site.scene(Address(page="robustness", study=name, view=view), theme)[0])
         except UserError as error:
             faults.append(str(error))
     version = " ".join(scene.version for scene in scenes)  # the colour scale is of all
@@ -139,74 +140,58 @@ def _blocks(scenes: Sequence[Scene]) -> list[tuple[Scene, FigureBlock | TextBloc
         (scenes[0], TextBlock(name="side-by-side", content=lambda _: _table(scenes)))
     ]
     for place, scene in enumerate(scenes):
-        for position, optimizer in enumerate(scene.results.loaded.spec.optimizers):
-            study = scene.results.loaded.spec.name
+        for optimizer in scene.results.spec.optimizers:
+            study = scene.results.spec.name
             block = FigureBlock(
-                name=f"compared-{place}-{position}",
-                label=f"{study}: robustness maps of {optimizer_name(optimizer)}, a panel a batch size",
-                draw=partial(_draw, scenes, optimizer),
-                table=partial(_cells, optimizer),
+                name=f"compared-{place}-{optimizer}",
+                label=f"{study}: {ROBUSTNESS.title}: {optimizer_name(optimizer)}",
+                show=partial(_show, scenes, optimizer),
                 depends=("study", "metric"),
-                heading=(study, scene.href(View(page="robustness", study=scene.view.study, metric=scene.view.metric))),
+                heading=(study, scene.href(scene.address)),
             )
             blocks.append((scene, block))
     return blocks
 
 
-def _metric(scenes: Sequence[Scene]) -> Metric:
-    """Return the metric of the maps: the one asked for, where some study has it."""
-    asked = [scene.results.metric for scene in scenes if scene.view.metric is not None]
-    return (asked or [scenes[0].results.metric])[0]
-
-
-def _own(scene: Scene, optimizer: str) -> list[RobustnessMap]:
-    return [map_ for map_ in scene.results.maps if map_.optimizer == optimizer]
-
-
-def _draw(scenes: Sequence[Scene], optimizer: str, scene: Scene) -> go.Figure | str:
-    metric = _metric(scenes)
+def _show(scenes: Sequence[Scene], optimizer: str, scene: Scene) -> Computed[Any]:
+    """Return an optimizer's robustness maps on the colour scale of all studies with the metric."""
+    asked = [one.results.metric for one in scenes if one.results.view.metric is not None]
+    metric = (asked or [scenes[0].results.metric])[0]
     if scene.results.metric != metric:
-        return f"{scene.results.loaded.spec.name} has no {metric.label}."
-    maps = _own(scene, optimizer)
-    if not maps:
-        return "No run has a measured value here yet, so there is nothing to draw."
+        raise NothingToShowError(f"{scene.results.spec.name} has no {metric.label}.")
+    found = computed(ROBUSTNESS, scene.results, optimizer=optimizer)
     every = [map_ for one in scenes if one.results.metric == metric for map_ in one.results.maps]
-    figure: go.Figure = draw_maps(maps, theme=scene.theme, scale=map_scale(every))
-    return figure
-
-
-def _cells(optimizer: str, scene: Scene) -> Table:
-    return flatten(_own(scene, optimizer), parts="cells")
+    return replace(found, result=replace(found.result, scale=map_scale(every)))
 
 
 def _table(scenes: Sequence[Scene]) -> Component:
     header = (
-        "study", "optimizer", "batch size", "completed", "diverged", "waiting", "metric", "best median",
+        "study", "optimizer", "batch size", "metric", "completed", "diverged", "waiting", "best median",
         "cells within tolerance", "robust region, decades a dimension", "device time",
     )  # fmt: skip
     rows = []
     for scene in scenes:
         results = scene.results
         maps = {(m.optimizer, m.batch_size): m for m in results.maps}
-        decades = {(r.optimizer, r.batch_size): r.decades for r in results.regions}
+        regions = {(r.optimizer, r.batch_size): r.decades for r in results.target_regions or results.own_regions}
         for group in results.summary.groups:
             key = (group.optimizer, group.batch_size)
-            map_, region, tally = maps.get(key), decades.get(key), group.tally
+            map_, decades, tally = maps.get(key), regions.get(key), group.tally
             best = None if map_ is None else map_.best_cell
             rows.append(
                 [
-                    results.loaded.spec.name,
+                    results.spec.name,
                     optimizer_name(group.optimizer),
-                    group.batch_size,
+                    f"{group.batch_size:,}",
+                    results.metric.label,
                     f"{tally.completed:,} of {tally.planned:,}",
                     tally.diverged,
                     tally.waiting,
-                    results.metric.label,
                     "–" if best is None or map_ is None else metric_value(map_.metric, best.median),
                     "–" if map_ is None else f"{sum(c.in_region for c in map_.cells):,} of {len(map_.cells):,}",
-                    "–" if region is None or not region.known else number(region.value, 3),
+                    "–" if decades is None or not decades.known else number(decades.value, 3),
                     duration(tally.train_seconds + tally.eval_seconds),
                 ]
             )
-    table = html_table(Table(header=header, rows=rows), "Each study, optimizer and batch size.")
-    return html.Section([html.H2("Side by side"), table], className="card")
+    table = Table(caption="Each study, optimizer and batch size.", header=header, rows=rows, text_columns=2)
+    return html.Section([html.H2("Side by side"), html_table(table)], className="card")

@@ -8,51 +8,31 @@ from typing import Any
 
 import dash_ag_grid as dag
 import dash_mantine_components as dmc
-import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from dash import ClientsideFunction, Dash, Input, Output, State, callback_context, dcc, html, no_update
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
-from dashboards.blocks import Block, FigureBlock, FixedBlock, Page, Scene, Table, place_block
-from dashboards.flatten import flatten
-from dashboards.pages.robustness import narrow_curves
+from dashboards.address import parse, search_of
+from dashboards.blocks import FigureBlock, FixedBlock, Page, Scene, place_block
+from dashboards.pages.robustness import curves_exhibit
 from dashboards.reproduce import reproduction
 from dashboards.rows import columns, rows_of
 from dashboards.site import Site
-from dashboards.view import parse, search_of
-from sensitivity.analysis.curves import CellCurves, compute_curves
-from sensitivity.analysis.designs import varying
-from sensitivity.figures.exhibits.parallel import draw_parallel
+from sensitivity.analysis.curves import compute_curves
+from sensitivity.figures.exhibit import Computed
 from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
+from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import METRICS
-from sensitivity.study.results import Status
 from sensitivity.study.words import duration
 
-MOST_LINES = 2_000
-"""Runs in parallel coordinates: more make a browser stutter."""
 _FRACTIONS = [name for name, metric in METRICS.items() if metric.is_fraction]
 
 
-def _blocks(scene: Scene) -> Sequence[Block]:
-    return (
-        FixedBlock(content=_grid),
-        FigureBlock(
-            name="parallel",
-            label="Completed runs across their hyperparameters and the metric",
-            draw=_parallel,
-            table=_parallel_table,
-            depends=("filters", "metric"),
-        ),
-        FixedBlock(content=_drawer),
-    )
-
-
 def _grid(scene: Scene) -> Component:
-    runs = scene.results.loaded.runs
+    runs = scene.loaded.runs
     said = "Filter and sort in the header; select a row (click, or Space) to open the run."
     return html.Section(
         [
@@ -83,7 +63,8 @@ def _grid(scene: Scene) -> Component:
 
 
 def _column(runs: pd.DataFrame, name: str) -> dict[str, Any]:
-    title = parameter_name(name.removeprefix(PARAM_PREFIX)) if name.startswith(PARAM_PREFIX) else name.replace("_", " ")
+    title = METRICS[name].label if name in METRICS else name.replace("_", " ")
+    title = parameter_name(name.removeprefix(PARAM_PREFIX)) if name.startswith(PARAM_PREFIX) else title
     found: dict[str, Any] = {"field": name, "headerName": title}
     if pd.api.types.is_numeric_dtype(runs[name]):
         found |= {"filter": "agNumberColumnFilter", "type": "rightAligned"}
@@ -96,41 +77,6 @@ def _column(runs: pd.DataFrame, name: str) -> dict[str, Any]:
     if name == "message":
         found["maxWidth"] = 320
     return found
-
-
-def _chosen(scene: Scene) -> tuple[pd.DataFrame, int, str]:
-    """Return the runs in parallel coordinates, of how many they are, and how they were taken."""
-    results = scene.results
-    metric, runs = results.metric, results.runs
-    measured = (runs["status"] == Status.COMPLETED.value) & np.isfinite(runs[metric.name].to_numpy(dtype=float))
-    done = runs[measured].sort_values(metric.name, ascending=metric.lower_is_better, kind="stable")
-    if len(done) <= MOST_LINES:
-        return done, len(done), ""
-    best = MOST_LINES // 2
-    rest = done.iloc[best:]
-    spread = np.linspace(0, len(rest) - 1, MOST_LINES - best).round().astype(int)
-    said = f": the best {best:,}, and every {len(rest) / (MOST_LINES - best):.1f}th of the others by rank"
-    return pd.concat([done.iloc[:best], rest.iloc[spread]]), len(done), said
-
-
-def _parallel(scene: Scene) -> go.Figure | str:
-    chosen, of, said = _chosen(scene)
-    if not len(chosen):
-        return "No run has completed yet."
-    names = varying(scene.results.runs)
-    return draw_parallel(chosen, scene.results.metric, names, of=of, said=said, theme=scene.theme)
-
-
-def _parallel_table(scene: Scene) -> Table:
-    chosen, _, _ = _chosen(scene)
-    shown = columns(chosen)
-    return Table(
-        header=shown,
-        rows=[
-            [str(v) if isinstance(v, pd.Timestamp) else v for v in row]
-            for row in chosen[list(shown)].itertuples(index=False)
-        ],
-    )
 
 
 def _drawer(scene: Scene) -> Component:
@@ -153,11 +99,11 @@ def register(app: Dash, site: Site) -> None:
 
 
 def _scene(site: Site, pathname: str, search: str) -> Scene:
-    view = parse(site.inner(pathname), search)
-    if view.page != "runs" or view.study is None:
+    address = parse(site.inner(pathname), search)
+    if address.page != "runs" or address.study is None:
         raise PreventUpdate
     try:
-        return site.scene(view, None)[0]
+        return site.scene(address, None)[0]
     except UserError:
         raise PreventUpdate from None
 
@@ -199,13 +145,13 @@ def _open_and_close(app: Dash, site: Site) -> None:
     def choose(
         selected: list[dict[str, Any]] | None, opened: bool, pathname: str, search: str, shown: dict[str, str] | None
     ) -> tuple[Any, ...]:
-        view = parse(site.inner(pathname), search)
+        address = parse(site.inner(pathname), search)
         if callback_context.triggered_id == "run":
-            name = view.run if opened else None
+            name = address.run if opened else None
         else:
-            name = str(selected[0].get("trial_id")) if selected else view.run
-        written = search_of(replace(view, run=name))
-        if written == search_of(view):
+            name = str(selected[0].get("trial_id")) if selected else address.run
+        written = search_of(replace(address, run=name))
+        if written == search_of(address):
             raise PreventUpdate
         return written, {**(shown or {}), "search": written}
 
@@ -223,7 +169,7 @@ def _show(app: Dash, site: Site) -> None:
     )
     def show(search: str, version: str | None, pathname: str, before: str | None) -> tuple[Any, ...]:
         scene = _scene(site, pathname, search)
-        if scene.view.run is None:
+        if scene.address.run is None:
             return False, no_update, no_update, None
         rows = _rows(scene)
         if not len(rows):
@@ -238,12 +184,12 @@ def _show(app: Dash, site: Site) -> None:
 
 def _rows(scene: Scene) -> pd.DataFrame:
     """Return the row of the run that the drawer shows; none without one."""
-    runs = scene.results.loaded.runs
-    return runs[runs["trial_id"] == scene.view.run]
+    runs = scene.loaded.runs
+    return runs[runs["trial_id"] == scene.address.run]
 
 
 def _run(scene: Scene, run: Mapping[str, Any]) -> list[Any]:
-    loaded = scene.results.loaded
+    loaded = scene.loaded
     settings = [
         (parameter_name(name), number(float(run[PARAM_PREFIX + name]), 6))
         for name in loaded.spec.optimizers[str(run["optimizer"])].hyperparameter_names
@@ -291,30 +237,25 @@ def _facts(title: str, pairs: Sequence[tuple[str, object]]) -> Component:
     return html.Section([*([html.H2(title)] if title else []), html.Dl(items, className="facts")])
 
 
-def _curves(scene: Scene) -> list[CellCurves]:
+def _curve(scene: Scene) -> Computed[Any]:
     rows = _rows(scene)
     cells = [str(cell) for cell in rows["cell_id"]]
-    return [*compute_curves(rows, scene.results.loaded.curves_of(rows["trial_id"]), scene.results.metric, cells)]
-
-
-def _draw_curve(scene: Scene) -> go.Figure | str:
-    curves = [curve for curve in _curves(scene) if curve.epochs]
-    return narrow_curves(curves, scene, "this run") if curves else "This run has no learning curve."
+    found = compute_curves(rows, scene.results.tables.curves_of(rows["trial_id"]), scene.results.metric, cells)
+    curves = [curve for curve in found if curve.epochs]
+    if not curves:
+        raise NothingToShowError("This run has no learning curve.")
+    return Computed(curves_exhibit("run-curve", "this run", tuple(scene.results.spec.optimizers)), curves)
 
 
 _CURVE = FigureBlock(
-    name="run-curve",
-    label="Learning curve of the run",
-    draw=_draw_curve,
-    table=lambda scene: flatten([s for c in _curves(scene) for s in c.seeds], columns=("epochs", "measured")),
-    depends=("metric", "run"),
-    width="half",
+    name="run-curve", label="Learning curve of the run", show=_curve, depends=("metric", "run"), width="half"
 )
 
 RUNS = Page(
     name="runs",
     title="Runs",
     lead="Every planned run, and all that is known of it.",
-    blocks=_blocks,
+    parts=("parallel", "runs"),
+    first=(FixedBlock(name="grid", content=_grid), FixedBlock(name="drawer", content=_drawer)),
     further=(_CURVE,),
 )

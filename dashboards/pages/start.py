@@ -15,20 +15,21 @@ from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
 from dashboards import jobs
-from dashboards.blocks import Table, html_table
+from dashboards.address import Address
+from dashboards.blocks import html_table
 from dashboards.cluster import Cluster
 from dashboards.shell import trouble_note
 from dashboards.site import Site
-from dashboards.toml_text import toml_text
 from dashboards.top import TopPage
-from dashboards.view import View
 from sensitivity.figures.labels import optimizer_name
+from sensitivity.figures.tables import Table
 from sensitivity.study.arms import arm_class
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.hyperparameters import rank
 from sensitivity.study.load import parse_toml, read_study
 from sensitivity.study.redaction import redacted
 from sensitivity.study.spec import StudySpec
+from sensitivity.study.toml_text import toml_text
 from sensitivity.study.words import duration
 
 _FIELDS = (
@@ -49,7 +50,7 @@ _FIRST = "shipped: quickstart"
 def start_page(site: Site) -> TopPage:
     """Return the page."""
 
-    def content(view: View) -> list[Component]:
+    def content(address: Address) -> list[Component]:
         known = list(jobs.sources(site.catalog.root))
         return [
             html.H1("Start a study"),
@@ -96,7 +97,7 @@ def start_page(site: Site) -> TopPage:
             ),
         ]
 
-    return TopPage(content=content, version=lambda view: repr(site.started.said()))
+    return TopPage(content=content, version=lambda _: repr(site.started.said()))
 
 
 def _where(site: Site) -> str:
@@ -327,7 +328,7 @@ def _submitting(app: Dash, site: Site, cluster: Cluster) -> None:
             job = cluster.submit(text or "", spec)
         except UserError as error:
             return trouble_note(str(error))
-        link = dcc.Link("Studies", href=site.href(View()))
+        link = dcc.Link("Studies", href=site.href(Address()))
         return html.P([f"Submitted as job {job}. It appears under ", link, " once it has begun."], className="good")
 
 
@@ -349,16 +350,15 @@ def _priced(content: Mapping[str, Any]) -> Component:
         f"At most {duration(content['device_seconds'])} of device time: {duration(content['wall_seconds'])} with"
         f" {content['workers']} workers."
     )
-    return html.Div(
-        [html.P(said, className="strong"), html_table(Table(header=header, rows=rows), "The plan's price.")]
-    )
+    table = Table(caption="The plan's price.", header=header, rows=rows, text_columns=1)
+    return html.Div([html.P(said, className="strong"), html_table(table)])
 
 
 def _said(site: Site) -> list[Component]:
     return [
         html.Article(
             [
-                html.H2([dcc.Link(name, href=site.href(View(page="overview", study=name))), f": {state}"]),
+                html.H2([dcc.Link(name, href=site.href(Address(page="overview", study=name))), f": {state}"]),
                 html.Pre(text or "It has said nothing yet.", tabIndex="0"),
             ]
         )

@@ -12,6 +12,7 @@ from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
 from dashboards import jobs
+from dashboards.address import Address, parse
 from dashboards.blocks import aria
 from dashboards.catalog import Entry
 from dashboards.cluster import Job
@@ -19,7 +20,6 @@ from dashboards.progress import pace
 from dashboards.shell import study_title, trouble_note
 from dashboards.site import Site
 from dashboards.top import TopPage
-from dashboards.view import View, parse
 from sensitivity.figures.labels import optimizer_name
 from sensitivity.store.lock import Holder, live_holder
 from sensitivity.study.errors import UserError
@@ -33,7 +33,7 @@ _STATES = ("completed", "diverged", "stopped", "failed", "interrupted", "pending
 def studies_page(site: Site) -> TopPage:
     """Return the page."""
 
-    def content(view: View) -> list[Component]:
+    def content(address: Address) -> list[Component]:
         return [
             html.H1("Studies"),
             html.P(["Study directories below ", html.Code(site.catalog.root.uri), "."], className="lead"),
@@ -41,7 +41,7 @@ def studies_page(site: Site) -> TopPage:
             html.Div(id="studies", className="studies"),
         ]
 
-    return TopPage(content=content, version=lambda view: _version(site))
+    return TopPage(content=content, version=lambda _: _version(site))
 
 
 def _version(site: Site) -> str:
@@ -117,7 +117,7 @@ def _job(site: Site, name: str) -> Job | None:
 
 
 def _card(site: Site, name: str, now: datetime.datetime) -> Component:
-    href = site.href(View(page="overview", study=name))
+    href = site.href(Address(page="overview", study=name))
     try:
         entry, holder = site.catalog.entry(name), live_holder(site.catalog.place(name))
     except UserError as error:
@@ -141,9 +141,8 @@ def _card(site: Site, name: str, now: datetime.datetime) -> Component:
 
 
 def _compare(site: Site, name: str) -> Component:
-    return dcc.Link(
-        "Compare", href=site.href(View(page="compare", others=(name,))), className="beside", title="Compare with others"
-    )
+    href = site.href(Address(page="compare", others=(name,)))
+    return dcc.Link("Compare", href=href, className="beside", title="Compare with others")
 
 
 def _running(site: Site, entry: Entry, holder: Holder | None) -> list[Component]:

@@ -16,7 +16,6 @@ from sensitivity.study.words import duration, size
 
 if TYPE_CHECKING:
     from sensitivity.execution.costs import Price
-    from sensitivity.execution.prepare import Plan
     from sensitivity.execution.progress import Progress
     from sensitivity.study.whole_files import Written
 
@@ -28,40 +27,16 @@ def plain_console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
-def extent(plan: Plan) -> str:
-    """Return in words how much a study is."""
-    arms = plan.spec.optimizers.values()
-    hours = len(plan.spec.batch_sizes) * sum(arm.device_hours or 0.0 for arm in arms if arm.open_ended)
-    runs = [f"{len(plan.counted)} runs"] if plan.counted or not hours else []
-    return ", and ".join([*runs, *([f"searches for {duration(3600 * hours)} of device time"] if hours else [])])
-
-
 def shown_file(written: Written) -> str:
     """Return a file's name and size."""
     return f"{written.path} ({size(written.size, 'B')})"
 
 
-def progress_line(progress: Progress) -> str:
-    """Return progress as one line."""
-    counts = progress.counts
-    left = progress.seconds_left
-    timed = progress.device_time
-    parts = [
-        f"{progress.done} runs" if progress.planned is None else f"{progress.done}/{progress.planned} runs",
-        *([f"{duration(timed[0])} of {duration(timed[1])} device time"] if timed is not None else []),
-        f"{counts['completed']} completed",
-        f"{counts['diverged']} diverged",
-        f"{counts['failed']} failed",
-        *([f"{counts['interrupted']} interrupted"] if counts["interrupted"] else []),
-        f"{progress.rate:.1f} runs/s",
-        "time left unknown" if left is None else f"{duration(left)} left",
-    ]
-    return " · ".join(parts)
-
-
 @contextlib.contextmanager
 def shown(progress: Progress, console: Console) -> Iterator[Callable[[], None]]:
     """Show progress while inside; yield what to call when it has changed."""
+    from sensitivity.execution.telling import progress_line  # here, as `display` serves commands that only read
+
     if console.is_terminal:
         columns = (TextColumn("{task.percentage:>3.0f}%"), BarColumn(), TextColumn("{task.description}"))
         bar = Bar(*columns, console=console)

@@ -133,6 +133,31 @@ def report(
 
 
 @app.command()
+def figure(
+    study_dir: DirectoryArgument,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="an exhibit (default: list them with their options)")
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OPTION=VALUE...]", help="what of it, such as optimizer=kfac (default: the first)"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help=".html, .svg, .png, .csv or .json (default: NAME.html; tables are printed)"
+        ),
+    ] = None,
+) -> None:
+    """Write one figure of a study, or its data, to a file: what the report shows, by name."""
+    with _importing():
+        from sensitivity.cli.figure import show_figure
+
+    for line in show_figure(study_dir, name, options or [], output):
+        print(line, flush=True)
+
+
+@app.command()
 def verdict(study_dir: DirectoryArgument, as_json: JsonOption = False) -> None:
     """Answer a study's questions: which optimizer scales further, which is less sensitive, and why."""
     with _importing():

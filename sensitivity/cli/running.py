@@ -7,17 +7,15 @@ import sys
 
 from rich.console import Console
 
-from sensitivity.cli.display import extent, plain_console, shown
+from sensitivity.cli.display import plain_console, shown
 from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
 from sensitivity.cli.json_output.base import json_text
 from sensitivity.cli.json_output.runs import run_output
 from sensitivity.execution.launch import Outcome, launch
 from sensitivity.execution.prepare import prepare
+from sensitivity.execution.telling import extent, outcome_lines
 from sensitivity.store.directory import place
 from sensitivity.study.redaction import redacted
-
-_SHOWN = 3
-"""Runs that are named of those that came out otherwise when they were trained again."""
 
 
 def run_study(study: str, *, storage: str, address: str | None, workers: int | None, as_json: bool) -> int:
@@ -48,13 +46,8 @@ def _tell(outcome: Outcome, console: Console, *, again: str) -> None:
     def line(text: str) -> None:
         console.print(text, soft_wrap=True)
 
-    line(f"{outcome.study}: " + ", ".join(f"{count} {status}" for status, count in outcome.statuses.items()))
-    for cause, count in outcome.causes.items():
-        line(f"  {count} × {cause}")
-    if outcome.determinism is not None and not outcome.interrupted:
-        line(f"checked: {outcome.determinism['sentence']}")
-        for fault in outcome.determinism["faults"][:_SHOWN]:
-            line(f"  {fault}")
+    for text in outcome_lines(outcome):
+        line(text)
     if outcome.interrupted:
         line(f"stopped; every reported result is kept. To go on: {again}")
     line(f"results: {outcome.directory}")

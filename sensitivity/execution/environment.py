@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import secrets
 import shutil
@@ -44,6 +45,7 @@ def ray_environment(*, local: bool) -> Iterator[Path]:
     Raises:
         UserError: there is no temporary folder with a path short enough for the sockets of a `local` Ray.
     """
+    logging.getLogger("ray.widgets").setLevel(logging.WARNING)  # it tells notebooks what to install for its own display
     with _temporary_folder(_short_folder() if local else Path(tempfile.gettempdir())) as scratch:
         wanted = dict(_QUIET)
         if local:

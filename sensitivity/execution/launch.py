@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensitivity.execution.costs import measure_here, pack_sizes, samples
-from sensitivity.execution.environment import ray_environment
+from sensitivity.execution.executor import Sessions, one_session
 from sensitivity.execution.interruption import Interruptible
 from sensitivity.execution.prepare import Plan, available_workers, with_recorded, with_search_seconds
 from sensitivity.execution.progress import Part, Progress, Share, part_of
@@ -70,7 +70,15 @@ class Outcome:
         return any(status not in ("failed", "interrupted") for status in self.statuses)
 
 
-def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | None, show: Show) -> Outcome:
+def launch(
+    plan: Plan,
+    directory: Place,
+    *,
+    address: str | None,
+    workers: int | None,
+    show: Show,
+    sessions: Sessions = one_session,
+) -> Outcome:
     """Run what is missing of a plan and keep it in `directory`; without anything missing, do not start Ray.
 
     Args:
@@ -79,6 +87,7 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
         address: of a running Ray cluster; None starts Ray on this machine.
         workers: packs at a time; None takes one for each core (`threads` cores a pack).
         show: shows progress.
+        sessions: gives Ray.
 
     Raises:
         UserError: the directory can't be written or holds another study, or the cluster does not answer.
@@ -111,6 +120,7 @@ def launch(plan: Plan, directory: Place, *, address: str | None, workers: int | 
                         address=address,
                         workers=workers,
                         show=show,
+                        sessions=sessions,
                         stop=stop,
                     )
             except KeyboardInterrupt:
@@ -162,61 +172,61 @@ def _run_missing(
     address: str | None,
     workers: int | None,
     show: Show,
+    sessions: Sessions,
     stop: Interruptible,
 ) -> None:
     execution = plan.spec.execution
     if address is None:
         workers = workers or available_workers(execution.threads)
-    with ray_environment(local=address is None) as scratch:
-        # These import Ray, which reads the environment.
+    ray = sessions(address=address, workers=workers, execution=execution, on_loss=stop.stop)
+    with ray as (at_once, scratch):
+        # These import Ray, which by now has read the environment.
         from sensitivity.execution.preflight import check_nodes
         from sensitivity.execution.runner import Destination, run_packs
-        from sensitivity.execution.session import session
         from sensitivity.execution.worker_tasks import again_there, measure_on_cluster, start_workers
 
-        with session(address=address, workers=workers, execution=execution, on_loss=stop.stop) as at_once:
-            stop.arm()  # Ray's start has put handlers of its own in place of ours
-            if address is not None:
-                check_nodes(plan, directory)
-            groups = {g: some for g, some in samples(plan, finished=finished).items() if some[0].id not in finished}
-            # Where the packs will run, so that the sizes suit that machine; here it saves a worker's start.
-            here = address is None and execution.device == "cpu"
-            measure = measure_here if here else measure_on_cluster
-            if here:
-                start_workers(at_once - 1, execution)  # one core is for the measurement
-            costs = {} if execution.pack_size else measure(plan, groups, workers=at_once)
-            sizes = pack_sizes(costs)
-            begun = sweep_checkpoints(directory, {trial.id for trial in plan.trials if trial.id not in finished})
-            packs = plan.packs(sizes, finished=finished, workers=at_once, begun=begun)
-            progress = _progress(plan, finished, costs)
-            known = list(plan.trials)
+        stop.arm()  # Ray's start has put handlers of its own in place of ours
+        if address is not None:
+            check_nodes(plan, directory)
+        groups = {g: some for g, some in samples(plan, finished=finished).items() if some[0].id not in finished}
+        # Where the packs will run, so that the sizes suit that machine; here it saves a worker's start.
+        here = address is None and execution.device == "cpu"
+        measure = measure_here if here else measure_on_cluster
+        if here:
+            start_workers(at_once - 1, execution)  # one core is for the measurement
+        costs = {} if execution.pack_size else measure(plan, groups, workers=at_once)
+        sizes = pack_sizes(costs)
+        begun = sweep_checkpoints(directory, {trial.id for trial in plan.trials if trial.id not in finished})
+        packs = plan.packs(sizes, finished=finished, workers=at_once, begun=begun)
+        progress = _progress(plan, finished, costs)
+        known = list(plan.trials)
 
-            def cut(trials: Sequence[Trial]) -> Sequence[Pack]:
-                """Write what a search has come up with into the plan, before anything of it starts, and pack it."""
-                known.extend(trials)
+        def cut(trials: Sequence[Trial]) -> Sequence[Pack]:
+            """Write what a search has come up with into the plan, before anything of it starts, and pack it."""
+            known.extend(trials)
 
-                def write() -> None:
-                    lock.require()
-                    write_plan(directory, known, plan.spec.hyperparameters)
+            def write() -> None:
+                lock.require()
+                write_plan(directory, known, plan.spec.hyperparameters)
 
-                patiently(write)
-                fair = -(-len(trials) // at_once)
-                return group(trials, execution.pack_size or min(sizes.get(trials[0].group, fair), fair))
+            patiently(write)
+            fair = -(-len(trials) // at_once)
+            return group(trials, execution.pack_size or min(sizes.get(trials[0].group, fair), fair))
 
-            with show(progress) as on_change:
-                on_change()
-                run_packs(
-                    plan,
-                    Supply(packs, workers=at_once, searches=searches, cut=cut),
-                    Destination(directory=directory, manifest=manifest, lock=lock),
-                    workers=at_once,
-                    scratch=scratch,
-                    progress=progress,
-                    on_change=on_change,
-                    stopped=lambda: stop.requested,
-                )
-            again = functools.partial(train_again, plan.problem) if here else functools.partial(again_there, plan)
-            _check_determinism(again, finished, directory, manifest, lock, seconds=budget_seconds(progress.elapsed))
+        with show(progress) as on_change:
+            on_change()
+            run_packs(
+                plan,
+                Supply(packs, workers=at_once, searches=searches, cut=cut),
+                Destination(directory=directory, manifest=manifest, lock=lock),
+                workers=at_once,
+                scratch=scratch,
+                progress=progress,
+                on_change=on_change,
+                stopped=lambda: stop.requested,
+            )
+        again = functools.partial(train_again, plan.problem) if here else functools.partial(again_there, plan)
+        _check_determinism(again, finished, directory, manifest, lock, seconds=budget_seconds(progress.elapsed))
 
 
 def _check_determinism(

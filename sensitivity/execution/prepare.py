@@ -95,20 +95,32 @@ def prepare(study: str) -> Plan:
         UserError: whatever is wrong with the study, all at once where possible.
     """
     path = find_study(study)
-    spec = load_study(path)
-    folder = path.resolve().parent
+    return prepare_spec(load_study(path), folder=path.resolve().parent, source=str(path))
+
+
+def prepare_spec(spec: StudySpec, *, folder: Path, source: str) -> Plan:
+    """Expand a study, and check it against its data set and model.
+
+    Args:
+        spec: the study.
+        folder: for paths relative to it and for modules.
+        source: of the study, for messages.
+
+    Raises:
+        UserError: whatever is wrong with the study, all at once where possible.
+    """
     finder = use_snapshot(snapshot_of(spec, folder))
     with finder.recording():
         problem = load_problem(spec.problem, folder=folder)
-        check_study(spec, problem, source=str(path))
+        check_study(spec, problem, source=source)
         found = identity(problem)
         if spec.problem.has_own_data:
             again = load_problem(spec.problem, folder=folder).dataset
             check_repeats(found, again, named=spec.problem.dataset)
     snapshot = finder.snapshot  # with what was imported meanwhile
-    source = "-".join(part for part in (snapshot.hash, problem.dataset.fingerprint) if part)
+    code = "-".join(part for part in (snapshot.hash, problem.dataset.fingerprint) if part)
     origin = Origin(problem=spec.problem, snapshot=snapshot, identity=found)
-    plan = Plan(spec=spec, problem=problem, source=source, origin=origin, trials=expand(spec, source=source))
+    plan = Plan(spec=spec, problem=problem, source=code, origin=origin, trials=expand(spec, source=code))
     return with_recorded(plan, ())
 
 
@@ -119,7 +131,8 @@ def snapshot_of(spec: StudySpec, folder: Path) -> Snapshot:
         UserError: one is not found, or can't be kept.
     """
     use_snapshot(Snapshot(roots=(str(folder),)))  # what an earlier study in this process has loaded is forgotten
-    return take_snapshot(spec.problem, str(folder), {name: arm.kind for name, arm in spec.optimizers.items()})
+    kinds = {name: arm.kind for name, arm in spec.optimizers.items()}
+    return take_snapshot(spec.problem, str(folder), kinds, code=spec.code)
 
 
 def with_recorded(plan: Plan, recorded: Sequence[Trial]) -> Plan:

@@ -107,6 +107,7 @@ def run_packs(
                 name="packs",
                 storage_path=str(scratch),
                 verbose=0,
+                progress_reporter=tune.CLIReporter(),  # says nothing at this verbosity; the one of notebooks does
                 callbacks=[recorder],
                 stop=stopper,
                 failure_config=tune.FailureConfig(max_failures=0),  # `supply` decides what starts again

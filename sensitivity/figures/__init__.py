@@ -9,7 +9,8 @@ or dark), and is shown with
 * ``catalogue``: all exhibits in order, ``find`` and ``show``; ``sections``: what they are grouped in.
 * ``exhibit``: ``Exhibit``, ``Option``, ``Computed``. ``exhibits``: a file each, or a small family.
 * ``tables``: ``Table``, to be read. ``data``: ``Data``, to be taken away.
-* ``labels``: names, numbers and targets in words. ``verdict_words``: verdicts in sentences.
+* ``labels``: names, numbers and targets in words. ``verdict_words``: verdicts in sentences;
+  ``verdict_text``: all of them as text.
 * ``theme``: colours, template, configuration. ``panels``: panels, titles and logarithmic axes. ``traces``: points
   with intervals, bands. ``axes``: parts of panels. ``scales``: where a metric's value lies on an axis or a colour bar.
 * ``grid``, ``points``, ``profile``, ``outline``: panels of robustness maps, by design.

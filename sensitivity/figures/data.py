@@ -29,7 +29,7 @@ class Data:
 
         A value that is not there is empty, an infinite one is inf.
         """
-        return [list(self.columns), *([_field(value) for value in row] for row in self.rows)]
+        return [[_field(name) for name in self.columns], *([_field(value) for value in row] for row in self.rows)]
 
 
 def estimated(estimate: Estimate) -> tuple[Value, ...]:

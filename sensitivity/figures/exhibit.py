@@ -40,6 +40,8 @@ class Option:
     """Whether all values are shown below each other, rather than one at a time; such are optimizers and questions."""
     of_view: bool = False
     """Whether it is the field of ``View`` of this name, whose value is what is looked at unless another is given."""
+    none: Callable[[StudyResults], str] = lambda _: NO_RESULT
+    """Why there is nothing to show where it has no value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +68,9 @@ class Exhibit(Generic[T]):
     """What of the view it shows."""
     choosable: bool = False
     """Whether its marks are cells that can be chosen (``customdata`` is their ids)."""
-    slow: bool = False
-    """Whether it takes long to compute, so that a page shows the others first."""
+    steps: tuple[Callable[[StudyResults], object], ...] = ()
+    """Of one that takes long: the answers that it needs, which a page computes one after the other once it has shown
+    what is quick, so that nobody waits for all of them."""
 
     def values(self, results: StudyResults) -> dict[str, Mapping[str, str]]:
         """Return the values of each option, key -> label."""
@@ -121,7 +124,7 @@ def computed(exhibit: Exhibit[T], results: StudyResults, **options: str) -> Comp
     for option in exhibit.options:
         values = option.values(results)
         if not values:
-            raise NothingToShowError(NO_RESULT)
+            raise NothingToShowError(option.none(results))
         chosen[option.name] = options.get(option.name, next(iter(values)))
         if chosen[option.name] not in values:
             raise KeyError(chosen[option.name])
@@ -155,4 +158,9 @@ def pair_of(results: StudyResults, key: str) -> tuple[str, str]:
 
 OPTIMIZER = Option(name="optimizer", label="Optimizer", values=optimizers, together=True)
 METRIC = Option(name="metric", label="Metric", values=metrics, of_view=True)
-PAIR = Option(name="pair", label="Compared", values=pairs)
+PAIR = Option(
+    name="pair",
+    label="Compared",
+    values=pairs,
+    none=lambda results: " ".join(caution.text for caution in results.why_not) or NO_RESULT,
+)

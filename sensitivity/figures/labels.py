@@ -11,7 +11,8 @@ from sensitivity.analysis.estimates import Estimate
 from sensitivity.analysis.maps import Cell, RobustnessMap
 from sensitivity.analysis.names import optimizer_name as optimizer_name
 from sensitivity.analysis.names import parameter_name as parameter_name
-from sensitivity.study.metrics import Metric
+from sensitivity.analysis.view import Target
+from sensitivity.study.metrics import METRICS, Metric
 from sensitivity.study.words import count as count
 from sensitivity.study.words import number as number
 
@@ -50,6 +51,11 @@ def metric_value(metric: Metric, value: float) -> str:
 def target_label(metric: Metric, level: float) -> str:
     """Return a target in words."""
     return f"{metric.label} {'≤' if metric.lower_is_better else '≥'} {metric_value(metric, level)}"
+
+
+def target_in_words(target: Target | None) -> str:
+    """Return a target in words; empty without one."""
+    return "" if target is None else target_label(METRICS[target[0]], target[1])
 
 
 def interval_text(estimate: Estimate, digits: int = 3) -> str:

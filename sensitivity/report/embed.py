@@ -12,16 +12,15 @@ from __future__ import annotations
 import base64
 import functools
 import gzip
+import html
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from sensitivity.figures.data import Data
-from sensitivity.figures.labels import safe
 from sensitivity.figures.theme import ANY, CONFIG, DARK, LIGHT, Theme, colours
 from sensitivity.report.fold import fold_rows, fold_texts
 
@@ -31,6 +30,30 @@ _PLAIN = str.maketrans("<>&", ",.:")
 """Characters of base 85 that mean something in HTML, and those that stand for them."""
 _WIDE = 1000
 """Pixels below which a figure is scrolled, where it doesn't say itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """A figure that the page holds, or data alone."""
+
+    name: str
+    """Unique in the page, and can be a file's."""
+    table: str
+    """The name under which its data are held."""
+    rows: int
+    """Of its data, ..."""
+    held: int
+    """... of which the page holds the first so many."""
+    title: str = ""
+    """Empty of data alone, as are the next two."""
+    height: int = 0
+    width: int = 0
+    """Pixels below which it is scrolled."""
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """In which it can be taken away."""
+        return ("csv", "svg", "png") if self.title else ("csv",)
 
 
 @dataclass
@@ -44,43 +67,31 @@ class Figures:
     tables: dict[str, str] = field(default_factory=dict)
     """Data -> the figure whose script element holds them: what several figures show is there once."""
 
-    def add(self, name: str, draw: Callable[[Theme], go.Figure], data: Data) -> str:
-        """Draw a figure and return its place in the page, with its data beside it."""
-        figure = draw(ANY)
+    def add(self, name: str, figure: go.Figure, data: Data) -> Embedded:
+        """Hold a figure, drawn in ``theme.ANY``, and its data."""
         self.drawn[name] = _content(figure)
-        written = Data(columns=data.columns, rows=data.rows[:_MOST_ROWS])
         self.packed.append(_packed(f"figure-{name}", _folded(self.drawn[name])))
-        folded = fold_rows(written.fields())
+        layout = figure.layout
+        return replace(
+            self.add_data(name, data),
+            title=html.unescape(layout.title.text),
+            height=int(layout.height),
+            width=(layout.meta or {}).get("min_width", _WIDE),
+        )
+
+    def add_data(self, name: str, data: Data) -> Embedded:
+        """Hold data that have no figure."""
+        held = Data(columns=data.columns, rows=data.rows[:_MOST_ROWS])
+        folded = fold_rows(held.fields())
         if folded not in self.tables:
             self.tables[folded] = name
             self.packed.append(_packed(f"data-{name}", folded))
-        table = self.tables[folded]
-        layout = figure.layout
-        title, height = safe(layout.title.text), int(layout.height)
-        width = (layout.meta or {}).get("min_width", _WIDE)
-        shortened = (
-            f"<p class='note'>The first {_MOST_ROWS:,} of {len(data.rows):,} rows; <code>sensitivity export</code>"
-            " writes every run, and the study's folder <code>curves</code> has every evaluation.</p>"
-            if len(data.rows) > _MOST_ROWS
-            else ""
-        )
-        where = f'data-figure="{name}" data-table="{table}"'
-        buttons = "".join(
-            f'<button type="button" data-take="{kind}" {where}>{kind.upper()}</button>'
-            for kind in ("csv", "svg", "png")
-        )
-        return (
-            f'<figure class="plot"><div class="scroll"><div class="canvas" data-figure="{name}" role="img"'
-            f' aria-label="{title}" style="height:{height}px;min-width:{width}px"></div></div>'
-            f'<div class="take" role="group" aria-label="Take away: {title}">{buttons}</div>'
-            f'<details class="data" {where}><summary>Data of this figure</summary>{shortened}'
-            "</details></figure>"
-        )
+        return Embedded(name=name, table=self.tables[folded], rows=len(data.rows), held=len(held.rows))
 
     def scripts(self) -> str:
-        """Return the script elements that hold the library, the themes and the figures; none without a figure."""
+        """Return the script elements that hold the figures and data and, if there is a figure, library and themes."""
         if not self.drawn:
-            return ""
+            return "".join(self.packed)
         themes = {theme.name: dict(zip(colours(ANY), colours(theme), strict=True)) for theme in (LIGHT, DARK)}
         shared = json.dumps({"config": CONFIG, "template": _template(), "themes": themes})
         return "".join((_library(), _packed("shared", shared), *self.packed))

@@ -1,30 +1,32 @@
-"""The page: one study's sections in reading order, or those of several behind a switch, after a comparison."""
+"""The page: one study's sections in reading order, those of several behind a switch, or one exhibit by itself."""
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sensitivity.figures.labels import safe
-from sensitivity.report import evidence, sections
-from sensitivity.report.blocks import tabs
+import jinja2
+from markupsafe import Markup
+
+from sensitivity.analysis.evaluations import read_tables
+from sensitivity.analysis.study_results import StudyResults
+from sensitivity.analysis.tables import Tables
+from sensitivity.figures.exhibit import Computed
+from sensitivity.figures.sections import SECTIONS
 from sensitivity.report.embed import Figures
-from sensitivity.report.opening import opening
-from sensitivity.report.results import Results, compute_results
+from sensitivity.report.exhibits import StudyPage, exhibited
+from sensitivity.report.opening import Opening, opening
+from sensitivity.report.parts import Exhibited, Nothing, PageSection, Part
+from sensitivity.report.provenance import provenance_section
 from sensitivity.report.several import comparison_section, labels
 from sensitivity.store.directory import Place
-from sensitivity.store.reader import Study, read_study
 from sensitivity.study.errors import StorageError
 
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-"""Content-Security-Policy of the page: the browser itself refuses any request."""
-
-_CONTENTS = (
-    ("maps", "Robustness"), ("success", "Success rates"), ("scaling", "Scaling"), ("cost", "Cost"),
-    ("tuning", "Tuning"), ("regions", "Robust region"), ("importance", "Importance"), ("curves", "Curves"),
-    ("runs", "Runs"), ("provenance", "Provenance"),
-)  # fmt: skip
+_MOST_ROWS = 1000
+"""Of a table in the page."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,14 @@ class Report:
     html: str
     figures: Mapping[str, str]
     """Of each its JSON in stand-in colours (``embed.in_theme``), by a name that can be a file's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Study:
+    key: str
+    label: str
+    opening: Opening
+    sections: Sequence[PageSection]
 
 
 def write_report(directories: Sequence[Place]) -> Report:
@@ -46,7 +56,7 @@ def write_report(directories: Sequence[Place]) -> Report:
     studies, errors = [], []
     for directory in directories:
         try:
-            studies.append(read_study(directory))
+            studies.append(read_tables(directory))
         except StorageError as error:
             errors.append(str(error))
     if errors:  # each of them, rather than one a command
@@ -54,63 +64,62 @@ def write_report(directories: Sequence[Place]) -> Report:
     return render_report(studies)
 
 
-def render_report(studies: Sequence[Study]) -> Report:
-    """Return the report of studies that have been read.
+def render_report(studies: Sequence[Tables]) -> Report:
+    """Return the report of studies whose runs have been read.
 
     Raises:
+        StorageError: a study's curves can't be read.
         ValueError: no study.
     """
     if not studies:
         raise ValueError("a report needs at least one study")
     figures = Figures()
-    named = dict(
-        zip(labels([study.manifest.spec.name for study in studies]), map(compute_results, studies), strict=True)
+    names = labels([tables.manifest.spec.name for tables in studies])
+    named = dict(zip(names, map(StudyResults, studies), strict=True))
+    several = len(studies) > 1
+    comparison = comparison_section(named, figures) if several else None
+    parts = [
+        _study(results, label, figures, f"study-{k}" if several else "")
+        for k, (label, results) in enumerate(named.items(), start=1)
+    ]
+    title = f"{len(studies)} studies" if several else names[0]
+    return _rendered("report.html", figures, title=title, comparison=comparison, studies=parts)
+
+
+def render_exhibit(found: Computed[Any], study: str) -> Report:
+    """Return a page with one exhibit of a study."""
+    figures = Figures()
+    shown = exhibited(found, figures)
+    parts: tuple[Part, ...] = (*shown.parts, Nothing(shown.why_not), Exhibited(notes=shown.notes))
+    return _rendered("exhibit.html", figures, title=found.exhibit.title, study=study, parts=parts)
+
+
+def _study(results: StudyResults, label: str, figures: Figures, key: str) -> _Study:
+    prefix = f"{key}-" if key else ""
+    page = StudyPage(results, figures, prefix)
+    first = opening(page)
+    sections = [page.section(section) for section in SECTIONS if section.name != "answers"]
+    return _Study(key=key, label=label, opening=first, sections=[*sections, provenance_section(results, prefix)])
+
+
+def _rendered(template: str, figures: Figures, **content: object) -> Report:
+    # Compressed figures hold no character that means something in HTML (``embed``).
+    html = _templates().get_template(template).render(scripts=Markup(figures.scripts()), **content)
+    return Report(html, figures.drawn)
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sensitivity.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    if len(studies) == 1:
-        ((title, results),) = named.items()
-        body = _study(results, figures, "")
-    else:
-        title = f"{len(studies)} studies"
-        views = {
-            f"study-{k}": (
-                safe(label),
-                f"<h2 class='study'>{safe(label)}</h2>{_study(results, figures, f'study-{k}-')}",
-            )
-            for k, (label, results) in enumerate(named.items(), start=1)
-        }
-        body = comparison_section(named, figures) + tabs("study", "Study", views)
-    return Report(_page(title, body, figures), figures.drawn)
-
-
-def _study(results: Results, figures: Figures, prefix: str) -> str:
-    links = "".join(f"<a href='#{prefix}{name}'>{label}</a>" for name, label in _CONTENTS)
-    return "".join(
-        (
-            opening(results, figures, prefix),
-            f"<nav aria-label='Contents'>{links}</nav>",
-            sections.maps_section(results, figures, prefix),
-            evidence.success_section(results, figures, prefix),
-            evidence.scaling_section(results, figures, prefix),
-            evidence.cost_section(results, figures, prefix),
-            evidence.tuning_section(results, figures, prefix),
-            evidence.region_section(results, figures, prefix),
-            evidence.importance_section(results, figures, prefix),
-            sections.curves_section(results, figures, prefix),
-            sections.runs_section(results, prefix),
-            sections.provenance_section(results, prefix),
-        )
-    )
-
-
-def _page(title: str, body: str, figures: Figures) -> str:
-    read = importlib.resources.files("sensitivity.report")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{safe(title)}: hyperparameter sensitivity</title>\n"
-        f"<style>{read.joinpath('page.css').read_text(encoding='utf-8')}</style>\n</head>\n"
-        f"<body>\n<header><div><p class='kicker'>Sensitivity report</p><h1>{safe(title)}</h1></div>"
-        f"<button type='button' id='theme' hidden>Dark</button></header>\n<main>\n{body}</main>\n{figures.scripts()}"
-        f"<script>{read.joinpath('page.js').read_text(encoding='utf-8')}</script>\n</body>\n</html>\n"
-    )
+    folder = importlib.resources.files("sensitivity.report").joinpath("templates")
+    for name in ("page.css", "page.js"):
+        text = folder.joinpath(name).read_text(encoding="utf-8")
+        environment.globals[name.replace(".", "_")] = Markup(text)
+    environment.globals["MOST_ROWS"] = _MOST_ROWS
+    return environment

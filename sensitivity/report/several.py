@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+
+import plotly.graph_objects as go
 
 from sensitivity.analysis.claims import Claim
+from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.scaling import ScalingCurve
-from sensitivity.figures.exhibits.critical import draw_critical
-from sensitivity.figures.exhibits.scaling import draw_scaling
-from sensitivity.figures.labels import interval_text, number, optimizer_name
-from sensitivity.report import tables
-from sensitivity.report.blocks import drawn, section, themed
+from sensitivity.analysis.study_results import StudyResults
+from sensitivity.figures.data import Data
+from sensitivity.figures.exhibit import PAIR
+from sensitivity.figures.exhibits.critical import critical_data, draw_critical
+from sensitivity.figures.exhibits.scaling import draw_scaling, scaling_data
+from sensitivity.figures.labels import interval_text, number, target_in_words
+from sensitivity.figures.nothing import NothingToShowError
+from sensitivity.figures.tables import Table
+from sensitivity.figures.theme import ANY
 from sensitivity.report.embed import Figures
-from sensitivity.report.figure_data import critical_data, scaling_data
-from sensitivity.report.results import Results
-from sensitivity.report.words import target_in_words
+from sensitivity.report.parts import Exhibited, PageSection, Part
+
+Groups = Mapping[str, Sequence[ScalingCurve]]
 
 
 def labels(names: Sequence[str]) -> tuple[str, ...]:
@@ -29,44 +35,55 @@ def labels(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def comparison_section(studies: Mapping[str, Results], figures: Figures) -> str:
+def comparison_section(studies: Mapping[str, StudyResults], figures: Figures) -> PageSection:
     """Return the studies' answers in one table, and figures of all."""
-    groups: dict[str, Sequence[ScalingCurve]] = {
-        f"{label}: {target_in_words(results.verdicts)}": results.verdicts.curves
+    groups = {
+        f"{label}: {target_in_words(results.target)}": curves
         for label, results in studies.items()
-        if results.verdicts.curves
+        if (curves := results.scaling())
     }
-    content = _answers(studies) + _optimizers(studies)
-    content += drawn(
-        figures, "comparison-critical-batch-size", themed(draw_critical, groups), partial(critical_data, groups)
+    return PageSection(
+        id="comparison",
+        title="The studies side by side",
+        introduction=(
+            "Each study by itself is below. Studies may differ in more than one respect, and nothing here tests the"
+            " difference between two of them."
+        ),
+        parts=(
+            Exhibited(tables=tuple(table for table in (_answers(studies), _optimizers(studies)) if table)),
+            *_drawn(figures, "critical-batch-size", lambda: draw_critical(groups, theme=ANY), groups, critical_data),
+            *_drawn(figures, "scaling", lambda: draw_scaling(groups, theme=ANY, several=True), groups, scaling_data),
+        ),
     )
-    content += drawn(
-        figures, "comparison-scaling", themed(draw_scaling, groups, several=True), partial(scaling_data, groups)
-    )
-    introduction = (
-        "Each study by itself is below. Studies may differ in more than one respect, and nothing here tests the"
-        " difference between two of them."
-    )
-    return section("comparison", "The studies side by side", introduction, content)
 
 
-def _answers(studies: Mapping[str, Results]) -> str:
+def _drawn(
+    figures: Figures, name: str, draw: Callable[[], go.Figure], groups: Groups, data: Callable[[Groups], Data]
+) -> tuple[Part, ...]:
+    try:
+        figure = draw()
+    except NothingToShowError:  # each study says why, below
+        return ()
+    return (Exhibited(embedded=figures.add(f"comparison-{name}", figure, data(groups))),)
+
+
+def _answers(studies: Mapping[str, StudyResults]) -> Table:
     rows = []
     for label, results in studies.items():
-        verdicts, spec, total = results.verdicts, results.spec, results.summary.total
-        pair = " against ".join(map(optimizer_name, verdicts.pair)) if verdicts.pair else "–"
+        spec, total = results.spec, results.summary.total
         rows.append(
             [
                 label, f"{spec.problem.model}, {spec.problem.dataset}", spec.budget.words(),
-                f"{total.completed + total.diverged:,}/{total.planned:,}", pair, target_in_words(verdicts) or "–",
-                _answer(verdicts.claim("scaling")), _answer(verdicts.claim("sensitivity")),
+                f"{total.completed + total.diverged:,}/{total.planned:,}",
+                next(iter(PAIR.values(results).values()), "–"), target_in_words(results.target) or "–",
+                _answer(results.claim("scaling")), _answer(results.claim("sensitivity")),
             ]
         )  # fmt: skip
     header = (
         "study", "problem", "budget", "runs with a result", "compared", "target", "scales further",
         "less sensitive",
     )  # fmt: skip
-    return tables.table("Answers of each study, with the effect.", header, rows, text_columns=8)
+    return Table(caption="Answers of each study, with the effect.", header=header, rows=rows, text_columns=8)
 
 
 def _answer(claim: Claim | None) -> str:
@@ -76,17 +93,16 @@ def _answer(claim: Claim | None) -> str:
     return f"{verdict.answer}: {interval_text(verdict.effect)}" if verdict.effect.known else verdict.answer
 
 
-def _optimizers(studies: Mapping[str, Results]) -> str:
+def _optimizers(studies: Mapping[str, StudyResults]) -> Table:
     rows = []
     for label, results in studies.items():
-        for curve in results.verdicts.curves:
-            regions = [r for r in results.verdicts.regions if r.optimizer == curve.optimizer and r.decades.known]
+        for curve in results.scaling():
+            regions = [r for r in results.target_regions if r.optimizer == curve.optimizer and r.decades.known]
             sizes = ", ".join(
                 f"{number(r.decades.value)}{'+' if r.touches else ''} at {r.batch_size:,}" for r in regions
             )
             critical = "–" if curve.critical is None else curve.critical.says
             rows.append([label, optimizer_name(curve.optimizer), critical, sizes or "–"])
-    if not rows:
-        return ""
     header = ("study", "optimizer", "critical batch size", "robust region in decades a dimension (+: at least)")
-    return tables.table("Optimizers of each study, for its first target.", header, rows, text_columns=4)
+    caption = "Optimizers of each study, for its first target."
+    return Table(caption=caption, header=header, rows=rows, text_columns=4)

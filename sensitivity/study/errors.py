@@ -36,6 +36,10 @@ class StudyFileError(UserError):
         title = f"{source}: {count:,} mistake{'s' if count != 1 else ''}"
         super().__init__("\n".join([title, *(f"  - {line}" for line in self.mistakes)]))
 
+    def of(self, source: str) -> StudyFileError:
+        """Return the same mistakes, of the file `source`."""
+        return _study_file_error(source, self.mistakes[: -1 if self._more else None], self._more)
+
     def __reduce__(self) -> tuple[Callable[..., StudyFileError], tuple[str, tuple[str, ...], int]]:
         return _study_file_error, (self.source, self.mistakes[: -1 if self._more else None], self._more)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.resources
 import itertools
@@ -9,7 +10,7 @@ import json
 import re
 import tomllib
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,19 +153,32 @@ def parse_study(raw: dict[str, Any], *, source: str) -> StudySpec:
     Raises:
         StudyFileError: with every mistake found.
     """
+    try:
+        return StudySpec(**raw)
+    except StudyFileError as error:
+        raise error.of(source) from None
+
+
+@contextlib.contextmanager
+def mistakes_told(raw: Mapping[str, Any], *, source: str) -> Iterator[None]:
+    """Check the size of a study's content, and turn what validating it raises into sentences.
+
+    Raises:
+        StudyFileError: with every mistake found.
+    """
     if oversized := list(itertools.islice(_oversized(raw), _MOST_MISTAKES)):
         raise StudyFileError(source, oversized)
     try:
-        return StudySpec.model_validate(raw)
+        yield
     except ValidationError as error:
         found = error.errors(include_url=False)
         shown = [_sentence(dict(item), raw) for item in found[:_MOST_MISTAKES]]
         raise StudyFileError(source, shown, more=len(found) - len(shown)) from None
 
 
-def _oversized(raw: dict[str, Any]) -> Iterator[str]:
+def _oversized(raw: Mapping[str, Any]) -> Iterator[str]:
     """Yield what nobody writes by hand, before any work is done on it: each check of a list looks at all its values."""
-    waiting: list[tuple[tuple[Any, ...], Any]] = [((), raw)]
+    waiting: list[tuple[tuple[Any, ...], Any]] = [((), dict(raw))]
     while waiting:
         location, value = waiting.pop()
         field = _path(part if isinstance(part, int) else str(part)[:_MOST_NAME] for part in location) or "study"
@@ -200,7 +214,7 @@ def _no_toml(why: str, text: str) -> str:
     return f"{said}: {shortened(line, 100)}  ({fix})"
 
 
-def _sentence(item: dict[str, Any], raw: dict[str, Any]) -> str:
+def _sentence(item: dict[str, Any], raw: Mapping[str, Any]) -> str:
     location = tuple(item["loc"])
     field = _path(location) or "study"
     kind, context = item["type"], item.get("ctx", {})
@@ -248,7 +262,7 @@ def _path(location: Iterable[Any]) -> str:
     return text
 
 
-def _fields_at(location: tuple[Any, ...], raw: dict[str, Any]) -> tuple[str, ...]:
+def _fields_at(location: tuple[Any, ...], raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names that are allowed in the table at `location`."""
     if len(location) >= 2 and location[0] == "optimizers":
         arm = raw["optimizers"][location[1]]

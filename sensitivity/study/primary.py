@@ -8,6 +8,7 @@ both questions for every pair, on the first target, share the error rate (Holm's
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import field_validator, model_validator
@@ -49,3 +50,13 @@ class PrimarySpec(Section):
 def default_pairs(optimizers: tuple[str, ...]) -> tuple[Pair, ...]:
     """Return every optimizer against the first."""
     return tuple((name, optimizers[0]) for name in optimizers[1:])
+
+
+def require_pair(pair: Pair, optimizers: Collection[str] | None) -> None:
+    """Raise unless `pair` names two different ones of `optimizers`; None is not known, as they have mistakes."""
+    if optimizers is not None and (pair[0] == pair[1] or not set(pair) <= set(optimizers)):
+        raise PydanticCustomError(
+            "pair",
+            "{pair}: give the names of two different optimizers of this study, candidate first; there are {names}",
+            {"pair": list(pair), "names": ", ".join(optimizers)},
+        )

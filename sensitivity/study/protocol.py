@@ -113,7 +113,7 @@ class ScheduleSpec(Section):
         """Leave an absent `decay_fraction` out: trials keep the ids that they had before there was any."""
         content: dict[str, Any] = handler(self)
         if self.decay_fraction is None:
-            del content["decay_fraction"]
+            content.pop("decay_fraction", None)
         return content
 
 
@@ -148,5 +148,5 @@ class EvaluationSpec(Section):
         """Leave an absent `growth` out: trials with a fixed spacing keep the ids they had before there was any."""
         content: dict[str, Any] = handler(self)
         if self.growth is None:
-            del content["growth"]
+            content.pop("growth", None)  # it is absent where only what was set is asked for
         return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -28,13 +29,16 @@ _PACKAGES = (
 
 def package_versions() -> dict[str, str]:
     """Return the installed version of each package that results depend on."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {name: version for name in _PACKAGES if (version := _installed(name)) is not None}
+
+
+@functools.cache
+def _installed(name: str) -> str | None:
+    """Return a package's version, looked up once: what this process has loaded stays the same."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def code_version() -> str:

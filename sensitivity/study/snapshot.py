@@ -25,6 +25,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from sensitivity.study.errors import UserError
+from sensitivity.study.session_code import MODULE
 from sensitivity.study.spec import IMAGE_FOLDER, ProblemSpec
 
 _OURS = ("sensitivity", "search_spaces", "dashboards")
@@ -85,22 +86,32 @@ class Snapshot:
         return named
 
 
-def take_snapshot(problem: ProblemSpec, folder: str, optimizers: Mapping[str, str] | None = None) -> Snapshot:
+def take_snapshot(
+    problem: ProblemSpec, folder: str, optimizers: Mapping[str, str] | None = None, *, code: str = ""
+) -> Snapshot:
     """Read the modules that a study names and all that they import of the user's own, without running any.
 
     Args:
         problem: of the study.
         optimizers: the kind of each of its optimizers, by name.
         folder: where the study file lies; modules are found there first.
+        code: source of the module `session_code.MODULE`, if the study was given functions rather than paths.
 
     Raises:
         UserError: a module is not found, is compiled, or has the name of an installed one.
     """
     importlib.invalidate_caches()
-    named = _named(problem, optimizers or {})
+    named, modules, beside = _named(problem, optimizers or {}), dict[str, Module](), list[str]()
+    if code and named.pop(MODULE, ""):
+        path = str(Path(folder, f"{MODULE}.py"))
+        modules[MODULE] = Module(name=MODULE, path=path, source=code.encode(), locations=None)
+        beside = sorted({name.partition(".")[0] for _, name in imports(modules[MODULE])})
     places = {name: _root(name.partition(".")[0], folder, field) for name, field in named.items()}
-    roots = tuple(dict.fromkeys([folder, *(place for place in places.values() if place is not None)]))
-    modules: dict[str, Module] = {}
+    also = [place for name in beside if (place := _place(name, folder))]
+    roots = tuple(dict.fromkeys([folder, *(place for place in places.values() if place is not None), *also]))
+    for given in tuple(modules.values()):
+        for line, name in sorted(imports(given)):
+            _add(modules, name, roots, f"{given.path}:{line}")
     for name, field in sorted(named.items()):
         if places[name] is not None:
             _add(modules, name, roots, field)
@@ -202,6 +213,14 @@ def _read_installed(name: str, field: str) -> Module:
 
 def _root(name: str, folder: str, field: str) -> str | None:
     """Return the folder in which a named top-level module of the user's lies; None for one of an installed package."""
+    place = _place(name, folder)
+    if place == "":
+        raise _not_found(name, field)
+    return place
+
+
+def _place(name: str, folder: str) -> str | None:
+    """Return the folder of a top-level module of the user's, None for an installed one, "" where there is none."""
     spec = PathFinder.find_spec(name, [folder])
     if spec is not None and not (spec.origin is None and is_installed(name)):
         return folder
@@ -216,7 +235,7 @@ def _root(name: str, folder: str, field: str) -> str | None:
         if found is not None and found.submodule_search_locations:
             above = Path(next(iter(found.submodule_search_locations))).resolve().parent
             return None if _in_environment(above) else str(above)
-    raise _not_found(name, field)
+    return ""
 
 
 def _in_environment(path: Path) -> bool:

@@ -39,6 +39,24 @@ def use_snapshot(snapshot: Snapshot) -> SnapshotFinder:
     return finder
 
 
+@contextlib.contextmanager
+def own_imports_kept() -> Iterator[None]:
+    """Put back on exit what a snapshot that is used inside the block has changed in this process's imports.
+
+    In a notebook the user's own modules stay the ones that were imported there, and further ones can be imported.
+    """
+    before, loaded = _current(), dict(sys.modules)
+    try:
+        yield
+    finally:
+        current = _current()
+        if current is not None and current is not before:
+            sys.meta_path.remove(current)
+            for module in current.snapshot.modules:
+                sys.modules.pop(module.name, None)
+            sys.modules.update({name: loaded[name] for name in loaded.keys() - sys.modules.keys()})
+
+
 def _current() -> SnapshotFinder | None:
     return next((each for each in sys.meta_path if isinstance(each, SnapshotFinder)), None)
 

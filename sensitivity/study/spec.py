@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
@@ -17,9 +17,10 @@ from pydantic_core import PydanticCustomError
 
 from sensitivity.study.arms import ArmField, check_schedules
 from sensitivity.study.axes import Axis
+from sensitivity.study.editable import Editable
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.metrics import METRICS, MetricName
-from sensitivity.study.primary import Pair, PairField, PrimarySpec, default_pairs
+from sensitivity.study.primary import Pair, PairField, PrimarySpec, default_pairs, require_pair
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
 from sensitivity.study.section import CONFIRMATION_SEEDS, MOST_RUNS, MOST_SEEDS, AsList, Count, Section, Seed
@@ -149,7 +150,7 @@ def _seed_list(raw: Any) -> Any:
     return raw
 
 
-class StudySpec(Section):
+class StudySpec(Editable):
     """A study: a problem, its optimizers with their designs, batch sizes, seeds, and a budget."""
 
     name: str
@@ -167,6 +168,9 @@ class StudySpec(Section):
     search: Annotated[SearchSpec | None, Field(validate_default=True)] = None
     margins: MarginsSpec = MarginsSpec()
     execution: Annotated[ExecutionSpec, Field(validate_default=True)] = ExecutionSpec()
+
+    def __init__(self, /, **fields: Any) -> None:  # typed so, as lists and tables are given for tuples and sections
+        super().__init__(**fields)
 
     @property
     def designs(self) -> dict[str, str]:
@@ -284,7 +288,7 @@ class StudySpec(Section):
     @classmethod
     def _pairs_of_optimizers(cls, value: tuple[Pair, ...], info: ValidationInfo) -> tuple[Pair, ...]:
         for pair in value:
-            _require_pair(pair, info.data.get("optimizers"))
+            require_pair(pair, info.data.get("optimizers"))
         if repeated := [pair for pair, times in Counter(value).items() if times > 1]:
             raise PydanticCustomError("pair", "repeated: {pair}", {"pair": list(repeated[0])})
         return value
@@ -295,7 +299,7 @@ class StudySpec(Section):
         if value is None:
             return value
         if value.pair is not None:
-            _require_pair(value.pair, info.data.get("optimizers"))
+            require_pair(value.pair, info.data.get("optimizers"))
         targets: dict[MetricName, tuple[float, ...]] = info.data.get("targets", {})
         for name, level in (value.target or {}).items():
             if level not in targets.get(name, ()):
@@ -374,16 +378,6 @@ class StudySpec(Section):
     def identity(self) -> dict[str, Any]:
         """Return what makes this study the one it is; designs, seeds and targets may be extended."""
         return self.model_dump(mode="json", include={"name", "problem", "budget", "schedule", "evaluation"})
-
-
-def _require_pair(pair: Pair, optimizers: Mapping[str, ArmField] | None) -> None:
-    """Raise unless `pair` names two different ones of `optimizers`; None is not known, as they have mistakes."""
-    if optimizers is not None and (pair[0] == pair[1] or not set(pair) <= optimizers.keys()):
-        raise PydanticCustomError(
-            "pair",
-            "{pair}: give the names of two different optimizers of this study, candidate first; there are {names}",
-            {"pair": list(pair), "names": ", ".join(optimizers)},
-        )
 
 
 def _target_mistakes(name: MetricName, levels: tuple[float, ...], measured: tuple[str, ...]) -> Iterator[str]:

@@ -23,7 +23,9 @@ _GOLDEN = 0x9E3779B9
 
 def spectrum(dimensions: int = DIMENSIONS) -> Tensor:
     """Return the curvatures h_i = 1/i ``[dimensions]``, which are the gradient noise's variances c_i too."""
-    return 1 / torch.arange(1, dimensions + 1, dtype=torch.float64)
+    # On the CPU even while a network is built on the meta device to count its parameters: the first meta kernel of
+    # `arange` or of a division imports a large part of PyTorch's compiler, over a second in every worker.
+    return 1 / torch.arange(1, dimensions + 1, dtype=torch.float64, device="cpu")
 
 
 def expected_loss(
@@ -54,7 +56,8 @@ class NoisyQuadratic(nn.Module):
         self.x = nn.Parameter(torch.ones(dimensions))
         # Constants as frozen parameters, because a network with buffers can't be vmapped over its trials.
         self.curvature = nn.Parameter(spectrum(dimensions).float(), requires_grad=False)
-        self.key = nn.Parameter(torch.randint(2**32, (1,)), requires_grad=False)
+        # The draw of `torch.randint`, whose meta kernel is such an import too.
+        self.key = nn.Parameter(torch.empty(1, dtype=torch.int64).random_(2**32), requires_grad=False)
 
     def forward(self, numbers: Tensor) -> Tensor:
         """Return h x^2 / 2 + noise x, summed over dimensions; every example has its batch's noise."""

@@ -9,13 +9,13 @@ import pytest
 
 from sensitivity.analysis.clipping import compute_clipping
 from sensitivity.analysis.draws import compute_draws
+from sensitivity.analysis.evaluations import read_tables
+from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.times import compute_times
 from sensitivity.analysis.verdict import Margins
 from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
 from sensitivity.figures.verdict_words import answer_in_words
 from sensitivity.optimizers.kinds.sgd import SGDArm
-from sensitivity.report.results import compute_verdicts
-from sensitivity.store.reader import read_study
 from sensitivity.study.designs import configurations
 from sensitivity.study.results import Status
 
@@ -261,13 +261,13 @@ def test_from_the_study_directory_to_the_words(synthetic, tmp_path, case):
             return synthetic.run(trial, [1.0], Status.STOPPED)
         return synthetic.run(trial, [0.3 if works(trial) else 1.0])
 
-    verdicts = compute_verdicts(read_study(synthetic.write_study(tmp_path, spec, outcome)))
-    said = answer_in_words(verdicts.claim("sensitivity"))
+    results = StudyResults(read_tables(synthetic.write_study(tmp_path, spec, outcome)))
+    said = answer_in_words(results.claim("sensitivity"))
     assert (said.answer, headline in said.headline) == (answer, True), said
     share = "once in" in " ".join(said.reasons)
     assert share == (case != "pruned") or "SGD" not in said.reasons[-1]
     if case == "more hyperparameters":
-        ratio = verdicts.price_ratios[-1].trials
+        ratio = results.price_ratios(results.pairs[0])[-1].trials
         assert ratio.interval[0] < 0.25 / 0.1225 < ratio.interval[1]
         assert said.effect.startswith("K-FAC takes ")
         assert said.effect.endswith(

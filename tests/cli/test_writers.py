@@ -9,7 +9,10 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import threading
+import traceback
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
@@ -66,6 +69,7 @@ def writers(command, half_done, monkeypatch):
 
     return {
         "report.html": lambda folder: by_command(command, "report", half_done, "-o", folder / "report.html"),
+        "status.html": lambda folder: by_command(command, "figure", half_done, "status", "-o", folder / "status.html"),
         "runs.csv": lambda folder: by_command(command, "export", half_done, folder / "runs.csv"),
         "runs.parquet": lambda folder: by_command(command, "export", half_done, folder / "runs.parquet"),
         "new.db": lambda folder: by_command(command, "export", half_done, f"optuna:{folder / 'new.db'}"),
@@ -76,8 +80,18 @@ def writers(command, half_done, monkeypatch):
     }
 
 
-NAMES = ("report.html", "runs.csv", "runs.parquet", "new.db", "figure.png", "study.json", "any", ".started-half-")
-OLD = ("report.html", "runs.csv", "runs.parquet", "figure.png", "study.json", "any")
+NAMES = (
+    "report.html",
+    "status.html",
+    "runs.csv",
+    "runs.parquet",
+    "new.db",
+    "figure.png",
+    "study.json",
+    "any",
+    ".started-half-",
+)
+OLD = ("report.html", "status.html", "runs.csv", "runs.parquet", "figure.png", "study.json", "any")
 
 
 def fill(folder):
@@ -214,11 +228,19 @@ def test_an_optuna_storage_that_was_there_gets_all_or_nothing(half_done, tmp_pat
     assert optuna.get_all_study_names(url) == ["another", "small/sgd/64"]
 
 
+def waiting():
+    """Whether the main thread waits for the result of another one."""
+    frames = traceback.walk_stack(sys._current_frames()[threading.main_thread().ident])
+    return any(frame.f_code is Future.result.__code__ for frame, _ in frames)
+
+
 def test_images_end_with_a_stop(tmp_path, monkeypatch):
     """Ctrl-C is seen by the main thread alone, while another one draws."""
 
     class Interrupted(Browser):
         async def calc_fig(self, figure, opts):
+            while not waiting():  # a signal that comes before is a stop before any drawing
+                await asyncio.sleep(0.001)
             os.kill(os.getpid(), signal.SIGINT)
             while not stopped.is_set():
                 await asyncio.sleep(0.001)

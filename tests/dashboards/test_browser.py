@@ -7,9 +7,15 @@ import subprocess
 import sys
 from urllib.parse import parse_qs
 
+import plotly.graph_objects as go
 import pytest
 
+from dashboards import blocks
 from sensitivity.analysis.maps import compute_maps
+from sensitivity.figures import catalogue
+from sensitivity.figures.data import Data
+from sensitivity.figures.exhibit import Exhibit
+from sensitivity.figures.tables import Table
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
 from sensitivity.study.metrics import METRICS
@@ -35,7 +41,7 @@ def test_studies_are_listed_with_their_counts_and_faults(site, visit):
 
 def test_a_click_on_a_cell_shows_its_curves_and_seeds_and_the_link_reproduces_it(site, studies, visit, at):
     tab = visit(f"{site}/study/bowl/robustness")
-    maps = at.figure(tab, "maps-0")
+    maps = at.figure(tab, "robustness-kfac")
     # No wait between: what is chosen quickly is not lost to what was chosen before it.
     cell = at.click_cell(tab, maps, panel=1, column=3, row=4)
     tab.get_by_text("cell B, beside it").click()
@@ -61,7 +67,7 @@ def test_a_click_on_a_cell_shows_its_curves_and_seeds_and_the_link_reproduces_it
 def test_a_click_chooses_the_cell_where_it_is_however_quick_the_hand(site, visit, at):
     """Plotly looks where the pointer is every 50 ms at most: it comes from another cell, or the figure is redrawn."""
     tab = visit(f"{site}/study/bowl/robustness")
-    maps = at.figure(tab, "maps-0")
+    maps = at.figure(tab, "robustness-kfac")
     for meanwhile, column in (("nothing", 5), ("a while", 3), ("a drawing", 4)):
         away, cell = at.cell_at(maps, column=2, row=4), at.cell_at(maps, column=column, row=4)
         maps.locator(".js-plotly-plot").evaluate(
@@ -81,10 +87,10 @@ def test_a_click_chooses_the_cell_where_it_is_however_quick_the_hand(site, visit
 
 def test_a_filter_reaches_every_figure_and_number(site, studies, visit, at):
     tab = visit(f"{site}/study/bowl/robustness")
-    maps = at.figure(tab, "maps-0")
+    maps = at.figure(tab, "robustness-kfac")
     count = "gd => gd._fullData.filter(t => t.type === 'heatmap').map(t => [t.x.length, t.y.length])"
     assert maps.locator(".js-plotly-plot").evaluate(count) == [[8, 8]] * 3
-    numbers = tab.locator("section", has_text="In this prior box").last
+    numbers = tab.locator(".block.text", has_text="In this prior box")
     tab.get_by_text("Narrow the prior box").click()
     thumb = tab.get_by_role("slider", name="K-FAC: learning rate, from")
     box = thumb.bounding_box()
@@ -104,12 +110,12 @@ def test_a_filter_reaches_every_figure_and_number(site, studies, visit, at):
     at.until(lambda: maps.locator(".js-plotly-plot").evaluate(count) == [[columns, 8]] * 3)
     maps_now = compute_maps(kept, study.curves, METRICS["test_accuracy"], designs={"kfac": "grid", "sgd": "grid"})
     inside = sum(cell.in_region for cell in maps_now[0].cells)
-    numbers.get_by_text(f"{inside:,} of {len(maps_now[0].cells):,}").first.wait_for()
+    numbers.get_by_text(f"{inside:,}/{len(maps_now[0].cells):,}").first.wait_for()
 
 
 def test_the_tolerance_moves_the_region(site, visit, at):
     tab = visit(f"{site}/study/bowl/robustness?within=0.25")
-    maps = at.figure(tab, "maps-0")
+    maps = at.figure(tab, "robustness-kfac")
     said = maps.locator(".gtitle-subtitle").text_content().replace(" ", "")  # a line's end swallows one
     assert "within0.25percentagepoints" in said
     thumb = tab.get_by_role("slider", name="Tolerance, percentage points")
@@ -120,9 +126,27 @@ def test_the_tolerance_moves_the_region(site, visit, at):
     maps.locator(".gtitle-subtitle", has_text=re.compile("within 1 ?percentage ?point ?of")).wait_for()
 
 
+def test_options_and_filters_change_what_a_page_shows(site, visit, at):
+    tab = visit(f"{site}/study/half/curves")
+    curves = at.figure(tab, "curves")
+    tab.get_by_text("the median cells").click()
+    tab.wait_for_url("**cells=median")
+    curves.locator(".gtitle", has_text="median cells").wait_for()
+    tab.get_by_role("link", name="Robustness").click()
+    at.until(lambda: tab.locator(".choosable").count() == 2)
+    tab.get_by_label("Optimizers").first.click()
+    tab.get_by_role("option", name="SGD").click()
+    tab.wait_for_url("**optimizer=sgd**")
+    at.until(lambda: tab.locator(".choosable").count() == 1)  # K-FAC's maps have no place any more
+    tab.go_back()
+    at.until(lambda: tab.locator(".choosable").count() == 2)
+    tab.go_back()
+    at.figure(tab, "curves").locator(".gtitle", has_text="median cells").wait_for()
+
+
 def test_cells_are_chosen_with_the_keyboard(site, visit, at):
     tab = visit(f"{site}/study/bowl/robustness")
-    maps = at.figure(tab, "maps-1")
+    maps = at.figure(tab, "robustness-sgd")
     maps.focus()
     for key in ("ArrowRight", "ArrowUp", "PageDown", "ArrowRight"):
         tab.keyboard.press(key)
@@ -135,33 +159,63 @@ def test_cells_are_chosen_with_the_keyboard(site, visit, at):
 
 def test_dark_repaints_figures_and_is_remembered(site, visit, at):
     tab = visit(f"{site}/study/half/robustness", scheme="dark")
-    at.figure(tab, "maps-0")
+    at.figure(tab, "robustness-kfac")
     ground = "getComputedStyle(document.querySelector('.main-svg')).backgroundColor"
     assert tab.evaluate(ground) == "rgb(23, 28, 36)"
     tab.click("#theme-switch")
     at.until(lambda: tab.evaluate(ground) == "rgb(255, 255, 255)")
     tab.reload()
-    at.figure(tab, "maps-0")
+    at.figure(tab, "robustness-kfac")
     assert tab.evaluate(ground) == "rgb(255, 255, 255)"
 
 
-def test_data_are_beside_a_figure_and_can_be_had(site, visit, at, tmp_path):
+def added(**fields):
+    """An exhibit as a module of its own would declare it."""
+    return Exhibit(
+        compute=lambda results: sorted(results.searched["batch_size"].unique()),
+        data=lambda sizes: Data(columns=("of, them", "half"), rows=[(int(size), size / 2) for size in sizes]),
+        depends=("filters",),
+        **fields,
+    )
+
+
+def test_an_exhibit_that_is_added_is_on_its_page_with_its_data(site, visit, at, monkeypatch):
+    """And the data of a figure of many cells are cut, for a table of thousands of rows freezes a page."""
+    drawn = added(name="sizes", section="maps", title="Sizes", draw=lambda sizes, theme: go.Figure(go.Scatter(y=sizes)))
+    tables = added(
+        name="size-table",
+        section="novel",
+        title="Sizes in a table",
+        tables=lambda sizes: [Table(caption="Sizes.", header=("size",), rows=[[n] for n in sizes], text_columns=0)],
+    )
+    monkeypatch.setattr(catalogue, "EXHIBITS", (*catalogue.EXHIBITS, drawn, tables))
+    monkeypatch.setattr(blocks, "MOST_ROWS", 10)
     tab = visit(f"{site}/study/half/robustness")
-    at.figure(tab, "maps-0")
-    tab.get_by_role("button", name="Data").first.click()
-    table = tab.locator(".data table").first
-    table.wait_for()
-    assert table.locator("tbody tr").count() == 18  # nine cells at two batch sizes
+
+    def data_of(name):
+        tab.locator(f"""[id='{{"name":"{name}","type":"show-data"}}']""").click()
+        table = tab.locator(f"""[id='{{"name":"{name}","type":"data"}}'] table""")
+        table.wait_for()
+        return table
+
+    at.figure(tab, "robustness-kfac")
+    table = data_of("robustness-kfac")
+    assert table.locator("tbody tr").count() == 10
+    assert "The first 10 of 18 rows" in table.inner_text()  # nine cells at two batch sizes
+    at.figure(tab, "sizes")
+    assert data_of("sizes").locator("td").all_text_contents() == ["32", "16", "128", "64"]
     with tab.expect_download() as download:
-        tab.get_by_role("button", name="CSV").first.click()
-    lines = (download.value.path()).read_text().splitlines()
-    assert len(lines) == 19
-    assert lines[0].startswith("metric,optimizer,batch size")
+        tab.locator("""[id='{"name":"sizes","type":"csv"}']""").click()
+    assert download.value.suggested_filename == "half-sizes.csv"
+    assert download.value.path().read_text().splitlines() == ['"of, them",half', "32,16.0", "128,64.0"]
+    tab.get_by_role("link", name="More").click()
+    tab.get_by_role("heading", name="Sizes in a table").wait_for()
+    assert data_of("size-table").locator("th").all_text_contents() == ["of, them", "half"]
 
 
 def test_what_the_address_asks_in_vain_is_said(site, visit, at):
     tab = visit(f"{site}/study/half/robustness?optimizer=adam&cell=0000000000000000")
-    at.figure(tab, "maps-0")
+    at.figure(tab, "robustness-kfac")
     assert "This study has no optimizer adam." in tab.inner_text("#page")
     tab.get_by_text("The cell in the address is none of this study's.").wait_for()
 
@@ -175,7 +229,7 @@ def test_a_script_in_a_name_stays_text(make, visit, at, tmp_path):
         tab.get_by_text("<script>alert(2)</script>").wait_for()
         tab.get_by_role("link", name="synthetic").click()
         tab.get_by_role("link", name="Robustness").click()
-        at.figure(tab, "maps-0")
+        at.figure(tab, "robustness-kfac")
         assert tab.locator("img").count() == 0
         assert hostile in tab.inner_text("#nav")
 
@@ -186,7 +240,7 @@ def test_a_live_study_grows_on_the_page_and_neither_zoom_nor_a_click_is_lost(mak
     make.write_study(folder, spec, lambda trial: make.mixed(trial) if trial.seed == 0 else None, packs=1)
     with at.served(tmp_path) as address:
         tab = visit(f"{address}/study/live/robustness")
-        maps = at.figure(tab, "maps-0")
+        maps = at.figure(tab, "robustness-kfac")
         at.click_cell(tab, maps, column=0, row=0)
         at.figure(tab, "curves-a")
         assert "36 completed" not in maps.locator(".gtitle-subtitle").text_content()
@@ -218,7 +272,8 @@ def test_an_empty_root_says_what_to_do(visit, at, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "name"), [("/study/half/robustness", "maps-0"), ("/compare?study=half&study=bowl", "compared-1-1")]
+    ("path", "name"),
+    [("/study/half/robustness", "robustness-kfac"), ("/compare?study=half&study=bowl", "compared-1-sgd")],
 )
 def test_a_phone_scrolls_figures_and_not_the_page(site, visit, at, path, name):
     tab = visit(f"{site}{path}", width=390)
@@ -276,10 +331,10 @@ PAGES = [
     ("dark", "/study/half/overview", "targets"),
     ("light", "/study/half/robustness?cell={cell}", "curves-a"),
     ("dark", "/study/half/robustness?cell={cell}", "curves-a"),
-    ("dark", "/study/bowl/sensitivity", "ridge"),
+    ("dark", "/study/bowl/sensitivity", "ridge-kfac"),
     ("light", "/study/bowl/success", "success"),
-    ("light", "/study/bowl/success?surface=difference", "success"),
-    ("dark", "/study/bowl/success?surface=3d", "success"),
+    ("light", "/study/bowl/success?form=difference", "success"),
+    ("dark", "/study/bowl/success?form=surface", "success"),
     ("dark", "/study/bowl/scaling?unit=flops", "scaling"),
     ("light", "/study/half/scaling", "cost"),
     ("dark", "/study/bowl/runs", "parallel"),

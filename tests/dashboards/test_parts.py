@@ -1,48 +1,20 @@
-"""Parts that pages stand on: results kept once, turns, figures renewed in place, runs as lines."""
+"""Parts that pages stand on: turns, figures renewed in place, runs as lines."""
 
 import threading
 import time
 
 import plotly.graph_objects as go
-import pytest
 
+from dashboards.address import Address
+from dashboards.blocks import TextBlock
+from dashboards.catalog import Catalog
 from dashboards.figure_updates import frame_of, patch_of
+from dashboards.site import Site
 from dashboards.turns import Turns
-from sensitivity.analysis.memo import Memo
 from sensitivity.figures.exhibits.parallel import draw_parallel
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
 from sensitivity.study.metrics import METRICS
-
-
-def test_a_result_is_computed_once_for_all_who_ask_at_a_time():
-    memo, calls, gate = Memo(2), [], threading.Event()
-
-    def slow():
-        calls.append(1)
-        gate.wait(5)
-        return "result"
-
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(memo.get("key", slow))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    gate.set()
-    for thread in threads:
-        thread.join()
-    assert found == ["result"] * 4
-    assert len(calls) == 1
-
-
-def test_the_least_used_result_goes_and_a_failure_is_not_kept():
-    memo = Memo(2)
-    for key in ("a", "b", "a", "c"):
-        memo.get(key, lambda key=key: key)
-    assert memo.get("a", lambda: "again") == "a"
-    assert memo.get("b", lambda: "again") == "again"
-    with pytest.raises(ZeroDivisionError):
-        memo.get("d", lambda: 1 / 0)
-    assert memo.get("d", lambda: "mended") == "mended"
 
 
 def test_late_turns_wait_for_early_ones():
@@ -61,6 +33,30 @@ def test_late_turns_wait_for_early_ones():
     for thread in threads:
         thread.join()
     assert order == ["early", "early", "late"]
+
+
+def test_what_takes_long_lets_others_go_between_its_steps(studies, monkeypatch):
+    monkeypatch.setattr("dashboards.turns._GRACE_S", 0.0)
+    site, order = Site(catalog=Catalog(place(str(studies))), prefix="/", may_run=False), []
+    scene, _ = site.scene(Address(page="robustness", study="half"), None)
+
+    def click():
+        with site.turns.take(late=False):
+            order.append("click")
+
+    thread = threading.Thread(target=click)
+
+    def first(results):
+        order.append("first")
+        thread.start()
+        while not site.turns._changed._waiters:
+            time.sleep(0.001)
+
+    block = TextBlock(name="x", content=str, steps=(first, lambda results: order.append("second")))
+    with site.in_turn(scene, block):
+        order.append("shown")
+    thread.join()
+    assert order == ["first", "click", "second", "shown"]
 
 
 def test_a_figure_is_renewed_without_the_ranges_of_its_axes():

@@ -10,20 +10,21 @@ import pyarrow.parquet as pq
 import pytest
 from plotly.io.json import to_json_plotly
 
+from dashboards.address import Address
 from dashboards.blocks import FigureBlock, FixedBlock, seen
-from dashboards.callbacks import _drawn, _written
 from dashboards.catalog import Catalog
+from dashboards.contents import drawn, written
 from dashboards.filters import filter_bar
-from dashboards.pages import PAGES
+from dashboards.pages import block_of, blocks_of, pages
 from dashboards.pages.studies import _card
 from dashboards.site import Site
-from dashboards.view import Narrowed, View
 from sensitivity.analysis import evaluations
 from sensitivity.analysis.maps import compute_maps
 from sensitivity.analysis.success import compute_success
 from sensitivity.analysis.targets import compute_targets
 from sensitivity.analysis.times import compute_times
 from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
+from sensitivity.analysis.view import Narrowed, View
 from sensitivity.figures.theme import LIGHT
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
@@ -44,7 +45,7 @@ def plain(value):
 
 def results_of(root, name, **view):
     site = Site(catalog=Catalog(place(str(root))), prefix="/", may_run=False)
-    return site.scene(View(page="robustness", study=name, **view), "light")[0].results
+    return site.scene(Address(page="robustness", study=name, view=View(**view)), "light")[0].results
 
 
 def test_a_best_setting_at_the_bound_of_its_box_is_flagged_as_in_the_report(make, tmp_path):
@@ -101,16 +102,17 @@ def test_pages_compute_from_few_evaluations_what_the_whole_curves_say(request, r
     designs = {"kfac": "grid", "sgd": "grid"}
     assert plain(found.maps) == plain(compute_maps(runs, curves, metric, designs=designs))
     levels = {"test_accuracy": [0.9], "train_loss": [0.5]}
-    assert plain(found.targets) == plain(compute_targets(runs, curves, levels, designs=designs))
+    outcomes = tuple(outcome for target in found.targets for outcome in found.outcomes(target))
+    assert plain(outcomes) == plain(compute_targets(runs, curves, levels, designs=designs))
     assert plain(found.success) == plain(compute_success(runs, curves, metric.name, designs=designs))
-    pd.testing.assert_frame_equal(found._times(), compute_times(runs, curves, *found.target))
-    assert {claim.role for claim in found.claims} == {"exploratory" if filters else "confirmatory"}
+    pd.testing.assert_frame_equal(found.times(found.target), compute_times(runs, curves, *found.target))
+    assert {claim.role for claim in found.claims} == {"exploratory" if len(runs) < len(study.runs) else "confirmatory"}
     claim = found.claims[-1]
     whole = compute_sensitivity_verdict(runs, found.draws, "kfac", "sgd", alpha=2 * claim.rate)
     assert plain(claim.verdict) == plain(whole)
     for cell in runs["cell_id"].iloc[[0, -1]]:
         rows = study.curves[study.curves["trial_id"].isin(found.cell_rows(cell)["trial_id"])]
-        read = found.loaded.curves_of(found.cell_rows(cell)["trial_id"])
+        read = found.tables.curves_of(found.cell_rows(cell)["trial_id"])
         pd.testing.assert_frame_equal(
             read.sort_values(["trial_id", "step"], ignore_index=True), rows.reset_index(drop=True)
         )
@@ -128,22 +130,22 @@ def test_a_version_reads_what_is_new_and_drops_what_was_computed(make, tmp_path,
     monkeypatch.setattr("dashboards.catalog._LISTING_S", -1.0)
     make.write_study(tmp_path / "live", spec, lambda trial: make.mixed(trial) if trial.seed == 0 else None, packs=2)
     site = Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=False)
-    view = View(page="robustness", study="live")
-    before = site.scene(view, None)[0]
+    address = Address(page="robustness", study="live")
+    before = site.scene(address, None)[0]
     assert sum(cell.completed for map_ in before.results.maps for cell in map_.cells) == 18, (
         "of 36: 12 diverged, 6 failed"
     )
     assert len(read) == 2
     _ = before.results.maps
     assert len(read) == 2, "kept"
-    assert site.scene(view, None)[0].results.loaded is before.results.loaded
+    assert site.scene(address, None)[0].loaded is before.loaded
     make.write_study(tmp_path / "live", spec, lambda trial: make.mixed(trial) if trial.seed == 1 else None, packs=1)
-    after = site.scene(view, None)[0]
+    after = site.scene(address, None)[0]
     assert after.version != before.version
     assert sum(cell.completed for map_ in after.results.maps for cell in map_.cells) == 36
     assert len(read) == 3
     assert len(set(read)) == 3
-    assert after.results.loaded.filtered is not before.results.loaded.filtered
+    assert after.results.memo is not before.results.memo
 
 
 def test_a_damaged_curve_is_said_where_it_is_needed_and_the_rest_is_shown(make, tmp_path):
@@ -151,13 +153,14 @@ def test_a_damaged_curve_is_said_where_it_is_needed_and_the_rest_is_shown(make, 
     (part, _) = sorted((tmp_path / "s" / "curves").glob("*.parquet"))
     part.write_bytes(part.read_bytes()[:-40])
     site = Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=False)
-    scene, _ = site.scene(View(page="robustness", study="s"), "light")
-    drawn = _drawn(PAGES["robustness"].block(scene, "maps-0"), scene)
-    assert f"{part.name}: damaged" in drawn
-    assert f"Move {tmp_path / 's' / 'runs' / part.name} away" in drawn
-    numbers = _written(PAGES["robustness"].block(scene, "numbers"), scene)
-    assert "damaged" in numbers.children
-    counts = _written(PAGES["overview"].block(scene, "counts"), scene)
+    scene, _ = site.scene(Address(page="robustness", study="s"), "light")
+    said = drawn(block_of(pages()["robustness"], scene, "robustness-kfac"), scene).why
+    assert f"{part.name}: damaged" in said
+    assert f"Move {tmp_path / 's' / 'runs' / part.name} away" in said
+    box = block_of(pages()["robustness"], scene, "box")
+    with site.in_turn(scene, box):
+        assert "damaged" in written(box, scene).children
+    counts = written(block_of(pages()["overview"], scene, "status"), scene)
     assert "Every planned run" in str(counts)
     assert len(scene.results.runs) == 108
 
@@ -186,22 +189,22 @@ def test_the_filter_bar_says_at_once_what_the_filters_leave(studies):
 def test_dragging_a_slider_keeps_few_filtered_tables(studies):
     site = Site(catalog=Catalog(place(str(studies))), prefix="/", may_run=False)
     for k in range(20):
-        view = View(page="runs", study="half", box=(Narrowed("kfac", "lr", 0.01 * (1 + k / 100), 1.0),))
-        loaded = site.scene(view, None)[0].results.loaded
-        assert len(site.scene(view, None)[0].results.runs) > 0
-    assert len(loaded.filtered._kept) == 8
+        view = View(box=(Narrowed("kfac", "lr", 0.01 * (1 + k / 100), 1.0),))
+        scene = site.scene(Address(page="runs", study="half", view=view), None)[0]
+        assert len(scene.results.runs) > 0
+    assert len(scene.results.memo._kept) == 8
 
 
-def shown(root, **view):
-    """Every figure and text of every page, by page and name: what it shows of the view, and how it is drawn."""
+def shown(root, *, view=None, **address):
+    """Every figure and text of every page, by page and name: what it shows of the address, and how it is drawn."""
     site = Site(catalog=Catalog(place(str(root))), prefix="/", may_run=False)
     found = {}
-    for page in PAGES.values():
-        scene, _ = site.scene(View(**{"page": page.name, "study": "s", **view}), "light")
-        for block in (*page.blocks(scene), *page.further):
+    for page in pages().values():
+        scene, _ = site.scene(Address(page=page.name, study="s", view=View(**(view or {})), **address), "light")
+        for block in (*blocks_of(page, scene), *page.further):
             if not isinstance(block, FixedBlock):
-                drawn = _drawn(block, scene) if isinstance(block, FigureBlock) else _written(block, scene)
-                found[page.name, block.name] = seen(scene, block), to_json_plotly(drawn)
+                filled = vars(drawn(block, scene)) if isinstance(block, FigureBlock) else written(block, scene)
+                found[page.name, block.name] = seen(scene, block), to_json_plotly(filled)
     return found
 
 
@@ -220,23 +223,24 @@ def whole(make, tmp_path_factory):
 def test_a_filter_reaches_every_figure_and_number_of_every_page(whole):
     """What a filter leaves is shown as if it were all, but for verdicts: on what was chosen they are exploratory."""
     both, one, all_ = whole
-    filtered, alone = shown(both, batch_sizes=(32,)), shown(one)
+    filtered, alone = shown(both, view={"batch_sizes": (32,)}), shown(one)
     assert filtered.keys() == alone.keys() == all_.keys()
     different = [name for name in filtered if filtered[name][1] != alone[name][1]]
-    assert different == [("overview", "verdict"), ("robustness", "numbers")]
+    assert different == [("overview", "answers")]
     assert all("Exploratory" in filtered[name][1] and "Exploratory" not in alone[name][1] for name in different)
     unmoved = {name for page, name in filtered if filtered[page, name][1] == all_[page, name][1]}
-    refused = {name for page, name in filtered if all_[page, name][1].startswith('"')}  # a sentence instead
+    sentence = ('{"figure":null', '[{"props":{"children":"What the KL clip did"')  # instead: there is none
+    refused = {name for page, name in filtered if all_[page, name][1].startswith(sentence)}
     assert unmoved - refused <= {"seeds-a", "seeds-b"}, "no cell is chosen"
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"metric": "train_loss"},
-        {"tolerance": 9.0, "unit": "flops"},
-        {"target": ("test_accuracy", 0.7), "surface": "difference"},
-        {"batch_sizes": (128,), "cell_a": "first", "cell_b": "first"},
+        {"view": {"metric": "train_loss"}},
+        {"view": {"tolerance": 9.0}, "options": {"unit": "flops", "budget": "seconds", "cells": "diverged"}},
+        {"view": {"target": ("test_accuracy", 0.7)}, "options": {"form": "difference"}},
+        {"view": {"batch_sizes": (128,)}, "cell_a": "first", "cell_b": "first"},
     ],
     ids=str,
 )
@@ -257,7 +261,7 @@ def test_an_optimizer_has_its_own_colour_in_its_curves_too(whole):
     colours = []
     for optimizer in ("kfac", "sgd"):
         cell = runs.loc[(runs["optimizer"] == optimizer) & (runs["status"] == "completed"), "cell_id"].iloc[0]
-        scene, _ = site.scene(View(page="robustness", study="s", cell_a=cell), "light")
-        figure = _drawn(PAGES["robustness"].block(scene, "curves-a"), scene)
+        scene, _ = site.scene(Address(page="robustness", study="s", cell_a=cell), "light")
+        figure = drawn(block_of(pages()["robustness"], scene, "curves-a"), scene).figure
         colours.append({trace.line.color for trace in figure.data})
     assert colours == [{LIGHT.category(0)}, {LIGHT.category(1)}]

@@ -23,11 +23,11 @@ from dashboards.pages.studies import _card
 from dashboards.progress import pace
 from dashboards.reproduce import reproduction
 from dashboards.site import Site
-from dashboards.toml_text import toml_text
 from sensitivity.store.directory import Place, place
 from sensitivity.store.lock import LOCK, WriterLock, live_holder
 from sensitivity.study.errors import UserError
 from sensitivity.study.load import parse_study, shipped
+from sensitivity.study.toml_text import toml_text
 from sensitivity.study.trials import expand
 
 

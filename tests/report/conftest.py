@@ -1,11 +1,13 @@
 """Reports of synthetic studies of every kind, each rendered once."""
 
 import runpy
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from sensitivity.cli.main import main
 from sensitivity.report import write_report
 from sensitivity.study.results import Status
 
@@ -119,3 +121,17 @@ def page_of(report_of, tmp_path_factory):
         return path
 
     return make
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run a command in this process and return its exit code and what it printed."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sensitivity", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        return stopped.value.code or 0, printed.out, printed.err
+
+    return run

@@ -1,29 +1,13 @@
 """`sensitivity report` and `sensitivity verdict` as a user meets them."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from sensitivity.cli.display import size
-from sensitivity.cli.main import main
 from sensitivity.report import images
 from sensitivity.study.errors import UserError
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run a command in this process and return its exit code and what it printed."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sensitivity", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        printed = capsys.readouterr()
-        return stopped.value.code or 0, printed.out, printed.err
-
-    return run
+from sensitivity.study.words import size
 
 
 def test_the_verdict_is_answered_in_the_terminal(command, study_of):
@@ -73,7 +57,7 @@ def test_the_report_of_several_studies_is_one_file(command, study_of, tmp_path):
 @pytest.mark.skipif(not Path("/usr/bin/chromium").exists(), reason="no Chromium")
 def test_each_figure_is_written_as_png_and_svg(report_of, tmp_path):
     figures = report_of("landscape").figures
-    some = {name: figures[name] for name in ("verdict-scaling", "success")}
+    some = {name: figures[name] for name in ("verdict-kfac-sgd-scaling", "success-contours")}
     written = images.write_images(some, tmp_path / "figures")
     assert sorted(each.path.name for each in written) == sorted(
         f"{name}.{kind}" for name in some for kind in ("png", "svg")
@@ -82,10 +66,10 @@ def test_each_figure_is_written_as_png_and_svg(report_of, tmp_path):
         content = path.read_bytes()
         assert content.startswith(b"\x89PNG" if path.suffix == ".png" else b"<svg")
         assert len(content) > 8_000
-    assert "K-FAC against SGD" in (tmp_path / "figures" / "verdict-scaling.svg").read_text(encoding="utf-8")
+    assert "K-FAC against SGD" in (tmp_path / "figures" / "verdict-kfac-sgd-scaling.svg").read_text(encoding="utf-8")
 
 
-def test_images_without_a_browser_name_the_mend(report_of, tmp_path, monkeypatch):
+def test_images_without_a_browser_name_the_fix(report_of, tmp_path, monkeypatch):
     from kaleido.errors import ChromeNotFoundError
 
     class Missing:

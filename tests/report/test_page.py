@@ -3,6 +3,7 @@
 import base64
 import csv
 import gzip
+import html
 import json
 import re
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 from sensitivity.figures.data import Data
+from sensitivity.figures.sections import SECTIONS
 from sensitivity.figures.theme import ANY, DARK, LIGHT, colours
 from sensitivity.report import render_report, write_report
 from sensitivity.report.embed import in_theme
@@ -19,46 +21,55 @@ from sensitivity.store.reader import read_study
 from sensitivity.study.errors import StorageError
 from sensitivity.study.results import Status
 
-SECTIONS = (
-    "Robustness maps", "Success rates", "Scaling with batch size", "Cost", "The price of tuning",
-    "Robust region and sensitivity", "Which hyperparameters matter", "Learning curves", "Every planned run",
-    "Where this comes from",
-)  # fmt: skip
-
 SAYS = {
     # case: what the page says, and figures that it has (+) or lacks (-)
     "complete": (
-        ["108 completed", "ran on a grid"],
-        "-verdict-sensitivity +scaling-steps +ridge-kfac +success-difference",
+        ["108 completed", "ran on a grid", "No price has an interval here"],
+        "-verdict-kfac-sgd-sensitivity +scaling-steps +ridge-kfac +success-difference -prices",
     ),
-    "mixed": (["failed with an exception", "18 failed"], "+maps-train_loss-sgd +curves-diverged-test_accuracy"),
-    "pending": (["No run has a measured value", "planned runs have no result yet"], "-success -cost"),
-    "half-finished": (["planned runs have no result yet", "undetermined"], "+maps-test_accuracy-kfac"),
+    "mixed": (["failed with an exception", "18 failed"], "+robustness-train_loss-sgd +curves-test_accuracy-diverged"),
+    "pending": (
+        ["No run has a measured value", "planned runs have no result yet", "No run has completed yet."],
+        "-success-contours -cost",
+    ),
+    "half-finished": (
+        ["planned runs have no result yet", "undetermined", "SGD: No run has a result yet."],
+        "+robustness-test_accuracy-kfac +reached-kfac -reached-sgd",
+    ),
     "all-diverged": (
-        ["no run has completed, so it has no best cell", "so there is no best cell to show"],
-        "-curves-best-train_loss +curves-diverged-test_accuracy",
+        ["no run has completed, so it has no best cell"],
+        "-curves-train_loss-best +curves-test_accuracy-diverged -curves-test_accuracy-best",
     ),
     "all-failed": (["failed with an exception", "No run has a result, so there are no success rates"], "-importance"),
     "single-cell": (
         ["One seed", "With one optimizer there is nothing to compare it with", "fewer than three configurations"],
-        "-verdict-scaling -ridge-sgd -success-difference",
+        "-verdict-kfac-sgd-scaling -ridge-sgd -success-difference",
     ),
     "single-seed": (["One seed", "which flatters it"], "+scaling-steps"),
     "one-optimizer": (
         ["With one optimizer there is nothing to compare it with"],
-        "+ridge-kfac -profiles -verdict-scaling -success-difference",
+        "+ridge-kfac -profiles-steps -verdict-kfac-sgd-scaling -success-difference",
     ),
-    "one-batch-size": (["no critical batch sizes compare", "a critical batch size needs two"], "+success -success-3d"),
+    "one-batch-size": (
+        ["no critical batch sizes compare", "a critical batch size needs two"],
+        "+success-contours -success-surface",
+    ),
     "no-target": (["declares no target", "both questions are about reaching one"], "-scaling-steps +best-of-k-trials"),
     "random": (["95% interval", "Of a forest"], "+reached-sgd"),
     "squared-error": (["squared error"], "-targets"),
-    "landscape": (["scale further with batch size than SGD?", "lower bound"], "+verdict-scaling +success-3d +prices"),
-}  # fmt: skip
+    "landscape": (
+        ["scale further with batch size than SGD?", "lower bound"],
+        "+verdict-kfac-sgd-scaling +success-surface +prices +parallel",
+    ),
+}
 
 
-def packed(html, name):
+PARAGRAPHS = re.compile('<p class="nothing">(.*?)</p>')
+
+
+def packed(page, name):
     """What a script element holds, as page.js unpacks it."""
-    (data,) = re.findall(rf'id="packed-{name}">([^<]*)</script>', html)
+    (data,) = re.findall(rf'id="packed-{name}">([^<]*)</script>', page)
     text = gzip.decompress(base64.b85decode(data.translate(str.maketrans(",.:", "<>&")))).decode()
     if not name.startswith("data-"):
         return text
@@ -71,8 +82,10 @@ def test_every_kind_of_study_has_a_report_that_says_what_it_can_and_cannot(case,
     report = report_of(case)
     said, figures = SAYS[case]
     for text in said:
-        assert text in report.html
-    for heading in SECTIONS:
+        assert text in html.unescape(report.html)
+    for paragraphs in map(PARAGRAPHS.findall, report.html.split("<section")):
+        assert len(paragraphs) == len(set(paragraphs)), "why there is nothing to show is said once a section"
+    for heading in [section.title for section in SECTIONS[1:]] + ["Where this comes from"]:
         assert f"<h2>{heading}</h2>" in report.html
     for figure in figures.split():
         assert (figure[1:] in report.figures) is (figure[0] == "+"), figure
@@ -108,31 +121,41 @@ def test_what_a_page_has_no_use_for_is_not_in_it(report_of):
     assert len(report.html) < 3e6
 
 
+def test_values_behind_tabs_are_shown_with_the_first_of_the_others(report_of):
+    curves = [name.removeprefix("curves-") for name in report_of("landscape").figures if name.startswith("curves-")]
+    others = ["test_accuracy-best", "test_loss-best", "train_accuracy-best"]
+    assert curves == ["train_loss-best", "train_loss-median", "train_loss-diverged", *others]
+
+
 def test_of_very_many_cells_two_metrics_are_drawn_and_the_page_says_so(study_of, monkeypatch):
-    monkeypatch.setattr("sensitivity.report.sections._MOST_CELLS", 10)
+    monkeypatch.setattr("sensitivity.report.exhibits._MOST_CELLS", 10)
     report = write_report([study_of("one-batch-size")])
-    drawn = {name.split("-")[1] for name in report.figures if name.startswith("maps-")}
+    drawn = {name.split("-")[1] for name in report.figures if name.startswith("robustness-")}
     assert drawn == {"test_accuracy", "train_loss"}
-    assert not any(name.startswith("curves-") and name.endswith("test_loss") for name in report.figures)
-    assert "Maps and curves of test loss and training accuracy are left out" in report.html
+    assert not any(name.startswith("curves-test_loss") for name in report.figures)
+    assert report.html.count("test loss and training accuracy are left out here") == 2, "of maps and of curves"
 
 
 def test_maps_of_all_optimizers_share_one_colour_scale(report_of):
     axes = [
-        json.loads(report_of("landscape").figures[f"maps-train_loss-{optimizer}"])["layout"]["coloraxis"]
+        json.loads(report_of("landscape").figures[f"robustness-train_loss-{optimizer}"])["layout"]["coloraxis"]
         for optimizer in ("kfac", "sgd")
     ]
     assert axes[0]["cmin"] == axes[1]["cmin"] < axes[0]["cmax"] == axes[1]["cmax"]
 
 
 def test_the_verdict_and_its_evidence_come_before_anything_else(report_of):
-    html = report_of("landscape").html
+    page = report_of("landscape").html
     places = [
-        html.index(text)
-        for text in ("class='answers'", 'data-figure="verdict-scaling"', "id='maps'", "id='provenance'")
+        page.index(text)
+        for text in ('class="answers"', 'data-figure="verdict-kfac-sgd-scaling"', 'id="maps"', 'id="provenance"')
     ]
     assert places == sorted(places)
-    assert "For the target training loss ≤ 0.2" in html
+    assert "For the target training loss ≤ 0.2" in page
+    summary = html.unescape(page.split('id="summary"')[1].split("</section>")[0])
+    assert summary.count("K-FAC ran on a grid.") == 1, (
+        "where there is no evidence to draw, the reasons are not repeated"
+    )
 
 
 def test_a_search_that_seeks_success_is_refused_in_words(synthetic, study_of):
@@ -148,9 +171,9 @@ def test_a_search_that_seeks_success_is_refused_in_words(synthetic, study_of):
         search={"objective": "test_accuracy"},
     )  # fmt: skip
     report = render_report([replace(study, manifest=replace(study.manifest, spec=spec))])
-    for what in ("a success rate", "a best-of-k curve", "importance", "a region&#x27;s size"):
-        assert f"so {what} of them would flatter it" in report.html
-    assert not {"success", "best-of-k-trials", "importance"} & set(report.figures)
+    for what in ("a success rate", "a best-of-k curve", "importance", "a region's size"):
+        assert f"so {what} of them would flatter it" in html.unescape(report.html)
+    assert not {"success-contours", "best-of-k-trials", "importance"} & set(report.figures)
 
 
 def test_a_best_setting_at_the_bound_of_its_search_box_is_said_wherever_a_grids_edge_is(synthetic, tmp_path):
@@ -163,14 +186,14 @@ def test_a_best_setting_at_the_bound_of_its_search_box_is_said_wherever_a_grids_
         tmp_path, spec, lambda t: synthetic.run(t, [2.0, 1.2 - dict(t.hyperparameters)["lr"] / 2])
     )
     report = render_report([read_study(made)])
-    html = report.html
-    assert "the best cell has a learning rate at the upper bound (1) of its search box" in html
-    assert "the best configuration has a learning rate at the upper bound (1) of its search box" in html
-    assert "box: set lr = { log = [0.01, 10] } under [optimizers.sgd] in the study file" in html
-    assert "<td>high learning rate</td>" in html.replace(' class="n"', "")
-    assert "within 5% of a bound of its box" in html
-    assert "lr high" in packed(html, "data-scaling-steps")
-    assert "extend: higher learning rate" in report.figures["maps-train_loss-sgd"]
+    page = report.html
+    assert "the best cell has a learning rate at the upper bound (1) of its search box" in page
+    assert "the best configuration has a learning rate at the upper bound (1) of its search box" in page
+    assert "box: set lr = { log = [0.01, 10] } under [optimizers.sgd] in the study file" in page
+    assert "<td>high learning rate</td>" in page.replace(' class="n"', "")
+    assert "within 5% of a bound of its box" in page
+    assert "lr high" in packed(page, "data-scaling-steps")
+    assert "extend: higher learning rate" in report.figures["robustness-train_loss-sgd"]
 
 
 def test_runs_that_confirm_winners_judge_them_and_enter_nothing_else(synthetic, tmp_path):
@@ -189,7 +212,7 @@ def test_runs_that_confirm_winners_judge_them_and_enter_nothing_else(synthetic, 
     before, after = (render_report([of]) for of in (study, more))
     assert ",confirmed," in packed(after.html, "data-scaling-steps")
     assert ",confirmed," not in packed(before.html, "data-scaling-steps")
-    for name in ("maps-train_loss-kfac", "success", "best-of-k-trials", "importance"):
+    for name in ("robustness-train_loss-kfac", "success-contours", "best-of-k-trials", "importance"):
         assert packed(after.html, f"data-{name}") == packed(before.html, f"data-{name}"), name
     assert "56 planned runs" in after.html
 
@@ -200,8 +223,8 @@ def test_several_studies_stand_side_by_side_and_each_by_itself(report_of):
     assert "synthetic (1)" in report.html
     assert {"comparison-scaling", "comparison-critical-batch-size"} <= set(report.figures)
     for k in (1, 2):
-        assert f"study-{k}-maps-train_loss-sgd" in report.figures
-        assert report.html.count(f"id='study-{k}-scaling'") == 1
+        assert f"study-{k}-robustness-train_loss-sgd" in report.figures
+        assert report.html.count(f'id="study-{k}-scaling"') == 1
     ids = re.findall(r"""\bid=["']([^"']+)["']""", report.html)
     assert len(ids) == len(set(ids))
 
@@ -209,9 +232,9 @@ def test_several_studies_stand_side_by_side_and_each_by_itself(report_of):
 def test_an_empty_plan_says_so(study_of):
     study = read_study(study_of("complete"))
     empty = replace(study, runs=study.runs.iloc[:0], curves=study.curves.iloc[:0], unplanned=108)
-    html = render_report([empty]).html
-    assert "No run is planned in this directory" in html
-    assert "108 further runs are kept" in html
+    page = render_report([empty]).html
+    assert "No run is planned in this directory" in page
+    assert "108 further runs are kept" in page
 
 
 def test_a_folder_without_a_study_is_a_storage_error(tmp_path):
@@ -221,16 +244,16 @@ def test_a_folder_without_a_study_is_a_storage_error(tmp_path):
 
 def test_text_from_outside_is_escaped(synthetic, tmp_path):
     hostile = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
-    html = write_report(
+    page = write_report(
         [
             synthetic.write_study(
                 tmp_path, synthetic.make_spec(description=hostile), lambda t: synthetic.run(t, [], Status.FAILED)
             )
         ]
     ).html
-    assert "<img" not in html
-    assert "&lt;img src=x onerror=alert(1)&gt;" in html
-    assert "<script>alert(" not in html, "of the description, or of a run's message"
+    assert "<img" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    assert "<script>alert(" not in page, "of the description, or of a run's message"
 
 
 def test_the_best_cells_values_are_in_the_table(report_of):
@@ -242,11 +265,11 @@ def test_the_best_cells_values_are_in_the_table(report_of):
 
 
 def test_the_page_is_one_small_file_of_its_own(report_of):
-    html = report_of("landscape").html
-    assert len(html) < 3_000_000
-    page = html.split('<script type="text/plain"')[0]
-    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
-    assert "default-src 'none'" in html
+    page = report_of("landscape").html
+    assert len(page) < 3_000_000
+    head = page.split('<script type="text/plain"')[0]
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", head)
+    assert "default-src 'none'" in page
 
 
 def test_stand_in_colours_become_each_themes(report_of):
@@ -270,6 +293,6 @@ def test_a_run_that_was_stopped_early_stays_in_the_denominators(study_of):
     study = read_study(study_of("one-batch-size"))
     one = study.runs.index == 5
     stopped = replace(study, runs=study.runs.assign(status=study.runs["status"].mask(one, "stopped")))
-    html = render_report([stopped]).html
-    assert "Of 54 planned runs, 53 completed and 1 were stopped early" in html
-    assert "<dt>stopped early</dt><dd>1</dd>" in html
+    page = render_report([stopped]).html
+    assert "Of 54 planned runs, 53 completed and 1 were stopped early" in page
+    assert "<dt>stopped early</dt><dd>1</dd>" in page

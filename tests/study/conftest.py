@@ -1,4 +1,8 @@
+import ast
 import copy
+import itertools
+import linecache
+import textwrap
 
 import pytest
 
@@ -18,3 +22,21 @@ MINIMAL = {
 def minimal():
     """A small valid study, as TOML gives it; free to be changed."""
     return copy.deepcopy(MINIMAL)
+
+
+_CELLS = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def run_cell():
+    """Run a cell as IPython does, in a fresh session or the one given: each statement is compiled alone."""
+
+    def run(source, namespace=None):
+        namespace = {"__name__": "__main__"} if namespace is None else namespace
+        source, name = textwrap.dedent(source), f"<ipython-input-{next(_CELLS)}>"
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+        for statement in ast.parse(source).body:
+            exec(compile(ast.Module([statement], []), name, "exec", dont_inherit=True), namespace)
+        return namespace
+
+    return run

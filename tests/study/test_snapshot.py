@@ -10,7 +10,7 @@ import pytest
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.snapshot import Snapshot, take_snapshot
-from sensitivity.study.snapshot_imports import SnapshotFinder, use_snapshot
+from sensitivity.study.snapshot_imports import SnapshotFinder, own_imports_kept, use_snapshot
 from sensitivity.study.spec import ProblemSpec
 
 
@@ -196,3 +196,36 @@ def test_a_module_that_can_not_be_parsed_or_imported_is_taken_for_its_own_error_
     write({"mine.py": "def (", "broken/__init__.py": "import no_such_module", "broken/data.py": ""})
     assert names(taken(tmp_path)) == ["mine"]
     assert names(taken(tmp_path, "broken.data:f")) == ["broken", "broken.data"]
+
+
+def test_code_of_a_session_is_taken_with_what_it_imports_wherever_that_lies(write, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    monkeypatch.syspath_prepend(elsewhere)
+    write({"beside/near.py": "SIZE = 1", "elsewhere/far.py": "import further\nSIZE = 2", "elsewhere/further.py": ""})
+    code = "import json, near\nfrom far import SIZE\ndef f(): return near.SIZE, SIZE\n"
+    beside, spec = tmp_path / "beside", ProblemSpec(dataset="study_code:f")
+    snapshot = take_snapshot(spec, str(beside), code=code)
+    assert names(snapshot) == ["far", "further", "near", "study_code"]
+    assert snapshot.files["study_code.py"].source.decode() == code
+    use_snapshot(pickle.loads(pickle.dumps(snapshot)))
+    assert importlib.import_module("study_code").f() == (1, 2)
+    assert take_snapshot(spec, str(beside), code=code + "# changed").hash != snapshot.hash
+
+
+def test_code_of_a_session_is_the_same_as_a_file_beside_the_study(write, tmp_path):
+    write({"near.py": "SIZE = 1", "study_code.py": "import near\ndef f(): return near.SIZE\n"})
+    spec, code = ProblemSpec(dataset="study_code:f"), (tmp_path / "study_code.py").read_text()
+    assert take_snapshot(spec, str(tmp_path), code=code) == take_snapshot(spec, str(tmp_path))
+
+
+def test_a_session_keeps_its_own_imports(write, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    write({"mine.py": "SIZE = 1", "other.py": "SIZE = 5"})
+    mine = importlib.import_module("mine")
+    with own_imports_kept():
+        use_snapshot(taken(tmp_path))
+        again = importlib.import_module("mine")
+        assert again is not mine
+    assert sys.modules["mine"] is mine
+    assert importlib.import_module("other").SIZE == 5, "which the snapshot lacks"
+    assert not any(isinstance(finder, SnapshotFinder) for finder in sys.meta_path)

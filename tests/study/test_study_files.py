@@ -471,7 +471,7 @@ def outcome(raw):
         return error
 
 
-FIELD = re.compile(r'  - ([\w-]|"[^\n]*"[.:\[])[^\n]*: |  - and \d+ more')
+FIELD = re.compile(r'  - ([\w-]|"[^\n]*"[.:\[])[^\n]*: |  - and \d+ more$')
 
 
 def valid_or_named(raw):
@@ -481,7 +481,7 @@ def valid_or_named(raw):
     else:
         assert result.mistakes
         first, *lines = str(result).split("\n")
-        assert len(lines) == min(int(first.split()[1]), len(result.mistakes)), "one line each, and how many more"
+        assert len(lines) == len(result.mistakes) == min(int(first.split()[1]), 41), "one line each, and how many more"
         assert [line for line in lines if not FIELD.match(line)] == [], "each begins with a field path"
         assert max(map(len, lines)) < 700
 

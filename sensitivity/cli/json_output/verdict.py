@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from sensitivity.analysis.claims import Claim, Role
 from sensitivity.analysis.paired import Answer
+from sensitivity.analysis.study_results import StudyResults
 from sensitivity.cli.json_output.base import Count, Number, Output, Part
 from sensitivity.study.primary import Question
-
-if TYPE_CHECKING:
-    from sensitivity.report.results import Verdicts
 
 
 class TargetPart(Part):
@@ -91,15 +88,15 @@ class VerdictOutput(Output):
     why_not: tuple[ReasonPart, ...] = Field(description="Why a question has no answer at all.")
 
 
-def verdict_output(study: str, verdicts: Verdicts) -> VerdictOutput:
+def verdict_output(results: StudyResults) -> VerdictOutput:
     """Return the output of ``verdict --json``."""
-    target = verdicts.target
+    target = results.target
     return VerdictOutput(
-        study=study,
+        study=results.spec.name,
         target=None if target is None else TargetPart(metric=target[0], level=target[1]),
-        answers=tuple(_answer(claim) for claim in verdicts.claims),
-        looks=tuple(ReasonPart.model_validate(look) for look in verdicts.looks),
-        why_not=tuple(ReasonPart.model_validate(why) for why in verdicts.why_not),
+        answers=tuple(_answer(claim) for claim in results.claims),
+        looks=tuple(ReasonPart.model_validate(look) for look in results.look_cautions),
+        why_not=tuple(ReasonPart.model_validate(why) for why in results.why_not),
     )
 
 

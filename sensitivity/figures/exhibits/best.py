@@ -171,5 +171,8 @@ BOX = Exhibit(
     data=box_data,
     tables=lambda found: [box_table(found)],
     depends=("filters", "metric", "tolerance", "target"),
-    slow=True,
+    steps=(
+        lambda results: results.outcomes(results.target) if results.target else (),
+        lambda results: results.target_regions or results.own_regions,
+    ),
 )

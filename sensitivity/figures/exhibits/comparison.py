@@ -77,9 +77,8 @@ def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
     pooled = (verdict.primary,) if verdict.primary else ()
     comparisons = [*pooled, *verdict.by_batch]
     if not comparisons:
-        raise NothingToShowError(
-            f"On {verdict.question} there is no comparison yet: it takes two optimizers with results by shared seeds."
-        )
+        why = f" {verdict.reasons[0].text}" if verdict.reasons else ""
+        raise NothingToShowError(f"On {verdict.question} there is no comparison by seeds to draw.{why}")
     scaling = verdict.question == "scaling"
     one, other = optimizer_label(verdict.candidate), optimizer_label(verdict.reference)
     # Ratios of critical batch sizes and of times point opposite ways, and don't share an axis.

@@ -229,5 +229,5 @@ CURVES = Exhibit(
     data=lambda found: curve_data(found.cells),
     options=(METRIC, Option(name="cells", label="Cells", values=lambda _: CHOICES)),
     depends=("filters", "metric", "tolerance"),
-    slow=True,
+    steps=(lambda results: results.maps,),
 )

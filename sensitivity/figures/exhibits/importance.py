@@ -296,6 +296,7 @@ RIDGE = Exhibit(
                 if ridge(tuple(at for at, axis in results.spec.axes[name].items() if axis.varies)) is not None
             },
             together=True,
+            none=lambda _: "No optimizer here varies a learning rate and a hyperparameter that divides it.",
         ),
     ),
     depends=("filters", "metric", "tolerance"),

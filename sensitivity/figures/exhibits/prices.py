@@ -16,7 +16,7 @@ from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.data import Data, estimated
 from sensitivity.figures.exhibit import Exhibit
 from sensitivity.figures.labels import count, number, optimizer_label, safe, target_label
-from sensitivity.figures.nothing import NO_TARGET, NothingToShowError, nothing, refusals
+from sensitivity.figures.nothing import NO_RESULT, NO_TARGET, NothingToShowError, nothing, refusals
 from sensitivity.figures.panels import log_axis, make_panels
 from sensitivity.figures.tables import Table
 from sensitivity.figures.theme import LIGHT, Style, Theme
@@ -35,7 +35,9 @@ def draw_prices(prices: Sequence[TuningPrice], target: str, *, theme: Theme = LI
     """
     shown = [price for price in prices if price.refused is None and _ends(price.trials)]
     if not shown:
-        raise nothing([price.refused for price in prices])
+        valued = any(price.success.known for price in prices)
+        without = "No price has an interval here, so none is drawn; the table has their values."
+        raise nothing([price.refused for price in prices], without if valued else NO_RESULT)
     order = list(dict.fromkeys(price.optimizer for price in prices))
     known = {price.batch_size for price in shown}
     rows = [*sorted(size for size in known if size is not None), *([None] if None in known else [])]

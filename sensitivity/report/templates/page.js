@@ -142,16 +142,18 @@
   const buttons = [...document.querySelectorAll("[data-show]")];
   function show(group, key) {
     const views = [...document.querySelectorAll(".view")].filter((view) => view.dataset.group === group);
-    if (!views.some((view) => view.dataset.view === key)) return;
-    for (const view of views) view.hidden = view.dataset.view !== key;
+    const places = new Set(views.filter((view) => view.dataset.view === key).map((view) => view.parentElement));
+    for (const view of views) if (places.has(view.parentElement)) view.hidden = view.dataset.view !== key;
     for (const button of buttons.filter((button) => button.dataset.group === group)) {
-      button.setAttribute("aria-pressed", String(button.dataset.show === key));
+      const there = [...button.parentElement.children].some((each) => each.dataset.show === key);
+      if (there) button.setAttribute("aria-pressed", String(button.dataset.show === key));
     }
   }
   document.querySelectorAll(".switch").forEach((group) => (group.hidden = false));
   for (const button of buttons) button.addEventListener("click", () => show(button.dataset.group, button.dataset.show));
-  for (const group of new Set(buttons.map((button) => button.dataset.group))) {
-    show(group, buttons.find((button) => button.dataset.group === group).dataset.show);
+  // The first of each, last of all what the first switch of a group has.
+  for (const button of [...buttons].reverse()) {
+    if (button === button.parentElement.firstElementChild) show(button.dataset.group, button.dataset.show);
   }
 
   function save(name, type, content) {

@@ -1,0 +1,103 @@
+"""Blocks from exhibits: each exhibit of the catalogue becomes figures or texts, and controls for its options."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import html
+from dash.development.base_component import Component
+
+from dashboards.blocks import FigureBlock, FixedBlock, Scene, TextBlock, aria, folded, html_table, noted
+from sensitivity.analysis.study_results import StudyResults
+from sensitivity.figures.exhibit import Computed, Exhibit, Option, computed
+
+_MOST_SEGMENTS = 4
+"""Choices that stand beside each other; more are a list that opens."""
+
+
+def exhibit_blocks(exhibit: Exhibit[Any], scene: Scene) -> list[FigureBlock | TextBlock]:
+    """Return a block for each case that is shown together, such as each optimizer."""
+    together = [option for option in exhibit.options if option.together]
+    cases = itertools.product(*(option.values(scene.results).items() for option in together))
+    return [_block(exhibit, [option.name for option in together], case) for case in cases]
+
+
+def _block(exhibit: Exhibit[Any], names: list[str], case: tuple[tuple[str, str], ...]) -> FigureBlock | TextBlock:
+    fixed = dict(zip(names, (key for key, _ in case), strict=True))
+    name = "-".join((exhibit.name, *fixed.values()))
+    label = ": ".join((exhibit.title, *(words for _, words in case)))
+    show = partial(shown, exhibit, fixed)
+    chosen = tuple(option.name for option in choices(exhibit))
+    if exhibit.draw is None:
+        return TextBlock(
+            name=name, label=label, show=show, content=partial(_written, show), depends=exhibit.depends,
+            options=chosen, steps=exhibit.steps,
+        )  # fmt: skip
+    return FigureBlock(
+        name=name, label=label, show=show, depends=exhibit.depends, options=chosen, choosable=exhibit.choosable,
+        steps=exhibit.steps,
+    )  # fmt: skip
+
+
+def shown(exhibit: Exhibit[Any], fixed: Mapping[str, str], scene: Scene) -> Computed[Any]:
+    """Return an exhibit as the address asks for it; values that it doesn't have are its first ones.
+
+    Raises:
+        NothingToShowError: there is nothing to show, and why.
+    """
+    asked = scene.address.options
+    own = {
+        option.name: asked[option.name]
+        for option in choices(exhibit)
+        if option.name in asked and asked[option.name] in option.values(scene.results)
+    }
+    return computed(exhibit, scene.results, **fixed, **own)
+
+
+def choices(exhibit: Exhibit[Any]) -> tuple[Option, ...]:
+    """Return the options of an exhibit of which one value is shown at a time, by its own control."""
+    return tuple(option for option in exhibit.options if not (option.together or option.of_view))
+
+
+def chosen_key(option: Option, scene: Scene) -> str | None:
+    """Return the key of the value that an option has; None where it has none."""
+    values = option.values(scene.results)
+    asked = scene.address.options.get(option.name)
+    return asked if asked in values else next(iter(values), None)
+
+
+def option_block(option: Option, results: StudyResults) -> FixedBlock | None:
+    """Return the control of an option; None where there is nothing to choose."""
+    values = option.values(results)
+    if len(values) < 2:
+        return None
+    return FixedBlock(name=f"{option.name} {' '.join(values)}", content=partial(_control, option, values))
+
+
+def _control(option: Option, values: Mapping[str, str], scene: Scene) -> Component:
+    data = [{"value": key, "label": words} for key, words in values.items()]
+    control_id = {"type": "option", "name": option.name}
+    value = chosen_key(option, scene)
+    if len(values) > _MOST_SEGMENTS:
+        many: Component = dmc.Select(
+            id=control_id, label=option.label, data=data, value=value, allowDeselect=False, size="xs", w=260
+        )
+        return many
+    label = f"option-{option.name}"
+    control = dmc.SegmentedControl(id=control_id, data=data, value=value, size="xs", **aria(labelledby=label))
+    return html.Div([html.Span(option.label, className="label", id=label), control], className="slots")
+
+
+def _written(show: Any, scene: Scene) -> Any:
+    """Return an exhibit of tables alone."""
+    found: Computed[Any] = show(scene)
+    return [html.H2(found.exhibit.title), *noted(found.notes), *map(html_table, found.tables)]
+
+
+def beside(found: Computed[Any]) -> list[Component]:
+    """Return what stands below a figure: its notes and its tables."""
+    return [*noted(found.notes), *map(folded, found.tables)]

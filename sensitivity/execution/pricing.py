@@ -1,0 +1,60 @@
+"""What is still to be run of a study, and what that costs on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sensitivity.execution.costs import Price, measure_here, pack_sizes, price, samples
+from sensitivity.execution.prepare import Plan, available_workers, with_recorded, with_search_seconds
+from sensitivity.execution.searches import recorded_trials, search_seconds
+from sensitivity.store.directory import Place
+from sensitivity.store.manifest import MANIFEST, read_manifest, refuse_other_study
+from sensitivity.store.reader import finished_trials, read_plan, read_runs
+from sensitivity.study.words import duration
+
+
+@dataclass(frozen=True, kw_only=True)
+class PricedPlan:
+    """A checked plan with its price."""
+
+    plan: Plan
+    price: Price
+    packs: int
+    """In which the missing runs would be trained."""
+
+    def sentences(self) -> str:
+        """Return in words what is to be done, and how long it takes at most."""
+        todo, planned = (sum(getattr(line, name) for line in self.price.lines) for name in ("missing", "planned"))
+        estimated = any(line.estimated for line in self.price.lines)
+        how_many = f"About {todo}" if estimated else f"{todo} of {planned}"
+        notes = [f"{name}: {arm.note}." for name, arm in self.plan.spec.optimizers.items() if arm.note]
+        said = (
+            f"{how_many} runs to do{'' if estimated else f', in {self.packs} packs'}.\n"
+            f"At most {duration(self.price.device_seconds)} of device time: {duration(self.price.wall_seconds)} with "
+            f"{self.price.workers} workers, Ray's start aside. ms/step is a trial's share of its pack's step, gain "
+            "what the pack saves of it; memory is a pack's."
+        )
+        return "\n".join([said, *notes])
+
+
+def price_plan(plan: Plan, directory: Place, *, workers: int | None) -> PricedPlan:
+    """Measure the steps of a plan for a moment each, and price what `directory` does not have of it.
+
+    Args:
+        plan: of a study.
+        directory: where it would be kept.
+        workers: packs at a time; None takes one for each core.
+
+    Raises:
+        UserError: the directory holds another study, or what is measured can't be trained here.
+    """
+    at_once = workers or available_workers(plan.spec.execution.threads)
+    finished = frozenset[str]()
+    if directory.exists(MANIFEST):
+        refuse_other_study(directory, read_manifest(directory), plan.spec, plan.source, plan.origin)
+        finished = finished_trials(directory)
+        plan = with_recorded(plan, recorded_trials(read_plan(directory), plan.spec, plan.source))
+        plan = with_search_seconds(plan, search_seconds(read_runs(directory).runs))
+    costs = measure_here(plan, samples(plan, finished=finished), workers=at_once)
+    packs = replace(plan, trials=plan.expected).packs(pack_sizes(costs), finished=finished, workers=at_once)
+    return PricedPlan(plan=plan, price=price(plan, costs, finished=finished, workers=at_once), packs=len(packs))

@@ -1,0 +1,47 @@
+"""How a plan, a running study and its end are put in words: the same in the terminal and in Python."""
+
+from __future__ import annotations
+
+from sensitivity.execution.launch import Outcome
+from sensitivity.execution.prepare import Plan
+from sensitivity.execution.progress import Progress
+from sensitivity.study.words import duration
+
+_SHOWN = 3
+"""Runs that are named of those that came out otherwise when they were trained again."""
+
+
+def extent(plan: Plan) -> str:
+    """Return in words how much a study is."""
+    arms = plan.spec.optimizers.values()
+    hours = len(plan.spec.batch_sizes) * sum(arm.device_hours or 0.0 for arm in arms if arm.open_ended)
+    runs = [f"{len(plan.counted)} runs"] if plan.counted or not hours else []
+    return ", and ".join([*runs, *([f"searches for {duration(3600 * hours)} of device time"] if hours else [])])
+
+
+def progress_line(progress: Progress) -> str:
+    """Return progress as one line."""
+    counts = progress.counts
+    left = progress.seconds_left
+    timed = progress.device_time
+    parts = [
+        f"{progress.done} runs" if progress.planned is None else f"{progress.done}/{progress.planned} runs",
+        *([f"{duration(timed[0])} of {duration(timed[1])} device time"] if timed is not None else []),
+        f"{counts['completed']} completed",
+        f"{counts['diverged']} diverged",
+        f"{counts['failed']} failed",
+        *([f"{counts['interrupted']} interrupted"] if counts["interrupted"] else []),
+        f"{progress.rate:.1f} runs/s",
+        "time left unknown" if left is None else f"{duration(left)} left",
+    ]
+    return " · ".join(parts)
+
+
+def outcome_lines(outcome: Outcome) -> list[str]:
+    """Return how a study stands at the end of a command, as lines."""
+    lines = [f"{outcome.study}: " + ", ".join(f"{count} {status}" for status, count in outcome.statuses.items())]
+    lines += [f"  {count} × {cause}" for cause, count in outcome.causes.items()]
+    if outcome.determinism is not None and not outcome.interrupted:
+        lines.append(f"checked: {outcome.determinism['sentence']}")
+        lines += [f"  {fault}" for fault in outcome.determinism["faults"][:_SHOWN]]
+    return lines

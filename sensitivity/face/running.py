@@ -1,0 +1,140 @@
+"""``plan``, ``run`` and ``shutdown``: a study from Python, in a script or where an event loop already runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sensitivity.face.opened import OpenedStudy, opened
+from sensitivity.face.priced import StudyPrice
+from sensitivity.face.progress import StatusLine
+from sensitivity.store.directory import place
+from sensitivity.study.errors import UserError
+from sensitivity.study.load import find_study, load_study
+from sensitivity.study.snapshot_imports import own_imports_kept
+from sensitivity.study.spec import StudySpec
+
+if TYPE_CHECKING:
+    from sensitivity.execution.executor import Executor
+    from sensitivity.execution.prepare import Plan
+
+StudyLike = str | os.PathLike[str] | Mapping[str, Any] | StudySpec
+
+_executor: Executor | None = None
+"""This process's Ray, once a study has run."""
+
+
+def plan(study: StudyLike, *, storage: str | os.PathLike[str] = "studies", workers: int | None = None) -> StudyPrice:
+    """Check a study with its data and model, and price what is missing of it, on this machine.
+
+    Args:
+        study: a study file, the name of a shipped one, its fields as a dictionary, or a ``Study``.
+        storage: where study directories are kept: a folder or a URI.
+        workers: packs at a time; one a core by default.
+
+    Raises:
+        UserError: whatever is wrong with the study.
+    """
+    with _prepared(study) as ready:
+        from sensitivity.execution.pricing import price_plan
+
+        return StudyPrice(price_plan(ready, place(os.fspath(storage)).child(ready.spec.name), workers=workers))
+
+
+def run(
+    study: StudyLike,
+    *,
+    storage: str | os.PathLike[str] = "studies",
+    address: str | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> OpenedStudy:
+    """Run what is missing of a study, keep it in ``storage/NAME``, and return that study directory, opened.
+
+    Ray starts with the first call and stays for the next ones (see ``shutdown``). An interrupt (Ctrl-C, or of the
+    kernel) stops the study; every reported result is kept, and the same call goes on from there.
+
+    Args:
+        study: a study file, the name of a shipped one, its fields as a dictionary, or a ``Study``. Functions of a
+            notebook or script are kept with the study by their source.
+        storage: where study directories are kept: a folder or a URI.
+        address: of a running Ray cluster; None uses this machine.
+        workers: packs at a time; one a core by default.
+        progress: whether to show a line that says how far the study is.
+
+    Raises:
+        UserError: whatever is wrong with the study, its place or the cluster, or no run could be trained.
+        KeyboardInterrupt: the study was stopped.
+    """
+    line = StatusLine(sys.stderr, silent=not progress)
+    with _prepared(study) as ready:
+        from sensitivity.execution.launch import launch
+        from sensitivity.execution.telling import extent, outcome_lines
+
+        line.show(f"{ready.spec.name}: {extent(ready)}")
+        directory = place(os.fspath(storage)).child(ready.spec.name)
+        outcome = launch(
+            ready,
+            directory,
+            address=address,
+            workers=workers,
+            show=line.following,
+            sessions=_this_executor().session,
+        )
+    said = "\n".join(outcome_lines(outcome))
+    line.end(said)
+    if outcome.interrupted:
+        raise KeyboardInterrupt(f"stopped; every reported result is kept in {outcome.directory}. Run it again to go on")
+    if not outcome.trained:
+        raise UserError(f"no run of {outcome.study} has trained\n{said}")
+    return opened(directory)
+
+
+def shutdown() -> None:
+    """Stop the Ray that ``run`` has started in this process, if any; the next ``run`` starts another.
+
+    Its workers have the environment variables and packages of the moment in which it started. It ends with the
+    process, too.
+    """
+    if _executor is not None:
+        _executor.close()
+
+
+def _this_executor() -> Executor:
+    global _executor
+    if _executor is None:
+        from sensitivity.execution.executor import Executor
+
+        _executor = Executor()
+    return _executor
+
+
+@contextlib.contextmanager
+def _prepared(study: StudyLike) -> Iterator[Plan]:
+    """Yield a study that has passed every check; what it imports is forgotten afterwards."""
+    with own_imports_kept(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # of a bar that nothing here shows
+        if isinstance(study, (str, os.PathLike)):
+            path = find_study(os.fspath(study))
+            spec, folder, source = load_study(path), path.resolve().parent, str(path)
+        else:
+            spec, folder, source = _spec(study), Path.cwd(), "study"
+        from sensitivity.execution.prepare import prepare_spec
+
+        yield prepare_spec(spec, folder=folder, source=source)
+
+
+def _spec(study: Mapping[str, Any] | StudySpec) -> StudySpec:
+    if isinstance(study, StudySpec):
+        return study
+    if not isinstance(study, Mapping) or not all(isinstance(name, str) for name in study):
+        raise UserError(
+            f"a study is a path, a dictionary of the fields of a study file, or a sensitivity.Study; got "
+            f"{type(study).__name__}"
+        )
+    return StudySpec(**study)

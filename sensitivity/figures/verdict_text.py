@@ -1,0 +1,29 @@
+"""The whole verdict on a study as text, the same in the terminal and in Python."""
+
+from __future__ import annotations
+
+import textwrap
+
+from sensitivity.analysis.study_results import StudyResults
+from sensitivity.figures.labels import target_in_words
+from sensitivity.figures.verdict_words import answer_in_words
+
+_WIDTH = 100
+
+
+def verdict_text(results: StudyResults) -> str:
+    """Return the answers to a study's questions, with their reasons and what would settle them."""
+    lines = [", ".join(part for part in (results.spec.name, target_in_words(results.target)) if part)]
+    lines += [_wrapped(caution.text) for caution in (*results.why_not, *results.look_cautions)]
+    for claim in results.claims:
+        answer = answer_in_words(claim)
+        lines += ["", answer.question, f"  {answer.answer.upper()}: {answer.headline}"]
+        lines += [_wrapped(text, "  ") for text in (answer.effect, answer.role) if text]
+        lines += ["  why:", *(_wrapped(text, "  - ") for text in answer.reasons)]
+        lines += ["  what would settle it:"] * bool(answer.settle)
+        lines += [_wrapped(text, "  - ") for text in answer.settle]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, mark: str = "") -> str:
+    return textwrap.fill(text, _WIDTH, initial_indent=mark, subsequent_indent=" " * len(mark))

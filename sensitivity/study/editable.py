@@ -1,0 +1,124 @@
+"""What a study can do in Python beyond what its file says: take functions, be changed, and be written as a file."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+from pydantic import PrivateAttr
+
+from sensitivity.study.errors import StudyFileError
+from sensitivity.study.section import Section
+from sensitivity.study.session_code import MODULE, with_import_paths
+from sensitivity.study.toml_text import toml_text
+
+
+class Editable(Section):
+    """The part of a ``StudySpec`` that is not a field of the study file."""
+
+    _code: str = PrivateAttr(default="")
+
+    def __init__(self, /, **fields: Any) -> None:
+        """Validate a study from the fields of a study file, where functions may stand in place of import paths.
+
+        Raises:
+            StudyFileError: with every mistake found, in the words of a study file.
+        """
+        from sensitivity.study.load import mistakes_told  # it needs the class that derives from this one
+
+        ready, code = with_import_paths(fields)
+        with mistakes_told(ready, source="study"):
+            super().__init__(**ready)
+        self._code = code
+
+    @classmethod
+    def read(cls, study: str | os.PathLike[str]) -> Self:
+        """Read a study file, or a shipped one by its name; paths in it are then relative to the current folder.
+
+        Raises:
+            UserError: there is none, or it has mistakes, all of which are listed.
+        """
+        from sensitivity.study.load import find_study, load_study
+
+        found = load_study(find_study(os.fspath(study)))
+        assert isinstance(found, cls)
+        return found
+
+    @property
+    def code(self) -> str:
+        """Source of the module ``study_code``: the functions of a notebook or script that the study was given."""
+        return self._code
+
+    def with_code(self, code: str) -> Self:
+        """Return the same study with the functions that it was given once, as their source."""
+        found = self.model_copy()
+        found._code = code
+        return found
+
+    def replace(self, **changes: Any) -> Self:
+        """Return the study with other values of some fields, validated as a whole.
+
+        Args:
+            changes: values by field, or by the dotted path of a field as a study file would have it:
+                ``replace(seeds=8, **{"optimizers.sgd.lr": [0.1, 0.3]})``. None removes a field, which then has its
+                default.
+
+        Raises:
+            StudyFileError: the study would not be valid; every mistake is listed.
+        """
+        content = self.model_dump(mode="json", exclude_unset=True)
+        for path, value in changes.items():
+            _put(content, _parts(path), value, path)
+        kept = [field for field, value in _leaves(content) if str(value).startswith(f"{MODULE}:")]
+        found = type(self)(**content)
+        if kept and found.code:
+            raise StudyFileError(
+                "study",
+                [
+                    f"{field}: a function from an earlier cell; pass it again together with the new one"
+                    for field in kept
+                ],
+            )
+        return found.with_code(self.code) if kept else found
+
+    def to_toml(self) -> str:
+        """Return the text of a study file that reads back to an equal study."""
+        content = self.model_dump(mode="json", exclude_unset=True)
+        if content["seeds"] == list(range(len(content["seeds"]))):
+            content["seeds"] = len(content["seeds"])
+        return toml_text(content)
+
+
+def _parts(path: str) -> list[str]:
+    """Return the names along a dotted path, which are quoted where they hold dots, as TOML has it."""
+    try:
+        below: Any = tomllib.loads(f"{path} = 0")
+    except ValueError:
+        raise StudyFileError("study", [f"{path}: not a field path; give one such as optimizers.sgd.lr"]) from None
+    names = []
+    while isinstance(below, dict) and len(below) == 1:
+        names.append(next(iter(below)))
+        below = below[names[-1]]
+    return names
+
+
+def _put(content: dict[str, Any], names: list[str], value: Any, path: str) -> None:
+    table: Any = content
+    for name in names[:-1]:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise StudyFileError("study", [f"{path}: {name} is not a table; give {name} as a whole"])
+    if value is None:
+        table.pop(names[-1], None)
+    else:
+        table[names[-1]] = value
+
+
+def _leaves(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value

@@ -1,0 +1,179 @@
+"""The source text of functions and classes that were defined in a notebook's cell, in a script, or at the prompt.
+
+Python finds such sources through ``linecache``: IPython puts each cell there as it runs, and a script is read from its
+file. What is found is compiled and compared with the code in memory, so that a script that was saved again after it was
+started is never taken for what runs.
+"""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import inspect
+import linecache
+import symtable
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+_POSTPONED = __future__.annotations.compiler_flag
+_CELLS = ("<ipython-input", "ipykernel_")
+"""What IPython's names of cells hold."""
+
+_Statement = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """A ``def`` or ``class`` statement of a module's top level."""
+
+    text: str
+    """With its decorators, without indentation."""
+    namespace: dict[str, Any]
+    """The globals that it was defined in."""
+    file: str
+    """As ``linecache`` knows it."""
+    postponed: bool
+    """Whether its annotations are not evaluated (``from __future__ import annotations``)."""
+
+    def global_names(self) -> set[str]:
+        """Return the names that it looks up in its module, or else among Python's own."""
+        module = symtable.symtable(self.text, "definition", "exec")
+        names = {symbol.get_name() for symbol in module.get_symbols() if symbol.is_referenced()}
+        waiting = module.get_children()
+        while waiting:
+            table = waiting.pop()
+            names |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
+            waiting += table.get_children()
+        return names
+
+    def submodules(self, name: str, module: ModuleType) -> set[str]:
+        """Return the modules below `module` that are reached as attributes of `name`, such as ``scipy.stats``."""
+        found = set()
+        for node in ast.walk(ast.parse(self.text)):
+            parts: list[str] = []
+            reached: ast.AST = node
+            while isinstance(reached, ast.Attribute):
+                parts.insert(0, reached.attr)
+                reached = reached.value
+            if isinstance(reached, ast.Name) and reached.id == name:
+                path = module.__name__
+                for part in parts:
+                    path = f"{path}.{part}"
+                    if path not in sys.modules:
+                        break
+                    found.add(path)
+        return found
+
+    def import_statement(self, name: str, value: Any) -> str | None:
+        """Return the statement by which this file, or a cell, has imported a name, if it gives this very value."""
+        for file in (self.file, *(file for file in list(linecache.cache) if _is_cell(file))):
+            for node in _top_level(file):
+                if not isinstance(node, ast.ImportFrom) or node.level:
+                    continue
+                for alias in node.names:
+                    given = getattr(sys.modules.get(node.module or ""), alias.name, None)
+                    if (alias.asname or alias.name) == name and given is value:
+                        return ast.unparse(ast.ImportFrom(module=node.module, names=[alias], level=0))
+        return None
+
+
+def find_definition(value: Any) -> Definition | str:
+    """Return the statement that defined a function or a class, or in words why it can't be had."""
+    functions = list(_functions(inspect.unwrap(value)))
+    for function in functions:
+        code = function.__code__
+        node = next((node for node in _definitions(code.co_filename) if _holds(node, code, value)), None)
+        if node is None:
+            continue
+        whole = "".join(linecache.getlines(code.co_filename))
+        lines = whole.splitlines(keepends=True)[_first_line(node) - 1 : node.end_lineno]
+        text = textwrap.dedent("".join(lines)).rstrip() + "\n"
+        if ast.dump(ast.parse(text).body[0]) != ast.dump(node):
+            return "it contains a multi-line string whose indentation would change; define it at the top level"
+        flags = code.co_flags & _POSTPONED
+        # A call through a name that the same source imports is compiled otherwise; IPython compiles each statement.
+        compiled = [compile(each, "source", "exec", flags=flags, dont_inherit=True) for each in (text, whole)]
+        if not any(_is_same(code, each) for known in compiled for each in _codes(known)):
+            return f"{code.co_filename} has changed since it was defined; run it again"
+        return Definition(text=text, namespace=function.__globals__, file=code.co_filename, postponed=bool(flags))
+    if not functions:
+        return "it defines no function of its own, so that its source can't be found"
+    return f"its source is not found at the top level of {functions[0].__code__.co_filename}"
+
+
+def _functions(value: Any) -> Iterator[FunctionType]:
+    """Yield a function, or those that a class has defined itself."""
+    if isinstance(value, FunctionType):
+        yield value
+    elif isinstance(value, type):
+        for member in vars(value).values():
+            for each in (getattr(member, name, None) for name in ("fget", "__func__")):
+                if isinstance(each, FunctionType):
+                    yield each
+            if isinstance(inner := inspect.unwrap(member) if callable(member) else None, FunctionType):
+                yield inner
+
+
+def _definitions(file: str) -> Iterator[_Statement]:
+    for node in _top_level(file):
+        if isinstance(node, _Statement):
+            yield node
+
+
+def _top_level(file: str) -> Iterator[ast.stmt]:
+    """Yield the statements of a file's module, those in blocks such as ``if`` and ``try`` among them."""
+    linecache.checkcache(file)
+    try:
+        waiting: list[ast.AST] = [ast.parse("".join(linecache.getlines(file)))]
+    except SyntaxError:
+        return
+    while waiting:
+        for node in ast.iter_child_nodes(waiting.pop(0)):
+            if isinstance(node, ast.stmt):
+                yield node
+            if isinstance(node, (ast.stmt, ast.ExceptHandler)) and not isinstance(node, _Statement):
+                waiting.append(node)
+
+
+def _holds(node: _Statement, code: CodeType, value: Any) -> bool:
+    """Whether a statement is the one that made `value`, with `code` in it."""
+    if isinstance(node, ast.ClassDef) != isinstance(value, type) or node.name != _name(value):
+        return False
+    if isinstance(node, ast.ClassDef):
+        return node.lineno <= code.co_firstlineno <= (node.end_lineno or 0)
+    return code.co_firstlineno == _first_line(node)
+
+
+def _name(value: Any) -> str:
+    return str(getattr(inspect.unwrap(value), "__name__", ""))
+
+
+def _first_line(node: _Statement) -> int:
+    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _is_same(one: CodeType, other: CodeType) -> bool:
+    """Whether two codes do the same, wherever their lines stand."""
+    mine, yours = (
+        [
+            (c.co_name, c.co_code, c.co_names, c.co_varnames, [k for k in c.co_consts if not isinstance(k, CodeType)])
+            for c in _codes(code)
+        ]
+        for code in (one, other)
+    )
+    return mine == yours
+
+
+def _is_cell(file: str) -> bool:
+    return any(part in file for part in _CELLS)

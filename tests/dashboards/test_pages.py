@@ -1,0 +1,103 @@
+"""Pages from the catalogue: each exhibit has one place, and options are chosen by the address and by controls."""
+
+import json
+
+import pytest
+
+from dashboards.address import Address
+from dashboards.app import create_app
+from dashboards.blocks import FixedBlock
+from dashboards.catalog import Catalog
+from dashboards.contents import drawn, written
+from dashboards.pages import block_of, blocks_of, pages
+from dashboards.site import Site
+from sensitivity.analysis.view import View
+from sensitivity.figures import catalogue
+from sensitivity.store.directory import place
+
+LOCAL = "http://127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def three(make, tmp_path_factory):
+    """A dashboard over a study of three optimizers, which compares K-FAC with each of the others."""
+    root = tmp_path_factory.mktemp("three")
+    optimizers = {
+        "sgd": {"kind": "sgd", "lr": [0.01, 0.1], "momentum": 0.0},
+        "heavy": {"kind": "sgd", "lr": [0.01, 0.1], "momentum": 0.9},
+        "kfac": {"kind": "kfac", "lr": [0.01, 0.1], "damping": [0.01, 0.1], "momentum": 0.9},
+    }
+    pairs = [["kfac", "sgd"], ["kfac", "heavy"]]
+    spec = make.make_spec(name="three", optimizers=optimizers, batch_sizes=[32], pairs=pairs)
+    make.write_study(root / "three", spec, lambda trial: make.run(trial, [2.0, 0.1 + 0.01 * trial.seed]), packs=1)
+    return Site(catalog=Catalog(place(str(root))), prefix="/", may_run=False)
+
+
+def scene_of(site, page, **address):
+    return site.scene(Address(page=page, study="three", **address), "light")[0]
+
+
+def test_each_exhibit_of_the_catalogue_is_on_one_page(three):
+    names = []
+    for page in pages().values():
+        blocks = [b for b in blocks_of(page, scene_of(three, page.name)) if not isinstance(b, FixedBlock)]
+        names += [block.name for block in blocks]
+    assert len(names) == len(set(names))
+    several = {"robustness": 3, "reached": 3, "verdict": 2, "ridge": 1}  # one an optimizer, question, or ridge
+    for exhibit in catalogue.EXHIBITS:
+        own = [name for name in names if name == exhibit.name or name.startswith(f"{exhibit.name}-")]
+        assert len(own) >= several.get(exhibit.name, 1), exhibit.name
+
+
+def test_a_pair_is_chosen_by_the_address_and_a_control(three):
+    page = pages()["overview"]
+    scene = scene_of(three, "overview")
+    control = next(b for b in blocks_of(page, scene) if isinstance(b, FixedBlock) and b.name.startswith("pair"))
+    assert control.name == "pair kfac-sgd kfac-heavy"
+    for key, other in (("kfac-sgd", "SGD"), ("kfac-heavy", "heavy")):
+        scene = scene_of(three, "overview", options={"pair": key})
+        assert f"value='{key}'" in str(control.content(scene))
+        answers = str(written(block_of(page, scene, "answers"), scene))
+        assert f"further with batch size than {other}" in answers
+        assert answers.count("Does K-FAC scale further") == 1
+        evidence = block_of(page, scene, "verdict-scaling").show(scene)
+        assert f"{evidence.result.candidate}-{evidence.result.reference}" == key
+
+
+def test_one_optimizer_is_compared_with_none_and_has_no_choice_of_pairs(three):
+    scene = scene_of(three, "overview", view=View(optimizers=("kfac",)))
+    page = pages()["overview"]
+    assert not [b for b in blocks_of(page, scene) if b.name.startswith("pair")]
+    assert "No two optimizers" in drawn(block_of(page, scene, "verdict-scaling"), scene).why
+    assert "No two optimizers" in str(written(block_of(page, scene, "answers"), scene))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "search", "anew"),
+    [("optimizers", ["kfac"], "?optimizer=kfac", True), ("batch_sizes", ["32"], "?batch=32", False)],
+)
+def test_a_page_is_made_anew_where_a_filter_changes_what_it_consists_of(three, name, value, search, anew):
+    """Without the optimizers that it leaves out; a place for each of those that come back."""
+    app = create_app(three.catalog.root)
+    client = app.server.test_client()
+    client.get("/", base_url=LOCAL)
+    output = next(key for key in app.callback_map if key.startswith("..url.search...shown.data"))
+    where = {"pathname": "/study/three/robustness", "search": ""}
+    filter_id = {"type": "filter", "name": name}
+    shown = {"study": "three", "page": "robustness", "search": ""}
+    body = {
+        "output": output,
+        "outputs": [{"id": "url", "property": "search"}, {"id": "shown", "property": output.split("shown.")[1][:-2]}],
+        "inputs": [[{"id": filter_id, "property": "value", "value": value}], [], []],
+        "state": [
+            [{"id": filter_id, "property": "id", "value": filter_id}], [], [],
+            *({"id": "url", "property": key, "value": given} for key, given in where.items()),
+            {"id": "shown", "property": "data", "value": shown},
+        ],
+        "changedPropIds": [f"{json.dumps(filter_id, separators=(',', ':'), sort_keys=True)}.value"],
+    }  # fmt: skip
+    answer = client.post("/_dash-update-component", base_url=LOCAL, headers={"Origin": LOCAL}, json=body)
+    assert answer.status_code == 200, answer.text
+    now = answer.json["response"]
+    assert now["url"]["search"] == search
+    assert ({**shown, "search": search} == now["shown"]["data"]) is not anew

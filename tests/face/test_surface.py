@@ -1,0 +1,106 @@
+"""The public surface, pinned: what is added, removed or renamed here is a decision, and is told in the changelog."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sensitivity
+
+FUNCTIONS = {
+    "open": "(directory: 'str | os.PathLike[str]') -> 'OpenedStudy'",
+    "plan": "(study: 'StudyLike', *, storage: 'str | os.PathLike[str]' = 'studies', workers: 'int | None' = None)"
+    " -> 'StudyPrice'",
+    "run": "(study: 'StudyLike', *, storage: 'str | os.PathLike[str]' = 'studies', address: 'str | None' = None,"
+    " workers: 'int | None' = None, progress: 'bool' = True) -> 'OpenedStudy'",
+    "shutdown": "() -> 'None'",
+}
+CLASSES = {
+    "OpenedStudy": {
+        "curves": None,
+        "directory": None,
+        "exhibits": None,
+        "figure": "(self, exhibit: 'str', **options: 'object') -> 'go.Figure'",
+        "name": None,
+        "results": None,
+        "runs": None,
+        "spec": None,
+        "table": "(self, exhibit: 'str', **options: 'object') -> 'pd.DataFrame'",
+        "verdict": "(self) -> 'Verdict'",
+    },
+    "Verdict": {"claims": None, "text": None},
+    "StudyPrice": dict.fromkeys(("device_seconds", "missing", "planned", "spec", "table", "wall_seconds")),
+    "Study": {
+        "code": None,
+        "read": "(study: 'str | os.PathLike[str]') -> 'Self'",
+        "replace": "(self, **changes: 'Any') -> 'Self'",
+        "to_toml": "(self) -> 'str'",
+    },
+    "UserError": {},
+}  # fmt: skip
+OF_PYDANTIC = {"Study"}
+"""Whose other members are the fields of a study file, and those of pydantic's models."""
+
+
+def test_the_public_names():
+    assert set(sensitivity.__all__) == {*FUNCTIONS, *CLASSES}
+    assert set(sensitivity.__all__) <= set(dir(sensitivity))
+    with pytest.raises(AttributeError, match="module 'sensitivity' has no attribute 'opne'"):
+        _ = sensitivity.opne
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function(name):
+    assert str(inspect.signature(getattr(sensitivity, name))) == FUNCTIONS[name]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class(name):
+    given = getattr(sensitivity, name)
+    fields = getattr(given, "__dataclass_fields__", {})
+    members = {each for each in (*dir(given), *fields) if not each.startswith("_") and not hasattr(Exception, each)}
+    assert members >= CLASSES[name].keys()
+    assert members == CLASSES[name].keys() or name in OF_PYDANTIC
+    for member, signature in CLASSES[name].items():
+        if signature is not None:
+            assert str(inspect.signature(getattr(given, member))) == signature
+
+
+def test_everything_public_says_what_it_is():
+    for name, members in CLASSES.items():
+        for member in members:
+            given = inspect.getattr_static(getattr(sensitivity, name), member, None)
+            assert inspect.getdoc(given) or member in getattr(sensitivity, name).__dataclass_fields__
+    assert all(inspect.getdoc(getattr(sensitivity, name)) for name in sensitivity.__all__)
+
+
+def test_types_are_there_for_checkers_of_users():
+    assert (Path(sensitivity.__file__).parent / "py.typed").is_file()
+
+
+READ = """
+import sys, json
+import sensitivity
+steps = {"import": sorted(sys.modules)}
+sensitivity.Study.read("quickstart").replace(seeds=3).to_toml()
+steps["spec"] = sorted(sys.modules)
+study = sensitivity.open(sys.argv[1])
+repr(study), study._repr_html_(), study.runs, study.curves, study.verdict(), study.exhibits
+study.figure("robustness", optimizer="kfac"), study.table("status")
+steps["read"] = sorted(sys.modules)
+print(json.dumps(steps))
+"""
+
+
+def test_reading_loads_neither_torch_nor_ray(stored):
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", READ, stored], capture_output=True, text=True, check=True
+    )
+    loaded = json.loads(ran.stdout)
+    assert [name for name in loaded["import"] if name.startswith("sensitivity")] == ["sensitivity"]
+    assert not {"numpy", "pandas", "pydantic", "plotly"} & set(loaded["import"])
+    assert not {"pandas", "plotly", "pyarrow"} & set(loaded["spec"])
+    assert not {"torch", "ray", "optuna", "sensitivity.execution", "sensitivity.training"} & set(loaded["read"])
