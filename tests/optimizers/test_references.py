@@ -11,7 +11,7 @@ import torch
 
 from sensitivity.optimizers.kinds import adam
 from tests.optimizers.cases import walked
-from tests.optimizers.references import GOLDEN, start, trajectory
+from tests.optimizers.references import GOLDEN, foreign, start, trajectory
 
 
 def close(ours, theirs, tolerance):
@@ -121,3 +121,12 @@ def test_it_is_the_packages(kind):
         name: torch.tensor(value, dtype=torch.float64) for name, value in json.loads(GOLDEN.read_text())[kind].items()
     }
     close(walked(kind, **numbers), theirs, tolerance)
+
+
+def test_the_kept_trajectories_are_those_of_the_packages():
+    for package in ("lion_pytorch", "pytorch_optimizer", "schedulefree"):
+        pytest.importorskip(package)
+    golden = json.loads(GOLDEN.read_text())
+    for kind, (build, evaluated) in foreign().items():
+        for name, value in trajectory(build, evaluated=evaluated).items():
+            torch.testing.assert_close(torch.tensor(golden[kind][name], dtype=torch.float64), value, rtol=0, atol=1e-6)
