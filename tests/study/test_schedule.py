@@ -2,7 +2,7 @@ import hashlib
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -93,6 +93,7 @@ def test_evaluations_come_each_a_tenth_later_by_default(total):
     assert points == (*(step for step in GROWING if step < total), total)
 
 
+@settings(deadline=None)
 @given(growth=st.floats(1e-3, 1), total=st.integers(1, 20_000), more=st.integers(1, 20_000))
 def test_growing_evaluations_keep_their_grain_and_continue_in_a_longer_budget(growth, total, more):
     spec = EvaluationSpec(growth=growth)
