@@ -246,7 +246,7 @@ def _got(value: Any, message: str) -> str:
     shown = repr(value)
     if len(shown) > 60:
         return ""
-    said = re.search(rf"(?<![\w.]){re.escape(shown)}(?![\w.])", message)
+    said = re.search(rf"(?<![\w.]){re.escape(shown)}(?![\w.])", message) is not None
     said = said or (isinstance(value, float) and message.endswith(f"got {value:g}"))
     return "" if said else f" (got {shown})"
 
