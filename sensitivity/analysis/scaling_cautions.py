@@ -77,7 +77,10 @@ def coarse_evaluations(where: str, point: ScalingPoint, margin: float) -> Cautio
 
 
 def _untrained(where: str, point: ScalingPoint) -> Caution:
-    text = f"{where}: the untrained network meets the target, so there is no time to compare. Choose a harder target."
+    text = (
+        f"{where}: the untrained network meets the target with one seed at least, so there is no time to compare."
+        " Choose a harder target."
+    )
     return Caution(code="untrained", text=text)
 
 

@@ -46,7 +46,7 @@ from sensitivity.analysis.targets import TargetOutcome, compute_targets
 from sensitivity.analysis.time_split import TimeSplit, compute_time_split
 from sensitivity.analysis.times import TimeUnit, compute_times
 from sensitivity.analysis.tuning import Tuning, compute_tuning
-from sensitivity.analysis.view import Target, View
+from sensitivity.analysis.view import Target, View, changed_view
 from sensitivity.store.manifest import Manifest
 from sensitivity.study.metrics import METRICS, Metric
 from sensitivity.study.primary import Pair, Question
@@ -65,8 +65,12 @@ class StudyResults:
     memo: Memo = field(default_factory=lambda: Memo(_MOST_VIEWS), repr=False, compare=False)
 
     def under(self, **changes: Any) -> StudyResults:
-        """Return the answers under another view: fields of ``View``, of which those not given stay as they are."""
-        return replace(self, view=replace(self.view, **changes)) if changes else self
+        """Return the answers under another view: fields of ``View``, of which those not given stay as they are.
+
+        Raises:
+            UserError: there is no such field, or the study has no such metric, optimizer or batch size.
+        """
+        return replace(self, view=changed_view(self.view, changes, self.manifest.spec)) if changes else self
 
     @property
     def manifest(self) -> Manifest:

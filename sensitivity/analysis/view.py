@@ -5,8 +5,8 @@ The empty view is the study as it was declared: what the report shows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,10 @@ import pandas as pd
 from sensitivity.analysis.designs import Axes
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.axes import Axis
+from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import MetricName
-from sensitivity.study.spec import MarginsSpec
+from sensitivity.study.nearest import nearest
+from sensitivity.study.spec import MarginsSpec, StudySpec
 
 Target = tuple[MetricName, float]
 _ROUNDING = 1e-5
@@ -75,3 +77,34 @@ class View:
                 changes = {"values": tuple(value for value in listed if side.low <= value <= side.high) or listed}
             priors[side.optimizer][side.parameter] = axis.model_copy(update=changes)
         return priors
+
+
+def changed_view(view: View, changes: Mapping[str, object], spec: StudySpec) -> View:
+    """Return `view` with `changes` of its fields, each checked against what the study has.
+
+    Raises:
+        UserError: there is no such field, metric, optimizer or batch size, or a value has another form.
+    """
+    _check("field of a view", changes, [each.name for each in fields(View)])
+    target, metric = changes.get("target"), changes.get("metric")
+    if target is not None:
+        if not isinstance(target, tuple) or len(target) != 2:
+            raise UserError(f'target: give a metric and its level, such as ("test_accuracy", 0.9); got {target!r}')
+        _check("metric", target[:1], spec.problem.metrics())
+    if metric is not None:
+        _check("metric", (metric,), spec.problem.metrics())
+    for name, allowed in (("optimizers", tuple(spec.optimizers)), ("batch_sizes", spec.batch_sizes)):
+        values = changes.get(name, ())
+        if not isinstance(values, (tuple, list)):
+            raise UserError(f"{name}: give a tuple, such as {allowed[:1]!r}; got {values!r}")
+        _check(name.removesuffix("s").replace("_", " "), values, allowed)
+    return replace(view, **changes)  # type: ignore[arg-type]
+
+
+def _check(what: str, given: Iterable[object], allowed: Iterable[object]) -> None:
+    allowed = list(allowed)
+    for value in given:
+        if value not in allowed:
+            meant = nearest(value, map(str, allowed)) if isinstance(value, str) else None
+            hint = f"; did you mean {meant!r}?" if meant else ""
+            raise UserError(f"there is no {what} {value!r}{hint}\n  Allowed: {', '.join(map(str, allowed))}")

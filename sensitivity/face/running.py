@@ -40,6 +40,7 @@ def plan(study: StudyLike, *, storage: str | os.PathLike[str] = "studies", worke
     Raises:
         UserError: whatever is wrong with the study.
     """
+    _check_workers(workers)
     with _prepared(study) as ready:
         from sensitivity.execution.pricing import price_plan
 
@@ -72,6 +73,7 @@ def run(
         KeyboardInterrupt: the study was stopped.
     """
     line = StatusLine(sys.stderr, silent=not progress)
+    _check_workers(workers)
     with _prepared(study) as ready:
         from sensitivity.execution.launch import launch
         from sensitivity.execution.telling import extent, outcome_lines
@@ -93,6 +95,11 @@ def run(
     if not outcome.trained:
         raise UserError(f"no run of {outcome.study} has trained\n{said}")
     return opened(directory)
+
+
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 1:
+        raise UserError(f"workers: give a number of at least 1, or None for one a core; got {workers}")
 
 
 def shutdown() -> None:

@@ -5,7 +5,6 @@ Report, dashboard, ``sensitivity figure`` and Python iterate over this list: an 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from typing import Any
 
@@ -28,6 +27,7 @@ from sensitivity.figures.exhibits.status import CLIPPING, STATUS
 from sensitivity.figures.exhibits.success_rates import SUCCESS
 from sensitivity.figures.exhibits.targets import TARGETS
 from sensitivity.study.errors import UserError
+from sensitivity.study.nearest import nearest
 
 EXHIBITS: tuple[Exhibit[Any], ...] = (
     EVIDENCE,
@@ -79,6 +79,6 @@ def show(results: StudyResults, name: str, **options: str) -> Computed[Any]:
 
 
 def _unknown(what: str, given: str, allowed: Collection[str]) -> str:
-    near = difflib.get_close_matches(given, list(allowed), n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(given, allowed)
+    meant = f"; did you mean {near!r}?" if near else ""
     return f"there is no {what} {given!r}{meant}\n  Allowed: {', '.join(allowed) or 'none'}"

@@ -56,9 +56,13 @@ class Theme:
         return self.categories[position % len(self.categories)]
 
     def style(self, position: int) -> Style:
-        """Return how the optimizer at `position` is drawn: colour, dash and symbol each tell it apart."""
-        k = position % len(self.categories)
-        return Style(colour=self.categories[k], dash=DASHES[k], symbol=SYMBOLS[k])
+        """Return how the optimizer at `position` is drawn: colour, dash and symbol each tell up to six apart.
+
+        Where colours come again, dashes and symbols are those of the next one, so that no pair of up to 36 is alike.
+        """
+        turn, k = divmod(position, len(self.categories))
+        other = (k + turn) % len(DASHES)
+        return Style(colour=self.categories[k], dash=DASHES[other], symbol=SYMBOLS[other])
 
     @functools.cache  # noqa: B019  (themes are few and live as long as the process)
     def template(self) -> go.layout.Template:

@@ -31,7 +31,7 @@ TRIAL_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 PHASE_PREFIX = "seconds."
 """Before a phase of ``study.results.PHASES`` in a column name."""
 _PHASE_WORDS = {
-    "gradients": "forward and backward passes, and on SGD's update",
+    "gradients": "forward and backward passes, and on the update of every optimizer but K-FAC",
     "factors": "K-FAC's factors",
     "inverses": "inverting them",
     "precondition": "preconditioning",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib.resources
 import itertools
 import json
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from sensitivity.study.arms import ArmSchedule, arm_class
 from sensitivity.study.errors import StudyFileError, UserError, shortened
 from sensitivity.study.metrics import METRICS
+from sensitivity.study.nearest import nearest
 from sensitivity.study.paths import expanded, path_faults, reason
 from sensitivity.study.section import MOST_CHARACTERS, MOST_ITEMS
 from sensitivity.study.spec import StudySpec
@@ -246,7 +246,8 @@ def _got(value: Any, message: str) -> str:
     shown = repr(value)
     if len(shown) > 60:
         return ""
-    said = re.search(rf"(?<![\w.]){re.escape(shown)}(?![\w.])", message)
+    said = re.search(rf"(?<![\w.]){re.escape(shown)}(?![\w.])", message) is not None
+    said = said or (isinstance(value, float) and message.endswith(f"got {value:g}"))
     return "" if said else f" (got {shown})"
 
 
@@ -285,5 +286,5 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     if len(name) > _MOST_NAME:
         return ""
     meant = _MEANT.get(name.lower())
-    close = [meant] if meant in known else difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    close = meant if meant in known else nearest(name, known, cutoff=0.5)
+    return f" (did you mean {close!r}?)" if close else ""

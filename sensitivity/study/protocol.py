@@ -58,7 +58,7 @@ class BudgetSpec(Section):
             return f"{self.steps:,} steps"
         if self.adjusted_epochs is not None:
             return f"(log2(B / {self.base_batch_size}) + 1) × {self.adjusted_epochs:g} epochs at batch size B"
-        return f"{self.epochs:g} epochs"
+        return f"{self.epochs:g} epoch" + ("" if self.epochs == 1 else "s")
 
 
 class ScheduleSpec(Section):

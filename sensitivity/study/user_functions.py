@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from sensitivity.study.errors import UserError
+from sensitivity.study.nearest import nearest
 from sensitivity.study.users_code import users_code
 
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -28,8 +28,8 @@ def import_function(path: str, field: str) -> Callable[..., Any]:
         found = getattr(module, name, None)
         known = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
     if found is None:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        close = nearest(name, known)
+        hint = f" (did you mean {close!r}?)" if close else ""
         raise UserError(
             f"{field}: {module_name} has no function {name!r}{hint}\n  It was imported from {module.__file__}"
         )

@@ -14,6 +14,7 @@ from sensitivity.analysis.evaluations import read_tables
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.view import Narrowed
 from sensitivity.store.reader import read_study
+from sensitivity.study.errors import UserError
 from sensitivity.study.results import Status
 from sensitivity.study.spec import MarginsSpec
 
@@ -124,6 +125,25 @@ def test_a_metric_is_looked_at_without_changing_what_is_claimed(directory):
     assert (loss.maps[0].metric.name, results.maps[0].metric.name) == ("train_loss", "test_accuracy")
     assert loss.target == results.target
     assert loss.claims is results.claims, "computed once"
+
+
+@pytest.mark.parametrize(
+    ("view", "said"),
+    [
+        ({"metrc": "test_loss"}, "there is no field of a view 'metrc'; did you mean 'metric'?"),
+        ({"metric": "test_acuracy"}, "there is no metric 'test_acuracy'; did you mean 'test_accuracy'?"),
+        ({"target": ("accuracy", 0.9)}, "there is no metric 'accuracy'"),
+        ({"target": "test_accuracy"}, 'give a metric and its level, such as ("test_accuracy", 0.9)'),
+        ({"optimizers": ("KFAC",)}, "there is no optimizer 'KFAC'; did you mean 'kfac'?"),
+        ({"optimizers": "kfac"}, "optimizers: give a tuple"),
+        ({"batch_sizes": (17,)}, "there is no batch size 17"),
+    ],
+)
+def test_a_view_of_what_the_study_lacks_is_refused(directory, view, said):
+    results = StudyResults(read_tables(directory("mixed")))
+    with pytest.raises(UserError) as caught:
+        results.under(**view)
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(

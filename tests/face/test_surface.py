@@ -104,3 +104,9 @@ def test_reading_loads_neither_torch_nor_ray(stored):
     assert not {"numpy", "pandas", "pydantic", "plotly"} & set(loaded["import"])
     assert not {"pandas", "plotly", "pyarrow"} & set(loaded["spec"])
     assert not {"torch", "ray", "optuna", "sensitivity.execution", "sensitivity.training"} & set(loaded["read"])
+
+
+@pytest.mark.parametrize("ask", [sensitivity.plan, sensitivity.run])
+def test_no_workers_are_refused_before_anything_starts(ask):
+    with pytest.raises(sensitivity.UserError, match="workers: give a number of at least 1"):
+        ask("quickstart", workers=0)

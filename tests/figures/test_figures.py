@@ -94,6 +94,15 @@ def test_best_cell_has_a_star_and_its_edge_says_extend(mixed):
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
+def test_no_two_optimizers_of_a_figure_look_alike(theme):
+    styles = [theme.style(position) for position in range(36)]
+    assert len({(style.colour, style.dash) for style in styles}) == 36
+    assert len({(style.colour, style.symbol) for style in styles}) == 36
+    for start in range(0, 36, 6):
+        assert len({style.dash for style in styles[start : start + 6]}) == 6, "black and white tells six apart"
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
 @pytest.mark.parametrize("metric", [LOSS, ACCURACY], ids=lambda metric: metric.name)
 def test_every_figure_states_its_n_and_follows_the_theme(mixed, metric, theme):
     maps = compute_maps(mixed.runs, mixed.curves, metric)

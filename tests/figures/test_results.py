@@ -304,7 +304,11 @@ def test_cost_shows_wall_clock_beside_computation(results):
 def test_the_time_split_adds_up_to_the_step():
     figure = draw_time_split(SPLITS)
     assert sum(trace.y[0] for trace in figure.data) == pytest.approx(3.5), "milliseconds"
-    assert [trace.name for trace in figure.data] == ["forward and backward", "inverses", "rest"]
+    assert [trace.name for trace in figure.data] == [
+        "forward, backward, and updates not timed apart",
+        "inverses",
+        "rest",
+    ]
     assert {trace.marker.pattern.fillmode for trace in figure.data} == {"overlay"}, "or the colour is not painted"
 
 

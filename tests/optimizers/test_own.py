@@ -88,6 +88,13 @@ class NeedsClosure(torch.optim.SGD):
         closure()
 
 
+class Needs(torch.optim.SGD):
+    """Has an argument without a default."""
+
+    def __init__(self, params, lr, depth):
+        super().__init__(params, lr=lr)
+
+
 NOTED = []
 
 
@@ -96,7 +103,7 @@ def module(monkeypatch):
     NOTED.clear()
     users = types.ModuleType("users_optimizers")
     users.__file__ = "users_optimizers.py"
-    for each in (Noted, Moody, Raises, NeedsClosure):
+    for each in (Noted, Moody, Raises, NeedsClosure, Needs):
         setattr(users, each.__name__, each)
     users.kfac = kfac
     users.nothing = lambda params, lr: None
@@ -196,7 +203,13 @@ def test_one_that_raises_takes_nobody_with_it():
         ("users_optimizers:nothing", {}, "returned NoneType; it must be, or return, a torch.optim.Optimizer"),
         ("users_optimizers:Absent", {}, "has no function 'Absent'"),
         ("torch.optim:Rprop", {"etas": {"fixed": [0.9, 0.5]}}, "Invalid eta values: 0.9, 0.5"),
-        ("torch.optim:AdamW", {"beta3": 0.9}, "unexpected keyword argument 'beta3'"),
+        (
+            "torch.optim:AdamW",
+            {"beta3": 0.9},
+            "a.beta3: unknown argument of torch.optim:AdamW (did you",
+        ),
+        ("torch.optim:AdamW", {"LR_": 0.9}, "(did you mean 'lr'?). It takes: lr, beta1, beta2, eps, weight_decay, "),
+        ("users_optimizers:Needs", {}, "optimizers.a.depth: missing; users_optimizers:Needs has no default for it"),
         ("users_optimizers:kfac", {"damping": 0.1, "clip_norm": 1.0}, "clip_norm: users_optimizers:kfac is given the"),
         ("torch.optim:Muon", {}, "Muon only supports 2D parameters"),
     ],

@@ -348,6 +348,19 @@ def test_files_that_are_no_study(tmp_path, data, words):
     assert str(path) in str(caught.value)
 
 
+def test_a_value_is_said_once():
+    raw = {
+        "name": "t",
+        "batch_sizes": [8],
+        "seeds": 1,
+        "budget": {"steps": 1},
+        "optimizers": {"a": {"kind": "sgd", "lr": -1.0}},
+    }
+    with pytest.raises(StudyFileError) as caught:
+        parse_study(raw, source="t")
+    assert str(caught.value).endswith("optimizers.a.lr: lr must be > 0; got -1")
+
+
 def test_a_byte_order_mark_is_no_mistake(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_bytes(b"\xef\xbb\xbf" + shipped()["quickstart"].read_bytes())

@@ -29,7 +29,7 @@ _PANELS: tuple[tuple[str, str, Callable[[Cost], Estimate]], ...] = (
     ("Computation of the search", "FLOPs", lambda cost: Estimate(value=cost.flops)),
 )
 _PHASES = {
-    "gradients": ("forward and backward", ""),
+    "gradients": ("forward, backward, and updates not timed apart", ""),
     "factors": ("factors", "/"),
     "inverses": ("inverses", "x"),
     "precondition": ("preconditioning", "."),

@@ -17,7 +17,7 @@ from sensitivity.figures.exhibit import METRIC, Exhibit, Option
 from sensitivity.figures.labels import count, metric_value, optimizer_label
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.scales import Scale, metric_scale
-from sensitivity.figures.theme import DASHES, LIGHT, Theme
+from sensitivity.figures.theme import LIGHT, Theme
 
 _PANELS_A_ROW = 3
 _TOP, _BOTTOM, _PANEL, _BETWEEN = 92, 84, 280, 86
@@ -107,7 +107,8 @@ def _kept(length: int, most: int) -> list[int]:
 
 
 def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list[go.Scatter]:
-    colour, dash = theme.category(position), DASHES[position % len(DASHES)]
+    style = theme.style(position)
+    colour, dash = style.colour, style.dash
     label = optimizer_label(cell.optimizer)
     place = scale.position
     kept = _kept(len(cell.epochs), _MOST_POINTS)

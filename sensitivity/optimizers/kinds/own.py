@@ -22,6 +22,7 @@ from sensitivity.optimizers.contract import Networks, Report, State, Tensors, re
 from sensitivity.study.arms import OWN, Arm, ArmSchedule, fitting
 from sensitivity.study.axes import Axis, AxisField, OwnField
 from sensitivity.study.errors import UserError
+from sensitivity.study.nearest import nearest
 from sensitivity.study.user_functions import import_function
 
 if TYPE_CHECKING:
@@ -188,11 +189,14 @@ class Own:
         """Build the optimizer of one member.
 
         Raises:
-            UserError: what is built is no optimizer of torch's form, or needs a closure.
+            UserError: an argument is unknown or missing, or what is built is no optimizer of torch's form, or needs a
+                closure.
         """
         from torch.optim import Optimizer
 
-        made = self._build(params, **_arguments(self._build, {**numbers, **self._settings}))
+        arguments = _arguments(self._build, {**numbers, **self._settings})
+        _check_names(self._build, self._path, arguments)
+        made = self._build(params, **arguments)
         if not isinstance(made, Optimizer):
             raise UserError(
                 f"kind: {self._path} returned {type(made).__name__}; it must be, or return, a torch.optim.Optimizer"
@@ -258,6 +262,30 @@ def _arguments(build: Callable[..., Any], given: Mapping[str, Any]) -> dict[str,
         elif isinstance(value, list) and isinstance(default, tuple):
             given[name] = tuple(value)
     return given
+
+
+def _check_names(build: Callable[..., Any], path: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that `build` does not take, and those that it needs and are not given.
+
+    Raises:
+        UserError: names the first.
+    """
+    try:
+        _, *own = inspect.signature(build).parameters.values()
+    except (TypeError, ValueError):  # of a class in C, or without arguments: calling it says what is wrong
+        return
+    named = [each for each in own if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    names = [name for each in named for name in (_BETAS if each.name == "betas" else (each.name,))]
+    taken = {each.name for each in named}
+    open_ended = any(each.kind is each.VAR_KEYWORD for each in own)
+    for name in arguments:
+        if name not in taken and not open_ended:
+            meant = nearest(name, names)
+            hint = f" (did you mean {meant!r}?)" if meant else ""
+            raise UserError(f"{name}: unknown argument of {path}{hint}. It takes: {', '.join(names)}")
+    for each in named:
+        if each.default is each.empty and each.name not in arguments:
+            raise UserError(f"{each.name}: missing; {path} has no default for it")
 
 
 def _first_argument(build: Callable[..., Any]) -> str:

@@ -1,0 +1,25 @@
+"""The name that a misspelt one most likely stands for."""
+
+import pytest
+
+from sensitivity.study.nearest import nearest
+
+OPTIMIZERS = ("adagrad", "adam", "adamw", "radam", "sgd")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("adamW", "adamw"), ("AdamW", "adamw"), ("ADAM", "adam"), ("sdg", "sgd"), ("newton", None)],
+)
+def test_small_and_capital_letters_are_alike(given, meant):
+    assert nearest(given, OPTIMIZERS) == meant
+
+
+def test_names_are_returned_as_they_are_spelt():
+    assert nearest("radam", ("SGD", "RAdam")) == "RAdam"
+    assert nearest("anything", ()) is None
+
+
+def test_more_letters_in_common_are_asked_for_by_a_higher_cutoff():
+    assert nearest("learning_rate", ("lr", "damping_rate"), cutoff=0.9) is None
+    assert nearest("learning_rate", ("lr", "damping_rate"), cutoff=0.5) == "damping_rate"
