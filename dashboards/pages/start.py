@@ -347,7 +347,8 @@ def _priced(content: Mapping[str, Any]) -> Component:
     ]
     header = ("optimizer", "batch size", "runs to do", "steps a run", "ms a step", "pack", "device time")
     said = (
-        f"At most {duration(content['device_seconds'])} of device time: {duration(content['wall_seconds'])} with"
+        f"About {duration(content['device_seconds'])} of device time, less where runs diverge:"
+        f" {duration(content['wall_seconds'])} with"
         f" {content['workers']} workers."
     )
     table = Table(caption="The plan's price.", header=header, rows=rows, text_columns=1)

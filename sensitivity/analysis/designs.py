@@ -22,7 +22,7 @@ from sensitivity.analysis.estimates import Caution
 from sensitivity.analysis.names import optimizer_name, parameter_name
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.axes import Axis
-from sensitivity.study.hyperparameters import LEARNING_RATE, rank
+from sensitivity.study.hyperparameters import LEARNING_RATE, hyperparameter, rank
 
 Axes = Mapping[str, Axis]
 """Name of a hyperparameter -> what its values are drawn from."""
@@ -117,11 +117,11 @@ def cell_parameters(cells: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame
 
 
 def table_edges(table: pd.DataFrame, best: Mapping[str, float], names: tuple[str, ...]) -> tuple[Edge, ...]:
-    """Return the edges of the grid in `table` that `best` lies on; a bound of zero is none, for nothing is below."""
+    """Return the edges of the grid in `table` that `best` lies on, but for the least value that there can be."""
     edges = []
     for name in names:
         values = levels(table[name])
-        if len(values) > 1 and best[name] == values[0] != 0:
+        if len(values) > 1 and best[name] == values[0] and not _least(name, values[0]):
             edges.append(Edge(parameter=name, side="low", value=values[0]))
         if len(values) > 1 and best[name] == values[-1]:
             edges.append(Edge(parameter=name, side="high", value=values[-1]))
@@ -129,7 +129,7 @@ def table_edges(table: pd.DataFrame, best: Mapping[str, float], names: tuple[str
 
 
 def box_edges(axes: Axes, best: Mapping[str, float], names: tuple[str, ...]) -> tuple[Edge, ...]:
-    """Return the bounds of the box `axes` that `best` lies at; one of zero is none, for nothing is below.
+    """Return the bounds of the box `axes` that `best` lies at, but for the least value that there can be.
 
     On an interval that is within `NEAR_BOUND` of a bound; of a list, its smallest or largest value.
     """
@@ -140,11 +140,17 @@ def box_edges(axes: Axes, best: Mapping[str, float], names: tuple[str, ...]) -> 
             continue
         low, high = axis.bounds()
         share = _share(axis, best[name])
-        if share <= NEAR_BOUND and low != 0:
+        if share <= NEAR_BOUND and not _least(name, low):
             edges.append(Edge(parameter=name, side="low", value=low, of="box", axis=axis))
         if share >= 1 - NEAR_BOUND:
             edges.append(Edge(parameter=name, side="high", value=high, of="box", axis=axis))
     return tuple(edges)
+
+
+def _least(name: str, value: float) -> bool:
+    """Whether there is nothing below: 0, or the smallest value that a hyperparameter may have, as an interval of 1."""
+    declared = hyperparameter(name)
+    return value == 0 or (declared.low_allowed and value <= declared.low)
 
 
 def at_edge(edge: Edge, values: pd.Series[float]) -> NDArray[np.bool_]:

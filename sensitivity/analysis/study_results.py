@@ -60,7 +60,7 @@ _MOST_VIEWS = 8
 class StudyResults:
     """The answers of a study, as `view` looks at it. Safe to share between threads."""
 
-    tables: Tables
+    tables: Tables = field(repr=False)
     view: View = field(default_factory=View)
     memo: Memo = field(default_factory=lambda: Memo(_MOST_VIEWS), repr=False, compare=False)
 

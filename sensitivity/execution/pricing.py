@@ -30,8 +30,8 @@ class PricedPlan:
         notes = [f"{name}: {arm.note}." for name, arm in self.plan.spec.optimizers.items() if arm.note]
         said = (
             f"{how_many} runs to do{'' if estimated else f', in {self.packs} packs'}.\n"
-            f"At most {duration(self.price.device_seconds)} of device time: {duration(self.price.wall_seconds)} with "
-            f"{self.price.workers} workers, Ray's start aside. ms/step is a trial's share of its pack's step, gain "
+            f"About {duration(self.price.device_seconds)} of device time, less where runs diverge:"
+            f" {duration(self.price.wall_seconds)} with {self.price.workers} workers, Ray's start aside. ms/step is a trial's share of its pack's step, gain "
             "what the pack saves of it; memory is a pack's."
         )
         return "\n".join([said, *notes])

@@ -83,6 +83,14 @@ class Editable(Section):
             )
         return found.with_code(self.code) if kept else found
 
+    def __repr__(self) -> str:
+        """Return what the study is, in a line; `to_toml` has all of it."""
+        content = self.model_dump(mode="json")
+        sizes = ", ".join(map(str, content["batch_sizes"]))
+        return f"Study({content['name']!r}: {', '.join(content['optimizers'])}; batch sizes {sizes})"
+
+    __str__ = __repr__
+
     def to_toml(self) -> str:
         """Return the text of a study file that reads back to an equal study."""
         content = self.model_dump(mode="json", exclude_unset=True)

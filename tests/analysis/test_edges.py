@@ -51,6 +51,15 @@ def test_near_a_bound_is_in_the_scale_that_the_box_is_drawn_in(axis, value, side
     assert all(edge.of == "box" and edge.value == axis.bounds()[edge.side == "high"] for edge in edges)
 
 
+def test_the_least_value_that_there_can_be_is_no_edge():
+    """An interval of 1 step can't be extended downwards, whatever the grid or the box."""
+    steps = Axis(scale="values", values=(1.0, 10.0, 100.0))
+    assert box_edges({"inverse_interval": steps}, {"inverse_interval": 1.0}, ("inverse_interval",)) == ()
+    table = pd.DataFrame({"inverse_interval": [1.0, 10.0], "damping": [1.0, 10.0]})
+    edges = table_edges(table, {"inverse_interval": 1.0, "damping": 1.0}, ("inverse_interval", "damping"))
+    assert [(edge.parameter, edge.side) for edge in edges] == [("damping", "low")]
+
+
 def test_a_hyperparameter_without_a_declared_axis_or_a_value_has_no_edge():
     assert box_edges({}, {"lr": 1.0}, ("lr",)) == ()
     assert box_edges({"lr": LOG}, {"lr": float("nan")}, ("lr",)) == ()
