@@ -14,6 +14,7 @@ from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import parse_study
 from sensitivity.study.results import Status
 from sensitivity.study.trials import Pack, expand
+from sensitivity.study.trials import group as packs_of
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.checks import check_study
 from sensitivity.training.loop import train_pack
@@ -38,8 +39,8 @@ def trained(kind, **options):
 class Noted(torch.optim.SGD):
     """SGD that notes what it was built with, replaces parameters, and keeps a state in double precision."""
 
-    def __init__(self, params, lr, *, warm=3, names=("a", "b"), exact=False, betas=(0.9, 0.99)):
-        NOTED.append({"lr": lr, "warm": warm, "names": names, "exact": exact, "betas": betas})
+    def __init__(self, params, lr, *, warm=3, names=("a", "b"), exact=False, betas=(0.9, 0.99), **others):
+        NOTED.append({"lr": lr, "warm": warm, "names": names, "exact": exact, "betas": betas, **others})
         super().__init__(params, lr=lr)
 
     def step(self):
@@ -125,6 +126,34 @@ def test_arguments_arrive_as_the_function_has_them():
         "kind": "users_optimizers:Noted", "names": {"fixed": ["c", "d"]}, "exact": True,
     }  # fmt: skip
     assert losses(results[0]) == pytest.approx(losses(trained("sgd")[0])), "replaced parameters are put into the pack"
+
+
+@pytest.mark.parametrize("name", ["decay", "decay_at", "settings", "axes", "label", "model_config"])
+def test_arguments_may_have_the_names_of_other_things(name):
+    results = trained("users_optimizers:Noted", **{name: [0.5, 0.75]})
+    assert [dict(result.trial.hyperparameters)[name] for result in results] == [0.5, 0.75]
+    assert [noted[name] for noted in NOTED] == [0.5, 0.75]
+
+
+def test_one_of_two_betas_may_be_an_axis():
+    trained("users_optimizers:Noted", betas={"fixed": [0.8, 0.7]}, beta1=[0.5, 0.6])
+    assert [noted["betas"] for noted in NOTED] == [(0.5, 0.7), (0.6, 0.7)]
+
+
+def test_its_schedule_may_have_axes():
+    ours, theirs = (
+        [losses(trained_one) for pack in packs_of(expand(study(kind, schedule={"warmup_epochs": [1, 3]})), 8)
+         for trained_one in train_pack(pack, problem())]
+        for kind in ("torch.optim:SGD", "sgd")
+    )  # fmt: skip
+    assert ours[0] != ours[1]
+    assert ours == [pytest.approx(each, rel=1e-9) for each in theirs]
+
+
+@pytest.mark.parametrize("name", ["warmup_epochs", "decay_factor", "decay_fraction"])
+def test_numbers_of_its_schedule_are_not_taken_for_arguments(name):
+    with pytest.raises(StudyFileError, match=f"optimizers.a.{name}: belongs to the learning-rate schedule"):
+        study("torch.optim:SGD", **{name: 1.0})
 
 
 def test_it_is_evaluated_in_its_own_mode_and_trains_on_undisturbed():

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sensitivity.optimizers.contract import Networks, Report, State, Tensors, registered
-from sensitivity.study.arms import OWN, Arm, ArmSchedule, fitting
+from sensitivity.study.arms import OWN, SCHEDULE_NUMBERS, Arm, fitting
 from sensitivity.study.axes import Axis, AxisField, OwnField
 from sensitivity.study.errors import UserError
 from sensitivity.study.user_functions import import_function
@@ -37,7 +37,8 @@ _BETAS = ("beta1", "beta2")
 _MODULE = ("model", "module", "network")
 _told: set[str] = set()
 """Optimizers of which this process has said that they train members one by one."""
-_NOT_ITS_OWN = {*Arm.model_fields, *ArmSchedule.model_fields}
+_NOT_ITS_OWN = {*Arm.model_fields, *SCHEDULE_NUMBERS}
+"""Numbers and settings of an arm that are no arguments of its optimizer."""
 
 
 class OwnArm(Arm):
@@ -62,6 +63,7 @@ class OwnArm(Arm):
         errors = []
         for name, value in (self.model_extra or {}).items():
             try:
+                _refuse_schedule(name)
                 fitting(value, name, self.design) if isinstance(value, Axis) else None
             except PydanticCustomError as error:
                 errors.append(InitErrorDetails(type=error, loc=(name,), input=value))
@@ -70,13 +72,22 @@ class OwnArm(Arm):
         return self
 
 
+def _refuse_schedule(name: str) -> None:
+    if name in SCHEDULE_NUMBERS:
+        raise PydanticCustomError(
+            "schedule",
+            "belongs to the learning-rate schedule: move it to the arm's [schedule]. For an argument of that name, take "
+            "a function that gives it to the optimizer under another one",
+        )
+
+
 @registered(OwnArm, kind=OWN)
 class Own:
     """One optimizer a member, over views of the pack's parameters."""
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         self._path = str(settings["kind"])
-        self._settings = {name: value for name, value in settings.items() if name not in Arm.model_fields}
+        self._settings = {name: value for name, value in settings.items() if name not in _NOT_ITS_OWN}
         self._build = import_function(self._path, "kind")
         self._bound: tuple[int, ...] = ()
         self._networks = networks
@@ -246,7 +257,7 @@ def _arguments(build: Callable[..., Any], given: Mapping[str, Any]) -> dict[str,
         known = {}  # type: ignore[assignment]
     given = {name: value["fixed"] if isinstance(value, dict) else value for name, value in given.items()}
     if "betas" in known and not set(_BETAS) & known.keys() and set(_BETAS) & given.keys():
-        default = known["betas"].default
+        default = given.get("betas", known["betas"].default)
         pair = list(default) if isinstance(default, (tuple, list)) else [None, None]
         for place, name in enumerate(_BETAS):
             pair[place] = given.pop(name, pair[place])
