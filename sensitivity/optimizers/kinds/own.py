@@ -76,8 +76,8 @@ def _refuse_schedule(name: str) -> None:
     if name in SCHEDULE_NUMBERS:
         raise PydanticCustomError(
             "schedule",
-            "belongs to the learning-rate schedule: move it to the arm's [schedule]. For an argument of that name, take "
-            "a function that gives it to the optimizer under another one",
+            "belongs to the learning-rate schedule: move it to the arm's [schedule]. For an argument of that name, "
+            "take a function that gives it to the optimizer under another one",
         )
 
 
