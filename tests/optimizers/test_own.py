@@ -1,5 +1,6 @@
 """Optimizers of the user's own: any torch.optim.Optimizer, or a function that returns one, stepped member by member."""
 
+import copy
 import dataclasses
 import sys
 import types
@@ -20,7 +21,7 @@ from sensitivity.training.checks import check_study
 from sensitivity.training.loop import train_pack
 from sensitivity.training.pack_training import PackTraining
 from sensitivity.training.packed_model import initialised
-from tests.optimizers.cases import losses, problem, walked
+from tests.optimizers.cases import bare, losses, problem, walked
 from tests.optimizers.references import trajectory
 
 
@@ -82,6 +83,15 @@ class Raises(torch.optim.SGD):
         super().step()
 
 
+class Fades(torch.optim.SGD):
+    """Halves its own learning rate after every step."""
+
+    def step(self):
+        super().step()
+        for group in self.param_groups:
+            group["lr"] /= 2
+
+
 class NeedsClosure(torch.optim.SGD):
     """Computes the loss itself."""
 
@@ -97,7 +107,7 @@ def module(monkeypatch):
     NOTED.clear()
     users = types.ModuleType("users_optimizers")
     users.__file__ = "users_optimizers.py"
-    for each in (Noted, Moody, Raises, NeedsClosure):
+    for each in (Noted, Moody, Raises, Fades, NeedsClosure):
         setattr(users, each.__name__, each)
     users.kfac = kfac
     users.nothing = lambda params, lr: None
@@ -138,6 +148,29 @@ def test_arguments_may_have_the_names_of_other_things(name):
 def test_one_of_two_betas_may_be_an_axis():
     trained("users_optimizers:Noted", betas={"fixed": [0.8, 0.7]}, beta1=[0.5, 0.6])
     assert [noted["betas"] for noted in NOTED] == [(0.5, 0.7), (0.6, 0.7)]
+
+
+def test_a_rate_that_it_changes_itself_is_scaled_by_the_schedule_and_survives_a_checkpoint():
+    def fresh():
+        params = {"w": torch.zeros(2, 3, dtype=torch.float64)}
+        return params, bare("users_optimizers:Fades", params, lr=0.5)
+
+    multipliers = (1.0, 1.0, 0.25, 0.25, 0.0, 1.0, 1.0)
+    params, optimizer = fresh()
+    moved, saved = [], None
+    for step, multiplier in enumerate(multipliers):
+        if step == 3:
+            saved = copy.deepcopy((params["w"], optimizer.state()))
+        before = params["w"][0, 0].item()
+        optimizer.step(params, {"w": torch.ones_like(params["w"])}, multiplier, step=step)
+        moved.append(before - params["w"][0, 0].item())
+    assert moved == pytest.approx([0.5, 0.25, 0.25 * 0.125, 0.25 * 0.0625, 0.0, 0.03125, 0.015625])
+    again, resumed = fresh()
+    again["w"].copy_(saved[0])
+    resumed.restore(saved[1])
+    for step in range(3, len(multipliers)):
+        resumed.step(again, {"w": torch.ones_like(again["w"])}, multipliers[step], step=step)
+    assert torch.equal(again["w"], params["w"])
 
 
 def test_its_schedule_may_have_axes():

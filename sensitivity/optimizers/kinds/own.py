@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BETAS = ("beta1", "beta2")
+_RATES = "sensitivity_rates"
 _MODULE = ("model", "module", "network")
 _told: set[str] = set()
 """Optimizers of which this process has said that they train members one by one."""
@@ -188,7 +189,7 @@ class Own:
 
     def saved(self, state: State) -> dict[str, Any]:
         """Return each optimizer's `state_dict`."""
-        return {"members": [member.optimizer.state_dict() for member in state["members"]]}
+        return {"members": [member.saved() for member in state["members"]]}
 
     def restore(self, state: State, saved: Mapping[str, Any]) -> None:
         """Load each optimizer's `state_dict`."""
@@ -226,21 +227,35 @@ class Member:
     def __init__(self, views: dict[str, Parameter], optimizer: Optimizer, module: Any = None) -> None:
         self.views, self.optimizer, self.module = views, optimizer, module
         self._multiplier = 1.0
-        self._rates = [group.get("lr") for group in optimizer.param_groups]
+        self._rates: list[Any] = [group.get("lr") for group in optimizer.param_groups]
+        self._given = list(self._rates)
+        """What `scale` set last: where a group has another rate, its optimizer has changed it."""
 
     def scale(self, multiplier: float) -> None:
-        """Set the learning rate of each parameter group to `multiplier` times the one it was built with."""
+        """Set the learning rate of each parameter group to `multiplier` times its own.
+
+        That is the one it was built with, times what the optimizer has multiplied it by since.
+        """
         if multiplier == self._multiplier:
             return
         self._multiplier = multiplier
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            if rate is not None:
-                group["lr"] = rate * multiplier
+        for place, group in enumerate(self.optimizer.param_groups):
+            if (rate := group.get("lr")) is None:
+                continue
+            if self._given[place] and rate != self._given[place]:
+                self._rates[place] *= rate / self._given[place]
+            group["lr"] = self._given[place] = self._rates[place] * multiplier
+
+    def saved(self) -> dict[str, Any]:
+        """Return its `state_dict`, and the learning rates behind those of its groups."""
+        rates = {"multiplier": self._multiplier, "rates": list(self._rates), "given": list(self._given)}
+        return {**self.optimizer.state_dict(), _RATES: rates}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Load a `state_dict`, every tensor in the type that it was saved in: torch casts them to the parameters'."""
-        self.optimizer.load_state_dict(dict(saved))
-        self._multiplier = float("nan")  # the groups' rates are those of the step before
+        """Load what `saved` returned; torch casts tensors to the type of the parameters, here they keep their own."""
+        self.optimizer.load_state_dict({name: value for name, value in saved.items() if name != _RATES})
+        rates = saved[_RATES]
+        self._multiplier, self._rates, self._given = rates["multiplier"], list(rates["rates"]), list(rates["given"])
         params = [p for group in self.optimizer.param_groups for p in group["params"]]
         places = [place for group in saved["param_groups"] for place in group["params"]]
         for parameter, place in zip(params, places, strict=True):
