@@ -71,7 +71,8 @@ class View:
         priors = {name: dict(own) for name, own in axes.items()}
         for side in self.box:
             axis = priors[side.optimizer][side.parameter]
-            changes: dict[str, object] = {"low": side.low, "high": side.high}
+            low, high = max(side.low, axis.low), min(side.high, axis.high)
+            changes: dict[str, object] = {"low": low, "high": high} if low <= high else {}
             if axis.scale == "values":
                 listed = axis.grid()
                 changes = {"values": tuple(value for value in listed if side.low <= value <= side.high) or listed}

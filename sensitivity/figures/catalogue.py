@@ -61,7 +61,7 @@ def find(name: str) -> Exhibit[Any]:
     return found
 
 
-def show(results: StudyResults, name: str, **options: str) -> Computed[Any]:
+def show(results: StudyResults, name: str, /, **options: str) -> Computed[Any]:
     """Return an exhibit of a study with its numbers; options that are not given have their first value.
 
     Raises:

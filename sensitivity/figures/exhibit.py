@@ -7,6 +7,7 @@ study's results under another view.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
@@ -110,7 +111,7 @@ class Computed(Generic[T]):
         return merged(self.exhibit.notes(self.result))
 
 
-def computed(exhibit: Exhibit[T], results: StudyResults, **options: str) -> Computed[T]:
+def computed(exhibit: Exhibit[T], results: StudyResults, /, **options: str) -> Computed[T]:
     """Return an exhibit with its numbers; options that are not given have their first value.
 
     Raises:
@@ -148,12 +149,18 @@ def metrics(results: StudyResults) -> Mapping[str, str]:
 
 def pairs(results: StudyResults) -> Mapping[str, str]:
     """Return the pairs that are compared, that of the primary claim first."""
-    return {"-".join(pair): " against ".join(map(optimizer_name, pair)) for pair in results.pairs}
+    return {key: " against ".join(map(optimizer_name, pair)) for key, pair in _keyed_pairs(results).items()}
 
 
 def pair_of(results: StudyResults, key: str) -> tuple[str, str]:
     """Return the pair that an option's key names."""
-    return next(pair for pair in results.pairs if "-".join(pair) == key)
+    return _keyed_pairs(results)[key]
+
+
+def _keyed_pairs(results: StudyResults) -> dict[str, tuple[str, str]]:
+    """Return the pairs by key; names may have a "-" too, but no "~", so that no two pairs share one."""
+    times = Counter(map("-".join, results.pairs))
+    return {("-" if times["-".join(pair)] == 1 else "~").join(pair): pair for pair in results.pairs}
 
 
 OPTIMIZER = Option(name="optimizer", label="Optimizer", values=optimizers, together=True)

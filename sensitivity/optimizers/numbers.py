@@ -11,10 +11,18 @@ from torch import Tensor
 class Numbers:
     """The hyperparameters of the members of a pack, by name."""
 
-    def __init__(self, rows: Sequence[Mapping[str, float]], like: Tensor) -> None:
-        """Take those of each member, to be used with parameters like `like`."""
+    def __init__(
+        self,
+        rows: Sequence[Mapping[str, float]],
+        like: Tensor,
+        began: Sequence[Mapping[str, float]] = (),
+    ) -> None:
+        """Take those of each member, to be used with parameters like `like`.
+
+        `began` has those of all members that the pack began with, where some were dropped before it was taken up again.
+        """
         self._dtype = like.dtype
-        self._used = {name for row in rows for name, value in row.items() if value}
+        self._used = {name for row in (*rows, *began) for name, value in row.items() if value}
         self._values = {
             name: torch.tensor([row[name] for row in rows], dtype=torch.float64, device=like.device) for name in rows[0]
         }

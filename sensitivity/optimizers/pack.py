@@ -38,6 +38,7 @@ class PackOptimizer:
         rows: Sequence[Mapping[str, float]],
         params: Tensors,
         networks: Networks,
+        began: Sequence[Mapping[str, float]] = (),
     ) -> None:
         """Begin with `params` ``[trials, ...]``.
 
@@ -46,11 +47,12 @@ class PackOptimizer:
             rows: the hyperparameters of each member.
             params: parameters before the first step.
             networks: what else may be known of the networks.
+            began: `rows` of all members that the pack began with, where some have been dropped since.
         """
         kinds()
         self._rule = RULES[declared_kind(settings["kind"])](settings, networks)
         like = next(iter(params.values())).detach()
-        self._numbers = Numbers(rows, like)
+        self._numbers = Numbers(rows, like, began)
         self._lr = self._numbers.cast("lr")
         self._state = self._rule.init(params, self._numbers)
         self._clips = settings.get("kl_clip") is not None or "kl_clip" in self._numbers
@@ -192,8 +194,14 @@ def _copy(held: Any, saved: Any) -> None:
             _copy(held[key], saved[key])
 
 
-def optimizer_of(trials: Sequence[Trial], params: Tensors, networks: Networks) -> PackOptimizer:
-    """Return the optimizer of trials of one arm, batch size and structure, which begin with `params`."""
+def optimizer_of(
+    trials: Sequence[Trial], params: Tensors, networks: Networks, *, began: Sequence[Trial] = ()
+) -> PackOptimizer:
+    """Return the optimizer of trials of one arm, batch size and structure, which begin with `params`.
+
+    `began` are all trials of a pack of which `trials` are left when it is taken up again: its state depends on them.
+    """
     structure = {name: int(value) if value == int(value) else value for name, value in trials[0].structure}
     rows = [dict(trial.hyperparameters) for trial in trials]
-    return PackOptimizer({**trials[0].settings, **structure}, rows, params, networks)
+    settings = {**trials[0].settings, **structure}
+    return PackOptimizer(settings, rows, params, networks, [dict(trial.hyperparameters) for trial in began])

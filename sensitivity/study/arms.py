@@ -37,6 +37,10 @@ SEARCHES = ("tpe", "gp", "cmaes", "nsga2")
 """The designs whose next configurations depend on the results of earlier ones."""
 
 
+SCHEDULE_NUMBERS = ("warmup_epochs", "decay_factor", "decay_fraction")
+"""Fields of an arm's schedule that may have axes; each is a hyperparameter of that name."""
+
+
 class ArmSchedule(Section):
     """What an optimizer's schedule has other than the study's: fields of ``[schedule]``; its numbers may have axes."""
 
@@ -48,7 +52,7 @@ class ArmSchedule(Section):
 
     def axes(self) -> dict[str, Axis]:
         """Return the axis of each number that has one, by name."""
-        return {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Axis)}
+        return {name: value for name in SCHEDULE_NUMBERS if isinstance(value := getattr(self, name), Axis)}
 
 
 class Arm(Section):
@@ -144,8 +148,8 @@ class Arm(Section):
 
     def axes(self) -> dict[str, Axis]:
         """Return the axis of each hyperparameter, by name."""
-        names = (*type(self).model_fields, *(self.model_extra or ()))
-        own = {name: value for name in names if isinstance(value := getattr(self, name), Axis)}
+        given = {**{name: getattr(self, name) for name in type(self).model_fields}, **(self.model_extra or {})}
+        own = {name: value for name, value in given.items() if isinstance(value, Axis)}
         return {**own, **(self.schedule.axes() if self.schedule else {})}
 
     @classmethod

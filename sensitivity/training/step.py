@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from sensitivity.kfac import Capture
 from sensitivity.optimizers.contract import Networks
 from sensitivity.optimizers.pack import PackOptimizer, optimizer_of
-from sensitivity.study.trials import Pack
+from sensitivity.study.trials import Pack, Trial
 from sensitivity.training.batches import MicroBatch
 from sensitivity.training.packed_model import LayerCall, PackedModel
 from sensitivity.training.problems import Problem
 
 
-def make_optimizer(pack: Pack, model: PackedModel, problem: Problem) -> PackOptimizer:
-    """Return the optimizer of a pack's arm for its networks."""
+def make_optimizer(pack: Pack, model: PackedModel, problem: Problem, *, began: Sequence[Trial] = ()) -> PackOptimizer:
+    """Return the optimizer of a pack's arm for its networks; `began` are the trials that it began with (`pack`)."""
     networks = Networks(
         network=model.network,
         batch_size=pack.batch_size,
@@ -27,7 +27,7 @@ def make_optimizer(pack: Pack, model: PackedModel, problem: Problem) -> PackOpti
         member=model.member,
         rebind=model.rebind,
     )
-    return optimizer_of(pack.trials, model.params, networks)
+    return optimizer_of(pack.trials, model.params, networks, began=began)
 
 
 class Batches(Protocol):

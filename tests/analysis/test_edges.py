@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from sensitivity.analysis.cautions import compute_cautions
-from sensitivity.analysis.designs import NEAR_BOUND, Edge, box_edges
+from sensitivity.analysis.designs import NEAR_BOUND, Edge, box_edges, table_edges
 from sensitivity.analysis.maps import compute_maps
 from sensitivity.analysis.remedies_edge import extend
 from sensitivity.analysis.scaling import compute_scaling

@@ -12,7 +12,7 @@ from sensitivity.analysis.evaluations import read_tables
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures import catalogue
 from sensitivity.figures.data import Data
-from sensitivity.figures.exhibit import OPTIMIZER, Exhibit
+from sensitivity.figures.exhibit import OPTIMIZER, PAIR, Exhibit, pair_of
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.sections import SECTIONS
 from sensitivity.figures.theme import DARK, LIGHT
@@ -133,11 +133,20 @@ def test_options_have_a_first_value_and_the_metric_is_that_of_the_view(results_o
         ("robustness", {"arm": "kfac"}, r"no option of robustness 'arm'.*\n  Allowed: metric, optimizer"),
         ("robustness", {"optimizer": "kfca"}, r"no optimizer of robustness 'kfca'; did you mean 'kfac'"),
         ("cost", {"unit": "steps"}, r"no option of cost 'unit'\n  Allowed: none"),
+        ("robustness", {"name": "x"}, "no option of robustness 'name'"),
+        ("robustness", {"results": "x"}, "no option of robustness 'results'"),
     ],
 )  # fmt: skip
 def test_a_name_that_is_not_there_is_refused_with_what_is(results_of, name, options, said):
     with pytest.raises(UserError, match=said):
         catalogue.show(results_of("landscape"), name, **options)
+
+
+def test_pairs_of_names_with_hyphens_have_keys_of_their_own():
+    results = SimpleNamespace(pairs=(("a-b", "c"), ("a", "b-c"), ("c", "a")))
+    labels = PAIR.values(results)
+    assert list(labels) == ["a-b~c", "a~b-c", "c-a"]
+    assert [pair_of(results, key) for key in labels] == list(results.pairs)
 
 
 def test_an_exhibit_is_one_declaration(results_of, monkeypatch):

@@ -42,7 +42,18 @@ def test_a_member_equals_its_trial_alone_beside_one_that_diverges(kind):
 
 @pytest.mark.parametrize("kind", ARMS)
 def test_a_training_that_was_put_aside_goes_on_to_the_bit(kind):
-    trained = pack(kind, steps=30, seeds=2, lr=[ARMS[kind]["lr"][0], WILD])
+    goes_on_to_the_bit(pack(kind, steps=30, seeds=2, lr=[ARMS[kind]["lr"][0], WILD]))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("rmsprop", "momentum"), ("kfac", "weight_decay")])
+def test_so_does_one_whose_members_of_another_form_were_dropped(kind, name):
+    both = pack(kind, steps=30, lr=[ARMS[kind]["lr"][0], WILD], **{name: [0.0, 0.01]}).trials
+    used = {False: ARMS[kind]["lr"][0], True: WILD}
+    values = [dict(trial.hyperparameters) for trial in both]
+    goes_on_to_the_bit(Pack(tuple(t for t, row in zip(both, values, strict=True) if row["lr"] == used[row[name] > 0])))
+
+
+def goes_on_to_the_bit(trained):
     kept = []
 
     def look(training):

@@ -1,5 +1,6 @@
 """Optimizers of the user's own: any torch.optim.Optimizer, or a function that returns one, stepped member by member."""
 
+import copy
 import dataclasses
 import sys
 import types
@@ -14,12 +15,13 @@ from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import parse_study
 from sensitivity.study.results import Status
 from sensitivity.study.trials import Pack, expand
+from sensitivity.study.trials import group as packs_of
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.checks import check_study
 from sensitivity.training.loop import train_pack
 from sensitivity.training.pack_training import PackTraining
 from sensitivity.training.packed_model import initialised
-from tests.optimizers.cases import losses, problem, walked
+from tests.optimizers.cases import bare, losses, problem, walked
 from tests.optimizers.references import trajectory
 
 
@@ -38,8 +40,8 @@ def trained(kind, **options):
 class Noted(torch.optim.SGD):
     """SGD that notes what it was built with, replaces parameters, and keeps a state in double precision."""
 
-    def __init__(self, params, lr, *, warm=3, names=("a", "b"), exact=False, betas=(0.9, 0.99)):
-        NOTED.append({"lr": lr, "warm": warm, "names": names, "exact": exact, "betas": betas})
+    def __init__(self, params, lr, *, warm=3, names=("a", "b"), exact=False, betas=(0.9, 0.99), **others):
+        NOTED.append({"lr": lr, "warm": warm, "names": names, "exact": exact, "betas": betas, **others})
         super().__init__(params, lr=lr)
 
     def step(self):
@@ -81,6 +83,15 @@ class Raises(torch.optim.SGD):
         super().step()
 
 
+class Fades(torch.optim.SGD):
+    """Halves its own learning rate after every step."""
+
+    def step(self):
+        super().step()
+        for group in self.param_groups:
+            group["lr"] /= 2
+
+
 class NeedsClosure(torch.optim.SGD):
     """Computes the loss itself."""
 
@@ -103,7 +114,7 @@ def module(monkeypatch):
     NOTED.clear()
     users = types.ModuleType("users_optimizers")
     users.__file__ = "users_optimizers.py"
-    for each in (Noted, Moody, Raises, NeedsClosure, Needs):
+    for each in (Noted, Moody, Raises, Fades, NeedsClosure, Needs):
         setattr(users, each.__name__, each)
     users.kfac = kfac
     users.nothing = lambda params, lr: None
@@ -132,6 +143,57 @@ def test_arguments_arrive_as_the_function_has_them():
         "kind": "users_optimizers:Noted", "names": {"fixed": ["c", "d"]}, "exact": True,
     }  # fmt: skip
     assert losses(results[0]) == pytest.approx(losses(trained("sgd")[0])), "replaced parameters are put into the pack"
+
+
+@pytest.mark.parametrize("name", ["decay", "decay_at", "settings", "axes", "label", "model_config"])
+def test_arguments_may_have_the_names_of_other_things(name):
+    results = trained("users_optimizers:Noted", **{name: [0.5, 0.75]})
+    assert [dict(result.trial.hyperparameters)[name] for result in results] == [0.5, 0.75]
+    assert [noted[name] for noted in NOTED] == [0.5, 0.75]
+
+
+def test_one_of_two_betas_may_be_an_axis():
+    trained("users_optimizers:Noted", betas={"fixed": [0.8, 0.7]}, beta1=[0.5, 0.6])
+    assert [noted["betas"] for noted in NOTED] == [(0.5, 0.7), (0.6, 0.7)]
+
+
+def test_a_rate_that_it_changes_itself_is_scaled_by_the_schedule_and_survives_a_checkpoint():
+    def fresh():
+        params = {"w": torch.zeros(2, 3, dtype=torch.float64)}
+        return params, bare("users_optimizers:Fades", params, lr=0.5)
+
+    multipliers = (1.0, 1.0, 0.25, 0.25, 0.0, 1.0, 1.0)
+    params, optimizer = fresh()
+    moved, saved = [], None
+    for step, multiplier in enumerate(multipliers):
+        if step == 3:
+            saved = copy.deepcopy((params["w"], optimizer.state()))
+        before = params["w"][0, 0].item()
+        optimizer.step(params, {"w": torch.ones_like(params["w"])}, multiplier, step=step)
+        moved.append(before - params["w"][0, 0].item())
+    assert moved == pytest.approx([0.5, 0.25, 0.25 * 0.125, 0.25 * 0.0625, 0.0, 0.03125, 0.015625])
+    again, resumed = fresh()
+    again["w"].copy_(saved[0])
+    resumed.restore(saved[1])
+    for step in range(3, len(multipliers)):
+        resumed.step(again, {"w": torch.ones_like(again["w"])}, multipliers[step], step=step)
+    assert torch.equal(again["w"], params["w"])
+
+
+def test_its_schedule_may_have_axes():
+    ours, theirs = (
+        [losses(trained_one) for pack in packs_of(expand(study(kind, schedule={"warmup_epochs": [1, 3]})), 8)
+         for trained_one in train_pack(pack, problem())]
+        for kind in ("torch.optim:SGD", "sgd")
+    )  # fmt: skip
+    assert ours[0] != ours[1]
+    assert ours == [pytest.approx(each, rel=1e-9) for each in theirs]
+
+
+@pytest.mark.parametrize("name", ["warmup_epochs", "decay_factor", "decay_fraction"])
+def test_numbers_of_its_schedule_are_not_taken_for_arguments(name):
+    with pytest.raises(StudyFileError, match=f"optimizers.a.{name}: belongs to the learning-rate schedule"):
+        study("torch.optim:SGD", **{name: 1.0})
 
 
 def test_it_is_evaluated_in_its_own_mode_and_trains_on_undisturbed():

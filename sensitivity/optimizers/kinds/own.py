@@ -19,7 +19,7 @@ from pydantic import ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sensitivity.optimizers.contract import Networks, Report, State, Tensors, registered
-from sensitivity.study.arms import OWN, Arm, ArmSchedule, fitting
+from sensitivity.study.arms import OWN, SCHEDULE_NUMBERS, Arm, fitting
 from sensitivity.study.axes import Axis, AxisField, OwnField
 from sensitivity.study.errors import UserError
 from sensitivity.study.nearest import nearest
@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BETAS = ("beta1", "beta2")
+_RATES = "sensitivity_rates"
 _MODULE = ("model", "module", "network")
 _reported: set[str] = set()
 """Optimizers of which this process has said that they train members one by one."""
-_NOT_ITS_OWN = {*Arm.model_fields, *ArmSchedule.model_fields}
+_NOT_ITS_OWN = {*Arm.model_fields, *SCHEDULE_NUMBERS}
+"""Numbers and settings of an arm that are no arguments of its optimizer."""
 
 
 class OwnArm(Arm):
@@ -63,6 +65,7 @@ class OwnArm(Arm):
         errors = []
         for name, value in (self.model_extra or {}).items():
             try:
+                _refuse_schedule(name)
                 fitting(value, name, self.design) if isinstance(value, Axis) else None
             except PydanticCustomError as error:
                 errors.append(InitErrorDetails(type=error, loc=(name,), input=value))
@@ -71,13 +74,22 @@ class OwnArm(Arm):
         return self
 
 
+def _refuse_schedule(name: str) -> None:
+    if name in SCHEDULE_NUMBERS:
+        raise PydanticCustomError(
+            "schedule",
+            "belongs to the learning-rate schedule: move it to the arm's [schedule]. For an argument of that name, "
+            "take a function that gives it to the optimizer under another one",
+        )
+
+
 @registered(OwnArm, kind=OWN)
 class Own:
     """One optimizer a member, over views of the pack's parameters."""
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         self._path = str(settings["kind"])
-        self._settings = {name: value for name, value in settings.items() if name not in Arm.model_fields}
+        self._settings = {name: value for name, value in settings.items() if name not in _NOT_ITS_OWN}
         self._build = import_function(self._path, "kind")
         self._bound: tuple[int, ...] = ()
         self._networks = networks
@@ -178,7 +190,7 @@ class Own:
 
     def saved(self, state: State) -> dict[str, Any]:
         """Return each optimizer's `state_dict`."""
-        return {"members": [member.optimizer.state_dict() for member in state["members"]]}
+        return {"members": [member.saved() for member in state["members"]]}
 
     def restore(self, state: State, saved: Mapping[str, Any]) -> None:
         """Load each optimizer's `state_dict`."""
@@ -219,21 +231,35 @@ class Member:
     def __init__(self, views: dict[str, Parameter], optimizer: Optimizer, module: Any = None) -> None:
         self.views, self.optimizer, self.module = views, optimizer, module
         self._multiplier = 1.0
-        self._rates = [group.get("lr") for group in optimizer.param_groups]
+        self._rates: list[Any] = [group.get("lr") for group in optimizer.param_groups]
+        self._given = list(self._rates)
+        """What `scale` set last: where a group has another rate, its optimizer has changed it."""
 
     def scale(self, multiplier: float) -> None:
-        """Set the learning rate of each parameter group to `multiplier` times the one it was built with."""
+        """Set the learning rate of each parameter group to `multiplier` times its own.
+
+        That is the one it was built with, times what the optimizer has multiplied it by since.
+        """
         if multiplier == self._multiplier:
             return
         self._multiplier = multiplier
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            if rate is not None:
-                group["lr"] = rate * multiplier
+        for place, group in enumerate(self.optimizer.param_groups):
+            if (rate := group.get("lr")) is None:
+                continue
+            if self._given[place] and rate != self._given[place]:
+                self._rates[place] *= rate / self._given[place]
+            group["lr"] = self._given[place] = self._rates[place] * multiplier
+
+    def saved(self) -> dict[str, Any]:
+        """Return its `state_dict`, and the learning rates behind those of its groups."""
+        rates = {"multiplier": self._multiplier, "rates": list(self._rates), "given": list(self._given)}
+        return {**self.optimizer.state_dict(), _RATES: rates}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Load a `state_dict`, every tensor in the type that it was saved in: torch casts them to the parameters'."""
-        self.optimizer.load_state_dict(dict(saved))
-        self._multiplier = float("nan")  # the groups' rates are those of the step before
+        """Load what `saved` returned; torch casts tensors to the type of the parameters, here they keep their own."""
+        self.optimizer.load_state_dict({name: value for name, value in saved.items() if name != _RATES})
+        rates = saved[_RATES]
+        self._multiplier, self._rates, self._given = rates["multiplier"], list(rates["rates"]), list(rates["given"])
         params = [p for group in self.optimizer.param_groups for p in group["params"]]
         places = [place for group in saved["param_groups"] for place in group["params"]]
         for parameter, place in zip(params, places, strict=True):
@@ -250,7 +276,7 @@ def _arguments(build: Callable[..., Any], given: Mapping[str, Any]) -> dict[str,
         known = {}  # type: ignore[assignment]
     given = {name: value["fixed"] if isinstance(value, dict) else value for name, value in given.items()}
     if "betas" in known and not set(_BETAS) & known.keys() and set(_BETAS) & given.keys():
-        default = known["betas"].default
+        default = given.get("betas", known["betas"].default)
         pair = list(default) if isinstance(default, (tuple, list)) else [None, None]
         for place, name in enumerate(_BETAS):
             pair[place] = given.pop(name, pair[place])
