@@ -30,8 +30,9 @@ from sensitivity.kfac.factors import (
     full_precision,
     row_count,
 )
-from sensitivity.kfac.hooks import Call, Hook, refuse_changed, version_of
+from sensitivity.kfac.hooks import Call, Hook, refuse_changed, transformed, version_of
 from sensitivity.kfac.layers import Layer, counted
+from sensitivity.kfac.passes import PassLedger
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_weights
 from sensitivity.kfac.thin import Rows, full_flops, rows_of, thin_flops
@@ -58,6 +59,7 @@ class _Seen:
 
     scales: tuple[float, float]
     rows: int = 0
+    positions: bool = False
     used: dict[int, int] = field(default_factory=dict)
     full: dict[int, int] = field(default_factory=dict)
 
@@ -82,10 +84,14 @@ class Recorder:
         *,
         group: ProcessGroup | None,
         scaler: torch.amp.GradScaler | None,
+        ledger: PassLedger,
     ) -> None:
         self.seconds, self.urgent = 0.0, False
         self.waiting = {p.layer.name for p in state.layout.placements}
         self._config, self._layout, self._group, self._scaler = config, state.layout, group, scaler
+        self._ledger, self._per_example = ledger, config.terms_per_example or 1
+        self.unscaled = 1.0
+        """The loss scale that gradients were divided by before the step, without a scaler that tells."""
         like = state.momentum
         dtype = accumulation_dtype(like.dtype)
         self._sums = Statistics(self._layout.new_banks(like, dtype), self._layout.new_diagonals(like, dtype))
@@ -110,8 +116,9 @@ class Recorder:
         # A compiled model breaks its graph here, rather than compile this anew for every layer.
         apart: Callable[[Any], Any] = torch.compiler.disable
         see, see_norm = apart(self._see), apart(self._see_norm)
-        self._hooks = [(name, Hook(partial(see, name), each)) for name, members in modules.items() for each in members]
-        self._hooks += [(norm.name, Hook(partial(see_norm, norm), module)) for norm, module in norms.items()]
+        sampled = config.fisher != "empirical"
+        self._hooks = [(name, Hook(partial(see, name), m, sampled)) for name, held in modules.items() for m in held]
+        self._hooks += [(norm.name, Hook(partial(see_norm, norm), module, sampled)) for norm, module in norms.items()]
         self._handles: dict[int, RemovableHandle] = {}
         self.active = self._keeps = False
         """Whether moments are summed."""
@@ -119,6 +126,7 @@ class Recorder:
     def record(self, *, on: bool, small: bool) -> None:
         """Put the hooks on the model, or take them off; those of layers with `small` batches stay if so told."""
         self.active, self._keeps = on, small
+        self._ledger.follow(on=on and self._config.fisher == "empirical")
         wanted = {i for i, (name, _) in enumerate(self._hooks) if on or (small and name in self.small)}
         for i in self._handles.keys() - wanted:
             self._handles.pop(i).remove()
@@ -134,7 +142,36 @@ class Recorder:
         self._rows: dict[str, list[Capture]] = {}
         self._calls.clear()
         self._norm_calls.clear()
-        self.seconds, self.urgent = 0.0, False
+        self._stated: dict[int, float] = {}
+        self._states_terms = False
+        self.seconds, self.urgent, self.unscaled = 0.0, False, 1.0
+
+    def state_terms(self, outputs: Tensor, terms: float) -> None:
+        """Count these loss terms for the backward pass that goes through `outputs`."""
+        self._states_terms = True
+        if self._config.fisher != "empirical":
+            self._stated[self._observed - 1] = terms
+            return
+
+        def after_backward(_: Tensor) -> None:
+            if self._ledger.any_counts():
+                task = torch._C._current_graph_task_id()
+                self._stated[task] = self._stated.get(task, 0.0) + terms
+
+        outputs.register_hook(after_backward)  # type: ignore[no-untyped-call]
+
+    def forget(self, name: str) -> None:
+        """Forget what one layer contributed, whose gradient was cleared."""
+        self._seen.pop(name, None)
+        self._rows.pop(name, None)
+        for captures in self._kept.values():
+            captures.pop(name, None)
+
+    def forget_cleared(self) -> None:
+        """Forget what layers contributed that have no gradient now."""
+        for name in [*self._seen] if self._config.fisher == "empirical" else ():
+            if self._ledger.cleared(name):
+                self.forget(name)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -183,7 +220,7 @@ class Recorder:
         A layer that was not recorded keeps its averages; one that is recorded for the first time takes this batch's.
         """
         decay, examples = self._config.factor_decay, self._examples()
-        terms = max(1, sum(examples.values())) * self._config.terms_per_example
+        terms = self._terms(examples)
         self._complete(state)
         self._normalise(examples, terms)
         self._pool(terms)
@@ -199,7 +236,7 @@ class Recorder:
     def rescale(self, state: KFACState, mask: Tensor | None) -> None:
         """Move EKFAC's second moments towards those of the captures that were kept (a `Source` of the engine)."""
         total: dict[str, Tensor] = {}
-        terms = sum(self._examples().values()) * self._config.terms_per_example
+        terms = self._terms(self._examples())
         for captures in self._kept.values():
             for name, new in batch_moments(state, captures, self._config, loss_scale=self._scale(terms)).items():
                 total[name] = new + total[name] if name in total else new
@@ -233,7 +270,7 @@ class Recorder:
                 self._places[name].inputs.copy_(held)
                 self._places[name].outputs.copy_(placement.outputs.of(state.factors))
 
-    def _normalise(self, examples: Mapping[int, int], terms: int) -> None:
+    def _normalise(self, examples: Mapping[int, int], terms: float) -> None:
         """Turn raw sums into factors of this rank's batch."""
         scale = self._scale(terms)
         for name in self._seen if self._whole_calls else ():
@@ -241,7 +278,16 @@ class Recorder:
             self._places[name].outputs.zero_()
         for batch, captures in self._kept.items():
             weight = examples.get(batch, 0) / sum(examples.values())
-            accumulate(self._layout, captures, self._config, self._sums, keep=1.0, weight=weight, loss_scale=scale)
+            accumulate(
+                self._layout,
+                captures,
+                self._config,
+                self._sums,
+                keep=1.0,
+                weight=weight,
+                loss_scale=scale,
+                terms=terms * weight,
+            )
         if not self._whole_calls:
             for name, seen in self._seen.items():
                 place = self._places[name]
@@ -255,7 +301,7 @@ class Recorder:
         for squares in self._squares.values():
             squares.mul_(scale**2 / terms)
 
-    def _pool(self, terms: int) -> None:
+    def _pool(self, terms: float) -> None:
         """Average over ranks, each weighted by its loss terms."""
         if self._group is None:
             return
@@ -275,14 +321,50 @@ class Recorder:
                 found[batch] = min(found.get(batch, count), count)
         return found
 
-    def _scale(self, terms: int) -> float:
+    def _terms(self, examples: Mapping[int, int]) -> float:
+        """Count the loss terms, as stated for every batch or by the configuration, or one for each example."""
+        if self._states_terms:
+            missing = [batch for batch in examples if batch not in self._stated]
+            if missing:
+                raise RuntimeError(
+                    "observe() stated the loss terms of some backward passes only. Call it between every forward pass "
+                    "and its loss.backward(), with the tensor that the loss is computed from."
+                )
+            return sum(self._stated[batch] for batch in examples)
+        if self._config.terms_per_example is None:
+            self._refuse_ambiguous()
+        return float(max(1, sum(examples.values())) * self._per_example)
+
+    def _refuse_ambiguous(self) -> None:
+        """Raise RuntimeError where the number of examples, and so of loss terms, can't be told from the layers."""
+        layers = counted(self._places[name].layer for name in self._seen)
+        spread = [layer.name for layer in layers if self._seen[layer.name].positions]
+        flat = [self._seen[layer.name].full for layer in layers if not self._seen[layer.name].positions]
+        for name in spread:
+            full = self._seen[name].full
+            if not all(any(batch in each for each in flat) for batch in full) or any(
+                full[batch] != min(each[batch] for each in flat if batch in each) for batch in full
+            ):
+                raise RuntimeError(
+                    f"The number of loss terms is ambiguous: layer {name!r} saw inputs with positions, such as "
+                    "[batch, time, features], and nothing tells whether the loss averages over examples or over "
+                    "positions, or which dimension is the batch. State it: "
+                    "KFACConfig(terms_per_example=...), 1 where the loss has one term for each example and the number "
+                    "of positions where it averages over all of them; or optimizer.observe(outputs, terms=...) or "
+                    "(outputs, weights=mask) before every loss.backward(); and batch_dim=1 for "
+                    "[time, batch, features]."
+                )
+
+    def _scale(self, terms: float) -> float:
         """Give what turns recorded gradients into those of one loss term."""
         if self._config.fisher != "empirical":
             return 1.0
-        multiplied = 1.0 if self._scaler is None else float(self._scaler.get_scale())
+        multiplied = self.unscaled if self._scaler is None else float(self._scaler.get_scale())
         return (float(terms) if self._config.reduction == "mean" else 1.0) / multiplied
 
     def _see(self, name: str, inputs: Tensor, output: Tensor) -> None:
+        if transformed(output):
+            return
         if inputs.numel() == 0:
             raise ValueError(f"Layer {name!r} saw an empty batch. Drop such batches before the forward pass.")
         if inputs.device != self._ones.device:
@@ -296,35 +378,50 @@ class Recorder:
             return
         # Activation checkpoints that recompute within a backward pass run one of their own for their part of it.
         outer = torch._C._current_graph_task_id()
+        hook = partial(self._after_backward, name, inputs, version, outer)
+        output.register_hook(hook)  # type: ignore[no-untyped-call]
 
-        def after_backward(grad: Tensor) -> None:
-            start = time.perf_counter()
-            batch = torch._C._current_graph_task_id() if outer < 0 else outer
-            refuse_changed(name, inputs, version)
-            call = Capture(inputs, grad.detach())
-            if self._keeps and name in (self._linear if self.active else self.small):
-                self._keep(name, call)
-            if self.active:
-                with full_precision(grad.device):
-                    self._add(name, call, batch, first=True)
-            self.seconds += time.perf_counter() - start
-
-        output.register_hook(after_backward)  # type: ignore[no-untyped-call]
+    def _after_backward(self, name: str, inputs: Tensor, version: int, outer: int, grad: Tensor) -> None:
+        if self.active and not self._ledger.counts(name):
+            return
+        start = time.perf_counter()
+        batch = torch._C._current_graph_task_id() if outer < 0 else outer
+        refuse_changed(name, inputs, version)
+        call = Capture(inputs, grad.detach())
+        if self.active:
+            if self._ledger.begins_anew(name):
+                self.forget(name)
+            self._ledger.explain(name, _batched(self._places[name].layer, call))
+        if self._keeps and name in (self._linear if self.active else self.small):
+            self._keep(name, call)
+        if self.active:
+            with full_precision(grad.device):
+                self._add(name, call, batch, first=True)
+        self.seconds += time.perf_counter() - start
 
     def _see_norm(self, norm: Norm, inputs: Tensor, output: Tensor) -> None:
+        if transformed(output):
+            return
         version = version_of(inputs)
         if self._config.fisher != "empirical":
             self._norm_calls.append((norm, Call(norm.name, inputs, version, get_gradient_edge(output))))
             return
 
         def after_backward(grad: Tensor) -> None:
+            if not self._ledger.counts(norm.name):
+                return
             refuse_changed(norm.name, inputs, version)
+            if self._ledger.begins_anew(norm.name):
+                for parameter in norm.parameters:
+                    self._squares.pop(parameter, None)
             with full_precision(grad.device):
                 self._add_squares(norm, Capture(inputs, grad.detach()))
 
         output.register_hook(after_backward)  # type: ignore[no-untyped-call]
 
     def _add_squares(self, norm: Norm, call: Capture) -> None:
+        spread = norm.kind in ("layer", "rms") and call.inputs.dim() > 1 + len(norm.shape)
+        call = _batch_first(call) if spread and self._config.batch_dim == 1 else call
         for name, squares in example_squares(norm, [call], 0).items():
             self._squares[name] = squares + self._squares[name] if name in self._squares else squares
 
@@ -343,14 +440,17 @@ class Recorder:
         if self._plain and place.parts is not None and call.inputs.dim() == 2 and name not in self._seen:
             self._add_rows(place, place.parts, call, batch)
             return
+        positions = _positions(layer, call.inputs)
+        call = _batch_first(call) if positions and self._config.batch_dim == 1 else call
         call, sharing, new = _batched(layer, call), self._config.sharing, name not in self._seen
         used = call.head(0, self._config.batch_fraction)
-        rows, terms = row_count(layer, (used,), 0, sharing), call.inputs.shape[0] * self._config.terms_per_example
+        rows, terms = row_count(layer, (used,), 0, sharing), call.inputs.shape[0] * self._per_example
         if new:
             scale = terms if self._config.reduction == "mean" and self._config.fisher == "empirical" else 1
             share = used.inputs.shape[0] / call.inputs.shape[0]
             self._seen[name] = _Seen((1 / (terms * share), scale**2 / rows))
         seen = self._seen[name]
+        seen.positions |= positions
         if first:
             seen.full[batch], seen.used[batch] = call.inputs.shape[0], used.inputs.shape[0]
             seen.rows += rows
@@ -364,9 +464,9 @@ class Recorder:
 
     def _add_rows(self, place: _Place, parts: tuple[Tensor, Tensor, Tensor, Tensor], call: Capture, batch: int) -> None:
         """Do what `_add` does, in fewer steps, for the first call of a linear layer on plain rows."""
-        rows, dtype, per_example = call.inputs.shape[0], place.outputs.dtype, self._config.terms_per_example
+        rows, dtype, per_example = call.inputs.shape[0], place.outputs.dtype, self._per_example
         scale = rows * per_example if self._config.reduction == "mean" else 1
-        seen = _Seen((1 / (rows * per_example), scale**2 / rows), rows, {batch: rows}, {batch: rows})
+        seen = _Seen((1 / (rows * per_example), scale**2 / rows), rows, False, {batch: rows}, {batch: rows})
         self._seen[place.layer.name] = seen
         inputs, grads = call.inputs.to(dtype), call.columns[0].to(dtype)
         block, last_row, last_column, corner = parts
@@ -391,3 +491,12 @@ def _batched(layer: Layer, call: Capture) -> Capture:
     """Give a call on a single example its batch dimension."""
     alone = call.inputs.dim() == {"linear": 1, "conv": len(layer.weight_shape) - 1, "embedding": 0}[layer.kind]
     return Capture(call.inputs.unsqueeze(0), tuple(g.unsqueeze(0) for g in call.columns)) if alone else call
+
+
+def _positions(layer: Layer, inputs: Tensor) -> bool:
+    """Whether the inputs have positions beside examples."""
+    return layer.kind != "conv" and inputs.dim() > (2 if layer.kind == "linear" else 1)
+
+
+def _batch_first(call: Capture) -> Capture:
+    return Capture(call.inputs.transpose(0, 1), tuple(g.transpose(0, 1) for g in call.columns))
