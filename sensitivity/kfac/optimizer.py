@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sensitivity.kfac.arguments import check_arguments, check_terms, terms_of
 from sensitivity.kfac.config import KFACConfig, check_numbers, is_due, needs_statistics, plain_number
+from sensitivity.kfac.coverage import check_groups, comparable, uncovered_modules
 from sensitivity.kfac.damping import adapted, predicted_change
 from sensitivity.kfac.diagonal import norms_of
 from sensitivity.kfac.engine import StepReport, advance
@@ -27,7 +28,6 @@ from sensitivity.kfac.state import check_saved, init_state, restore, saved
 from sensitivity.kfac.update import FlatNumbers
 
 _NUMBERS = ("lr", "damping", "momentum", "weight_decay", "kl_clip")
-_RULED = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class KFAC(torch.optim.Optimizer):
         defaults = {name: getattr(config, name) for name in _NUMBERS}
         self.kfac = init_state(layers, {name: p.detach() for name, p in named.items()}, config, norms_of(model))
         super().__init__(list(named.values()) if param_groups is None else param_groups, defaults)
-        _check_groups(self.param_groups, model, named)
+        check_groups(self.param_groups, model, named)
         self._named = {name: named[name] for name in self.kfac.layout.names}
         self._values: list[Tensor] = list(self._named.values())
         by_weight = {id(named[layer.weight]): layer.name for layer in layers}
@@ -109,7 +109,7 @@ class KFAC(torch.optim.Optimizer):
                 modules[by_weight[id(module.weight)]].append(module)
         norms = {norm: model.get_submodule(norm.name) for norm in self.kfac.norms}
         followed: dict[str, tuple[nn.Parameter, Any]] = {
-            layer.name: (named[layer.weight], layer) for layer in layers if _comparable(modules[layer.name])
+            layer.name: (named[layer.weight], layer) for layer in layers if comparable(modules[layer.name])
         }
         followed |= {layer.name: (named[layer.weight], None) for layer in layers if layer.name not in followed}
         followed |= {norm.name: (named[norm.weight], None) for norm in norms}
@@ -127,7 +127,7 @@ class KFAC(torch.optim.Optimizer):
         self._last: StepReport | None = None
         self._predicted: float | None = None
         self._known: tuple[list[tuple[Any, ...]], float, FlatNumbers] | None = None
-        self._uncovered = _uncovered(model, {name for layer in layers for name in layer.parameters})
+        self._uncovered = uncovered_modules(model, {name for layer in layers for name in layer.parameters})
         if self._uncovered:
             warnings.warn(
                 f"K-FAC does not cover {', '.join(self._uncovered)}: plain gradients move their parameters.",
@@ -153,7 +153,7 @@ class KFAC(torch.optim.Optimizer):
         if terms is None and weights is None and self.config.terms_per_example is None:
             terms = None if self.config.fisher == "empirical" else terms_of(outputs, self.config)
         if weights is not None or terms is not None:
-            self._recorder.state_terms(
+            self._recorder.terms.state(
                 outputs, float(weights.sum() if terms is None and weights is not None else terms or 0)
             )
         if self.config.fisher != "empirical":
@@ -393,34 +393,6 @@ class KFAC(torch.optim.Optimizer):
         return FlatNumbers(**flat, damping=strengths, kl_clip=clip, others_damping=others_damping)
 
 
-def _comparable(modules: list[nn.Module]) -> bool:
-    """Whether the gradient is the sum over calls of all rows: an embedding's leaves out its padding."""
-    return all(getattr(module, "padding_idx", None) is None for module in modules)
-
-
 def _may_wait(like: Tensor, index: int, config: KFACConfig) -> bool:
     """Whether to look at numbers of the gradients: on an accelerator only where inverses wait for it anyway."""
     return like.device.type == "cpu" or is_due(config.inverse_interval, index)
-
-
-def _check_groups(groups: list[dict[str, Any]], model: nn.Module, named: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless the groups hold all of these parameters, and none of another model."""
-    held, own = {id(p) for group in groups for p in group["params"]}, {id(p) for p in model.parameters()}
-    left = [name for name, p in named.items() if id(p) not in held]
-    if left:
-        raise ValueError(f"param_groups leave out {', '.join(left)}. Freeze these parameters or add them to a group.")
-    if held - own:
-        raise ValueError(f"param_groups hold {len(held - own)} parameters that are not of this model. Take them out.")
-
-
-def _uncovered(model: nn.Module, covered: set[str]) -> tuple[str, ...]:
-    """Name the modules whose own parameters K-FAC does not cover, normalisation layers excepted."""
-    return tuple(
-        f"{name or 'the model itself'} ({type(module).__name__})"
-        for name, module in model.named_modules()
-        if not isinstance(module, _RULED)
-        and any(
-            p.requires_grad and (f"{name}.{own}" if name else own) not in covered
-            for own, p in module.named_parameters(recurse=False)
-        )
-    )

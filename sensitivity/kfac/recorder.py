@@ -35,6 +35,7 @@ from sensitivity.kfac.layers import Layer, counted
 from sensitivity.kfac.passes import PassLedger
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_weights
+from sensitivity.kfac.terms import ExamplesSeen, LossTerms, batch_first, batched, has_positions
 from sensitivity.kfac.thin import Rows, full_flops, rows_of, thin_flops
 
 _WORTH_FLOPS = 5e7  # what keeping a layer's calls and trying them costs, in the time of products (measured: 0.2 ms)
@@ -90,6 +91,7 @@ class Recorder:
         self.waiting = {p.layer.name for p in state.layout.placements}
         self._config, self._layout, self._group, self._scaler = config, state.layout, group, scaler
         self._ledger, self._per_example = ledger, config.terms_per_example or 1
+        self.terms = LossTerms(config, ledger)
         self.unscaled = 1.0
         """The loss scale that gradients were divided by before the step, without a scaler that tells."""
         like = state.momentum
@@ -142,23 +144,8 @@ class Recorder:
         self._rows: dict[str, list[Capture]] = {}
         self._calls.clear()
         self._norm_calls.clear()
-        self._stated: dict[int, float] = {}
-        self._states_terms = False
+        self.terms.clear()
         self.seconds, self.urgent, self.unscaled = 0.0, False, 1.0
-
-    def state_terms(self, outputs: Tensor, terms: float) -> None:
-        """Count these loss terms for the backward pass that goes through `outputs`."""
-        self._states_terms = True
-        if self._config.fisher != "empirical":
-            self._stated[self._observed - 1] = terms
-            return
-
-        def after_backward(_: Tensor) -> None:
-            if self._ledger.any_counts():
-                task = torch._C._current_graph_task_id()
-                self._stated[task] = self._stated.get(task, 0.0) + terms
-
-        outputs.register_hook(after_backward)  # type: ignore[no-untyped-call]
 
     def forget(self, name: str) -> None:
         """Forget what one layer contributed, whose gradient was cleared."""
@@ -183,6 +170,7 @@ class Recorder:
         start, calls = time.perf_counter(), list(self._calls)
         self._calls.clear()
         self._observed -= 1
+        self.terms.assign(self._observed)
         columns: list[list[Tensor]] = [[] for _ in calls]
         norm_calls, self._norm_calls = self._norm_calls, []
         every = [*calls, *(call for _, call in norm_calls)]
@@ -220,7 +208,7 @@ class Recorder:
         A layer that was not recorded keeps its averages; one that is recorded for the first time takes this batch's.
         """
         decay, examples = self._config.factor_decay, self._examples()
-        terms = self._terms(examples)
+        terms = self.terms.total(examples, self._examples_seen())
         self._complete(state)
         self._normalise(examples, terms)
         self._pool(terms)
@@ -236,7 +224,7 @@ class Recorder:
     def rescale(self, state: KFACState, mask: Tensor | None) -> None:
         """Move EKFAC's second moments towards those of the captures that were kept (a `Source` of the engine)."""
         total: dict[str, Tensor] = {}
-        terms = self._terms(self._examples())
+        terms = self.terms.total(self._examples(), self._examples_seen())
         for captures in self._kept.values():
             for name, new in batch_moments(state, captures, self._config, loss_scale=self._scale(terms)).items():
                 total[name] = new + total[name] if name in total else new
@@ -313,47 +301,17 @@ class Recorder:
             tensor.mul_(own / total)
         pooled(tensors, self._group)
 
+    def _examples_seen(self) -> list[ExamplesSeen]:
+        layers = counted(self._places[name].layer for name in self._seen)
+        return [ExamplesSeen(x.name, self._seen[x.name].positions, self._seen[x.name].full) for x in layers]
+
     def _examples(self) -> dict[int, int]:
         """Count the examples of each batch, as the layer that sees fewest does (see `counted`)."""
         found: dict[int, int] = {}
-        for layer in counted(self._places[name].layer for name in self._seen):
-            for batch, count in self._seen[layer.name].full.items():
+        for layer in self._examples_seen():
+            for batch, count in layer.counts.items():
                 found[batch] = min(found.get(batch, count), count)
         return found
-
-    def _terms(self, examples: Mapping[int, int]) -> float:
-        """Count the loss terms, as stated for every batch or by the configuration, or one for each example."""
-        if self._states_terms:
-            missing = [batch for batch in examples if batch not in self._stated]
-            if missing:
-                raise RuntimeError(
-                    "observe() stated the loss terms of some backward passes only. Call it between every forward pass "
-                    "and its loss.backward(), with the tensor that the loss is computed from."
-                )
-            return sum(self._stated[batch] for batch in examples)
-        if self._config.terms_per_example is None:
-            self._refuse_ambiguous()
-        return float(max(1, sum(examples.values())) * self._per_example)
-
-    def _refuse_ambiguous(self) -> None:
-        """Raise RuntimeError where the number of examples, and so of loss terms, can't be told from the layers."""
-        layers = counted(self._places[name].layer for name in self._seen)
-        spread = [layer.name for layer in layers if self._seen[layer.name].positions]
-        flat = [self._seen[layer.name].full for layer in layers if not self._seen[layer.name].positions]
-        for name in spread:
-            full = self._seen[name].full
-            if not all(any(batch in each for each in flat) for batch in full) or any(
-                full[batch] != min(each[batch] for each in flat if batch in each) for batch in full
-            ):
-                raise RuntimeError(
-                    f"The number of loss terms is ambiguous: layer {name!r} saw inputs with positions, such as "
-                    "[batch, time, features], and nothing tells whether the loss averages over examples or over "
-                    "positions, or which dimension is the batch. State it: "
-                    "KFACConfig(terms_per_example=...), 1 where the loss has one term for each example and the number "
-                    "of positions where it averages over all of them; or optimizer.observe(outputs, terms=...) or "
-                    "(outputs, weights=mask) before every loss.backward(); and batch_dim=1 for "
-                    "[time, batch, features]."
-                )
 
     def _scale(self, terms: float) -> float:
         """Give what turns recorded gradients into those of one loss term."""
@@ -391,7 +349,7 @@ class Recorder:
         if self.active:
             if self._ledger.begins_anew(name):
                 self.forget(name)
-            self._ledger.explain(name, _batched(self._places[name].layer, call))
+            self._ledger.explain(name, batched(self._places[name].layer, call))
         if self._keeps and name in (self._linear if self.active else self.small):
             self._keep(name, call)
         if self.active:
@@ -421,14 +379,14 @@ class Recorder:
 
     def _add_squares(self, norm: Norm, call: Capture) -> None:
         spread = norm.kind in ("layer", "rms") and call.inputs.dim() > 1 + len(norm.shape)
-        call = _batch_first(call) if spread and self._config.batch_dim == 1 else call
+        call = batch_first(call) if spread and self._config.batch_dim == 1 else call
         for name, squares in example_squares(norm, [call], 0).items():
             self._squares[name] = squares + self._squares[name] if name in self._squares else squares
 
     def _keep(self, name: str, call: Capture) -> None:
         layer = self._places[name].layer
         calls = self._rows.setdefault(name, [])
-        calls.append(_batched(layer, call))
+        calls.append(batched(layer, call))
         rows = sum(each.columns[0].shape[:-1].numel() for each in calls)
         if full_flops(layer) - thin_flops(layer, rows) < _WORTH_FLOPS:
             del self._rows[name]
@@ -440,9 +398,9 @@ class Recorder:
         if self._plain and place.parts is not None and call.inputs.dim() == 2 and name not in self._seen:
             self._add_rows(place, place.parts, call, batch)
             return
-        positions = _positions(layer, call.inputs)
-        call = _batch_first(call) if positions and self._config.batch_dim == 1 else call
-        call, sharing, new = _batched(layer, call), self._config.sharing, name not in self._seen
+        positions = has_positions(layer, call.inputs)
+        call = batch_first(call) if positions and self._config.batch_dim == 1 else call
+        call, sharing, new = batched(layer, call), self._config.sharing, name not in self._seen
         used = call.head(0, self._config.batch_fraction)
         rows, terms = row_count(layer, (used,), 0, sharing), call.inputs.shape[0] * self._per_example
         if new:
@@ -485,18 +443,3 @@ def _parts(factor: Tensor, *, bias: bool) -> tuple[Tensor, Tensor, Tensor, Tenso
     """View an input factor [d, d] without its bias, and the bias's row, column and corner."""
     side = len(factor) - bias
     return factor[:side, :side], factor[-1, :side], factor[:side, -1], factor[-1, -1]
-
-
-def _batched(layer: Layer, call: Capture) -> Capture:
-    """Give a call on a single example its batch dimension."""
-    alone = call.inputs.dim() == {"linear": 1, "conv": len(layer.weight_shape) - 1, "embedding": 0}[layer.kind]
-    return Capture(call.inputs.unsqueeze(0), tuple(g.unsqueeze(0) for g in call.columns)) if alone else call
-
-
-def _positions(layer: Layer, inputs: Tensor) -> bool:
-    """Whether the inputs have positions beside examples."""
-    return layer.kind != "conv" and inputs.dim() > (2 if layer.kind == "linear" else 1)
-
-
-def _batch_first(call: Capture) -> Capture:
-    return Capture(call.inputs.transpose(0, 1), tuple(g.transpose(0, 1) for g in call.columns))
