@@ -25,6 +25,9 @@ _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-2}
 _LOW_PRECISION = 0.1
 """Relative differences that are put down to rounding, by the type of the output gradients."""
 
+_EVERY = 10
+"""Steps with statistics from one comparison of a layer to the next."""
+
 _SMALLEST_CLIP = 2.0**-10
 """A smaller factor between backward pass and step may be a loss scale that was taken off, and is not guessed at."""
 
@@ -34,7 +37,8 @@ class _Track:
     """The weight of one layer, and its gradient since the last step.
 
     node: accumulates the gradient. task: the backward pass under way or the last one. accumulated: how many passes
-    accumulated. version: of the gradient after the last one. before, after: the gradient times the probe, around it.
+    accumulated. version: of the gradient after the last one. entries: some of the gradient's after it.
+    before: the gradient times the probe, ahead of it.
     explained: the same from captured calls. magnitude: bounds the rounding error of `explained`.
     """
 
@@ -45,7 +49,7 @@ class _Track:
     accumulated: int = 0
     version: int = -1
     before: Tensor | None = None
-    after: Tensor | None = None
+    entries: Tensor | None = None
     explained: Tensor | None = None
     magnitude: Tensor | None = None
     dtype: torch.dtype = torch.float64
@@ -74,7 +78,7 @@ class PassLedger:
     weights: Mapping[str, tuple[nn.Parameter, Layer | None]]
     _differences: list[_Difference] = field(default_factory=list)
     _compared: frozenset[str] = frozenset()
-    _turn: int = -1
+    _turn: int = 0
 
     def __post_init__(self) -> None:
         self._tracks = {name: _Track(weight, layer) for name, (weight, layer) in self.weights.items()}
@@ -85,6 +89,7 @@ class PassLedger:
         self.intruded = False
         """Whether a pass accumulated while paused, so that gradients are more than what the statistics explain."""
         self._compared = frozenset(self._comparable)
+        self._watched = self._comparable[:1]
 
     def follow(self, *, on: bool) -> None:
         """Put hooks on the weights, or take them off."""
@@ -104,12 +109,14 @@ class PassLedger:
         for name in self._tracks if self._handles else ():
             track = self._tracks[name]
             track.accumulated, track.version, track.task = 0, -1, -1
-            track.before = track.after = track.explained = track.magnitude = None
+            track.before = track.entries = track.explained = track.magnitude = None
         self._differences.clear()
         self.intruded = False
         if stepped and self._comparable:
-            self._turn = (self._turn + 1) % len(self._comparable)
-            self._compared = frozenset({self._comparable[self._turn]})
+            self._turn += 1
+            turn = self._turn // _EVERY % len(self._comparable)
+            self._watched = self._comparable[turn : turn + 1]
+            self._compared = frozenset(() if self._turn % _EVERY else self._watched)
 
     def counts(self, name: str) -> bool:
         """Whether the backward pass under way accumulates into the layer's weight."""
@@ -135,7 +142,7 @@ class PassLedger:
         track.task = task
         cleared = self.cleared(name)
         if cleared:
-            track.accumulated, track.after = 0, None
+            track.accumulated, track.entries = 0, None
         if name in self._compared:
             grad = track.weight.grad
             track.before = None if grad is None else self._probed(track, grad)
@@ -150,10 +157,14 @@ class PassLedger:
             return True
         return bool(track.accumulated and grad._version != track.version and not grad.any())
 
+    def compares(self, name: str) -> bool:
+        """Whether the layer's gradient is compared with its calls before the next step."""
+        return name in self._compared
+
     def explain(self, name: str, call: Capture) -> None:
         """Add a call to what explains the gradient of a layer that is compared."""
         track = self._tracks[name]
-        if name not in self._compared or track.layer is None or track.weight._backward_hooks:
+        if track.layer is None or track.weight._backward_hooks:
             return
         grads = call.columns[0]
         with torch.no_grad(), full_precision(grads.device):
@@ -181,16 +192,19 @@ class PassLedger:
 
         None if they were multiplied by so small a factor that clipping alone does not explain it.
         """
-        for name in self._compared:
+        for name in () if self.intruded else self._watched:
             track = self._tracks[name]
             grad = track.weight.grad
-            if track.after is None or grad is None or self.intruded:
+            if track.entries is None or grad is None:
                 continue
-            now, norm = self._probed(track, grad), float(torch.linalg.vector_norm(track.after))
+            now, before = _entries(grad), track.entries
+            if torch.equal(now, before):
+                return 1.0
+            norm = float(torch.linalg.vector_norm(before))
             ratio = float(torch.linalg.vector_norm(now)) / norm if norm > 0 else 1.0
             if not 0 < ratio < math.inf:
                 continue
-            same = float(torch.linalg.vector_norm(now - ratio * track.after)) <= 1e-3 * ratio * norm
+            same = float(torch.linalg.vector_norm(now - ratio * before)) <= 1e-3 * ratio * norm
             exponent = round(math.log2(ratio))
             if same and exponent < 0 and abs(ratio / 2.0**exponent - 1) < 1e-5:
                 return 2.0**-exponent
@@ -205,10 +219,12 @@ class PassLedger:
             self.intruded = True
         track.accumulated += 1
         track.version = grad._version
+        if name in self._watched:
+            track.entries = _entries(grad).clone()
         if name in self._compared and not grad.is_sparse:
-            track.after = self._probed(track, grad)
             if track.explained is not None and track.magnitude is not None:
-                found = track.after if track.before is None else track.after - track.before
+                found = self._probed(track, grad)
+                found = found if track.before is None else found - track.before
                 floor = 16 * torch.finfo(track.dtype).eps * track.magnitude
                 decay = self._probed(track, weight.detach())
                 self._differences.append(
@@ -246,6 +262,12 @@ def _product(layer: Layer, inputs: Tensor, grads: Tensor) -> tuple[Tensor, Tenso
         found = torch.einsum("ngop,ngp->go", parts, maps).flatten()
         return found, torch.linalg.vector_norm(grads) * torch.linalg.vector_norm(maps)
     return rows.mT @ through, torch.linalg.vector_norm(rows) * torch.linalg.vector_norm(through)
+
+
+def _entries(grad: Tensor) -> Tensor:
+    """View some entries, spread over a gradient."""
+    flat = grad.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // 64)]
 
 
 def _executes(node: Node) -> bool:

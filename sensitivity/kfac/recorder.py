@@ -349,7 +349,8 @@ class Recorder:
         if self.active:
             if self._ledger.begins_anew(name):
                 self.forget(name)
-            self._ledger.explain(name, batched(self._places[name].layer, call))
+            if self._ledger.compares(name):
+                self._ledger.explain(name, batched(self._places[name].layer, call))
         if self._keeps and name in (self._linear if self.active else self.small):
             self._keep(name, call)
         if self.active:
