@@ -342,7 +342,7 @@ class KFAC(torch.optim.Optimizer):
                 "is in use, pass KFAC(..., scaler=scaler), whose scale K-FAC's statistics need; if gradients are only "
                 "clipped, pass scaler=torch.amp.GradScaler(enabled=False)."
             )
-        self._recorder.unscaled = scale
+        self._recorder.unscaled, self._ledger.scaled = scale, scale != 1.0
 
     def _require_statistics(self) -> None:
         missing = set(self._recorder.missing)

@@ -84,6 +84,8 @@ class PassLedger:
         self._tracks = {name: _Track(weight, layer) for name, (weight, layer) in self.weights.items()}
         self._comparable = [name for name, track in self._tracks.items() if track.layer is not None]
         self._handles: list[RemovableHandle] = []
+        self.scaled = False
+        """Whether a loss scale was recognised in the last step, so that the next step looks for one again."""
         self.paused = False
         """Whether backward passes are not to count."""
         self.intruded = False
@@ -115,8 +117,9 @@ class PassLedger:
         if stepped and self._comparable:
             self._turn += 1
             turn = self._turn // _EVERY % len(self._comparable)
-            self._watched = self._comparable[turn : turn + 1]
-            self._compared = frozenset(() if self._turn % _EVERY else self._watched)
+            layer, due = self._comparable[turn : turn + 1], self._turn % _EVERY == 0
+            self._compared = frozenset(layer if due else ())
+            self._watched = layer if due or self.scaled else []
 
     def counts(self, name: str) -> bool:
         """Whether the backward pass under way accumulates into the layer's weight."""
