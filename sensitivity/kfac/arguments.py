@@ -46,6 +46,37 @@ def _check_model(model: Any) -> None:
                 f'The parameter {name!r} is on the "meta" device and has no values. Move the model to its device '
                 "(model.to_empty(device=...), then initialise it), then build KFAC."
             )
+        if parameter.layout != torch.strided or not parameter.is_floating_point():
+            raise ValueError(
+                f"The parameter {name!r} is {parameter.dtype} in the layout {parameter.layout}. K-FAC trains dense "
+                "real parameters."
+            )
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse and module.weight.requires_grad:
+            raise ValueError(
+                f"The {type(module).__name__} {name!r} has sparse gradients, which K-FAC cannot use. Build it with "
+                "sparse=False."
+            )
+
+
+def terms_of(outputs: Tensor, config: KFACConfig) -> float:
+    """Count the loss terms of outputs: rows before the classes for cross entropy, and examples otherwise."""
+    return float((outputs.shape[:-1] if config.loss == "cross_entropy" else outputs.shape[:1]).numel())
+
+
+def check_terms(outputs: Tensor, weights: Tensor | None, terms: float | None, config: KFACConfig) -> None:
+    """Raise ValueError for weights that do not fit the loss terms of `outputs`, or bad terms."""
+    if weights is not None:
+        shape = outputs.shape[:-1] if config.loss == "cross_entropy" else outputs.shape[:1]
+        if weights.shape != shape:
+            raise ValueError(
+                f"weights have shape {tuple(weights.shape)}, the loss terms of these outputs {tuple(shape)}. Give one "
+                "weight for each loss term."
+            )
+        if not bool(((weights >= 0) & torch.isfinite(weights)).all()) or not bool(weights.any()):
+            raise ValueError("weights must be finite and >= 0, and not all 0. Skip a batch without loss terms.")
+    if terms is not None and not (isinstance(terms, numbers.Real) and 0 < float(terms) < float("inf")):
+        raise ValueError(f"Invalid terms: {terms!r}. Must be a finite number > 0.")
 
 
 def _model_fix(model: Any) -> str:

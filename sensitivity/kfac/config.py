@@ -62,7 +62,11 @@ class KFACConfig:
         error summed over outputs, or `torch.nn.functional.mse_loss` (averaged over outputs).
     reduction: how the training loss joins examples; decides how per-example gradients are recovered.
     terms_per_example: loss terms in one entry of the batch dimension, such as tokens in a sequence when the loss
-    averages over tokens.
+        averages over tokens. With None `KFAC` infers one term for each example where that is certain, and raises
+        otherwise; `KFAC.observe` states the number batch by batch. A pack takes 1 for None.
+    batch_dim: dimension of the examples in inputs of linear, embedding and layer normalisation layers that have
+        positions too: 0 for [batch, time, features], 1 for [time, batch, features]. For `KFAC`; the captures of a pack
+        have the batch first.
     damping_form: "factored" Tikhonov (Martens and Grosse 2015, section 6.3) by Cholesky, or "exact" Tikhonov in the
     Kronecker eigenbasis.
     ekfac: re-estimate the eigenvalues as second moments in the eigenbasis (George et al. 2018); needs damping_form
@@ -88,7 +92,8 @@ class KFACConfig:
     fisher: Fisher = "empirical"
     loss: LossKind = "cross_entropy"
     reduction: Reduction = "mean"
-    terms_per_example: int = 1
+    terms_per_example: int | None = None
+    batch_dim: int = 0
     damping_form: DampingForm = "factored"
     ekfac: bool = False
     sharing: Sharing = "expand"
@@ -123,7 +128,9 @@ class KFACConfig:
         _require("factor_decay", decay, _finite(decay) and 0 <= decay < 1, "a number in [0, 1)")
         fraction = self.batch_fraction
         _require("batch_fraction", fraction, _finite(fraction) and 0 < fraction <= 1, "a number in (0, 1]")
-        _require("terms_per_example", self.terms_per_example, _positive_int(self.terms_per_example), "an integer >= 1")
+        terms = self.terms_per_example
+        _require("terms_per_example", terms, terms is None or _positive_int(terms), "None or an integer >= 1")
+        _require("batch_dim", self.batch_dim, self.batch_dim in (0, 1) and _finite(self.batch_dim), "0 or 1")
         for name in ("factor_interval", "inverse_interval"):
             interval = getattr(self, name)
             allowed = "an integer >= 1, or pairs (first step, interval) with rising first steps from 0"

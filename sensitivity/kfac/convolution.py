@@ -54,6 +54,14 @@ def patches(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> Tenso
     return columns.reshape(groups, *inputs.shape[: lead + 1], *columns.shape[1:])
 
 
+def padded_inputs(inputs: Tensor, geometry: Geometry) -> Tensor:
+    """Pad inputs [N, C, *spatial] as the convolution does."""
+    pads = [side for low_high in reversed(geometry.padding) for side in low_high]
+    if not any(pads):
+        return inputs
+    return functional.pad(inputs, pads, mode="constant" if geometry.padding_mode == "zeros" else geometry.padding_mode)
+
+
 def moment_flops(layer: Layer, rows: float) -> float:
     """FLOPs of `patch_moment` over this many patches, border strips left out.
 

@@ -17,26 +17,33 @@ from torch.nn import functional
 
 from sensitivity.kfac.factors import Capture, accumulation_dtype
 
-Kind = Literal["batch", "layer", "group"]
+Kind = Literal["batch", "layer", "rms", "group"]
 _KINDS: dict[type[nn.Module], Kind] = {
     nn.BatchNorm1d: "batch",
     nn.BatchNorm2d: "batch",
+    nn.BatchNorm3d: "batch",
     nn.LayerNorm: "layer",
+    nn.RMSNorm: "rms",
     nn.GroupNorm: "group",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Norm:
-    """A normalisation layer whose scale and shift, of this shape, have a diagonal Fisher here."""
+    """A normalisation layer whose scale and shift (if it has one), of this shape, have a diagonal Fisher here."""
 
     name: str
     kind: Kind
     weight: str
-    bias: str
+    bias: str | None
     shape: tuple[int, ...]
     groups: int
-    eps: float
+    eps: float | None
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the scale and the shift."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
 
 def norms_of(model: nn.Module) -> tuple[Norm, ...]:
@@ -45,14 +52,14 @@ def norms_of(model: nn.Module) -> tuple[Norm, ...]:
     for name, module in model.named_modules():
         kind = _KINDS.get(type(module))
         weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-        if kind is None or weight is None or bias is None or not (weight.requires_grad and bias.requires_grad):
+        if kind is None or weight is None or not all(p.requires_grad for p in module.parameters(recurse=False)):
             continue
         prefix = f"{name}." if name else ""
         norm = Norm(
             name=name,
             kind=kind,
             weight=f"{prefix}weight",
-            bias=f"{prefix}bias",
+            bias=None if bias is None else f"{prefix}bias",
             shape=tuple(weight.shape),
             groups=module.num_groups if isinstance(module, nn.GroupNorm) else 1,
             eps=getattr(module, "eps", 0.0),
@@ -64,13 +71,15 @@ def norms_of(model: nn.Module) -> tuple[Norm, ...]:
 def example_squares(norm: Norm, calls: Sequence[Capture], lead: int) -> dict[str, Tensor]:
     """Sum over examples the squared gradients of scale and shift: [*lead, *shape] by the parameter's name."""
     total: dict[str, Tensor] = {}
+    trailing = len(norm.shape) if norm.kind in ("layer", "rms") else 0
     for call in calls:
         dtype = accumulation_dtype(call.inputs.dtype)
-        normal, first = _normalised(norm, call.inputs.to(dtype), lead), lead + (1 if norm.kind == "layer" else 2)
-        axes = list(range(first, normal.dim() - (len(norm.shape) if norm.kind == "layer" else 0)))
+        normal, first = _normalised(norm, call.inputs.to(dtype), lead), lead + (1 if trailing else 2)
+        axes = list(range(first, normal.dim() - trailing))
         for column in call.columns:
             grads = column.to(dtype)
-            for name, gradient in ((norm.weight, grads * normal), (norm.bias, grads)):
+            gradients = {norm.weight: grads * normal} | ({} if norm.bias is None else {norm.bias: grads})
+            for name, gradient in gradients.items():
                 each = gradient.sum(axes) if axes else gradient
                 squares = each.square().sum(lead)
                 total[name] = total[name] + squares if name in total else squares
@@ -97,9 +106,11 @@ def average_squares(
 
 def _normalised(norm: Norm, inputs: Tensor, lead: int) -> Tensor:
     if norm.kind == "layer":
-        return functional.layer_norm(inputs, norm.shape, eps=norm.eps)
+        return functional.layer_norm(inputs, norm.shape, eps=norm.eps or 0.0)
+    if norm.kind == "rms":
+        return functional.rms_norm(inputs, norm.shape, eps=norm.eps)
     if norm.kind == "group":
-        return functional.group_norm(inputs.flatten(0, lead), norm.groups, eps=norm.eps).reshape(inputs.shape)
+        return functional.group_norm(inputs.flatten(0, lead), norm.groups, eps=norm.eps or 0.0).reshape(inputs.shape)
     axes = [lead, *range(lead + 2, inputs.dim())]
     variance, mean = torch.var_mean(inputs, axes, correction=0, keepdim=True)
-    return (inputs - mean) * (variance + norm.eps).rsqrt()
+    return (inputs - mean) * (variance + (norm.eps or 0.0)).rsqrt()

@@ -16,18 +16,26 @@ from sensitivity.kfac.config import KFACConfig
 
 
 def pseudo_losses(
-    outputs: Tensor, config: KFACConfig, generators: Sequence[torch.Generator], *, lead: int = 0
+    outputs: Tensor,
+    config: KFACConfig,
+    generators: Sequence[torch.Generator],
+    *,
+    lead: int = 0,
+    weights: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Yield the scalars to differentiate by the layers' outputs: one for "monte_carlo", one an output for "type2".
 
     `generators` has one generator for each member of the flattened leading dimensions (one without any); each member's
-    samples come from its own, as they would alone. Raises ValueError for the empirical Fisher, whose gradients are the
+    samples come from its own, as they would alone. `weights`, such as a mask, are one for each row before the
+    classes (cross entropy) or for each example. Raises ValueError for the empirical Fisher, whose gradients are the
     training loss's own.
     """
     if config.fisher == "empirical":
         raise ValueError('The "empirical" Fisher needs no pseudo-loss: capture the backward pass of the training loss.')
     rows = outputs if config.loss == "cross_entropy" else outputs.flatten(lead + 1)
     for coefficients in _coefficients(rows.detach(), config, generators, lead):
+        if weights is not None:
+            coefficients = coefficients * weights.to(coefficients.dtype).sqrt().unsqueeze(-1)
         yield (rows * coefficients).sum()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
@@ -13,16 +14,18 @@ class Hook:
     """Tells `see` the input, detached, and the output of every call of `own` that a backward pass may come to.
 
     Copies of the model share or lose it: the calls of a copy that shares it are not ours, and what is pickled or
-    deeply copied has `_nothing` in its place.
+    deeply copied has `_nothing` in its place. With `training_only` calls in evaluation mode are left out.
     """
 
     see: Callable[[Tensor, Tensor], None]
     own: nn.Module
+    training_only: bool
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         """Look at one call of a module."""
-        if module is self.own and module.training and output.requires_grad:
-            self.see((args[0] if args else kwargs["input"]).detach(), output)
+        if module is not self.own or not output.requires_grad or (self.training_only and not module.training):
+            return
+        self.see((args[0] if args else kwargs["input"]).detach(), output)
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
         return _forgotten, ()
@@ -43,6 +46,11 @@ def _forgotten() -> Callable[..., None]:
 
 def _nothing(*_: Any) -> None:
     """Watch no call."""
+
+
+def transformed(output: Tensor) -> bool:
+    """Whether a call was within a transform of torch.func, which never accumulates into `.grad`."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(output)
 
 
 def version_of(inputs: Tensor) -> int:

@@ -6,7 +6,7 @@ order of `Tensor.flatten`.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,13 +94,13 @@ def layer_of(name: str, module: nn.Module) -> Layer | None:
     )
 
 
-def layers_of(model: nn.Module) -> tuple[Layer, ...]:
+def layers_of(model: nn.Module, exclude: Collection[str] = ()) -> tuple[Layer, ...]:
     """Describe every covered layer of the model that has parameters to train, in the order of `named_modules`.
 
     A layer is covered if all its parameters require gradients and are its weight and bias alone, not what a
     parametrization makes these of. Two modules that hold the same parameters are described once, under the first name,
     as `named_parameters` does; modules that share a weight in any other way (an embedding tied to a linear layer, say)
-    are left uncovered.
+    are left uncovered, and so are the modules whose names are in `exclude`.
     """
     found = dict[int, tuple[Layer, list[int]]]()
     broken = set[int]()
@@ -108,7 +108,7 @@ def layers_of(model: nn.Module) -> tuple[Layer, ...]:
         layer = layer_of(name, module)
         own = list(module.parameters(recurse=False))
         held = {f"{name}.{each}" if name else each for each, _ in module.named_parameters(recurse=False)}
-        if layer is None or held != set(layer.parameters):
+        if layer is None or name in exclude or held != set(layer.parameters):
             broken.update(id(parameter) for parameter in own)
         elif all(parameter.requires_grad for parameter in own):
             first, ids = found.setdefault(id(own[0]), (layer, [id(parameter) for parameter in own]))

@@ -2,9 +2,10 @@
 
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 import torch.distributed as dist
@@ -12,20 +13,21 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
-from sensitivity.kfac.arguments import check_arguments
+from sensitivity.kfac.arguments import check_arguments, check_terms, terms_of
 from sensitivity.kfac.config import KFACConfig, check_numbers, is_due, needs_statistics, plain_number
+from sensitivity.kfac.coverage import check_groups, comparable, uncovered_modules
 from sensitivity.kfac.damping import adapted, predicted_change
 from sensitivity.kfac.diagonal import norms_of
 from sensitivity.kfac.engine import StepReport, advance
 from sensitivity.kfac.factors import full_precision
 from sensitivity.kfac.fisher import pseudo_losses
 from sensitivity.kfac.layers import layers_of
+from sensitivity.kfac.passes import PassLedger, unexplained
 from sensitivity.kfac.recorder import Recorder
 from sensitivity.kfac.state import check_saved, init_state, restore, saved
 from sensitivity.kfac.update import FlatNumbers
 
 _NUMBERS = ("lr", "damping", "momentum", "weight_decay", "kl_clip")
-_RULED = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,8 @@ class KFAC(torch.optim.Optimizer):
 
     param_groups: as for any optimizer, in place of one group of everything. generator: draws the labels of the
     Monte-Carlo Fisher; seeded with 0 if None. scaler: the `torch.amp.GradScaler` in use, whose scale is taken off
-    the captured gradients.
+    the captured gradients. exclude: names of modules that plain gradients are to move. Only backward passes that
+    accumulate into the covered weights enter the statistics, until their gradients are cleared.
 
     Raises TypeError for arguments of other types, such as the model's parameters in place of the model, and ValueError
     for a model without supported layers; warns of modules that K-FAC does not cover.
@@ -75,6 +78,7 @@ class KFAC(torch.optim.Optimizer):
         param_groups: Iterable[dict[str, Any]] | None = None,
         generator: torch.Generator | None = None,
         scaler: torch.amp.GradScaler | None = None,
+        exclude: Collection[str] = (),
     ) -> None:
         check_arguments(model, config, generator=generator, scaler=scaler)
         self._group: ProcessGroup | None = None
@@ -88,11 +92,14 @@ class KFAC(torch.optim.Optimizer):
             )
         self.config = config
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        layers = layers_of(model)
+        unknown = set(exclude) - {name for name, _ in model.named_modules()}
+        if unknown:
+            raise ValueError(f"Invalid exclude: no module of this model is named {', '.join(sorted(unknown))}.")
+        layers = layers_of(model, exclude)
         defaults = {name: getattr(config, name) for name in _NUMBERS}
         self.kfac = init_state(layers, {name: p.detach() for name, p in named.items()}, config, norms_of(model))
         super().__init__(list(named.values()) if param_groups is None else param_groups, defaults)
-        _check_groups(self.param_groups, model, named)
+        check_groups(self.param_groups, model, named)
         self._named = {name: named[name] for name in self.kfac.layout.names}
         self._values: list[Tensor] = list(self._named.values())
         by_weight = {id(named[layer.weight]): layer.name for layer in layers}
@@ -101,7 +108,17 @@ class KFAC(torch.optim.Optimizer):
             if id(getattr(module, "weight", None)) in by_weight:
                 modules[by_weight[id(module.weight)]].append(module)
         norms = {norm: model.get_submodule(norm.name) for norm in self.kfac.norms}
-        self._recorder = Recorder(modules, norms, self.kfac, config, group=self._group, scaler=scaler)
+        followed: dict[str, tuple[nn.Parameter, Any]] = {
+            layer.name: (named[layer.weight], layer) for layer in layers if comparable(modules[layer.name])
+        }
+        followed |= {layer.name: (named[layer.weight], None) for layer in layers if layer.name not in followed}
+        followed |= {norm.name: (named[norm.weight], None) for norm in norms}
+        self._scaled = scaler is not None
+        self._frozen = [(name, p) for name, p in model.named_parameters() if name not in named]
+        self._ledger = PassLedger(followed)
+        self._recorder = Recorder(
+            modules, norms, self.kfac, config, group=self._group, scaler=scaler, ledger=self._ledger
+        )
         self._listen()
         weakref.finalize(self, self._recorder.record, on=False, small=False).atexit = False
         own_seed = 0 if self._group is None else dist.get_rank(self._group)
@@ -110,42 +127,81 @@ class KFAC(torch.optim.Optimizer):
         self._last: StepReport | None = None
         self._predicted: float | None = None
         self._known: tuple[list[tuple[Any, ...]], float, FlatNumbers] | None = None
-        self._uncovered = _uncovered(model, {name for layer in layers for name in layer.parameters})
+        self._uncovered = uncovered_modules(model, {name for layer in layers for name in layer.parameters})
         if self._uncovered:
             warnings.warn(
                 f"K-FAC does not cover {', '.join(self._uncovered)}: plain gradients move their parameters.",
                 stacklevel=2,
             )
 
-    def observe(self, outputs: Tensor) -> None:
-        """Take the statistics of the "monte_carlo" or "type2" Fisher from the model's outputs [N, ...].
+    def observe(self, outputs: Tensor, *, weights: Tensor | None = None, terms: float | None = None) -> None:
+        """Take the statistics of the "monte_carlo" or "type2" Fisher from the outputs [N, ...], and state loss terms.
 
-        Call it between the forward pass and `loss.backward()`. Does nothing on steps that do not update the factors,
-        and for the empirical Fisher, so that a training loop may always call it. For cross entropy the last dimension
-        of outputs is that of the classes.
+        Call it between the forward pass and `loss.backward()`, with the tensor that the loss is computed from. Does
+        nothing on steps that do not update the factors, so that a training loop may always call it. For cross entropy
+        the last dimension of outputs is that of the classes.
+
+        weights: of the loss terms, shaped as these are, such as a mask of the tokens that count; `outputs` without the
+        classes for cross entropy, [N] otherwise. The sampled Fisher is that of the weighted loss; the empirical one
+        is exact for weights of 0 and 1. terms: what the sum of the (weighted) losses is divided by; the sum of
+        `weights` if those are given, and for the sampled Fisher otherwise the number of terms in `outputs`. Raises
+        ValueError for weights of another shape or below 0, or terms that are not positive.
         """
-        if self.config.fisher != "empirical" and self._recorder.active:
+        if not self._recorder.active:
+            return
+        check_terms(outputs, weights, terms, self.config)
+        if terms is None and weights is None and self.config.terms_per_example is None:
+            terms = None if self.config.fisher == "empirical" else terms_of(outputs, self.config)
+        if weights is not None or terms is not None:
+            self._recorder.terms.state(
+                outputs, float(weights.sum() if terms is None and weights is not None else terms or 0)
+            )
+        if self.config.fisher != "empirical":
             with full_precision(outputs.device):
-                self._recorder.observe(pseudo_losses(outputs, self.config, (self._generator,)))
+                self._recorder.observe(pseudo_losses(outputs, self.config, (self._generator,), weights=weights))
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Leave the backward passes within out of the statistics, though not out of the gradient that is stepped."""
+        before, self._ledger.paused = self._ledger.paused, True
+        try:
+            yield
+        finally:
+            self._ledger.paused = before
+
+    @overload  # type: ignore[override]
+    def step(self, closure: None = None) -> StepReport: ...
+
+    @overload
+    def step(self, closure: Callable[[], Any]) -> Any: ...
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> StepReport:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step and report on it.
 
-        A step whose gradients are not finite changes nothing and is reported as failed. Raises RuntimeError without a
-        backward pass, or, with a sampled Fisher, without `observe`; ValueError for a closure or a hyperparameter
-        outside its range.
+        A `closure` is called once, before the step, to compute the loss and its gradients as for torch.optim.SGD; then
+        the loss is returned, and `report().last` has the report. A step whose gradients are not finite changes nothing
+        and is reported as failed. Raises RuntimeError without a backward pass, or, with a sampled Fisher, without
+        `observe`; where the statistics would not be those of the gradient; and where the number of loss terms is
+        ambiguous. Raises ValueError for a hyperparameter outside its range.
         """
         if closure is not None:
-            raise ValueError(
-                "KFAC takes no closure: it evaluates the loss once a step. Call loss.backward(), then step()."
-            )
+            with torch.enable_grad():
+                loss = closure()
+            self.step()
+            return loss
+        for name, p in self._frozen:
+            if p.requires_grad and p.grad is not None:
+                raise RuntimeError(
+                    f"The parameter {name!r} was frozen when KFAC was built, and has a gradient now. Build a new KFAC "
+                    "after unfreezing: KFAC(model, config)."
+                )
         numbers, index, source = self._numbers(), self.kfac.steps, None
         grads = [p.grad for p in self._values]
         given = [torch.zeros_like(p) if g is None else g for p, g in zip(self._values, grads, strict=True)]
         kept = self._without(grads)
         if needs_statistics(self.config, index):
-            self._require_statistics()
+            self._check_statistics(grads)
             source = self._recorder
         with full_precision(self.kfac.momentum.device):
             rows = self._recorder.rows(dict(zip(self._named, grads, strict=True)))
@@ -155,6 +211,7 @@ class KFAC(torch.optim.Optimizer):
             if source is not None:
                 report.seconds["factors"] = report.seconds.get("factors", 0.0) + self._recorder.seconds
             self._recorder.clear()
+            self._ledger.clear(stepped=source is not None)
             return self._finish(report, numbers, index)
 
     def adapt_damping(self, before: float, after: float) -> float | None:
@@ -180,6 +237,7 @@ class KFAC(torch.optim.Optimizer):
         super().zero_grad(set_to_none)
         if self.config.fisher == "empirical":
             self._recorder.clear()
+            self._ledger.clear(stepped=False)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take a group of parameters while the optimizer is built; ValueError afterwards."""
@@ -195,7 +253,7 @@ class KFAC(torch.optim.Optimizer):
 
     def report(self) -> RunReport:
         """Say which rule moves each parameter, and what the steps so far came to."""
-        ruled = {name for norm in self.kfac.norms for name in (norm.weight, norm.bias)}
+        ruled = {name for norm in self.kfac.norms for name in norm.parameters}
         others = {name: "diagonal" if name in ruled else "sgd" for name, _, _ in self.kfac.layout.others}
         return RunReport(
             layers={p.layer.name: p.layer.parameters for p in self.kfac.layout.placements},
@@ -234,6 +292,7 @@ class KFAC(torch.optim.Optimizer):
         self._predicted, self._recorder.waiting = None, set(state_dict["waiting"])
         self._recorder.small = frozenset(state_dict["small"])
         self._recorder.clear()
+        self._ledger.clear(stepped=False)
         self._listen()
 
     def _listen(self) -> None:
@@ -265,16 +324,36 @@ class KFAC(torch.optim.Optimizer):
         self._last = report
         return report
 
+    def _check_statistics(self, grads: list[Tensor | None]) -> None:
+        """Raise RuntimeError unless the statistics are those of these gradients."""
+        if all(g is None for g in grads):
+            return
+        self._recorder.forget_cleared()
+        self._require_statistics()
+        if self.config.fisher != "empirical" or not _may_wait(self.kfac.momentum, self.kfac.steps, self.config):
+            return
+        told = unexplained(self._ledger.differences())
+        if told is not None:
+            raise RuntimeError(told)
+        scale = 1.0 if self._scaled else self._ledger.rescaled()
+        if scale is None:
+            raise RuntimeError(
+                "Gradients were multiplied by less than 1/1024 between loss.backward() and step(). If a GradScaler "
+                "is in use, pass KFAC(..., scaler=scaler), whose scale K-FAC's statistics need; if gradients are only "
+                "clipped, pass scaler=torch.amp.GradScaler(enabled=False)."
+            )
+        self._recorder.unscaled, self._ledger.scaled = scale, scale != 1.0
+
     def _require_statistics(self) -> None:
         missing = set(self._recorder.missing)
         sampled = self.config.fisher != "empirical"
-        cause = (
-            "optimizer.observe(outputs) before loss.backward()" if sampled else "the module itself, in training mode"
-        )
+        cause = "optimizer.observe(outputs) before loss.backward()" if sampled else "the module itself"
+        also = " (activation checkpoints need use_reentrant=False then)" if sampled else ""
         for placement in self.kfac.layout.placements if missing else ():
             layer = placement.layer
-            if layer.name in missing and self._named[layer.weight].grad is not None:
-                raise RuntimeError(f"Layer {layer.name!r} has a gradient but no statistics. Call {cause}.")
+            grad = self._named[layer.weight].grad
+            if layer.name in missing and grad is not None and bool(grad.any()):
+                raise RuntimeError(f"Layer {layer.name!r} has a gradient but no statistics. Call {cause}{also}.")
 
     def _numbers(self) -> FlatNumbers:
         """Check the numbers of all groups and shape them for the engine, anew where they changed."""
@@ -314,24 +393,6 @@ class KFAC(torch.optim.Optimizer):
         return FlatNumbers(**flat, damping=strengths, kl_clip=clip, others_damping=others_damping)
 
 
-def _check_groups(groups: list[dict[str, Any]], model: nn.Module, named: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless the groups hold all of these parameters, and none of another model."""
-    held, own = {id(p) for group in groups for p in group["params"]}, {id(p) for p in model.parameters()}
-    left = [name for name, p in named.items() if id(p) not in held]
-    if left:
-        raise ValueError(f"param_groups leave out {', '.join(left)}. Freeze these parameters or add them to a group.")
-    if held - own:
-        raise ValueError(f"param_groups hold {len(held - own)} parameters that are not of this model. Take them out.")
-
-
-def _uncovered(model: nn.Module, covered: set[str]) -> tuple[str, ...]:
-    """Name the modules whose own parameters K-FAC does not cover, normalisation layers excepted."""
-    return tuple(
-        f"{name or 'the model itself'} ({type(module).__name__})"
-        for name, module in model.named_modules()
-        if not isinstance(module, _RULED)
-        and any(
-            p.requires_grad and (f"{name}.{own}" if name else own) not in covered
-            for own, p in module.named_parameters(recurse=False)
-        )
-    )
+def _may_wait(like: Tensor, index: int, config: KFACConfig) -> bool:
+    """Whether to look at numbers of the gradients: on an accelerator only where inverses wait for it anyway."""
+    return like.device.type == "cpu" or is_due(config.inverse_interval, index)

@@ -30,10 +30,12 @@ from sensitivity.kfac.factors import (
     full_precision,
     row_count,
 )
-from sensitivity.kfac.hooks import Call, Hook, refuse_changed, version_of
+from sensitivity.kfac.hooks import Call, Hook, refuse_changed, transformed, version_of
 from sensitivity.kfac.layers import Layer, counted
+from sensitivity.kfac.passes import PassLedger
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_weights
+from sensitivity.kfac.terms import ExamplesSeen, LossTerms, batch_first, batched, has_positions
 from sensitivity.kfac.thin import Rows, full_flops, rows_of, thin_flops
 
 _WORTH_FLOPS = 5e7  # what keeping a layer's calls and trying them costs, in the time of products (measured: 0.2 ms)
@@ -58,6 +60,7 @@ class _Seen:
 
     scales: tuple[float, float]
     rows: int = 0
+    positions: bool = False
     used: dict[int, int] = field(default_factory=dict)
     full: dict[int, int] = field(default_factory=dict)
 
@@ -82,10 +85,15 @@ class Recorder:
         *,
         group: ProcessGroup | None,
         scaler: torch.amp.GradScaler | None,
+        ledger: PassLedger,
     ) -> None:
         self.seconds, self.urgent = 0.0, False
         self.waiting = {p.layer.name for p in state.layout.placements}
         self._config, self._layout, self._group, self._scaler = config, state.layout, group, scaler
+        self._ledger, self._per_example = ledger, config.terms_per_example or 1
+        self.terms = LossTerms(config, ledger)
+        self.unscaled = 1.0
+        """The loss scale that gradients were divided by before the step, without a scaler that tells."""
         like = state.momentum
         dtype = accumulation_dtype(like.dtype)
         self._sums = Statistics(self._layout.new_banks(like, dtype), self._layout.new_diagonals(like, dtype))
@@ -110,8 +118,9 @@ class Recorder:
         # A compiled model breaks its graph here, rather than compile this anew for every layer.
         apart: Callable[[Any], Any] = torch.compiler.disable
         see, see_norm = apart(self._see), apart(self._see_norm)
-        self._hooks = [(name, Hook(partial(see, name), each)) for name, members in modules.items() for each in members]
-        self._hooks += [(norm.name, Hook(partial(see_norm, norm), module)) for norm, module in norms.items()]
+        sampled = config.fisher != "empirical"
+        self._hooks = [(name, Hook(partial(see, name), m, sampled)) for name, held in modules.items() for m in held]
+        self._hooks += [(norm.name, Hook(partial(see_norm, norm), module, sampled)) for norm, module in norms.items()]
         self._handles: dict[int, RemovableHandle] = {}
         self.active = self._keeps = False
         """Whether moments are summed."""
@@ -119,6 +128,7 @@ class Recorder:
     def record(self, *, on: bool, small: bool) -> None:
         """Put the hooks on the model, or take them off; those of layers with `small` batches stay if so told."""
         self.active, self._keeps = on, small
+        self._ledger.follow(on=on and self._config.fisher == "empirical")
         wanted = {i for i, (name, _) in enumerate(self._hooks) if on or (small and name in self.small)}
         for i in self._handles.keys() - wanted:
             self._handles.pop(i).remove()
@@ -134,7 +144,21 @@ class Recorder:
         self._rows: dict[str, list[Capture]] = {}
         self._calls.clear()
         self._norm_calls.clear()
-        self.seconds, self.urgent = 0.0, False
+        self.terms.clear()
+        self.seconds, self.urgent, self.unscaled = 0.0, False, 1.0
+
+    def forget(self, name: str) -> None:
+        """Forget what one layer contributed, whose gradient was cleared."""
+        self._seen.pop(name, None)
+        self._rows.pop(name, None)
+        for captures in self._kept.values():
+            captures.pop(name, None)
+
+    def forget_cleared(self) -> None:
+        """Forget what layers contributed that have no gradient now."""
+        for name in [*self._seen] if self._config.fisher == "empirical" else ():
+            if self._ledger.cleared(name):
+                self.forget(name)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -146,6 +170,7 @@ class Recorder:
         start, calls = time.perf_counter(), list(self._calls)
         self._calls.clear()
         self._observed -= 1
+        self.terms.assign(self._observed)
         columns: list[list[Tensor]] = [[] for _ in calls]
         norm_calls, self._norm_calls = self._norm_calls, []
         every = [*calls, *(call for _, call in norm_calls)]
@@ -183,7 +208,7 @@ class Recorder:
         A layer that was not recorded keeps its averages; one that is recorded for the first time takes this batch's.
         """
         decay, examples = self._config.factor_decay, self._examples()
-        terms = max(1, sum(examples.values())) * self._config.terms_per_example
+        terms = self.terms.total(examples, self._examples_seen())
         self._complete(state)
         self._normalise(examples, terms)
         self._pool(terms)
@@ -199,7 +224,7 @@ class Recorder:
     def rescale(self, state: KFACState, mask: Tensor | None) -> None:
         """Move EKFAC's second moments towards those of the captures that were kept (a `Source` of the engine)."""
         total: dict[str, Tensor] = {}
-        terms = sum(self._examples().values()) * self._config.terms_per_example
+        terms = self.terms.total(self._examples(), self._examples_seen())
         for captures in self._kept.values():
             for name, new in batch_moments(state, captures, self._config, loss_scale=self._scale(terms)).items():
                 total[name] = new + total[name] if name in total else new
@@ -233,7 +258,7 @@ class Recorder:
                 self._places[name].inputs.copy_(held)
                 self._places[name].outputs.copy_(placement.outputs.of(state.factors))
 
-    def _normalise(self, examples: Mapping[int, int], terms: int) -> None:
+    def _normalise(self, examples: Mapping[int, int], terms: float) -> None:
         """Turn raw sums into factors of this rank's batch."""
         scale = self._scale(terms)
         for name in self._seen if self._whole_calls else ():
@@ -241,7 +266,16 @@ class Recorder:
             self._places[name].outputs.zero_()
         for batch, captures in self._kept.items():
             weight = examples.get(batch, 0) / sum(examples.values())
-            accumulate(self._layout, captures, self._config, self._sums, keep=1.0, weight=weight, loss_scale=scale)
+            accumulate(
+                self._layout,
+                captures,
+                self._config,
+                self._sums,
+                keep=1.0,
+                weight=weight,
+                loss_scale=scale,
+                terms=terms * weight,
+            )
         if not self._whole_calls:
             for name, seen in self._seen.items():
                 place = self._places[name]
@@ -255,7 +289,7 @@ class Recorder:
         for squares in self._squares.values():
             squares.mul_(scale**2 / terms)
 
-    def _pool(self, terms: int) -> None:
+    def _pool(self, terms: float) -> None:
         """Average over ranks, each weighted by its loss terms."""
         if self._group is None:
             return
@@ -267,22 +301,28 @@ class Recorder:
             tensor.mul_(own / total)
         pooled(tensors, self._group)
 
+    def _examples_seen(self) -> list[ExamplesSeen]:
+        layers = counted(self._places[name].layer for name in self._seen)
+        return [ExamplesSeen(x.name, self._seen[x.name].positions, self._seen[x.name].full) for x in layers]
+
     def _examples(self) -> dict[int, int]:
         """Count the examples of each batch, as the layer that sees fewest does (see `counted`)."""
         found: dict[int, int] = {}
-        for layer in counted(self._places[name].layer for name in self._seen):
-            for batch, count in self._seen[layer.name].full.items():
+        for layer in self._examples_seen():
+            for batch, count in layer.counts.items():
                 found[batch] = min(found.get(batch, count), count)
         return found
 
-    def _scale(self, terms: int) -> float:
+    def _scale(self, terms: float) -> float:
         """Give what turns recorded gradients into those of one loss term."""
         if self._config.fisher != "empirical":
             return 1.0
-        multiplied = 1.0 if self._scaler is None else float(self._scaler.get_scale())
+        multiplied = self.unscaled if self._scaler is None else float(self._scaler.get_scale())
         return (float(terms) if self._config.reduction == "mean" else 1.0) / multiplied
 
     def _see(self, name: str, inputs: Tensor, output: Tensor) -> None:
+        if transformed(output):
+            return
         if inputs.numel() == 0:
             raise ValueError(f"Layer {name!r} saw an empty batch. Drop such batches before the forward pass.")
         if inputs.device != self._ones.device:
@@ -296,42 +336,58 @@ class Recorder:
             return
         # Activation checkpoints that recompute within a backward pass run one of their own for their part of it.
         outer = torch._C._current_graph_task_id()
+        hook = partial(self._after_backward, name, inputs, version, outer)
+        output.register_hook(hook)  # type: ignore[no-untyped-call]
 
-        def after_backward(grad: Tensor) -> None:
-            start = time.perf_counter()
-            batch = torch._C._current_graph_task_id() if outer < 0 else outer
-            refuse_changed(name, inputs, version)
-            call = Capture(inputs, grad.detach())
-            if self._keeps and name in (self._linear if self.active else self.small):
-                self._keep(name, call)
-            if self.active:
-                with full_precision(grad.device):
-                    self._add(name, call, batch, first=True)
-            self.seconds += time.perf_counter() - start
-
-        output.register_hook(after_backward)  # type: ignore[no-untyped-call]
+    def _after_backward(self, name: str, inputs: Tensor, version: int, outer: int, grad: Tensor) -> None:
+        if self.active and not self._ledger.counts(name):
+            return
+        start = time.perf_counter()
+        batch = torch._C._current_graph_task_id() if outer < 0 else outer
+        refuse_changed(name, inputs, version)
+        call = Capture(inputs, grad.detach())
+        if self.active:
+            if self._ledger.begins_anew(name):
+                self.forget(name)
+            if self._ledger.compares(name):
+                self._ledger.explain(name, batched(self._places[name].layer, call))
+        if self._keeps and name in (self._linear if self.active else self.small):
+            self._keep(name, call)
+        if self.active:
+            with full_precision(grad.device):
+                self._add(name, call, batch, first=True)
+        self.seconds += time.perf_counter() - start
 
     def _see_norm(self, norm: Norm, inputs: Tensor, output: Tensor) -> None:
+        if transformed(output):
+            return
         version = version_of(inputs)
         if self._config.fisher != "empirical":
             self._norm_calls.append((norm, Call(norm.name, inputs, version, get_gradient_edge(output))))
             return
 
         def after_backward(grad: Tensor) -> None:
+            if not self._ledger.counts(norm.name):
+                return
             refuse_changed(norm.name, inputs, version)
+            if self._ledger.begins_anew(norm.name):
+                for parameter in norm.parameters:
+                    self._squares.pop(parameter, None)
             with full_precision(grad.device):
                 self._add_squares(norm, Capture(inputs, grad.detach()))
 
         output.register_hook(after_backward)  # type: ignore[no-untyped-call]
 
     def _add_squares(self, norm: Norm, call: Capture) -> None:
+        spread = norm.kind in ("layer", "rms") and call.inputs.dim() > 1 + len(norm.shape)
+        call = batch_first(call) if spread and self._config.batch_dim == 1 else call
         for name, squares in example_squares(norm, [call], 0).items():
             self._squares[name] = squares + self._squares[name] if name in self._squares else squares
 
     def _keep(self, name: str, call: Capture) -> None:
         layer = self._places[name].layer
         calls = self._rows.setdefault(name, [])
-        calls.append(_batched(layer, call))
+        calls.append(batched(layer, call))
         rows = sum(each.columns[0].shape[:-1].numel() for each in calls)
         if full_flops(layer) - thin_flops(layer, rows) < _WORTH_FLOPS:
             del self._rows[name]
@@ -343,14 +399,17 @@ class Recorder:
         if self._plain and place.parts is not None and call.inputs.dim() == 2 and name not in self._seen:
             self._add_rows(place, place.parts, call, batch)
             return
-        call, sharing, new = _batched(layer, call), self._config.sharing, name not in self._seen
+        positions = has_positions(layer, call.inputs)
+        call = batch_first(call) if positions and self._config.batch_dim == 1 else call
+        call, sharing, new = batched(layer, call), self._config.sharing, name not in self._seen
         used = call.head(0, self._config.batch_fraction)
-        rows, terms = row_count(layer, (used,), 0, sharing), call.inputs.shape[0] * self._config.terms_per_example
+        rows, terms = row_count(layer, (used,), 0, sharing), call.inputs.shape[0] * self._per_example
         if new:
             scale = terms if self._config.reduction == "mean" and self._config.fisher == "empirical" else 1
             share = used.inputs.shape[0] / call.inputs.shape[0]
             self._seen[name] = _Seen((1 / (terms * share), scale**2 / rows))
         seen = self._seen[name]
+        seen.positions |= positions
         if first:
             seen.full[batch], seen.used[batch] = call.inputs.shape[0], used.inputs.shape[0]
             seen.rows += rows
@@ -364,9 +423,9 @@ class Recorder:
 
     def _add_rows(self, place: _Place, parts: tuple[Tensor, Tensor, Tensor, Tensor], call: Capture, batch: int) -> None:
         """Do what `_add` does, in fewer steps, for the first call of a linear layer on plain rows."""
-        rows, dtype, per_example = call.inputs.shape[0], place.outputs.dtype, self._config.terms_per_example
+        rows, dtype, per_example = call.inputs.shape[0], place.outputs.dtype, self._per_example
         scale = rows * per_example if self._config.reduction == "mean" else 1
-        seen = _Seen((1 / (rows * per_example), scale**2 / rows), rows, {batch: rows}, {batch: rows})
+        seen = _Seen((1 / (rows * per_example), scale**2 / rows), rows, False, {batch: rows}, {batch: rows})
         self._seen[place.layer.name] = seen
         inputs, grads = call.inputs.to(dtype), call.columns[0].to(dtype)
         block, last_row, last_column, corner = parts
@@ -385,9 +444,3 @@ def _parts(factor: Tensor, *, bias: bool) -> tuple[Tensor, Tensor, Tensor, Tenso
     """View an input factor [d, d] without its bias, and the bias's row, column and corner."""
     side = len(factor) - bias
     return factor[:side, :side], factor[-1, :side], factor[:side, -1], factor[-1, -1]
-
-
-def _batched(layer: Layer, call: Capture) -> Capture:
-    """Give a call on a single example its batch dimension."""
-    alone = call.inputs.dim() == {"linear": 1, "conv": len(layer.weight_shape) - 1, "embedding": 0}[layer.kind]
-    return Capture(call.inputs.unsqueeze(0), tuple(g.unsqueeze(0) for g in call.columns)) if alone else call

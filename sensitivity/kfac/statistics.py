@@ -95,10 +95,15 @@ def accumulate(
     keep: float,
     weight: float,
     loss_scale: float | None,
+    terms: float | None = None,
 ) -> None:
-    """Target ← keep * target + weight * the factors of one batch, in place, for layers that have captures."""
+    """Target ← keep * target + weight * the factors of one batch, in place, for layers that have captures.
+
+    `terms` is the number of loss terms, counted from the captures if None.
+    """
     lead = len(layout.lead)
-    terms = loss_terms(layout, captures, config)
+    if terms is None:
+        terms = loss_terms(layout, captures, config)
     if loss_scale is None:
         loss_scale = default_scale(layout, captures, config)
     for placement in layout.placements:
@@ -181,7 +186,7 @@ def loss_terms(layout: Layout, captures: Mapping[str, Sequence[Capture]], config
     """Count the loss terms of a batch."""
     lead = len(layout.lead)
     layers = counted(placement.layer for placement in layout.placements if placement.layer.name in captures)
-    return config.terms_per_example * min(captures[layer.name][0].inputs.shape[lead] for layer in layers)
+    return (config.terms_per_example or 1) * min(captures[layer.name][0].inputs.shape[lead] for layer in layers)
 
 
 def default_scale(layout: Layout, captures: Mapping[str, Sequence[Capture]], config: KFACConfig) -> float:

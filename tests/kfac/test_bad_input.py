@@ -138,20 +138,6 @@ def test_a_sampled_fisher_without_observe_is_refused() -> None:
         optimizer.step()
 
 
-def test_gradients_from_evaluation_mode_are_refused_where_statistics_are_due() -> None:
-    model = network()
-    optimizer = KFAC(model, KFACConfig())
-    model.eval()
-    backward(model)
-    with pytest.raises(RuntimeError, match="training mode"):
-        optimizer.step()
-
-
-def test_closures_are_refused() -> None:
-    with pytest.raises(ValueError, match="takes no closure"):
-        KFAC(network(), KFACConfig()).step(lambda: 0.0)  # type: ignore[arg-type]
-
-
 def test_evaluation_forwards_leave_no_trace() -> None:
     runs = []
     for evaluate in (False, True):

@@ -1,0 +1,306 @@
+"""Which backward passes belong to the gradient that is stepped, and whether the statistics explain that gradient.
+
+A backward pass counts for a layer if it accumulates into the layer's weight: `torch.autograd.grad`, passes through
+other parameters and passes whose gradient was cleared since do not. For some layers in turn, the gradient times a fixed
+vector v is compared with Σ g (aᵀ v) over the captured calls: they differ where the loss uses the weight outside of its
+layer. A factor of 2^-k between the last backward pass and the step is a loss scale that was taken off in between.
+"""
+
+import functools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node, get_gradient_edge
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+
+from sensitivity.kfac.convolution import padded_inputs
+from sensitivity.kfac.factors import Capture, accumulation_dtype, full_precision
+from sensitivity.kfac.layers import Layer
+
+_TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-2}
+_LOW_PRECISION = 0.1
+"""Relative differences that are put down to rounding, by the type of the output gradients."""
+
+_EVERY = 10
+"""Steps with statistics from one comparison of a layer to the next."""
+
+_SMALLEST_CLIP = 2.0**-10
+"""A smaller factor between backward pass and step may be a loss scale that was taken off, and is not guessed at."""
+
+
+@dataclass(eq=False, slots=True)
+class _Track:
+    """The weight of one layer, and its gradient since the last step.
+
+    node: accumulates the gradient. task: the backward pass under way or the last one. accumulated: how many passes
+    accumulated. version: of the gradient after the last one. entries: some of the gradient's after it.
+    before: the gradient times the probe, ahead of it.
+    explained: the same from captured calls. magnitude: bounds the rounding error of `explained`.
+    """
+
+    weight: nn.Parameter
+    layer: Layer | None
+    node: Node | None = None
+    task: int = -1
+    accumulated: int = 0
+    version: int = -1
+    before: Tensor | None = None
+    entries: Tensor | None = None
+    explained: Tensor | None = None
+    magnitude: Tensor | None = None
+    dtype: torch.dtype = torch.float64
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """A gradient, times a probe, that one pass gave to a layer's weight, and what the layer's calls explain of it."""
+
+    name: str
+    index: int
+    found: Tensor
+    explained: Tensor
+    floor: Tensor
+    decay: Tensor
+    dtype: torch.dtype
+
+
+@dataclass(eq=False)
+class PassLedger:
+    """Follows the gradients of weights, by layer name, between two steps.
+
+    weights: with the layer to compare, or None for one that is only followed.
+    """
+
+    weights: Mapping[str, tuple[nn.Parameter, Layer | None]]
+    _differences: list[_Difference] = field(default_factory=list)
+    _compared: frozenset[str] = frozenset()
+    _turn: int = 0
+
+    def __post_init__(self) -> None:
+        self._tracks = {name: _Track(weight, layer) for name, (weight, layer) in self.weights.items()}
+        self._comparable = [name for name, track in self._tracks.items() if track.layer is not None]
+        self._handles: list[RemovableHandle] = []
+        self.scaled = False
+        """Whether a loss scale was recognised in the last step, so that the next step looks for one again."""
+        self.paused = False
+        """Whether backward passes are not to count."""
+        self.intruded = False
+        """Whether a pass accumulated while paused, so that gradients are more than what the statistics explain."""
+        self._compared = frozenset(self._comparable)
+        self._watched = self._comparable[:1]
+
+    def follow(self, *, on: bool) -> None:
+        """Put hooks on the weights, or take them off."""
+        if on and not self._handles:
+            for name, track in self._tracks.items():
+                hook = functools.partial(self._after, name)
+                handle = track.weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+                self._handles.append(handle)
+        elif not on and self._handles:
+            while self._handles:
+                self._handles.pop().remove()
+            for track in self._tracks.values():
+                track.node = None
+
+    def clear(self, *, stepped: bool) -> None:
+        """Forget all passes; after a step the next layer is compared."""
+        for name in self._tracks if self._handles else ():
+            track = self._tracks[name]
+            track.accumulated, track.version, track.task = 0, -1, -1
+            track.before = track.entries = track.explained = track.magnitude = None
+        self._differences.clear()
+        self.intruded = False
+        if stepped and self._comparable:
+            self._turn += 1
+            turn = self._turn // _EVERY % len(self._comparable)
+            layer, due = self._comparable[turn : turn + 1], self._turn % _EVERY == 0
+            self._compared = frozenset(layer if due else ())
+            self._watched = layer if due or self.scaled else []
+
+    def counts(self, name: str) -> bool:
+        """Whether the backward pass under way accumulates into the layer's weight."""
+        track = self._tracks[name]
+        if self.paused or not track.weight.requires_grad:
+            return False
+        if track.node is not None and _executes(track.node):
+            return True
+        # The node is made anew where a model is moved or its parameters were frozen in between.
+        node = get_gradient_edge(track.weight).node
+        known, track.node = track.node, node
+        return node is not known and _executes(node)
+
+    def any_counts(self) -> bool:
+        """Whether the backward pass under way accumulates into any weight."""
+        return any(self.counts(name) for name in self._tracks)
+
+    def begins_anew(self, name: str) -> bool:
+        """Whether this is a layer's first call in a pass, and the gradient of the passes before was cleared."""
+        track, task = self._tracks[name], torch._C._current_graph_task_id()
+        if track.task == task:
+            return False
+        track.task = task
+        cleared = self.cleared(name)
+        if cleared:
+            track.accumulated, track.entries = 0, None
+        if name in self._compared:
+            grad = track.weight.grad
+            track.before = None if grad is None else self._probed(track, grad)
+            track.explained = track.magnitude = None
+        return cleared
+
+    def cleared(self, name: str) -> bool:
+        """Whether the gradient was set to None, or to zero after a pass accumulated into it."""
+        track = self._tracks[name]
+        grad = track.weight.grad
+        if grad is None:
+            return True
+        return bool(track.accumulated and grad._version != track.version and not grad.any())
+
+    def compares(self, name: str) -> bool:
+        """Whether the layer's gradient is compared with its calls before the next step."""
+        return name in self._compared
+
+    def explain(self, name: str, call: Capture) -> None:
+        """Add a call to what explains the gradient of a layer that is compared."""
+        track = self._tracks[name]
+        if track.layer is None or track.weight._backward_hooks:
+            return
+        grads = call.columns[0]
+        with torch.no_grad(), full_precision(grads.device):
+            dtype = accumulation_dtype(grads.dtype)
+            explained, magnitude = _product(track.layer, call.inputs, grads.to(dtype))
+        track.dtype = grads.dtype if track.explained is None or _tolerance(grads.dtype) > 1e-2 else track.dtype
+        track.explained = explained if track.explained is None else track.explained + explained
+        track.magnitude = magnitude if track.magnitude is None else track.magnitude + magnitude
+
+    def differences(self) -> Iterator[tuple[str, int]]:
+        """Give layers, and which pass since the last step, whose gradient is not what the layer's calls make up.
+
+        A term proportional to the weight, of a penalty in the loss, does not count.
+        """
+        for each in () if self.intruded else self._differences:
+            rest = each.found - each.explained
+            bound = _tolerance(each.dtype) * torch.linalg.vector_norm(each.found) + each.floor
+            if bool(torch.linalg.vector_norm(rest) > bound):
+                along = (rest @ each.decay) / (each.decay @ each.decay) * each.decay
+                if not bool(torch.linalg.vector_norm(rest - along) <= bound):
+                    yield each.name, each.index
+
+    def rescaled(self) -> float | None:
+        """Give the loss scale that gradients were divided by since the last backward pass, 1 for none.
+
+        None if they were multiplied by so small a factor that clipping alone does not explain it.
+        """
+        for name in () if self.intruded else self._watched:
+            track = self._tracks[name]
+            grad = track.weight.grad
+            if track.entries is None or grad is None:
+                continue
+            now, before = _entries(grad), track.entries
+            if torch.equal(now, before):
+                return 1.0
+            norm = float(torch.linalg.vector_norm(before))
+            ratio = float(torch.linalg.vector_norm(now)) / norm if norm > 0 else 1.0
+            if not 0 < ratio < math.inf:
+                continue
+            same = float(torch.linalg.vector_norm(now - ratio * before)) <= 1e-3 * ratio * norm
+            exponent = round(math.log2(ratio))
+            if same and exponent < 0 and abs(ratio / 2.0**exponent - 1) < 1e-5:
+                return 2.0**-exponent
+            if ratio < _SMALLEST_CLIP:
+                return None
+        return 1.0
+
+    def _after(self, name: str, weight: Tensor) -> None:
+        track, grad = self._tracks[name], weight.grad
+        assert grad is not None
+        if self.paused:
+            self.intruded = True
+        track.accumulated += 1
+        track.version = grad._version
+        if name in self._watched:
+            track.entries = _entries(grad).clone()
+        if name in self._compared and not grad.is_sparse:
+            if track.explained is not None and track.magnitude is not None:
+                found = self._probed(track, grad)
+                found = found if track.before is None else found - track.before
+                floor = 16 * torch.finfo(track.dtype).eps * track.magnitude
+                decay = self._probed(track, weight.detach())
+                self._differences.append(
+                    _Difference(name, track.accumulated, found, track.explained, floor, decay, track.dtype)
+                )
+            track.explained = track.magnitude = None
+
+    def _probed(self, track: _Track, matrix: Tensor) -> Tensor:
+        assert track.layer is not None
+        with torch.no_grad(), full_precision(matrix.device):
+            values = matrix.to(accumulation_dtype(matrix.dtype))
+            values = values.mT if track.layer.kind == "embedding" else values.flatten(1)
+            return values @ _probe(values.shape[1]).to(values)
+
+
+def _product(layer: Layer, inputs: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum g (aᵀ v) over the rows of a call, and bound the size of its terms."""
+    if layer.kind == "embedding":
+        through, rows = _probe(layer.input_dim).to(grads)[inputs].flatten(), grads.flatten(0, -2)
+    elif layer.kind == "linear":
+        through = (inputs.to(grads.dtype) @ _probe(inputs.shape[-1]).to(grads)).flatten()
+        rows = grads.reshape(-1, grads.shape[-1])
+    else:
+        assert layer.geometry is not None
+        probe = _probe(math.prod(layer.weight_shape[1:])).to(grads).view(1, *layer.weight_shape[1:])
+        convolve = functional.conv1d if len(layer.weight_shape) == 3 else functional.conv2d
+        maps = convolve(
+            padded_inputs(inputs.to(grads.dtype), layer.geometry),
+            probe.expand(layer.groups, *layer.weight_shape[1:]),
+            stride=layer.geometry.stride,
+            dilation=layer.geometry.dilation,
+            groups=layer.groups,
+        ).flatten(2)
+        parts = torch.unflatten(grads.flatten(2), 1, (layer.groups, layer.output_dim))
+        found = torch.einsum("ngop,ngp->go", parts, maps).flatten()
+        return found, torch.linalg.vector_norm(grads) * torch.linalg.vector_norm(maps)
+    return rows.mT @ through, torch.linalg.vector_norm(rows) * torch.linalg.vector_norm(through)
+
+
+def _entries(grad: Tensor) -> Tensor:
+    """View some entries, spread over a gradient."""
+    flat = grad.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // 64)]
+
+
+def _executes(node: Node) -> bool:
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:  # torch.autograd.grad by the weight itself
+        return False
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return _TOLERANCES.get(dtype, _LOW_PRECISION)
+
+
+@functools.lru_cache(maxsize=64)
+def _probe(size: int) -> Tensor:
+    """Return a fixed vector that no gradient depends on."""
+    return torch.randn(size, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
+
+
+def unexplained(found: Iterable[tuple[str, int]]) -> str | None:
+    """Say which layers have gradients that their calls do not explain, and what to write instead."""
+    listed = list(found)
+    if not listed:
+        return None
+    name, index = listed[0]
+    names = ", ".join(repr(each) for each in dict.fromkeys(each for each, _ in listed))
+    return (
+        f"The gradient of layer {names} is not the sum over its calls of output gradient times input: backward pass "
+        f"{index} since the last step (layer {name!r}) reaches the weight in another way, so that K-FAC's statistics "
+        "would not be those of the gradient. For a gradient penalty or another term to be left out of the statistics, "
+        "call loss.backward() and then penalty.backward() within `with optimizer.uncounted():`. For a weight that is "
+        f"also used by a function, such as F.linear(x, embedding.weight), pass KFAC(..., exclude=[{name!r}])."
+    )
