@@ -31,8 +31,8 @@ class PricedPlan:
         said = (
             f"{how_many} runs to do{'' if estimated else f', in {self.packs} packs'}.\n"
             f"About {duration(self.price.device_seconds)} of device time, less where runs diverge:"
-            f" {duration(self.price.wall_seconds)} with {self.price.workers} workers, Ray's start aside. ms/step is a trial's share of its pack's step, gain "
-            "what the pack saves of it; memory is a pack's."
+            f" {duration(self.price.wall_seconds)} with {self.price.workers} workers, Ray's start aside. ms/step is a"
+            " trial's share of its pack's step, gain what the pack saves of it; memory is a pack's."
         )
         return "\n".join([said, *notes])
 
