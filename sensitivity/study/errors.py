@@ -24,6 +24,10 @@ class UserError(Exception):
     def __init__(self, message: str = "") -> None:
         super().__init__(_clipped(printable(redacted(message))))
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in a notebook: the message, as a command prints it."""
+        return [f"error: {self}"]
+
 
 class StudyFileError(UserError):
     """The mistakes of a study file, one line each; of very many, the first."""

@@ -110,3 +110,17 @@ def test_reading_loads_neither_torch_nor_ray(stored):
 def test_no_workers_are_refused_before_anything_starts(ask):
     with pytest.raises(sensitivity.UserError, match="workers: give a number of at least 1"):
         ask("quickstart", workers=0)
+
+
+def test_a_mistake_in_a_notebook_is_its_message_without_a_traceback():
+    """IPython asks an exception how it is shown; a user's mistake took over thirty lines of this package's code."""
+    error = sensitivity.UserError("no study 'x'\n  Give one of: a, b")
+    assert error._render_traceback_() == ["error: no study 'x'\n  Give one of: a, b"]
+    source = "import sensitivity\nsensitivity.open('nowhere/at/all')"
+    script = f"from IPython.core.interactiveshell import InteractiveShell as S; S.instance().run_cell({source!r})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    shown = done.stdout + done.stderr
+    assert "error: " in shown
+    assert "nowhere/at/all" in shown
+    assert "Traceback" not in shown
+    assert ".py" not in shown
