@@ -94,7 +94,8 @@ class StudyResults:
     @kept()
     def metrics(self) -> tuple[Metric, ...]:
         """Those that some run has a value of, the target's first, then the most telling."""
-        known, target = available_metrics(self.searched), self.spec.primary_target
+        has, target = self.spec.problem.metrics(), self.spec.primary_target
+        known = [metric for metric in available_metrics(self.searched) if metric.name in has]
         return tuple(sorted(known, key=lambda metric: target is None or metric.name != target[0]))
 
     @property

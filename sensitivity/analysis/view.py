@@ -99,7 +99,8 @@ def changed_view(view: View, changes: Mapping[str, object], spec: StudySpec) -> 
         if not isinstance(values, (tuple, list)):
             raise UserError(f"{name}: give a tuple, such as {allowed[:1]!r}; got {values!r}")
         _check(name.removesuffix("s").replace("_", " "), values, allowed)
-    return replace(view, **changes)  # type: ignore[arg-type]
+    kept = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+    return replace(view, **kept)  # type: ignore[arg-type]
 
 
 def _check(what: str, given: Iterable[object], allowed: Iterable[object]) -> None:

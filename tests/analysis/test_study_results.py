@@ -238,3 +238,17 @@ def test_an_answer_is_computed_once_whoever_asks_and_few_filters_are_kept(direct
     for k in range(20):
         assert len(results.under(box=(Narrowed("kfac", "lr", 0.01 * (1 + k / 100), 1.0),)).runs) > 0
     assert len(results.memo._kept) == 8
+
+
+def test_a_list_looks_at_the_same_as_a_tuple(directory):
+    results = StudyResults(read_tables(directory("mixed")))
+    assert results.under(batch_sizes=[32]).maps is results.under(batch_sizes=(32,)).maps
+
+
+def test_metrics_are_those_that_the_problem_has(directory, synthetic):
+    """A squared-error problem has no accuracy, whatever columns its runs were given."""
+    study = read_study(directory("mixed"))
+    spec = synthetic.make_spec(problem={"loss": "squared_error"}, targets={})
+    results = StudyResults(replace(study, manifest=replace(study.manifest, spec=spec)))
+    assert {metric.name for metric in results.metrics} == {"train_loss", "test_loss"}
+    assert all(results.under(metric=metric.name).maps for metric in results.metrics)
