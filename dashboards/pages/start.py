@@ -164,7 +164,7 @@ def _editing(app: Dash, site: Site) -> None:
             told = _told(left or ("See the messages beside the fields.",))
         there = [(name["path"], _read(str(value or ""))) for name, value in zip(names, values, strict=True)]
         if there == [(field.id["path"], _read(field.value)) for field in fields]:
-            # The fields say so already: whoever types in one goes on undisturbed.
+            # The fields say so already: replacing them would disturb typing.
             return no_update, [field.error for field in fields], told
         return fields, as_they_are, told
 

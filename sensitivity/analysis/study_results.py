@@ -7,9 +7,9 @@ enter no map, region, rate or choice, because the other configurations don't hav
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -52,6 +52,7 @@ from sensitivity.study.metrics import METRICS, Metric
 from sensitivity.study.primary import Pair, Question
 from sensitivity.study.spec import MarginsSpec, StudySpec
 
+T = TypeVar("T")
 _MOST_VIEWS = 8
 """Sets of filtered runs that are kept with their answers: each is a copy, and dragging a slider makes many."""
 
@@ -157,6 +158,10 @@ class StudyResults:
     def _of_runs(self, rows: pd.DataFrame) -> pd.DataFrame:
         return rows if len(self.runs) == len(self.tables.runs) else rows[rows["trial_id"].isin(self.runs["trial_id"])]
 
+    def _of_metric(self, compute: Callable[..., tuple[T, ...]], **further: object) -> tuple[T, ...]:
+        """Return what `compute` makes of the runs and the metric; nothing while no run has a value of it."""
+        return compute(self.searched, self._start(), self.metric.name, **further) if self.has_values else ()
+
     # What was run, and what it took.
 
     @property
@@ -196,14 +201,8 @@ class StudyResults:
         """Robustness maps; none while no run has a value of the metric."""
         if not self.has_values:
             return ()
-        return compute_maps(
-            self.searched,
-            self._start(),
-            self.metric,
-            designs=self._designs,
-            axes=self.spec.axes,
-            epsilon=self.tolerance,
-        )
+        runs, start, axes = self.searched, self._start(), self.spec.axes
+        return compute_maps(runs, start, self.metric, designs=self._designs, axes=axes, epsilon=self.tolerance)
 
     @property
     def cautions(self) -> tuple[Caution, ...]:
@@ -214,44 +213,32 @@ class StudyResults:
     @kept("metric")
     def best_of_k(self) -> tuple[BestOfK, ...]:
         """The expected best of k trials; none while no run has a value of the metric, as the three below."""
-        if not self.has_values:
-            return ()
-        return compute_best_of_k(self.searched, self._start(), self.metric.name, designs=self._designs)
+        return self._of_metric(compute_best_of_k, designs=self._designs)
 
     @property
     @kept("metric")
     def importance(self) -> tuple[Importance, ...]:
         """Which hyperparameters matter."""
-        if not self.has_values:
-            return ()
-        return compute_importance(self.searched, self._start(), self.metric.name, designs=self._designs)
+        return self._of_metric(compute_importance, designs=self._designs)
 
     @property
     @kept("metric")
     def lr_sensitivity(self) -> tuple[LrSensitivity, ...]:
         """What a wrong learning rate costs."""
-        if not self.has_values:
-            return ()
-        return compute_lr_sensitivity(self.searched, self._start(), self.metric.name)
+        return self._of_metric(compute_lr_sensitivity)
 
     @property
     @kept("metric")
     def tunings(self) -> tuple[Tuning, ...]:
         """What one setting for all batch sizes costs, and what tuning gains."""
-        if not self.has_values:
-            return ()
-        return compute_tuning(self.searched, self._start(), self.metric.name, designs=self._designs)
+        return self._of_metric(compute_tuning, designs=self._designs)
 
     @property
     @kept("metric", "tolerance")
     def own_regions(self) -> tuple[RobustRegion, ...]:
         """Robust regions within the tolerance of each optimizer's own best."""
-        if not self.has_values:
-            return ()
-        return compute_regions(
-            self.searched, self._start(), self.metric.name,
-            epsilon=self.tolerance, designs=self._designs, boxes=self._boxes,
-        )  # fmt: skip
+        further = {"epsilon": self.tolerance, "designs": self._designs, "boxes": self._boxes}
+        return self._of_metric(compute_regions, **further)
 
     @property
     @kept("target")
@@ -267,8 +254,6 @@ class StudyResults:
     def varying(self) -> tuple[str, ...]:
         """Names of the hyperparameters that vary."""
         return varying(self.searched)
-
-    # Learning curves.
 
     def cell_rows(self, cell_id: str) -> pd.DataFrame:
         """Return the runs of a cell by seed, whatever the filters; empty without such a cell."""

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class PackCheckpoint:
-    """The checkpoint of one pack in a study directory, for whoever trains it.
+    """The checkpoint of one pack in a study directory, for the worker that trains it.
 
     Nothing here ends a training: what can't be written is written later, and what can't be used is not used.
     """

@@ -8,7 +8,6 @@ statistics there are no hooks. For the Monte-Carlo and type-2 Fisher the backwar
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -31,38 +30,15 @@ from sensitivity.kfac.factors import (
     row_count,
 )
 from sensitivity.kfac.hooks import Call, Hook, refuse_changed, transformed, version_of
-from sensitivity.kfac.layers import Layer, counted
+from sensitivity.kfac.layers import counted
 from sensitivity.kfac.passes import PassLedger
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_weights
+from sensitivity.kfac.sums import Place, Seen, add_rows, input_parts
 from sensitivity.kfac.terms import ExamplesSeen, LossTerms, batch_first, batched, has_positions
 from sensitivity.kfac.thin import Rows, full_flops, rows_of, thin_flops
 
 _WORTH_FLOPS = 5e7  # what keeping a layer's calls and trying them costs, in the time of products (measured: 0.2 ms)
-
-
-@dataclass(frozen=True, eq=False)
-class _Place:
-    """Where a layer's sums lie; `parts` are views of a linear layer's input factor."""
-
-    layer: Layer
-    inputs: Tensor
-    outputs: Tensor
-    parts: tuple[Tensor, Tensor, Tensor, Tensor] | None
-
-
-@dataclass(eq=False, slots=True)
-class _Seen:
-    """What one layer has contributed since the last step: rows of gradients, and examples, used and full, by batch.
-
-    Its sums are scaled as if its first call were all there is, which usually saves a pass over them.
-    """
-
-    scales: tuple[float, float]
-    rows: int = 0
-    positions: bool = False
-    used: dict[int, int] = field(default_factory=dict)
-    full: dict[int, int] = field(default_factory=dict)
 
 
 class Recorder:
@@ -97,14 +73,14 @@ class Recorder:
         like = state.momentum
         dtype = accumulation_dtype(like.dtype)
         self._sums = Statistics(self._layout.new_banks(like, dtype), self._layout.new_diagonals(like, dtype))
-        self._places = dict[str, _Place]()
+        self._places = dict[str, Place]()
         for p in self._layout.placements:
             inputs = self._sums.diagonals[p.layer.name] if p.inputs is None else p.inputs.of(self._sums.banks)
-            parts = _parts(inputs[0], bias=p.layer.bias is not None) if p.layer.kind == "linear" else None
-            self._places[p.layer.name] = _Place(p.layer, inputs, p.outputs.of(self._sums.banks), parts)
+            parts = input_parts(inputs[0], bias=p.layer.bias is not None) if p.layer.kind == "linear" else None
+            self._places[p.layer.name] = Place(p.layer, inputs, p.outputs.of(self._sums.banks), parts)
         self._whole_calls = config.sharing == "reduce" or config.ekfac
         self._plain = not self._whole_calls and config.batch_fraction == 1.0 and config.fisher == "empirical"
-        self._ones = torch.ones(0, dtype=dtype, device=like.device)
+        self._device = like.device
         plain = config.fisher == "empirical" and config.damping_form == "factored" and group is None and scaler is None
         self._linear = frozenset(
             name for name, place in self._places.items() if plain and state.alone and place.layer.kind == "linear"
@@ -138,7 +114,7 @@ class Recorder:
 
     def clear(self) -> None:
         """Forget everything recorded since the last step."""
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, Seen] = {}
         self._kept: dict[int, dict[str, list[Capture]]] = {}
         self._squares: dict[str, Tensor] = {}
         self._rows: dict[str, list[Capture]] = {}
@@ -325,9 +301,9 @@ class Recorder:
             return
         if inputs.numel() == 0:
             raise ValueError(f"Layer {name!r} saw an empty batch. Drop such batches before the forward pass.")
-        if inputs.device != self._ones.device:
+        if inputs.device != self._device:
             raise RuntimeError(
-                f"Layer {name!r} is on {inputs.device}, and KFAC was built on {self._ones.device}. Build it when the "
+                f"Layer {name!r} is on {inputs.device}, and KFAC was built on {self._device}. Build it when the "
                 "model is on its device, and load its state_dict()."
             )
         version = version_of(inputs)
@@ -397,7 +373,8 @@ class Recorder:
         place = self._places[name]
         layer = place.layer
         if self._plain and place.parts is not None and call.inputs.dim() == 2 and name not in self._seen:
-            self._add_rows(place, place.parts, call, batch)
+            mean = self._config.reduction == "mean"
+            self._seen[name] = add_rows(place, call, batch, per_example=self._per_example, mean=mean)
             return
         positions = has_positions(layer, call.inputs)
         call = batch_first(call) if positions and self._config.batch_dim == 1 else call
@@ -407,7 +384,7 @@ class Recorder:
         if new:
             scale = terms if self._config.reduction == "mean" and self._config.fisher == "empirical" else 1
             share = used.inputs.shape[0] / call.inputs.shape[0]
-            self._seen[name] = _Seen((1 / (terms * share), scale**2 / rows))
+            self._seen[name] = Seen((1 / (terms * share), scale**2 / rows))
         seen = self._seen[name]
         seen.positions |= positions
         if first:
@@ -420,27 +397,3 @@ class Recorder:
         if first:
             add_input_moment(layer, (used,), 0, sharing, place.inputs, held, seen.scales[0])
         add_output_moment(layer, (used,), 0, sharing, place.outputs, held, seen.scales[1])
-
-    def _add_rows(self, place: _Place, parts: tuple[Tensor, Tensor, Tensor, Tensor], call: Capture, batch: int) -> None:
-        """Do what `_add` does, in fewer steps, for the first call of a linear layer on plain rows."""
-        rows, dtype, per_example = call.inputs.shape[0], place.outputs.dtype, self._per_example
-        scale = rows * per_example if self._config.reduction == "mean" else 1
-        seen = _Seen((1 / (rows * per_example), scale**2 / rows), rows, False, {batch: rows}, {batch: rows})
-        self._seen[place.layer.name] = seen
-        inputs, grads = call.inputs.to(dtype), call.columns[0].to(dtype)
-        block, last_row, last_column, corner = parts
-        columns = inputs.mT
-        block.addmm_(columns, inputs, beta=0.0, alpha=seen.scales[0])
-        if place.layer.bias is not None:
-            if len(self._ones) != rows:
-                self._ones = self._ones.new_ones(rows)
-            last_row.addmv_(columns, self._ones, beta=0.0, alpha=seen.scales[0])
-            last_column.copy_(last_row)
-            corner.fill_(rows * seen.scales[0])
-        place.outputs[0].addmm_(grads.mT, grads, beta=0.0, alpha=seen.scales[1])
-
-
-def _parts(factor: Tensor, *, bias: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """View an input factor [d, d] without its bias, and the bias's row, column and corner."""
-    side = len(factor) - bias
-    return factor[:side, :side], factor[-1, :side], factor[:side, -1], factor[-1, -1]

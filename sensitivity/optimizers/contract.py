@@ -4,7 +4,7 @@ An optimizer is one file in `kinds`: an `Arm`, which declares its fields, and a 
 and `step` are required. Whatever else an optimizer needs or offers is a protocol of its own, and a rule that doesn't
 have it leaves it out.
 
-This file imports no torch at run time, and neither may the top of a file in `kinds`: whoever reads a study loads them.
+This file imports no torch at run time, and neither may the top of a file in `kinds`: reading a study loads them.
 """
 
 from __future__ import annotations

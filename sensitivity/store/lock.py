@@ -83,11 +83,11 @@ class WriterLock:
     """Held for as long as a study is written; a context manager.
 
     A lock is stale when its holder is a dead process of this machine, or has not renewed it for `STALE_S` seconds by
-    the storage's own clock; a stale lock is taken over. Whether a holder elsewhere is alive, its heartbeat tells: who
-    comes meanwhile waits for it, and is refused once it beats. On a file system whoever looks at the lock and changes
-    it holds a guard meanwhile, so that of any number that find it stale one takes it over. Object stores have no such
-    guard: there the last of those who write it has it, and the others see so when they read it again. Whoever was
-    suspended and has lost its lock finds out before it writes anything: see `require`.
+    the storage's own clock; a stale lock is taken over. Whether a holder elsewhere is alive, its heartbeat tells: a
+    writer that finds the lock waits for a beat, and is refused once there is one. On a file system a writer holds a
+    guard while it looks at the lock and changes it, so that of several that find it stale one takes it over. Object
+    stores have no such guard: there the last one to write the lock holds it, and the others see so when they read it
+    again. A writer that was suspended and has lost its lock finds out before it writes anything: see `require`.
     """
 
     def __init__(self, directory: Place) -> None:

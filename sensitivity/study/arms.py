@@ -86,6 +86,13 @@ class Arm(Section):
     """Scale the gradient of all parameters to this norm where it is larger, as torch's clip_grad_norm_ does."""
     schedule: ArmSchedule | None = None
 
+    @field_validator("nesterov", check_fields=False)
+    @classmethod
+    def _nesterov_has_momentum(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and "momentum" in info.data and info.data["momentum"].bounds()[0] == 0:
+            raise PydanticCustomError("design", "nesterov = true needs momentum > 0 everywhere; remove 0 from momentum")
+        return value
+
     @field_validator("samples")
     @classmethod
     def _samples_fit_design(cls, value: int | None, info: ValidationInfo) -> int | None:
@@ -192,13 +199,6 @@ def fitting(axis: Axis, name: str, design: str | None) -> Axis:
     if axis.points is not None and design not in (None, "grid"):
         raise PydanticCustomError("design", 'points belongs to design = "grid"; remove it')
     return axis.model_copy(update={"whole": True}) if number.whole else axis
-
-
-def needs_momentum(nesterov: bool, info: ValidationInfo) -> bool:
-    """Refuse Nesterov's form where momentum may be 0; for the field `nesterov` of an arm, after `momentum`."""
-    if nesterov and "momentum" in info.data and info.data["momentum"].bounds()[0] == 0:
-        raise PydanticCustomError("design", "nesterov = true needs momentum > 0 everywhere; remove 0 from momentum")
-    return nesterov
 
 
 OWN = "module:Optimizer"

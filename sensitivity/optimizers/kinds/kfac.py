@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from sensitivity.optimizers.contract import Networks, Report, State, Tensors, registered
-from sensitivity.study.arms import Arm, needs_momentum
+from sensitivity.study.arms import Arm
 from sensitivity.study.axes import Axis, AxisField, CountOrAxis, LimitOrAxis, ShareOrAxis, fixed
 
 if TYPE_CHECKING:
@@ -64,11 +64,6 @@ class KFACArm(Arm):
         if value and info.data.get("damping_form") == "factored":
             raise PydanticCustomError("design", 'needs damping_form = "exact"')
         return value
-
-    @field_validator("nesterov")
-    @classmethod
-    def _nesterov_has_momentum(cls, value: bool, info: ValidationInfo) -> bool:
-        return needs_momentum(value, info)
 
     @field_validator("inverse_interval")
     @classmethod

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import ValidationInfo, field_validator
-
 from sensitivity.optimizers.contract import Networks, State, Tensors, registered
-from sensitivity.study.arms import Arm, needs_momentum
+from sensitivity.study.arms import Arm
 from sensitivity.study.axes import AxisField, fixed
 
 if TYPE_CHECKING:
@@ -28,11 +26,6 @@ class SGDArm(Arm):
     momentum: AxisField = fixed(0.0)
     weight_decay: AxisField = fixed(0.0)
     nesterov: bool = False
-
-    @field_validator("nesterov")
-    @classmethod
-    def _nesterov_has_momentum(cls, value: bool, info: ValidationInfo) -> bool:
-        return needs_momentum(value, info)
 
 
 @registered(SGDArm)
