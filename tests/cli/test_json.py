@@ -250,7 +250,8 @@ def test_verify(printed, finished):
 @pytest.fixture
 def jobs(monkeypatch):
     """A cluster with a job that waits, one that has ended, and what is submitted to it."""
-    execution = pytest.importorskip("sensitivity.execution.jobs")
+    from sensitivity.execution import jobs as execution
+
     waits = execution.Job(
         id="small-1", status="PENDING", message="", study="small", storage="/shared", spec_hash="a",
         started_at=None, ended_at=None,

@@ -38,7 +38,8 @@ def test_a_package_that_a_node_lacks_is_a_difference():
 
 @pytest.mark.parametrize(("cuda", "hip", "lacks"), [(None, None, True), ("12.8", None, False), (None, "6.4", False)])
 def test_a_pytorch_that_is_built_for_no_accelerator_is_found(monkeypatch, cuda, hip, lacks):
-    torch = pytest.importorskip("torch")
+    import torch
+
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.version, "hip", hip)
     assert bool(lacking_accelerator("cuda")) is lacks
@@ -46,6 +47,8 @@ def test_a_pytorch_that_is_built_for_no_accelerator_is_found(monkeypatch, cuda, 
 
 
 def test_the_versions_are_those_that_are_imported():
-    ray, torch = pytest.importorskip("ray"), pytest.importorskip("torch")
+    import ray
+    import torch
+
     assert versions()["Ray"] == ray.__version__
     assert versions()["PyTorch"] == torch.__version__
