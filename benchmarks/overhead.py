@@ -17,8 +17,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sensitivity.execution import launch as launching
+from sensitivity.execution import study_run
 from sensitivity.execution.costs import measure_here
+from sensitivity.execution.launch import launch
 from sensitivity.execution.prepare import available_workers, prepare
 from sensitivity.execution.progress import Progress
 from sensitivity.store.directory import place
@@ -72,10 +73,10 @@ def main() -> None:
     def show(progress: Progress) -> Iterator[Callable[[], None]]:
         yield lambda: None
 
-    launching.measure_here = measure  # type: ignore[assignment]
+    study_run.measure_here = measure  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
         directory = place(folder).child(plan.spec.name)
-        outcome = launching.launch(plan, directory, address=None, workers=workers, show=show)
+        outcome = launch(plan, directory, study_run.Machines(workers=workers), show=show)
         ended = time.time()
         spans = pack_spans(directory.uri)
     start = marks["ray started"] - prepared

@@ -32,6 +32,7 @@ import torch
 from sensitivity.execution.environment import ray_environment
 from sensitivity.execution.launch import launch
 from sensitivity.execution.prepare import prepare
+from sensitivity.execution.study_run import Machines
 from sensitivity.store.directory import place
 from sensitivity.study.load import parse_study
 from sensitivity.study.provenance import machine, package_versions
@@ -257,7 +258,7 @@ def study(rounds: int) -> Iterator[str]:
         for k in range(rounds):
             plan = prepare(str(path))
             began = time.perf_counter()
-            launch(plan, place(folder).child(f"ours{k}"), address=None, workers=2, show=silent)
+            launch(plan, place(folder).child(f"ours{k}"), Machines(workers=2), show=silent)
             ours = time.perf_counter() - began
             axes = plan.spec.optimizers["sgd"].axes()
             grid = {name: tune.grid_search(list(axis.grid())) for name, axis in axes.items()}

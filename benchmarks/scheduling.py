@@ -109,6 +109,7 @@ def ours(packs: int) -> Measured:
 
     from sensitivity.execution.launch import launch
     from sensitivity.execution.prepare import prepare
+    from sensitivity.execution.study_run import Machines
     from sensitivity.store.directory import place
 
     laps = Laps(packs)
@@ -118,8 +119,7 @@ def ours(packs: int) -> Measured:
         outcome = launch(
             prepare(str(path)),
             place(f"{folder}/studies/scheduling"),
-            address=None,
-            workers=WORKERS,
+            Machines(workers=WORKERS),
             show=lambda progress: contextlib.nullcontext(lambda: laps.done(progress.done)),
         )
     if outcome.statuses != {"completed": packs}:

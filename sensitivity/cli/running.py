@@ -13,6 +13,7 @@ from sensitivity.cli.json_output.base import json_text
 from sensitivity.cli.json_output.runs import run_output
 from sensitivity.execution.launch import Outcome, launch
 from sensitivity.execution.prepare import prepare
+from sensitivity.execution.study_run import Machines
 from sensitivity.execution.telling import extent, outcome_lines
 from sensitivity.store.directory import place
 from sensitivity.study.redaction import redacted
@@ -26,8 +27,7 @@ def run_study(study: str, *, storage: str, address: str | None, workers: int | N
     outcome = launch(
         plan,
         place(storage).child(plan.spec.name),
-        address=address,
-        workers=workers,
+        Machines(address=address, workers=workers),
         show=lambda progress: shown(progress, console),
     )
     if as_json:

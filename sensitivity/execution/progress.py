@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from sensitivity.study.results import PackResult
@@ -63,7 +64,7 @@ class Progress:
     """
 
     planned: int | None
-    """Runs of the study; None where a search goes on for as long as its device-hours last."""
+    """Runs of the study; None where that can't be told before its end."""
     finished_before: int
     """Runs that earlier commands finished."""
     shares: Mapping[Part, Share]
@@ -72,6 +73,8 @@ class Progress:
     """Gives the FLOPs of a run by its batch size."""
     expected_rate: float | None = None
     """Device-seconds a FLOP, measured before; None where nothing was measured."""
+    stage: str = ""
+    """What the source of its trials is doing; empty where there is nothing to say."""
     counts: Counter[str] = field(default_factory=Counter)
     """Runs that this command finished, by status."""
     _began: float = field(default_factory=time.monotonic)
@@ -143,3 +146,7 @@ class Progress:
     def seconds_left(self) -> float | None:
         """Estimate of the time left; None before there is anything to judge by."""
         return self.elapsed * (1 - self.fraction) / self.fraction if self.fraction > 0 else None
+
+
+Show = Callable[[Progress], AbstractContextManager[Callable[[], None]]]
+"""Shows progress while inside, and gives what to call when it has changed."""

@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from sensitivity.execution.objectives import Values, configuration_values, run_values
+from sensitivity.execution.prepare import Plan, with_recorded
 from sensitivity.execution.sampler import Tried, next_configurations
 from sensitivity.store.directory import first_line
 from sensitivity.store.writer import result_row
@@ -72,6 +73,11 @@ class Campaign:
     def finished(self) -> bool:
         """Whether nothing waits, and nothing more would come."""
         return not self._waiting and (self._closed or not (self._searching or self._confirmations()))
+
+    @property
+    def timed(self) -> bool:
+        """Whether only its device-hours end its search, and some are left."""
+        return self._spec.optimizers[self._group[0]].open_ended and self._has_time
 
     @property
     def _searching(self) -> bool:
@@ -199,6 +205,16 @@ class Searches:
         """Whether more trials may come."""
         return any(not campaign.finished for campaign in self._campaigns.values())
 
+    @property
+    def unbounded(self) -> bool:
+        """Whether a search goes on for as long as its device-hours last, and has some left."""
+        return any(campaign.timed for campaign in self._campaigns.values())
+
+    @property
+    def stage(self) -> str:
+        """Nothing: rounds need no words."""
+        return ""
+
     def learn(self, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
         """Take in what is known from the tables of a study directory."""
         finished = runs[runs["status"].isin(_FINAL)]
@@ -245,6 +261,18 @@ class Searches:
             self._campaigns[group].accept(trials)
             if trials:
                 yield trials
+
+
+def with_searches(plan: Plan, planned: pd.DataFrame | None) -> tuple[Plan, Searches]:
+    """Return a plan with what searches and confirmations of earlier commands came up with, and their source.
+
+    Args:
+        plan: of a study.
+        planned: the table of planned runs that an earlier command left, if there was one.
+    """
+    if planned is not None:
+        plan = with_recorded(plan, recorded_trials(planned, plan.spec, plan.source))
+    return plan, Searches(plan.spec, plan.source, plan.trials)
 
 
 def confirmations(

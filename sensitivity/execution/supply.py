@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sensitivity.execution.last_words import crash_line, quoted
-from sensitivity.execution.searches import Searches
+from sensitivity.execution.sources import TrialSource
 from sensitivity.study.errors import UserError
 from sensitivity.study.results import PackResult
 from sensitivity.study.trials import Group, Pack, Trial
@@ -65,12 +65,12 @@ class Supply:
         packs: Sequence[Pack],
         *,
         workers: int,
-        searches: Searches | None = None,
+        source: TrialSource | None = None,
         cut: Callable[[Sequence[Trial]], Sequence[Pack]] = lambda trials: [Pack(tuple(trials))],
     ) -> None:
-        """Begin with `packs`; what `searches` come up with is made into packs by `cut`."""
+        """Begin with `packs`; what `source` comes up with is made into packs by `cut`."""
         self._waiting = deque(packs)
-        self._searches, self._cut = searches, cut
+        self._source, self._cut = source, cut
         self._running: dict[str, Pack] = {}
         self._reached: dict[str, float] = {}
         self._records: dict[str, _Record] = {}
@@ -83,12 +83,12 @@ class Supply:
     @property
     def done(self) -> bool:
         """Whether nothing waits, nothing runs, and nothing more will come."""
-        return not self._waiting and not self._running and not (self._searches and self._searches.open)
+        return not self._waiting and not self._running and not (self._source and self._source.open)
 
     def take(self) -> Pack | None:
         """Return the pack to start now; None if there is none at the moment."""
-        if self._searches is not None:
-            for trials in self._searches.new_trials(wait=not self._waiting and not self._running):
+        if self._source is not None:
+            for trials in self._source.new_trials(wait=not self._waiting and not self._running):
                 self._waiting.extend(self._cut(trials))
         if not self._waiting:
             return None
@@ -120,8 +120,8 @@ class Supply:
         self._tell(result)
 
     def _tell(self, result: PackResult) -> None:
-        if self._searches is not None:
-            self._searches.tell(result)
+        if self._source is not None:
+            self._source.tell(result)
 
     def lose(self, pack: Pack, cause: str, *, out_of_memory: bool, last_words: str = "") -> str | None:
         """Note that a pack's worker was lost, and decide how to go on.

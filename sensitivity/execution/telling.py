@@ -25,6 +25,7 @@ def progress_line(progress: Progress) -> str:
     left = progress.seconds_left
     timed = progress.device_time
     parts = [
+        *([progress.stage] if progress.stage else []),
         f"{progress.done} runs" if progress.planned is None else f"{progress.done}/{progress.planned} runs",
         *([f"{duration(timed[0])} of {duration(timed[1])} device time"] if timed is not None else []),
         f"{counts['completed']} completed",

@@ -20,14 +20,14 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from sensitivity.execution.searches import recorded_trials
+from sensitivity.execution.sources import planned_trials
 from sensitivity.store.directory import Place
 from sensitivity.store.manifest import Manifest
 from sensitivity.store.reader import read_evaluations, read_plan, read_runs
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.provenance import code_version, package_versions
 from sensitivity.study.results import Measurement, RunResult, Status
-from sensitivity.study.trials import Pack, Trial, expand
+from sensitivity.study.trials import Pack, Trial
 from sensitivity.training.memory import keep_freed_memory
 from sensitivity.training.pack_training import PackTraining
 from sensitivity.training.precision import set_tf32
@@ -135,10 +135,7 @@ def recorded_packs(directory: Place, manifest: Manifest) -> list[RecordedPack]:
     """
     parts: dict[str, pa.Table] = {}
     read = read_runs(directory, parts)
-    planned = (
-        *expand(manifest.spec, source=manifest.source),
-        *recorded_trials(read_plan(directory), manifest.spec, manifest.source),
-    )
+    planned = planned_trials(read_plan(directory), manifest.spec, manifest.source)
     trials, found = {trial.id: trial for trial in planned}, []
     rows: dict[str, Any] = {row["trial_id"]: row for row in read.runs[["trial_id", *_COLUMNS]].to_dict("records")}
     part_of = read.parts.to_dict()

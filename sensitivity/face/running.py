@@ -76,6 +76,7 @@ def run(
     _check_workers(workers)
     with _prepared(study) as ready:
         from sensitivity.execution.launch import launch
+        from sensitivity.execution.study_run import Machines
         from sensitivity.execution.telling import extent, outcome_lines
 
         line.show(f"{ready.spec.name}: {extent(ready)}")
@@ -83,10 +84,8 @@ def run(
         outcome = launch(
             ready,
             directory,
-            address=address,
-            workers=workers,
+            Machines(address=address, workers=workers, sessions=_this_executor().session),
             show=line.following,
-            sessions=_this_executor().session,
         )
     said = "\n".join(outcome_lines(outcome))
     line.end(said)

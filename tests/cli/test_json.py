@@ -220,7 +220,7 @@ def test_run_that_is_stopped(printed, study_file, half_done, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sensitivity.execution.launch._run_missing", stopped)
+    monkeypatch.setattr("sensitivity.execution.study_run.StudyRun.train", stopped)
     content = printed("run", study_file, "--storage", half_done.parent, code=130)
     assert content["statuses"] == {"pending": 2, "completed": 1, "diverged": 1}
     assert content["interrupted"] is True

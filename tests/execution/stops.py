@@ -35,14 +35,14 @@ PHASES = {
     "import": None,
     "check": ("sensitivity.cli.running", "prepare"),
     "data": ("sensitivity.execution.prepare", "load_problem"),
-    "lock": ("sensitivity.execution.launch", "finished_trials"),
-    "plan": ("sensitivity.execution.launch", "write_plan"),
+    "lock": ("sensitivity.execution.study_run", "finished_trials"),
+    "plan": ("sensitivity.execution.study_run", "write_plan"),
     "ray": ("ray._private.node", "Node.start_ray_processes"),
     "join": ("sensitivity.execution.session", "_fitting_packs"),
-    "measure": ("sensitivity.execution.launch", "pack_sizes"),
+    "measure": ("sensitivity.execution.study_run", "pack_sizes"),
     "train": ("sensitivity.execution.runner", "run_packs"),
     "write": ("sensitivity.execution.runner", "append"),
-    "end": ("sensitivity.execution.launch", "read_study"),
+    "end": ("sensitivity.execution.study_run", "read_study"),
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 from sensitivity.execution.launch import launch
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.progress import Progress, Share, part_of
+from sensitivity.execution.study_run import Machines
 from sensitivity.execution.supply import Supply
 from sensitivity.store.directory import place
 from sensitivity.store.lock import WriterLock
@@ -34,7 +35,7 @@ def run(path, root, show=silent, workers=1):
     """Run a study; each worker is a process that imports PyTorch, so tests take one where two prove no more."""
     plan = prepare(str(path))
     directory = place(str(root)).child(plan.spec.name)
-    return launch(plan, directory, address=None, workers=workers, show=show), read_study(directory)
+    return launch(plan, directory, Machines(workers=workers), show=show), read_study(directory)
 
 
 @pytest.fixture(scope="module")

@@ -202,7 +202,7 @@ def undisturbed(tmp_path_factory):
 
     with Searches(plan.spec, plan.source, plan.trials) as searches:
         packs = plan.packs({}, finished=frozenset(), workers=1)
-        supply = Supply(packs, workers=1, searches=searches, cut=cut)
+        supply = Supply(packs, workers=1, source=searches, cut=cut)
         while not supply.done:
             if (pack := supply.take()) is not None:
                 result = run_pack(pack, plan.spec.execution, plan.origin, place(str(study.directory / "none")))

@@ -1,0 +1,245 @@
+"""One command's work on a study directory: its plan, its lock, what is known, and the trials still to come."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import logging
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sensitivity.execution.costs import measure_here, pack_sizes, samples
+from sensitivity.execution.executor import Sessions, one_session
+from sensitivity.execution.interruption import Interruptible
+from sensitivity.execution.prepare import Plan, available_workers, with_search_seconds
+from sensitivity.execution.progress import Part, Progress, Share, Show, part_of
+from sensitivity.execution.searches import search_seconds
+from sensitivity.execution.sources import SourceOf, TrialSource
+from sensitivity.execution.supply import Supply
+from sensitivity.execution.verification import (
+    Comparison,
+    budget_seconds,
+    choose,
+    curves_of,
+    recorded_packs,
+    train_again,
+)
+from sensitivity.store.checkpoints import sweep_checkpoints
+from sensitivity.store.directory import Place, first_line, patiently
+from sensitivity.store.lock import WriterLock
+from sensitivity.store.manifest import MANIFEST, Manifest, record_determinism, write_manifest
+from sensitivity.store.reader import Study, finished_trials, read_plan, read_study
+from sensitivity.store.writer import write_plan
+from sensitivity.study.results import Status
+from sensitivity.study.schedule import total_steps
+from sensitivity.study.trials import Group, Pack, Trial, group
+from sensitivity.training.calibration import Cost
+from sensitivity.training.cost import example_cost
+
+logger = logging.getLogger(__name__)
+
+UNFINISHED = [status.value for status in Status if not status.final]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machines:
+    """Where packs are trained."""
+
+    address: str | None = None
+    """Of a running Ray cluster; None starts Ray on this machine."""
+    workers: int | None = None
+    """Packs at a time; None takes one for each core (`threads` cores a pack)."""
+    sessions: Sessions = one_session
+    """Gives Ray."""
+
+
+class StudyRun:
+    """A study directory in the hands of one command, which holds its lock."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        directory: Place,
+        lock: WriterLock,
+        manifest: Manifest,
+        source: TrialSource,
+        finished: frozenset[str],
+    ) -> None:
+        self.plan = plan
+        self.directory = directory
+        self.source = source
+        self.finished = finished
+        """Ids of the trials that had a result before this command."""
+        self._lock, self._manifest = lock, manifest
+        self._planned = list(plan.trials)
+
+    @classmethod
+    @contextlib.contextmanager
+    def begin(cls, plan: Plan, directory: Place, source_of: SourceOf) -> Iterator[StudyRun]:
+        """Take the directory's lock, write the manifest and the plan, and take in what is known.
+
+        Raises:
+            UserError: the directory can't be written, is damaged, or holds another study.
+        """
+        with WriterLock(directory) as lock:
+            lock.sweep()
+            finished = finished_trials(directory)  # first: a damaged part stops the command before anything is written
+            planned = read_plan(directory) if directory.exists(MANIFEST) else None
+            manifest = write_manifest(directory, plan.spec, plan.source, plan.origin)
+            plan, source = source_of(plan, planned)
+            write_plan(directory, plan.trials, plan.spec.hyperparameters)
+            if source.wanted:
+                known = read_study(directory)
+                source.learn(known.runs, known.curves)
+                plan = with_search_seconds(plan, search_seconds(known.runs))
+            yield cls(plan, directory, lock, manifest, source, finished)
+            lock.sweep()  # of workers that were killed meanwhile
+
+    @property
+    def anything_missing(self) -> bool:
+        """Whether there is anything to train."""
+        return self.source.open or any(trial.id not in self.finished for trial in self.plan.trials)
+
+    def end(self) -> Study:
+        """Return the study as it stands now, and delete the checkpoints of which nothing will go on."""
+        study = read_study(self.directory)
+        waiting = study.runs["status"].isin(UNFINISHED)
+        sweep_checkpoints(self.directory, set(study.runs.loc[waiting, "trial_id"]))
+        return study
+
+    def train(self, machines: Machines, *, show: Show, stop: Interruptible) -> None:
+        """Train what is missing and what still comes, then train a pack again to compare.
+
+        Args:
+            machines: where.
+            show: shows progress.
+            stop: entered by the caller; it is armed again once Ray has put handlers of its own in place, and told of a
+                part of Ray that is lost.
+
+        Raises:
+            KeyboardInterrupt: a stop was asked for.
+            UserError: the directory can't be written, the cluster does not answer, or workers can't live.
+        """
+        execution, workers = self.plan.spec.execution, machines.workers
+        if machines.address is None:
+            workers = workers or available_workers(execution.threads)
+        ray = machines.sessions(address=machines.address, workers=workers, execution=execution, on_loss=stop.stop)
+        with ray as (at_once, scratch):
+            # These import Ray, which by now has read the environment.
+            from sensitivity.execution.preflight import check_nodes
+            from sensitivity.execution.runner import Destination, run_packs
+            from sensitivity.execution.worker_tasks import again_there
+
+            stop.arm()
+            if machines.address is not None:
+                check_nodes(self.plan, self.directory)
+            here = machines.address is None and execution.device == "cpu"
+            costs = self._costs(at_once, here=here)
+            sizes = pack_sizes(costs)
+            progress = self._progress(costs)
+            with show(progress) as on_change:
+                on_change()
+                run_packs(
+                    self.plan,
+                    Supply(
+                        self._packs(sizes, at_once),
+                        workers=at_once,
+                        source=self.source,
+                        cut=functools.partial(self._cut, sizes, at_once, progress),
+                    ),
+                    Destination(directory=self.directory, manifest=self._manifest, lock=self._lock),
+                    workers=at_once,
+                    scratch=scratch,
+                    progress=progress,
+                    on_change=on_change,
+                    stopped=lambda: stop.requested,
+                )
+            again = functools.partial(train_again, self.plan.problem)
+            if not here:
+                again = functools.partial(again_there, self.plan)
+            self._check_determinism(again, seconds=budget_seconds(progress.elapsed))
+
+    def _costs(self, at_once: int, *, here: bool) -> dict[Group, Cost]:
+        """Measure what still has to be trained, where the packs will run; `here` saves a worker's start."""
+        from sensitivity.execution.worker_tasks import measure_on_cluster, start_workers
+
+        chosen = samples(self.plan, finished=self.finished)
+        groups = {key: some for key, some in chosen.items() if some[0].id not in self.finished}
+        if here:
+            start_workers(at_once - 1, self.plan.spec.execution)  # one core is for the measurement
+        if self.plan.spec.execution.pack_size:
+            return {}
+        return (measure_here if here else measure_on_cluster)(self.plan, groups, workers=at_once)
+
+    def _packs(self, sizes: Mapping[Group, int], at_once: int) -> tuple[Pack, ...]:
+        missing = {trial.id for trial in self.plan.trials if trial.id not in self.finished}
+        begun = sweep_checkpoints(self.directory, missing)
+        return self.plan.packs(sizes, finished=self.finished, workers=at_once, begun=begun)
+
+    def _cut(
+        self, sizes: Mapping[Group, int], at_once: int, progress: Progress, trials: Sequence[Trial]
+    ) -> Sequence[Pack]:
+        """Write trials that have just become known into the plan, before any of them starts, and pack them."""
+        self._planned.extend(trials)
+        progress.stage = self.source.stage
+
+        def write() -> None:
+            self._lock.require()
+            write_plan(self.directory, self._planned, self.plan.spec.hyperparameters)
+
+        patiently(write)
+        fair = -(-len(trials) // at_once)
+        own = self.plan.spec.execution.pack_size
+        return group(trials, {trial.group: own or min(sizes.get(trial.group, fair), fair) for trial in trials})
+
+    def _check_determinism(self, again: Callable[..., Comparison], *, seconds: float) -> None:
+        """Train a pack of this command again, as far as `seconds` allow, and keep what came of it."""
+        try:
+            recorded = recorded_packs(self.directory, self._manifest)
+            new = [each for each in recorded if not each.statuses.keys() <= self.finished]
+            chosen = choose(new, seconds, random.Random(self._manifest.spec_hash))
+            if chosen is not None:
+                found = again(chosen, curves_of(self.directory, chosen), seconds=seconds)
+                self._lock.require()
+                record_determinism(self.directory, self._manifest, found.content())
+        except (Exception, SystemExit) as error:  # all results are there: nothing that happens here may cost them
+            logger.warning("no run could be trained again to compare: %s", first_line(error))
+
+    def _progress(self, costs: Mapping[Group, Cost]) -> Progress:
+        """Return the progress of this command as it begins; what was measured tells how long its work takes."""
+        plan, weigh = self.plan, self._weigher()
+        shares: dict[Part, Share] = {}
+        for name, batch_size in itertools.product(plan.spec.optimizers, plan.spec.batch_sizes):
+            key, left = (name, batch_size), plan.seconds_left((name, batch_size))
+            shares[key, True], shares[key, False] = Share(), Share()
+            if left is not None:
+                before = plan.search_seconds.get(key, 0.0)
+                endless = plan.spec.optimizers[name].open_ended and left != 0
+                shares[key, False] = Share(limit=before + left, before=before, work=math.inf if endless else 0)
+        for trial in plan.expected:
+            if trial.id not in self.finished:
+                shares[part_of(trial)].work += weigh(trial.batch_size)
+        work = sum(weigh(batch_size) for _, batch_size in costs)
+        return Progress(
+            planned=None if self.source.unbounded else len(plan.expected),
+            finished_before=sum(trial.id in self.finished for trial in plan.trials),
+            shares=shares,
+            weigh=weigh,
+            expected_rate=sum(cost.seconds for cost in costs.values()) / work if costs else None,
+            stage=self.source.stage,
+        )
+
+    def _weigher(self) -> Callable[[int], float]:
+        """Return what gives the FLOPs of a run's gradients by its batch size: its weight in the progress."""
+        per_example = example_cost(self.plan.problem).gradient_flops
+        train_size = self.plan.problem.dataset.train_size
+        budget = self.plan.spec.budget
+
+        @functools.cache
+        def weight(batch_size: int) -> float:
+            return per_example * batch_size * total_steps(budget, train_size=train_size, batch_size=batch_size)
+
+        return weight
