@@ -1,0 +1,144 @@
+"""From a study file to the declaration of its settling: claims and error rates, boxes and extension limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from sensitivity.analysis.looks import RATE
+from sensitivity.study.amendments import Claim, Declaration, DeclaredArm, Side
+from sensitivity.study.arms import Arm
+from sensitivity.study.axes import Axis, round_significant
+from sensitivity.study.errors import UserError
+from sensitivity.study.hyperparameters import Hyperparameter, hyperparameter
+from sensitivity.study.primary import Pair, Question
+from sensitivity.study.spec import StudySpec
+
+QUESTIONS: tuple[Question, ...] = ("scaling", "sensitivity")
+LOOKS = (8, 11, 16, 22, 32, 45, 64, 90, 128)
+"""Numbers of judging seeds, each about 1.4 times the one before."""
+MOST_BLOCKS = 4096
+EXTENSION = 2.0
+"""Decades beyond each side of the declared box."""
+_SMALLEST_SHARE = 0.01
+"""Where an average over time is declared to be above 0, a search doesn't go below this."""
+
+
+def declare(
+    spec: StudySpec,
+    spec_hash: str,
+    caps: Sequence[int],
+    *,
+    questions: Sequence[Question] = QUESTIONS,
+    series: int = 0,
+    run_cap: int | None = None,
+    grid_runs: int | None = None,
+) -> Declaration:
+    """Return the declaration of a settling of `spec`.
+
+    Without `[primary]` the error rate is split evenly over all pairs and `questions`, so that all claims together are
+    false in 5% of studies at most. With it, the primary claim has all of it and the others are exploratory.
+
+    Args:
+        spec: the study.
+        spec_hash: its hash, as the study directory has it.
+        caps: steps of a run at each of its batch sizes.
+        questions: to be settled, in any order; the primary one comes first.
+        series: which settling of the study this is (``study.seed_ranges``).
+        run_cap: most runs.
+        grid_runs: runs that the study file asks for otherwise, for comparison; counted from its design by default.
+
+    Raises:
+        UserError: the study has no target, no pair, or for scaling fewer than two batch sizes.
+    """
+    target = spec.primary_target
+    if target is None:
+        raise UserError("nothing to settle without a target: add one, such as [targets] test_accuracy = [0.95]")
+    if not spec.comparisons:
+        raise UserError("nothing to settle with one optimizer: add another, or `pairs`, to compare it with")
+    if "scaling" in questions and len(spec.batch_sizes) < 2:
+        raise UserError("the scaling question needs two batch sizes or more; settle sensitivity, or add batch sizes")
+    looks = spec.primary.looks if spec.primary is not None and spec.primary.question == "scaling" else ()
+    cells = sum(arm.most_cells() for arm in spec.optimizers.values())
+    return Declaration(
+        study=spec.name,
+        spec_hash=spec_hash,
+        series=series,
+        batch_sizes=spec.batch_sizes,
+        caps=tuple(caps),
+        target=target,
+        arms=tuple(_declared(name, arm) for name, arm in spec.optimizers.items() if _compared(name, spec)),
+        claims=_claims(spec, questions),
+        looks=looks or LOOKS,
+        most_blocks=MOST_BLOCKS,
+        run_cap=run_cap,
+        grid_runs=cells * len(spec.batch_sizes) * len(spec.seeds) if grid_runs is None else grid_runs,
+    )
+
+
+def _compared(name: str, spec: StudySpec) -> bool:
+    return any(name in pair for pair in spec.comparisons)
+
+
+def _claims(spec: StudySpec, questions: Sequence[Question]) -> tuple[Claim, ...]:
+    """Return the claims, the primary one first."""
+    margins = {"scaling": spec.margins.scaling_ratio, "sensitivity": spec.margins.tuning_ratio}
+    asked: list[tuple[Question, Pair]] = [(q, pair) for q in QUESTIONS if q in questions for pair in spec.comparisons]
+    primary = None
+    if spec.primary is not None and spec.primary.question in questions:
+        primary = (spec.primary.question, spec.comparisons[0])
+        asked.sort(key=lambda one: one != primary)
+    return tuple(
+        Claim(
+            question=question,
+            candidate=pair[0],
+            reference=pair[1],
+            margin=margins[question],
+            alpha=RATE if primary else RATE / len(asked),
+            confirmatory=primary in (None, (question, pair)),
+        )
+        for question, pair in asked
+    )
+
+
+def _declared(name: str, arm: Arm) -> DeclaredArm:
+    return DeclaredArm(name=name, sides=tuple(_side(each, axis) for each, axis in arm.axes().items()))
+
+
+def _side(name: str, axis: Axis) -> Side:
+    number = hyperparameter(name)
+    low, high = axis.bounds()
+    scale = _scale(number, axis)
+    least, most = _limits(number, low, high, scale)
+    return Side(name=name, axis=axis, scale=scale, low=low, high=high, least=min(least, low), most=max(most, high))
+
+
+def _scale(number: Hyperparameter, axis: Axis) -> Literal["decades", "linear", "levels"]:
+    """Return how a search moves along an axis.
+
+    It keeps to the declared values of what is structural or counted, and of a list that has values without decades,
+    such as a weight decay of 0.
+    """
+    low, high = axis.bounds()
+    if low == high or number.structural or number.whole:
+        return "levels"
+    if low > 0 or (number.scale == "one_minus" and high < 1):
+        return "decades"
+    return "linear" if axis.scale == "linear" else "levels"
+
+
+def _limits(number: Hyperparameter, low: float, high: float, scale: str) -> tuple[float, float]:
+    """Return how far a search may go: two decades, or the declared width, beyond a side, and inside what is allowed."""
+    if scale == "levels":
+        return low, high
+    if scale == "linear":
+        width = high - low
+        most = high + width if high + width < number.high else high
+        return max(low - width, number.low), most
+    ends = (float(number.decades(end)) for end in (low, high))
+    least, most = (
+        round_significant(number.from_decades(end + way * EXTENSION)) for end, way in zip(ends, (-1, 1), strict=True)
+    )
+    if number.scale == "one_minus":
+        least = max(least, 0.0 if low == 0 else min(low, _SMALLEST_SHARE))
+    return least, most
