@@ -18,9 +18,10 @@ from typing import Any
 import pandas as pd
 
 from sensitivity.execution.objectives import Values, configuration_values, run_values
-from sensitivity.execution.prepare import Plan, with_recorded
+from sensitivity.execution.prepare import Plan, with_recorded, with_search_seconds
 from sensitivity.execution.sampler import Tried, next_configurations
 from sensitivity.store.directory import first_line
+from sensitivity.store.lock import WriterLock
 from sensitivity.store.writer import result_row
 from sensitivity.study.designs import Configuration
 from sensitivity.study.errors import UserError
@@ -222,6 +223,10 @@ class Searches:
         for row in finished.to_dict("records"):
             self._note((row["optimizer"], row["batch_size"]), row["trial_id"], row, by_run.get(row["trial_id"], []))
 
+    def expect(self, plan: Plan, runs: pd.DataFrame) -> Plan:
+        """Return the plan with what earlier commands took of the searches' hours, and without those that have none."""
+        return with_search_seconds(plan, search_seconds(runs))
+
     def tell(self, result: PackResult) -> None:
         """Take in a pack's results."""
         if not self.wanted:
@@ -263,12 +268,13 @@ class Searches:
                 yield trials
 
 
-def with_searches(plan: Plan, planned: pd.DataFrame | None) -> tuple[Plan, Searches]:
+def with_searches(plan: Plan, planned: pd.DataFrame | None, lock: WriterLock) -> tuple[Plan, Searches]:
     """Return a plan with what searches and confirmations of earlier commands came up with, and their source.
 
     Args:
         plan: of a study.
         planned: the table of planned runs that an earlier command left, if there was one.
+        lock: of the study directory; searches write nothing.
     """
     if planned is not None:
         plan = with_recorded(plan, recorded_trials(planned, plan.spec, plan.source))

@@ -9,6 +9,7 @@ from typing import Protocol
 import pandas as pd
 
 from sensitivity.execution.prepare import Plan
+from sensitivity.store.lock import WriterLock
 from sensitivity.study.results import PackResult
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import Expander, Trial
@@ -36,6 +37,9 @@ class TrialSource(AbstractContextManager["TrialSource"], Protocol):
     def learn(self, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
         """Take in the results of earlier commands, from the tables of a study directory."""
 
+    def expect(self, plan: Plan, runs: pd.DataFrame) -> Plan:
+        """Return the plan with what is known of the trials to come, once `learn` was told."""
+
     def tell(self, result: PackResult) -> None:
         """Take in a pack's results."""
 
@@ -47,10 +51,11 @@ class TrialSource(AbstractContextManager["TrialSource"], Protocol):
         """
 
 
-SourceOf = Callable[[Plan, pd.DataFrame | None], tuple[Plan, TrialSource]]
+SourceOf = Callable[[Plan, pd.DataFrame | None, WriterLock], tuple[Plan, TrialSource]]
 """Makes the source of a plan's further trials, and completes the plan with those of earlier commands.
 
-Its arguments are the plan and the table of planned runs that an earlier command left, if there was one.
+Its arguments are the plan, the table of planned runs that an earlier command left, if there was one, and the lock that
+the directory is written under.
 """
 
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from sensitivity.execution.costs import measure_here, pack_sizes, samples
 from sensitivity.execution.executor import Sessions, one_session
 from sensitivity.execution.interruption import Interruptible
-from sensitivity.execution.prepare import Plan, available_workers, with_search_seconds
+from sensitivity.execution.prepare import Plan, available_workers
 from sensitivity.execution.progress import Part, Progress, Share, Show, part_of
-from sensitivity.execution.searches import search_seconds
 from sensitivity.execution.sources import SourceOf, TrialSource
 from sensitivity.execution.supply import Supply
 from sensitivity.execution.verification import (
@@ -89,12 +88,12 @@ class StudyRun:
             finished = finished_trials(directory)  # first: a damaged part stops the command before anything is written
             planned = read_plan(directory) if directory.exists(MANIFEST) else None
             manifest = write_manifest(directory, plan.spec, plan.source, plan.origin)
-            plan, source = source_of(plan, planned)
+            plan, source = source_of(plan, planned, lock)
             write_plan(directory, plan.trials, plan.spec.hyperparameters)
             if source.wanted:
                 known = read_study(directory)
                 source.learn(known.runs, known.curves)
-                plan = with_search_seconds(plan, search_seconds(known.runs))
+                plan = source.expect(plan, known.runs)
             yield cls(plan, directory, lock, manifest, source, finished)
             lock.sweep()  # of workers that were killed meanwhile
 

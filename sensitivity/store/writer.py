@@ -32,7 +32,7 @@ def write_plan(directory: Place, trials: Sequence[Trial], hyperparameters: Itera
 def plan_table(trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> pa.Table:
     """Return one row a planned trial; `hyperparameters` as of ``append``."""
     schema = plan_schema({*_param_names(trials), *hyperparameters})
-    return pa.Table.from_pylist([_trial_row(trial) for trial in trials], schema=schema)
+    return pa.Table.from_pylist([trial_row(trial) for trial in trials], schema=schema)
 
 
 def append(
@@ -69,7 +69,7 @@ def append(
         "spec_hash": spec_hash,
         "code_version": code_version,
     }
-    rows = [{**_trial_row(run.trial), **result_row(run), **shared} for run in result.runs]
+    rows = [{**trial_row(run.trial), **result_row(run), **shared} for run in result.runs]
     curves = [
         {
             "trial_id": run.trial.id,
@@ -94,7 +94,8 @@ def _parquet(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def _trial_row(trial: Trial) -> dict[str, Any]:
+def trial_row(trial: Trial) -> dict[str, Any]:
+    """Return the columns of a run that are known before it is trained."""
     return {
         "trial_id": trial.id,
         "cell_id": trial.cell_id,

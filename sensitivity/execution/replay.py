@@ -1,0 +1,106 @@
+"""A settlement followed from its declaration, with the runs that are there, up to the step that lacks some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from sensitivity.settling import Settling
+from sensitivity.settling.observing import observe
+from sensitivity.study.amendments import Freeze, Observation, Settlement, Step
+from sensitivity.study.ledger import Declared, LedgerEntry, StepCost
+from sensitivity.study.results import Status
+from sensitivity.study.spec import StudySpec
+from sensitivity.study.trials import Expander, Trial
+
+_FINAL = frozenset(status.value for status in Status if status.final)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What came of a run, and what it took."""
+
+    observation: Observation
+    device_seconds: float
+    flops: float
+
+
+class Replay:
+    """The procedure, answered from runs as they become known. It writes nothing and trains nothing."""
+
+    def __init__(self, spec: StudySpec, source: str, declared: Declared) -> None:
+        """Begin at the first step.
+
+        Args:
+            spec: the study.
+            source: the hash that its trials' ids hold.
+            declared: what was declared before the first run.
+        """
+        self._settling = Settling(declared.declaration, declared.known)
+        self._target = declared.declaration.target
+        self._expander = Expander(spec, source=source)
+        self._found: dict[str, _Found] = {}
+
+    @property
+    def step(self) -> Step | None:
+        """The step that is being taken; None once there is a settlement."""
+        return self._settling.next_step
+
+    @property
+    def settlement(self) -> Settlement | None:
+        """The answers; None before the end."""
+        return self._settling.settlement
+
+    @property
+    def missing(self) -> tuple[Trial, ...]:
+        """The runs of the step that have no result."""
+        step = self.step
+        return () if step is None else tuple(each for each in self.trials(step) if each.id not in self._found)
+
+    def trials(self, step: Step) -> tuple[Trial, ...]:
+        """Return the runs of a step."""
+        return tuple(
+            self._expander.trial(point.arm, point.hyperparameters, point.batch_size, point.seed)
+            for point in step.points
+        )
+
+    def device_seconds(self, trial: Trial) -> float | None:
+        """Return what a run took; None of one without a result."""
+        found = self._found.get(trial.id)
+        return None if found is None else found.device_seconds
+
+    def take_in(self, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
+        """Take in runs, from the tables of a study directory."""
+        done = runs[runs["status"].isin(_FINAL)]
+        if done.empty:
+            return
+        seen = observe(done, curves, self._target)
+        taken = done[["trial_id", "train_seconds", "eval_seconds", "flops"]].fillna(0.0)
+        for trial_id, training, evaluation, flops in taken.itertuples(index=False):
+            self._found[trial_id] = _Found(seen[trial_id], float(training) + float(evaluation), float(flops))
+
+    def advance(self, keep: Callable[[Freeze], None] = lambda _: None) -> Iterator[LedgerEntry]:
+        """Answer every step whose runs are all there, and yield its entry of the ledger.
+
+        Args:
+            keep: is given what is frozen before it is judged.
+        """
+        while (step := self.step) is not None:
+            found = [self._found[trial.id] for trial in self.trials(step) if trial.id in self._found]
+            if len(found) < len(step.points):
+                return
+            if step.freeze is not None:
+                keep(step.freeze)
+            shown = self._settling.answer([each.observation for each in found])
+            cost = StepCost(
+                runs=len(found),
+                device_seconds=sum(each.device_seconds for each in found),
+                flops=sum(each.flops for each in found),
+            )
+            yield LedgerEntry(step=step, shown=shown, cost=cost)
+
+    def stop(self, reason: str) -> None:
+        """End it before the step's runs: the last look's answers stand."""
+        self._settling.stop(reason)

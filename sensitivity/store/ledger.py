@@ -1,0 +1,145 @@
+"""The files of a settlement, in the folder ``settle`` of a study directory.
+
+``declaration.json`` and ``freeze.json`` are written once, the one before the first run and the other before the first
+judging run, each with the hash of its content. ``ledger.json`` grows by a step at a time. The runs stand beside them in
+the format of a study directory, apart from those of the study file's own design.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from sensitivity.store.directory import Place
+from sensitivity.study.amendments import Amendment, Freeze, Settlement
+from sensitivity.study.errors import StorageError
+from sensitivity.study.ledger import Declared, Ledger, LedgerEntry
+
+FOLDER = "settle"
+DECLARATION = "declaration.json"
+FREEZE = "freeze.json"
+LEDGER = "ledger.json"
+
+A = TypeVar("A", bound=Amendment)
+
+
+class _Steps(Amendment):
+    """The content of ledger.json."""
+
+    declaration: str
+    """Hash of the declaration that the steps follow from."""
+    entries: tuple[LedgerEntry, ...]
+    settlement: Settlement | None
+
+
+class _Frozen(Amendment):
+    """The content of freeze.json."""
+
+    hash: str
+    freeze: Freeze
+
+
+def settling_place(directory: Place) -> Place:
+    """Return the folder of a study directory in which its settlement is kept."""
+    return directory.child(FOLDER)
+
+
+def read_declared(directory: Place) -> Declared | None:
+    """Return what a study's settlement has declared; None where none has begun.
+
+    Raises:
+        StorageError: the file is damaged, or was changed.
+    """
+    folder = settling_place(directory)
+    if not folder.exists(DECLARATION):
+        return None
+    declared = _read(folder, DECLARATION, TypeAdapter(Declared))
+    if declared.hash != declared.declaration.hash:
+        raise _changed(folder, DECLARATION)
+    return declared
+
+
+def read_ledger(directory: Place) -> Ledger | None:
+    """Return how far a study has been settled; None where no settlement has begun.
+
+    Raises:
+        StorageError: a file is damaged, or was changed.
+    """
+    declared, folder = read_declared(directory), settling_place(directory)
+    if declared is None:
+        return None
+    if not folder.exists(LEDGER):
+        return Ledger(declared=declared)
+    steps = _read(folder, LEDGER, TypeAdapter(_Steps))
+    if steps.declaration != declared.hash:
+        raise _changed(folder, LEDGER)
+    ledger = Ledger(declared=declared, entries=steps.entries, settlement=steps.settlement)
+    if ledger.freeze is not None and ledger.freeze != _read_freeze(folder):
+        raise _changed(folder, FREEZE)
+    return ledger
+
+
+def write_declared(directory: Place, declared: Declared) -> None:
+    """Keep what a settlement declares, before its first run.
+
+    Raises:
+        StorageError: the place can't be written.
+    """
+    _write(settling_place(directory), DECLARATION, declared)
+
+
+def write_freeze(directory: Place, freeze: Freeze) -> None:
+    """Keep what is fixed before the judging runs; the same may be written again by a command that goes on.
+
+    Raises:
+        StorageError: another one is there, or the place can't be written.
+    """
+    folder = settling_place(directory)
+    if not folder.exists(FREEZE):
+        _write(folder, FREEZE, _Frozen(hash=freeze.hash, freeze=freeze))
+    elif _read_freeze(folder) != freeze:
+        raise StorageError(
+            f"{folder.uri_of(FREEZE)}: another choice was frozen before\n"
+            "  A choice that has been judged can't be made again. Settle the study under another name"
+        )
+
+
+def write_ledger(directory: Place, ledger: Ledger) -> None:
+    """Bring ledger.json up to date.
+
+    Raises:
+        StorageError: the place can't be written.
+    """
+    steps = _Steps(declaration=ledger.declared.hash, entries=ledger.entries, settlement=ledger.settlement)
+    _write(settling_place(directory), LEDGER, steps)
+
+
+def _read_freeze(folder: Place) -> Freeze:
+    frozen = _read(folder, FREEZE, TypeAdapter(_Frozen))
+    if frozen.hash != frozen.freeze.hash:
+        raise _changed(folder, FREEZE)
+    return frozen.freeze
+
+
+def _read(folder: Place, name: str, adapter: TypeAdapter[A]) -> A:
+    try:
+        return adapter.validate_json(folder.read(name))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its content"
+        raise StorageError(
+            f"{folder.uri_of(name)}: damaged ({where}: {first['msg']})\n"
+            "  Restore it from a copy; or move the folder away and settle the study under another name"
+        ) from None
+
+
+def _changed(folder: Place, name: str) -> StorageError:
+    return StorageError(
+        f"{folder.uri_of(name)}: its content is not what its hash says; it was changed after it was written\n"
+        "  Restore it from a copy: what was declared and frozen before the judging runs has to stay as it was"
+    )
+
+
+def _write(folder: Place, name: str, content: Amendment) -> None:
+    folder.write(name, content.model_dump_json(indent=1).encode())

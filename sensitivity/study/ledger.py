@@ -1,0 +1,72 @@
+"""The ledger of a settlement: every step, why it was taken, what it cost and what it showed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from sensitivity.study.amendments import Amendment, Declaration, Freeze, Observation, Point, Settlement, Shown, Step
+
+
+class StepCost(Amendment):
+    """What the runs of a step took."""
+
+    runs: Annotated[int, Field(ge=0)] = 0
+    device_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Of training and evaluation, each run's share of its pack."""
+    flops: Annotated[float, Field(ge=0)] = 0.0
+
+    @classmethod
+    def total(cls, costs: Iterable[StepCost]) -> Self:
+        """Return the sum of costs."""
+        every = tuple(costs)
+        return cls(
+            runs=sum(cost.runs for cost in every),
+            device_seconds=sum(cost.device_seconds for cost in every),
+            flops=sum(cost.flops for cost in every),
+        )
+
+
+class LedgerEntry(Amendment):
+    """A step that was taken."""
+
+    step: Step
+    shown: Shown | None
+    """What its runs showed; None of a step that was the last before a stop."""
+    cost: StepCost
+
+
+class Declared(Amendment):
+    """What is written before the first run, and never changed."""
+
+    declaration: Declaration
+    hash: str
+    known: tuple[tuple[Point, Observation], ...] = ()
+    """Runs of the study's own design that had a result, which the scout need not repeat."""
+
+
+class Ledger(Amendment):
+    """How far a study has been settled."""
+
+    declared: Declared
+    entries: tuple[LedgerEntry, ...] = ()
+    settlement: Settlement | None = None
+    """The answers, once there are any; those of a settlement that was stopped may change when it goes on."""
+
+    @property
+    def declaration(self) -> Declaration:
+        """What was declared before the first run."""
+        return self.declared.declaration
+
+    @cached_property
+    def cost(self) -> StepCost:
+        """What all steps took."""
+        return StepCost.total(entry.cost for entry in self.entries)
+
+    @property
+    def freeze(self) -> Freeze | None:
+        """What was fixed before the judging runs; None before that."""
+        return next((entry.step.freeze for entry in self.entries if entry.step.freeze is not None), None)
