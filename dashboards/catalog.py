@@ -20,6 +20,7 @@ from sensitivity.analysis.memo import Memo
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.summary import StudySummary, compute_summary
 from sensitivity.store.directory import Place
+from sensitivity.store.ledger import LEDGER, read_ledger, settling_place
 from sensitivity.store.manifest import MANIFEST, Manifest
 from sensitivity.store.reader import read_runs, studies
 from sensitivity.store.writer import RUNS
@@ -126,7 +127,8 @@ class Catalog:
             read, version = self._versions.get(name, (-1e9, ""))
             if time.monotonic() - read > _LISTING_S:
                 parts = directory.child(RUNS).files(".parquet")
-                content = f"{directory.modified_at(MANIFEST)}\n" + "\n".join(parts)
+                ledger = settling_place(directory).modified_at(LEDGER)
+                content = f"{directory.modified_at(MANIFEST)} {ledger}\n" + "\n".join(parts)
                 version = hashlib.sha256(content.encode()).hexdigest()[:16]
                 self._versions[name] = (time.monotonic(), version)
             return version
@@ -143,7 +145,7 @@ class Catalog:
             self._loaded.drop(lambda key: isinstance(key, tuple) and key[0] == name and key[1] != version)
             directory = self.place(name)
             kept, evaluations = self._parts.get(name, lambda: (_known_parts(), Evaluations(directory)))
-            tables = StoredTables(read_runs(directory, kept), evaluations)
+            tables = StoredTables(read_runs(directory, kept), evaluations, read_ledger(directory))
             return Loaded(name, version, directory, StudyResults(tables))
 
         return self._loaded.get((name, version), read)

@@ -7,7 +7,7 @@
     study.figure("robustness", optimizer="kfac")
 
 `open` reads a study directory; `plan` prices a study and `run` runs it, from a study file, its fields as a dictionary,
-or a `Study` made in Python; `shutdown` stops the Ray that `run` keeps. A mistake outside this code is a `UserError`.
+or a `Study` made in Python; `settle` runs what its questions need, and no more; `shutdown` stops the Ray that `run` keeps. A mistake outside this code is a `UserError`.
 These names, and the attributes of the objects that they give, are stable (docs/python.md). The rooms below are not:
 
     study file -> ``study`` (nouns, plan) -> ``execution`` (Ray) -> ``training`` (packs, ``kfac``)
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sensitivity.face.opened import OpenedStudy, Verdict
     from sensitivity.face.opened import open_study as open  # noqa: A004
     from sensitivity.face.priced import StudyPrice
-    from sensitivity.face.running import plan, run, shutdown
+    from sensitivity.face.running import plan, run, settle, shutdown
     from sensitivity.study.errors import UserError
     from sensitivity.study.spec import StudySpec as Study
 
@@ -47,11 +47,12 @@ _HOMES = {
     "open": "face.opened:open_study",
     "plan": "face.running:plan",
     "run": "face.running:run",
+    "settle": "face.running:settle",
     "shutdown": "face.running:shutdown",
 }
 """Module and name of each public name."""
 
-__all__ = ["OpenedStudy", "Study", "StudyPrice", "UserError", "Verdict", "open", "plan", "run", "shutdown"]
+__all__ = ["OpenedStudy", "Study", "StudyPrice", "UserError", "Verdict", "open", "plan", "run", "settle", "shutdown"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,11 +9,10 @@ from dash.development.base_component import Component
 
 from dashboards.blocks import Page, Scene, TextBlock, listed
 from dashboards.exhibits import chosen_key
-from sensitivity.analysis.claims import Claim
 from sensitivity.analysis.names import merged
-from sensitivity.figures.exhibit import PAIR
+from sensitivity.figures.exhibit import PAIR, pair_of
 from sensitivity.figures.labels import target_label
-from sensitivity.figures.verdict_words import answer_in_words
+from sensitivity.figures.verdict_words import Answer, answers
 from sensitivity.study.metrics import METRICS
 from sensitivity.study.words import duration
 
@@ -23,13 +22,13 @@ _MOST = 6
 def _verdict(scene: Scene) -> Any:
     results = scene.results
     key = chosen_key(PAIR, scene)
-    claims = [c for c in results.claims if f"{c.verdict.candidate}-{c.verdict.reference}" == key]
-    on = [html.P(f"For the target {_target(scene)}.", className="note")] if claims else []
+    found = answers(results, pair_of(results, key)) if key else ()
+    on = [html.P(f"For the target {_target(scene)}.", className="note")] if found else []
     refused = [html.P(caution.text, className="note") for caution in results.why_not]
     said = merged(caution.text for caution in (*results.look_cautions, *results.cautions))
     beware = [html.H2("Before you conclude"), listed(said, _MOST)] if said else []
     return html.Section(
-        [*on, *refused, *map(_answer, claims), *beware],
+        [*on, *refused, *map(_answer, found), *beware],
         className="card verdict",
     )
 
@@ -39,8 +38,7 @@ def _target(scene: Scene) -> str:
     return "" if target is None else target_label(METRICS[target[0]], target[1])
 
 
-def _answer(claim: Claim) -> Component:
-    answer = answer_in_words(claim)
+def _answer(answer: Answer) -> Component:
     return html.Div(
         [
             html.P(answer.question, className="note"),
@@ -75,6 +73,6 @@ OVERVIEW = Page(
     name="overview",
     title="Overview",
     lead="What was found, and from how much.",
-    parts=("answers", "best-cells", "targets", "status"),
+    parts=("answers", "settling", "best-cells", "targets", "status"),
     before={"verdict": (_VERDICT,), "status": (_SPENT,)},
 )

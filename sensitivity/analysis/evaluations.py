@@ -19,9 +19,11 @@ import pyarrow as pa
 from sensitivity.analysis.clipping import CLIPPED, EFFECTIVE_LR
 from sensitivity.analysis.times import deciding_rows
 from sensitivity.store.directory import Place
+from sensitivity.store.ledger import read_ledger
 from sensitivity.store.manifest import Manifest
 from sensitivity.store.reader import StudyRuns, read_evaluations, read_runs
 from sensitivity.store.schema import CURVE_COLUMNS
+from sensitivity.study.ledger import Ledger
 from sensitivity.study.metrics import METRICS, MetricName
 
 _ROWS = 1_000_000
@@ -178,6 +180,8 @@ class StoredTables:
 
     study: StudyRuns
     evaluations: Evaluations
+    ledger: Ledger | None = None
+    """How far the study has been settled; None where nobody has begun."""
 
     @property
     def manifest(self) -> Manifest:
@@ -222,4 +226,4 @@ def read_tables(directory: Place) -> StoredTables:
     Raises:
         StorageError: as ``reader.read_study``.
     """
-    return StoredTables(read_runs(directory), Evaluations(directory))
+    return StoredTables(read_runs(directory), Evaluations(directory), read_ledger(directory))

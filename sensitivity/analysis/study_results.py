@@ -48,6 +48,7 @@ from sensitivity.analysis.times import TimeUnit, compute_times
 from sensitivity.analysis.tuning import Tuning, compute_tuning
 from sensitivity.analysis.view import Target, View, changed_view
 from sensitivity.store.manifest import Manifest
+from sensitivity.study.amendments import Answer
 from sensitivity.study.metrics import METRICS, Metric
 from sensitivity.study.primary import Pair, Question
 from sensitivity.study.spec import MarginsSpec, StudySpec
@@ -374,6 +375,23 @@ class StudyResults:
         wanted = pair or next(iter(self.pairs), None)
         found = (c for c in self.claims if (c.verdict.candidate, c.verdict.reference) == wanted)
         return next((claim for claim in found if claim.verdict.question == question), None)
+
+    @property
+    def settled(self) -> tuple[Answer, ...]:
+        """The answers of the study's settlement to what is looked at; none where nobody has settled it so far.
+
+        It was settled for the declared target and margins, and for the optimizers of a pair as a whole.
+        """
+        ledger = self.tables.ledger
+        if ledger is None or ledger.settlement is None or ledger.declaration.target != self.target:
+            return ()
+        margins = {"scaling": self.margins.scaling_ratio, "sensitivity": self.margins.tuning_ratio}
+        return tuple(
+            answer
+            for answer in ledger.settlement.answers
+            if answer.claim.margin == margins[answer.claim.question]
+            and {answer.claim.candidate, answer.claim.reference} <= set(self.optimizers)
+        )
 
     @property
     def why_not(self) -> tuple[Caution, ...]:

@@ -8,6 +8,7 @@ from typing import Protocol
 import pandas as pd
 
 from sensitivity.store.manifest import Manifest
+from sensitivity.study.ledger import Ledger
 from sensitivity.study.metrics import MetricName
 
 
@@ -28,6 +29,10 @@ class Tables(Protocol):
     @property
     def unplanned(self) -> int:
         """Runs that are kept but belong to no cell of the present plan."""
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """How far the study has been settled; None where nobody has begun."""
 
     def at_start(self, metric: MetricName) -> pd.DataFrame:
         """Return the evaluations of untrained networks."""

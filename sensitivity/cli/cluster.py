@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from sensitivity.study.errors import UserError
+
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="as `submit` and `status` name it")]
 AddressOption = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", metavar="URL", help="the cluster's Jobs server (its dashboard)")
@@ -32,11 +34,20 @@ def submit(
         list[str] | None,
         typer.Option(metavar="FILE", help="send this file beside the study though it looks like credentials"),
     ] = None,
+    settle: Annotated[bool, typer.Option("--settle", help="settle it there, as `sensitivity settle` does")] = False,
+    within: Annotated[str | None, typer.Option(metavar="TIME", help="as of `settle`")] = None,
+    runs: Annotated[int | None, typer.Option(min=1, help="as of `settle`")] = None,
+    flops: Annotated[float | None, typer.Option(metavar="N", help="as of `settle`")] = None,
+    question: Annotated[str | None, typer.Option(help="as of `settle`")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send a study to a Ray cluster: it runs there what is missing, and this machine may go."""
+    """Send a study to a Ray cluster: it runs there what is missing, or settles it, and this machine may go."""
     from sensitivity.cli.jobs import submit_study
 
+    given = {"--within": within, "--runs": runs, "--flops": flops, "--question": question}
+    limits = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    if limits and not settle:
+        raise UserError(f"{limits[0]}: only with --settle")
     submit_study(
         study,
         address=address,
@@ -44,6 +55,7 @@ def submit(
         workers=workers,
         with_package=not installed,
         include=include or [],
+        command=["settle", *limits] if settle else ["run"],
         as_json=as_json,
     )
 

@@ -33,13 +33,14 @@ def submit_study(
     workers: int | None,
     with_package: bool,
     include: Sequence[str],
+    command: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Send a study to a cluster, and say how to follow it."""
+    """Send a study to a cluster, for `command` to be done with it there, and say how to follow it."""
     refuse_local(storage)
     storage = place(storage).uri  # refuses here what means nothing, or holds credentials; one name for one place
     with shipment(study, with_package=with_package, include=include) as ready, _cluster(address) as cluster:
-        job = cluster.submit(ready, storage=storage, workers=workers)
+        job = cluster.submit(ready, storage=storage, workers=workers, command=command)
         files, sent = ready.extent()
     if as_json:
         print(json_text(submit_output(job, files=files, sent=sent)))

@@ -117,6 +117,46 @@ def run(
 
 
 @app.command()
+def settle(
+    study: StudyArgument,
+    within: Annotated[
+        str | None, typer.Option(metavar="TIME", help="of this command, such as 90s, 30min or 2h")
+    ] = None,
+    runs: Annotated[int | None, typer.Option(min=1, help="of the whole settlement")] = None,
+    flops: Annotated[float | None, typer.Option(metavar="N", help="of the whole settlement, such as 1e15")] = None,
+    question: Annotated[
+        str | None, typer.Option(help="scaling, sensitivity or both (default: both, or as it was begun)")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show the next step and its price, and run nothing")
+    ] = False,
+    storage: StorageOption = "studies",
+    address: Annotated[str | None, typer.Option(help="a running Ray cluster (default: start Ray here)")] = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run what a study's questions need, and no more, until each has its answer or a budget ends."""
+    with _importing():
+        from sensitivity.cli.settling import budget, show_next_step
+        from sensitivity.cli.settling import settle as settle_study
+
+    limits = budget(within=within, runs=runs, flops=flops)
+    if dry_run:
+        show_next_step(study, storage=storage, workers=workers, question=question, as_json=as_json)
+        return
+    code = settle_study(
+        study,
+        storage=storage,
+        address=address,
+        workers=workers,
+        question=question,
+        limits=limits,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
 def report(
     study_dirs: Annotated[list[str], typer.Argument(metavar="STUDY_DIR...", help="study directories: paths or URIs")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="the HTML file (default: NAME.html)")] = None,

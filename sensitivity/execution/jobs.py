@@ -89,8 +89,16 @@ class Cluster:
             self._client = _Client(address)
         self._refuse_old()
 
-    def submit(self, shipment: Shipment, *, storage: str, workers: int | None) -> Job:
+    def submit(
+        self, shipment: Shipment, *, storage: str, workers: int | None, command: Sequence[str] = ("run",)
+    ) -> Job:
         """Send a study; a job of the same study that has ended is followed by one that goes on where it was.
+
+        Args:
+            shipment: what is sent.
+            storage: where study directories are kept.
+            workers: packs at a time; None takes what fits.
+            command: what the job does with the study, "run" or "settle", and its own options.
 
         Raises:
             UserError: a job of the study waits or runs already, or the shipment lacks something or is too large.
@@ -109,7 +117,7 @@ class Cluster:
         id_ = _numbered(key, number)
         with self._reachable(taken=_running(id_, study, storage)):
             self._client.submit_job(
-                entrypoint=_entrypoint(shipment.file_name, storage=storage, workers=workers),
+                entrypoint=_entrypoint(command, shipment.file_name, storage=storage, workers=workers),
                 submission_id=id_,
                 runtime_env=shipment.runtime_env(job=id_),
                 metadata={"sensitivity.study": study, "sensitivity.spec": spec, "sensitivity.storage": storage},
@@ -245,11 +253,11 @@ def _running(job: str, study: str, storage: str) -> UserError:
     )
 
 
-def _entrypoint(file_name: str, *, storage: str, workers: int | None) -> str:
+def _entrypoint(command: Sequence[str], file_name: str, *, storage: str, workers: int | None) -> str:
     options = [] if workers is None else ["--workers", str(workers)]
-    command = ["run", file_name, "--storage", storage, "--address", "auto", *options]
+    words = [command[0], file_name, *command[1:], "--storage", storage, "--address", "auto", *options]
     # `exec`: a stop then reaches the driver itself, not a shell that dies before it.
-    return "exec python3 -m sensitivity.cli.driver " + shlex.join(command)
+    return "exec python3 -m sensitivity.cli.driver " + shlex.join(words)
 
 
 @contextlib.contextmanager

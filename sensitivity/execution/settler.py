@@ -195,10 +195,15 @@ class Settler:
         return sum(number * run_cost(one[key], self._plan.problem)[1] for key, number in many.items())
 
     def _seconds(self, trials: Sequence[Trial]) -> float:
-        """Return the device-seconds of trials, judged by those of their optimizer and batch size that have ended."""
+        """Return how long trials take on the clock, judged by those of their optimizer and batch size that have ended.
+
+        A device-second has taken this command so much on the clock as its steps show, what is between them included.
+        """
         taken: defaultdict[Group, list[float]] = defaultdict(list)
         for entry in self._entries:
             for trial in self._replay.trials(entry.step):
                 taken[trial.group].append(self._replay.device_seconds(trial) or 0.0)
         each = {group: sum(some) / len(some) for group, some in taken.items()}
-        return sum(each.get(trial.group, 0.0) for trial in trials)
+        here = sum(entry.cost.device_seconds for entry in self._entries[len(self._before) :])
+        pace = (time.monotonic() - self._began) / here if here else 1.0
+        return pace * sum(each.get(trial.group, 0.0) for trial in trials)

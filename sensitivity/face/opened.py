@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sensitivity.analysis.evaluations import StoredTables
     from sensitivity.analysis.study_results import StudyResults
     from sensitivity.figures.exhibit import Computed
+    from sensitivity.study.amendments import Answer
 
 T = TypeVar("T")
 
@@ -56,6 +57,8 @@ class Verdict:
     claims: tuple[Claim, ...]
     """With the statistics behind them: ``claims[0].verdict.answer`` is "better", "worse", "equivalent" or
     "undetermined". Empty where the study has no target, or nothing to compare."""
+    settled: tuple[Answer, ...]
+    """The answers of the study's settlement, which stand above the others; empty where nobody has settled it."""
     text: str
     """All of it in words, as ``sensitivity verdict`` prints it."""
 
@@ -126,7 +129,8 @@ class OpenedStudy:
         """Return the answers to the study's two questions, for every pair of optimizers that it compares."""
         from sensitivity.figures.verdict_text import verdict_text
 
-        return Verdict(claims=self.results.claims, text=verdict_text(self.results))
+        results = self.results
+        return Verdict(claims=results.claims, settled=results.settled, text=verdict_text(results))
 
     @property
     def exhibits(self) -> pd.DataFrame:

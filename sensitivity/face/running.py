@@ -1,4 +1,4 @@
-"""``plan``, ``run`` and ``shutdown``: a study from Python, in a script or where an event loop already runs."""
+"""``plan``, ``run``, ``settle`` and ``shutdown``: a study from Python, in a script or where an event loop already runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from sensitivity.face.progress import StatusLine
 from sensitivity.store.directory import place
 from sensitivity.study.errors import UserError
 from sensitivity.study.load import find_study, load_study
+from sensitivity.study.primary import Question
 from sensitivity.study.snapshot_imports import own_imports_kept
 from sensitivity.study.spec import StudySpec
 
@@ -94,6 +95,75 @@ def run(
     if not outcome.trained:
         raise UserError(f"no run of {outcome.study} has trained\n{said}")
     return opened(directory)
+
+
+def settle(
+    study: StudyLike,
+    *,
+    hours: float | None = None,
+    runs: int | None = None,
+    flops: float | None = None,
+    questions: Sequence[Question] = (),
+    storage: str | os.PathLike[str] = "studies",
+    address: str | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> OpenedStudy:
+    """Run what a study's questions need until each has its answer or a budget ends, and return the study, opened.
+
+    The runs and the ledger are kept in ``storage/NAME/settle``, apart from those of the study's own design. ``verdict()``
+    and every page then show the settled answers; ``table("settling")`` is the ledger. An interrupt stops it, and the
+    same call goes on from there.
+
+    Args:
+        study: as of `run`.
+        hours: most time of this call, on the clock.
+        runs: most runs of the whole settlement.
+        flops: most floating-point operations of the whole settlement.
+        questions: "scaling", "sensitivity" or both; empty goes on as it was begun, or takes both.
+        storage: where study directories are kept: a folder or a URI.
+        address: of a running Ray cluster; None uses this machine.
+        workers: packs at a time; one a core by default.
+        progress: whether to show a line that says how far it is.
+
+    Raises:
+        UserError: whatever is wrong with the study, its place or the cluster; it can't be settled, or was begun otherwise.
+        KeyboardInterrupt: it was stopped.
+    """
+    line = StatusLine(sys.stderr, silent=not progress)
+    _check_workers(workers)
+    _check_budget(hours=hours, runs=runs, flops=flops)
+    with _prepared(study) as ready:
+        from sensitivity.execution.settler import Budget
+        from sensitivity.execution.settling import settle_study
+        from sensitivity.execution.study_run import Machines
+        from sensitivity.execution.telling import outcome_lines
+
+        directory = place(os.fspath(storage)).child(ready.spec.name)
+        settled = settle_study(
+            ready,
+            directory,
+            Machines(address=address, workers=workers, sessions=_this_executor().session),
+            questions=questions,
+            budget=Budget(runs=runs, flops=flops, seconds=None if hours is None else 3600 * hours),
+            show=line.following,
+        )
+    outcome = settled.outcome
+    said = "\n".join(outcome_lines(outcome))
+    line.end(said)
+    if outcome.interrupted:
+        raise KeyboardInterrupt(
+            f"stopped; every reported result is kept in {outcome.directory}. Settle it again to go on"
+        )
+    if not outcome.trained:
+        raise UserError(f"no run of {outcome.study} has trained\n{said}")
+    return opened(directory)
+
+
+def _check_budget(**limits: float | None) -> None:
+    for name, limit in limits.items():
+        if limit is not None and not limit > 0:
+            raise UserError(f"{name}: give a number above 0, or None for no limit; got {limit:g}")
 
 
 def _check_workers(workers: int | None) -> None:

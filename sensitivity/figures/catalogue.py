@@ -23,6 +23,7 @@ from sensitivity.figures.exhibits.planes import REACHED
 from sensitivity.figures.exhibits.prices import PRICES
 from sensitivity.figures.exhibits.regions import REGIONS, SENSITIVITY
 from sensitivity.figures.exhibits.scaling import EFFICIENCY, SCALING
+from sensitivity.figures.exhibits.settling import SETTLING
 from sensitivity.figures.exhibits.status import CLIPPING, STATUS
 from sensitivity.figures.exhibits.success_rates import SUCCESS
 from sensitivity.figures.exhibits.targets import TARGETS
@@ -31,6 +32,7 @@ from sensitivity.study.nearest import nearest
 
 EXHIBITS: tuple[Exhibit[Any], ...] = (
     EVIDENCE,
+    SETTLING,
     ROBUSTNESS, BEST, BOX,
     SUCCESS, REACHED,
     SCALING, EFFICIENCY, CRITICAL, PROFILES,

@@ -35,6 +35,16 @@ def _budget(results: StudyResults) -> str:
 SECTIONS: tuple[Section, ...] = (
     Section(name="answers", title="The answers, and their evidence", short="Answers"),
     Section(
+        name="settling",
+        title="How it was settled",
+        short="Settling",
+        introduction=lambda _: (
+            "`sensitivity settle` runs what the questions need and no more: it scouts, searches each optimizer's box"
+            " until the best setting lies inside, freezes its choices, and judges them on fresh seeds. Its runs are"
+            " kept apart from those of the study file's own design, and enter no other figure here."
+        ),
+    ),
+    Section(
         name="maps",
         title="Robustness maps",
         short="Robustness",

@@ -6,7 +6,7 @@ import textwrap
 
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.labels import target_in_words
-from sensitivity.figures.verdict_words import answer_in_words
+from sensitivity.figures.verdict_words import answers
 
 _WIDTH = 100
 
@@ -15,8 +15,7 @@ def verdict_text(results: StudyResults) -> str:
     """Return the answers to a study's questions, with their reasons and what would settle them."""
     lines = [", ".join(part for part in (results.spec.name, target_in_words(results.target)) if part)]
     lines += [_wrapped(caution.text) for caution in (*results.why_not, *results.look_cautions)]
-    for claim in results.claims:
-        answer = answer_in_words(claim)
+    for answer in answers(results):
         lines += ["", answer.question, f"  {answer.answer.upper()}: {answer.headline}"]
         lines += [_wrapped(text, "  ") for text in (answer.effect, answer.role) if text]
         lines += ["  why:", *(_wrapped(text, "  - ") for text in answer.reasons)]

@@ -7,8 +7,13 @@ from dataclasses import dataclass
 
 from sensitivity.analysis.claims import Claim
 from sensitivity.analysis.names import merged
+from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.verdict import Verdict
 from sensitivity.figures.labels import count, interval_text, level_in_words, number, optimizer_name
+from sensitivity.figures.settled_words import next_look, role, what_it_took
+from sensitivity.study import amendments
+from sensitivity.study.ledger import Ledger
+from sensitivity.study.primary import Pair
 from sensitivity.study.words import duration
 
 _QUESTIONS = {
@@ -45,6 +50,42 @@ class Answer:
     reasons: tuple[str, ...]
     settle: tuple[str, ...]
     """What would settle it, with its cost."""
+
+
+def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ...]:
+    """Return the answers to a study's questions as they are read, of one pair or all.
+
+    A question that was settled has the answer of the settlement instead of that of the study file's own design.
+    """
+    settled, ledger = {_key(answer.claim): answer for answer in results.settled}, results.tables.ledger
+    found = []
+    for claim in results.claims:
+        if pair not in (None, (claim.verdict.candidate, claim.verdict.reference)):
+            continue
+        answer = settled.get(_key(claim.verdict))
+        found.append(answer_in_words(claim) if answer is None or ledger is None else _settled(answer, ledger))
+    return tuple(found)
+
+
+def _key(asked: amendments.Claim | Verdict) -> tuple[str, str, str]:
+    return asked.question, asked.candidate, asked.reference
+
+
+def _settled(answer: amendments.Answer, ledger: Ledger) -> Answer:
+    """Return an answer of a settlement as it is read."""
+    names = {"one": optimizer_name(answer.claim.candidate), "other": optimizer_name(answer.claim.reference)}
+    word = "undetermined" if answer.answer == "blocked" else answer.answer
+    headline = _HEADLINES.get((answer.claim.question, word))
+    more = next_look(answer)
+    return Answer(
+        question=_QUESTIONS[answer.claim.question].format(**names),
+        answer=word,
+        headline=headline.format(**names) if headline else "Not settled.",
+        role=role(answer),
+        effect=answer.says,
+        reasons=merged(text for text in (what_it_took(ledger), answer.reason) if text),
+        settle=(more,) if more else (),
+    )
 
 
 def answer_in_words(claim: Claim) -> Answer:

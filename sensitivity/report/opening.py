@@ -9,7 +9,7 @@ from sensitivity.analysis.names import merged
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.exhibit import PAIR, pair_of
 from sensitivity.figures.labels import target_in_words
-from sensitivity.figures.verdict_words import answer_in_words
+from sensitivity.figures.verdict_words import answers
 from sensitivity.report import story
 from sensitivity.report.exhibits import StudyPage
 from sensitivity.report.parts import Answers, Exhibited, Nothing, Paragraph, Part, View, tabs
@@ -81,7 +81,7 @@ def _by_pair(results: StudyResults) -> list[View]:
     views = []
     for key, label in PAIR.values(results).items():
         pair = pair_of(results, key)
-        own = [claim for claim in results.claims if (claim.verdict.candidate, claim.verdict.reference) == pair]
+        own = answers(results, pair)
         if own:
-            views.append(View(key, label, (Answers([answer_in_words(claim) for claim in own]),)))
+            views.append(View(key, label, (Answers(own),)))
     return views

@@ -13,12 +13,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sensitivity.store.directory import Place
+from sensitivity.store.ledger import read_ledger
 from sensitivity.store.manifest import MANIFEST, Manifest, read_manifest
 from sensitivity.store.parquet import Allowance
 from sensitivity.store.parts import DamagedError, params, read_curve_tables, read_plan_table, read_run_tables
 from sensitivity.store.schema import PARAM_PREFIX, curves_schema, runs_schema
 from sensitivity.store.writer import PLAN, RUNS, plan_table
 from sensitivity.study.errors import StorageError, UserError
+from sensitivity.study.ledger import Ledger
 from sensitivity.study.metrics import MetricName
 from sensitivity.study.results import Status
 from sensitivity.study.trials import expand
@@ -40,6 +42,8 @@ class Study:
     """One row an evaluation of a run in `runs`, ordered by run and step."""
     unplanned: int
     """Runs that are kept in the directory but belong to no cell of the present plan."""
+    ledger: Ledger | None = None
+    """How far the study has been settled; None where nobody has begun."""
 
     def at_start(self, metric: MetricName) -> pd.DataFrame:
         """Return the curves, in which the evaluations of untrained networks are; so do the three below for theirs."""
@@ -93,7 +97,8 @@ def read_study(directory: Place) -> Study:
         StorageError: no study there, another schema version, or a damaged part (named, with how to go on).
     """
     read = read_runs(directory)
-    return Study(read.manifest, read.runs, _read_curves(directory, read.parts), read.unplanned)
+    curves = _read_curves(directory, read.parts)
+    return Study(read.manifest, read.runs, curves, read.unplanned, read_ledger(directory))
 
 
 def read_runs(directory: Place, kept: MutableMapping[str, pa.Table] | None = None) -> StudyRuns:

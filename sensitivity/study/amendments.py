@@ -33,6 +33,15 @@ PHASE_OF: dict[Phase, SeedPurpose] = {
     "judge_sensitivity": "judge_sensitivity",
 }
 """The range of seeds that the runs of each phase come from; the freeze has none."""
+PHASE_NAMES: dict[Phase, str] = {
+    "scout": "Scout",
+    "search": "Search",
+    "candidates": "Choose",
+    "freeze": "Freeze",
+    "judge_scaling": "Judge scaling",
+    "judge_sensitivity": "Judge sensitivity",
+}
+"""As they are read."""
 SettledAnswer = Literal["better", "worse", "equivalent", "undetermined", "blocked"]
 """Of a candidate against a reference. Undetermined: not within this budget; blocked: no budget would do, as it is."""
 Hyperparameters = tuple[tuple[str, float], ...]

@@ -18,6 +18,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from sensitivity.cli.json_output.jobs import JobOutput, SubmitOutput
 from sensitivity.cli.json_output.plan import PlanOutput
 from sensitivity.cli.json_output.runs import RunOutput, VerifyOutput
+from sensitivity.cli.json_output.settle import NextStepOutput, SettleOutput
 from sensitivity.cli.json_output.studies import StudyOutput, UnreadableOutput
 from sensitivity.cli.json_output.verdict import VerdictOutput
 
@@ -25,6 +26,7 @@ OUTPUTS: Mapping[str, TypeAdapter[Any]] = MappingProxyType(
     {
         "plan": TypeAdapter(PlanOutput),
         "run": TypeAdapter(RunOutput),
+        "settle": TypeAdapter(SettleOutput | NextStepOutput),
         "verdict": TypeAdapter(VerdictOutput),
         "verify": TypeAdapter(tuple[VerifyOutput, ...]),
         "list": TypeAdapter(tuple[StudyOutput | UnreadableOutput, ...]),

@@ -10,6 +10,7 @@ from sensitivity.analysis.claims import Claim, Role
 from sensitivity.analysis.paired import Answer
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.cli.json_output.base import Count, Number, Output, Part
+from sensitivity.cli.json_output.settle import SettlementPart, settlement_part
 from sensitivity.study.primary import Question
 
 
@@ -86,6 +87,10 @@ class VerdictOutput(Output):
         description="How often the answers may have been looked at before, what that costs, and what was changed."
     )
     why_not: tuple[ReasonPart, ...] = Field(description="Why a question has no answer at all.")
+    settlement: SettlementPart | None = Field(
+        description="How far `settle` has come; its answers stand above those of the study file's own design. Null"
+        " where nobody has begun."
+    )
 
 
 def verdict_output(results: StudyResults) -> VerdictOutput:
@@ -97,6 +102,7 @@ def verdict_output(results: StudyResults) -> VerdictOutput:
         answers=tuple(_answer(claim) for claim in results.claims),
         looks=tuple(ReasonPart.model_validate(look) for look in results.look_cautions),
         why_not=tuple(ReasonPart.model_validate(why) for why in results.why_not),
+        settlement=None if results.tables.ledger is None else settlement_part(results.tables.ledger),
     )
 
 

@@ -1,0 +1,148 @@
+"""The ``settle`` command's work: run until the study's questions have their answers, or a budget ends."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from sensitivity.analysis.evaluations import read_tables
+from sensitivity.analysis.study_results import StudyResults
+from sensitivity.cli.display import plain_console, price_table, shown
+from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
+from sensitivity.cli.json_output.base import json_text
+from sensitivity.cli.json_output.settle import next_step_output, settle_output
+from sensitivity.execution.prepare import prepare
+from sensitivity.execution.settler import Budget
+from sensitivity.execution.settling import NextStep, next_step, settle_study
+from sensitivity.execution.study_run import Machines
+from sensitivity.execution.telling import outcome_lines
+from sensitivity.figures.settled_words import step_in_words, what_it_took
+from sensitivity.figures.verdict_text import verdict_text
+from sensitivity.store.directory import place
+from sensitivity.study.amendments import PHASE_NAMES
+from sensitivity.study.errors import UserError
+from sensitivity.study.ledger import LedgerEntry
+from sensitivity.study.primary import Question
+from sensitivity.study.words import count, duration
+
+QUESTIONS: dict[str, tuple[Question, ...]] = {
+    "both": ("scaling", "sensitivity"),
+    "scaling": ("scaling",),
+    "sensitivity": ("sensitivity",),
+}
+_UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]+)")
+
+
+def budget(*, within: str | None, runs: int | None, flops: float | None) -> Budget:
+    """Return the budget of the command's options.
+
+    Raises:
+        UserError: a duration or an amount that is none.
+    """
+    if flops is not None and not flops > 0:
+        raise UserError(f"--flops: give a number above 0, such as 1e15; got {flops:g}")
+    return Budget(runs=runs, flops=flops, seconds=None if within is None else _seconds(within))
+
+
+def _seconds(text: str) -> float:
+    match = _DURATION.fullmatch(text.strip())
+    seconds = float(match[1]) * _UNITS[match[2]] if match and match[2] in _UNITS else 0.0
+    if not seconds > 0:
+        raise UserError(f"--within: give a duration above 0, such as 90s, 30min, 0.5h or 2d; got {text!r}")
+    return seconds
+
+
+def settle(
+    study: str,
+    *,
+    storage: str,
+    address: str | None,
+    workers: int | None,
+    question: str | None,
+    limits: Budget,
+    as_json: bool,
+) -> int:
+    """Settle a study, show each step, and return the exit code."""
+    console = plain_console(stderr=as_json)
+    plan, asked = prepare(study), _questions(question)
+    directory = place(storage).child(plan.spec.name)
+
+    def entered(entry: LedgerEntry) -> None:
+        console.print(step_in_words(entry), soft_wrap=True)
+
+    console.print(f"{plan.spec.name}: settling, in {directory.uri}", soft_wrap=True)
+    settled = settle_study(
+        plan,
+        directory,
+        Machines(address=address, workers=workers),
+        questions=asked,
+        budget=limits,
+        show=lambda progress: shown(progress, console),
+        on_entry=entered,
+    )
+    outcome = settled.outcome
+    if as_json:
+        print(json_text(settle_output(settled.ledger, interrupted=outcome.interrupted), indent=2))
+    else:
+        _tell(settled.ledger.settlement is not None, directory.uri, outcome_lines(outcome), console)
+    if outcome.interrupted:
+        again = f"sensitivity settle {shlex.quote(study)}"
+        print(f"stopped; every reported result is kept. To go on: {again}", file=sys.stderr)
+        return STOPPED
+    if not outcome.trained:
+        print(f"error: no run of {outcome.study} has trained, for the causes above", file=sys.stderr)
+        return FAULT
+    return DONE
+
+
+def show_next_step(study: str, *, storage: str, workers: int | None, question: str | None, as_json: bool) -> None:
+    """Print what settling a study would do next, and its price; nothing is written."""
+    plan = prepare(study)
+    found = next_step(plan, place(storage).child(plan.spec.name), questions=_questions(question), workers=workers)
+    if as_json:
+        print(json_text(next_step_output(found), indent=2))
+        return
+    console = plain_console()
+    for line in _next_step_lines(found):
+        console.print(line, soft_wrap=True)
+    if found.price is not None:
+        console.print(price_table(found.price))
+        console.print(
+            f"About {duration(found.price.device_seconds)} of device time,"
+            f" {duration(found.price.wall_seconds)} with {found.price.workers} workers, Ray's start aside.",
+            soft_wrap=True,
+        )
+
+
+def _next_step_lines(found: NextStep) -> Sequence[str]:
+    step, name = found.step, found.ledger.declaration.study
+    if step is None:
+        return (f"{name}: {what_it_took(found.ledger)}",)
+    return (
+        f"{name}: the next step is {step.number}, {PHASE_NAMES[step.phase].lower()}, {count(len(step.points), 'run')}.",
+        step.why,
+    )
+
+
+def _questions(question: str | None) -> tuple[Question, ...]:
+    if question is None:
+        return ()
+    if question not in QUESTIONS:
+        raise UserError(f"--question: allowed are {', '.join(QUESTIONS)}; got {question!r}")
+    return QUESTIONS[question]
+
+
+def _tell(ended: bool, directory: str, lines: Sequence[str], console: Console) -> None:
+    for text in lines:
+        console.print(text, soft_wrap=True)
+    if ended:
+        console.print()
+        console.print(verdict_text(StudyResults(read_tables(place(directory)))), soft_wrap=True)
+        console.print()
+    console.print(f"ledger:  sensitivity figure {shlex.quote(directory)} settling", soft_wrap=True)
+    console.print(f"report:  sensitivity report {shlex.quote(directory)}", soft_wrap=True)

@@ -1,0 +1,56 @@
+"""What a settlement says, in words: its answers, what they took, and each step of its ledger."""
+
+from __future__ import annotations
+
+from sensitivity.figures.labels import count, optimizer_name
+from sensitivity.study.amendments import PHASE_NAMES, Answer
+from sensitivity.study.ledger import Ledger, LedgerEntry, StepCost
+from sensitivity.study.words import duration, size
+
+
+def what_it_took(ledger: Ledger) -> str:
+    """Return how far a study has been settled, and in how many runs, beside those of its file's own design."""
+    cost, settlement = ledger.cost, ledger.settlement
+    took = f"{count(cost.runs, 'run')} and {duration(cost.device_seconds)} of device time"
+    grid = ledger.declaration.grid_runs
+    instead = f" The design of the study file has {count(grid, 'run')}." if grid else ""
+    if settlement is None:
+        return f"On the way: {count(len(ledger.entries), 'step')}, {took} so far.{instead}"
+    if settlement.stopped:
+        stopped = settlement.stopped[0].upper() + settlement.stopped[1:]
+        return f"Not settled within {took}. {stopped}.{instead}"
+    if settlement.settled:
+        return f"Settled in {took}.{instead}"
+    return f"Ended after {took}, not every question settled.{instead}"
+
+
+def role(answer: Answer) -> str:
+    """Return what a settled answer may claim."""
+    rate = f"{answer.claim.alpha:.2%} at any moment at which it may stop"
+    if answer.claim.confirmatory:
+        return f"Settled on fresh seeds that no choice has seen. Error rate {rate}."
+    return f"Settled on fresh seeds, and exploratory: not the primary claim of the study. Nominal error rate {rate}."
+
+
+def next_look(answer: Answer) -> str:
+    """Return what the next look would take; empty where none is left or needed."""
+    if not answer.next_look_runs:
+        return ""
+    return f"The next look takes {count(answer.next_look_runs, 'run')}: settle it again with a larger budget."
+
+
+def step_in_words(entry: LedgerEntry) -> str:
+    """Return a step of the ledger as one line."""
+    step, shown = entry.step, entry.shown
+    took = f" ({_cost(entry.cost)})" if entry.cost.runs else ""
+    says = f" {shown.says}" if shown is not None else ""
+    return f"{step.number}. {PHASE_NAMES[step.phase]}: {step.why}{took}{says}"
+
+
+def runs_by_arm(entry: LedgerEntry) -> str:
+    """Return the runs of a step by optimizer; empty of a step without runs."""
+    return ", ".join(f"{optimizer_name(arm)} {runs}" for arm, runs in entry.step.runs_by_arm.items())
+
+
+def _cost(cost: StepCost) -> str:
+    return f"{count(cost.runs, 'run')}, {duration(cost.device_seconds)}, {size(cost.flops, 'FLOP')}"
