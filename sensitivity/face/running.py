@@ -1,4 +1,4 @@
-"""``plan``, ``run``, ``settle`` and ``shutdown``: a study from Python, in a script or where an event loop already runs."""
+"""``plan``, ``run``, ``settle``, ``shutdown``: a study from Python, in a script or where an event loop already runs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from sensitivity.study.spec import StudySpec
 
 if TYPE_CHECKING:
     from sensitivity.execution.executor import Executor
+    from sensitivity.execution.launch import Outcome
     from sensitivity.execution.prepare import Plan
 
 StudyLike = str | os.PathLike[str] | Mapping[str, Any] | StudySpec
@@ -78,7 +79,7 @@ def run(
     with _prepared(study) as ready:
         from sensitivity.execution.launch import launch
         from sensitivity.execution.study_run import Machines
-        from sensitivity.execution.telling import extent, outcome_lines
+        from sensitivity.execution.telling import extent
 
         line.show(f"{ready.spec.name}: {extent(ready)}")
         directory = place(os.fspath(storage)).child(ready.spec.name)
@@ -88,12 +89,7 @@ def run(
             Machines(address=address, workers=workers, sessions=_this_executor().session),
             show=line.following,
         )
-    said = "\n".join(outcome_lines(outcome))
-    line.end(said)
-    if outcome.interrupted:
-        raise KeyboardInterrupt(f"stopped; every reported result is kept in {outcome.directory}. Run it again to go on")
-    if not outcome.trained:
-        raise UserError(f"no run of {outcome.study} has trained\n{said}")
+    _end(outcome, line)
     return opened(directory)
 
 
@@ -111,9 +107,9 @@ def settle(
 ) -> OpenedStudy:
     """Run what a study's questions need until each has its answer or a budget ends, and return the study, opened.
 
-    The runs and the ledger are kept in ``storage/NAME/settle``, apart from those of the study's own design. ``verdict()``
-    and every page then show the settled answers; ``table("settling")`` is the ledger. An interrupt stops it, and the
-    same call goes on from there.
+    The runs and the ledger are kept in ``storage/NAME/settle``, apart from those of the study's own design.
+    ``verdict()`` and every page then show the settled answers; ``table("settling")`` is the ledger. An interrupt stops
+    it, and the same call goes on from there.
 
     Args:
         study: as of `run`.
@@ -127,7 +123,8 @@ def settle(
         progress: whether to show a line that says how far it is.
 
     Raises:
-        UserError: whatever is wrong with the study, its place or the cluster; it can't be settled, or was begun otherwise.
+        UserError: whatever is wrong with the study, its place or the cluster; it can't be settled, or was declared
+            otherwise when that began.
         KeyboardInterrupt: it was stopped.
     """
     line = StatusLine(sys.stderr, silent=not progress)
@@ -137,7 +134,6 @@ def settle(
         from sensitivity.execution.settler import Budget
         from sensitivity.execution.settling import settle_study
         from sensitivity.execution.study_run import Machines
-        from sensitivity.execution.telling import outcome_lines
 
         directory = place(os.fspath(storage)).child(ready.spec.name)
         settled = settle_study(
@@ -148,16 +144,22 @@ def settle(
             budget=Budget(runs=runs, flops=flops, seconds=None if hours is None else 3600 * hours),
             show=line.following,
         )
-    outcome = settled.outcome
+    _end(settled.outcome, line)
+    return opened(directory)
+
+
+def _end(outcome: Outcome, line: StatusLine) -> None:
+    """Say how a study stands, and raise where it was stopped or nothing of it could be trained."""
+    from sensitivity.execution.telling import outcome_lines
+
     said = "\n".join(outcome_lines(outcome))
     line.end(said)
     if outcome.interrupted:
         raise KeyboardInterrupt(
-            f"stopped; every reported result is kept in {outcome.directory}. Settle it again to go on"
+            f"stopped; every reported result is kept in {outcome.directory}. Call it again to go on"
         )
     if not outcome.trained:
         raise UserError(f"no run of {outcome.study} has trained\n{said}")
-    return opened(directory)
 
 
 def _check_budget(**limits: float | None) -> None:
