@@ -8,24 +8,30 @@ at most r times that of `other`" the payoff g = one - r other is at most zero on
 is a supermartingale: the probability that it ever reaches 1/alpha is at most alpha, however often one looks and
 whenever one stops (Ville 1939; Waudby-Smith & Ramdas 2023, arXiv 2010.09686). So its largest value so far stands. It
 asks nothing of the blocks but that each is independent of the earlier ones: within a block, batch sizes may share the
-seed and the configuration, of which the mean is taken.
+seed and the configuration, of which the mean is taken. Where the batch sizes of a block are independent too, each with
+its own draw and seed, every one of them is a bet at the block's stake: the product of 1 + lambda mean(g_B) over them is
+at most (1 + lambda mean(g))^batches, so the null hypothesis is still that of the mean over batch sizes, and wealth
+grows about as many times faster as there are batch sizes.
 
 Stakes are mean(g) / mean(g^2) of the earlier blocks, at most .9 over the largest loss, and nothing on a losing side:
 close to the best constant stake in the long run.
 
-Arrays: [..., blocks]; leading dimensions are replicates.
+Arrays: [..., blocks], or [..., blocks, batches] where batch sizes are independent; leading dimensions are replicates.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from sensitivity.analysis.estimates import Floats
+from sensitivity.analysis.estimates import Floats, Interval
 from sensitivity.analysis.paired import Answer
 
 _BOLDEST = 0.9
+_RATIOS = np.geomspace(1 / 64, 64, 121)
+"""Tried for the ends of an interval; 1 is one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,26 +75,46 @@ class Anytime:
         return "worse" if self.harder >= 2 / alpha else "undetermined"
 
 
-def wealth(one: Floats, other: Floats, ratio: float, *, above: bool) -> Floats:
+def wealth(one: Floats, other: Floats, ratio: float, *, above: bool, independent: bool = False) -> Floats:
     """Return the wealth after each block [..., blocks], betting that one exceeds `ratio` times the other on average.
 
-    With `above` false the bet is that it falls short of that.
+    With `above` false the bet is that it falls short of that. `independent` says that the last dimension is that of
+    batch sizes which are independent within a block.
     """
+    payoff = _payoffs(one, other, ratio, above, independent)
+    stake = _stakes(payoff, ratio if above else 1.0)[..., :-1]
+    return np.asarray(np.exp(np.log1p(stake[..., None] * payoff).sum(axis=-1).cumsum(axis=-1)))
+
+
+def next_stake(one: Floats, other: Floats, ratio: float, *, above: bool, independent: bool = False) -> float:
+    """Return the stake of ``wealth`` on the block after these."""
+    return float(_stakes(_payoffs(one, other, ratio, above, independent), ratio if above else 1.0)[..., -1])
+
+
+def _payoffs(one: Floats, other: Floats, ratio: float | Floats, above: bool, independent: bool) -> Floats:
     payoff = one - ratio * other if above else ratio * other - one
-    loss = ratio if above else 1.0  # the most that a block can take
-    count = np.arange(1, payoff.shape[-1])
-    mean = payoff.cumsum(axis=-1)[..., :-1] / count
-    square = (payoff**2).cumsum(axis=-1)[..., :-1] / count
-    stake = np.zeros_like(payoff)
+    return payoff if independent else payoff[..., None]
+
+
+def _stakes(payoff: Floats, loss: float | Floats) -> Floats:
+    """Return the stake on each block and on the next one [..., blocks + 1], by payoffs [..., blocks, bets].
+
+    `loss` is the most that a bet can lose.
+    """
+    count = np.arange(1, payoff.shape[-2] + 1)
+    mean = payoff.mean(axis=-1).cumsum(axis=-1) / count
+    square = (payoff**2).mean(axis=-1).cumsum(axis=-1) / count
+    stake = np.zeros((*mean.shape[:-1], mean.shape[-1] + 1))
     stake[..., 1:] = np.clip(mean / np.where(square > 0, square, 1.0), 0.0, _BOLDEST / loss)
-    return np.asarray(np.exp(np.log1p(stake * payoff).cumsum(axis=-1)))
+    return stake
 
 
-def bet(one: Floats, other: Floats, margin: float, of: str) -> Anytime:
-    """Return the e-values of blocks [blocks] in the order in which they came."""
+def bet(one: Floats, other: Floats, margin: float, of: str, *, independent: bool = False) -> Anytime:
+    """Return the e-values of blocks [blocks], or [blocks, batches], in the order in which they came."""
 
     def peak(ratio: float, *, above: bool) -> float:
-        return float(max(1.0, wealth(one, other, ratio, above=above).max(initial=1.0)))
+        found = wealth(one, other, ratio, above=above, independent=independent)
+        return float(max(1.0, found.max(initial=1.0)))
 
     return Anytime(
         blocks=len(one),
@@ -101,3 +127,25 @@ def bet(one: Floats, other: Floats, margin: float, of: str) -> Anytime:
         easier=peak(1.0, above=True),
         harder=peak(1.0, above=False),
     )
+
+
+def ratio_bounds(one: Floats, other: Floats, alpha: float, *, independent: bool = False) -> Interval:
+    """Return an interval of the ratio of the means of `one` and `other` that holds at any stop.
+
+    It is the hull of the ratios against which neither side's wealth has ever reached 2 / `alpha`, on a grid, out to
+    the next rejected one; 0 and infinity are its widest ends.
+    """
+    ratios = _RATIOS[:, None, None]
+    peaks = []
+    for above in (True, False):
+        payoff = _payoffs(one, other, ratios if independent else ratios[..., 0], above, independent)
+        stake = _stakes(payoff, ratios[..., 0] if above else np.ones((1, 1)))[..., :-1]
+        grown = np.log1p(stake[..., None] * payoff).sum(axis=-1).cumsum(axis=-1)
+        peaks.append(grown.max(axis=-1, initial=0.0))
+    kept = np.maximum(*peaks) < math.log(2 / alpha)
+    places = np.flatnonzero(kept)
+    if not len(places):
+        return 0.0, math.inf
+    first, last = int(places[0]), int(places[-1])
+    low = 0.0 if first == 0 else float(_RATIOS[first - 1])
+    return low, math.inf if last == len(_RATIOS) - 1 else float(_RATIOS[last + 1])

@@ -107,7 +107,7 @@ def level(looks: Looks, seeds: int, planned: Sequence[int]) -> Level:
     if k == 1:
         return Level(rate=RATE / 2, cautions=())
     # Off its plan, a study has what the planned looks that it has passed have left, for looks 1, 2, ... since.
-    spent = sum(_share(n, planned) for n in planned if n <= seeds)
+    spent = sum(planned_share(n, planned) for n in planned if n <= seeds)
     rate = RATE * (1 - spent) / ((k - 1) * k) if planned else RATE / (k * (k + 1))
     said = (
         f"There may have been {k} looks at this study: it was extended {_times(k - 1)} after results existed"
@@ -134,12 +134,12 @@ def _planned(seeds: int, planned: Sequence[int]) -> Level:
         fix = _NO_LOOK if later is None else f"the next one is at {later:,}: set seeds = {later} and run again"
         text = f"Looks were planned at {listed} seeds, and there are {seeds:,}, so nothing is claimed now; {fix}."
         return Level(rate=0.0, cautions=(Caution(code="unplanned-look", text=text),))
-    share = _share(seeds, planned)
+    share = planned_share(seeds, planned)
     text = f"Planned look at {seeds:,} seeds, of {listed}: a claim has an error rate of {RATE * share:.2%} here."
     return Level(rate=RATE * share, cautions=(Caution(code="looks", text=text),))
 
 
-def _share(seeds: int, planned: Sequence[int]) -> float:
+def planned_share(seeds: int, planned: Sequence[int]) -> float:
     """Return the share of the error rate that the planned look at `seeds` has."""
     return math.sqrt(seeds) / sum(math.sqrt(n) for n in planned)
 

@@ -102,27 +102,94 @@ def _size(arm: LogTimes) -> float:
 def _tester(one: LogTimes, other: LogTimes) -> Callable[[float], _Test]:
     """Return the function that tests the logarithm of a ratio."""
     grid = size_grid(np.concatenate([one.batch_sizes, other.batch_sizes]))[::2]
-    means = [arm.times.mean(axis=0) for arm in (one, other)]
-    scatter = [max(float(arm.times.var(axis=0).mean()), 1e-6) for arm in (one, other)]
 
     def test(log_ratio: float) -> _Test:
         sizes = (grid, grid - log_ratio)
-        loss = np.zeros(len(grid))
-        for arm, mean, noise, size in zip((one, other), means, scatter, sizes, strict=True):
-            rest = mean - np.log1p(np.exp(size)[:, None] / arm.batch_sizes)
-            loss += ((rest**2).mean(axis=1) - rest.mean(axis=1) ** 2) * len(mean) / noise
-        best = int(loss.argmin())
+        best = int((_loss(one, sizes[0]) + _loss(other, sizes[1])).argmin())
         found, bias = [], 0.0
         for arm, size in zip((one, other), sizes, strict=True):
-            ratio = np.exp(size[best]) / arm.batch_sizes
-            slope = ratio / (1 + ratio)
-            slope = slope - slope.mean()
-            weight = slope / (slope @ slope)
-            found.append((arm.times - np.log1p(ratio)) @ weight)
-            bias += float(np.abs(weight) @ arm.bias)
+            above, weight = _linearised(arm, size[best : best + 1])
+            found.append(above[0])
+            bias += float(np.abs(weight[0]) @ arm.bias)
         return _Test(found[0] - found[1], bias)
 
     return test
+
+
+def _linearised(arm: LogTimes, log_sizes: Floats) -> tuple[Floats, Floats]:
+    """Return how far each seed's log Bc lies above `log_sizes` [sizes], to first order, and the weights of its times.
+
+    They are [sizes, seeds] and [sizes, batches].
+    """
+    ratio = np.exp(log_sizes)[:, None] / arm.batch_sizes
+    slope = ratio / (1 + ratio)
+    slope = slope - slope.mean(axis=1, keepdims=True)
+    weight = slope / (slope**2).sum(axis=1, keepdims=True)
+    return weight @ arm.times.T - (weight * np.log1p(ratio)).sum(axis=1, keepdims=True), weight
+
+
+@dataclass(frozen=True, eq=False)
+class RatioProfile:
+    """What the seeds say of every ratio on a grid, from which intervals at several levels can be had."""
+
+    log_ratios: Floats
+    """[ratios], evenly spaced."""
+    differences: Floats
+    """[ratios, seeds]: how far above the ratio each seed has it, linearised."""
+    weights: tuple[Floats, Floats]
+    """[ratios, batches] of each optimizer: what its log times are multiplied by."""
+
+    def interval(self, level: float, bias: Floats, widen: float = 1.0) -> tuple[float, float]:
+        """Return the log ratios that Student's t doesn't reject at a two-sided `level`, such as 0.95.
+
+        `bias` [ratios] is how far the mean difference may be off besides, `widen` a factor on its standard error.
+        Infinite where the data give no end.
+        """
+        count = np.full(len(self.log_ratios), self.differences.shape[1])
+        half = bias + widen * t_half_width(self.differences.std(axis=1, ddof=1), count, level)
+        mean = self.differences.mean(axis=1)
+        above, below = np.flatnonzero(mean - half > 0), np.flatnonzero(mean + half < 0)
+        low = self._zero(mean - half, int(above[-1])) if len(above) else -math.inf
+        return low, self._zero(mean + half, int(below[0]) - 1) if len(below) else math.inf
+
+    def estimate(self) -> float:
+        """Return the log ratio at which the mean difference is zero; infinite where it has none."""
+        mean = self.differences.mean(axis=1)
+        above = np.flatnonzero(mean > 0)
+        return self._zero(mean, int(above[-1])) if len(above) else -math.inf
+
+    def _zero(self, values: Floats, left: int) -> float:
+        """Return where `values` fall through zero between two neighbours of the grid."""
+        if not 0 <= left < len(values) - 1:
+            return -math.inf if left < 0 else math.inf
+        share = values[left] / (values[left] - values[left + 1])
+        return float(self.log_ratios[left] + share * (self.log_ratios[left + 1] - self.log_ratios[left]))
+
+
+def profile_ratios(one: LogTimes, other: LogTimes) -> RatioProfile:
+    """Test every ratio of a grid, as ``compare_sizes`` tests one.
+
+    Sizes and ratios have one spacing, so that the other's size under each ratio is on the grid too.
+    """
+    grid = size_grid(np.concatenate([one.batch_sizes, other.batch_sizes]))[::2]
+    spacing = grid[1] - grid[0]
+    reach = math.ceil(_RATIOS[-1] / spacing)
+    steps = np.arange(-reach, reach + 1)
+    wide = grid[0] + spacing * np.arange(-reach, len(grid) + reach)
+    losses = [_loss(arm, sizes) for arm, sizes in ((one, grid), (other, wide))]
+    # Row m has the other's losses at grid - log ratio m: the ratios rise as its sizes fall.
+    shifted = np.lib.stride_tricks.sliding_window_view(losses[1], len(grid))[::-1]
+    best = (losses[0] + shifted).argmin(axis=1)
+    log_ratios = steps * spacing
+    found, weights = zip(_linearised(one, grid[best]), _linearised(other, grid[best] - log_ratios), strict=True)
+    return RatioProfile(log_ratios, found[0] - found[1], (weights[0], weights[1]))
+
+
+def _loss(arm: LogTimes, log_sizes: Floats) -> Floats:
+    """Return the squared residuals of the mean curve at each size [sizes], in units of the seeds' variance."""
+    noise = max(float(arm.times.var(axis=0).mean()), 1e-6)
+    rest = arm.times.mean(axis=0) - np.log1p(np.exp(log_sizes)[:, None] / arm.batch_sizes)
+    return np.asarray(((rest**2).mean(axis=1) - rest.mean(axis=1) ** 2) * len(arm.batch_sizes) / noise)
 
 
 def _estimate(test: Callable[[float], _Test], value: float, n: int, widen: float, alpha: float) -> Estimate:

@@ -44,6 +44,7 @@ PHASE_NAMES: dict[Phase, str] = {
 """As they are read."""
 SettledAnswer = Literal["better", "worse", "equivalent", "undetermined", "blocked"]
 """Of a candidate against a reference. Undetermined: not within this budget; blocked: no budget would do, as it is."""
+Direction = Literal["better", "worse", "undetermined"]
 Hyperparameters = tuple[tuple[str, float], ...]
 Facts = dict[str, Any]
 """Numbers and names behind a sentence, as JSON-like data."""
@@ -313,7 +314,7 @@ class Answer(Amendment):
     """A sentence or a few: the answer, its number and interval, what it took, and what would come next."""
     reason: str = ""
     """Why it is blocked or undetermined."""
-    direction: Literal["better", "worse", "undetermined"] = "undetermined"
+    direction: Direction = "undetermined"
     """Which one is ahead, whether or not by the margin; better is the candidate."""
     estimate: float | None = None
     """Ratio, candidate over reference, of critical batch sizes or of expected trials until a setting works."""

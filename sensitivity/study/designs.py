@@ -50,14 +50,31 @@ def configurations(arm: Arm, seed: int = 0) -> tuple[Configuration, ...]:
 def _quantiles(arm: Arm, seed: int, names: Sequence[str]) -> NDArray[np.float64]:
     """Return where on their axes the hyperparameters `names` are drawn: [samples, names], from 0 to 1."""
     count = arm.samples or 0
-    own = [name for name in arm.axes() if name not in HYPERPARAMETERS]
-    order = {name: place for place, name in enumerate(HYPERPARAMETERS)}  # the same in every arm
-    order |= {name: _OWN + place for place, name in enumerate(own)}
-    places = [order[name] for name in names]
+    places = _places(names, tuple(arm.axes()))
     if arm.design == "random":
-        streams = [np.random.default_rng([arm.design_seed, seed, place]) for place in places]
-        return np.stack([stream.random(count) for stream in streams], axis=1)
+        return np.stack([_stream(arm.design_seed, seed, place).random(count) for place in places], axis=1)
     return np.stack([_sobol(arm.design_seed, seed, place, count) for place in places], axis=1)
+
+
+def quantiles(names: Sequence[str], among: Sequence[str], seed: int) -> list[float]:
+    """Return where on their axes hyperparameters are in the first random draw of a seed, from 0 to 1.
+
+    They are those of the design "random" with ``design_seed`` 0: the same for every arm that has a hyperparameter of
+    the name. `among` are all of the arm's, in its order.
+    """
+    return [float(_stream(0, seed, place).random()) for place in _places(names, among)]
+
+
+def _places(names: Sequence[str], among: Sequence[str]) -> list[int]:
+    """Return which dimension each of `names` is, where an arm has the hyperparameters `among`."""
+    order = {name: place for place, name in enumerate(HYPERPARAMETERS)}  # the same in every arm
+    own = [name for name in among if name not in HYPERPARAMETERS]
+    order |= {name: _OWN + place for place, name in enumerate(own)}
+    return [order[name] for name in names]
+
+
+def _stream(design_seed: int, seed: int, place: int) -> np.random.Generator:
+    return np.random.default_rng([design_seed, seed, place])
 
 
 def _sobol(design_seed: int, seed: int, place: int, count: int) -> NDArray[np.float64]:

@@ -1,0 +1,250 @@
+"""Worlds of two optimizers with a known truth, in which `settle` asks for runs and gets what they would have been.
+
+A run takes log T = log Smin (1 + Bc / B) + excess(x - optimum at B) + noise steps, of which evaluations tell an
+interval; a budget cuts off, a cliff and chance make runs diverge. So the ratio of critical batch sizes, that of the
+success probabilities over the declared boxes, and which runs work are all known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sensitivity.analysis.estimates import Floats
+from sensitivity.settling.declaring import LOOKS
+from sensitivity.study.amendments import Claim, Declaration, DeclaredArm, Observation, Point, Side
+from sensitivity.study.axes import Axis
+
+NAMES = ("lr", "damping", "eps", "kl_clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """An optimizer: its law S(B), and the bowl of its hyperparameters in decades."""
+
+    size: float = 100.0
+    s_min: float = 100.0
+    dimensions: int = 2
+    bend: float = 0.6
+    """log T rises by half of this a squared decade from the optimum."""
+    ridge: float = 1.0
+    """By which factor less along the diagonal of the first two hyperparameters."""
+    skew: float = 0.0
+    """log T rises as bend (exp(skew z) - skew z - 1) / skew^2 along each hyperparameter; 0 is the parabola."""
+    optimum: float = 0.0
+    """Decades from the middle of the box to the optimum at the middle batch size, along every hyperparameter."""
+    drift: float = 0.25
+    """Decades by which the optimum of the first hyperparameter moves a factor of 4 of the batch size."""
+    bent: float = 0.0
+    """Decades by which it lies off that line at the middle batch sizes."""
+    cliff: float = math.inf
+    """Runs diverge where the first hyperparameter lies this far above its optimum."""
+    diverges: float = 0.0
+    """Probability that a run diverges wherever it is."""
+    half_width: float = 2.0
+    """Of the box, in decades."""
+    works: float | None = None
+    """Runs reach the target with this probability and in no other case: no law at all, for the sensitivity question."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """A truth and how it is measured; `arms` are the candidate "a" and the reference "b"."""
+
+    name: str
+    arms: tuple[Arm, Arm]
+    batch_sizes: tuple[int, ...] = (32, 128, 512)
+    noise: float = 0.1
+    tails: str = "normal"
+    shared: float = 0.0
+    """Share of the noise's variance that all runs of a seed have in common."""
+    growth: float = 0.1
+    """Evaluations come this much later each."""
+    budget: float = 8.0
+    """Steps of a run, in multiples of the slower optimizer's S(B)."""
+    metric: bool = True
+    """Whether censored runs tell how far they came."""
+    questions: tuple[str, ...] = ("scaling",)
+    margins: tuple[float, float] = (1.25, 1.5)
+    ratio: float | None = None
+    """True ratio of success probabilities, where it isn't found by sampling."""
+
+    @property
+    def log_ratio(self) -> float:
+        """Of the critical batch sizes."""
+        return math.log(self.arms[0].size / self.arms[1].size)
+
+    def level(self, arm: Arm) -> Floats:
+        """Return log S(B)."""
+        return np.log(arm.s_min * (1 + arm.size / np.array(self.batch_sizes)))
+
+    @property
+    def caps(self) -> tuple[int, ...]:
+        """Steps of a run at each batch size."""
+        slower = np.maximum(*(self.level(arm) for arm in self.arms))
+        return tuple(int(self.budget * math.exp(level)) for level in slower)
+
+    def optima(self, arm: Arm) -> Floats:
+        """Return the optimum at each batch size [batches, dimensions]."""
+        k = len(self.batch_sizes)
+        found = np.full((k, arm.dimensions), arm.optimum)
+        if arm.dimensions:
+            steps = np.log(np.array(self.batch_sizes) / math.sqrt(self.batch_sizes[0] * self.batch_sizes[-1]))
+            found[:, 0] += arm.drift * steps / math.log(4)
+            found[1:-1, 0] += arm.bent
+        return found
+
+    def declaration(self, study: str) -> Declaration:
+        """Return the declaration of a settling."""
+        alpha = 0.05 / len(self.questions)
+        margins = {"scaling": self.margins[0], "sensitivity": self.margins[1]}
+        return Declaration(
+            study=study,
+            spec_hash=self.name,
+            batch_sizes=self.batch_sizes,
+            caps=self.caps,
+            target=("test_loss", 0.1),
+            arms=tuple(_declared(name, arm) for name, arm in zip("ab", self.arms, strict=True)),
+            claims=tuple(
+                Claim(question=q, candidate="a", reference="b", margin=margins[q], alpha=alpha) for q in self.questions
+            ),
+            looks=LOOKS,
+            most_blocks=512,
+            grid_runs=2 * 64 * 12 * len(self.batch_sizes),
+        )
+
+
+def _declared(name: str, arm: Arm) -> DeclaredArm:
+    low, high = 10.0**-arm.half_width, 10.0**arm.half_width
+    return DeclaredArm(
+        name=name,
+        sides=tuple(
+            Side(
+                name=NAMES[i],
+                axis=Axis(scale="log", low=low, high=high),
+                scale="decades",
+                low=low,
+                high=high,
+                least=low / 100,
+                most=high * 100,
+            )
+            for i in range(arm.dimensions)
+        ),
+    )
+
+
+@dataclass
+class Study:
+    """One replication of a world: answers what `settle` asks."""
+
+    world: World
+    rng: np.random.Generator
+    common: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Prepare what does not change from run to run."""
+        w = self.world
+        self._optima = {name: w.optima(arm) for name, arm in zip("ab", w.arms, strict=True)}
+        self._levels = {name: w.level(arm) for name, arm in zip("ab", w.arms, strict=True)}
+        self._arms = dict(zip("ab", w.arms, strict=True))
+        self._place = {size: k for k, size in enumerate(w.batch_sizes)}
+
+    def noise(self, n: int) -> Floats:
+        """Return noise of unit variance (t3 tails: of that scale)."""
+        if self.world.tails == "t3":
+            return self.rng.standard_t(3, n) / math.sqrt(3)
+        if self.world.tails == "skewed":
+            return self.rng.standard_exponential(n) - 1
+        return self.rng.standard_normal(n)
+
+    def observe(self, points: Sequence[Point]) -> list[Observation]:
+        """Return what the runs came to, in the order of the points."""
+        if not points:
+            return []
+        w, n = self.world, len(points)
+        fresh = self.noise(n)
+        if w.shared:
+            for point in points:
+                if point.seed not in self.common:
+                    self.common[point.seed] = float(self.noise(1)[0])
+            own = np.array([self.common[point.seed] for point in points])
+            fresh = math.sqrt(1 - w.shared) * fresh + math.sqrt(w.shared) * own
+        chance = self.rng.random(n)
+        log_t, lost = np.empty(n), np.zeros(n, dtype=bool)
+        caps = np.log(np.array([w.caps[self._place[point.batch_size]] for point in points], dtype=float))
+        names = np.array([point.arm for point in points])
+        places = np.array([self._place[point.batch_size] for point in points])
+        for name, arm in self._arms.items():
+            own = np.flatnonzero(names == name)
+            if not len(own):
+                continue
+            x = np.log10([[value for _, value in points[i].hyperparameters] for i in own]).reshape(len(own), -1)
+            z = x - self._optima[name][places[own]]
+            log_t[own] = self._levels[name][places[own]] + excess(arm, z)
+            lost[own] = chance[own] < arm.diverges
+            if arm.dimensions:
+                lost[own] |= z[:, 0] > arm.cliff
+            if arm.works is not None:
+                log_t[own] = np.where(chance[own] < arm.works, caps[own] - 1, caps[own] + 1)
+        log_t = log_t + w.noise * fresh
+        return [self._observation(*one) for one in zip(log_t.tolist(), lost.tolist(), caps.tolist(), strict=True)]
+
+    def _observation(self, log_t: float, lost: bool, cap: float) -> Observation:
+        if lost:
+            return Observation.model_construct(outcome="diverged", steps=0.0, after=0.0, shortfall=None)
+        if log_t > cap:
+            short = 1 - math.exp(-(log_t - cap) / 2) if self.world.metric else None
+            return Observation.model_construct(outcome="censored", steps=math.exp(cap), after=0.0, shortfall=short)
+        after, steps = evaluation(math.exp(log_t), self.world.growth)
+        return Observation.model_construct(outcome="reached", steps=steps, after=after, shortfall=None)
+
+
+def excess(arm: Arm, z: Floats) -> Floats:
+    """Return by how much log T lies above its minimum at distances z [points, dimensions] in decades."""
+    if not arm.dimensions:
+        return np.zeros(len(z))
+    bend = np.full(arm.dimensions, arm.bend)
+    if arm.ridge != 1.0 and arm.dimensions > 1:
+        u, v = (z[:, 0] + z[:, 1]) / math.sqrt(2), (z[:, 0] - z[:, 1]) / math.sqrt(2)
+        z = np.column_stack([u, v, z[:, 2:]])
+        bend = np.array([arm.bend / arm.ridge, *bend[1:]])
+    if arm.skew:
+        value = (np.exp(np.clip(arm.skew * z, -30, 30)) - arm.skew * z - 1) / arm.skew**2
+        return np.minimum(value @ bend, 30.0)
+    return 0.5 * (z**2) @ bend
+
+
+_SCHEDULES: dict[float, Floats] = {}
+
+
+def evaluation(time: float, growth: float) -> tuple[float, float]:
+    """Return the evaluations before and after a time, in steps."""
+    if growth not in _SCHEDULES:
+        steps = [1.0]
+        while steps[-1] < 1e8:
+            steps.append(max(steps[-1] + 1, math.floor(steps[-1] * (1 + growth))))
+        _SCHEDULES[growth] = np.array(steps)
+    schedule = _SCHEDULES[growth]
+    at = int(np.searchsorted(schedule, time))
+    return (float(schedule[at - 1]) if at else 0.0), float(schedule[at])
+
+
+def success_ratio(world: World) -> float:
+    """Return the true ratio of success probabilities over the declared boxes, the candidate's over the reference's."""
+    if world.ratio is not None:
+        return world.ratio
+    shares = []
+    for name, arm in zip("ab", world.arms, strict=True):
+        study = Study(world, np.random.default_rng(7))
+        x = np.random.default_rng(8).uniform(-arm.half_width, arm.half_width, (100_000, arm.dimensions))
+        per_batch = []
+        for k, level in enumerate(study._levels[name]):
+            z = x - study._optima[name][k]
+            reached = level + excess(arm, z) + world.noise * study.noise(len(x)) <= math.log(world.caps[k])
+            lives = (z[:, 0] <= arm.cliff) if arm.dimensions else np.ones(len(x), dtype=bool)
+            per_batch.append(float((reached & lives).mean() * (1 - arm.diverges)))
+        shares.append(np.mean(per_batch))
+    return float(shares[0] / shares[1])

@@ -1,0 +1,192 @@
+"""A quadratic response surface of log T over an arm's coordinates, with an optimum of its own at each batch size.
+
+    y = a_B + g_B'x + x'Hx / 2
+
+The curvature H is shared by batch sizes, the optimum -H^-1 g_B is not: an optimum that is linear in log B would cost a
+regret of .1 where it bends (SETTLE.md). The fit is by weighted least squares on the points whose predicted excess over
+the optimum is small, and is repeated until these are the points that it was fitted to.
+
+Arrays: x [points, dimensions], b [points] the place of the batch size, y [points].
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.analysis.estimates import Floats
+
+Ints = NDArray[np.int_]
+Bools = NDArray[np.bool_]
+
+_ROUNDS = 6
+_SLOPES = 3.0
+"""Prior standard deviation of a batch size's slope about their mean, in nats a decade: so weak that it only decides
+where a batch size has too few points for a slope of its own."""
+_LEAST_NOISE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """A fitted surface."""
+
+    centre: Floats
+    """[dimensions]: where x is measured from."""
+    level: Floats
+    """[batches]"""
+    slope: Floats
+    """[batches, dimensions]"""
+    curvature: Floats
+    """[dimensions, dimensions]"""
+    covariance: Floats
+    """Of level, slope and curvature, as the columns of ``_columns``."""
+    noise: float
+    """Residual standard deviation."""
+    points: int
+    """That it was fitted to."""
+
+    @property
+    def definite(self) -> bool:
+        """Whether the surface has a minimum."""
+        return bool(np.linalg.eigvalsh(self.curvature).min() > 1e-3)
+
+    def predict(self, x: Floats, b: Ints) -> Floats:
+        """Return log T at points [points]."""
+        d = x - self.centre
+        curved = np.einsum("ni,ij,nj->n", d, self.curvature, d) / 2
+        return np.asarray(self.level[b] + (self.slope[b] * d).sum(axis=1) + curved)
+
+    def optimum(self, least: Floats, most: Floats) -> Floats:
+        """Return where each batch size is lowest between two ends: [batches, dimensions].
+
+        Of a surface with a minimum it is found coordinate by coordinate, which converges; of another it is the lowest
+        of the corners and of a coarse grid.
+        """
+        if self.definite:
+            free = self.centre - np.linalg.solve(self.curvature, self.slope.T).T
+            if bool(((free >= least) & (free <= most)).all()):
+                return np.asarray(free)
+            return self._descend(np.clip(free, least, most), least, most)
+        steps = (np.linspace(low, high, 5) for low, high in zip(least, most, strict=True))
+        grid = np.array(list(itertools.product(*steps)))
+        values = np.stack([self.predict(grid, np.full(len(grid), k)) for k in range(len(self.level))])
+        return np.asarray(grid[values.argmin(axis=1)])
+
+    def _descend(self, x: Floats, least: Floats, most: Floats) -> Floats:
+        x = x.copy()
+        for _ in range(20):
+            for i in range(x.shape[1]):
+                gradient = self.slope[:, i] + (x - self.centre) @ self.curvature[i]
+                x[:, i] = np.clip(x[:, i] - gradient / self.curvature[i, i], least[i], most[i])
+        return x
+
+    def regret(self, x: Floats) -> Floats:
+        """Return the expected regret of x, its optimum [batches, dimensions], under the true surface: [batches].
+
+        The gradient at x is linear in the coefficients, with covariance V; the regret is half of its square in the
+        metric of the inverse curvature, on average tr(H^-1 V) / 2.
+        """
+        k = len(self.slope)
+        inverse = np.linalg.inv(self.curvature)
+        found = np.empty(k)
+        for place in range(k):
+            gradient = _gradient_columns(x[place] - self.centre, place, k)
+            found[place] = 0.5 * np.trace(inverse @ gradient @ self.covariance @ gradient.T)
+        return found
+
+
+def parameters(batches: int, dimensions: int) -> int:
+    """Return the number of coefficients of a surface."""
+    return batches * (1 + dimensions) + dimensions * (dimensions + 1) // 2
+
+
+def _pairs(dimensions: int) -> tuple[Ints, Ints]:
+    return np.triu_indices(dimensions)
+
+
+def _columns(x: Floats, b: Ints, batches: int) -> Floats:
+    """Return the design matrix [points, coefficients]: levels, slopes by batch size, the curvature's upper triangle."""
+    n, d = x.shape
+    one = np.zeros((n, batches))
+    one[np.arange(n), b] = 1.0
+    slopes = (one[:, :, None] * x[:, None, :]).reshape(n, batches * d)
+    i, j = _pairs(d)
+    curved = x[:, i] * x[:, j] * np.where(i == j, 0.5, 1.0)
+    return np.concatenate([one, slopes, curved], axis=1)
+
+
+def _gradient_columns(x: Floats, place: int, batches: int) -> Floats:
+    """Return the matrix [dimensions, coefficients] that gives the gradient at x of the batch size at `place`."""
+    d = len(x)
+    found = np.zeros((d, parameters(batches, d)))
+    found[:, batches + place * d : batches + (place + 1) * d] = np.eye(d)
+    for column, (i, j) in enumerate(zip(*_pairs(d), strict=True), start=batches * (1 + d)):
+        found[i, column] += x[j]
+        if i != j:
+            found[j, column] += x[i]
+    return found
+
+
+def fit(x: Floats, b: Ints, y: Floats, lower: Bools, batches: int, within: float, box: Floats) -> Response | None:
+    """Fit a surface to the points predicted to lie less than `within` above the optimum of their batch size.
+
+    `lower` [points] marks values that are only lower bounds (censored runs): where the surface lies above one, it is no
+    residual. `box` [2, dimensions] is where optima are looked for. None where too few points are left.
+    """
+    d = x.shape[1]
+    need = parameters(batches, d) + 2
+    lowest = np.array([y[b == k].min() if (b == k).any() else np.inf for k in range(batches)])
+    kept = y - lowest[b] < within
+    for share in (1.5, 2.5):  # noise and a coarse start: a wider choice where the first is too small
+        if kept.sum() < need:
+            kept = y - lowest[b] < share * within
+    found: Response | None = None
+    target, noise = y, 1.0
+    for _ in range(_ROUNDS):
+        if kept.sum() < need or len(np.unique(b[kept])) < batches:
+            return None
+        found = _least_squares(x[kept], b[kept], target[kept], batches, noise)
+        noise = max(found.noise, _LEAST_NOISE)
+        predicted = found.predict(x, b)
+        target = np.where(lower, np.maximum(y, predicted), y)
+        base = found.predict(found.optimum(box[0], box[1]), np.arange(batches))
+        chosen = predicted - base[b] < within
+        if bool((chosen == kept).all()) and not lower.any():
+            break
+        if chosen.sum() >= need:
+            kept = chosen
+    return found
+
+
+def _least_squares(x: Floats, b: Ints, y: Floats, batches: int, noise: float) -> Response:
+    n, d = x.shape
+    centre = x.mean(axis=0)
+    design = _columns(x - centre, b, batches)
+    # Slopes are drawn towards their mean over batch sizes: (I - J/k) / prior variance.
+    pull = np.zeros((design.shape[1], design.shape[1]))
+    spread = (np.eye(batches) - 1 / batches) / _SLOPES**2
+    at = batches + np.arange(batches) * d
+    for i in range(d):
+        pull[np.ix_(at + i, at + i)] = spread
+    pull[np.diag_indices_from(pull)] += 1e-9
+    gram = design.T @ design
+    inverse = np.linalg.inv(gram + noise**2 * pull)
+    beta = inverse @ (design.T @ y)
+    rest = y - design @ beta
+    freedom = max(n - float(np.trace(inverse @ gram)), 1.0)
+    sd = float(np.sqrt((rest @ rest) / freedom))
+    curvature = np.zeros((d, d))
+    upper, right = _pairs(d)
+    curvature[upper, right] = curvature[right, upper] = beta[batches * (1 + d) :]
+    return Response(
+        centre=centre,
+        level=beta[:batches],
+        slope=beta[batches : batches * (1 + d)].reshape(batches, d),
+        curvature=curvature,
+        covariance=np.asarray(max(sd, _LEAST_NOISE) ** 2 * inverse),
+        noise=sd,
+        points=n,
+    )

@@ -1,0 +1,82 @@
+"""What a settling says: of its steps, and of its answers."""
+
+from __future__ import annotations
+
+import math
+
+from sensitivity.analysis.names import optimizer_name
+from sensitivity.study.amendments import Claim, SettledAnswer
+
+
+def number(value: float | None) -> str:
+    """Return a ratio as it is read, or that there is none."""
+    if value is None or not math.isfinite(value):
+        return "no bound"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def interval(low: float | None, high: float | None, level: float) -> str:
+    """Return an interval as it is read."""
+    return f"{100 * level:.3g}% interval {number(low)} to {number(high)}, valid at any look"
+
+
+def runs(count: int) -> str:
+    """Return a number of runs."""
+    return f"{count:,} run{'' if count == 1 else 's'}"
+
+
+def listed(names: list[str]) -> str:
+    """Return names as a list in a sentence."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def answer_sentence(
+    claim: Claim,
+    answer: SettledAnswer,
+    *,
+    estimate: float | None,
+    ends: tuple[float | None, float | None],
+    level: float,
+    direction: str,
+    basis: str,
+    reason: str,
+    total: int,
+    next_runs: int | None,
+) -> str:
+    """Return what a claim came to; `basis` is what it rests on, such as "16 judging seeds"."""
+    one, other = optimizer_name(claim.candidate), optimizer_name(claim.reference)
+    scaling = claim.question == "scaling"
+    noun = "critical batch size" if scaling else "expected number of trials until a setting works"
+    known = "" if estimate is None else f"{number(estimate)} times that of {other} ({interval(*ends, level)})"
+    if answer == "blocked":
+        return f"Whether {one} {_asks(claim, other)} can't be judged: {reason}."
+    if answer == "undetermined":
+        said = f"Not settled within {runs(total)}: {reason}."
+        if estimate is None:
+            return said
+        ahead = {"better": "larger" if scaling else "smaller", "worse": "smaller" if scaling else "larger"}
+        if direction in ahead:
+            said += (
+                f" {one}'s {noun} is {ahead[direction]}, {known}; whether it differs by more than a factor of"
+                f" {claim.margin:g} is open."
+            )
+        else:
+            said += f" {one}'s {noun} is {known}, so it may be larger or smaller."
+        return said + ("" if next_runs is None else f" The next look costs {runs(next_runs)}.")
+    if answer == "equivalent":
+        verb = "scales as far as" if scaling else "is as sensitive to its hyperparameters as"
+        return f"{one} {verb} {other}: its {noun} is {known}, within the margin of {claim.margin:g}, by {basis}."
+    verbs = {
+        ("scaling", "better"): "scales further than",
+        ("scaling", "worse"): "scales less far than",
+        ("sensitivity", "better"): "is less sensitive to its hyperparameters than",
+        ("sensitivity", "worse"): "is more sensitive to its hyperparameters than",
+    }
+    verb = verbs[claim.question, answer]
+    return f"{one} {verb} {other}: its {noun} is {known}, beyond the margin of {claim.margin:g}, by {basis}."
+
+
+def _asks(claim: Claim, other: str) -> str:
+    if claim.question == "scaling":
+        return f"scales further than {other}"
+    return f"is less sensitive to its hyperparameters than {other}"
