@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class Arm:
     """Runs reach the target with this probability and in no other case: no law at all, for the sensitivity question."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class World:
     """A truth and how it is measured; `arms` are the candidate "a" and the reference "b"."""
 
@@ -81,7 +82,7 @@ class World:
         """Return log S(B)."""
         return np.log(arm.s_min * (1 + arm.size / np.array(self.batch_sizes)))
 
-    @property
+    @cached_property
     def caps(self) -> tuple[int, ...]:
         """Steps of a run at each batch size."""
         slower = np.maximum(*(self.level(arm) for arm in self.arms))

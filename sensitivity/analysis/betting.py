@@ -28,6 +28,7 @@ import numpy as np
 
 from sensitivity.analysis.estimates import Floats, Interval
 from sensitivity.analysis.paired import Answer
+from sensitivity.study.amendments import Direction
 
 _BOLDEST = 0.9
 _RATIOS = np.geomspace(1 / 64, 64, 121)
@@ -68,7 +69,7 @@ class Anytime:
             return "worse"
         return "equivalent" if min(self.not_better, self.not_worse) >= 1 / alpha else "undetermined"
 
-    def direction(self, alpha: float) -> Answer:
+    def direction(self, alpha: float) -> Direction:
         """Return which one works more often, whether or not by the margin; better is the candidate."""
         if self.easier >= 2 / alpha:
             return "better"

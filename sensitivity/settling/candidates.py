@@ -20,6 +20,8 @@ from sensitivity.study.amendments import Hyperparameters, Observation
 
 SEEDS = 4
 """Fresh seeds of every candidate."""
+_DECISIVE = 2
+"""Runs that one candidate must miss the target with more than another for that to decide."""
 _SURPRISE = 3.0
 """Standard errors by which runs may exceed the prediction."""
 _CLEARLY = 1.2 * math.sqrt(2)
@@ -35,11 +37,6 @@ class Candidate:
     runs: tuple[Observation, ...] = ()
 
     @property
-    def reached(self) -> bool:
-        """Whether every run reached the target."""
-        return all(run.success for run in self.runs)
-
-    @property
     def mean(self) -> float:
         """Mean log T of the runs that weren't lost; infinite without any."""
         scores = [score(run)[0] for run in self.runs]
@@ -53,8 +50,11 @@ class Candidate:
 
 
 def contradicted(candidate: Candidate, predicted: float, noise: float) -> bool:
-    """Tell whether fresh runs of an optimum disagree with the surface that it is the optimum of."""
-    if not candidate.reached:
+    """Tell whether fresh runs of an optimum disagree with the surface that it is the optimum of.
+
+    One lost run is chance; two are the setting.
+    """
+    if candidate.missed >= _DECISIVE:
         return True
     return candidate.mean - predicted > _SURPRISE * noise / math.sqrt(len(candidate.runs))
 
@@ -66,7 +66,7 @@ def choose(candidates: Sequence[Candidate], noise: float) -> Candidate:
     if not rest:
         return first
     best = min(rest, key=lambda one: (one.missed, one.mean))
-    if best.missed != first.missed:
+    if abs(best.missed - first.missed) >= _DECISIVE:
         return best if best.missed < first.missed else first
     faster = first.mean - best.mean > _CLEARLY * 2 * noise / math.sqrt(SEEDS)
     return best if faster else first

@@ -15,7 +15,7 @@ from sensitivity.study.primary import Pair, Question
 from sensitivity.study.spec import StudySpec
 
 QUESTIONS: tuple[Question, ...] = ("scaling", "sensitivity")
-LOOKS = (8, 11, 16, 22, 32, 45, 64, 90, 128)
+LOOKS = (8, 11, 16, 22, 32, 45, 64, 90, 128, 181)
 """Numbers of judging seeds, each about 1.4 times the one before."""
 MOST_BLOCKS = 4096
 EXTENSION = 2.0

@@ -6,6 +6,10 @@ twice that error rate lies within it. Both together keep to the claim's error ra
 study stops: beyond the margin only "equivalent" and the opposite claim are false, and both need an upper end below the
 margin, at most the whole rate; within the margin only "better" and "worse" are, at half the rate each.
 
+Only the smallest and the largest batch size are judged to the end. log Smin and log Bc are two numbers, which runs at
+the two ends tell most of: at three batch sizes the middle one has a weight of a twentieth of theirs. The first look has
+all batch sizes, to see whether S(B) = Smin (1 + Bc/B) describes them at all.
+
 The interval is Student's t of paired, linearised differences (``analysis.size_ratio``), widened by what their mean may
 be off for the spacing of evaluations (``analysis.grain``), for the expected regret of the winners, and for runs that
 didn't reach the target.
@@ -16,8 +20,8 @@ Arrays are [seeds, batches].
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import bdtrc
@@ -31,7 +35,7 @@ from sensitivity.study.amendments import Claim, Direction, Observation, SettledA
 
 MISSES = 0.05
 """Share of judging runs at a batch size that may miss the target; beyond it, T is not known well enough to judge."""
-_SURE = 0.05
+_SURE = 0.01
 """p-value at which more runs than that miss it."""
 _SHORTEST = 0.5
 """Steps that stand in for a lower end of 0."""
@@ -41,30 +45,41 @@ _SHORTEST = 0.5
 class Judged:
     """The judging runs of an arm."""
 
-    batches: int
-    rows: list[list[Observation]] = field(default_factory=list)
-    """One list of observations a seed, by batch size."""
+    runs: dict[int, list[Observation]]
+    """By batch size, in the order of the seeds."""
 
-    def times(self) -> tuple[Floats, Floats, Floats, Floats]:
-        """Return log T by interval midpoints, the intervals' widths, and which runs were censored and which lost.
-
-        A censored run counts as its budget, a lost one as the mean of the others at its batch size.
-        """
-        low, high = (
-            np.array([[one.log_steps[end] for one in row] for row in self.rows], dtype=float) for end in (0, 1)
-        )
-        low = np.where(np.isneginf(low), math.log(_SHORTEST), low)
-        kinds = np.array([[one.outcome for one in row] for row in self.rows])
+    def times(self, batch_sizes: Sequence[int], regret: Mapping[int, float]) -> Times:
+        """Return the runs at some batch sizes, all of which have the same seeds."""
+        rows = [self.runs[size] for size in batch_sizes]
+        low, high = (np.array([[one.log_steps[end] for one in own] for own in rows]).T for end in (0, 1))
+        kinds = np.array([[one.outcome for one in own] for own in rows]).T
         censored, reached = kinds == "censored", kinds == "reached"
         lost = ~censored & ~reached
+        low = np.where(lost, 0.0, np.where(np.isneginf(low), math.log(_SHORTEST), low))
         high = np.where(reached, np.maximum(high, low), low)
-        y = np.where(lost, 0.0, (low + high) / 2)
-        there = np.maximum((~lost).sum(axis=0), 1)
-        return np.where(lost, y.sum(axis=0) / there, y), np.where(reached, high - low, 0.0), censored, lost
+        y, width = (low + high) / 2, high - low
+        y = np.where(lost, y.sum(axis=0) / np.maximum((~lost).sum(axis=0), 1), y)
+        grain = np.array([bias_bound(y[:, k], width[:, k]) for k in range(len(batch_sizes))])
+        # A censored run's log T lies above the budget by about the noise's deviation.
+        grain = grain + censored.mean(axis=0) * y.std(axis=0, ddof=1)
+        return Times(
+            log=LogTimes(y, np.array(batch_sizes, dtype=float), grain),
+            regret=np.array([regret[size] for size in batch_sizes]),
+            kept=len(y) - int(lost.sum(axis=0).max()),
+        )
 
-    def misses(self) -> tuple[int, ...]:
-        """Return how many runs missed the target, by batch size."""
-        return tuple(sum(not row[k].success for row in self.rows) for k in range(self.batches))
+
+@dataclass(frozen=True)
+class Times:
+    """What an arm's judging runs took."""
+
+    log: LogTimes
+    """log T by interval midpoints, and by how much evaluations and the budget may put their means off. A censored run
+    counts as its budget, a lost one as the mean of the others at its batch size."""
+    regret: Floats
+    """[batches]: expected regret of the winners."""
+    kept: int
+    """Seeds that weren't lost, at the batch size where most were."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,32 +135,29 @@ def levels(claim: Claim, looks: Sequence[int]) -> tuple[tuple[float, float], ...
     return tuple((claim.alpha / 2 * share, claim.alpha * share) for share in shares)
 
 
+def judged_sizes(batch_sizes: Sequence[int], first: bool) -> tuple[int, ...]:
+    """Return the batch sizes at which a look has seeds: all of them at the first, and then the two ends."""
+    return tuple(batch_sizes) if first else (min(batch_sizes), max(batch_sizes))
+
+
 def look(
     claim: Claim,
     one: Judged,
     other: Judged,
     batch_sizes: Sequence[int],
-    regrets: tuple[Floats, Floats],
+    regrets: tuple[Mapping[int, float], Mapping[int, float]],
     rates: tuple[float, float],
 ) -> Look:
-    """Look at the candidate's runs and the reference's, of the same seeds; `regrets` are [batches] of their winners."""
-    sizes, n = np.array(batch_sizes, dtype=float), len(one.rows)
-    arms, off = [], []
-    kept = n
-    for judged in (one, other):
-        y, width, censored, lost = judged.times()
-        grain = np.array([bias_bound(y[:, k], width[:, k]) for k in range(len(sizes))])
-        # A censored run's log T lies above the budget by about the noise's deviation.
-        grain = grain + censored.mean(axis=0) * y.std(axis=0, ddof=1)
-        arms.append(LogTimes(y, sizes, grain))
-        off.append(grain)
-        kept = min(kept, n - int(lost.sum(axis=0).max()))
-    profile = profile_ratios(*arms)
-    evaluations = sum(np.abs(weight) @ grain for weight, grain in zip(profile.weights, off, strict=True))
+    """Look at the candidate's runs and the reference's, of the same seeds; `regrets` are those of their winners."""
+    ends = judged_sizes(batch_sizes, first=False)
+    arms = [judged.times(ends, regret) for judged, regret in zip((one, other), regrets, strict=True)]
+    n = len(arms[0].log.times)
+    profile = profile_ratios(arms[0].log, arms[1].log)
+    evaluations = sum(np.abs(weight) @ arm.log.bias for weight, arm in zip(profile.weights, arms, strict=True))
     # Regrets of different batch sizes and arms are independent of each other: they add up in quadrature.
-    choices = sum((weight**2) @ regret**2 for weight, regret in zip(profile.weights, regrets, strict=True))
+    choices = sum((weight**2) @ arm.regret**2 for weight, arm in zip(profile.weights, arms, strict=True))
     bias = np.asarray(evaluations + np.sqrt(choices))
-    widen = math.sqrt(n / max(kept, 2))
+    widen = math.sqrt(n / max(min(arm.kept for arm in arms), 2))
     interval, inner = (profile.interval(1 - 2 * rate, bias, widen) for rate in rates)
     value = profile.estimate()
     at = int(np.abs(profile.log_ratios - np.clip(value, -9, 9)).argmin())
@@ -159,9 +171,7 @@ def look(
         answer = "worse"
     elif inner[0] > -margin and inner[1] < margin:
         answer = "equivalent"
-    reason = _missed(claim, one, other, batch_sizes)
-    if not reason and answer != "undetermined":
-        reason = _no_law(claim, arms, (off[0] + regrets[0], off[1] + regrets[1]))
+    reason = _missed(claim, one, other) or _no_law(claim, one, other, regrets)
     return Look(
         seeds=n,
         log_ratio=value,
@@ -176,11 +186,11 @@ def look(
     )
 
 
-def _missed(claim: Claim, one: Judged, other: Judged, batch_sizes: Sequence[int]) -> str:
+def _missed(claim: Claim, one: Judged, other: Judged) -> str:
     """Return why the target isn't reached often enough to judge; empty if it is."""
-    n = len(one.rows)
     for name, judged in ((claim.candidate, one), (claim.reference, other)):
-        for size, missed in zip(batch_sizes, judged.misses(), strict=True):
+        for size, own in judged.runs.items():
+            n, missed = len(own), sum(not run.success for run in own)
             if missed and float(bdtrc(missed - 1, n, MISSES)) < _SURE:
                 return (
                     f"{missed} of {n} judging runs of {name} at batch size {size:,} missed the target: raise the budget"
@@ -189,12 +199,15 @@ def _missed(claim: Claim, one: Judged, other: Judged, batch_sizes: Sequence[int]
     return ""
 
 
-def _no_law(claim: Claim, arms: Sequence[LogTimes], off: Sequence[Floats]) -> str:
-    """Return why S(B) has no critical batch size; empty if Smin (1 + Bc/B) describes both arms."""
-    for name, arm, bias in zip((claim.candidate, claim.reference), arms, off, strict=True):
-        size = float(fit_log_size(arm.times.mean(axis=0, keepdims=True), arm.batch_sizes)[0])
-        _, p = lack_of_fit(arm.times, arm.batch_sizes, size, bias)
-        if p < LACK_OF_FIT:
+def _no_law(claim: Claim, one: Judged, other: Judged, regrets: tuple[Mapping[int, float], Mapping[int, float]]) -> str:
+    """Return why S(B) has no critical batch size; empty if Smin (1 + Bc/B) describes both arms at the first look."""
+    for name, judged, regret in zip((claim.candidate, claim.reference), (one, other), regrets, strict=True):
+        fewest = min(len(own) for own in judged.runs.values())
+        first = Judged({size: own[:fewest] for size, own in judged.runs.items()})
+        times = first.times(tuple(sorted(first.runs)), regret)
+        size = float(fit_log_size(times.log.times.mean(axis=0, keepdims=True), times.log.batch_sizes)[0])
+        _, p = lack_of_fit(times.log.times, times.log.batch_sizes, size, times.log.bias + times.regret)
+        if p < LACK_OF_FIT / 2:
             return (
                 f"S(B) = Smin (1 + Bc/B) doesn't describe the steps of {name} (F test, p = {p:.2g}), so its critical"
                 " batch size is no property of it: settle it for fewer or other batch sizes"

@@ -10,8 +10,6 @@ import contextlib
 import math
 from collections.abc import Generator, Sequence
 
-import numpy as np
-
 from sensitivity.settling import judge_scaling, judge_sensitivity
 from sensitivity.settling.frontier import Asks, Frontier, Known
 from sensitivity.settling.progress import OverCapError, Progress, StoppedError
@@ -140,13 +138,14 @@ def _open(progress: Progress, question: Question) -> list[Claim]:
 def _judge_scaling(progress: Progress, frontier: Frontier) -> Asks:
     declaration = progress.declaration
     sizes = declaration.batch_sizes
-    judged = {name: judge_scaling.Judged(len(sizes)) for name in frontier.winners}
+    judged = {name: judge_scaling.Judged({size: [] for size in sizes}) for name in frontier.winners}
     done = 0
     for place, n in enumerate(declaration.looks):
         claims = _open(progress, "scaling")
         if not claims:
             return
         arms = [name for name in judged if any(name in (c.candidate, c.reference) for c in claims)]
+        at = judge_scaling.judged_sizes(sizes, first=place == 0)
         points = [
             Point(
                 arm=name,
@@ -158,6 +157,7 @@ def _judge_scaling(progress: Progress, frontier: Frontier) -> Asks:
             for seed in range(done, n)
             for name in arms
             for winner in frontier.winners[name]
+            if winner.batch_size in at
         ]
         progress.priced |= dict.fromkeys(claims, len(points))
         why = (
@@ -165,10 +165,8 @@ def _judge_scaling(progress: Progress, frontier: Frontier) -> Asks:
             f" winner, {n} in all."
         )
         observations = yield from progress.ask("judge_scaling", why, points)
-        rows = iter(observations)
-        for _ in range(done, n):
-            for name in arms:
-                judged[name].rows.append([next(rows) for _ in sizes])
+        for point, observation in zip(points, observations, strict=True):
+            judged[point.arm].runs[point.batch_size].append(observation)
         done = n
         said, facts = [], {}
         for claim in claims:
@@ -181,7 +179,7 @@ def _judge_scaling(progress: Progress, frontier: Frontier) -> Asks:
                 judge_scaling.levels(claim, declaration.looks)[place],
             )
             last = place + 1 == len(declaration.looks)
-            following = None if last else 2 * len(sizes) * (declaration.looks[place + 1] - n)
+            following = None if last else 4 * (declaration.looks[place + 1] - n)
             progress.answers[claim] = _scaling_answer(progress, claim, found, place + 1, following)
             facts[f"{claim.candidate} against {claim.reference}"] = found.facts()
             said.append(
@@ -191,9 +189,10 @@ def _judge_scaling(progress: Progress, frontier: Frontier) -> Asks:
         progress.show("; ".join(said) + ".", facts)
 
 
-def _regrets(frontier: Frontier, claim: Claim) -> tuple[np.ndarray, np.ndarray]:
+def _regrets(frontier: Frontier, claim: Claim) -> tuple[dict[int, float], dict[int, float]]:
     one, other = (
-        np.array([winner.regret for winner in frontier.winners[name]]) for name in (claim.candidate, claim.reference)
+        {winner.batch_size: winner.regret for winner in frontier.winners[name]}
+        for name in (claim.candidate, claim.reference)
     )
     return one, other
 

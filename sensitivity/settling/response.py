@@ -1,10 +1,11 @@
-"""A quadratic response surface of log T over an arm's coordinates, with an optimum of its own at each batch size.
+"""A response surface of log T over an arm's coordinates, with an optimum of its own at each batch size.
 
-    y = a_B + g_B'x + x'Hx / 2
+    y = a_B + g_B'x + x'Hx / 2 + sum_i c_i x_i^3 / 6
 
-The curvature H is shared by batch sizes, the optimum -H^-1 g_B is not: an optimum that is linear in log B would cost a
-regret of .1 where it bends (SETTLE.md). The fit is by weighted least squares on the points whose predicted excess over
-the optimum is small, and is repeated until these are the points that it was fitted to.
+The curvature H is shared by batch sizes, the optimum is not: one that is linear in log B would cost a regret of .1
+where it bends (SETTLE.md). The cubic terms are there where the points show them: without them the optimum of a skewed
+bowl is taken for where its two sides balance. The fit is by least squares on the points whose predicted excess over the
+optimum is small, and is repeated until these are the points that it was fitted to.
 
 Arrays: x [points, dimensions], b [points] the place of the batch size, y [points].
 """
@@ -23,26 +24,37 @@ Ints = NDArray[np.int_]
 Bools = NDArray[np.bool_]
 
 _ROUNDS = 6
+_NEWTON = 12
 _SLOPES = 3.0
 """Prior standard deviation of a batch size's slope about their mean, in nats a decade: so weak that it only decides
 where a batch size has too few points for a slope of its own."""
 _LEAST_NOISE = 0.01
+_FLAT = 1e-3
+"""Curvature, in nats a squared decade, below which there is no minimum."""
+_SKEWED = 2.5
+"""Standard errors from which a cubic term is taken to be there."""
+_SPARE = 8
+"""Points beyond its coefficients that a surface with cubic terms is fitted to at least."""
 
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """A fitted surface."""
+    """A fitted surface; `x` is measured from `centre`."""
 
     centre: Floats
-    """[dimensions]: where x is measured from."""
+    """[dimensions]"""
     level: Floats
     """[batches]"""
     slope: Floats
     """[batches, dimensions]"""
     curvature: Floats
     """[dimensions, dimensions]"""
+    third: Floats
+    """[dimensions]; 0 where no cubic terms were fitted."""
+    reach: Floats
+    """[2, dimensions]: the hull of the points, beyond which cubic terms are not believed."""
     covariance: Floats
-    """Of level, slope and curvature, as the columns of ``_columns``."""
+    """Of the coefficients, in the order of ``_columns``."""
     noise: float
     """Residual standard deviation."""
     points: int
@@ -51,36 +63,65 @@ class Response:
     @property
     def definite(self) -> bool:
         """Whether the surface has a minimum."""
-        return bool(np.linalg.eigvalsh(self.curvature).min() > 1e-3)
+        return bool(np.linalg.eigvalsh(self.curvature).min() > _FLAT)
 
     def predict(self, x: Floats, b: Ints) -> Floats:
         """Return log T at points [points]."""
         d = x - self.centre
-        curved = np.einsum("ni,ij,nj->n", d, self.curvature, d) / 2
-        return np.asarray(self.level[b] + (self.slope[b] * d).sum(axis=1) + curved)
+        curved = ((d @ self.curvature) * d).sum(axis=1) / 2
+        cubic = self._bounded(x) ** 3 @ self.third / 6
+        return np.asarray(self.level[b] + (self.slope[b] * d).sum(axis=1) + curved + cubic)
+
+    def _bounded(self, x: Floats) -> Floats:
+        """Return x from the centre, as far as the points go."""
+        return np.asarray(np.clip(x, self.reach[0], self.reach[1]) - self.centre)
+
+    def curvature_at(self, x: Floats) -> Floats:
+        """Return the curvature at points [points, dimensions, dimensions], never less than a tenth of the shared one.
+
+        Far on the flat side of a skewed bowl a cubic surface bends the other way.
+        """
+        found = np.repeat(self.curvature[None], len(x), axis=0)
+        i = np.arange(x.shape[1])
+        found[:, i, i] += np.maximum(self._bounded(x) * self.third, -0.9 * np.diag(self.curvature))
+        return found
 
     def optimum(self, least: Floats, most: Floats) -> Floats:
         """Return where each batch size is lowest between two ends: [batches, dimensions].
 
-        Of a surface with a minimum it is found coordinate by coordinate, which converges; of another it is the lowest
-        of the corners and of a coarse grid.
+        Of a surface with a minimum it is found by Newton's method, or coordinate by coordinate at an end; of another it
+        is the lowest of the corners and of a coarse grid.
         """
         if self.definite:
-            free = self.centre - np.linalg.solve(self.curvature, self.slope.T).T
+            free = self._newton()
             if bool(((free >= least) & (free <= most)).all()):
-                return np.asarray(free)
+                return free
             return self._descend(np.clip(free, least, most), least, most)
         steps = (np.linspace(low, high, 5) for low, high in zip(least, most, strict=True))
         grid = np.array(list(itertools.product(*steps)))
         values = np.stack([self.predict(grid, np.full(len(grid), k)) for k in range(len(self.level))])
         return np.asarray(grid[values.argmin(axis=1)])
 
+    def _gradient(self, x: Floats) -> Floats:
+        return np.asarray(self.slope + (x - self.centre) @ self.curvature + self._bounded(x) ** 2 * self.third / 2)
+
+    def _newton(self) -> Floats:
+        x = self.centre - np.linalg.solve(self.curvature, self.slope.T).T
+        if not self.third.any():
+            return np.asarray(x)
+        x = np.clip(x, self.reach[0], self.reach[1])
+        for _ in range(_NEWTON):
+            curvature = self.curvature_at(x)
+            if np.linalg.eigvalsh(curvature).min() <= _FLAT:
+                curvature = np.repeat(self.curvature[None], len(x), axis=0)
+            x = x - np.linalg.solve(curvature, self._gradient(x)[..., None])[..., 0]
+        return np.asarray(x)
+
     def _descend(self, x: Floats, least: Floats, most: Floats) -> Floats:
         x = x.copy()
         for _ in range(20):
             for i in range(x.shape[1]):
-                gradient = self.slope[:, i] + (x - self.centre) @ self.curvature[i]
-                x[:, i] = np.clip(x[:, i] - gradient / self.curvature[i, i], least[i], most[i])
+                x[:, i] = np.clip(x[:, i] - self._gradient(x)[:, i] / self.curvature[i, i], least[i], most[i])
         return x
 
     def regret(self, x: Floats) -> Floats:
@@ -90,16 +131,16 @@ class Response:
         metric of the inverse curvature, on average tr(H^-1 V) / 2.
         """
         k = len(self.slope)
-        inverse = np.linalg.inv(self.curvature)
+        curvature = self.curvature_at(x)
         found = np.empty(k)
         for place in range(k):
-            gradient = _gradient_columns(x[place] - self.centre, place, k)
-            found[place] = 0.5 * np.trace(inverse @ gradient @ self.covariance @ gradient.T)
+            gradient = _gradient_columns(x[place] - self.centre, place, k, self.covariance.shape[0])
+            found[place] = 0.5 * np.trace(np.linalg.solve(curvature[place], gradient @ self.covariance @ gradient.T))
         return found
 
 
 def parameters(batches: int, dimensions: int) -> int:
-    """Return the number of coefficients of a surface."""
+    """Return the number of coefficients of a surface without cubic terms."""
     return batches * (1 + dimensions) + dimensions * (dimensions + 1) // 2
 
 
@@ -107,26 +148,31 @@ def _pairs(dimensions: int) -> tuple[Ints, Ints]:
     return np.triu_indices(dimensions)
 
 
-def _columns(x: Floats, b: Ints, batches: int) -> Floats:
-    """Return the design matrix [points, coefficients]: levels, slopes by batch size, the curvature's upper triangle."""
+def _columns(x: Floats, b: Ints, batches: int, cubic: bool) -> Floats:
+    """Return the design matrix [points, coefficients].
+
+    Its columns are levels, slopes by batch size, the curvature's upper triangle, and the cubic terms.
+    """
     n, d = x.shape
     one = np.zeros((n, batches))
     one[np.arange(n), b] = 1.0
     slopes = (one[:, :, None] * x[:, None, :]).reshape(n, batches * d)
     i, j = _pairs(d)
     curved = x[:, i] * x[:, j] * np.where(i == j, 0.5, 1.0)
-    return np.concatenate([one, slopes, curved], axis=1)
+    return np.concatenate([one, slopes, curved, *([x**3 / 6] if cubic else [])], axis=1)
 
 
-def _gradient_columns(x: Floats, place: int, batches: int) -> Floats:
+def _gradient_columns(x: Floats, place: int, batches: int, columns: int) -> Floats:
     """Return the matrix [dimensions, coefficients] that gives the gradient at x of the batch size at `place`."""
     d = len(x)
-    found = np.zeros((d, parameters(batches, d)))
+    found = np.zeros((d, columns))
     found[:, batches + place * d : batches + (place + 1) * d] = np.eye(d)
     for column, (i, j) in enumerate(zip(*_pairs(d), strict=True), start=batches * (1 + d)):
         found[i, column] += x[j]
         if i != j:
             found[j, column] += x[i]
+    if columns > parameters(batches, d):
+        found[:, -d:] = np.diag(x**2 / 2)
     return found
 
 
@@ -148,7 +194,7 @@ def fit(x: Floats, b: Ints, y: Floats, lower: Bools, batches: int, within: float
     for _ in range(_ROUNDS):
         if kept.sum() < need or len(np.unique(b[kept])) < batches:
             return None
-        found = _least_squares(x[kept], b[kept], target[kept], batches, noise)
+        found = _skewed_or_not(x[kept], b[kept], target[kept], batches, noise)
         noise = max(found.noise, _LEAST_NOISE)
         predicted = found.predict(x, b)
         target = np.where(lower, np.maximum(y, predicted), y)
@@ -161,10 +207,21 @@ def fit(x: Floats, b: Ints, y: Floats, lower: Bools, batches: int, within: float
     return found
 
 
-def _least_squares(x: Floats, b: Ints, y: Floats, batches: int, noise: float) -> Response:
+def _skewed_or_not(x: Floats, b: Ints, y: Floats, batches: int, noise: float) -> Response:
+    """Return the surface with cubic terms where the points show one, and without them elsewhere."""
+    n, d = x.shape
+    if n >= parameters(batches, d) + d + _SPARE:
+        found = _least_squares(x, b, y, batches, noise, cubic=True)
+        error = np.sqrt(np.diag(found.covariance)[-d:])
+        if found.definite and (np.abs(found.third) > _SKEWED * error).any():
+            return found
+    return _least_squares(x, b, y, batches, noise, cubic=False)
+
+
+def _least_squares(x: Floats, b: Ints, y: Floats, batches: int, noise: float, *, cubic: bool) -> Response:
     n, d = x.shape
     centre = x.mean(axis=0)
-    design = _columns(x - centre, b, batches)
+    design = _columns(x - centre, b, batches, cubic)
     # Slopes are drawn towards their mean over batch sizes: (I - J/k) / prior variance.
     pull = np.zeros((design.shape[1], design.shape[1]))
     spread = (np.eye(batches) - 1 / batches) / _SLOPES**2
@@ -180,12 +237,15 @@ def _least_squares(x: Floats, b: Ints, y: Floats, batches: int, noise: float) ->
     sd = float(np.sqrt((rest @ rest) / freedom))
     curvature = np.zeros((d, d))
     upper, right = _pairs(d)
-    curvature[upper, right] = curvature[right, upper] = beta[batches * (1 + d) :]
+    first = batches * (1 + d)
+    curvature[upper, right] = curvature[right, upper] = beta[first : first + len(upper)]
     return Response(
         centre=centre,
         level=beta[:batches],
-        slope=beta[batches : batches * (1 + d)].reshape(batches, d),
+        slope=beta[batches:first].reshape(batches, d),
         curvature=curvature,
+        third=beta[-d:] if cubic else np.zeros(d),
+        reach=np.array([x.min(axis=0), x.max(axis=0)]),
         covariance=np.asarray(max(sd, _LEAST_NOISE) ** 2 * inverse),
         noise=sd,
         points=n,

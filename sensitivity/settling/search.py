@@ -285,7 +285,7 @@ class ArmSearch:
         assert self.found is not None
         assert self.found.response is not None
         box, centre = self.box, self.found.optimum[k]
-        values, vectors = np.linalg.eigh(self.found.response.curvature)
+        values, vectors = np.linalg.eigh(self.found.response.curvature_at(centre[None])[0])
         half = box.width / 2
         # A direction in which the surface hardly bends is explored as far as the box goes.
         reach = np.minimum(np.sqrt(2 * self._radius() / np.maximum(values, 1e-6)), np.linalg.norm(half))
