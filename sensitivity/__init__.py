@@ -7,9 +7,9 @@
     study.figure("robustness", optimizer="kfac")
 
 `open` reads a study directory; `plan` prices a study, `run` runs it, and `settle` runs what its questions need and no
-more, from a study file, its fields as a dictionary, or a `Study` made in Python; `shutdown` stops the Ray that they keep.
-A mistake outside this code is a `UserError`. These names, and the attributes of the objects that they give, are stable
-(docs/python.md). The rooms below are not:
+more, from a study file, its fields as a dictionary, or a `Study` made in Python; `shutdown` stops the Ray that they
+keep. A mistake outside this code is a `UserError`. These names, and the attributes of the objects that they give, are
+stable (docs/python.md). The rooms below are not:
 
     study file -> ``study`` (nouns, plan) -> ``execution`` (Ray) -> ``training`` (packs, ``kfac``)
         -> ``store`` (study directory) -> ``analysis`` -> ``figures`` -> ``report``, ``face``, dashboards

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -78,8 +78,17 @@ class Progress:
     counts: Counter[str] = field(default_factory=Counter)
     """Runs that this command finished, by status."""
     _began: float = field(default_factory=time.monotonic)
+    _began_stage: float = field(default_factory=time.monotonic)
     _running: dict[str, tuple[Pack, float]] = field(default_factory=dict)
     """Packs that run, and the fraction of each that is done, by pack id."""
+
+    def begin(self, stage: str, trials: Sequence[Trial]) -> None:
+        """Begin a stage, whose trials are all that is known of the work to come: what is left is said of it alone."""
+        self.stage, self._began_stage = stage, time.monotonic()
+        shares: defaultdict[Part, Share] = defaultdict(Share)
+        for trial in trials:
+            shares[part_of(trial)].work += self.weigh(trial.batch_size)
+        self.shares = shares
 
     def advance(self, pack: Pack, fraction: float) -> None:
         """Note that `fraction` of a pack is done."""
@@ -144,8 +153,9 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimate of the time left; None before there is anything to judge by."""
-        return self.elapsed * (1 - self.fraction) / self.fraction if self.fraction > 0 else None
+        """Estimate of the time left, or left of the stage; None before there is anything to judge by."""
+        so_far = time.monotonic() - self._began_stage
+        return so_far * (1 - self.fraction) / self.fraction if self.fraction > 0 else None
 
 
 Show = Callable[[Progress], AbstractContextManager[Callable[[], None]]]

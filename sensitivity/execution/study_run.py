@@ -183,7 +183,8 @@ class StudyRun:
     ) -> Sequence[Pack]:
         """Write trials that have just become known into the plan, before any of them starts, and pack them."""
         self._planned.extend(trials)
-        progress.stage = self.source.stage
+        if self.source.stage:
+            progress.begin(self.source.stage, trials)
 
         def write() -> None:
             self._lock.require()

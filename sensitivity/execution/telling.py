@@ -33,7 +33,7 @@ def progress_line(progress: Progress) -> str:
         f"{counts['failed']} failed",
         *([f"{counts['interrupted']} interrupted"] if counts["interrupted"] else []),
         f"{progress.rate:.1f} runs/s",
-        "time left unknown" if left is None else f"{duration(left)} left",
+        "time left unknown" if left is None else f"{duration(left)} left{' of this step' * bool(progress.stage)}",
     ]
     return " · ".join(parts)
 

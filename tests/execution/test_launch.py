@@ -12,12 +12,16 @@ import pytest
 from sensitivity.execution.launch import launch
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.progress import Progress, Share, part_of
+from sensitivity.execution.settler import Budget
+from sensitivity.execution.settling import settle_study
 from sensitivity.execution.study_run import Machines
 from sensitivity.execution.supply import Supply
+from sensitivity.execution.verification import recorded_packs
 from sensitivity.store.directory import place
+from sensitivity.store.ledger import read_ledger, settling_place
 from sensitivity.store.lock import WriterLock
-from sensitivity.store.manifest import write_manifest
-from sensitivity.store.reader import read_study
+from sensitivity.store.manifest import read_manifest, write_manifest
+from sensitivity.store.reader import read_runs, read_study
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.results import PackResult, RunResult, Status
 from sensitivity.study.trials import Pack, group
@@ -289,3 +293,37 @@ def test_a_place_that_breaks_in_the_middle_stops_the_run_and_keeps_what_was_ther
     outcome, study = run(path, tmp_path / "studies")
     assert outcome.statuses == {"completed": 16, "diverged": 4}
     assert study.runs["trial_id"].is_unique
+
+
+SETTLING = """
+name = "alike"
+batch_sizes = [64, 256]
+seeds = 1
+[budget]
+steps = 6
+[evaluation]
+every_steps = 3
+[targets]
+test_accuracy = [0.3]
+[optimizers.one]
+kind = "sgd"
+lr = { log = [0.01, 1.0], points = 4 }
+[optimizers.other]
+kind = "sgd"
+lr = { log = [0.01, 1.0], points = 4 }
+"""
+
+
+def test_a_study_settles_through_ray(running_ray, tmp_path):
+    path = tmp_path / "alike.toml"
+    path.write_text(SETTLING)
+    plan = prepare(str(path))
+    directory = place(str(tmp_path)).child(plan.spec.name)
+    stopped = settle_study(plan, directory, Machines(workers=2), budget=Budget(runs=100), show=silent)
+    assert read_ledger(directory) == stopped.ledger
+    runs = read_runs(settling_place(directory)).runs
+    assert len(runs) == stopped.ledger.cost.runs > 0
+    assert set(runs["status"]) <= {"completed", "diverged"}
+    assert stopped.outcome.determinism["faults"] == []
+    trained = recorded_packs(settling_place(directory), read_manifest(settling_place(directory)))
+    assert sum(len(each.pack.trials) for each in trained) == len(runs)  # `verify` can train each of them again

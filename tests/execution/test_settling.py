@@ -1,0 +1,304 @@
+"""Settling a study: what is declared and frozen before what, resumption, budgets, and what no choice may see.
+
+Runs come to what a formula says, in this process; `test_launch.py` settles a study through Ray.
+"""
+
+import contextlib
+import json
+import math
+import random
+import shutil
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sensitivity.execution.launch import launch
+from sensitivity.execution.prepare import prepare
+from sensitivity.execution.settler import Budget
+from sensitivity.execution.settling import next_step, settle_study
+from sensitivity.execution.study_run import Machines, StudyRun
+from sensitivity.store.directory import place
+from sensitivity.store.ledger import DECLARATION, FREEZE, LEDGER, read_ledger, settling_place
+from sensitivity.store.reader import read_runs
+from sensitivity.store.writer import append
+from sensitivity.study.errors import StorageError, UserError
+from sensitivity.study.results import Measurement, PackResult, RunResult, Status
+from sensitivity.study.seed_ranges import purpose
+
+STUDY = """
+name = "alike"
+batch_sizes = [16, 64, 256]
+seeds = 2
+[problem]
+dataset = "digits"
+model = "perceptron"
+[budget]
+steps = 300
+[targets]
+test_accuracy = [0.9]
+[optimizers.one]
+kind = "sgd"
+lr = { log = [0.01, 1.0], points = 4 }
+[optimizers.other]
+kind = "sgd"
+lr = { log = [0.01, 1.0], points = 4 }
+"""
+CAP = 300
+EVALUATED = sorted({0, *(min(CAP, round(1.08**k)) for k in range(80))})
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def trained(trial):
+    """What training comes to here: log T is a bowl over log lr, with noise by seed and a cliff, alike for both."""
+    distance = math.log10(dict(trial.hyperparameters)["lr"]) + 1.0
+    noise = 0.05 * np.random.default_rng([trial.seed, trial.batch_size]).standard_normal()
+    reached = 30 * (1 + 64 / trial.batch_size) * math.exp(2.0 * distance**2 + noise)
+    diverged = distance > 0.8
+    measured = [
+        Measurement(
+            step=step,
+            epoch=step / 10,
+            lr=0.1,
+            train_seconds=0.001 * step,
+            flops=1e6 * step,
+            train_loss=2.3,
+            train_accuracy=0.1,
+            test_loss=2.3,
+            test_accuracy=min(0.99, 0.1 + 0.8 * math.sqrt(step / reached)),
+        )
+        for step in EVALUATED
+        if not diverged or step < 20
+    ]
+    steps = 20 if diverged else CAP
+    return RunResult(
+        trial=trial,
+        status=Status.DIVERGED if diverged else Status.COMPLETED,
+        measurements=tuple(measured),
+        steps=steps,
+        epochs=steps / 10,
+        train_seconds=0.001 * steps,
+        eval_seconds=0.01,
+        flops=1e6 * steps,
+    )
+
+
+@pytest.fixture(scope="module")
+def in_process():
+    """Train in this process, as above; where `after` is set, the process ends once so many packs have been recorded."""
+    limit = {"after": None}
+
+    def train(work, machines, *, show, stop):
+        sizes = {trial.group: 64 for trial in work.plan.trials}
+        packs, done = list(work._packs(sizes, 1)), 0
+        while packs or work.source.open:
+            if not packs:
+                for trials in work.source.new_trials(wait=True):
+                    packs += work._cut({}, 1, SimpleNamespace(begin=lambda stage, trials: None), trials)
+                continue
+            if done == limit["after"]:
+                raise Killed
+            pack, now = packs.pop(0), time.time()
+            runs = tuple(trained(trial) for trial in pack.trials)
+            result = PackResult(
+                runs=runs, pack_id=pack.id, host="here", device="cpu", started_at=now, wall_seconds=time.time() - now
+            )
+            append(work.directory, result, spec_hash=work._manifest.spec_hash, code_version="test")
+            work.source.tell(result)
+            done += 1
+        assert not list(work.source.new_trials(wait=False))  # as Tune asks once more before it ends
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StudyRun, "train", train)
+        yield limit
+
+
+@pytest.fixture(scope="module")
+def undisturbed(in_process, tmp_path_factory):
+    """The study settled to its end: its folder and its ledger."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "alike.toml").write_text(STUDY)
+    entries = []
+    _, settled = settle(folder / "alike.toml", entries=entries)
+    assert list(settled.ledger.entries) == entries
+    return folder, settled
+
+
+@pytest.fixture
+def copied(undisturbed, tmp_path):
+    """A copy of it: the study file and the study directory."""
+    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path / "alike.toml", place(str(tmp_path / "studies" / "alike"))
+
+
+@pytest.fixture
+def study(tmp_path):
+    path = tmp_path / "alike.toml"
+    path.write_text(STUDY)
+    return path
+
+
+def settle(path, *, budget=None, entries=None, **options):
+    directory = place(str(path.parent / "studies" / "alike"))
+    return directory, settle_study(
+        prepare(str(path)),
+        directory,
+        Machines(),
+        budget=budget or Budget(),
+        show=lambda progress: contextlib.nullcontext(lambda: None),
+        on_entry=(entries.append if entries is not None else lambda _: None),
+        **options,
+    )
+
+
+def told(ledger):
+    """What a ledger says, but for what its runs took on the clock."""
+    content = ledger.model_dump(mode="json")
+    for entry in content["entries"]:
+        del entry["cost"]["device_seconds"]
+    return content
+
+
+def test_a_settlement_is_kept_with_its_ledger(undisturbed):
+    folder, settled = undisturbed
+    directory, ledger = place(str(folder / "studies" / "alike")), settled.ledger
+    assert read_ledger(directory) == ledger
+    answers = {answer.claim.question: answer.answer for answer in ledger.settlement.answers}
+    assert answers == {"scaling": "equivalent", "sensitivity": "equivalent"}  # one optimizer under two names
+    runs = read_runs(settling_place(directory)).runs
+    asked = [point for entry in ledger.entries for point in entry.step.points]
+    assert len(runs) == len(asked) == ledger.cost.runs == settled.outcome.planned
+    assert set(runs["status"]) <= {"completed", "diverged"}
+    assert ledger.cost.flops == pytest.approx(runs["flops"].sum())
+    assert ledger.cost.device_seconds == pytest.approx((runs["train_seconds"] + runs["eval_seconds"]).sum())
+    own = read_runs(directory).runs
+    assert set(own["status"]) == {"pending"}  # the study file's own design is as it was
+
+
+def test_no_judging_run_was_visible_to_a_choice(undisturbed):
+    folder, settled = undisturbed
+    judging = ("judge_scaling", "judge_sensitivity")
+    steps = [entry.step for entry in settled.ledger.entries]
+    frozen = next(place for place, step in enumerate(steps) if step.freeze is not None)
+    for place_, step in enumerate(steps):
+        for point in step.points:
+            assert (purpose(point.seed) in judging) == (place_ > frozen)
+    settling = settling_place(place(str(folder / "studies" / "alike")))
+    runs = read_runs(settling).runs
+    judged = runs["seed"].map(purpose).isin(judging)
+    written = settling.modified_at(FREEZE)
+    assert judged.any()
+    assert runs.loc[~judged, "finished_at"].max().timestamp() <= written + 0.01
+    assert runs.loc[judged, "started_at"].min().timestamp() >= written - 0.01
+
+
+def test_a_settlement_that_was_killed_ends_as_an_undisturbed_one(study, in_process, undisturbed):
+    draw, kills = random.Random(0), 0
+    for _ in range(60):
+        in_process["after"] = draw.randrange(4, 20)
+        try:
+            directory, settled = settle(study)
+        except Killed:
+            kills += 1
+            continue
+        finally:
+            in_process["after"] = None
+        break
+    assert kills >= 3
+    assert told(settled.ledger) == told(undisturbed[1].ledger)
+    assert told(read_ledger(directory)) == told(undisturbed[1].ledger)
+
+
+def test_a_budget_ends_it_and_a_larger_one_goes_on(study, in_process, undisturbed):
+    _, stopped = settle(study, budget=Budget(runs=150))
+    assert stopped.ledger.cost.runs <= 150
+    assert "150 runs" in stopped.ledger.settlement.stopped
+    assert {answer.answer for answer in stopped.ledger.settlement.answers} == {"undetermined"}
+    directory, went_on = settle(study)
+    assert told(went_on.ledger) == told(undisturbed[1].ledger)
+    assert read_ledger(directory) == went_on.ledger
+
+
+def test_what_is_settled_is_left_as_it_is(copied, in_process, undisturbed):
+    path, directory = copied
+    in_process["after"] = 0
+    try:
+        _, again = settle(path)
+    finally:
+        in_process["after"] = None
+    assert again.ledger == undisturbed[1].ledger == read_ledger(directory)
+
+
+@pytest.mark.parametrize("budget", [Budget(flops=1e6), Budget(seconds=1e-9)])
+def test_a_budget_of_any_kind_ends_it(study, in_process, budget):
+    _, settled = settle(study, budget=budget)
+    assert "ends here" in settled.ledger.settlement.stopped
+
+
+def test_the_next_step_is_priced_and_nothing_is_written(study, in_process):
+    directory = place(str(study.parent / "studies" / "alike"))
+    found = next_step(prepare(str(study)), directory, workers=1)
+    assert found.step.number == 1
+    assert sum(line.missing for line in found.price.lines) == len(found.step.points) > 0
+    assert not directory.exists("study.json")
+    entries = []
+    settle(study, budget=Budget(runs=len(found.step.points)), entries=entries)
+    assert entries[0].step == found.step
+    then = next_step(prepare(str(study)), directory, workers=1)
+    assert then.step.number == 2
+    assert then.ledger.cost.runs == len(found.step.points)
+
+
+def test_runs_of_the_own_design_serve_the_scout(study, in_process):
+    directory = place(str(study.parent / "studies" / "alike"))
+    launch(prepare(str(study)), directory, Machines(), show=lambda progress: contextlib.nullcontext(lambda: None))
+    _, settled = settle(study)
+    known = settled.ledger.declared.known
+    assert len(known) == 2 * 4 * 3 * 2
+    assert {purpose(point.seed) for point, _ in known} == {"design"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("test_accuracy = [0.9]", "test_accuracy = [0.8]", "target"),
+        ("lr = { log = [0.01, 1.0], points = 4 }\n[optimizers.other]", "lr = 0.1\n[optimizers.other]", "arms"),
+    ],
+)
+def test_what_was_declared_stays(copied, in_process, old, new, said):
+    path, _ = copied
+    assert old in STUDY
+    path.write_text(STUDY.replace(old, new))
+    with pytest.raises(UserError, match=f"what differs: {said}"):
+        settle(path)
+
+
+def test_another_question_is_another_declaration(study, in_process):
+    settle(study, questions=("scaling",), budget=Budget(runs=100))
+    with pytest.raises(UserError, match="claims"):
+        settle(study, questions=("scaling", "sensitivity"))
+    _, settled = settle(study)  # goes on with what was asked
+    assert [answer.claim.question for answer in settled.ledger.settlement.answers] == ["scaling"]
+
+
+@pytest.mark.parametrize("name", [DECLARATION, FREEZE, LEDGER])
+def test_a_file_that_was_changed_is_refused(copied, name):
+    _, directory = copied
+    folder = settling_place(directory)
+    content = json.loads(folder.read(name))
+    if name == DECLARATION:
+        content["declaration"]["looks"][0] += 1
+    elif name == FREEZE:
+        content["freeze"]["looks"][0] += 1
+    else:
+        content["declaration"] = "0" * 16
+    folder.write(name, json.dumps(content).encode())
+    with pytest.raises(StorageError, match="hash"):
+        read_ledger(directory)
+    folder.write(name, b"{")
+    with pytest.raises(StorageError, match="damaged"):
+        read_ledger(directory)
