@@ -38,6 +38,8 @@ class Scene:
     """What is written for an address, the server's prefix included."""
     version: str
     """Changes with the results of all studies that are shown."""
+    may_run: bool = False
+    """Whether studies can be started from the browser."""
 
 
 Show = Callable[[Scene], Computed[Any]]

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from sensitivity.store.directory import Place
-from sensitivity.store.lock import live_holder
+from sensitivity.store.ledger import settling_place
+from sensitivity.store.lock import Holder, live_holder
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import parse_study, parse_toml, shipped
 from sensitivity.study.spec import StudySpec
@@ -133,21 +134,21 @@ class Started:
     def __init__(self) -> None:
         self._running: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
 
-    def start(self, root: Place, file: Path, spec: StudySpec, options: Sequence[str] = ()) -> None:
-        """Start ``sensitivity run`` on a study file.
+    def start(self, root: Place, file: Path, spec: StudySpec, *, command: str = "run") -> None:
+        """Start ``sensitivity run``, or another command that writes results, on a study file.
 
         Raises:
             UserError: it is being run already, or its place can't be reached.
         """
         before = self._running.get(spec.name)
-        if (before is not None and before[0].poll() is None) or live_holder(root.child(spec.name)) is not None:
+        if (before is not None and before[0].poll() is None) or writer_of(root.child(spec.name)) is not None:
             raise UserError(f"{spec.name} is running already")
         log = file.with_suffix(".log")
         with output_faults(log):
             stream = log.open("wb")
         with stream:
             process = subprocess.Popen(
-                [*_COMMAND, "run", str(file), "--storage", root.uri, *options],
+                [*_COMMAND, command, str(file), "--storage", root.uri],
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         self._running[spec.name] = (process, log)
@@ -164,13 +165,18 @@ class Started:
         return found
 
 
+def writer_of(directory: Place) -> Holder | None:
+    """Return who writes a study's results now, or those of its settlement; None where nobody does."""
+    return live_holder(directory) or live_holder(settling_place(directory))
+
+
 def stop(directory: Place) -> None:
     """Ask the process that writes a study to stop; it keeps every result.
 
     Raises:
-        UserError: nobody writes it, or not a ``sensitivity run`` of this user's on this machine.
+        UserError: nobody writes it, or not a ``sensitivity`` command of this user's on this machine.
     """
-    holder = live_holder(directory)
+    holder = writer_of(directory)
     if holder is None:
         raise UserError("nothing runs this study now")
     if holder.job:
@@ -178,7 +184,7 @@ def stop(directory: Place) -> None:
     if not holder.lives_here:
         raise UserError(f"another machine or container runs it: stop {holder} there")
     if not _is_ours(holder.pid):
-        raise UserError(f"process {holder.pid} is not a `sensitivity run` of this user; it is left alone")
+        raise UserError(f"process {holder.pid} is not a `sensitivity` command of this user; it is left alone")
     os.kill(holder.pid, signal.SIGTERM)
 
 
@@ -193,4 +199,4 @@ def _is_ours(pid: int) -> bool:
     uid, _, arguments = asked.stdout.strip().partition(" ")
     words = arguments.split()
     command = any(Path(word).name == "sensitivity" or word.startswith("sensitivity.cli") for word in words)
-    return uid == str(os.getuid()) and command and "run" in words
+    return uid == str(os.getuid()) and command and not {"run", "settle"}.isdisjoint(words)

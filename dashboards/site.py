@@ -86,5 +86,6 @@ class Site:
             theme=DARK if theme == "dark" else LIGHT,
             href=self.href,
             version=loaded.version,
+            may_run=self.may_run,
         )
         return scene, (*missing, *unknown)

@@ -21,7 +21,7 @@ from dashboards.shell import study_title, trouble_note
 from dashboards.site import Site
 from dashboards.top import TopPage
 from sensitivity.figures.labels import optimizer_name
-from sensitivity.store.lock import Holder, live_holder
+from sensitivity.store.lock import Holder
 from sensitivity.study.errors import UserError
 from sensitivity.study.words import ago, duration
 
@@ -50,7 +50,7 @@ def _version(site: Site) -> str:
     for name in site.catalog.places():
         try:
             version = site.catalog.version(name)
-            holder = live_holder(site.catalog.place(name))
+            holder = jobs.writer_of(site.catalog.place(name))
             parts.append(f"{name} {version} {holder.token if holder else ''}")
         except UserError as error:
             parts.append(f"{name} {error}")
@@ -103,7 +103,7 @@ def register(app: Dash, site: Site) -> None:
 
 def _stop(site: Site, name: str) -> str:
     directory = site.catalog.place(name)
-    holder, job = live_holder(directory), _job(site, name)
+    holder, job = jobs.writer_of(directory), _job(site, name)
     running = holder.job if holder is not None else job.id if job is not None and job.active else ""
     if site.cluster is not None and running:
         return site.cluster.stop(running)
@@ -119,7 +119,7 @@ def _job(site: Site, name: str) -> Job | None:
 def _card(site: Site, name: str, now: datetime.datetime) -> Component:
     href = site.href(Address(page="overview", study=name))
     try:
-        entry, holder = site.catalog.entry(name), live_holder(site.catalog.place(name))
+        entry, holder = site.catalog.entry(name), jobs.writer_of(site.catalog.place(name))
     except UserError as error:
         return html.Article([html.H2(study_title(name)), trouble_note(str(error))], className="card")
     except Exception:  # a fault of this program in one study leaves the others on the page
