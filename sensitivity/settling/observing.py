@@ -1,0 +1,47 @@
+"""From the tables of a study to observations: what came of runs, for one target.
+
+"Reached" means what it means in every analysis: the first crossing of a run that didn't diverge (``analysis.times``).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from sensitivity.analysis.times import AFTER, compute_times
+from sensitivity.study.amendments import Observation
+from sensitivity.study.metrics import MetricName
+
+
+def observe(runs: pd.DataFrame, curves: pd.DataFrame, target: tuple[MetricName, float]) -> dict[str, Observation]:
+    """Return what came of every run that has a result, by its ``trial_id``.
+
+    Args:
+        runs: rows of the runs, and `curves` all of their evaluations, with the columns of ``store.schema``.
+        curves: see above.
+        target: a metric and its level.
+    """
+    metric, level = target
+    times = compute_times(runs, curves, metric, level)
+    known = curves[curves[metric].notna()].sort_values(["trial_id", "step"], kind="stable")
+    ends = known.groupby("trial_id", sort=False)[metric].agg(["first", "last"])
+    found = {}
+    for row in times[["trial_id", "outcome", "steps", AFTER + "steps"]].itertuples(index=False, name=None):
+        trial, outcome, steps, after = str(row[0]), str(row[1]), float(row[2]), float(row[3])
+        if outcome == "reached":
+            found[trial] = Observation(outcome="reached", steps=steps, after=after)
+        elif outcome == "censored":
+            first, last = ends.loc[trial] if trial in ends.index else (math.nan, math.nan)
+            found[trial] = Observation(outcome="censored", steps=steps, shortfall=_shortfall(first, last, level))
+        elif outcome in ("diverged", "failed"):
+            found[trial] = Observation.model_validate({"outcome": outcome})
+    return found
+
+
+def _shortfall(untrained: float, last: float, level: float) -> float | None:
+    """Return the share of the way from the untrained metric to the target that is left; None where it isn't known."""
+    if not np.isfinite([untrained, last]).all() or untrained == level:
+        return None
+    return max((level - last) / (level - untrained), 0.0)
