@@ -26,15 +26,16 @@ def observe(runs: pd.DataFrame, curves: pd.DataFrame, target: tuple[MetricName, 
     metric, level = target
     times = compute_times(runs, curves, metric, level)
     known = curves[curves[metric].notna()].sort_values(["trial_id", "step"], kind="stable")
-    ends = known.groupby("trial_id", sort=False)[metric].agg(["first", "last"])
+    values = known.groupby("trial_id", sort=False)[metric]
+    untrained, last = values.first().to_dict(), values.last().to_dict()
     found = {}
     for row in times[["trial_id", "outcome", "steps", AFTER + "steps"]].itertuples(index=False, name=None):
         trial, outcome, steps, after = str(row[0]), str(row[1]), float(row[2]), float(row[3])
         if outcome == "reached":
             found[trial] = Observation(outcome="reached", steps=steps, after=after)
         elif outcome == "censored":
-            first, last = ends.loc[trial] if trial in ends.index else (math.nan, math.nan)
-            found[trial] = Observation(outcome="censored", steps=steps, shortfall=_shortfall(first, last, level))
+            ends = untrained.get(trial, math.nan), last.get(trial, math.nan)
+            found[trial] = Observation(outcome="censored", steps=steps, shortfall=_shortfall(*ends, level))
         elif outcome in ("diverged", "failed"):
             found[trial] = Observation.model_validate({"outcome": outcome})
     return found
