@@ -191,9 +191,10 @@ class Study:
             if arm.works is not None:
                 log_t[own] = np.where(chance[own] < arm.works, caps[own] - 1, caps[own] + 1)
         log_t = log_t + w.noise * fresh
-        return [self._observation(*one) for one in zip(log_t.tolist(), lost.tolist(), caps.tolist(), strict=True)]
+        return [self.observation(*one) for one in zip(log_t.tolist(), lost.tolist(), caps.tolist(), strict=True)]
 
-    def _observation(self, log_t: float, lost: bool, cap: float) -> Observation:
+    def observation(self, log_t: float, lost: bool, cap: float) -> Observation:
+        """Return what a run of that log T came to."""
         if lost:
             return Observation.model_construct(outcome="diverged", steps=0.0, after=0.0, shortfall=None)
         if log_t > cap:

@@ -12,7 +12,7 @@ from dashboards import callbacks, contents, shell
 from dashboards.address import parse
 from dashboards.catalog import Catalog
 from dashboards.cluster import Cluster
-from dashboards.pages import compare, overview, runs, start, studies
+from dashboards.pages import compare, runs, settle, start, studies
 from dashboards.questions import refuse_malformed
 from dashboards.security import protect
 from dashboards.site import Site
@@ -58,7 +58,7 @@ def create_app(
     callbacks.register(app, site, tops)
     contents.register(app, site)
     studies.register(app, site)
-    overview.register(app, site)
+    settle.register(app, site)
     runs.register(app, site)
     compare.register(app, site)
     _expect(app, site)

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from dash import Dash, Input, Output, State, dcc, html
+from dash import html
 from dash.development.base_component import Component
-from dash.exceptions import PreventUpdate
 
-from dashboards import jobs
-from dashboards.address import Address, parse
 from dashboards.blocks import Page, Scene, TextBlock, listed
 from dashboards.exhibits import chosen_key
-from dashboards.shell import trouble_note
-from dashboards.site import Site
 from sensitivity.analysis.names import merged
 from sensitivity.figures.exhibit import PAIR, pair_of
 from sensitivity.figures.labels import target_label
 from sensitivity.figures.verdict_words import Answer, answers
-from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import METRICS
 from sensitivity.study.words import duration
 
@@ -35,7 +29,7 @@ def _verdict(scene: Scene) -> Any:
     said = merged(caution.text for caution in (*results.look_cautions, *results.cautions))
     beware = [html.H2("Before you conclude"), listed(said, _MOST)] if said else []
     return html.Section(
-        [*on, *refused, *map(_answer, found), *(_settle() if open_ and scene.may_run else []), *beware],
+        [*on, *refused, *map(_answer, found), *(_settle_button() if open_ and scene.may_run else []), *beware],
         className="card verdict",
     )
 
@@ -59,7 +53,7 @@ def _answer(answer: Answer) -> Component:
     )
 
 
-def _settle() -> list[Component]:
+def _settle_button() -> list[Component]:
     return [
         html.Div(
             [
@@ -74,34 +68,6 @@ def _settle() -> list[Component]:
         ),
         html.Div(id="settling", role="status"),
     ]
-
-
-def register(app: Dash, site: Site) -> None:
-    """Connect the button that settles a study."""
-
-    @app.callback(
-        Output("settling", "children"),
-        Input("settle", "n_clicks"),
-        State("url", "pathname"),
-        prevent_initial_call=True,
-    )
-    def settle(clicks: int | None, pathname: str) -> Any:
-        study = parse(site.inner(pathname), "").study
-        if not site.may_run or not clicks or study is None:
-            raise PreventUpdate
-        try:
-            spec, root = site.catalog.load(study).spec, site.catalog.root
-            site.started.start(root, jobs.keep(root, spec.to_toml(), spec), spec, command="settle")
-        except UserError as error:
-            return trouble_note(str(error))
-        return html.P(
-            [
-                "Settling. What it does, and what it costs, is listed below as it goes; ",
-                dcc.Link("Start", href=site.href(Address(page="start"))),
-                " shows what it prints.",
-            ],
-            className="good",
-        )
 
 
 def _spent(scene: Scene) -> Any:

@@ -12,7 +12,7 @@ from sensitivity.analysis.names import optimizer_name
 from sensitivity.settling.boxes import Box
 from sensitivity.settling.candidates import SEEDS, Candidate, budget_blocks, choose, contradicted
 from sensitivity.settling.progress import Progress
-from sensitivity.settling.search import ENOUGH, MOST_ROUNDS, ArmSearch, round_size, scout_size
+from sensitivity.settling.search import ENOUGH, MOST_ROUNDS, ArmSearch, percent, round_size, scout_size
 from sensitivity.settling.sentences import listed
 from sensitivity.study.amendments import Hyperparameters, Observation, Phase, Point, Step, Stop, Winner
 
@@ -149,7 +149,7 @@ class Frontier:
             elif not np.isfinite(worst):
                 text = "no minimum yet"
             else:
-                text = f"its fastest settings are known to within {100 * worst:.2g}% of their steps"
+                text = f"its fastest settings are known to within {percent(worst)} of their steps"
                 text += ", and lie at a side" if found.extend else ""
             said.append(f"{optimizer_name(name)}: {text}")
         done = all(self.searches[name].done() for name in moves)
@@ -233,8 +233,8 @@ class Frontier:
                 winner = choose(pools[name, k], noise)
                 if budget_blocks(winner):
                     self.problems[name] = (
-                        f"{winner.missed} of {len(winner.runs)} runs of its fastest setting at batch size {size:,} missed"
-                        " the target: raise the budget, or choose a target that is reached there"
+                        f"{winner.missed} of {len(winner.runs)} runs of its fastest setting at batch size {size:,}"
+                        " missed the target: raise the budget, or choose a target that is reached there"
                     )
                 regret = 0.0 if search.trivial or search.found is None else float(search.found.regret[k])
                 if winner.chosen == "observed":  # the surface was wrong here: it is no better known than by its runs

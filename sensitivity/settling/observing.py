@@ -1,10 +1,11 @@
-"""What came of runs, as the procedure sees it: their times to the declared target, from the tables of a study."""
+"""From the tables of a study to observations: what came of runs, for one target.
+
+"Reached" means what it means in every analysis: the first crossing of a run that didn't diverge (``analysis.times``).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,44 +14,35 @@ from sensitivity.analysis.times import AFTER, compute_times
 from sensitivity.study.amendments import Observation
 from sensitivity.study.metrics import MetricName
 
-_WITH_RESULT = ("reached", "censored", "diverged", "failed")
 
-
-def observe(runs: pd.DataFrame, curves: pd.DataFrame, target: tuple[MetricName, float]) -> Mapping[str, Observation]:
-    """Return what came of every run with a final result, by its id.
+def observe(runs: pd.DataFrame, curves: pd.DataFrame, target: tuple[MetricName, float]) -> dict[str, Observation]:
+    """Return what came of every run that has a result, by its ``trial_id``.
 
     Args:
-        runs: table of runs, as a study directory has it.
-        curves: their evaluations.
-        target: the metric and its level.
+        runs: rows of the runs, and `curves` all of their evaluations, with the columns of ``store.schema``.
+        curves: see above.
+        target: a metric and its level.
     """
     metric, level = target
     times = compute_times(runs, curves, metric, level)
-    left = _shortfalls(curves, metric, level)
-    return {
-        str(row["trial_id"]): _observation(row, left.get(str(row["trial_id"])))
-        for row in times[["trial_id", "outcome", "steps", AFTER + "steps"]].to_dict("records")
-        if row["outcome"] in _WITH_RESULT
-    }
+    known = curves[curves[metric].notna()].sort_values(["trial_id", "step"], kind="stable")
+    values = known.groupby("trial_id", sort=False)[metric]
+    untrained, last = values.first().to_dict(), values.last().to_dict()
+    found = {}
+    for row in times[["trial_id", "outcome", "steps", AFTER + "steps"]].itertuples(index=False, name=None):
+        trial, outcome, steps, after = str(row[0]), str(row[1]), float(row[2]), float(row[3])
+        if outcome == "reached":
+            found[trial] = Observation(outcome="reached", steps=steps, after=after)
+        elif outcome == "censored":
+            ends = untrained.get(trial, math.nan), last.get(trial, math.nan)
+            found[trial] = Observation(outcome="censored", steps=steps, shortfall=_shortfall(*ends, level))
+        elif outcome in ("diverged", "failed"):
+            found[trial] = Observation.model_validate({"outcome": outcome})
+    return found
 
 
-def _observation(row: Mapping[Any, Any], shortfall: float | None) -> Observation:
-    outcome = row["outcome"]
-    if outcome == "reached":
-        return Observation(outcome="reached", steps=row["steps"], after=row[AFTER + "steps"])
-    if outcome == "censored" and row["steps"] > 0:
-        return Observation(outcome="censored", steps=row["steps"], after=row["steps"], shortfall=shortfall)
-    return Observation(outcome="diverged" if outcome == "diverged" else "failed")
-
-
-def _shortfalls(curves: pd.DataFrame, metric: MetricName, level: float) -> dict[str, float]:
-    """Return the share of the way from the untrained metric to the target that each run's last evaluation left."""
-    measured = curves[np.isfinite(curves[metric].to_numpy(dtype=float))].sort_values(["trial_id", "step"])
-    ends = measured.groupby("trial_id")[metric].agg(["first", "last"])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = (level - ends["last"].to_numpy(dtype=float)) / (level - ends["first"].to_numpy(dtype=float))
-    return {
-        str(trial): max(0.0, float(value))
-        for trial, value in zip(ends.index, share, strict=True)
-        if math.isfinite(value)
-    }
+def _shortfall(untrained: float, last: float, level: float) -> float | None:
+    """Return the share of the way from the untrained metric to the target that is left; None where it isn't known."""
+    if not np.isfinite([untrained, last]).all() or untrained == level:
+        return None
+    return max((level - last) / (level - untrained), 0.0)

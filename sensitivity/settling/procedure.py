@@ -71,10 +71,11 @@ def _steps(progress: Progress, known: Known) -> Asks:
             yield from frontier.find(known)
             yield from frontier.choose()
         except OverCapError as error:
-            needed = f"the search for the fastest settings takes {runs(error.args[0])} more than are allowed"
-            frontier.problems |= dict.fromkeys(compared, needed)
+            needed = f"the search for the fastest settings needs {runs(error.args[0])} next, more than are left"
+            progress.unsearched = dict.fromkeys(scaling, needed)
         for claim in scaling:
-            _block(progress, frontier, claim)
+            if claim not in progress.unsearched:
+                _block(progress, frontier, claim)
     yield from _freeze(progress, frontier)
     order: list[Question] = list(dict.fromkeys(claim.question for claim in declaration.claims))
     for question in order:
@@ -97,7 +98,7 @@ def _freeze(progress: Progress, frontier: Frontier) -> Asks:
         frozen.append(
             FrozenClaim(
                 claim=claim,
-                blocked=progress.blocked.get(claim, ""),
+                blocked=progress.blocked.get(claim) or progress.unsearched.get(claim, ""),
                 levels=judge_scaling.levels(claim, looks) if scaling else (),
                 thresholds=None if scaling else (2 / claim.alpha, 1 / claim.alpha),
             )
@@ -131,6 +132,7 @@ def _open(progress: Progress, question: Question) -> list[Claim]:
         for claim in progress.declaration.claims
         if claim.question == question
         and claim not in progress.blocked
+        and claim not in progress.unsearched
         and not (claim in progress.answers and progress.answers[claim].answer in settled)
     ]
 
@@ -342,6 +344,8 @@ def _answer(progress: Progress, claim: Claim, stopped: str) -> Answer:
         return found
     if claim in progress.blocked:
         return _said(progress, claim, "blocked", reason=progress.blocked[claim])
+    if claim in progress.unsearched:
+        return _said(progress, claim, "undetermined", reason=progress.unsearched[claim])
     reason = stopped or "the runs that are allowed were used up"
     before = "before anything was judged" if progress.freeze is None else "before its first look"
     return _said(progress, claim, "undetermined", reason=f"{reason}, {before}", next_runs=progress.priced.get(claim))

@@ -48,6 +48,8 @@ class Progress:
         self.freeze: Freeze | None = None
         self.blocked: dict[Claim, str] = {}
         """Claims that can't be judged, and why."""
+        self.unsearched: dict[Claim, str] = {}
+        """Claims for which the cap on runs ended the search, and what it said."""
         self.answers: dict[Claim, Answer] = {}
         """Of the claims that were looked at, by the last look."""
         self.priced: dict[Claim, int] = {}

@@ -29,12 +29,12 @@ from sensitivity.settling.boxes import Box
 from sensitivity.settling.response import Bools, Ints, Response, fit
 from sensitivity.study.amendments import Hyperparameters, Observation
 
-MOST_ROUNDS = 8
+MOST_ROUNDS = 12
 FEWEST_REFINED = 3
 ENOUGH = 0.02
 """Expected regret at which an arm needs no further round."""
-BLOCKS = 0.04
-"""Expected regret above which the frontier was not found."""
+BLOCKS = 0.1
+"""Expected regret above which the frontier was not found. Below it, the regret widens every interval."""
 _SCOUTED_AGAIN = 3
 _UNKNOWN_SHORTFALL = 0.5
 _NEAREST = 3
@@ -229,7 +229,7 @@ class ArmSearch:
             return "its fastest setting lies beyond the limit to which its box may be extended"
         if (found.regret > BLOCKS).any():
             worst = float(found.regret.max())
-            return f"its fastest setting is known too poorly: it may be {100 * worst:.0f}% slower than the best one"
+            return f"its fastest setting is known too poorly: expect it to be {percent(worst)} slower than the best one"
         return ""
 
     def propose(self, unit: Sequence[Floats]) -> tuple[Move, list[Floats]]:
@@ -303,6 +303,11 @@ def _ball(u: Floats) -> Floats:
     length = np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-9)
     radius = 0.6 + 0.4 * np.modf(u.sum(axis=1, keepdims=True) * 7.0)[0]
     return np.asarray(z / length * radius)
+
+
+def percent(regret: float) -> str:
+    """Return an expected regret as it is read."""
+    return f"{100 * regret:.2g}%" if regret < 1 else "more than 100%"
 
 
 def score(observation: Observation) -> tuple[float, bool]:

@@ -8,6 +8,7 @@ reports without the procedure. A settling is a sequence of steps. Each asks for 
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -153,10 +154,14 @@ class Declaration(Amendment):
             raise ValueError("looks: give rising numbers of seeds, from 2 on")
         return self
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """16 hex digits that identify the content; also the seed of the procedure's own random numbers."""
-        return amendment_hash(self)
+        """16 hex digits that identify the content; also the seed of the procedure's own random numbers.
+
+        The cap on runs is left out: it decides how far a settling comes and not what it would ask for, so one that was
+        raised goes on where the lower one ended.
+        """
+        return content_hash(self.model_dump(mode="json", exclude={"run_cap", "grid_runs"}))
 
     def arm(self, name: str) -> DeclaredArm:
         """Return an arm by its name."""
@@ -271,7 +276,7 @@ class Freeze(Amendment):
     @property
     def hash(self) -> str:
         """16 hex digits that identify the content."""
-        return amendment_hash(self)
+        return content_hash(self.model_dump(mode="json"))
 
 
 class Step(Amendment):
@@ -357,8 +362,3 @@ class Settlement(Amendment):
     def settled(self) -> bool:
         """Whether every claim has an answer."""
         return all(answer.answer in ("better", "worse", "equivalent") for answer in self.answers)
-
-
-def amendment_hash(amendment: Amendment) -> str:
-    """Return 16 hex digits that identify the content of an amendment."""
-    return content_hash(amendment.model_dump(mode="json"))

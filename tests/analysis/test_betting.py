@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from sensitivity.analysis.betting import bet, wealth
+from sensitivity.analysis.betting import bet, next_stake, ratio_bounds, wealth
 
 
 @pytest.mark.parametrize(("p", "ratio", "above"), [(0.3, 1.5, True), (0.3, 1 / 1.5, False), (0.5, 1.0, True)])
@@ -53,3 +53,44 @@ def test_answers_take_forty_on_one_side_or_twenty_on_both():
     assert bet(rates["high"][:5], rates["low"][:5], 1.5, "seeds").answer(0.05) == "undetermined"
     assert better.answer(1 / better.better) == "undetermined", "the level counts"
     assert math.isfinite(better.better)
+
+
+@pytest.mark.parametrize("shares", [(0.3, 0.3), (0.1, 0.5)])
+@pytest.mark.parametrize(("ratio", "above"), [(1.5, True), (1 / 1.5, False)])
+def test_independent_batch_sizes_are_bets_of_their_own(shares, ratio, above):
+    """Two blocks at two batch sizes, where the null hypothesis just holds on average over them.
+
+    Over all 2^8 outcomes the mean wealth is 1 where batch sizes are alike, and no more where they differ.
+    """
+    other = np.array(shares) if ratio >= 1 else np.array(shares) / ratio / 2
+    one = np.full(2, ratio * other.mean())
+    outcomes = np.array(list(itertools.product([0.0, 1.0], repeat=8)))
+    a, b = outcomes[:, :4].reshape(-1, 2, 2), outcomes[:, 4:].reshape(-1, 2, 2)
+    weights = np.prod(np.where(a == 1, one, 1 - one) * np.where(b == 1, other, 1 - other), axis=(1, 2))
+    assert weights.sum() == pytest.approx(1)
+    mean = weights @ wealth(a, b, ratio, above=above, independent=True)
+    assert (mean <= 1 + 1e-12).all()
+    if shares[0] == shares[1]:
+        np.testing.assert_allclose(mean, 1.0)
+
+
+def test_one_batch_size_is_the_same_bet_either_way():
+    rng = np.random.default_rng(0)
+    a, b = (rng.random((50, 1)) < p for p in (0.6, 0.3))
+    together = wealth(a[:, 0] * 1.0, b[:, 0] * 1.0, 1.5, above=True)
+    np.testing.assert_allclose(wealth(a * 1.0, b * 1.0, 1.5, above=True, independent=True), together)
+    stake = next_stake(a * 1.0, b * 1.0, 1.5, above=True, independent=True)
+    grown = np.append(a, [[True]], axis=0) * 1.0, np.append(b, [[False]], axis=0) * 1.0
+    assert wealth(*grown, 1.5, above=True, independent=True)[-1] == pytest.approx(together[-1] * (1 + stake))
+
+
+def test_ratio_bounds_are_the_ratios_that_no_bet_has_rejected():
+    rng = np.random.default_rng(2)
+    a, b = ((rng.random((200, 3)) < p) * 1.0 for p in (0.5, 0.25))
+    low, high = ratio_bounds(a, b, 0.05, independent=True)
+    assert low < 2.0 < high
+    for ratio, above in ((low, True), (high, False)):
+        assert wealth(a, b, ratio, above=above, independent=True).max() >= 40
+    for inside in (low * 1.1, high / 1.1):
+        assert all(wealth(a, b, inside, above=above, independent=True).max() < 40 for above in (True, False))
+    assert ratio_bounds(a[:2], b[:2], 0.05, independent=True) == (0.0, math.inf)

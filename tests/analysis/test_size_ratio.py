@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sensitivity.analysis.size_ratio import LogTimes, compare_sizes
+from sensitivity.analysis.size_ratio import LogTimes, compare_sizes, profile_ratios
 
 BATCHES = np.array([32.0, 128, 512])
 MARGIN = math.log(1.25)
@@ -79,3 +79,19 @@ def test_of_one_seed_there_is_an_estimate_alone():
     assert found.effect.interval is None
     assert math.isnan(found.p_equivalence)
     assert found.answer == "undetermined"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "seeds"), [((100, 100), 8), ((300, 100), 20), ((100, 5000), 12), ((math.inf, 30), 8)]
+)
+def test_the_profile_of_all_ratios_agrees_with_the_test_of_one(sizes, seeds):
+    """Its interval at 95%, by interpolation on a grid, is the one that bisection finds."""
+    rng = np.random.default_rng(4)
+    one, other = (arm(size, 0.08, rng, seeds=seeds, bias=0.01) for size in sizes)
+    found = compare_sizes(one, other, range(seeds), **NAMES)
+    profile = profile_ratios(one, other)
+    bias = sum(np.abs(weight) @ own.bias for weight, own in zip(profile.weights, (one, other), strict=True))
+    np.testing.assert_allclose(profile.interval(0.95, bias), found.effect.interval, atol=0.01)
+    assert profile.interval(0.99, bias)[0] <= found.effect.interval[0]
+    if math.isfinite(sizes[0]):
+        assert profile.estimate() == pytest.approx(found.effect.value, abs=0.01)
