@@ -15,6 +15,7 @@ from sensitivity.settling.progress import Progress
 from sensitivity.settling.search import ENOUGH, MOST_ROUNDS, ArmSearch, percent, round_size, scout_size
 from sensitivity.settling.sentences import listed
 from sensitivity.study.amendments import Hyperparameters, Observation, Phase, Point, Step, Stop, Winner
+from sensitivity.study.seed_ranges import purpose
 
 Asks = Generator[Step, Sequence[Observation] | Stop, None]
 Known = Sequence[tuple[Point, Observation]]
@@ -62,7 +63,8 @@ class Frontier:
             for size in self.batch_sizes
         }
         for point, observation in known:
-            if (point.arm, point.batch_size) in pools and observation.outcome != "failed":
+            own = purpose(point.seed) == "design" and observation.outcome != "failed"
+            if own and (point.arm, point.batch_size) in pools:
                 pools[point.arm, point.batch_size].append((point, observation))
         count = min((len(pool) for pool in pools.values()), default=0)
         if count < need:

@@ -119,7 +119,7 @@ class ArmSearch:
             best: dict[float, float] = {}
             for value in side.axis.values or tuple(np.unique(own)):
                 lowest = [y[(b == k) & (own == value)].min(initial=np.inf) for k in range(self.batches)]
-                worst = np.nanmax(np.where(np.isfinite(y), y, np.nan), initial=0.0)
+                worst = y[np.isfinite(y)].max(initial=0.0)
                 best[float(value)] = float(np.mean(np.minimum(lowest, worst + 1)))
             chosen[side.name] = min(best, key=lambda value: best[value])
         self.box = self.box.with_levels({**dict(self.box.levels), **chosen})

@@ -52,15 +52,13 @@ def answer_sentence(
         return f"Whether {one} {_asks(claim, other)} can't be judged: {reason}."
     if answer == "undetermined":
         said = f"Not settled within {runs(total)}: {reason}."
-        if estimate is None:
-            return said
         ahead = {"better": "larger" if scaling else "smaller", "worse": "smaller" if scaling else "larger"}
-        if direction in ahead:
+        if estimate is not None and direction in ahead:
             said += (
                 f" {one}'s {noun} is {ahead[direction]}, {known}; whether it differs by more than a factor of"
                 f" {claim.margin:g} is open."
             )
-        else:
+        elif estimate is not None:
             said += f" {one}'s {noun} is {known}, so it may be larger or smaller."
         return said + ("" if next_runs is None else f" The next look costs {runs(next_runs)}.")
     if answer == "equivalent":

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sensitivity.settling import Settling
-from sensitivity.study.amendments import PHASE_OF, Declaration, Freeze, Observation, Point, Settlement, Step
+from sensitivity.study.amendments import PHASE_OF, Declaration, Freeze, Observation, Point, Settlement, Side, Step
 from sensitivity.study.hyperparameters import decades
 from sensitivity.study.seed_ranges import purpose
 
@@ -210,6 +210,30 @@ def test_an_arm_without_anything_to_tune(settled, worlds):
     assert settling.settlement.answers[0].answer == "better"
     assert {w.chosen for w in freeze(settling).winners if w.arm == "a"} == {"only"}
     assert "a" not in settling.settlement.runs["scout"]
+
+
+def test_a_hyperparameter_of_levels_keeps_to_its_declared_values(worlds):
+    """One arm has a setting that decides which code runs, whose value 10 makes it slower by half."""
+    world = worlds.World(name="levels", arms=(worlds.Arm(size=300.0, bend=1.0), worlds.Arm(bend=1.0)))
+    declaration = world.declaration("test")
+    side = Side(name="inverse_interval", axis=[1, 10], scale="levels", low=1, high=10, least=1, most=10)
+    arm = declaration.arms[0].model_copy(update={"sides": (*declaration.arms[0].sides, side)})
+    settling = Settling(declaration.model_copy(update={"arms": (arm, declaration.arms[1])}))
+    study, seen = worlds.Study(world, np.random.default_rng(3)), {}
+    while settling.next_step is not None:
+        points = settling.next_step.points
+        levels = [dict(p.hyperparameters).get("inverse_interval", 1) for p in points]
+        seen.setdefault(settling.next_step.phase, set()).update(levels)
+        observed = study.observe([p.model_copy(update={"hyperparameters": p.hyperparameters[:2]}) for p in points])
+        settling.answer(
+            [
+                o.model_copy(update={"steps": o.steps * (1 if level == 1 else 1.5)})
+                for o, level in zip(observed, levels, strict=True)
+            ]
+        )
+    assert seen.pop("scout") == {1, 10}
+    assert set.union(*seen.values()) == {1}
+    assert settling.settlement.answers[0].answer == "better"
 
 
 def test_three_arms_share_the_error_rate(worlds):
