@@ -29,7 +29,7 @@ def _verdict(scene: Scene) -> Any:
     said = merged(caution.text for caution in (*results.look_cautions, *results.cautions))
     beware = [html.H2("Before you conclude"), listed(said, _MOST)] if said else []
     return html.Section(
-        [*on, *refused, *map(_answer, found), *(_settle_button() if open_ and scene.may_run else []), *beware],
+        [*on, *refused, *map(_answer, found), *(_settle_button() if settles else []), *beware],
         className="card verdict",
     )
 

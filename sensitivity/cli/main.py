@@ -122,7 +122,9 @@ def settle(
     within: Annotated[
         str | None, typer.Option(metavar="TIME", help="of this command, such as 90s, 30min or 2h")
     ] = None,
-    runs: Annotated[int | None, typer.Option(min=1, help="of the whole settlement")] = None,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help="of the whole settlement (default without any limit: 2000)")
+    ] = None,
     flops: Annotated[float | None, typer.Option(metavar="N", help="of the whole settlement, such as 1e15")] = None,
     question: Annotated[
         str | None, typer.Option(help="scaling, sensitivity or both (default: both, or as it was begun)")

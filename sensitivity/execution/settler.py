@@ -24,10 +24,16 @@ from sensitivity.study.trials import Group, Trial
 from sensitivity.study.words import count, duration
 from sensitivity.training.cost import run_cost
 
+DEFAULT_RUNS = 2_000
+"""Where no limit is given: two optimizers just at the margin would go on for tens of thousands."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a settlement may take; None is no limit. It ends before a step that does not fit."""
+    """What a settlement may take; it ends before a step that does not fit.
+
+    None is no limit, but of all three, which is ``DEFAULT_RUNS``.
+    """
 
     runs: int | None = None
     """Of the whole settlement, those of earlier commands included."""
@@ -35,6 +41,11 @@ class Budget:
     """Of the whole settlement."""
     seconds: float | None = None
     """Of this command, on the clock."""
+
+    @property
+    def most_runs(self) -> int | None:
+        """The limit to runs that holds; None for none."""
+        return DEFAULT_RUNS if (self.runs, self.flops, self.seconds) == (None, None, None) else self.runs
 
 
 class Settler:
@@ -170,8 +181,9 @@ class Settler:
         """Return in words why a step does not fit the budget; nothing if it does."""
         budget, spent = self._budget, StepCost.total(entry.cost for entry in self._entries)
         what = f"step {step.number} takes {count(len(new), 'run')} more"
-        if budget.runs is not None and spent.runs + len(step.points) > budget.runs:
-            return f"the budget of {count(budget.runs, 'run')} ends here: {what}, after {spent.runs}"
+        most = budget.most_runs
+        if most is not None and spent.runs + len(step.points) > most:
+            return f"the budget of {count(most, 'run')} ends here: {what}, after {spent.runs:,}"
         if budget.flops is not None:
             needed = self._flops(new)
             if spent.flops + needed > budget.flops:

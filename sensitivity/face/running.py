@@ -114,7 +114,7 @@ def settle(
     Args:
         study: as of `run`.
         hours: most time of this call, on the clock.
-        runs: most runs of the whole settlement.
+        runs: most runs of the whole settlement; 2,000 where no limit at all is given.
         flops: most floating-point operations of the whole settlement.
         questions: "scaling", "sensitivity" or both; empty goes on as it was begun, or takes both.
         storage: where study directories are kept: a folder or a URI.

@@ -17,6 +17,7 @@ from sensitivity.figures.exhibits.cost import COST, TIME_SPLIT
 from sensitivity.figures.exhibits.critical import CRITICAL
 from sensitivity.figures.exhibits.curves import CURVES
 from sensitivity.figures.exhibits.importance import IMPORTANCE, RIDGE
+from sensitivity.figures.exhibits.looks import LOOKS
 from sensitivity.figures.exhibits.maps import ROBUSTNESS
 from sensitivity.figures.exhibits.parallel import PARALLEL
 from sensitivity.figures.exhibits.planes import REACHED
@@ -32,7 +33,7 @@ from sensitivity.study.nearest import nearest
 
 EXHIBITS: tuple[Exhibit[Any], ...] = (
     EVIDENCE,
-    SETTLING,
+    LOOKS, SETTLING,
     ROBUSTNESS, BEST, BOX,
     SUCCESS, REACHED,
     SCALING, EFFICIENCY, CRITICAL, PROFILES,

@@ -39,7 +39,7 @@ SECTIONS: tuple[Section, ...] = (
         title="How it was settled",
         short="Settling",
         introduction=lambda _: (
-            "`sensitivity settle` runs what the questions need and no more: it scouts, searches each optimizer's box"
+            "Settling runs what the questions need and no more: it scouts, searches each optimizer's box"
             " until the best setting lies inside, freezes its choices, and judges them on fresh seeds. Its runs are"
             " kept apart from those of the study file's own design, and enter no other figure here."
         ),

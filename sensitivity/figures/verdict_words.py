@@ -83,7 +83,7 @@ def _settled(answer: amendments.Answer, ledger: Ledger) -> Answer:
         headline=headline.format(**names) if headline else "Not settled.",
         role=role(answer),
         effect=answer.says,
-        reasons=merged(text for text in (what_it_took(ledger), answer.reason) if text),
+        reasons=merged(text for text in (what_it_took(ledger), answer.reason) if text and text not in answer.says),
         settle=(more,) if more else (),
     )
 

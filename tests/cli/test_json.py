@@ -268,7 +268,8 @@ def jobs(monkeypatch):
         def job(self, id_):
             return next(job for job in self._jobs if job.id == id_)
 
-        def submit(self, shipment, *, storage, workers):
+        def submit(self, shipment, *, storage, workers, command):
+            assert command in (["run"], ["settle", "--runs", "100"])
             return replace(waits, study=shipment.spec.name, storage=storage)
 
     monkeypatch.setattr("sensitivity.cli.jobs._cluster", lambda address: contextlib.nullcontext(Cluster(address)))
@@ -283,6 +284,7 @@ def test_status_and_submit(printed, study_file):
     sent = printed("submit", study_file, "--storage", "/shared", "--installed")
     assert (sent["study"], sent["storage"], sent["files"]) == ("small", "/shared", 1)
     assert sent["bytes"] == study_file.stat().st_size
+    assert printed("submit", study_file, "--storage", "/shared", "--installed", "--settle", "--runs", "100") == sent
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ FUNCTIONS = {
     " -> 'StudyPrice'",
     "run": "(study: 'StudyLike', *, storage: 'str | os.PathLike[str]' = 'studies', address: 'str | None' = None,"
     " workers: 'int | None' = None, progress: 'bool' = True) -> 'OpenedStudy'",
+    "settle": "(study: 'StudyLike', *, hours: 'float | None' = None, runs: 'int | None' = None, flops: 'float | None' = None,"
+    " questions: 'Sequence[Question]' = (), storage: 'str | os.PathLike[str]' = 'studies', address: 'str | None' = None,"
+    " workers: 'int | None' = None, progress: 'bool' = True) -> 'OpenedStudy'",
     "shutdown": "() -> 'None'",
 }
 CLASSES = {
@@ -31,7 +34,7 @@ CLASSES = {
         "table": "(self, exhibit: 'str', **options: 'object') -> 'pd.DataFrame'",
         "verdict": "(self) -> 'Verdict'",
     },
-    "Verdict": {"claims": None, "text": None},
+    "Verdict": {"claims": None, "settled": None, "text": None},
     "StudyPrice": dict.fromkeys(("device_seconds", "missing", "planned", "spec", "table", "wall_seconds")),
     "Study": {
         "code": None,
