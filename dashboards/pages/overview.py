@@ -25,7 +25,9 @@ def _verdict(scene: Scene) -> Any:
     found = answers(results, pair_of(results, key)) if key else ()
     on = [html.P(f"For the target {_target(scene)}.", className="note")] if found else []
     refused = [html.P(caution.text, className="note") for caution in results.why_not]
-    open_ = [answer for answer in found if answer.answer == "undetermined"]
+    ledger = results.tables.ledger
+    ended = ledger is not None and ledger.settlement is not None and not ledger.settlement.stopped
+    settles = scene.may_run and not ended and any(answer.answer == "undetermined" for answer in found)
     said = merged(caution.text for caution in (*results.look_cautions, *results.cautions))
     beware = [html.H2("Before you conclude"), listed(said, _MOST)] if said else []
     return html.Section(

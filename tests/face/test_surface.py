@@ -16,8 +16,9 @@ FUNCTIONS = {
     " -> 'StudyPrice'",
     "run": "(study: 'StudyLike', *, storage: 'str | os.PathLike[str]' = 'studies', address: 'str | None' = None,"
     " workers: 'int | None' = None, progress: 'bool' = True) -> 'OpenedStudy'",
-    "settle": "(study: 'StudyLike', *, hours: 'float | None' = None, runs: 'int | None' = None, flops: 'float | None' = None,"
-    " questions: 'Sequence[Question]' = (), storage: 'str | os.PathLike[str]' = 'studies', address: 'str | None' = None,"
+    "settle": "(study: 'StudyLike', *, hours: 'float | None' = None, runs: 'int | None' = None,"
+    " flops: 'float | None' = None, questions: 'Sequence[Question]' = (),"
+    " storage: 'str | os.PathLike[str]' = 'studies', address: 'str | None' = None,"
     " workers: 'int | None' = None, progress: 'bool' = True) -> 'OpenedStudy'",
     "shutdown": "() -> 'None'",
 }
