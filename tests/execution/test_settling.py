@@ -4,6 +4,7 @@ Runs come to what a formula says, in this process; `test_launch.py` settles a st
 """
 
 import contextlib
+import html
 import json
 import math
 import random
@@ -14,11 +15,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import sensitivity
+from sensitivity.cli.json_output.verdict import verdict_output
 from sensitivity.execution.launch import launch
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.settler import Budget
 from sensitivity.execution.settling import next_step, settle_study
 from sensitivity.execution.study_run import Machines, StudyRun
+from sensitivity.report import write_report
 from sensitivity.store.directory import place
 from sensitivity.store.ledger import DECLARATION, FREEZE, LEDGER, read_ledger, settling_place
 from sensitivity.store.reader import read_runs
@@ -302,3 +306,52 @@ def test_a_file_that_was_changed_is_refused(copied, name):
     folder.write(name, b"{")
     with pytest.raises(StorageError, match="damaged"):
         read_ledger(directory)
+
+
+def test_every_face_shows_the_same_answers(undisturbed):
+    folder, settled = undisturbed
+    directory, ledger = place(str(folder / "studies" / "alike")), settled.ledger
+    opened = sensitivity.open(directory.uri)
+    verdict = opened.verdict()
+    assert verdict.settled == ledger.settlement.answers
+    text = " ".join(verdict.text.split())
+    page = html.unescape(write_report([directory]).html)
+    output = verdict_output(opened.results)
+    assert output.settlement.ended
+    assert (output.settlement.runs, output.settlement.grid_runs) == (ledger.cost.runs, 2 * 4 * 3 * 2)
+    for answer, printed in zip(ledger.settlement.answers, output.settlement.answers, strict=True):
+        assert answer.says in text
+        assert answer.says in page
+        assert (printed.says, printed.estimate, printed.answer) == (answer.says, answer.estimate, answer.answer)
+    assert f"Settled in {ledger.cost.runs:,} runs" in text
+    for entry in ledger.entries:
+        assert entry.step.why in page
+    table = opened.table("settling")
+    assert len(table[table["optimizer"].notna()]) == ledger.cost.runs
+    assert set(table["step"]) == {entry.step.number for entry in ledger.entries}
+
+
+def test_the_looks_are_drawn_as_the_ledger_has_them(undisturbed):
+    folder, settled = undisturbed
+    opened = sensitivity.open(str(folder / "studies" / "alike"))
+    looks = opened.table("looks")
+    scaling = looks[looks["question"] == "scaling"]
+    told_ = [e.shown.facts["other against one"] for e in settled.ledger.entries if e.step.phase == "judge_scaling"]
+    assert scaling["looked_at"].tolist() == [one["seeds"] for one in told_]
+    assert scaling["ratio"].tolist() == pytest.approx([one["ratio"] for one in told_])
+    bets = looks[looks["question"] == "sensitivity"]
+    final = next(answer for answer in settled.ledger.settlement.answers if answer.claim.question == "sensitivity")
+    assert final.answer == "equivalent"
+    frozen = next(one for one in settled.ledger.freeze.claims if one.claim.question == "sensitivity")
+    assert bets["e_equivalent"].iloc[-1] >= frozen.thresholds[1]
+    figure = opened.figure("looks")
+    assert len(figure.data) == 4
+    assert figure.data[0].y == pytest.approx(scaling["ratio"])
+
+
+def test_another_target_or_margin_has_no_settled_answer(undisturbed):
+    results = sensitivity.open(str(undisturbed[0] / "studies" / "alike")).results
+    assert len(results.settled) == 2
+    assert results.under(target=("test_accuracy", 0.8)).settled == ()
+    wider = results.margins.model_copy(update={"tuning_ratio": 3.0})
+    assert [answer.claim.question for answer in results.under(margins=wider).settled] == ["scaling"]

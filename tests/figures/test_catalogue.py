@@ -129,7 +129,7 @@ def test_options_have_a_first_value_and_the_metric_is_that_of_the_view(results_o
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("robustnes", {}, r"no exhibit 'robustnes'; did you mean 'robustness'\?\n  Allowed: verdict, looks, settling, "),
+        ("robustnes", {}, r"no exhibit 'robustnes'; did you mean 'robustness'\?\n  Allowed: verdict, looks, "),
         ("robustness", {"arm": "kfac"}, r"no option of robustness 'arm'.*\n  Allowed: metric, optimizer"),
         ("robustness", {"optimizer": "kfca"}, r"no optimizer of robustness 'kfca'; did you mean 'kfac'"),
         ("cost", {"unit": "steps"}, r"no option of cost 'unit'\n  Allowed: none"),
