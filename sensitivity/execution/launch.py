@@ -193,7 +193,7 @@ def _run_missing(
         here = address is None and execution.device == "cpu"
         measure = measure_here if here else measure_on_cluster
         if here:
-            start_workers(at_once - 1, execution)  # one core is for the measurement
+            start_workers(at_once - 1, plan)  # one core is for the measurement
         costs = {} if execution.pack_size else measure(plan, groups, workers=at_once)
         sizes = pack_sizes(costs)
         begun = sweep_checkpoints(directory, {trial.id for trial in plan.trials if trial.id not in finished})

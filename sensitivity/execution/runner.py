@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
-import platform
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,28 +20,25 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from sensitivity.execution.last_words import crash_line
-from sensitivity.execution.loading import ChangedError
 from sensitivity.execution.losses import words_of_lost_worker
 from sensitivity.execution.prepare import Plan
 from sensitivity.execution.progress import Progress
-from sensitivity.execution.resources import request
 from sensitivity.execution.supply import Supply
-from sensitivity.execution.worker import run_pack
+from sensitivity.execution.worker_pool import RunWorkers
+from sensitivity.execution.worker_pool import workers as workers_for
+from sensitivity.execution.worker_process import Job, PackTrainable, Parcel
 from sensitivity.store.checkpoints import delete_checkpoint
 from sensitivity.store.directory import Place, first_line, patiently
 from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import Manifest
 from sensitivity.store.writer import append
 from sensitivity.study.errors import UserError
-from sensitivity.study.execution import ExecutionSpec
-from sensitivity.study.origin import Origin
 from sensitivity.study.provenance import code_version
 from sensitivity.study.results import PackResult, RunResult, Status
 from sensitivity.study.trials import Pack
 
 logger = logging.getLogger(__name__)
 
-_REPORT_EVERY_S = 1.0
 _MEMORY_WORDS = re.compile(r"OutOfMemoryError|running low on memory")
 """What Ray says of a worker that its memory monitor has killed; of the kernel's victims it can't tell."""
 
@@ -86,21 +81,16 @@ def run_packs(
     """
     recorder = _Recorder(supply, destination, progress, on_change)
     stopper = _StopOn(lambda: stopped() or recorder.fault is not None)
-    trainable = tune.with_parameters(
-        _tune_pack,
-        execution=plan.spec.execution,
-        origin=plan.origin,
-        directory=destination.directory,
-    )
+    execution = plan.spec.execution
+    job = Job(execution=execution, origin=plan.origin, directory=destination.directory)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it is in the results
     try:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, _placement(plan.spec.execution)),
+            PackTrainable,
             tune_config=tune.TuneConfig(
                 search_alg=_Asker(supply, recorder),
                 num_samples=-1,
                 max_concurrent_trials=workers,
-                reuse_actors=True,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=tune.RunConfig(
@@ -109,11 +99,13 @@ def run_packs(
                 verbose=0,
                 progress_reporter=tune.CLIReporter(),  # says nothing at this verbosity; the one of notebooks does
                 callbacks=[recorder],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 stop=stopper,
                 failure_config=tune.FailureConfig(max_failures=0),  # `supply` decides what starts again
             ),
         )
-        tuner.fit()
+        with RunWorkers(workers_for(execution), job, limit=workers).given_to_tune():
+            tuner.fit()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -125,44 +117,6 @@ def run_packs(
         raise recorder.fault
     if stopped():
         raise KeyboardInterrupt
-
-
-def _placement(execution: ExecutionSpec) -> tune.PlacementGroupFactory:
-    asked = request(execution)
-    if not execution.labels:
-        return tune.PlacementGroupFactory([asked])
-    return tune.PlacementGroupFactory([asked], bundle_label_selector=[dict(execution.labels)])
-
-
-class _Parcel:
-    """A pack in Tune's hands, which copies, prints and hashes what it is given."""
-
-    def __init__(self, pack: Pack) -> None:
-        self.pack = pack
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Parcel:
-        return self
-
-    def __repr__(self) -> str:
-        return self.pack.id
-
-
-def _tune_pack(config: Mapping[str, _Parcel], execution: ExecutionSpec, origin: Origin, directory: Place) -> None:
-    last = -math.inf
-
-    def on_progress(fraction: float) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _REPORT_EVERY_S:
-            last = time.monotonic()
-            if fraction:  # first of all where a checkpoint has left off, for that is more than was known
-                tune.report({"fraction": fraction})
-
-    try:
-        result = run_pack(config["parcel"].pack, execution, origin, directory, on_progress=on_progress)
-    except ChangedError as error:
-        tune.report({"changed": f"the problem on {platform.node()}: {error}"})
-    else:
-        tune.report({"result": result})
 
 
 class _Asker(Searcher):
@@ -184,7 +138,7 @@ class _Asker(Searcher):
             self._recorder.fault = error
             return Searcher.FINISHED
         if pack is not None:
-            return {"parcel": _Parcel(pack)}
+            return {"parcel": Parcel(pack)}
         return Searcher.FINISHED if self._supply.done else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sensitivity.execution.loading import ChangedError, load
+from sensitivity.execution.loading import ChangedError, forget_loaded
 from sensitivity.execution.preflight import problem_fault
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.worker import run_pack
@@ -32,7 +32,7 @@ own = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("own_study.p
 def _forgotten():
     yield
     use_snapshot(Snapshot(roots=(".",)))
-    load.cache_clear()
+    forget_loaded()
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def trained(plan, directory):
     write_manifest(directory, plan.spec, plan.source, plan.origin)
     write_plan(directory, plan.trials)
     for pack in group(plan.trials, 2):
-        load.cache_clear()
+        forget_loaded()
         append(directory, run_pack(pack, plan.spec.execution, plan.origin, directory), spec_hash="", code_version="")
     torch.set_num_threads(threads)
     return read_study(directory).curves.drop(columns="train_seconds")
@@ -72,7 +72,7 @@ def test_data_that_change_after_the_plan_stop_every_process_before_its_first_ste
     plan = prepare(str(study))
     assert problem_fault(plan.origin) == ""
     own.write_data(study.parent, 1)
-    load.cache_clear()
+    forget_loaded()
     with pytest.raises(ChangedError, match=r"data, train inputs: other values, float32 \[80, 5\] as before") as caught:
         run_pack(group(plan.trials, 2)[0], plan.spec.execution, plan.origin, place(str(tmp_path)))
     assert "the code itself (identity_own.py, identity_own_helper.py) is a snapshot" in str(caught.value)
@@ -88,7 +88,7 @@ def test_data_that_change_after_the_plan_stop_every_process_before_its_first_ste
 def test_data_that_differ_by_rounding_alone_are_the_same(study):
     plan = prepare(str(study))
     own.write_data(study.parent, 0, scale=1 + 1e-7)
-    load.cache_clear()
+    forget_loaded()
     assert problem_fault(plan.origin) == ""
 
 
@@ -165,7 +165,7 @@ def test_weights_that_a_network_reads_from_a_file_are_part_of_what_is_trained(st
     np.save(weights, np.ones((8, 5)))
     plan = prepare(str(study))
     np.save(weights, np.zeros((8, 5)))
-    load.cache_clear()
+    forget_loaded()
     assert "network, initial parameters at seed 0: other values" in problem_fault(plan.origin)
 
 
