@@ -23,7 +23,7 @@ from ray.tune.execution import tune_controller
 
 from sensitivity.execution.resources import request
 from sensitivity.execution.session import at_end
-from sensitivity.execution.worker_process import Job, Worker
+from sensitivity.execution.worker_process import Job, PackWorker
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.snapshot import Snapshot
 
@@ -38,7 +38,7 @@ class PooledWorker:
     """A worker process, starting or started."""
 
     actor: Any
-    """Handle of an actor of `Worker`."""
+    """Handle of an actor of `PackWorker`."""
     code: Snapshot | None = None
     """The user's own code that it has imported."""
     used: bool = False
@@ -67,7 +67,7 @@ class WorkerPool:
         given = {name: os.environ[name] for name in _CREDENTIALS if name in os.environ}
         options: dict[str, Any] = {"runtime_env": {"env_vars": given}} if given else {}
         self._new_actor: Callable[[], Any] = (
-            ray.remote(Worker)
+            ray.remote(PackWorker)
             .options(num_cpus=cpus, num_gpus=gpus, resources=resources, label_selector=labels, **options)
             .remote
         )

@@ -104,7 +104,7 @@ class PackTrainable(tune.Trainable):
             self._reports.put({"result": result, "done": True})
 
 
-class Worker:
+class PackWorker:
     """The actor. `train` and `stop` are what Tune calls on a trial's actor; a trial begins with `begin`."""
 
     def __init__(self) -> None:
