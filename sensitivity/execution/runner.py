@@ -83,6 +83,7 @@ def run_packs(
     stopper = _StopOn(lambda: stopped() or recorder.fault is not None)
     execution = plan.spec.execution
     job = Job(execution=execution, origin=plan.origin, directory=destination.directory)
+    run_workers = RunWorkers(workers_for(execution), job, limit=workers)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it is in the results
     try:
         tuner = tune.Tuner(
@@ -98,13 +99,13 @@ def run_packs(
                 storage_path=str(scratch),
                 verbose=0,
                 progress_reporter=tune.CLIReporter(),  # says nothing at this verbosity; the one of notebooks does
-                callbacks=[recorder],
+                callbacks=[recorder, _EachStep(run_workers.on_step_end)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 stop=stopper,
                 failure_config=tune.FailureConfig(max_failures=0),  # `supply` decides what starts again
             ),
         )
-        with RunWorkers(workers_for(execution), job, limit=workers).given_to_tune():
+        with run_workers.given_to_tune():
             tuner.fit()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -240,6 +241,21 @@ class _Recorder(tune.Callback):
         if result.wall_seconds >= 60 * self._to.manifest.spec.execution.checkpoint_minutes or _given_up(result):
             delete_checkpoint(self._to.directory, pack.id)
         self._progress.finish(pack, result)
+
+
+class _EachStep(tune.Callback):
+    """Calls something at each step of Tune's event loop."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action = action
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Hold nothing back for Tune's snapshots: they are never read."""
+        return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Call it."""
+        self._action()
 
 
 class _StopOn(tune.Stopper):

@@ -31,12 +31,16 @@ _RESTART_S = 40.0
 
 
 _at_end = contextlib.ExitStack()
-_started = False
-"""Whether the Ray that is there was started or joined here."""
+_own = False
+
+
+def is_own() -> bool:
+    """Whether the Ray that is there was started here, so that nothing else waits for what it has."""
+    return _own
 
 
 def at_end(action: Callable[[], None]) -> None:
-    """Have something done at the end of the session: of the outermost one, or of this one if Ray is the caller's."""
+    """Have something done at the end of the session: of the one that started Ray, or else of this one."""
     _at_end.callback(action)
 
 
@@ -60,12 +64,12 @@ def session(
     Raises:
         UserError: nothing answers at `address`, Ray does not start here, or there are too few cores.
     """
-    global _started
+    global _own
     if ray.is_initialized():
         try:
             yield _fitting_packs(workers, execution)
         finally:
-            if not _started:
+            if not _own:
                 _at_end.close()
         return
     cores = None if address is not None else local_cores(workers or 1, execution, available=available_workers(1))
@@ -76,11 +80,11 @@ def session(
         watch = RayWatch(
             getattr(context, "address_info", {}), on_loss, patience_s=0.0 if address is None else _RESTART_S
         )
-        _started = True
+        _own = address is None
         with watch:
             yield _fitting_packs(workers, execution)
     finally:
-        _started = False
+        _own = False
         _at_end.close()
         # What is left of a Ray that has lost a part would keep its own shutdown waiting.
         if cores is None or watch is None or not watch.lost:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -22,13 +23,15 @@ from ray.air.execution.resources import AcquiredResources
 from ray.tune.execution import tune_controller
 
 from sensitivity.execution.resources import request
-from sensitivity.execution.session import at_end
+from sensitivity.execution.session import at_end, is_own
 from sensitivity.execution.worker_process import Job, PackWorker
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.snapshot import Snapshot
 
 _ANSWER_S = 5.0
 """How long a worker that waits for work may take to say that it lives."""
+_IDLE_S = 10.0
+"""How long a worker may wait for the next pack where it holds a share of a cluster."""
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 """Environment variables that workers elsewhere get from here, as Tune's own actors do: for checkpoints."""
 
@@ -42,6 +45,7 @@ class PooledWorker:
     code: Snapshot | None = None
     """The user's own code that it has imported."""
     used: bool = False
+    idle_since: float = field(default_factory=time.monotonic)
 
     def lives(self) -> bool:
         """Whether it answers."""
@@ -93,6 +97,7 @@ class WorkerPool:
 
     def give_back(self, worker: PooledWorker) -> None:
         """Put a worker, or what is left of it, back."""
+        worker.idle_since = time.monotonic()
         self._idle.insert(0, worker)
 
     def rest(self) -> None:
@@ -101,15 +106,17 @@ class WorkerPool:
             if worker.used:
                 worker.actor.rest.remote()
 
-    def end(self) -> None:
-        """End the workers that wait."""
-        for worker in self._idle:
-            worker.kill()
-        self._idle.clear()
+    def end(self, *, idle_s: float = 0.0) -> None:
+        """End the workers that have waited for at least so long."""
+        now = time.monotonic()
+        self._end([worker for worker in self._idle if now - worker.idle_since >= idle_s])
 
     def _end_others(self, code: Snapshot) -> None:
         """End the workers that have imported other code of the user's."""
-        for worker in [each for each in self._idle if each.code not in (None, _own(code))]:
+        self._end([worker for worker in self._idle if worker.code not in (None, _own(code))])
+
+    def _end(self, workers: list[PooledWorker]) -> None:
+        for worker in workers:
             worker.kill()
             self._idle.remove(worker)
 
@@ -144,6 +151,11 @@ class RunWorkers(ResourceManager):
         super().__init__()
         self._pool, self._code, self._job, self._limit = pool, job.origin.snapshot, ray.put(job), limit
         self._busy: list[PooledWorker] = []
+
+    def on_step_end(self) -> None:
+        """End workers without work where others may wait for what they hold, or pay for it: on a cluster."""
+        if not is_own():
+            self._pool.end(idle_s=_IDLE_S)
 
     @contextlib.contextmanager
     def given_to_tune(self) -> Iterator[None]:

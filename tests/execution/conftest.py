@@ -26,7 +26,7 @@ damping = [0.1, 1.0]
 
 @pytest.fixture(scope="session")
 def running_ray() -> Iterator[str]:
-    """One small Ray for all tests, with the same workers; its address."""
+    """One small Ray for all tests; its address."""
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setenv("RAY_AUTH_MODE", "disabled")  # read when Ray is imported: the same in every test that does
         stack.enter_context(ray_environment(local=True))
@@ -40,12 +40,19 @@ def running_ray() -> Iterator[str]:
             log_to_driver=False,
             logging_level="ERROR",
         )
-        from sensitivity.execution import session
-
-        patch.setattr(session, "_started", True)  # so that workers stay from test to test
         yield context.address_info["address"]
-        session._at_end.close()
         ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def kept_workers(running_ray: str) -> Iterator[None]:
+    """Workers that stay from test to test of a module, as where Ray is this process's own."""
+    from sensitivity.execution import session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "_own", True)
+        yield
+        session._at_end.close()
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def run(path, root, show=silent, workers=1):
 
 
 @pytest.fixture(scope="module")
-def finished(running_ray, tiny, tmp_path_factory):
+def finished(kept_workers, tiny, tmp_path_factory):
     """The tiny study, run to its end."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.toml").write_text(tiny)
@@ -92,7 +92,7 @@ def test_a_second_run_does_nothing_and_an_extension_only_what_is_new(finished, t
     assert set(hashes) == set(json.loads((folder / "studies/tiny/study.json").read_text())["specs"])
 
 
-def test_a_users_failing_model_fails_its_runs_alone(running_ray, write_study, tmp_path):
+def test_a_users_failing_model_fails_its_runs_alone(kept_workers, write_study, tmp_path):
     (tmp_path / "mine_that_fails.py").write_text(
         "import torch\n"
         "class Touchy(torch.nn.Module):\n"
@@ -135,7 +135,7 @@ def test_a_worker_that_ran_out_of_memory_is_told_from_one_that_was_killed(runnin
 
 
 def test_a_full_temporary_folder_is_a_message_and_what_was_reported_stays(
-    running_ray, write_study, tmp_path, monkeypatch
+    kept_workers, write_study, tmp_path, monkeypatch
 ):
     from sensitivity.execution import runner
 
@@ -172,7 +172,7 @@ def test_a_ray_that_can_not_be_had_is_a_message(running_ray, monkeypatch, kind):
     assert calls == ["auto", "local", "local"]
 
 
-def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(running_ray, write_study, tmp_path):
+def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(kept_workers, write_study, tmp_path):
     from sensitivity.execution import runner
     from sensitivity.execution.worker_process import Parcel
 
@@ -220,7 +220,7 @@ damping = {{ log = [1e-2, 1.0] }}
 """
 
 
-def test_a_search_by_hours_alone_ends_with_them_and_goes_on_when_it_is_given_more(running_ray, tmp_path):
+def test_a_search_by_hours_alone_ends_with_them_and_goes_on_when_it_is_given_more(kept_workers, tmp_path):
     path, progresses = tmp_path / "hours.toml", []
 
     def show(progress):
@@ -265,7 +265,7 @@ def test_a_changed_problem_is_another_study(write_study, tmp_path):
 
 
 def test_a_place_that_breaks_in_the_middle_stops_the_run_and_keeps_what_was_there(
-    running_ray, write_study, tmp_path, monkeypatch
+    kept_workers, write_study, tmp_path, monkeypatch
 ):
     from sensitivity.execution import runner  # here: it imports Ray, whose environment the fixture prepares
 

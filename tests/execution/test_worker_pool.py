@@ -52,7 +52,7 @@ def net(shape, outputs):
 
 
 @pytest.fixture
-def train(running_ray, tmp_path, monkeypatch):
+def train(kept_workers, tmp_path, monkeypatch):
     """Run a study of 4 packs; return the ids of the processes that trained them, and its runs."""
     from sensitivity.execution.runner import _Recorder
 
@@ -113,7 +113,7 @@ def snapshot(source=None):
 
 
 @pytest.fixture
-def pool(running_ray, monkeypatch):
+def pool(kept_workers, monkeypatch):
     """A pool of stand-ins with numbers, and the numbers of those that were killed."""
     from sensitivity.execution import worker_pool
 
@@ -142,18 +142,20 @@ def test_which_workers_are_taken_started_and_ended(pool):
     pool.start(1, other)
     assert pool.take(other).actor.number == 4
     pool.start(2, other)
+    pool.end(idle_s=3600.0)
+    assert killed == [0]
     pool.end()
     assert killed == [0, 5, 6]
 
 
-def test_workers_end_with_the_run_where_ray_is_the_callers(running_ray, train, monkeypatch):
+def test_workers_end_with_the_run_where_ray_is_the_callers(train, monkeypatch):
     from sensitivity.execution import session, worker_pool
 
     train("kept")
     kept = worker_pool._pool
     assert kept is worker_pool.workers(ExecutionSpec())
     assert kept is not worker_pool.workers(ExecutionSpec(threads=2)), "which needs other shares of the machine"
-    monkeypatch.setattr(session, "_started", False)
+    monkeypatch.setattr(session, "_own", False)
     train("let-go")
     assert worker_pool._pool is None
     free = ray.remote(num_cpus=2)(lambda: True)
