@@ -26,7 +26,7 @@ from sensitivity.execution.progress import Progress
 from sensitivity.execution.supply import Supply
 from sensitivity.execution.worker_pool import RunWorkers
 from sensitivity.execution.worker_pool import workers as workers_for
-from sensitivity.execution.worker_process import Job, PackTrainable, Parcel
+from sensitivity.execution.worker_process import Job
 from sensitivity.store.checkpoints import delete_checkpoint
 from sensitivity.store.directory import Place, first_line, patiently
 from sensitivity.store.lock import WriterLock
@@ -87,7 +87,7 @@ def run_packs(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it is in the results
     try:
         tuner = tune.Tuner(
-            PackTrainable,
+            _InWorkers,
             tune_config=tune.TuneConfig(
                 search_alg=_Asker(supply, recorder),
                 num_samples=-1,
@@ -120,6 +120,23 @@ def run_packs(
         raise KeyboardInterrupt
 
 
+class _Parcel:
+    """A pack in the configuration of a Tune trial, which Tune copies, prints and hashes."""
+
+    def __init__(self, pack: Pack) -> None:
+        self.pack = pack
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Parcel:
+        return self
+
+    def __repr__(self) -> str:
+        return self.pack.id
+
+
+class _InWorkers(tune.Trainable):
+    """What Tune takes for the class of its actors; `RunWorkers` gives it a worker each time that it starts one."""
+
+
 class _Asker(Searcher):
     """Tune's way to ask for the next pack."""
 
@@ -139,7 +156,7 @@ class _Asker(Searcher):
             self._recorder.fault = error
             return Searcher.FINISHED
         if pack is not None:
-            return {"parcel": Parcel(pack)}
+            return {"parcel": _Parcel(pack)}
         return Searcher.FINISHED if self._supply.done else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -185,8 +202,7 @@ class _Recorder(tune.Callback):
         pack: Pack = trial.config["parcel"].pack
         if "result" in result:
             found: PackResult = result["result"]
-            # Tune keeps what it was told to the end: curves of all packs, and another copy of each, if let.
-            result |= {"result": pack.id, "config": trial.config}
+            result["result"] = pack.id  # Tune keeps what it was told to the end: curves of all packs, if let
             self._record(pack, found)
             self._supply.finish(pack, found)
         elif "changed" in result:

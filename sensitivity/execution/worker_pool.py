@@ -210,8 +210,8 @@ class AcquiredWorker(AcquiredResources):
         return [self]
 
     def remote(self, config: dict[str, Any], storage: Any) -> Any:
-        """Begin with a trial's pack, and return the handle of the worker."""
-        self.worker.actor.begin.remote(config, storage, self.job)
+        """Begin with the pack in a trial's configuration, and return the handle of the worker."""
+        self.worker.actor.begin.remote(config["parcel"].pack, self.job)
         return self.worker.actor
 
 
