@@ -51,6 +51,7 @@ def _ask(plan: Plan, function: Callable[..., Any], *arguments: Any, doing: str, 
         for worker in taken:
             worker.kill()
         raise
+    taken[-1].actor.rest.remote()  # packs that share its accelerator need the memory
     pool.give_back(taken[-1])
     return found
 
