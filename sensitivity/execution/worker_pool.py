@@ -10,6 +10,7 @@ which its actor is then started, but a worker, which is an actor that has its sh
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from ray.air.execution import PlacementGroupResourceManager, ResourceManager, Re
 from ray.air.execution.resources import AcquiredResources
 from ray.tune.execution import tune_controller
 
-from sensitivity.execution.resources import request
+from sensitivity.execution.resources import packs_on, request
 from sensitivity.execution.session import at_end, is_own
 from sensitivity.execution.worker_process import Job, PackWorker
 from sensitivity.study.execution import ExecutionSpec
@@ -76,6 +77,14 @@ class WorkerPool:
             .remote
         )
         self._idle: list[PooledWorker] = []
+        self._taken = 0
+        nodes = ray.nodes() if is_own() else []  # type: ignore[no-untyped-call]
+        self._most = sum(packs_on(node, execution) for node in nodes) if is_own() else math.inf
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another worker may be taken: on a cluster it waits for its share, which no other one here holds."""
+        return self._taken < self._most
 
     def start(self, count: int, code: Snapshot) -> None:
         """See to it that `count` workers wait for packs of a problem with this code, or are about to."""
@@ -93,12 +102,19 @@ class WorkerPool:
         else:
             worker = PooledWorker(self._new_actor())
         worker.used, worker.code = True, _own(code) or worker.code
+        self._taken += 1
         return worker
 
     def give_back(self, worker: PooledWorker) -> None:
         """Put a worker, or what is left of it, back."""
         worker.idle_since = time.monotonic()
         self._idle.insert(0, worker)
+        self._taken -= 1
+
+    def discard(self, worker: PooledWorker) -> None:
+        """End a worker that was taken, whatever it does."""
+        worker.kill()
+        self._taken -= 1
 
     def rest(self) -> None:
         """Have the workers that wait give unused memory back."""
@@ -169,7 +185,7 @@ class RunWorkers(ResourceManager):
         finally:
             _of_run.reset(token)
             for worker in self._busy:
-                worker.kill()
+                self._pool.discard(worker)
             self._pool.rest()
 
     def request_resources(self, resource_request: ResourceRequest) -> None:
@@ -180,7 +196,7 @@ class RunWorkers(ResourceManager):
 
     def has_resources_ready(self, resource_request: ResourceRequest) -> bool:
         """Whether another pack may start."""
-        return len(self._busy) < self._limit
+        return len(self._busy) < self._limit and self._pool.has_room
 
     def acquire_resources(self, resource_request: ResourceRequest) -> AcquiredWorker:
         """Take a worker."""

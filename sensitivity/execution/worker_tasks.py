@@ -49,8 +49,10 @@ def _ask(plan: Plan, function: Callable[..., Any], *arguments: Any, doing: str, 
         found = answer(start, doing=doing, fix=fix)
     except BaseException:
         for worker in taken:
-            worker.kill()
+            pool.discard(worker)
         raise
+    for worker in taken[:-1]:  # which were lost
+        pool.discard(worker)
     taken[-1].actor.rest.remote()  # packs that share its accelerator need the memory
     pool.give_back(taken[-1])
     return found

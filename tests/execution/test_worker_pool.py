@@ -131,21 +131,28 @@ def test_which_workers_are_taken_started_and_ended(pool):
     pool.start(2, clean)
     worker = pool.take(clean)
     assert worker.actor.number == 0
+    assert pool.has_room
+    pool.discard(pool.take(clean))
+    assert killed.pop() == 1
+    second = pool.take(clean)
+    assert not pool.has_room, "this Ray has two cores, and another run in this process may have taken them"
+    pool.discard(second)
+    assert killed.pop() == 2
     pool.give_back(worker)
     assert pool.take(one) is worker, "the last one used comes first, and the code of the package leaves no traces"
     pool.give_back(worker)
     pool.start(2, one)
-    assert [pool.take(one).actor.number for _ in range(3)] == [0, 1, 2]
+    assert [pool.take(one).actor.number for _ in range(3)] == [0, 3, 4]
     pool.give_back(worker)
-    assert pool.take(clean).actor.number == 3
+    assert pool.take(clean).actor.number == 5
     assert killed == [0]
     pool.start(1, other)
-    assert pool.take(other).actor.number == 4
+    assert pool.take(other).actor.number == 6
     pool.start(2, other)
     pool.end(idle_s=3600.0)
     assert killed == [0]
     pool.end()
-    assert killed == [0, 5, 6]
+    assert killed == [0, 7, 8]
 
 
 def test_workers_end_with_the_run_where_ray_is_the_callers(train, monkeypatch):
