@@ -35,14 +35,15 @@ def pytest_addoption(parser):
 LONGEST = (
     "faults/test_faults.py",
     "cluster/test_cluster.py",
-    "execution/test_interruption.py",
-    "execution/test_launch.py",
     "face/test_notebook.py",
+    "execution/test_interruption.py",
     "dashboards/test_browser.py",
-    "dashboards/test_results.py",
     "report/test_page.py",
     "report/test_browser.py",
     "execution/test_identity.py",
+    "dashboards/test_results.py",
+    "execution/test_worker_pool.py",
+    "execution/test_launch.py",
     "kfac/test_optimises.py",
 )
 """Files in which a process of the suite spends longest, the longest first."""

@@ -3,6 +3,7 @@
 * ``prepare``: from a study file to a checked plan and its packs.
 * ``costs``: pack sizes and prices, by measurement; ``cost_cache`` keeps them. ``pricing``: what is missing of a study.
 * ``worker``: one pack, wherever it runs; failures become results here. ``checkpointing`` puts it aside meanwhile.
+* ``worker_process``: where packs are trained; ``worker_pool`` keeps these processes from pack to pack and run to run.
 * ``supply``: what is trained next, and what becomes of a pack whose worker was lost.
 * ``searches``: trials that become known as a study runs; ``sampler`` asks Optuna for them, by ``objectives``.
 * ``session``: Ray, started quietly or joined by address; ``executor`` keeps it across runs of one process.

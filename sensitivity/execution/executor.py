@@ -78,11 +78,9 @@ class Executor:
         try:
             with self._environment(), ray_environment(local=True) as scratch:
                 from sensitivity.execution.session import session
-                from sensitivity.execution.worker_tasks import start_workers
 
                 with session(address=None, workers=workers, execution=execution, on_loss=on_loss) as at_once:
                     yield at_once, scratch
-                    start_workers(at_once, execution)  # for the next run, whose packs then need not wait for them
         finally:
             self._on_loss = None
             if self._lost:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import torch
@@ -19,13 +18,29 @@ class ChangedError(UserError):
     """A problem is not, or can't be, loaded as it was planned. No run is to blame, and none is given up for it."""
 
 
-@functools.lru_cache(maxsize=1)
+_loaded: tuple[Origin, torch.device, Problem] | None = None
+
+
 def load(origin: Origin, device: torch.device) -> Problem:
-    """Load a problem, once a process: workers are used again from pack to pack.
+    """Load a problem, or return the last one loaded in this process: workers are used again from pack to pack.
 
     Raises:
         ChangedError: it can't be loaded here, or has other data or another network than when the study was planned.
     """
+    global _loaded
+    if _loaded is None or _loaded[:2] != (origin, device):
+        _loaded = None  # first of all, so that two are never in memory
+        _loaded = (origin, device, _load(origin, device))
+    return _loaded[2]
+
+
+def forget_loaded() -> None:
+    """Load the next problem anew, whether or not it was the last one."""
+    global _loaded
+    _loaded = None
+
+
+def _load(origin: Origin, device: torch.device) -> Problem:
     use_snapshot(origin.snapshot)
     try:
         with users_code("the problem"):

@@ -16,7 +16,7 @@ from sensitivity.study.errors import UserError
 
 GONE = (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError)
 """The node went away; Ray may say so before it takes the node off its list."""
-LOST = (*GONE, ray.exceptions.WorkerCrashedError)
+LOST = (*GONE, ray.exceptions.WorkerCrashedError, ray.exceptions.ActorDiedError)
 """The node, or the worker alone."""
 ATTEMPTS = 3
 """How often a task is started that is lost each time."""

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
-import platform
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,28 +20,25 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from sensitivity.execution.last_words import crash_line
-from sensitivity.execution.loading import ChangedError
 from sensitivity.execution.losses import words_of_lost_worker
 from sensitivity.execution.prepare import Plan
 from sensitivity.execution.progress import Progress
-from sensitivity.execution.resources import request
 from sensitivity.execution.supply import Supply
-from sensitivity.execution.worker import run_pack
+from sensitivity.execution.worker_pool import RunWorkers
+from sensitivity.execution.worker_pool import workers as workers_for
+from sensitivity.execution.worker_process import Job
 from sensitivity.store.checkpoints import delete_checkpoint
 from sensitivity.store.directory import Place, first_line, patiently
 from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import Manifest
 from sensitivity.store.writer import append
 from sensitivity.study.errors import UserError
-from sensitivity.study.execution import ExecutionSpec
-from sensitivity.study.origin import Origin
 from sensitivity.study.provenance import code_version
 from sensitivity.study.results import PackResult, RunResult, Status
 from sensitivity.study.trials import Pack
 
 logger = logging.getLogger(__name__)
 
-_REPORT_EVERY_S = 1.0
 _MEMORY_WORDS = re.compile(r"OutOfMemoryError|running low on memory")
 """What Ray says of a worker that its memory monitor has killed; of the kernel's victims it can't tell."""
 
@@ -86,21 +81,17 @@ def run_packs(
     """
     recorder = _Recorder(supply, destination, progress, on_change)
     stopper = _StopOn(lambda: stopped() or recorder.fault is not None)
-    trainable = tune.with_parameters(
-        _tune_pack,
-        execution=plan.spec.execution,
-        origin=plan.origin,
-        directory=destination.directory,
-    )
+    execution = plan.spec.execution
+    job = Job(execution=execution, origin=plan.origin, directory=destination.directory)
+    run_workers = RunWorkers(workers_for(execution), job, limit=workers)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it is in the results
     try:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, _placement(plan.spec.execution)),
+            _InWorkers,
             tune_config=tune.TuneConfig(
                 search_alg=_Asker(supply, recorder),
                 num_samples=-1,
                 max_concurrent_trials=workers,
-                reuse_actors=True,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=tune.RunConfig(
@@ -108,12 +99,14 @@ def run_packs(
                 storage_path=str(scratch),
                 verbose=0,
                 progress_reporter=tune.CLIReporter(),  # says nothing at this verbosity; the one of notebooks does
-                callbacks=[recorder],
+                callbacks=[recorder, _EachStep(run_workers.on_step_end)],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 stop=stopper,
                 failure_config=tune.FailureConfig(max_failures=0),  # `supply` decides what starts again
             ),
         )
-        tuner.fit()
+        with run_workers.given_to_tune():
+            tuner.fit()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -127,15 +120,8 @@ def run_packs(
         raise KeyboardInterrupt
 
 
-def _placement(execution: ExecutionSpec) -> tune.PlacementGroupFactory:
-    asked = request(execution)
-    if not execution.labels:
-        return tune.PlacementGroupFactory([asked])
-    return tune.PlacementGroupFactory([asked], bundle_label_selector=[dict(execution.labels)])
-
-
 class _Parcel:
-    """A pack in Tune's hands, which copies, prints and hashes what it is given."""
+    """A pack in the configuration of a Tune trial, which Tune copies, prints and hashes."""
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
@@ -147,22 +133,8 @@ class _Parcel:
         return self.pack.id
 
 
-def _tune_pack(config: Mapping[str, _Parcel], execution: ExecutionSpec, origin: Origin, directory: Place) -> None:
-    last = -math.inf
-
-    def on_progress(fraction: float) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _REPORT_EVERY_S:
-            last = time.monotonic()
-            if fraction:  # first of all where a checkpoint has left off, for that is more than was known
-                tune.report({"fraction": fraction})
-
-    try:
-        result = run_pack(config["parcel"].pack, execution, origin, directory, on_progress=on_progress)
-    except ChangedError as error:
-        tune.report({"changed": f"the problem on {platform.node()}: {error}"})
-    else:
-        tune.report({"result": result})
+class _InWorkers(tune.Trainable):
+    """What Tune takes for the class of its actors; `RunWorkers` gives it a worker each time that it starts one."""
 
 
 class _Asker(Searcher):
@@ -230,8 +202,7 @@ class _Recorder(tune.Callback):
         pack: Pack = trial.config["parcel"].pack
         if "result" in result:
             found: PackResult = result["result"]
-            # Tune keeps what it was told to the end: curves of all packs, and another copy of each, if let.
-            result |= {"result": pack.id, "config": trial.config}
+            result["result"] = pack.id  # Tune keeps what it was told to the end: curves of all packs, if let
             self._record(pack, found)
             self._supply.finish(pack, found)
         elif "changed" in result:
@@ -286,6 +257,21 @@ class _Recorder(tune.Callback):
         if result.wall_seconds >= 60 * self._to.manifest.spec.execution.checkpoint_minutes or _given_up(result):
             delete_checkpoint(self._to.directory, pack.id)
         self._progress.finish(pack, result)
+
+
+class _EachStep(tune.Callback):
+    """Calls something at each step of Tune's event loop."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action = action
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Hold nothing back for Tune's snapshots: they are never read."""
+        return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Call it."""
+        self._action()
 
 
 class _StopOn(tune.Stopper):

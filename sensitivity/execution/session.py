@@ -30,6 +30,20 @@ _RESTART_S = 40.0
 """How long a cluster's control store may be away: after 60 s Ray ends every process that uses it."""
 
 
+_at_end = contextlib.ExitStack()
+_own = False
+
+
+def is_own() -> bool:
+    """Whether the Ray that is there was started here, so that nothing else waits for what it has."""
+    return _own
+
+
+def at_end(action: Callable[[], None]) -> None:
+    """Have something done at the end of the session: of the one that started Ray, or else of this one."""
+    _at_end.callback(action)
+
+
 @contextlib.contextmanager
 def session(
     *, address: str | None, workers: int | None, execution: ExecutionSpec, on_loss: Callable[[str], None]
@@ -50,8 +64,13 @@ def session(
     Raises:
         UserError: nothing answers at `address`, Ray does not start here, or there are too few cores.
     """
+    global _own
     if ray.is_initialized():
-        yield _fitting_packs(workers, execution)
+        try:
+            yield _fitting_packs(workers, execution)
+        finally:
+            if not _own:
+                _at_end.close()
         return
     cores = None if address is not None else local_cores(workers or 1, execution, available=available_workers(1))
     keep_quiet()
@@ -61,9 +80,12 @@ def session(
         watch = RayWatch(
             getattr(context, "address_info", {}), on_loss, patience_s=0.0 if address is None else _RESTART_S
         )
+        _own = address is None
         with watch:
             yield _fitting_packs(workers, execution)
     finally:
+        _own = False
+        _at_end.close()
         # What is left of a Ray that has lost a part would keep its own shutdown waiting.
         if cores is None or watch is None or not watch.lost:
             ray.shutdown()

@@ -168,7 +168,7 @@ class StudyRun:
         chosen = samples(self.plan, finished=self.finished)
         groups = {key: some for key, some in chosen.items() if some[0].id not in self.finished}
         if here:
-            start_workers(at_once - 1, self.plan.spec.execution)  # one core is for the measurement
+            start_workers(at_once - 1, self.plan)  # one core is for the measurement
         if self.plan.spec.execution.pack_size:
             return {}
         return (measure_here if here else measure_on_cluster)(self.plan, groups, workers=at_once)

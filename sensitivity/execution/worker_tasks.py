@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ray
 import torch
 
 from sensitivity.execution.costs import measure
 from sensitivity.execution.loading import load
 from sensitivity.execution.losses import answer
 from sensitivity.execution.prepare import Plan
-from sensitivity.execution.resources import request
 from sensitivity.execution.verification import Comparison, Curve, RecordedPack, train_again
+from sensitivity.execution.worker_pool import PooledWorker
+from sensitivity.execution.worker_pool import workers as workers_for
 from sensitivity.study.errors import UserError
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.origin import Origin
@@ -22,28 +21,41 @@ from sensitivity.study.trials import Group, Trial
 from sensitivity.training.calibration import Cost
 
 
-def start_workers(count: int, execution: ExecutionSpec) -> None:
-    """Let Ray start workers that import what packs need while this process is busy; Tune will find them idle."""
-    task = ray.remote(num_cpus=execution.threads, max_retries=0)(_import_runner)
-    for _ in range(count):
-        task.remote()
+def start_workers(count: int, plan: Plan) -> None:
+    """Let `count` workers import what packs need while this process is busy."""
+    workers_for(plan.spec.execution).start(count, plan.origin.snapshot)
 
 
-def _import_runner() -> None:
-    """Import what packs need, which takes seconds."""
-    importlib.import_module("sensitivity.execution.runner")
+def _ask(plan: Plan, function: Callable[..., Any], *arguments: Any, doing: str, fix: str) -> Any:
+    """Return what a function returns in a worker.
 
+    Args:
+        plan: of the study.
+        function: what to call.
+        arguments: of the function.
+        doing: what it does, for the message.
+        fix: what to do where it never gets done.
 
-def _task(function: Callable[..., Any], execution: ExecutionSpec) -> Any:
-    """Return a function as a task of Ray that takes what a pack takes."""
-    asked = request(execution)
-    return ray.remote(
-        num_cpus=asked.pop("CPU"),
-        num_gpus=asked.pop("GPU", 0),
-        resources=asked,
-        label_selector=dict(execution.labels),
-        max_retries=0,
-    )(function)
+    Raises:
+        UserError: no worker lives long enough.
+    """
+    pool, taken = workers_for(plan.spec.execution), list[PooledWorker]()
+
+    def start() -> Any:
+        taken.append(pool.take(plan.origin.snapshot))
+        return taken[-1].actor.call.remote(function, *arguments)
+
+    try:
+        found = answer(start, doing=doing, fix=fix)
+    except BaseException:
+        for worker in taken:
+            pool.discard(worker)
+        raise
+    for worker in taken[:-1]:  # which were lost
+        pool.discard(worker)
+    taken[-1].actor.rest.remote()  # packs that share its accelerator need the memory
+    pool.give_back(taken[-1])
+    return found
 
 
 def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, workers: int) -> dict[Group, Cost]:
@@ -52,9 +64,13 @@ def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, w
     Raises:
         UserError: the user's code raises in training, or no worker lives long enough to measure.
     """
-    task = _task(_measure_there, plan.spec.execution)
-    costs: dict[Group, Cost] | UserError = answer(
-        lambda: task.remote(dict(groups), plan.origin, plan.spec.execution, workers),
+    costs: dict[Group, Cost] | UserError = _ask(
+        plan,
+        _measure_there,
+        dict(groups),
+        plan.origin,
+        plan.spec.execution,
+        workers,
         doing="measuring the pack sizes on the cluster",
         fix="Give the study a size, and nothing is measured: [execution] pack_size = 8",
     )
@@ -69,9 +85,13 @@ def again_there(plan: Plan, recorded: RecordedPack, curves: Mapping[str, Curve],
     Raises:
         UserError: no worker lives long enough.
     """
-    task = _task(_again, plan.spec.execution)
-    found: Comparison = answer(
-        lambda: task.remote(recorded, dict(curves), plan.origin, seconds),
+    found: Comparison = _ask(
+        plan,
+        _again,
+        recorded,
+        dict(curves),
+        plan.origin,
+        seconds,
         doing="training a pack again",
         fix="Every result is kept; `sensitivity verify` trains some again on this machine",
     )

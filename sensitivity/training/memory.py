@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,6 +32,12 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))
+
+
+def return_freed_memory() -> None:
+    """Have the C library return the memory that it keeps; it keeps what is freed from now on."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # without glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_bytes(work: Callable[[], object], held: Sequence[Tensor]) -> int:

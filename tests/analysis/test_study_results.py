@@ -11,7 +11,10 @@ import pytest
 
 from sensitivity.analysis import memo
 from sensitivity.analysis.evaluations import read_tables
+from sensitivity.analysis.maps import compute_maps
 from sensitivity.analysis.study_results import StudyResults
+from sensitivity.analysis.success import compute_success
+from sensitivity.analysis.times import compute_times
 from sensitivity.analysis.view import Narrowed
 from sensitivity.store.reader import read_study
 from sensitivity.study.errors import UserError
@@ -59,8 +62,13 @@ def mixed(synthetic, trial):
     return synthetic.run(trial, [2.0, lr + 0.05 * trial.seed + 0.1, 0.02 + 0.05 * trial.seed])
 
 
+def interrupted(synthetic, trial):
+    return replace(synthetic.run(trial, [0.01, 0.01]), status=Status.INTERRUPTED)
+
+
 CASES = {
     "mixed": {},
+    "in two parts": {},
     "pending": {},
     "no target": {"targets": {}},
     "one optimizer": {"optimizers": {"kfac": {"kind": "kfac", "lr": [0.01, 0.1], "damping": [0.01, 0.1]}}},
@@ -87,8 +95,10 @@ def directory(synthetic, tmp_path_factory):
     def make(case):
         if case not in made:
             outcome = (lambda _: None) if case == "pending" else (lambda trial: mixed(synthetic, trial))
-            spec = synthetic.make_spec(**CASES[case])
-            made[case] = synthetic.write_study(tmp_path_factory.mktemp("s") / "study", spec, outcome)
+            spec, folder = synthetic.make_spec(**CASES[case]), tmp_path_factory.mktemp("s") / "study"
+            if case == "in two parts":  # the first pack was interrupted, so that another part has better curves of it
+                synthetic.write_study(folder, spec, lambda trial: interrupted(synthetic, trial), packs=1)
+            made[case] = synthetic.write_study(folder, spec, outcome)
         return made[case]
 
     return make
@@ -100,6 +110,36 @@ def test_few_evaluations_give_the_answers_of_whole_curves(directory, case):
     cheap, whole = answers(StudyResults(read_tables(place))), answers(StudyResults(read_study(place)))
     assert cheap.keys() == whole.keys()
     assert [name for name in cheap if cheap[name] != whole[name]] == []
+
+
+VIEWS = {
+    "batch": ({"batch_sizes": (32,)}, lambda runs: runs[runs["batch_size"] == 32]),
+    "box": (
+        {"box": (Narrowed("kfac", "lr", 0.01, 0.2),)},
+        lambda runs: runs[(runs["optimizer"] != "kfac") | (runs["param.lr"] < 0.21)],
+    ),
+    "loss": ({"metric": "train_loss"}, lambda runs: runs),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("case", ["mixed", "in two parts"])
+def test_few_evaluations_give_the_answers_of_what_a_view_leaves(directory, case, view):
+    asked, left = VIEWS[view]
+    study = read_study(directory(case))
+    runs = left(study.runs)
+    curves = study.curves[study.curves["trial_id"].isin(runs["trial_id"])]
+    found = StudyResults(read_tables(directory(case))).under(**asked)
+    assert len(runs) > 0
+    pd.testing.assert_frame_equal(found.runs, runs)
+    designs = {"kfac": "grid", "sgd": "grid"}
+    assert plain(found.maps) == plain(compute_maps(runs, curves, found.metric, designs=designs))
+    assert plain(found.success) == plain(compute_success(runs, curves, found.metric.name, designs=designs))
+    pd.testing.assert_frame_equal(found.times(found.target), compute_times(runs, curves, *found.target))
+    for cell in runs["cell_id"].iloc[[0, -1]]:
+        rows = found.cell_rows(cell)["trial_id"]
+        read = found.tables.curves_of(rows).sort_values(["trial_id", "step"], ignore_index=True)
+        pd.testing.assert_frame_equal(read, curves[curves["trial_id"].isin(rows)].reset_index(drop=True))
 
 
 def test_without_a_view_the_study_decides_what_is_looked_at(directory, synthetic):

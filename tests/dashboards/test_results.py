@@ -1,10 +1,8 @@
-"""What pages compute from few evaluations against the analysis of whole curves, and what is read for it."""
+"""What pages show of a study and of its filters, and what is read for it; the numbers: tests/analysis."""
 
-import dataclasses
 import datetime
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,28 +17,10 @@ from dashboards.pages import block_of, blocks_of, pages
 from dashboards.pages.studies import _card
 from dashboards.site import Site
 from sensitivity.analysis import evaluations
-from sensitivity.analysis.maps import compute_maps
-from sensitivity.analysis.success import compute_success
-from sensitivity.analysis.targets import compute_targets
-from sensitivity.analysis.times import compute_times
-from sensitivity.analysis.verdict_sensitivity import compute_sensitivity_verdict
 from sensitivity.analysis.view import Narrowed, View
 from sensitivity.figures.theme import LIGHT
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
-from sensitivity.study.metrics import METRICS
-from sensitivity.study.results import Status
-
-
-def plain(value):
-    """A result as nested tuples and text, in which NaN equals NaN."""
-    if dataclasses.is_dataclass(value):
-        return tuple(plain(getattr(value, field.name)) for field in dataclasses.fields(value))
-    if isinstance(value, (tuple, list)):
-        return tuple(map(plain, value))
-    if isinstance(value, np.ndarray):
-        return tuple(map(plain, value.tolist()))
-    return repr(value)
 
 
 def results_of(root, name, **view):
@@ -59,63 +39,6 @@ def test_a_best_setting_at_the_bound_of_its_box_is_flagged_as_in_the_report(make
     found = results_of(tmp_path, "drawn", metric="train_loss")
     assert [(edge.parameter, edge.side, edge.of) for edge in found.maps[0].edges] == [("lr", "high", "box")]
     assert any("bound" in caution.text for curve in found.scaling("steps") for caution in curve.warnings)
-
-
-@pytest.fixture(scope="module")
-def mended(make, tmp_path_factory):
-    """A study whose first pack was interrupted, and whose curves therefore stand in two parts."""
-    root = tmp_path_factory.mktemp("mended")
-    spec = make.make_spec(name="mended")
-
-    def cut(trial):
-        return dataclasses.replace(make.run(trial, [0.01, 0.01]), status=Status.INTERRUPTED)
-
-    def whole(trial):
-        if (trial.arm, trial.seed, trial.batch_size) == ("sgd", 2, 128):
-            return None  # still interrupted, so its part counts for it alone
-        return make.run(trial, [2.0, 0.01 + 0.01 * trial.seed]) if trial.batch_size == 32 else make.mixed(trial)
-
-    make.write_study(root / "mended", spec, cut, packs=1)
-    make.write_study(root / "mended", spec, whole, packs=2)
-    return root
-
-
-@pytest.mark.parametrize(("root", "name"), [("studies", "bowl"), ("studies", "half"), ("mended", "mended")])
-@pytest.mark.parametrize(
-    "filters",
-    [{}, {"batch_sizes": (32,)}, {"box": (Narrowed("kfac", "lr", 0.01, 0.2),)}, {"metric": "train_loss"}],
-    ids=["all", "batch", "box", "loss"],
-)
-def test_pages_compute_from_few_evaluations_what_the_whole_curves_say(request, root, name, filters):
-    root = request.getfixturevalue(root)
-    study = read_study(place(str(root / name)))
-    found = results_of(root, name, **filters)
-    runs = study.runs
-    if "batch_sizes" in filters:
-        runs = runs[runs["batch_size"] == 32]
-    if "box" in filters:
-        runs = runs[(runs["optimizer"] != "kfac") | ((runs["param.lr"] >= 0.0099) & (runs["param.lr"] <= 0.201))]
-    curves = study.curves[study.curves["trial_id"].isin(runs["trial_id"])]
-    assert len(runs) > 0
-    pd.testing.assert_frame_equal(found.runs, runs)
-    metric = METRICS[filters.get("metric", "test_accuracy")]
-    designs = {"kfac": "grid", "sgd": "grid"}
-    assert plain(found.maps) == plain(compute_maps(runs, curves, metric, designs=designs))
-    levels = {"test_accuracy": [0.9], "train_loss": [0.5]}
-    outcomes = tuple(outcome for target in found.targets for outcome in found.outcomes(target))
-    assert plain(outcomes) == plain(compute_targets(runs, curves, levels, designs=designs))
-    assert plain(found.success) == plain(compute_success(runs, curves, metric.name, designs=designs))
-    pd.testing.assert_frame_equal(found.times(found.target), compute_times(runs, curves, *found.target))
-    assert {claim.role for claim in found.claims} == {"exploratory" if len(runs) < len(study.runs) else "confirmatory"}
-    claim = found.claims[-1]
-    whole = compute_sensitivity_verdict(runs, found.draws, "kfac", "sgd", alpha=2 * claim.rate)
-    assert plain(claim.verdict) == plain(whole)
-    for cell in runs["cell_id"].iloc[[0, -1]]:
-        rows = study.curves[study.curves["trial_id"].isin(found.cell_rows(cell)["trial_id"])]
-        read = found.tables.curves_of(found.cell_rows(cell)["trial_id"])
-        pd.testing.assert_frame_equal(
-            read.sort_values(["trial_id", "step"], ignore_index=True), rows.reset_index(drop=True)
-        )
 
 
 def test_a_version_reads_what_is_new_and_drops_what_was_computed(make, tmp_path, monkeypatch):

@@ -44,6 +44,17 @@ def running_ray() -> Iterator[str]:
         ray.shutdown()
 
 
+@pytest.fixture(scope="module")
+def kept_workers(running_ray: str) -> Iterator[None]:
+    """Workers that stay from test to test of a module, as where Ray is this process's own."""
+    from sensitivity.execution import session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "_own", True)
+        yield
+        session._at_end.close()
+
+
 @pytest.fixture(scope="session")
 def tiny() -> str:
     """A study file of 20 runs, of which lr = 1e6 diverges."""

@@ -51,7 +51,7 @@ def start(folder, address):
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "sensitivity.cli.main", "run", str(folder / "slow.toml")),
-            *("--storage", str(folder / "studies"), "--address", address),
+            *("--storage", str(folder / "studies"), "--address", address, "--workers", "1"),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -43,7 +43,7 @@ def run(path, root, show=silent, workers=1):
 
 
 @pytest.fixture(scope="module")
-def finished(running_ray, tiny, tmp_path_factory):
+def finished(kept_workers, tiny, tmp_path_factory):
     """The tiny study, run to its end."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.toml").write_text(tiny)
@@ -97,7 +97,7 @@ def test_a_second_run_does_nothing_and_an_extension_only_what_is_new(finished, t
     assert set(hashes) == set(json.loads((folder / "studies/tiny/study.json").read_text())["specs"])
 
 
-def test_a_users_failing_model_fails_its_runs_alone(running_ray, write_study, tmp_path):
+def test_a_users_failing_model_fails_its_runs_alone(kept_workers, write_study, tmp_path):
     (tmp_path / "mine_that_fails.py").write_text(
         "import torch\n"
         "class Touchy(torch.nn.Module):\n"
@@ -140,7 +140,7 @@ def test_a_worker_that_ran_out_of_memory_is_told_from_one_that_was_killed(runnin
 
 
 def test_a_full_temporary_folder_is_a_message_and_what_was_reported_stays(
-    running_ray, write_study, tmp_path, monkeypatch
+    kept_workers, write_study, tmp_path, monkeypatch
 ):
     from sensitivity.execution import runner
 
@@ -177,7 +177,7 @@ def test_a_ray_that_can_not_be_had_is_a_message(running_ray, monkeypatch, kind):
     assert calls == ["auto", "local", "local"]
 
 
-def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(running_ray, write_study, tmp_path):
+def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(kept_workers, write_study, tmp_path):
     from sensitivity.execution import runner
 
     plan, directory = prepare(str(write_study())), place(str(tmp_path / "study"))
@@ -191,10 +191,10 @@ def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(running_ray
     with WriterLock(directory) as lock:
         to = runner.Destination(directory=directory, manifest=manifest, lock=lock)
         recorder = runner._Recorder(supply, to, progress, lambda: None)
-        told = {"result": result, "config": {"parcel": "another copy of the pack"}}
+        told = {"result": result}
         recorder.on_trial_result(0, [], trial, told)
         recorder.on_trial_error(0, [], trial)
-    assert told == {"result": packs[0].id, "config": trial.config}, "Tune keeps this to the end: no curves"
+    assert told == {"result": packs[0].id}, "Tune keeps this to the end: no curves"
     assert recorder.fault is None
     assert progress.done == len(packs[0].trials)
     assert progress.fraction == progress.done / 20
@@ -224,7 +224,7 @@ damping = {{ log = [1e-2, 1.0] }}
 """
 
 
-def test_a_search_by_hours_alone_ends_with_them_and_goes_on_when_it_is_given_more(running_ray, tmp_path):
+def test_a_search_by_hours_alone_ends_with_them_and_goes_on_when_it_is_given_more(kept_workers, tmp_path):
     path, progresses = tmp_path / "hours.toml", []
 
     def show(progress):
@@ -269,7 +269,7 @@ def test_a_changed_problem_is_another_study(write_study, tmp_path):
 
 
 def test_a_place_that_breaks_in_the_middle_stops_the_run_and_keeps_what_was_there(
-    running_ray, write_study, tmp_path, monkeypatch
+    kept_workers, write_study, tmp_path, monkeypatch
 ):
     from sensitivity.execution import runner  # here: it imports Ray, whose environment the fixture prepares
 

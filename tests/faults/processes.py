@@ -36,7 +36,7 @@ def below(pid: int) -> Iterator[tuple[int, str]]:
 
 def training_workers(pid: int) -> list[int]:
     """Return the workers below a node's or a driver's process that run packs."""
-    return [child for child, title in below(pid) if title.startswith("ray::ImplicitFunc")]
+    return [child for child, title in below(pid) if title.startswith("ray::PackWorker")]
 
 
 def kill(pid: int) -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sensitivity.execution.loading import load
+from sensitivity.execution.loading import forget_loaded
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.worker import run_pack
 from sensitivity.store.directory import place
@@ -51,7 +51,7 @@ def undisturbed(tmp_path_factory) -> pd.DataFrame:
         result = run_pack(pack, plan.spec.execution, plan.origin, place(str(folder / "none")))
         append(directory, result, spec_hash="", code_version="")
     torch.set_num_threads(threads)
-    load.cache_clear()
+    forget_loaded()
     return results(folder / "mine")
 
 

@@ -1,0 +1,113 @@
+"""A worker process: an actor of Ray that trains one pack after another, and does what else is asked of it."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from sensitivity.execution.loading import ChangedError
+from sensitivity.execution.worker import run_pack
+from sensitivity.store.directory import Place
+from sensitivity.study.execution import ExecutionSpec
+from sensitivity.study.origin import Origin
+from sensitivity.study.trials import Pack
+from sensitivity.training.memory import return_freed_memory
+
+_REPORT_EVERY_S = 1.0
+_LAST_REPORT_S = 10.0
+"""How long a thread that has reported its last may take to end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What all packs of a run share."""
+
+    execution: ExecutionSpec
+    origin: Origin
+    directory: Place
+    """Of the study, for checkpoints."""
+
+
+class PackWorker:
+    """The actor of a Tune trial, without Tune, whose import would take a third of the time that a process needs.
+
+    A trial begins with `begin`; then Tune calls `train` again and again, and each time gets a report: of progress, and
+    at last of the results. The pack trains in a thread of its own, so that `train` can return while it goes on.
+    """
+
+    def __init__(self) -> None:
+        self._reports: SimpleQueue[dict[str, Any] | BaseException] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._ended = True
+
+    def begin(self, pack: Pack, job: Job) -> None:
+        """Start to train a pack."""
+        self._reports, self._ended = SimpleQueue(), False
+        self._thread = threading.Thread(target=_train, args=(pack, job, self._reports.put), name="pack", daemon=True)
+        self._thread.start()
+
+    def train(self) -> dict[str, Any]:
+        """Return the next report.
+
+        Raises:
+            BaseException: what the training raised that is no result of a run.
+        """
+        report = self._reports.get()
+        if isinstance(report, BaseException):
+            self._ended = True
+            raise report
+        self._ended = "fraction" not in report
+        return {"done": self._ended, "pid": os.getpid(), **report}
+
+    def get_auto_filled_metrics(self, **_: Any) -> dict[str, Any]:
+        """Return what Tune notes of a trial that has reported nothing."""
+        return {"pid": os.getpid()}
+
+    def stop(self) -> None:
+        """End the trial; and this process where the training has not ended, as nothing else stops it."""
+        if self._thread is not None:
+            if self._ended:
+                self._thread.join(_LAST_REPORT_S)
+            if self._thread.is_alive():
+                os._exit(0)
+        self._thread = None
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Do something else than training a pack."""
+        return function(*arguments)
+
+    def rest(self) -> None:
+        """Give unused memory back to the system and the accelerator: it may take long until the next run."""
+        gc.collect()
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.empty_cache()
+        return_freed_memory()
+
+
+def _train(pack: Pack, job: Job, report: Callable[[dict[str, Any] | BaseException], None]) -> None:
+    """Train a pack, and report its progress now and then, and what came of it."""
+    last = -math.inf
+
+    def on_progress(fraction: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _REPORT_EVERY_S:
+            last = time.monotonic()
+            if fraction:  # first of all where a checkpoint has left off, for that is more than was known
+                report({"fraction": fraction})
+
+    try:
+        report({"result": run_pack(pack, job.execution, job.origin, job.directory, on_progress=on_progress)})
+    except ChangedError as error:
+        report({"changed": f"the problem on {platform.node()}: {error}"})
+    except BaseException as error:  # for Tune, which waits for a report
+        report(error)
