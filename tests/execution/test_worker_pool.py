@@ -13,6 +13,7 @@ import ray
 
 from sensitivity.execution.launch import launch
 from sensitivity.execution.prepare import prepare
+from sensitivity.execution.study_run import Machines
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
 from sensitivity.study.execution import ExecutionSpec
@@ -70,7 +71,7 @@ def train(kept_workers, tmp_path, monkeypatch):
         path = tmp_path / f"{name}.toml"
         path.write_text(STUDY.format(name=name, model=model))
         plan, directory = prepare(str(path)), place(str(tmp_path / "studies" / name))
-        outcome = launch(plan, directory, address=None, workers=1, show=lambda _: contextlib.nullcontext(lambda: None))
+        outcome = launch(plan, directory, Machines(workers=1), show=lambda _: contextlib.nullcontext(lambda: None))
         assert outcome.statuses == {"completed": 4}
         return pids.copy(), read_study(directory).runs
 
