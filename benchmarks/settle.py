@@ -258,10 +258,10 @@ def _adastop(draw: Draw) -> tuple[bool, int]:
     from adastop import MultipleAgentsComparator  # a peer, which only this needs
 
     comparator = MultipleAgentsComparator(n=6, K=6, B=2_000, alpha=0.05, seed=0)
-    values: dict[str, list[float]] = {"a": [], "b": []}
+    values = {"a": np.empty(0), "b": np.empty(0)}
     while not comparator.is_finished:
         for name, more in zip(values, draw(6), strict=True):
-            values[name] += more
+            values[name] = np.append(values[name], more)
         comparator.partial_compare(values, verbose=False)
     return next(iter(comparator.decisions.values())) in ("larger", "smaller"), 2 * len(values["a"])
 

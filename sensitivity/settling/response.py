@@ -77,14 +77,17 @@ class Response:
         return np.asarray(np.clip(x, self.reach[0], self.reach[1]) - self.centre)
 
     def curvature_at(self, x: Floats) -> Floats:
-        """Return the curvature at points [points, dimensions, dimensions], never less than a tenth of the shared one.
+        """Return the curvature at points [points, dimensions, dimensions]: the shared one, and what cubic terms add.
 
-        Far on the flat side of a skewed bowl a cubic surface bends the other way.
+        Where it would be less than a tenth of the shared one, in some direction, it is the shared one: far on the flat
+        side of a skewed bowl a cubic surface bends the other way.
         """
-        found = np.repeat(self.curvature[None], len(x), axis=0)
-        i = np.arange(x.shape[1])
-        found[:, i, i] += np.maximum(self._bounded(x) * self.third, -0.9 * np.diag(self.curvature))
-        return found
+        shared = np.repeat(self.curvature[None], len(x), axis=0)
+        found, i = shared.copy(), np.arange(x.shape[1])
+        found[:, i, i] += self._bounded(x) * self.third
+        least = 0.1 * np.linalg.eigvalsh(self.curvature).min()
+        bends = np.linalg.eigvalsh(found).min(axis=1) > max(least, _FLAT)
+        return np.asarray(np.where(bends[:, None, None], found, shared))
 
     def optimum(self, least: Floats, most: Floats) -> Floats:
         """Return where each batch size is lowest between two ends: [batches, dimensions].
@@ -111,10 +114,7 @@ class Response:
             return np.asarray(x)
         x = np.clip(x, self.reach[0], self.reach[1])
         for _ in range(_NEWTON):
-            curvature = self.curvature_at(x)
-            if np.linalg.eigvalsh(curvature).min() <= _FLAT:
-                curvature = np.repeat(self.curvature[None], len(x), axis=0)
-            x = x - np.linalg.solve(curvature, self._gradient(x)[..., None])[..., 0]
+            x = x - np.linalg.solve(self.curvature_at(x), self._gradient(x)[..., None])[..., 0]
         return np.asarray(x)
 
     def _descend(self, x: Floats, least: Floats, most: Floats) -> Floats:

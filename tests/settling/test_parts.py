@@ -12,7 +12,7 @@ from sensitivity.settling.declaring import LOOKS
 from sensitivity.settling.judge_scaling import Judged, levels, look
 from sensitivity.settling.judge_sensitivity import draw
 from sensitivity.settling.observing import observe
-from sensitivity.settling.response import fit
+from sensitivity.settling.response import Response, fit
 from sensitivity.settling.sentences import answer_sentence
 from sensitivity.study.amendments import Claim, Declaration, Observation
 from sensitivity.study.designs import configurations
@@ -133,6 +133,25 @@ def test_a_surface_finds_the_optimum_of_each_batch_size(skew, off):
     np.testing.assert_allclose(optimum, centre, atol=off)
     assert found.regret(optimum).max() < 0.001
     np.testing.assert_allclose(found.predict(optimum, np.arange(3)), [0, 1, 2], atol=0.05)
+
+
+def test_regret_is_never_negative_where_cubic_terms_bend_a_surface_the_other_way():
+    third, coefficients = np.array([-4.0, 0.0]), 1 + 2 + 3 + 2
+    surface = Response(
+        centre=np.zeros(2),
+        level=np.zeros(1),
+        slope=np.array([[0.5, 0.0]]),
+        curvature=np.array([[1.0, 0.9], [0.9, 1.0]]),
+        third=third,
+        reach=np.array([[-1.0, -1.0], [1.0, 1.0]]),
+        covariance=0.01 * np.eye(coefficients),
+        noise=0.1,
+        points=30,
+    )
+    at = np.array([[0.4, 0.0]])
+    assert np.linalg.eigvalsh(surface.curvature + np.diag(third * 0.4)).min() < 0
+    np.testing.assert_allclose(surface.curvature_at(at)[0], surface.curvature)
+    assert surface.regret(at).min() > 0
 
 
 def test_levels_of_all_looks_add_up_to_the_error_rate():
