@@ -15,7 +15,7 @@ from sensitivity.study.designs import Configuration, configurations
 from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.schedule import own_schedule
-from sensitivity.study.section import CONFIRMATION_SEEDS
+from sensitivity.study.seed_ranges import purpose
 from sensitivity.study.spec import ProblemSpec, StudySpec
 
 RESULT_VERSION = 1
@@ -95,7 +95,7 @@ class Trial:
     @property
     def confirmation(self) -> bool:
         """Whether it runs a winner again on a fresh seed."""
-        return self.seed >= CONFIRMATION_SEEDS
+        return purpose(self.seed) == "confirmation"
 
     @cached_property
     def cell_id(self) -> str:
