@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sensitivity.analysis.claims import Claim
 from sensitivity.analysis.names import merged
@@ -28,6 +28,7 @@ _HEADLINES = {
     ("sensitivity", "worse"): "{one} is more sensitive than {other}: tuning it takes more trials.",
     ("sensitivity", "equivalent"): "{one} and {other} are equally sensitive, within the margin.",
 }
+_SETTLE = "Or let it settle itself: `sensitivity settle` runs what the questions need, and no more, on fresh seeds."
 _ROLES = {
     "primary": "The claim of this study, declared before it ran. Error rate {rate}.",
     "confirmatory": "One of the claims that share the study's error rate. Error rate {rate}.",
@@ -63,7 +64,12 @@ def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ..
         if pair not in (None, (claim.verdict.candidate, claim.verdict.reference)):
             continue
         answer = settled.get(_key(claim.verdict))
-        found.append(answer_in_words(claim) if answer is None or ledger is None else _settled(answer, ledger))
+        if answer is not None and ledger is not None:
+            found.append(_settled(answer, ledger))
+            continue
+        own = answer_in_words(claim)
+        open_ = own.answer == "undetermined" and ledger is None
+        found.append(replace(own, settle=(*own.settle, _SETTLE)) if open_ else own)
     return tuple(found)
 
 
