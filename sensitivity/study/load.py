@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sensitivity.study.arms import ArmSchedule, arm_class
+from sensitivity.study.arms import TABLES, arm_class
 from sensitivity.study.errors import StudyFileError, UserError, shortened
 from sensitivity.study.metrics import METRICS
 from sensitivity.study.nearest import nearest
@@ -268,8 +268,8 @@ def _fields_at(location: tuple[Any, ...], raw: Mapping[str, Any]) -> tuple[str, 
     if len(location) >= 2 and location[0] == "optimizers":
         arm = raw["optimizers"][location[1]]
         found = arm_class(arm["kind"])
-        if location[2:] == ("schedule",):
-            return tuple(ArmSchedule.model_fields)
+        if len(location) == 3 and location[2] in TABLES:
+            return tuple(TABLES[location[2]].own)
         return _AXIS_KEYS if len(location) > 2 or found is None else tuple(found.model_fields)
     model: type[BaseModel] = StudySpec
     for part in location:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
@@ -13,6 +13,8 @@ from sensitivity.optimizers.contract import RULES, Networks, Particular
 from sensitivity.optimizers.pack import PackOptimizer
 from sensitivity.study.arms import OWN, Arm, declared_kind
 from sensitivity.study.errors import StudyFileError, UserError
+from sensitivity.study.hyperparameters import hyperparameter
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.users_code import users_code
 from sensitivity.training.identity import check_follows_seed
@@ -56,14 +58,34 @@ def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
     if spec.problem.is_oracle:
         mistakes += _oracle_mistakes(spec, problem)
     try:
-        with users_code(f"problem.model: {spec.problem.model}"):
-            mistakes += _model_mistakes(spec, problem)
-            if not mistakes and not problem.shipped:
-                check_follows_seed(problem, named=spec.problem.model)
+        for variant, arms in _variants(spec).items():
+            with users_code(f"problem.model: {_named(variant)}"):
+                task = problem.of(variant)
+                mistakes += _model_mistakes(spec, variant, task, arms)
+                if not mistakes and not problem.shipped:
+                    check_follows_seed(task, named=_named(variant))
     except UserError as error:
         mistakes.append(str(error))
     if mistakes:
-        raise StudyFileError(source, mistakes)
+        raise StudyFileError(source, list(dict.fromkeys(mistakes)))
+
+
+def _variants(spec: StudySpec) -> dict[ProblemSpec, dict[str, Arm]]:
+    """Return the problem of each arm, at both ends of its axes."""
+    found: dict[ProblemSpec, dict[str, Arm]] = {}
+    for name, arm in spec.optimizers.items():
+        axes = {key: axis for key, axis in arm.axes().items() if hyperparameter(key).table[:1] == ("problem",)}
+        for end in (0, 1) if axes else (0,):
+            numbers = {key: axis.bounds()[end] for key, axis in axes.items()}
+            variant = spec.problem.fixed().having(arm.settings().get("problem", {}), numbers)
+            found.setdefault(variant, {})[name] = arm
+    return found
+
+
+def _named(problem: ProblemSpec) -> str:
+    """Return a model's name with its arguments."""
+    given = ", ".join(f"{name} = {value}" for name, value in problem.model_arguments.items())
+    return problem.model + f" with {given}" * bool(given)
 
 
 def _oracle_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
@@ -83,8 +105,8 @@ def _oracle_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
     return mistakes
 
 
-def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
-    data, where = problem.dataset, f"problem.model: {spec.problem.model}"
+def _model_mistakes(spec: StudySpec, variant: ProblemSpec, problem: Problem, arms: Mapping[str, Arm]) -> list[str]:
+    data, where = problem.dataset, f"problem.model: {_named(variant)}"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = problem.build_model()
@@ -111,15 +133,15 @@ def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
             classes = problem.outputs if problem.has_classes else None
             if (mistake := output_mistake(outputs, targets, classes=classes, split=split)) is not None:
                 return [f"{where} {mistake}"]
-            loss = problem.loss(outputs.unsqueeze(0), targets.unsqueeze(0))
+            loss = problem.training_loss(outputs.unsqueeze(0), targets.unsqueeze(0))
             if not bool(torch.isfinite(loss).all()):
                 return [f"{where}: the loss of the untrained network is {loss.item()} on {split} examples"]
             if split == "training":
                 loss.sum().backward()  # type: ignore[no-untyped-call]
-    return list(_optimizer_mistakes(spec, problem, model))
+    return list(_optimizer_mistakes(spec, arms, problem, model))
 
 
-def _optimizer_mistakes(spec: StudySpec, problem: Problem, model: nn.Module) -> Iterator[str]:
+def _optimizer_mistakes(spec: StudySpec, arms: Mapping[str, Arm], problem: Problem, model: nn.Module) -> Iterator[str]:
     """Yield which optimizers have nothing to work with on this problem."""
     part = spec.problem.ghost_batch or spec.execution.micro_batch
     networks = Networks(
@@ -128,7 +150,7 @@ def _optimizer_mistakes(spec: StudySpec, problem: Problem, model: nn.Module) -> 
         in_parts=part is not None and part < max(spec.batch_sizes),
         curvature=problem.curvature,
     )
-    for name, arm in spec.optimizers.items():
+    for name, arm in arms.items():
         kind = declared_kind(arm.kind)
         rule = RULES[kind]
         if isinstance(rule, Particular) and (why := rule.unusable(arm.settings(), networks)) is not None:

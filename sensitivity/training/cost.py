@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +31,17 @@ class ExampleCost:
     length of a sequence for an embedding or a linear layer, 1 of a plain linear layer."""
 
 
-@functools.lru_cache(maxsize=1)
+_counted: WeakKeyDictionary[Problem, ExampleCost] = WeakKeyDictionary()
+
+
 def example_cost(problem: Problem) -> ExampleCost:
     """Count one example's forward and backward pass: once a problem, since every pack of a worker asks."""
+    if problem not in _counted:
+        _counted[problem] = _count(problem)
+    return _counted[problem]
+
+
+def _count(problem: Problem) -> ExampleCost:
     data = problem.dataset
     positions: dict[str, int] = {}
 
@@ -66,6 +74,7 @@ def step_flops(problem: Problem, optimizer: PackOptimizer, batch_size: int) -> f
 
 def run_cost(trial: Trial, problem: Problem) -> tuple[int, float]:
     """Return the steps of a trial, and the FLOPs of its training: what can be told without measuring."""
+    problem = problem.of(trial.problem)
     optimizer = make_optimizer(Pack((trial,)), PackedModel(problem.build_model, [trial.seed]), problem)
     steps = total_steps(trial.workload.budget, train_size=problem.dataset.train_size, batch_size=trial.batch_size)
     return steps, steps * step_flops(problem, optimizer, trial.batch_size)

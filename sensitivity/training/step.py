@@ -82,7 +82,7 @@ def _take_alone(
     for part in batches.draw():
         for place, module in enumerate(modules):
             outputs = model.train_member(place, module, part.inputs[place].clone())
-            loss = problem.loss(outputs[None], part.targets[place][None]).sum() * part.share
+            loss = problem.training_loss(outputs[None], part.targets[place][None]).sum() * part.share
             loss.backward()  # type: ignore[no-untyped-call]
             total[place] = total[place] + loss.detach()
     return torch.stack(total), optimizer.step(model.params, {}, lr_scale, step=step)
@@ -94,7 +94,7 @@ def _differentiate(
     """Return the losses of a part of a batch ``[trials]``, and their gradients; its activations end here."""
     outputs, every_call = model.train_outputs(part.inputs, record=record)
     calls = {name: called for name, called in every_call.items() if name in optimizer.observed_layers}
-    losses = problem.loss(outputs, part.targets)
+    losses = problem.training_loss(outputs, part.targets)
     watched = [tensor for called in calls.values() for call in called for tensor in call.outputs]
     # Zeros for what a model leaves unused.
     gradients = torch.autograd.grad(losses.sum(), [*model.params.values(), *watched], materialize_grads=True)

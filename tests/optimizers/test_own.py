@@ -192,7 +192,7 @@ def test_its_schedule_may_have_axes():
 
 @pytest.mark.parametrize("name", ["warmup_epochs", "decay_factor", "decay_fraction"])
 def test_numbers_of_its_schedule_are_not_taken_for_arguments(name):
-    with pytest.raises(StudyFileError, match=f"optimizers.a.{name}: belongs to the learning-rate schedule"):
+    with pytest.raises(StudyFileError, match=f"optimizers.a.{name}: belongs to the table .schedule"):
         study("torch.optim:SGD", **{name: 1.0})
 
 

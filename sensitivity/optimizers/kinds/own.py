@@ -19,11 +19,12 @@ from pydantic import ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sensitivity.optimizers.contract import Networks, Report, State, Tensors, registered
-from sensitivity.study.arms import OWN, SCHEDULE_NUMBERS, Arm, fitting
+from sensitivity.study.arms import OWN, Arm
 from sensitivity.study.axes import Axis, AxisField, OwnField
 from sensitivity.study.errors import UserError
-from sensitivity.study.nearest import nearest
-from sensitivity.study.user_functions import import_function
+from sensitivity.study.hyperparameters import hyperparameter
+from sensitivity.study.user_functions import check_arguments, fitted_arguments, import_function, signature
+from sensitivity.study.varying import fitting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,8 +40,6 @@ _RATES = "sensitivity_rates"
 _MODULE = ("model", "module", "network")
 _reported: set[str] = set()
 """Optimizers of which this process has said that they train members one by one."""
-_NOT_ITS_OWN = {*Arm.model_fields, *SCHEDULE_NUMBERS}
-"""Numbers and settings of an arm that are no arguments of its optimizer."""
 
 
 class OwnArm(Arm):
@@ -65,7 +64,7 @@ class OwnArm(Arm):
         errors = []
         for name, value in (self.model_extra or {}).items():
             try:
-                _refuse_schedule(name)
+                _refuse_other_tables(name)
                 fitting(value, name, self.design) if isinstance(value, Axis) else None
             except PydanticCustomError as error:
                 errors.append(InitErrorDetails(type=error, loc=(name,), input=value))
@@ -74,13 +73,19 @@ class OwnArm(Arm):
         return self
 
 
-def _refuse_schedule(name: str) -> None:
-    if name in SCHEDULE_NUMBERS:
+def _refuse_other_tables(name: str) -> None:
+    if table := hyperparameter(name).table:
         raise PydanticCustomError(
-            "schedule",
-            "belongs to the learning-rate schedule: move it to the arm's [schedule]. For an argument of that name, "
-            "take a function that gives it to the optimizer under another one",
+            "table",
+            "belongs to the table {table}: move it to the arm's, or to the study's for all optimizers. For an argument "
+            "of that name, take a function that gives it to the optimizer under another one",
+            {"table": f"[{'.'.join(table)}]"},
         )
+
+
+def _is_argument(name: str) -> bool:
+    """Whether a number or setting of an arm is an argument of its optimizer."""
+    return name not in Arm.model_fields and not hyperparameter(name).table
 
 
 @registered(OwnArm, kind=OWN)
@@ -89,7 +94,7 @@ class Own:
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         self._path = str(settings["kind"])
-        self._settings = {name: value for name, value in settings.items() if name not in _NOT_ITS_OWN}
+        self._settings = {name: value for name, value in settings.items() if _is_argument(name)}
         self._build = import_function(self._path, "kind")
         self._bound: tuple[int, ...] = ()
         self._networks = networks
@@ -114,7 +119,7 @@ class Own:
             views = {name: Parameter(p.detach()[k]) for name, p in params.items()}
             if module is not None:
                 views = {name: p for name, p in module.named_parameters() if name in params}
-            arguments = {name: numbers[name][k].item() for name in numbers.names if name not in _NOT_ITS_OWN}
+            arguments = {name: numbers[name][k].item() for name in numbers.names if _is_argument(name)}
             made = self._made(list(views.values()) if module is None else module, arguments)
             members.append(Member(views, made, module))
         self._bound = _places(params)
@@ -207,7 +212,7 @@ class Own:
         from torch.optim import Optimizer
 
         arguments = _arguments(self._build, {**numbers, **self._settings})
-        _check_names(self._build, self._path, arguments)
+        check_arguments(self._build, self._path, arguments, given=1, also={"betas": _BETAS})
         made = self._build(params, **arguments)
         if not isinstance(made, Optimizer):
             raise UserError(
@@ -269,56 +274,19 @@ class Member:
 
 
 def _arguments(build: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments for `build`: whole numbers where it has them as defaults, betas as a pair."""
-    try:
-        known = inspect.signature(build).parameters
-    except (TypeError, ValueError):  # of a class in C
-        known = {}  # type: ignore[assignment]
-    given = {name: value["fixed"] if isinstance(value, dict) else value for name, value in given.items()}
+    """Return the arguments for `build`, betas as a pair."""
+    known, given = signature(build), fitted_arguments(build, given)
     if "betas" in known and not set(_BETAS) & known.keys() and set(_BETAS) & given.keys():
         default = given.get("betas", known["betas"].default)
         pair = list(default) if isinstance(default, (tuple, list)) else [None, None]
         for place, name in enumerate(_BETAS):
             pair[place] = given.pop(name, pair[place])
         given["betas"] = tuple(pair)
-    for name, value in given.items():
-        default = known[name].default if name in known else None
-        if isinstance(value, float) and value == int(value) and type(default) is int:
-            given[name] = int(value)
-        elif isinstance(value, list) and isinstance(default, tuple):
-            given[name] = tuple(value)
     return given
 
 
-def _check_names(build: Callable[..., Any], path: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that `build` does not take, and those that it needs and are not given.
-
-    Raises:
-        UserError: names the first.
-    """
-    try:
-        _, *own = inspect.signature(build).parameters.values()
-    except (TypeError, ValueError):  # of a class in C, or without arguments: calling it says what is wrong
-        return
-    named = [each for each in own if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-    names = [name for each in named for name in (_BETAS if each.name == "betas" else (each.name,))]
-    taken = {each.name for each in named}
-    open_ended = any(each.kind is each.VAR_KEYWORD for each in own)
-    for name in arguments:
-        if name not in taken and not open_ended:
-            meant = nearest(name, names)
-            hint = f" (did you mean {meant!r}?)" if meant else ""
-            raise UserError(f"{name}: unknown argument of {path}{hint}. It takes: {', '.join(names)}")
-    for each in named:
-        if each.default is each.empty and each.name not in arguments:
-            raise UserError(f"{each.name}: missing; {path} has no default for it")
-
-
 def _first_argument(build: Callable[..., Any]) -> str:
-    try:
-        return next(iter(inspect.signature(build).parameters), "")
-    except (TypeError, ValueError):  # of a class in C
-        return ""
+    return next(iter(signature(build)), "")
 
 
 def _has_modes(optimizer: Any) -> bool:
