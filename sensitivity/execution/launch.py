@@ -188,7 +188,8 @@ def _run_missing(
         stop.arm()  # Ray's start has put handlers of its own in place of ours
         if address is not None:
             check_nodes(plan, directory)
-        groups = {g: some for g, some in samples(plan, finished=finished).items() if some[0].id not in finished}
+        stand_ins = samples(plan, finished=finished)
+        groups = {group: some for group, some in stand_ins.items() if some[0].trials[0].id not in finished}
         # Where the packs will run, so that the sizes suit that machine; here it saves a worker's start.
         here = address is None and execution.device == "cpu"
         measure = measure_here if here else measure_on_cluster

@@ -150,6 +150,9 @@ class Explains(Protocol):
 class EvaluatesElsewhere(Protocol):
     """Networks are evaluated with other parameters than those that gradients are taken at."""
 
+    def evaluates_elsewhere(self, state: State) -> bool:
+        """Whether they are, with what was built."""
+
     def evaluating(self, params: Tensors, state: State, numbers: Numbers) -> AbstractContextManager[None]:
         """Set `params` to those to evaluate with while inside. Those of training are put back afterwards."""
 

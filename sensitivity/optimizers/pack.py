@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sensitivity.kfac import Capture
+from sensitivity.optimizers.average import Average
 from sensitivity.optimizers.contract import (
     RULES,
     EvaluatesElsewhere,
@@ -26,7 +28,13 @@ from sensitivity.optimizers.contract import (
 )
 from sensitivity.optimizers.numbers import Numbers, per_trial
 from sensitivity.study.arms import declared_kind, kinds
+from sensitivity.study.errors import UserError
 from sensitivity.study.trials import Trial
+
+TWO_AVERAGES = (
+    "this optimizer averages the parameters that are evaluated itself; give ema_decay to the others alone, in their "
+    "own table [evaluation]"
+)
 
 
 class PackOptimizer:
@@ -39,6 +47,7 @@ class PackOptimizer:
         params: Tensors,
         networks: Networks,
         began: Sequence[Mapping[str, float]] = (),
+        ema_decay: float = 0.0,
     ) -> None:
         """Begin with `params` ``[trials, ...]``.
 
@@ -48,6 +57,10 @@ class PackOptimizer:
             params: parameters before the first step.
             networks: what else may be known of the networks.
             began: `rows` of all members that the pack began with, where some have been dropped since.
+            ema_decay: of the averages of the parameters that are evaluated, where `rows` have none; 0 without any.
+
+        Raises:
+            UserError: the optimizer evaluates other parameters than those of training as it is.
         """
         kinds()
         self._rule = RULES[declared_kind(settings["kind"])](settings, networks)
@@ -59,6 +72,10 @@ class PackOptimizer:
         self._clip_norm: float | None = settings.get("clip_norm")
         self._clip_sum, self._clipped = torch.zeros_like(self._lr), torch.zeros_like(self._lr)
         self._seconds: dict[str, float] = {}
+        averages = self._numbers.any("ema_decay") or ema_decay > 0
+        self._average = Average(params, self._numbers, ema_decay) if averages else None
+        if averages and isinstance(self._rule, EvaluatesElsewhere) and self._rule.evaluates_elsewhere(self._state):
+            raise UserError(f"evaluation.ema_decay: {TWO_AVERAGES}")
 
     @property
     def period(self) -> int:
@@ -68,7 +85,7 @@ class PackOptimizer:
     @property
     def state_bytes(self) -> int:
         """Memory that it keeps from step to step."""
-        return sum(leaf.nbytes for leaf in tree_leaves(self._saved()) if isinstance(leaf, Tensor))
+        return sum(leaf.nbytes for leaf in tree_leaves(self.state()) if isinstance(leaf, Tensor))
 
     def flops(self, batch_size: int, positions: Mapping[str, int]) -> float:
         """Return the FLOPs of an average step and trial, beyond the gradient's and element-wise work.
@@ -110,6 +127,8 @@ class PackOptimizer:
         if report.clip is not None and self._clips:
             self._clip_sum += report.clip
             self._clipped += report.clip < 1
+        if self._average is not None:
+            self._average.step(params, step)
         return report.failed
 
     def _clipped_to_norm(self, grads: Tensors) -> Tensors:
@@ -124,13 +143,18 @@ class PackOptimizer:
     @contextlib.contextmanager
     def evaluating(self, params: Tensors) -> Iterator[None]:
         """Put the parameters to evaluate with into `params` while inside, where they are others."""
-        if not isinstance(self._rule, EvaluatesElsewhere):
+        elsewhere: AbstractContextManager[None]
+        if self._average is not None:
+            elsewhere = self._average.evaluating(params)
+        elif isinstance(self._rule, EvaluatesElsewhere):
+            elsewhere = self._rule.evaluating(params, self._state, self._numbers)
+        else:
             yield
             return
         kept = {name: parameter.detach().clone() for name, parameter in params.items()}
         with torch.no_grad():
             try:
-                with self._rule.evaluating(params, self._state, self._numbers):
+                with elsewhere:
                     yield
             finally:  # to the bit: training doesn't depend on how often it is measured
                 for name, before in kept.items():
@@ -162,10 +186,13 @@ class PackOptimizer:
         self._numbers.select(index)
         self._lr = self._numbers.cast("lr")
         self._clip_sum, self._clipped = self._clip_sum[index], self._clipped[index]
+        if self._average is not None:
+            self._average.select(index)
 
     def state(self) -> dict[str, Any]:
         """Return all that training changes, as plain containers of tensors and numbers."""
-        return {"rule": self._saved(), "clip_sum": self._clip_sum, "clipped": self._clipped}
+        average = {} if self._average is None else {"average": self._average.params}
+        return {"rule": self._saved(), "clip_sum": self._clip_sum, "clipped": self._clipped, **average}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Set the state to what `state` returned, of equal members."""
@@ -175,6 +202,8 @@ class PackOptimizer:
             _copy(self._state, state["rule"])
         self._clip_sum.copy_(state["clip_sum"])
         self._clipped.copy_(state["clipped"])
+        if self._average is not None:
+            _copy(self._average.params, state["average"])
 
     def failure_reason(self, member: int) -> str:
         """Return why the member could not be updated."""
@@ -204,4 +233,11 @@ def optimizer_of(
     structure = {name: int(value) if value == int(value) else value for name, value in trials[0].structure}
     rows = [dict(trial.hyperparameters) for trial in trials]
     settings = {**trials[0].settings, **structure}
-    return PackOptimizer(settings, rows, params, networks, [dict(trial.hyperparameters) for trial in began])
+    return PackOptimizer(
+        settings,
+        rows,
+        params,
+        networks,
+        [dict(trial.hyperparameters) for trial in began],
+        ema_decay=trials[0].evaluation.ema_decay,
+    )

@@ -200,7 +200,8 @@ def _split(raw: Mapping[str, Any], at: tuple[str, ...]) -> tuple[dict[str, Any],
         path = (*at, str(key))
         if path == MODEL_ARGUMENTS and isinstance(value, Mapping):
             try:
-                values[key], inside = _split(value, path)
+                plain_ones, inside = _split(value, path)
+                values |= {key: plain_ones} if plain_ones or not inside else {}
                 axes |= inside
             except ValidationError as error:
                 errors += moved(error, key)

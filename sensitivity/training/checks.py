@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sensitivity.optimizers.contract import RULES, Networks, Particular
-from sensitivity.optimizers.pack import PackOptimizer
+from sensitivity.optimizers.contract import RULES, EvaluatesElsewhere, Networks, Particular
+from sensitivity.optimizers.pack import TWO_AVERAGES, PackOptimizer
 from sensitivity.study.arms import OWN, Arm, declared_kind
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.hyperparameters import hyperparameter
@@ -156,10 +156,19 @@ def _optimizer_mistakes(spec: StudySpec, arms: Mapping[str, Arm], problem: Probl
         if isinstance(rule, Particular) and (why := rule.unusable(arm.settings(), networks)) is not None:
             yield f"optimizers.{name}: {why}"
         if kind == OWN:
-            yield from _own_optimizer_mistakes(name, arm, model)
+            yield from _own_optimizer_mistakes(name, arm, model, _most_averaging(spec, arm))
+        elif isinstance(rule, EvaluatesElsewhere) and _most_averaging(spec, arm):
+            yield f"optimizers.{name}.evaluation.ema_decay: {TWO_AVERAGES}"
 
 
-def _own_optimizer_mistakes(name: str, arm: Arm, model: nn.Module) -> Iterator[str]:
+def _most_averaging(spec: StudySpec, arm: Arm) -> float:
+    """Return the largest decay of an arm's averages of its parameters; 0 without any."""
+    if (axis := arm.axes().get("ema_decay")) is not None:
+        return axis.bounds()[1]
+    return spec.evaluation.having(arm.settings().get("evaluation", {}), {}).ema_decay
+
+
+def _own_optimizer_mistakes(name: str, arm: Arm, model: nn.Module, ema_decay: float) -> Iterator[str]:
     """Build an optimizer of the user's own at both ends of its axes, and take a step: what it refuses, it says now."""
     field = f"optimizers.{name}.kind: {arm.kind}"
     params = {key: p.detach().clone().unsqueeze(0) for key, p in model.named_parameters() if p.requires_grad}
@@ -168,7 +177,7 @@ def _own_optimizer_mistakes(name: str, arm: Arm, model: nn.Module) -> Iterator[s
         try:
             with users_code(f"{field}: with {', '.join(f'{key} = {value:g}' for key, value in numbers.items())}"):
                 networks = Networks(network=model, batch_size=1, member=lambda place: model)
-                optimizer = PackOptimizer(arm.settings(), [numbers], params, networks)
+                optimizer = PackOptimizer(arm.settings(), [numbers], params, networks, ema_decay=ema_decay)
                 if optimizer.modules() is None:  # else it has seen no forward pass yet
                     optimizer.step(params, {key: torch.ones_like(p) for key, p in params.items()}, 1.0, step=0)
         except UserError as error:

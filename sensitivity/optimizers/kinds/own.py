@@ -177,6 +177,10 @@ class Own:
                         view.data = inside[name][k]
         return None
 
+    def evaluates_elsewhere(self, state: State) -> bool:
+        """Whether an optimizer has an `eval` mode."""
+        return any(_has_modes(member.optimizer) for member in state["members"])
+
     @contextlib.contextmanager
     def evaluating(self, params: Tensors, state: State, numbers: Numbers) -> Iterator[None]:
         """Put optimizers with an `eval` mode into it meanwhile: schedule-free ones average the parameters there."""
