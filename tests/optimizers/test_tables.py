@@ -202,7 +202,7 @@ def test_draws_need_no_points_and_something_of_the_study_may_be_all_that_varies(
     spec = study({"a": drawn, "b": SGD}, problem={"label_smoothing": {"linear": [0.0, 0.4], "points": 2}})
     values = {dict(trial.hyperparameters)["label_smoothing"] for trial in expand(spec) if trial.arm == "a"}
     assert len(values) == 4
-    with pytest.raises(StudyFileError, match="optimizers.a: there is nothing to draw"):
+    with pytest.raises(StudyFileError, match=r"optimizers\.a: there is nothing to draw"):
         study({"a": drawn})
 
 
@@ -237,22 +237,25 @@ def test_a_model_of_the_users_has_arguments_and_axes(models):
 @pytest.mark.parametrize(
     ("model", "arguments", "said"),
     [
-        ("models_of_mine:net", {"widht": [3, 5]}, "problem.model_arguments.widht: unknown argument of models_of_mine:net (did you mean 'width'?). It takes: width, bias"),
-        ("models_of_mine:needy", {"width": [3, 5]}, "problem.model_arguments.width: missing; models_of_mine:needy has no default for it; an argument that has an axis needs one"),
-        ("perceptron", {"width": [0, 5]}, "problem.model_arguments.width: perceptron takes a whole number >= 1; got 0"),
-        ("perceptron", {"dropout": [0.5, 1.0]}, "problem.model_arguments.dropout: perceptron takes a number >= 0 and < 1; got 1.0"),
-        ("lenet", {"width": 3}, "problem.model_arguments.width: unknown argument of lenet. It takes none"),
+        ("models_of_mine:net", {"widht": [3]}, "widht: unknown argument of models_of_mine:net (did you mean 'width'?)"),
+        (
+            "models_of_mine:needy", {"width": [3, 5]},
+            "width: missing; models_of_mine:needy has no default for it; an argument that has an axis needs one",
+        ),
+        ("perceptron", {"width": [0, 5]}, "width: perceptron takes a whole number >= 1; got 0"),
+        ("perceptron", {"dropout": [0.5, 1.0]}, "dropout: perceptron takes a number >= 0 and < 1; got 1.0"),
+        ("lenet", {"width": 3}, "width: unknown argument of lenet. It takes none"),
     ],
 )  # fmt: skip
 def test_arguments_that_the_model_does_not_take_are_refused(models, model, arguments, said):
     with pytest.raises(UserError) as caught:
         checked(study(problem={"model": model, "model_arguments": arguments}))
-    assert said in str(caught.value)
+    assert f"problem.model_arguments.{said}" in str(caught.value)
 
 
 def test_optimizers_that_average_themselves_are_refused_before_anything_runs():
     arms = {"a": SGD, "b": {"kind": "schedule_free_sgd", "lr": 1.0}}
-    with pytest.raises(StudyFileError, match="optimizers.b.evaluation.ema_decay: this optimizer averages"):
+    with pytest.raises(StudyFileError, match=r"optimizers\.b\.evaluation\.ema_decay: this optimizer averages"):
         checked(study(arms, evaluation={"ema_decay": [0.0, 0.9]}))
     checked(study({**arms, "b": {**arms["b"], "evaluation": {"ema_decay": 0.0}}}, evaluation={"ema_decay": 0.9}))
 
