@@ -9,10 +9,10 @@ This file imports no torch at run time, and neither may the top of a file in `ki
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from sensitivity.study.arms import Arm, declare
 
@@ -37,6 +37,12 @@ class Networks:
     batch_size: int
     gradients_are_products: bool = False
     """Whether a layer's gradient is that of its observed calls alone."""
+    loss: Literal["cross_entropy", "squared_error"] | None = None
+    """That of the outputs, where it is one of these."""
+    steps: int | None = None
+    """In the budget."""
+    seeds: Sequence[int] = ()
+    """Of the members."""
     in_parts: bool = False
     """Whether batches are differentiated in parts."""
     curvature: Mapping[str, Tensor] | None = None
@@ -122,6 +128,31 @@ class Observer(Protocol):
 
     def observe(self, calls: Mapping[str, Sequence[Capture]], share: float) -> None:
         """Take the layers' calls in a micro-batch, `share` of the whole batch: gradients of its mean loss."""
+
+
+@runtime_checkable
+class Samples(Observer, Protocol):
+    """What is observed of layers may be gradients of other losses than the one that is trained."""
+
+    def pseudo_losses(self, outputs: Tensor) -> Iterator[Tensor]:
+        """Yield the scalars whose gradients are observed in place of the loss's; none if it is the loss's.
+
+        `outputs` are ``[trials, batch, outputs]``.
+        """
+
+    def passes(self, outputs: int) -> float:
+        """Return how many backward passes that is in an average step, of networks with so many outputs."""
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """Some steps are judged by the loss of the same batch after them."""
+
+    def is_judged(self, step: int) -> bool:
+        """Whether the loss after `step` is wanted."""
+
+    def judge(self, params: Tensors, state: State, numbers: Numbers, change: Tensor) -> None:
+        """Take how much the loss ``[trials]`` changed in the last step."""
 
 
 @runtime_checkable

@@ -18,11 +18,13 @@ from sensitivity.optimizers.contract import (
     EvaluatesElsewhere,
     Explains,
     Intervals,
+    Judged,
     Networks,
     Observer,
     OwnState,
     Priced,
     Report,
+    Samples,
     Tensors,
     TrainsModules,
 )
@@ -108,6 +110,25 @@ class PackOptimizer:
         """Take the layers' calls in a micro-batch, `share` of the whole batch: gradients of its mean loss."""
         assert isinstance(self._rule, Observer)
         self._rule.observe(calls, share)
+
+    def pseudo_losses(self, outputs: Tensor) -> Iterator[Tensor]:
+        """Yield the scalars whose gradients are observed in place of the loss's, if there are any."""
+        if isinstance(self._rule, Samples):
+            yield from self._rule.pseudo_losses(outputs)
+
+    def passes(self, outputs: int) -> float:
+        """Return how many further backward passes an average step takes, of networks with so many outputs."""
+        return self._rule.passes(outputs) if isinstance(self._rule, Samples) else 0.0
+
+    def is_judged(self, step: int) -> bool:
+        """Whether the loss of the same batch after `step` is wanted."""
+        return isinstance(self._rule, Judged) and self._rule.is_judged(step)
+
+    @torch.no_grad()
+    def judge(self, params: Tensors, change: Tensor) -> None:
+        """Take how much the loss ``[trials]`` changed in the last step."""
+        assert isinstance(self._rule, Judged)
+        self._rule.judge(params, self._state, self._numbers, change)
 
     def modules(self) -> Sequence[nn.Module] | None:
         """Return the network of each member as a module, where it needs them; None where gradients are enough."""

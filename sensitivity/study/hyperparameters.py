@@ -137,6 +137,8 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         Hyperparameter(
             name="ema_decay", label="EMA decay", low=0.0, high=1.0, scale="one_minus", table=("evaluation",)
         ),
+        Hyperparameter(name="damping_end", label="damping's last factor", low=0.0, low_allowed=False),
+        Hyperparameter(name="adapt_interval", label="adaptation interval", low=1.0, whole=True, structural=True),
     )
 }
 """By name, in the order in which axes, columns and forms have them. A new one is appended: the place of each decides
@@ -153,6 +155,8 @@ def hyperparameter(name: str) -> Hyperparameter:
 
 def of_table(path: Sequence[str]) -> Hyperparameter | None:
     """Return the hyperparameter that stands at a path of a study file, such as ("schedule", "warmup_epochs")."""
+    if not path:
+        return None
     *table, leaf = path
     candidates = (hyperparameter(name) for name in (leaf, MODEL_ARGUMENT + leaf))
     return next((found for found in candidates if found.table == tuple(table) != ()), None)

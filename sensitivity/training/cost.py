@@ -26,6 +26,8 @@ class ExampleCost:
 
     gradient_flops: float
     """Forward and backward pass: matrix products and convolutions. Element-wise work is left out, as is usual."""
+    signal_flops: float
+    """A further backward pass, to the outputs of layers alone."""
     positions: Mapping[str, int]
     """How often each layer's weights meet one example, over all its calls: the output positions of a convolution, the
     length of a sequence for an embedding or a linear layer, 1 of a plain linear layer."""
@@ -62,14 +64,18 @@ def _count(problem: Problem) -> ExampleCost:
         with counter:
             outputs = model(data.standardised(data.train_inputs[:_EXAMPLES]).clone())
             loss = problem.loss(outputs.unsqueeze(0), data.train_targets[:_EXAMPLES].unsqueeze(0))
+            forward = counter.total
             loss.sum().backward()  # type: ignore[no-untyped-call]
-    return ExampleCost(gradient_flops=counter.total / _EXAMPLES, positions=positions)
+    # The backward pass has as many for weights as the forward pass, and the rest for what goes from layer to layer.
+    signal = max(0.0, counter.total - 2 * forward)
+    return ExampleCost(gradient_flops=counter.total / _EXAMPLES, signal_flops=signal / _EXAMPLES, positions=positions)
 
 
 def step_flops(problem: Problem, optimizer: PackOptimizer, batch_size: int) -> float:
     """Return the FLOPs of an average step of one trial: its gradient, and the optimizer's work on it."""
     example = example_cost(problem)
-    return example.gradient_flops * batch_size + optimizer.flops(batch_size, example.positions)
+    passes = example.signal_flops * optimizer.passes(problem.outputs)
+    return (example.gradient_flops + passes) * batch_size + optimizer.flops(batch_size, example.positions)
 
 
 def run_cost(trial: Trial, problem: Problem) -> tuple[int, float]:

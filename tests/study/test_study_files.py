@@ -419,6 +419,7 @@ def test_the_template_shows_every_field():
         "design_seed",
         "prune",
         "kl_clip",
+        "damping_end",
         "clip_norm",
         "schedule",
         "problem",
