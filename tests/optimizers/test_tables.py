@@ -177,7 +177,7 @@ def test_averages_go_on_from_where_they_were_put_aside(decay):
         ({"problem": {"model_arguments": {"width": ["a", 3]}}}, "problem.model_arguments.width: 'a' is not a finite"),
         ({"problem": {"model_arguments": {"width": {"points": 3}}}}, "problem.model_arguments.width: give exactly one"),
         ({"evaluation": {"ema_decay": [0.5, 1.0]}}, "evaluation.ema_decay: must be < 1.0"),
-        ({"evaluation": {"ema_decay": {"lo": [0.1, 0.2]}}}, "evaluation.ema_decay.lo: unknown field (did you mean 'log'"),
+        ({"evaluation": {"ema_decay": {"lo": [0.1, 0.2]}}}, "ema_decay.lo: unknown field (did you mean 'log'"),
         ({"evaluation": {"ema_decays": [0.5]}}, "evaluation.ema_decays: unknown field (did you mean 'ema_decay'?)"),
         ({"arms": {"a": {**SGD, "problem": {"model": "lenet"}}}}, "optimizers.a.problem.model: unknown field"),
         ({"arms": {"a": {**SGD, "evaluation": {"ema_decay": [0.5, 1.5]}}}}, "ema_decay must be >= 0 and < 1; got 1.5"),
