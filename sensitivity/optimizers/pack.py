@@ -24,6 +24,7 @@ from sensitivity.optimizers.contract import (
     OwnState,
     Priced,
     Report,
+    Rule,
     Samples,
     Tensors,
     TrainsModules,
@@ -65,7 +66,18 @@ class PackOptimizer:
             UserError: the optimizer evaluates other parameters than those of training as it is.
         """
         kinds()
-        self._rule = RULES[declared_kind(settings["kind"])](settings, networks)
+        rule = RULES[declared_kind(settings["kind"])](settings, networks)
+        self._rule: Rule = rule
+        # Asked once: to ask a protocol takes as long as a small network's update.
+        self._intervals = rule if isinstance(rule, Intervals) else None
+        self._priced = rule if isinstance(rule, Priced) else None
+        self._observer = rule if isinstance(rule, Observer) else None
+        self._samples = rule if isinstance(rule, Samples) else None
+        self._judged = rule if isinstance(rule, Judged) else None
+        self._trains_modules = rule if isinstance(rule, TrainsModules) else None
+        self._elsewhere = rule if isinstance(rule, EvaluatesElsewhere) else None
+        self._own_state = rule if isinstance(rule, OwnState) else None
+        self._explains = rule if isinstance(rule, Explains) else None
         like = next(iter(params.values())).detach()
         self._numbers = Numbers(rows, like, began)
         self._lr = self._numbers.cast("lr")
@@ -76,13 +88,13 @@ class PackOptimizer:
         self._seconds: dict[str, float] = {}
         averages = self._numbers.any("ema_decay") or ema_decay > 0
         self._average = Average(params, self._numbers, ema_decay) if averages else None
-        if averages and isinstance(self._rule, EvaluatesElsewhere) and self._rule.evaluates_elsewhere(self._state):
+        if averages and self._elsewhere is not None and self._elsewhere.evaluates_elsewhere(self._state):
             raise UserError(f"evaluation.ema_decay: {TWO_AVERAGES}")
 
     @property
     def period(self) -> int:
         """After how many steps its work repeats."""
-        return self._rule.period if isinstance(self._rule, Intervals) else 1
+        return 1 if self._intervals is None else self._intervals.period
 
     @property
     def state_bytes(self) -> int:
@@ -94,54 +106,55 @@ class PackOptimizer:
 
         `positions` says, by layer, how often its weights meet one example.
         """
-        return self._rule.flops(batch_size, positions) if isinstance(self._rule, Priced) else 0.0
+        return 0.0 if self._priced is None else self._priced.flops(batch_size, positions)
 
     @property
     def observed_layers(self) -> frozenset[str]:
         """Names of the layers whose calls it needs."""
-        return self._rule.observed_layers if isinstance(self._rule, Observer) else frozenset()
+        return frozenset() if self._observer is None else self._observer.observed_layers
 
     def begin(self, step: int) -> bool:
         """Begin `step` (0 is the first), and return whether it needs the calls of the layers."""
-        return self._rule.begin(step) if isinstance(self._rule, Observer) else False
+        return self._observer is not None and self._observer.begin(step)
 
     @torch.no_grad()
     def observe(self, calls: Mapping[str, Sequence[Capture]], share: float) -> None:
         """Take the layers' calls in a micro-batch, `share` of the whole batch: gradients of its mean loss."""
-        assert isinstance(self._rule, Observer)
-        self._rule.observe(calls, share)
+        assert self._observer is not None
+        self._observer.observe(calls, share)
 
     def pseudo_losses(self, outputs: Tensor) -> Iterator[Tensor]:
         """Yield the scalars whose gradients are observed in place of the loss's, if there are any."""
-        if isinstance(self._rule, Samples):
-            yield from self._rule.pseudo_losses(outputs)
+        if self._samples is not None:
+            yield from self._samples.pseudo_losses(outputs)
 
     def passes(self, outputs: int) -> float:
         """Return how many further backward passes an average step takes, of networks with so many outputs."""
-        return self._rule.passes(outputs) if isinstance(self._rule, Samples) else 0.0
+        return 0.0 if self._samples is None else self._samples.passes(outputs)
 
     def is_judged(self, step: int) -> bool:
         """Whether the loss of the same batch after `step` is wanted."""
-        return isinstance(self._rule, Judged) and self._rule.is_judged(step)
+        return self._judged is not None and self._judged.is_judged(step)
 
     @torch.no_grad()
     def judge(self, params: Tensors, change: Tensor) -> None:
         """Take how much the loss ``[trials]`` changed in the last step."""
-        assert isinstance(self._rule, Judged)
-        self._rule.judge(params, self._state, self._numbers, change)
+        assert self._judged is not None
+        self._judged.judge(params, self._state, self._numbers, change)
 
     def modules(self) -> Sequence[nn.Module] | None:
         """Return the network of each member as a module, where it needs them; None where gradients are enough."""
-        return self._rule.modules(self._state) if isinstance(self._rule, TrainsModules) else None
+        return None if self._trains_modules is None else self._trains_modules.modules(self._state)
 
     def repeated_kind(self, step: int) -> str | None:
         """Name the kind of `step`, all of which do the same operations and ask for no number; None if it does ask."""
-        return self._rule.repeated_kind(step) if isinstance(self._rule, Intervals) else "all"
+        return "all" if self._intervals is None else self._intervals.repeated_kind(step)
 
     @torch.no_grad()
     def step(self, params: Tensors, grads: Tensors, lr_multiplier: float | Tensor, *, step: int) -> Tensor | None:
         """Update `params` in place; return which trials ``[trials]`` could not be updated, if that can happen."""
-        grads, lr = self._clipped_to_norm(grads), self._lr * lr_multiplier
+        grads = self._clipped_to_norm(grads)
+        lr = self._lr if isinstance(lr_multiplier, float) and lr_multiplier == 1.0 else self._lr * lr_multiplier
         report = self._rule.step(params, grads, self._state, self._numbers, lr=lr, step=step) or Report()
         for phase, seconds in report.seconds.items():
             self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
@@ -167,8 +180,8 @@ class PackOptimizer:
         elsewhere: AbstractContextManager[None]
         if self._average is not None:
             elsewhere = self._average.evaluating(params)
-        elif isinstance(self._rule, EvaluatesElsewhere):
-            elsewhere = self._rule.evaluating(params, self._state, self._numbers)
+        elif self._elsewhere is not None:
+            elsewhere = self._elsewhere.evaluating(params, self._state, self._numbers)
         else:
             yield
             return
@@ -200,8 +213,8 @@ class PackOptimizer:
 
     def select(self, index: Tensor) -> None:
         """Keep only the members at `index`."""
-        if isinstance(self._rule, OwnState):
-            self._state = self._rule.select(self._state, index)
+        if self._own_state is not None:
+            self._state = self._own_state.select(self._state, index)
         else:
             self._state = tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, self._state)
         self._numbers.select(index)
@@ -217,8 +230,8 @@ class PackOptimizer:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Set the state to what `state` returned, of equal members."""
-        if isinstance(self._rule, OwnState):
-            self._rule.restore(self._state, state["rule"])
+        if self._own_state is not None:
+            self._own_state.restore(self._state, state["rule"])
         else:
             _copy(self._state, state["rule"])
         self._clip_sum.copy_(state["clip_sum"])
@@ -228,11 +241,11 @@ class PackOptimizer:
 
     def failure_reason(self, member: int) -> str:
         """Return why the member could not be updated."""
-        reason = self._rule.failure_reason(member) if isinstance(self._rule, Explains) else None
+        reason = None if self._explains is None else self._explains.failure_reason(member)
         return reason or "gradient or update not finite"
 
     def _saved(self) -> dict[str, Any]:
-        return self._rule.saved(self._state) if isinstance(self._rule, OwnState) else self._state
+        return self._state if self._own_state is None else self._own_state.saved(self._state)
 
 
 def _copy(held: Any, saved: Any) -> None:

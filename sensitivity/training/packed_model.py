@@ -115,7 +115,7 @@ class PackedModel:
         Returns:
             Outputs ``[trials, batch, outputs]`` and, if `record`, the calls of its layers by name.
         """
-        self._skeleton.train()
+        self._set_mode(training=True)
         self._tape.recording = record
         try:
             return self._run(inputs)
@@ -125,8 +125,13 @@ class PackedModel:
     @torch.no_grad()
     def eval_outputs(self, inputs: Tensor) -> Tensor:
         """Run the networks in evaluation mode on inputs that all share, ``[batch, ...]``."""
-        self._skeleton.eval()
+        self._set_mode(training=False)
         return self._run(inputs.expand(self.trials, *inputs.shape))[0]
+
+    def _set_mode(self, *, training: bool) -> None:
+        """Set the mode of all modules, unless it is known to be theirs: a user's own code may have changed it."""
+        if self._sequence is None or self._skeleton.training is not training:
+            self._skeleton.train(training)
 
     def member(self, place: int) -> nn.Module:
         """Return the network of one member as a module of its own, bound to the pack (see `rebind`)."""
