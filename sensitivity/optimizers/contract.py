@@ -197,6 +197,15 @@ class TrainsModules(Protocol):
 
 
 @runtime_checkable
+class Remarked(Protocol):
+    """A plan has something to say of it. Asked of the class, before a study runs."""
+
+    @staticmethod
+    def remark(settings: Mapping[str, Any]) -> str:
+        """Return what costs more than elsewhere, or isn't counted, of an arm with these settings."""
+
+
+@runtime_checkable
 class Particular(Protocol):
     """There are networks that it can't train. Asked of the class, before a study runs."""
 

@@ -55,8 +55,6 @@ class Arm(Section):
     """The paper or the code that defines the update."""
     later: ClassVar[Collection[str]] = ("prune", "clip_norm")
     """Fields that were added after runs existed. At their default they are left out of the trials' ids."""
-    note: ClassVar[str] = ""
-    """What a plan has to say of it: what costs more than elsewhere, or isn't counted."""
 
     kind: str
     design: Literal["grid", "random", "sobol", "tpe", "gp", "cmaes", "nsga2"] = "grid"
@@ -215,7 +213,7 @@ def declare(kind: str, arm: type[Arm]) -> None:
 def kinds() -> tuple[str, ...]:
     """Return the kinds of all declared optimizers."""
     importlib.import_module(_KINDS)
-    return tuple(ARMS)
+    return tuple(sorted(ARMS, key=lambda kind: kind == OWN))  # last in what is said of them
 
 
 def declared_kind(kind: str) -> str:

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BETAS = ("beta1", "beta2")
+_FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
+_FORMS = {"fused", "foreach", "capturable", "differentiable"}
+"""Arguments of torch's optimizers that choose the code of the same update."""
 _RATES = "sensitivity_rates"
 _MODULE = ("model", "module", "network")
 _reported: set[str] = set()
@@ -51,10 +54,6 @@ class OwnArm(Arm):
 
     model_config = ConfigDict(extra="allow")
     label: ClassVar[str] = "your own"
-    note: ClassVar[str] = (
-        "gradients are computed for the whole pack, but its own code steps one run at a time; FLOPs are the gradients' "
-        "alone"
-    )
     __pydantic_extra__: dict[str, OwnField]
 
     lr: AxisField
@@ -100,6 +99,20 @@ class Own:
         self._networks = networks
         self._needs_module = _first_argument(self._build) in _MODULE
         self._clips = settings.get("clip_norm") is not None
+
+    @staticmethod
+    def remark(settings: Mapping[str, Any]) -> str:
+        """Say how much of it is the pack's."""
+        path = str(settings["kind"])
+        if _first_argument(import_function(path, "kind")) in _MODULE:
+            return (
+                f"{path} is given the network itself, so that the runs of a pack are trained one by one: nothing is "
+                "gained by packing them; FLOPs are the gradients' alone"
+            )
+        return (
+            "gradients are computed for the whole pack, but its own code steps one run at a time; FLOPs are the "
+            "gradients' alone"
+        )
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
         """Build the optimizer of each member."""
@@ -172,6 +185,7 @@ class Own:
                 for name, view in member.views.items():
                     view.grad = None
                     if view.data_ptr() != inside[name][k].data_ptr():  # another tensor is in the parameter's place
+                        self._require_shape(name, view, inside[name][k])
                         with torch.no_grad():
                             inside[name][k].copy_(view)
                         view.data = inside[name][k]
@@ -180,6 +194,13 @@ class Own:
     def evaluates_elsewhere(self, state: State) -> bool:
         """Whether an optimizer has an `eval` mode."""
         return any(_has_modes(member.optimizer) for member in state["members"])
+
+    def _require_shape(self, name: str, found: Tensor, wanted: Tensor) -> None:
+        if found.shape != wanted.shape:
+            raise UserError(
+                f"kind: {self._path} changed the shape of the parameter {name} from {list(wanted.shape)} to "
+                f"{list(found.shape)}; the networks of a study keep their shapes: change values in place"
+            )
 
     @contextlib.contextmanager
     def evaluating(self, params: Tensors, state: State, numbers: Numbers) -> Iterator[None]:
@@ -213,14 +234,21 @@ class Own:
             UserError: an argument is unknown or missing, or what is built is no optimizer of torch's form, or needs a
                 closure.
         """
-        from torch.optim import Optimizer
+        import torch
 
         arguments = _arguments(self._build, {**numbers, **self._settings})
         check_arguments(self._build, self._path, arguments, given=1, also={"betas": _BETAS})
+        if self._has_fused_form(arguments):
+            arguments["fused"] = True
         made = self._build(params, **arguments)
-        if not isinstance(made, Optimizer):
+        if not isinstance(made, torch.optim.Optimizer):
             raise UserError(
                 f"kind: {self._path} returned {type(made).__name__}; it must be, or return, a torch.optim.Optimizer"
+            )
+        if isinstance(made, torch.optim.SparseAdam):
+            raise UserError(
+                f"kind: {self._path} takes sparse gradients alone, and those of a study are dense; give "
+                'kind = "adam", or a dense optimizer of your own'
             )
         closure = inspect.signature(type(made).step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:
@@ -232,6 +260,14 @@ class Own:
             modes: Any = made
             modes.train()
         return made
+
+    def _has_fused_form(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether it is one of torch's that updates on the host in one pass: the same step in a third of the time."""
+        import torch
+
+        fused = [getattr(torch.optim, name) for name in _FUSED]
+        on_host = next(iter(self._networks.network.parameters())).device.type == "cpu"
+        return on_host and self._build in fused and not _FORMS & arguments.keys()
 
 
 class Member:
