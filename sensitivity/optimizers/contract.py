@@ -145,6 +145,23 @@ class Samples(Observer, Protocol):
 
 
 @runtime_checkable
+class SampledGradients(Protocol):
+    """Some steps need the gradient for labels that are sampled from the networks too."""
+
+    def sampled_loss(self, outputs: Tensor, state: State, *, step: int, done: int) -> Tensor | None:
+        """Return the sum over members of the mean loss of their `outputs` ``[trials, batch, outputs]`` for such labels.
+
+        `done` examples of the batch came in earlier parts. None where it is not wanted.
+        """
+
+    def take_sampled(self, grads: Tensors, share: float) -> None:
+        """Take its gradient, in a part that is `share` of the whole batch."""
+
+    def backward_passes(self) -> float:
+        """Return how many further ones there are in an average step."""
+
+
+@runtime_checkable
 class Judged(Protocol):
     """Some steps are judged by the loss of the same batch after them."""
 

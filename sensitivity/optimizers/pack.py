@@ -25,6 +25,7 @@ from sensitivity.optimizers.contract import (
     Priced,
     Report,
     Rule,
+    SampledGradients,
     Samples,
     Tensors,
     TrainsModules,
@@ -73,6 +74,7 @@ class PackOptimizer:
         self._priced = rule if isinstance(rule, Priced) else None
         self._observer = rule if isinstance(rule, Observer) else None
         self._samples = rule if isinstance(rule, Samples) else None
+        self._sampled = rule if isinstance(rule, SampledGradients) else None
         self._judged = rule if isinstance(rule, Judged) else None
         self._trains_modules = rule if isinstance(rule, TrainsModules) else None
         self._elsewhere = rule if isinstance(rule, EvaluatesElsewhere) else None
@@ -131,6 +133,22 @@ class PackOptimizer:
     def passes(self, outputs: int) -> float:
         """Return how many further backward passes an average step takes, of networks with so many outputs."""
         return 0.0 if self._samples is None else self._samples.passes(outputs)
+
+    def sampled_loss(self, outputs: Tensor, *, step: int, done: int) -> Tensor | None:
+        """Return the loss for sampled labels, summed over members; None where its gradient is not wanted."""
+        if self._sampled is None:
+            return None
+        return self._sampled.sampled_loss(outputs, self._state, step=step, done=done)
+
+    def take_sampled(self, grads: Tensors, share: float) -> None:
+        """Take its gradient, in a part that is `share` of the whole batch."""
+        assert self._sampled is not None
+        self._sampled.take_sampled(grads, share)
+
+    @property
+    def backward_passes(self) -> float:
+        """How many further ones there are in an average step, to the parameters."""
+        return 0.0 if self._sampled is None else self._sampled.backward_passes()
 
     def is_judged(self, step: int) -> bool:
         """Whether the loss of the same batch after `step` is wanted."""

@@ -138,6 +138,8 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
             name="ema_decay", label="EMA decay", low=0.0, high=1.0, scale="one_minus", table=("evaluation",)
         ),
         Hyperparameter(name="damping_end", label="damping's last factor", low=0.0, low_allowed=False),
+        Hyperparameter(name="rho", label="ρ", low=0.0, low_allowed=False, divides=LEARNING_RATE),
+        Hyperparameter(name="hessian_interval", label="curvature interval", low=1.0, whole=True, structural=True),
         Hyperparameter(name="adapt_interval", label="adaptation interval", low=1.0, whole=True, structural=True),
     )
 }

@@ -26,6 +26,8 @@ class ExampleCost:
 
     gradient_flops: float
     """Forward and backward pass: matrix products and convolutions. Element-wise work is left out, as is usual."""
+    backward_flops: float
+    """Of these the backward pass."""
     signal_flops: float
     """A further backward pass, to the outputs of layers alone."""
     positions: Mapping[str, int]
@@ -68,13 +70,19 @@ def _count(problem: Problem) -> ExampleCost:
             loss.sum().backward()  # type: ignore[no-untyped-call]
     # The backward pass has as many for weights as the forward pass, and the rest for what goes from layer to layer.
     signal = max(0.0, counter.total - 2 * forward)
-    return ExampleCost(gradient_flops=counter.total / _EXAMPLES, signal_flops=signal / _EXAMPLES, positions=positions)
+    return ExampleCost(
+        gradient_flops=counter.total / _EXAMPLES,
+        backward_flops=(counter.total - forward) / _EXAMPLES,
+        signal_flops=signal / _EXAMPLES,
+        positions=positions,
+    )
 
 
 def step_flops(problem: Problem, optimizer: PackOptimizer, batch_size: int) -> float:
     """Return the FLOPs of an average step of one trial: its gradient, and the optimizer's work on it."""
     example = example_cost(problem)
     passes = example.signal_flops * optimizer.passes(problem.outputs)
+    passes += example.backward_flops * optimizer.backward_passes
     return (example.gradient_flops + passes) * batch_size + optimizer.flops(batch_size, example.positions)
 
 

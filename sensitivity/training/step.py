@@ -63,8 +63,10 @@ def take_step(
     before = model.volatile() if judged else None
     if judged:
         parts = list(parts)
+    done = 0
     for part in parts:
-        losses, grads = _differentiate(model, problem, optimizer, part, record=record)
+        losses, grads = _differentiate(model, problem, optimizer, part, record=record, step=step, done=done)
+        done += part.inputs.shape[1]
         if part.share == 1:
             total, loss = grads, losses
         else:
@@ -115,15 +117,28 @@ def _take_alone(
 
 
 def _differentiate(
-    model: PackedModel, problem: Problem, optimizer: PackOptimizer, part: MicroBatch, *, record: bool
+    model: PackedModel,
+    problem: Problem,
+    optimizer: PackOptimizer,
+    part: MicroBatch,
+    *,
+    record: bool,
+    step: int,
+    done: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the losses of a part of a batch ``[trials]``, and their gradients; its activations end here."""
+    """Return the losses of a part of a batch ``[trials]``, and their gradients; its activations end here.
+
+    `done` examples of the batch came in earlier parts.
+    """
     outputs, every_call = model.train_outputs(part.inputs, record=record)
     calls = {name: called for name, called in every_call.items() if name in optimizer.observed_layers}
     losses = problem.training_loss(outputs, part.targets)
     watched = [tensor for called in calls.values() for call in called for tensor in call.outputs]
     pseudo = optimizer.pseudo_losses(outputs) if record else ()
     columns = [torch.autograd.grad(each, watched, retain_graph=True, materialize_grads=True) for each in pseudo]
+    if (sampled := optimizer.sampled_loss(outputs, step=step, done=done)) is not None:
+        slopes = torch.autograd.grad(sampled, [*model.params.values()], retain_graph=True, materialize_grads=True)
+        optimizer.take_sampled(dict(zip(model.params, slopes, strict=True)), part.share)
     # Zeros for what a model leaves unused.
     wanted = [*model.params.values(), *(() if columns else watched)]
     gradients = torch.autograd.grad(losses.sum(), wanted, materialize_grads=True)
