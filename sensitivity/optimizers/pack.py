@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -171,6 +172,7 @@ class PackOptimizer:
     @torch.no_grad()
     def step(self, params: Tensors, grads: Tensors, lr_multiplier: float | Tensor, *, step: int) -> Tensor | None:
         """Update `params` in place; return which trials ``[trials]`` could not be updated, if that can happen."""
+        began = time.perf_counter()
         grads = self._clipped_to_norm(grads)
         lr = self._lr if isinstance(lr_multiplier, float) and lr_multiplier == 1.0 else self._lr * lr_multiplier
         report = self._rule.step(params, grads, self._state, self._numbers, lr=lr, step=step) or Report()
@@ -181,6 +183,8 @@ class PackOptimizer:
             self._clipped += report.clip < 1
         if self._average is not None:
             self._average.step(params, step)
+        rest = time.perf_counter() - began - sum(report.seconds.values())
+        self._seconds["update"] = self._seconds.get("update", 0.0) + rest
         return report.failed
 
     def _clipped_to_norm(self, grads: Tensors) -> Tensors:
