@@ -262,7 +262,7 @@ class Own:
         return made
 
     def _has_fused_form(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether it is one of torch's that updates on the host in one pass: the same step in a half to a third of the time."""
+        """Whether it is one of torch's that updates on the host in one pass, in half to a third of the time."""
         import torch
 
         fused = [getattr(torch.optim, name) for name in _FUSED]
