@@ -280,8 +280,13 @@ class StudySpec(Editable):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes this study the one it is; designs, seeds and targets may be extended."""
-        fixed = {table: getattr(self, table).fixed().model_dump(mode="json") for table in TABLES}
-        return {"name": self.name, "budget": self.budget.model_dump(mode="json"), **fixed}
+        tables = {
+            "problem": self.problem.fixed(),
+            "budget": self.budget,
+            "schedule": self.schedule.fixed(),
+            "evaluation": self.evaluation.fixed(),
+        }
+        return {"name": self.name, **{name: table.model_dump(mode="json") for name, table in tables.items()}}
 
 
 def _target_mistakes(name: MetricName, levels: tuple[float, ...], measured: tuple[str, ...]) -> Iterator[str]:

@@ -320,7 +320,8 @@ class KFAC:
         from sensitivity.kfac.state import restore
 
         restore(state["kfac"], saved)
-        own = saved["own"]
+        if (own := saved.get("own")) is None:  # of a version that had no schedules of the damping
+            return
         state["steps"].copy_(own["steps"])
         state["damping"].copy_(own["damping"])
         for generator, kept in zip(self._generators, own["generators"], strict=True):
