@@ -148,7 +148,7 @@ def _optimizer_mistakes(spec: StudySpec, arms: Mapping[str, Arm], problem: Probl
         network=model,
         batch_size=max(spec.batch_sizes),
         in_parts=part is not None and part < max(spec.batch_sizes),
-        loss=None if problem.curvature is not None else "cross_entropy" if problem.has_classes else "squared_error",
+        loss=problem.loss_kind,
         curvature=problem.curvature,
     )
     for name, arm in arms.items():

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,13 @@ class Problem:
     builder: Callable[[Mapping[str, Any]], Callable[[], nn.Module]] | None = None
     """Returns `build_model` for other model arguments."""
     _variants: dict[ProblemSpec, Problem] = field(default_factory=dict)
+
+    @property
+    def loss_kind(self) -> Literal["cross_entropy", "squared_error"] | None:
+        """The loss of the outputs; None where the network returns its own."""
+        if self.curvature is not None:
+            return None
+        return "cross_entropy" if self.has_classes else "squared_error"
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss that is trained, of each trial ``[trials]``."""

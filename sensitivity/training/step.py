@@ -25,7 +25,7 @@ def make_optimizer(pack: Pack, model: PackedModel, problem: Problem, *, began: S
         batch_size=pack.batch_size,
         gradients_are_products=model.gradients_are_products,
         curvature=problem.curvature,
-        loss=None if problem.curvature is not None else "cross_entropy" if problem.has_classes else "squared_error",
+        loss=problem.loss_kind,
         steps=total_steps(
             pack.trials[0].workload.budget, train_size=problem.dataset.train_size, batch_size=pack.batch_size
         ),
