@@ -177,7 +177,8 @@ def _samples(trials: Sequence[Trial], most: int) -> Iterator[Sample]:
         alike = models[low:high]
         if not alike:
             continue
-        structures = sorted({trial.structure for trial in by_model[alike[len(alike) // 2]]})
+        stands = alike[-1] if high == len(models) else alike[len(alike) // 2]  # the largest decides what fits
+        structures = sorted({trial.structure for trial in by_model[stands]})
         middle = structures[len(structures) // 2]
         share = sum(len(by_model[model]) for model in alike) / len(trials)
         yield Sample(tuple([trial for trial in trials if trial.structure == middle][:most]), share)
