@@ -79,6 +79,7 @@ CASES: dict[str, tuple[dict[str, Any], str, Peer | None]] = {
     "rmsprop": ({}, "torch", _torch("RMSprop", lr=1e-3)),
     "adagrad": ({}, "torch", _torch("Adagrad", lr=1e-3)),
     "lion": ({}, "pytorch_optimizer", _package("pytorch_optimizer", "Lion", lr=1e-3)),
+    "sophia": ({}, "sophia_opt", _package("sophia_opt", "SophiaG", lr=1e-3)),
     "schedule_free_sgd": ({}, "schedulefree", _package("schedulefree", "SGDScheduleFree", lr=1e-3)),
     "schedule_free_adamw": ({}, "schedulefree", _package("schedulefree", "AdamWScheduleFree", lr=1e-3)),
     "muon": ({}, "torch", _muon),

@@ -25,7 +25,14 @@ from sensitivity.figures.labels import optimizer_name
 from sensitivity.figures.tables import Table
 from sensitivity.study.arms import arm_class
 from sensitivity.study.errors import StudyFileError, UserError
-from sensitivity.study.hyperparameters import rank
+from sensitivity.study.hyperparameters import (
+    HYPERPARAMETERS,
+    MODEL_ARGUMENT,
+    MODEL_ARGUMENTS,
+    Hyperparameter,
+    hyperparameter,
+    rank,
+)
 from sensitivity.study.load import parse_toml, read_study
 from sensitivity.study.redaction import redacted
 from sensitivity.study.spec import StudySpec
@@ -185,8 +192,11 @@ def _fields(raw: Mapping[str, Any], mistakes: Sequence[str]) -> tuple[list[dmc.T
     """Return the form of a study file, each mistake beside its field, and the mistakes that have none there."""
     arms = raw.get("optimizers")
     paths = [(tuple(path.split(".")), label) for path, label in _FIELDS]
+    paths += [(number.path, number.label[0].upper() + number.label[1:]) for number in _table_numbers(raw)]
     for name, arm in arms.items() if isinstance(arms, dict) else ():
         paths += [(("optimizers", name, field), f"{name}: {field.replace('_', ' ')}") for field in _arm_fields(arm)]
+        given = [number for number in _table_numbers(arm) if _get(arm, number.path) is not None]
+        paths += [(("optimizers", name, *number.path), f"{name}: {number.label}") for number in given]
     left = list(mistakes)
     form = []
     for path, label in paths:
@@ -203,6 +213,13 @@ def _fields(raw: Mapping[str, Any], mistakes: Sequence[str]) -> tuple[list[dmc.T
             )
         )
     return form, left
+
+
+def _table_numbers(raw: Any) -> list[Hyperparameter]:
+    """Return the declared numbers of a study's or an optimizer's tables, and the model's arguments that it gives."""
+    arguments = _get(raw, MODEL_ARGUMENTS)
+    names = [f"{MODEL_ARGUMENT}{name}" for name in arguments] if isinstance(arguments, Mapping) else []
+    return [number for number in map(hyperparameter, (*HYPERPARAMETERS, *names)) if number.table]
 
 
 def _arm_fields(arm: Any) -> tuple[str, ...]:

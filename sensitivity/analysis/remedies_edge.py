@@ -32,17 +32,18 @@ def extend(runs: pd.DataFrame, optimizer: str, edges: Iterable[Edge]) -> tuple[R
     name, growth, edits = optimizer_name(optimizer), 1.0, []
     boxed = any(edge.of == "box" for sides in by_name.values() for edge in sides.values())
     for parameter, sides in by_name.items():
+        field = ".".join(hyperparameter(parameter).path)
         axis = next((edge.axis for edge in sides.values()), None)
         if axis is None or axis.scale == "values":
             values = list(levels(own[PARAM_PREFIX + parameter]) if axis is None else sorted(axis.values))
             wider = _longer(parameter, values, sides)
             growth *= len(wider) / len(values)
-            edits.append(f"{parameter} = [{', '.join(map(_plain, wider))}]")
+            edits.append(f"{field} = [{', '.join(map(_plain, wider))}]")
         else:
             low, high = axis.bounds()
             low = _further(parameter, low, high, -1.0) if "low" in sides else low
             high = _further(parameter, high, axis.bounds()[0], 1.0) if "high" in sides else high
-            edits.append(f"{parameter} = {{ {axis.scale} = [{_plain(low)}, {_plain(high)}] }}")
+            edits.append(f"{field} = {{ {axis.scale} = [{_plain(low)}, {_plain(high)}] }}")
     edit = f"set {' and '.join(edits)} under [optimizers.{optimizer}] in the study file"
     share = 1.0 if boxed else growth - 1.0
     planned = own["batch_size"].value_counts()
@@ -63,7 +64,7 @@ def _longer(parameter: str, values: Sequence[float], sides: Iterable[str]) -> li
         longer.insert(0, _beyond(parameter, values[0], values[1]))
     if "high" in sides:
         longer.append(_beyond(parameter, values[-1], values[-2]))
-    return longer
+    return [value for value in longer if hyperparameter(parameter).allows(value)]
 
 
 def _beyond(parameter: str, end: float, neighbour: float) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +17,10 @@ import torch
 from sensitivity.execution.cost_cache import CostCache
 from sensitivity.execution.loading import load
 from sensitivity.execution.prepare import Plan
-from sensitivity.study.arms import OWN, declared_kind
+from sensitivity.study.arms import OWN, TABLES, declared_kind
 from sensitivity.study.errors import UserError
 from sensitivity.study.execution import ExecutionSpec
+from sensitivity.study.hyperparameters import MODEL_ARGUMENTS, hyperparameter
 from sensitivity.study.trials import Group, Trial
 from sensitivity.study.users_code import users_code
 from sensitivity.training.calibration import Cost, calibrate
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 _LARGEST_PACK = 64
 _SHORTEST_PACK_S = 1.0
 """To hand a pack out and to record it takes a tenth of a second: even where training gains nothing, larger packs do."""
+_MOST_MODELS = 3
+"""Models of different arguments that are measured; others cost as the nearest of these."""
 _SHARE_OF_MEMORY = 0.5
 """Of the machine's memory that all packs may take together; an accelerator's free memory is taken at 0.8."""
 _SHARE_OF_ACCELERATOR = 0.8
@@ -137,10 +141,20 @@ def pack_sizes(costs: Mapping[Group, Cost]) -> dict[Group, int]:
     return {group: _pack_size(cost) for group, cost in costs.items()}
 
 
-def samples(plan: Plan, *, finished: AbstractSet[str]) -> dict[Group, tuple[Trial, ...]]:
-    """Return trials of each arm and batch size that stand for all of them: as many as the largest pack holds.
+@dataclass(frozen=True)
+class Sample:
+    """Trials that stand for others of their arm and batch size, as many as the largest pack holds."""
 
-    Where structural hyperparameters vary, they have the middle one of the study's values.
+    trials: tuple[Trial, ...]
+    """Of one structure."""
+    share: float
+    """Of the runs of that arm and batch size."""
+
+
+def samples(plan: Plan, *, finished: AbstractSet[str]) -> dict[Group, tuple[Sample, ...]]:
+    """Return what stands for all trials of each arm and batch size: a sample for each of its models, at most three.
+
+    Where other structural hyperparameters vary, they have the middle one of the study's values.
     """
     most = plan.spec.execution.pack_size or _LARGEST_PACK
     by_group: dict[Group, list[Trial]] = {}
@@ -149,13 +163,47 @@ def samples(plan: Plan, *, finished: AbstractSet[str]) -> dict[Group, tuple[Tria
     chosen = {}
     for group, trials in by_group.items():
         wanted = [trial for trial in trials if trial.id not in finished] or trials
-        structures = sorted({trial.structure for trial in wanted})
-        middle = structures[len(structures) // 2]
-        chosen[group] = tuple([trial for trial in wanted if trial.structure == middle][:most])
+        chosen[group] = tuple(_samples(wanted, most))
     return chosen
 
 
-def measure_here(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, workers: int) -> dict[Group, Cost]:
+def _samples(trials: Sequence[Trial], most: int) -> Iterator[Sample]:
+    by_model: dict[tuple[tuple[str, float], ...], list[Trial]] = {}
+    for trial in trials:
+        model = tuple(item for item in trial.structure if hyperparameter(item[0]).table == MODEL_ARGUMENTS)
+        by_model.setdefault(model, []).append(trial)
+    models = sorted(by_model)
+    for low, high in itertools.pairwise(round(k * len(models) / _MOST_MODELS) for k in range(_MOST_MODELS + 1)):
+        alike = models[low:high]
+        if not alike:
+            continue
+        stands = alike[-1] if high == len(models) else alike[len(alike) // 2]  # the largest decides what fits
+        structures = sorted({trial.structure for trial in by_model[stands]})
+        middle = structures[len(structures) // 2]
+        share = sum(len(by_model[model]) for model in alike) / len(trials)
+        yield Sample(tuple([trial for trial in trials if trial.structure == middle][:most]), share)
+
+
+def _together(costs: Sequence[tuple[Cost, float]]) -> Cost:
+    """Return the cost of an average trial, of which shares cost as said; a pack of any of them must fit."""
+
+    def mean(of: Callable[[Cost], float]) -> float:
+        return sum(of(cost) * share for cost, share in costs)
+
+    seconds = mean(lambda cost: cost.step_seconds)
+    return Cost(
+        steps=costs[0][0].steps,
+        flops=mean(lambda cost: cost.flops),
+        step_seconds=seconds,
+        evaluation_seconds=mean(lambda cost: cost.evaluation_seconds),
+        pack_size=min(cost.pack_size for cost, _ in costs),
+        most=min(cost.most for cost, _ in costs),
+        gain=mean(lambda cost: cost.gain * cost.step_seconds) / seconds if seconds else costs[0][0].gain,
+        member_bytes=max(cost.member_bytes for cost, _ in costs),
+    )
+
+
+def measure_here(plan: Plan, groups: Mapping[Group, Sequence[Sample]], *, workers: int) -> dict[Group, Cost]:
     """Measure on this machine, as `measure` does.
 
     Raises:
@@ -175,12 +223,10 @@ def measure_here(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, workers
 
 def _counted(plan: Plan) -> str:
     """Return in words what can be told of a study without measuring."""
-    first: dict[Group, Trial] = {}
-    for trial in plan.expected:
-        first.setdefault(trial.group, trial)
     runs, lines, total = Counter(trial.group for trial in plan.counted), [], 0.0
-    for group, trial in first.items():
-        steps, flops = run_cost(trial, plan.problem)
+    for group, of_group in samples(plan, finished=frozenset()).items():
+        counted = [(*run_cost(sample.trials[0], plan.problem), sample.share) for sample in of_group]
+        steps, flops = counted[0][0], sum(flops * share for _, flops, share in counted)
         hours = plan.spec.optimizers[group[0]].device_hours
         many = f"{hours:g} device-hours" if group not in runs else f"{runs[group]:,} runs"
         lines.append(f"    {group[0]} at batch size {group[1]}: {many} of {steps:,} steps, {flops:.2g} FLOP each")
@@ -189,12 +235,12 @@ def _counted(plan: Plan) -> str:
 
 
 def measure(
-    groups: Mapping[Group, Sequence[Trial]], problem: Problem, execution: ExecutionSpec, *, workers: int
+    groups: Mapping[Group, Sequence[Sample]], problem: Problem, execution: ExecutionSpec, *, workers: int
 ) -> dict[Group, Cost]:
     """Choose the pack size of each group by measurement, as a worker would train it; known ones are not measured again.
 
     Args:
-        groups: trials that stand for each arm and batch size.
+        groups: what stands for the trials of each arm and batch size.
         problem: theirs, on the device.
         execution: with a `pack_size`, that one alone is measured, against one trial at a time.
         workers: packs at a time, which share the machine's memory.
@@ -205,31 +251,34 @@ def measure(
     threads = torch.get_num_threads()
     torch.set_num_threads(execution.threads)
     keep_freed_memory()  # as the workers do
-    set_tf32(next(iter(groups.values()))[0].workload.problem.precision)
+    set_tf32(next(iter(groups.values()))[0].trials[0].workload.problem.precision)
     cache = CostCache(problem, execution, workers=workers)
     sizes = {} if execution.pack_size is None else {"sizes": (execution.pack_size,)}
     costs: dict[Group, Cost] = {}
+
+    def calibrated(trials: Sequence[Trial]) -> Cost:
+        memory = _memory(execution, workers)
+        return calibrate(trials, problem, memory_bytes=memory, micro_batch=execution.micro_batch, **sizes)
+
+    def one(trials: Sequence[Trial]) -> Cost:
+        if (known := cache.get(trials)) is not None:
+            return known
+        try:
+            with users_code(f"{trials[0].label()}: training"):
+                cost = calibrated(trials)
+        except UserError as error:
+            if declared_kind(trials[0].settings["kind"]) != OWN:
+                raise
+            # Other optimizers of the study may do well, and so may other settings of this one.
+            logger.warning("%s\n  Its runs are tried nevertheless, and priced as SGD's", error)
+            return calibrated([_as_sgd(trial) for trial in trials])
+        cache.put(trials, cost)
+        return cost
+
     try:
-        for group, trials in groups.items():
-            known = cache.get(trials)
-            if known is None:
-
-                def calibrated(trials: Sequence[Trial]) -> Cost:
-                    memory = _memory(execution, workers)
-                    return calibrate(trials, problem, memory_bytes=memory, micro_batch=execution.micro_batch, **sizes)
-
-                try:
-                    with users_code(f"{trials[0].label()}: training"):
-                        known = calibrated(trials)
-                except UserError as error:
-                    if declared_kind(trials[0].settings["kind"]) != OWN:
-                        raise
-                    # Other optimizers of the study may do well, and so may other settings of this one.
-                    logger.warning("%s\n  Its runs are tried nevertheless, and priced as SGD's", error)
-                    known = calibrated([_as_sgd(trial) for trial in trials])
-                else:
-                    cache.put(trials, known)
-            costs[group] = known
+        for group, of_group in groups.items():
+            measured = [(one(sample.trials), sample.share) for sample in of_group]
+            costs[group] = measured[0][0] if len(measured) == 1 else _together(measured)
     finally:
         torch.set_num_threads(threads)
     return costs
@@ -237,9 +286,10 @@ def measure(
 
 def _as_sgd(trial: Trial) -> Trial:
     """Return a trial of SGD on the same problem."""
-    lr = dict(trial.hyperparameters)["lr"]
-    numbers = (("lr", lr), ("momentum", 0.0), ("weight_decay", 0.0))
-    return replace(trial, settings={"kind": "sgd", "nesterov": False}, hyperparameters=numbers)
+    tables = {name: trial.settings[name] for name in TABLES if name in trial.settings}
+    kept = {name: value for name, value in trial.hyperparameters if name == "lr" or hyperparameter(name).table}
+    numbers = tuple({**kept, "momentum": 0.0, "weight_decay": 0.0}.items())
+    return replace(trial, settings={"kind": "sgd", "nesterov": False, **tables}, hyperparameters=numbers)
 
 
 def _memory(execution: ExecutionSpec, workers: int) -> float:

@@ -119,7 +119,7 @@ def prepare_spec(spec: StudySpec, *, folder: Path, source: str) -> Plan:
             check_repeats(found, again, named=spec.problem.dataset)
     snapshot = finder.snapshot  # with what was imported meanwhile
     code = "-".join(part for part in (snapshot.hash, problem.dataset.fingerprint) if part)
-    origin = Origin(problem=spec.problem, snapshot=snapshot, identity=found)
+    origin = Origin(problem=spec.problem.fixed(), snapshot=snapshot, identity=found)
     plan = Plan(spec=spec, problem=problem, source=code, origin=origin, trials=expand(spec, source=code))
     return with_recorded(plan, ())
 

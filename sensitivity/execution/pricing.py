@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from sensitivity.execution.costs import Price, measure_here, pack_sizes, price, samples
 from sensitivity.execution.prepare import Plan, available_workers, with_recorded, with_search_seconds
 from sensitivity.execution.searches import recorded_trials, search_seconds
+from sensitivity.optimizers.contract import RULES, Remarked
 from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST, read_manifest, refuse_other_study
 from sensitivity.store.reader import finished_trials, read_plan, read_runs
+from sensitivity.study.arms import Arm, declared_kind
 from sensitivity.study.words import duration
 
 
@@ -27,7 +29,8 @@ class PricedPlan:
         todo, planned = (sum(getattr(line, name) for line in self.price.lines) for name in ("missing", "planned"))
         estimated = any(line.estimated for line in self.price.lines)
         how_many = f"About {todo}" if estimated else f"{todo} of {planned}"
-        notes = [f"{name}: {arm.note}." for name, arm in self.plan.spec.optimizers.items() if arm.note]
+        remarks = {name: _remark(arm) for name, arm in self.plan.spec.optimizers.items()}
+        notes = [f"{name}: {remark}." for name, remark in remarks.items() if remark]
         said = (
             f"{how_many} runs to do{'' if estimated else f', in {self.packs} packs'}.\n"
             f"About {duration(self.price.device_seconds)} of device time, less where runs diverge:"
@@ -35,6 +38,12 @@ class PricedPlan:
             " trial's share of its pack's step, gain what the pack saves of it; memory is a pack's."
         )
         return "\n".join([said, *notes])
+
+
+def _remark(arm: Arm) -> str:
+    """Return what there is to say of an optimizer in a plan."""
+    rule = RULES[declared_kind(arm.kind)]
+    return rule.remark(arm.settings()) if isinstance(rule, Remarked) else ""
 
 
 def price_plan(plan: Plan, directory: Place, *, workers: int | None) -> PricedPlan:

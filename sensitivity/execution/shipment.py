@@ -18,8 +18,9 @@ from sensitivity.store.lock import JOB_VARIABLE
 from sensitivity.store.manifest import MANIFEST
 from sensitivity.study.errors import UserError
 from sensitivity.study.load import find_study, load_study
+from sensitivity.study.problem import IMAGE_FOLDER
 from sensitivity.study.provenance import CODE_VERSION_VARIABLE, code_version
-from sensitivity.study.spec import IMAGE_FOLDER, StudySpec
+from sensitivity.study.spec import StudySpec
 
 MOST_BYTES = 100 * 2**20
 """What Ray takes of a job's files, packed."""

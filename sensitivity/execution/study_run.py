@@ -166,7 +166,7 @@ class StudyRun:
         from sensitivity.execution.worker_tasks import measure_on_cluster, start_workers
 
         chosen = samples(self.plan, finished=self.finished)
-        groups = {key: some for key, some in chosen.items() if some[0].id not in self.finished}
+        groups = {key: some for key, some in chosen.items() if some[0].trials[0].id not in self.finished}
         if here:
             start_workers(at_once - 1, self.plan)  # one core is for the measurement
         if self.plan.spec.execution.pack_size:

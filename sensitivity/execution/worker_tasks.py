@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sensitivity.execution.costs import measure
+from sensitivity.execution.costs import Sample, measure
 from sensitivity.execution.loading import load
 from sensitivity.execution.losses import answer
 from sensitivity.execution.prepare import Plan
@@ -17,7 +17,7 @@ from sensitivity.execution.worker_pool import workers as workers_for
 from sensitivity.study.errors import UserError
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.origin import Origin
-from sensitivity.study.trials import Group, Trial
+from sensitivity.study.trials import Group
 from sensitivity.training.calibration import Cost
 
 
@@ -58,7 +58,7 @@ def _ask(plan: Plan, function: Callable[..., Any], *arguments: Any, doing: str, 
     return found
 
 
-def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Trial]], *, workers: int) -> dict[Group, Cost]:
+def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Sample]], *, workers: int) -> dict[Group, Cost]:
     """Measure as `costs.measure` does, in a worker on the Ray that is there.
 
     Raises:
@@ -104,7 +104,7 @@ def _again(recorded: RecordedPack, curves: Mapping[str, Curve], origin: Origin, 
 
 
 def _measure_there(
-    groups: Mapping[Group, Sequence[Trial]], origin: Origin, execution: ExecutionSpec, workers: int
+    groups: Mapping[Group, Sequence[Sample]], origin: Origin, execution: ExecutionSpec, workers: int
 ) -> dict[Group, Cost] | UserError:
     try:
         return measure(groups, load(origin, torch.device(execution.device)), execution, workers=workers)

@@ -9,10 +9,10 @@ This file imports no torch at run time, and neither may the top of a file in `ki
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from sensitivity.study.arms import Arm, declare
 
@@ -37,6 +37,12 @@ class Networks:
     batch_size: int
     gradients_are_products: bool = False
     """Whether a layer's gradient is that of its observed calls alone."""
+    loss: Literal["cross_entropy", "squared_error"] | None = None
+    """That of the outputs, where it is one of these."""
+    steps: int | None = None
+    """In the budget."""
+    seeds: Sequence[int] = ()
+    """Of the members."""
     in_parts: bool = False
     """Whether batches are differentiated in parts."""
     curvature: Mapping[str, Tensor] | None = None
@@ -125,6 +131,48 @@ class Observer(Protocol):
 
 
 @runtime_checkable
+class Samples(Observer, Protocol):
+    """What is observed of layers may be gradients of other losses than the one that is trained."""
+
+    def pseudo_losses(self, outputs: Tensor) -> Iterator[Tensor]:
+        """Yield the scalars whose gradients are observed in place of the loss's; none if it is the loss's.
+
+        `outputs` are ``[trials, batch, outputs]``.
+        """
+
+    def passes(self, outputs: int) -> float:
+        """Return how many backward passes that is in an average step, of networks with so many outputs."""
+
+
+@runtime_checkable
+class SampledGradients(Protocol):
+    """Some steps need the gradient for labels that are sampled from the networks too."""
+
+    def sampled_loss(self, outputs: Tensor, state: State, *, step: int, done: int) -> Tensor | None:
+        """Return the sum over members of the mean loss of their `outputs` ``[trials, batch, outputs]`` for such labels.
+
+        `done` examples of the batch came in earlier parts. None where it is not wanted.
+        """
+
+    def take_sampled(self, grads: Tensors, share: float) -> None:
+        """Take its gradient, in a part that is `share` of the whole batch."""
+
+    def backward_passes(self) -> float:
+        """Return how many further ones there are in an average step."""
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """Some steps are judged by the loss of the same batch after them."""
+
+    def is_judged(self, step: int) -> bool:
+        """Whether the loss after `step` is wanted."""
+
+    def judge(self, params: Tensors, state: State, numbers: Numbers, change: Tensor) -> None:
+        """Take how much the loss ``[trials]`` changed in the last step."""
+
+
+@runtime_checkable
 class OwnState(Protocol):
     """The state is more than plain containers of tensors ``[trials, ...]``."""
 
@@ -150,6 +198,9 @@ class Explains(Protocol):
 class EvaluatesElsewhere(Protocol):
     """Networks are evaluated with other parameters than those that gradients are taken at."""
 
+    def evaluates_elsewhere(self, state: State) -> bool:
+        """Whether they are, with what was built."""
+
     def evaluating(self, params: Tensors, state: State, numbers: Numbers) -> AbstractContextManager[None]:
         """Set `params` to those to evaluate with while inside. Those of training are put back afterwards."""
 
@@ -160,6 +211,15 @@ class TrainsModules(Protocol):
 
     def modules(self, state: State) -> Sequence[nn.Module] | None:
         """Return the module of each member, to be differentiated one by one; None if gradients are enough."""
+
+
+@runtime_checkable
+class Remarked(Protocol):
+    """A plan has something to say of it. Asked of the class, before a study runs."""
+
+    @staticmethod
+    def remark(settings: Mapping[str, Any]) -> str:
+        """Return what costs more than elsewhere, or isn't counted, of an arm with these settings."""
 
 
 @runtime_checkable

@@ -27,6 +27,7 @@ class Numbers:
             name: torch.tensor([row[name] for row in rows], dtype=torch.float64, device=like.device) for name in rows[0]
         }
         self._cast: dict[str, Tensor] = {}
+        self._shaped: dict[tuple[str, int], Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         """Return a hyperparameter ``[trials]`` in double precision, as 1 - beta and its powers need it."""
@@ -52,12 +53,15 @@ class Numbers:
 
     def like(self, name: str, tensor: Tensor) -> Tensor:
         """Return a hyperparameter shaped to multiply `tensor` ``[trials, ...]``."""
-        return per_trial(self.cast(name), tensor)
+        shape = name, tensor.dim()
+        if shape not in self._shaped:
+            self._shaped[shape] = per_trial(self.cast(name), tensor)
+        return self._shaped[shape]
 
     def select(self, index: Tensor) -> None:
         """Keep only the members at `index`."""
         self._values = {name: values[index] for name, values in self._values.items()}
-        self._cast = {}
+        self._cast, self._shaped = {}, {}
 
 
 def per_trial(values: Tensor, like: Tensor) -> Tensor:

@@ -204,7 +204,7 @@ def refuse_other_study(
             different.append("the source of the problem's own code has changed")
         else:
             different += changed_files(directory, known.source, origin.snapshot) or ["the images are others"]
-    if origin is not None and known.identity is not None and known.spec.problem == spec.problem:
+    if origin is not None and known.identity is not None and known.spec.problem.fixed() == spec.problem.fixed():
         different += known.identity.differences(origin.identity)
     if different:
         lines = "\n".join(f"  - {line}" for line in different)

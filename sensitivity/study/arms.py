@@ -12,47 +12,34 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
     Field,
+    PrivateAttr,
     SerializeAsAny,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from sensitivity.study.axes import Axis, LimitOrAxis, NumberOrAxis
+from sensitivity.study.axes import Axis, LimitOrAxis
 from sensitivity.study.hyperparameters import hyperparameter
-from sensitivity.study.protocol import Decay, ScheduleSpec
-from sensitivity.study.schedule import own_schedule
-from sensitivity.study.section import MOST_SAMPLES, AsList, Section, Seed
+from sensitivity.study.problem import ProblemSpec
+from sensitivity.study.protocol import EvaluationSpec, ScheduleSpec
+from sensitivity.study.section import MOST_SAMPLES, Section, Seed
 from sensitivity.study.user_functions import IMPORT_PATH
+from sensitivity.study.varying import OwnTable, Varying, fitting, moved, own_table
 
 SEARCHES = ("tpe", "gp", "cmaes", "nsga2")
 """The designs whose next configurations depend on the results of earlier ones."""
 
 
-SCHEDULE_NUMBERS = ("warmup_epochs", "decay_factor", "decay_fraction")
-"""Fields of an arm's schedule that may have axes; each is a hyperparameter of that name."""
-
-
-class ArmSchedule(Section):
-    """What an optimizer's schedule has other than the study's: fields of ``[schedule]``; its numbers may have axes."""
-
-    warmup_epochs: NumberOrAxis = None
-    decay: Decay | None = None
-    decay_at: Annotated[tuple[float, ...] | None, AsList] = None
-    decay_factor: NumberOrAxis = None
-    decay_fraction: NumberOrAxis = None
-
-    def axes(self) -> dict[str, Axis]:
-        """Return the axis of each number that has one, by name."""
-        return {name: value for name in SCHEDULE_NUMBERS if isinstance(value := getattr(self, name), Axis)}
+TABLES: dict[str, type[Varying]] = {"schedule": ScheduleSpec, "problem": ProblemSpec, "evaluation": EvaluationSpec}
+"""The tables of a study of which an optimizer may have some fields for itself."""
 
 
 class Arm(Section):
@@ -66,10 +53,8 @@ class Arm(Section):
     """The optimizer's name as it is read."""
     reference: ClassVar[str] = ""
     """The paper or the code that defines the update."""
-    later: ClassVar[Collection[str]] = ("prune", "clip_norm", "schedule")
+    later: ClassVar[Collection[str]] = ("prune", "clip_norm")
     """Fields that were added after runs existed. At their default they are left out of the trials' ids."""
-    note: ClassVar[str] = ""
-    """What a plan has to say of it: what costs more than elsewhere, or isn't counted."""
 
     kind: str
     design: Literal["grid", "random", "sobol", "tpe", "gp", "cmaes", "nsga2"] = "grid"
@@ -84,7 +69,11 @@ class Arm(Section):
     """Whether members of a pack that are worse than its median at an evaluation are stopped."""
     clip_norm: LimitOrAxis = None
     """Scale the gradient of all parameters to this norm where it is larger, as torch's clip_grad_norm_ does."""
-    schedule: ArmSchedule | None = None
+    schedule: own_table(ScheduleSpec) = None  # type: ignore[valid-type]
+    problem: own_table(ProblemSpec) = None  # type: ignore[valid-type]
+    evaluation: own_table(EvaluationSpec) = None  # type: ignore[valid-type]
+    _shared: dict[str, Axis] = PrivateAttr(default_factory=dict)
+    """Axes of the study's own tables, which every optimizer has."""
 
     @field_validator("nesterov", check_fields=False)
     @classmethod
@@ -121,22 +110,6 @@ class Arm(Section):
     def _axis_fits(cls, value: Any, info: ValidationInfo) -> Any:
         return fitting(value, str(info.field_name), info.data.get("design")) if isinstance(value, Axis) else value
 
-    @field_validator("schedule")
-    @classmethod
-    def _schedule_fits(cls, value: ArmSchedule | None, info: ValidationInfo) -> ArmSchedule | None:
-        if value is None:
-            return None
-        fitted = {name: fitting(axis, name, info.data.get("design")) for name, axis in value.axes().items()}
-        return value.model_copy(update=fitted)
-
-    @model_validator(mode="after")
-    def _something_to_draw(self) -> Arm:
-        if self.design != "grid" and not any(axis.varies for axis in self.axes().values()):
-            raise PydanticCustomError("design", "there is nothing to draw: no hyperparameter has a list or an interval")
-        if self.design == "cmaes" and sum(axis.varies for axis in self.axes().values()) < 2:
-            raise PydanticCustomError("design", 'CMA-ES needs two hyperparameters that vary; take design = "tpe"')
-        return self
-
     @property
     def adaptive(self) -> bool:
         """Whether its configurations depend on results, so that they are known only as the study runs."""
@@ -157,7 +130,15 @@ class Arm(Section):
         """Return the axis of each hyperparameter, by name."""
         given = {**{name: getattr(self, name) for name in type(self).model_fields}, **(self.model_extra or {})}
         own = {name: value for name, value in given.items() if isinstance(value, Axis)}
-        return {**own, **(self.schedule.axes() if self.schedule else {})}
+        return {
+            **own,
+            **{name: axis for table in self._tables().values() for name, axis in table.axes.items()},
+            **self._shared,
+        }
+
+    def _tables(self) -> dict[str, OwnTable]:
+        """Return what it has other than the study, by table."""
+        return {name: table for name in TABLES if (table := getattr(self, name)) is not None}
 
     @classmethod
     def number_fields(cls) -> tuple[str, ...]:
@@ -173,32 +154,48 @@ class Arm(Section):
     def settings(self) -> dict[str, Any]:
         """Return what is equal for all trials of the arm and determines their results."""
         fields = type(self).model_fields
-        skipped = {*self.axes(), "design", "samples", "device_hours", "design_seed"}
+        skipped = {*self.axes(), *TABLES, "design", "samples", "device_hours", "design_seed"}
         skipped |= {name for name in self.later if getattr(self, name) == fields[name].default}
         content = {name: value for name, value in self.model_dump(mode="json").items() if name not in skipped}
-        if self.schedule is not None:
-            dumped = content.pop("schedule").items()
-            if same := {name: value for name, value in dumped if value is not None and name not in skipped}:
-                content["schedule"] = same
-        return content
+        return {**content, **{name: table.content for name, table in self._tables().items() if table.values}}
 
+    def with_tables(self, tables: Iterable[Varying]) -> Arm:
+        """Return the arm with the axes that the tables of its study have, but where it has values of its own.
 
-def fitting(axis: Axis, name: str, design: str | None) -> Axis:
-    """Return an axis as its hyperparameter has it (whole numbers or not); refuse it where it is out of range."""
-    number = hyperparameter(name)
-    bad = [value for value in axis.bounds() if not number.allows(value)]
-    bad += [value for value in (*axis.bounds(), *axis.values) if number.whole and value != round(value)]
-    if bad:
-        raise PydanticCustomError(
-            "range",
-            "{name} must be {allowed}; got {bad}",
-            {"name": name, "allowed": number.allowed, "bad": f"{bad[0]:g}"},
-        )
-    if axis.scale != "values" and design == "grid" and axis.points is None:
-        raise PydanticCustomError("design", "a grid needs points on each interval: add points = 8, say")
-    if axis.points is not None and design not in (None, "grid"):
-        raise PydanticCustomError("design", 'points belongs to design = "grid"; remove it')
-    return axis.model_copy(update={"whole": True}) if number.whole else axis
+        Raises:
+            ValidationError: an axis doesn't fit its design, or what it has for itself makes no valid table with these.
+            PydanticCustomError: there is nothing to draw.
+        """
+        errors: list[InitErrorDetails] = []
+        shared: dict[str, Axis] = {}
+        for table in tables:
+            own = self._tables().get(table.table, OwnTable({}, {}))
+            for name, axis in table.axes.items():
+                if name in own.axes or own.has(name):
+                    continue
+                try:
+                    points = axis.points if self.design == "grid" else None  # of the study's grids alone
+                    shared[name] = fitting(axis.model_copy(update={"points": points}), name, self.design)
+                except PydanticCustomError as error:
+                    place = ".".join(hyperparameter(name).path)
+                    told = PydanticCustomError("design", "{place}: {told}", {"place": place, "told": error.message()})
+                    errors.append(InitErrorDetails(type=told, loc=("design",), input=None))
+            for end in (0, 1) if own.axes else (0,):
+                try:
+                    table.having(own.values, {name: axis.bounds()[end] for name, axis in own.axes.items()})
+                except ValidationError as error:
+                    errors += moved(error, table.table)
+                    break
+        if errors:
+            raise ValidationError.from_exception_data("arm", errors)
+        found = self.model_copy()
+        found._shared = shared
+        varying = sum(axis.varies for axis in found.axes().values())
+        if self.design != "grid" and not varying:
+            raise PydanticCustomError("design", "there is nothing to draw: no hyperparameter has a list or an interval")
+        if self.design == "cmaes" and varying < 2:
+            raise PydanticCustomError("design", 'CMA-ES needs two hyperparameters that vary; take design = "tpe"')
+        return found
 
 
 OWN = "module:Optimizer"
@@ -216,7 +213,7 @@ def declare(kind: str, arm: type[Arm]) -> None:
 def kinds() -> tuple[str, ...]:
     """Return the kinds of all declared optimizers."""
     importlib.import_module(_KINDS)
-    return tuple(ARMS)
+    return tuple(sorted(ARMS, key=lambda kind: kind == OWN))  # last in what is said of them
 
 
 def declared_kind(kind: str) -> str:
@@ -248,21 +245,23 @@ def _arm(raw: Any) -> Any:
     raise ValidationError.from_exception_data("arm", [error])
 
 
-def check_schedules(optimizers: Mapping[str, Arm], schedule: ScheduleSpec) -> None:
-    """Refuse an optimizer whose own schedule makes none with that of the study, at either end of its axes."""
-    for name, arm in optimizers.items():
-        axes = arm.schedule.axes() if arm.schedule else {}
-        for end in (0, 1):
-            own = {**arm.settings().get("schedule", {}), **{key: axis.bounds()[end] for key, axis in axes.items()}}
-            try:
-                own_schedule(schedule, own)
-            except ValidationError as error:
-                first = error.errors()[0]
-                raise PydanticCustomError(
-                    "schedule",
-                    "optimizers.{name}.schedule.{field}: {message}",
-                    {"name": name, "field": ".".join(map(str, first["loc"])), "message": first["msg"]},
-                ) from None
+def with_tables(arms: Mapping[str, Arm], tables: Iterable[Varying]) -> dict[str, Arm]:
+    """Return the arms with the axes that the tables of their study have (`Arm.with_tables`).
+
+    Raises:
+        ValidationError: what is wrong with any.
+    """
+    found, errors, tables = dict(arms), list[InitErrorDetails](), tuple(tables)
+    for name, arm in arms.items():
+        try:
+            found[name] = arm.with_tables(tables)
+        except PydanticCustomError as error:
+            errors.append(InitErrorDetails(type=error, loc=(name,), input=None))
+        except ValidationError as error:
+            errors += moved(error, name)
+    if errors:
+        raise ValidationError.from_exception_data("optimizers", errors)
+    return found
 
 
 ArmField = Annotated[SerializeAsAny[Arm], BeforeValidator(_arm)]

@@ -50,7 +50,8 @@ class Axis(Section):
         if self.scale == "values":
             values = [int(value) if self.whole else value for value in self.values]
             return values if len(values) > 1 else values[0]
-        interval: dict[str, Any] = {self.scale: [self.low, self.high]}
+        ends = [int(end) if self.whole else end for end in (self.low, self.high)]
+        interval: dict[str, Any] = {self.scale: ends}
         return interval if self.points is None else {**interval, "points": self.points}
 
     @property
@@ -138,7 +139,8 @@ def _value(raw: Any) -> float:
     return round_significant(raw)
 
 
-def _parse(raw: Any) -> Axis:
+def parse_axis(raw: Any) -> Axis:
+    """Read an axis from a number, a list or a table."""
     if isinstance(raw, Axis):
         return raw
     if isinstance(raw, dict):
@@ -164,7 +166,7 @@ def _parse(raw: Any) -> Axis:
     )
 
 
-AxisField = Annotated[Axis, BeforeValidator(_parse)]
+AxisField = Annotated[Axis, BeforeValidator(parse_axis)]
 """A pydantic field that reads an axis from a number, a list or a table."""
 
 
@@ -178,7 +180,7 @@ def _value_or_axis(kind: Any) -> PlainValidator:
     adapter: TypeAdapter[Any] = TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
 
     def read(raw: Any) -> Any:
-        return _parse(raw) if isinstance(raw, (Axis, dict, list, tuple)) else adapter.validate_python(raw)
+        return parse_axis(raw) if isinstance(raw, (Axis, dict, list, tuple)) else adapter.validate_python(raw)
 
     return PlainValidator(read)
 
@@ -190,15 +192,13 @@ ShareOrAxis = Annotated[float | Axis, _value_or_axis(Annotated[float, Field(ge=0
 """The same of a number from 0 to below 1."""
 LimitOrAxis = Annotated[float | Axis | None, _value_or_axis(Annotated[float, Field(gt=0)] | None), _AS_WRITTEN]
 """The same of a number above 0, or none."""
-NumberOrAxis = Annotated[float | Axis | None, _value_or_axis(float | None), _AS_WRITTEN]
-"""The same of any number, or none."""
 
 
 def _own_value(raw: Any) -> Any:
     """Read what an optimizer of the user's is given: a number, list or interval as an axis, all else as it is."""
     if isinstance(raw, (bool, str)) or (isinstance(raw, dict) and raw.keys() == {"fixed"}):
         return raw
-    return _parse(raw)
+    return parse_axis(raw)
 
 
 OwnField = Annotated[Any, PlainValidator(_own_value)]

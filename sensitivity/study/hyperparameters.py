@@ -7,7 +7,7 @@ declared here is a number of any size, in its own name, compared in decades.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEARNING_RATE = "lr"
+MODEL_ARGUMENT = "model."
+"""Stands before the name of a model's argument that is a hyperparameter: "model.width"."""
+MODEL_ARGUMENTS = ("problem", "model_arguments")
+"""The table of a study file that a model's arguments stand in."""
 
 Scale = Literal["log", "one_minus"]
 """In which coordinate equal distances mean equal changes: log10(value), or -log10(1 - value)."""
@@ -22,7 +26,7 @@ Scale = Literal["log", "one_minus"]
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameter:
-    """A number of an optimizer that may differ between the members of a pack."""
+    """A number that changes training, and that the runs of a study may have different values of."""
 
     name: str
     label: str
@@ -41,6 +45,14 @@ class Hyperparameter:
     """Whether it counts something, such as steps."""
     structural: bool = False
     """Whether it decides which code runs, and when: the members of a pack share its value."""
+    table: tuple[str, ...] = ()
+    """The table of a study file that it stands in, for all optimizers or, within an optimizer's table, for that one.
+    Empty for an optimizer's own numbers."""
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Where it stands in a study file: its table, and its name there."""
+        return (*self.table, self.name.removeprefix(MODEL_ARGUMENT))
 
     @property
     def allowed(self) -> str:
@@ -80,6 +92,9 @@ class Hyperparameter:
         return 1.0 - math.pow(10.0, -value) if self.scale == "one_minus" else math.pow(10.0, value)
 
 
+_SCHEDULE = ("schedule",)
+
+
 HYPERPARAMETERS: dict[str, Hyperparameter] = {
     declared.name: declared
     for declared in (
@@ -104,9 +119,28 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
             name="precondition_interval", label="precondition interval", low=1.0, whole=True, structural=True
         ),
         Hyperparameter(name="clip_norm", label="gradient clip", low=0.0, low_allowed=False),
-        Hyperparameter(name="warmup_epochs", label="warm-up epochs", low=0.0, structural=True),
-        Hyperparameter(name="decay_factor", label="decay factor", low=0.0, low_allowed=False, structural=True),
-        Hyperparameter(name="decay_fraction", label="decay fraction", low=0.0, low_allowed=False, structural=True),
+        Hyperparameter(name="warmup_epochs", label="warm-up epochs", low=0.0, structural=True, table=_SCHEDULE),
+        Hyperparameter(
+            name="decay_factor", label="decay factor", low=0.0, low_allowed=False, structural=True, table=_SCHEDULE
+        ),
+        Hyperparameter(
+            name="decay_fraction",
+            label="decay fraction",
+            low=0.0,
+            low_allowed=False,
+            structural=True,
+            table=_SCHEDULE,
+        ),
+        Hyperparameter(
+            name="label_smoothing", label="label smoothing", low=0.0, high=1.0, structural=True, table=("problem",)
+        ),
+        Hyperparameter(
+            name="ema_decay", label="EMA decay", low=0.0, high=1.0, scale="one_minus", table=("evaluation",)
+        ),
+        Hyperparameter(name="damping_end", label="damping's last factor", low=0.0, low_allowed=False),
+        Hyperparameter(name="rho", label="ρ", low=0.0, low_allowed=False, divides=LEARNING_RATE),
+        Hyperparameter(name="hessian_interval", label="curvature interval", low=1.0, whole=True, structural=True),
+        Hyperparameter(name="adapt_interval", label="adaptation interval", low=1.0, whole=True, structural=True),
     )
 }
 """By name, in the order in which axes, columns and forms have them. A new one is appended: the place of each decides
@@ -115,7 +149,19 @@ which random numbers its draws come from."""
 
 def hyperparameter(name: str) -> Hyperparameter:
     """Return the declaration of a hyperparameter, or what holds of one that isn't declared."""
+    if name.startswith(MODEL_ARGUMENT):
+        label = name.replace(".", " ").replace("_", " ")
+        return Hyperparameter(name=name, label=label, structural=True, table=MODEL_ARGUMENTS)
     return HYPERPARAMETERS.get(name) or Hyperparameter(name=name, label=name.replace("_", " "))
+
+
+def of_table(path: Sequence[str]) -> Hyperparameter | None:
+    """Return the hyperparameter that stands at a path of a study file, such as ("schedule", "warmup_epochs")."""
+    if not path:
+        return None
+    *table, leaf = path
+    candidates = (hyperparameter(name) for name in (leaf, MODEL_ARGUMENT + leaf))
+    return next((found for found in candidates if found.table == tuple(table) != ()), None)
 
 
 def decades(name: str, values: ArrayLike) -> NDArray[np.float64]:

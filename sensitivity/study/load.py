@@ -15,8 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sensitivity.study.arms import ArmSchedule, arm_class
+from sensitivity.study.arms import TABLES, arm_class
 from sensitivity.study.errors import StudyFileError, UserError, shortened
+from sensitivity.study.hyperparameters import of_table
 from sensitivity.study.metrics import METRICS
 from sensitivity.study.nearest import nearest
 from sensitivity.study.paths import expanded, path_faults, reason
@@ -268,9 +269,11 @@ def _fields_at(location: tuple[Any, ...], raw: Mapping[str, Any]) -> tuple[str, 
     if len(location) >= 2 and location[0] == "optimizers":
         arm = raw["optimizers"][location[1]]
         found = arm_class(arm["kind"])
-        if location[2:] == ("schedule",):
-            return tuple(ArmSchedule.model_fields)
+        if len(location) == 3 and location[2] in TABLES:
+            return tuple(TABLES[location[2]].own)
         return _AXIS_KEYS if len(location) > 2 or found is None else tuple(found.model_fields)
+    if of_table(tuple(map(str, location))) is not None:
+        return _AXIS_KEYS
     model: type[BaseModel] = StudySpec
     for part in location:
         annotation = model.model_fields[str(part)].annotation

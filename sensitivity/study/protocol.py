@@ -5,19 +5,14 @@ What these come to in steps is computed in `schedule`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sensitivity.study.section import AsList, Count, Epochs, Section
+from sensitivity.study.varying import Varying
 
 Decay = Literal["step", "cosine", "linear", "trapezoidal", "inverse_sqrt"]
 DEFAULT_DECAY_FRACTION = 0.2
@@ -61,8 +56,11 @@ class BudgetSpec(Section):
         return f"{self.epochs:g} epoch" + ("" if self.epochs == 1 else "s")
 
 
-class ScheduleSpec(Section):
+class ScheduleSpec(Varying):
     """The learning rate's multiplier: a rule over batch sizes, linear warm-up, then a decay."""
+
+    table: ClassVar[str] = "schedule"
+    own: ClassVar[Collection[str]] = ("warmup_epochs", "decay", "decay_at", "decay_factor", "decay_fraction")
 
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     base_batch_size: Annotated[Count | None, Field(validate_default=True)] = None
@@ -108,21 +106,26 @@ class ScheduleSpec(Section):
             raise PydanticCustomError("schedule", 'belongs to decay = "trapezoidal"; remove it')
         return DEFAULT_DECAY_FRACTION if value is None and trapezoidal else value
 
-    @model_serializer(mode="wrap")
-    def _only_the_decay_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave an absent `decay_fraction` out: trials keep the ids that they had before there was any."""
-        content: dict[str, Any] = handler(self)
-        if self.decay_fraction is None:
-            content.pop("decay_fraction", None)
-        return content
+    def _unused(self) -> Collection[str]:
+        return ("decay_fraction",) if self.decay_fraction is None else ()
+
+    def _kept(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields that stay: with another decay, none of the old one's do."""
+        content = super()._kept(own)
+        if own.get("decay", self.decay) == self.decay:
+            return content
+        return {name: value for name, value in content.items() if not name.startswith("decay")}
 
 
-class EvaluationSpec(Section):
-    """When a run is measured, on how much, and when it counts as diverged.
+class EvaluationSpec(Varying):
+    """When a run is measured, with which parameters, on how much, and when it counts as diverged.
 
     At most one spacing is given. With a fixed one, each evaluation measures both splits. With `growth`, each measures
     the test split; the training split is measured less often (``schedule.training_steps``).
     """
+
+    table: ClassVar[str] = "evaluation"
+    own: ClassVar[Collection[str]] = ("ema_decay",)
 
     every_epochs: Epochs | None = None
     every_steps: Count | None = None
@@ -130,6 +133,9 @@ class EvaluationSpec(Section):
     """Each evaluation comes later than the one before by this fraction; 0.1 where no spacing is given."""
     train_examples: Count | None = None
     divergence_bound: Annotated[float, Field(gt=1)] = 10.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Measured are the exponential moving averages of the parameters over steps, with this decay a step; 0 for the
+    parameters themselves."""
 
     @field_validator("growth")
     @classmethod
@@ -143,10 +149,6 @@ class EvaluationSpec(Section):
             raise PydanticCustomError("evaluation", "give at most one of growth, every_epochs and every_steps")
         return self
 
-    @model_serializer(mode="wrap")
-    def _only_the_spacing_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave an absent `growth` out: trials with a fixed spacing keep the ids they had before there was any."""
-        content: dict[str, Any] = handler(self)
-        if self.growth is None:
-            content.pop("growth", None)  # it is absent where only what was set is asked for
-        return content
+    def _unused(self) -> Collection[str]:
+        unused = {"growth": self.growth is None, "ema_decay": not self.ema_decay}
+        return [name for name, absent in unused.items() if absent]

@@ -33,7 +33,7 @@ class Status(StrEnum):
 
 
 PHASES = ("gradients", "factors", "inverses", "precondition", "update")
-"""Parts of a training step: K-FAC tells its own apart, other optimizers' work is in the gradients' phase."""
+"""Parts of a training step. An optimizer's work is its update, but for what it tells apart, as K-FAC does."""
 
 
 @dataclass(frozen=True, kw_only=True)

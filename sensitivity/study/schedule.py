@@ -8,8 +8,6 @@ size, no example is dropped, and `epochs` at batch size B are ceil(epochs * N / 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 
@@ -92,16 +90,6 @@ def divergence_patience(evaluation: EvaluationSpec, *, train_size: int, batch_si
     if evaluation.growth is None:
         return None
     return min(DIVERGENCE_BATCHES, steps_of_epochs(1, train_size=train_size, batch_size=batch_size))
-
-
-def own_schedule(schedule: ScheduleSpec, own: Mapping[str, Any]) -> ScheduleSpec:
-    """Return a schedule with the fields in `own` instead; with another decay, none of the old one's stay."""
-    if not own:
-        return schedule
-    content = schedule.model_dump()
-    if own.get("decay", schedule.decay) != schedule.decay:
-        content = {name: value for name, value in content.items() if not name.startswith("decay")}
-    return ScheduleSpec.model_validate({**content, **own})
 
 
 def lr_scale(schedule: ScheduleSpec, *, batch_size: int) -> float:

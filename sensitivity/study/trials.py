@@ -8,15 +8,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
-from sensitivity.study.arms import ArmSchedule
 from sensitivity.study.designs import Configuration, configurations
 from sensitivity.study.hyperparameters import hyperparameter
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
-from sensitivity.study.schedule import own_schedule
 from sensitivity.study.seed_ranges import purpose
-from sensitivity.study.spec import ProblemSpec, StudySpec
+from sensitivity.study.spec import StudySpec
+from sensitivity.study.varying import Varying
 
 RESULT_VERSION = 1
 """Raised whenever the same trial would give other numbers beyond rounding: older runs are then not used."""
@@ -54,6 +54,7 @@ class Workload:
         return {**sections, "source": self.source, "version": RESULT_VERSION}
 
 
+_Table = TypeVar("_Table", bound=Varying)
 Group = tuple[str, int]
 """Arm and batch size: what trials of one pack have in common, within a study."""
 
@@ -87,10 +88,22 @@ class Trial:
 
     @cached_property
     def schedule(self) -> ScheduleSpec:
-        """The study's schedule, with what the trial's arm has other than it."""
-        known = ArmSchedule.model_fields
-        own = {**self.settings.get("schedule", {}), **{name: v for name, v in self.structure if name in known}}
-        return own_schedule(self.workload.schedule, own)
+        """The study's schedule, with what the trial's arm has other than it, and the trial's own numbers."""
+        return self._own(self.workload.schedule)
+
+    @cached_property
+    def problem(self) -> ProblemSpec:
+        """The study's problem, likewise."""
+        return self._own(self.workload.problem)
+
+    @cached_property
+    def evaluation(self) -> EvaluationSpec:
+        """The study's evaluation, likewise."""
+        return self._own(self.workload.evaluation)
+
+    def _own(self, table: _Table) -> _Table:
+        numbers = {name: v for name, v in self.hyperparameters if hyperparameter(name).table[:1] == (table.table,)}
+        return table.having(self.settings.get(table.table, {}), numbers)
 
     @property
     def confirmation(self) -> bool:
@@ -154,11 +167,11 @@ class Expander:
 
     def __init__(self, spec: StudySpec, *, source: str = "") -> None:
         self._workload = Workload(
-            problem=spec.problem,
+            problem=spec.problem.fixed(),
             source=source,
             budget=spec.budget,
-            schedule=spec.schedule,
-            evaluation=spec.evaluation,
+            schedule=spec.schedule.fixed(),
+            evaluation=spec.evaluation.fixed(),
             training_asked=spec.asks_for_training,
         )
         self._settings = {name: arm.settings() for name, arm in spec.optimizers.items()}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sensitivity.study.errors import UserError
@@ -50,3 +51,69 @@ def _missing_told(module_name: str, where: str) -> Iterator[None]:
         else:
             fix = "Its own import fails; install what it needs in this environment"
         raise UserError(f"{where}: {error}\n  {fix}") from None
+
+
+def signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a function by name; none of a class in C, which doesn't tell."""
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def fitted_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments as a function takes them: whole numbers and tuples where its defaults are such.
+
+    What a study file has as ``{ fixed = ... }`` is taken out of it.
+    """
+    known, fitted = signature(function), {}
+    for name, value in given.items():
+        plain = value["fixed"] if isinstance(value, Mapping) else value
+        default = known[name].default if name in known else None
+        if isinstance(plain, float) and plain == int(plain) and type(default) is int:
+            plain = int(plain)
+        elif isinstance(plain, list) and isinstance(default, tuple):
+            plain = tuple(plain)
+        fitted[name] = plain
+    return fitted
+
+
+def check_arguments(
+    function: Callable[..., Any],
+    path: str,
+    arguments: Mapping[str, Any],
+    *,
+    given: int,
+    also: Mapping[str, tuple[str, ...]] | None = None,
+) -> None:
+    """Refuse arguments that a function does not take, and those that it needs and are not given.
+
+    Args:
+        function: the function.
+        path: its name in messages.
+        arguments: by name, beside the first `given` ones.
+        given: number of arguments that it is given by position.
+        also: other names under which a study file may have an argument.
+
+    Raises:
+        UserError: names the first.
+    """
+    named = [
+        each
+        for each in list(signature(function).values())[given:]
+        if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+    ]
+    open_ended = any(each.kind is each.VAR_KEYWORD for each in signature(function).values())
+    if not signature(function):  # of a class in C: calling it says what is wrong
+        return
+    names = [name for each in named for name in (also or {}).get(each.name, (each.name,))]
+    taken = {each.name for each in named}
+    for name in arguments:
+        if name not in taken and not open_ended:
+            meant = nearest(name, names)
+            hint = f" (did you mean {meant!r}?)" if meant else ""
+            takes = f"It takes: {', '.join(names)}" if names else "It takes none"
+            raise UserError(f"{name}: unknown argument of {path}{hint}. {takes}")
+    for each in named:
+        if each.default is each.empty and each.name not in arguments:
+            raise UserError(f"{each.name}: missing; {path} has no default for it")

@@ -115,7 +115,7 @@ def calibrate(
         evaluation_seconds += (evaluations - of_training) * chosen.evaluation_seconds(training=False)
     return Cost(
         steps=total,
-        flops=total * step_flops(problem, chosen.optimizer, batch_size),
+        flops=total * step_flops(problem.of(trials[0].problem), chosen.optimizer, batch_size),
         step_seconds=best,
         evaluation_seconds=evaluation_seconds / chosen.size,
         pack_size=chosen.size,
@@ -144,7 +144,8 @@ class _Bench:
 
     def __init__(self, trials: Sequence[Trial], problem: Problem, micro_batch: int | None) -> None:
         seeds = [trial.seed for trial in trials]
-        self.size, self._problem, spec = len(trials), problem, trials[0].workload.problem
+        spec, problem = trials[0].problem, problem.of(trials[0].problem)
+        self.size, self._problem = len(trials), problem
         self._model = PackedModel(problem.build_model, seeds, products=problem.products)
         self.optimizer = make_optimizer(Pack(tuple(trials)), self._model, problem)
         self._batches = PackBatches(

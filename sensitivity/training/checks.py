@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sensitivity.optimizers.contract import RULES, Networks, Particular
-from sensitivity.optimizers.pack import PackOptimizer
+from sensitivity.optimizers.contract import RULES, EvaluatesElsewhere, Networks, Particular
+from sensitivity.optimizers.pack import TWO_AVERAGES, PackOptimizer
 from sensitivity.study.arms import OWN, Arm, declared_kind
 from sensitivity.study.errors import StudyFileError, UserError
+from sensitivity.study.hyperparameters import hyperparameter
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.users_code import users_code
 from sensitivity.training.identity import check_follows_seed
@@ -56,14 +58,34 @@ def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
     if spec.problem.is_oracle:
         mistakes += _oracle_mistakes(spec, problem)
     try:
-        with users_code(f"problem.model: {spec.problem.model}"):
-            mistakes += _model_mistakes(spec, problem)
-            if not mistakes and not problem.shipped:
-                check_follows_seed(problem, named=spec.problem.model)
+        for variant, arms in _variants(spec).items():
+            with users_code(f"problem.model: {_named(variant)}"):
+                task = problem.of(variant)
+                mistakes += _model_mistakes(spec, variant, task, arms)
+                if not mistakes and not problem.shipped:
+                    check_follows_seed(task, named=_named(variant))
     except UserError as error:
         mistakes.append(str(error))
     if mistakes:
-        raise StudyFileError(source, mistakes)
+        raise StudyFileError(source, list(dict.fromkeys(mistakes)))
+
+
+def _variants(spec: StudySpec) -> dict[ProblemSpec, dict[str, Arm]]:
+    """Return the problem of each arm, at both ends of its axes."""
+    found: dict[ProblemSpec, dict[str, Arm]] = {}
+    for name, arm in spec.optimizers.items():
+        axes = {key: axis for key, axis in arm.axes().items() if hyperparameter(key).table[:1] == ("problem",)}
+        for end in (0, 1) if axes else (0,):
+            numbers = {key: axis.bounds()[end] for key, axis in axes.items()}
+            variant = spec.problem.fixed().having(arm.settings().get("problem", {}), numbers)
+            found.setdefault(variant, {})[name] = arm
+    return found
+
+
+def _named(problem: ProblemSpec) -> str:
+    """Return a model's name with its arguments."""
+    given = ", ".join(f"{name} = {value}" for name, value in problem.model_arguments.items())
+    return problem.model + f" with {given}" * bool(given)
 
 
 def _oracle_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
@@ -83,8 +105,8 @@ def _oracle_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
     return mistakes
 
 
-def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
-    data, where = problem.dataset, f"problem.model: {spec.problem.model}"
+def _model_mistakes(spec: StudySpec, variant: ProblemSpec, problem: Problem, arms: Mapping[str, Arm]) -> list[str]:
+    data, where = problem.dataset, f"problem.model: {_named(variant)}"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = problem.build_model()
@@ -111,33 +133,43 @@ def _model_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
             classes = problem.outputs if problem.has_classes else None
             if (mistake := output_mistake(outputs, targets, classes=classes, split=split)) is not None:
                 return [f"{where} {mistake}"]
-            loss = problem.loss(outputs.unsqueeze(0), targets.unsqueeze(0))
+            loss = problem.training_loss(outputs.unsqueeze(0), targets.unsqueeze(0))
             if not bool(torch.isfinite(loss).all()):
                 return [f"{where}: the loss of the untrained network is {loss.item()} on {split} examples"]
             if split == "training":
                 loss.sum().backward()  # type: ignore[no-untyped-call]
-    return list(_optimizer_mistakes(spec, problem, model))
+    return list(_optimizer_mistakes(spec, arms, problem, model))
 
 
-def _optimizer_mistakes(spec: StudySpec, problem: Problem, model: nn.Module) -> Iterator[str]:
+def _optimizer_mistakes(spec: StudySpec, arms: Mapping[str, Arm], problem: Problem, model: nn.Module) -> Iterator[str]:
     """Yield which optimizers have nothing to work with on this problem."""
     part = spec.problem.ghost_batch or spec.execution.micro_batch
     networks = Networks(
         network=model,
         batch_size=max(spec.batch_sizes),
         in_parts=part is not None and part < max(spec.batch_sizes),
+        loss=problem.loss_kind,
         curvature=problem.curvature,
     )
-    for name, arm in spec.optimizers.items():
+    for name, arm in arms.items():
         kind = declared_kind(arm.kind)
         rule = RULES[kind]
         if isinstance(rule, Particular) and (why := rule.unusable(arm.settings(), networks)) is not None:
             yield f"optimizers.{name}: {why}"
         if kind == OWN:
-            yield from _own_optimizer_mistakes(name, arm, model)
+            yield from _own_optimizer_mistakes(name, arm, model, _most_averaging(spec, arm))
+        elif isinstance(rule, EvaluatesElsewhere) and _most_averaging(spec, arm):
+            yield f"optimizers.{name}.evaluation.ema_decay: {TWO_AVERAGES}"
 
 
-def _own_optimizer_mistakes(name: str, arm: Arm, model: nn.Module) -> Iterator[str]:
+def _most_averaging(spec: StudySpec, arm: Arm) -> float:
+    """Return the largest decay of an arm's averages of its parameters; 0 without any."""
+    if (axis := arm.axes().get("ema_decay")) is not None:
+        return axis.bounds()[1]
+    return spec.evaluation.having(arm.settings().get("evaluation", {}), {}).ema_decay
+
+
+def _own_optimizer_mistakes(name: str, arm: Arm, model: nn.Module, ema_decay: float) -> Iterator[str]:
     """Build an optimizer of the user's own at both ends of its axes, and take a step: what it refuses, it says now."""
     field = f"optimizers.{name}.kind: {arm.kind}"
     params = {key: p.detach().clone().unsqueeze(0) for key, p in model.named_parameters() if p.requires_grad}
@@ -146,7 +178,7 @@ def _own_optimizer_mistakes(name: str, arm: Arm, model: nn.Module) -> Iterator[s
         try:
             with users_code(f"{field}: with {', '.join(f'{key} = {value:g}' for key, value in numbers.items())}"):
                 networks = Networks(network=model, batch_size=1, member=lambda place: model)
-                optimizer = PackOptimizer(arm.settings(), [numbers], params, networks)
+                optimizer = PackOptimizer(arm.settings(), [numbers], params, networks, ema_decay=ema_decay)
                 if optimizer.modules() is None:  # else it has seen no forward pass yet
                     optimizer.step(params, {key: torch.ones_like(p) for key, p in params.items()}, 1.0, step=0)
         except UserError as error:

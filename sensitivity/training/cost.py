@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,26 @@ class ExampleCost:
 
     gradient_flops: float
     """Forward and backward pass: matrix products and convolutions. Element-wise work is left out, as is usual."""
+    backward_flops: float
+    """Of these the backward pass."""
+    signal_flops: float
+    """A further backward pass, to the outputs of layers alone."""
     positions: Mapping[str, int]
     """How often each layer's weights meet one example, over all its calls: the output positions of a convolution, the
     length of a sequence for an embedding or a linear layer, 1 of a plain linear layer."""
 
 
-@functools.lru_cache(maxsize=1)
+_counted: WeakKeyDictionary[Problem, ExampleCost] = WeakKeyDictionary()
+
+
 def example_cost(problem: Problem) -> ExampleCost:
     """Count one example's forward and backward pass: once a problem, since every pack of a worker asks."""
+    if problem not in _counted:
+        _counted[problem] = _count(problem)
+    return _counted[problem]
+
+
+def _count(problem: Problem) -> ExampleCost:
     data = problem.dataset
     positions: dict[str, int] = {}
 
@@ -54,18 +66,29 @@ def example_cost(problem: Problem) -> ExampleCost:
         with counter:
             outputs = model(data.standardised(data.train_inputs[:_EXAMPLES]).clone())
             loss = problem.loss(outputs.unsqueeze(0), data.train_targets[:_EXAMPLES].unsqueeze(0))
+            forward = counter.total
             loss.sum().backward()  # type: ignore[no-untyped-call]
-    return ExampleCost(gradient_flops=counter.total / _EXAMPLES, positions=positions)
+    # The backward pass has as many for weights as the forward pass, and the rest for what goes from layer to layer.
+    signal = max(0.0, counter.total - 2 * forward)
+    return ExampleCost(
+        gradient_flops=counter.total / _EXAMPLES,
+        backward_flops=(counter.total - forward) / _EXAMPLES,
+        signal_flops=signal / _EXAMPLES,
+        positions=positions,
+    )
 
 
 def step_flops(problem: Problem, optimizer: PackOptimizer, batch_size: int) -> float:
     """Return the FLOPs of an average step of one trial: its gradient, and the optimizer's work on it."""
     example = example_cost(problem)
-    return example.gradient_flops * batch_size + optimizer.flops(batch_size, example.positions)
+    passes = example.signal_flops * optimizer.passes(problem.outputs)
+    passes += example.backward_flops * optimizer.backward_passes
+    return (example.gradient_flops + passes) * batch_size + optimizer.flops(batch_size, example.positions)
 
 
 def run_cost(trial: Trial, problem: Problem) -> tuple[int, float]:
     """Return the steps of a trial, and the FLOPs of its training: what can be told without measuring."""
+    problem = problem.of(trial.problem)
     optimizer = make_optimizer(Pack((trial,)), PackedModel(problem.build_model, [trial.seed]), problem)
     steps = total_steps(trial.workload.budget, train_size=problem.dataset.train_size, batch_size=trial.batch_size)
     return steps, steps * step_flops(problem, optimizer, trial.batch_size)

@@ -38,7 +38,7 @@ class PackTraining:
     """The networks, optimizer and data order of the members that still train, and what each has yielded so far."""
 
     def __init__(self, pack: Pack, problem: Problem, *, micro_batch: int | None) -> None:
-        self._pack, self._problem, self._micro_batch = pack, problem, micro_batch
+        self._pack, self._problem, self._micro_batch = pack, problem.of(pack.trials[0].problem), micro_batch
         workload, batch_size = pack.trials[0].workload, pack.batch_size
         self._sizes = {"train_size": problem.dataset.train_size, "batch_size": batch_size}
         self.total = total_steps(workload.budget, **self._sizes)
@@ -48,7 +48,7 @@ class PackTraining:
         self.done, self._lr_scale = 0, 0.0
         self._members = [Member(trial, 0.0, batch_size / problem.dataset.train_size) for trial in pack.trials]
         self._build(range(len(pack.trials)))
-        flops = step_flops(problem, self._optimizer, batch_size)
+        flops = step_flops(self._problem, self._optimizer, batch_size)
         for member in self._members:
             member.step_flops = flops
 

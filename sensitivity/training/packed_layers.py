@@ -1,5 +1,7 @@
 """Layers that see the whole pack, in a model that is written for one trial: linear, convolutional, embedding, dropout.
 
+The calls of normalisation layers are noted too.
+
 The model runs under ``torch.func.vmap`` over trials. An ``autograd.Function`` with a rule for vmap is
 handed the physical tensors ``[trials, batch, ...]``, computes them as fast as the device allows, and notes the
 layer's input and output, which K-FAC needs. Outside of vmap the same layers compute and note one trial.
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sensitivity.kfac import layer_of
+from sensitivity.kfac import layer_of, norms_of
 
 
 @dataclass
@@ -72,10 +74,13 @@ def install(model: nn.Module, tape: Tape) -> None:
     the same weight are noted under the first one's name, as ``named_parameters`` names the weight.
     """
     names: dict[int, str] = {}
+    norms = {norm.name for norm in norms_of(model)}
     for own_name, module in model.named_modules():
         name = names.setdefault(id(getattr(module, "weight", module)), own_name)
         if isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)) and type(module) in _DROPOUTS:
             _route_dropout(module, tape)
+        if name in norms:
+            _note_norm(module, name, tape)
         if layer_of(name, module) is None:
             continue
         if isinstance(module, nn.Linear):
@@ -104,6 +109,26 @@ def _route(
         outputs = alone(x, weight, bias)
         tape.note(name, x, outputs)
         return outputs
+
+    module.forward = forward
+
+
+def _note_norm(module: nn.Module, name: str, tape: Tape) -> None:
+    """Note a normalisation layer's calls; it computes as it does in the model."""
+    plain = module.forward
+
+    def noted(x: Tensor, outputs: Tensor, _: Tensor | None) -> Tensor:
+        tape.note(name, x, outputs)
+        return outputs
+
+    def forward(x: Tensor) -> Tensor:
+        outputs: Tensor = plain(x)
+        if not tape.recording:
+            return outputs
+        if not tape.vmapped:
+            return noted(x, outputs, None)
+        result: Tensor = _PackedCall.apply(noted, x, outputs, None)  # type: ignore[no-untyped-call]
+        return result
 
     module.forward = forward
 

@@ -115,7 +115,7 @@ class PackedModel:
         Returns:
             Outputs ``[trials, batch, outputs]`` and, if `record`, the calls of its layers by name.
         """
-        self._skeleton.train()
+        self._set_mode(training=True)
         self._tape.recording = record
         try:
             return self._run(inputs)
@@ -125,8 +125,13 @@ class PackedModel:
     @torch.no_grad()
     def eval_outputs(self, inputs: Tensor) -> Tensor:
         """Run the networks in evaluation mode on inputs that all share, ``[batch, ...]``."""
-        self._skeleton.eval()
+        self._set_mode(training=False)
         return self._run(inputs.expand(self.trials, *inputs.shape))[0]
+
+    def _set_mode(self, *, training: bool) -> None:
+        """Set the mode of all modules, unless it is known to be theirs: a user's own code may have changed it."""
+        if self._sequence is None or self._skeleton.training is not training:
+            self._skeleton.train(training)
 
     def member(self, place: int) -> nn.Module:
         """Return the network of one member as a module of its own, bound to the pack (see `rebind`)."""
@@ -164,13 +169,13 @@ class PackedModel:
 
     def state(self) -> dict[str, Any]:
         """Return all that training changes, as plain containers of tensors."""
-        return {"params": {name: p.detach() for name, p in self.params.items()}, **self._volatile()}
+        return {"params": {name: p.detach() for name, p in self.params.items()}, **self.volatile()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what `state` gave, of equal members."""
-        self._put_back(state)
+        self.put_back(state)
 
-    def _volatile(self) -> dict[str, Any]:
+    def volatile(self) -> dict[str, Any]:
         """Return what a forward pass changes."""
         return {
             "buffers": {name: buffer.clone() for name, buffer in self._buffers.items()},
@@ -178,7 +183,8 @@ class PackedModel:
             "random": list(self._random),
         }
 
-    def _put_back(self, volatile: Mapping[str, Any]) -> None:
+    def put_back(self, volatile: Mapping[str, Any]) -> None:
+        """Set what `volatile` returned, and parameters where they are with it."""
         for name, parameter in volatile.get("params", {}).items():
             self.params[name].detach().copy_(parameter)
         for name, buffer in self._buffers.items():
@@ -199,7 +205,7 @@ class PackedModel:
             return self._try_one_by_one(inputs)
         if self._skeleton.training in self._followed:
             return self._run_together(inputs)
-        before = self._volatile()
+        before = self.volatile()
         try:
             result = self._run_together(inputs)
         except RuntimeError as error:
@@ -210,7 +216,7 @@ class PackedModel:
             if self._loops not in _told:  # a process builds a model for every pack
                 _told.add(self._loops)
                 logger.warning("%s: members of a pack run one by one, which saves less", self._loops)
-            self._put_back(before)
+            self.put_back(before)
             self._followed.clear()
             return self._try_one_by_one(inputs)
         self._followed.add(self._skeleton.training)
@@ -244,14 +250,14 @@ class PackedModel:
     def _try_one_by_one(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
         if self._writes or self.trials == 1 or self._skeleton.training in self._followed:
             return self._run_one_by_one(inputs)
-        before = {"params": {name: p.detach().clone() for name, p in self.params.items()}, **self._volatile()}
+        before = {"params": {name: p.detach().clone() for name, p in self.params.items()}, **self.volatile()}
         try:
             result = self._run_one_by_one(inputs)
         except RuntimeError as error:
             if "multiple views" not in str(error):
                 raise
             self._writes = True
-            self._put_back(before)
+            self.put_back(before)
             return self._run_one_by_one(inputs)
         self._followed.add(self._skeleton.training)
         return result

@@ -1,28 +1,32 @@
 """Problems: the data set, model and loss that a study names, shipped or the user's own.
 
+What differs between the trials of a study, such as a model's width, is a variant of its problem (``Problem.of``).
+
 A data set of the user's own is a function without arguments that returns train inputs, train targets,
 test inputs and test targets (tensors or arrays, split and scaled as wanted). A model of the user's own is a
 function of (input shape, outputs) that returns an ``nn.Module``; outputs is the number of classes with
-cross-entropy, the size of a target otherwise. Both are named ``"module:function"``, the module lying beside
-the study file or installed.
+cross-entropy, the size of a target otherwise. Its further arguments come from ``problem.model_arguments``.
+Both are named ``"module:function"``, the module lying beside the study file or installed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sensitivity.study.errors import UserError
-from sensitivity.study.spec import ProblemSpec
-from sensitivity.study.user_functions import import_function
+from sensitivity.study.problem import ProblemSpec
+from sensitivity.study.user_functions import check_arguments, fitted_arguments, import_function
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.datasets.load import load_dataset
-from sensitivity.training.losses import LOSSES, LossFunction
+from sensitivity.training.losses import LOSSES, LossFunction, cross_entropy
 from sensitivity.training.models.alexnet import alexnet
 from sensitivity.training.models.lenet import lenet
 from sensitivity.training.models.perceptron import perceptron
@@ -32,7 +36,8 @@ from sensitivity.training.noisy_quadratic import quadratic, spectrum
 from sensitivity.training.precision import AUTOCAST
 from sensitivity.training.user_models import checked_module
 
-ModelBuilder = Callable[[tuple[int, ...], int], nn.Module]
+ModelBuilder = Callable[..., nn.Module]
+"""A function of an input's shape, the number of outputs, and arguments of its own."""
 _MODELS: dict[str, ModelBuilder] = {
     "perceptron": perceptron,
     "small_cnn": small_cnn,
@@ -58,6 +63,7 @@ class Problem:
     build_model: Callable[[], nn.Module]
     """Builds one network, drawing its initialisation from torch's global generator."""
     loss: LossFunction
+    """As it is measured."""
     has_classes: bool
     outputs: int
     """Number of classes, or size of a target."""
@@ -67,6 +73,47 @@ class Problem:
     """Whether the model is one of this product's, which is known to do the same in every pass."""
     curvature: Mapping[str, Tensor] | None = None
     """The exact diagonal curvature by parameter, where it is known: Newton's method uses it."""
+    label_smoothing: float = 0.0
+    """Of the loss that is trained."""
+    model_arguments: Mapping[str, Any] = field(default_factory=dict)
+    builder: Callable[[Mapping[str, Any]], Callable[[], nn.Module]] | None = None
+    """Returns `build_model` for other model arguments."""
+    _variants: dict[ProblemSpec, Problem] = field(default_factory=dict)
+
+    @property
+    def loss_kind(self) -> Literal["cross_entropy", "squared_error"] | None:
+        """The loss of the outputs; None where the network returns its own."""
+        if self.curvature is not None:
+            return None
+        return "cross_entropy" if self.has_classes else "squared_error"
+
+    def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss that is trained, of each trial ``[trials]``."""
+        if not self.label_smoothing:
+            return self.loss(outputs, targets)
+        return cross_entropy(outputs, targets, self.label_smoothing)
+
+    def of(self, spec: ProblemSpec) -> Problem:
+        """Return the variant of this problem that a trial trains; data and everything else are the same.
+
+        Raises:
+            UserError: the model does not take its arguments.
+        """
+        if spec.label_smoothing == self.label_smoothing and spec.model_arguments == self.model_arguments:
+            return self
+        if spec not in self._variants:
+            build = self.build_model
+            if spec.model_arguments != self.model_arguments:
+                assert self.builder is not None
+                build = self.builder(spec.model_arguments)
+            self._variants[spec] = replace(
+                self,
+                build_model=build,
+                label_smoothing=spec.label_smoothing,
+                model_arguments=spec.model_arguments,
+                _variants={},
+            )
+        return self._variants[spec]
 
 
 def load_problem(
@@ -93,21 +140,30 @@ def load_problem(
     build = _MODELS.get(spec.model) or import_function(spec.model, "problem.model")
     shape = tuple(dataset.train_inputs.shape[1:])
 
-    if spec.model in _MODELS:
-        _refuse_too_large(spec, build, shape, outputs)
+    def builder(arguments: Mapping[str, Any]) -> Callable[[], nn.Module]:
+        given = fitted_arguments(build, arguments)
+        with _named_arguments():
+            check_arguments(build, spec.model, given, given=2)
+        if spec.model in _MODELS:
+            _refuse_too_large(spec, lambda: build(shape, outputs, **given), shape, outputs)
 
-    def build_model() -> nn.Module:
-        return checked_module(build(shape, outputs), spec.model).to(device or torch.device("cpu"), dtype)
+        def build_model() -> nn.Module:
+            return checked_module(build(shape, outputs, **given), spec.model).to(device or torch.device("cpu"), dtype)
+
+        return build_model
 
     return Problem(
         dataset=dataset,
-        build_model=build_model,
+        build_model=builder(spec.model_arguments),
         loss=LOSSES[spec.loss],
         has_classes=has_classes,
         outputs=outputs,
         products=AUTOCAST.get(spec.precision),
         shipped=spec.model in _MODELS,
         curvature={"x": spectrum()} if spec.is_oracle else None,
+        label_smoothing=spec.label_smoothing,
+        model_arguments=spec.model_arguments,
+        builder=builder,
     )
 
 
@@ -121,11 +177,21 @@ def _refuse_sparse_classes(spec: ProblemSpec, dataset: Dataset, classes: int) ->
         )
 
 
-def _refuse_too_large(spec: ProblemSpec, build: ModelBuilder, shape: tuple[int, ...], outputs: int) -> None:
+@contextlib.contextmanager
+def _named_arguments() -> Iterator[None]:
+    """Name the field of the study file in what is wrong with a model's arguments."""
+    try:
+        yield
+    except UserError as error:
+        hint = "; an argument that has an axis needs one" if "has no default" in str(error) else ""
+        raise UserError(f"problem.model_arguments.{error}{hint}") from None
+
+
+def _refuse_too_large(spec: ProblemSpec, build: Callable[[], nn.Module], shape: tuple[int, ...], outputs: int) -> None:
     """Refuse a model of this product's that does not take such inputs, or does not fit this machine, unallocated."""
     try:
         with torch.device("meta"):
-            numbers = sum(parameter.numel() for parameter in build(shape, outputs).parameters())
+            numbers = sum(parameter.numel() for parameter in build().parameters())
     except ValueError as error:
         raise UserError(
             f"problem.model: {error}\n  Take another model, or another data set than {spec.dataset}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sensitivity.kfac import Capture
 from sensitivity.optimizers.contract import Networks
 from sensitivity.optimizers.pack import PackOptimizer, optimizer_of
+from sensitivity.study.schedule import total_steps
 from sensitivity.study.trials import Pack, Trial
 from sensitivity.training.batches import MicroBatch
 from sensitivity.training.packed_model import LayerCall, PackedModel
@@ -24,6 +25,11 @@ def make_optimizer(pack: Pack, model: PackedModel, problem: Problem, *, began: S
         batch_size=pack.batch_size,
         gradients_are_products=model.gradients_are_products,
         curvature=problem.curvature,
+        loss=problem.loss_kind,
+        steps=total_steps(
+            pack.trials[0].workload.budget, train_size=problem.dataset.train_size, batch_size=pack.batch_size
+        ),
+        seeds=[trial.seed for trial in pack.trials],
         member=model.member,
         rebind=model.rebind,
     )
@@ -50,11 +56,17 @@ def take_step(
     modules = optimizer.modules()
     if modules is not None:
         return _take_alone(model, problem, optimizer, modules, batches, step=step, lr_scale=lr_scale)
-    record = optimizer.begin(step)
+    record, judged = optimizer.begin(step), optimizer.is_judged(step)
     total: dict[str, Tensor] = {}
     loss = torch.zeros(())
-    for part in batches.draw():
-        losses, grads = _differentiate(model, problem, optimizer, part, record=record)
+    parts: Iterable[MicroBatch] = batches.draw()
+    before = model.volatile() if judged else None
+    if judged:
+        parts = list(parts)
+    done = 0
+    for part in parts:
+        losses, grads = _differentiate(model, problem, optimizer, part, record=record, step=step, done=done)
+        done += part.inputs.shape[1]
         if part.share == 1:
             total, loss = grads, losses
         else:
@@ -62,7 +74,23 @@ def take_step(
                 total[name] = total[name].add_(g, alpha=part.share) if name in total else g * part.share
             loss = losses * part.share + loss
         del grads  # or the next part would find the memory of this one's taken
-    return loss, optimizer.step(model.params, total, lr_scale, step=step)
+    failed = optimizer.step(model.params, total, lr_scale, step=step)
+    if before is not None:
+        optimizer.judge(model.params, _loss_again(model, problem, parts, before) - loss)
+    return loss, failed
+
+
+@torch.no_grad()
+def _loss_again(model: PackedModel, problem: Problem, parts: Iterable[MicroBatch], before: Mapping[str, Any]) -> Tensor:
+    """Return the losses of a batch once more, with the random numbers of the first time, and leave no other trace."""
+    after = model.volatile()
+    model.put_back(before)
+    loss = torch.zeros((), device=model.device)
+    for part in parts:
+        outputs, _ = model.train_outputs(part.inputs, record=False)
+        loss = loss + problem.training_loss(outputs, part.targets) * part.share
+    model.put_back(after)
+    return loss
 
 
 def _take_alone(
@@ -82,30 +110,49 @@ def _take_alone(
     for part in batches.draw():
         for place, module in enumerate(modules):
             outputs = model.train_member(place, module, part.inputs[place].clone())
-            loss = problem.loss(outputs[None], part.targets[place][None]).sum() * part.share
+            loss = problem.training_loss(outputs[None], part.targets[place][None]).sum() * part.share
             loss.backward()  # type: ignore[no-untyped-call]
             total[place] = total[place] + loss.detach()
     return torch.stack(total), optimizer.step(model.params, {}, lr_scale, step=step)
 
 
 def _differentiate(
-    model: PackedModel, problem: Problem, optimizer: PackOptimizer, part: MicroBatch, *, record: bool
+    model: PackedModel,
+    problem: Problem,
+    optimizer: PackOptimizer,
+    part: MicroBatch,
+    *,
+    record: bool,
+    step: int,
+    done: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the losses of a part of a batch ``[trials]``, and their gradients; its activations end here."""
+    """Return the losses of a part of a batch ``[trials]``, and their gradients; its activations end here.
+
+    `done` examples of the batch came in earlier parts.
+    """
     outputs, every_call = model.train_outputs(part.inputs, record=record)
     calls = {name: called for name, called in every_call.items() if name in optimizer.observed_layers}
-    losses = problem.loss(outputs, part.targets)
+    losses = problem.training_loss(outputs, part.targets)
     watched = [tensor for called in calls.values() for call in called for tensor in call.outputs]
+    pseudo = optimizer.pseudo_losses(outputs) if record else ()
+    columns = [torch.autograd.grad(each, watched, retain_graph=True, materialize_grads=True) for each in pseudo]
+    if (sampled := optimizer.sampled_loss(outputs, step=step, done=done)) is not None:
+        slopes = torch.autograd.grad(sampled, [*model.params.values()], retain_graph=True, materialize_grads=True)
+        optimizer.take_sampled(dict(zip(model.params, slopes, strict=True)), part.share)
     # Zeros for what a model leaves unused.
-    gradients = torch.autograd.grad(losses.sum(), [*model.params.values(), *watched], materialize_grads=True)
+    wanted = [*model.params.values(), *(() if columns else watched)]
+    gradients = torch.autograd.grad(losses.sum(), wanted, materialize_grads=True)
     if record:
-        optimizer.observe(_captures(calls, gradients[len(model.params) :]), part.share)
+        optimizer.observe(_captures(calls, columns or [gradients[len(model.params) :]]), part.share)
     return losses.detach(), dict(zip(model.params, gradients, strict=False))
 
 
-def _captures(calls: dict[str, list[LayerCall]], gradients: Sequence[Tensor]) -> dict[str, list[Capture]]:
-    left = iter(gradients)
-    return {
-        name: [Capture(call.packed(call.inputs), call.packed([next(left) for _ in call.outputs])) for call in called]
-        for name, called in calls.items()
-    }
+def _captures(calls: dict[str, list[LayerCall]], columns: Sequence[Sequence[Tensor]]) -> dict[str, list[Capture]]:
+    """Join the layers' inputs with the gradients of their outputs: of one loss, or of each of several."""
+    left = [iter(gradients) for gradients in columns]
+
+    def capture(call: LayerCall) -> Capture:
+        slopes = tuple(call.packed([next(each) for _ in call.outputs]) for each in left)
+        return Capture(call.packed(call.inputs), slopes)
+
+    return {name: [capture(call) for call in called] for name, called in calls.items()}

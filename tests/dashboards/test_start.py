@@ -61,6 +61,19 @@ def test_an_optimizers_fields_are_the_numbers_that_it_declares():
     assert not {"a: damping", "a: momentum", "x: damping"} & set(labels)
 
 
+def test_numbers_of_a_studys_tables_have_fields_as_they_are_declared():
+    arms = {
+        "a": {"kind": "sgd", "schedule": {"warmup_epochs": [0, 1]}, "problem": {"model_arguments": {"width": [8, 9]}}}
+    }
+    raw = {"optimizers": arms, "problem": {"model_arguments": {"dropout": [0.0, 0.5]}}}
+    fields = {field.label: field.value for field in _fields(raw, ())[0]}
+    assert (fields["Model dropout"], fields["a: model width"], fields["a: warm-up epochs"]) == (
+        "[0.0, 0.5]", "[8, 9]", "[0, 1]",
+    )  # fmt: skip
+    assert {"Warm-up epochs", "Label smoothing", "EMA decay"} <= set(fields)
+    assert "a: label smoothing" not in fields, "an optimizer's own stand there where it has some"
+
+
 def test_each_mistake_stands_beside_its_field():
     text = textwrap.dedent("""
         name = "../x"

@@ -49,7 +49,7 @@ def test_more_packs_at_a_time_are_measured_anew_for_each_has_less_memory(measure
     }
     spec = parse_study(raw, source="test")
     problem, trials = load_problem(spec.problem), expand(spec)
-    groups = {trials[0].group: trials}
+    groups = {trials[0].group: (costs.Sample(trials, 1.0),)}
     seconds = [
         measure(groups, problem, spec.execution, workers=workers)[trials[0].group].step_seconds
         for workers in (1, 1, 4, 1, 4)

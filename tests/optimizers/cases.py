@@ -29,6 +29,7 @@ ARMS = {
     "rmsprop": {"momentum": [0.0, 0.9], "weight_decay": 1e-3, "centered": True, "lr": [1e-3, 3e-3]},
     "adagrad": {"lr_decay": [0.0, 0.01], "weight_decay": 1e-3, "lr": [1e-2, 3e-2]},
     "lion": {"beta1": [0.8, 0.9], "weight_decay": 0.1, "lr": [1e-4, 1e-3]},
+    "sophia": {"beta1": [0.8, 0.9], "weight_decay": 0.1, "hessian_interval": 4, "lr": [1e-3, 3e-3]},
     "muon": {"momentum": [0.8, 0.95], "adam_lr": 3e-3, "weight_decay": 0.1, "lr": [1e-2, 3e-2]},
     "shampoo": {"beta2": [0.9, 0.99], "eps": 1e-6, "weight_decay": 0.1, "precondition_interval": 7, "lr": [1e-3, 1e-2]},
     "soap": {"beta2": [0.9, 0.95], "weight_decay": 0.1, "precondition_interval": 7, "lr": [1e-3, 1e-2]},

@@ -103,3 +103,13 @@ def test_what_is_refused_is_said(arm, said):
     with pytest.raises(StudyFileError) as caught:
         parse_study(raw, source="test")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("arm", [{"momentum": 0.9}, {"kind": "kfac", "damping": 0.1}, {"kind": "torch.optim:AdamW"}])
+def test_the_time_of_the_update_is_told_apart_from_the_gradients(arm):
+    for result in trained(study(**arm)):
+        spent = result.phase_seconds
+        assert spent["update"] > 0
+        assert spent["gradients"] > 0
+        assert sum(spent.values()) == pytest.approx(result.train_seconds)
+        assert (spent["factors"] > 0) == (arm.get("kind") == "kfac")

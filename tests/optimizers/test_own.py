@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from sensitivity.execution.pricing import _remark
 from sensitivity.execution.worker import _train
 from sensitivity.kfac import KFAC, KFACConfig
 from sensitivity.study.errors import StudyFileError, UserError
@@ -99,6 +100,14 @@ class NeedsClosure(torch.optim.SGD):
         closure()
 
 
+class Shrinks(torch.optim.SGD):
+    """Gives a parameter another shape."""
+
+    def step(self):
+        for p in self.param_groups[0]["params"]:
+            p.data = p.data[..., :3].clone()
+
+
 class Needs(torch.optim.SGD):
     """Has an argument without a default."""
 
@@ -114,7 +123,7 @@ def module(monkeypatch):
     NOTED.clear()
     users = types.ModuleType("users_optimizers")
     users.__file__ = "users_optimizers.py"
-    for each in (Noted, Moody, Raises, Fades, NeedsClosure, Needs):
+    for each in (Noted, Moody, Raises, Fades, NeedsClosure, Needs, Shrinks):
         setattr(users, each.__name__, each)
     users.kfac = kfac
     users.nothing = lambda params, lr: None
@@ -192,7 +201,7 @@ def test_its_schedule_may_have_axes():
 
 @pytest.mark.parametrize("name", ["warmup_epochs", "decay_factor", "decay_fraction"])
 def test_numbers_of_its_schedule_are_not_taken_for_arguments(name):
-    with pytest.raises(StudyFileError, match=f"optimizers.a.{name}: belongs to the learning-rate schedule"):
+    with pytest.raises(StudyFileError, match=f"optimizers.a.{name}: belongs to the table .schedule"):
         study("torch.optim:SGD", **{name: 1.0})
 
 
@@ -274,6 +283,12 @@ def test_one_that_raises_takes_nobody_with_it():
         ("users_optimizers:Needs", {}, "optimizers.a.depth: missing; users_optimizers:Needs has no default for it"),
         ("users_optimizers:kfac", {"damping": 0.1, "clip_norm": 1.0}, "clip_norm: users_optimizers:kfac is given the"),
         ("torch.optim:Muon", {}, "Muon only supports 2D parameters"),
+        (
+            "torch.optim:SparseAdam",
+            {},
+            'takes sparse gradients alone, and those of a study are dense; give kind = "adam"',
+        ),
+        ("users_optimizers:Shrinks", {}, "changed the shape of the parameter 0.weight from [6, 6] to [6, 3]"),
     ],
 )
 def test_what_it_refuses_is_said_before_anything_runs(kind, arm, said):
@@ -281,6 +296,18 @@ def test_what_it_refuses_is_said_before_anything_runs(kind, arm, said):
         check_study(study(kind, **arm), problem(), source="x.toml")
     assert "optimizers.a." in str(caught.value)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("torch.optim:AdamW", "gradients are computed for the whole pack, but its own code steps one run at a time"),
+        ("users_optimizers:kfac", "is given the network itself, so that the runs of a pack are trained one by one"),
+    ],
+)
+def test_a_plan_says_how_much_of_it_is_packed(kind, said):
+    arm = study(kind, **({"damping": 0.1} if "kfac" in kind else {})).optimizers["a"]
+    assert said in _remark(arm)
 
 
 def test_mistakes_in_the_file_are_named_with_their_field():

@@ -8,10 +8,11 @@ import json
 
 import pytest
 import torch
+from scipy.linalg import fractional_matrix_power
 
 from sensitivity.optimizers.kinds import adam
-from tests.optimizers.cases import walked
-from tests.optimizers.references import GOLDEN, foreign, start, trajectory
+from tests.optimizers.cases import GRADIENTS, walked
+from tests.optimizers.references import GOLDEN, STEPS, foreign, start, trajectory
 
 
 def close(ours, theirs, tolerance):
@@ -130,3 +131,36 @@ def test_the_kept_trajectories_are_those_of_the_packages():
     for kind, (build, evaluated) in foreign().items():
         for name, value in trajectory(build, evaluated=evaluated).items():
             torch.testing.assert_close(torch.tensor(golden[kind][name], dtype=torch.float64), value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("graft", ["adam", "sgd"])
+def test_grafted_shampoo_walks_as_its_equations_with_scipys_roots_and_torchs_step_lengths(graft):
+    """No package on the registry has this form; directions are SciPy's roots, lengths those of torch's own Adam."""
+    lr, beta1, beta2, eps, every = 0.02, 0.8, 0.95, 1e-6, 3
+    params = start()
+    factors, roots, means = {}, {}, {name: torch.zeros_like(p) for name, p in params.items()}
+    shadow = {name: torch.nn.Parameter(torch.zeros_like(p)) for name, p in params.items()}
+    adam_like = torch.optim.Adam(shadow.values(), lr=1.0, betas=(beta1, beta2), eps=eps)
+    for step in range(STEPS):
+        gradients = {name: g[0] for name, g in GRADIENTS({name: p[None] for name, p in params.items()}).items()}
+        for name, p in shadow.items():
+            p.data.zero_()
+            p.grad = gradients[name].clone()
+        adam_like.step()  # of which Adam's step is what is left of zero
+        for name, p in params.items():
+            g = gradients[name]
+            means[name] = beta1 * means[name] + (1 - beta1) * g
+            direction = corrected = means[name] / (1 - beta1 ** (step + 1))
+            length = (shadow[name].detach() if graft == "adam" else corrected).norm()
+            sides = [g @ g.T, g.T @ g] if g.dim() == 2 else [torch.outer(g, g)]
+            for side, outer in enumerate(sides):
+                key = name, side
+                factors[key] = beta2 * factors.get(key, torch.zeros_like(outer)) + (1 - beta2) * outer
+                if step % every == 0:
+                    damped = factors[key] / (1 - beta2 ** (step + 1)) + eps * torch.eye(len(outer))
+                    root = fractional_matrix_power(damped.numpy(), -1 / (2 * len(sides)))
+                    roots[key] = torch.from_numpy(root.real.copy())
+                direction = direction @ roots[key] if side else roots[key] @ direction
+            params[name] = p * (1 - lr * 0.1) - lr * length * direction / direction.norm()
+    numbers = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": 0.1, "graft": graft}
+    close(walked("shampoo", **numbers, precondition_interval=every), params, 1e-9)

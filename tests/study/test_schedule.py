@@ -11,7 +11,6 @@ from sensitivity.study.schedule import (
     divergence_patience,
     evaluation_steps,
     lr_multiplier,
-    own_schedule,
     steps_of_epochs,
     total_steps,
     training_steps,
@@ -203,10 +202,10 @@ def test_an_absent_fraction_is_not_written():
 
 def test_an_optimizer_has_its_own_schedule():
     study = ScheduleSpec(warmup_epochs=2, decay_at=(0.5,))
-    assert own_schedule(study, {}) is study
-    assert own_schedule(study, {"warmup_epochs": 1.0}) == ScheduleSpec(warmup_epochs=1, decay_at=(0.5,))
+    assert study.having({}, {}) is study
+    assert study.having({"warmup_epochs": 1.0}, {}) == ScheduleSpec(warmup_epochs=1, decay_at=(0.5,))
     # With another decay, the fields of the study's are gone.
-    assert own_schedule(study, {"decay": "cosine"}) == ScheduleSpec(warmup_epochs=2, decay="cosine")
+    assert study.having({"decay": "cosine"}, {}) == ScheduleSpec(warmup_epochs=2, decay="cosine")
 
 
 def test_a_warm_up_longer_than_the_budget_never_decays():

@@ -16,9 +16,10 @@ from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.load import find_study, load_study, parse_study, shipped
 from sensitivity.study.primary import PrimarySpec
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
-from sensitivity.study.spec import ProblemSpec, StudySpec
+from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import expand
 
 
@@ -79,12 +80,12 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
         load_study(path)
     text = str(caught.value)
     assert text.splitlines()[0] == f"{path}: {len(caught.value.mistakes)} mistakes"
-    every = "kind, design, device_hours, samples, design_seed, prune, clip_norm, schedule"
+    every = "kind, design, device_hours, samples, design_seed, prune, clip_norm, schedule, problem, evaluation"
     sgd = f"{every}, lr, momentum, weight_decay, nesterov"
     assert set(caught.value.mistakes) == {
         "name: the name becomes a folder: a letter or digit, then up to 63 of letters, digits, . _ - (got '../escape')",
         "batch_size: unknown field (did you mean 'batch_sizes'?). Allowed here: name, description, batch_sizes, seeds, "
-        "problem, optimizers, budget, schedule, evaluation, targets, pairs, primary, search, margins, execution",
+        "problem, budget, schedule, evaluation, optimizers, targets, pairs, primary, search, margins, execution",
         "batch_sizes: the list is empty: give at least one (got [])",
         "seeds: repeated: 1 (got [1, 1])",
         "problem.dataset: unknown data set 'digit'. Allowed: digits, mnist, fashion_mnist, cifar10, cifar100, svhn, "
@@ -418,8 +419,11 @@ def test_the_template_shows_every_field():
         "design_seed",
         "prune",
         "kl_clip",
+        "damping_end",
         "clip_norm",
         "schedule",
+        "problem",
+        "evaluation",
     }  # some of which exclude others
     for kind in set(kinds()) - {OWN, "newton"}:
         arm = next(arm for arm in raw["optimizers"].values() if arm["kind"] == kind)
@@ -571,7 +575,7 @@ def test_no_message_is_longer_than_a_screen_whatever_the_file_holds(tmp_path, te
     with pytest.raises(StudyFileError, match=words) as caught:
         load_study(path)
     message = str(caught.value)
-    assert len(message) < 60 * 120
+    assert len(message) < 70 * 120
     assert len(message.splitlines()) <= 60
     assert len(caught.value.mistakes) <= 41
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensitivity.study.load import parse_study
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
-from sensitivity.study.spec import ProblemSpec
 from sensitivity.study.trials import Trial, Workload, content_hash, expand, group
 
 

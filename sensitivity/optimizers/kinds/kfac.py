@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from sensitivity.optimizers.contract import Networks, Report, State, Tensors, registered
+from sensitivity.optimizers.kinds.kfac_damping import adapted, penalty_change, predicted_change, rule_of, scheduled
 from sensitivity.study.arms import Arm
 from sensitivity.study.axes import Axis, AxisField, CountOrAxis, LimitOrAxis, ShareOrAxis, fixed
+from sensitivity.study.seeds import derive
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from sensitivity.kfac import Capture, SolveFailure
     from sensitivity.optimizers.numbers import Numbers
 
 
-_OPTIONS = ("damping_form", "ekfac", "sharing", "batch_fraction", "decoupled")
+_OPTIONS = ("damping_form", "ekfac", "sharing", "batch_fraction", "decoupled", "fisher", "others")
+_DAMPING = ("damping_end", "damping_rule", "adapt_interval")
 
 
 class KFACArm(Arm):
-    """K-FAC: Kronecker-factored approximate curvature, with the empirical Fisher of each batch.
+    """K-FAC: Kronecker-factored approximate curvature.
 
+    `fisher`: whose output gradients enter the factors: the training loss's own ("empirical"), those of labels sampled
+    from the model ("monte_carlo"), or all columns of a square root of the loss's Hessian ("type2").
     `damping_form`: factored Tikhonov damping by Cholesky, or exact in the Kronecker eigenbasis. `ekfac`: eigenvalues
     are second moments in the eigenbasis (George et al. 2018). `sharing`: how positions of a shared weight enter
     (Eschenhagen et al. 2023). `batch_fraction`: of the batch whose statistics enter the factors. `decoupled`: weight
-    decay acts on the parameters rather than on the gradient.
+    decay acts on the parameters rather than on the gradient. `others`: normalisation layers are moved by plain
+    gradients ("sgd"), or these divided by their damped diagonal Fisher ("diagonal"). `damping_end`: the damping falls
+    geometrically over the budget, to this many times itself. `damping_rule`: "levenberg_marquardt" adapts it instead,
+    every `adapt_interval` steps, by how well the quadratic model foretold the loss of the same batch.
     """
 
     label: ClassVar[str] = "K-FAC"
     reference: ClassVar[str] = "Martens and Grosse 2015, arXiv 1503.05671"
-    later: ClassVar[Collection[str]] = (*Arm.later, *_OPTIONS)
+    later: ClassVar[Collection[str]] = (*Arm.later, *_OPTIONS, *_DAMPING)
 
     kind: Literal["kfac"] = "kfac"
     lr: AxisField
@@ -50,6 +58,25 @@ class KFACArm(Arm):
     sharing: Literal["expand", "reduce"] = "expand"
     batch_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     decoupled: bool = False
+    fisher: Literal["empirical", "monte_carlo", "type2"] = "empirical"
+    others: Literal["sgd", "diagonal"] = "sgd"
+    damping_end: LimitOrAxis = None
+    damping_rule: Literal["constant", "levenberg_marquardt"] = "constant"
+    adapt_interval: CountOrAxis = 5
+
+    @field_validator("damping_rule")
+    @classmethod
+    def _one_rule(cls, value: str, info: ValidationInfo) -> str:
+        if value != "constant" and info.data.get("damping_end") is not None:
+            raise PydanticCustomError("design", "adapts the damping by itself; remove damping_end")
+        return value
+
+    @field_validator("adapt_interval")
+    @classmethod
+    def _adapts(cls, value: int | Axis, info: ValidationInfo) -> int | Axis:
+        if info.data.get("damping_rule") == "constant" and value != cls.model_fields["adapt_interval"].default:
+            raise PydanticCustomError("design", 'needs damping_rule = "levenberg_marquardt"')
+        return value
 
     @field_validator("clip_norm")
     @classmethod
@@ -87,7 +114,7 @@ def _all_values(setting: int | Axis) -> Sequence[int]:
 
 @registered(KFACArm)
 class KFAC:
-    """K-FAC with the empirical Fisher of each minibatch (`sensitivity.kfac`)."""
+    """K-FAC with the Fisher of each minibatch (`sensitivity.kfac`)."""
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         from sensitivity import kfac
@@ -95,8 +122,12 @@ class KFAC:
         options = {name: settings[name] for name in _OPTIONS if name in settings}  # absent at their defaults
         if options.pop("decoupled", False):
             options["decoupled_weight_decay"] = True
+        self._adapts, self._last_factor = rule_of(settings), settings.get("damping_end")
+        if networks.loss is not None:
+            options["loss"] = networks.loss
         self._config = kfac.KFACConfig(
             **options,
+            levenberg_marquardt=self._adapts,
             nesterov=settings["nesterov"],
             factor_decay=settings["factor_decay"],
             factor_interval=settings["factor_interval"],
@@ -104,6 +135,8 @@ class KFAC:
         )
         self._networks = networks
         self._layers = kfac.layers_of(networks.network)
+        self._norms = kfac.norms_of(networks.network) if self._config.others == "diagonal" else ()
+        self._generators: list[Generator] = []
         self._kl_clip: float | None = settings.get("kl_clip")
         self._thin: frozenset[str] = frozenset()
         """Layers whose calls make a step cheaper, whether or not factors are updated."""
@@ -113,14 +146,21 @@ class KFAC:
         self._seen_share = 0.0
         self._due = False
         self._unsolved: dict[int, SolveFailure] = {}
+        self._scale = None if self._config.fisher == "empirical" else 1.0
+        """Turns observed gradients into those of one loss term; None where they are the mean loss's."""
+        self._failed: Tensor
 
     @staticmethod
     def unusable(settings: Mapping[str, Any], networks: Networks) -> str | None:
-        """Say that no layer is covered, or that EKFAC needs whole batches."""
+        """Say that no layer is covered, or that an option needs whole batches or other layers."""
         from sensitivity import kfac
 
-        if settings.get("ekfac") and networks.in_parts:
-            return "EKFAC needs whole batches; remove execution.micro_batch and problem.ghost_batch, or ekfac"
+        diagonal = settings.get("others") == "diagonal"
+        for option, used in (("EKFAC", settings.get("ekfac")), ('others = "diagonal"', diagonal)):
+            if used and networks.in_parts:
+                return f"{option} needs whole batches; remove it, or execution.micro_batch and problem.ghost_batch"
+        if diagonal and not kfac.norms_of(networks.network):
+            return 'others = "diagonal" is for normalisation layers, and the model has none that train; remove it'
         if kfac.layers_of(networks.network):
             return None
         fix = "Use another model, or leave this optimizer out"
@@ -134,14 +174,18 @@ class KFAC:
     def init(self, params: Tensors, numbers: Numbers) -> State:
         """Return factors, inverses and momentum of 0."""
         from sensitivity import kfac
+        from sensitivity.optimizers.numbers import counter
 
         factored = self._config.damping_form == "factored"
-        if factored and self._networks.gradients_are_products and not numbers.any("weight_decay"):
+        own = self._config.fisher == "empirical"  # else calls are not those of the gradient
+        if own and factored and self._networks.gradients_are_products and not numbers.any("weight_decay"):
             small = [layer.name for layer in self._layers if kfac.uses_calls(layer, self._networks.batch_size)]
             self._thin = frozenset(small)
-        state = kfac.init_state(self._layers, params, self._config)
+        state = kfac.init_state(self._layers, params, self._config, self._norms)
         self._layout = state.layout
-        return {"kfac": state}
+        if self._config.fisher == "monte_carlo":
+            self._generators = [generator_of(seed) for seed in self._networks.seeds]
+        return {"kfac": state, "steps": counter(numbers), "damping": numbers.cast("damping").clone()}
 
     @property
     def period(self) -> int:
@@ -153,8 +197,10 @@ class KFAC:
         """Name steps with and without new factors apart; steps with new inverses ask whether these could be had."""
         from sensitivity import kfac
 
-        if step % self.period == 0:
+        if step % self.period == 0 or self.is_judged(step):
             return None
+        if self._generators and kfac.needs_statistics(self._config, step):
+            return None  # they draw on the host
         return "factors" if kfac.needs_statistics(self._config, step) else "plain"
 
     def flops(self, batch_size: int, positions: Mapping[str, int]) -> float:
@@ -168,7 +214,36 @@ class KFAC:
     @property
     def observed_layers(self) -> frozenset[str]:
         """The layers that K-FAC covers: trained, and of a kind that it knows."""
-        return frozenset(layer.name for layer in self._layers)
+        return frozenset([layer.name for layer in self._layers] + [norm.name for norm in self._norms])
+
+    def pseudo_losses(self, outputs: Tensor) -> Iterator[Tensor]:
+        """Yield those of the sampled or of the exact Fisher, where factors are updated."""
+        from sensitivity import kfac
+
+        if self._due and self._config.fisher != "empirical":
+            yield from kfac.pseudo_losses(outputs, self._config, self._generators, lead=1)
+
+    def passes(self, outputs: int) -> float:
+        """Return the backward passes of the pseudo-losses in an average step."""
+        assert isinstance(self._config.factor_interval, int)
+        each = {"empirical": 0, "monte_carlo": 1, "type2": outputs}[self._config.fisher]
+        return each / self._config.factor_interval
+
+    def is_judged(self, step: int) -> bool:
+        """Whether the damping is adapted after `step`."""
+        return self._adapts is not None and step % self._adapts.interval == 0
+
+    def judge(self, params: Tensors, state: State, numbers: Numbers, change: Tensor) -> None:
+        """Adapt the damping of members that were updated."""
+        import torch
+
+        assert self._adapts is not None
+        if numbers.any("weight_decay") and not self._config.decoupled_weight_decay:
+            change = change + penalty_change(state["kfac"], params, numbers.cast("weight_decay"))
+        ratio = change / predicted_change(state["kfac"], state["damping"])
+        state["damping"].copy_(
+            torch.where(self._failed, state["damping"], adapted(state["damping"], ratio, self._adapts))
+        )
 
     def begin(self, step: int) -> bool:
         """Return whether factors are updated at `step`, or the calls make it cheaper."""
@@ -193,23 +268,30 @@ class KFAC:
         self._seen_share += share
         if isinstance(self._seen, kfac.Statistics):  # in place: a second set of factors may be as large as the rest
             new = share / self._seen_share
-            accumulate(self._layout, calls, self._config, self._seen, keep=1 - new, weight=new, loss_scale=None)
+            accumulate(self._layout, calls, self._config, self._seen, keep=1 - new, weight=new, loss_scale=self._scale)
         else:
-            self._seen = kfac.statistics_of(self._layout, calls, self._config)
+            self._seen = kfac.statistics_of(self._layout, calls, self._config, loss_scale=self._scale)
 
     def step(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, *, lr: Tensor, step: int) -> Report:
         """Update factors and inverses where due, and the parameters."""
         from sensitivity import kfac
 
         state["kfac"].steps = step
+        if self._adapts is None:
+            state["damping"].copy_(scheduled(numbers, state["steps"], self._networks.steps, self._last_factor))
+        state["steps"].add_(1)
         hyperparameters = kfac.Hyperparameters(
             lr=lr,
-            damping=numbers.cast("damping"),
+            damping=state["damping"],
             momentum=numbers.cast("momentum"),
             weight_decay=numbers.cast("weight_decay") if numbers.any("weight_decay") else 0.0,
             kl_clip=numbers.cast("kl_clip") if "kl_clip" in numbers else self._kl_clip,
         )
-        report = kfac.step(self._config, state["kfac"], params, grads, self._seen, hyperparameters, calls=self._calls)
+        report = kfac.step(
+            self._config, state["kfac"], params, grads, self._seen, hyperparameters,
+            loss_scale=self._scale, calls=self._calls,
+        )  # fmt: skip
+        self._failed = report.failed
         for failure in report.solves:
             self._unsolved.setdefault(failure.member[0], failure)
         self._seen, self._calls = None, {}
@@ -222,19 +304,28 @@ class KFAC:
         self._unsolved = {}  # they were of members that are dropped now
         kept = kfac.select(state["kfac"], index)
         self._layout = kept.layout
-        return {"kfac": kept}
+        self._generators = [self._generators[k] for k in index.tolist()] if self._generators else []
+        return {"kfac": kept, "steps": state["steps"][index], "damping": state["damping"][index]}
 
     def saved(self, state: State) -> dict[str, Any]:
         """Return factors, inverses, momentum and counters."""
         from sensitivity.kfac.state import saved
 
-        return saved(state["kfac"])
+        own = {"steps": state["steps"], "damping": state["damping"]}
+        own["generators"] = [generator.get_state() for generator in self._generators]
+        return {**saved(state["kfac"]), "own": own}
 
     def restore(self, state: State, saved: Mapping[str, Any]) -> None:
         """Set factors, inverses, momentum and counters."""
         from sensitivity.kfac.state import restore
 
         restore(state["kfac"], saved)
+        if (own := saved.get("own")) is None:  # of a version that had no schedules of the damping
+            return
+        state["steps"].copy_(own["steps"])
+        state["damping"].copy_(own["damping"])
+        for generator, kept in zip(self._generators, own["generators"], strict=True):
+            generator.set_state(kept)
 
     def failure_reason(self, member: int) -> str | None:
         """Name the factor that could not be inverted."""
@@ -245,6 +336,13 @@ class KFAC:
             f"the {failure.side} factor of layer {failure.layer} could not be inverted "
             f"(condition number {failure.condition:.2g})"
         )
+
+
+def generator_of(seed: int) -> Generator:
+    """Return what draws the labels of the sampled Fisher of a member with this seed."""
+    import torch
+
+    return torch.Generator().manual_seed(derive(seed, "fisher"))
 
 
 def _shared(call: Capture, share: float) -> Capture:

@@ -19,11 +19,12 @@ from pydantic import ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sensitivity.optimizers.contract import Networks, Report, State, Tensors, registered
-from sensitivity.study.arms import OWN, SCHEDULE_NUMBERS, Arm, fitting
+from sensitivity.study.arms import OWN, Arm
 from sensitivity.study.axes import Axis, AxisField, OwnField
 from sensitivity.study.errors import UserError
-from sensitivity.study.nearest import nearest
-from sensitivity.study.user_functions import import_function
+from sensitivity.study.hyperparameters import hyperparameter
+from sensitivity.study.user_functions import check_arguments, fitted_arguments, import_function, signature
+from sensitivity.study.varying import fitting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,12 +36,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BETAS = ("beta1", "beta2")
+_FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
+_FORMS = {"fused", "foreach", "capturable", "differentiable"}
+"""Arguments of torch's optimizers that choose the code of the same update."""
 _RATES = "sensitivity_rates"
 _MODULE = ("model", "module", "network")
 _reported: set[str] = set()
 """Optimizers of which this process has said that they train members one by one."""
-_NOT_ITS_OWN = {*Arm.model_fields, *SCHEDULE_NUMBERS}
-"""Numbers and settings of an arm that are no arguments of its optimizer."""
 
 
 class OwnArm(Arm):
@@ -52,10 +54,6 @@ class OwnArm(Arm):
 
     model_config = ConfigDict(extra="allow")
     label: ClassVar[str] = "your own"
-    note: ClassVar[str] = (
-        "gradients are computed for the whole pack, but its own code steps one run at a time; FLOPs are the gradients' "
-        "alone"
-    )
     __pydantic_extra__: dict[str, OwnField]
 
     lr: AxisField
@@ -65,7 +63,7 @@ class OwnArm(Arm):
         errors = []
         for name, value in (self.model_extra or {}).items():
             try:
-                _refuse_schedule(name)
+                _refuse_other_tables(name)
                 fitting(value, name, self.design) if isinstance(value, Axis) else None
             except PydanticCustomError as error:
                 errors.append(InitErrorDetails(type=error, loc=(name,), input=value))
@@ -74,13 +72,19 @@ class OwnArm(Arm):
         return self
 
 
-def _refuse_schedule(name: str) -> None:
-    if name in SCHEDULE_NUMBERS:
+def _refuse_other_tables(name: str) -> None:
+    if table := hyperparameter(name).table:
         raise PydanticCustomError(
-            "schedule",
-            "belongs to the learning-rate schedule: move it to the arm's [schedule]. For an argument of that name, "
-            "take a function that gives it to the optimizer under another one",
+            "table",
+            "belongs to the table {table}: move it to the arm's, or to the study's for all optimizers. For an argument "
+            "of that name, take a function that gives it to the optimizer under another one",
+            {"table": f"[{'.'.join(table)}]"},
         )
+
+
+def _is_argument(name: str) -> bool:
+    """Whether a number or setting of an arm is an argument of its optimizer."""
+    return name not in Arm.model_fields and not hyperparameter(name).table
 
 
 @registered(OwnArm, kind=OWN)
@@ -89,12 +93,26 @@ class Own:
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         self._path = str(settings["kind"])
-        self._settings = {name: value for name, value in settings.items() if name not in _NOT_ITS_OWN}
+        self._settings = {name: value for name, value in settings.items() if _is_argument(name)}
         self._build = import_function(self._path, "kind")
         self._bound: tuple[int, ...] = ()
         self._networks = networks
         self._needs_module = _first_argument(self._build) in _MODULE
         self._clips = settings.get("clip_norm") is not None
+
+    @staticmethod
+    def remark(settings: Mapping[str, Any]) -> str:
+        """Say how much of it is the pack's."""
+        path = str(settings["kind"])
+        if _first_argument(import_function(path, "kind")) in _MODULE:
+            return (
+                f"{path} is given the network itself, so that the runs of a pack are trained one by one: nothing is "
+                "gained by packing them; FLOPs are the gradients' alone"
+            )
+        return (
+            "gradients are computed for the whole pack, but its own code steps one run at a time; FLOPs are the "
+            "gradients' alone"
+        )
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
         """Build the optimizer of each member."""
@@ -114,7 +132,7 @@ class Own:
             views = {name: Parameter(p.detach()[k]) for name, p in params.items()}
             if module is not None:
                 views = {name: p for name, p in module.named_parameters() if name in params}
-            arguments = {name: numbers[name][k].item() for name in numbers.names if name not in _NOT_ITS_OWN}
+            arguments = {name: numbers[name][k].item() for name in numbers.names if _is_argument(name)}
             made = self._made(list(views.values()) if module is None else module, arguments)
             members.append(Member(views, made, module))
         self._bound = _places(params)
@@ -167,10 +185,22 @@ class Own:
                 for name, view in member.views.items():
                     view.grad = None
                     if view.data_ptr() != inside[name][k].data_ptr():  # another tensor is in the parameter's place
+                        self._require_shape(name, view, inside[name][k])
                         with torch.no_grad():
                             inside[name][k].copy_(view)
                         view.data = inside[name][k]
         return None
+
+    def evaluates_elsewhere(self, state: State) -> bool:
+        """Whether an optimizer has an `eval` mode."""
+        return any(_has_modes(member.optimizer) for member in state["members"])
+
+    def _require_shape(self, name: str, found: Tensor, wanted: Tensor) -> None:
+        if found.shape != wanted.shape:
+            raise UserError(
+                f"kind: {self._path} changed the shape of the parameter {name} from {list(wanted.shape)} to "
+                f"{list(found.shape)}; the networks of a study keep their shapes: change values in place"
+            )
 
     @contextlib.contextmanager
     def evaluating(self, params: Tensors, state: State, numbers: Numbers) -> Iterator[None]:
@@ -204,14 +234,21 @@ class Own:
             UserError: an argument is unknown or missing, or what is built is no optimizer of torch's form, or needs a
                 closure.
         """
-        from torch.optim import Optimizer
+        import torch
 
         arguments = _arguments(self._build, {**numbers, **self._settings})
-        _check_names(self._build, self._path, arguments)
+        check_arguments(self._build, self._path, arguments, given=1, also={"betas": _BETAS})
+        if self._has_fused_form(arguments):
+            arguments["fused"] = True
         made = self._build(params, **arguments)
-        if not isinstance(made, Optimizer):
+        if not isinstance(made, torch.optim.Optimizer):
             raise UserError(
                 f"kind: {self._path} returned {type(made).__name__}; it must be, or return, a torch.optim.Optimizer"
+            )
+        if isinstance(made, torch.optim.SparseAdam):
+            raise UserError(
+                f"kind: {self._path} takes sparse gradients alone, and those of a study are dense; give "
+                'kind = "adam", or a dense optimizer of your own'
             )
         closure = inspect.signature(type(made).step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:
@@ -223,6 +260,14 @@ class Own:
             modes: Any = made
             modes.train()
         return made
+
+    def _has_fused_form(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether it is one of torch's that updates on the host in one pass, in half to a third of the time."""
+        import torch
+
+        fused = [getattr(torch.optim, name) for name in _FUSED]
+        on_host = next(iter(self._networks.network.parameters())).device.type == "cpu"
+        return on_host and self._build in fused and not _FORMS & arguments.keys()
 
 
 class Member:
@@ -269,56 +314,19 @@ class Member:
 
 
 def _arguments(build: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments for `build`: whole numbers where it has them as defaults, betas as a pair."""
-    try:
-        known = inspect.signature(build).parameters
-    except (TypeError, ValueError):  # of a class in C
-        known = {}  # type: ignore[assignment]
-    given = {name: value["fixed"] if isinstance(value, dict) else value for name, value in given.items()}
+    """Return the arguments for `build`, betas as a pair."""
+    known, given = signature(build), fitted_arguments(build, given)
     if "betas" in known and not set(_BETAS) & known.keys() and set(_BETAS) & given.keys():
         default = given.get("betas", known["betas"].default)
         pair = list(default) if isinstance(default, (tuple, list)) else [None, None]
         for place, name in enumerate(_BETAS):
             pair[place] = given.pop(name, pair[place])
         given["betas"] = tuple(pair)
-    for name, value in given.items():
-        default = known[name].default if name in known else None
-        if isinstance(value, float) and value == int(value) and type(default) is int:
-            given[name] = int(value)
-        elif isinstance(value, list) and isinstance(default, tuple):
-            given[name] = tuple(value)
     return given
 
 
-def _check_names(build: Callable[..., Any], path: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that `build` does not take, and those that it needs and are not given.
-
-    Raises:
-        UserError: names the first.
-    """
-    try:
-        _, *own = inspect.signature(build).parameters.values()
-    except (TypeError, ValueError):  # of a class in C, or without arguments: calling it says what is wrong
-        return
-    named = [each for each in own if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-    names = [name for each in named for name in (_BETAS if each.name == "betas" else (each.name,))]
-    taken = {each.name for each in named}
-    open_ended = any(each.kind is each.VAR_KEYWORD for each in own)
-    for name in arguments:
-        if name not in taken and not open_ended:
-            meant = nearest(name, names)
-            hint = f" (did you mean {meant!r}?)" if meant else ""
-            raise UserError(f"{name}: unknown argument of {path}{hint}. It takes: {', '.join(names)}")
-    for each in named:
-        if each.default is each.empty and each.name not in arguments:
-            raise UserError(f"{each.name}: missing; {path} has no default for it")
-
-
 def _first_argument(build: Callable[..., Any]) -> str:
-    try:
-        return next(iter(inspect.signature(build).parameters), "")
-    except (TypeError, ValueError):  # of a class in C
-        return ""
+    return next(iter(signature(build)), "")
 
 
 def _has_modes(optimizer: Any) -> bool:

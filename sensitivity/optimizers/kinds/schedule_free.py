@@ -115,6 +115,10 @@ class ScheduleFree:
             y.lerp_(z, per_trial(share, y)).addcmul_(direction, per_trial(along, y))
             z.addcmul_(direction, per_trial(-rate, y))
 
+    def evaluates_elsewhere(self, state: State) -> bool:
+        """Return True: it is what they are made for."""
+        return True
+
     @contextlib.contextmanager
     def evaluating(self, params: Tensors, state: State, numbers: Numbers) -> Iterator[None]:
         """Set the parameters to x while inside."""

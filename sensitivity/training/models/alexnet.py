@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
+from sensitivity.training.models.arguments import dropouts
 
-def alexnet(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+
+def alexnet(input_shape: tuple[int, ...], outputs: int, *, dropout: float = 0.0) -> nn.Module:
     """Return the usual reduction of AlexNet to 32×32: 2,472,266 parameters on colour images of ten classes.
 
     Channels 64, 192, 384, 256, 256 as in the original; three poolings leave one position, so one linear layer follows.
-    No dropout and no local response normalisation.
+    No local response normalisation; `dropout` is the share of the linear layer's inputs that are dropped in training.
 
     Raises:
         ValueError: the input is not ``[channels, 32, 32]``.
@@ -31,5 +33,6 @@ def alexnet(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
+        *dropouts("alexnet", dropout),
         nn.Linear(256, outputs),
     )

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sensitivity.training.models.arguments import check_counts
+
 
 class _Block(nn.Module):
     """Two 3×3 convolutions around a shortcut without parameters (option A)."""
@@ -29,31 +31,32 @@ class _Block(nn.Module):
         return functional.relu(h + x)
 
 
-def _resnet(depth: int) -> Callable[[tuple[int, ...], int], nn.Module]:
-    def build(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+def _resnet(depth: int) -> Callable[..., nn.Module]:
+    def build(input_shape: tuple[int, ...], outputs: int, *, width: int = 16) -> nn.Module:
+        check_counts(f"resnet{depth}", width=width)
         if len(input_shape) != 3 or min(input_shape[1:]) < 4:
             raise ValueError(f"resnet{depth} takes images [channels, height, width] of at least 4×4; got {input_shape}")
         blocks: list[nn.Module] = []
-        channels_in = 16
-        for channels, stride in ((16, 1), (32, 2), (64, 2)):
+        channels_in = width
+        for channels, stride in ((width, 1), (2 * width, 2), (4 * width, 2)):
             for k in range((depth - 2) // 6):
                 blocks.append(_Block(channels_in, channels, stride if k == 0 else 1))
                 channels_in = channels
         network = nn.Sequential(
-            nn.Conv2d(input_shape[0], 16, 3, padding=1, bias=False),
-            nn.BatchNorm2d(16),
+            nn.Conv2d(input_shape[0], width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
             nn.ReLU(),
             *blocks,
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(64, outputs),
+            nn.Linear(4 * width, outputs),
         )
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)  # the paper's initialisation (He et al. 2015), over inputs
         return network
 
-    build.__doc__ = f"Return ResNet-{depth}: 6 x {(depth - 2) // 6} convolutions in blocks of 16, 32, 64 channels."
+    build.__doc__ = f"Return ResNet-{depth}: 6 x {(depth - 2) // 6} convolutions of 1, 2, 4 times `width` channels."
     return build
 
 

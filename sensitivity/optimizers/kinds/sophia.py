@@ -1,0 +1,124 @@
+"""Sophia-G: the sign of an average, with clipped steps where a sampled diagonal curvature is large."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from sensitivity.optimizers.contract import Networks, State, Tensors, registered
+from sensitivity.study.arms import Arm
+from sensitivity.study.axes import AxisField, CountOrAxis, fixed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sensitivity.optimizers.numbers import Numbers
+
+_EPS = 1e-15
+
+
+class SophiaArm(Arm):
+    """Sophia with the Gauss-Newton-Bartlett estimate of the curvature (Sophia-G) and decoupled weight decay.
+
+    Every `hessian_interval` steps, beginning with the first, a second backward pass has the gradient for labels that
+    are sampled from the network. `rho` times the batch size says where steps are as long as the sign's: the paper
+    tunes it so that 10 to 50% of the parameters' steps are not clipped.
+    """
+
+    label: ClassVar[str] = "Sophia"
+    reference: ClassVar[str] = "Liu et al. 2023, arXiv 2305.14342; sophia-opt"
+
+    kind: Literal["sophia"] = "sophia"
+    lr: AxisField
+    beta1: AxisField = fixed(0.965)
+    beta2: AxisField = fixed(0.99)
+    rho: AxisField = fixed(0.04)
+    weight_decay: AxisField = fixed(0.1)
+    hessian_interval: CountOrAxis = 10
+
+
+@registered(SophiaArm)
+class Sophia:
+    """m ← β₁ m + (1 − β₁) g; h ← β₂ h + (1 − β₂) ĝ² where ĝ is due; p ← (1 − η λ) p − η sign(m) min(1, |m| / ρ B h)."""
+
+    def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
+        self._interval = int(settings["hessian_interval"])
+        self._batch_size, self._seeds = networks.batch_size, networks.seeds
+        self._sampled: dict[str, Tensor] = {}
+        self._drawn: Tensor | None = None
+
+    @staticmethod
+    def unusable(settings: Mapping[str, Any], networks: Networks) -> str | None:
+        """Say that there are no labels to sample."""
+        if networks.loss != "cross_entropy":
+            return 'Sophia samples labels, so that it needs loss = "cross_entropy"; leave it out'
+        return None
+
+    def init(self, params: Tensors, numbers: Numbers) -> State:
+        """Return averages of 0."""
+        import torch
+
+        from sensitivity.optimizers.numbers import zeros
+
+        seeds = torch.tensor(list(self._seeds) or [0] * len(numbers["lr"]))
+        return {"mean": zeros(params), "curvature": zeros(params), "seeds": seeds}
+
+    @property
+    def period(self) -> int:
+        """Steps from one estimate of the curvature to the next."""
+        return self._interval
+
+    def repeated_kind(self, step: int) -> str | None:
+        """Name steps without an estimate; labels are drawn on the host."""
+        return None if step % self._interval == 0 else "plain"
+
+    def backward_passes(self) -> float:
+        """Return how many more there are in an average step."""
+        return 1 / self._interval
+
+    def sampled_loss(self, outputs: Tensor, state: State, *, step: int, done: int) -> Tensor | None:
+        """Return the sum over members of the mean loss for sampled labels; None where no estimate is due."""
+        import torch
+
+        if step % self._interval:
+            return None
+        if done == 0 or self._drawn is None:
+            draws = [_uniform(seed, step, self._batch_size) for seed in state["seeds"].tolist()]
+            self._drawn = torch.stack(draws).to(outputs.device)
+            self._sampled = {}
+        cumulative = outputs.detach().double().softmax(2).cumsum(2)
+        drawn = self._drawn[:, done : done + outputs.shape[1], None] * cumulative[..., -1:]
+        labels = (drawn > cumulative).sum(2).clamp_max(outputs.shape[2] - 1)
+        losses = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none")
+        return losses.view(labels.shape).mean(1).sum()
+
+    def take_sampled(self, grads: Tensors, share: float) -> None:
+        """Add the gradient of that loss, for `share` of the batch."""
+        for name, g in grads.items():
+            self._sampled[name] = self._sampled[name] + g * share if name in self._sampled else g * share
+
+    def step(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, *, lr: Tensor, step: int) -> None:
+        """Update the averages, then the parameters."""
+        from sensitivity.optimizers.numbers import per_trial
+
+        scale = numbers["rho"] * self._batch_size
+        for name, p in params.items():
+            mean, curvature = state["mean"][name], state["curvature"][name]
+            mean.lerp_(grads[name], per_trial(1 - numbers["beta1"], p))
+            if name in self._sampled:
+                curvature.lerp_(self._sampled[name].square(), per_trial(1 - numbers["beta2"], p))
+            if numbers.any("weight_decay"):
+                p.mul_(per_trial(1 - lr.double() * numbers["weight_decay"], p))
+            ratio = (mean.abs() / curvature.mul(per_trial(scale, p)).add_(_EPS)).clamp_max_(1.0)
+            p.addcmul_(mean.sign().mul_(ratio), per_trial(-lr, p))
+        self._sampled = {}
+
+
+def _uniform(seed: int, step: int, count: int) -> Tensor:
+    """Return the draws ``[count]`` of a member with this seed at this step, whatever was drawn before."""
+    import torch
+
+    word = hashlib.sha256(f"sophia/{seed}/{step}".encode()).digest()[:4]
+    generator = torch.Generator().manual_seed(int.from_bytes(word, "big"))
+    return torch.rand(count, generator=generator, dtype=torch.float64)
