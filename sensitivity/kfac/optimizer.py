@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sensitivity.kfac.arguments import check_arguments, check_terms, terms_of
 from sensitivity.kfac.config import KFACConfig, check_numbers, is_due, needs_statistics, plain_number
-from sensitivity.kfac.coverage import check_groups, comparable, uncovered_modules
+from sensitivity.kfac.coverage import attentions_of, check_groups, comparable, uncovered_message, uncovered_modules
 from sensitivity.kfac.damping import adapted, predicted_change
 from sensitivity.kfac.diagonal import norms_of
 from sensitivity.kfac.engine import StepReport, advance
@@ -107,6 +107,7 @@ class KFAC(torch.optim.Optimizer):
         for module in model.modules():
             if id(getattr(module, "weight", None)) in by_weight:
                 modules[by_weight[id(module.weight)]].append(module)
+        attentions = attentions_of(model, layers)
         norms = {norm: model.get_submodule(norm.name) for norm in self.kfac.norms}
         followed: dict[str, tuple[nn.Parameter, Any]] = {
             layer.name: (named[layer.weight], layer) for layer in layers if comparable(modules[layer.name])
@@ -117,7 +118,7 @@ class KFAC(torch.optim.Optimizer):
         self._frozen = [(name, p) for name, p in model.named_parameters() if name not in named]
         self._ledger = PassLedger(followed)
         self._recorder = Recorder(
-            modules, norms, self.kfac, config, group=self._group, scaler=scaler, ledger=self._ledger
+            modules, attentions, norms, self.kfac, config, group=self._group, scaler=scaler, ledger=self._ledger
         )
         self._listen()
         weakref.finalize(self, self._recorder.record, on=False, small=False).atexit = False
@@ -127,12 +128,9 @@ class KFAC(torch.optim.Optimizer):
         self._last: StepReport | None = None
         self._predicted: float | None = None
         self._known: tuple[list[tuple[Any, ...]], float, FlatNumbers] | None = None
-        self._uncovered = uncovered_modules(model, {name for layer in layers for name in layer.parameters})
+        self._uncovered = uncovered_modules(model, layers, exclude)
         if self._uncovered:
-            warnings.warn(
-                f"K-FAC does not cover {', '.join(self._uncovered)}: plain gradients move their parameters.",
-                stacklevel=2,
-            )
+            warnings.warn(uncovered_message(self._uncovered), stacklevel=2)
 
     def observe(self, outputs: Tensor, *, weights: Tensor | None = None, terms: float | None = None) -> None:
         """Take the statistics of the "monte_carlo" or "type2" Fisher from the outputs [N, ...], and state loss terms.

@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from sensitivity.kfac.convolution import padded_inputs
-from sensitivity.kfac.factors import Capture, accumulation_dtype, full_precision
+from sensitivity.kfac.factors import Capture, accumulation_dtype, full_precision, grads_of, inputs_of
 from sensitivity.kfac.layers import Layer
 
 _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-2}
@@ -172,7 +172,9 @@ class PassLedger:
         grads = call.columns[0]
         with torch.no_grad(), full_precision(grads.device):
             dtype = accumulation_dtype(grads.dtype)
-            explained, magnitude = _product(track.layer, call.inputs, grads.to(dtype))
+            both = Capture(call.inputs, grads.to(dtype))
+            inputs, rows = (each(track.layer, [both])[0][0] for each in (inputs_of, grads_of))
+            explained, magnitude = _product(track.layer, inputs, rows.to(dtype))
         track.dtype = grads.dtype if track.explained is None or _tolerance(grads.dtype) > 1e-2 else track.dtype
         track.explained = explained if track.explained is None else track.explained + explained
         track.magnitude = magnitude if track.magnitude is None else track.magnitude + magnitude
@@ -239,7 +241,8 @@ class PassLedger:
         assert track.layer is not None
         with torch.no_grad(), full_precision(matrix.device):
             values = matrix.to(accumulation_dtype(matrix.dtype))
-            values = values.mT if track.layer.kind == "embedding" else values.flatten(1)
+            part, parts = track.layer.part
+            values = values.mT if track.layer.kind == "embedding" else values.flatten(1).chunk(parts)[part]
             return values @ _probe(values.shape[1]).to(values)
 
 
@@ -253,7 +256,7 @@ def _product(layer: Layer, inputs: Tensor, grads: Tensor) -> tuple[Tensor, Tenso
     else:
         assert layer.geometry is not None
         probe = _probe(math.prod(layer.weight_shape[1:])).to(grads).view(1, *layer.weight_shape[1:])
-        convolve = functional.conv1d if len(layer.weight_shape) == 3 else functional.conv2d
+        convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[len(layer.weight_shape) - 3]
         maps = convolve(
             padded_inputs(inputs.to(grads.dtype), layer.geometry),
             probe.expand(layer.groups, *layer.weight_shape[1:]),

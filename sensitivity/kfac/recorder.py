@@ -17,6 +17,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.distributed import ProcessGroup
 from torch.utils.hooks import RemovableHandle
 
+from sensitivity.kfac.attention import View
 from sensitivity.kfac.config import KFACConfig
 from sensitivity.kfac.diagonal import Norm, average_squares, example_squares
 from sensitivity.kfac.distributed import pooled
@@ -29,7 +30,17 @@ from sensitivity.kfac.factors import (
     full_precision,
     row_count,
 )
-from sensitivity.kfac.hooks import Call, Hook, refuse_changed, transformed, version_of
+from sensitivity.kfac.hooks import (
+    AttentionHook,
+    Call,
+    Hook,
+    Names,
+    first_of,
+    parts_of,
+    refuse_changed,
+    transformed,
+    version_of,
+)
 from sensitivity.kfac.layers import counted
 from sensitivity.kfac.passes import PassLedger
 from sensitivity.kfac.state import KFACState
@@ -48,13 +59,15 @@ class Recorder:
     a host, of the training loss, and unless gradients are scaled or averaged over ranks; on every step once it was.
 
     waiting: layers that have no averages yet. urgent: inverses are wanted now, whatever their interval.
-    modules: by layer name, all modules that hold the layer's weight. norms: normalisation layers whose diagonal Fisher
-    is wanted, with their modules. scaler: multiplies the loss, and so the captured gradients.
+    modules: by layer name, all modules that hold the layer's weight. attentions: attention modules, with the names of
+    their covered layers by projection. norms: normalisation layers whose diagonal Fisher is wanted, with their modules.
+    scaler: multiplies the loss, and so the captured gradients.
     """
 
     def __init__(
         self,
         modules: Mapping[str, Sequence[nn.Module]],
+        attentions: Mapping[nn.MultiheadAttention, Mapping[str, str]],
         norms: Mapping[Norm, nn.Module],
         state: KFACState,
         config: KFACConfig,
@@ -83,7 +96,9 @@ class Recorder:
         self._device = like.device
         plain = config.fisher == "empirical" and config.damping_form == "factored" and group is None and scaler is None
         self._linear = frozenset(
-            name for name, place in self._places.items() if plain and state.alone and place.layer.kind == "linear"
+            name
+            for name, place in self._places.items()
+            if plain and state.alone and place.layer.kind == "linear" and place.layer.part[1] == 1
         )
         self.small: frozenset[str] = self._linear
         """Layers that had small batches when moments were last summed."""
@@ -95,9 +110,12 @@ class Recorder:
         apart: Callable[[Any], Any] = torch.compiler.disable
         see, see_norm = apart(self._see), apart(self._see_norm)
         sampled = config.fisher != "empirical"
-        self._hooks = [(name, Hook(partial(see, name), m, sampled)) for name, held in modules.items() for m in held]
-        self._hooks += [(norm.name, Hook(partial(see_norm, norm), module, sampled)) for norm, module in norms.items()]
-        self._handles: dict[int, RemovableHandle] = {}
+        self._hooks: list[Hook | AttentionHook] = [
+            Hook(name, module, see, sampled) for name, held in modules.items() for module in held
+        ]
+        self._hooks += [AttentionHook(names, module, see, sampled) for module, names in attentions.items()]
+        self._hooks += [Hook(norm.name, module, partial(see_norm, norm), sampled) for norm, module in norms.items()]
+        self._handles: dict[int, list[RemovableHandle]] = {}
         self.active = self._keeps = False
         """Whether moments are summed."""
 
@@ -105,12 +123,16 @@ class Recorder:
         """Put the hooks on the model, or take them off; those of layers with `small` batches stay if so told."""
         self.active, self._keeps = on, small
         self._ledger.follow(on=on and self._config.fisher == "empirical")
-        wanted = {i for i, (name, _) in enumerate(self._hooks) if on or (small and name in self.small)}
+        wanted = {
+            i
+            for i, hook in enumerate(self._hooks)
+            if on or (small and isinstance(hook, Hook) and hook.name in self.small)
+        }
         for i in self._handles.keys() - wanted:
-            self._handles.pop(i).remove()
+            for handle in self._handles.pop(i):
+                handle.remove()
         for i in wanted - self._handles.keys():
-            hook = self._hooks[i][1]
-            self._handles[i] = hook.own.register_forward_hook(hook, with_kwargs=True)
+            self._handles[i] = self._hooks[i].attach()
 
     def clear(self) -> None:
         """Forget everything recorded since the last step."""
@@ -147,24 +169,25 @@ class Recorder:
         self._calls.clear()
         self._observed -= 1
         self.terms.assign(self._observed)
-        columns: list[list[Tensor]] = [[] for _ in calls]
+        columns: list[dict[str, list[Tensor]]] = [{} for _ in calls]
         norm_calls, self._norm_calls = self._norm_calls, []
         every = [*calls, *(call for _, call in norm_calls)]
         for call in every:
-            refuse_changed(call.name, call.inputs, call.version)
+            refuse_changed(call.names, call.inputs, call.version)
         for i, loss in enumerate(losses):
             grads = torch.autograd.grad(loss, [call.edge for call in every], retain_graph=True, allow_unused=True)
             for (norm, call), grad in zip(norm_calls, grads[len(calls) :], strict=True):
                 if grad is not None:
                     self._add_squares(norm, Capture(call.inputs, grad))
             for call, grad, kept in zip(calls, grads[: len(calls)], columns, strict=True):
-                if grad is not None and self._whole_calls:
-                    kept.append(grad)
-                elif grad is not None:
-                    self._add(call.name, Capture(call.inputs, grad), self._observed, first=i == 0)
+                for name, part in () if grad is None else call.parts(grad):
+                    if self._whole_calls:
+                        kept.setdefault(name, []).append(part)
+                    else:
+                        self._add(name, Capture(call.inputs, part), self._observed, first=i == 0)
         for call, kept in zip(calls, columns, strict=True):
-            if kept:
-                self._add(call.name, Capture(call.inputs, tuple(kept)), self._observed, first=True)
+            for name, parts in kept.items():
+                self._add(name, Capture(call.inputs, tuple(parts)), self._observed, first=True)
         self.seconds += time.perf_counter() - start
 
     def rows(self, grads: Mapping[str, Tensor | None]) -> dict[str, Rows]:
@@ -296,56 +319,63 @@ class Recorder:
         multiplied = self.unscaled if self._scaler is None else float(self._scaler.get_scale())
         return (float(terms) if self._config.reduction == "mean" else 1.0) / multiplied
 
-    def _see(self, name: str, inputs: Tensor, output: Tensor) -> None:
+    def _see(self, names: Names, inputs: Tensor, output: Tensor, view: View | None = None) -> None:
         if transformed(output):
             return
         if inputs.numel() == 0:
-            raise ValueError(f"Layer {name!r} saw an empty batch. Drop such batches before the forward pass.")
+            raise ValueError(
+                f"Layer {first_of(names)!r} saw an empty batch. Drop such batches before the forward pass."
+            )
         if inputs.device != self._device:
             raise RuntimeError(
-                f"Layer {name!r} is on {inputs.device}, and KFAC was built on {self._device}. Build it when the "
-                "model is on its device, and load its state_dict()."
+                f"Layer {first_of(names)!r} is on {inputs.device}, and KFAC was built on {self._device}. Build it when "
+                "the model is on its device, and load its state_dict()."
             )
+        if view is not None and self._config.batch_dim == 1 and inputs.dim() > 1:
+            inputs, view = inputs.transpose(0, 1), _positions_first(view)
         version = version_of(inputs)
         if self._config.fisher != "empirical":
-            self._calls.append(Call(name, inputs, version, get_gradient_edge(output)))
+            self._calls.append(Call(names, inputs, version, get_gradient_edge(output), view))
             return
         # Activation checkpoints that recompute within a backward pass run one of their own for their part of it.
         outer = torch._C._current_graph_task_id()
-        hook = partial(self._after_backward, name, inputs, version, outer)
+        hook = partial(self._after_backward, names, inputs, version, outer, view)
         output.register_hook(hook)  # type: ignore[no-untyped-call]
 
-    def _after_backward(self, name: str, inputs: Tensor, version: int, outer: int, grad: Tensor) -> None:
-        if self.active and not self._ledger.counts(name):
+    def _after_backward(
+        self, names: Names, inputs: Tensor, version: int, outer: int, view: View | None, grad: Tensor
+    ) -> None:
+        if self.active and not any(self._ledger.counts(name) for name in names if name is not None):
             return
         start = time.perf_counter()
         batch = torch._C._current_graph_task_id() if outer < 0 else outer
-        refuse_changed(name, inputs, version)
-        call = Capture(inputs, grad.detach())
-        if self.active:
-            if self._ledger.begins_anew(name):
-                self.forget(name)
-            if self._ledger.compares(name):
-                self._ledger.explain(name, batched(self._places[name].layer, call))
-        if self._keeps and name in (self._linear if self.active else self.small):
-            self._keep(name, call)
-        if self.active:
-            with full_precision(grad.device):
-                self._add(name, call, batch, first=True)
+        refuse_changed(names, inputs, version)
+        for name, part in parts_of(names, grad.detach(), view):
+            call = Capture(inputs, part)
+            if self.active:
+                if self._ledger.begins_anew(name):
+                    self.forget(name)
+                if self._ledger.compares(name):
+                    self._ledger.explain(name, batched(self._places[name].layer, call))
+            if self._keeps and name in (self._linear if self.active else self.small):
+                self._keep(name, call)
+            if self.active:
+                with full_precision(grad.device):
+                    self._add(name, call, batch, first=True)
         self.seconds += time.perf_counter() - start
 
-    def _see_norm(self, norm: Norm, inputs: Tensor, output: Tensor) -> None:
+    def _see_norm(self, norm: Norm, names: Names, inputs: Tensor, output: Tensor, _: View | None) -> None:
         if transformed(output):
             return
         version = version_of(inputs)
         if self._config.fisher != "empirical":
-            self._norm_calls.append((norm, Call(norm.name, inputs, version, get_gradient_edge(output))))
+            self._norm_calls.append((norm, Call(names, inputs, version, get_gradient_edge(output))))
             return
 
         def after_backward(grad: Tensor) -> None:
             if not self._ledger.counts(norm.name):
                 return
-            refuse_changed(norm.name, inputs, version)
+            refuse_changed(names, inputs, version)
             if self._ledger.begins_anew(norm.name):
                 for parameter in norm.parameters:
                     self._squares.pop(parameter, None)
@@ -394,6 +424,12 @@ class Recorder:
             self._kept.setdefault(batch, {}).setdefault(name, []).append(call)
             return
         held = 0.0 if new else 1.0
-        if first:
+        # In a transposed convolution gradients have the patches, of which the input factor is made.
+        if first or layer.adjoint is not None:
             add_input_moment(layer, (used,), 0, sharing, place.inputs, held, seen.scales[0])
-        add_output_moment(layer, (used,), 0, sharing, place.outputs, held, seen.scales[1])
+        if first or layer.adjoint is None:
+            add_output_moment(layer, (used,), 0, sharing, place.outputs, held, seen.scales[1])
+
+
+def _positions_first(view: View) -> View:
+    return lambda grad: view(grad).transpose(0, 1)
