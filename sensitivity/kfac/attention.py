@@ -43,7 +43,10 @@ class Rerouted(TorchFunctionMode):
         if func is not functional.multi_head_attention_forward:
             return func(*args, **(kwargs or {}))
         self._left = [*PROJECTIONS, OUT]
-        return _with_linear(self._linear)(*args, **(kwargs or {}))
+        run: Callable[..., Any] = torch.compiler.disable(
+            _with_linear(self._linear)
+        )  # it would mix up the two functions
+        return run(*args, **(kwargs or {}))
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         count = weight.shape[0] // weight.shape[1]

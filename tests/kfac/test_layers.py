@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sensitivity.kfac import KFAC, KFACConfig
+from sensitivity.kfac import KFAC, KFACConfig, layers_of
 
 DOUBLE = torch.float64
 
