@@ -43,9 +43,8 @@ class Rerouted(TorchFunctionMode):
         if func is not functional.multi_head_attention_forward:
             return func(*args, **(kwargs or {}))
         self._left = [*PROJECTIONS, OUT]
-        run: Callable[..., Any] = torch.compiler.disable(
-            _with_linear(self._linear)
-        )  # it would mix up the two functions
+        apart: Callable[[Any], Any] = torch.compiler.disable  # the compiler would mix up the two functions
+        run = apart(_with_linear(self._linear))
         return run(*args, **(kwargs or {}))
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

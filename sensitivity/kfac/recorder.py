@@ -58,7 +58,7 @@ class Recorder:
     Beside that it keeps the calls of layers whose batch is so small beside them that a step makes good use of them, on
     a host, of the training loss, and unless gradients are scaled or averaged over ranks; on every step once it was.
 
-    waiting: layers that have no averages yet. urgent: inverses are wanted now, whatever their interval.
+    urgent: inverses are wanted now, whatever their interval.
     modules: by layer name, all modules that hold the layer's weight. attentions: attention modules, with the names of
     their covered layers by projection. norms: normalisation layers whose diagonal Fisher is wanted, with their modules.
     scaler: multiplies the loss, and so the captured gradients.
@@ -77,7 +77,6 @@ class Recorder:
         ledger: PassLedger,
     ) -> None:
         self.seconds, self.urgent = 0.0, False
-        self.waiting = {p.layer.name for p in state.layout.placements}
         self._config, self._layout, self._group, self._scaler = config, state.layout, group, scaler
         self._ledger, self._per_example = ledger, config.terms_per_example or 1
         self.terms = LossTerms(config, ledger)
@@ -159,6 +158,11 @@ class Recorder:
                 self.forget(name)
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing was recorded since the last step."""
+        return not (self._seen or self._calls or self._rows)
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """Names of the layers that were not recorded."""
         return tuple(name for name in self._places if name not in self._seen)
@@ -212,7 +216,7 @@ class Recorder:
         self._normalise(examples, terms)
         self._pool(terms)
         moved = average(state, self._sums, decay, mask)
-        enters = not self.waiting.isdisjoint(self._seen) or (self.waiting and self._group is not None)
+        enters = any(name in self._seen for name in state.waiting) or (state.waiting and self._group is not None)
         if enters and (moved is None or bool(moved)):
             self._enter(state)
         if self._squares:
@@ -233,11 +237,11 @@ class Recorder:
 
     def _enter(self, state: KFACState) -> None:
         """Start the averages of layers that no step before had, and ask for inverses if that was not the first step."""
-        names = sorted(self.waiting)
+        names = state.waiting
         seen = torch.tensor([float(name in self._seen) for name in names], device=state.momentum.device)
         pooled([seen], self._group)
         entering = {name for name, count in zip(names, seen.tolist(), strict=True) if count}
-        self.waiting -= entering
+        state.waiting = tuple(name for name in names if name not in entering)
         if int(state.averaged) == 1:
             return
         for placement in self._layout.placements:

@@ -233,18 +233,6 @@ def test_convolutions_explain_their_gradients(kind: str) -> None:
     assert not optimizer.step().failed
 
 
-def test_a_layer_unfrozen_later_is_refused_by_name() -> None:
-    model, (x, y) = network(), batch(0)
-    model[0].requires_grad_(False)
-    optimizer = KFAC(model, KFACConfig())
-    plain(model, optimizer, x, y)
-    assert not optimizer.step().failed
-    model[0].requires_grad_(True)
-    plain(model, optimizer, x, y)
-    with pytest.raises(RuntimeError, match=r"'0\.weight' was frozen when KFAC was built"):
-        optimizer.step()
-
-
 def test_a_closure_is_called_once_with_gradients() -> None:
     trained = []
     for closed in (False, True):

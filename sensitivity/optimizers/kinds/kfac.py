@@ -13,9 +13,9 @@ from sensitivity.study.arms import Arm
 from sensitivity.study.axes import Axis, AxisField, CountOrAxis, LimitOrAxis, ShareOrAxis, fixed
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from sensitivity.kfac import Capture, SolveFailure
+    from sensitivity.kfac import Capture, Layer, SolveFailure
     from sensitivity.optimizers.numbers import Numbers
 
 
@@ -103,7 +103,7 @@ class KFAC:
             inverse_interval=settings["inverse_interval"],
         )
         self._networks = networks
-        self._layers = kfac.layers_of(networks.network)
+        self._layers = _layers_of(networks.network)
         self._kl_clip: float | None = settings.get("kl_clip")
         self._thin: frozenset[str] = frozenset()
         """Layers whose calls make a step cheaper, whether or not factors are updated."""
@@ -117,17 +117,16 @@ class KFAC:
     @staticmethod
     def unusable(settings: Mapping[str, Any], networks: Networks) -> str | None:
         """Say that no layer is covered, or that EKFAC needs whole batches."""
-        from sensitivity import kfac
-
         if settings.get("ekfac") and networks.in_parts:
             return "EKFAC needs whole batches; remove execution.micro_batch and problem.ghost_batch, or ekfac"
-        if kfac.layers_of(networks.network):
+        if _layers_of(networks.network):
             return None
         fix = "Use another model, or leave this optimizer out"
         if networks.curvature is not None:
             fix = 'Give kind = "newton", K-FAC with the exact curvature'
         return (
-            "K-FAC covers no layer of the model; it covers Linear, Conv1d, Conv2d and Embedding layers that train. "
+            "K-FAC covers no layer of the model; it covers Linear, Conv, ConvTranspose, Embedding and "
+            "MultiheadAttention layers that train. "
             f"{fix}"
         )
 
@@ -245,6 +244,15 @@ class KFAC:
             f"the {failure.side} factor of layer {failure.layer} could not be inverted "
             f"(condition number {failure.condition:.2g})"
         )
+
+
+def _layers_of(network: nn.Module) -> tuple[Layer, ...]:
+    """Describe the layers that K-FAC covers, but for bags of embeddings, whose calls a pack does not record."""
+    from torch import nn
+
+    from sensitivity import kfac
+
+    return kfac.layers_of(network, [name for name, m in network.named_modules() if isinstance(m, nn.EmbeddingBag)])
 
 
 def _shared(call: Capture, share: float) -> Capture:
