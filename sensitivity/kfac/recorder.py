@@ -45,7 +45,17 @@ from sensitivity.kfac.layers import counted
 from sensitivity.kfac.passes import PassLedger
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_weights
-from sensitivity.kfac.sums import Place, Seen, add_rows, input_parts
+from sensitivity.kfac.sums import (
+    Place,
+    Seen,
+    add_rows,
+    enter,
+    input_parts,
+    keep_averages,
+    normalise,
+    share_of_terms,
+    weigh,
+)
 from sensitivity.kfac.terms import ExamplesSeen, LossTerms, batch_first, batched, has_positions
 from sensitivity.kfac.thin import Rows, full_flops, rows_of, thin_flops
 
@@ -212,13 +222,13 @@ class Recorder:
         """
         decay, examples = self._config.factor_decay, self._examples()
         terms = self.terms.total(examples, self._examples_seen())
-        self._complete(state)
+        keep_averages(self._places, self._seen, state)
         self._normalise(examples, terms)
         self._pool(terms)
         moved = average(state, self._sums, decay, mask)
         enters = any(name in self._seen for name in state.waiting) or (state.waiting and self._group is not None)
         if enters and (moved is None or bool(moved)):
-            self._enter(state)
+            self.urgent |= enter(self._places, self._seen, state, self._group)
         if self._squares:
             weight = newest_weights(decay, state.averaged, state.momentum.dtype)
             average_squares(state.squares, self._squares, weight, moved)
@@ -235,38 +245,15 @@ class Recorder:
         pooled([count, *total.values()], self._group)
         average_moments(state, {name: x / count for name, x in total.items()}, self._config.factor_decay, mask)
 
-    def _enter(self, state: KFACState) -> None:
-        """Start the averages of layers that no step before had, and ask for inverses if that was not the first step."""
-        names = state.waiting
-        seen = torch.tensor([float(name in self._seen) for name in names], device=state.momentum.device)
-        pooled([seen], self._group)
-        entering = {name for name, count in zip(names, seen.tolist(), strict=True) if count}
-        state.waiting = tuple(name for name in names if name not in entering)
-        if int(state.averaged) == 1:
-            return
-        for placement in self._layout.placements:
-            name = placement.layer.name
-            if name in entering:
-                held = state.diagonals[name] if placement.inputs is None else placement.inputs.of(state.factors)
-                held.copy_(self._places[name].inputs)
-                placement.outputs.of(state.factors).copy_(self._places[name].outputs)
-                self.urgent = True
-
-    def _complete(self, state: KFACState) -> None:
-        """Give layers that were not recorded their averages."""
-        for placement in self._layout.placements if self.missing else ():
-            name = placement.layer.name
-            if name not in self._seen:
-                held = state.diagonals[name] if placement.inputs is None else placement.inputs.of(state.factors)
-                self._places[name].inputs.copy_(held)
-                self._places[name].outputs.copy_(placement.outputs.of(state.factors))
-
     def _normalise(self, examples: Mapping[int, int], terms: float) -> None:
         """Turn raw sums into factors of this rank's batch."""
         scale = self._scale(terms)
-        for name in self._seen if self._whole_calls else ():
-            self._places[name].inputs.zero_()
-            self._places[name].outputs.zero_()
+        if self._whole_calls:
+            for name in self._seen:
+                self._places[name].inputs.zero_()
+                self._places[name].outputs.zero_()
+        else:
+            normalise(self._places, self._seen, terms, scale)
         for batch, captures in self._kept.items():
             weight = examples.get(batch, 0) / sum(examples.values())
             accumulate(
@@ -279,30 +266,19 @@ class Recorder:
                 loss_scale=scale,
                 terms=terms * weight,
             )
-        if not self._whole_calls:
-            for name, seen in self._seen.items():
-                place = self._places[name]
-                share = sum(seen.full.values()) / (terms * sum(seen.used.values()))
-                for raw, factor in (
-                    (place.inputs, share / seen.scales[0]),
-                    (place.outputs, scale**2 / seen.rows / seen.scales[1]),
-                ):
-                    if abs(factor - 1.0) > 1e-12:
-                        raw.mul_(factor)
         for squares in self._squares.values():
             squares.mul_(scale**2 / terms)
 
     def _pool(self, terms: float) -> None:
-        """Average over ranks, each weighted by its loss terms."""
+        """Average over ranks."""
         if self._group is None:
             return
-        tensors = [*self._sums.banks.values(), *self._sums.diagonals.values(), *self._squares.values()]
-        own = tensors[0].new_full((), terms)
-        total = own.clone()
-        pooled([total], self._group)
-        for tensor in tensors:
-            tensor.mul_(own / total)
-        pooled(tensors, self._group)
+        inferred = self._config.fisher == "empirical" and self._config.reduction == "mean" and not self.terms.stated
+        share = share_of_terms(terms, self._sums, self._group, inferred=inferred)
+        weigh(self._places, self._seen, share, self._group)
+        for squares in self._squares.values():
+            squares.mul_(share)
+        pooled([*self._sums.banks.values(), *self._sums.diagonals.values(), *self._squares.values()], self._group)
 
     def _examples_seen(self) -> list[ExamplesSeen]:
         layers = counted(self._places[name].layer for name in self._seen)

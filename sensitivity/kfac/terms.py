@@ -37,6 +37,11 @@ class LossTerms:
         self._coming: float | None = None
         self._states = False
 
+    @property
+    def stated(self) -> bool:
+        """Whether the number was stated since the last step."""
+        return self._states
+
     def state(self, outputs: Tensor, terms: float) -> None:
         """Count these terms for the backward pass that goes through `outputs`, or for the next observation."""
         self._states = True
