@@ -1,9 +1,8 @@
-"""What of a model an optimizer covers: checks of parameter groups, and modules left to plain gradients."""
+"""What of a model an optimizer covers, and modules left to plain gradients."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from sensitivity.kfac.attention import OUT
 from sensitivity.kfac.layers import PROJECTIONS, Layer, within
@@ -31,16 +30,6 @@ def attentions_of(model: nn.Module, layers: Sequence[Layer]) -> dict[nn.Multihea
             if names:
                 found[module] = names
     return found
-
-
-def check_groups(groups: list[dict[str, Any]], model: nn.Module, named: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless the groups hold all of these parameters, and none of another model."""
-    held, own = {id(p) for group in groups for p in group["params"]}, {id(p) for p in model.parameters()}
-    left = [name for name, p in named.items() if id(p) not in held]
-    if left:
-        raise ValueError(f"param_groups leave out {', '.join(left)}. Freeze these parameters or add them to a group.")
-    if held - own:
-        raise ValueError(f"param_groups hold {len(held - own)} parameters that are not of this model. Take them out.")
 
 
 def uncovered_modules(model: nn.Module, layers: Sequence[Layer], exclude: Collection[str]) -> tuple[str, ...]:

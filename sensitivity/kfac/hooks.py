@@ -150,6 +150,11 @@ def parts_of(names: Names, grad: Tensor, view: View | None) -> Iterator[tuple[st
             yield name, part
 
 
+def positions_first(view: View) -> View:
+    """Turn a view as [batch, positions, ...] into one as [positions, batch, ...]."""
+    return lambda grad: view(grad).transpose(0, 1)
+
+
 def first_of(names: Names) -> str:
     """Name one covered layer of a call."""
     return next(name for name in names if name is not None)

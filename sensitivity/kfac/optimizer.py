@@ -16,16 +16,15 @@ from torch.nn.parallel import DistributedDataParallel
 from sensitivity.kfac.arguments import check_arguments, check_terms, terms_of
 from sensitivity.kfac.assembly import Assembly, assemble
 from sensitivity.kfac.config import KFACConfig, check_numbers, is_due, needs_statistics, plain_number
-from sensitivity.kfac.coverage import check_groups, uncovered_message
+from sensitivity.kfac.coverage import uncovered_message
 from sensitivity.kfac.damping import adapted, predicted_change
 from sensitivity.kfac.engine import StepReport, advance
 from sensitivity.kfac.factors import full_precision
 from sensitivity.kfac.fisher import pseudo_losses
+from sensitivity.kfac.groups import NUMBERS, check_groups, numbers_of, shaped
 from sensitivity.kfac.passes import unexplained
 from sensitivity.kfac.state import carry, check_saved, restore, saved
 from sensitivity.kfac.update import FlatNumbers
-
-_NUMBERS = ("lr", "damping", "momentum", "weight_decay", "kl_clip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ class KFAC(torch.optim.Optimizer):
             raise ValueError(f"Invalid exclude: no module of this model is named {', '.join(sorted(unknown))}.")
         self._model, self._exclude, self._scaler = model, tuple(exclude), scaler
         parts = self._assembled()
-        defaults = {name: getattr(config, name) for name in _NUMBERS}
+        defaults = {name: getattr(config, name) for name in NUMBERS}
         super().__init__(list(model.parameters()) if param_groups is None else param_groups, defaults)
         check_groups(self.param_groups, model, parts.named)
         own_seed = 0 if self._group is None else dist.get_rank(self._group)
@@ -384,40 +383,15 @@ class KFAC(torch.optim.Optimizer):
 
     def _numbers(self) -> FlatNumbers:
         """Check the numbers of all groups and shape them for the engine, anew where they changed."""
-        numbers = [tuple(plain_number(group[name]) for name in _NUMBERS) for group in self.param_groups]
+        numbers = numbers_of(self.param_groups)
         schedule = self.config.damping_schedule
         factor = 1.0 if schedule is None else plain_number(schedule(self.kfac.steps))
         if self._known is None or self._known[0] != numbers or self._known[1] != factor:
             for lr, damping, momentum, decay, clip in numbers:
                 strength = damping * factor
                 check_numbers(lr=lr, damping=strength, momentum=momentum, weight_decay=decay, kl_clip=clip)
-            self._known = numbers, factor, self._shaped(numbers, factor)
+            self._known = numbers, factor, shaped(self.param_groups, self.kfac, self._named, factor)
         return self._known[2]
-
-    def _shaped(self, numbers: list[tuple[Any, ...]], factor: float) -> FlatNumbers:
-        """Give the engine one number for everything, or with several groups one for each parameter and layer.
-
-        Numbers are filled in, where a copy from the host would wait for an accelerator.
-        """
-        state, groups, like = self.kfac, self.param_groups, self.kfac.momentum
-        if len(numbers) == 1:
-            lr, damping, momentum, decay, clip = numbers[0]
-            strength = like.new_full((), damping * factor)
-            return FlatNumbers(
-                lr=lr, damping=strength, momentum=momentum, weight_decay=decay, kl_clip=clip, others_damping=strength
-            )
-        of = {id(p): group for group in groups for p in group["params"]}
-        flat = {name: torch.empty_like(like) for name in ("lr", "momentum", "weight_decay", "damping")}
-        for name, vector in flat.items():
-            for parameter, view in zip(state.layout.names, state.layout.views(vector), strict=True):
-                view.fill_(plain_number(of[id(self._named[parameter])][name]))
-        others_damping = flat.pop("damping") * factor
-        damping = [
-            plain_number(of[id(self._named[p.layer.weight])]["damping"]) * factor for p in state.layout.placements
-        ]
-        strengths = torch.stack([like.new_full((), each) for each in damping])
-        clip = groups[0]["kl_clip"]
-        return FlatNumbers(**flat, damping=strengths, kl_clip=clip, others_damping=others_damping)
 
 
 def _may_wait(like: Tensor, index: int, config: KFACConfig) -> bool:

@@ -37,6 +37,7 @@ from sensitivity.kfac.hooks import (
     Names,
     first_of,
     parts_of,
+    positions_first,
     refuse_changed,
     transformed,
     version_of,
@@ -57,9 +58,7 @@ from sensitivity.kfac.sums import (
     weigh,
 )
 from sensitivity.kfac.terms import ExamplesSeen, LossTerms, batch_first, batched, has_positions
-from sensitivity.kfac.thin import Rows, full_flops, rows_of, thin_flops
-
-_WORTH_FLOPS = 5e7  # what keeping a layer's calls and trying them costs, in the time of products (measured: 0.2 ms)
+from sensitivity.kfac.thin import Rows, keep_call, rows_of
 
 
 class Recorder:
@@ -312,7 +311,7 @@ class Recorder:
                 "the model is on its device, and load its state_dict()."
             )
         if view is not None and self._config.batch_dim == 1 and inputs.dim() > 1:
-            inputs, view = inputs.transpose(0, 1), _positions_first(view)
+            inputs, view = inputs.transpose(0, 1), positions_first(view)
         version = version_of(inputs)
         if self._config.fisher != "empirical":
             self._calls.append(Call(names, inputs, version, get_gradient_edge(output), view))
@@ -338,7 +337,7 @@ class Recorder:
                 if self._ledger.compares(name):
                     self._ledger.explain(name, batched(self._places[name].layer, call))
             if self._keeps and name in (self._linear if self.active else self.small):
-                self._keep(name, call)
+                keep_call(self._rows, self._places[name].layer, batched(self._places[name].layer, call))
             if self.active:
                 with full_precision(grad.device):
                     self._add(name, call, batch, first=True)
@@ -369,14 +368,6 @@ class Recorder:
         call = batch_first(call) if spread and self._config.batch_dim == 1 else call
         for name, squares in example_squares(norm, [call], 0).items():
             self._squares[name] = squares + self._squares[name] if name in self._squares else squares
-
-    def _keep(self, name: str, call: Capture) -> None:
-        layer = self._places[name].layer
-        calls = self._rows.setdefault(name, [])
-        calls.append(batched(layer, call))
-        rows = sum(each.columns[0].shape[:-1].numel() for each in calls)
-        if full_flops(layer) - thin_flops(layer, rows) < _WORTH_FLOPS:
-            del self._rows[name]
 
     def _add(self, name: str, call: Capture, batch: int, *, first: bool) -> None:
         """Add the output gradients of one call; its input counts with the first of them only."""
@@ -409,7 +400,3 @@ class Recorder:
             add_input_moment(layer, (used,), 0, sharing, place.inputs, held, seen.scales[0])
         if first or layer.adjoint is None:
             add_output_moment(layer, (used,), 0, sharing, place.outputs, held, seen.scales[1])
-
-
-def _positions_first(view: View) -> View:
-    return lambda grad: view(grad).transpose(0, 1)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from sensitivity.study.arms import Arm, declare
 
@@ -122,6 +122,13 @@ class Observer(Protocol):
 
     def observe(self, calls: Mapping[str, Sequence[Capture]], share: float) -> None:
         """Take the layers' calls in a micro-batch, `share` of the whole batch: gradients of its mean loss."""
+
+
+@runtime_checkable
+class LeavesUnused(Protocol):
+    """Parameters that a batch did not use are left as they are, and are not among the gradients."""
+
+    leaves_unused: Literal[True]
 
 
 @runtime_checkable

@@ -16,6 +16,7 @@ from sensitivity.optimizers.contract import (
     EvaluatesElsewhere,
     Explains,
     Intervals,
+    LeavesUnused,
     Networks,
     Observer,
     OwnState,
@@ -102,7 +103,12 @@ class PackOptimizer:
 
     @torch.no_grad()
     def step(self, params: Tensors, grads: Tensors, lr_multiplier: float | Tensor, *, step: int) -> Tensor | None:
-        """Update `params` in place; return which trials ``[trials]`` could not be updated, if that can happen."""
+        """Update `params` in place; return which trials ``[trials]`` could not be updated, if that can happen.
+
+        What a model left unused is not in `grads`, and has a gradient of zeros for rules that do not ask.
+        """
+        if grads and len(grads) < len(params) and not isinstance(self._rule, LeavesUnused):
+            grads = {name: grads[name] if name in grads else torch.zeros_like(p) for name, p in params.items()}
         grads, lr = self._clipped_to_norm(grads), self._lr * lr_multiplier
         report = self._rule.step(params, grads, self._state, self._numbers, lr=lr, step=step) or Report()
         for phase, seconds in report.seconds.items():

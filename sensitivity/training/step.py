@@ -96,16 +96,20 @@ def _differentiate(
     calls = {name: called for name, called in every_call.items() if name in optimizer.observed_layers}
     losses = problem.loss(outputs, part.targets)
     watched = [tensor for called in calls.values() for call in called for tensor in call.outputs]
-    # Zeros for what a model leaves unused.
-    gradients = torch.autograd.grad(losses.sum(), [*model.params.values(), *watched], materialize_grads=True)
+    gradients = torch.autograd.grad(losses.sum(), [*model.params.values(), *watched], allow_unused=True)
     if record:
         optimizer.observe(_captures(calls, gradients[len(model.params) :]), part.share)
-    return losses.detach(), dict(zip(model.params, gradients, strict=False))
+    used = zip(model.params, gradients, strict=False)
+    return losses.detach(), {name: gradient for name, gradient in used if gradient is not None}
 
 
-def _captures(calls: dict[str, list[LayerCall]], gradients: Sequence[Tensor]) -> dict[str, list[Capture]]:
-    left = iter(gradients)
-    return {
-        name: [Capture(call.packed(call.inputs), call.packed([next(left) for _ in call.outputs])) for call in called]
-        for name, called in calls.items()
-    }
+def _captures(calls: dict[str, list[LayerCall]], gradients: Sequence[Tensor | None]) -> dict[str, list[Capture]]:
+    """Turn calls that reached the loss into captures."""
+    left, found = iter(gradients), dict[str, list[Capture]]()
+    for name, called in calls.items():
+        for call in called:
+            grads = [next(left) for _ in call.outputs]
+            if any(gradient is not None for gradient in grads):
+                whole = [torch.zeros_like(y) if g is None else g for y, g in zip(call.outputs, grads, strict=True)]
+                found.setdefault(name, []).append(Capture(call.packed(call.inputs), call.packed(whole)))
+    return found

@@ -89,6 +89,8 @@ def _all_values(setting: int | Axis) -> Sequence[int]:
 class KFAC:
     """K-FAC with the empirical Fisher of each minibatch (`sensitivity.kfac`)."""
 
+    leaves_unused: Literal[True] = True
+
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         from sensitivity import kfac
 
@@ -183,7 +185,7 @@ class KFAC:
         from sensitivity.kfac.statistics import accumulate
 
         for name in self._thin:
-            self._calls.setdefault(name, []).extend(_shared(call, share) for call in calls[name])
+            self._calls.setdefault(name, []).extend(_shared(call, share) for call in calls.get(name, ()))
         if not self._due:
             return
         if share == 1:
@@ -192,6 +194,13 @@ class KFAC:
         self._seen_share += share
         if isinstance(self._seen, kfac.Statistics):  # in place: a second set of factors may be as large as the rest
             new = share / self._seen_share
+            missing = frozenset(p.layer.name for p in self._layout.placements if p.layer.name not in calls)
+            if missing != self._seen.missing:
+                names = ", ".join(sorted(missing ^ self._seen.missing))
+                raise ValueError(
+                    f"layers are used in some micro-batches of a batch only: {names}. Remove execution.micro_batch and "
+                    "problem.ghost_batch, or leave this optimizer out"
+                )
             accumulate(self._layout, calls, self._config, self._seen, keep=1 - new, weight=new, loss_scale=None)
         else:
             self._seen = kfac.statistics_of(self._layout, calls, self._config)
