@@ -23,6 +23,17 @@ def check_groups(groups: list[dict[str, Any]], model: nn.Module, named: Mapping[
         raise ValueError(f"param_groups hold {len(held - own)} parameters that are not of this model. Take them out.")
 
 
+def refuse_outsiders(untrained: Sequence[tuple[str, Tensor]], groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise RuntimeError for a parameter that was unfrozen and has a gradient, but is in no group."""
+    held = {id(p) for group in groups for p in group["params"]}
+    for name, p in untrained:
+        if p.requires_grad and p.grad is not None and id(p) not in held:
+            raise RuntimeError(
+                f"The parameter {name!r} was frozen when KFAC was built, and has a gradient now, but is in no "
+                "parameter group. Call optimizer.add_param_group({'params': [...]}) with it after unfreezing."
+            )
+
+
 def numbers_of(groups: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
     """Read the numbers of each group."""
     return [tuple(plain_number(group[name]) for name in NUMBERS) for group in groups]

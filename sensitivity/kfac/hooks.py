@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
@@ -24,17 +23,16 @@ class Hook:
     """Tells `see` the input, detached, and the output of every call of `own` that a backward pass may come to.
 
     Copies of the model share or lose it: the calls of a copy that shares it are not ours, and what is pickled or
-    deeply copied has `_nothing` in its place. With `training_only` calls in evaluation mode are left out.
+    deeply copied has `_nothing` in its place.
     """
 
     name: str
     own: nn.Module
     see: Sight
-    training_only: bool
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         """Look at one call of a module."""
-        if module is not self.own or not output.requires_grad or (self.training_only and not module.training):
+        if module is not self.own or not output.requires_grad:
             return
         inputs, view = (args[0] if args else kwargs["input"]).detach(), None
         if isinstance(module, nn.EmbeddingBag):
@@ -59,12 +57,11 @@ class AttentionHook:
     names: Mapping[str, str]
     own: nn.MultiheadAttention
     see: Sight
-    training_only: bool
     _open: list[Rerouted] = field(default_factory=list)
 
     def before(self, module: nn.Module) -> None:
         """Look at the projections that a call of a module computes from now on."""
-        if module is self.own and torch.is_grad_enabled() and (module.training or not self.training_only):
+        if module is self.own and torch.is_grad_enabled():
             self._open.append(Rerouted(self._project))
             self._open[-1].__enter__()  # type: ignore[no-untyped-call]
 
@@ -126,20 +123,6 @@ def bag_rows(
         shares = shares * per_sample_weights.detach().flatten()
     shape = indices.shape
     return indices, lambda grad: (grad[owners] * shares.unsqueeze(-1)).reshape(*shape, -1)
-
-
-class Call(NamedTuple):
-    """A call whose output gradients `observe` is to find; `version` as `version_of` counts, others as `Sight` has."""
-
-    names: Names
-    inputs: Tensor
-    version: int
-    edge: GradientEdge
-    view: View | None = None
-
-    def parts(self, grad: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Give each covered layer its part of the gradient of the outputs."""
-        return parts_of(self.names, grad, self.view)
 
 
 def parts_of(names: Names, grad: Tensor, view: View | None) -> Iterator[tuple[str, Tensor]]:

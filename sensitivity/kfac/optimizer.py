@@ -21,7 +21,7 @@ from sensitivity.kfac.damping import adapted, predicted_change
 from sensitivity.kfac.engine import StepReport, advance
 from sensitivity.kfac.factors import full_precision
 from sensitivity.kfac.fisher import pseudo_losses
-from sensitivity.kfac.groups import NUMBERS, check_groups, numbers_of, shaped
+from sensitivity.kfac.groups import NUMBERS, check_groups, numbers_of, refuse_outsiders, shaped
 from sensitivity.kfac.passes import unexplained
 from sensitivity.kfac.state import carry, check_saved, restore, saved
 from sensitivity.kfac.update import FlatNumbers
@@ -143,23 +143,26 @@ class KFAC(torch.optim.Optimizer):
         the last dimension of outputs is that of the classes.
 
         weights: of the loss terms, shaped as these are, such as a mask of the tokens that count; `outputs` without the
-        classes for cross entropy, [N] otherwise. The sampled Fisher is that of the weighted loss; the empirical one
-        is exact for weights of 0 and 1. terms: what the sum of the (weighted) losses is divided by; the sum of
-        `weights` if those are given, and for the sampled Fisher otherwise the number of terms in `outputs`. Raises
+        classes for cross entropy, [N] otherwise. The Fisher is that of the weighted loss; for the empirical one, terms
+        of one example must have one weight, or 0. terms: what the sum of the (weighted) losses is divided by; the sum
+        of `weights` if those are given, and for the sampled Fisher otherwise the number of terms in `outputs`. Raises
         ValueError for weights of another shape or below 0, or terms that are not positive.
         """
         if not self._recorder.active:
             return
         check_terms(outputs, weights, terms, self.config)
+        if self.config.fisher != "empirical":
+            self._recorder.drop_skipped()
         if terms is None and weights is None and self.config.terms_per_example is None:
             terms = None if self.config.fisher == "empirical" else terms_of(outputs, self.config)
         if weights is not None or terms is not None:
-            self._recorder.terms.state(
-                outputs, float(weights.sum() if terms is None and weights is not None else terms or 0)
-            )
+            count = float(weights.sum() if terms is None and weights is not None else terms or 0)
+            self._recorder.terms.state(outputs, count, weights)
         if self.config.fisher != "empirical":
             with full_precision(outputs.device):
-                self._recorder.observe(pseudo_losses(outputs, self.config, (self._generator,), weights=weights))
+                self._recorder.observe(
+                    outputs, pseudo_losses(outputs, self.config, (self._generator,), weights=weights)
+                )
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
@@ -191,7 +194,8 @@ class KFAC(torch.optim.Optimizer):
                 loss = closure()
             self.step()
             return loss
-        self._refuse_outsiders()
+        if self._untrained:
+            refuse_outsiders(self._untrained, self.param_groups)
         numbers, index, source = self._numbers(), self.kfac.steps, None
         grads = [p.grad for p in self._values]
         given = [torch.zeros_like(p) if g is None else g for p, g in zip(self._values, grads, strict=True)]
@@ -319,15 +323,6 @@ class KFAC(torch.optim.Optimizer):
         """Whether the next step takes statistics."""
         return self._fresh or needs_statistics(self.config, self.kfac.steps)
 
-    def _refuse_outsiders(self) -> None:
-        held = {id(p) for group in self.param_groups for p in group["params"]} if self._untrained else ()
-        for name, p in self._untrained:
-            if p.requires_grad and p.grad is not None and id(p) not in held:
-                raise RuntimeError(
-                    f"The parameter {name!r} was frozen when KFAC was built, and has a gradient now, but is in no "
-                    "parameter group. Call optimizer.add_param_group({'params': [...]}) with it after unfreezing."
-                )
-
     def _without(self, grads: list[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
         """Copy the values and momenta of parameters without a gradient, which a step leaves as they are."""
         if all(g is not None for g in grads):
@@ -371,6 +366,7 @@ class KFAC(torch.optim.Optimizer):
         self._recorder.unscaled, self._ledger.scaled = scale, scale != 1.0
 
     def _require_statistics(self) -> None:
+        self._recorder.observations.refuse_mixed()
         missing = set(self._recorder.missing)
         sampled = self.config.fisher != "empirical"
         cause = "optimizer.observe(outputs) before loss.backward()" if sampled else "the module itself"

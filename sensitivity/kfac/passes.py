@@ -160,6 +160,11 @@ class PassLedger:
             return True
         return bool(track.accumulated and grad._version != track.version and not grad.any())
 
+    def all_cleared(self) -> bool:
+        """Whether no weight has a gradient other than 0."""
+        grads = (track.weight.grad for track in self._tracks.values())
+        return not any(grad is not None and bool(grad.any()) for grad in grads)
+
     def compares(self, name: str) -> bool:
         """Whether the layer's gradient is compared with its calls before the next step."""
         return name in self._compared

@@ -1,8 +1,8 @@
 """Hooks on a model's layers that sum moments while the backward pass runs, so that no activation outlives it.
 
 A backward pass is one batch: calls of a layer within it are shared weights, and further backward passes before a step
-are micro-batches. A forward pass in evaluation mode, or without gradients, leaves no trace, and on steps that need no
-statistics there are no hooks. For the Monte-Carlo and type-2 Fisher the backward passes are those of `observe`. In the
+are micro-batches. A forward pass that no backward pass comes to leaves no trace, and on steps that need no statistics
+there are no hooks. For the Monte-Carlo and type-2 Fisher the backward passes are those of `observe`. In the
 "reduce" setting and for EKFAC, which look at the calls of a batch together, captures are kept until the step.
 """
 
@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 from torch.distributed import ProcessGroup
 from torch.utils.hooks import RemovableHandle
 
@@ -32,7 +31,6 @@ from sensitivity.kfac.factors import (
 )
 from sensitivity.kfac.hooks import (
     AttentionHook,
-    Call,
     Hook,
     Names,
     first_of,
@@ -42,7 +40,7 @@ from sensitivity.kfac.hooks import (
     transformed,
     version_of,
 )
-from sensitivity.kfac.layers import counted
+from sensitivity.kfac.observations import Observations
 from sensitivity.kfac.passes import PassLedger
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_weights
@@ -57,7 +55,7 @@ from sensitivity.kfac.sums import (
     share_of_terms,
     weigh,
 )
-from sensitivity.kfac.terms import ExamplesSeen, LossTerms, batch_first, batched, has_positions
+from sensitivity.kfac.terms import LossTerms, batch_first, batched, examples_of, examples_seen, has_positions
 from sensitivity.kfac.thin import Rows, keep_call, rows_of
 
 
@@ -110,19 +108,16 @@ class Recorder:
         )
         self.small: frozenset[str] = self._linear
         """Layers that had small batches when moments were last summed."""
-        self._observed = 0
-        self._calls: list[Call] = []
-        self._norm_calls: list[tuple[Norm, Call]] = []
+        self.observations = Observations(ledger)
         self.clear()
         # A compiled model breaks its graph here, rather than compile this anew for every layer.
         apart: Callable[[Any], Any] = torch.compiler.disable
         see, see_norm = apart(self._see), apart(self._see_norm)
-        sampled = config.fisher != "empirical"
         self._hooks: list[Hook | AttentionHook] = [
-            Hook(name, module, see, sampled) for name, held in modules.items() for module in held
+            Hook(name, module, see) for name, held in modules.items() for module in held
         ]
-        self._hooks += [AttentionHook(names, module, see, sampled) for module, names in attentions.items()]
-        self._hooks += [Hook(norm.name, module, partial(see_norm, norm), sampled) for norm, module in norms.items()]
+        self._hooks += [AttentionHook(names, module, see) for module, names in attentions.items()]
+        self._hooks += [Hook(norm.name, module, partial(see_norm, norm)) for norm, module in norms.items()]
         self._handles: dict[int, list[RemovableHandle]] = {}
         self.active = self._keeps = False
         """Whether moments are summed."""
@@ -148,8 +143,7 @@ class Recorder:
         self._kept: dict[int, dict[str, list[Capture]]] = {}
         self._squares: dict[str, Tensor] = {}
         self._rows: dict[str, list[Capture]] = {}
-        self._calls.clear()
-        self._norm_calls.clear()
+        self.observations.clear()
         self.terms.clear()
         self.seconds, self.urgent, self.unscaled = 0.0, False, 1.0
 
@@ -169,38 +163,45 @@ class Recorder:
     @property
     def idle(self) -> bool:
         """Whether nothing was recorded since the last step."""
-        return not (self._seen or self._calls or self._rows)
+        return not (self._seen or self._rows)
 
     @property
     def missing(self) -> tuple[str, ...]:
         """Names of the layers that were not recorded."""
         return tuple(name for name in self._places if name not in self._seen)
 
-    def observe(self, losses: Iterator[Tensor]) -> None:
+    def drop_skipped(self) -> None:
+        """Forget observations of batches that were skipped."""
+        if self.observations.are_stale():
+            self.observations.drop()
+            self._seen.clear()
+            self._kept.clear()
+            self._squares.clear()
+            self.terms.clear()
+
+    def observe(self, outputs: Tensor, losses: Iterator[Tensor]) -> None:
         """Record backward passes of pseudo-losses; the graph and every `.grad` stay as they were."""
-        start, calls = time.perf_counter(), list(self._calls)
-        self._calls.clear()
-        self._observed -= 1
-        self.terms.assign(self._observed)
+        start, calls = time.perf_counter(), self.observations.take(outputs)
+        batch = self.observations.begin(outputs)
+        self.terms.assign(batch)
         columns: list[dict[str, list[Tensor]]] = [{} for _ in calls]
-        norm_calls, self._norm_calls = self._norm_calls, []
-        every = [*calls, *(call for _, call in norm_calls)]
-        for call in every:
+        edges = [edge for _, edge in calls]
+        for call, _ in calls:
             refuse_changed(call.names, call.inputs, call.version)
-        for i, loss in enumerate(losses):
-            grads = torch.autograd.grad(loss, [call.edge for call in every], retain_graph=True, allow_unused=True)
-            for (norm, call), grad in zip(norm_calls, grads[len(calls) :], strict=True):
-                if grad is not None:
-                    self._add_squares(norm, Capture(call.inputs, grad))
-            for call, grad, kept in zip(calls, grads[: len(calls)], columns, strict=True):
+        for i, loss in enumerate(losses if edges else ()):
+            grads = torch.autograd.grad(loss, edges, retain_graph=True, allow_unused=True)
+            for (call, _), grad, kept in zip(calls, grads, columns, strict=True):
+                if grad is not None and call.norm is not None:
+                    self._add_squares(call.norm, Capture(call.inputs, grad))
+                    continue
                 for name, part in () if grad is None else call.parts(grad):
                     if self._whole_calls:
                         kept.setdefault(name, []).append(part)
                     else:
-                        self._add(name, Capture(call.inputs, part), self._observed, first=i == 0)
-        for call, kept in zip(calls, columns, strict=True):
+                        self._add(name, Capture(call.inputs, part), batch, first=i == 0)
+        for (call, _), kept in zip(calls, columns, strict=True):
             for name, parts in kept.items():
-                self._add(name, Capture(call.inputs, tuple(parts)), self._observed, first=True)
+                self._add(name, Capture(call.inputs, tuple(parts)), batch, first=True)
         self.seconds += time.perf_counter() - start
 
     def rows(self, grads: Mapping[str, Tensor | None]) -> dict[str, Rows]:
@@ -219,8 +220,9 @@ class Recorder:
 
         A layer that was not recorded keeps its averages; one that is recorded for the first time takes this batch's.
         """
-        decay, examples = self._config.factor_decay, self._examples()
-        terms = self.terms.total(examples, self._examples_seen())
+        decay, layers = self._config.factor_decay, examples_seen(self._places, self._seen)
+        examples = examples_of(layers)
+        terms = self.terms.total(examples, layers)
         keep_averages(self._places, self._seen, state)
         self._normalise(examples, terms)
         self._pool(terms)
@@ -236,7 +238,8 @@ class Recorder:
     def rescale(self, state: KFACState, mask: Tensor | None) -> None:
         """Move EKFAC's second moments towards those of the captures that were kept (a `Source` of the engine)."""
         total: dict[str, Tensor] = {}
-        terms = self.terms.total(self._examples(), self._examples_seen())
+        layers = examples_seen(self._places, self._seen)
+        terms = self.terms.total(examples_of(layers), layers)
         for captures in self._kept.values():
             for name, new in batch_moments(state, captures, self._config, loss_scale=self._scale(terms)).items():
                 total[name] = new + total[name] if name in total else new
@@ -279,18 +282,6 @@ class Recorder:
             squares.mul_(share)
         pooled([*self._sums.banks.values(), *self._sums.diagonals.values(), *self._squares.values()], self._group)
 
-    def _examples_seen(self) -> list[ExamplesSeen]:
-        layers = counted(self._places[name].layer for name in self._seen)
-        return [ExamplesSeen(x.name, self._seen[x.name].positions, self._seen[x.name].full) for x in layers]
-
-    def _examples(self) -> dict[int, int]:
-        """Count the examples of each batch, as the layer that sees fewest does (see `counted`)."""
-        found: dict[int, int] = {}
-        for layer in self._examples_seen():
-            for batch, count in layer.counts.items():
-                found[batch] = min(found.get(batch, count), count)
-        return found
-
     def _scale(self, terms: float) -> float:
         """Give what turns recorded gradients into those of one loss term."""
         if self._config.fisher != "empirical":
@@ -314,7 +305,7 @@ class Recorder:
             inputs, view = inputs.transpose(0, 1), positions_first(view)
         version = version_of(inputs)
         if self._config.fisher != "empirical":
-            self._calls.append(Call(names, inputs, version, get_gradient_edge(output), view))
+            self.observations.note(names, inputs, version, output, view)
             return
         # Activation checkpoints that recompute within a backward pass run one of their own for their part of it.
         outer = torch._C._current_graph_task_id()
@@ -348,7 +339,7 @@ class Recorder:
             return
         version = version_of(inputs)
         if self._config.fisher != "empirical":
-            self._norm_calls.append((norm, Call(names, inputs, version, get_gradient_edge(output))))
+            self.observations.note(names, inputs, version, output, None, norm)
             return
 
         def after_backward(grad: Tensor) -> None:
@@ -365,7 +356,7 @@ class Recorder:
 
     def _add_squares(self, norm: Norm, call: Capture) -> None:
         spread = norm.kind in ("layer", "rms") and call.inputs.dim() > 1 + len(norm.shape)
-        call = batch_first(call) if spread and self._config.batch_dim == 1 else call
+        call = self.terms.unweighted(norm.name, batch_first(call) if spread and self._config.batch_dim == 1 else call)
         for name, squares in example_squares(norm, [call], 0).items():
             self._squares[name] = squares + self._squares[name] if name in self._squares else squares
 
@@ -373,13 +364,15 @@ class Recorder:
         """Add the output gradients of one call; its input counts with the first of them only."""
         place = self._places[name]
         layer = place.layer
-        if self._plain and place.parts is not None and call.inputs.dim() == 2 and name not in self._seen:
+        plain = self._plain and self.terms.roots is None
+        if plain and place.parts is not None and call.inputs.dim() == 2 and name not in self._seen:
             mean = self._config.reduction == "mean"
             self._seen[name] = add_rows(place, call, batch, per_example=self._per_example, mean=mean)
             return
         positions = has_positions(layer, call.inputs)
         call = batch_first(call) if positions and self._config.batch_dim == 1 else call
-        call, sharing, new = batched(layer, call), self._config.sharing, name not in self._seen
+        call = self.terms.unweighted(name, batched(layer, call))
+        sharing, new = self._config.sharing, name not in self._seen
         used = call.head(0, self._config.batch_fraction)
         rows, terms = row_count(layer, (used,), 0, sharing), call.inputs.shape[0] * self._per_example
         if new:
