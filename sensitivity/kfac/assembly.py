@@ -54,7 +54,7 @@ def assemble(
         | {norm.name: (named[norm.weight], None) for norm in norms}
     )
     recorder = Recorder(
-        modules, attentions_of(model, layers), norms, state, config, group=group, scaler=scaler, ledger=ledger
+        model, modules, attentions_of(model, layers), norms, state, config, group=group, scaler=scaler, ledger=ledger
     )
     return Assembly(
         named={name: named[name] for name in state.layout.names},

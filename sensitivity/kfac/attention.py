@@ -6,6 +6,7 @@ another `linear`: three projections of [time, batch, features], or fewer where o
 then the one of the outputs, whose rows are [time * batch, features].
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
@@ -43,9 +44,7 @@ class Rerouted(TorchFunctionMode):
         if func is not functional.multi_head_attention_forward:
             return func(*args, **(kwargs or {}))
         self._left = [*PROJECTIONS, OUT]
-        apart: Callable[[Any], Any] = torch.compiler.disable  # the compiler would mix up the two functions
-        run = apart(_with_linear(self._linear))
-        return run(*args, **(kwargs or {}))
+        return _run_apart()(_with_linear(self._linear), *args, **(kwargs or {}))
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         count = weight.shape[0] // weight.shape[1]
@@ -57,6 +56,13 @@ class Rerouted(TorchFunctionMode):
             )
         self._batch = x.shape[1]
         return self._project(names, x, weight, bias, lambda rows: rows.transpose(0, 1))
+
+
+@functools.cache
+def _run_apart() -> Callable[..., Any]:
+    """Call a function outside of a compiled graph: the compiler would mix up the two forms of the attention's."""
+    apart: Callable[[Any], Any] = torch.compiler.disable
+    return apart(lambda function, *args, **kwargs: function(*args, **kwargs))
 
 
 def _with_linear(linear: Callable[..., Tensor]) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class AttentionHook:
     see: Sight
     _open: list[Rerouted] = field(default_factory=list)
 
-    def before(self, module: nn.Module) -> None:
+    def before(self, module: nn.Module, *_: Any) -> None:
         """Look at the projections that a call of a module computes from now on."""
         if module is self.own and torch.is_grad_enabled():
             self._open.append(Rerouted(self._project))
@@ -72,7 +72,7 @@ class AttentionHook:
 
     def attach(self) -> list[RemovableHandle]:
         """Put it on the module."""
-        before = self.own.register_forward_pre_hook(_Before(self))
+        before = self.own.register_forward_pre_hook(_Quiet(self.before))
         return [before, self.own.register_forward_hook(self, always_call=True)]
 
     def _project(self, which: tuple[str, ...], x: Tensor, weight: Tensor, bias: Tensor | None, view: View) -> Tensor:
@@ -87,11 +87,33 @@ class AttentionHook:
 
 
 @dataclass(eq=False, slots=True)
-class _Before:
-    hook: AttentionHook
+class PassCounter:
+    """Counts the forward passes of a model, other than those of copies."""
+
+    own: nn.Module
+    count: int = 0
 
     def __call__(self, module: nn.Module, *_: Any) -> None:
-        self.hook.before(module)
+        """Count one."""
+        self.count += module is self.own
+
+    def attach(self) -> list[RemovableHandle]:
+        """Put it on the model."""
+        apart: Callable[[Any], Any] = torch.compiler.disable  # the model would be compiled anew for every count
+        return [self.own.register_forward_pre_hook(_Quiet(apart(self)))]
+
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        return _forgotten, ()
+
+
+@dataclass(eq=False, slots=True)
+class _Quiet:
+    """A hook that leaves no trace on copies of its module."""
+
+    hook: Callable[..., None]
+
+    def __call__(self, *args: Any) -> None:
+        self.hook(*args)
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
         return _forgotten, ()
@@ -123,6 +145,21 @@ def bag_rows(
         shares = shares * per_sample_weights.detach().flatten()
     shape = indices.shape
     return indices, lambda grad: (grad[owners] * shares.unsqueeze(-1)).reshape(*shape, -1)
+
+
+class Sighting(NamedTuple):
+    """A call that a backward pass may come to: as `Sight` has it, and when it was.
+
+    version: as `version_of` counts. outer: the backward pass within which it was recomputed, or -1. forward: the
+    forward pass of the model that it was part of, None if it was recomputed.
+    """
+
+    names: Names
+    inputs: Tensor
+    version: int
+    outer: int
+    forward: int | None
+    view: View | None
 
 
 def parts_of(names: Names, grad: Tensor, view: View | None) -> Iterator[tuple[str, Tensor]]:

@@ -33,6 +33,8 @@ from sensitivity.kfac.hooks import (
     AttentionHook,
     Hook,
     Names,
+    PassCounter,
+    Sighting,
     first_of,
     parts_of,
     positions_first,
@@ -66,13 +68,15 @@ class Recorder:
     a host, of the training loss, and unless gradients are scaled or averaged over ranks; on every step once it was.
 
     urgent: inverses are wanted now, whatever their interval.
-    modules: by layer name, all modules that hold the layer's weight. attentions: attention modules, with the names of
-    their covered layers by projection. norms: normalisation layers whose diagonal Fisher is wanted, with their modules.
+    model: whose forward passes are counted. modules: by layer name, all modules that hold the layer's weight.
+    attentions: attention modules, with the names of their covered layers by projection. norms: normalisation layers
+    whose diagonal Fisher is wanted, with their modules.
     scaler: multiplies the loss, and so the captured gradients.
     """
 
     def __init__(
         self,
+        model: nn.Module,
         modules: Mapping[str, Sequence[nn.Module]],
         attentions: Mapping[nn.MultiheadAttention, Mapping[str, str]],
         norms: Mapping[Norm, nn.Module],
@@ -113,9 +117,9 @@ class Recorder:
         # A compiled model breaks its graph here, rather than compile this anew for every layer.
         apart: Callable[[Any], Any] = torch.compiler.disable
         see, see_norm = apart(self._see), apart(self._see_norm)
-        self._hooks: list[Hook | AttentionHook] = [
-            Hook(name, module, see) for name, held in modules.items() for module in held
-        ]
+        self._passes = PassCounter(model)
+        self._hooks: list[Hook | AttentionHook | PassCounter] = [self._passes]
+        self._hooks += [Hook(name, module, see) for name, held in modules.items() for module in held]
         self._hooks += [AttentionHook(names, module, see) for module, names in attentions.items()]
         self._hooks += [Hook(norm.name, module, partial(see_norm, norm)) for norm, module in norms.items()]
         self._handles: dict[int, list[RemovableHandle]] = {}
@@ -309,19 +313,19 @@ class Recorder:
             return
         # Activation checkpoints that recompute within a backward pass run one of their own for their part of it.
         outer = torch._C._current_graph_task_id()
-        hook = partial(self._after_backward, names, inputs, version, outer, view)
+        forward = self._passes.count if outer < 0 else None
+        hook = partial(self._after_backward, Sighting(names, inputs, version, outer, forward, view))
         output.register_hook(hook)  # type: ignore[no-untyped-call]
 
-    def _after_backward(
-        self, names: Names, inputs: Tensor, version: int, outer: int, view: View | None, grad: Tensor
-    ) -> None:
-        if self.active and not any(self._ledger.counts(name) for name in names if name is not None):
+    def _after_backward(self, seen: Sighting, grad: Tensor) -> None:
+        if self.active and not any(self._ledger.counts(name) for name in seen.names if name is not None):
             return
         start = time.perf_counter()
-        batch = torch._C._current_graph_task_id() if outer < 0 else outer
-        refuse_changed(names, inputs, version)
-        for name, part in parts_of(names, grad.detach(), view):
-            call = Capture(inputs, part)
+        batch = torch._C._current_graph_task_id() if seen.outer < 0 else seen.outer
+        refuse_changed(seen.names, seen.inputs, seen.version)
+        self.terms.join(batch, seen.forward)
+        for name, part in parts_of(seen.names, grad.detach(), seen.view):
+            call = Capture(seen.inputs, part)
             if self.active:
                 if self._ledger.begins_anew(name):
                     self.forget(name)

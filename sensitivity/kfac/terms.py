@@ -55,6 +55,12 @@ class LossTerms:
         self._roots: Tensor | None = None
         self._latest: object = None
         self._crossed = False
+        self._joined: dict[int, set[int]] = {}
+
+    def join(self, batch: int, forward: int | None) -> None:
+        """Note that a backward pass went through this forward pass of the model; None where that is not known."""
+        if forward is not None:
+            self._joined.setdefault(batch, set()).add(forward)
 
     @property
     def roots(self) -> Tensor | None:
@@ -117,6 +123,13 @@ class LossTerms:
                 "observe() was called with weights for a batch, and again before its loss.backward(). With "
                 'fisher="empirical" call it between every forward pass and its backward pass.'
             )
+        several = any(len(forwards) > 1 for forwards in self._joined.values())
+        if several and (self._config.sharing == "reduce" or self._config.ekfac):
+            raise RuntimeError(
+                "One backward pass went through several forward passes of the model, and with sharing='reduce' or "
+                "EKFAC their examples can't be told apart. Call backward() on the loss of each, or give the model one "
+                "batch."
+            )
         if self._states:
             if any(batch not in self._stated for batch in examples):
                 raise RuntimeError(
@@ -124,6 +137,14 @@ class LossTerms:
                     "and its loss.backward(), with the tensor that the loss is computed from."
                 )
             return sum(self._stated[batch] for batch in examples)
+        if several:
+            raise RuntimeError(
+                "The number of loss terms is ambiguous: one backward pass went through several forward passes of the "
+                "model, and nothing tells whether these are of other examples, or of the same ones again. State it "
+                "before loss.backward(), with optimizer.observe(outputs, terms=...) for the outputs of each forward "
+                "pass, or of the first alone, so that the sum is the number that the loss is averaged over; or call "
+                "backward() on the loss of each."
+            )
         if self._config.terms_per_example is None:
             _refuse_ambiguous(layers)
         return float(max(1, sum(examples.values())) * (self._config.terms_per_example or 1))
