@@ -6,7 +6,6 @@ another `linear`: three projections of [time, batch, features], or fewer where o
 then the one of the outputs, whose rows are [time * batch, features].
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
@@ -28,12 +27,20 @@ The last argument views inputs and outputs as [batch, time, features].
 OUT = "out_proj"
 
 
-class Rerouted(TorchFunctionMode):
-    """Has `project` compute the projections of the attention that is called meanwhile."""
+def run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function."""
+    return function(*args, **kwargs)
 
-    def __init__(self, project: Project) -> None:
+
+class Rerouted(TorchFunctionMode):
+    """Has `project` compute the projections of the attention that is called meanwhile.
+
+    `run_apart` is `run`, outside of a compiled graph: the compiler would mix up the two forms of the function.
+    """
+
+    def __init__(self, project: Project, run_apart: Callable[..., Any] = run) -> None:
         super().__init__()
-        self._project = project
+        self._project, self._run = project, run_apart
         self._left: list[str] = []
         self._batch = 1
 
@@ -44,7 +51,7 @@ class Rerouted(TorchFunctionMode):
         if func is not functional.multi_head_attention_forward:
             return func(*args, **(kwargs or {}))
         self._left = [*PROJECTIONS, OUT]
-        return _run_apart()(_with_linear(self._linear), *args, **(kwargs or {}))
+        return self._run(_with_linear(self._linear), *args, **(kwargs or {}))
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         count = weight.shape[0] // weight.shape[1]
@@ -56,13 +63,6 @@ class Rerouted(TorchFunctionMode):
             )
         self._batch = x.shape[1]
         return self._project(names, x, weight, bias, lambda rows: rows.transpose(0, 1))
-
-
-@functools.cache
-def _run_apart() -> Callable[..., Any]:
-    """Call a function outside of a compiled graph: the compiler would mix up the two forms of the attention's."""
-    apart: Callable[[Any], Any] = torch.compiler.disable
-    return apart(lambda function, *args, **kwargs: function(*args, **kwargs))
 
 
 def _with_linear(linear: Callable[..., Tensor]) -> Callable[..., Any]:

@@ -57,12 +57,13 @@ class AttentionHook:
     names: Mapping[str, str]
     own: nn.MultiheadAttention
     see: Sight
+    run_apart: Callable[..., Any]
     _open: list[Rerouted] = field(default_factory=list)
 
     def before(self, module: nn.Module, *_: Any) -> None:
         """Look at the projections that a call of a module computes from now on."""
         if module is self.own and torch.is_grad_enabled():
-            self._open.append(Rerouted(self._project))
+            self._open.append(Rerouted(self._project, self.run_apart))
             self._open[-1].__enter__()  # type: ignore[no-untyped-call]
 
     def __call__(self, module: nn.Module, *_: Any) -> None:

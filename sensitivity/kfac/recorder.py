@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.utils.hooks import RemovableHandle
 
-from sensitivity.kfac.attention import View
+from sensitivity.kfac.attention import View, run
 from sensitivity.kfac.config import KFACConfig
 from sensitivity.kfac.diagonal import Norm, average_squares, example_squares
 from sensitivity.kfac.distributed import pooled
@@ -120,7 +120,7 @@ class Recorder:
         self._passes = PassCounter(model)
         self._hooks: list[Hook | AttentionHook | PassCounter] = [self._passes]
         self._hooks += [Hook(name, module, see) for name, held in modules.items() for module in held]
-        self._hooks += [AttentionHook(names, module, see) for module, names in attentions.items()]
+        self._hooks += [AttentionHook(names, module, see, apart(run)) for module, names in attentions.items()]
         self._hooks += [Hook(norm.name, module, partial(see_norm, norm)) for norm, module in norms.items()]
         self._handles: dict[int, list[RemovableHandle]] = {}
         self.active = self._keeps = False
