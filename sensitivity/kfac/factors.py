@@ -13,6 +13,7 @@ layer's block of the Fisher of the mean loss is A ⊗ G with A = (1/M) Σ a aᵀ
 Everything is accumulated: target ← keep * target + scale * Σ, so that a running average costs no pass of its own.
 """
 
+import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from torch import Tensor
 from sensitivity.kfac.config import Sharing
 from sensitivity.kfac.convolution import patch_means, patch_moment
 from sensitivity.kfac.layers import Layer
+
+_WIDTH, _WORTH = 128, 2e7
+"""Width of the blocks of a symmetric product, and the size, rows * side², from which it is computed in blocks."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,13 @@ def add_input_moment(
             target.mul_(held).scatter_add_(-1, indices, torch.full_like(indices, scale, dtype=target.dtype))
         elif layer.kind == "linear":
             rows = _flat_rows(inputs, lead, target.dtype)
-            _add_rows(target, _with_ones(rows) if layer.bias is not None else rows, held, scale)
+            if rows.dim() == 2:
+                parts = input_parts(target.view(target.shape[-2:]), bias=layer.bias is not None)
+                add_gram(parts[0], rows, held, scale)
+                if layer.bias is not None:
+                    add_bias(parts, rows, held, scale)
+            else:
+                _add_rows(target, _with_ones(rows) if layer.bias is not None else rows, held, scale)
         else:
             assert layer.geometry is not None
             moment = patch_moment(
@@ -100,6 +110,45 @@ def add_output_moment(
         rows = [_grad_rows(layer, g, lead, target.dtype) for column in columns for g in column]
     for i, each in enumerate(rows):
         _add_rows(target, each, keep if i == 0 else 1.0, scale)
+
+
+def input_parts(factor: Tensor, *, bias: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """View an input factor [d, d] without its bias, and the bias's row, column and corner."""
+    side = len(factor) - bias
+    return factor[:side, :side], factor[-1, :side], factor[:side, -1], factor[-1, -1]
+
+
+def add_gram(target: Tensor, rows: Tensor, keep: float, scale: float) -> None:
+    """Set target ← keep * target + scale * Σ r rᵀ for rows [R, d]; `target` is symmetric.
+
+    So blocks below its diagonal are copies where the product is large, on the host: two thirds of the time at a side of
+    1024, four fifths at 256 (measured).
+    """
+    side, columns = rows.shape[1], rows.mT
+    if side < 2 * _WIDTH or len(rows) * side**2 < _WORTH or rows.device.type != "cpu":
+        target.addmm_(columns, rows, beta=keep, alpha=scale)
+        return
+    for start in range(0, side, _WIDTH):
+        stop = min(start + _WIDTH, side)
+        target[start:stop, start:].addmm_(columns[start:stop], rows[:, start:], beta=keep, alpha=scale)
+        target[stop:, start:stop].copy_(target[start:stop, stop:].mT)
+
+
+def add_bias(parts: tuple[Tensor, Tensor, Tensor, Tensor], rows: Tensor, keep: float, scale: float) -> None:
+    """Do as `add_gram` for the rest of an input factor (see `input_parts`), of rows that end with a 1 not in them."""
+    _, last_row, last_column, corner = parts
+    last_row.addmv_(rows.mT, _ones(len(rows), rows.dtype, rows.device), beta=keep, alpha=scale)
+    last_column.copy_(last_row)
+    if keep:
+        corner.mul_(keep).add_(len(rows) * scale)
+    else:
+        corner.fill_(len(rows) * scale)
+
+
+@functools.lru_cache(maxsize=16)
+def _ones(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a vector of ones, which nobody writes to."""
+    return torch.ones(count, dtype=dtype, device=device)
 
 
 def inputs_of(layer: Layer, calls: Sequence[Capture]) -> list[list[Tensor]]:
@@ -189,7 +238,7 @@ def _add_rows(target: Tensor, rows: Tensor, keep: float, scale: float) -> None:
     if rows.dim() == 3 and len(rows) == len(target) == 1:
         rows = rows[0]
     if rows.dim() == 2:
-        target.view(target.shape[-2:]).addmm_(rows.mT, rows, beta=keep, alpha=scale)
+        add_gram(target.view(target.shape[-2:]), rows, keep, scale)
         return
     batch = rows.reshape(-1, *rows.shape[-2:])
     target.view(-1, *target.shape[-2:]).baddbmm_(batch.mT, batch, beta=keep, alpha=scale)

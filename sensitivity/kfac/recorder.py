@@ -27,6 +27,7 @@ from sensitivity.kfac.factors import (
     add_input_moment,
     add_output_moment,
     full_precision,
+    input_parts,
     row_count,
 )
 from sensitivity.kfac.hooks import (
@@ -51,7 +52,6 @@ from sensitivity.kfac.sums import (
     Seen,
     add_rows,
     enter,
-    input_parts,
     keep_averages,
     normalise,
     share_of_terms,

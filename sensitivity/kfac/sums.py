@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup, get_world_size
 
 from sensitivity.kfac.distributed import pooled
-from sensitivity.kfac.factors import Capture
+from sensitivity.kfac.factors import Capture, add_bias, add_gram
 from sensitivity.kfac.layers import Layer
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import Statistics
@@ -39,12 +39,6 @@ class Seen:
     full: dict[int, int] = field(default_factory=dict)
 
 
-def input_parts(factor: Tensor, *, bias: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """View an input factor [d, d] without its bias, and the bias's row, column and corner."""
-    side = len(factor) - bias
-    return factor[:side, :side], factor[-1, :side], factor[:side, -1], factor[-1, -1]
-
-
 def add_rows(place: Place, call: Capture, batch: int, *, per_example: float, mean: bool) -> Seen:
     """Sum the moments of a linear layer's first call, on plain rows [batch, features]; return what it contributed.
 
@@ -55,14 +49,10 @@ def add_rows(place: Place, call: Capture, batch: int, *, per_example: float, mea
     scale = rows * per_example if mean else 1
     seen = Seen((1 / (rows * per_example), scale**2 / rows), rows, False, {batch: rows}, {batch: rows})
     inputs, grads = call.inputs.to(dtype), call.columns[0].to(dtype)
-    block, last_row, last_column, corner = place.parts
-    columns = inputs.mT
-    block.addmm_(columns, inputs, beta=0.0, alpha=seen.scales[0])
+    add_gram(place.parts[0], inputs, 0.0, seen.scales[0])
     if place.layer.bias is not None:
-        last_row.addmv_(columns, inputs.new_ones(rows), beta=0.0, alpha=seen.scales[0])
-        last_column.copy_(last_row)
-        corner.fill_(rows * seen.scales[0])
-    place.outputs[0].addmm_(grads.mT, grads, beta=0.0, alpha=seen.scales[1])
+        add_bias(place.parts, inputs, 0.0, seen.scales[0])
+    add_gram(place.outputs[0], grads, 0.0, seen.scales[1])
     return seen
 
 
