@@ -178,7 +178,7 @@ def positions_first(view: View) -> View:
 
 def first_of(names: Names) -> str:
     """Name one covered layer of a call."""
-    return next(name for name in names if name is not None)
+    return names[0] if names[0] is not None else next(name for name in names if name is not None)
 
 
 def _forgotten() -> Callable[..., None]:

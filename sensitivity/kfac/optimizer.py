@@ -114,14 +114,15 @@ class KFAC(torch.optim.Optimizer):
         self._named, self._untrained, self._uncovered = parts.named, parts.untrained, parts.uncovered
         self._values: list[Tensor] = list(parts.named.values())
         self._known: tuple[list[tuple[Any, ...]], float, FlatNumbers] | None = None
-        self._fresh = False
-        """Whether layers joined, whose statistics the next step takes, whatever the interval."""
+        self._grown = self._fresh = False
+        """Whether groups joined that are to be looked at; and layers, whose statistics the next step takes."""
         self._listen()
         self._finalizer = weakref.finalize(self, self._recorder.record, on=False, small=False)
         self._finalizer.atexit = False
 
     def _take_up_new(self) -> None:
         """Cover parameters that have joined the groups or were unfrozen; what is known of the others stays."""
+        self._grown = False
         held = {id(p) for group in self.param_groups for p in group["params"]}
         if not any(p.requires_grad and id(p) in held for _, p in self._untrained):
             known = {id(p) for p in (*self._values, *(p for _, p in self._untrained))}
@@ -214,7 +215,8 @@ class KFAC(torch.optim.Optimizer):
             self._ledger.clear(stepped=source is not None)
             self._finish(report, numbers, index)
         self._fresh &= source is None
-        self._take_up_new()
+        if self._untrained or self._grown:
+            self._take_up_new()
         self._listen()
         return report
 
@@ -259,7 +261,7 @@ class KFAC(torch.optim.Optimizer):
         except ValueError:
             self.param_groups.pop()
             raise
-        self._known = None
+        self._known, self._grown = None, True
         if self._recorder.idle:
             self._take_up_new()
 

@@ -8,7 +8,7 @@ layer. A factor of 2^-k between the last backward pass and the step is a loss sc
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -132,6 +132,12 @@ class PassLedger:
         node = get_gradient_edge(track.weight).node
         known, track.node = track.node, node
         return node is not known and _executes(node)
+
+    def counts_one_of(self, names: Sequence[str | None]) -> bool:
+        """Whether the backward pass under way accumulates into the weight of one of these layers."""
+        if len(names) == 1 and names[0] is not None:
+            return self.counts(names[0])
+        return any(self.counts(name) for name in names if name is not None)
 
     def any_counts(self) -> bool:
         """Whether the backward pass under way accumulates into any weight."""

@@ -58,7 +58,7 @@ from sensitivity.kfac.sums import (
     weigh,
 )
 from sensitivity.kfac.terms import LossTerms, batch_first, batched, examples_of, examples_seen, has_positions
-from sensitivity.kfac.thin import Rows, keep_call, rows_of
+from sensitivity.kfac.thin import Rows, keep_call, may_pay, rows_of
 
 
 class Recorder:
@@ -108,7 +108,7 @@ class Recorder:
         self._linear = frozenset(
             name
             for name, place in self._places.items()
-            if plain and state.alone and place.layer.kind == "linear" and place.layer.part[1] == 1
+            if plain and state.alone and place.layer.part[1] == 1 and may_pay(place.layer)
         )
         self.small: frozenset[str] = self._linear
         """Layers that had small batches when moments were last summed."""
@@ -318,13 +318,14 @@ class Recorder:
         output.register_hook(hook)  # type: ignore[no-untyped-call]
 
     def _after_backward(self, seen: Sighting, grad: Tensor) -> None:
-        if self.active and not any(self._ledger.counts(name) for name in seen.names if name is not None):
+        names = seen.names
+        if self.active and not self._ledger.counts_one_of(names):
             return
         start = time.perf_counter()
         batch = torch._C._current_graph_task_id() if seen.outer < 0 else seen.outer
-        refuse_changed(seen.names, seen.inputs, seen.version)
+        refuse_changed(names, seen.inputs, seen.version)
         self.terms.join(batch, seen.forward)
-        for name, part in parts_of(seen.names, grad.detach(), seen.view):
+        for name, part in parts_of(names, grad.detach(), seen.view):
             call = Capture(seen.inputs, part)
             if self.active:
                 if self._ledger.begins_anew(name):

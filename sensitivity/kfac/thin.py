@@ -91,6 +91,11 @@ def rows_of(layout: Layout, calls: Mapping[str, Sequence[Capture]]) -> dict[str,
     return found
 
 
+def may_pay(layer: Layer) -> bool:
+    """Whether there are batches for which keeping a layer's calls pays."""
+    return layer.kind == "linear" and full_flops(layer) - thin_flops(layer, 1) >= _WORTH_FLOPS
+
+
 def keep_call(rows: dict[str, list[Capture]], layer: Layer, call: Capture) -> None:
     """Keep one more call of a layer, or none where the thin form of all its calls would not pay."""
     calls = rows.setdefault(layer.name, [])

@@ -122,3 +122,19 @@ def test_a_member_of_a_pack_is_the_optimizer_alone(make_study, model, members):
         for member, network in enumerate(networks):
             for name, p in network.named_parameters():
                 torch.testing.assert_close(packed.params[name][member].detach(), p.detach(), rtol=1e-8, atol=1e-11)
+
+
+def test_members_that_use_different_layers_are_refused_with_what_to_set():
+    class ByData(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return (self.left if x.sum().item() > 0 else self.right)(x)
+
+    pack = PackedModel(ByData, [0, 1])
+    inputs = torch.stack([torch.ones(4, 3), -torch.ones(4, 3)])
+    with pytest.raises(RuntimeError, match=r"in different ways in one step \(left, right\).*execution\.pack_size = 1"):
+        pack.train_outputs(inputs, record=True)
+    assert pack.train_outputs(inputs, record=False)[0].shape == (2, 4, 2)
