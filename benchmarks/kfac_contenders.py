@@ -401,6 +401,7 @@ def _named(label: str, package: str) -> str:
 CONTENDERS: dict[str, tuple[Callable[..., Step], Callable[..., Step]]] = {
     "ours": (ours, unit),
     "ours, exact damping": (lambda w, k: ours(w, k, damping_form="exact"), unit),
+    "ours, factors of a quarter of the batch": (lambda w, k: ours(w, k, batch_fraction=0.25), unit),
     "minimal hooks": (minimal, unit),
     _named("singd", "singd"): (singd, unit),
     _named("asdfghjkl", "asdfghjkl"): (asdfghjkl, unit),
