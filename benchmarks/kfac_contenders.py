@@ -21,6 +21,7 @@ Step = Callable[[], Any]
 NEVER = 10**9
 WIDTHS = {"perceptron": (64, 128, 128, 10), "wide": (784, 1000, 500, 250, 30, 250, 500, 1000, 784)}
 """Of perceptrons; "wide" are those of the autoencoder of MNIST in Martens and Grosse 2015, section 13."""
+VOCABULARY, LENGTH = 256, 128
 INTERVALS = {"plain": (NEVER, NEVER), "factors": (1, NEVER), "both": (1, 1)}
 
 
@@ -35,12 +36,20 @@ class Workload:
     def model(self) -> nn.Module:
         """Make the model with its initial parameters."""
         torch.manual_seed(0)
-        made = ResNet20() if self.name == "resnet20" else _perceptron(WIDTHS[self.name])
+        made = {"resnet20": ResNet20, "transformer": Decoder}.get(self.name, lambda: _perceptron(WIDTHS[self.name]))()
         return made.to(self.device)
+
+    @property
+    def examples(self) -> int:
+        """Number of sequences in a transformer's batch, of `self.batch` in the others."""
+        return 32 if self.name == "transformer" else self.batch
 
     def data(self) -> tuple[Tensor, Tensor]:
         """Make one batch."""
         generator = torch.Generator().manual_seed(1)
+        if self.name == "transformer":
+            tokens, labels = torch.randint(VOCABULARY, (2, self.examples, LENGTH), generator=generator)
+            return tokens.to(self.device), labels.flatten().to(self.device)
         shape = (3, 32, 32) if self.name == "resnet20" else WIDTHS[self.name][:1]
         x = torch.randn(self.batch, *shape, generator=generator)
         return x.to(self.device), torch.randint(10, (self.batch,), generator=generator).to(self.device)
@@ -85,6 +94,49 @@ class ResNet20(nn.Module):
         return self.head(self.blocks(functional.relu(self.norm(self.conv(x)))).mean((2, 3)))
 
 
+class DecoderBlock(nn.Module):
+    """Causal self-attention of 4 heads and a perceptron of 4 times the width, each on a normalised residual stream."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add both branches."""
+        h = self.norm1(x)
+        heads = [m(h).unflatten(-1, (4, -1)).transpose(1, 2) for m in (self.query, self.key, self.value)]
+        mixed = functional.scaled_dot_product_attention(*heads, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer of 4 layers of width 256, for sequences of 128 bytes."""
+
+    def __init__(self, width: int = 256, depth: int = 4) -> None:
+        super().__init__()
+        self.word, self.place = nn.Embedding(VOCABULARY, width), nn.Embedding(LENGTH, width)
+        self.blocks = nn.Sequential(*(DecoderBlock(width) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, VOCABULARY)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Give the logits of all tokens, [batch * length, vocabulary]."""
+        places = torch.arange(LENGTH, device=tokens.device)
+        return self.head(self.norm(self.blocks(self.word(tokens) + self.place(places)))).flatten(0, 1)
+
+
+def adamw(work: Workload, kind: str) -> Step:
+    """Build torch.optim.AdamW, the unit of a transformer."""
+    return _torch_step(work, lambda model: torch.optim.AdamW(model.parameters(), lr=1e-3))
+
+
+def unit(work: Workload, kind: str) -> Step:
+    """Build the optimizer that ratios are to."""
+    return (adamw if work.name == "transformer" else sgd)(work, kind)
+
+
 def sgd(work: Workload, kind: str) -> Step:
     """Build torch.optim.SGD with momentum, the unit of every ratio."""
     return _torch_step(work, lambda model: torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9))
@@ -93,7 +145,15 @@ def sgd(work: Workload, kind: str) -> Step:
 def ours(work: Workload, kind: str, **options: Any) -> Step:
     """Build this product's K-FAC."""
     factors, inverses = INTERVALS[kind]
-    config = KFACConfig(lr=1e-3, damping=0.1, factor_interval=factors, inverse_interval=inverses, **options)
+    terms = LENGTH if work.name == "transformer" else None
+    config = KFACConfig(
+        lr=1e-3,
+        damping=0.1,
+        factor_interval=factors,
+        inverse_interval=inverses,
+        terms_per_example=terms,
+        **options,
+    )
     return _torch_step(work, lambda model: KFAC(model, config))
 
 
@@ -286,16 +346,19 @@ class Minimal:
         """Average the input factor."""
         if self.steps % self.intervals[0] == 0:
             rows = inputs[0].detach()
+            rows = rows.flatten(0, -2) if isinstance(layer, nn.Linear) else rows
             if isinstance(layer, nn.Conv2d):
                 rows = functional.unfold(rows, layer.kernel_size, 1, layer.padding, layer.stride).mT.flatten(0, 1)
             if layer.bias is not None:
                 rows = functional.pad(rows, (0, 1), value=1.0)
-            self.averaged(self.a, layer, rows.mT @ rows / len(inputs[0]))
+            self.averaged(self.a, layer, rows.mT @ rows / len(rows if isinstance(layer, nn.Linear) else inputs[0]))
 
     def saved_gradient(self, layer: nn.Module, _: Any, grads: tuple[Tensor, ...]) -> None:
         """Average the output factor."""
         if self.steps % self.intervals[0] == 0:
-            rows = grads[0].detach() * len(grads[0])
+            rows = grads[0].detach()
+            rows = rows.flatten(0, -2) if isinstance(layer, nn.Linear) else rows
+            rows = rows * len(rows)
             rows = rows.flatten(2).mT.flatten(0, 1) if rows.dim() == 4 else rows
             self.averaged(self.g, layer, rows.mT @ rows / len(rows))
 
@@ -336,12 +399,13 @@ def _named(label: str, package: str) -> str:
 
 
 CONTENDERS: dict[str, tuple[Callable[..., Step], Callable[..., Step]]] = {
-    "ours": (ours, sgd),
-    "ours, exact damping": (lambda w, k: ours(w, k, damping_form="exact"), sgd),
-    "minimal hooks": (minimal, sgd),
-    _named("singd", "singd"): (singd, sgd),
-    _named("asdfghjkl", "asdfghjkl"): (asdfghjkl, sgd),
-    _named("curvlinops", "curvlinops-for-pytorch"): (curvlinops, sgd),
+    "ours": (ours, unit),
+    "ours, exact damping": (lambda w, k: ours(w, k, damping_form="exact"), unit),
+    "ours, factors of a quarter of the batch": (lambda w, k: ours(w, k, batch_fraction=0.25), unit),
+    "minimal hooks": (minimal, unit),
+    _named("singd", "singd"): (singd, unit),
+    _named("asdfghjkl", "asdfghjkl"): (asdfghjkl, unit),
+    _named("curvlinops", "curvlinops-for-pytorch"): (curvlinops, unit),
     _named("kfac-jax", "kfac-jax"): (kfac_jax, jax_sgd),
 }
 

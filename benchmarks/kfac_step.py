@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from kfac_contenders import CONTENDERS, Step, Workload, sgd
+from kfac_contenders import CONTENDERS, LENGTH, Step, Workload, unit
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,8 +32,10 @@ from sensitivity.kfac import KFACConfig, layers_of, step_flops
 
 SETTINGS = {"a": (1, 10), "b": (10, 100)}
 KINDS = ("plain", "factors", "both")
-ROUNDS = {"perceptron": 60, "wide": 10, "resnet20": 5}
-STEPS = {"perceptron": 10, "wide": 2, "resnet20": 1}
+ROUNDS = {"perceptron": 60, "wide": 10, "resnet20": 5, "transformer": 5}
+STEPS = {"perceptron": 10, "wide": 2, "resnet20": 1, "transformer": 1}
+UNITS = {"transformer": "AdamW"}
+"""Optimizers that ratios are to, where that is not SGD with momentum."""
 
 
 @dataclass(eq=False)
@@ -63,9 +65,9 @@ def measure(work: Workload, rounds: int) -> Iterator[Measured]:
     """Measure round by round, each time giving all that is known."""
     pairs: dict[tuple[str, str], tuple[Step, Step]] = {}
     known, steps = Measured(), STEPS[work.name]
-    for name, (build, unit) in CONTENDERS.items():
+    for name, (build, base_of) in CONTENDERS.items():
         try:
-            built = {kind: (build(work, kind), unit(work, kind)) for kind in KINDS}
+            built = {kind: (build(work, kind), base_of(work, kind)) for kind in KINDS}
             for step, base in built.values():
                 for _ in range(2):
                     step()
@@ -75,12 +77,12 @@ def measure(work: Workload, rounds: int) -> Iterator[Measured]:
         else:
             pairs.update({(name, kind): pair for kind, pair in built.items()})
             known.ratios[name] = {kind: [] for kind in KINDS}
-    plain = sgd(work, "plain")
+    plain = unit(work, "plain")
     for _ in range(rounds):
         known.units.append(timed(plain, work.device, steps))
         for (name, kind), (step, base) in pairs.items():
-            unit = timed(base, work.device, steps)
-            known.ratios[name][kind].append(timed(step, work.device, steps) / unit)
+            seconds = timed(base, work.device, steps)
+            known.ratios[name][kind].append(timed(step, work.device, steps) / seconds)
         yield known
 
 
@@ -105,6 +107,8 @@ def floors(work: Workload) -> dict[str, dict[str, float]]:
     model, (x, y) = work.model(), work.data()
     positions: dict[str, int] = {}
     for name, module in model.named_modules():
+        if work.name == "transformer" and isinstance(module, torch.nn.Linear):
+            positions[name] = LENGTH
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(lambda m, a, out, name=name: positions.update({name: out[0, 0].numel()}))
     counter = FlopCounterMode(display=False)
@@ -114,11 +118,13 @@ def floors(work: Workload) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {"floor by FLOPs, our forms": {}, "floor by FLOPs, usual forms": {}}
     for setting, (factors, inverses) in SETTINGS.items():
         config = KFACConfig(factor_interval=factors, inverse_interval=inverses)
-        cost = step_flops(layers, config, examples=work.batch, positions=positions, calls=True)
-        usual = step_flops(layers, config, examples=work.batch, positions=positions)
+        cost = step_flops(layers, config, examples=work.examples, positions=positions, calls=True)
+        usual = step_flops(layers, config, examples=work.examples, positions=positions)
         found["floor by FLOPs, our forms"][setting] = (base + cost.total) / base
         patches = sum(
-            x.groups * 2 * work.batch * positions.get(x.name, 1) * (x.input_dim**2 + x.output_dim**2) for x in layers
+            x.groups * 2 * work.examples * positions.get(x.name, 1) * (x.input_dim**2 + x.output_dim**2)
+            for x in layers
+            if x.kind != "embedding"
         )
         whole = base + patches / factors + usual.inverses + usual.precondition
         found["floor by FLOPs, usual forms"][setting] = whole / base
@@ -135,7 +141,7 @@ def peak_memory(work: Workload, name: str, threads: int) -> float | None:
 
 def child(work: Workload, name: str) -> None:
     """Take three steps and print this process's peak memory in MB."""
-    step = sgd(work, "both") if name == "sgd" else CONTENDERS[name][0](work, "both")
+    step = unit(work, "both") if name == "unit" else CONTENDERS[name][0](work, "both")
     for _ in range(3):
         step()
     if work.device.type == "cuda":
@@ -147,8 +153,8 @@ def child(work: Workload, name: str) -> None:
 
 
 def memories(work: Workload, threads: int) -> dict[str, str]:
-    """Peak memory over SGD's of every contender; of JAX, which keeps its own books, none."""
-    base, found = peak_memory(work, "sgd", threads), dict[str, str]()
+    """Peak memory over the unit's of every contender; of JAX, which keeps its own books, none."""
+    base, found = peak_memory(work, "unit", threads), dict[str, str]()
     for name in CONTENDERS:
         peak = None if "jax" in name else peak_memory(work, name, threads)
         found[name] = "" if peak is None or base is None else f"{peak - base:.0f}"
@@ -157,14 +163,14 @@ def memories(work: Workload, threads: int) -> dict[str, str]:
 
 def table(work: Workload, known: Measured, memory: dict[str, str], loads: list[float]) -> list[str]:
     """Markdown lines of one workload's table."""
-    rounds, steps = len(known.units), STEPS[work.name]
+    rounds, steps, of = len(known.units), STEPS[work.name], UNITS.get(work.name, "SGD")
     lines = [
-        f"## {work.name}, batch {work.batch}: SGD step {statistics.median(known.units) * 1e3:.2f} ms",
+        f"## {work.name}, batch {work.examples}: {of} step {statistics.median(known.units) * 1e3:.2f} ms",
         "",
         f"{rounds} rounds of {steps} step(s) each, on {os.cpu_count()} cores under a load of {min(loads):.1f} to "
         f"{max(loads):.1f} (this benchmark's own 1 included).",
         "",
-        "| | a | b | plain | factors | both | peak memory over SGD's, MB |",
+        f"| | a | b | plain | factors | both | peak memory over {of}'s, MB |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, values in floors(work).items():
@@ -184,8 +190,9 @@ def machine(threads: int, device: torch.device) -> list[str]:
         "# K-FAC step over SGD step",
         "",
         f"{where}; Python {platform.python_version()}, torch {torch.__version__}. `python benchmarks/kfac_step.py`.",
-        "Ratios to SGD with momentum: medians over rounds, of a and b with quartiles. a: factors every step, inverses",
-        "every 10; b: every 10, every 100. Kinds of step: plain, with new factors, with new factors and inverses.",
+        "Ratios to SGD with momentum (a transformer's: AdamW): medians over rounds, of a and b with quartiles.",
+        "a: factors every step, inverses every 10; b: every 10, every 100. Kinds of step: plain, with new factors,",
+        "with new factors and inverses.",
         "",
     ]
 

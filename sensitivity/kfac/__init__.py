@@ -37,7 +37,7 @@ from sensitivity.kfac.engine import StepReport, step
 from sensitivity.kfac.factors import Capture
 from sensitivity.kfac.fisher import pseudo_losses
 from sensitivity.kfac.flops import StepFlops, step_flops
-from sensitivity.kfac.layers import Geometry, Layer, layer_of, layers_of
+from sensitivity.kfac.layers import Geometry, Layer, layer_of, layers_of, projections_of
 from sensitivity.kfac.optimizer import KFAC, RunReport
 from sensitivity.kfac.precondition import SolveFailure
 from sensitivity.kfac.state import KFACState, init_state, select
@@ -64,6 +64,7 @@ __all__ = [
     "layers_of",
     "needs_statistics",
     "norms_of",
+    "projections_of",
     "pseudo_losses",
     "select",
     "statistics_of",

@@ -17,7 +17,7 @@ DampingForm = Literal["factored", "exact"]
 Sharing = Literal["expand", "reduce"]
 Reduction = Literal["mean", "sum"]
 OtherRule = Literal["sgd", "diagonal"]
-LossKind = Literal["cross_entropy", "squared_error", "mse"]
+LossKind = Literal["cross_entropy", "binary_cross_entropy", "squared_error", "mse"]
 Interval = int | tuple[tuple[int, int], ...]
 
 
@@ -58,8 +58,9 @@ class KFACConfig:
     decoupled_weight_decay: decay the parameters by lr * weight_decay (AdamW style) instead of adding to the gradient.
     fisher: whose output gradients enter the factors: the training loss's own, those of labels sampled from the model,
         or all columns of a square root of the loss's Hessian (exact in the labels).
-    loss: the training loss, needed to sample for "monte_carlo" and "type2": cross entropy of logits, half the squared
-        error summed over outputs, or `torch.nn.functional.mse_loss` (averaged over outputs).
+    loss: the training loss, needed to sample for "monte_carlo" and "type2": cross entropy of logits (label smoothing
+        included), `binary_cross_entropy_with_logits` (averaged over outputs), half the squared error summed over
+        outputs, or `torch.nn.functional.mse_loss` (averaged over outputs).
     reduction: how the training loss joins examples; decides how per-example gradients are recovered.
     terms_per_example: loss terms in one entry of the batch dimension, such as tokens in a sequence when the loss
         averages over tokens. With None `KFAC` infers one term for each example where that is certain, and raises

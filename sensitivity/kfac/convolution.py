@@ -10,7 +10,8 @@ channels, half of them by symmetry, each one product of the image with a shifted
 gradient of a convolution's weight, for which a CPU has a quicker kernel); then the outputs that the convolution does
 not have are taken off. These lie in strips along the border, where only the kernel rows (or columns) that reach the
 image are not zero. Exact, and without patches of the image's interior. With a larger stride the
-patches are made (im2col), and blocks of the symmetric product are computed once.
+patches are made (im2col), and blocks of the symmetric product are computed once. Those of three spatial dimensions are
+made in windows.py.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sensitivity.kfac.layers import Geometry, Layer
+from sensitivity.kfac.windows import window_moment, windows
 
 Pair = tuple[int, int]
 _FEWEST_CHANNELS = 3
@@ -29,6 +31,8 @@ _POSITIONS = 2**14
 
 def patch_moment(inputs: Tensor, geometry: Geometry, groups: int, lead: int, *, bias: bool) -> Tensor:
     """Sum p pᵀ over all patches p, which end with a 1 if there is a bias: [groups, *lead, d, d]."""
+    if len(geometry.kernel) == 3:
+        return window_moment(inputs, geometry, groups, lead, bias=bias)
     images, plane = _plane(inputs, geometry, groups, lead)
     by_correlation = plane.stride == (1, 1) and prod(plane.kernel) > 1
     moment = _by_correlation(images, plane) if by_correlation else _by_patches(images, plane)
@@ -42,6 +46,8 @@ def patch_moment(inputs: Tensor, geometry: Geometry, groups: int, lead: int, *, 
 
 def patch_means(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> Tensor:
     """Average each example's patches over positions: [groups, *lead, N, d], without bias."""
+    if len(geometry.kernel) == 3:
+        return windows(inputs, geometry, groups, lead).mean(-1)
     images, plane = _plane(inputs, geometry, groups, lead)
     sums = _window_sums(images.flatten(0, 1), plane).flatten(1) / prod(plane.outputs(images))
     return sums.reshape(groups, *inputs.shape[: lead + 1], -1)
@@ -49,6 +55,8 @@ def patch_means(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> T
 
 def patches(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> Tensor:
     """Make the patches of each example: [groups, *lead, N, d, positions], without bias."""
+    if len(geometry.kernel) == 3:
+        return windows(inputs, geometry, groups, lead)
     images, plane = _plane(inputs, geometry, groups, lead)
     columns = _unfolded(images.flatten(0, 1), plane)
     return columns.reshape(groups, *inputs.shape[: lead + 1], *columns.shape[1:])
@@ -72,6 +80,8 @@ def moment_flops(layer: Layer, rows: float) -> float:
     sides = layer.geometry.kernel
     kernel = (1, *sides) if len(sides) == 1 else sides
     channels = layer.weight_shape[1]
+    if len(kernel) == 3:
+        return layer.groups * 2 * rows * (channels * prod(kernel)) ** 2
     if prod(layer.geometry.stride) == 1 and prod(kernel) > 1:
         lags = (kernel[0] - 1) * (2 * kernel[1] - 1) + kernel[1]
         return layer.groups * 2 * rows * channels**2 * lags

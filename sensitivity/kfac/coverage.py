@@ -1,9 +1,11 @@
-"""What of a model an optimizer covers: checks of parameter groups, and modules left to plain gradients."""
+"""What of a model an optimizer covers, and modules left to plain gradients."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
-from torch import Tensor, nn
+from torch import nn
+
+from sensitivity.kfac.attention import OUT
+from sensitivity.kfac.layers import PROJECTIONS, Layer, within
 
 _RULED = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -13,24 +15,45 @@ def comparable(modules: Sequence[nn.Module]) -> bool:
     return all(getattr(module, "padding_idx", None) is None for module in modules)
 
 
-def check_groups(groups: list[dict[str, Any]], model: nn.Module, named: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless the groups hold all of these parameters, and none of another model."""
-    held, own = {id(p) for group in groups for p in group["params"]}, {id(p) for p in model.parameters()}
-    left = [name for name, p in named.items() if id(p) not in held]
-    if left:
-        raise ValueError(f"param_groups leave out {', '.join(left)}. Freeze these parameters or add them to a group.")
-    if held - own:
-        raise ValueError(f"param_groups hold {len(held - own)} parameters that are not of this model. Take them out.")
+def attentions_of(model: nn.Module, layers: Sequence[Layer]) -> dict[nn.MultiheadAttention, dict[str, str]]:
+    """Find the attention modules of these layers, with the names of their layers by projection."""
+    by_weight: dict[int, dict[int, str]] = {}
+    for layer in layers:
+        by_weight.setdefault(id(model.get_parameter(layer.weight)), {})[layer.part[0]] = layer.name
+    found = {}
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            inner = by_weight.get(id(module.in_proj_weight), {})
+            names = {PROJECTIONS[i]: name for i, name in inner.items()}
+            outputs = by_weight.get(id(module.out_proj.weight), {})
+            names |= {OUT: outputs[0]} if outputs else {}
+            if names:
+                found[module] = names
+    return found
 
 
-def uncovered_modules(model: nn.Module, covered: set[str]) -> tuple[str, ...]:
-    """Name the modules whose own parameters K-FAC does not cover, normalisation layers excepted."""
+def uncovered_modules(model: nn.Module, layers: Sequence[Layer], exclude: Collection[str]) -> tuple[str, ...]:
+    """Name the modules whose own parameters K-FAC does not cover.
+
+    Not normalisation layers, transposed convolutions whose bias alone is left, and what was excluded by name.
+    """
+    covered = {name for layer in layers for name in layer.parameters}
+    covered |= {f"{layer.name}.bias".lstrip(".") for layer in layers if layer.adjoint is not None}
     return tuple(
         f"{name or 'the model itself'} ({type(module).__name__})"
         for name, module in model.named_modules()
         if not isinstance(module, _RULED)
+        and not within(name, exclude)
         and any(
             p.requires_grad and (f"{name}.{own}" if name else own) not in covered
             for own, p in module.named_parameters(recurse=False)
         )
     )
+
+
+def uncovered_message(names: Sequence[str]) -> str:
+    """Warn of modules that plain gradients move, and say what to write if that is meant."""
+    plain = [name.rpartition(" (")[0] for name in names if not name.startswith("the model itself")]
+    listed = ", ".join(repr(name) for name in plain)
+    meant = f" If that is meant, pass KFAC(..., exclude=[{listed}])." if plain else ""
+    return f"K-FAC does not cover {', '.join(names)}: plain gradients move their parameters.{meant}"

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from sensitivity.kfac.config import KFACConfig
 from sensitivity.kfac.convolution import patches
-from sensitivity.kfac.factors import Capture
+from sensitivity.kfac.factors import Capture, grads_of, inputs_of
 from sensitivity.kfac.layers import Layer
 from sensitivity.kfac.layout import Placement
 from sensitivity.kfac.state import KFACState
@@ -62,19 +62,23 @@ def _squares(state: KFACState, placement: Placement, calls: Sequence[Capture]) -
     assert placement.inputs is not None
     bases = placement.inputs.of(state.inverses), placement.outputs.of(state.inverses)
     dtype = state.momentum.dtype
-    inputs = torch.cat([_input_rows(layer, call.inputs.to(dtype), lead) for call in calls], -2)
-    inputs = inputs @ bases[0].unsqueeze(-3)
-    total = torch.zeros((), dtype=dtype, device=inputs.device)
-    for column in zip(*(call.columns for call in calls), strict=True):
-        grads = torch.cat([_gradient_rows(layer, g.to(dtype), lead) for g in column], -2) @ bases[1].unsqueeze(-3)
-        if inputs.shape[-2] == 1:
-            total = total + grads.squeeze(-2).square().mT @ inputs.squeeze(-2).square()
-            continue
-        members = max(1, inputs.shape[:-3].numel())
-        size = max(1, _CHUNK // (members * inputs.shape[-1] * grads.shape[-1]))
-        for a, g in zip(torch.split(inputs, size, -3), torch.split(grads, size, -3), strict=True):
-            total = total + (g.mT @ a).square().sum(-3)
+    total = torch.zeros((), dtype=dtype, device=calls[0].inputs.device)
+    for column in inputs_of(layer, calls):
+        inputs = torch.cat([_input_rows(layer, x.to(dtype), lead) for x in column], -2) @ bases[0].unsqueeze(-3)
+        for outputs in grads_of(layer, calls):
+            grads = torch.cat([_gradient_rows(layer, g.to(dtype), lead) for g in outputs], -2) @ bases[1].unsqueeze(-3)
+            total = total + _sum_of_squares(inputs, grads)
     return total.movedim(0, lead)
+
+
+def _sum_of_squares(inputs: Tensor, grads: Tensor) -> Tensor:
+    """Sum over examples the squares of their gradients, from rows [groups, *lead, N, positions, d] of both sides."""
+    if inputs.shape[-2] == 1:
+        return grads.squeeze(-2).square().mT @ inputs.squeeze(-2).square()
+    members = max(1, inputs.shape[:-3].numel())
+    size = max(1, _CHUNK // (members * inputs.shape[-1] * grads.shape[-1]))
+    pairs = zip(torch.split(inputs, size, -3), torch.split(grads, size, -3), strict=True)
+    return torch.stack([(g.mT @ a).square().sum(-3) for a, g in pairs]).sum(0)
 
 
 def _input_rows(layer: Layer, inputs: Tensor, lead: int) -> Tensor:

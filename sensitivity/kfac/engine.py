@@ -9,6 +9,7 @@ have been.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -30,6 +31,8 @@ from sensitivity.kfac.statistics import (
     finite,
     loss_terms,
     newest_weights,
+    start_late,
+    statistics_of,
 )
 from sensitivity.kfac.thin import Rows, rows_of
 from sensitivity.kfac.update import (
@@ -81,21 +84,23 @@ class Source(Protocol):
         """Move EKFAC's second moments, in the eigenbases of now."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Captures:
     """Statistics from captures that the caller holds."""
 
     captures: Mapping[str, Sequence[Capture]]
     config: KFACConfig
     loss_scale: float | None
-
-    @property
-    def urgent(self) -> bool:
-        return False
+    urgent: bool = False
 
     def average(self, state: KFACState, mask: Tensor | None) -> Tensor | None:
         moved = average_captures(state, self.captures, self.config, mask=mask, loss_scale=self.loss_scale)
-        for norm in state.norms:
+        if state.waiting:
+            used = {name for name in state.waiting if self.captures.get(name)}
+            scale = self.loss_scale
+            late = partial(statistics_of, state.layout, self.captures, self.config, loss_scale=scale)
+            self.urgent = start_late(state, used, late, moved)
+        for norm in (each for each in state.norms if self.captures.get(each.name)):
             scale, terms = self._scale(state)
             new = example_squares(norm, self.captures[norm.name], len(state.layout.lead))
             weight = newest_weights(self.config.factor_decay, state.averaged, state.momentum.dtype)
@@ -113,19 +118,19 @@ class _Captures:
         return scale, loss_terms(state.layout, self.captures, self.config)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Given:
     """Statistics that the caller has summed, over the micro-batches of a batch for instance."""
 
     statistics: Statistics
     config: KFACConfig
-
-    @property
-    def urgent(self) -> bool:
-        return False
+    urgent: bool = False
 
     def average(self, state: KFACState, mask: Tensor | None) -> Tensor | None:
-        return average(state, self.statistics, self.config.factor_decay, mask)
+        moved = average(state, self.statistics, self.config.factor_decay, mask)
+        used = {name for name in state.waiting if name not in self.statistics.missing}
+        self.urgent = start_late(state, used, lambda: self.statistics, moved)
+        return moved
 
     def rescale(self, state: KFACState, mask: Tensor | None) -> None:
         raise AssertionError("step() refuses this")
@@ -158,7 +163,9 @@ def step(
 ) -> StepReport:
     """Take one step, in place on `params` and `state`.
 
-    `params` and `grads` hold the parameters that `state` was made for, each [*lead, *parameter shape]. `captures` may
+    `params` and `grads` hold the parameters that `state` was made for, each [*lead, *parameter shape]. Parameters that
+    a batch did not use are left out of `grads`, and their layers out of the captures; they keep their values, momentum
+    and averages. `captures` may
     be None on steps where `needs_statistics(config, state.steps)` is False; a first step needs them. In their place
     stands `Statistics` of the batch, where it came in parts: those of the parts (`statistics_of`), averaged by size.
     `loss_scale`: see `statistics_of`. `calls` holds, for any layers, all the calls that their gradients in `grads` came
@@ -179,13 +186,20 @@ def step(
             raise ValueError(f"{rule} needs captures of the whole batch, not Statistics. Give those, or set {other}.")
         source = _Given(captures, config)
     elif captures is not None:
-        check_captures([p.layer.name for p in state.layout.placements] + [norm.name for norm in state.norms], captures)
+        used = [p.layer.name for p in state.layout.placements if p.layer.weight in grads]
+        check_captures([*used, *(norm.name for norm in state.norms if norm.weight in grads)], captures)
         source = _Captures(captures, config, loss_scale)
     names = state.layout.names
-    values, slopes = [params[name] for name in names], [grads[name] for name in names]
+    values = [params[name] for name in names]
+    slopes = [grads[name] if name in grads else torch.zeros_like(params[name]) for name in names]
+    unused = [i for i, name in enumerate(names) if name not in grads]
+    kept = [(x, x.clone()) for i in unused for x in (values[i], state.workspace.velocity_views[i])]
     with full_precision(state.momentum.device):
         rows = rows_of(state.layout, calls) if calls else {}
-        return advance(config, state, values, slopes, source, flat_numbers(hyper, state), rows)
+        report = advance(config, state, values, slopes, source, flat_numbers(hyper, state), rows)
+    for tensor, value in kept:
+        tensor.copy_(value)
+    return report
 
 
 def advance(

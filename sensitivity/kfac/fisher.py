@@ -1,9 +1,10 @@
 """Pseudo-losses whose backward pass gives the output gradients of the true Fisher, from a model's outputs alone.
 
 Outputs are [*lead, N, ..., classes] logits for cross entropy, every row before the classes a loss term, and [*lead, N,
-...] predictions for squared errors, every example a loss term. Each pseudo-loss sums over all terms, so its captures
-have loss_scale 1. The sum over pseudo-losses of gradient outer products is, for "type2", exactly Jᵀ H J summed over
-terms (H the loss's Hessian, which is the Fisher of these losses), and for "monte_carlo" an unbiased estimate of it
+...] logits for binary cross entropy, or predictions for squared errors, every example a loss term. Each pseudo-loss
+sums over all terms, so its captures have loss_scale 1. The sum over pseudo-losses of gradient outer products is, for
+"type2", exactly Jᵀ H J summed over terms (H the loss's Hessian, which is the Fisher of these losses, and does not
+depend on how labels are smoothed), and for "monte_carlo" an unbiased estimate of it
 (Martens 2020, arXiv 1412.1193; Kunstner et al. 2019 on why the empirical Fisher differs).
 """
 
@@ -57,6 +58,23 @@ def _coefficients(
                 root = probabilities[..., c : c + 1].sqrt()
                 column = -root * probabilities
                 column[..., c] += root[..., 0]
+                yield column
+        return
+    if config.loss == "binary_cross_entropy":
+        probabilities = rows.sigmoid()
+        spread = classes**-0.5
+        if config.fisher == "monte_carlo":
+            members = probabilities.unsqueeze(0) if lead == 0 else probabilities.flatten(0, lead - 1)
+            draws = [
+                torch.rand(member.shape, generator=generator, dtype=rows.dtype, device=generator.device)
+                for member, generator in zip(members, generators, strict=True)
+            ]
+            labels = torch.stack(draws).reshape(rows.shape).to(rows.device, non_blocking=True) < probabilities
+            yield spread * (probabilities - labels.to(rows.dtype))
+        else:
+            for c in range(classes):
+                column = torch.zeros_like(rows)
+                column[..., c] = spread * (probabilities[..., c] * (1 - probabilities[..., c])).sqrt()
                 yield column
         return
     spread = 1.0 if config.loss == "squared_error" else (2.0 / classes) ** 0.5

@@ -2,17 +2,33 @@
 
 A layer maps inputs a to outputs s = W a; W is seen as `groups` matrices [output_dim, input_dim], where input_dim counts
 a column for the bias, last. A convolution is a linear map of its patches, [channels / groups * kernel positions] in the
-order of `Tensor.flatten`.
+order of `Tensor.flatten`. A transposed convolution is the adjoint of a convolution with the same weight: its gradient
+is Σ x pᵀ over positions of its input x, with p the patches of its output's gradient. The input projections of an
+`nn.MultiheadAttention` are three layers, each with its third of one weight and one bias.
 """
 
+import copy
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
+import torch
 from torch import nn
 
 Kind = Literal["linear", "conv", "embedding"]
+_KINDS: dict[type[nn.Module], Kind] = {
+    nn.Linear: "linear",
+    nn.Conv1d: "conv",
+    nn.Conv2d: "conv",
+    nn.Conv3d: "conv",
+    nn.ConvTranspose1d: "conv",
+    nn.ConvTranspose2d: "conv",
+    nn.ConvTranspose3d: "conv",
+    nn.Embedding: "embedding",
+    nn.EmbeddingBag: "embedding",
+}
+PROJECTIONS = ("query", "key", "value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +52,11 @@ class Geometry:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One covered layer: where its parameters are found, and the shape of its Kronecker block."""
+    """One covered layer: where its parameters are found, and the shape of its Kronecker block.
+
+    weight_shape: of the weight, or of its part, number `part[0]` of `part[1]` equal parts one below the other. adjoint:
+    the padding of a transposed convolution, whose `geometry` is that of patches of its output, padded already.
+    """
 
     name: str
     kind: Kind
@@ -45,6 +65,13 @@ class Layer:
     weight_shape: tuple[int, ...]
     groups: int = 1
     geometry: Geometry | None = None
+    part: tuple[int, int] = (0, 1)
+    adjoint: tuple[int, ...] | None = None
+
+    @property
+    def parameter_shape(self) -> tuple[int, ...]:
+        """Shape of the whole weight."""
+        return (self.weight_shape[0] * self.part[1], *self.weight_shape[1:])
 
     @property
     def output_dim(self) -> int:
@@ -67,30 +94,55 @@ class Layer:
 def layer_of(name: str, module: nn.Module) -> Layer | None:
     """Describe a module of the model by its qualified name; None if K-FAC does not cover its type.
 
-    Subclasses of the covered types are not covered: their forward pass may compute something else.
+    A subclass of a covered type is covered if its forward pass is that type's own, or was tried on a copy and gives the
+    same outputs. The bias of a transposed convolution is not part of the layer.
     """
-    prefix = f"{name}." if name else ""
-    if type(module) is nn.Linear:
-        kind: Kind = "linear"
-    elif type(module) in (nn.Conv1d, nn.Conv2d):
-        kind = "conv"
-    elif (
-        type(module) is nn.Embedding and not module.scale_grad_by_freq and module.max_norm is None and not module.sparse
-    ):
-        return Layer(
-            name=name, kind="embedding", weight=f"{prefix}weight", bias=None, weight_shape=tuple(module.weight.shape)
-        )
-    else:
+    base = next((each for each in _KINDS if isinstance(module, each)), None)
+    if base is None or not isinstance(getattr(module, "weight", None), nn.Parameter) or not _computes_as(module, base):
         return None
-    assert isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d))
-    return Layer(
-        name=name,
-        kind=kind,
-        weight=f"{prefix}weight",
-        bias=None if module.bias is None else f"{prefix}bias",
-        weight_shape=tuple(module.weight.shape),
-        groups=1 if isinstance(module, nn.Linear) else module.groups,
-        geometry=None if isinstance(module, nn.Linear) else _geometry(module),
+    prefix = f"{name}." if name else ""
+    weight, shape = f"{prefix}weight", tuple(cast(torch.Tensor, module.weight).shape)
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        if module.scale_grad_by_freq or module.max_norm is not None or module.sparse:
+            return None
+        if isinstance(module, nn.EmbeddingBag) and module.mode == "max":
+            return None
+        return Layer(name=name, kind="embedding", weight=weight, bias=None, weight_shape=shape)
+    bias = None if module.bias is None else f"{prefix}bias"
+    plain = Layer(name=name, kind=_KINDS[base], weight=weight, bias=bias, weight_shape=shape)
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        if module.padding_mode != "zeros":
+            return None
+        kernel, stride, dilation = tuple(module.kernel_size), tuple(module.stride), tuple(module.dilation)
+        none = tuple((0, 0) for _ in kernel)
+        geometry = Geometry(kernel=kernel, stride=stride, padding=none, padding_mode="zeros", dilation=dilation)
+        padding = tuple(int(each) for each in module.padding)
+        return replace(plain, bias=None, groups=module.groups, geometry=geometry, adjoint=padding)
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return replace(plain, groups=module.groups, geometry=_geometry(module))
+    return plain
+
+
+def projections_of(name: str, module: nn.MultiheadAttention) -> tuple[Layer, ...]:
+    """Describe the projections of queries, keys and values: none if their inputs differ in width, or have extra rows.
+
+    A subclass is covered if its forward pass is nn.MultiheadAttention's own.
+    """
+    weight, prefix = module.in_proj_weight, f"{name}." if name else ""
+    if weight is None or module.bias_k is not None or type(module).forward is not nn.MultiheadAttention.forward:
+        return ()
+    bias = None if module.in_proj_bias is None else f"{prefix}in_proj_bias"
+    shape, parts = (module.embed_dim, module.embed_dim), len(PROJECTIONS)
+    return tuple(
+        Layer(
+            name=f"{prefix}{each}",
+            kind="linear",
+            weight=f"{prefix}in_proj_weight",
+            bias=bias,
+            weight_shape=shape,
+            part=(i, parts),
+        )
+        for i, each in enumerate(PROJECTIONS)
     )
 
 
@@ -100,21 +152,82 @@ def layers_of(model: nn.Module, exclude: Collection[str] = ()) -> tuple[Layer, .
     A layer is covered if all its parameters require gradients and are its weight and bias alone, not what a
     parametrization makes these of. Two modules that hold the same parameters are described once, under the first name,
     as `named_parameters` does; modules that share a weight in any other way (an embedding tied to a linear layer, say)
-    are left uncovered, and so are the modules whose names are in `exclude`.
+    are left uncovered, and so are the modules whose names are in `exclude`, and their parts.
     """
-    found = dict[int, tuple[Layer, list[int]]]()
-    broken = set[int]()
+    found = dict[int, tuple[tuple[Layer, ...], list[int]]]()
+    broken, unseen = set[int](), set[str]()
     for name, module in model.named_modules():
-        layer = layer_of(name, module)
+        layers = _described(name, module)
         own = list(module.parameters(recurse=False))
-        held = {f"{name}.{each}" if name else each for each, _ in module.named_parameters(recurse=False)}
-        if layer is None or name in exclude or held != set(layer.parameters):
+        out = within(name, exclude) or name in unseen
+        if isinstance(module, nn.MultiheadAttention) and (out or not layers):
+            unseen.add(f"{name}.out_proj" if name else "out_proj")  # no module is called for its product
+        if not layers or out or not _holds_only(name, module, layers):
             broken.update(id(parameter) for parameter in own)
         elif all(parameter.requires_grad for parameter in own):
-            first, ids = found.setdefault(id(own[0]), (layer, [id(parameter) for parameter in own]))
-            if first.kind != layer.kind or first.geometry != layer.geometry or ids != [id(p) for p in own]:
+            first, ids = found.setdefault(id(own[0]), (layers, [id(parameter) for parameter in own]))
+            same = _shapes(first) == _shapes(layers)
+            if not same or ids != [id(p) for p in own]:
                 broken.update(ids)
-    return tuple(layer for layer, ids in found.values() if broken.isdisjoint(ids))
+    return tuple(layer for layers, ids in found.values() if broken.isdisjoint(ids) for layer in layers)
+
+
+def within(name: str, modules: Collection[str]) -> bool:
+    """Whether this is one of these modules, or a part of one."""
+    return any(name == each or name.startswith(f"{each}.") for each in modules)
+
+
+def _described(name: str, module: nn.Module) -> tuple[Layer, ...]:
+    if isinstance(module, nn.MultiheadAttention):
+        return projections_of(name, module)
+    layer = layer_of(name, module)
+    return () if layer is None else (layer,)
+
+
+def _holds_only(name: str, module: nn.Module, layers: tuple[Layer, ...]) -> bool:
+    """Whether the module's own parameters are those of its layers, and the bias of a transposed convolution."""
+    held = {f"{name}.{each}" if name else each for each, _ in module.named_parameters(recurse=False)}
+    known = {parameter for layer in layers for parameter in layer.parameters}
+    if layers[0].adjoint is not None:
+        held -= {f"{name}.bias" if name else "bias"}
+    return held == known
+
+
+def _shapes(layers: tuple[Layer, ...]) -> list[object]:
+    return [(x.kind, x.geometry, x.adjoint, x.groups, x.part) for x in layers]
+
+
+def _computes_as(module: nn.Module, base: type[nn.Module]) -> bool:
+    """Whether a module's forward pass is that of `base`: by its code, or by trying a copy of it."""
+    own = type(module)
+    if own is base or (own.forward is base.forward and _inner(own) is _inner(base)):
+        return True
+    if issubclass(base, (nn.modules.conv._ConvTransposeNd, nn.EmbeddingBag)):
+        return False
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            tried, given = copy.deepcopy(module).train(), _example(module)
+            for hooks in (tried._forward_hooks, tried._forward_pre_hooks):
+                hooks.clear()
+            return bool(torch.allclose(tried(given), base.forward(tried, given), rtol=1e-5, atol=1e-8))
+    except Exception:
+        return False
+
+
+def _inner(kind: type[nn.Module]) -> object:
+    return getattr(kind, "_conv_forward", None)
+
+
+def _example(module: nn.Module) -> torch.Tensor:
+    """Make an input for a module, of 2 examples."""
+    weight = cast(torch.Tensor, module.weight)
+    if isinstance(module, nn.Embedding):
+        return torch.arange(module.num_embeddings, device=weight.device)[:64]
+    if isinstance(module, nn.Linear):
+        return torch.randn(2, weight.shape[1]).to(weight)
+    assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    spans = [d * (k - 1) + 3 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+    return torch.randn(2, module.in_channels, *spans).to(weight)
 
 
 def counted(layers: Iterable[Layer]) -> list[Layer]:
@@ -126,7 +239,7 @@ def counted(layers: Iterable[Layer]) -> list[Layer]:
     return [layer for layer in listed if layer.kind != "embedding"] or listed
 
 
-def _geometry(module: nn.Conv1d | nn.Conv2d) -> Geometry:
+def _geometry(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Geometry:
     kernel, stride, dilation = tuple(module.kernel_size), tuple(module.stride), tuple(module.dilation)
     if module.padding == "valid":
         padding = tuple((0, 0) for _ in kernel)

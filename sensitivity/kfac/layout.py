@@ -56,8 +56,13 @@ class Placement:
         return torch.unflatten(part, -1, (self.layer.groups, self.layer.output_dim, self.layer.input_dim))
 
     def parameter_views(self, flat: Tensor) -> list[Tensor]:
-        """View the layer's parameters in a flat vector, each [*lead, *parameter shape]."""
-        block, shape = self.block(flat), self.layer.weight_shape
+        """View the layer's parameters in a flat vector, each [*lead, *parameter shape].
+
+        Parts of one weight lie next to each other, so that the first of them views all, and the others nothing.
+        """
+        if self.layer.part[0] > 0:
+            return []
+        block, shape = self.block(flat), self.layer.parameter_shape
         if self.layer.kind == "embedding":
             return [block]
         lead, rows, width = flat.shape[:-1], shape[0], self.layer.input_dim
@@ -125,7 +130,8 @@ class Layout:
     _indices: dict[torch.device, "Index"] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        covered = [name for placement in self.placements for name in placement.layer.parameters]
+        layers = [placement.layer for placement in self.placements]
+        covered = [name for layer in layers if layer.part[0] == 0 for name in layer.parameters]
         object.__setattr__(self, "names", (*covered, *(name for name, _, _ in self.others)))
 
     @cached_property
@@ -232,14 +238,15 @@ def layout_of(layers: Sequence[Layer], params: Mapping[str, Tensor]) -> Layout:
 def _lead(layers: Sequence[Layer], params: Mapping[str, Tensor]) -> tuple[int, ...]:
     if not layers:
         raise ValueError(
-            "No layer that K-FAC covers (Linear, Conv1d, Conv2d, Embedding). Use torch.optim.SGD for this model."
+            "No layer that K-FAC covers (Linear, Conv, ConvTranspose, Embedding, MultiheadAttention). Use "
+            "torch.optim.SGD for this model."
         )
     leads = set()
     for layer in layers:
         missing = [name for name in layer.parameters if name not in params]
         if missing:
             raise ValueError(f"Layer {layer.name!r}: no parameter named {missing[0]!r} among {', '.join(params)}.")
-        shape, own = tuple(params[layer.weight].shape), layer.weight_shape
+        shape, own = tuple(params[layer.weight].shape), layer.parameter_shape
         if shape[len(shape) - len(own) :] != own:
             raise ValueError(f"Parameter {layer.weight!r} has shape {shape}, which does not end with {own}.")
         leads.add(shape[: len(shape) - len(own)])

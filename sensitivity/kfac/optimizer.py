@@ -14,20 +14,17 @@ from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
 from sensitivity.kfac.arguments import check_arguments, check_terms, terms_of
+from sensitivity.kfac.assembly import Assembly, assemble
 from sensitivity.kfac.config import KFACConfig, check_numbers, is_due, needs_statistics, plain_number
-from sensitivity.kfac.coverage import check_groups, comparable, uncovered_modules
+from sensitivity.kfac.coverage import uncovered_message
 from sensitivity.kfac.damping import adapted, predicted_change
-from sensitivity.kfac.diagonal import norms_of
 from sensitivity.kfac.engine import StepReport, advance
 from sensitivity.kfac.factors import full_precision
 from sensitivity.kfac.fisher import pseudo_losses
-from sensitivity.kfac.layers import layers_of
-from sensitivity.kfac.passes import PassLedger, unexplained
-from sensitivity.kfac.recorder import Recorder
-from sensitivity.kfac.state import check_saved, init_state, restore, saved
+from sensitivity.kfac.groups import NUMBERS, check_groups, numbers_of, refuse_outsiders, shaped
+from sensitivity.kfac.passes import unexplained
+from sensitivity.kfac.state import carry, check_saved, restore, saved
 from sensitivity.kfac.update import FlatNumbers
-
-_NUMBERS = ("lr", "damping", "momentum", "weight_decay", "kl_clip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +52,11 @@ class KFAC(torch.optim.Optimizer):
     Use it like any optimizer: `loss.backward(); optimizer.step()`. With the "monte_carlo" and "type2" Fisher, call
     `optimizer.observe(outputs)` between the forward pass and `loss.backward()`. Parameter groups hold lr, damping,
     momentum, weight_decay and kl_clip (the first group's clip counts for all); a layer's damping is that of its
-    weight's group. Layers and their hooks are fixed here: build the optimizer when the model is on its device, and
-    after freezing what shall not train. Gradients of several backward passes before a step are those of micro-batches
-    of one batch. On the host, the inputs and output gradients of linear layers much wider than their batch are kept
-    until the step, which they make cheaper. A model in DistributedDataParallel has its factors averaged over the ranks,
-    and its inverses shared out.
+    weight's group. Build the optimizer when the model is on its device. Layers that are unfrozen later, or join by
+    `add_param_group`, start from the statistics of the first step that sees them. Gradients of several backward passes
+    before a step are those of micro-batches of one batch. On the host, the inputs and output gradients of linear layers
+    much wider than their batch are kept until the step, which they make cheaper. A model in DistributedDataParallel has
+    its factors averaged over the ranks, and its inverses shared out.
 
     param_groups: as for any optimizer, in place of one group of everything. generator: draws the labels of the
     Monte-Carlo Fisher; seeded with 0 if None. scaler: the `torch.amp.GradScaler` in use, whose scale is taken off
@@ -91,48 +88,53 @@ class KFAC(torch.optim.Optimizer):
                 stacklevel=2,
             )
         self.config = config
-        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         unknown = set(exclude) - {name for name, _ in model.named_modules()}
         if unknown:
             raise ValueError(f"Invalid exclude: no module of this model is named {', '.join(sorted(unknown))}.")
-        layers = layers_of(model, exclude)
-        defaults = {name: getattr(config, name) for name in _NUMBERS}
-        self.kfac = init_state(layers, {name: p.detach() for name, p in named.items()}, config, norms_of(model))
-        super().__init__(list(named.values()) if param_groups is None else param_groups, defaults)
-        check_groups(self.param_groups, model, named)
-        self._named = {name: named[name] for name in self.kfac.layout.names}
-        self._values: list[Tensor] = list(self._named.values())
-        by_weight = {id(named[layer.weight]): layer.name for layer in layers}
-        modules: dict[str, list[nn.Module]] = {layer.name: [] for layer in layers}
-        for module in model.modules():
-            if id(getattr(module, "weight", None)) in by_weight:
-                modules[by_weight[id(module.weight)]].append(module)
-        norms = {norm: model.get_submodule(norm.name) for norm in self.kfac.norms}
-        followed: dict[str, tuple[nn.Parameter, Any]] = {
-            layer.name: (named[layer.weight], layer) for layer in layers if comparable(modules[layer.name])
-        }
-        followed |= {layer.name: (named[layer.weight], None) for layer in layers if layer.name not in followed}
-        followed |= {norm.name: (named[norm.weight], None) for norm in norms}
-        self._scaled = scaler is not None
-        self._frozen = [(name, p) for name, p in model.named_parameters() if name not in named]
-        self._ledger = PassLedger(followed)
-        self._recorder = Recorder(
-            modules, norms, self.kfac, config, group=self._group, scaler=scaler, ledger=self._ledger
-        )
-        self._listen()
-        weakref.finalize(self, self._recorder.record, on=False, small=False).atexit = False
+        self._model, self._exclude, self._scaler = model, tuple(exclude), scaler
+        parts = self._assembled()
+        defaults = {name: getattr(config, name) for name in NUMBERS}
+        super().__init__(list(model.parameters()) if param_groups is None else param_groups, defaults)
+        check_groups(self.param_groups, model, parts.named)
         own_seed = 0 if self._group is None else dist.get_rank(self._group)
         self._generator = torch.Generator().manual_seed(own_seed) if generator is None else generator
         self._counts: dict[str, int | Tensor] = {"failed": 0, "clipped": 0, "taken": 0}
         self._last: StepReport | None = None
         self._predicted: float | None = None
-        self._known: tuple[list[tuple[Any, ...]], float, FlatNumbers] | None = None
-        self._uncovered = uncovered_modules(model, {name for layer in layers for name in layer.parameters})
+        self._take(parts)
         if self._uncovered:
-            warnings.warn(
-                f"K-FAC does not cover {', '.join(self._uncovered)}: plain gradients move their parameters.",
-                stacklevel=2,
-            )
+            warnings.warn(uncovered_message(self._uncovered), stacklevel=2)
+
+    def _assembled(self) -> Assembly:
+        return assemble(self._model, self.config, exclude=self._exclude, group=self._group, scaler=self._scaler)
+
+    def _take(self, parts: Assembly) -> None:
+        """Work with these parts from now on."""
+        self.kfac, self._ledger, self._recorder = parts.state, parts.ledger, parts.recorder
+        self._named, self._untrained, self._uncovered = parts.named, parts.untrained, parts.uncovered
+        self._values: list[Tensor] = list(parts.named.values())
+        self._known: tuple[list[tuple[Any, ...]], float, FlatNumbers] | None = None
+        self._grown = self._fresh = False
+        """Whether groups joined that are to be looked at; and layers, whose statistics the next step takes."""
+        self._listen()
+        self._finalizer = weakref.finalize(self, self._recorder.record, on=False, small=False)
+        self._finalizer.atexit = False
+
+    def _take_up_new(self) -> None:
+        """Cover parameters that have joined the groups or were unfrozen; what is known of the others stays."""
+        self._grown = False
+        held = {id(p) for group in self.param_groups for p in group["params"]}
+        if not any(p.requires_grad and id(p) in held for _, p in self._untrained):
+            known = {id(p) for p in (*self._values, *(p for _, p in self._untrained))}
+            if held <= known:
+                return
+        parts = self._assembled()
+        check_groups(self.param_groups, self._model, parts.named)
+        carry(self.kfac, parts.state)
+        self._finalizer()
+        self._take(parts)
+        self._fresh = bool(self.kfac.steps)
+        self._listen()
 
     def observe(self, outputs: Tensor, *, weights: Tensor | None = None, terms: float | None = None) -> None:
         """Take the statistics of the "monte_carlo" or "type2" Fisher from the outputs [N, ...], and state loss terms.
@@ -142,23 +144,26 @@ class KFAC(torch.optim.Optimizer):
         the last dimension of outputs is that of the classes.
 
         weights: of the loss terms, shaped as these are, such as a mask of the tokens that count; `outputs` without the
-        classes for cross entropy, [N] otherwise. The sampled Fisher is that of the weighted loss; the empirical one
-        is exact for weights of 0 and 1. terms: what the sum of the (weighted) losses is divided by; the sum of
-        `weights` if those are given, and for the sampled Fisher otherwise the number of terms in `outputs`. Raises
+        classes for cross entropy, [N] otherwise. The Fisher is that of the weighted loss; for the empirical one, terms
+        of one example must have one weight, or 0. terms: what the sum of the (weighted) losses is divided by; the sum
+        of `weights` if those are given, and for the sampled Fisher otherwise the number of terms in `outputs`. Raises
         ValueError for weights of another shape or below 0, or terms that are not positive.
         """
         if not self._recorder.active:
             return
         check_terms(outputs, weights, terms, self.config)
+        if self.config.fisher != "empirical":
+            self._recorder.drop_skipped()
         if terms is None and weights is None and self.config.terms_per_example is None:
             terms = None if self.config.fisher == "empirical" else terms_of(outputs, self.config)
         if weights is not None or terms is not None:
-            self._recorder.terms.state(
-                outputs, float(weights.sum() if terms is None and weights is not None else terms or 0)
-            )
+            count = float(weights.sum() if terms is None and weights is not None else terms or 0)
+            self._recorder.terms.state(outputs, count, weights)
         if self.config.fisher != "empirical":
             with full_precision(outputs.device):
-                self._recorder.observe(pseudo_losses(outputs, self.config, (self._generator,), weights=weights))
+                self._recorder.observe(
+                    outputs, pseudo_losses(outputs, self.config, (self._generator,), weights=weights)
+                )
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
@@ -190,17 +195,13 @@ class KFAC(torch.optim.Optimizer):
                 loss = closure()
             self.step()
             return loss
-        for name, p in self._frozen:
-            if p.requires_grad and p.grad is not None:
-                raise RuntimeError(
-                    f"The parameter {name!r} was frozen when KFAC was built, and has a gradient now. Build a new KFAC "
-                    "after unfreezing: KFAC(model, config)."
-                )
+        if self._untrained:
+            refuse_outsiders(self._untrained, self.param_groups)
         numbers, index, source = self._numbers(), self.kfac.steps, None
         grads = [p.grad for p in self._values]
         given = [torch.zeros_like(p) if g is None else g for p, g in zip(self._values, grads, strict=True)]
         kept = self._without(grads)
-        if needs_statistics(self.config, index):
+        if self._due:
             self._check_statistics(grads)
             source = self._recorder
         with full_precision(self.kfac.momentum.device):
@@ -212,7 +213,12 @@ class KFAC(torch.optim.Optimizer):
                 report.seconds["factors"] = report.seconds.get("factors", 0.0) + self._recorder.seconds
             self._recorder.clear()
             self._ledger.clear(stepped=source is not None)
-            return self._finish(report, numbers, index)
+            self._finish(report, numbers, index)
+        self._fresh &= source is None
+        if self._untrained or self._grown:
+            self._take_up_new()
+        self._listen()
+        return report
 
     def adapt_damping(self, before: float, after: float) -> float | None:
         """Adapt the damping after a step, from the loss on the same batch before and after it (Levenberg-Marquardt).
@@ -238,12 +244,26 @@ class KFAC(torch.optim.Optimizer):
         if self.config.fisher == "empirical":
             self._recorder.clear()
             self._ledger.clear(stepped=False)
+        if self._untrained and self._recorder.idle:
+            self._take_up_new()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Take a group of parameters while the optimizer is built; ValueError afterwards."""
-        if hasattr(self, "_recorder"):
-            raise ValueError("KFAC's layers are fixed when it is built. Build a new one with all parameter groups.")
+        """Add a group of the model's parameters, such as those of layers that were unfrozen or added to it.
+
+        Their layers take the statistics of the next step, whatever the interval, and start from these. Raises
+        ValueError for parameters that are not the model's, or are in a group already.
+        """
         super().add_param_group(param_group)
+        if not hasattr(self, "_recorder"):
+            return
+        try:
+            check_groups(self.param_groups, self._model, {})
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        self._known, self._grown = None, True
+        if self._recorder.idle:
+            self._take_up_new()
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError(
@@ -271,8 +291,8 @@ class KFAC(torch.optim.Optimizer):
         Beside the parameter groups: factors, inverses, momentum, counters, and the generator's state.
         """
         counts = {name: int(count) for name, count in self._counts.items()}
-        heard = {"waiting": sorted(self._recorder.waiting), "small": sorted(self._recorder.small)}
-        own = {"kfac": saved(self.kfac), "counts": counts, **heard, "generator": self._generator.get_state()}
+        small = sorted(self._recorder.small)
+        own = {"kfac": saved(self.kfac), "counts": counts, "small": small, "generator": self._generator.get_state()}
         return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -280,7 +300,7 @@ class KFAC(torch.optim.Optimizer):
 
         Raises ValueError, and changes nothing, if it is of another optimizer, model or form of damping.
         """
-        keys = ("state", "param_groups", "kfac", "counts", "waiting", "small", "generator")
+        keys = ("state", "param_groups", "kfac", "counts", "small", "generator")
         missing = [key for key in keys if key not in state_dict]
         if missing:
             raise ValueError(f"No {missing[0]!r} in this state: not KFAC's. Load what KFAC.state_dict() returned.")
@@ -289,7 +309,7 @@ class KFAC(torch.optim.Optimizer):
         restore(self.kfac, state_dict["kfac"])
         self._counts = dict(state_dict["counts"])
         self._generator.set_state(state_dict["generator"].cpu())
-        self._predicted, self._recorder.waiting = None, set(state_dict["waiting"])
+        self._predicted = None
         self._recorder.small = frozenset(state_dict["small"])
         self._recorder.clear()
         self._ledger.clear(stepped=False)
@@ -298,7 +318,12 @@ class KFAC(torch.optim.Optimizer):
     def _listen(self) -> None:
         """Have recorded what the next step needs. Coupled weight decay adds to what rows alone make up."""
         coupled = not self.config.decoupled_weight_decay and any(group["weight_decay"] for group in self.param_groups)
-        self._recorder.record(on=needs_statistics(self.config, self.kfac.steps), small=not coupled)
+        self._recorder.record(on=self._due, small=not coupled)
+
+    @property
+    def _due(self) -> bool:
+        """Whether the next step takes statistics."""
+        return self._fresh or needs_statistics(self.config, self.kfac.steps)
 
     def _without(self, grads: list[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
         """Copy the values and momenta of parameters without a gradient, which a step leaves as they are."""
@@ -310,7 +335,7 @@ class KFAC(torch.optim.Optimizer):
         still = [i for i, g in enumerate(grads) if g is None]
         return [(x, x.clone()) for i in still for x in (self._values[i], momenta[i])]
 
-    def _finish(self, report: StepReport, numbers: FlatNumbers, index: int) -> StepReport:
+    def _finish(self, report: StepReport, numbers: FlatNumbers, index: int) -> None:
         rule = self.config.levenberg_marquardt
         adapts = rule is not None and is_due(rule.interval, index) and not bool(report.failed)
         self._predicted = predicted_change(self.kfac, numbers) if adapts else None
@@ -320,9 +345,7 @@ class KFAC(torch.optim.Optimizer):
         counts["failed"] = counts["failed"] + (bool(report.failed) if self.kfac.alone else report.failed)
         if numbers.kl_clip is not None:
             counts["clipped"] = counts["clipped"] + (report.clip < 1)
-        self._listen()
         self._last = report
-        return report
 
     def _check_statistics(self, grads: list[Tensor | None]) -> None:
         """Raise RuntimeError unless the statistics are those of these gradients."""
@@ -335,7 +358,7 @@ class KFAC(torch.optim.Optimizer):
         told = unexplained(self._ledger.differences())
         if told is not None:
             raise RuntimeError(told)
-        scale = 1.0 if self._scaled else self._ledger.rescaled()
+        scale = 1.0 if self._scaler is not None else self._ledger.rescaled()
         if scale is None:
             raise RuntimeError(
                 "Gradients were multiplied by less than 1/1024 between loss.backward() and step(). If a GradScaler "
@@ -345,6 +368,7 @@ class KFAC(torch.optim.Optimizer):
         self._recorder.unscaled, self._ledger.scaled = scale, scale != 1.0
 
     def _require_statistics(self) -> None:
+        self._recorder.observations.refuse_mixed()
         missing = set(self._recorder.missing)
         sampled = self.config.fisher != "empirical"
         cause = "optimizer.observe(outputs) before loss.backward()" if sampled else "the module itself"
@@ -357,40 +381,15 @@ class KFAC(torch.optim.Optimizer):
 
     def _numbers(self) -> FlatNumbers:
         """Check the numbers of all groups and shape them for the engine, anew where they changed."""
-        numbers = [tuple(plain_number(group[name]) for name in _NUMBERS) for group in self.param_groups]
+        numbers = numbers_of(self.param_groups)
         schedule = self.config.damping_schedule
         factor = 1.0 if schedule is None else plain_number(schedule(self.kfac.steps))
         if self._known is None or self._known[0] != numbers or self._known[1] != factor:
             for lr, damping, momentum, decay, clip in numbers:
                 strength = damping * factor
                 check_numbers(lr=lr, damping=strength, momentum=momentum, weight_decay=decay, kl_clip=clip)
-            self._known = numbers, factor, self._shaped(numbers, factor)
+            self._known = numbers, factor, shaped(self.param_groups, self.kfac, self._named, factor)
         return self._known[2]
-
-    def _shaped(self, numbers: list[tuple[Any, ...]], factor: float) -> FlatNumbers:
-        """Give the engine one number for everything, or with several groups one for each parameter and layer.
-
-        Numbers are filled in, where a copy from the host would wait for an accelerator.
-        """
-        state, groups, like = self.kfac, self.param_groups, self.kfac.momentum
-        if len(numbers) == 1:
-            lr, damping, momentum, decay, clip = numbers[0]
-            strength = like.new_full((), damping * factor)
-            return FlatNumbers(
-                lr=lr, damping=strength, momentum=momentum, weight_decay=decay, kl_clip=clip, others_damping=strength
-            )
-        of = {id(p): group for group in groups for p in group["params"]}
-        flat = {name: torch.empty_like(like) for name in ("lr", "momentum", "weight_decay", "damping")}
-        for name, vector in flat.items():
-            for parameter, view in zip(state.layout.names, state.layout.views(vector), strict=True):
-                view.fill_(plain_number(of[id(self._named[parameter])][name]))
-        others_damping = flat.pop("damping") * factor
-        damping = [
-            plain_number(of[id(self._named[p.layer.weight])]["damping"]) * factor for p in state.layout.placements
-        ]
-        strengths = torch.stack([like.new_full((), each) for each in damping])
-        clip = groups[0]["kl_clip"]
-        return FlatNumbers(**flat, damping=strengths, kl_clip=clip, others_damping=others_damping)
 
 
 def _may_wait(like: Tensor, index: int, config: KFACConfig) -> bool:

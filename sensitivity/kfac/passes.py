@@ -8,7 +8,7 @@ layer. A factor of 2^-k between the last backward pass and the step is a loss sc
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from sensitivity.kfac.convolution import padded_inputs
-from sensitivity.kfac.factors import Capture, accumulation_dtype, full_precision
+from sensitivity.kfac.factors import Capture, accumulation_dtype, full_precision, grads_of, inputs_of
 from sensitivity.kfac.layers import Layer
 
 _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-2}
@@ -133,6 +133,12 @@ class PassLedger:
         known, track.node = track.node, node
         return node is not known and _executes(node)
 
+    def counts_one_of(self, names: Sequence[str | None]) -> bool:
+        """Whether the backward pass under way accumulates into the weight of one of these layers."""
+        if len(names) == 1 and names[0] is not None:
+            return self.counts(names[0])
+        return any(self.counts(name) for name in names if name is not None)
+
     def any_counts(self) -> bool:
         """Whether the backward pass under way accumulates into any weight."""
         return any(self.counts(name) for name in self._tracks)
@@ -160,6 +166,11 @@ class PassLedger:
             return True
         return bool(track.accumulated and grad._version != track.version and not grad.any())
 
+    def all_cleared(self) -> bool:
+        """Whether no weight has a gradient other than 0."""
+        grads = (track.weight.grad for track in self._tracks.values())
+        return not any(grad is not None and bool(grad.any()) for grad in grads)
+
     def compares(self, name: str) -> bool:
         """Whether the layer's gradient is compared with its calls before the next step."""
         return name in self._compared
@@ -172,7 +183,9 @@ class PassLedger:
         grads = call.columns[0]
         with torch.no_grad(), full_precision(grads.device):
             dtype = accumulation_dtype(grads.dtype)
-            explained, magnitude = _product(track.layer, call.inputs, grads.to(dtype))
+            both = Capture(call.inputs, grads.to(dtype))
+            inputs, rows = (each(track.layer, [both])[0][0] for each in (inputs_of, grads_of))
+            explained, magnitude = _product(track.layer, inputs, rows.to(dtype))
         track.dtype = grads.dtype if track.explained is None or _tolerance(grads.dtype) > 1e-2 else track.dtype
         track.explained = explained if track.explained is None else track.explained + explained
         track.magnitude = magnitude if track.magnitude is None else track.magnitude + magnitude
@@ -239,7 +252,8 @@ class PassLedger:
         assert track.layer is not None
         with torch.no_grad(), full_precision(matrix.device):
             values = matrix.to(accumulation_dtype(matrix.dtype))
-            values = values.mT if track.layer.kind == "embedding" else values.flatten(1)
+            part, parts = track.layer.part
+            values = values.mT if track.layer.kind == "embedding" else values.flatten(1).chunk(parts)[part]
             return values @ _probe(values.shape[1]).to(values)
 
 
@@ -253,7 +267,7 @@ def _product(layer: Layer, inputs: Tensor, grads: Tensor) -> tuple[Tensor, Tenso
     else:
         assert layer.geometry is not None
         probe = _probe(math.prod(layer.weight_shape[1:])).to(grads).view(1, *layer.weight_shape[1:])
-        convolve = functional.conv1d if len(layer.weight_shape) == 3 else functional.conv2d
+        convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[len(layer.weight_shape) - 3]
         maps = convolve(
             padded_inputs(inputs.to(grads.dtype), layer.geometry),
             probe.expand(layer.groups, *layer.weight_shape[1:]),

@@ -1,8 +1,8 @@
 """Hooks on a model's layers that sum moments while the backward pass runs, so that no activation outlives it.
 
 A backward pass is one batch: calls of a layer within it are shared weights, and further backward passes before a step
-are micro-batches. A forward pass in evaluation mode, or without gradients, leaves no trace, and on steps that need no
-statistics there are no hooks. For the Monte-Carlo and type-2 Fisher the backward passes are those of `observe`. In the
+are micro-batches. A forward pass that no backward pass comes to leaves no trace, and on steps that need no statistics
+there are no hooks. For the Monte-Carlo and type-2 Fisher the backward passes are those of `observe`. In the
 "reduce" setting and for EKFAC, which look at the calls of a batch together, captures are kept until the step.
 """
 
@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 from torch.distributed import ProcessGroup
 from torch.utils.hooks import RemovableHandle
 
+from sensitivity.kfac.attention import View, run
 from sensitivity.kfac.config import KFACConfig
 from sensitivity.kfac.diagonal import Norm, average_squares, example_squares
 from sensitivity.kfac.distributed import pooled
@@ -27,18 +27,38 @@ from sensitivity.kfac.factors import (
     add_input_moment,
     add_output_moment,
     full_precision,
+    input_parts,
     row_count,
 )
-from sensitivity.kfac.hooks import Call, Hook, refuse_changed, transformed, version_of
-from sensitivity.kfac.layers import counted
+from sensitivity.kfac.hooks import (
+    AttentionHook,
+    Hook,
+    Names,
+    PassCounter,
+    Sighting,
+    first_of,
+    parts_of,
+    positions_first,
+    refuse_changed,
+    transformed,
+    version_of,
+)
+from sensitivity.kfac.observations import Observations
 from sensitivity.kfac.passes import PassLedger
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_weights
-from sensitivity.kfac.sums import Place, Seen, add_rows, input_parts
-from sensitivity.kfac.terms import ExamplesSeen, LossTerms, batch_first, batched, has_positions
-from sensitivity.kfac.thin import Rows, full_flops, rows_of, thin_flops
-
-_WORTH_FLOPS = 5e7  # what keeping a layer's calls and trying them costs, in the time of products (measured: 0.2 ms)
+from sensitivity.kfac.sums import (
+    Place,
+    Seen,
+    add_rows,
+    enter,
+    keep_averages,
+    normalise,
+    share_of_terms,
+    weigh,
+)
+from sensitivity.kfac.terms import LossTerms, batch_first, batched, examples_of, examples_seen, has_positions
+from sensitivity.kfac.thin import Rows, keep_call, may_pay, rows_of
 
 
 class Recorder:
@@ -47,14 +67,18 @@ class Recorder:
     Beside that it keeps the calls of layers whose batch is so small beside them that a step makes good use of them, on
     a host, of the training loss, and unless gradients are scaled or averaged over ranks; on every step once it was.
 
-    waiting: layers that have no averages yet. urgent: inverses are wanted now, whatever their interval.
-    modules: by layer name, all modules that hold the layer's weight. norms: normalisation layers whose diagonal Fisher
-    is wanted, with their modules. scaler: multiplies the loss, and so the captured gradients.
+    urgent: inverses are wanted now, whatever their interval.
+    model: whose forward passes are counted. modules: by layer name, all modules that hold the layer's weight.
+    attentions: attention modules, with the names of their covered layers by projection. norms: normalisation layers
+    whose diagonal Fisher is wanted, with their modules.
+    scaler: multiplies the loss, and so the captured gradients.
     """
 
     def __init__(
         self,
+        model: nn.Module,
         modules: Mapping[str, Sequence[nn.Module]],
+        attentions: Mapping[nn.MultiheadAttention, Mapping[str, str]],
         norms: Mapping[Norm, nn.Module],
         state: KFACState,
         config: KFACConfig,
@@ -64,7 +88,6 @@ class Recorder:
         ledger: PassLedger,
     ) -> None:
         self.seconds, self.urgent = 0.0, False
-        self.waiting = {p.layer.name for p in state.layout.placements}
         self._config, self._layout, self._group, self._scaler = config, state.layout, group, scaler
         self._ledger, self._per_example = ledger, config.terms_per_example or 1
         self.terms = LossTerms(config, ledger)
@@ -83,21 +106,23 @@ class Recorder:
         self._device = like.device
         plain = config.fisher == "empirical" and config.damping_form == "factored" and group is None and scaler is None
         self._linear = frozenset(
-            name for name, place in self._places.items() if plain and state.alone and place.layer.kind == "linear"
+            name
+            for name, place in self._places.items()
+            if plain and state.alone and place.layer.part[1] == 1 and may_pay(place.layer)
         )
         self.small: frozenset[str] = self._linear
         """Layers that had small batches when moments were last summed."""
-        self._observed = 0
-        self._calls: list[Call] = []
-        self._norm_calls: list[tuple[Norm, Call]] = []
+        self.observations = Observations(ledger)
         self.clear()
         # A compiled model breaks its graph here, rather than compile this anew for every layer.
         apart: Callable[[Any], Any] = torch.compiler.disable
         see, see_norm = apart(self._see), apart(self._see_norm)
-        sampled = config.fisher != "empirical"
-        self._hooks = [(name, Hook(partial(see, name), m, sampled)) for name, held in modules.items() for m in held]
-        self._hooks += [(norm.name, Hook(partial(see_norm, norm), module, sampled)) for norm, module in norms.items()]
-        self._handles: dict[int, RemovableHandle] = {}
+        self._passes = PassCounter(model)
+        self._hooks: list[Hook | AttentionHook | PassCounter] = [self._passes]
+        self._hooks += [Hook(name, module, see) for name, held in modules.items() for module in held]
+        self._hooks += [AttentionHook(names, module, see, apart(run)) for module, names in attentions.items()]
+        self._hooks += [Hook(norm.name, module, partial(see_norm, norm)) for norm, module in norms.items()]
+        self._handles: dict[int, list[RemovableHandle]] = {}
         self.active = self._keeps = False
         """Whether moments are summed."""
 
@@ -105,12 +130,16 @@ class Recorder:
         """Put the hooks on the model, or take them off; those of layers with `small` batches stay if so told."""
         self.active, self._keeps = on, small
         self._ledger.follow(on=on and self._config.fisher == "empirical")
-        wanted = {i for i, (name, _) in enumerate(self._hooks) if on or (small and name in self.small)}
+        wanted = {
+            i
+            for i, hook in enumerate(self._hooks)
+            if on or (small and isinstance(hook, Hook) and hook.name in self.small)
+        }
         for i in self._handles.keys() - wanted:
-            self._handles.pop(i).remove()
+            for handle in self._handles.pop(i):
+                handle.remove()
         for i in wanted - self._handles.keys():
-            hook = self._hooks[i][1]
-            self._handles[i] = hook.own.register_forward_hook(hook, with_kwargs=True)
+            self._handles[i] = self._hooks[i].attach()
 
     def clear(self) -> None:
         """Forget everything recorded since the last step."""
@@ -118,8 +147,7 @@ class Recorder:
         self._kept: dict[int, dict[str, list[Capture]]] = {}
         self._squares: dict[str, Tensor] = {}
         self._rows: dict[str, list[Capture]] = {}
-        self._calls.clear()
-        self._norm_calls.clear()
+        self.observations.clear()
         self.terms.clear()
         self.seconds, self.urgent, self.unscaled = 0.0, False, 1.0
 
@@ -137,34 +165,47 @@ class Recorder:
                 self.forget(name)
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing was recorded since the last step."""
+        return not (self._seen or self._rows)
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """Names of the layers that were not recorded."""
         return tuple(name for name in self._places if name not in self._seen)
 
-    def observe(self, losses: Iterator[Tensor]) -> None:
+    def drop_skipped(self) -> None:
+        """Forget observations of batches that were skipped."""
+        if self.observations.are_stale():
+            self.observations.drop()
+            self._seen.clear()
+            self._kept.clear()
+            self._squares.clear()
+            self.terms.clear()
+
+    def observe(self, outputs: Tensor, losses: Iterator[Tensor]) -> None:
         """Record backward passes of pseudo-losses; the graph and every `.grad` stay as they were."""
-        start, calls = time.perf_counter(), list(self._calls)
-        self._calls.clear()
-        self._observed -= 1
-        self.terms.assign(self._observed)
-        columns: list[list[Tensor]] = [[] for _ in calls]
-        norm_calls, self._norm_calls = self._norm_calls, []
-        every = [*calls, *(call for _, call in norm_calls)]
-        for call in every:
-            refuse_changed(call.name, call.inputs, call.version)
-        for i, loss in enumerate(losses):
-            grads = torch.autograd.grad(loss, [call.edge for call in every], retain_graph=True, allow_unused=True)
-            for (norm, call), grad in zip(norm_calls, grads[len(calls) :], strict=True):
-                if grad is not None:
-                    self._add_squares(norm, Capture(call.inputs, grad))
-            for call, grad, kept in zip(calls, grads[: len(calls)], columns, strict=True):
-                if grad is not None and self._whole_calls:
-                    kept.append(grad)
-                elif grad is not None:
-                    self._add(call.name, Capture(call.inputs, grad), self._observed, first=i == 0)
-        for call, kept in zip(calls, columns, strict=True):
-            if kept:
-                self._add(call.name, Capture(call.inputs, tuple(kept)), self._observed, first=True)
+        start, calls = time.perf_counter(), self.observations.take(outputs)
+        batch = self.observations.begin(outputs)
+        self.terms.assign(batch)
+        columns: list[dict[str, list[Tensor]]] = [{} for _ in calls]
+        edges = [edge for _, edge in calls]
+        for call, _ in calls:
+            refuse_changed(call.names, call.inputs, call.version)
+        for i, loss in enumerate(losses if edges else ()):
+            grads = torch.autograd.grad(loss, edges, retain_graph=True, allow_unused=True)
+            for (call, _), grad, kept in zip(calls, grads, columns, strict=True):
+                if grad is not None and call.norm is not None:
+                    self._add_squares(call.norm, Capture(call.inputs, grad))
+                    continue
+                for name, part in () if grad is None else call.parts(grad):
+                    if self._whole_calls:
+                        kept.setdefault(name, []).append(part)
+                    else:
+                        self._add(name, Capture(call.inputs, part), batch, first=i == 0)
+        for (call, _), kept in zip(calls, columns, strict=True):
+            for name, parts in kept.items():
+                self._add(name, Capture(call.inputs, tuple(parts)), batch, first=True)
         self.seconds += time.perf_counter() - start
 
     def rows(self, grads: Mapping[str, Tensor | None]) -> dict[str, Rows]:
@@ -183,15 +224,16 @@ class Recorder:
 
         A layer that was not recorded keeps its averages; one that is recorded for the first time takes this batch's.
         """
-        decay, examples = self._config.factor_decay, self._examples()
-        terms = self.terms.total(examples, self._examples_seen())
-        self._complete(state)
+        decay, layers = self._config.factor_decay, examples_seen(self._places, self._seen)
+        examples = examples_of(layers)
+        terms = self.terms.total(examples, layers)
+        keep_averages(self._places, self._seen, state)
         self._normalise(examples, terms)
         self._pool(terms)
         moved = average(state, self._sums, decay, mask)
-        enters = not self.waiting.isdisjoint(self._seen) or (self.waiting and self._group is not None)
+        enters = any(name in self._seen for name in state.waiting) or (state.waiting and self._group is not None)
         if enters and (moved is None or bool(moved)):
-            self._enter(state)
+            self.urgent |= enter(self._places, self._seen, state, self._group)
         if self._squares:
             weight = newest_weights(decay, state.averaged, state.momentum.dtype)
             average_squares(state.squares, self._squares, weight, moved)
@@ -200,7 +242,8 @@ class Recorder:
     def rescale(self, state: KFACState, mask: Tensor | None) -> None:
         """Move EKFAC's second moments towards those of the captures that were kept (a `Source` of the engine)."""
         total: dict[str, Tensor] = {}
-        terms = self.terms.total(self._examples(), self._examples_seen())
+        layers = examples_seen(self._places, self._seen)
+        terms = self.terms.total(examples_of(layers), layers)
         for captures in self._kept.values():
             for name, new in batch_moments(state, captures, self._config, loss_scale=self._scale(terms)).items():
                 total[name] = new + total[name] if name in total else new
@@ -208,38 +251,15 @@ class Recorder:
         pooled([count, *total.values()], self._group)
         average_moments(state, {name: x / count for name, x in total.items()}, self._config.factor_decay, mask)
 
-    def _enter(self, state: KFACState) -> None:
-        """Start the averages of layers that no step before had, and ask for inverses if that was not the first step."""
-        names = sorted(self.waiting)
-        seen = torch.tensor([float(name in self._seen) for name in names], device=state.momentum.device)
-        pooled([seen], self._group)
-        entering = {name for name, count in zip(names, seen.tolist(), strict=True) if count}
-        self.waiting -= entering
-        if int(state.averaged) == 1:
-            return
-        for placement in self._layout.placements:
-            name = placement.layer.name
-            if name in entering:
-                held = state.diagonals[name] if placement.inputs is None else placement.inputs.of(state.factors)
-                held.copy_(self._places[name].inputs)
-                placement.outputs.of(state.factors).copy_(self._places[name].outputs)
-                self.urgent = True
-
-    def _complete(self, state: KFACState) -> None:
-        """Give layers that were not recorded their averages."""
-        for placement in self._layout.placements if self.missing else ():
-            name = placement.layer.name
-            if name not in self._seen:
-                held = state.diagonals[name] if placement.inputs is None else placement.inputs.of(state.factors)
-                self._places[name].inputs.copy_(held)
-                self._places[name].outputs.copy_(placement.outputs.of(state.factors))
-
     def _normalise(self, examples: Mapping[int, int], terms: float) -> None:
         """Turn raw sums into factors of this rank's batch."""
         scale = self._scale(terms)
-        for name in self._seen if self._whole_calls else ():
-            self._places[name].inputs.zero_()
-            self._places[name].outputs.zero_()
+        if self._whole_calls:
+            for name in self._seen:
+                self._places[name].inputs.zero_()
+                self._places[name].outputs.zero_()
+        else:
+            normalise(self._places, self._seen, terms, scale)
         for batch, captures in self._kept.items():
             weight = examples.get(batch, 0) / sum(examples.values())
             accumulate(
@@ -252,42 +272,19 @@ class Recorder:
                 loss_scale=scale,
                 terms=terms * weight,
             )
-        if not self._whole_calls:
-            for name, seen in self._seen.items():
-                place = self._places[name]
-                share = sum(seen.full.values()) / (terms * sum(seen.used.values()))
-                for raw, factor in (
-                    (place.inputs, share / seen.scales[0]),
-                    (place.outputs, scale**2 / seen.rows / seen.scales[1]),
-                ):
-                    if abs(factor - 1.0) > 1e-12:
-                        raw.mul_(factor)
         for squares in self._squares.values():
             squares.mul_(scale**2 / terms)
 
     def _pool(self, terms: float) -> None:
-        """Average over ranks, each weighted by its loss terms."""
+        """Average over ranks."""
         if self._group is None:
             return
-        tensors = [*self._sums.banks.values(), *self._sums.diagonals.values(), *self._squares.values()]
-        own = tensors[0].new_full((), terms)
-        total = own.clone()
-        pooled([total], self._group)
-        for tensor in tensors:
-            tensor.mul_(own / total)
-        pooled(tensors, self._group)
-
-    def _examples_seen(self) -> list[ExamplesSeen]:
-        layers = counted(self._places[name].layer for name in self._seen)
-        return [ExamplesSeen(x.name, self._seen[x.name].positions, self._seen[x.name].full) for x in layers]
-
-    def _examples(self) -> dict[int, int]:
-        """Count the examples of each batch, as the layer that sees fewest does (see `counted`)."""
-        found: dict[int, int] = {}
-        for layer in self._examples_seen():
-            for batch, count in layer.counts.items():
-                found[batch] = min(found.get(batch, count), count)
-        return found
+        inferred = self._config.fisher == "empirical" and self._config.reduction == "mean" and not self.terms.stated
+        share = share_of_terms(terms, self._sums, self._group, inferred=inferred)
+        weigh(self._places, self._seen, share, self._group)
+        for squares in self._squares.values():
+            squares.mul_(share)
+        pooled([*self._sums.banks.values(), *self._sums.diagonals.values(), *self._squares.values()], self._group)
 
     def _scale(self, terms: float) -> float:
         """Give what turns recorded gradients into those of one loss term."""
@@ -296,56 +293,64 @@ class Recorder:
         multiplied = self.unscaled if self._scaler is None else float(self._scaler.get_scale())
         return (float(terms) if self._config.reduction == "mean" else 1.0) / multiplied
 
-    def _see(self, name: str, inputs: Tensor, output: Tensor) -> None:
+    def _see(self, names: Names, inputs: Tensor, output: Tensor, view: View | None = None) -> None:
         if transformed(output):
             return
         if inputs.numel() == 0:
-            raise ValueError(f"Layer {name!r} saw an empty batch. Drop such batches before the forward pass.")
+            raise ValueError(
+                f"Layer {first_of(names)!r} saw an empty batch. Drop such batches before the forward pass."
+            )
         if inputs.device != self._device:
             raise RuntimeError(
-                f"Layer {name!r} is on {inputs.device}, and KFAC was built on {self._device}. Build it when the "
-                "model is on its device, and load its state_dict()."
+                f"Layer {first_of(names)!r} is on {inputs.device}, and KFAC was built on {self._device}. Build it when "
+                "the model is on its device, and load its state_dict()."
             )
+        if view is not None and self._config.batch_dim == 1 and inputs.dim() > 1:
+            inputs, view = inputs.transpose(0, 1), positions_first(view)
         version = version_of(inputs)
         if self._config.fisher != "empirical":
-            self._calls.append(Call(name, inputs, version, get_gradient_edge(output)))
+            self.observations.note(names, inputs, version, output, view)
             return
         # Activation checkpoints that recompute within a backward pass run one of their own for their part of it.
         outer = torch._C._current_graph_task_id()
-        hook = partial(self._after_backward, name, inputs, version, outer)
+        forward = self._passes.count if outer < 0 else None
+        hook = partial(self._after_backward, Sighting(names, inputs, version, outer, forward, view))
         output.register_hook(hook)  # type: ignore[no-untyped-call]
 
-    def _after_backward(self, name: str, inputs: Tensor, version: int, outer: int, grad: Tensor) -> None:
-        if self.active and not self._ledger.counts(name):
+    def _after_backward(self, seen: Sighting, grad: Tensor) -> None:
+        names = seen.names
+        if self.active and not self._ledger.counts_one_of(names):
             return
         start = time.perf_counter()
-        batch = torch._C._current_graph_task_id() if outer < 0 else outer
-        refuse_changed(name, inputs, version)
-        call = Capture(inputs, grad.detach())
-        if self.active:
-            if self._ledger.begins_anew(name):
-                self.forget(name)
-            if self._ledger.compares(name):
-                self._ledger.explain(name, batched(self._places[name].layer, call))
-        if self._keeps and name in (self._linear if self.active else self.small):
-            self._keep(name, call)
-        if self.active:
-            with full_precision(grad.device):
-                self._add(name, call, batch, first=True)
+        batch = torch._C._current_graph_task_id() if seen.outer < 0 else seen.outer
+        refuse_changed(names, seen.inputs, seen.version)
+        self.terms.join(batch, seen.forward)
+        for name, part in parts_of(names, grad.detach(), seen.view):
+            call = Capture(seen.inputs, part)
+            if self.active:
+                if self._ledger.begins_anew(name):
+                    self.forget(name)
+                if self._ledger.compares(name):
+                    self._ledger.explain(name, batched(self._places[name].layer, call))
+            if self._keeps and name in (self._linear if self.active else self.small):
+                keep_call(self._rows, self._places[name].layer, batched(self._places[name].layer, call))
+            if self.active:
+                with full_precision(grad.device):
+                    self._add(name, call, batch, first=True)
         self.seconds += time.perf_counter() - start
 
-    def _see_norm(self, norm: Norm, inputs: Tensor, output: Tensor) -> None:
+    def _see_norm(self, norm: Norm, names: Names, inputs: Tensor, output: Tensor, _: View | None) -> None:
         if transformed(output):
             return
         version = version_of(inputs)
         if self._config.fisher != "empirical":
-            self._norm_calls.append((norm, Call(norm.name, inputs, version, get_gradient_edge(output))))
+            self.observations.note(names, inputs, version, output, None, norm)
             return
 
         def after_backward(grad: Tensor) -> None:
             if not self._ledger.counts(norm.name):
                 return
-            refuse_changed(norm.name, inputs, version)
+            refuse_changed(names, inputs, version)
             if self._ledger.begins_anew(norm.name):
                 for parameter in norm.parameters:
                     self._squares.pop(parameter, None)
@@ -356,29 +361,23 @@ class Recorder:
 
     def _add_squares(self, norm: Norm, call: Capture) -> None:
         spread = norm.kind in ("layer", "rms") and call.inputs.dim() > 1 + len(norm.shape)
-        call = batch_first(call) if spread and self._config.batch_dim == 1 else call
+        call = self.terms.unweighted(norm.name, batch_first(call) if spread and self._config.batch_dim == 1 else call)
         for name, squares in example_squares(norm, [call], 0).items():
             self._squares[name] = squares + self._squares[name] if name in self._squares else squares
-
-    def _keep(self, name: str, call: Capture) -> None:
-        layer = self._places[name].layer
-        calls = self._rows.setdefault(name, [])
-        calls.append(batched(layer, call))
-        rows = sum(each.columns[0].shape[:-1].numel() for each in calls)
-        if full_flops(layer) - thin_flops(layer, rows) < _WORTH_FLOPS:
-            del self._rows[name]
 
     def _add(self, name: str, call: Capture, batch: int, *, first: bool) -> None:
         """Add the output gradients of one call; its input counts with the first of them only."""
         place = self._places[name]
         layer = place.layer
-        if self._plain and place.parts is not None and call.inputs.dim() == 2 and name not in self._seen:
+        plain = self._plain and self.terms.roots is None
+        if plain and place.parts is not None and call.inputs.dim() == 2 and name not in self._seen:
             mean = self._config.reduction == "mean"
             self._seen[name] = add_rows(place, call, batch, per_example=self._per_example, mean=mean)
             return
         positions = has_positions(layer, call.inputs)
         call = batch_first(call) if positions and self._config.batch_dim == 1 else call
-        call, sharing, new = batched(layer, call), self._config.sharing, name not in self._seen
+        call = self.terms.unweighted(name, batched(layer, call))
+        sharing, new = self._config.sharing, name not in self._seen
         used = call.head(0, self._config.batch_fraction)
         rows, terms = row_count(layer, (used,), 0, sharing), call.inputs.shape[0] * self._per_example
         if new:
@@ -394,6 +393,8 @@ class Recorder:
             self._kept.setdefault(batch, {}).setdefault(name, []).append(call)
             return
         held = 0.0 if new else 1.0
-        if first:
+        # In a transposed convolution gradients have the patches, of which the input factor is made.
+        if first or layer.adjoint is not None:
             add_input_moment(layer, (used,), 0, sharing, place.inputs, held, seen.scales[0])
-        add_output_moment(layer, (used,), 0, sharing, place.outputs, held, seen.scales[1])
+        if first or layer.adjoint is None:
+            add_output_moment(layer, (used,), 0, sharing, place.outputs, held, seen.scales[1])

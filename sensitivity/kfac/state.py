@@ -35,6 +35,7 @@ class KFACState:
     """Factors, their inverses or eigenbases, momentum, and counters.
 
     steps: steps taken; the index of the next one.
+    waiting: names of the layers that have no averages yet.
     averaged: [*lead] factor updates that each member's averages hold.
     usable: [*lead] whether each member has inverses to use: False before the first inverse and after one that failed.
     factors: banks of running averages; diagonals: those of embeddings' inputs, [*lead, vocabulary] by layer name.
@@ -49,6 +50,7 @@ class KFACState:
     layout: Layout
     norms: tuple[Norm, ...]
     steps: int
+    waiting: tuple[str, ...]
     averaged: Tensor
     usable: Tensor
     momentum: Tensor
@@ -112,6 +114,7 @@ def init_state(
         layout=layout,
         norms=tuple(norms) if config.others == "diagonal" else (),
         steps=0,
+        waiting=tuple(placement.layer.name for placement in layout.placements),
         averaged=torch.zeros(lead, dtype=torch.int64, device=device),
         usable=torch.zeros(lead, dtype=torch.bool, device=device),
         momentum=torch.zeros((*lead, layout.size), dtype=dtype, device=device),
@@ -141,6 +144,7 @@ def select(state: KFACState, index: Tensor) -> KFACState:
         layout=replace(state.layout, lead=(len(index), *state.layout.lead[1:])),
         norms=state.norms,
         steps=state.steps,
+        waiting=state.waiting,
         averaged=own(state.averaged),
         usable=own(state.usable),
         momentum=own(state.momentum),
@@ -153,6 +157,37 @@ def select(state: KFACState, index: Tensor) -> KFACState:
         moments_averaged=state.moments_averaged,
         squares={name: own(x) for name, x in state.squares.items()},
     )
+
+
+def carry(old: KFACState, new: KFACState) -> None:
+    """Copy what a state holds of layers and parameters that are also in another one, of the same configuration."""
+    places = {placement.layer.name: placement for placement in old.layout.placements}
+    for target in new.layout.placements:
+        name, source = target.layer.name, places.get(target.layer.name)
+        if source is None or source.layer != target.layer:
+            continue
+        pairs = [(source.outputs, target.outputs)]
+        if source.inputs is None or target.inputs is None:
+            new.diagonals[name].copy_(old.diagonals[name])
+            new.diagonal_inverses[name].copy_(old.diagonal_inverses[name])
+        else:
+            pairs.append((source.inputs, target.inputs))
+        for before, after in pairs:
+            after.of(new.factors).copy_(before.of(old.factors))
+            after.of(new.inverses).copy_(before.of(old.inverses))
+            if new.eigenvalues:
+                after.of(new.eigenvalues).copy_(before.of(old.eigenvalues))
+        if name in old.moments:
+            new.moments[name] = old.moments[name]
+    held = dict(zip(old.layout.names, old.layout.views(old.momentum), strict=True))
+    for parameter, view in zip(new.layout.names, new.layout.views(new.momentum), strict=True):
+        if parameter in held:
+            view.copy_(held[parameter])
+    new.squares.update(old.squares)
+    new.waiting = tuple(name for name in new.waiting if name not in places or name in old.waiting)
+    new.steps, new.moments_averaged = old.steps, old.moments_averaged
+    new.averaged.copy_(old.averaged)
+    new.usable.copy_(old.usable)
 
 
 def saved(state: KFACState) -> dict[str, Any]:

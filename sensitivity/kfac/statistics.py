@@ -1,7 +1,7 @@
 """How one batch enters the averaged factors: scaled for the Fisher of the mean loss, and with bias correction."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,16 +10,20 @@ from torch import Tensor
 from sensitivity.kfac.config import KFACConfig
 from sensitivity.kfac.factors import Capture, add_input_moment, add_output_moment, full_precision, row_count
 from sensitivity.kfac.layers import counted
-from sensitivity.kfac.layout import Layout, whole
+from sensitivity.kfac.layout import Layout, Placement, whole
 from sensitivity.kfac.state import KFACState
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Factors or averages of them: banks [slots, *lead, d, d] by d; diagonals [*lead, vocabulary] by layer."""
+    """Factors or averages of them: banks [slots, *lead, d, d] by d; diagonals [*lead, vocabulary] by layer.
+
+    missing: layers that the batch did not use, whose factors here are 0.
+    """
 
     banks: Mapping[int, Tensor]
     diagonals: Mapping[str, Tensor]
+    missing: frozenset[str] = frozenset()
 
     def finite(self, layout: Layout) -> Tensor | None:
         """Whether each member's factors are finite, as `finite` says: their diagonals tell, which bound the rest."""
@@ -68,22 +72,23 @@ class Statistics:
 def statistics_of(
     layout: Layout, captures: Mapping[str, Sequence[Capture]], config: KFACConfig, *, loss_scale: float | None = None
 ) -> Statistics:
-    """Compute the factors of one batch from the captures of every covered layer.
+    """Compute the factors of one batch from the captures of every covered layer that it used.
 
     The batch has as many examples as the smallest first dimension among the inputs (embeddings apart, see `counted`): a
     layer that sees [examples * positions, features] counts its positions as rows like any other. `loss_scale` times the
     captured gradients are the gradients of one loss term: the number of terms for a mean (the default where
-    `config.reduction` is "mean"), 1 for a sum. Raises ValueError for a covered layer without captures, or an empty
-    batch.
+    `config.reduction` is "mean"), 1 for a sum. Raises ValueError for an empty batch.
     """
-    check_captures([placement.layer.name for placement in layout.placements], captures)
+    names = [placement.layer.name for placement in layout.placements]
+    missing = frozenset(name for name in names if not captures.get(name))
+    check_captures([name for name in names if name not in missing] or names, captures)
     like = next(call.columns[0] for calls in captures.values() for call in calls)
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     banks = layout.new_banks(like, dtype)
     diagonals = layout.new_diagonals(like, dtype)
     with full_precision(like.device):
         accumulate(layout, captures, config, Statistics(banks, diagonals), keep=0.0, weight=1.0, loss_scale=loss_scale)
-    return Statistics(banks, diagonals)
+    return Statistics(banks, diagonals, missing)
 
 
 def accumulate(
@@ -107,7 +112,7 @@ def accumulate(
     if loss_scale is None:
         loss_scale = default_scale(layout, captures, config)
     for placement in layout.placements:
-        if placement.layer.name not in captures:
+        if not captures.get(placement.layer.name):
             continue
         layer, full = placement.layer, captures[placement.layer.name]
         calls = [call.head(lead, config.batch_fraction) for call in full]
@@ -134,9 +139,8 @@ def average_captures(
     not depend on them.
     """
     if not state.layout.lead or state.averaged.device.type != "cpu":
-        return average(
-            state, statistics_of(state.layout, captures, config, loss_scale=loss_scale), config.factor_decay, mask
-        )
+        new = statistics_of(state.layout, captures, config, loss_scale=loss_scale)
+        return average(state, new, config.factor_decay, mask)
     moving = torch.ones_like(state.usable) if mask is None else mask
     top = int(state.averaged.max())
     apart = (state.averaged != top) | ~moving
@@ -148,7 +152,9 @@ def average_captures(
     if saved is not None:
         late = apart & moving
         if bool(late.any()):
-            batch = statistics_of(state.layout, captures, config, loss_scale=loss_scale).pick(apart)
+            batch = statistics_of(state.layout, captures, config, loss_scale=loss_scale)
+            fill_missing(state, batch)
+            batch = batch.pick(apart)
             weights = newest_weights(config.factor_decay, state.averaged[apart], state.momentum.dtype)
             saved.move(batch, weights, late[apart])
         target.put(apart, saved)
@@ -161,6 +167,7 @@ def average(state: KFACState, new: Statistics, decay: float, mask: Tensor | None
     Members outside `mask` [*lead], or whose batch's factors are not finite, keep theirs. Returns the mask of those that
     moved, None for all.
     """
+    fill_missing(state, new)
     good = new.finite(state.layout)
     moved = mask if good is None else good if mask is None else mask & good
     state.averaged.add_(1 if moved is None else moved.to(state.averaged.device))
@@ -170,6 +177,40 @@ def average(state: KFACState, new: Statistics, decay: float, mask: Tensor | None
     else:
         held.move(new, newest_weights(decay, state.averaged, state.momentum.dtype), moved)
     return moved
+
+
+def fill_missing(state: KFACState, new: Statistics) -> None:
+    """Give layers that a batch did not use their averages."""
+    for placement in state.layout.placements if new.missing else ():
+        if placement.layer.name in new.missing:
+            for target, held in zip(_slots(placement, new), _slots(placement, state), strict=True):
+                target.copy_(held)
+
+
+def start_late(
+    state: KFACState, used: Collection[str], statistics: Callable[[], Statistics], moved: Tensor | None
+) -> bool:
+    """Start the averages of layers that no step before used; whether inverses are wanted for them.
+
+    Those of the first step of all have nothing else in them. Members outside `moved` wait for the next step.
+    """
+    entering = {name for name in state.waiting if name in used}
+    state.waiting = tuple(name for name in state.waiting if name not in entering)
+    if not entering or int(state.averaged.max()) <= 1:
+        return False
+    new = statistics()
+    for placement in state.layout.placements:
+        if placement.layer.name in entering:
+            for held, batch in zip(_slots(placement, state), _slots(placement, new), strict=True):
+                trailing = (1,) * (2 if held.dim() > 2 else 1)
+                held.copy_(batch if moved is None else torch.where(moved.reshape(*moved.shape, *trailing), batch, held))
+    return True
+
+
+def _slots(placement: Placement, of: KFACState | Statistics) -> tuple[Tensor, Tensor]:
+    banks = of.banks if isinstance(of, Statistics) else of.factors
+    name = placement.layer.name
+    return of.diagonals[name] if placement.inputs is None else placement.inputs.of(banks), placement.outputs.of(banks)
 
 
 def finite(sums: Tensor) -> Tensor | None:
@@ -208,6 +249,9 @@ def check_captures(names: Iterable[str], captures: Mapping[str, Sequence[Capture
     """Raise ValueError for one of these layers without captures, or with an empty batch."""
     for name in names:
         if not captures.get(name):
-            raise ValueError(f"Layer {name!r} was not captured in this step: did its output reach the loss?")
+            raise ValueError(
+                f"Layer {name!r} was not captured in this step: did its output reach the loss? If the batch did not "
+                "use it, leave its parameters out of the gradients."
+            )
         if captures[name][0].inputs.numel() == 0:
             raise ValueError(f"Layer {name!r} saw an empty batch. Drop such batches before the forward pass.")

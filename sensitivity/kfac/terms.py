@@ -8,8 +8,9 @@ from torch import Tensor
 
 from sensitivity.kfac.config import KFACConfig
 from sensitivity.kfac.factors import Capture
-from sensitivity.kfac.layers import Layer
+from sensitivity.kfac.layers import Layer, counted
 from sensitivity.kfac.passes import PassLedger
+from sensitivity.kfac.sums import Place, Seen
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,21 @@ class ExamplesSeen:
     name: str
     positions: bool
     counts: Mapping[int, int]
+
+
+def examples_seen(places: Mapping[str, Place], seen: Mapping[str, Seen]) -> list[ExamplesSeen]:
+    """List the layers whose first dimension counts examples."""
+    layers = counted(places[name].layer for name in seen)
+    return [ExamplesSeen(layer.name, seen[layer.name].positions, seen[layer.name].full) for layer in layers]
+
+
+def examples_of(layers: Sequence[ExamplesSeen]) -> dict[int, int]:
+    """Count the examples of each batch, as the layer that sees fewest does (see `counted`)."""
+    found: dict[int, int] = {}
+    for layer in layers:
+        for batch, count in layer.counts.items():
+            found[batch] = min(found.get(batch, count), count)
+    return found
 
 
 class LossTerms:
@@ -36,20 +52,64 @@ class LossTerms:
         self._stated: dict[int, float] = {}
         self._coming: float | None = None
         self._states = False
+        self._roots: Tensor | None = None
+        self._latest: object = None
+        self._crossed = False
+        self._joined: dict[int, set[int]] = {}
 
-    def state(self, outputs: Tensor, terms: float) -> None:
-        """Count these terms for the backward pass that goes through `outputs`, or for the next observation."""
+    def join(self, batch: int, forward: int | None) -> None:
+        """Note that a backward pass went through this forward pass of the model; None where that is not known."""
+        if forward is not None:
+            self._joined.setdefault(batch, set()).add(forward)
+
+    @property
+    def roots(self) -> Tensor | None:
+        """Square roots of the weights of the latest batch's examples, where the empirical Fisher needs them."""
+        return self._roots
+
+    @property
+    def stated(self) -> bool:
+        """Whether the number was stated since the last step."""
+        return self._states
+
+    def state(self, outputs: Tensor, terms: float, weights: Tensor | None = None) -> None:
+        """Count these terms for the backward pass that goes through `outputs`, or for the next observation.
+
+        For the empirical Fisher raises ValueError for weights that differ within an example.
+        """
         self._states = True
         if self._config.fisher != "empirical":
             self._coming = terms
             return
+        self._roots = None if weights is None else roots_of(weights, self._config.batch_dim)
+        own = self._latest = object()
 
         def after_backward(_: Tensor) -> None:
             if self._ledger.any_counts():
                 task = torch._C._current_graph_task_id()
+                self._crossed |= self._roots is not None and self._latest is not own
                 self._stated[task] = self._stated.get(task, 0.0) + terms
 
         outputs.register_hook(after_backward)  # type: ignore[no-untyped-call]
+
+    def unweighted(self, name: str, call: Capture) -> Capture:
+        """Divide gradients by the square roots of their examples' weights.
+
+        Those of the weighted loss have the whole weight, and the Fisher of it has the weight once.
+        """
+        if self._roots is None:
+            return call
+        rows, examples = call.inputs.shape[0], len(self._roots)
+        if rows < examples:  # an embedding of positions, looked up once for all examples
+            return call
+        if rows % examples:
+            raise RuntimeError(
+                f"Layer {name!r} saw {rows} rows for {examples} weighted examples. Give it inputs whose first "
+                "dimension is that of the examples, or set KFACConfig(fisher='type2')."
+            )
+        each = self._roots.repeat_interleave(rows // examples).to(call.inputs.device)
+        scale = torch.where(each > 0, 1 / each, 0.0)
+        return Capture(call.inputs, tuple(g * scale.view(-1, *(1,) * (g.dim() - 1)).to(g) for g in call.columns))
 
     def assign(self, observation: int) -> None:
         """Give what was stated to an observation that begins."""
@@ -58,6 +118,18 @@ class LossTerms:
 
     def total(self, examples: Mapping[int, int], layers: Sequence[ExamplesSeen]) -> float:
         """Count the terms of all batches; RuntimeError where only some are stated, or the number is ambiguous."""
+        if self._crossed:
+            raise RuntimeError(
+                "observe() was called with weights for a batch, and again before its loss.backward(). With "
+                'fisher="empirical" call it between every forward pass and its backward pass.'
+            )
+        several = any(len(forwards) > 1 for forwards in self._joined.values())
+        if several and (self._config.sharing == "reduce" or self._config.ekfac):
+            raise RuntimeError(
+                "One backward pass went through several forward passes of the model, and with sharing='reduce' or "
+                "EKFAC their examples can't be told apart. Call backward() on the loss of each, or give the model one "
+                "batch."
+            )
         if self._states:
             if any(batch not in self._stated for batch in examples):
                 raise RuntimeError(
@@ -65,9 +137,35 @@ class LossTerms:
                     "and its loss.backward(), with the tensor that the loss is computed from."
                 )
             return sum(self._stated[batch] for batch in examples)
+        if several:
+            raise RuntimeError(
+                "The number of loss terms is ambiguous: one backward pass went through several forward passes of the "
+                "model, and nothing tells whether these are of other examples, or of the same ones again. State it "
+                "before loss.backward(), with optimizer.observe(outputs, terms=...) for the outputs of each forward "
+                "pass, or of the first alone, so that the sum is the number that the loss is averaged over; or call "
+                "backward() on the loss of each."
+            )
         if self._config.terms_per_example is None:
             _refuse_ambiguous(layers)
         return float(max(1, sum(examples.values())) * (self._config.terms_per_example or 1))
+
+
+def roots_of(weights: Tensor, batch_dim: int) -> Tensor | None:
+    """Return the square roots of the weights of examples; None if all weights are 0 or 1.
+
+    `weights` may have positions too, of weight 0 or that of their example. Raises ValueError if they differ further.
+    """
+    weights = weights.detach().double()
+    if bool(((weights == 0) | (weights == 1)).all()):
+        return None
+    rows = weights.movedim(batch_dim, 0).flatten(1) if weights.dim() > 1 else weights.unsqueeze(1)
+    largest = rows.amax(1)
+    if not bool(((rows == 0) | (rows == largest.unsqueeze(1))).all()):
+        raise ValueError(
+            'With fisher="empirical", weights of the terms of one example must be equal, or 0: the gradients of its '
+            'layers are sums over its terms. Set KFACConfig(fisher="type2") or fisher="monte_carlo".'
+        )
+    return largest.sqrt()
 
 
 def _refuse_ambiguous(layers: Sequence[ExamplesSeen]) -> None:

@@ -19,6 +19,9 @@ from sensitivity.kfac.layout import Layout
 _WORTH = 0.75
 """Share of the FLOPs below which the thin form was faster at every shape measured."""
 
+_WORTH_FLOPS = 5e7
+"""What keeping a layer's calls and trying them costs, in the time of products (measured: 0.2 ms)."""
+
 _AGREES = 1e-4
 """Relative difference of two products that is put down to rounding."""
 
@@ -86,6 +89,20 @@ def rows_of(layout: Layout, calls: Mapping[str, Sequence[Capture]]) -> dict[str,
             dtype = accumulation_dtype(grads[0].dtype)
             found[layer.name] = Rows(_joined(inputs).to(dtype), _joined(grads).to(dtype))
     return found
+
+
+def may_pay(layer: Layer) -> bool:
+    """Whether there are batches for which keeping a layer's calls pays."""
+    return layer.kind == "linear" and full_flops(layer) - thin_flops(layer, 1) >= _WORTH_FLOPS
+
+
+def keep_call(rows: dict[str, list[Capture]], layer: Layer, call: Capture) -> None:
+    """Keep one more call of a layer, or none where the thin form of all its calls would not pay."""
+    calls = rows.setdefault(layer.name, [])
+    calls.append(call)
+    count = sum(each.columns[0].shape[:-1].numel() for each in calls)
+    if full_flops(layer) - thin_flops(layer, count) < _WORTH_FLOPS:
+        del rows[layer.name]
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -173,6 +173,13 @@ class Judged(Protocol):
 
 
 @runtime_checkable
+class LeavesUnused(Protocol):
+    """Parameters that a batch did not use are left as they are, and are not among the gradients."""
+
+    leaves_unused: Literal[True]
+
+
+@runtime_checkable
 class OwnState(Protocol):
     """The state is more than plain containers of tensors ``[trials, ...]``."""
 

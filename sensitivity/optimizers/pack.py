@@ -20,6 +20,7 @@ from sensitivity.optimizers.contract import (
     Explains,
     Intervals,
     Judged,
+    LeavesUnused,
     Networks,
     Observer,
     OwnState,
@@ -171,8 +172,13 @@ class PackOptimizer:
 
     @torch.no_grad()
     def step(self, params: Tensors, grads: Tensors, lr_multiplier: float | Tensor, *, step: int) -> Tensor | None:
-        """Update `params` in place; return which trials ``[trials]`` could not be updated, if that can happen."""
+        """Update `params` in place; return which trials ``[trials]`` could not be updated, if that can happen.
+
+        What a model left unused is not in `grads`, and has a gradient of zeros for rules that do not ask.
+        """
         began = time.perf_counter()
+        if grads and len(grads) < len(params) and not isinstance(self._rule, LeavesUnused):
+            grads = {name: grads[name] if name in grads else torch.zeros_like(p) for name, p in params.items()}
         grads = self._clipped_to_norm(grads)
         lr = self._lr if isinstance(lr_multiplier, float) and lr_multiplier == 1.0 else self._lr * lr_multiplier
         report = self._rule.step(params, grads, self._state, self._numbers, lr=lr, step=step) or Report()

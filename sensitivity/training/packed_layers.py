@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sensitivity.kfac import layer_of, norms_of
+from sensitivity.kfac import layer_of, norms_of, projections_of
+from sensitivity.kfac.attention import Rerouted, View
 
 
 @dataclass
@@ -81,15 +82,26 @@ def install(model: nn.Module, tape: Tape) -> None:
             _route_dropout(module, tape)
         if name in norms:
             _note_norm(module, name, tape)
-        if layer_of(name, module) is None:
-            continue
-        if isinstance(module, nn.Linear):
-            _route(module, name, tape, functional.linear, packed_linear)
-        elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
-            _route(module, name, tape, module._conv_forward, packed_convolution(module))
-        elif isinstance(module, nn.Embedding):
-            one = _embedding(module)
-            _route(module, name, tape, one, each_alone(one))
+        if isinstance(module, nn.MultiheadAttention) and projections_of(name, module):
+            _route_attention(module, name, tape)
+        if layer_of(name, module) is not None:
+            _route_layer(module, name, tape)
+
+
+def _route_layer(module: nn.Module, name: str, tape: Tape) -> None:
+    """Route the calls of a layer that K-FAC knows."""
+    if isinstance(module, nn.Linear):
+        _route(module, name, tape, functional.linear, packed_linear)
+    elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        _route(module, name, tape, module._conv_forward, packed_convolution(module))
+    elif isinstance(module, nn.Conv3d):
+        _route(module, name, tape, module._conv_forward, each_alone(module._conv_forward))
+    elif isinstance(module, nn.modules.conv._ConvTransposeNd):
+        up = _transposed(module)
+        _route(module, name, tape, up, each_alone(up))
+    elif isinstance(module, nn.Embedding):
+        one = _embedding(module)
+        _route(module, name, tape, one, each_alone(one))
 
 
 def _route(
@@ -131,6 +143,36 @@ def _note_norm(module: nn.Module, name: str, tape: Tape) -> None:
         return result
 
     module.forward = forward
+
+
+def _route_attention(module: nn.MultiheadAttention, name: str, tape: Tape) -> None:
+    """Note the projections that an attention computes, each part of a joint one apart."""
+    plain = module.forward
+
+    def project(names: tuple[str, ...], x: Tensor, weight: Tensor, bias: Tensor | None, view: View) -> Tensor:
+        given, parts = view(x), []
+        biases = [None] * len(names) if bias is None else bias.chunk(len(names))
+        for each, w, b in zip(names, weight.chunk(len(names)), biases, strict=True):
+            label = f"{name}.{each}" if name else each
+
+            def physical(x: Tensor, weight: Tensor, bias: Tensor | None, label: str = label) -> Tensor:
+                outputs = packed_linear(x, weight, bias)
+                tape.note(label, x, outputs)
+                return outputs
+
+            if tape.vmapped:
+                parts.append(_PackedCall.apply(physical, given, w, b))  # type: ignore[no-untyped-call]
+            else:
+                parts.append(functional.linear(given, w, b))
+                tape.note(label, given, parts[-1])
+        outputs = torch.cat(parts, -1).transpose(0, 1)
+        return outputs.flatten(0, 1) if x.dim() == 2 else outputs.contiguous()
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with Rerouted(project):
+            return plain(*args, **kwargs)
+
+    module.forward = forward  # type: ignore[method-assign]
 
 
 def _route_dropout(module: nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d, tape: Tape) -> None:
@@ -208,6 +250,17 @@ def each_alone(one: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _embedding(module: nn.Embedding) -> Callable[..., Tensor]:
     return lambda x, weight, _: functional.embedding(x, weight, module.padding_idx)
+
+
+def _transposed(module: nn.modules.conv._ConvTransposeNd) -> Callable[..., Tensor]:
+    convolve = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
+    one: Callable[..., Tensor] = convolve[len(module.kernel_size) - 1]
+
+    def compute(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        added, groups = module.output_padding, module.groups
+        return one(x, weight, bias, module.stride, module.padding, added, groups, module.dilation)
+
+    return compute
 
 
 def packed_convolution(module: nn.Conv1d | nn.Conv2d) -> Callable[..., Tensor]:

@@ -287,6 +287,15 @@ class PackedModel:
                 if self._skeleton.training:
                     self._random[k] = _random_state_now(self.device)
                 tapes.append(self._tape.calls)
+        shapes = [{name: len(called) for name, called in tape.items()} for tape in tapes]
+        if any(shape != shapes[0] for shape in shapes):
+            names = ", ".join(
+                sorted({name for shape in shapes for name in shape if len({s.get(name) for s in shapes}) > 1})
+            )
+            raise RuntimeError(
+                f"members of a pack use layers of the model in different ways in one step ({names}), and their "
+                "optimizer needs the calls of all; set execution.pack_size = 1"
+            )
         calls = {
             name: [
                 LayerCall(tuple(x for x, _ in one_call), tuple(y for _, y in one_call), together=False)

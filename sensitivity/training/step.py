@@ -135,24 +135,31 @@ def _differentiate(
     losses = problem.training_loss(outputs, part.targets)
     watched = [tensor for called in calls.values() for call in called for tensor in call.outputs]
     pseudo = optimizer.pseudo_losses(outputs) if record else ()
-    columns = [torch.autograd.grad(each, watched, retain_graph=True, materialize_grads=True) for each in pseudo]
+    columns = [torch.autograd.grad(each, watched, retain_graph=True, allow_unused=True) for each in pseudo]
     if (sampled := optimizer.sampled_loss(outputs, step=step, done=done)) is not None:
         slopes = torch.autograd.grad(sampled, [*model.params.values()], retain_graph=True, materialize_grads=True)
         optimizer.take_sampled(dict(zip(model.params, slopes, strict=True)), part.share)
-    # Zeros for what a model leaves unused.
     wanted = [*model.params.values(), *(() if columns else watched)]
-    gradients = torch.autograd.grad(losses.sum(), wanted, materialize_grads=True)
+    gradients = torch.autograd.grad(losses.sum(), wanted, allow_unused=True)
     if record:
         optimizer.observe(_captures(calls, columns or [gradients[len(model.params) :]]), part.share)
-    return losses.detach(), dict(zip(model.params, gradients, strict=False))
+    used = zip(model.params, gradients, strict=False)
+    return losses.detach(), {name: gradient for name, gradient in used if gradient is not None}
 
 
-def _captures(calls: dict[str, list[LayerCall]], columns: Sequence[Sequence[Tensor]]) -> dict[str, list[Capture]]:
-    """Join the layers' inputs with the gradients of their outputs: of one loss, or of each of several."""
-    left = [iter(gradients) for gradients in columns]
+def _captures(
+    calls: dict[str, list[LayerCall]], columns: Sequence[Sequence[Tensor | None]]
+) -> dict[str, list[Capture]]:
+    """Join the inputs of calls that reached a loss with the gradients of their outputs: of one loss, or of several."""
+    left, found = [iter(gradients) for gradients in columns], dict[str, list[Capture]]()
+    for name, called in calls.items():
+        for call in called:
+            grads = [[next(each) for _ in call.outputs] for each in left]
+            if any(gradient is not None for own in grads for gradient in own):
+                slopes = tuple(call.packed(_whole(call, own)) for own in grads)
+                found.setdefault(name, []).append(Capture(call.packed(call.inputs), slopes))
+    return found
 
-    def capture(call: LayerCall) -> Capture:
-        slopes = tuple(call.packed([next(each) for _ in call.outputs]) for each in left)
-        return Capture(call.packed(call.inputs), slopes)
 
-    return {name: [capture(call) for call in called] for name, called in calls.items()}
+def _whole(call: LayerCall, gradients: Sequence[Tensor | None]) -> list[Tensor]:
+    return [torch.zeros_like(y) if g is None else g for y, g in zip(call.outputs, gradients, strict=True)]

@@ -24,6 +24,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "type2, reduce": {"fisher": "type2", "sharing": "reduce"},
     "late layer": {"inverse_interval": 4},
 }
+UNEVEN: dict[str, dict[str, Any]] = {
+    **{f"uneven, {name}": VARIANTS[name] for name in ("factored", "exact", "ekfac", "late layer")},
+    "uneven, reduce": {"sharing": "reduce"},
+    "uneven, type2": {"fisher": "type2", "others": "diagonal"},
+}
+"""Ranks of 20 and 40 examples, whose losses are weighted to the mean over all."""
 
 
 class Late(nn.Module):
@@ -49,10 +55,12 @@ def network(variant: str) -> nn.Module:
         nn.Tanh(),
         nn.Linear(8, 4),
     ).to(DOUBLE)
-    return Late(model) if variant == "late layer" else model
+    return Late(model) if "late layer" in variant else model
 
 
-def train(model: nn.Module, config: KFACConfig, part: slice) -> dict[str, torch.Tensor]:
+def train(
+    model: nn.Module, config: KFACConfig, part: slice, *, uneven: bool = False, stated: bool = True
+) -> dict[str, torch.Tensor]:
     optimizer = KFAC(model, config)
     for index in range(5):
         generator = torch.Generator().manual_seed(index)
@@ -60,8 +68,9 @@ def train(model: nn.Module, config: KFACConfig, part: slice) -> dict[str, torch.
         y = torch.randint(4, (60,), generator=generator)[part]
         optimizer.zero_grad()
         outputs = model(x)
-        optimizer.observe(outputs)
-        functional.cross_entropy(outputs, y).backward()
+        optimizer.observe(outputs, terms=30 if uneven and stated else None)
+        loss = functional.cross_entropy(outputs, y, reduction="sum" if uneven else "mean")
+        (loss / 30 if uneven else loss).backward()
         optimizer.step()
     return {name.removeprefix("module."): p.detach() for name, p in model.named_parameters()}
 
@@ -69,13 +78,25 @@ def train(model: nn.Module, config: KFACConfig, part: slice) -> dict[str, torch.
 def rank_main(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(str(Path(folder) / "store"), 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=300))
     found = {}
     for variant, options in VARIANTS.items():
         model = DistributedDataParallel(network(variant), find_unused_parameters=variant == "late layer")
         found[variant] = train(
             model, KFACConfig(lr=0.1, damping=0.1, **{"inverse_interval": 2, **options}), slice(rank, None, 2)
         )
+    part = slice(20, None) if rank else slice(20)
+    for variant, options in UNEVEN.items():
+        model = DistributedDataParallel(network(variant), find_unused_parameters="late layer" in variant)
+        config = KFACConfig(lr=0.1, damping=0.1, **{"inverse_interval": 2, **options})
+        found[variant] = train(model, config, part, uneven=True)
+        if config.fisher == "type2":  # the number of terms needs no statement
+            again = DistributedDataParallel(network(variant))
+            found[f"{variant}, not stated"] = train(again, config, part, uneven=True, stated=False)
+    try:
+        train(DistributedDataParallel(network("")), KFACConfig(), part, uneven=True, stated=False)
+    except RuntimeError as error:
+        found["refused"] = {str(error): torch.zeros(())}
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -86,19 +107,34 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
     commands = [[sys.executable, __file__, str(rank), str(folder)] for rank in range(2)]
     running = [subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, text=True) for c in commands]
-    errors = [process.communicate(timeout=100)[1] for process in running]
+    errors = [process.communicate(timeout=300)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_two_ranks_are_one_process_with_the_joint_batch(variant: str, ranks: Any) -> None:
-    alone = train(
-        network(variant), KFACConfig(lr=0.1, damping=0.1, **{"inverse_interval": 2, **VARIANTS[variant]}), slice(None)
-    )
-    for name, p in alone.items():
-        torch.testing.assert_close(ranks[0][variant][name], p, rtol=1e-8, atol=1e-11)
-        assert torch.equal(ranks[0][variant][name], ranks[1][variant][name])
+@pytest.fixture(scope="module")
+def alone() -> dict[str, dict[str, torch.Tensor]]:
+    return {
+        variant: train(
+            network(variant), KFACConfig(lr=0.1, damping=0.1, **{"inverse_interval": 2, **options}), slice(None)
+        )
+        for variant, options in (VARIANTS | UNEVEN).items()
+    }
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, *UNEVEN])
+def test_two_ranks_are_one_process_with_the_joint_batch(variant: str, ranks: Any, alone: Any) -> None:
+    for found in (variant, f"{variant}, not stated") if f"{variant}, not stated" in ranks[0] else (variant,):
+        for name, p in alone[variant].items():
+            torch.testing.assert_close(ranks[0][found][name], p, rtol=1e-8, atol=1e-11)
+            assert torch.equal(ranks[0][found][name], ranks[1][found][name])
+
+
+def test_ranks_of_different_sizes_are_asked_how_their_losses_are_weighted(ranks: Any) -> None:
+    for rank, own in enumerate((20, 40)):
+        (message,) = ranks[rank]["refused"]
+        assert f"({own} of 60 on this one)" in message
+        assert "optimizer.observe(outputs, terms=total / world_size)" in message
 
 
 if __name__ == "__main__":

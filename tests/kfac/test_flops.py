@@ -28,9 +28,12 @@ def accumulated(target: Any, a: Any, b: Any, out_shape: Any = None, **_: Any) ->
 IN_PLACE = {torch.ops.aten.addmm_: accumulated, torch.ops.aten.baddbmm_: accumulated}
 
 
-def counted(model: nn.Sequential, captures: dict[str, list[Capture]], config: KFACConfig) -> tuple[float, float]:
-    """FLOPs of the products in the factors, and in a step without statistics."""
+def counted(
+    model: nn.Sequential, captures: dict[str, list[Capture]], config: KFACConfig, *, lead: bool = False
+) -> tuple[float, float]:
+    """FLOPs of the products in the factors, and in a step without statistics; with `lead` of a pack of one."""
     layers, params = layers_of(model), {n: p.detach() for n, p in model.named_parameters()}
+    params = {n: p[None].clone() for n, p in params.items()} if lead else params
     state = init_state(layers, params, config)
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as factors:
         statistics_of(state.layout, captures, config)
@@ -50,7 +53,10 @@ def test_perceptron_flops_are_exact(form: Any) -> None:
     }
     config = KFACConfig(damping_form=form, inverse_interval=100)
     found = step_flops(layers_of(model), config, examples=16)
-    assert (found.factors, found.precondition) == counted(model, captures, config)
+    alone = counted(model, captures, config)
+    assert (found.factors - 2 * 16 * (21**2 - 20**2), found.precondition) == alone, "the bias's row is no product alone"
+    of_one = {name: [Capture(c.inputs[None], c.columns[0][None]) for c in calls] for name, calls in captures.items()}
+    assert (found.factors, found.precondition) == counted(model, of_one, config, lead=True)
     cubes = 21**3 + 30**3 + 30**3 + 10**3
     assert found.inverses == pytest.approx((9 if form == "exact" else 1) * cubes / 100)
     assert found.total == found.factors + found.inverses + found.precondition

@@ -189,7 +189,7 @@ def test_a_learning_rate_of_zero_from_a_schedule_leaves_the_parameters() -> None
 def test_groups_and_copies_that_cannot_work_are_refused() -> None:
     model = network()
     optimizer = KFAC(model, KFACConfig())
-    with pytest.raises(ValueError, match="Build a new one with all parameter groups"):
+    with pytest.raises(ValueError, match="hold 1 parameters that are not of this model"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
     with pytest.raises(ValueError, match="hold 2 parameters that are not of this model"):
         KFAC(model, KFACConfig(), param_groups=[{"params": [*model.parameters(), *nn.Linear(2, 2).parameters()]}])

@@ -168,4 +168,4 @@ def test_a_layer_that_enters_late_starts_like_one_that_was_there(interval: int, 
     assert not torch.equal(moved[0], start)
     for late in moved[1:]:
         torch.testing.assert_close(late, moved[0], rtol=1e-12, atol=1e-14)
-    assert early._recorder.waiting == set()
+    assert early.kfac.waiting == ()

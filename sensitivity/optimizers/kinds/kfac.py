@@ -15,9 +15,9 @@ from sensitivity.study.axes import Axis, AxisField, CountOrAxis, LimitOrAxis, Sh
 from sensitivity.study.seeds import derive
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, nn
 
-    from sensitivity.kfac import Capture, SolveFailure
+    from sensitivity.kfac import Capture, Layer, SolveFailure
     from sensitivity.optimizers.numbers import Numbers
 
 
@@ -116,6 +116,8 @@ def _all_values(setting: int | Axis) -> Sequence[int]:
 class KFAC:
     """K-FAC with the Fisher of each minibatch (`sensitivity.kfac`)."""
 
+    leaves_unused: Literal[True] = True
+
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         from sensitivity import kfac
 
@@ -134,7 +136,7 @@ class KFAC:
             inverse_interval=settings["inverse_interval"],
         )
         self._networks = networks
-        self._layers = kfac.layers_of(networks.network)
+        self._layers = _layers_of(networks.network)
         self._norms = kfac.norms_of(networks.network) if self._config.others == "diagonal" else ()
         self._generators: list[Generator] = []
         self._kl_clip: float | None = settings.get("kl_clip")
@@ -161,13 +163,14 @@ class KFAC:
                 return f"{option} needs whole batches; remove it, or execution.micro_batch and problem.ghost_batch"
         if diagonal and not kfac.norms_of(networks.network):
             return 'others = "diagonal" is for normalisation layers, and the model has none that train; remove it'
-        if kfac.layers_of(networks.network):
+        if _layers_of(networks.network):
             return None
         fix = "Use another model, or leave this optimizer out"
         if networks.curvature is not None:
             fix = 'Give kind = "newton", K-FAC with the exact curvature'
         return (
-            "K-FAC covers no layer of the model; it covers Linear, Conv1d, Conv2d and Embedding layers that train. "
+            "K-FAC covers no layer of the model; it covers Linear, Conv, ConvTranspose, Embedding and "
+            "MultiheadAttention layers that train. "
             f"{fix}"
         )
 
@@ -259,7 +262,7 @@ class KFAC:
         from sensitivity.kfac.statistics import accumulate
 
         for name in self._thin:
-            self._calls.setdefault(name, []).extend(_shared(call, share) for call in calls[name])
+            self._calls.setdefault(name, []).extend(_shared(call, share) for call in calls.get(name, ()))
         if not self._due:
             return
         if share == 1:
@@ -268,6 +271,13 @@ class KFAC:
         self._seen_share += share
         if isinstance(self._seen, kfac.Statistics):  # in place: a second set of factors may be as large as the rest
             new = share / self._seen_share
+            missing = frozenset(p.layer.name for p in self._layout.placements if p.layer.name not in calls)
+            if missing != self._seen.missing:
+                names = ", ".join(sorted(missing ^ self._seen.missing))
+                raise ValueError(
+                    f"layers are used in some micro-batches of a batch only: {names}. Remove execution.micro_batch and "
+                    "problem.ghost_batch, or leave this optimizer out"
+                )
             accumulate(self._layout, calls, self._config, self._seen, keep=1 - new, weight=new, loss_scale=self._scale)
         else:
             self._seen = kfac.statistics_of(self._layout, calls, self._config, loss_scale=self._scale)
@@ -343,6 +353,15 @@ def generator_of(seed: int) -> Generator:
     import torch
 
     return torch.Generator().manual_seed(derive(seed, "fisher"))
+
+
+def _layers_of(network: nn.Module) -> tuple[Layer, ...]:
+    """Describe the layers that K-FAC covers, but for bags of embeddings, whose calls a pack does not record."""
+    from torch import nn
+
+    from sensitivity import kfac
+
+    return kfac.layers_of(network, [name for name, m in network.named_modules() if isinstance(m, nn.EmbeddingBag)])
 
 
 def _shared(call: Capture, share: float) -> Capture:
