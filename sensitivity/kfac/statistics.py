@@ -194,9 +194,10 @@ def start_late(
 
     Those of the first step of all have nothing else in them. Members outside `moved` wait for the next step.
     """
+    first = len(state.waiting) == len(state.layout.placements)  # to ask the averages would wait for the device
     entering = {name for name in state.waiting if name in used}
     state.waiting = tuple(name for name in state.waiting if name not in entering)
-    if not entering or int(state.averaged.max()) <= 1:
+    if not entering or first:
         return False
     new = statistics()
     for placement in state.layout.placements:
