@@ -65,6 +65,8 @@ WORLDS = (
     World(name="noise .1, just inside the margin (1.2)", arms=_pair(1.2)),
     World(name="noise .1, just outside the margin (1.3)", arms=_pair(1.3)),
     World(name="noise .1, at the margin (1.25), ridge", arms=_pair(1.25, Arm(bend=1.0, ridge=10.0))),
+    World(name="noise .1, ratio 1, flat ridge", arms=_pair(1, Arm(bend=1.0, ridge=1e6))),
+    World(name="noise .1, ratio 1.5, flat ridge", arms=_pair(1.5, Arm(bend=1.0, ridge=1e6))),
     World(name="noise .05, ratio 1", arms=_pair(1), noise=0.05),
     World(name="noise .05, ratio 1.5", arms=_pair(1.5), noise=0.05),
     World(name="noise .2, ratio 1", arms=_pair(1), noise=0.2),

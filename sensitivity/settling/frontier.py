@@ -148,8 +148,6 @@ class Frontier:
             }
             if found.response is None:
                 text = "too few runs reach the target"
-            elif not np.isfinite(worst):
-                text = "no minimum yet"
             else:
                 text = f"its fastest settings are known to within {percent(worst)} of their steps"
                 text += ", and lie at a side" if found.extend else ""

@@ -29,10 +29,16 @@ _SLOPES = 3.0
 """Prior standard deviation of a batch size's slope about their mean, in nats a decade: so weak that it only decides
 where a batch size has too few points for a slope of its own."""
 _LEAST_NOISE = 0.01
-_FLAT = 1e-3
-"""Curvature, in nats a squared decade, below which there is no minimum."""
+_LEAST_BEND = 1e-3
+"""Curvature, in nats a squared decade, below which cubic terms are not believed."""
+_FLAT = 0.02
+"""Nats that a surface has to rise, in every direction, from its lowest point to the end of the points to have a minimum.
+One that rises less is a ridge: where along it the lowest point lies hardly matters, and can't be told."""
 _SKEWED = 2.5
 """Standard errors from which a cubic term is taken to be there."""
+_STEPS = (65, 17, 9, 5)
+"""Points of a grid along each coordinate, by the number of coordinates."""
+_DRAWS = 64
 _SPARE = 8
 """Points beyond its coefficients that a surface with cubic terms is fitted to at least."""
 
@@ -63,7 +69,8 @@ class Response:
     @property
     def definite(self) -> bool:
         """Whether the surface has a minimum."""
-        return bool(np.linalg.eigvalsh(self.curvature).min() > _FLAT)
+        half = (self.reach[1] - self.reach[0]) / 2
+        return bool(np.linalg.eigvalsh(self.curvature * np.outer(half, half)).min() / 2 > _FLAT)
 
     def predict(self, x: Floats, b: Ints) -> Floats:
         """Return log T at points [points]."""
@@ -86,22 +93,21 @@ class Response:
         found, i = shared.copy(), np.arange(x.shape[1])
         found[:, i, i] += self._bounded(x) * self.third
         least = 0.1 * np.linalg.eigvalsh(self.curvature).min()
-        bends = np.linalg.eigvalsh(found).min(axis=1) > max(least, _FLAT)
+        bends = np.linalg.eigvalsh(found).min(axis=1) > max(least, _LEAST_BEND)
         return np.asarray(np.where(bends[:, None, None], found, shared))
 
     def optimum(self, least: Floats, most: Floats) -> Floats:
         """Return where each batch size is lowest between two ends: [batches, dimensions].
 
-        Of a surface with a minimum it is found by Newton's method, or coordinate by coordinate at an end; of another it
-        is the lowest of the corners and of a coarse grid.
+        Of a surface with a minimum it is found by Newton's method, or coordinate by coordinate at an end; of another,
+        such as a ridge along which nothing changes, it is the lowest point of a grid between finite ends.
         """
         if self.definite:
             free = self._newton()
             if bool(((free >= least) & (free <= most)).all()):
                 return free
             return self._descend(np.clip(free, least, most), least, most)
-        steps = (np.linspace(low, high, 5) for low, high in zip(least, most, strict=True))
-        grid = np.array(list(itertools.product(*steps)))
+        grid = _grid(least, most)
         values = np.stack([self.predict(grid, np.full(len(grid), k)) for k in range(len(self.level))])
         return np.asarray(grid[values.argmin(axis=1)])
 
@@ -137,6 +143,32 @@ class Response:
             gradient = _gradient_columns(x[place] - self.centre, place, k, self.covariance.shape[0])
             found[place] = 0.5 * np.trace(np.linalg.solve(curvature[place], gradient @ self.covariance @ gradient.T))
         return found
+
+    def regret_between(self, x: Floats, least: Floats, most: Floats) -> Floats:
+        """Return the expected regret of x [batches, dimensions] against the lowest point between two ends: [batches].
+
+        It is the mean over surfaces drawn with the covariance of the coefficients, without cubic terms, and holds for
+        one that has no minimum: along a flat ridge any point is about as good as another.
+        """
+        grid, k = _grid(least, most), len(self.slope)
+        draws = np.random.default_rng(0).multivariate_normal(self._coefficients(), self.covariance, _DRAWS)
+        found = np.empty(k)
+        for place in range(k):
+            points = np.concatenate([x[place : place + 1], grid]) - self.centre
+            values = draws @ _columns(points, np.full(len(points), place), k, cubic=False).T
+            found[place] = (values[:, 0] - values.min(axis=1)).mean()
+        return found
+
+    def _coefficients(self) -> Floats:
+        upper, right = _pairs(len(self.centre))
+        return np.concatenate([self.level, self.slope.ravel(), self.curvature[upper, right]])
+
+
+def _grid(least: Floats, most: Floats) -> Floats:
+    """Return points between two ends [points, dimensions], these included."""
+    count = _STEPS[min(len(least), len(_STEPS)) - 1]
+    steps = (np.linspace(low, high, count) for low, high in zip(least, most, strict=True))
+    return np.array(list(itertools.product(*steps)))
 
 
 def parameters(batches: int, dimensions: int) -> int:

@@ -63,7 +63,7 @@ class Found:
     optimum: Floats
     """[batches, dimensions]"""
     regret: Floats
-    """[batches]; infinite without a minimum."""
+    """[batches]; infinite without a response."""
     hits: Floats
     """[batches, 2, dimensions]: by how much an optimum lies beyond a side, or close to it; minus infinity elsewhere."""
     beyond: bool
@@ -142,7 +142,7 @@ class ArmSearch:
             return self.found
         # A definite surface may have its optimum beyond the box; where a limit is closed, it ends there.
         ends = [np.where(box.closed[0], box.least, -np.inf), np.full(d, np.inf)]
-        free = response.optimum(*ends) if response.definite else response.optimum(box.low, box.high)
+        free = response.optimum(*ends) if response.definite else self._lowest(response)
         optimum, moved = self._survivable(free, x, b, y, lost)
         hits = none.copy()
         margin = 0.1 * np.minimum(box.width, 3.0)
@@ -152,9 +152,22 @@ class ArmSearch:
         hits[near] = over[near]
         beyond = bool(((over >= 0) & stays & ~growing & ~box.closed).any())
         inside = np.clip(optimum, box.low, box.high)
-        regret = response.regret(inside) if response.definite else np.full(self.batches, np.inf)
+        regret = response.regret(inside) if response.definite else response.regret_between(inside, box.low, box.high)
         self.found = Found(response, inside, regret, hits, beyond)
         return self.found
+
+    def _lowest(self, response: Response) -> Floats:
+        """Return the lowest point of the box at each batch size, of a surface without a minimum: [batches, dimensions].
+
+        A point away from the sides is taken where it is about as low: a ridge that leaves the box is no reason to
+        extend it.
+        """
+        box, place = self.box, np.arange(self.batches)
+        margin = 0.1 * np.minimum(box.width, 3.0)
+        anywhere = response.optimum(box.low, box.high)
+        inside = response.optimum(box.low + 1.01 * margin, box.high - 1.01 * margin)
+        gain = response.predict(inside, place) - response.predict(anywhere, place)
+        return np.asarray(np.where((gain <= ENOUGH)[:, None], inside, anywhere))
 
     def _within(self) -> float:
         """Return the predicted excess up to which runs enter the fit."""
@@ -223,8 +236,6 @@ class ArmSearch:
         found = self.found
         if found is None or found.response is None:
             return "too few of its runs reach the target to tell where it is fastest"
-        if not found.response.definite:
-            return "its times have no minimum in the box that was searched"
         if found.extend or found.beyond:
             return "its fastest setting lies beyond the limit to which its box may be extended"
         if (found.regret > BLOCKS).any():

@@ -286,3 +286,23 @@ def test_observations_of_a_studys_tables():
         "b": Observation(outcome="censored", steps=8, shortfall=0.5),
         "c": Observation(outcome="diverged"),
     }
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+def test_a_flat_ridge_has_a_fastest_setting(noise):
+    """log T depends on one direction of two alone: any point along the ridge is as good, and near it none is lost."""
+    random = np.random.default_rng(1)
+    x, b = random.uniform(-1, 1, (90, 2)), np.arange(90) % 3
+    truth = 4 + 2.0 * (x[:, 0] - x[:, 1]) ** 2
+    y = truth + noise * random.standard_normal(90)
+    box = np.array([[-1.0, -1.0], [1.0, 1.0]])
+    found = fit(x, b, y, np.zeros(90, dtype=bool), 3, 1.2, box)
+    assert not found.definite
+    lowest = found.optimum(*box)
+    assert np.abs(lowest[:, 0] - lowest[:, 1]).max() <= 0.25
+    regret = 2.0 * (lowest[:, 0] - lowest[:, 1]) ** 2
+    assert (found.regret_between(lowest, *box) >= 0).all()
+    assert found.regret_between(lowest, *box).max() < 0.1
+    assert regret.max() < 0.1
+    far = np.tile([0.8, -0.8], (3, 1))
+    assert found.regret_between(far, *box) == pytest.approx(2 * 1.6**2, rel=0.2)
