@@ -32,8 +32,8 @@ _LEAST_NOISE = 0.01
 _LEAST_BEND = 1e-3
 """Curvature, in nats a squared decade, below which cubic terms are not believed."""
 _FLAT = 0.02
-"""Nats that a surface has to rise, in every direction, from its lowest point to the end of the points to have a minimum.
-One that rises less is a ridge: where along it the lowest point lies hardly matters, and can't be told."""
+"""Nats that a surface has to rise in every direction, from its lowest point to the end of the points, or it is a ridge:
+where along it the lowest point lies hardly matters, and can't be told."""
 _SKEWED = 2.5
 """Standard errors from which a cubic term is taken to be there."""
 _STEPS = (65, 17, 9, 5)
