@@ -1,4 +1,4 @@
-"""Intervals for proportions and for few seeds (STATISTICS.md, sections 3 and 8).
+"""Intervals for proportions and for few seeds (docs/statistics.md, sections 3 and 8).
 
 With few seeds a percentile bootstrap covers far less than it claims (72% at three), so means over seeds get
 Student's t; a sign-flip test of n seeds has no two-sided p-value below 2^(1-n).
