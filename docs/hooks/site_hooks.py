@@ -6,7 +6,6 @@ pages of the site are linked as such; other files are copied into the site, belo
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator
@@ -29,8 +28,9 @@ COPIED = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
+    "examples/README.md": "examples.md",
 }
-"""Files of the repository's root that are pages of the site."""
+"""Files of the repository outside of docs/ that are pages of the site."""
 _LINK = re.compile(r"(?<!`)(\]\()(?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?(\))")
 
 
@@ -119,5 +119,3 @@ def _in_repository(page: str, link: str) -> str:
 def _escaped(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
-
-os.environ.setdefault("NO_MKDOCS_2_WARNING", "1")  # Material's announcement on every build, which isn't about this site
