@@ -60,7 +60,7 @@ def main() -> None:
     optimizer = KFAC(model, KFACConfig(lr=0.01, damping=0.03, momentum=0.9, factor_interval=2, inverse_interval=10))
     accuracy = train(model, optimizer, epochs)
     report = optimizer.report()
-    print(f"K-FAC  test accuracy {accuracy:.1%} after {epochs} epochs, {report.failed_steps} of {report.steps} steps failed")
+    print(f"K-FAC  test accuracy {accuracy:.1%} after {epochs} epochs ({report.failed_steps} steps failed)")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Hooks of mkdocs: pages that are generated when the site is built, and links that leave the documentation.
 
-Pages link to files of the repository as they are read on its host: ``../CONTRIBUTING.md``, ``../examples/...``. Of these,
-pages of the site are linked as such; other files are copied into the site, below ``source/``.
+Pages link to files of the repository as they are read on its host: ``../CONTRIBUTING.md``, ``../examples/...``. Of
+these, pages of the site are linked as such; other files are copied into the site, below ``source/``.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ COPIED = {
 """Files of the repository outside of docs/ that are pages of the site."""
 _LINK = re.compile(r"(?<!`)(\]\()(?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?(\))")
 
+_REQUEST = re.compile(r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)")
+
 
 def commands_page() -> str:
     """Return the reference of the commands, from the options that they declare."""
@@ -44,7 +46,10 @@ def commands_page() -> str:
     ]
     for name, command in getattr(get_command(app), "commands", {}).items():
         arguments = " ".join(p.metavar or p.name.upper() for p in command.params if p.param_type_name == "argument")
-        parts += [f"## `sensitivity {name}`", f"```text\nsensitivity {name} [OPTIONS] {arguments}\n```".replace(" \n", "\n")]
+        parts += [
+            f"## `sensitivity {name}`",
+            f"```text\nsensitivity {name} [OPTIONS] {arguments}\n```".replace(" \n", "\n"),
+        ]
         parts.append((command.help or "").strip())
         rows = [
             f"| `{', '.join(getattr(p, 'opts', None) or [p.name])}` | {_escaped(getattr(p, 'help', '') or '')} |"
@@ -89,6 +94,19 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     return _LINK.sub(linked, markdown)
 
 
+def on_post_page(output: str, page: Page, **_: Any) -> str:
+    """Return the page; refuse one that would ask another host for anything when it is opened.
+
+    Raises:
+        PluginError: it would.
+    """
+    from mkdocs.exceptions import PluginError
+
+    if asked := _REQUEST.search(output):
+        raise PluginError(f"{page.file.src_uri}: the page would load {asked[1]}; the site has to work offline")
+    return output
+
+
 def _in_site(page: str, link: str) -> str:
     """Return a page's link to a file of the repository as one to a file of the site."""
     target = _in_repository(page, link)
@@ -118,4 +136,3 @@ def _in_repository(page: str, link: str) -> str:
 
 def _escaped(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-

@@ -1,4 +1,4 @@
-"""The study-file reference, generated from the models that validate study files and from the template that explains them.
+"""The study-file reference, generated from the models that validate study files and the template that explains them.
 
 Names, types, ranges and defaults come from the pydantic models, so the page can't say anything else than the code does.
 What fields mean is quoted from ``search_spaces/template.toml``, which a test holds to show every field.
@@ -46,9 +46,10 @@ _BOUNDS = {annotated_types.Gt: ">", annotated_types.Ge: "≥", annotated_types.L
 _INTRODUCTION = """
 # Study file reference
 
-A study is a [TOML](https://toml.io) file. This page is generated from the models that validate it: every field, its type,
-what is allowed and its default. Below each table of fields, the shipped template shows them in use and explains them.
-`sensitivity plan FILE` reports every mistake in a file at once, each with its field, its value and what is allowed.
+A study is a [TOML](https://toml.io) file. This page is generated from the models that validate it: every field, its
+type, what is allowed and its default. Below each table of fields, the shipped template shows them in use and explains
+them. `sensitivity plan FILE` reports every mistake in a file at once, each with its field, its value and what is
+allowed.
 """
 
 

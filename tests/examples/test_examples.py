@@ -52,7 +52,7 @@ def test_kfac_trains_in_a_plain_script(monkeypatch, capsys):
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_the_submission_follows_the_job_that_submit_has_made(tmp_path):
-    """Against a stand-in for `sensitivity`, which records how it is called: the calls are ones that the commands take."""
+    """Against a stand-in for `sensitivity` that records how it is called: the commands take these arguments."""
     answer = {key: f"the {key}" for key in json.loads((SCHEMAS / "submit.schema.json").read_text())["required"]}
     stand_in = tmp_path / "sensitivity"
     stand_in.write_text(
