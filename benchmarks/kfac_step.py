@@ -79,8 +79,8 @@ def measure(work: Workload, rounds: int) -> Iterator[Measured]:
     for _ in range(rounds):
         known.units.append(timed(plain, work.device, steps))
         for (name, kind), (step, base) in pairs.items():
-            unit = timed(base, work.device, steps)
-            known.ratios[name][kind].append(timed(step, work.device, steps) / unit)
+            seconds = timed(base, work.device, steps)
+            known.ratios[name][kind].append(timed(step, work.device, steps) / seconds)
         yield known
 
 
@@ -109,7 +109,7 @@ def floors(work: Workload) -> dict[str, dict[str, float]]:
             module.register_forward_hook(lambda m, a, out, name=name: positions.update({name: out[0, 0].numel()}))
     counter = FlopCounterMode(display=False)
     with counter:
-        functional.cross_entropy(model(x), y).backward()
+        functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
     base, layers = counter.get_total_flops(), layers_of(model)
     found: dict[str, dict[str, float]] = {"floor by FLOPs, our forms": {}, "floor by FLOPs, usual forms": {}}
     for setting, (factors, inverses) in SETTINGS.items():

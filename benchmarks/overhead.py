@@ -72,7 +72,7 @@ def main() -> None:
     def show(progress: Progress) -> Iterator[Callable[[], None]]:
         yield lambda: None
 
-    launching.measure_here = measure  # type: ignore[assignment]
+    launching.measure_here = measure  # type: ignore[assignment, attr-defined]
     with tempfile.TemporaryDirectory() as folder:
         directory = place(folder).child(plan.spec.name)
         outcome = launching.launch(plan, directory, address=None, workers=workers, show=show)

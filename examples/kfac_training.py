@@ -43,7 +43,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int, batch
             functional.cross_entropy(model(inputs[rows]), targets[rows]).backward()
             optimizer.step()
     with torch.no_grad():
-        return (model(test_inputs).argmax(1) == test_targets).double().mean().item()
+        return float((model(test_inputs).argmax(1) == test_targets).double().mean())
 
 
 def main() -> None:

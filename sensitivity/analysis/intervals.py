@@ -23,6 +23,10 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
     It is for independent draws; the points of a grid are none.
 
+    >>> low, high = wilson(5, 5)
+    >>> print(f"{low:.3f} to {high:.3f}")
+    0.566 to 1.000
+
     Raises:
         ValueError: no trial, or more successes than trials.
     """

@@ -1,6 +1,8 @@
 """The documents say what is there: files, tests and sections that they name exist, and recipes work as printed."""
 
 import ast
+import doctest
+import importlib
 import re
 import sys
 import tomllib
@@ -170,3 +172,14 @@ def test_the_recipe_of_an_exhibit_is_one(recipe):
 def test_python_that_is_shown_is_python(document):
     for block in blocks(document, "python"):
         ast.parse(block)
+
+
+EXAMPLES = [path for path in SOURCES if path.is_relative_to(ROOT / "sensitivity") and ">>> " in path.read_text()]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_in_docstrings_give_what_they_show(path):
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed
