@@ -23,24 +23,9 @@ from pydantic.fields import FieldInfo
 from search_spaces import __path__ as _template_folder
 from sensitivity.study.arms import ARMS, OWN, Arm, ArmSchedule, kinds
 from sensitivity.study.axes import Axis
-from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.hyperparameters import HYPERPARAMETERS, hyperparameter
-from sensitivity.study.primary import PrimarySpec
-from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
-from sensitivity.study.search import SearchSpec
-from sensitivity.study.spec import MarginsSpec, ProblemSpec, StudySpec
-
-TABLES: Mapping[str, type[BaseModel]] = {
-    "problem": ProblemSpec,
-    "budget": BudgetSpec,
-    "schedule": ScheduleSpec,
-    "evaluation": EvaluationSpec,
-    "primary": PrimarySpec,
-    "margins": MarginsSpec,
-    "search": SearchSpec,
-    "execution": ExecutionSpec,
-}
-"""The tables of a study file by name, in the template's order; `targets` is a field of the study."""
+from sensitivity.study.section import Section
+from sensitivity.study.spec import StudySpec
 
 _BOUNDS = {annotated_types.Gt: ">", annotated_types.Ge: "≥", annotated_types.Lt: "<", annotated_types.Le: "≤"}
 _INTRODUCTION = """
@@ -57,7 +42,7 @@ def study_file_reference() -> str:
     """Return the page, as Markdown."""
     template = _template()
     parts = [_INTRODUCTION.strip(), "## Top level", _fields(StudySpec), _quoted(template[""])]
-    for name, model in TABLES.items():
+    for name, model in tables().items():
         parts += [f"## `[{name}]`", _summary(model), _fields(model), _quoted(template[name])]
         if name == "evaluation":
             parts += ["## `[targets]`", _quoted(template["targets"])]
@@ -66,6 +51,20 @@ def study_file_reference() -> str:
     for kind in kinds():
         parts += [f"### {_title(kind)}", *_arm(kind), *(_quoted(text) for text in _of_kind(template, kind))]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def tables() -> dict[str, type[Section]]:
+    """Return the model of each table of a study file, by name; those of optimizers aside."""
+    return {name: model for name, info in StudySpec.model_fields.items() for model in _sections(info.annotation)}
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    """Yield the table that an annotation is, or may be; none for a dictionary or list of tables."""
+    if get_origin(annotation) in (Union, types.UnionType, Annotated):
+        for argument in get_args(annotation):
+            yield from _sections(argument)
+    elif isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
 
 
 def _title(kind: str) -> str:
@@ -140,7 +139,7 @@ def _bounds(metadata: Any) -> str:
     for meta in metadata:
         for kind, sign in _BOUNDS.items():
             if isinstance(meta, kind):
-                (limit,) = vars(meta).values() if hasattr(meta, "__dict__") else (getattr(meta, kind.__name__.lower()),)
+                limit = getattr(meta, kind.__name__.lower())
                 found.append(f"{sign} {'2^31' if limit == 2**31 else f'{limit:,.6g}'.replace('e+0', 'e')}")
     return " and ".join(found)
 

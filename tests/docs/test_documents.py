@@ -21,12 +21,17 @@ from sensitivity.optimizers.contract import RULES
 from sensitivity.optimizers.numbers import Numbers
 from sensitivity.study.arms import ARMS, Arm, ArmSchedule, kinds
 from sensitivity.study.load import parse_study
+from sensitivity.study.spec import StudySpec
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 SOURCES = [path for top in ("sensitivity", "dashboards", "tests", "benchmarks") for path in (ROOT / top).rglob("*.py")]
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s#]+)(?:#[^)\s]*)?\)")
 PATH = re.compile(r"(?<![\w/.-])((?:sensitivity|dashboards|tests|benchmarks|examples|docs|search_spaces)/[\w./-]*\w)")
+
+
+WHOLE = tomllib.loads((ROOT / "search_spaces/template.toml").read_text())
+"""A study with every table."""
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +84,15 @@ def test_the_reference_has_every_field_of_every_model(hooks):
     page = hooks.reference.study_file_reference()
     parts = dict(re.findall(r"^##+ ([^\n]+)\n(.*?)(?=^##|\Z)", page, re.DOTALL | re.MULTILINE))
     kinds()
-    models = {f"`[{name}]`": model for name, model in hooks.reference.TABLES.items()}
-    models |= {"`[optimizers.NAME]`": Arm, "`schedule` of an optimizer": ArmSchedule}
+    declared = {
+        name: type(value)
+        for name, value in StudySpec.model_validate(WHOLE).__dict__.items()
+        if isinstance(value, BaseModel)
+    }
+    assert len(declared) >= 8
+    assert hooks.reference.tables() == declared
+    models = {f"`[{name}]`": model for name, model in declared.items()}
+    models |= {"Top level": StudySpec} | {"`[optimizers.NAME]`": Arm, "`schedule` of an optimizer": ArmSchedule}
     for title, model in models.items():
         assert set(re.findall(r"^\| `(\w+)` \|", parts[title], re.MULTILINE)) == set(model.model_fields)
     for kind, arm in ARMS.items():
