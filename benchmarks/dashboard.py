@@ -111,7 +111,7 @@ def _reach(table: pd.DataFrame) -> np.ndarray:
     """Return how far each run's step goes, in decades [runs]."""
     momentum = table.get(PARAM_PREFIX + "momentum", pd.Series(0.0, index=table.index)).fillna(0.0).to_numpy()
     sgd = (table["kind"] == "sgd").to_numpy()
-    return np.log10(table[PARAM_PREFIX + "lr"].to_numpy()) - np.where(sgd, np.log10(1 - momentum), 0.0)
+    return np.asarray(np.log10(table[PARAM_PREFIX + "lr"].to_numpy()) - np.where(sgd, np.log10(1 - momentum), 0.0))
 
 
 def _measured(table: pd.DataFrame, rng: np.random.Generator) -> dict[str, np.ndarray]:

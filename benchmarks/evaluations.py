@@ -67,7 +67,7 @@ def study(name: str) -> StudySpec:
 
 def train(trials: Sequence[Trial], problem: Problem) -> Spent:
     """Train a pack, in seconds of CPU time."""
-    pack_training.time = SimpleNamespace(perf_counter=time.thread_time)  # type: ignore[attr-defined]
+    pack_training.time = SimpleNamespace(perf_counter=time.thread_time)  # type: ignore[attr-defined, assignment]
     runs = train_pack(Pack(tuple(trials)), problem)
     return Spent(
         sum(run.train_seconds for run in runs),
@@ -109,7 +109,7 @@ def priced(name: str) -> Iterator[str]:
     """Yield a row for each optimizer of a study that takes too long to train here."""
     spec = study(name)
     problem = load_problem(spec.problem, folder=ROOT / "search_spaces")
-    calibration.time = SimpleNamespace(perf_counter=time.thread_time)  # type: ignore[attr-defined]
+    calibration.time = SimpleNamespace(perf_counter=time.thread_time)  # type: ignore[attr-defined, assignment]
     for arm in spec.optimizers:
         trained = spent = 0.0
         for batch_size in spec.batch_sizes:

@@ -91,7 +91,8 @@ class ResNet20(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Give logits."""
-        return self.head(self.blocks(functional.relu(self.norm(self.conv(x)))).mean((2, 3)))
+        outputs: Tensor = self.head(self.blocks(functional.relu(self.norm(self.conv(x)))).mean((2, 3)))
+        return outputs
 
 
 class DecoderBlock(nn.Module):
@@ -106,10 +107,11 @@ class DecoderBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Add both branches."""
         h = self.norm1(x)
-        heads = [m(h).unflatten(-1, (4, -1)).transpose(1, 2) for m in (self.query, self.key, self.value)]
-        mixed = functional.scaled_dot_product_attention(*heads, is_causal=True)
+        q, k, v = (m(h).unflatten(-1, (4, -1)).transpose(1, 2) for m in (self.query, self.key, self.value))
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+        widened: Tensor = self.down(functional.gelu(self.up(self.norm2(x))))
+        return x + widened
 
 
 class Decoder(nn.Module):
@@ -124,7 +126,8 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Give the logits of all tokens, [batch * length, vocabulary]."""
         places = torch.arange(LENGTH, device=tokens.device)
-        return self.head(self.norm(self.blocks(self.word(tokens) + self.place(places)))).flatten(0, 1)
+        logits: Tensor = self.head(self.norm(self.blocks(self.word(tokens) + self.place(places))))
+        return logits.flatten(0, 1)
 
 
 def adamw(work: Workload, kind: str) -> Step:
@@ -173,7 +176,8 @@ def singd(work: Workload, kind: str) -> Step:
 
 def asdfghjkl(work: Workload, kind: str) -> Step:
     """Build asdfghjkl's empirical K-FAC on torch.optim.SGD."""
-    torch.cuda.nvtx.range_push = torch.cuda.nvtx.range_pop = lambda *_: None  # absent from CPU builds
+    # They are absent from CPU builds.
+    torch.cuda.nvtx.range_push = torch.cuda.nvtx.range_pop = lambda *_: None  # type: ignore[assignment]
     from asdl import FISHER_EMP, KfacGradientMaker, PreconditioningConfig
 
     factors, inverses = INTERVALS[kind]
@@ -222,7 +226,7 @@ def curvlinops(work: Workload, kind: str) -> Step:
 
     def step() -> None:
         optimizer.zero_grad()
-        functional.cross_entropy(model(x), y).backward()
+        functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
         if kind != "plain" or not held:
             operator = curvature()
             if kind == "both" or not held:
@@ -271,7 +275,7 @@ def jax_sgd(work: Workload, kind: str) -> Step:
     loss, params, batch = _jax_problem(work, _import_kfac_jax())
     held = {"params": params, "velocity": jax.tree.map(lambda p: 0 * p, params)}
 
-    @jax.jit
+    @jax.jit  # type: ignore[untyped-decorator]
     def update(params: Any, velocity: Any) -> Any:
         grads = jax.grad(loss)(params, batch)
         velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, grads)
@@ -291,7 +295,8 @@ def _jax_problem(work: Workload, module: Any) -> tuple[Any, Any, Any]:
     if work.name not in WIDTHS:
         raise LookupError("built for perceptrons alone")
     model, (x, y) = work.model(), work.data()
-    params = [(jnp.array(m.weight.detach().T.numpy()), jnp.array(m.bias.detach().numpy())) for m in model[::2]]
+    layers: Any = model
+    params = [(jnp.array(m.weight.detach().T.numpy()), jnp.array(m.bias.detach().numpy())) for m in layers[::2]]
 
     def loss(params: Any, batch: Any) -> Any:
         hidden, labels = batch
@@ -322,7 +327,7 @@ def _torch_step(work: Workload, build: Callable[[nn.Module], Any]) -> Step:
 
     def step() -> None:
         optimizer.zero_grad()
-        functional.cross_entropy(model(x), y).backward()
+        functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
@@ -348,7 +353,8 @@ class Minimal:
             rows = inputs[0].detach()
             rows = rows.flatten(0, -2) if isinstance(layer, nn.Linear) else rows
             if isinstance(layer, nn.Conv2d):
-                rows = functional.unfold(rows, layer.kernel_size, 1, layer.padding, layer.stride).mT.flatten(0, 1)
+                padding: Any = layer.padding
+                rows = functional.unfold(rows, layer.kernel_size, 1, padding, layer.stride).mT.flatten(0, 1)
             if layer.bias is not None:
                 rows = functional.pad(rows, (0, 1), value=1.0)
             self.averaged(self.a, layer, rows.mT @ rows / len(rows if isinstance(layer, nn.Linear) else inputs[0]))
@@ -379,14 +385,14 @@ class Minimal:
                 damped = (a + 0.1**0.5 * pi * torch.eye(len(a)).to(a), g + 0.1**0.5 / pi * torch.eye(len(g)).to(g))
                 self.inverses[layer] = tuple(torch.cholesky_inverse(torch.linalg.cholesky(m)) for m in damped)  # type: ignore[assignment]
             a, g = self.inverses[layer]
-            joint = layer.weight.grad.flatten(1)
+            joint = layer.weight.grad.flatten(1)  # type: ignore[union-attr]
             if layer.bias is not None:
-                joint = torch.cat([joint, layer.bias.grad.unsqueeze(1)], 1)
+                joint = torch.cat([joint, layer.bias.grad.unsqueeze(1)], 1)  # type: ignore[union-attr]
             moved = g @ joint @ a
             if layer.bias is not None:
-                layer.bias.grad.copy_(moved[:, -1])
+                layer.bias.grad.copy_(moved[:, -1])  # type: ignore[union-attr]
                 moved = moved[:, :-1]
-            layer.weight.grad.copy_(moved.reshape(layer.weight.shape))
+            layer.weight.grad.copy_(moved.reshape(layer.weight.shape))  # type: ignore[union-attr]
         self.sgd.step()
         self.steps += 1
 

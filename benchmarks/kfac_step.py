@@ -113,7 +113,7 @@ def floors(work: Workload) -> dict[str, dict[str, float]]:
             module.register_forward_hook(lambda m, a, out, name=name: positions.update({name: out[0, 0].numel()}))
     counter = FlopCounterMode(display=False)
     with counter:
-        functional.cross_entropy(model(x), y).backward()
+        functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
     base, layers = counter.get_total_flops(), layers_of(model)
     found: dict[str, dict[str, float]] = {"floor by FLOPs, our forms": {}, "floor by FLOPs, usual forms": {}}
     for setting, (factors, inverses) in SETTINGS.items():

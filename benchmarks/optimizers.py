@@ -42,7 +42,7 @@ def _muon(network: nn.Module) -> Any:
     class Both:
         def step(self) -> None:
             for each in pair:
-                each.step()
+                each.step()  # type: ignore[no-untyped-call]
 
         def zero_grad(self) -> None:
             for each in pair:
@@ -107,7 +107,8 @@ def alone_ms(problem: Problem, build: Peer, steps: int) -> float:
         began = time.process_time()
         for _ in range(steps):
             (part,) = batches.draw()
-            nn.functional.cross_entropy(network(part.inputs[0]), part.targets[0]).backward()
+            loss = nn.functional.cross_entropy(network(part.inputs[0]), part.targets[0])
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
         best = min(best, (time.process_time() - began) / steps)

@@ -73,7 +73,7 @@ def main() -> None:
     def show(progress: Progress) -> Iterator[Callable[[], None]]:
         yield lambda: None
 
-    study_run.measure_here = measure  # type: ignore[assignment]
+    study_run.measure_here = measure  # type: ignore[assignment, attr-defined]
     with tempfile.TemporaryDirectory() as folder:
         directory = place(folder).child(plan.spec.name)
         outcome = launch(plan, directory, study_run.Machines(workers=workers), show=show)

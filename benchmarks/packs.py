@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import logging
 import os
 import platform
 import statistics
@@ -111,7 +112,7 @@ def plain(spec: StudySpec, problem: Problem) -> Callable[[], None]:
     def step() -> None:
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(model(data.train_inputs[rows]), data.train_targets[rows])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
@@ -232,7 +233,8 @@ def plain_trainable(config: dict[str, float]) -> None:
         for start in range(0, data.train_size, 128):
             rows = order[start : start + 128]
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(data.train_inputs[rows]), data.train_targets[rows]).backward()
+            loss = torch.nn.functional.cross_entropy(model(data.train_inputs[rows]), data.train_targets[rows])
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         with torch.no_grad():
             outputs = model(data.test_inputs)
@@ -247,7 +249,7 @@ def study(rounds: int) -> Iterator[str]:
         from ray import tune
 
         os.environ["XDG_CACHE_HOME"] = folder  # nothing is known of this machine beforehand
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         path = Path(folder) / "cells.toml"
         path.write_text(STUDY)
         yield f"64 SGD cells of the perceptron, batch 128, 5 epochs; Ray running already; n = {rounds} each, in turns."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -249,8 +250,7 @@ def simulate(world: World, studies: int) -> Outcome:
         interval = found.effect.interval
         open_ = found.blocks or interval is None
         covered.append(math.nan if open_ or interval is None else interval[0] <= world.ratio <= interval[1])
-    arrays = (np.array(values, dtype=float) for values in (false, covered))
-    return Outcome(world, *arrays, tuple(answers))
+    return Outcome(world, np.array(false, dtype=float), np.array(covered, dtype=float), tuple(answers))
 
 
 def _first_seeds(table: SeedTable, count: int, world: World) -> SeedTable:
@@ -275,10 +275,10 @@ def pair(first: float, second: float = 100.0, **both: float) -> tuple[Arm, Arm]:
 
 
 _NINE = tuple(2**k for k in range(6, 15))
-_EPOCHS = {"growth": None, "every": (45, 12, 3)}
-_EACH = {"growth": None, "every": (1, 1, 1)}
+_EPOCHS: dict[str, Any] = {"growth": None, "every": (45, 12, 3)}
+_EACH: dict[str, Any] = {"growth": None, "every": (1, 1, 1)}
 _LOOKS = (6, 8, 10, 12, 15, 20)
-_SPLIT = {"confirmed": False, "choosing": 12}
+_SPLIT: dict[str, Any] = {"confirmed": False, "choosing": 12}
 
 
 def _speeds(ratio: float, *s_min: float) -> tuple[Arm, Arm]:

@@ -12,6 +12,7 @@ keeps nothing, and of one that returns at once.
 from __future__ import annotations
 
 import argparse
+import logging
 import multiprocessing
 import os
 import platform
@@ -21,7 +22,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sensitivity.execution.environment import ray_environment
 
@@ -159,13 +160,13 @@ def plain_tune(packs: int, plan: Plan | None = None, nowhere: str = "") -> Measu
         class Count(tune.Callback):
             completed = 0
 
-            def on_trial_complete(self, iteration: int, trials: list[object], trial: object, **info: object) -> None:
+            def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
                 self.completed += 1
                 laps.done(self.completed)
 
         ray.init(
-            address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-            object_store_memory=100 * 2**20,
+            address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False,
+            logging_level=logging.ERROR, object_store_memory=100 * 2**20,
         )  # fmt: skip
         tune.Tuner(
             tune.with_resources(tune.with_parameters(work, cut=cut), {"cpu": 1}),

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import beta
@@ -32,12 +33,13 @@ from sensitivity.settling import settle
 from sensitivity.settling.declaring import LOOKS
 from sensitivity.settling.judge_scaling import Judged, look
 from sensitivity.study.amendments import Claim, Settlement
+from sensitivity.study.primary import Question
 
 RECORD = Path(__file__).parent / "results" / "settle.md"
 GRID, SEEDS = 8, 12
 FLAT, STEEP = Arm(bend=0.3), Arm(bend=1.5, cliff=0.8)
 """An optimizer that works nearly everywhere, and one whose bowl is narrow and ends at a cliff."""
-BOTH = ("scaling", "sensitivity")
+BOTH: tuple[Question, ...] = ("scaling", "sensitivity")
 CLAIMS = ("better", "worse", "equivalent")
 
 
@@ -121,9 +123,14 @@ def truth(world: World, question: str) -> tuple[float, float]:
     return math.log(success_ratio(world)), math.log(world.margins[1])
 
 
-def simulate(world: World, replicate: int) -> tuple[Settlement, dict[str, list[dict[str, object]]]]:
+Shown = dict[str, list[dict[str, Any]]]
+"""What each look showed, by question."""
+
+
+def simulate(world: World, replicate: int) -> tuple[Settlement, Shown]:
     """Settle one study; return its end, and what each look showed by question."""
-    study, shown = Study(world, np.random.default_rng([replicate, 1])), {question: [] for question in world.questions}
+    study = Study(world, np.random.default_rng([replicate, 1]))
+    shown: Shown = {question: [] for question in world.questions}
     procedure = settle(world.declaration(f"study-{replicate}"))
     step = next(procedure)
     while True:
@@ -147,7 +154,7 @@ def is_false(answer: str, log_ratio: float, margin: float) -> bool:
     return (answer == "better" and log_ratio <= margin + 1e-9) or (answer == "worse" and log_ratio >= -margin - 1e-9)
 
 
-def measure(world: World, studies: int) -> tuple[dict[str, Tally], list[Settlement]]:
+def measure(world: World, studies: int) -> tuple[dict[Question, Tally], list[Settlement]]:
     """Settle `studies` studies of a world."""
     tallies, ends = {question: Tally() for question in world.questions}, []
     truths = {question: truth(world, question) for question in world.questions}

@@ -18,6 +18,7 @@ from sensitivity.analysis.estimates import Floats
 from sensitivity.settling.declaring import LOOKS
 from sensitivity.study.amendments import Claim, Declaration, DeclaredArm, Observation, Point, Side
 from sensitivity.study.axes import Axis
+from sensitivity.study.primary import Question
 
 NAMES = ("lr", "damping", "eps", "kl_clip")
 
@@ -68,7 +69,7 @@ class World:
     """Steps of a run, in multiples of the slower optimizer's S(B)."""
     metric: bool = True
     """Whether censored runs tell how far they came."""
-    questions: tuple[str, ...] = ("scaling",)
+    questions: tuple[Question, ...] = ("scaling",)
     margins: tuple[float, float] = (1.25, 1.5)
     ratio: float | None = None
     """True ratio of success probabilities, where it isn't found by sampling."""
@@ -182,7 +183,7 @@ class Study:
             own = np.flatnonzero(names == name)
             if not len(own):
                 continue
-            x = np.log10([[value for _, value in points[i].hyperparameters] for i in own]).reshape(len(own), -1)
+            x = np.log10([[value for _, value in points[int(i)].hyperparameters] for i in own]).reshape(len(own), -1)
             z = x - self._optima[name][places[own]]
             log_t[own] = self._levels[name][places[own]] + excess(arm, z)
             lost[own] = chance[own] < arm.diverges
@@ -215,8 +216,8 @@ def excess(arm: Arm, z: Floats) -> Floats:
         bend = np.array([arm.bend / arm.ridge, *bend[1:]])
     if arm.skew:
         value = (np.exp(np.clip(arm.skew * z, -30, 30)) - arm.skew * z - 1) / arm.skew**2
-        return np.minimum(value @ bend, 30.0)
-    return 0.5 * (z**2) @ bend
+        return np.asarray(np.minimum(value @ bend, 30.0))
+    return np.asarray(0.5 * (z**2) @ bend)
 
 
 _SCHEDULES: dict[float, Floats] = {}

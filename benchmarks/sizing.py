@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 
-from sensitivity.cli.display import duration
 from sensitivity.study.load import shipped
 from sensitivity.study.provenance import machine
+from sensitivity.study.words import duration
 
 GUIDE = Path(__file__).parents[1] / "docs" / "clusters.md"
 WORKERS = (1, 8, 64)

@@ -90,13 +90,13 @@ def main() -> None:
     torch.manual_seed(0)
     network = resnet20((3, 32, 32), 10).train()
     bare_optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    rows = iter(torch.randperm(TRAIN).split(BATCH) * 100)
+    rows = iter(torch.randperm(TRAIN).split(BATCH) * 100)  # type: ignore[no-untyped-call]
 
     def bare() -> None:
         some = next(rows)
         inputs = train[some].float().sub_(mean).div_(deviation)
         bare_optimizer.zero_grad()
-        nn.functional.cross_entropy(network(inputs), classes[some]).backward()
+        nn.functional.cross_entropy(network(inputs), classes[some]).backward()  # type: ignore[no-untyped-call]
         bare_optimizer.step()
 
     model = PackedModel(problem.build_model, [0])

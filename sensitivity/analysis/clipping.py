@@ -1,7 +1,7 @@
 """K-FAC's KL clip: where it binds, the learning rate cancels, and robustness to it is the clip's doing.
 
 nu = min(1, sqrt(kappa / (lr^2 sum(v g)))) scales a step down to a fixed length whenever it is below 1, so a map that
-is flat in lr there says nothing of K-FAC (STATISTICS.md, section 9). Runs carry the share of their steps that were
+is flat in lr there says nothing of K-FAC (docs/statistics.md, section 9). Runs carry the share of their steps that were
 clipped, ``clip_share``, and curves the mean of nu lr, ``effective_lr``; both are NaN without a clip. Tables without
 these columns have nothing to report.
 """

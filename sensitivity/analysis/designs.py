@@ -1,7 +1,7 @@
 """What the configurations of an optimizer are: a grid, independent draws, or an adaptive search's choices.
 
 Of draws, shares are probabilities. A grid is a quadrature of its box. What an adaptive search chose is biased
-toward success, and success rates, importance and best-of-k curves are refused for it (STATISTICS.md, section 3).
+toward success, and success rates, importance and best-of-k curves are refused for it (docs/statistics.md, section 3).
 
 A best cell at the edge of what was looked at may be no optimum: one with a grid's first or last value, or, of draws and
 searches, within `NEAR_BOUND` of a bound of their box.

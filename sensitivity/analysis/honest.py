@@ -1,6 +1,6 @@
 """Which seeds choose the best of many configurations, and which judge it.
 
-The best of many noisy configurations flatters itself by the runs that chose it (STATISTICS.md, section 2). So:
+The best of many noisy configurations flatters itself by the runs that chose it (docs/statistics.md, section 2). So:
 
 * split: of four seeds or more, the first half chooses and the others judge;
 * cross-fitted: of two or three, each judges what the others choose. The judgements are then not quite independent,

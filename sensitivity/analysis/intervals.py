@@ -1,4 +1,4 @@
-"""Intervals for proportions and for few seeds (STATISTICS.md, sections 3 and 8).
+"""Intervals for proportions and for few seeds (docs/statistics.md, sections 3 and 8).
 
 With few seeds a percentile bootstrap covers far less than it claims (72% at three), so means over seeds get
 Student's t; a sign-flip test of n seeds has no two-sided p-value below 2^(1-n).
@@ -22,6 +22,10 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     """Return Wilson's score interval for a proportion (Wilson 1927), both ends in [0, 1].
 
     It is for independent draws; the points of a grid are none.
+
+    >>> low, high = wilson(5, 5)
+    >>> print(f"{low:.3f} to {high:.3f}")
+    0.566 to 1.000
 
     Raises:
         ValueError: no trial, or more successes than trials.

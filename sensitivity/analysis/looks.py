@@ -1,14 +1,14 @@
 """How often the answer of a study may have been looked at, and the error rate that is left for a claim now.
 
 Adding seeds until a verdict turns claims a difference of identical optimizers in 17 to 37% of studies
-(STATISTICS.md, section 8). A study directory tells how often that may have happened: each time its design (seeds, batch
-sizes, optimizers or searches) was changed after results existed. The error rate is spent over looks so that all of them
-together stay within it:
+(docs/statistics.md, section 8). A study directory tells how often that may have happened: each time its design (seeds,
+batch sizes, optimizers or searches) was changed after results existed. The error rate is spent over looks so that all
+of them together stay within it:
 
 * any number of looks: 1 / (k (k + 1)) of it at look k, which sums to 1. The first look has half of it;
 * planned looks (`primary.looks`, numbers of seeds): a share proportional to the square root of the number of seeds,
-  the levels that settle most studies in simulations (SETTLE.md, step 5). Between planned looks nothing is claimed. A
-  study that is extended otherwise has left its plan: what the looks it has passed have left is spent as above.
+  the levels that settle most studies in simulations. Between planned looks nothing is claimed. A study
+  that is extended otherwise has left its plan: what the looks it has passed have left is spent as above.
 
 Rates are one-sided: the probability of a claim, at one of the looks, that a true effect at the margin makes false.
 """

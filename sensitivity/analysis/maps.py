@@ -2,7 +2,7 @@
 
 A cell's value is the median over its observed seeds, diverged ones counted as the untrained network
 (``outcomes``). The best cell is the best median. The tolerance region holds the cells whose value is within
-`epsilon` of the best (STATISTICS.md, section 4, the first rule). A cell can't be told from the best when the
+`epsilon` of the best (docs/statistics.md, section 4, the first rule). A cell can't be told from the best when the
 95% Student t interval of its difference from the best, paired by seed, contains zero (section 8): each cell
 by itself, without correction for the number of cells or for the best having been picked.
 

@@ -1,7 +1,7 @@
 """What a run counts with in a statistic over runs.
 
 A completed run counts with its metric at the end. A diverged run counts as the untrained network of its
-seed: its loss, and likewise its accuracy, before the first step (after STATISTICS.md, section 5, which says
+seed: its loss, and likewise its accuracy, before the first step (after docs/statistics.md, section 5, which says
 so of the loss). Of the accuracy, that is chance level without having to know the number of classes. So
 divergence costs what had been learned, and never drops out of a median. A loss beyond `LARGEST` counts as `LARGEST`, so
 that sums and squares of losses stay finite. A run that was stopped early counts with what it had by then. Failed,

@@ -102,7 +102,11 @@ def equivalence_p(differences: Floats, margin: float, *, widen: float = 1.0, bia
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Return Holm's adjusted p-values (1979), in the order given; a NaN stays and doesn't count as a test."""
+    """Return Holm's adjusted p-values (1979), in the order given; a NaN stays and doesn't count as a test.
+
+    >>> holm([0.01, 0.04, 0.03])
+    (0.03, 0.06, 0.06)
+    """
     tested = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
     adjusted, largest = [math.nan] * len(p_values), 0.0
     for rank, (p, place) in enumerate(tested):

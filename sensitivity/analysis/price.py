@@ -4,7 +4,7 @@ p is the probability that a setting drawn from an optimizer's declared box, with
 within the budget. Then 1/p trials are expected until one does, and they cost (mean cost of a draw)/p, in FLOPs and in
 device-seconds, diverged and failed draws at what they cost. A further hyperparameter makes p smaller if it has to be
 tuned, and leaves it alone if it is inert, however wide its box: that is what makes the price comparable where decades a
-dimension are not (STATISTICS.md, section 4b). It depends on the box, which is therefore named beside it.
+dimension are not (docs/statistics.md, section 4b). It depends on the box, which is therefore named beside it.
 
 Over batch sizes p is averaged: the probability for a batch size drawn at random from those studied. The mean of log p,
 the alternative, has no value once a single batch size sees no success.

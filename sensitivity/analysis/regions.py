@@ -1,11 +1,11 @@
-"""The robust region: how many decades of its hyperparameters leave an optimizer good enough (STATISTICS.md, 4).
+"""The robust region: how many decades of its hyperparameters leave an optimizer good enough.
 
-V is the volume, in decades^d, of the hyperparameters whose metric is within a threshold; V^(1/d) is reported, in
-decades a dimension. Two rules set the threshold. The own best: at the end of a run the metric is within epsilon of the
-optimizer's best cell. A common target: the run reaches it within its budget, as everywhere else (``times``), which is
-to say that its best evaluation meets it; a run that crosses the target and falls back is inside. On a grid V is
-interpolated between the points, a seed at a time, and the interval covers seed noise only. Of draws V is the box's
-volume times the share of configurations inside, with Wilson's interval.
+V (docs/statistics.md, section 4) is the volume, in decades^d, of the hyperparameters whose metric is within a
+threshold; V^(1/d) is reported, in decades a dimension. Two rules set the threshold. The own best: at the end of a run
+the metric is within epsilon of the optimizer's best cell. A common target: the run reaches it within its budget, as
+everywhere else (``times``), which is to say that its best evaluation meets it; a run that crosses the target and falls
+back is inside. On a grid V is interpolated between the points, a seed at a time, and the interval covers seed noise
+only. Of draws V is the box's volume times the share of configurations inside, with Wilson's interval.
 
 A diverged run is outside. Between a cell inside and one that diverged, or that learned nothing, the edge is a cliff
 of unknown place; interpolating to the untrained network's loss would put it at the cell inside, half a spacing short

@@ -1,4 +1,4 @@
-"""Which runs reach a target, and when (STATISTICS.md, sections 0, 1 and 3).
+"""Which runs reach a target, and when (docs/statistics.md, sections 0, 1 and 3).
 
 The time to a target is that of the first evaluation of a completed run at which the metric meets it, which bounds it
 from above; the evaluation before bounds it from below (``times``). A completed run

@@ -1,12 +1,12 @@
 """When each run reaches a target: one row a planned run, from which scaling, cost and verdict are computed.
 
-The time T is that of the first crossing: of the first evaluation at which the metric meets the target (STATISTICS.md,
-section 1). What such an evaluation says is that T lies in the interval (`after`, T], where `after` is the evaluation
-before it at which the metric was measured. So T is interval-censored. It is left-censored (`after` is 0) where no
-earlier evaluation of the trained network measured the metric, and T = 0 where the untrained network meets the target.
-A completed run that never meets it is right-censored at its budget, one that was stopped early where it stopped. A
-diverged run never reaches it, even one that met it on its way: T is infinite. Failed and waiting runs have no T, and
-keep their row.
+The time T is that of the first crossing: of the first evaluation at which the metric meets the target
+(docs/statistics.md, section 1). What such an evaluation says is that T lies in the interval (`after`, T], where `after`
+is the evaluation before it at which the metric was measured. So T is interval-censored. It is left-censored (`after` is
+0) where no earlier evaluation of the trained network measured the metric, and T = 0 where the untrained network meets
+the target. A completed run that never meets it is right-censored at its budget, one that was stopped early where it
+stopped. A diverged run never reaches it, even one that met it on its way: T is infinite. Failed and waiting runs have
+no T, and keep their row.
 
 Columns: those that identify the run (``trial_id, cell_id, optimizer, batch_size, seed, status, param.*``, and
 ``confirmation`` and ``design`` where `runs` has them); then

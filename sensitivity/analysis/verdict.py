@@ -1,6 +1,6 @@
 """The verdict on two optimizers: which scales further with batch size, and which is less sensitive.
 
-Each question has one primary test, pooled over batch sizes and paired by seed (STATISTICS.md, section 8):
+Each question has one primary test, pooled over batch sizes and paired by seed (docs/statistics.md, section 8):
 
 * scaling (``verdict_scaling``): the log ratio of critical batch sizes (``size_ratio``); batch by batch, with Holm's
   correction, that of times to the target; and, without a model of S(B), that of the speed-ups from the smallest to the

@@ -5,7 +5,7 @@ margin, worse where it lies above the margin, and equivalent where it lies betwe
 planned. ``Verdict.anytime`` has what may be claimed at whichever stop (``betting``).
 
 Only independent draws judge. A grid describes, whatever it is compared with; what a search chose and what pruning cut
-short judge nothing (STATISTICS.md, sections 3 and 8).
+short judge nothing (docs/statistics.md, sections 3 and 8).
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def packs_at_once(nodes: Sequence[Mapping[str, Any]], execution: ExecutionSpec, 
         workers: at most so many; None for as many as fit.
 
     Raises:
-        UserError: not even one fits, and the cluster does not grow. Ray would wait for ever without a word (RAY.md).
+        UserError: not even one fits, and the cluster does not grow. Ray would wait for ever (docs/ray.md).
     """
     if execution.elastic and execution.max_concurrent is not None:
         fit = execution.max_concurrent

@@ -1,7 +1,7 @@
 """Ray Tune distributes packs: one Tune trial is one pack. The driver alone writes the study directory.
 
-What is finished is decided by the study directory, never by Tune's own snapshots (RAY.md, "Faults"), and what starts
-next by ``supply``: Tune only asks for it, as of any ``Searcher``, and tells what came of it.
+What is finished is decided by the study directory, never by Tune's own snapshots (docs/ray.md, "Faults"), and what
+starts next by ``supply``: Tune only asks for it, as of any ``Searcher``, and tells what came of it.
 """
 
 from __future__ import annotations

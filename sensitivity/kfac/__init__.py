@@ -3,7 +3,7 @@
 For one model:
 
     from sensitivity.kfac import KFAC, KFACConfig
-    optimizer = KFAC(model, KFACConfig(lr=0.1, damping=1e-2))
+    optimizer = KFAC(model, KFACConfig(lr=0.01, damping=0.03))
     loss.backward(); optimizer.step()
     optimizer.report()                                   # coverage, failed steps, share of clipped steps
 

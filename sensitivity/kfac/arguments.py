@@ -97,7 +97,7 @@ def _config_fix(config: Any) -> str:
         return "Pass KFAC(model, KFACConfig(**config))."
     if isinstance(config, numbers.Real):
         return f"Pass KFAC(model, KFACConfig(lr={config!r})), if this is the learning rate."
-    return "Pass KFAC(model, KFACConfig(lr=0.1, damping=1e-2)), for example."
+    return "Pass KFAC(model, KFACConfig(lr=0.01, damping=0.03)), for example."
 
 
 def _named(value: Any) -> str:

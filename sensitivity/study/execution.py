@@ -65,7 +65,7 @@ class ExecutionSpec(Section):
     @field_validator("accelerator_share")
     @classmethod
     def _one_in_so_many(cls, value: float) -> float:
-        # Ray places shares as they are given: with 0.3, a tenth of every accelerator would stay idle (RAY.md).
+        # Ray places shares as they are given: with 0.3, a tenth of every accelerator would stay idle (docs/ray.md).
         if not math.isclose(1 / value, round(1 / value), rel_tol=1e-3):
             raise PydanticCustomError("share", "give one in so many: 1, 0.5, 0.3333, 0.25, 0.2")
         return 1 / round(1 / value)

@@ -165,7 +165,11 @@ def of_table(path: Sequence[str]) -> Hyperparameter | None:
 
 
 def decades(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """Return `values` of a hyperparameter in decades, as it declares them."""
+    """Return `values` of a hyperparameter in decades, as it declares them.
+
+    >>> decades("momentum", [0.9, 0.99]).round(9).tolist()  # averages over 10 and over 100 steps
+    [1.0, 2.0]
+    """
     return hyperparameter(name).decades(values)
 
 

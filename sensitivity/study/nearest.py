@@ -10,6 +10,9 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | No
     """Return the one of `known` that is spelt most like `name`, None if none is; small and capital letters are alike.
 
     `cutoff` is the least similarity, from 0 to 1, of ``difflib``.
+
+    >>> nearest("momentun", ["momentum", "damping"])
+    'momentum'
     """
     folded: dict[str, str] = {}
     for each in known:

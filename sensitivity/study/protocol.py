@@ -17,7 +17,7 @@ from sensitivity.study.varying import Varying
 Decay = Literal["step", "cosine", "linear", "trapezoidal", "inverse_sqrt"]
 DEFAULT_DECAY_FRACTION = 0.2
 DEFAULT_GROWTH = 0.1
-"""Fine enough for a critical batch size within a factor of 1.25 (STATISTICS.md, section 1)."""
+"""Fine enough for a critical batch size within a factor of 1.25 (docs/statistics.md, section 1)."""
 
 
 class BudgetSpec(Section):

@@ -11,7 +11,7 @@ from sensitivity.study.trials import Trial
 
 
 class Status(StrEnum):
-    """Where a planned run stands. Every planned run has exactly one (STATISTICS.md, section 0)."""
+    """Where a planned run stands. Every planned run has exactly one (docs/statistics.md, section 0)."""
 
     PENDING = "pending"
     """Planned, no result yet."""

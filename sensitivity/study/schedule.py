@@ -16,7 +16,11 @@ DIVERGENCE_BATCHES = 10
 
 
 def steps_of_epochs(epochs: float, *, train_size: int, batch_size: int) -> int:
-    """Return the number of steps that draw at least `epochs` x `train_size` examples."""
+    """Return the number of steps that draw at least `epochs` x `train_size` examples.
+
+    >>> steps_of_epochs(3, train_size=1000, batch_size=128)
+    24
+    """
     return max(1, math.ceil(round(epochs * train_size / batch_size, 9)))
 
 

@@ -30,7 +30,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class MarginsSpec(Section):
-    """Differences that don't matter, for the verdict's tests of equivalence (STATISTICS.md, section 8)."""
+    """Differences that don't matter, for the verdict's tests of equivalence (docs/statistics.md, section 8)."""
 
     scaling_ratio: Annotated[float, Field(gt=1, le=1000)] = 1.25
     """Critical batch sizes within this factor are as good as equal."""

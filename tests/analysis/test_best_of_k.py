@@ -10,7 +10,7 @@ METRIC = "train_loss"
 
 
 def test_both_estimators_have_the_golden_values():
-    # STATISTICS.md section 6: U(0, 1), k = 5: true 5/6; with N = 20 U gives .8333 and V .8165.
+    # docs/statistics.md, section 6: U(0, 1), k = 5: true 5/6; with N = 20 U gives .8333 and V .8165.
     sample = np.random.default_rng(0).random((20, 40_000))
     k = np.array([5])
     assert expected_best(sample, k)[0].mean() == pytest.approx(5 / 6, abs=5e-4)

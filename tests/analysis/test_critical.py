@@ -41,7 +41,7 @@ def test_exact_times_give_back_their_critical_batch_size(size):
 
 
 def test_the_winners_curse_has_the_golden_values():
-    # STATISTICS.md section 2: near-ties fall from 16 to 1 as B grows; naive 1591 [1330, 1903], fresh 1996 [1752, 2282].
+    # docs/statistics.md, section 2: near-ties fall from 16 to 1; naive 1591 [1330, 1903], fresh 1996 [1752, 2282].
     rng = np.random.default_rng(0)
     ties = np.round(np.geomspace(16, 1, len(BATCHES))).astype(int)
     draws = rng.standard_normal((4000, len(BATCHES), 16))

@@ -16,7 +16,7 @@ def shares(parts):
 
 
 def test_a_grid_has_the_golden_shares():
-    # STATISTICS.md section 7: (u - v)^2 with u, v ~ U(-a, a): mains 1/7 each, interaction 5/7.
+    # docs/statistics.md, section 7: (u - v)^2 with u, v ~ U(-a, a): mains 1/7 each, interaction 5/7.
     u = np.linspace(-1, 1, 401)
     found = shares(grid_variances(((u[:, None] - u) ** 2)[None]))
     assert found[0,] == pytest.approx(1 / 7, abs=2e-3)

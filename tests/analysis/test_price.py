@@ -148,7 +148,7 @@ def test_grids_describe_with_an_interval_of_seeds_only(plain):
 
 @pytest.mark.parametrize(("working", "coarse"), [(0, False), (1, True), (2, True), (3, False), (4, False)])
 def test_a_grid_of_which_two_values_in_a_row_work_says_that_it_is_coarse(plain, working, coarse):
-    """STATISTICS.md, section 4b; along the damping all four work, and a declared list is no box."""
+    """docs/statistics.md, section 4b; along the damping all four work, and a declared list is no box."""
     rows = [
         plain.row("a", 8, seed, time=20 if 0 < k <= working else None, lr=10.0**k, damping=d, momentum=m)
         for seed in range(2)

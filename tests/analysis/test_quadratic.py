@@ -1,4 +1,4 @@
-"""The whole analysis on the noisy quadratic, against what its closed form says (STATISTICS.md, section 10)."""
+"""The whole analysis on the noisy quadratic, against what its closed form says (docs/statistics.md, section 10)."""
 
 import math
 

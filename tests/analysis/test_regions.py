@@ -28,7 +28,7 @@ def bowl(plain, rng=None, *, points=16, half=2.0, a=0.5, b=0.8, seeds=1, noise=0
 
 
 def test_interpolation_has_the_golden_error_where_counting_has_seven_times_it():
-    # STATISTICS.md section 4: with 16 points a side .02 decades (root mean square) where counting has .14.
+    # docs/statistics.md, section 4: with 16 points a side .02 decades (root mean square) where counting has .14.
     rng = np.random.default_rng(0)
     x = np.linspace(-2, 2, 16)
     interpolated, counted = [], []
@@ -131,7 +131,7 @@ def test_a_region_wide_along_one_axis_and_narrow_along_the_other_is_refused_by_n
 
 
 def test_grids_of_4_and_of_8_points_over_one_region_do_not_compare(plain):
-    """STATISTICS.md, section 4b: the same region gave "worse" in 100% of studies; the coarse one has no size now."""
+    """docs/statistics.md, section 4b: the same region gave "worse" in 100% of studies; the coarse one has no size."""
     sizes = {}
     for points in (4, 8, 16):
         rows = [plain.row(final=0.1 + x**2 / 2, lr=10**x) for x in np.linspace(-2, 2, points)]

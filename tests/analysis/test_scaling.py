@@ -49,7 +49,7 @@ def test_the_order_of_rows_in_the_curves_does_not_matter(plain):
 
 
 def test_expected_running_time_and_restricted_mean_have_the_golden_values(plain):
-    # STATISTICS.md section 1: T ~ Exp(1/50), cap 60: ERT -> 50, restricted mean 34.94, survivors 24.1.
+    # docs/statistics.md, section 1: T ~ Exp(1/50), cap 60: ERT -> 50, restricted mean 34.94, survivors 24.1.
     exact = np.random.default_rng(3).exponential(50, 8000)
     rows = [plain.row(seed=s, time=t if t <= 60 else None, before=0.999 * t, steps=60) for s, t in enumerate(exact)]
     (curve,) = scaling(plain, rows)
@@ -221,7 +221,7 @@ def test_of_four_seeds_two_choose_and_two_time(plain):
 
 @pytest.mark.parametrize(("n", "spread"), [(3, 0.0), (3, 0.05), (5, 0.05), (10, 0.0)])
 def test_the_critical_batch_size_is_covered_through_the_choice_of_winners(n, spread):
-    """With ties, or near-ties 5% apart, that fall from 16 cells to 1 as the batch grows (STATISTICS.md, section 2)."""
+    """Ties, or near-ties 5% apart, fall from 16 cells to 1 as the batch grows (docs/statistics.md, section 2)."""
     batches = 2.0 ** np.arange(6, 15)
     ties = np.round(np.geomspace(16, 1, len(batches))).astype(int)
     true = np.log(100 * (1 + 2000 / batches))

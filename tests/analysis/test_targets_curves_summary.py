@@ -58,7 +58,7 @@ def test_without_success_expected_running_time_is_only_bounded(synthetic, study)
 
 
 def test_expected_running_time_has_the_golden_value():
-    # STATISTICS.md section 1: T ~ Exp(1/50), cap 60: ERT -> 50; the mean of the survivors (24.1) is wrong.
+    # docs/statistics.md, section 1: T ~ Exp(1/50), cap 60: ERT -> 50; the mean of the survivors (24.1) is wrong.
     n, cap = 40_000, 60
     times = np.random.default_rng(1).exponential(50, n)
     reached = times <= cap

@@ -11,7 +11,7 @@ METRIC = "train_loss"
 
 @pytest.mark.parametrize(("a", "window"), [(0.5, 1.0), (0.2, 1.5)])
 def test_lr_sensitivity_has_the_golden_value(plain, a, window):
-    # STATISTICS.md section 5: a x^2 / 2 over +-w gives a w^2 / 6.
+    # docs/statistics.md, section 5: a x^2 / 2 over +-w gives a w^2 / 6.
     rows = [plain.row(final=0.1 + a * x**2 / 2, lr=10**x) for x in np.linspace(-2, 2, 81)]
     (found,) = compute_lr_sensitivity(*plain.tables(rows), METRIC, window=window)
     assert found.sensitivity.value == pytest.approx(a * window**2 / 6, rel=3e-3)

@@ -98,6 +98,8 @@ def test_an_exhibit_shows_its_numbers_or_says_why_not(case, results_of):
         if figure is not None:
             assert rows, (exhibit.name, options)
             assert "n = " in figure.layout.title.subtitle.text
+            assert figure.layout.title.text
+            assert figure.layout.height, "an image of it has a size"
             json.loads(figure.to_json())
         for table in shown.tables:
             assert all(len(row) == len(table.header) for row in table.rows)
