@@ -22,7 +22,7 @@ from sensitivity.analysis.summary import StudySummary, compute_summary
 from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST, Manifest
 from sensitivity.store.reader import read_runs, studies
-from sensitivity.store.writer import RUNS
+from sensitivity.store.schema import RUNS
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.spec import StudySpec
 

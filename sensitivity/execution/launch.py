@@ -282,9 +282,10 @@ def _weigher(plan: Plan) -> Callable[[int], float]:
     """Return what gives the FLOPs of a run's gradients by its batch size: its weight in the progress."""
     per_example = example_cost(plan.problem).gradient_flops
     train_size = plan.problem.dataset.train_size
+    budget = plan.spec.required_budget
 
     @functools.cache
     def weight(batch_size: int) -> float:
-        return per_example * batch_size * total_steps(plan.spec.budget, train_size=train_size, batch_size=batch_size)
+        return per_example * batch_size * total_steps(budget, train_size=train_size, batch_size=batch_size)
 
     return weight

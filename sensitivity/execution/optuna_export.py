@@ -79,7 +79,7 @@ def _export(study: Study, url: str, *, shown: str) -> tuple[str, ...]:
     spec = study.manifest.spec
     curves = {str(name): rows.to_dict("records") for name, rows in study.curves.groupby("trial_id")}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    has_classes = "test_accuracy" in spec.problem.metrics()
+    has_classes = "test_accuracy" in spec.metrics()
     search = spec.search or SearchSpec(objective=("test_accuracy" if has_classes else "test_loss",))
     try:
         with _storage(url) as storage, _all_or_none(storage) as made:

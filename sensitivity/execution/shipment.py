@@ -18,8 +18,9 @@ from sensitivity.store.lock import JOB_VARIABLE
 from sensitivity.store.manifest import MANIFEST
 from sensitivity.study.errors import UserError
 from sensitivity.study.load import find_study, load_study
+from sensitivity.study.problem import IMAGE_FOLDER
 from sensitivity.study.provenance import CODE_VERSION_VARIABLE, code_version
-from sensitivity.study.spec import IMAGE_FOLDER, StudySpec
+from sensitivity.study.spec import StudySpec
 
 MOST_BYTES = 100 * 2**20
 """What Ray takes of a job's files, packed."""
@@ -152,7 +153,7 @@ def shipment(study: str, *, with_package: bool, include: Sequence[str] = ()) -> 
 
 
 def _images(spec: StudySpec, folder: Path) -> Iterator[Path]:
-    named = spec.problem.dataset
+    named = spec.required_problem.dataset
     images = (folder / named.removeprefix(IMAGE_FOLDER)).resolve()
     if named.startswith(IMAGE_FOLDER) and images.is_relative_to(folder):
         yield images

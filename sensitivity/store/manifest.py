@@ -12,12 +12,12 @@ from sensitivity.store.directory import Place, first_line
 from sensitivity.store.schema import SCHEMA_VERSION
 from sensitivity.store.sources import changed_files, write_source
 from sensitivity.study.errors import StorageError, StudyFileError
+from sensitivity.study.hashing import content_hash
 from sensitivity.study.identity import Identity
 from sensitivity.study.load import parse_study
 from sensitivity.study.origin import Origin
 from sensitivity.study.provenance import code_version, machine, package_versions
 from sensitivity.study.spec import StudySpec
-from sensitivity.study.trials import content_hash
 
 MANIFEST = "study.json"
 _MOST_BYTES = 64 * 2**20

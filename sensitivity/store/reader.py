@@ -16,8 +16,8 @@ from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST, Manifest, read_manifest
 from sensitivity.store.parquet import Allowance
 from sensitivity.store.parts import DamagedError, params, read_curve_tables, read_plan_table, read_run_tables
-from sensitivity.store.schema import PARAM_PREFIX, curves_schema, runs_schema
-from sensitivity.store.writer import PLAN, RUNS, plan_table
+from sensitivity.store.schema import PARAM_PREFIX, PLAN, RUNS, curves_schema, runs_schema
+from sensitivity.store.writer import plan_table
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.metrics import MetricName
 from sensitivity.study.results import Status

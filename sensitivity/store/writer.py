@@ -13,7 +13,16 @@ import pyarrow.parquet as pq
 
 from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST
-from sensitivity.store.schema import PARAM_PREFIX, PHASE_PREFIX, curves_schema, plan_schema, runs_schema
+from sensitivity.store.schema import (
+    CURVES,
+    PARAM_PREFIX,
+    PHASE_PREFIX,
+    PLAN,
+    RUNS,
+    curves_schema,
+    plan_schema,
+    runs_schema,
+)
 from sensitivity.study.errors import StorageError
 from sensitivity.study.redaction import redacted
 from sensitivity.study.results import PHASES, Measurement, PackResult, RunResult
@@ -21,7 +30,6 @@ from sensitivity.study.trials import Trial
 
 _MOST_SIDE = 50_000
 """Characters of a message or a traceback at its beginning, and as many at its end; see ``validation.MOST_TEXT``."""
-PLAN, RUNS, CURVES = "plan.parquet", "runs", "curves"
 
 
 def write_plan(directory: Place, trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> None:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Field,
     SerializeAsAny,
     ValidationError,
@@ -26,8 +27,9 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from sensitivity.study.axes import Axis, LimitOrAxis, NumberOrAxis
+from sensitivity.study.axes import Axis, AxisField, LimitOrAxis, NumberOrAxis
 from sensitivity.study.hyperparameters import hyperparameter
+from sensitivity.study.observed import OBSERVED
 from sensitivity.study.protocol import Decay, ScheduleSpec
 from sensitivity.study.schedule import own_schedule
 from sensitivity.study.section import MOST_SAMPLES, AsList, Section, Seed
@@ -72,8 +74,9 @@ class Arm(Section):
     """What a plan has to say of it: what costs more than elsewhere, or isn't counted."""
 
     kind: str
-    design: Literal["grid", "random", "sobol", "tpe", "gp", "cmaes", "nsga2"] = "grid"
-    """The full factorial, independent or quasi-random draws, or an adaptive search by Optuna's sampler of that name."""
+    design: Literal["grid", "random", "sobol", "tpe", "gp", "cmaes", "nsga2", "observed"] = "grid"
+    """The full factorial, independent or quasi-random draws, or an adaptive search by Optuna's sampler of that name;
+    observed: settings of runs that were trained elsewhere, chosen nobody has said how."""
     device_hours: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """A search asks for no more at a batch size once its runs there have taken so long."""
     samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = Field(default=None, validate_default=True)
@@ -97,6 +100,8 @@ class Arm(Section):
     @classmethod
     def _samples_fit_design(cls, value: int | None, info: ValidationInfo) -> int | None:
         design = info.data.get("design")
+        if info.data.get("kind") == OBSERVED:  # there are as many as ran
+            return value
         if design == "grid" and value is not None:
             raise PydanticCustomError("design", "belongs to draws and searches; a grid takes points on each interval")
         timed = design in SEARCHES and info.data.get("device_hours", 0.0) is not None  # or it has its own mistake
@@ -131,7 +136,7 @@ class Arm(Section):
 
     @model_validator(mode="after")
     def _something_to_draw(self) -> Arm:
-        if self.design != "grid" and not any(axis.varies for axis in self.axes().values()):
+        if self.design not in ("grid", OBSERVED) and not any(axis.varies for axis in self.axes().values()):
             raise PydanticCustomError("design", "there is nothing to draw: no hyperparameter has a list or an interval")
         if self.design == "cmaes" and sum(axis.varies for axis in self.axes().values()) < 2:
             raise PydanticCustomError("design", 'CMA-ES needs two hyperparameters that vary; take design = "tpe"')
@@ -151,6 +156,8 @@ class Arm(Section):
         """Return the number of configurations, before repeated draws are dropped; 0 where only time decides it."""
         if self.samples is not None:
             return self.samples
+        if self.kind == OBSERVED:
+            return 0
         return math.prod(axis.points or len(axis.values) for axis in self.axes().values())
 
     def axes(self) -> dict[str, Axis]:
@@ -201,6 +208,25 @@ def fitting(axis: Axis, name: str, design: str | None) -> Axis:
     return axis.model_copy(update={"whole": True}) if number.whole else axis
 
 
+class ObservedArm(Arm):
+    """An optimizer of runs that are trained elsewhere: all its other fields are hyperparameters of any name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, AxisField]
+
+    @model_validator(mode="after")
+    def _axes_fit(self) -> ObservedArm:
+        fitted = {}
+        for name, axis in (self.model_extra or {}).items():
+            try:
+                fitted[name] = fitting(axis, name, self.design)
+            except PydanticCustomError as error:
+                wrong = InitErrorDetails(type=error, loc=(name,), input=axis.as_written())
+                raise ValidationError.from_exception_data("arm", [wrong]) from None
+        (self.model_extra or {}).update(fitted)
+        return self
+
+
 OWN = "module:Optimizer"
 """Stands for the kinds that are import paths: optimizers of the user's own."""
 ARMS: dict[str, type[Arm]] = {}
@@ -226,6 +252,8 @@ def declared_kind(kind: str) -> str:
 
 def arm_class(kind: object) -> type[Arm] | None:
     """Return the arm of a kind; None if no optimizer has that name."""
+    if kind == OBSERVED:
+        return ObservedArm
     kinds()
     return ARMS.get(declared_kind(kind)) if isinstance(kind, str) else None
 

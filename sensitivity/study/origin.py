@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sensitivity.study.identity import Identity
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.snapshot import Snapshot
-from sensitivity.study.spec import ProblemSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from sensitivity.study.errors import UserError
+from sensitivity.study.problem import IMAGE_FOLDER, ProblemSpec
 from sensitivity.study.session_code import MODULE
-from sensitivity.study.spec import IMAGE_FOLDER, ProblemSpec
 
 _OURS = ("sensitivity", "search_spaces", "dashboards")
 _INSTALLED = {"site-packages", "dist-packages"}

@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from sensitivity.study.arms import ArmField, check_schedules
@@ -20,109 +27,15 @@ from sensitivity.study.axes import Axis
 from sensitivity.study.editable import Editable
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.observed import OBSERVED, TRAINED_HERE, ObservedSpec, trained_elsewhere
 from sensitivity.study.primary import Pair, PairField, PrimarySpec, default_pairs, require_pair
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
-from sensitivity.study.section import CONFIRMATION_SEEDS, MOST_RUNS, MOST_SEEDS, AsList, Count, Section, Seed
-from sensitivity.study.user_functions import IMPORT_PATH
+from sensitivity.study.section import CONFIRMATION_SEEDS, MOST_RUNS, AsList, Count, Section, Seed
+from sensitivity.study.spec_checks import repeated, seed_list, target_mistakes
 
-DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "noisy_quadratic")
-IMAGE_FOLDER = "imagefolder:"
-"""What stands before the path of a folder of images, as a data set."""
-MODELS = (
-    "perceptron",
-    "small_cnn",
-    "lenet",
-    "alexnet",
-    "resnet20",
-    "resnet32",
-    "resnet44",
-    "resnet56",
-    "quadratic",
-)
-_ORACLE = {"dataset": "noisy_quadratic", "model": "quadratic", "loss": "quadratic"}
-"""The fields that make the noisy quadratic; none of them means anything without the others."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-def _known_or_import_path(value: str, known: tuple[str, ...], what: str, other: str = "") -> str:
-    if value in known or IMPORT_PATH.fullmatch(value):
-        return value
-    raise PydanticCustomError(
-        "unknown_name",
-        'unknown {what} {value}. Allowed: {allowed}{other}, or your own as "module:function"',
-        {
-            "what": what,
-            "value": repr(value),
-            "allowed": ", ".join(known),
-            "other": other,
-            "known": known,
-            "name": value,
-        },
-    )
-
-
-class ProblemSpec(Section):
-    """What is trained: data set, model and loss."""
-
-    dataset: str = "digits"
-    model: str = "perceptron"
-    loss: Literal["cross_entropy", "squared_error", "quadratic"] = "cross_entropy"
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    split_seed: Seed = 0
-    train_subset: Count | None = None
-    test_subset: Count | None = None
-    image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
-    augment: Literal["none", "crop_flip"] = "none"
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """Of products: TF32 on an accelerator's tensor cores, or autocast to bfloat16; parameters stay float32."""
-    ghost_batch: Count | None = None
-    """Every batch is normalised, and differentiated, in chunks of so many examples."""
-
-    @field_validator("dataset")
-    @classmethod
-    def _dataset_known(cls, value: str) -> str:
-        if value.startswith(IMAGE_FOLDER):
-            if not value.removeprefix(IMAGE_FOLDER).strip():
-                raise PydanticCustomError("path", "the path is empty: give imagefolder:PATH")
-            return value
-        return _known_or_import_path(value, DATASETS, "data set", ", imagefolder:PATH")
-
-    @field_validator("model")
-    @classmethod
-    def _model_known(cls, value: str) -> str:
-        return _known_or_import_path(value, MODELS, "model")
-
-    @field_validator("image_size")
-    @classmethod
-    def _resizes_images(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and not info.data.get("dataset", IMAGE_FOLDER).startswith(IMAGE_FOLDER):
-            raise PydanticCustomError("problem", 'belongs to dataset = "imagefolder:PATH"; remove it')
-        return value
-
-    @model_validator(mode="after")
-    def _oracle_whole(self) -> ProblemSpec:
-        if 0 < sum(getattr(self, name) == value for name, value in _ORACLE.items()) < len(_ORACLE):
-            raise PydanticCustomError(
-                "problem",
-                "the noisy quadratic needs all of {fields}",
-                {"fields": ", ".join(f'{name} = "{value}"' for name, value in _ORACLE.items())},
-            )
-        return self
-
-    @property
-    def has_own_data(self) -> bool:
-        """Whether the data come from a function of the user's."""
-        return self.dataset not in DATASETS and not self.dataset.startswith(IMAGE_FOLDER)
-
-    @property
-    def is_oracle(self) -> bool:
-        """Whether this is the noisy quadratic, whose outcome is known in closed form."""
-        return self.dataset == _ORACLE["dataset"]
-
-    def metrics(self) -> tuple[MetricName, ...]:
-        """Return the names of the metrics that this problem has (accuracy needs classes)."""
-        return tuple(m.name for m in METRICS.values() if self.loss == "cross_entropy" or not m.is_fraction)
 
 
 class MarginsSpec(Section):
@@ -134,32 +47,18 @@ class MarginsSpec(Section):
     """Expected trials until a drawn setting works, within this factor, are as good as equal."""
 
 
-def _repeated(values: Iterable[float]) -> list[float]:
-    return sorted(value for value, times in Counter(values).items() if times > 1)
-
-
-def _seed_list(raw: Any) -> Any:
-    if isinstance(raw, int) and not isinstance(raw, bool):
-        if not 1 <= raw <= MOST_SEEDS:
-            raise PydanticCustomError(
-                "seeds", "give a number of seeds from 1 to {most}, or a list of seeds", {"most": MOST_SEEDS}
-            )
-        return tuple(range(raw))
-    if not isinstance(raw, (list, tuple)):
-        raise PydanticCustomError("seeds", "give a number of seeds, or a list of seeds")
-    return raw
-
-
 class StudySpec(Editable):
     """A study: a problem, its optimizers with their designs, batch sizes, seeds, and a budget."""
 
     name: str
     description: str = ""
     batch_sizes: Annotated[tuple[Count, ...], AsList]
-    seeds: Annotated[tuple[Seed, ...], AsList, BeforeValidator(_seed_list)]
-    problem: ProblemSpec = ProblemSpec()
+    seeds: Annotated[tuple[Seed, ...], AsList, BeforeValidator(seed_list)]
+    observed: ObservedSpec | None = None
+    problem: Annotated[ProblemSpec | None, Field(validate_default=True)] = None
+    """None of an observed study, as is the budget."""
     optimizers: dict[str, ArmField]
-    budget: BudgetSpec
+    budget: Annotated[BudgetSpec | None, Field(validate_default=True)] = None
     schedule: ScheduleSpec = ScheduleSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     targets: dict[MetricName, Annotated[tuple[float, ...], AsList]] = Field(default_factory=dict)
@@ -171,6 +70,38 @@ class StudySpec(Editable):
 
     def __init__(self, /, **fields: Any) -> None:  # typed so, as lists and tables are given for tuples and sections
         super().__init__(**fields)
+
+    @property
+    def required_problem(self) -> ProblemSpec:
+        """The problem, for what trains here.
+
+        Raises:
+            UserError: the runs are trained elsewhere.
+        """
+        if self.problem is None:
+            raise trained_elsewhere(self.name)
+        return self.problem
+
+    @property
+    def required_budget(self) -> BudgetSpec:
+        """The budget, likewise."""
+        if self.budget is None:
+            raise trained_elsewhere(self.name)
+        return self.budget
+
+    def metrics(self) -> tuple[MetricName, ...]:
+        """Return the names of the metrics that runs of this study may have."""
+        return self.observed.metrics if self.observed else self.required_problem.metrics()
+
+    def problem_in_words(self) -> str:
+        """Return what was trained, as in "perceptron on digits"."""
+        if self.problem is None:
+            return "trained " + (self.observed or ObservedSpec()).where()
+        return f"{self.problem.model} on {self.problem.dataset}"
+
+    def budget_in_words(self) -> str:
+        """Return how long runs train, as in "5 epochs"."""
+        return "whatever each run had" if self.budget is None else self.budget.words()
 
     @property
     def designs(self) -> dict[str, str]:
@@ -221,17 +152,21 @@ class StudySpec(Editable):
     @field_validator("batch_sizes", "seeds")
     @classmethod
     def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        repeated = _repeated(value)
         if not value:
             raise PydanticCustomError("empty", "the list is empty: give at least one")
-        if repeated:
-            raise PydanticCustomError("repeated", "repeated: {items}", {"items": ", ".join(map(str, repeated))})
+        if twice := repeated(value):
+            raise PydanticCustomError("repeated", "repeated: {items}", {"items": ", ".join(map(str, twice))})
         return value
 
     @field_validator("problem")
     @classmethod
-    def _ghosts_fill_batches(cls, value: ProblemSpec, info: ValidationInfo) -> ProblemSpec:
-        ghost, batches = value.ghost_batch, info.data.get("batch_sizes", ())
+    def _shipped_by_default(cls, value: ProblemSpec | None, info: ValidationInfo) -> ProblemSpec | None:
+        return ProblemSpec() if value is None and info.data.get("observed") is None else value
+
+    @field_validator("problem")
+    @classmethod
+    def _ghosts_fill_batches(cls, value: ProblemSpec | None, info: ValidationInfo) -> ProblemSpec | None:
+        ghost, batches = value.ghost_batch if value else None, info.data.get("batch_sizes", ())
         uneven = [batch for batch in batches if ghost is not None and batch % ghost]
         if uneven:
             raise PydanticCustomError(
@@ -243,7 +178,11 @@ class StudySpec(Editable):
 
     @field_validator("budget")
     @classmethod
-    def _budget_covers_batches(cls, value: BudgetSpec, info: ValidationInfo) -> BudgetSpec:
+    def _budget_covers_batches(cls, value: BudgetSpec | None, info: ValidationInfo) -> BudgetSpec | None:
+        if value is None:
+            if info.data.get("observed") is None:
+                raise PydanticCustomError("missing", "missing")
+            return None
         base = value.base_batch_size
         below = [batch for batch in info.data.get("batch_sizes", ()) if base is not None and batch < base]
         if below:
@@ -257,7 +196,7 @@ class StudySpec(Editable):
 
     @field_validator("optimizers")
     @classmethod
-    def _some_arm(cls, value: dict[str, ArmField]) -> dict[str, ArmField]:
+    def _some_arm(cls, value: dict[str, ArmField], info: ValidationInfo) -> dict[str, ArmField]:
         if not value:
             raise PydanticCustomError("empty", "no optimizer: add a table such as [optimizers.sgd] with kind and lr")
         bad = [name for name in value if not _NAME.fullmatch(name)]
@@ -267,6 +206,13 @@ class StudySpec(Editable):
                 "an optimizer's name is letters, digits, '.', '_' or '-'; got {names}",
                 {"names": ", ".join(map(repr, bad))},
             )
+        elsewhere = [name for name, arm in value.items() if OBSERVED in (arm.kind, arm.design)]
+        if elsewhere and info.data.get("observed") is None:
+            raise PydanticCustomError(
+                "observed",
+                "{name}: observed belongs to studies that are trained elsewhere, which have a table [observed]",
+                {"name": elsewhere[0]},
+            )
         return value
 
     @field_validator("targets")
@@ -274,12 +220,8 @@ class StudySpec(Editable):
     def _targets_apply(
         cls, value: dict[MetricName, tuple[float, ...]], info: ValidationInfo
     ) -> dict[MetricName, tuple[float, ...]]:
-        problem: ProblemSpec | None = info.data.get("problem")
-        mistakes = [
-            mistake
-            for name, levels in value.items()
-            for mistake in _target_mistakes(name, levels, problem.metrics() if problem else tuple(METRICS))
-        ]
+        measured = _measured(info)
+        mistakes = [mistake for name, levels in value.items() for mistake in target_mistakes(name, levels, measured)]
         if mistakes:
             raise PydanticCustomError("target", "{mistakes}", {"mistakes": "; ".join(mistakes)})
         return value
@@ -356,6 +298,24 @@ class StudySpec(Editable):
         return value
 
     @model_validator(mode="after")
+    def _observed_alone(self) -> StudySpec:
+        if self.observed is not None and (given := [name for name in TRAINED_HERE if name in self.model_fields_set]):
+            raise PydanticCustomError(
+                "observed",
+                "runs of a study with [observed] are trained elsewhere: remove {tables}",
+                {"tables": ", ".join(given)},
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what an observed study hasn't; of others its table, so that their hashes stay as they were."""
+        content: dict[str, Any] = handler(self)
+        for name in ("observed",) if self.observed is None else TRAINED_HERE:
+            content.pop(name, None)
+        return content
+
+    @model_validator(mode="after")
     def _feasible(self) -> StudySpec:
         check_schedules(self.optimizers, self.schedule)
         cells = sum(arm.most_cells() for arm in self.optimizers.values())
@@ -377,18 +337,14 @@ class StudySpec(Editable):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes this study the one it is; designs, seeds and targets may be extended."""
+        if self.observed is not None:
+            return {"name": self.name, "observed": True}
         return self.model_dump(mode="json", include={"name", "problem", "budget", "schedule", "evaluation"})
 
 
-def _target_mistakes(name: MetricName, levels: tuple[float, ...], measured: tuple[str, ...]) -> Iterator[str]:
-    if name not in measured:
-        yield f"{name} can't apply: this loss has no classes. Measured are: {', '.join(measured)}"
-    if not levels:
-        yield f"{name}: the list is empty; give at least one level, or leave it out"
-    if repeated := _repeated(levels):
-        yield f"{name}: repeated: {', '.join(f'{level:g}' for level in repeated)}"
-    for level in levels:
-        if METRICS[name].is_fraction and not 0 < level <= 1:
-            yield f"{name} is a fraction: a target lies in (0, 1]; got {level:g}. For 95% write 0.95"
-        if not METRICS[name].is_fraction and level <= 0:
-            yield f"{name}: a target loss is above 0; got {level:g}"
+def _measured(info: ValidationInfo) -> tuple[MetricName, ...]:
+    """Return the metrics of a study whose problem is validated; all, where it has mistakes."""
+    source: ObservedSpec | ProblemSpec | None = info.data.get("observed") or info.data.get("problem")
+    if source is None:
+        return tuple(metric.name for metric in METRICS.values())
+    return source.metrics if isinstance(source, ObservedSpec) else source.metrics()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,20 +10,16 @@ from typing import Any
 
 from sensitivity.study.arms import ArmSchedule
 from sensitivity.study.designs import Configuration, configurations
+from sensitivity.study.hashing import content_hash
 from sensitivity.study.hyperparameters import hyperparameter
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.schedule import own_schedule
 from sensitivity.study.section import CONFIRMATION_SEEDS
-from sensitivity.study.spec import ProblemSpec, StudySpec
+from sensitivity.study.spec import StudySpec
 
 RESULT_VERSION = 1
 """Raised whenever the same trial would give other numbers beyond rounding: older runs are then not used."""
-
-
-def content_hash(content: Mapping[str, Any]) -> str:
-    """Return 16 hex digits that identify JSON-like content, independent of key order."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +148,9 @@ class Expander:
 
     def __init__(self, spec: StudySpec, *, source: str = "") -> None:
         self._workload = Workload(
-            problem=spec.problem,
+            problem=spec.required_problem,
             source=source,
-            budget=spec.budget,
+            budget=spec.required_budget,
             schedule=spec.schedule,
             evaluation=spec.evaluation,
             training_asked=spec.asks_for_training,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.study.errors import UserError
-from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.user_functions import import_function
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.datasets.load import load_dataset

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import find_study, load_study, parse_study, shipped
 from sensitivity.study.paths import expanded, path_faults
-from sensitivity.study.spec import ProblemSpec, StudySpec
+from sensitivity.study.problem import ProblemSpec
+from sensitivity.study.spec import StudySpec
 
 SLIPS = [
     ("lr = 0,1", "decimals take a point: 0.1, not 0,1"),

@@ -9,9 +9,9 @@ import traceback
 import pytest
 
 from sensitivity.study.errors import UserError
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.snapshot import Snapshot, take_snapshot
 from sensitivity.study.snapshot_imports import SnapshotFinder, own_imports_kept, use_snapshot
-from sensitivity.study.spec import ProblemSpec
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.load import find_study, load_study, parse_study, shipped
 from sensitivity.study.primary import PrimarySpec
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
-from sensitivity.study.spec import ProblemSpec, StudySpec
+from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import expand
 
 
@@ -84,7 +85,8 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
     assert set(caught.value.mistakes) == {
         "name: the name becomes a folder: a letter or digit, then up to 63 of letters, digits, . _ - (got '../escape')",
         "batch_size: unknown field (did you mean 'batch_sizes'?). Allowed here: name, description, batch_sizes, seeds, "
-        "problem, optimizers, budget, schedule, evaluation, targets, pairs, primary, search, margins, execution",
+        "observed, problem, optimizers, budget, schedule, evaluation, targets, pairs, primary, search, margins, "
+        "execution",
         "batch_sizes: the list is empty: give at least one (got [])",
         "seeds: repeated: 1 (got [1, 1])",
         "problem.dataset: unknown data set 'digit'. Allowed: digits, mnist, fashion_mnist, cifar10, cifar100, svhn, "

@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.training.cost import example_cost, run_cost
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.loop import train_pack

@@ -18,7 +18,7 @@ import scipy.io
 import torch
 
 from sensitivity.study.errors import UserError
-from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.training.datasets.torchvision_import import torchvision_datasets
 from sensitivity.training.problems import load_problem
 

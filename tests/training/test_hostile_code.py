@@ -9,7 +9,7 @@ import pytest
 
 from sensitivity.execution.interruption import STOPS, Interruptible
 from sensitivity.study.errors import StudyFileError, UserError
-from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.user_functions import import_function
 from sensitivity.study.users_code import users_code
 from sensitivity.training.checks import check_study

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from sensitivity.study.errors import UserError
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.results import Status
-from sensitivity.study.spec import ProblemSpec
 from sensitivity.study.trials import Pack, expand
 from sensitivity.training.loop import train_pack
 from sensitivity.training.problems import load_problem
@@ -252,7 +252,7 @@ def test_what_a_folder_must_be_is_said(folder, tmp_path):
 def test_workers_that_start_together_decode_once(folder, data, tmp_path):
     script = """
 import json, sys
-from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.training.datasets import image_folder
 from sensitivity.training.datasets.load import load_dataset
 decoded, real = [], image_folder._decode

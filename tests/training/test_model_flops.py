@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.training.cost import example_cost
 from sensitivity.training.datasets import Dataset
 from sensitivity.training.losses import cross_entropy

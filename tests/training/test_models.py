@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sensitivity.study.spec import MODELS
+from sensitivity.study.problem import MODELS
 from sensitivity.training.problems import _MODELS
 
 COLOUR, GRAY = (3, 32, 32), (1, 28, 28)

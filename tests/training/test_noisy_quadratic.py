@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sensitivity.study.errors import StudyFileError
-from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.trials import Pack, expand
 from sensitivity.training.checks import check_study
 from sensitivity.training.loop import train_pack

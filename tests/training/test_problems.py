@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from sensitivity.study.errors import StudyFileError, UserError
-from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.training.checks import check_study
 from sensitivity.training.order import PackOrder, batches, gather
 from sensitivity.training.problems import load_problem

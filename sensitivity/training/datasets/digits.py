@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from sensitivity.study.errors import UserError
-from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.datasets.image_arrays import image_arrays
 from sensitivity.training.datasets.split import split_by_class

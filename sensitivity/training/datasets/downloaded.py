@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sensitivity.study.errors import UserError
-from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.training.datasets.data_folder import data_folder, writing
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.datasets.image_arrays import image_arrays

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.whole_files import write_whole
 from sensitivity.training.datasets.data_folder import data_folder, only_one, writing
 from sensitivity.training.datasets.dataset import Dataset

@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.paths import expanded, path_faults
-from sensitivity.study.spec import IMAGE_FOLDER, ProblemSpec
+from sensitivity.study.problem import IMAGE_FOLDER, ProblemSpec
 from sensitivity.study.whole_files import write_whole
 from sensitivity.training.datasets.data_folder import data_folder, reserve, writing
 from sensitivity.training.datasets.dataset import Dataset

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sensitivity.study.errors import UserError
-from sensitivity.study.spec import IMAGE_FOLDER, ProblemSpec
+from sensitivity.study.problem import IMAGE_FOLDER, ProblemSpec
 from sensitivity.training.datasets import downloaded
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.datasets.digits import digits

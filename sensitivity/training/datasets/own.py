@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sensitivity.study.errors import UserError
-from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.user_functions import import_function
 from sensitivity.study.users_code import users_code
 from sensitivity.training.datasets.dataset import Dataset

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sensitivity.study.errors import UserError
-from sensitivity.study.spec import ProblemSpec
+from sensitivity.study.problem import ProblemSpec
 
 _Rows = npt.NDArray[np.int64]
 
