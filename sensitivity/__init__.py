@@ -31,6 +31,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sensitivity.face.importing import import_runs
     from sensitivity.face.opened import OpenedStudy, Verdict
     from sensitivity.face.opened import open_study as open  # noqa: A004
     from sensitivity.face.priced import StudyPrice
@@ -44,6 +45,7 @@ _HOMES = {
     "StudyPrice": "face.priced:StudyPrice",
     "UserError": "study.errors:UserError",
     "Verdict": "face.opened:Verdict",
+    "import_runs": "face.importing:import_runs",
     "open": "face.opened:open_study",
     "plan": "face.running:plan",
     "run": "face.running:run",
@@ -51,7 +53,18 @@ _HOMES = {
 }
 """Module and name of each public name."""
 
-__all__ = ["OpenedStudy", "Study", "StudyPrice", "UserError", "Verdict", "open", "plan", "run", "shutdown"]
+__all__ = [
+    "OpenedStudy",
+    "Study",
+    "StudyPrice",
+    "UserError",
+    "Verdict",
+    "import_runs",
+    "open",
+    "plan",
+    "run",
+    "shutdown",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,19 +11,16 @@ from sensitivity.analysis.estimates import Caution
 from sensitivity.analysis.intervals import LEVEL, smallest_sign_flip_p
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.analysis.names import at_batch_size, parameter_name
+from sensitivity.analysis.outcomes import made_elsewhere
 from sensitivity.analysis.summary import StudySummary
 from sensitivity.study.results import Status
 
 __all__ = ["Caution", "compute_cautions"]
 
 
-def compute_cautions(
-    runs: pd.DataFrame, summary: StudySummary, maps: Sequence[RobustnessMap], *, again: bool = True
-) -> tuple[Caution, ...]:
-    """Return the cautions that apply to a study and the maps of one metric, gravest first.
-
-    `again` is whether running the study again trains what is missing: it doesn't where runs are made elsewhere.
-    """
+def compute_cautions(runs: pd.DataFrame, summary: StudySummary, maps: Sequence[RobustnessMap]) -> tuple[Caution, ...]:
+    """Return the cautions that apply to a study and the maps of one metric, gravest first."""
+    again = not made_elsewhere(runs)
     fix = "Running the study again does what is missing." if again else "Make these runs, and import the study again."
     total = summary.total
     cautions = []
@@ -51,7 +48,8 @@ def compute_cautions(
             Caution(
                 code="stopped",
                 text=f"{total.stopped:,} of {total.planned:,} planned runs were stopped early{why}."
-                " They count with what they had by then, so success rates are lower bounds, and regions and medians may be too pessimistic.",
+                " They count with what they had by then, so success rates are lower bounds, and regions"
+                " and medians may be too pessimistic.",
             )
         )
     cautions += _divergence(maps)

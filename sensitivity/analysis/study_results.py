@@ -217,7 +217,7 @@ class StudyResults:
         """What a reader must know first."""
         observed = self.spec.observed
         found = tuple(Caution(code=OBSERVED, text=text) for text in observed.cautions) if observed else ()
-        return (*found, *compute_cautions(self.searched, self.summary, self.maps, again=observed is None))
+        return (*found, *compute_cautions(self.searched, self.summary, self.maps))
 
     @property
     @kept("metric")

@@ -34,7 +34,7 @@ _MOST_SIDE = 50_000
 
 def write_plan(directory: Place, trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> None:
     """Replace the plan: one row a planned trial; `hyperparameters` as of ``append``."""
-    directory.write(PLAN, _parquet(plan_table(trials, hyperparameters)))
+    directory.write(PLAN, parquet_bytes(plan_table(trials, hyperparameters)))
 
 
 def plan_table(trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> pa.Table:
@@ -88,15 +88,16 @@ def append(
     ]
     name = f"{result.pack_id}-{uuid.uuid4().hex[:8]}.parquet"
     schema = runs_schema({*_param_names(run.trial for run in result.runs), *hyperparameters})
-    directory.write(f"{CURVES}/{name}", _parquet(pa.Table.from_pylist(curves, schema=curves_schema())))
-    directory.write(f"{RUNS}/{name}", _parquet(pa.Table.from_pylist(rows, schema=schema)))
+    directory.write(f"{CURVES}/{name}", parquet_bytes(pa.Table.from_pylist(curves, schema=curves_schema())))
+    directory.write(f"{RUNS}/{name}", parquet_bytes(pa.Table.from_pylist(rows, schema=schema)))
 
 
 def _param_names(trials: Iterable[Trial]) -> set[str]:
     return {name for trial in trials for name, _ in trial.hyperparameters}
 
 
-def _parquet(table: pa.Table) -> pa.Buffer:
+def parquet_bytes(table: pa.Table) -> pa.Buffer:
+    """Return a table as the bytes of a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
