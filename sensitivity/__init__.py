@@ -7,8 +7,9 @@
     study.figure("robustness", optimizer="kfac")
 
 `open` reads a study directory; `plan` prices a study and `run` runs it, from a study file, its fields as a dictionary,
-or a `Study` made in Python; `shutdown` stops the Ray that `run` keeps. A mistake outside this code is a `UserError`.
-These names, and the attributes of the objects that they give, are stable (docs/python.md). The rooms below are not:
+or a `Study` made in Python; `shutdown` stops the Ray that `run` keeps. `import_runs`, `record` and `trials` make study
+directories of runs that are trained elsewhere. A mistake outside this code is a `UserError`. These names, and the
+attributes of the objects that they give, are stable (docs/python.md). The rooms below are not:
 
     study file -> ``study`` (nouns, plan) -> ``execution`` (Ray) -> ``training`` (packs, ``kfac``)
         -> ``store`` (study directory) -> ``analysis`` -> ``figures`` -> ``report``, ``face``, dashboards
@@ -20,6 +21,7 @@ These names, and the attributes of the objects that they give, are stable (docs/
 * ``execution``: the only room that names Ray.
 * ``analysis``: tables to numbers with intervals.
 * ``figures``: numbers to Plotly figures.
+* ``importing``: runs made elsewhere to study directories.
 * ``report``, ``cli``, ``face``: one static HTML file; the commands; Python.
 
 Importing this module imports none of them: each name is loaded when it is first used.
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from sensitivity.face.opened import OpenedStudy, Verdict
     from sensitivity.face.opened import open_study as open  # noqa: A004
     from sensitivity.face.priced import StudyPrice
+    from sensitivity.face.recording import record, trials
     from sensitivity.face.running import plan, run, shutdown
     from sensitivity.study.errors import UserError
     from sensitivity.study.spec import StudySpec as Study
@@ -48,8 +51,10 @@ _HOMES = {
     "import_runs": "face.importing:import_runs",
     "open": "face.opened:open_study",
     "plan": "face.running:plan",
+    "record": "face.recording:record",
     "run": "face.running:run",
     "shutdown": "face.running:shutdown",
+    "trials": "face.recording:trials",
 }
 """Module and name of each public name."""
 
@@ -62,8 +67,10 @@ __all__ = [
     "import_runs",
     "open",
     "plan",
+    "record",
     "run",
     "shutdown",
+    "trials",
 ]
 
 

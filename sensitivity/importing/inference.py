@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,21 +13,14 @@ import pandas as pd
 from sensitivity.analysis.designs import levels
 from sensitivity.importing.mapping import ImportMapping
 from sensitivity.importing.runs import Runs
+from sensitivity.store.inference import arm_of, grid_of, params_of
 from sensitivity.store.schema import PARAM_PREFIX
-from sensitivity.study.arms import SEARCHES, ObservedArm
+from sensitivity.study.arms import SEARCHES
 from sensitivity.study.load import parse_study
 from sensitivity.study.observed import OBSERVED
 from sensitivity.study.results import Status
 from sensitivity.study.section import MOST_ITEMS
 from sensitivity.study.spec import StudySpec
-
-_MOST_LISTED = 64
-"""Values of a hyperparameter that are listed; of more, their interval is given."""
-_MOST_LISTED_OF_DRAWS = 8
-_LOG = 10.0
-"""Ratio of the largest value to the smallest from which an interval is logarithmic."""
-_TAKEN = "_"
-"""After the name of a hyperparameter that is a field of every optimizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +32,6 @@ class Inferred:
     """optimizer, batch_size, seed and ``param.*`` of the runs that would complete the grids."""
     designs: dict[str, str]
     """Each optimizer's design in words."""
-
-
-def hyperparameter_field(name: str) -> str:
-    """Return the name that a hyperparameter has in a study."""
-    return f"{name}{_TAKEN}" if name in ObservedArm.model_fields else name
 
 
 def infer(runs: Runs, mapping: ImportMapping, *, name: str, source: str) -> Inferred:
@@ -59,14 +46,11 @@ def infer(runs: Runs, mapping: ImportMapping, *, name: str, source: str) -> Infe
     params = [column for column in table if str(column).startswith(PARAM_PREFIX)]
     for optimizer, own in table[~table["confirmation"].astype(bool)].groupby("optimizer", sort=False):
         of_optimizer = str(optimizer)
-        has = [str(column) for column in params if own[column].notna().any()]
-        given = dict(declared.get(of_optimizer, {}))
+        has = params_of(own)
+        arm = arms[of_optimizer] = arm_of(own, declared.get(of_optimizer, {}))
+        designs[of_optimizer] = _words(arm["design"], own, has, stated=of_optimizer in declared)
         grid = grid_of(own, has)
-        design = str(given.pop("design", "grid" if grid is not None else OBSERVED))
-        axes = {hyperparameter_field(column.removeprefix(PARAM_PREFIX)): _axis(own[column], design) for column in has}
-        arms[of_optimizer] = {"kind": OBSERVED, "design": design, **axes, **given}
-        designs[of_optimizer] = _words(design, own, has, stated=of_optimizer in declared)
-        if design == "grid" and grid is not None:
+        if arm["design"] == "grid" and grid is not None:
             missing.append(_lacking(own, has, grid).assign(optimizer=of_optimizer))
     lacking = [each for each in missing if len(each)]
     defects = [*runs.defects.found]
@@ -103,28 +87,6 @@ def infer(runs: Runs, mapping: ImportMapping, *, name: str, source: str) -> Infe
         missing=pd.concat(lacking, ignore_index=True) if lacking else pd.DataFrame(columns=columns),
         designs=designs,
     )
-
-
-def grid_of(own: pd.DataFrame, params: Sequence[str]) -> dict[str, list[float]] | None:
-    """Return the values of a grid that most of `own` fill, each with most seeds; None if they are none."""
-    values_of = {column: list(levels(own[column])) for column in params}
-    product = math.prod(len(values) for values in values_of.values())
-    cells = len(own[list(params)].drop_duplicates()) if params else 1
-    seeds, sizes = own["seed"].nunique(), own["batch_size"].nunique()
-    crossed = len(own) > product * seeds * sizes / 2
-    varies = sum(len(values) > 1 for values in values_of.values())
-    # Of one hyperparameter any values are a "grid": more than a few that no other run shares are draws.
-    drawn = varies == 1 and product > _MOST_LISTED
-    return values_of if cells > product / 2 and crossed and not drawn else None
-
-
-def _axis(values: pd.Series[float], design: str) -> Any:
-    found = levels(values)
-    listed = {"grid": len(found), OBSERVED: _MOST_LISTED}.get(design, _MOST_LISTED_OF_DRAWS)
-    if len(found) <= listed:
-        return list(found) if len(found) > 1 else found[0]
-    low, high = found[0], found[-1]
-    return {"log" if low > 0 and high / low >= _LOG else "linear": [low, high]}
 
 
 def _words(design: str, own: pd.DataFrame, params: Sequence[str], *, stated: bool) -> str:

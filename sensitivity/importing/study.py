@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from sensitivity.importing.guess import Guess, guess
-from sensitivity.importing.inference import Inferred, hyperparameter_field, infer, pending_rows
+from sensitivity.importing.inference import Inferred, infer, pending_rows
 from sensitivity.importing.mapping import ImportMapping, mapping_of
 from sensitivity.importing.runs import Runs, read_runs_of
 from sensitivity.importing.sources import find_source
 from sensitivity.store.directory import Place
+from sensitivity.store.inference import hyperparameter_field
 from sensitivity.store.manifest import spec_hash
 from sensitivity.store.observed import write_observed
 from sensitivity.store.schema import PARAM_PREFIX

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensitivity.store.directory import Place, first_line
+from sensitivity.store.recorded_spec import of_recorded_runs
 from sensitivity.store.schema import SCHEMA_VERSION
 from sensitivity.store.sources import changed_files, write_source
 from sensitivity.study.errors import StorageError, StudyFileError
@@ -83,8 +84,11 @@ def read_manifest(directory: Place) -> Manifest:
             raise TypeError("specs are no tables")  # noqa: TRY301 - as other damage
         if not _is_comparison(content.get("determinism")):
             raise TypeError("determinism is no comparison")  # noqa: TRY301 - as other damage
+        raw = _without_retired(content["spec"])
+        if isinstance(raw, dict) and isinstance(raw.get("observed"), dict) and raw["observed"].get("recorded"):
+            raw = of_recorded_runs(directory, raw)
         return Manifest(
-            spec=parse_study(_without_retired(content["spec"]), source=MANIFEST),
+            spec=parse_study(raw, source=MANIFEST),
             source=str(content["source"]),
             specs=specs,
             identity=Identity.of_content(content["identity"]) if content.get("identity") else None,
@@ -163,6 +167,41 @@ def record_determinism(directory: Place, manifest: Manifest, found: dict[str, An
         StorageError: the place can't be written.
     """
     _write(directory, dataclasses.replace(manifest, determinism=found))
+
+
+def declared_there(directory: Place) -> dict[str, Any] | None:
+    """Return the study that study.json declares, as it stands there; None without one.
+
+    Raises:
+        StorageError: it can't be read.
+    """
+    if not directory.exists(MANIFEST):
+        return None
+    try:
+        return dict(json.loads(directory.read(MANIFEST))["spec"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        read_manifest(directory)  # says what is wrong
+        raise
+
+
+def write_recorded(directory: Place, declared: dict[str, Any]) -> None:
+    """Create the study.json of a directory whose study is whatever runs are recorded there.
+
+    Args:
+        directory: of the study.
+        declared: fields of the study that runs don't tell: its name, targets.
+
+    Raises:
+        StorageError: the place can't be written.
+    """
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "written_by": f"sensitivity {code_version()}",
+        "spec": {**declared, "observed": {"recorded": True}},
+        "source": "",
+        "specs": {},
+    }
+    directory.write(MANIFEST, json.dumps(content, indent=2).encode())
 
 
 def _write(directory: Place, manifest: Manifest) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,16 @@ import pyarrow as pa
 from sensitivity.store.directory import Place
 from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import MANIFEST, read_manifest, write_manifest
-from sensitivity.store.schema import CURVES, OBSERVED_PART, PLAN, RUNS, curves_schema, plan_schema, runs_schema
+from sensitivity.store.schema import (
+    CURVES,
+    OBSERVED_PART,
+    PARAM_PREFIX,
+    PLAN,
+    RUNS,
+    curves_schema,
+    plan_schema,
+    runs_schema,
+)
 from sensitivity.store.writer import parquet_bytes
 from sensitivity.study.errors import StorageError
 from sensitivity.study.hashing import content_hash
@@ -86,3 +97,14 @@ def _curves(runs: pd.DataFrame, evaluations: pd.DataFrame) -> pa.Table:
     schema = curves_schema()
     rest = _table(evaluations.drop(columns="run"), pa.schema([field for field in schema if field.name != "trial_id"]))
     return rest.add_column(0, schema.field("trial_id"), ids.cast(pa.string())).cast(schema)
+
+
+def write_observed_plan(directory: Place, rows: Sequence[Mapping[str, Any]], hyperparameters: Iterable[str]) -> None:
+    """Write the plan of a study whose runs are to be trained elsewhere: a row a trial.
+
+    Raises:
+        StorageError: the place can't be written.
+    """
+    schema = plan_schema(hyperparameters)
+    flat = [{**row, **{PARAM_PREFIX + name: value for name, value in row["hyperparameters"].items()}} for row in rows]
+    directory.write(PLAN, parquet_bytes(pa.Table.from_pylist(flat, schema=schema)))

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from sensitivity.store.directory import Place, first_line
+from sensitivity.store.logs import is_log, read_log
 from sensitivity.store.parquet import Allowance, read_parquet
 from sensitivity.store.schema import (
     CURVES,
@@ -73,8 +74,13 @@ def read_run_tables(directory: Place, parts: Sequence[str], columns: Sequence[st
         whole = runs_schema(params(names))
         return pa.schema([whole.field(column) for column in columns]) if columns else whole
 
-    tables = _read(directory, [f"{RUNS}/{part}" for part in parts], schema_of, Allowance())
-    found = dict(zip(parts, tables, strict=True))
+    written = [part for part in parts if not is_log(part)]
+    tables = _read(directory, [f"{RUNS}/{part}" for part in written], schema_of, Allowance())
+    found = dict(zip(written, tables, strict=True))
+    for part in parts:
+        if is_log(part):
+            table, _ = read_log(directory, part)
+            found[part] = table.select(columns) if columns else table
     for elsewhere, own in _by_origin(found):
         _validate(
             directory,
@@ -97,6 +103,11 @@ def read_curve_tables(
     schema = pa.schema([f.with_type(pa.dictionary(pa.int32(), f.type)) if f.name == "trial_id" else f for f in fields])
     held: dict[str, pa.Table] = {}
     rows = 0
+    for part in parts:
+        if is_log(part):
+            _, curve = read_log(directory, part)
+            held[part] = curve.select(schema.names).cast(schema)
+    parts = [part for part in parts if not is_log(part)]
     names = [f"{CURVES}/{part}" for part in parts]
     for part, table in zip(parts, _read(directory, names, lambda _: schema, allowance), strict=True):
         held[part] = table
@@ -110,7 +121,14 @@ def read_curve_tables(
 def _by_origin(tables: dict[str, pa.Table]) -> Iterator[tuple[bool, dict[str, pa.Table]]]:
     """Yield the parts whose runs were trained here, and those whose runs were trained elsewhere."""
     for elsewhere in (False, True):
-        yield elsewhere, {name: own for name, own in tables.items() if name.startswith(OBSERVED_PART) is elsewhere}
+        yield (
+            elsewhere,
+            {
+                name: own
+                for name, own in tables.items()
+                if (name.startswith(OBSERVED_PART) or is_log(name)) is elsewhere
+            },
+        )
 
 
 def _valid_curves(directory: Place, held: dict[str, pa.Table]) -> Iterator[tuple[str, pa.Table]]:
