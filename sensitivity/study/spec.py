@@ -268,7 +268,7 @@ class StudySpec(Editable):
         arms: dict[str, ArmField] = info.data.get("optimizers", {})
         searches = {name: arm.design for name, arm in arms.items() if arm.adaptive}
         if value is None:
-            if searches:
+            if searches and info.data.get("observed") is None:
                 raise PydanticCustomError(
                     "search",
                     'optimizers.{name} has design = "{design}", which needs a table [search] with an objective',
