@@ -62,7 +62,7 @@ def guess(source: Source) -> Guess:
     ]
     codes = run_codes(table, keys)
     several = len(np.unique(codes)) < len(table)
-    evaluations = several and ("step" in roles or "epoch" in roles)
+    evaluations = source.rows == "evaluations" or (several and ("step" in roles or "epoch" in roles))
     rest = [name for name in table.column_names if name not in {*roles.values(), *hyperparameters.values()}]
     for name in list(rest):
         if is_setting(name) and name in numbers:

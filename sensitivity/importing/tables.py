@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -32,6 +33,8 @@ class Source:
     """What has to be known of them: a sentence each."""
     asks: tuple[str, ...] = ()
     """What can't be known from the source, and a mapping has to say: a sentence each."""
+    rows: Literal["runs", "evaluations"] | None = None
+    """What a row is; None where it is to be guessed."""
 
 
 def is_table(path: Path) -> bool:
