@@ -106,6 +106,7 @@ def _roles(names: list[str]) -> dict[str, str]:
 def _metrics(found: Guess, table: pa.Table, names: list[str]) -> dict[str, dict[str, str]]:
     """Return the metrics that are told by name and values; the others of their kind are questions."""
     metrics: dict[str, dict[str, str]] = {}
+    asked = len(found.questions)
     for name in names:
         split, kind = measured(name)
         if kind is None:
@@ -130,7 +131,7 @@ def _metrics(found: Guess, table: pa.Table, names: list[str]) -> dict[str, dict[
             )
         else:
             metrics[ours] = {"column": name, "unit": "as_is" if kind == "loss" else "fraction"}
-    if not metrics and not found.questions:
+    if not metrics and len(found.questions) == asked:
         shown = ", ".join(names[:_MOST_SHOWN]) or "no column of numbers is left"
         found.questions.append(
             f"which column is the metric ({shown})? Add it in [metrics]: a quantity that is better low as "
