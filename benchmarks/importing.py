@@ -46,11 +46,13 @@ def write_csv(path: Path, *, rates: int, sizes: int, seeds: int, evaluations: in
     return len(table)
 
 
-def measured(*command: str) -> tuple[float, float]:
-    """Run a command; return its seconds and its largest memory in GB."""
-    began = time.perf_counter()
+def measured(*command: str) -> str:
+    """Run a command; return its seconds, those of its CPU time, and its largest memory, as cells of a table."""
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "sensitivity.cli.main", *command], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return f"{wall:.1f} s | {cpu:.1f} s | {after.ru_maxrss * 1024 / 1e9:.2f} GB |"
 
 
 def main() -> None:
@@ -64,24 +66,23 @@ def main() -> None:
         }.items():
             rows = write_csv(Path(f"{name}.csv"), **shape)
             runs = rows // shape["evaluations"]
-            seconds, memory = measured("import", f"{name}.csv", "--as", name)
+            took = measured("import", f"{name}.csv", "--as", name)
             size = Path(f"{name}.csv").stat().st_size / 1e6
-            lines.append(
-                f"| import of {rows:,} evaluations of {runs:,} runs ({size:.0f} MB of CSV) | {seconds:.1f} s | {memory:.2f} GB |"
-            )
+            what = f"import of {rows:,} evaluations of {runs:,} runs ({size:.0f} MB of CSV)"
+            lines.append(f"| {what} | {took}")
             if name == "export":
-                seconds, memory = measured("export", f"studies/{name}", "optuna:export.db")
-                lines.append(f"| export of {runs:,} runs to an Optuna storage | {seconds:.1f} s | {memory:.2f} GB |")
+                took = measured("export", f"studies/{name}", "optuna:export.db")
+                lines.append(f"| export of {runs:,} runs to an Optuna storage | {took}")
     text = "\n".join(
         [
             "# Importing and exporting: what they take",
             "",
-            "Written by `python benchmarks/importing.py`. Memory is the largest of the process, and of those before it.",
+            "Written by `python benchmarks/importing.py`. Memory is the largest of the process and of those before it.",
             "",
             f"{os.cpu_count()} cores, shared with other work at the time.",
             "",
-            "| what | time | memory |",
-            "| --- | --- | --- |",
+            "| what | time | CPU time | memory |",
+            "| --- | --- | --- | --- |",
             *lines,
             "",
         ]

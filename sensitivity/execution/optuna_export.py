@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,8 @@ def sqlite_file(url: str) -> Path | None:
 
 def _export(study: Study, url: str, *, shown: str) -> tuple[str, ...]:
     spec = study.manifest.spec
-    curves = {str(name): rows.to_dict("records") for name, rows in study.curves.groupby("trial_id")}
+    evaluations = study.curves.to_dict("records")  # at once, and in the order of runs: a call each takes far longer
+    curves = {str(name): list(rows) for name, rows in itertools.groupby(evaluations, key=itemgetter("trial_id"))}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     has_classes = "test_accuracy" in spec.metrics()
     search = spec.search or SearchSpec(objective=("test_accuracy" if has_classes else "test_loss",))
