@@ -39,7 +39,7 @@ def where_it_stands(summary: StudySummary) -> str:
         f"{n:,} {what} ({n / total.planned:.1%})"
         for n, what in (
             (total.diverged, "diverged"),
-            (total.stopped, "were stopped early for being worse than their pack's median"),
+            (total.stopped, "were stopped early"),
             (total.failed, "failed"),
             (total.interrupted, "were interrupted"),
             (total.pending, "are pending"),

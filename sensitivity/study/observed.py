@@ -55,7 +55,8 @@ def trained_elsewhere(name: str) -> UserError:
     """Return the error for what can be done only with a study that is trained here."""
     return UserError(
         f"{name}: its runs are trained elsewhere, so nothing of it can be trained here\n"
-        "  Its results can be read: verdict, report, figure, export, dashboard"
+        "  `sensitivity.trials` hands out what it plans (docs/importing.md); its results can be read: verdict, report, "
+        "figure, export, dashboard"
     )
 
 
