@@ -20,6 +20,7 @@ from sensitivity.analysis.memo import Memo
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.summary import StudySummary, compute_summary
 from sensitivity.store.directory import Place
+from sensitivity.store.logs import log_parts
 from sensitivity.store.manifest import MANIFEST, Manifest
 from sensitivity.store.reader import read_runs, studies
 from sensitivity.store.schema import RUNS
@@ -125,7 +126,7 @@ class Catalog:
         with self._lock:
             read, version = self._versions.get(name, (-1e9, ""))
             if time.monotonic() - read > _LISTING_S:
-                parts = directory.child(RUNS).files(".parquet")
+                parts = (*directory.child(RUNS).files(".parquet"), *log_parts(directory))
                 content = f"{directory.modified_at(MANIFEST)}\n" + "\n".join(parts)
                 version = hashlib.sha256(content.encode()).hexdigest()[:16]
                 self._versions[name] = (time.monotonic(), version)

@@ -213,11 +213,15 @@ class StudyResults:
         return compute_maps(runs, start, self.metric, designs=self._designs, axes=axes, epsilon=self.tolerance)
 
     @property
+    def source_cautions(self) -> tuple[Caution, ...]:
+        """What was wrong with runs that were made elsewhere, as they came in."""
+        observed = self.spec.observed
+        return tuple(Caution(code=OBSERVED, text=text) for text in observed.cautions) if observed else ()
+
+    @property
     def cautions(self) -> tuple[Caution, ...]:
         """What a reader must know first."""
-        observed = self.spec.observed
-        found = tuple(Caution(code=OBSERVED, text=text) for text in observed.cautions) if observed else ()
-        return (*found, *compute_cautions(self.searched, self.summary, self.maps))
+        return (*self.source_cautions, *compute_cautions(self.searched, self.summary, self.maps))
 
     @property
     @kept("metric")

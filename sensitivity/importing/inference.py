@@ -16,6 +16,7 @@ from sensitivity.importing.runs import Runs
 from sensitivity.store.inference import arm_of, grid_of, params_of
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.arms import SEARCHES
+from sensitivity.study.errors import UserError
 from sensitivity.study.load import parse_study
 from sensitivity.study.observed import OBSERVED
 from sensitivity.study.results import Status
@@ -42,6 +43,11 @@ def infer(runs: Runs, mapping: ImportMapping, *, name: str, source: str) -> Infe
     """
     table = runs.runs
     declared: Mapping[str, Any] = mapping.study.get("optimizers", {})
+    if unknown := sorted(set(declared) - set(table["optimizer"])):
+        raise UserError(
+            f"study.optimizers.{unknown[0]}: no run has this optimizer\n  There are: "
+            f"{', '.join(map(str, table['optimizer'].unique()))}"
+        )
     arms, missing, designs = {}, [], {}
     params = [column for column in table if str(column).startswith(PARAM_PREFIX)]
     for optimizer, own in table[~table["confirmation"].astype(bool)].groupby("optimizer", sort=False):

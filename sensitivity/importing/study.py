@@ -13,7 +13,7 @@ import pandas as pd
 
 from sensitivity.importing.guess import Guess, guess
 from sensitivity.importing.inference import Inferred, infer, pending_rows
-from sensitivity.importing.mapping import ImportMapping, mapping_of
+from sensitivity.importing.mapping import ImportMapping, mapping_of, mapping_text
 from sensitivity.importing.runs import Runs, read_runs_of
 from sensitivity.importing.sources import find_source
 from sensitivity.store.directory import Place
@@ -26,6 +26,9 @@ from sensitivity.study.metrics import METRICS
 from sensitivity.study.observed import OBSERVED, observed_ids
 from sensitivity.study.redaction import redacted
 from sensitivity.study.results import Status
+
+MAPPING = "import.toml"
+"""In a study directory: the mapping that its runs were imported with."""
 
 
 class OpenQuestionsError(UserError):
@@ -79,6 +82,7 @@ def import_study(source: str, directory: Place, mapping: ImportMapping | Mapping
     runs.defects.found[:0] = found.notes
     inferred = infer(runs, mapping, name=directory.path.rpartition("/")[2], source=redacted(found.description))
     _write(directory, runs, inferred)
+    directory.write(MAPPING, mapping_text(mapping, (f"How {redacted(found.description)} was read.",)).encode())
     return Imported(
         directory=directory,
         source=found.description,

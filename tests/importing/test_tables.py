@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import sensitivity
+from sensitivity.importing.mapping import mapping_of, read_mapping
 from sensitivity.study.errors import UserError
 
 LRS, SEEDS, SIZES = (0.01, 0.1), range(3), (32, 64)
@@ -105,6 +106,7 @@ def test_missing_cells_are_pending_and_block_the_verdict(tmp_path):
     assert dict(study.runs["status"].value_counts()) == {"completed": 22, "pending": 2}
     assert all(claim.verdict.answer == "undetermined" for claim in study.verdict().claims)
     assert "Make the missing runs and import them: 2 of 24 planned runs" in str(study.verdict())
+    assert "missing from the source: 2." in str(study.verdict())
 
 
 def test_crashed_and_running_runs_have_their_status(tmp_path):
@@ -239,6 +241,10 @@ def test_what_a_table_does_not_tell_is_asked_and_nothing_is_imported(tmp_path):
         ({"hyperparameters": {"lr": "lr"}}, r"there is no column 'lr'\n  There are: run, opt"),
         ({"hyperparameters": {"momentum": "bs"}}, "momentum must be >= 0 and < 1"),
         ({"study": {"seeds": 3}}, "study.seeds: not among"),
+        (
+            {"study": {"optimizers": {"lion": {"design": "random"}}}},
+            r"no run has this optimizer\n  There are: sgd, adamw",
+        ),
         ({"columns": {**MAPPING["columns"], "batch_size": "opt"}}, "column 'opt' holds string, not numbers"),
         ({"rows": "cells"}, "rows: input should be"),
     ],
@@ -256,3 +262,4 @@ def test_another_source_does_not_replace_a_study(tmp_path):
         sensitivity.import_runs(other, "mine", mapping=MAPPING, storage=tmp_path)
     assert len(imported(evaluations().iloc[:-11], tmp_path).runs) == 24  # the same source replaces what it wrote
     assert len(list((tmp_path / "mine" / "runs").iterdir())) == 1
+    assert read_mapping(tmp_path / "mine" / "import.toml") == mapping_of(MAPPING, source="test")
