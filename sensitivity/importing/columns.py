@@ -12,7 +12,7 @@ from sensitivity.study.results import Status
 ROLES: Mapping[str, tuple[str, ...]] = {
     "run": ("run", "run_id", "trial_id", "trial", "run_name", "trial_name"),
     "optimizer": ("optimizer", "optim", "opt", "optimizer_name", "optim_name"),
-    "batch_size": ("batch_size", "batchsize", "bs", "batch", "train_batch_size"),
+    "batch_size": ("batch_size", "batchsize", "bs", "train_batch_size"),
     "seed": ("seed", "random_seed", "rng_seed"),
     "step": ("step", "steps", "global_step", "trainer_global_step"),
     "epoch": ("epoch", "epochs"),

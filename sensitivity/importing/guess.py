@@ -50,16 +50,23 @@ def guess(source: Source) -> Guess:
     table, found = source.table, Guess(questions=list(source.asks))
     numbers = [name for name in table.column_names if _is_number(table.schema.field(name).type)]
     roles = _roles(table.column_names)
+    if roles.get("message") in numbers:  # an error that is a number is a rate
+        del roles["message"]
     hyperparameters = {
         own: name
         for name in table.column_names
         if (own := HYPERPARAMETER_NAMES.get(plain_name(name))) and name in numbers and name not in roles.values()
     }
-    keys = [roles["run"]] if "run" in roles else []
-    keys = keys or [
+    settings = [
         *(roles[role] for role in ("optimizer", "batch_size", "seed") if role in roles),
         *hyperparameters.values(),
     ]
+    if "run" in roles:
+        own = run_codes(table, [roles["run"]])
+        if mixed := next((name for name in settings if of_runs(table, name, own)[1] is not None), None):
+            found.remarks.append(f"{roles.pop('run')} doesn't tell runs apart: rows of equal value differ in {mixed}")
+    keys = [roles["run"]] if "run" in roles else []
+    keys = keys or settings
     codes = run_codes(table, keys)
     several = len(np.unique(codes)) < len(table)
     evaluations = source.rows == "evaluations" or (several and ("step" in roles or "epoch" in roles))
@@ -88,6 +95,17 @@ def run_codes(table: pa.Table, keys: list[str]) -> np.ndarray:
         return np.zeros(len(table), dtype=np.int64)
     frame = pd.DataFrame({str(place): table[name].to_pandas() for place, name in enumerate(keys)})
     return frame.groupby(list(frame), dropna=False, sort=False).ngroup().to_numpy()
+
+
+def of_runs(table: pa.Table, name: str, code: np.ndarray) -> tuple[np.ndarray, int | None]:
+    """Return the row in which each run first has a value in a column, -1 without one; and a row that has another."""
+    values = pd.factorize(table[name].to_pandas())[0]
+    there = np.flatnonzero(values >= 0)
+    runs, places = np.unique(code[there], return_index=True)
+    first = np.full(int(code.max(initial=-1)) + 1, -1)
+    first[runs] = there[places]
+    other = there[values[there] != values[first[code[there]]]]
+    return first, int(other[0]) if len(other) else None
 
 
 def _is_number(kind: pa.DataType) -> bool:

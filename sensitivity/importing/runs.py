@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sensitivity.importing.guess import run_codes
+from sensitivity.importing.guess import of_runs, run_codes
 from sensitivity.importing.mapping import ImportMapping, check_columns
 from sensitivity.importing.statuses import Defects, add_statuses, texts
 from sensitivity.importing.tables import Source
@@ -59,11 +59,12 @@ def read_runs_of(source: Source, mapping: ImportMapping) -> Runs:
     first = np.unique(code, return_index=True)[1]
     number = _Numbers(table, source.description)
     runs = pd.DataFrame(index=pd.RangeIndex(len(first)))
-    runs["optimizer"] = _optimizers(table, mapping, first)
-    runs["batch_size"] = number(columns.batch_size, constants.batch_size, rows=first)
-    runs["seed"] = number(columns.seed, constants.seed, rows=first)
+    of_run = _OfRuns(table, code, source.description)
+    runs["optimizer"] = _optimizers(table, mapping, of_run, len(first))
+    runs["batch_size"] = of_run.numbers(number(columns.batch_size, constants.batch_size), columns.batch_size)
+    runs["seed"] = of_run.numbers(number(columns.seed, constants.seed), columns.seed)
     for name, column in mapping.hyperparameters.items():
-        own = number(column, rows=first)
+        own = of_run.numbers(number(column), column)
         runs[PARAM_PREFIX + name] = [round_significant(value) if math.isfinite(value) else math.nan for value in own]
     runs["confirmation"] = (
         table[columns.confirmation].to_pandas().to_numpy()[first].astype(bool) if columns.confirmation else False
@@ -107,14 +108,46 @@ class _Numbers:
         return numbers if rows is None else numbers[rows]
 
 
-def _optimizers(table: pa.Table, mapping: ImportMapping, rows: NDArray[np.int_]) -> pd.Series[str]:
+@dataclass(frozen=True)
+class _OfRuns:
+    """What each run has in a column that is the same in all its rows; rows may leave it empty."""
+
+    table: pa.Table
+    code: NDArray[np.int_]
+    source: str
+
+    def rows(self, column: str) -> NDArray[np.int_]:
+        """Return a row of each run that has a value, -1 without one.
+
+        Raises:
+            UserError: rows of one run differ.
+        """
+        first, other = of_runs(self.table, column, self.code)
+        if other is not None:
+            one, two = (self.table[column][int(row)].as_py() for row in (first[self.code[other]], other))
+            raise UserError(
+                f"{self.source}: rows of one run have {one!r} and {two!r} in column {column!r}\n  Name, in columns.run of"
+                " the mapping, the columns that tell runs apart; without any, rows of equal settings and seed are one"
+            )
+        return first
+
+    def numbers(self, values: NDArray[np.float64], column: str | None) -> NDArray[np.float64]:
+        """Return the number of each run, out of one a row; NaN without one."""
+        if column is None:
+            return values[np.unique(self.code, return_index=True)[1]]
+        rows = self.rows(column)
+        return np.where(rows >= 0, values[rows], math.nan)
+
+
+def _optimizers(table: pa.Table, mapping: ImportMapping, of_run: _OfRuns, count: int) -> pd.Series[str]:
     """Return the optimizer of each run, in the characters that a name may have."""
     if not mapping.columns.optimizer:
         if mapping.constants.optimizer is None:
             raise UserError('no optimizer is named\n  Add, in [constants] of the mapping, optimizer = "adamw", say')
-        return pd.Series([mapping.constants.optimizer] * len(rows))
+        return pd.Series([mapping.constants.optimizer] * count)
     parts = [
-        table[name].to_pandas().astype("str").iloc[rows].reset_index(drop=True) for name in mapping.columns.optimizer
+        table[name].to_pandas().astype("str").iloc[of_run.rows(name)].reset_index(drop=True)
+        for name in mapping.columns.optimizer
     ]
     joined = parts[0].str.cat(parts[1:], sep="-") if len(parts) > 1 else parts[0]
     plain = joined.str.replace(_PLAIN_OPTIMIZER, "_", regex=True).str.strip("._-").str.slice(0, 64)

@@ -197,7 +197,11 @@ def test_trials_are_handed_out_once_and_their_results_are_those_of_a_planned_stu
     assert study.results.draws[1].refused is None  # its box was declared, and its seeds drew from it
 
 
-def test_a_study_that_is_trained_here_hands_out_nothing(tmp_path):
+def test_a_study_that_is_trained_here_hands_out_nothing_and_one_that_is_not_cannot_be_run(tmp_path):
+    (tmp_path / "planned.toml").write_text(STUDY)
+    for asked in ("required_problem", "required_budget"):
+        with pytest.raises(UserError, match="its runs are trained elsewhere"):
+            getattr(sensitivity.Study.read(tmp_path / "planned.toml"), asked)
     with pytest.raises(UserError, match=r"`run` trains it\n  For a loop of your own, remove \[problem\]"):
         sensitivity.trials("quickstart", storage=tmp_path)
     with pytest.raises(UserError, match=r"remove budget"):

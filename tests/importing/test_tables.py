@@ -4,10 +4,13 @@ import json
 import math
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import sensitivity
+from sensitivity.importing.guess import guess
 from sensitivity.importing.mapping import mapping_of, read_mapping
+from sensitivity.importing.tables import Source
 from sensitivity.study.errors import UserError
 
 LRS, SEEDS, SIZES = (0.01, 0.1), range(3), (32, 64)
@@ -252,6 +255,20 @@ def test_what_a_table_does_not_tell_is_asked_and_nothing_is_imported(tmp_path):
 def test_mistakes_of_a_mapping(tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
         imported(evaluations(), tmp_path, **changes)
+
+
+def test_rows_of_one_run_may_leave_its_settings_out_but_not_differ(tmp_path):
+    """A logger writes the settings with its first line; a column of trials may number the repeats of each setting."""
+    table = evaluations()
+    later = table["step"] > 0
+    sparse = table.assign(**{name: table[name].where(~later) for name in ("opt", "bs", "learning_rate", "seed")})
+    assert imported(sparse, tmp_path).curves.equals(imported(table, tmp_path).curves)
+    repeats = table.assign(run=table["seed"])
+    with pytest.raises(UserError, match=r"rows of one run have .* in column .*\n  Name, in columns\.run"):
+        imported(repeats, tmp_path)
+    guessed = guess(Source(description="x", table=pa.Table.from_pandas(repeats, preserve_index=False)))
+    assert "run" not in guessed.content["columns"]
+    assert any("run doesn't tell runs apart" in remark for remark in guessed.remarks)
 
 
 def test_another_source_does_not_replace_a_study(tmp_path):
