@@ -62,8 +62,8 @@ def guess(source: Source) -> Guess:
         *hyperparameters.values(),
     ]
     if "run" in roles:
-        own = run_codes(table, [roles["run"]])
-        if mixed := next((name for name in settings if of_runs(table, name, own)[1] is not None), None):
+        by_run = run_codes(table, [roles["run"]])
+        if mixed := next((name for name in settings if of_runs(table, name, by_run)[1] is not None), None):
             found.remarks.append(f"{roles.pop('run')} doesn't tell runs apart: rows of equal value differ in {mixed}")
     keys = [roles["run"]] if "run" in roles else []
     keys = keys or settings
