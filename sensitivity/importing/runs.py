@@ -127,7 +127,8 @@ class _OfRuns:
             one, two = (self.table[column][int(row)].as_py() for row in (first[self.code[other]], other))
             raise UserError(
                 f"{self.source}: rows of one run have {one!r} and {two!r} in column {column!r}\n  Name, in "
-                "columns.run of the mapping, the columns that tell runs apart; without any, rows of equal settings and seed are one"
+                "columns.run of the mapping, the columns that tell runs apart; without any, rows of equal settings and "
+                "seed are one"
             )
         return first
 
