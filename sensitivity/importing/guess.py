@@ -21,6 +21,7 @@ from sensitivity.importing.columns import (
     plain_name,
 )
 from sensitivity.importing.tables import Source
+from sensitivity.study.metrics import METRICS
 from sensitivity.study.toml_text import toml_text
 
 _MOST_SHOWN = 12
@@ -77,13 +78,13 @@ def guess(source: Source) -> Guess:
             rest.remove(name)
     metrics = _metrics(found, table, [name for name in rest if name in numbers and not is_setting(name)])
     rest = [name for name in rest if name not in {metric["column"] for metric in metrics.values()}]
-    _rest(found, table, rest, numbers, codes, hyperparameters, evaluations=evaluations)
     found.content = {
         "rows": "evaluations" if evaluations else "runs",
         "columns": roles,
         "hyperparameters": hyperparameters,
         "metrics": metrics,
     }
+    _rest(found, table, rest, numbers, codes, hyperparameters, evaluations=evaluations)
     _values(found, roles, evaluations=evaluations)
     _statuses(found, table, roles)
     return found
@@ -125,7 +126,7 @@ def _metrics(found: Guess, table: pa.Table, names: list[str]) -> dict[str, dict[
     """Return the metrics that are told by name and values; the others of their kind are questions."""
     metrics: dict[str, dict[str, str]] = {}
     asked = len(found.questions)
-    for name in names:
+    for name in sorted(names, key=lambda each: plain_name(each) not in METRICS):  # the surest names first
         split, kind = measured(name)
         if kind is None:
             if set(plain_name(name).split("_")) & set(ERRORS):
@@ -170,8 +171,9 @@ def _rest(
     evaluations: bool,
 ) -> None:
     """Take columns that are constant in each run for hyperparameters; tell or ask of all others that vary."""
-    runs = len(np.unique(codes))
-    left = []
+    runs, left = len(np.unique(codes)), []
+    named = found.content["columns"].get("optimizer")
+    optimizers = run_codes(table, [named] if named else [])
     for name in names:
         values = pd.factorize(table[name].to_pandas())[0].astype(np.int64)
         kinds = int(values.max(initial=0)) + 1
@@ -185,13 +187,13 @@ def _rest(
                 f"is {name!r}, which has {kinds} values, a hyperparameter? Then add it in [hyperparameters]; else "
                 "leave it out"
             )
-        elif name not in numbers and constant and kinds <= _MOST_SHOWN:
+        elif name in numbers or not constant or kinds > _MOST_SHOWN or of_runs(table, name, optimizers)[1] is None:
+            left.append(name)  # it says no more than the optimizer does
+        else:
             found.questions.append(
                 f"does {name!r} ({_some(table[name])}) change results? Then add "
                 f'it to columns.optimizer = ["...", "{name}"], whose values make up the name; else leave it out'
             )
-        else:
-            left.append(name)
     if left:
         found.remarks.append(f"left out: {', '.join(left[:_MOST_SHOWN])}{' ...' * (len(left) > _MOST_SHOWN)}")
 

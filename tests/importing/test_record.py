@@ -221,3 +221,15 @@ def test_a_study_that_is_trained_here_hands_out_nothing_and_one_that_is_not_cann
             budget={"steps": 1},
             optimizers={"sgd": {"kind": "observed", "design": "observed", "lr": 0.1}},
         )
+
+
+def test_a_log_that_was_cut_off_is_read_to_its_last_whole_line(tmp_path):
+    run = recorded(tmp_path / "mine")
+    for step in range(3):
+        run.log(step=step, train_loss=1.0, test_accuracy=0.5)
+    (log,) = (tmp_path / "mine" / "recorded").iterdir()
+    log.write_bytes(log.read_bytes()[:-20])
+    study = sensitivity.open(tmp_path / "mine")
+    assert list(study.curves["step"]) == [0, 1]
+    assert list(study.runs["status"]) == ["interrupted"]
+    assert study.results.metric.name == "test_accuracy"

@@ -8,6 +8,7 @@ import pytest
 import sensitivity
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import write_manifest
+from sensitivity.store.reader import export_runs
 from sensitivity.store.writer import append, write_plan
 from sensitivity.study.load import parse_study
 from sensitivity.study.results import Measurement, PackResult, RunResult, Status
@@ -150,3 +151,15 @@ def test_the_same_verdict(both):
         # What was declared after the results were there is exploratory, whatever it says.
         assert (native.role, again.role) == ("confirmatory", "exploratory")
     assert {claim.verdict.answer for claim in one} != {"undetermined"}
+
+
+def test_an_exported_table_of_runs_is_read_without_a_question(both, tmp_path):
+    """One row a run: its end is all that is known, and that is the same."""
+    native, _ = both
+    (tmp_path / "runs.csv").write_bytes(export_runs(place(native.directory), ".csv"))
+    ends = sensitivity.import_runs(tmp_path / "runs.csv", "ends", storage=tmp_path)
+    keys = ["optimizer", "batch_size", "seed", "param.lr"]
+    columns = [*keys, "status", "steps", "train_loss", "test_accuracy", "train_seconds", "eval_seconds", "flops"]
+    one, other = (study.runs[columns].sort_values(keys, ignore_index=True) for study in (native, ends))
+    for name in columns:
+        assert plain(one[name].tolist()) == plain(other[name].tolist()), name

@@ -225,11 +225,13 @@ def test_runs_that_lack_a_setting_are_left_out_and_counted(tmp_path):
 
 def test_what_a_table_does_not_tell_is_asked_and_nothing_is_imported(tmp_path):
     path = tmp_path / "runs.csv"
-    evaluations().drop(columns=["opt"]).rename(columns={"loss": "score"}).to_csv(path, index=False)
+    table = evaluations().drop(columns=["opt"]).rename(columns={"loss": "score"})
+    table.assign(decay=table["seed"].map({0: "cosine"}).fillna("linear")).to_csv(path, index=False)
     with pytest.raises(UserError) as asked:
         sensitivity.import_runs(path, "mine", storage=tmp_path)
     text = str(asked.value)
-    assert "runs.csv: 2 questions to answer" in text
+    assert "runs.csv: 3 questions to answer" in text
+    assert "does 'decay' (cosine, linear) change results? Then add it to columns.optimizer" in text
     assert "'val_acc' has values above 1: is it a percentage?" in text
     assert "which optimizer is it?" in text
     assert not (tmp_path / "mine").exists()
