@@ -8,9 +8,17 @@ import pyarrow as pa
 import pytest
 
 import sensitivity
+from dashboards.address import Address
+from dashboards.app import create_app  # noqa: F401 - the modules of pages import each other
+from dashboards.blocks import FixedBlock, TextBlock
+from dashboards.catalog import Catalog
+from dashboards.pages import blocks_of, pages
+from dashboards.site import Site
 from sensitivity.importing.guess import guess
 from sensitivity.importing.mapping import mapping_of, read_mapping
 from sensitivity.importing.tables import Source
+from sensitivity.report import write_report
+from sensitivity.store.directory import place
 from sensitivity.study.errors import UserError
 
 LRS, SEEDS, SIZES = (0.01, 0.1), range(3), (32, 64)
@@ -282,3 +290,17 @@ def test_another_source_does_not_replace_a_study(tmp_path):
     assert len(imported(evaluations().iloc[:-11], tmp_path).runs) == 24  # the same source replaces what it wrote
     assert len(list((tmp_path / "mine" / "runs").iterdir())) == 1
     assert read_mapping(tmp_path / "mine" / "import.toml") == mapping_of(MAPPING, source="test")
+
+
+def test_the_report_and_the_dashboard_show_what_was_wrong(tmp_path):
+    table = evaluations(state="finished")
+    table.loc[run_rows(table), "state"] = "crashed"
+    imported(table[~run_rows(table, seed=1)], tmp_path, columns={**MAPPING["columns"], "status": "state"})
+    said = ("Crashed or failed runs: 1.", "missing from the source: 1.")
+    page = write_report([place(str(tmp_path / "mine"))]).html
+    assert all(text in page for text in (*said, "were trained elsewhere (runs.csv)"))
+    site = Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=False)
+    scene, _ = site.scene(Address(page="overview", study="mine"), "light")
+    shown = [block for block in blocks_of(pages()["overview"], scene) if isinstance(block, (FixedBlock, TextBlock))]
+    overview = "".join(str(block.content(scene)) for block in shown)
+    assert all(text in overview for text in said)
