@@ -27,8 +27,8 @@ from playwright.sync_api import Page, sync_playwright
 
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import write_manifest
-from sensitivity.store.schema import PARAM_PREFIX, curves_schema, runs_schema
-from sensitivity.store.writer import CURVES, RUNS, plan_table, write_plan
+from sensitivity.store.schema import CURVES, PARAM_PREFIX, RUNS, curves_schema, runs_schema
+from sensitivity.store.writer import plan_table, write_plan
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import expand
 

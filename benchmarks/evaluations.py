@@ -85,7 +85,7 @@ def an_epoch_apart(trial: Trial) -> Trial:
 def measured(name: str, members: int) -> Iterator[str]:
     """Yield a row of the table for each optimizer of a study."""
     spec = study(name)
-    problem = load_problem(spec.problem, folder=ROOT / "search_spaces")
+    problem = load_problem(spec.required_problem, folder=ROOT / "search_spaces")
     everything = [trial for trial in expand(spec) if trial.seed == spec.seeds[0]]
     for arm in spec.optimizers:
         now, before = Spent(0, 0, 0), Spent(0, 0, 0)
@@ -108,7 +108,7 @@ def measured(name: str, members: int) -> Iterator[str]:
 def priced(name: str) -> Iterator[str]:
     """Yield a row for each optimizer of a study that takes too long to train here."""
     spec = study(name)
-    problem = load_problem(spec.problem, folder=ROOT / "search_spaces")
+    problem = load_problem(spec.required_problem, folder=ROOT / "search_spaces")
     calibration.time = SimpleNamespace(perf_counter=time.thread_time)  # type: ignore[attr-defined, assignment]
     for arm in spec.optimizers:
         trained = spent = 0.0
@@ -128,7 +128,7 @@ def counted(name: str, train_size: int, test_size: int) -> str:
         spent = trained = 0.0
         for batch_size in spec.batch_sizes:
             sizes = {"train_size": train_size, "batch_size": batch_size}
-            total = total_steps(spec.budget, **sizes)
+            total = total_steps(spec.required_budget, **sizes)
             at = 1 + len(evaluation_steps(evaluation, total=total, **sizes))
             both = at if spec.asks_for_training else 1 + len(training_steps(evaluation, total=total, **sizes))
             spent += at * test_size + both * (evaluation.train_examples or train_size)

@@ -83,7 +83,7 @@ def study(seeds: int, spacing: Mapping[str, float]) -> StudySpec:
 
 def train(spec: StudySpec) -> Iterator[RunResult]:
     """Yield the result of every run of a study."""
-    problem = load_problem(spec.problem, folder=FOLDER)
+    problem = load_problem(spec.required_problem, folder=FOLDER)
     for pack in group(expand(spec), PACK):
         yield from train_pack(pack, problem)
 

@@ -73,7 +73,7 @@ def problem_of(model: str, arm: str, batch_size: int) -> tuple[StudySpec, Proble
         "optimizers": {arm: ARMS[arm]},
     }
     spec = parse_study(raw, source="benchmark")
-    problem = load_problem(spec.problem)
+    problem = load_problem(spec.required_problem)
     if model == "resnet20":
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(512, 3, 32, 32, generator=generator)
@@ -223,7 +223,7 @@ def plain_trainable(config: dict[str, float]) -> None:
     """One trial as Ray Tune's documentation writes it."""
     from ray import tune
 
-    problem = load_problem(parse_study(tomllib.loads(STUDY), source="benchmark").problem)
+    problem = load_problem(parse_study(tomllib.loads(STUDY), source="benchmark").required_problem)
     data = problem.dataset
     torch.manual_seed(0)
     model = problem.build_model()

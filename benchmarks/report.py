@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 from sensitivity.analysis.evaluations import read_tables
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import write_manifest
-from sensitivity.store.schema import curves_schema, runs_schema
-from sensitivity.store.writer import CURVES, RUNS, plan_table, write_plan
+from sensitivity.store.schema import CURVES, RUNS, curves_schema, runs_schema
+from sensitivity.store.writer import plan_table, write_plan
 from sensitivity.study.provenance import machine, package_versions
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import expand

@@ -103,8 +103,8 @@ def fit(address: Address, spec: StudySpec) -> tuple[Address, tuple[str, ...]]:
         return tuple(value for value in given if value in there)
 
     view = address.view
-    metric = known([view.metric] if view.metric else [], spec.problem.metrics(), "metric")
-    target = view.target if view.target and view.target[0] in spec.problem.metrics() else None
+    metric = known([view.metric] if view.metric else [], spec.metrics(), "metric")
+    target = view.target if view.target and view.target[0] in spec.metrics() else None
     if view.target and target is None:
         missing.append(f"This study has no metric {view.target[0]}.")
     box = []

@@ -21,9 +21,10 @@ from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.summary import StudySummary, compute_summary
 from sensitivity.store.directory import Place
 from sensitivity.store.ledger import LEDGER, read_ledger, settling_place
+from sensitivity.store.logs import log_parts
 from sensitivity.store.manifest import MANIFEST, Manifest
 from sensitivity.store.reader import read_runs, studies
-from sensitivity.store.writer import RUNS
+from sensitivity.store.schema import RUNS
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.spec import StudySpec
 
@@ -126,7 +127,7 @@ class Catalog:
         with self._lock:
             read, version = self._versions.get(name, (-1e9, ""))
             if time.monotonic() - read > _LISTING_S:
-                parts = directory.child(RUNS).files(".parquet")
+                parts = (*directory.child(RUNS).files(".parquet"), *log_parts(directory))
                 ledger = settling_place(directory).modified_at(LEDGER)
                 content = f"{directory.modified_at(MANIFEST)} {ledger}\n" + "\n".join(parts)
                 version = hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -38,7 +38,7 @@ def positions(axis: Axis) -> tuple[float, ...]:
 def filter_bar(results: StudyResults) -> Component:
     """Return the controls of a study, set as its view says."""
     view, spec = results.view, results.spec
-    metrics = [{"value": name, "label": METRICS[name].label.capitalize()} for name in spec.problem.metrics()]
+    metrics = [{"value": name, "label": METRICS[name].label.capitalize()} for name in spec.metrics()]
     target = results.target
     targets = [{"value": target_text((n, at)), "label": target_label(METRICS[n], at)} for n, at in results.targets]
     return html.Section(

@@ -8,8 +8,9 @@
 
 `open` reads a study directory; `plan` prices a study, `run` runs it, and `settle` runs what its questions need and no
 more, from a study file, its fields as a dictionary, or a `Study` made in Python; `shutdown` stops the Ray that they
-keep. A mistake outside this code is a `UserError`. These names, and the attributes of the objects that they give, are
-stable (docs/python.md). The rooms below are not:
+keep. `import_runs`, `record` and `trials` make study directories of runs that are trained elsewhere. A mistake outside
+this code is a `UserError`. These names, and the attributes of the objects that they give, are stable (docs/python.md).
+The rooms below are not:
 
     study file -> ``study`` (nouns, plan) -> ``execution`` (Ray) -> ``training`` (packs, ``kfac``)
         -> ``store`` (study directory) -> ``analysis`` -> ``figures`` -> ``report``, ``face``, dashboards
@@ -21,6 +22,7 @@ stable (docs/python.md). The rooms below are not:
 * ``execution``: the only room that names Ray.
 * ``analysis``: tables to numbers with intervals.
 * ``figures``: numbers to Plotly figures.
+* ``importing``: runs made elsewhere to study directories.
 * ``report``, ``cli``, ``face``: one static HTML file; the commands; Python.
 
 Importing this module imports none of them: each name is loaded when it is first used.
@@ -32,9 +34,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sensitivity.face.importing import import_runs
     from sensitivity.face.opened import OpenedStudy, Verdict
     from sensitivity.face.opened import open_study as open  # noqa: A004
     from sensitivity.face.priced import StudyPrice
+    from sensitivity.face.recording import record, trials
     from sensitivity.face.running import plan, run, settle, shutdown
     from sensitivity.study.errors import UserError
     from sensitivity.study.spec import StudySpec as Study
@@ -45,15 +49,32 @@ _HOMES = {
     "StudyPrice": "face.priced:StudyPrice",
     "UserError": "study.errors:UserError",
     "Verdict": "face.opened:Verdict",
+    "import_runs": "face.importing:import_runs",
     "open": "face.opened:open_study",
     "plan": "face.running:plan",
+    "record": "face.recording:record",
     "run": "face.running:run",
     "settle": "face.running:settle",
     "shutdown": "face.running:shutdown",
+    "trials": "face.recording:trials",
 }
 """Module and name of each public name."""
 
-__all__ = ["OpenedStudy", "Study", "StudyPrice", "UserError", "Verdict", "open", "plan", "run", "settle", "shutdown"]
+__all__ = [
+    "OpenedStudy",
+    "Study",
+    "StudyPrice",
+    "UserError",
+    "Verdict",
+    "import_runs",
+    "open",
+    "plan",
+    "record",
+    "run",
+    "settle",
+    "shutdown",
+    "trials",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,8 @@ collapse at k = N as the spread of shuffles does. Beyond what N draws saw it ass
 no accuracy above 1.
 
 Of a grid, a quadrature of its box, the curve is that of draws from its points with replacement (the V-statistic,
-Dodge et al. 2019), and the interval covers seed noise only. Adaptive searches are refused.
+Dodge et al. 2019), and the interval covers seed noise only. Adaptive searches and settings of
+unknown origin are refused.
 
 Seconds are k times the mean device-seconds of a trial, evaluation included.
 """
@@ -23,7 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaln
 
-from sensitivity.analysis.designs import adaptive, design_of, is_crossed, varying
+from sensitivity.analysis.designs import CHOSEN, design_of, is_crossed, refusal, varying
 from sensitivity.analysis.estimates import Caution, Floats
 from sensitivity.analysis.intervals import LEVEL, t_half_width
 from sensitivity.analysis.names import at_batch_size
@@ -107,8 +108,8 @@ def compute_best_of_k(
         design = design_of(of_optimizer, str(optimizer), designs)
         for batch_size, rows in of_optimizer.groupby("batch_size"):
             at = (str(optimizer), int(str(batch_size)), metric)
-            if design == "adaptive":
-                found.append(_empty(*at, adaptive(str(optimizer), "a best-of-k curve")))
+            if design in CHOSEN:
+                found.append(_empty(*at, refusal(str(optimizer), "a best-of-k curve", design)))
             else:
                 found.append(_curve(rows, *at, untrained, drawn=design == "drawn"))
     return tuple(found)

@@ -11,6 +11,7 @@ from sensitivity.analysis.estimates import Caution
 from sensitivity.analysis.intervals import LEVEL, smallest_sign_flip_p
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.analysis.names import at_batch_size, parameter_name
+from sensitivity.analysis.outcomes import made_elsewhere
 from sensitivity.analysis.summary import StudySummary
 from sensitivity.study.results import Status
 
@@ -19,6 +20,8 @@ __all__ = ["Caution", "compute_cautions"]
 
 def compute_cautions(runs: pd.DataFrame, summary: StudySummary, maps: Sequence[RobustnessMap]) -> tuple[Caution, ...]:
     """Return the cautions that apply to a study and the maps of one metric, gravest first."""
+    again = not made_elsewhere(runs)
+    fix = "Running the study again does what is missing." if again else "Make these runs, and import the study again."
     total = summary.total
     cautions = []
     if total.waiting:
@@ -27,7 +30,7 @@ def compute_cautions(runs: pd.DataFrame, summary: StudySummary, maps: Sequence[R
                 code="incomplete",
                 text=f"{total.waiting:,} of {total.planned:,} planned runs have no result yet"
                 f" ({total.pending:,} pending, {total.interrupted:,} interrupted). Everything below can"
-                " change. Running the study again does what is missing.",
+                f" change. {fix}",
             )
         )
     if total.failed:
@@ -40,12 +43,13 @@ def compute_cautions(runs: pd.DataFrame, summary: StudySummary, maps: Sequence[R
             )
         )
     if total.stopped:
+        why = " for being worse than others of their pack" if again else ""
         cautions.append(
             Caution(
                 code="stopped",
-                text=f"{total.stopped:,} of {total.planned:,} planned runs were stopped early for being worse than"
-                " others of their pack. They count with what they had by then, so success rates are lower bounds,"
-                " and regions and medians may be too pessimistic.",
+                text=f"{total.stopped:,} of {total.planned:,} planned runs were stopped early{why}."
+                " They count with what they had by then, so success rates are lower bounds, and regions"
+                " and medians may be too pessimistic.",
             )
         )
     cautions += _divergence(maps)

@@ -76,6 +76,8 @@ def compute_claims(
     chosen = chosen or bool(looks.changed)
     pairs = compared_pairs(spec, evidence.runs)
     family = {(pair, question): _computer(spec, evidence, pair, question) for pair in pairs for question in _QUESTIONS}
+    if spec.observed is not None and spec.observed.unpaired:
+        family = {key: _unpaired(compute) for key, compute in family.items()}
     primary = _primary(spec)
     role: Role = "confirmatory" if primary is None and not chosen else "exploratory"
     first = {key: compute for key, compute in family.items() if key == primary}
@@ -103,6 +105,21 @@ def unanswered(spec: StudySpec, target: object | None, pairs: Sequence[Pair]) ->
         text = "No two optimizers that the study compares are looked at. Widen the choice of optimizers."
         found.append(Caution(code="no-pair", text=text))
     return tuple(found)
+
+
+def _unpaired(compute: Compute) -> Compute:
+    """Return what computes the same verdict without its claim: runs of equal seed have nothing in common."""
+    text = (
+        "Seeds of these runs aren't known, so no run of one optimizer belongs to a run of the other, and every test"
+        " here compares pairs. Import them with a column of seeds."
+    )
+    why = Caution(code="unpaired", text=text)
+
+    def without_claim(alpha: float) -> Verdict:
+        found = compute(alpha)
+        return replace(found, answer="undetermined", blocks=(why, *found.blocks), reasons=(why, *found.reasons))
+
+    return without_claim
 
 
 def _primary(spec: StudySpec) -> Key | None:

@@ -73,10 +73,15 @@ def compute_cost(runs: pd.DataFrame) -> tuple[Cost, ...]:
     )
 
 
+def total(costs: pd.Series[float]) -> float:
+    """Return the sum of costs; NaN where there are runs and none of them says what it cost."""
+    return math.nan if len(costs) and costs.isna().all() else float(costs.sum())
+
+
 def _cost(rows: pd.DataFrame, optimizer: str, batch_size: int) -> Cost:
     observed = rows[rows["status"].isin(OBSERVED)]
     steps = int(observed["steps"].sum())
-    seconds = observed["train_seconds"].to_numpy(dtype=float)
+    seconds = observed["train_seconds"].dropna().to_numpy(dtype=float)
     half = float(t_half_width(seconds.std(ddof=1), len(seconds))) if len(seconds) > 1 else math.nan
     mean = float(seconds.mean()) if len(seconds) else math.nan
     sizes = observed["pack_size"].dropna() if "pack_size" in observed else pd.Series(dtype=float)
@@ -86,9 +91,9 @@ def _cost(rows: pd.DataFrame, optimizer: str, batch_size: int) -> Cost:
         planned=len(rows),
         runs=len(observed),
         steps=steps,
-        train_seconds=float(seconds.sum()),
-        eval_seconds=float(observed["eval_seconds"].sum()),
-        flops=float(observed["flops"].sum()),
+        train_seconds=total(observed["train_seconds"]),
+        eval_seconds=total(observed["eval_seconds"]),
+        flops=total(observed["flops"]),
         seconds_a_run=Estimate(
             value=mean,
             interval=None if math.isnan(half) else (max(mean - half, 0.0), mean + half),
@@ -97,7 +102,7 @@ def _cost(rows: pd.DataFrame, optimizer: str, batch_size: int) -> Cost:
             covers="" if math.isnan(half) else "the scatter between runs (Student's t)",
         ),
         seconds_a_step=_seconds_a_step(observed),
-        flops_a_step=float(observed["flops"].sum()) / steps if steps else math.nan,
+        flops_a_step=total(observed["flops"]) / steps if steps else math.nan,
         pack_size=float(sizes.median()) if len(sizes) else math.nan,
         warnings=_warnings(observed, at_batch_size(optimizer, batch_size)),
     )

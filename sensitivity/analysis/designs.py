@@ -1,7 +1,8 @@
-"""What the configurations of an optimizer are: a grid, independent draws, or an adaptive search's choices.
+"""What the configurations of an optimizer are: a grid, independent draws, an adaptive search's choices, or unknown.
 
 Of draws, shares are probabilities. A grid is a quadrature of its box. What an adaptive search chose is biased
 toward success, and success rates, importance and best-of-k curves are refused for it (docs/statistics.md, section 3).
+So they are for settings of which nobody has declared how they were chosen: those of runs that were made elsewhere.
 
 A best cell at the edge of what was looked at may be no optimum: one with a grid's first or last value, or, of draws and
 searches, within `NEAR_BOUND` of a bound of their box.
@@ -23,13 +24,16 @@ from sensitivity.analysis.names import optimizer_name, parameter_name
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.axes import Axis
 from sensitivity.study.hyperparameters import LEARNING_RATE, hyperparameter, rank
+from sensitivity.study.observed import OBSERVED
 
 Axes = Mapping[str, Axis]
 """Name of a hyperparameter -> what its values are drawn from."""
 Parameters = tuple[tuple[str, float], ...]
 """Names and values of hyperparameters."""
 
-Design = Literal["grid", "drawn", "adaptive"]
+Design = Literal["grid", "drawn", "adaptive", "observed"]
+CHOSEN: tuple[Design, ...] = ("adaptive", "observed")
+"""Designs whose settings are no draws and no grid: what is common among them says nothing of a box."""
 
 _DRAWN = ("random", "sobol")
 
@@ -84,7 +88,7 @@ def design_of(runs: pd.DataFrame, optimizer: str, designs: Mapping[str, str] | N
     """Return what the configurations of `optimizer`, whose rows are `runs`, are.
 
     `designs` names each optimizer's design, as the study file does; else a column ``design`` does; else the
-    configurations tell. A name other than grid, random and sobol is an adaptive search.
+    configurations tell. A name other than grid, random, sobol and observed is an adaptive search.
     """
     name = (designs or {}).get(optimizer)
     if name is None and "design" in runs and len(runs):
@@ -92,11 +96,20 @@ def design_of(runs: pd.DataFrame, optimizer: str, designs: Mapping[str, str] | N
         name = "grid" if not names else (names.pop() if len(names) == 1 else "mixed")
     if name is None:
         return "grid" if is_grid(runs, varying(runs)) else "drawn"
+    if name == OBSERVED:
+        return "observed"
     return "grid" if name == "grid" else "drawn" if name in _DRAWN else "adaptive"
 
 
-def adaptive(optimizer: str, what: str) -> Caution:
-    """Return why `what` of an adaptive search's configurations is refused."""
+def refusal(optimizer: str, what: str, design: str) -> Caution:
+    """Return why `what` of the configurations of one of the designs `CHOSEN` is refused."""
+    if design == OBSERVED:
+        return Caution(
+            code="unknown-prior",
+            text=f"{optimizer_name(optimizer)}: its runs were made elsewhere, and how their settings were chosen isn't"
+            f" known, so {what} of them would say nothing of any box. Declare the design and the box in the import's"
+            " mapping, if settings were drawn at random or are a grid.",
+        )
     return Caution(
         code="adaptive",
         text=f"{optimizer_name(optimizer)}: its configurations were chosen by a search that seeks success, so {what} of"

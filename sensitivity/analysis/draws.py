@@ -25,14 +25,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sensitivity.analysis.designs import (
+    CHOSEN,
     Axes,
     Design,
     Edge,
-    adaptive,
     at_edge,
     box_edges,
     design_of,
     is_crossed,
+    refusal,
     table_edges,
     varying,
 )
@@ -132,13 +133,13 @@ def _draws(rows: pd.DataFrame, optimizer: str, design: Design, declared: str, ax
         return pd.DataFrame(table[name]).reindex(columns=list(sizes)).to_numpy(dtype=float)
 
     name = optimizer_name(optimizer)
-    refused = adaptive(optimizer, "a price of tuning") if design == "adaptive" else None
+    why = refusal(optimizer, "a price of tuning", design) if design in CHOSEN else None
     if stopped:
         text = (
             f"{name}: {stopped:,} of {len(rows):,} runs were stopped early, and might have reached the target later, so"
             ' they judge no price of tuning. Run it with prune = "none".'
         )
-        refused = refused or Caution(code="pruned", text=text)
+        why = why or Caution(code="pruned", text=text)
     touches = _touches(done, names, design, axes)
     warnings = _coarse(name, done, names, axes or {}) if design == "grid" else []
     if failed:
@@ -161,8 +162,8 @@ def _draws(rows: pd.DataFrame, optimizer: str, design: Design, declared: str, ax
         touches=touches,
         at_touches=tuple(_count_at(edge, done) for edge in touches),
         warnings=tuple(warnings),
-        refused=refused,
-        unjudged=None if refused else _unjudged(name, design, declared, crossed, seeds),
+        refused=why,
+        unjudged=None if why else _unjudged(name, design, declared, crossed, seeds),
     )
 
 

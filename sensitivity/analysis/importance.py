@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from sensitivity.analysis.designs import adaptive, design_of
+from sensitivity.analysis.designs import CHOSEN, design_of, refusal
 from sensitivity.analysis.estimates import Caution, Estimate, Floats
 from sensitivity.analysis.forest import forest_variances
 from sensitivity.analysis.jackknife import Part, over_draws, over_seeds
@@ -97,8 +97,8 @@ def _importance(table: ScoreTable, place: int, design: str) -> Importance:
         warnings=table.warnings(),
     )
     where = at_batch_size(table.optimizer, empty.batch_size)
-    if design == "adaptive":
-        return replace(empty, refused=adaptive(table.optimizer, "importance"))
+    if design in CHOSEN:
+        return replace(empty, refused=refusal(table.optimizer, "importance", design))
     # [seeds, configurations]
     scores = np.minimum(table.scores[place], table.untrained if math.isfinite(table.untrained) else math.inf)
     if not scores.size or scores.shape[1] < 3 or np.ptp(scores.mean(axis=0)) == 0:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from sensitivity.study.metrics import METRICS, Metric
+from sensitivity.study.observed import OBSERVED as ELSEWHERE
 from sensitivity.study.results import Status
 
 SOUND = (Status.COMPLETED.value, Status.STOPPED.value)
@@ -24,6 +25,12 @@ WAITING = (Status.PENDING.value, Status.INTERRUPTED.value)
 
 LARGEST = 1e100
 """Of a loss, whatever was recorded: it is as bad as any."""
+
+
+def made_elsewhere(runs: pd.DataFrame) -> bool:
+    """Whether runs were trained elsewhere, so that running their study again trains none of them."""
+    return "kind" in runs and bool((runs["kind"] == ELSEWHERE).any())
+
 
 _READING_ORDER = ("test_accuracy", "train_loss", "test_loss", "train_accuracy")
 

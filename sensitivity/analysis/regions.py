@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from sensitivity.analysis.designs import Edge, Parameters, adaptive, design_of, varying
+from sensitivity.analysis.designs import CHOSEN, Edge, Parameters, design_of, refusal, varying
 from sensitivity.analysis.estimates import Caution, Estimate, Floats, mean_over_seeds
 from sensitivity.analysis.intervals import wilson
 from sensitivity.analysis.maps import default_epsilon
@@ -97,9 +97,9 @@ def compute_regions(
         box = (boxes or {}).get(str(optimizer))
         for batch_size, rows in of_optimizer.groupby("batch_size"):
             job = _Job(str(optimizer), int(str(batch_size)), metric, target, tolerance, box)
-            if design == "adaptive":
-                refused = Estimate(value=math.nan, refused=adaptive(str(optimizer), "a region's size"))
-                found.append(job.result(math.nan, (), refused, refused))
+            if design in CHOSEN:
+                nothing = Estimate(value=math.nan, refused=refusal(str(optimizer), "a region's size", design))
+                found.append(job.result(math.nan, (), nothing, nothing))
             else:
                 found.append(_on_grid(rows, job) if design == "grid" else _of_draws(rows, job))
     return tuple(found)

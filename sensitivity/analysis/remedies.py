@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from sensitivity.analysis.outcomes import OBSERVED, WAITING
+from sensitivity.analysis.outcomes import OBSERVED, WAITING, made_elsewhere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,10 @@ def finish(runs: pd.DataFrame) -> Remedy | None:
     seconds = sum(
         _cost(runs[runs["optimizer"] == optimizer], len(rows)) for optimizer, rows in waiting.groupby("optimizer")
     )
+    fix = "Make the missing runs and import them" if made_elsewhere(runs) else "Run the study again"
     return Remedy(
         code="finish",
-        text=f"Run the study again: {len(waiting):,} of {len(runs):,} planned runs have no result yet.",
+        text=f"{fix}: {len(waiting):,} of {len(runs):,} planned runs have no result yet.",
         runs=len(waiting),
         device_seconds=seconds,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from sensitivity.analysis.critical import LACK_OF_FIT
+from sensitivity.analysis.designs import CHOSEN
 from sensitivity.analysis.estimates import Caution
 from sensitivity.analysis.grain import FEWEST_STEPS
 from sensitivity.analysis.names import at_batch_size, optimizer_name, parameter_name
@@ -89,10 +90,11 @@ def _biased(found: Findings, priced: pd.DataFrame, both: Sequence[ScalingCurve],
         if all(point.method == "confirmed" for point in timed):
             continue
         name, stopped = optimizer_name(curve.optimizer), sum(point.stopped for point in timed)
-        if curve.design == "adaptive":
+        if curve.design in CHOSEN:
+            who = "a search that looks for success" if curve.design == "adaptive" else "somebody, maybe by success,"
             text = (
-                f"{name}: a search that looks for success chose its configurations, and the runs that the search saw"
-                " time the winners. Fresh seeds have to confirm them first."
+                f"{name}: {who} chose its configurations, and the runs that were seen then time the winners. Fresh"
+                " seeds have to confirm them first."
             )
             found.blocks.append(Caution(code="adaptive", text=text))
         if stopped:
@@ -102,7 +104,7 @@ def _biased(found: Findings, priced: pd.DataFrame, both: Sequence[ScalingCurve],
                 " cells and seeds have times depends on the times. Fresh seeds have to confirm the winners first."
             )
             found.blocks.append(Caution(code="stopped", text=text))
-        if curve.design == "adaptive" or stopped:
+        if curve.design in CHOSEN or stopped:
             suspect.append(curve)
     if suspect:
         names = " and ".join(optimizer_name(curve.optimizer) for curve in suspect)

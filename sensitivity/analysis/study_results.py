@@ -44,12 +44,13 @@ from sensitivity.analysis.summary import StudySummary, compute_summary
 from sensitivity.analysis.tables import Tables
 from sensitivity.analysis.targets import TargetOutcome, compute_targets
 from sensitivity.analysis.time_split import TimeSplit, compute_time_split
-from sensitivity.analysis.times import TimeUnit, compute_times
+from sensitivity.analysis.times import TimeUnit, compute_times, known_units
 from sensitivity.analysis.tuning import Tuning, compute_tuning
 from sensitivity.analysis.view import Target, View, changed_view
 from sensitivity.store.manifest import Manifest
 from sensitivity.study.amendments import Answer
 from sensitivity.study.metrics import METRICS, Metric
+from sensitivity.study.observed import OBSERVED
 from sensitivity.study.primary import Pair, Question
 from sensitivity.study.spec import MarginsSpec, StudySpec
 
@@ -96,14 +97,14 @@ class StudyResults:
     @kept()
     def metrics(self) -> tuple[Metric, ...]:
         """Those that some run has a value of, the target's first, then the most telling."""
-        has, target = self.spec.problem.metrics(), self.spec.primary_target
+        has, target = self.spec.metrics(), self.spec.primary_target
         known = [metric for metric in available_metrics(self.searched) if metric.name in has]
         return tuple(sorted(known, key=lambda metric: target is None or metric.name != target[0]))
 
     @property
     def metric(self) -> Metric:
         """The one asked for, else the primary target's where some run measured it, else the most telling measured."""
-        declared = self.spec.primary_target or (self.spec.problem.metrics()[0], 0.0)
+        declared = self.spec.primary_target or (self.spec.metrics()[0], 0.0)
         measured = next(iter(self.metrics), METRICS[declared[0]])
         return measured if self.view.metric is None else METRICS[self.view.metric]
 
@@ -133,7 +134,8 @@ class StudyResults:
         """Whether what is looked at was chosen after results were seen, so that every verdict is exploratory."""
         spec = self.manifest.spec
         margins = self.view.margins not in (None, spec.margins)
-        return margins or self.target != spec.primary_target or len(self.runs) < len(self.tables.runs)
+        after = spec.observed is not None and not spec.observed.planned
+        return after or margins or self.target != spec.primary_target or len(self.runs) < len(self.tables.runs)
 
     @property
     @kept()
@@ -152,6 +154,12 @@ class StudyResults:
     def has_values(self) -> bool:
         """Whether some run has a value of the metric."""
         return bool(np.isfinite(self.searched[self.metric.name].to_numpy(dtype=float)).any())
+
+    @property
+    @kept()
+    def units(self) -> tuple[TimeUnit, ...]:
+        """The units in which it is known how long runs trained; all, while none has a result."""
+        return known_units(self.runs)
 
     def _start(self) -> pd.DataFrame:
         return self._of_runs(self.tables.at_start(self.metric.name))
@@ -206,9 +214,15 @@ class StudyResults:
         return compute_maps(runs, start, self.metric, designs=self._designs, axes=axes, epsilon=self.tolerance)
 
     @property
+    def source_cautions(self) -> tuple[Caution, ...]:
+        """What was wrong with runs that were made elsewhere, as they came in."""
+        observed = self.spec.observed
+        return tuple(Caution(code=OBSERVED, text=text) for text in observed.cautions) if observed else ()
+
+    @property
     def cautions(self) -> tuple[Caution, ...]:
         """What a reader must know first."""
-        return compute_cautions(self.searched, self.summary, self.maps)
+        return (*self.source_cautions, *compute_cautions(self.searched, self.summary, self.maps))
 
     @property
     @kept("metric")

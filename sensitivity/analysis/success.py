@@ -1,7 +1,8 @@
 """Success rates: over batch size and target, between optimizers, and over the hyperparameter plane.
 
 Success is to reach the target within the budget; a diverged run never does (``times``). What a rate estimates, and
-what its interval covers, follow from the design (``rates``). Adaptive searches are refused.
+what its interval covers, follow from the design (``rates``). Adaptive searches and settings of unknown
+origin are refused.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sensitivity.analysis.designs import Design, adaptive, design_of
+from sensitivity.analysis.designs import CHOSEN, Design, design_of, refusal
 from sensitivity.analysis.estimates import Caution, Estimate, Floats
 from sensitivity.analysis.intervals import t_half_width
 from sensitivity.analysis.names import optimizer_name
@@ -131,10 +132,10 @@ def _surface(
     design = design_of(runs, optimizer, designs)
     groups = {int(str(size)): places for size, places in runs.groupby("batch_size").indices.items()}
     sizes = tuple(sorted(groups))
-    refused = adaptive(optimizer, "a success rate") if design == "adaptive" else None
+    why = refusal(optimizer, "a success rate", design) if design in CHOSEN else None
     rates = (
         ()
-        if refused
+        if why
         else tuple(compute_rates(runs.iloc[groups[b]], met[groups[b]], drawn=design == "drawn") for b in sizes)
     )
     empty = np.full((len(sizes), len(levels)), np.nan)
@@ -153,7 +154,7 @@ def _surface(
         configurations=tuple(r.configurations for r in rates),
         seeds=int(runs["seed"].nunique()),
         warnings=_warnings(runs, optimizer),
-        refused=refused,
+        refused=why,
         at_batch=rates,
     )
 

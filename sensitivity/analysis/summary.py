@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from sensitivity.analysis.cost import total
 from sensitivity.study.results import Status
 
 
@@ -80,11 +81,12 @@ def compute_summary(runs: pd.DataFrame) -> StudySummary:
 
 def _tally(runs: pd.DataFrame) -> Tally:
     count = runs["status"].value_counts()
+    ended = runs[runs["status"] != Status.PENDING.value]
     return Tally(
         planned=len(runs),
         **{status.value: int(count.get(status.value, 0)) for status in Status},
         steps=int(runs["steps"].sum()),
-        train_seconds=float(runs["train_seconds"].sum()),
-        eval_seconds=float(runs["eval_seconds"].sum()),
-        flops=float(runs["flops"].sum()),
+        train_seconds=total(ended["train_seconds"]),
+        eval_seconds=total(ended["eval_seconds"]),
+        flops=total(ended["flops"]),
     )

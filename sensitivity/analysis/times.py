@@ -82,6 +82,12 @@ def compute_times(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName, 
     return table
 
 
+def known_units(runs: pd.DataFrame) -> tuple[TimeUnit, ...]:
+    """Return the units in which some run says how long it trained; all, while none has trained."""
+    known = tuple(unit for unit in UNITS if (runs[_TOTAL[unit]].to_numpy(dtype=float) > 0).any())
+    return known or UNITS
+
+
 def first_meeting(curves: pd.DataFrame, metric: MetricName, target: float) -> pd.DataFrame:
     """Return each run's first evaluation that meets `target`, with the index of `curves`.
 

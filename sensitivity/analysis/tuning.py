@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from sensitivity.analysis.designs import Parameters, adaptive, design_of
+from sensitivity.analysis.designs import CHOSEN, Parameters, design_of, refusal
 from sensitivity.analysis.estimates import Caution, Estimate, mean_over_seeds, refuse
 from sensitivity.analysis.honest import widening
 from sensitivity.analysis.names import optimizer_name
@@ -79,14 +79,14 @@ def compute_tuning(
 
 
 def _tuning(table: ScoreTable, wanted: Mapping[str, float] | None, design: str) -> Tuning:
-    if design == "adaptive" or not table.scores.size:
-        why = adaptive(table.optimizer, "tunability")
-        if design != "adaptive":
+    if design in CHOSEN or not table.scores.size:
+        why = refusal(table.optimizer, "tunability", design)
+        if design not in CHOSEN:
             text = f"{optimizer_name(table.optimizer)}: no configuration has a result for every batch size and seed."
             why = Caution(code="no-result", text=text)
-        refused = Estimate(value=math.nan, refused=why)
+        nothing = Estimate(value=math.nan, refused=why)
         return Tuning(
-            optimizer=table.optimizer, metric=table.metric, one_setting=refused, setting=(), default=(), tunability=()
+            optimizer=table.optimizer, metric=table.metric, one_setting=nothing, setting=(), default=(), tunability=()
         )
     average = table.scores.mean(axis=0)
     one = int(average.mean(axis=0).argmin())

@@ -141,7 +141,7 @@ def _finding(primary: PairedComparison, alpha: float) -> Caution:
 def priced_runs(runs: pd.DataFrame, candidate: str, reference: str) -> pd.DataFrame:
     """Return the runs of both, with the device-seconds of each in a column ``seconds``."""
     own = runs[runs["optimizer"].isin([candidate, reference])]
-    return own.assign(seconds=own["train_seconds"].fillna(0.0) + own["eval_seconds"].fillna(0.0))
+    return own.assign(seconds=own["train_seconds"] + own["eval_seconds"].fillna(0.0))
 
 
 def unfinished(priced: pd.DataFrame) -> tuple[list[Caution], list[Remedy]]:

@@ -236,7 +236,7 @@ def _redrawn(priced: pd.DataFrame, undrawn: Mapping[str, Caution], batches: int)
     fields = " and ".join(f"optimizers.{name}" for name in undrawn)
     codes = {caution.code for caution in undrawn.values()}
     edits = []
-    if codes & {"grid", "adaptive"}:
+    if codes & {"grid", "adaptive", "unknown-prior"}:
         edits.append(f'design = "sobol" (without points) and samples = {SAMPLES} in {fields}')
     elif codes & {"few-seeds", "one-replicate"}:
         edits.append(f"samples = {SAMPLES} for each optimizer")

@@ -236,6 +236,25 @@ def export(
         print(line, flush=True)
 
 
+@app.command(name="import")
+def import_(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="a CSV, Parquet or JSON-lines file, a folder, or TOOL:ADDRESS")
+    ],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="the name of the study")],
+    mapping: Annotated[
+        Path | None, typer.Option("--map", metavar="FILE", help="how the source is read (default: guessed, and shown)")
+    ] = None,
+    storage: StorageOption = "studies",
+) -> None:
+    """Import runs that were made elsewhere as a study, into STORAGE/NAME."""
+    with _importing():
+        from sensitivity.cli.importing import import_source
+
+    for line in import_source(source, name, mapping, storage):
+        print(line, flush=True)
+
+
 @app.command(name="list")
 def list_(
     root: Annotated[str, typer.Argument(metavar="[ROOT]", help="a folder of study directories")] = "studies",

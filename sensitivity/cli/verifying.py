@@ -56,5 +56,7 @@ def _origin(directory: Place, manifest: Manifest) -> Origin:
             "  Run the same study file again: nothing is trained twice, and what it needs is kept from then on"
         )
     return Origin(
-        problem=manifest.spec.problem.fixed(), snapshot=snapshot or Snapshot(roots=(".",)), identity=manifest.identity
+        problem=manifest.spec.required_problem.fixed(),
+        snapshot=snapshot or Snapshot(roots=(".",)),
+        identity=manifest.identity,
     )

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from sensitivity.study.execution import ExecutionSpec
+from sensitivity.study.hashing import content_hash
 from sensitivity.study.provenance import code_version
-from sensitivity.study.trials import Trial, content_hash
+from sensitivity.study.trials import Trial
 from sensitivity.study.whole_files import write_whole
 from sensitivity.training.calibration import Cost
 from sensitivity.training.problems import Problem

@@ -21,7 +21,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from sensitivity.execution.shipment import Shipment
 from sensitivity.store.manifest import spec_hash
 from sensitivity.study.errors import UserError
-from sensitivity.study.trials import content_hash
+from sensitivity.study.hashing import content_hash
 
 OLDEST_RAY = (2, 55)
 """As in pyproject.toml."""

@@ -1,25 +1,32 @@
 """A study as an Optuna storage, so that Optuna's own functions and optuna-dashboard open it.
 
 There is one Optuna study for each optimizer and batch size, named ``study/optimizer/batch size``, and one Optuna trial
-for each run, with its seed and status as user attributes and its learning curve as intermediate values. A diverged run
-is there with the worst value observed, as searches count it: without a value Optuna's figures would leave it out.
+for each run, with its times, its seed and status as user attributes, and its learning curve as intermediate values. A
+diverged run is there with the worst value observed, as searches count it: without a value Optuna's figures would leave
+it out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
+import itertools
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from sensitivity.execution.objectives import Values, configuration_values, run_values
+from sensitivity.execution.optuna_bulk import add_trials
 from sensitivity.store.directory import Place, first_line
 from sensitivity.store.reader import Study, read_study
 from sensitivity.store.schema import PARAM_PREFIX
@@ -77,9 +84,10 @@ def sqlite_file(url: str) -> Path | None:
 
 def _export(study: Study, url: str, *, shown: str) -> tuple[str, ...]:
     spec = study.manifest.spec
-    curves = {str(name): rows.to_dict("records") for name, rows in study.curves.groupby("trial_id")}
+    evaluations = study.curves.to_dict("records")  # at once, and in the order of runs: a call each takes far longer
+    curves = {str(name): list(rows) for name, rows in itertools.groupby(evaluations, key=itemgetter("trial_id"))}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    has_classes = "test_accuracy" in spec.problem.metrics()
+    has_classes = "test_accuracy" in spec.metrics()
     search = spec.search or SearchSpec(objective=("test_accuracy" if has_classes else "test_loss",))
     try:
         with _storage(url) as storage, _all_or_none(storage) as made:
@@ -93,7 +101,11 @@ def _export(study: Study, url: str, *, shown: str) -> tuple[str, ...]:
                 made.append(name)
                 written.set_user_attr("objective", list(search.objective))
                 written.set_user_attr("pending", int((rows["status"] == Status.PENDING).sum()))
-                written.add_trials(_trials(rows.to_dict("records"), curves, spec.optimizers[str(optimizer)], search))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    written.set_metric_names(list(search.objective))
+                trials = _trials(rows.to_dict("records"), curves, spec.optimizers[str(optimizer)], search)
+                add_trials(storage, written._study_id, trials)
             return tuple(made)
     except optuna.exceptions.DuplicatedStudyError:
         raise UserError(
@@ -149,8 +161,8 @@ def _trial(
 ) -> FrozenTrial:
     state = _STATES[Status(row["status"])]
     metric = search.objective[0] if search.objective[0] in METRICS else "train_loss"
-    shown = ("trial_id", "seed", "status", "message", "confirmation")
-    return create_trial(
+    shown = ("trial_id", "optimizer", "batch_size", "seed", "status", "message", "confirmation")
+    trial = create_trial(
         state=state,
         values=list(values) if values is not None and state == TrialState.COMPLETE else None,
         params={name: float(row[PARAM_PREFIX + name]) for name in arm.axes()},
@@ -161,6 +173,13 @@ def _trial(
         if len(search.objective) == 1
         else {},
     )
+    trial.datetime_start, trial.datetime_complete = _here(row["started_at"]), _here(row["finished_at"])
+    return trial
+
+
+def _here(moment: pd.Timestamp) -> datetime.datetime | None:
+    """Return a time as Optuna has it: in the zone of this machine, and without it."""
+    return None if pd.isna(moment) else moment.to_pydatetime().astimezone().replace(tzinfo=None)
 
 
 def _distribution(axis: Axis) -> BaseDistribution:

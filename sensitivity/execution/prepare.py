@@ -111,15 +111,15 @@ def prepare_spec(spec: StudySpec, *, folder: Path, source: str) -> Plan:
     """
     finder = use_snapshot(snapshot_of(spec, folder))
     with finder.recording():
-        problem = load_problem(spec.problem, folder=folder)
+        problem = load_problem(spec.required_problem, folder=folder)
         check_study(spec, problem, source=source)
         found = identity(problem)
-        if spec.problem.has_own_data:
-            again = load_problem(spec.problem, folder=folder).dataset
-            check_repeats(found, again, named=spec.problem.dataset)
+        if spec.required_problem.has_own_data:
+            again = load_problem(spec.required_problem, folder=folder).dataset
+            check_repeats(found, again, named=spec.required_problem.dataset)
     snapshot = finder.snapshot  # with what was imported meanwhile
     code = "-".join(part for part in (snapshot.hash, problem.dataset.fingerprint) if part)
-    origin = Origin(problem=spec.problem.fixed(), snapshot=snapshot, identity=found)
+    origin = Origin(problem=spec.required_problem.fixed(), snapshot=snapshot, identity=found)
     plan = Plan(spec=spec, problem=problem, source=code, origin=origin, trials=expand(spec, source=code))
     return with_recorded(plan, ())
 
@@ -132,7 +132,7 @@ def snapshot_of(spec: StudySpec, folder: Path) -> Snapshot:
     """
     use_snapshot(Snapshot(roots=(str(folder),)))  # what an earlier study in this process has loaded is forgotten
     kinds = {name: arm.kind for name, arm in spec.optimizers.items()}
-    return take_snapshot(spec.problem, str(folder), kinds, code=spec.code)
+    return take_snapshot(spec.required_problem, str(folder), kinds, code=spec.code)
 
 
 def with_recorded(plan: Plan, recorded: Sequence[Trial]) -> Plan:

@@ -151,7 +151,7 @@ def _declared(plan: Plan, directory: Place, questions: Sequence[Question]) -> De
 
 def _declaration(plan: Plan, hashed: str, questions: Sequence[Question]) -> Declaration:
     spec, train_size = plan.spec, plan.problem.dataset.train_size
-    caps = [total_steps(spec.budget, train_size=train_size, batch_size=size) for size in spec.batch_sizes]
+    caps = [total_steps(spec.required_budget, train_size=train_size, batch_size=size) for size in spec.batch_sizes]
     return declare(spec, hashed, caps, questions=questions)
 
 

@@ -153,7 +153,7 @@ def shipment(study: str, *, with_package: bool, include: Sequence[str] = ()) -> 
 
 
 def _images(spec: StudySpec, folder: Path) -> Iterator[Path]:
-    named = spec.problem.dataset
+    named = spec.required_problem.dataset
     images = (folder / named.removeprefix(IMAGE_FOLDER)).resolve()
     if named.startswith(IMAGE_FOLDER) and images.is_relative_to(folder):
         yield images

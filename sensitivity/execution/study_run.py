@@ -236,7 +236,7 @@ class StudyRun:
         """Return what gives the FLOPs of a run's gradients by its batch size: its weight in the progress."""
         per_example = example_cost(self.plan.problem).gradient_flops
         train_size = self.plan.problem.dataset.train_size
-        budget = self.plan.spec.budget
+        budget = self.plan.spec.required_budget
 
         @functools.cache
         def weight(batch_size: int) -> float:

@@ -191,7 +191,7 @@ class OpenedStudy:
         statuses = self.runs["status"].value_counts()
         return {
             "": spec.description,
-            "problem": f"{spec.problem.model} on {spec.problem.dataset}, {spec.budget.words()}",
+            "problem": f"{spec.problem_in_words()}, {spec.budget_in_words()}",
             "optimizers": ", ".join(spec.optimizers),
             "batch sizes": ", ".join(map(str, spec.batch_sizes)),
             "seeds": str(len(spec.seeds)),

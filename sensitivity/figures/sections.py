@@ -23,6 +23,8 @@ class Section:
 
 def _budget(results: StudyResults) -> str:
     budget = results.spec.budget
+    if budget is None:
+        return "Budgets are whatever the runs had: they were trained elsewhere."
     words = f"The budget of this study is {budget.words()}"
     if budget.steps is not None:
         return f"{words}, alike for every batch size."

@@ -73,7 +73,7 @@ def _answers(studies: Mapping[str, StudyResults]) -> Table:
         spec, total = results.spec, results.summary.total
         rows.append(
             [
-                label, f"{spec.problem.model}, {spec.problem.dataset}", spec.budget.words(),
+                label, spec.problem_in_words(), spec.budget_in_words(),
                 f"{total.completed + total.diverged:,}/{total.planned:,}",
                 next(iter(PAIR.values(results).values()), "–"), target_in_words(results.target) or "–",
                 _answer(results.claim("scaling")), _answer(results.claim("sensitivity")),

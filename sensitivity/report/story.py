@@ -19,10 +19,12 @@ def what_was_run(spec: StudySpec) -> str:
     seeds = f"with {count(len(spec.seeds), 'seed')}" + ("" if drawn else " a configuration")
     if drawn:
         seeds += f", each with its own draws of settings for {_listed([optimizer_name(name) for name in drawn])}"
+    at = f"at batch size{'s' * (len(spec.batch_sizes) > 1)} {batches}, {seeds}."
+    if spec.problem is None or spec.budget is None:
+        return f"{names} were {spec.problem_in_words()} {at} What was trained, and for how long, isn't known here."
     return (
         f"{names} trained the model {spec.problem.model} on the data set {spec.problem.dataset}"
-        f" ({spec.problem.loss.replace('_', ' ')} loss) at batch size{'s' * (len(spec.batch_sizes) > 1)} {batches},"
-        f" {seeds}."
+        f" ({spec.problem.loss.replace('_', ' ')} loss) {at}"
         f" Every optimizer had the same budget: {spec.budget.words()}."
     )
 
@@ -37,7 +39,7 @@ def where_it_stands(summary: StudySummary) -> str:
         f"{n:,} {what} ({n / total.planned:.1%})"
         for n, what in (
             (total.diverged, "diverged"),
-            (total.stopped, "were stopped early for being worse than their pack's median"),
+            (total.stopped, "were stopped early"),
             (total.failed, "failed"),
             (total.interrupted, "were interrupted"),
             (total.pending, "are pending"),
@@ -45,10 +47,10 @@ def where_it_stands(summary: StudySummary) -> str:
         if n
     ]
     said = f"Of {count(total.planned, 'planned run')}, {_listed(parts)}."
-    if total.train_seconds:
+    if total.train_seconds > 0:
+        operations = f" ({number(total.flops, 2)} floating-point operations)" if total.flops > 0 else ""
         said += (
-            f" Training took {duration(total.train_seconds)} of device time"
-            f" ({number(total.flops, 2)} floating-point operations) and"
+            f" Training took {duration(total.train_seconds)} of device time{operations} and"
             f" {duration(summary.elapsed_seconds)} from the first start to the last result."
         )
     return said

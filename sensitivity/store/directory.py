@@ -72,6 +72,14 @@ class Place:
         """
         return tuple(i.base_name for i in self._entries() if i.is_file and i.base_name.endswith(suffix))
 
+    def sizes(self, suffix: str) -> dict[str, int]:
+        """Return the sizes in bytes of the files that `files` names, by name.
+
+        Raises:
+            StorageError: it can't be reached, or is a file.
+        """
+        return {i.base_name: int(i.size) for i in self._entries() if i.is_file and i.base_name.endswith(suffix)}
+
     def hidden(self, pattern: re.Pattern[str]) -> tuple[str, ...]:
         """Return the names of this folder's files that begin with a dot and that `pattern` fits, sorted.
 

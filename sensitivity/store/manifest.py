@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensitivity.store.directory import Place, first_line
+from sensitivity.store.recorded_spec import of_recorded_runs
 from sensitivity.store.schema import SCHEMA_VERSION
 from sensitivity.store.sources import changed_files, write_source
 from sensitivity.study.errors import StorageError, StudyFileError
+from sensitivity.study.hashing import content_hash
 from sensitivity.study.identity import Identity
 from sensitivity.study.load import parse_study
 from sensitivity.study.origin import Origin
 from sensitivity.study.provenance import code_version, machine, package_versions
 from sensitivity.study.spec import StudySpec
-from sensitivity.study.trials import content_hash
 
 MANIFEST = "study.json"
 _MOST_BYTES = 64 * 2**20
@@ -83,8 +84,11 @@ def read_manifest(directory: Place) -> Manifest:
             raise TypeError("specs are no tables")  # noqa: TRY301 - as other damage
         if not _is_comparison(content.get("determinism")):
             raise TypeError("determinism is no comparison")  # noqa: TRY301 - as other damage
+        raw = _without_retired(content["spec"])
+        if isinstance(raw, dict) and isinstance(raw.get("observed"), dict) and raw["observed"].get("recorded"):
+            raw = of_recorded_runs(directory, raw)
         return Manifest(
-            spec=parse_study(_without_retired(content["spec"]), source=MANIFEST),
+            spec=parse_study(raw, source=MANIFEST),
             source=str(content["source"]),
             specs=specs,
             identity=Identity.of_content(content["identity"]) if content.get("identity") else None,
@@ -165,6 +169,41 @@ def record_determinism(directory: Place, manifest: Manifest, found: dict[str, An
     _write(directory, dataclasses.replace(manifest, determinism=found))
 
 
+def declared_there(directory: Place) -> dict[str, Any] | None:
+    """Return the study that study.json declares, as it stands there; None without one.
+
+    Raises:
+        StorageError: it can't be read.
+    """
+    if not directory.exists(MANIFEST):
+        return None
+    try:
+        return dict(json.loads(directory.read(MANIFEST))["spec"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        read_manifest(directory)  # says what is wrong
+        raise
+
+
+def write_recorded(directory: Place, declared: dict[str, Any]) -> None:
+    """Create the study.json of a directory whose study is whatever runs are recorded there.
+
+    Args:
+        directory: of the study.
+        declared: fields of the study that runs don't tell: its name, targets.
+
+    Raises:
+        StorageError: the place can't be written.
+    """
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "written_by": f"sensitivity {code_version()}",
+        "spec": {**declared, "observed": {"recorded": True}},
+        "source": "",
+        "specs": {},
+    }
+    directory.write(MANIFEST, json.dumps(content, indent=2).encode())
+
+
 def _write(directory: Place, manifest: Manifest) -> None:
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -204,7 +243,9 @@ def refuse_other_study(
             different.append("the source of the problem's own code has changed")
         else:
             different += changed_files(directory, known.source, origin.snapshot) or ["the images are others"]
-    if origin is not None and known.identity is not None and known.spec.problem.fixed() == spec.problem.fixed():
+    trained = known.spec.problem is not None and spec.problem is not None
+    same = trained and known.spec.required_problem.fixed() == spec.required_problem.fixed()
+    if origin is not None and known.identity is not None and same:
         different += known.identity.differences(origin.identity)
     if different:
         lines = "\n".join(f"  - {line}" for line in different)

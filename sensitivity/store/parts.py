@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
 from sensitivity.store.directory import Place, first_line
+from sensitivity.store.logs import is_log, read_log
 from sensitivity.store.parquet import Allowance, read_parquet
-from sensitivity.store.schema import PARAM_PREFIX, curves_schema, plan_schema, runs_schema
+from sensitivity.store.schema import (
+    CURVES,
+    OBSERVED_PART,
+    PARAM_PREFIX,
+    PLAN,
+    RUNS,
+    curves_schema,
+    plan_schema,
+    runs_schema,
+)
 from sensitivity.store.validation import Fault, curves_fault, plan_fault, repeated_evaluation, runs_fault
-from sensitivity.store.writer import CURVES, PLAN, RUNS
 from sensitivity.study.errors import StorageError
 from sensitivity.study.spec import StudySpec
 
@@ -64,9 +74,19 @@ def read_run_tables(directory: Place, parts: Sequence[str], columns: Sequence[st
         whole = runs_schema(params(names))
         return pa.schema([whole.field(column) for column in columns]) if columns else whole
 
-    tables = _read(directory, [f"{RUNS}/{part}" for part in parts], schema_of, Allowance())
-    found = dict(zip(parts, tables, strict=True))
-    _validate(directory, {f"{RUNS}/{part}": table for part, table in found.items()}, runs_fault)
+    written = [part for part in parts if not is_log(part)]
+    tables = _read(directory, [f"{RUNS}/{part}" for part in written], schema_of, Allowance())
+    found = dict(zip(written, tables, strict=True))
+    for part in parts:
+        if is_log(part):
+            table, _ = read_log(directory, part)
+            found[part] = table.select(columns) if columns else table
+    for elsewhere, own in _by_origin(found):
+        _validate(
+            directory,
+            {f"{RUNS}/{part}": table for part, table in own.items()},
+            partial(runs_fault, elsewhere=elsewhere),
+        )
     return found
 
 
@@ -83,6 +103,11 @@ def read_curve_tables(
     schema = pa.schema([f.with_type(pa.dictionary(pa.int32(), f.type)) if f.name == "trial_id" else f for f in fields])
     held: dict[str, pa.Table] = {}
     rows = 0
+    for part in parts:
+        if is_log(part):
+            _, curve = read_log(directory, part)
+            held[part] = curve.select(schema.names).cast(schema)
+    parts = [part for part in parts if not is_log(part)]
     names = [f"{CURVES}/{part}" for part in parts]
     for part, table in zip(parts, _read(directory, names, lambda _: schema, allowance), strict=True):
         held[part] = table
@@ -93,8 +118,26 @@ def read_curve_tables(
     yield from _valid_curves(directory, held)
 
 
+def _by_origin(tables: dict[str, pa.Table]) -> Iterator[tuple[bool, dict[str, pa.Table]]]:
+    """Yield the parts whose runs were trained here, and those whose runs were trained elsewhere."""
+    for elsewhere in (False, True):
+        yield (
+            elsewhere,
+            {
+                name: own
+                for name, own in tables.items()
+                if (name.startswith(OBSERVED_PART) or is_log(name)) is elsewhere
+            },
+        )
+
+
 def _valid_curves(directory: Place, held: dict[str, pa.Table]) -> Iterator[tuple[str, pa.Table]]:
-    _validate(directory, {f"{CURVES}/{part}": table for part, table in held.items()}, curves_fault)
+    for elsewhere, own in _by_origin(held):
+        _validate(
+            directory,
+            {f"{CURVES}/{part}": table for part, table in own.items()},
+            partial(curves_fault, elsewhere=elsewhere),
+        )
     for part, table in held.items():
         if {"trial_id", "step"} <= set(table.column_names):
             runs = table["trial_id"].combine_chunks().indices.to_numpy()

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 
 from sensitivity.store.directory import Place
 from sensitivity.store.ledger import read_ledger
+from sensitivity.store.logs import log_parts
 from sensitivity.store.manifest import MANIFEST, Manifest, read_manifest
 from sensitivity.store.parquet import Allowance
 from sensitivity.store.parts import DamagedError, params, read_curve_tables, read_plan_table, read_run_tables
-from sensitivity.store.schema import PARAM_PREFIX, curves_schema, runs_schema
-from sensitivity.store.writer import PLAN, RUNS, plan_table
+from sensitivity.store.schema import PARAM_PREFIX, PLAN, RUNS, TRIAL_COLUMNS, curves_schema, runs_schema
+from sensitivity.store.writer import plan_table
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.ledger import Ledger
 from sensitivity.study.metrics import MetricName
@@ -110,8 +111,8 @@ def read_runs(directory: Place, kept: MutableMapping[str, pa.Table] | None = Non
         StorageError: as `read_study`.
     """
     manifest = read_manifest(directory)
-    plan = _read_plan(directory, manifest)
-    results = _results(directory, {} if kept is None else kept)
+    results = _results(directory, {} if kept is None else kept, _parts(directory, manifest))
+    plan = _read_plan(directory, manifest, results)
     for name in manifest.spec.hyperparameters:
         if PARAM_PREFIX + name not in plan.columns:  # written before the study had it
             plan[PARAM_PREFIX + name] = np.nan
@@ -132,8 +133,8 @@ def read_counts(directory: Place) -> StudyCounts:
         StorageError: as `read_study`.
     """
     manifest = read_manifest(directory)
-    planned = _read_plan(directory, manifest)["trial_id"]
-    results = _counting(_results_by_status(directory))
+    results = _counting(_results_by_status(directory, _parts(directory, manifest)))
+    planned = _read_plan(directory, manifest, results)["trial_id"]
     status = results.loc[results["trial_id"].isin(planned), "status"].value_counts()
     counts = {str(name): int(count) for name, count in status.items()}
     return StudyCounts(manifest, len(planned), {**counts, Status.PENDING.value: len(planned) - sum(counts.values())})
@@ -165,10 +166,10 @@ def read_plan(directory: Place) -> pd.DataFrame:
     """
     manifest = read_manifest(directory)
     try:
-        return _read_plan(directory, manifest)
+        return _read_plan(directory, manifest, _results(directory, {}, _parts(directory, manifest)))
     except DamagedError as error:
         logger.warning("%s", str(error).partition("\n")[0])
-        return _results(directory, {})
+        return _results(directory, {}, directory.child(RUNS).files(".parquet"))
 
 
 def finished_trials(directory: Place) -> frozenset[str]:
@@ -177,7 +178,7 @@ def finished_trials(directory: Place) -> frozenset[str]:
     Raises:
         StorageError: a damaged part.
     """
-    results = _counting(_results_by_status(directory))
+    results = _counting(_results_by_status(directory, directory.child(RUNS).files(".parquet")))
     return frozenset(results.loc[results["status"].isin(_FINAL), "trial_id"])
 
 
@@ -220,7 +221,15 @@ def _may_be_study(folder: Place) -> bool:
         return True
 
 
-def _read_plan(directory: Place, manifest: Manifest) -> pd.DataFrame:
+def _parts(directory: Place, manifest: Manifest) -> tuple[str, ...]:
+    """Return the parts of runs; of a study that is trained elsewhere also the logs of runs that go on."""
+    logs = log_parts(directory) if manifest.spec.observed is not None else ()  # first: a log that ends becomes a part
+    return (*logs, *directory.child(RUNS).files(".parquet"))
+
+
+def _read_plan(directory: Place, manifest: Manifest, results: pd.DataFrame) -> pd.DataFrame:
+    if manifest.spec.observed is not None and manifest.spec.observed.recorded:
+        return results[[name for name in results if name in TRIAL_COLUMNS or str(name).startswith(PARAM_PREFIX)]]
     if not directory.exists(PLAN):  # a kill between the first two writes of a study
         trials = expand(manifest.spec, source=manifest.source)
         planned: pd.DataFrame = plan_table(trials, manifest.spec.hyperparameters).to_pandas()
@@ -229,15 +238,14 @@ def _read_plan(directory: Place, manifest: Manifest) -> pd.DataFrame:
     return plan
 
 
-def _results(directory: Place, kept: MutableMapping[str, pa.Table]) -> pd.DataFrame:
-    """Return the result that counts of each trial, and the part it stands in."""
-    names = directory.child(RUNS).files(".parquet")
+def _results(directory: Place, kept: MutableMapping[str, pa.Table], names: Sequence[str]) -> pd.DataFrame:
+    """Return the result that counts of each trial, and the part of `names` it stands in."""
     kept.update(read_run_tables(directory, [name for name in names if name not in kept]))
     return _counting({name: kept[name] for name in names})
 
 
-def _results_by_status(directory: Place) -> dict[str, pa.Table]:
-    return read_run_tables(directory, directory.child(RUNS).files(".parquet"), ("trial_id", "status", "finished_at"))
+def _results_by_status(directory: Place, names: Sequence[str]) -> dict[str, pa.Table]:
+    return read_run_tables(directory, names, ("trial_id", "status", "finished_at"))
 
 
 def _counting(parts: Mapping[str, pa.Table]) -> pd.DataFrame:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from sensitivity.store.checkpoints import CHECKPOINTS
 from sensitivity.store.lock import LOCK
+from sensitivity.store.logs import RECORDED
 from sensitivity.store.manifest import MANIFEST
-from sensitivity.store.writer import CURVES, PLAN, RUNS
+from sensitivity.store.schema import CURVES, PLAN, RUNS
 from sensitivity.study.errors import UserError
 
-_RECORD = (MANIFEST, PLAN, RUNS, CURVES, CHECKPOINTS, LOCK)
+_RECORD = (MANIFEST, PLAN, RUNS, CURVES, CHECKPOINTS, RECORDED, LOCK)
 
 
 def refuse_record(path: Path) -> None:

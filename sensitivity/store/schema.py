@@ -13,6 +13,9 @@ import pyarrow as pa
 SCHEMA_VERSION = 1
 """Written into study.json; another version is refused rather than misread."""
 
+PLAN, RUNS, CURVES = "plan.parquet", "runs", "curves"
+OBSERVED_PART = "observed-"
+"""Begins the names of parts whose runs were trained elsewhere: what they cost, when, and at which rate may be NaN."""
 PARAM_PREFIX = "param."
 
 _F, _I, _S = pa.float64(), pa.int64(), pa.string()

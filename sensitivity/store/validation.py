@@ -131,12 +131,13 @@ class OneOf:
 class Time:
     """A moment that clocks show."""
 
+    missing: bool = False
     allowed: str = "a time from 1970 to 2200"
 
     def bad(self, values: pa.Array) -> _Mask:
         """Return which values are not allowed."""
         since_epoch = pc.cast(values, pa.int64())
-        numbers = pc.fill_null(since_epoch, -1).to_numpy(zero_copy_only=False)
+        numbers = pc.fill_null(since_epoch, 0 if self.missing else -1).to_numpy(zero_copy_only=False)
         return np.asarray((numbers < _FIRST_TIME) | (numbers >= _LAST_TIME), dtype=bool)
 
 
@@ -205,6 +206,13 @@ CURVE_RULES: Mapping[str, Rule] = {
     **_METRICS,
     **_COST,
 }
+_UNKNOWN = Number(missing=True)
+UNKNOWN_ELSEWHERE: Mapping[str, Rule] = {
+    **dict.fromkeys(("epochs", "epoch", "lr", "train_seconds", "eval_seconds", "flops"), _UNKNOWN),
+    "started_at": Time(missing=True),
+    "train_loss": _LOSS,
+}
+"""Rules of runs that were trained elsewhere, in place of those above."""
 _PHASE = Number(missing=True)
 _PARAM = Number(-_MOST_FLOAT, missing=True)
 
@@ -233,10 +241,13 @@ def plan_fault(table: pa.Table, spec: StudySpec) -> Fault | None:
     return _repeated(table)
 
 
-def runs_fault(table: pa.Table) -> Fault | None:
-    """Return what is wrong with results, the first fault if there are several; `table` may lack columns."""
-    fault = _first_fault(table, {**TRIAL_RULES, **RESULT_RULES})
-    if fault is not None or not {"status", "train_loss"} <= set(table.column_names):
+def runs_fault(table: pa.Table, *, elsewhere: bool = False) -> Fault | None:
+    """Return what is wrong with results, the first fault if there are several; `table` may lack columns.
+
+    `elsewhere` is whether the runs were trained elsewhere, so that not all is known of them.
+    """
+    fault = _first_fault(table, {**TRIAL_RULES, **RESULT_RULES, **(UNKNOWN_ELSEWHERE if elsewhere else {})})
+    if fault is not None or elsewhere or not {"status", "train_loss"} <= set(table.column_names):
         return fault
     completed = _mask(pc.equal(table["status"], Status.COMPLETED.value))
     bad = completed & ~np.isfinite(table["train_loss"].to_numpy())
@@ -246,9 +257,9 @@ def runs_fault(table: pa.Table) -> Fault | None:
     return None
 
 
-def curves_fault(table: pa.Table) -> Fault | None:
-    """Return what is wrong with evaluations, the first fault if there are several; `table` may lack columns."""
-    return _first_fault(table, CURVE_RULES)
+def curves_fault(table: pa.Table, *, elsewhere: bool = False) -> Fault | None:
+    """Return what is wrong with evaluations, the first fault if there are several; arguments as of `runs_fault`."""
+    return _first_fault(table, {**CURVE_RULES, **(UNKNOWN_ELSEWHERE if elsewhere else {})})
 
 
 def repeated_evaluation(runs: npt.NDArray[np.int64], steps: npt.NDArray[np.int64]) -> int | None:

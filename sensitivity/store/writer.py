@@ -13,7 +13,16 @@ import pyarrow.parquet as pq
 
 from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST
-from sensitivity.store.schema import PARAM_PREFIX, PHASE_PREFIX, curves_schema, plan_schema, runs_schema
+from sensitivity.store.schema import (
+    CURVES,
+    PARAM_PREFIX,
+    PHASE_PREFIX,
+    PLAN,
+    RUNS,
+    curves_schema,
+    plan_schema,
+    runs_schema,
+)
 from sensitivity.study.errors import StorageError
 from sensitivity.study.redaction import redacted
 from sensitivity.study.results import PHASES, Measurement, PackResult, RunResult
@@ -21,12 +30,11 @@ from sensitivity.study.trials import Trial
 
 _MOST_SIDE = 50_000
 """Characters of a message or a traceback at its beginning, and as many at its end; see ``validation.MOST_TEXT``."""
-PLAN, RUNS, CURVES = "plan.parquet", "runs", "curves"
 
 
 def write_plan(directory: Place, trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> None:
     """Replace the plan: one row a planned trial; `hyperparameters` as of ``append``."""
-    directory.write(PLAN, _parquet(plan_table(trials, hyperparameters)))
+    directory.write(PLAN, parquet_bytes(plan_table(trials, hyperparameters)))
 
 
 def plan_table(trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> pa.Table:
@@ -80,15 +88,16 @@ def append(
     ]
     name = f"{result.pack_id}-{uuid.uuid4().hex[:8]}.parquet"
     schema = runs_schema({*_param_names(run.trial for run in result.runs), *hyperparameters})
-    directory.write(f"{CURVES}/{name}", _parquet(pa.Table.from_pylist(curves, schema=curves_schema())))
-    directory.write(f"{RUNS}/{name}", _parquet(pa.Table.from_pylist(rows, schema=schema)))
+    directory.write(f"{CURVES}/{name}", parquet_bytes(pa.Table.from_pylist(curves, schema=curves_schema())))
+    directory.write(f"{RUNS}/{name}", parquet_bytes(pa.Table.from_pylist(rows, schema=schema)))
 
 
 def _param_names(trials: Iterable[Trial]) -> set[str]:
     return {name for trial in trials for name, _ in trial.hyperparameters}
 
 
-def _parquet(table: pa.Table) -> pa.Buffer:
+def parquet_bytes(table: pa.Table) -> pa.Buffer:
+    """Return a table as the bytes of a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()

@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sensitivity.study.axes import AxisField
+from sensitivity.study.hashing import content_hash
 from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.metrics import MetricName
 from sensitivity.study.primary import Question
 from sensitivity.study.section import Count, Seed
 from sensitivity.study.seed_ranges import MOST_SERIES, SeedPurpose
-from sensitivity.study.trials import content_hash
 
 PROCEDURE_VERSION = 1
 """Raised whenever the same observations would lead to other steps: a settling that began under another version is

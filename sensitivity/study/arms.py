@@ -17,17 +17,20 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Field,
     PrivateAttr,
     SerializeAsAny,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from sensitivity.study.axes import Axis, LimitOrAxis
+from sensitivity.study.axes import Axis, AxisField, LimitOrAxis
 from sensitivity.study.hyperparameters import hyperparameter
+from sensitivity.study.observed import OBSERVED
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.protocol import EvaluationSpec, ScheduleSpec
 from sensitivity.study.section import MOST_SAMPLES, Section, Seed
@@ -57,8 +60,9 @@ class Arm(Section):
     """Fields that were added after runs existed. At their default they are left out of the trials' ids."""
 
     kind: str
-    design: Literal["grid", "random", "sobol", "tpe", "gp", "cmaes", "nsga2"] = "grid"
-    """The full factorial, independent or quasi-random draws, or an adaptive search by Optuna's sampler of that name."""
+    design: Literal["grid", "random", "sobol", "tpe", "gp", "cmaes", "nsga2", "observed"] = "grid"
+    """The full factorial, independent or quasi-random draws, or an adaptive search by Optuna's sampler of that name;
+    observed: settings of runs that were trained elsewhere, chosen nobody has said how."""
     device_hours: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """A search asks for no more at a batch size once its runs there have taken so long."""
     samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = Field(default=None, validate_default=True)
@@ -86,6 +90,8 @@ class Arm(Section):
     @classmethod
     def _samples_fit_design(cls, value: int | None, info: ValidationInfo) -> int | None:
         design = info.data.get("design")
+        if info.data.get("kind") == OBSERVED:  # there are as many as ran
+            return value
         if design == "grid" and value is not None:
             raise PydanticCustomError("design", "belongs to draws and searches; a grid takes points on each interval")
         timed = design in SEARCHES and info.data.get("device_hours", 0.0) is not None  # or it has its own mistake
@@ -124,6 +130,8 @@ class Arm(Section):
         """Return the number of configurations, before repeated draws are dropped; 0 where only time decides it."""
         if self.samples is not None:
             return self.samples
+        if self.kind == OBSERVED:
+            return 0
         return math.prod(axis.points or len(axis.values) for axis in self.axes().values())
 
     def axes(self) -> dict[str, Axis]:
@@ -191,11 +199,30 @@ class Arm(Section):
         found = self.model_copy()
         found._shared = shared
         varying = sum(axis.varies for axis in found.axes().values())
-        if self.design != "grid" and not varying:
+        if self.design not in ("grid", OBSERVED) and not varying:
             raise PydanticCustomError("design", "there is nothing to draw: no hyperparameter has a list or an interval")
         if self.design == "cmaes" and varying < 2:
             raise PydanticCustomError("design", 'CMA-ES needs two hyperparameters that vary; take design = "tpe"')
         return found
+
+
+class ObservedArm(Arm):
+    """An optimizer of runs that are trained elsewhere: all its other fields are hyperparameters of any name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, AxisField]
+
+    @model_validator(mode="after")
+    def _axes_fit(self) -> ObservedArm:
+        fitted = {}
+        for name, axis in (self.model_extra or {}).items():
+            try:
+                fitted[name] = fitting(axis, name, self.design)
+            except PydanticCustomError as error:
+                wrong = InitErrorDetails(type=error, loc=(name,), input=axis.as_written())
+                raise ValidationError.from_exception_data("arm", [wrong]) from None
+        (self.model_extra or {}).update(fitted)
+        return self
 
 
 OWN = "module:Optimizer"
@@ -223,6 +250,8 @@ def declared_kind(kind: str) -> str:
 
 def arm_class(kind: object) -> type[Arm] | None:
     """Return the arm of a kind; None if no optimizer has that name."""
+    if kind == OBSERVED:
+        return ObservedArm
     kinds()
     return ARMS.get(declared_kind(kind)) if isinstance(kind, str) else None
 

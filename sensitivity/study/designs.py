@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sensitivity.study.arms import Arm
 from sensitivity.study.hyperparameters import HYPERPARAMETERS
+from sensitivity.study.observed import OBSERVED
 
 Configuration = tuple[tuple[str, float], ...]
 
@@ -30,10 +31,11 @@ def configurations(arm: Arm, seed: int = 0) -> tuple[Configuration, ...]:
     "random" draws are independent and uniform on the axes' own scales; "sobol" draws are a scrambled Sobol sequence
     (Owen 1998), one randomised replicate a seed. Where two arms have the same `design_seed`, hyperparameters of one
     name get the same quantiles, which pairs their draws. The first n of a longer draw are the draws of a shorter one,
-    so a design can be extended, by samples or by seeds, and re-uses its runs. A search has none yet.
+    so a design can be extended, by samples or by seeds, and re-uses its runs. A search has none yet, and
+    observed settings are those of the runs alone.
     """
     axes = arm.axes()
-    if arm.adaptive:
+    if arm.adaptive or arm.design == OBSERVED:
         return ()
     if arm.design == "grid":
         rows = itertools.product(*(axis.grid() for axis in axes.values()))

@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from sensitivity.study.arms import TABLES, ArmField, with_tables
@@ -20,11 +27,13 @@ from sensitivity.study.axes import Axis
 from sensitivity.study.editable import Editable
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.observed import OBSERVED, TRAINED_HERE, ObservedSpec, trained_elsewhere
 from sensitivity.study.primary import Pair, PairField, PrimarySpec, default_pairs, require_pair
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
-from sensitivity.study.section import CONFIRMATION_SEEDS, MOST_RUNS, MOST_SEEDS, AsList, Count, Section, Seed
+from sensitivity.study.section import CONFIRMATION_SEEDS, MOST_RUNS, AsList, Count, Section, Seed
+from sensitivity.study.spec_checks import repeated, seed_list, target_mistakes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -38,31 +47,17 @@ class MarginsSpec(Section):
     """Expected trials until a drawn setting works, within this factor, are as good as equal."""
 
 
-def _repeated(values: Iterable[float]) -> list[float]:
-    return sorted(value for value, times in Counter(values).items() if times > 1)
-
-
-def _seed_list(raw: Any) -> Any:
-    if isinstance(raw, int) and not isinstance(raw, bool):
-        if not 1 <= raw <= MOST_SEEDS:
-            raise PydanticCustomError(
-                "seeds", "give a number of seeds from 1 to {most}, or a list of seeds", {"most": MOST_SEEDS}
-            )
-        return tuple(range(raw))
-    if not isinstance(raw, (list, tuple)):
-        raise PydanticCustomError("seeds", "give a number of seeds, or a list of seeds")
-    return raw
-
-
 class StudySpec(Editable):
     """A study: a problem, its optimizers with their designs, batch sizes, seeds, and a budget."""
 
     name: str
     description: str = ""
     batch_sizes: Annotated[tuple[Count, ...], AsList]
-    seeds: Annotated[tuple[Seed, ...], AsList, BeforeValidator(_seed_list)]
-    problem: ProblemSpec = ProblemSpec()
-    budget: BudgetSpec
+    seeds: Annotated[tuple[Seed, ...], AsList, BeforeValidator(seed_list)]
+    observed: ObservedSpec | None = None
+    problem: Annotated[ProblemSpec | None, Field(validate_default=True)] = None
+    """None of an observed study, as is the budget."""
+    budget: Annotated[BudgetSpec | None, Field(validate_default=True)] = None
     schedule: ScheduleSpec = ScheduleSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     optimizers: dict[str, ArmField]
@@ -75,6 +70,38 @@ class StudySpec(Editable):
 
     def __init__(self, /, **fields: Any) -> None:  # typed so, as lists and tables are given for tuples and sections
         super().__init__(**fields)
+
+    @property
+    def required_problem(self) -> ProblemSpec:
+        """The problem, for what trains here.
+
+        Raises:
+            UserError: the runs are trained elsewhere.
+        """
+        if self.problem is None:
+            raise trained_elsewhere(self.name)
+        return self.problem
+
+    @property
+    def required_budget(self) -> BudgetSpec:
+        """The budget, likewise."""
+        if self.budget is None:
+            raise trained_elsewhere(self.name)
+        return self.budget
+
+    def metrics(self) -> tuple[MetricName, ...]:
+        """Return the names of the metrics that runs of this study may have."""
+        return self.observed.metrics if self.observed else self.required_problem.metrics()
+
+    def problem_in_words(self) -> str:
+        """Return what was trained, as in "perceptron on digits"."""
+        if self.problem is None:
+            return "trained " + (self.observed or ObservedSpec()).where()
+        return f"{self.problem.model} on {self.problem.dataset}"
+
+    def budget_in_words(self) -> str:
+        """Return how long runs train, as in "5 epochs"."""
+        return "whatever each run had" if self.budget is None else self.budget.words()
 
     @property
     def designs(self) -> dict[str, str]:
@@ -125,17 +152,21 @@ class StudySpec(Editable):
     @field_validator("batch_sizes", "seeds")
     @classmethod
     def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        repeated = _repeated(value)
         if not value:
             raise PydanticCustomError("empty", "the list is empty: give at least one")
-        if repeated:
-            raise PydanticCustomError("repeated", "repeated: {items}", {"items": ", ".join(map(str, repeated))})
+        if twice := repeated(value):
+            raise PydanticCustomError("repeated", "repeated: {items}", {"items": ", ".join(map(str, twice))})
         return value
 
     @field_validator("problem")
     @classmethod
-    def _ghosts_fill_batches(cls, value: ProblemSpec, info: ValidationInfo) -> ProblemSpec:
-        ghost, batches = value.ghost_batch, info.data.get("batch_sizes", ())
+    def _shipped_by_default(cls, value: ProblemSpec | None, info: ValidationInfo) -> ProblemSpec | None:
+        return ProblemSpec() if value is None and info.data.get("observed") is None else value
+
+    @field_validator("problem")
+    @classmethod
+    def _ghosts_fill_batches(cls, value: ProblemSpec | None, info: ValidationInfo) -> ProblemSpec | None:
+        ghost, batches = value.ghost_batch if value else None, info.data.get("batch_sizes", ())
         uneven = [batch for batch in batches if ghost is not None and batch % ghost]
         if uneven:
             raise PydanticCustomError(
@@ -147,7 +178,11 @@ class StudySpec(Editable):
 
     @field_validator("budget")
     @classmethod
-    def _budget_covers_batches(cls, value: BudgetSpec, info: ValidationInfo) -> BudgetSpec:
+    def _budget_covers_batches(cls, value: BudgetSpec | None, info: ValidationInfo) -> BudgetSpec | None:
+        if value is None:
+            if info.data.get("observed") is None:
+                raise PydanticCustomError("missing", "missing")
+            return None
         base = value.base_batch_size
         below = [batch for batch in info.data.get("batch_sizes", ()) if base is not None and batch < base]
         if below:
@@ -171,19 +206,22 @@ class StudySpec(Editable):
                 "an optimizer's name is letters, digits, '.', '_' or '-'; got {names}",
                 {"names": ", ".join(map(repr, bad))},
             )
-        return with_tables(value, [info.data[name] for name in TABLES if name in info.data])
+        elsewhere = [name for name, arm in value.items() if OBSERVED in (arm.kind, arm.design)]
+        if elsewhere and info.data.get("observed") is None:
+            raise PydanticCustomError(
+                "observed",
+                "{name}: observed belongs to studies that are trained elsewhere, which have a table [observed]",
+                {"name": elsewhere[0]},
+            )
+        return with_tables(value, [info.data[name] for name in TABLES if info.data.get(name) is not None])
 
     @field_validator("targets")
     @classmethod
     def _targets_apply(
         cls, value: dict[MetricName, tuple[float, ...]], info: ValidationInfo
     ) -> dict[MetricName, tuple[float, ...]]:
-        problem: ProblemSpec | None = info.data.get("problem")
-        mistakes = [
-            mistake
-            for name, levels in value.items()
-            for mistake in _target_mistakes(name, levels, problem.metrics() if problem else tuple(METRICS))
-        ]
+        measured = _measured(info)
+        mistakes = [mistake for name, levels in value.items() for mistake in target_mistakes(name, levels, measured)]
         if mistakes:
             raise PydanticCustomError("target", "{mistakes}", {"mistakes": "; ".join(mistakes)})
         return value
@@ -230,7 +268,7 @@ class StudySpec(Editable):
         arms: dict[str, ArmField] = info.data.get("optimizers", {})
         searches = {name: arm.design for name, arm in arms.items() if arm.adaptive}
         if value is None:
-            if searches:
+            if searches and info.data.get("observed") is None:
                 raise PydanticCustomError(
                     "search",
                     'optimizers.{name} has design = "{design}", which needs a table [search] with an objective',
@@ -260,6 +298,24 @@ class StudySpec(Editable):
         return value
 
     @model_validator(mode="after")
+    def _observed_alone(self) -> StudySpec:
+        if self.observed is not None and (given := [name for name in TRAINED_HERE if name in self.model_fields_set]):
+            raise PydanticCustomError(
+                "observed",
+                "runs of a study with [observed] are trained elsewhere: remove {tables}",
+                {"tables": ", ".join(given)},
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what an observed study hasn't; of others its table, so that their hashes stay as they were."""
+        content: dict[str, Any] = handler(self)
+        for name in ("observed",) if self.observed is None else TRAINED_HERE:
+            content.pop(name, None)
+        return content
+
+    @model_validator(mode="after")
     def _feasible(self) -> StudySpec:
         cells = sum(arm.most_cells() for arm in self.optimizers.values())
         runs = cells * len(self.batch_sizes) * len(self.seeds)
@@ -280,24 +336,20 @@ class StudySpec(Editable):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes this study the one it is; designs, seeds and targets may be extended."""
+        if self.observed is not None:
+            return {"name": self.name, "observed": True}
         tables = {
-            "problem": self.problem.fixed(),
-            "budget": self.budget,
+            "problem": self.required_problem.fixed(),
+            "budget": self.required_budget,
             "schedule": self.schedule.fixed(),
             "evaluation": self.evaluation.fixed(),
         }
         return {"name": self.name, **{name: table.model_dump(mode="json") for name, table in tables.items()}}
 
 
-def _target_mistakes(name: MetricName, levels: tuple[float, ...], measured: tuple[str, ...]) -> Iterator[str]:
-    if name not in measured:
-        yield f"{name} can't apply: this loss has no classes. Measured are: {', '.join(measured)}"
-    if not levels:
-        yield f"{name}: the list is empty; give at least one level, or leave it out"
-    if repeated := _repeated(levels):
-        yield f"{name}: repeated: {', '.join(f'{level:g}' for level in repeated)}"
-    for level in levels:
-        if METRICS[name].is_fraction and not 0 < level <= 1:
-            yield f"{name} is a fraction: a target lies in (0, 1]; got {level:g}. For 95% write 0.95"
-        if not METRICS[name].is_fraction and level <= 0:
-            yield f"{name}: a target loss is above 0; got {level:g}"
+def _measured(info: ValidationInfo) -> tuple[MetricName, ...]:
+    """Return the metrics of a study whose problem is validated; all, where it has mistakes."""
+    source: ObservedSpec | ProblemSpec | None = info.data.get("observed") or info.data.get("problem")
+    if source is None:
+        return tuple(metric.name for metric in METRICS.values())
+    return source.metrics if isinstance(source, ObservedSpec) else source.metrics()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
 from sensitivity.study.designs import Configuration, configurations
+from sensitivity.study.hashing import content_hash
 from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
@@ -20,12 +19,6 @@ from sensitivity.study.varying import Varying
 
 RESULT_VERSION = 1
 """Raised whenever the same trial would give other numbers beyond rounding: older runs are then not used."""
-
-
-def content_hash(content: Mapping[str, Any]) -> str:
-    """Return 16 hex digits that identify JSON-like content, independent of key order."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,9 +160,9 @@ class Expander:
 
     def __init__(self, spec: StudySpec, *, source: str = "") -> None:
         self._workload = Workload(
-            problem=spec.problem.fixed(),
+            problem=spec.required_problem.fixed(),
             source=source,
-            budget=spec.budget,
+            budget=spec.required_budget,
             schedule=spec.schedule.fixed(),
             evaluation=spec.evaluation.fixed(),
             training_asked=spec.asks_for_training,

@@ -45,17 +45,17 @@ def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
             f"evaluation.train_examples: {spec.evaluation.train_examples} is more than the training set has; "
             f"allowed: 1 to {size}"
         )
-    if spec.problem.augment != "none" and problem.dataset.train_inputs.dim() != 4:
+    if spec.required_problem.augment != "none" and problem.dataset.train_inputs.dim() != 4:
         mistakes.append(
-            f'problem.augment: "{spec.problem.augment}" is for images [channels, height, width]; an input of '
-            f"{spec.problem.dataset} is {list(problem.dataset.train_inputs.shape[1:])}. Remove it"
+            f'problem.augment: "{spec.required_problem.augment}" is for images [channels, height, width]; an input of '
+            f"{spec.required_problem.dataset} is {list(problem.dataset.train_inputs.shape[1:])}. Remove it"
         )
     if problem.has_classes and (absent := problem.outputs - len(torch.unique(problem.dataset.train_targets))):
         logger.warning(
             "problem: %d of %d classes have no training example; add examples, or raise train_subset",
             absent, problem.outputs,
         )  # fmt: skip
-    if spec.problem.is_oracle:
+    if spec.required_problem.is_oracle:
         mistakes += _oracle_mistakes(spec, problem)
     try:
         for variant, arms in _variants(spec).items():
@@ -77,7 +77,7 @@ def _variants(spec: StudySpec) -> dict[ProblemSpec, dict[str, Arm]]:
         axes = {key: axis for key, axis in arm.axes().items() if hyperparameter(key).table[:1] == ("problem",)}
         for end in (0, 1) if axes else (0,):
             numbers = {key: axis.bounds()[end] for key, axis in axes.items()}
-            variant = spec.problem.fixed().having(arm.settings().get("problem", {}), numbers)
+            variant = spec.required_problem.fixed().having(arm.settings().get("problem", {}), numbers)
             found.setdefault(variant, {})[name] = arm
     return found
 
@@ -114,10 +114,10 @@ def _model_mistakes(spec: StudySpec, variant: ProblemSpec, problem: Problem, arm
             return [f"{where} has no parameter that trains"]
         if spec.execution.micro_batch is not None and (coupled := _batch_coupled(model)):
             return [
-                f"execution.micro_batch: the layer {coupled} of {spec.problem.model} normalises over the batch, so the "
-                "micro-batch changes results. Give it as problem.ghost_batch instead"
+                f"execution.micro_batch: the layer {coupled} of {spec.required_problem.model} normalises over the"
+                " batch, so the micro-batch changes results. Give it as problem.ghost_batch instead"
             ]
-        count = min(*spec.batch_sizes, spec.problem.ghost_batch or _PROBE, data.train_size, _PROBE)
+        count = min(*spec.batch_sizes, spec.required_problem.ghost_batch or _PROBE, data.train_size, _PROBE)
         for split, inputs, targets in (
             ("training", data.train_inputs[:count], data.train_targets[:count]),
             ("test", data.test_inputs[:2], data.test_targets[:2]),
@@ -127,8 +127,8 @@ def _model_mistakes(spec: StudySpec, variant: ProblemSpec, problem: Problem, arm
                 outputs = model.train(split == "training")(data.standardised(inputs).clone())
             if spec.execution.micro_batch is not None and not torch.equal(drawn, torch.random.get_rng_state()):
                 return [
-                    f"execution.micro_batch: {spec.problem.model} draws random numbers for every part of a batch "
-                    "(dropout, say), so the micro-batch changes results. Give it as problem.ghost_batch instead"
+                    f"execution.micro_batch: {spec.required_problem.model} draws random numbers for every part of a"
+                    " batch (dropout, say), so the micro-batch changes results. Give it as problem.ghost_batch instead"
                 ]
             classes = problem.outputs if problem.has_classes else None
             if (mistake := output_mistake(outputs, targets, classes=classes, split=split)) is not None:
@@ -143,7 +143,7 @@ def _model_mistakes(spec: StudySpec, variant: ProblemSpec, problem: Problem, arm
 
 def _optimizer_mistakes(spec: StudySpec, arms: Mapping[str, Arm], problem: Problem, model: nn.Module) -> Iterator[str]:
     """Yield which optimizers have nothing to work with on this problem."""
-    part = spec.problem.ghost_batch or spec.execution.micro_batch
+    part = spec.required_problem.ghost_batch or spec.execution.micro_batch
     networks = Networks(
         network=model,
         batch_size=max(spec.batch_sizes),

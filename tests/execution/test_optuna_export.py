@@ -11,6 +11,7 @@ from sensitivity.cli.exporting import export_study
 from sensitivity.execution.optuna_export import export_optuna
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import write_manifest
+from sensitivity.store.reader import read_study
 from sensitivity.store.writer import append, write_plan
 from sensitivity.study.errors import UserError
 from sensitivity.study.load import parse_study
@@ -120,3 +121,18 @@ def test_the_command_writes_a_file_by_default(exported, tmp_path, monkeypatch):
     said = list(export_study(directory.uri, "optuna:"))
     assert re.fullmatch(r"storage: sqlite:///study\.db \(\d+ kB\)", said[-1])
     assert len(said) == len(names) + 1
+
+
+def test_times_and_names_are_kept(exported):
+    directory, url, _, _ = exported
+    runs = {row["trial_id"]: row for row in read_study(directory).runs.to_dict("records")}
+    study = optuna.load_study(study_name="t/sgd/32", storage=url)
+    assert study.metric_names == ["test_accuracy"]
+    assert [each.number for each in study.trials] == list(range(12))
+    for each in study.trials:
+        row = runs[each.user_attrs["trial_id"]]
+        assert each.datetime_start.astimezone() == row["started_at"]
+        assert each.duration == row["finished_at"] - row["started_at"]
+    study.add_trial(optuna.create_trial(value=0.5))  # the storage goes on as any other
+    assert len(study.trials) == 13
+    assert study.trials[-1].number == 12

@@ -11,6 +11,8 @@ import pytest
 import sensitivity
 
 FUNCTIONS = {
+    "import_runs": "(source: 'str | os.PathLike[str]', name: 'str', *, mapping: 'str | os.PathLike[str] |"
+    " Mapping[str, Any] | None' = None, storage: 'str | os.PathLike[str]' = 'studies') -> 'OpenedStudy'",
     "open": "(directory: 'str | os.PathLike[str]') -> 'OpenedStudy'",
     "plan": "(study: 'StudyLike', *, storage: 'str | os.PathLike[str]' = 'studies', workers: 'int | None' = None)"
     " -> 'StudyPrice'",
@@ -20,7 +22,11 @@ FUNCTIONS = {
     " flops: 'float | None' = None, questions: 'Sequence[Question]' = (),"
     " storage: 'str | os.PathLike[str]' = 'studies', address: 'str | None' = None,"
     " workers: 'int | None' = None, progress: 'bool' = True) -> 'OpenedStudy'",
+    "record": "(directory: 'str | os.PathLike[str]', *, optimizer: 'str', batch_size: 'int', seed: 'int', targets:"
+    " 'Mapping[str, Sequence[float]] | None' = None, **hyperparameters: 'float') -> 'RecordedRun'",
     "shutdown": "() -> 'None'",
+    "trials": "(study: 'str | os.PathLike[str] | StudySpec', *, storage: 'str | os.PathLike[str]' = 'studies', part:"
+    " 'tuple[int, int]' = (0, 1)) -> 'Iterator[PlannedTrial]'",
 }
 CLASSES = {
     "OpenedStudy": {

@@ -85,7 +85,8 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
     assert set(caught.value.mistakes) == {
         "name: the name becomes a folder: a letter or digit, then up to 63 of letters, digits, . _ - (got '../escape')",
         "batch_size: unknown field (did you mean 'batch_sizes'?). Allowed here: name, description, batch_sizes, seeds, "
-        "problem, budget, schedule, evaluation, optimizers, targets, pairs, primary, search, margins, execution",
+        "observed, problem, budget, schedule, evaluation, optimizers, targets, pairs, primary, search, margins, "
+        "execution",
         "batch_sizes: the list is empty: give at least one (got [])",
         "seeds: repeated: 1 (got [1, 1])",
         "problem.dataset: unknown data set 'digit'. Allowed: digits, mnist, fashion_mnist, cifar10, cifar100, svhn, "

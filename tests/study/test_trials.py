@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sensitivity.study.hashing import content_hash
 from sensitivity.study.load import parse_study
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
-from sensitivity.study.trials import Trial, Workload, content_hash, expand, group
+from sensitivity.study.trials import Trial, Workload, expand, group
 
 
 def ids(raw, **options):

@@ -296,7 +296,14 @@ def _of_unit(results: StudyResults, unit: str) -> Groups:
 
 
 _SHORT_UNITS = {unit: words.replace("floating-point operations", "FLOPs") for unit, words in UNIT_WORDS.items()}
-UNIT = Option(name="unit", label="Time to target in", values=lambda _: _SHORT_UNITS)
+
+
+def _units(results: StudyResults) -> dict[TimeUnit, str]:
+    """Return the units in which times are known: of runs that were made elsewhere, maybe not all."""
+    return {unit: words for unit, words in _SHORT_UNITS.items() if unit in results.units}
+
+
+UNIT = Option(name="unit", label="Time to target in", values=_units)
 
 SCALING = Exhibit(
     name="scaling",

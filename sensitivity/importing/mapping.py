@@ -1,0 +1,158 @@
+"""``ImportMapping``: how a source is read, as a small TOML file that a user can correct. It is never guessed over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from sensitivity.study.errors import StudyFileError, UserError
+from sensitivity.study.load import parse_toml, read_study
+from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.section import AsList, Count, Section, Seed
+from sensitivity.study.toml_text import toml_text
+
+Unit = Literal["fraction", "percent", "error", "error_percent", "as_is"]
+"""fraction: an accuracy from 0 to 1; percent: from 0 to 100; error: 1 less a fraction; error_percent: 100 less a
+percentage; as_is: a loss."""
+Columns = Annotated[tuple[str, ...], AsList, BeforeValidator(lambda raw: [raw] if isinstance(raw, str) else raw)]
+
+
+class MetricColumn(Section):
+    """The column of a metric, and its unit."""
+
+    column: str
+    unit: Unit
+
+
+class KnownValues(Section):
+    """What no column says."""
+
+    optimizer: str | None = None
+    batch_size: Count | None = None
+    seed: Seed | None = None
+    steps: Count | None = None
+    """Of every run, where each is one row and no column says it."""
+    steps_per_unit: Annotated[float, Field(gt=0)] = 1.0
+    """Steps of the optimizer for one unit of the column of steps, which may count reports."""
+    train_size: Count | None = None
+    """Examples of the training set: what an epoch is in steps."""
+
+
+class ColumnRoles(Section):
+    """The column of each part of a run, by its name there. Several for the optimizer make up its name together."""
+
+    run: Columns = ()
+    """Rows of equal values are one run; without it, rows of equal settings and seed are."""
+    optimizer: Columns = ()
+    batch_size: str | None = None
+    seed: str | None = None
+    step: str | None = None
+    epoch: str | None = None
+    status: str | None = None
+    message: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    train_seconds: str | None = None
+    eval_seconds: str | None = None
+    flops: str | None = None
+    confirmation: str | None = None
+
+    def named(self) -> dict[str, tuple[str, ...]]:
+        """Return the columns that are named, by role."""
+        given = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return {name: (value,) if isinstance(value, str) else value for name, value in given if value}
+
+
+class ImportMapping(Section):
+    """How a table of runs is read."""
+
+    rows: Literal["runs", "evaluations"]
+    columns: ColumnRoles = ColumnRoles()
+    hyperparameters: dict[str, str] = Field(default_factory=dict)
+    """Column by hyperparameter."""
+    metrics: dict[MetricName, MetricColumn]
+    statuses: dict[str, Literal["completed", "diverged", "stopped", "failed", "interrupted", "pending"]] = Field(
+        default_factory=dict
+    )
+    """Ours, by the source's word."""
+    constants: KnownValues = KnownValues()
+    study: dict[str, Any] = Field(default_factory=dict)
+    """Fields of a study file: description, targets, pairs, margins, and the design and box of an optimizer."""
+
+    def used(self) -> set[str]:
+        """Return the names of all columns that are read."""
+        named = {name for names in self.columns.named().values() for name in names}
+        return named | set(self.hyperparameters.values()) | {metric.column for metric in self.metrics.values()}
+
+
+STUDY_FIELDS = ("description", "targets", "pairs", "primary", "margins", "optimizers")
+"""What a mapping may say of the study."""
+
+
+def mapping_of(raw: Mapping[str, Any], *, source: str) -> ImportMapping:
+    """Validate the content of a mapping; `source` names it in messages.
+
+    Raises:
+        StudyFileError: with every mistake found.
+    """
+    try:
+        found = ImportMapping.model_validate(dict(raw))
+    except ValidationError as error:
+        raise StudyFileError(source, [_sentence(dict(item)) for item in error.errors(include_url=False)]) from None
+    mistakes = [
+        f"study.{name}: not among what a mapping says of a study: {', '.join(STUDY_FIELDS)}"
+        for name in found.study
+        if name not in STUDY_FIELDS
+    ]
+    mistakes += [
+        f'metrics.{name}.unit: a loss has unit = "as_is"; an accuracy fraction, percent, error or error_percent'
+        for name, metric in found.metrics.items()
+        if METRICS[name].is_fraction == (metric.unit == "as_is")
+    ]
+    if not found.metrics:
+        mistakes.append(f"metrics: name the column of at least one of {', '.join(METRICS)}")
+    if mistakes:
+        raise StudyFileError(source, mistakes)
+    return found
+
+
+def read_mapping(path: str | os.PathLike[str]) -> ImportMapping:
+    """Read a mapping from a TOML file.
+
+    Raises:
+        UserError: it can't be read, or has mistakes, all of which are listed.
+    """
+    file = Path(path)
+    return mapping_of(parse_toml(read_study(file), source=str(file)), source=str(file))
+
+
+def mapping_text(mapping: ImportMapping, remarks: tuple[str, ...] = ()) -> str:
+    """Return a mapping as TOML, after `remarks` as comments."""
+    content = mapping.model_dump(mode="json", exclude_defaults=True)
+    content["metrics"] = {name: dict(metric) for name, metric in content["metrics"].items()}
+    comments = [f"# {line}" for remark in remarks for line in remark.splitlines()]
+    return "\n".join([*comments, toml_text(content)])
+
+
+def check_columns(mapping: ImportMapping, columns: list[str], *, source: str) -> None:
+    """Raise for columns of a mapping that the table hasn't.
+
+    Raises:
+        UserError: naming each of them, and those that there are.
+    """
+    if absent := sorted(mapping.used() - set(columns)):
+        raise UserError(
+            f"{source}: there is no column {', '.join(map(repr, absent))}\n  There are: {', '.join(columns[:60])}"
+        )
+
+
+def _sentence(item: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in item["loc"]) or "mapping"
+    if item["type"] == "extra_forbidden":
+        return f"{place}: unknown field"
+    given = "" if item["type"] == "missing" else f" (got {item['input']!r})"
+    return f"{place}: {item['msg'][:1].lower()}{item['msg'][1:]}{given}"

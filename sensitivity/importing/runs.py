@@ -1,0 +1,321 @@
+"""From a table and a mapping to runs and evaluations, with what is wrong with them: each defect with a count."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sensitivity.importing.guess import of_runs, run_codes
+from sensitivity.importing.mapping import ImportMapping, check_columns
+from sensitivity.importing.statuses import Defects, add_statuses, texts
+from sensitivity.importing.tables import Source
+from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.axes import round_significant
+from sensitivity.study.errors import UserError
+from sensitivity.study.metrics import METRICS
+from sensitivity.study.section import CONFIRMATION_SEEDS
+
+_LOSSES = ("train_loss", "test_loss")
+_PLAIN_OPTIMIZER = r"[^A-Za-z0-9._-]+"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """Runs with a row each, and their evaluations."""
+
+    runs: pd.DataFrame
+    """optimizer, batch_size, seed, confirmation, status, message, steps, epochs, train_seconds, eval_seconds, flops,
+    started_at, finished_at, ``param.*``; the index numbers them."""
+    evaluations: pd.DataFrame
+    """run, step, epoch, train_seconds, flops and the metrics, by run and step."""
+    metrics: tuple[str, ...]
+    unpaired: bool
+    """Whether seeds aren't known."""
+    defects: Defects
+
+
+def read_runs_of(source: Source, mapping: ImportMapping) -> Runs:
+    """Return the runs of a source, read as a mapping says.
+
+    Raises:
+        UserError: columns are missing, or values are none that they can be.
+    """
+    table, columns, constants = source.table, mapping.columns, mapping.constants
+    check_columns(mapping, table.column_names, source=source.description)
+    defects = Defects()
+    keys = list(columns.run) or [
+        *columns.optimizer,
+        *(name for name in (columns.batch_size, columns.seed) if name),
+        *mapping.hyperparameters.values(),
+    ]
+    one_row_a_run = mapping.rows == "runs"
+    code = np.arange(len(table)) if one_row_a_run else run_codes(table, keys)
+    first = np.unique(code, return_index=True)[1]
+    number = _Numbers(table, source.description)
+    runs = pd.DataFrame(index=pd.RangeIndex(len(first)))
+    of_run = _OfRuns(table, code, source.description)
+    runs["optimizer"] = _optimizers(table, mapping, of_run, len(first))
+    runs["batch_size"] = of_run.numbers(number(columns.batch_size, constants.batch_size), columns.batch_size)
+    runs["seed"] = of_run.numbers(number(columns.seed, constants.seed), columns.seed)
+    for name, column in mapping.hyperparameters.items():
+        own = of_run.numbers(number(column), column)
+        runs[PARAM_PREFIX + name] = [round_significant(value) if math.isfinite(value) else math.nan for value in own]
+    runs["confirmation"] = (
+        table[columns.confirmation].to_pandas().to_numpy()[first].astype(bool) if columns.confirmation else False
+    )
+    last = len(table) - 1 - np.unique(code[::-1], return_index=True)[1]
+    runs["message"] = texts(table, columns.message, last)
+    for name in ("started_at", "finished_at"):
+        rows = first if name == "started_at" else last
+        runs[name] = _times(table, getattr(columns, name), rows, source.description)
+    _sized(runs, defects, number, mapping)
+    evaluations = _evaluations(table, mapping, number, code, runs)
+    diverged = _nan_losses(table, mapping, code, len(first))
+    measured = _ordered(evaluations, mapping, defects)
+    _totals(runs, measured, number, mapping, last, one_row_a_run=one_row_a_run)
+    add_statuses(runs, measured, table, mapping, last, diverged, defects)
+    return _cleaned(runs, measured, mapping, defects)
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """Columns of a table as numbers."""
+
+    table: pa.Table
+    source: str
+
+    def __call__(
+        self, column: str | None, otherwise: float | None = None, *, rows: NDArray[np.int_] | None = None
+    ) -> NDArray[np.float64]:
+        """Return a column, or where none is named `otherwise`; of some rows, or of all."""
+        count = len(self.table) if rows is None else len(rows)
+        if column is None:
+            return np.full(count, math.nan if otherwise is None else otherwise)
+        values = self.table[column]
+        try:
+            numbers: NDArray[np.float64] = pc.cast(values, pa.float64()).to_numpy()
+        except pa.ArrowException:
+            raise UserError(
+                f"{self.source}: column {column!r} holds {values.type}, not numbers\n"
+                "  Name another column in the mapping"
+            ) from None
+        return numbers if rows is None else numbers[rows]
+
+
+@dataclass(frozen=True)
+class _OfRuns:
+    """What each run has in a column that is the same in all its rows; rows may leave it empty."""
+
+    table: pa.Table
+    code: NDArray[np.int_]
+    source: str
+
+    def rows(self, column: str) -> NDArray[np.int_]:
+        """Return a row of each run that has a value, -1 without one.
+
+        Raises:
+            UserError: rows of one run differ.
+        """
+        first, other = of_runs(self.table, column, self.code)
+        if other is not None:
+            one, two = (self.table[column][int(row)].as_py() for row in (first[self.code[other]], other))
+            raise UserError(
+                f"{self.source}: rows of one run have {one!r} and {two!r} in column {column!r}\n  Name, in "
+                "columns.run of the mapping, the columns that tell runs apart; without any, rows of equal settings and "
+                "seed are one"
+            )
+        return first
+
+    def numbers(self, values: NDArray[np.float64], column: str | None) -> NDArray[np.float64]:
+        """Return the number of each run, out of one a row; NaN without one."""
+        if column is None:
+            return values[np.unique(self.code, return_index=True)[1]]
+        rows = self.rows(column)
+        return np.where(rows >= 0, values[rows], math.nan)
+
+
+def _optimizers(table: pa.Table, mapping: ImportMapping, of_run: _OfRuns, count: int) -> pd.Series[str]:
+    """Return the optimizer of each run, in the characters that a name may have."""
+    if not mapping.columns.optimizer:
+        if mapping.constants.optimizer is None:
+            raise UserError('no optimizer is named\n  Add, in [constants] of the mapping, optimizer = "adamw", say')
+        return pd.Series([mapping.constants.optimizer] * count)
+    parts = [
+        table[name].to_pandas().astype("str").iloc[of_run.rows(name)].reset_index(drop=True)
+        for name in mapping.columns.optimizer
+    ]
+    joined = parts[0].str.cat(parts[1:], sep="-") if len(parts) > 1 else parts[0]
+    plain = joined.str.replace(_PLAIN_OPTIMIZER, "_", regex=True).str.strip("._-").str.slice(0, 64)
+    found: pd.Series[str] = plain.where(plain != "", "unknown")
+    return found
+
+
+def _times(table: pa.Table, column: str | None, rows: NDArray[np.int_], source: str) -> pd.Series[pd.Timestamp]:
+    if column is None:
+        return pd.Series(pd.NaT, index=range(len(rows)), dtype="datetime64[us, UTC]")
+    values = table[column].to_pandas().iloc[rows].reset_index(drop=True)
+    try:
+        # Numbers are seconds since the epoch, as every tracker writes them.
+        found = pd.to_datetime(values, utc=True, unit="s" if values.dtype.kind in "if" else None)
+        times: pd.Series[pd.Timestamp] = found.astype("datetime64[us, UTC]")
+    except (ValueError, TypeError, OverflowError):
+        raise UserError(f"{source}: column {column!r} holds no times\n  Leave it out of the mapping") from None
+    return times
+
+
+def _sized(runs: pd.DataFrame, defects: Defects, number: _Numbers, mapping: ImportMapping) -> None:
+    """Check batch sizes, and make whole numbers of them."""
+    sizes = runs["batch_size"]
+    bad = ~(np.isfinite(sizes) & (sizes >= 1) & (sizes == sizes.round()))
+    if bad.all():
+        raise UserError(
+            f"{number.source}: no run has a batch size that is a whole number\n  Name its column in the mapping, or "
+            "give, in [constants], batch_size = 128, say"
+        )
+    runs["left_out"] = bad
+    defects.add("Runs without a batch size", int(bad.sum()), "They are left out.")
+
+
+def _evaluations(
+    table: pa.Table, mapping: ImportMapping, number: _Numbers, code: NDArray[np.int_], runs: pd.DataFrame
+) -> pd.DataFrame:
+    """Return one row an evaluation, as they stand in the table."""
+    columns, constants = mapping.columns, mapping.constants
+    batch = runs["batch_size"].to_numpy(dtype=float)[code]
+    epoch = number(columns.epoch)
+    if columns.step is not None:
+        step = number(columns.step) * constants.steps_per_unit
+    elif columns.epoch is not None:
+        if constants.train_size is None:
+            raise UserError(
+                "epochs are no steps yet\n  Give, in [constants] of the mapping, train_size: examples an epoch"
+            )
+        step = np.ceil(np.round(epoch * constants.train_size / batch, 9))
+    elif constants.steps is not None:
+        step = np.full(len(table), float(constants.steps))
+    else:
+        raise UserError(
+            "nothing says for how many steps runs trained\n  Name, in [columns] of the mapping, step or epoch; or give "
+            "steps in [constants]"
+        )
+    if columns.epoch is None and constants.train_size is not None:
+        epoch = step * batch / constants.train_size
+    found = {"run": code, "step": step, "epoch": epoch}
+    for name in ("train_seconds", "flops"):
+        found[name] = number(getattr(columns, name))
+    for ours, metric in mapping.metrics.items():
+        own = number(metric.column)
+        scale = 100.0 if metric.unit.endswith("percent") else 1.0
+        found[ours] = (scale - own if metric.unit.startswith("error") else own) / scale
+        high = np.nanmax(found[ours], initial=0.0)
+        if METRICS[ours].is_fraction and (high > 1 + 1e-6 or np.nanmin(found[ours], initial=0.0) < -1e-6):
+            raise UserError(
+                f"{number.source}: column {metric.column!r} is no accuracy in the unit {metric.unit!r}: it has "
+                f"{np.nanmax(own):g}\n  Give its unit in [metrics] of the mapping: fraction, percent, error or "
+                "error_percent"
+            )
+    return pd.DataFrame(found)
+
+
+def _nan_losses(table: pa.Table, mapping: ImportMapping, code: NDArray[np.int_], count: int) -> NDArray[np.bool_]:
+    """Return which runs have a loss that is NaN or infinite, as it was written: an empty value is not measured."""
+    found = np.zeros(count, dtype=bool)
+    for ours in _LOSSES:
+        if ours in mapping.metrics:
+            values = table[mapping.metrics[ours].column]
+            if pa.types.is_floating(values.type):
+                lost = pc.fill_null(pc.invert(pc.is_finite(values)), fill_value=False).to_numpy()
+                found[code[lost]] = True
+    return found
+
+
+def _ordered(evaluations: pd.DataFrame, mapping: ImportMapping, defects: Defects) -> pd.DataFrame:
+    """Return the evaluations that measured something, by run and step; of several at one step the last."""
+    names = list(mapping.metrics)
+    own: pd.DataFrame = evaluations[np.isfinite(evaluations["step"]) & evaluations[names].notna().any(axis=1)]
+    own = own.assign(step=own["step"].round().astype("int64"))
+    run, step = own["run"].to_numpy(), own["step"].to_numpy()
+    if ((np.diff(run) < 0) | ((np.diff(run) == 0) & (np.diff(step) < 0))).any():
+        own = own.sort_values(["run", "step"], kind="stable")
+        run, step = own["run"].to_numpy(), own["step"].to_numpy()
+    again = np.append((np.diff(run) == 0) & (np.diff(step) == 0), [False] * bool(len(own)))
+    if again.any():  # trackers log one metric a row: what a later row lacks, an earlier one has
+        defects.add("Evaluations at a step of another one of their run", int(again.sum()), "The last value counts.")
+        own = own.groupby(["run", "step"], sort=False, as_index=False).last()
+    if (own["step"] < 0).any():
+        raise UserError("a step below 0\n  Name the column of steps in the mapping")
+    return own
+
+
+def _totals(
+    runs: pd.DataFrame,
+    measured: pd.DataFrame,
+    number: _Numbers,
+    mapping: ImportMapping,
+    last: NDArray[np.int_],
+    *,
+    one_row_a_run: bool,
+) -> None:
+    """Add how long each run trained: to its last evaluation."""
+    ends = measured.groupby("run")[["step", "epoch", "train_seconds", "flops"]].max()
+    for ours, name in (("steps", "step"), ("epochs", "epoch"), ("train_seconds",) * 2, ("flops",) * 2):
+        runs[ours] = ends[name].reindex(runs.index)
+    if one_row_a_run and mapping.columns.step:  # also of runs that measured nothing
+        runs["steps"] = runs["steps"].fillna(pd.Series(number(mapping.columns.step, rows=last)))
+    runs["eval_seconds"] = number(mapping.columns.eval_seconds, rows=last)
+    for name in ("train_seconds", "flops"):
+        if runs[name].isna().any() and runs.loc[ends.index, name].isna().any():
+            runs[name] = math.nan  # known of some runs alone: sums of them would be too small
+            measured[name] = math.nan
+
+
+def _cleaned(runs: pd.DataFrame, measured: pd.DataFrame, mapping: ImportMapping, defects: Defects) -> Runs:
+    """Leave out runs that can't be placed, and number seeds that aren't known."""
+    for name in mapping.hyperparameters:
+        column = PARAM_PREFIX + name
+        has = runs[column].notna()
+        lacking = ~has & has.groupby(runs["optimizer"]).transform("any")
+        count = int((lacking & ~runs["left_out"]).sum())
+        defects.add(f"Runs without the {name} that others of their optimizer have", count, "They are left out.")
+        runs["left_out"] |= lacking
+    unpaired = mapping.columns.seed is None and mapping.constants.seed is None
+    cell = ["optimizer", "batch_size", *(PARAM_PREFIX + name for name in mapping.hyperparameters)]
+    if unpaired:
+        runs["seed"] = runs.groupby(cell, dropna=False).cumcount()
+        defects.add("Runs without a seed", len(runs), "Those of one setting are numbered, and no two are a pair.")
+    seeds = runs["seed"]
+    lacking = seeds.isna() & ~runs["left_out"]
+    defects.add("Runs without a seed, which others have", int(lacking.sum()), "They are left out.")
+    runs["left_out"] |= lacking
+    kept = runs[~runs["left_out"]].drop(columns="left_out")
+    _check_some(kept)
+    plain = kept["seed"].eq(kept["seed"].round()) & kept["seed"].between(0, 2**31 - 1)
+    plain &= kept["confirmation"] | (kept["seed"] < CONFIRMATION_SEEDS)
+    if not plain.all():
+        order = {value: place for place, value in enumerate(sorted(kept["seed"].unique()))}
+        kept = kept.assign(seed=kept["seed"].map(order))
+        defects.add(
+            "Runs whose seed is no whole number from 0 to 10^9",
+            int((~plain).sum()),
+            "All seeds are numbered in their order.",
+        )
+    kept = kept.astype({"seed": "int64", "batch_size": "int64"})
+    order_of_end = kept.sort_values("finished_at", kind="stable", na_position="first")
+    twice = order_of_end.duplicated([*cell, "seed"], keep="last").reindex(kept.index)
+    defects.add(
+        "Duplicate runs, of equal optimizer, setting, batch size and seed", int(twice.sum()), "The last of each counts."
+    )
+    kept = kept[~twice]
+    own = measured[measured["run"].isin(kept.index)] if len(kept) < len(runs) else measured
+    return Runs(runs=kept, evaluations=own, metrics=tuple(mapping.metrics), unpaired=unpaired, defects=defects)
+
+
+def _check_some(kept: pd.DataFrame) -> None:
+    if not len(kept):
+        raise UserError("no run is left: each lacks a batch size, a hyperparameter or a seed\n  Correct the mapping")

@@ -1,0 +1,90 @@
+"""W&B runs on this machine: the ``run-ID.wandb`` file of each, as written with ``WANDB_MODE=offline`` or beside a sync.
+
+Such a file is a log of protobuf records in LevelDB's format: after a header of 7 bytes, blocks of 32 KiB of fragments,
+each with a checksum, a length and a type. Runs of a server are exported from its pages as CSV, and imported from that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wandb.proto.wandb_internal_pb2 import Record
+
+from sensitivity.importing.sources.rows import REPORTED, LoggedRun, source_of
+from sensitivity.importing.tables import Source
+from sensitivity.study.errors import UserError
+from sensitivity.study.paths import path_faults
+
+_MAGIC, _HEADER, _BLOCK, _FRAGMENT = b":W&B", 7, 32 * 1024, struct.Struct("<IHB")
+_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+
+
+def read(address: str) -> Source:
+    """Read all runs below a folder, or that of one file.
+
+    Raises:
+        UserError: there are none, or a file isn't W&B's.
+    """
+    root = Path(address).expanduser()
+    files = [root] if root.is_file() else sorted(root.glob("**/run-*.wandb"))
+    with path_faults(root, "Give a folder of W&B runs, such as wandb/"):
+        runs = [_run(file) for file in files]
+    return source_of(runs, root.name, reported="the step of wandb.log")
+
+
+def _run(file: Path) -> LoggedRun:
+    settings: dict[str, Any] = {}
+    facts: dict[str, Any] = {"status": "running"}
+    evaluations = []
+    for data in _records(file):
+        record = Record.FromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            settings |= _items(record.run.config.update)
+            facts["started_at"] = record.run.start_time.ToSeconds()
+        elif kind == "config":
+            settings |= _items(record.config.update)
+        elif kind == "history":
+            values = _items(record.history.item)
+            facts["finished_at"] = values.get("_timestamp")
+            logged = {name: value for name, value in values.items() if not name.startswith("_")}
+            evaluations.append({**logged, REPORTED: record.history.step.num, "train_seconds": values.get("_runtime")})
+        elif kind == "exit":
+            facts["status"] = "finished" if record.exit.exit_code == 0 else "crashed"
+    settings = {name: value for name, value in settings.items() if name != "_wandb"}
+    return LoggedRun(run=file.stem.removeprefix("run-"), settings=settings, facts=facts, evaluations=evaluations)
+
+
+def _items(items: Any) -> dict[str, Any]:
+    found = {}
+    for item in items:
+        with contextlib.suppress(ValueError):
+            found[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+    return found
+
+
+def _records(file: Path) -> Iterator[bytes]:
+    """Yield the records of a file, up to where it was cut off."""
+    data = file.read_bytes()
+    if not data.startswith(_MAGIC):
+        raise UserError(f"{file}: no W&B run: it doesn't begin as one")
+    place, parts = _HEADER, bytearray()
+    while place + _FRAGMENT.size <= len(data):
+        left = _BLOCK - place % _BLOCK
+        if left < _FRAGMENT.size:  # the end of a block is filled with zeroes
+            place += left
+            continue
+        checksum, length, kind = _FRAGMENT.unpack_from(data, place)
+        body = data[place + _FRAGMENT.size : place + _FRAGMENT.size + length]
+        if len(body) < length or zlib.crc32(bytes([kind]) + body) != checksum:
+            return  # its writer was killed
+        place += _FRAGMENT.size + length
+        parts = bytearray(body) if kind in (_FULL, _FIRST) else parts + body
+        if kind in (_FULL, _LAST):
+            yield bytes(parts)

@@ -1,0 +1,71 @@
+"""Studies whose runs were trained elsewhere: the ``[observed]`` table of a study file, and the ids of their runs.
+
+Such a study has no problem, budget, schedule or evaluation of ours: what was trained isn't known here, only what was
+measured. Its runs were imported, recorded by the user's own loop, or handed out to it (``sensitivity.trials``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import field_validator
+from pydantic_core import PydanticCustomError
+
+from sensitivity.study.errors import UserError
+from sensitivity.study.hashing import content_hash
+from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.section import AsList, Section
+
+OBSERVED = "observed"
+"""The kind of an optimizer that trains elsewhere, and the design of settings that nobody has declared."""
+TRAINED_HERE = ("problem", "budget", "schedule", "evaluation", "search", "execution")
+"""Tables of a study file that say how runs are trained here."""
+
+
+class ObservedSpec(Section):
+    """What is known of runs that were trained elsewhere."""
+
+    metrics: Annotated[tuple[MetricName, ...], AsList] = tuple(metric.name for metric in METRICS.values())
+    """Those that were measured."""
+    source: str = ""
+    """Where the runs come from, in words; empty where the user's own loop reports them."""
+    planned: bool = False
+    """Whether the study file stood before the first run, so that its claims are confirmatory."""
+    recorded: bool = False
+    """Whether optimizers, batch sizes and seeds are those of the runs that are there, whatever they are."""
+    unpaired: bool = False
+    """Whether runs of equal seed have nothing in common, as where seeds aren't known."""
+    cautions: Annotated[tuple[str, ...], AsList] = ()
+    """What was found wrong with the runs as they came in, a sentence each."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _some_metric(cls, value: tuple[MetricName, ...]) -> tuple[MetricName, ...]:
+        if not value:
+            raise PydanticCustomError("empty", "the list is empty: give at least one of {all}", {"all": list(METRICS)})
+        return value
+
+    def where(self) -> str:
+        """Return in words where the runs were trained."""
+        return f"elsewhere ({self.source})" if self.source else "elsewhere"
+
+
+def trained_elsewhere(name: str) -> UserError:
+    """Return the error for what can be done only with a study that is trained here."""
+    return UserError(
+        f"{name}: its runs are trained elsewhere, so nothing of it can be trained here\n"
+        "  `sensitivity.trials` hands out what it plans (docs/importing.md); its results can be read: verdict, report, "
+        "figure, export, dashboard"
+    )
+
+
+def observed_ids(optimizer: str, hyperparameters: Mapping[str, float], batch_size: int, seed: int) -> tuple[str, str]:
+    """Return the ids of a run that was trained elsewhere, and of its cell: hashes of all that tells it from others."""
+    cell = {
+        OBSERVED: True,
+        "arm": optimizer,
+        "hyperparameters": dict(hyperparameters),
+        "batch_size": batch_size,
+    }
+    return content_hash({**cell, "seed": seed}), content_hash(cell)

@@ -1,0 +1,205 @@
+"""Runs that other tools have written themselves, imported and compared number by number."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import optuna
+import pytest
+
+import sensitivity
+from sensitivity.importing import sources
+from sensitivity.study.errors import UserError
+
+LRS, SEEDS, STEPS = (0.1, 0.3), (0, 1), (0, 10, 20)
+CONSTANTS = {"optimizer": "sgd", "batch_size": 32}
+ACCURACY = {"test_accuracy": {"column": "val_accuracy", "unit": "fraction"}}
+
+
+def accuracy(lr, seed, step):
+    return lr * (step + seed) / 100
+
+
+def configurations():
+    return [{"lr": lr, "seed": seed, **CONSTANTS} for lr in LRS for seed in SEEDS]
+
+
+def check(study, *, statuses=("completed",) * 4):
+    """The curves are those that were written, and every run has its setting."""
+    runs = study.runs.sort_values(["param.lr", "seed"])
+    assert tuple(runs["status"]) == statuses
+    assert list(zip(runs["param.lr"], runs["seed"], strict=True)) == [(lr, seed) for lr in LRS for seed in SEEDS]
+    for row, status in zip(runs.itertuples(), statuses, strict=True):
+        own = study.curves[study.curves["trial_id"] == row.trial_id]
+        steps = STEPS if status == "completed" else STEPS[:2]
+        assert tuple(own["step"]) == steps
+        lr = runs.loc[row.Index, "param.lr"]
+        assert np.allclose(own["test_accuracy"], [accuracy(lr, row.seed, step) for step in steps], rtol=1e-6, atol=0)
+
+
+def test_an_optuna_storage(tmp_path):
+    url = f"sqlite:///{tmp_path}/runs.db"
+    study = optuna.create_study(storage=url, study_name="s", direction="maximize")
+    for lr in LRS:
+        for seed in SEEDS:
+            trial = study.ask()
+            trial.suggest_float("lr", lr, lr)
+            trial.set_user_attr("seed", seed)
+            failed = (lr, seed) == (0.3, 1)
+            for step in STEPS[: 2 if failed else 3]:
+                trial.report(accuracy(lr, seed, step), step)
+            if failed:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                study.tell(trial, accuracy(lr, seed, STEPS[-1]))
+    with pytest.raises(UserError) as asked:
+        sensitivity.import_runs(tmp_path / "runs.db", "mine", storage=tmp_path)
+    for words in (
+        "does 'reported' (the step of trial.report) count steps",
+        "which column is the metric (",
+        "which optimizer is it",
+    ):
+        assert words in str(asked.value)
+    mapping = {
+        "rows": "evaluations",
+        "columns": {
+            "run": "run", "seed": "seed", "step": "reported", "status": "status", "started_at": "started_at",
+            "finished_at": "finished_at",
+        },
+        "hyperparameters": {"lr": "config.lr"},
+        "metrics": {"test_accuracy": {"column": "value", "unit": "fraction"}},
+        "statuses": {"COMPLETE": "completed", "FAIL": "failed"},
+        "constants": CONSTANTS,
+    }  # fmt: skip
+    found = sensitivity.import_runs(f"optuna:{url}", "mine", mapping=mapping, storage=tmp_path)
+    check(found, statuses=("completed",) * 3 + ("failed",))
+    took = (found.runs["finished_at"] - found.runs["started_at"]).sort_values()
+    assert list(took) == sorted(trial.duration for trial in study.trials)
+    assert "The objective of the Optuna study 's' is maximized." in found.spec.observed.cautions
+
+
+def test_an_export_to_optuna_comes_back(tmp_path):
+    """What `export` writes for Optuna is read again: the same runs, statuses and curves."""
+    from sensitivity.execution.optuna_export import export_optuna
+    from sensitivity.store.directory import place
+
+    table = "run,optimizer,lr,batch_size,seed,step,test_accuracy\n" + "".join(
+        f"{lr}-{seed},sgd,{lr},32,{seed},{step},{accuracy(lr, seed, step)}\n"
+        for lr in LRS
+        for seed in SEEDS
+        for step in STEPS
+    )
+    (tmp_path / "runs.csv").write_text(table)
+    sensitivity.import_runs(tmp_path / "runs.csv", "first", storage=tmp_path)
+    export_optuna(place(str(tmp_path / "first")), str(tmp_path / "optuna.db"))
+    mapping = {
+        "rows": "evaluations",
+        "columns": {
+            "run": "run", "optimizer": "optimizer", "batch_size": "batch_size", "seed": "seed", "step": "reported",
+            "status": "status",
+        },
+        "hyperparameters": {"lr": "config.lr"},
+        "metrics": {"test_accuracy": {"column": "test_accuracy", "unit": "fraction"}},
+    }  # fmt: skip
+    check(sensitivity.import_runs(tmp_path / "optuna.db", "again", mapping=mapping, storage=tmp_path))
+
+
+def test_a_ray_tune_folder(tmp_path):
+    """Written by Tune's own loggers, without a cluster."""
+    from ray.tune.experiment import Trial
+    from ray.tune.logger import JsonLoggerCallback
+
+    logger = JsonLoggerCallback()
+    for place, configuration in enumerate(configurations()):
+        trial = Trial("train", config=configuration, trial_id=f"t_{place}", stub=True)
+        folder = tmp_path / "experiment"
+        (folder / trial.trial_id).mkdir(parents=True)
+        trial.storage = SimpleNamespace(
+            experiment_driver_staging_path=str(folder), trial_driver_staging_path=str(folder / trial.trial_id)
+        )
+        logger.log_trial_start(trial)
+        for iteration, step in enumerate(STEPS, start=1):
+            logger.log_trial_result(
+                iteration,
+                trial,
+                {
+                    "val_accuracy": accuracy(configuration["lr"], configuration["seed"], step),
+                    "global_step": step,
+                    "training_iteration": iteration,
+                    "time_total_s": float(iteration),
+                    "timestamp": 1_700_000_000 + step,
+                    "trial_id": trial.trial_id,
+                    "done": step == STEPS[-1],
+                    "config": configuration,
+                    "hostname": "here",
+                },
+            )
+        logger.log_trial_end(trial, failed=False)
+    study = sensitivity.import_runs(tmp_path / "experiment", "mine", storage=tmp_path)
+    check(study)
+    assert set(study.runs["train_seconds"]) == {3.0}
+
+
+def test_tensorboard_event_files(tmp_path):
+    pytest.importorskip("tensorboard", reason="the extra `tensorboard` is not installed")
+    from torch.utils.tensorboard import SummaryWriter
+
+    for configuration in configurations():
+        folder = str(tmp_path / "logs" / f"{configuration['lr']}-{configuration['seed']}")
+        with SummaryWriter(folder) as writer:
+            writer.add_hparams(configuration, {}, run_name=".")
+            for step in STEPS:
+                writer.add_scalar("val/accuracy", accuracy(configuration["lr"], configuration["seed"], step), step)
+    check(sensitivity.import_runs(tmp_path / "logs", "mine", storage=tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore")  # of its own about its own libraries
+def test_an_mlflow_store(tmp_path):
+    tracking = pytest.importorskip("mlflow.tracking", reason="the extra `mlflow` is not installed")
+    url = f"sqlite:///{tmp_path}/mlflow.db"
+    client = tracking.MlflowClient(url)
+    experiment = client.create_experiment("e")
+    for configuration in configurations():
+        run = client.create_run(experiment)
+        for name, value in configuration.items():
+            client.log_param(run.info.run_id, name, value)
+        for step in STEPS:
+            value = accuracy(configuration["lr"], configuration["seed"], step)
+            client.log_metric(run.info.run_id, "val_accuracy", value, step=step)
+        client.set_terminated(run.info.run_id)
+    check(sensitivity.import_runs(f"mlflow:{url}", "mine", storage=tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_runs_of_the_offline_mode(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    configuration = configurations()[1]  # one: a start of W&B takes seconds
+    with wandb.init(mode="offline", dir=tmp_path, project="p", config=configuration) as run:
+        for step in STEPS:
+            value = accuracy(configuration["lr"], configuration["seed"], step)
+            run.log({"val_accuracy": value, "global_step": step})
+    study = sensitivity.import_runs(tmp_path / "wandb", "mine", storage=tmp_path)
+    (row,) = study.runs.to_dict("records")
+    assert (row["status"], row["optimizer"], row["param.lr"], row["seed"]) == ("completed", "sgd", 0.1, 1)
+    assert tuple(study.curves["step"]) == STEPS
+    assert list(study.curves["test_accuracy"]) == [accuracy(0.1, 1, step) for step in STEPS]
+
+
+def test_a_package_that_is_missing_is_named_with_its_install_line(tmp_path, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError("No module named 'tensorboard'", name="tensorboard.backend")
+
+    monkeypatch.setattr(sources.importlib, "import_module", missing)
+    with pytest.raises(UserError, match=r"isn't installed\n  Install it: pip install 'sensitivity\[tensorboard\]'"):
+        sources.find_source(f"tensorboard:{tmp_path}")
+
+
+def test_what_is_no_source_is_told_with_those_that_are(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    for path, why in ((tmp_path, "nothing there is a table"), (tmp_path / "absent", "there is no such file")):
+        with pytest.raises(UserError, match=f"{why}.*\n  Give a file that ends in .csv, .*wandb:ADDRESS"):
+            sources.find_source(str(path))
+    (tmp_path / "bad.jsonl").write_text(json.dumps([1]) + "\n")
+    with pytest.raises(UserError, match="line 1 is no object"):
+        sources.find_source(str(tmp_path / "bad.jsonl"))
