@@ -148,7 +148,7 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     problem = load_problem(parse_study({"name": "b", "batch_sizes": [BATCH], "seeds": 1, "budget": {"steps": 1},
-        "optimizers": {"a": {"kind": "sgd", "lr": 0.1}}}, source="b").problem)  # fmt: skip
+        "optimizers": {"a": {"kind": "sgd", "lr": 0.1}}}, source="b").required_problem)  # fmt: skip
     lines = [
         "| optimizer | peer | alone, ms a step | pack of 1 | pack of 64, by member | gain | state a member |",
         "|---|---|---|---|---|---|---|",

@@ -11,7 +11,7 @@ from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.data import Data, Value
 from sensitivity.figures.exhibit import PAIR, Exhibit, pair_of
-from sensitivity.figures.exhibits.settling import NOT_SETTLED
+from sensitivity.figures.exhibits.settling import not_settled
 from sensitivity.figures.labels import count, number, optimizer_label
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.panels import Panels, log_axis, make_panels
@@ -165,7 +165,7 @@ def _data(looks: SettledLooks) -> Data:
 def _looks(results: StudyResults, pair: str) -> SettledLooks:
     ledger = results.tables.ledger
     if ledger is None:
-        raise NothingToShowError(NOT_SETTLED)
+        raise NothingToShowError(not_settled(results))
     looks = settled_looks(ledger, pair_of(results, pair))
     if not looks.scaling and not looks.sensitivity:
         raise NothingToShowError("The settlement has not looked at this pair yet.")

@@ -18,10 +18,18 @@ NOT_SETTLED = (
 )
 
 
+_ELSEWHERE = "The runs of this study were trained elsewhere, so `sensitivity settle` can't add any."
+
+
+def not_settled(results: StudyResults) -> str:
+    """Return why there is no settlement to show."""
+    return _ELSEWHERE if results.spec.observed is not None else NOT_SETTLED
+
+
 def _ledger(results: StudyResults) -> Ledger:
     ledger = results.tables.ledger
     if ledger is None or not ledger.entries:
-        raise NothingToShowError(NOT_SETTLED)
+        raise NothingToShowError(not_settled(results))
     return ledger
 
 
