@@ -68,7 +68,7 @@ def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ..
             found.append(_settled(answer, ledger))
             continue
         own = answer_in_words(claim)
-        open_ = own.answer == "undetermined" and ledger is None
+        open_ = own.answer == "undetermined" and ledger is None and results.spec.observed is None
         found.append(replace(own, settle=(*own.settle, _SETTLE)) if open_ else own)
     return tuple(found)
 
