@@ -24,11 +24,21 @@ from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import MANIFEST, read_manifest, refuse_other_study, spec_hash
 from sensitivity.store.reader import read_study
 from sensitivity.store.schema import PARAM_PREFIX
-from sensitivity.study.amendments import Declaration, Observation, Point, Step
+from sensitivity.study.amendments import NOT_DECLARED, Declaration, Observation, Point, Step
 from sensitivity.study.errors import UserError
 from sensitivity.study.ledger import Declared, Ledger, LedgerEntry
 from sensitivity.study.primary import Question
 from sensitivity.study.schedule import total_steps
+
+_DECLARED = {
+    "batch_sizes": "batch_sizes: {then} there, {now} now",
+    "caps": "budget: {then} steps of a run at each batch size there, {now} now",
+    "target": "target: {then[0]} = {then[1]} there, {now[0]} = {now[1]} now",
+    "arms": "optimizers: others are compared, or their hyperparameters have other ranges",
+    "claims": "claims: other questions, or other pairs, margins or primary in the study file",
+    "looks": "primary.looks: {then} there, {now} now",
+}
+"""What is said where a field of the declaration has changed."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,9 @@ def settle_study(
     Raises:
         UserError: the study can't be settled, was declared otherwise before, or `launch` raises.
     """
+    _refuse_other(plan, directory)
+    declared = _declared(plan, directory, questions)  # before anything is written
     _keep_study(plan, directory)
-    declared = _declared(plan, directory, questions)
     write_declared(directory, declared)
     settlers: list[Settler] = []
 
@@ -100,8 +111,7 @@ def next_step(plan: Plan, directory: Place, *, questions: Sequence[Question] = (
     Raises:
         UserError: the study can't be settled, was declared otherwise before, or can't be trained here.
     """
-    if directory.exists(MANIFEST):
-        refuse_other_study(directory, read_manifest(directory), plan.spec, plan.source, plan.origin)
+    _refuse_other(plan, directory)
     declared = _declared(plan, directory, questions)
     replay, folder = Replay(plan.spec, plan.source, declared), settling_place(directory)
     if folder.exists(MANIFEST):
@@ -117,13 +127,16 @@ def next_step(plan: Plan, directory: Place, *, questions: Sequence[Question] = (
     return NextStep(ledger, replay.step, price(plan, costs, finished=frozenset(), workers=at_once))
 
 
-def _keep_study(plan: Plan, directory: Place) -> None:
-    """See to it that the directory holds this study, though none of its own design may have run yet."""
+def _refuse_other(plan: Plan, directory: Place) -> None:
     if directory.exists(MANIFEST):
         refuse_other_study(directory, read_manifest(directory), plan.spec, plan.source, plan.origin)
-        return
-    with StudyRun.begin(plan, directory, with_searches):
-        pass
+
+
+def _keep_study(plan: Plan, directory: Place) -> None:
+    """Make the directory that of this study, though none of its own design may have run yet."""
+    if not directory.exists(MANIFEST):
+        with StudyRun.begin(plan, directory, with_searches):
+            pass
 
 
 def _declared(plan: Plan, directory: Place, questions: Sequence[Question]) -> Declared:
@@ -139,14 +152,25 @@ def _declared(plan: Plan, directory: Place, questions: Sequence[Question]) -> De
     then = before.declaration
     asked = questions or tuple(question for question in QUESTIONS if then.asks(question))
     now = _declaration(plan, then.spec_hash, asked)
-    fields = [name for name in Declaration.model_fields if getattr(now, name) != getattr(then, name)]
-    if fields:
+    different = _differences(then, now)
+    if different:
+        lines = "\n".join(f"  - {line}" for line in different)
         raise UserError(
-            f"{directory.uri}: its settlement began under another declaration; what differs: {', '.join(fields)}\n"
+            f"{directory.uri}: its settlement began under another declaration\n{lines}\n"
             "  The error rate holds for what was declared before the first run. Put back what was changed in the study"
             " file or in --question, and it goes on; or settle the study under another name"
         )
     return before
+
+
+def _differences(then: Declaration, now: Declaration) -> list[str]:
+    """Return, in the words of a study file, what differs between two declarations."""
+    fields = [name for name in Declaration.model_fields if name not in NOT_DECLARED]
+    return [
+        _DECLARED.get(name, name).format(then=getattr(then, name), now=getattr(now, name))
+        for name in fields
+        if getattr(then, name) != getattr(now, name)
+    ]
 
 
 def _declaration(plan: Plan, hashed: str, questions: Sequence[Question]) -> Declaration:

@@ -27,9 +27,10 @@ def what_it_took(ledger: Ledger) -> str:
 def role(answer: Answer) -> str:
     """Return what a settled answer may claim."""
     rate = f"{answer.claim.alpha:.2%} at any moment at which it may stop"
+    judged = "Judged on fresh seeds that no choice has seen. " if answer.looks else ""
     if answer.claim.confirmatory:
-        return f"Settled on fresh seeds that no choice has seen. Error rate {rate}."
-    return f"Settled on fresh seeds, and exploratory: not the primary claim of the study. Nominal error rate {rate}."
+        return f"{judged}Error rate {rate}."
+    return f"{judged}Exploratory: not the primary claim of the study. Nominal error rate {rate}."
 
 
 def next_look(answer: Answer) -> str:

@@ -53,11 +53,18 @@ def declare(
     """
     target = spec.primary_target
     if target is None:
-        raise UserError("nothing to settle without a target: add one, such as [targets] test_accuracy = [0.95]")
+        raise UserError(
+            f"{spec.name}: nothing to settle without a target: add one, such as [targets] test_accuracy = [0.95]"
+        )
     if not spec.comparisons:
-        raise UserError("nothing to settle with one optimizer: add another, or `pairs`, to compare it with")
+        raise UserError(
+            f"{spec.name}: nothing to settle with one optimizer: add another, or `pairs`, to compare it with"
+        )
     if "scaling" in questions and len(spec.batch_sizes) < 2:
-        raise UserError("the scaling question needs two batch sizes or more; settle sensitivity, or add batch sizes")
+        raise UserError(
+            f"{spec.name}: the scaling question needs two batch sizes or more; add batch sizes, or settle the other"
+            " question alone: --question sensitivity"
+        )
     looks = spec.primary.looks if spec.primary is not None and spec.primary.question == "scaling" else ()
     cells = sum(arm.most_cells() for arm in spec.optimizers.values())
     return Declaration(

@@ -61,9 +61,13 @@ def answer_sentence(
         elif estimate is not None:
             said += f" {one}'s {noun} is {known}, so it may be larger or smaller."
         return said + ("" if next_runs is None else f" The next look costs {runs(next_runs)}.")
+    # Without an estimate, one of the two has never worked, and the interval has one end.
+    measured = f"its {noun} " + (
+        f"is {known}" if known else f"over that of {other} has no estimate ({interval(*ends, level)})"
+    )
     if answer == "equivalent":
         verb = "scales as far as" if scaling else "is as sensitive to its hyperparameters as"
-        return f"{one} {verb} {other}: its {noun} is {known}, within the margin of {claim.margin:g}, by {basis}."
+        return f"{one} {verb} {other}: {measured}, within the margin of {claim.margin:g}, by {basis}."
     verbs = {
         ("scaling", "better"): "scales further than",
         ("scaling", "worse"): "scales less far than",
@@ -71,7 +75,7 @@ def answer_sentence(
         ("sensitivity", "worse"): "is more sensitive to its hyperparameters than",
     }
     verb = verbs[claim.question, answer]
-    return f"{one} {verb} {other}: its {noun} is {known}, beyond the margin of {claim.margin:g}, by {basis}."
+    return f"{one} {verb} {other}: {measured}, beyond the margin of {claim.margin:g}, by {basis}."
 
 
 def _asks(claim: Claim, other: str) -> str:

@@ -116,6 +116,10 @@ class Claim(Amendment):
     """Whether `alpha` is a share of the study's error rate; an exploratory claim has one of its own."""
 
 
+NOT_DECLARED = frozenset({"run_cap", "grid_runs"})
+"""Fields of a declaration that change no step of the procedure."""
+
+
 class Declaration(Amendment):
     """What is fixed before the first run: all that the procedure depends on besides what runs turn out to be."""
 
@@ -159,9 +163,9 @@ class Declaration(Amendment):
         """16 hex digits that identify the content; also the seed of the procedure's own random numbers.
 
         The cap on runs is left out: it decides how far a settling comes and not what it would ask for, so one that was
-        raised goes on where the lower one ended.
+        raised goes on where the lower one ended. The size of the study file's own design is only compared with.
         """
-        return content_hash(self.model_dump(mode="json", exclude={"run_cap", "grid_runs"}))
+        return content_hash(self.model_dump(mode="json", exclude=set(NOT_DECLARED)))
 
     def arm(self, name: str) -> DeclaredArm:
         """Return an arm by its name."""

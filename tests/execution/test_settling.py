@@ -269,16 +269,46 @@ def test_runs_of_the_own_design_serve_the_scout(study, in_process):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("test_accuracy = [0.9]", "test_accuracy = [0.8]", "target"),
-        ("lr = { log = [0.01, 1.0], points = 4 }\n[optimizers.other]", "lr = 0.1\n[optimizers.other]", "arms"),
+        (
+            "test_accuracy = [0.9]",
+            "test_accuracy = [0.8]",
+            "target: test_accuracy = 0.9 there, test_accuracy = 0.8 now",
+        ),
+        (
+            "batch_sizes = [16, 64, 256]",
+            "batch_sizes = [16, 64]",
+            r"batch_sizes: \(16, 64, 256\) there, \(16, 64\) now",
+        ),
+        ("seeds = 2", "seeds = 2\nmargins = { tuning_ratio = 3.0 }", "margins"),
+        ("lr = { log = [0.01, 1.0], points = 4 }\n[optimizers.other]", "lr = 0.1\n[optimizers.other]", "optimizers: "),
     ],
 )
 def test_what_was_declared_stays(copied, in_process, old, new, said):
     path, _ = copied
     assert old in STUDY
     path.write_text(STUDY.replace(old, new))
-    with pytest.raises(UserError, match=f"what differs: {said}"):
+    with pytest.raises(UserError, match=f"another declaration\n  - .*{said}"):
         settle(path)
+
+
+def test_a_larger_design_of_the_file_is_the_same_settlement(copied, in_process, undisturbed):
+    path, _ = copied
+    path.write_text(STUDY.replace("seeds = 2", "seeds = 3"))
+    assert settle(path)[1].ledger.entries == undisturbed[1].ledger.entries
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[targets]\ntest_accuracy = [0.9]\n", "", "alike: nothing to settle without a target"),
+        ("batch_sizes = [16, 64, 256]", "batch_sizes = [16]", "alike: the scaling question needs two"),
+    ],
+)
+def test_what_cannot_be_settled_leaves_no_directory(study, in_process, old, new, said):
+    study.write_text(STUDY.replace(old, new))
+    with pytest.raises(UserError, match=said):
+        settle(study)
+    assert not (study.parent / "studies" / "alike").exists()
 
 
 def test_another_question_is_another_declaration(study, in_process):

@@ -243,6 +243,12 @@ def test_times_that_follow_no_law_block():
         ),
         ("sensitivity", "undetermined", {"direction": "better"}, "until a setting works is smaller"),
         ("sensitivity", "better", {"ends": (1.4, None)}, "95% interval 1.4 to no bound, valid at any look"),
+        (
+            "sensitivity",
+            "worse",
+            {"estimate": None, "ends": (1.4, None)},
+            "until a setting works over that of SGD has no estimate (95% interval 1.4 to no bound, valid at any look)",
+        ),
     ],
 )
 def test_sentences(question, answer, changes, said):
