@@ -1,7 +1,8 @@
 """The files of a settlement, in the folder ``settle`` of a study directory.
 
 ``declaration.json`` and ``freeze.json`` are written once, the one before the first run and the other before the first
-judging run, each with the hash of its content. ``ledger.json`` grows by a step at a time. The runs stand beside them in
+judging run. ``ledger.json`` grows by a step at a time, and follows from these and the runs: it can be written again.
+Each has the hash of its content. The runs stand beside them in
 the format of a study directory, apart from those of the study file's own design.
 """
 
@@ -14,12 +15,24 @@ from pydantic import TypeAdapter, ValidationError
 from sensitivity.store.directory import Place
 from sensitivity.study.amendments import Amendment, Freeze, Settlement
 from sensitivity.study.errors import StorageError
+from sensitivity.study.hashing import content_hash
 from sensitivity.study.ledger import Declared, Ledger, LedgerEntry
 
 FOLDER = "settle"
 DECLARATION = "declaration.json"
 FREEZE = "freeze.json"
 LEDGER = "ledger.json"
+
+_KEPT = (
+    "  Restore it from a copy: what was declared and frozen before the judging runs has to stay as it was. Or settle"
+    " the study under another name"
+)
+_FIX = {
+    DECLARATION: _KEPT,
+    FREEZE: _KEPT,
+    LEDGER: "  Restore it from a copy; or delete it and settle the study again, which writes it anew from the runs",
+}
+"""What is to be done where a file can't be used."""
 
 A = TypeVar("A", bound=Amendment)
 
@@ -31,6 +44,12 @@ class _Steps(Amendment):
     """Hash of the declaration that the steps follow from."""
     entries: tuple[LedgerEntry, ...]
     settlement: Settlement | None
+    hash: str = ""
+
+    @property
+    def own_hash(self) -> str:
+        """That of its content."""
+        return content_hash(self.model_dump(mode="json", exclude={"hash"}))
 
 
 class _Frozen(Amendment):
@@ -72,7 +91,7 @@ def read_ledger(directory: Place) -> Ledger | None:
     if not folder.exists(LEDGER):
         return Ledger(declared=declared)
     steps = _read(folder, LEDGER, TypeAdapter(_Steps))
-    if steps.declaration != declared.hash:
+    if steps.declaration != declared.hash or steps.hash != steps.own_hash:
         raise _changed(folder, LEDGER)
     ledger = Ledger(declared=declared, entries=steps.entries, settlement=steps.settlement)
     if ledger.freeze is not None and ledger.freeze != _read_freeze(folder):
@@ -112,7 +131,7 @@ def write_ledger(directory: Place, ledger: Ledger) -> None:
         StorageError: the place can't be written.
     """
     steps = _Steps(declaration=ledger.declared.hash, entries=ledger.entries, settlement=ledger.settlement)
-    _write(settling_place(directory), LEDGER, steps)
+    _write(settling_place(directory), LEDGER, steps.model_copy(update={"hash": steps.own_hash}))
 
 
 def _read_freeze(folder: Place) -> Freeze:
@@ -123,21 +142,20 @@ def _read_freeze(folder: Place) -> Freeze:
 
 
 def _read(folder: Place, name: str, adapter: TypeAdapter[A]) -> A:
+    if not folder.exists(name):
+        raise StorageError(f"{folder.uri_of(name)}: missing\n{_FIX[name]}")
     try:
         return adapter.validate_json(folder.read(name))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its content"
-        raise StorageError(
-            f"{folder.uri_of(name)}: damaged ({where}: {first['msg']})\n"
-            "  Restore it from a copy; or move the folder away and settle the study under another name"
-        ) from None
+        raise StorageError(f"{folder.uri_of(name)}: damaged ({where}: {first['msg']})\n{_FIX[name]}") from None
 
 
 def _changed(folder: Place, name: str) -> StorageError:
     return StorageError(
         f"{folder.uri_of(name)}: its content is not what its hash says; it was changed after it was written\n"
-        "  Restore it from a copy: what was declared and frozen before the judging runs has to stay as it was"
+        f"{_FIX[name]}"
     )
 
 

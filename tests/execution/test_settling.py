@@ -338,6 +338,26 @@ def test_a_file_that_was_changed_is_refused(copied, name):
         read_ledger(directory)
 
 
+def test_an_answer_that_was_edited_is_refused_and_comes_again_from_the_runs(copied, in_process, undisturbed):
+    path, directory = copied
+    folder = settling_place(directory)
+    content = json.loads(folder.read(LEDGER))
+    content["settlement"]["answers"][0] |= {"answer": "better", "says": "Other wins."}
+    folder.write(LEDGER, json.dumps(content).encode())
+    for read in (lambda: read_ledger(directory), lambda: settle(path)):
+        with pytest.raises(StorageError, match=r"ledger.json: its content is not .*\n  .*or delete it and settle"):
+            read()
+    folder.delete(LEDGER)
+    assert settle(path)[1].ledger == undisturbed[1].ledger == read_ledger(directory)
+
+
+def test_a_freeze_that_is_missing_is_said_to_be(copied):
+    _, directory = copied
+    settling_place(directory).delete(FREEZE)
+    with pytest.raises(StorageError, match=r"freeze.json: missing\n  Restore"):
+        read_ledger(directory)
+
+
 def test_every_face_shows_the_same_answers(undisturbed):
     folder, settled = undisturbed
     directory, ledger = place(str(folder / "studies" / "alike")), settled.ledger
