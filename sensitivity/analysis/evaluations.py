@@ -19,7 +19,7 @@ import pyarrow as pa
 from sensitivity.analysis.clipping import CLIPPED, EFFECTIVE_LR
 from sensitivity.analysis.times import deciding_rows
 from sensitivity.store.directory import Place
-from sensitivity.store.ledger import read_ledger
+from sensitivity.store.ledger import read_ledger, refuse_settling_folder
 from sensitivity.store.manifest import Manifest
 from sensitivity.store.reader import StudyRuns, read_evaluations, read_runs
 from sensitivity.store.schema import CURVE_COLUMNS
@@ -224,6 +224,7 @@ def read_tables(directory: Place) -> StoredTables:
     """Read a study directory's runs, finished or not, and its curves when they are asked for.
 
     Raises:
-        StorageError: as ``reader.read_study``.
+        StorageError: as ``reader.read_study``, or the directory is the folder of a settlement.
     """
+    refuse_settling_folder(directory)
     return StoredTables(read_runs(directory), Evaluations(directory), read_ledger(directory))

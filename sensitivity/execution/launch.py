@@ -32,8 +32,8 @@ class Outcome:
 
     @property
     def trained(self) -> bool:
-        """Whether any run has a result of training, or waits for one."""
-        return any(status not in ("failed", "interrupted") for status in self.statuses)
+        """Whether any run has a result of training, or waits for one, or none was asked for."""
+        return not self.statuses or any(status not in ("failed", "interrupted") for status in self.statuses)
 
 
 def launch(

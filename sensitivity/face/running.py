@@ -99,7 +99,7 @@ def settle(
     hours: float | None = None,
     runs: int | None = None,
     flops: float | None = None,
-    questions: Sequence[Question] = (),
+    questions: Question | Sequence[Question] = (),
     storage: str | os.PathLike[str] = "studies",
     address: str | None = None,
     workers: int | None = None,
@@ -140,7 +140,7 @@ def settle(
             ready,
             directory,
             Machines(address=address, workers=workers, sessions=_this_executor().session),
-            questions=questions,
+            questions=(questions,) if isinstance(questions, str) else questions,
             budget=Budget(runs=runs, flops=flops, seconds=None if hours is None else 3600 * hours),
             show=line.following,
         )
@@ -164,8 +164,8 @@ def _end(outcome: Outcome, line: StatusLine) -> None:
 
 def _check_budget(**limits: float | None) -> None:
     for name, limit in limits.items():
-        if limit is not None and not limit > 0:
-            raise UserError(f"{name}: give a number above 0, or None for no limit; got {limit:g}")
+        if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
+            raise UserError(f"{name}: give a number above 0, or None for no limit; got {limit!r}")
 
 
 def _check_workers(workers: int | None) -> None:

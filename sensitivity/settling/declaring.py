@@ -49,8 +49,10 @@ def declare(
         grid_runs: runs that the study file asks for otherwise, for comparison; counted from its design by default.
 
     Raises:
-        UserError: the study has no target, no pair, or for scaling fewer than two batch sizes.
+        UserError: a question is none, or the study has no target, no pair, or for scaling fewer than two batch sizes.
     """
+    if unknown := [question for question in questions if question not in QUESTIONS]:
+        raise UserError(f"questions: allowed are {', '.join(QUESTIONS)}; got {', '.join(map(str, unknown))}")
     target = spec.primary_target
     if target is None:
         raise UserError(

@@ -64,6 +64,19 @@ def settling_place(directory: Place) -> Place:
     return directory.child(FOLDER)
 
 
+def refuse_settling_folder(directory: Place) -> None:
+    """Raise if a directory is the folder of a settlement, whose runs aren't those of a study's own design.
+
+    Raises:
+        StorageError: naming what to give instead.
+    """
+    if directory.exists(DECLARATION):
+        raise StorageError(
+            f"{directory.uri}: has the runs of a settlement, and is no study of its own\n"
+            "  Give the study directory that it lies in. `sensitivity export` and `verify` take this one, too"
+        )
+
+
 def read_declared(directory: Place) -> Declared | None:
     """Return what a study's settlement has declared; None where none has begun.
 

@@ -22,6 +22,8 @@ from sensitivity.execution.prepare import prepare
 from sensitivity.execution.settler import Budget
 from sensitivity.execution.settling import next_step, settle_study
 from sensitivity.execution.study_run import Machines, StudyRun
+from sensitivity.figures.exhibits.settling import SETTLING
+from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.report import write_report
 from sensitivity.store.directory import place
 from sensitivity.store.ledger import DECLARATION, FREEZE, LEDGER, read_ledger, settling_place
@@ -349,6 +351,25 @@ def test_an_answer_that_was_edited_is_refused_and_comes_again_from_the_runs(copi
             read()
     folder.delete(LEDGER)
     assert settle(path)[1].ledger == undisturbed[1].ledger == read_ledger(directory)
+
+
+def test_a_budget_below_the_first_step_is_no_fault(study, in_process):
+    directory, settled = settle(study, budget=Budget(runs=1))
+    assert settled.outcome.trained
+    assert not settled.ledger.entries
+    with pytest.raises(NothingToShowError, match="The budget of 1 run ends here"):
+        SETTLING.compute(sensitivity.open(directory.uri).results)
+
+
+def test_the_folder_of_a_settlement_is_no_study(copied):
+    _, directory = copied
+    with pytest.raises(StorageError, match="Give the study directory that it lies in"):
+        sensitivity.open(settling_place(directory).uri).verdict()
+
+
+def test_a_question_that_is_none_is_refused(study, in_process):
+    with pytest.raises(UserError, match="questions: allowed are scaling, sensitivity; got speed"):
+        settle(study, questions=("speed",))
 
 
 def test_a_freeze_that_is_missing_is_said_to_be(copied):

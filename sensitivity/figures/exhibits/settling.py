@@ -28,8 +28,10 @@ def not_settled(results: StudyResults) -> str:
 
 def _ledger(results: StudyResults) -> Ledger:
     ledger = results.tables.ledger
-    if ledger is None or not ledger.entries:
+    if ledger is None:
         raise NothingToShowError(not_settled(results))
+    if not ledger.entries:
+        raise NothingToShowError(what_it_took(ledger))
     return ledger
 
 
