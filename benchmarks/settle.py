@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import beta
-from settle_worlds import Arm, Study, World, excess, success_ratio
+from settle_worlds import Arm, QuadraticWorld, Study, World, excess, success_ratio
 
 from sensitivity.analysis.intervals import t_half_width
 from sensitivity.analysis.looks import planned_share
@@ -84,6 +84,7 @@ WORLDS = (
     World(name="noise .1, ratio 1, 8 batch sizes", arms=_pair(1), batch_sizes=EIGHT),
     World(name="noise .1, ratio 1.5, 5 batch sizes, bent", arms=_pair(1.5, **_BENT), batch_sizes=(*EIGHT[::2], 4096)),
     World(name="noise .1, optimum beyond the limit", arms=_pair(1, Arm(bend=0.6, optimum=4.5))),
+    QuadraticWorld(name="the noisy quadratic, Newton against SGD"),
     World(name="both questions, ratio 1.5", arms=_pair(1.5), budget=2.0, questions=BOTH),
     World(name="both questions, identical arms", arms=(_SAME, _SAME), budget=2.0, questions=BOTH),
     World(name="works .24 = .24", arms=_draws(0.24, 0.24), ratio=1.0, noise=0.0, questions=("sensitivity",)),
@@ -129,7 +130,7 @@ Shown = dict[str, list[dict[str, Any]]]
 
 def simulate(world: World, replicate: int) -> tuple[Settlement, Shown]:
     """Settle one study; return its end, and what each look showed by question."""
-    study = Study(world, np.random.default_rng([replicate, 1]))
+    study = world.study(np.random.default_rng([replicate, 1]))
     shown: Shown = {question: [] for question in world.questions}
     procedure = settle(world.declaration(f"study-{replicate}"))
     step = next(procedure)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sensitivity.analysis.estimates import Floats
 from sensitivity.settling.declaring import LOOKS
@@ -73,6 +74,10 @@ class World:
     margins: tuple[float, float] = (1.25, 1.5)
     ratio: float | None = None
     """True ratio of success probabilities, where it isn't found by sampling."""
+
+    def study(self, rng: np.random.Generator) -> Study:
+        """Return one replication."""
+        return Study(self, rng)
 
     @property
     def log_ratio(self) -> float:
@@ -175,8 +180,15 @@ class Study:
             own = np.array([self.common[point.seed] for point in points])
             fresh = math.sqrt(1 - w.shared) * fresh + math.sqrt(w.shared) * own
         chance = self.rng.random(n)
-        log_t, lost = np.empty(n), np.zeros(n, dtype=bool)
         caps = np.log(np.array([w.caps[self._place[point.batch_size]] for point in points], dtype=float))
+        log_t, lost = self.log_steps(points, chance, caps)
+        log_t = log_t + w.noise * fresh
+        return [self.observation(*one) for one in zip(log_t.tolist(), lost.tolist(), caps.tolist(), strict=True)]
+
+    def log_steps(self, points: Sequence[Point], chance: Floats, caps: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return log T of runs without noise, and which of them diverge."""
+        n = len(points)
+        log_t, lost = np.empty(n), np.zeros(n, dtype=bool)
         names = np.array([point.arm for point in points])
         places = np.array([self._place[point.batch_size] for point in points])
         for name, arm in self._arms.items():
@@ -191,8 +203,7 @@ class Study:
                 lost[own] |= z[:, 0] > arm.cliff
             if arm.works is not None:
                 log_t[own] = np.where(chance[own] < arm.works, caps[own] - 1, caps[own] + 1)
-        log_t = log_t + w.noise * fresh
-        return [self.observation(*one) for one in zip(log_t.tolist(), lost.tolist(), caps.tolist(), strict=True)]
+        return log_t, lost
 
     def observation(self, log_t: float, lost: bool, cap: float) -> Observation:
         """Return what a run of that log T came to."""
@@ -251,3 +262,101 @@ def success_ratio(world: World) -> float:
             per_batch.append(float((reached & lives).mean() * (1 - arm.diverges)))
         shares.append(np.mean(per_batch))
     return float(shares[0] / shares[1])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuadraticWorld(World):
+    """The noisy quadratic (Zhang et al. 2019, arXiv 1907.04164): Newton's method "a" against SGD "b", without momentum.
+
+    A run takes as many steps as the expected loss takes to the target by its closed form, and noise.
+    """
+
+    arms: tuple[Arm, Arm] = (Arm(), Arm(dimensions=1))
+    batch_sizes: tuple[int, ...] = (32, 128, 512)
+    level_reached: float = 1.0
+    """The expected loss that is the target; it is 3.74 untrained."""
+    steps: int = 400
+
+    def study(self, rng: np.random.Generator) -> Study:
+        """Return one replication."""
+        return QuadraticStudy(self, rng)
+
+    @property
+    def caps(self) -> tuple[int, ...]:
+        """Steps of a run at each batch size."""
+        return (self.steps,) * len(self.batch_sizes)
+
+    @cached_property
+    def log_ratio(self) -> float:
+        """Of the critical batch sizes of the law S(B) through the fastest settings at the two ends."""
+        first, last = min(self.batch_sizes), max(self.batch_sizes)
+        lr = 10.0 ** np.linspace(-3, 0.3, 67)
+        damping = 10.0 ** np.linspace(-3, 1, 33)
+        size = []
+        for dampings in (damping, np.array([np.nan])):
+            grid = np.array([(a, b) for a in lr for b in dampings])
+            s = [steps_to(self.level_reached, grid, np.full(len(grid), b), self.steps).min() for b in (first, last)]
+            size.append((s[0] - s[1]) / (s[1] / first - s[0] / last))
+        return math.log(size[0] / size[1])
+
+    def declaration(self, study: str) -> Declaration:
+        """Return the declaration of a settling."""
+        boxes = {"a": {"lr": (1e-3, 1.0), "damping": (1e-2, 3.0)}, "b": {"lr": (0.03, 1.9)}}
+        arms = tuple(
+            DeclaredArm(
+                name=name,
+                sides=tuple(
+                    Side(
+                        name=each,
+                        axis=Axis(scale="log", low=low, high=high),
+                        scale="decades",
+                        low=low,
+                        high=high,
+                        least=low / 100,
+                        most=high * 100,
+                    )
+                    for each, (low, high) in box.items()
+                ),
+            )
+            for name, box in boxes.items()
+        )
+        return super().declaration(study).model_copy(update={"arms": arms})
+
+
+class QuadraticStudy(Study):
+    """One replication of it."""
+
+    def log_steps(self, points: Sequence[Point], chance: Floats, caps: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return log T of runs without noise, and which of them diverge."""
+        assert isinstance(self.world, QuadraticWorld)
+        values = [dict(point.hyperparameters) for point in points]
+        settings = np.array([(each["lr"], each.get("damping", np.nan)) for each in values])
+        sizes = np.array([point.batch_size for point in points])
+        found = steps_to(self.world.level_reached, settings, sizes, self.world.steps)
+        return np.log(np.minimum(found, 1e9)), np.isnan(found)
+
+
+def steps_to(level: float, settings: Floats, batch_sizes: NDArray[np.int_], most: int) -> Floats:
+    """Return the first step at which the expected loss is at most `level`, between steps by interpolation.
+
+    `settings` [runs, 2] are learning rates and dampings, NaN of SGD. Infinite where `most` steps don't suffice, and NaN
+    where the loss grows.
+    """
+    h = 1 / np.arange(1, 1001)
+    lr, damping = settings[:, :1], settings[:, 1:]
+    p = np.where(np.isnan(damping), 1.0, 1 / (h + damping))
+    r = (1 - lr * p * h) ** 2
+    q = (lr * p) ** 2 * h / batch_sizes[:, None]
+    found = np.full(len(r), np.inf)
+    found[(r >= 1).any(axis=1)] = np.nan
+    runs = np.flatnonzero(np.isinf(found))
+    second, last = np.ones((len(runs), len(h))), np.full(len(runs), h.sum() / 2)
+    for step in range(1, most + 1):
+        if not len(runs):
+            break
+        second = r[runs] * second + q[runs]
+        loss = second @ h / 2
+        hit = loss <= level
+        found[runs[hit]] = step - 1 + (last[hit] - level) / np.maximum(last[hit] - loss[hit], 1e-12)
+        runs, second, last = runs[~hit], second[~hit], loss[~hit]
+    return found

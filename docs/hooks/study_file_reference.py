@@ -43,7 +43,12 @@ def study_file_reference() -> str:
     template = _template()
     parts = [_INTRODUCTION.strip(), "## Top level", _fields(StudySpec), _quoted(template[""])]
     for name, model in tables().items():
-        parts += [f"## `[{name}]`", _summary(model), _fields(model), _quoted(template[name])]
+        parts += [
+            f"## `[{name}]`",
+            _summary(model),
+            _fields(model),
+            *([_quoted(template[name])] if name in template else []),
+        ]
         if name == "evaluation":
             parts += ["## `[targets]`", _quoted(template["targets"])]
     parts += ["## `[optimizers.NAME]`", _summary(Arm), _fields(Arm)]

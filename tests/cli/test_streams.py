@@ -139,7 +139,7 @@ def test_names_that_are_no_text_are_printed_as_they_are(run_main, half_done, tmp
 class Progress:
     """As the display uses it."""
 
-    done, planned, fraction, rate, seconds_left, device_time = 3, 4, 0.75, 2.0, 1.5, None
+    done, planned, fraction, rate, seconds_left, device_time, stage = 3, 4, 0.75, 2.0, 1.5, None, ""
     counts = MappingProxyType({"completed": 3, "diverged": 0, "failed": 0, "interrupted": 0})
 
 
@@ -222,6 +222,8 @@ STOPPED_IN = {
     "figure": "sensitivity.cli.figure.place",
     "plan": "sensitivity.cli.planning.prepare",
     "run": "sensitivity.cli.running.prepare",
+    "settle": "sensitivity.cli.settling.prepare",
+    "import": "sensitivity.cli.importing.place",
     "dashboard": "sensitivity.cli.dashboard.place",
     "submit": "sensitivity.cli.jobs.place",
     "status": "sensitivity.cli.jobs._cluster",
@@ -231,6 +233,8 @@ STOPPED_IN = {
 OTHER_ARGUMENTS = {
     "plan": ["quickstart"],
     "run": ["quickstart"],
+    "settle": ["quickstart"],
+    "import": ["runs.csv", "--as", "mine"],
     "export": ["x", "y.csv"],
     "submit": ["quickstart", "--storage", "/mnt/x"],
     "status": [],

@@ -14,6 +14,7 @@ import threading
 import traceback
 from concurrent.futures import Future
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -219,7 +220,8 @@ def test_an_optuna_storage_that_was_there_gets_all_or_nothing(half_done, tmp_pat
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     optuna.create_study(study_name="another", storage=url)
     directory = place(str(half_done))
-    monkeypatch.setattr(optuna.Study, "add_trials", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    full = OSError(errno.ENOSPC, "full")
+    monkeypatch.setattr("sensitivity.execution.optuna_export.add_trials", Mock(side_effect=full))
     with pytest.raises(UserError, match="can't be opened or written"):
         export_optuna(directory, url)
     assert optuna.get_all_study_names(url) == ["another"]
