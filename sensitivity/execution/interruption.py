@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import threading
 from types import FrameType, TracebackType
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE_S = 90.0
+"""How long a stop may take to end the work: what waits longer waits for something that no longer comes."""
+_STOPPED = 130
 
 
 def heeded() -> tuple[signal.Signals, ...]:
@@ -28,6 +32,8 @@ class Interruptible:
         self.cause = ""
         """Why, where it was not a user who asked."""
         self._signals = heeded() if threading.current_thread() is threading.main_thread() else ()
+        self._last_resort = threading.Timer(_PATIENCE_S, _end)
+        self._last_resort.daemon = True
 
     def __enter__(self) -> Interruptible:
         self._before = {number: signal.getsignal(number) for number in self._signals}
@@ -43,6 +49,7 @@ class Interruptible:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._last_resort.cancel()
         for number, handler in self._before.items():
             outer = getattr(handler, "__self__", None)
             if self.requested and isinstance(outer, Interruptible):
@@ -62,9 +69,20 @@ class Interruptible:
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         self.requested = True
+        self._last_resort.start()
         for each in self._signals:
             signal.signal(each, _pass)  # not SIG_IGN: Python reports a signal that has come meanwhile as a race
         raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _end() -> None:
+    """End this process at once; what is stored is whole, and a lock of a dead process is taken over."""
+    if faulthandler.is_enabled():
+        faulthandler.dump_traceback()
+    os.write(
+        2, f"stopping took more than {_PATIENCE_S:.0f} s and was cut short; every reported result is kept\n".encode()
+    )
+    os._exit(_STOPPED)
 
 
 def _pass(number: int, _: FrameType | None) -> None:

@@ -56,7 +56,8 @@ def start(folder, address):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},  # a display that lacks characters stops no run
+        # A display that lacks characters stops no run.
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONFAULTHANDLER": "1"},
     )
 
 
@@ -98,7 +99,7 @@ def test_a_stopped_study_keeps_its_results_and_finishes_later(running_ray, tmp_p
         if signal_number == signal.SIGINT:
             first = done
         if signal_number != signal.SIGKILL:
-            assert process.returncode == 130
+            assert process.returncode == 130, output
             assert "every reported result is kept" in output
             assert " runs - " in output, "what is shown while it runs"
             assert not (tmp_path / "studies/slow/writer.lock").exists()
