@@ -33,7 +33,7 @@ def run_study(study: str, *, storage: str, address: str | None, workers: int | N
     if as_json:
         print(json_text(run_output(outcome)))
     else:
-        _tell(outcome, console, again=_again(study, storage=storage, address=address, workers=workers))
+        _tell(outcome, console, again=command_again("run", study, storage=storage, address=address, workers=workers))
     if outcome.interrupted:
         return STOPPED
     if not outcome.trained:
@@ -54,8 +54,9 @@ def _tell(outcome: Outcome, console: Console, *, again: str) -> None:
     line(f"report:  sensitivity report {shlex.quote(outcome.directory)}")
 
 
-def _again(study: str, *, storage: str, address: str | None, workers: int | None) -> str:
+def command_again(command: str, study: str, *, storage: str, address: str | None, workers: int | None) -> str:
+    """Return the command that goes on with a study where it was stopped."""
     shown = None if address is None else redacted(address)
     options = {"--storage": storage, "--address": shown, "--workers": workers}
     given = [f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
-    return " ".join(["sensitivity run", shlex.quote(study), *given])
+    return " ".join([f"sensitivity {command}", shlex.quote(study), *given])

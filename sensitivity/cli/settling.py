@@ -15,6 +15,7 @@ from sensitivity.cli.display import plain_console, price_table, shown
 from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
 from sensitivity.cli.json_output.base import json_text
 from sensitivity.cli.json_output.settle import next_step_output, settle_output
+from sensitivity.cli.running import command_again
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.settler import Budget
 from sensitivity.execution.settling import NextStep, next_step, settle_study
@@ -91,7 +92,7 @@ def settle(
     else:
         _tell(settled.ledger.settlement is not None, directory.uri, outcome_lines(outcome), console)
     if outcome.interrupted:
-        again = f"sensitivity settle {shlex.quote(study)}"
+        again = command_again("settle", study, storage=storage, address=address, workers=workers)
         print(f"stopped; every reported result is kept. To go on: {again}", file=sys.stderr)
         return STOPPED
     if not outcome.trained:

@@ -19,7 +19,7 @@ FUNCTIONS = {
     "run": "(study: 'StudyLike', *, storage: 'str | os.PathLike[str]' = 'studies', address: 'str | None' = None,"
     " workers: 'int | None' = None, progress: 'bool' = True) -> 'OpenedStudy'",
     "settle": "(study: 'StudyLike', *, hours: 'float | None' = None, runs: 'int | None' = None,"
-    " flops: 'float | None' = None, questions: 'Sequence[Question]' = (),"
+    " flops: 'float | None' = None, questions: 'Question | Sequence[Question]' = (),"
     " storage: 'str | os.PathLike[str]' = 'studies', address: 'str | None' = None,"
     " workers: 'int | None' = None, progress: 'bool' = True) -> 'OpenedStudy'",
     "record": "(directory: 'str | os.PathLike[str]', *, optimizer: 'str', batch_size: 'int', seed: 'int', targets:"
