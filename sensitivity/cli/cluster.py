@@ -43,7 +43,9 @@ def submit(
 ) -> None:
     """Send a study to a Ray cluster: it runs there what is missing, or settles it, and this machine may go."""
     from sensitivity.cli.jobs import submit_study
+    from sensitivity.cli.limits import limits as read_limits
 
+    read_limits(within=within, runs=runs, flops=flops, question=question)  # a mistake is told before anything is sent
     given = {"--within": within, "--runs": runs, "--flops": flops, "--question": question}
     limits = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     if limits and not settle:

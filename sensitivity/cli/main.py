@@ -64,6 +64,7 @@ StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="a .toml fil
 DirectoryArgument = Annotated[str, typer.Argument(metavar="STUDY_DIR", help="a study directory: a path or URI")]
 StorageOption = Annotated[str, typer.Option(metavar="URI", help="where study directories are kept: a folder, s3://...")]
 WorkersOption = Annotated[int | None, typer.Option(min=1, help="packs at a time (default: one a core)")]
+AddressOption = Annotated[str | None, typer.Option(help="a running Ray cluster (default: start Ray here)")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
 
 
@@ -105,7 +106,7 @@ def plan(
 def run(
     study: StudyArgument,
     storage: StorageOption = "studies",
-    address: Annotated[str | None, typer.Option(help="a running Ray cluster (default: start Ray here)")] = None,
+    address: AddressOption = None,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -119,9 +120,7 @@ def run(
 @app.command()
 def settle(
     study: StudyArgument,
-    within: Annotated[
-        str | None, typer.Option(metavar="TIME", help="of this command, such as 90s, 30min or 2h")
-    ] = None,
+    within: Annotated[str | None, typer.Option(metavar="TIME", help="of this command, such as 90s or 1h30min")] = None,
     runs: Annotated[
         int | None, typer.Option(min=1, help="of the whole settlement (default without any limit: 2000)")
     ] = None,
@@ -133,26 +132,26 @@ def settle(
         bool, typer.Option("--dry-run", help="show the next step and its price, and run nothing")
     ] = False,
     storage: StorageOption = "studies",
-    address: Annotated[str | None, typer.Option(help="a running Ray cluster (default: start Ray here)")] = None,
+    address: AddressOption = None,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run what a study's questions need, and no more, until each has its answer or a budget ends."""
     with _importing():
-        from sensitivity.cli.settling import budget, show_next_step
+        from sensitivity.cli.limits import limits
         from sensitivity.cli.settling import settle as settle_study
+        from sensitivity.cli.settling import show_next_step
 
-    limits = budget(within=within, runs=runs, flops=flops)
+    asked = limits(within=within, runs=runs, flops=flops, question=question)
     if dry_run:
-        show_next_step(study, storage=storage, workers=workers, question=question, as_json=as_json)
+        show_next_step(study, storage=storage, workers=workers, limits=asked, as_json=as_json)
         return
     code = settle_study(
         study,
         storage=storage,
         address=address,
         workers=workers,
-        question=question,
-        limits=limits,
+        limits=asked,
         as_json=as_json,
     )
     raise typer.Exit(code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from sensitivity.cli.display import plain_console, price_table, shown
 from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
 from sensitivity.cli.json_output.base import json_text
 from sensitivity.cli.json_output.settle import next_step_output, settle_output
+from sensitivity.cli.limits import Limits
 from sensitivity.cli.running import command_again
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.settler import Budget
@@ -25,37 +25,8 @@ from sensitivity.figures.settled_words import step_in_words, what_it_took
 from sensitivity.figures.verdict_text import verdict_text
 from sensitivity.store.directory import place
 from sensitivity.study.amendments import PHASE_NAMES
-from sensitivity.study.errors import UserError
 from sensitivity.study.ledger import LedgerEntry
-from sensitivity.study.primary import Question
 from sensitivity.study.words import count, duration
-
-QUESTIONS: dict[str, tuple[Question, ...]] = {
-    "both": ("scaling", "sensitivity"),
-    "scaling": ("scaling",),
-    "sensitivity": ("sensitivity",),
-}
-_UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]+)")
-
-
-def budget(*, within: str | None, runs: int | None, flops: float | None) -> Budget:
-    """Return the budget of the command's options.
-
-    Raises:
-        UserError: a duration or an amount that is none.
-    """
-    if flops is not None and not flops > 0:
-        raise UserError(f"--flops: give a number above 0, such as 1e15; got {flops:g}")
-    return Budget(runs=runs, flops=flops, seconds=None if within is None else _seconds(within))
-
-
-def _seconds(text: str) -> float:
-    match = _DURATION.fullmatch(text.strip())
-    seconds = float(match[1]) * _UNITS[match[2]] if match and match[2] in _UNITS else 0.0
-    if not seconds > 0:
-        raise UserError(f"--within: give a duration above 0, such as 90s, 30min, 0.5h or 2d; got {text!r}")
-    return seconds
 
 
 def settle(
@@ -64,13 +35,12 @@ def settle(
     storage: str,
     address: str | None,
     workers: int | None,
-    question: str | None,
-    limits: Budget,
+    limits: Limits,
     as_json: bool,
 ) -> int:
     """Settle a study, show each step, and return the exit code."""
     console = plain_console(stderr=as_json)
-    plan, asked = prepare(study), _questions(question)
+    plan = prepare(study)
     directory = place(storage).child(plan.spec.name)
 
     def entered(entry: LedgerEntry) -> None:
@@ -81,8 +51,8 @@ def settle(
         plan,
         directory,
         Machines(address=address, workers=workers),
-        questions=asked,
-        budget=limits,
+        questions=limits.questions,
+        budget=Budget(runs=limits.runs, flops=limits.flops, seconds=limits.seconds),
         show=lambda progress: shown(progress, console),
         on_entry=entered,
     )
@@ -101,10 +71,10 @@ def settle(
     return DONE
 
 
-def show_next_step(study: str, *, storage: str, workers: int | None, question: str | None, as_json: bool) -> None:
+def show_next_step(study: str, *, storage: str, workers: int | None, limits: Limits, as_json: bool) -> None:
     """Print what settling a study would do next, and its price; nothing is written."""
     plan = prepare(study)
-    found = next_step(plan, place(storage).child(plan.spec.name), questions=_questions(question), workers=workers)
+    found = next_step(plan, place(storage).child(plan.spec.name), questions=limits.questions, workers=workers)
     if as_json:
         print(json_text(next_step_output(found), indent=2))
         return
@@ -128,14 +98,6 @@ def _next_step_lines(found: NextStep) -> Sequence[str]:
         f"{name}: the next step is {step.number}, {PHASE_NAMES[step.phase].lower()}, {count(len(step.points), 'run')}.",
         step.why,
     )
-
-
-def _questions(question: str | None) -> tuple[Question, ...]:
-    if question is None:
-        return ()
-    if question not in QUESTIONS:
-        raise UserError(f"--question: allowed are {', '.join(QUESTIONS)}; got {question!r}")
-    return QUESTIONS[question]
 
 
 def _tell(ended: bool, directory: str, lines: Sequence[str], console: Console) -> None:

@@ -189,7 +189,7 @@ class RunWorkers(ResourceManager):
             self._pool.rest()
 
     def request_resources(self, resource_request: ResourceRequest) -> None:
-        """Nothing to do: whoever asks will take."""
+        """Nothing to do: `acquire_resources` takes a worker when it is asked to."""
 
     def cancel_resource_request(self, resource_request: ResourceRequest) -> None:
         """Nothing to do, for the same reason."""

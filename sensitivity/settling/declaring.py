@@ -31,7 +31,6 @@ def declare(
     *,
     questions: Sequence[Question] = QUESTIONS,
     series: int = 0,
-    run_cap: int | None = None,
     grid_runs: int | None = None,
 ) -> Declaration:
     """Return the declaration of a settling of `spec`.
@@ -45,7 +44,6 @@ def declare(
         caps: steps of a run at each of its batch sizes.
         questions: to be settled, in any order; the primary one comes first.
         series: which settling of the study this is (``study.seed_ranges``).
-        run_cap: most runs.
         grid_runs: runs that the study file asks for otherwise, for comparison; counted from its design by default.
 
     Raises:
@@ -80,7 +78,6 @@ def declare(
         claims=_claims(spec, questions),
         looks=looks or LOOKS,
         most_blocks=MOST_BLOCKS,
-        run_cap=run_cap,
         grid_runs=cells * len(spec.batch_sizes) * len(spec.seeds) if grid_runs is None else grid_runs,
     )
 

@@ -6,14 +6,13 @@ nothing but how many more there are. Every step treats all arms alike, with the 
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Generator, Sequence
 
 from sensitivity.settling import judge_scaling, judge_sensitivity
 from sensitivity.settling.frontier import Asks, Frontier, Known
-from sensitivity.settling.progress import OverCapError, Progress, StoppedError
-from sensitivity.settling.sentences import answer_sentence, number, runs
+from sensitivity.settling.progress import Progress, StoppedError
+from sensitivity.settling.sentences import answer_sentence, number
 from sensitivity.study.amendments import (
     PHASE_OF,
     Answer,
@@ -67,20 +66,14 @@ def _steps(progress: Progress, known: Known) -> Asks:
     compared = {name for claim in scaling for name in (claim.candidate, claim.reference)}
     frontier = Frontier(progress, [arm.name for arm in declaration.arms if arm.name in compared])
     if scaling:
-        try:
-            yield from frontier.find(known)
-            yield from frontier.choose()
-        except OverCapError as error:
-            needed = f"the search for the fastest settings needs {runs(error.args[0])} next, more than are left"
-            progress.unsearched = dict.fromkeys(scaling, needed)
+        yield from frontier.find(known)
+        yield from frontier.choose()
         for claim in scaling:
-            if claim not in progress.unsearched:
-                _block(progress, frontier, claim)
+            _block(progress, frontier, claim)
     yield from _freeze(progress, frontier)
     order: list[Question] = list(dict.fromkeys(claim.question for claim in declaration.claims))
     for question in order:
-        with contextlib.suppress(OverCapError):
-            yield from (_judge_scaling(progress, frontier) if question == "scaling" else _judge_sensitivity(progress))
+        yield from (_judge_scaling(progress, frontier) if question == "scaling" else _judge_sensitivity(progress))
 
 
 def _block(progress: Progress, frontier: Frontier, claim: Claim) -> None:
@@ -98,7 +91,7 @@ def _freeze(progress: Progress, frontier: Frontier) -> Asks:
         frozen.append(
             FrozenClaim(
                 claim=claim,
-                blocked=progress.blocked.get(claim) or progress.unsearched.get(claim, ""),
+                blocked=progress.blocked.get(claim, ""),
                 levels=judge_scaling.levels(claim, looks) if scaling else (),
                 thresholds=None if scaling else (2 / claim.alpha, 1 / claim.alpha),
             )
@@ -132,7 +125,6 @@ def _open(progress: Progress, question: Question) -> list[Claim]:
         for claim in progress.declaration.claims
         if claim.question == question
         and claim not in progress.blocked
-        and claim not in progress.unsearched
         and not (claim in progress.answers and progress.answers[claim].answer in settled)
     ]
 
@@ -344,8 +336,5 @@ def _answer(progress: Progress, claim: Claim, stopped: str) -> Answer:
         return found
     if claim in progress.blocked:
         return _said(progress, claim, "blocked", reason=progress.blocked[claim])
-    if claim in progress.unsearched:
-        return _said(progress, claim, "undetermined", reason=progress.unsearched[claim])
-    reason = stopped or "the runs that are allowed were used up"
     before = "before anything was judged" if progress.freeze is None else "before its first look"
-    return _said(progress, claim, "undetermined", reason=f"{reason}, {before}", next_runs=progress.priced.get(claim))
+    return _said(progress, claim, "undetermined", reason=f"{stopped}, {before}", next_runs=progress.priced.get(claim))

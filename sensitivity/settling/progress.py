@@ -32,10 +32,6 @@ class StoppedError(Exception):
     """The caller stopped the settling."""
 
 
-class OverCapError(Exception):
-    """The next step would take more runs than are left; `args` are how many it would take."""
-
-
 class Progress:
     """The state that all phases share."""
 
@@ -48,8 +44,6 @@ class Progress:
         self.freeze: Freeze | None = None
         self.blocked: dict[Claim, str] = {}
         """Claims that can't be judged, and why."""
-        self.unsearched: dict[Claim, str] = {}
-        """Claims for which the cap on runs ended the search, and what it said."""
         self.answers: dict[Claim, Answer] = {}
         """Of the claims that were looked at, by the last look."""
         self.priced: dict[Claim, int] = {}
@@ -78,11 +72,7 @@ class Progress:
 
         Raises:
             StoppedError: the settling was stopped here.
-            OverCapError: the declaration's cap on runs doesn't allow the step.
         """
-        cap = self.declaration.run_cap
-        if cap is not None and self.total + len(points) > cap:
-            raise OverCapError(len(points))
         self.number += 1
         step = Step(
             number=self.number,

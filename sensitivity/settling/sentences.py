@@ -6,6 +6,7 @@ import math
 
 from sensitivity.analysis.names import optimizer_name
 from sensitivity.study.amendments import Claim, SettledAnswer
+from sensitivity.study.words import count
 
 
 def number(value: float | None) -> str:
@@ -18,11 +19,6 @@ def number(value: float | None) -> str:
 def interval(low: float | None, high: float | None, level: float) -> str:
     """Return an interval as it is read."""
     return f"{100 * level:.3g}% interval {number(low)} to {number(high)}, valid at any look"
-
-
-def runs(count: int) -> str:
-    """Return a number of runs."""
-    return f"{count:,} run{'' if count == 1 else 's'}"
 
 
 def listed(names: list[str]) -> str:
@@ -51,7 +47,7 @@ def answer_sentence(
     if answer == "blocked":
         return f"Whether {one} {_asks(claim, other)} can't be judged: {reason}."
     if answer == "undetermined":
-        said = f"Not settled within {runs(total)}: {reason}."
+        said = f"Not settled within {count(total, 'run')}: {reason}."
         ahead = {"better": "larger" if scaling else "smaller", "worse": "smaller" if scaling else "larger"}
         if estimate is not None and direction in ahead:
             said += (
@@ -60,7 +56,7 @@ def answer_sentence(
             )
         elif estimate is not None:
             said += f" {one}'s {noun} is {known}, so it may be larger or smaller."
-        return said + ("" if next_runs is None else f" The next look costs {runs(next_runs)}.")
+        return said + ("" if next_runs is None else f" The next look costs {count(next_runs, 'run')}.")
     # Without an estimate, one of the two has never worked, and the interval has one end.
     measured = f"its {noun} " + (
         f"is {known}" if known else f"over that of {other} has no estimate ({interval(*ends, level)})"

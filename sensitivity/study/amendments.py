@@ -116,7 +116,7 @@ class Claim(Amendment):
     """Whether `alpha` is a share of the study's error rate; an exploratory claim has one of its own."""
 
 
-NOT_DECLARED = frozenset({"run_cap", "grid_runs"})
+NOT_DECLARED = frozenset({"grid_runs"})
 """Fields of a declaration that change no step of the procedure."""
 
 
@@ -139,8 +139,6 @@ class Declaration(Amendment):
     """Numbers of judging seeds at which the scaling question is looked at."""
     most_blocks: Count
     """Blocks of draws after which the sensitivity question is left undetermined."""
-    run_cap: Count | None = None
-    """Most runs that may be asked for, known ones included; None for no limit."""
     grid_runs: int = 0
     """Runs of the full grid that the procedure replaces, for comparison."""
 

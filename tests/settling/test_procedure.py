@@ -160,26 +160,6 @@ def test_at_a_stop_the_last_looks_answer_stands(both, example, at):
         settling.answer([])
 
 
-def test_a_cap_on_runs_is_kept_and_said_and_goes_on_where_it_ended(settled, both, example):
-    before = sum(len(step.points) for step in steps(example[0]) if not step.phase.startswith("judge"))
-    declaration = both.declaration("test").model_copy(update={"run_cap": before + 40})
-    settling, _ = settled(both, declaration)
-    assert settling.settlement.total_runs == before
-    assert [answer.answer for answer in settling.settlement.answers] == ["undetermined", "undetermined"]
-    said = "the runs that are allowed were used up, before its first look. The next look costs 48 runs."
-    assert all(answer.says.endswith(said) for answer in settling.settlement.answers)
-    assert steps(settling) == steps(example[0])[: len(steps(settling))]
-
-
-def test_a_cap_that_the_search_passes_leaves_the_other_question(settled, both):
-    declaration = both.declaration("test").model_copy(update={"run_cap": 110})
-    settling, _ = settled(both, declaration)
-    scaling, sensitivity = settling.settlement.answers
-    assert scaling.answer == "undetermined"
-    assert "needs 36 runs next, more than are left" in scaling.says
-    assert sensitivity.answer == "undetermined"
-
-
 def test_as_many_observations_as_points(both):
     settling = Settling(both.declaration("test"))
     with pytest.raises(ValueError, match="asked for 96 runs; got 1"):

@@ -1,0 +1,57 @@
+"""The limits and the question of ``settle``, as options give them: read without what runs a study."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from sensitivity.study.errors import UserError
+from sensitivity.study.primary import Question
+
+QUESTIONS: dict[str, tuple[Question, ...]] = {
+    "both": ("scaling", "sensitivity"),
+    "scaling": ("scaling",),
+    "sensitivity": ("sensitivity",),
+}
+_UNITS = {"d": 86_400.0, "h": 3_600.0, "min": 60.0, "m": 60.0, "s": 1.0}
+_PART = r"(\d+(?:\.\d*)?|\.\d+)\s*(d|h|min|m|s)\s*"
+_LONGEST_S = 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What was asked for; None is no limit."""
+
+    seconds: float | None
+    runs: int | None
+    flops: float | None
+    questions: tuple[Question, ...]
+    """Empty to go on as it was begun, or to take both."""
+
+
+def limits(*, within: str | None, runs: int | None, flops: float | None, question: str | None) -> Limits:
+    """Return the limits that options name.
+
+    Raises:
+        UserError: a duration, an amount or a question that is none.
+    """
+    if flops is not None and not 0 < flops < math.inf:
+        raise UserError(f"--flops: give a number above 0, such as 1e15; got {flops:g}")
+    if question is not None and question not in QUESTIONS:
+        raise UserError(f"--question: allowed are {', '.join(QUESTIONS)}; got {question!r}")
+    return Limits(
+        seconds=None if within is None else _seconds(within),
+        runs=runs,
+        flops=flops,
+        questions=() if question is None else QUESTIONS[question],
+    )
+
+
+def _seconds(text: str) -> float:
+    given = text.strip()
+    parts = re.findall(_PART, given) if re.fullmatch(f"(?:{_PART})+", given) else []
+    seconds = sum(float(amount) * _UNITS[unit] for amount, unit in parts)
+    if not 0 < seconds <= _LONGEST_S:
+        raise UserError(f"--within: give a duration above 0, such as 90s, 30min, 1h30min or 2d; got {text!r}")
+    return seconds
