@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from kfac_contenders import CONTENDERS, LENGTH, Step, Workload, unit
+from kfac_contenders import CONTENDERS, Step, unit
+from kfac_workloads import LENGTH, Workload
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 

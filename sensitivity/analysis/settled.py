@@ -1,13 +1,16 @@
-"""The looks of a settlement: what each planned look showed, as the ledger has it."""
+"""What a settlement says of what is looked at: its answers, and what each planned look showed."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from sensitivity.study.amendments import Claim, Phase
+from sensitivity.analysis.view import Target
+from sensitivity.study.amendments import Answer, Claim, Phase
 from sensitivity.study.ledger import Ledger
 from sensitivity.study.primary import Pair, Question
+from sensitivity.study.spec import MarginsSpec
 
 PHASES: dict[Question, Phase] = {"scaling": "judge_scaling", "sensitivity": "judge_sensitivity"}
 
@@ -51,6 +54,24 @@ class SettledLooks:
     claims: dict[Question, Claim]
     thresholds: tuple[float, float] | None
     """E-values from which "better or worse" and "equivalent" are claimed; None before the freeze."""
+
+
+def settled_answers(
+    ledger: Ledger | None, target: Target | None, margins: MarginsSpec, optimizers: Collection[str]
+) -> tuple[Answer, ...]:
+    """Return the answers of a settlement that hold for what is looked at.
+
+    A study is settled for its declared target and margins, and for the optimizers of a pair as a whole.
+    """
+    if ledger is None or ledger.settlement is None or ledger.declaration.target != target:
+        return ()
+    ratios = {"scaling": margins.scaling_ratio, "sensitivity": margins.tuning_ratio}
+    return tuple(
+        answer
+        for answer in ledger.settlement.answers
+        if answer.claim.margin == ratios[answer.claim.question]
+        and {answer.claim.candidate, answer.claim.reference} <= set(optimizers)
+    )
 
 
 def settled_looks(ledger: Ledger, pair: Pair) -> SettledLooks:
