@@ -6,12 +6,18 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from sensitivity.analysis.estimates import Caution
 from sensitivity.analysis.view import Target
 from sensitivity.study.amendments import Answer, Claim, Phase
 from sensitivity.study.ledger import Ledger
 from sensitivity.study.primary import Pair, Question
 from sensitivity.study.spec import MarginsSpec
 
+OWN_DESIGN_WAITS = Caution(
+    code="own-design-waits",
+    text="The design of the study file has not been run, so figures that need it are empty. The answers are those of"
+    " the settlement, which has runs of its own.",
+)
 PHASES: dict[Question, Phase] = {"scaling": "judge_scaling", "sensitivity": "judge_sensitivity"}
 
 

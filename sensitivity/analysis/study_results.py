@@ -31,7 +31,7 @@ from sensitivity.analysis.price import PriceRatio, TuningPrice, compute_price_ra
 from sensitivity.analysis.profiles import PerformanceProfile, compute_profiles
 from sensitivity.analysis.regions import Box, RobustRegion, compute_regions
 from sensitivity.analysis.scaling import ScalingCurve, compute_scaling
-from sensitivity.analysis.settled import settled_answers
+from sensitivity.analysis.settled import OWN_DESIGN_WAITS, settled_answers
 from sensitivity.analysis.success import (
     SuccessDifference,
     SuccessSurface,
@@ -105,6 +105,9 @@ class StudyResults(LookedAt):
     @property
     def cautions(self) -> tuple[Caution, ...]:
         """What a reader must know first."""
+        total = self.summary.total
+        if self.settled and total.waiting == total.planned:
+            return (*self.source_cautions, OWN_DESIGN_WAITS)
         return (*self.source_cautions, *compute_cautions(self.searched, self.summary, self.maps))
 
     @property

@@ -146,7 +146,7 @@ class Frontier:
                 "at_edge": found.extend,
                 "extensions": list(search.extensions),
             }
-            if found.response is None:
+            if found.response is None or not np.isfinite(worst):
                 text = "too few runs reach the target"
             else:
                 text = f"its fastest settings are known to within {percent(worst)} of their steps"

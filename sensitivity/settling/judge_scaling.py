@@ -30,6 +30,7 @@ from sensitivity.analysis.critical import LACK_OF_FIT, fit_log_size, lack_of_fit
 from sensitivity.analysis.estimates import Floats
 from sensitivity.analysis.grain import bias_bound
 from sensitivity.analysis.looks import planned_share
+from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.size_ratio import LogTimes, profile_ratios
 from sensitivity.study.amendments import Claim, Direction, Observation, SettledAnswer
 
@@ -193,7 +194,8 @@ def _missed(claim: Claim, one: Judged, other: Judged) -> str:
             n, missed = len(own), sum(not run.success for run in own)
             if missed and float(bdtrc(missed - 1, n, MISSES)) < _SURE:
                 return (
-                    f"{missed} of {n} judging runs of {name} at batch size {size:,} missed the target: raise the budget"
+                    f"{missed} of {n} judging runs of {optimizer_name(name)} at batch size {size:,} missed the target:"
+                    " raise the budget"
                     " or choose a target that is reached there"
                 )
     return ""
@@ -209,7 +211,7 @@ def _no_law(claim: Claim, one: Judged, other: Judged, regrets: tuple[Mapping[int
         _, p = lack_of_fit(times.log.times, times.log.batch_sizes, size, times.log.bias + times.regret)
         if p < LACK_OF_FIT / 2:
             return (
-                f"S(B) = Smin (1 + Bc/B) doesn't describe the steps of {name} (F test, p = {p:.2g}), so its critical"
-                " batch size is no property of it: settle it for fewer or other batch sizes"
+                f"S(B) = Smin (1 + Bc/B) doesn't describe the steps of {optimizer_name(name)} (F test, p = {p:.2g}), so"
+                " its critical batch size is no property of it: settle it for fewer or other batch sizes"
             )
     return ""

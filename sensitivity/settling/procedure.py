@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 
+from sensitivity.analysis.names import optimizer_name
 from sensitivity.settling import judge_scaling, judge_sensitivity
 from sensitivity.settling.frontier import Asks, Frontier, Known
 from sensitivity.settling.progress import Progress, StoppedError
@@ -79,7 +80,7 @@ def _steps(progress: Progress, known: Known) -> Asks:
 def _block(progress: Progress, frontier: Frontier, claim: Claim) -> None:
     for name in (claim.candidate, claim.reference):
         if name in frontier.problems and claim not in progress.blocked:
-            progress.blocked[claim] = f"the frontier of {name} was not found: {frontier.problems[name]}"
+            progress.blocked[claim] = f"the frontier of {optimizer_name(name)} was not found: {frontier.problems[name]}"
 
 
 def _freeze(progress: Progress, frontier: Frontier) -> Asks:
@@ -177,7 +178,8 @@ def _judge_scaling(progress: Progress, frontier: Frontier) -> Asks:
             progress.answers[claim] = _scaling_answer(progress, claim, found, place + 1, following)
             facts[f"{claim.candidate} against {claim.reference}"] = found.facts()
             said.append(
-                f"{claim.candidate} against {claim.reference}: ratio {number(_exp(found.log_ratio))},"
+                f"{optimizer_name(claim.candidate)} against {optimizer_name(claim.reference)}: ratio"
+                f" {number(_exp(found.log_ratio))},"
                 f" {number(_exp(found.interval[0]))} to {number(_exp(found.interval[1]))}: {found.answer}"
             )
         progress.show("; ".join(said) + ".", facts)
@@ -252,7 +254,8 @@ def _judge_sensitivity(progress: Progress) -> Asks:
             facts[f"{claim.candidate} against {claim.reference}"] = found.facts()
             one, other = found.shares
             said.append(
-                f"{one:.1%} of the draws of {claim.candidate} and {other:.1%} of those of {claim.reference} work:"
+                f"{one:.1%} of the draws of {optimizer_name(claim.candidate)} and {other:.1%} of those of"
+                f" {optimizer_name(claim.reference)} work:"
                 f" {progress.answers[claim].answer}"
             )
         progress.show("; ".join(said) + ".", facts)

@@ -151,7 +151,9 @@ class Response:
         one that has no minimum: along a flat ridge any point is about as good as another.
         """
         grid, k = _grid(least, most), len(self.slope)
-        draws = np.random.default_rng(0).multivariate_normal(self._coefficients(), self.covariance, _DRAWS)
+        spread = (self.covariance + self.covariance.T) / 2  # which rounding has made unlike, far from the centre
+        random = np.random.default_rng(0)
+        draws = random.multivariate_normal(self._coefficients(), spread, _DRAWS, check_valid="ignore")
         found = np.empty(k)
         for place in range(k):
             points = np.concatenate([x[place : place + 1], grid]) - self.centre

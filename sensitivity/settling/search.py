@@ -63,7 +63,7 @@ class Found:
     optimum: Floats
     """[batches, dimensions]"""
     regret: Floats
-    """[batches]; infinite without a response."""
+    """[batches]; infinite without a response, and where no run has reached the target."""
     hits: Floats
     """[batches, 2, dimensions]: by how much an optimum lies beyond a side, or close to it; minus infinity elsewhere."""
     beyond: bool
@@ -150,10 +150,13 @@ class ArmSearch:
         stays, growing = ~moved[:, None, None], box.can_grow()
         near = (over > -margin) & stays & growing
         hits[near] = over[near]
-        beyond = bool(((over >= 0) & stays & ~growing & ~box.closed).any())
+        # Of a ridge, a lowest point as near to a limit as may be chosen may well be lower still beyond it.
+        least = 0.0 if response.definite else -1.02 * margin
+        beyond = bool(((over >= least) & stays & ~growing & ~box.closed).any())
         inside = np.clip(optimum, box.low, box.high)
         regret = response.regret(inside) if response.definite else response.regret_between(inside, box.low, box.high)
-        self.found = Found(response, inside, regret, hits, beyond)
+        reached = np.array([(~lower & alive & (b == k)).any() for k in range(self.batches)])
+        self.found = Found(response, inside, np.where(reached, regret, np.inf), hits, beyond)
         return self.found
 
     def _lowest(self, response: Response) -> Floats:
@@ -236,6 +239,8 @@ class ArmSearch:
         found = self.found
         if found is None or found.response is None:
             return "too few of its runs reach the target to tell where it is fastest"
+        if np.isinf(found.regret).any():
+            return "at some batch size none of its runs reaches the target: raise the budget, or choose another target"
         if found.extend or found.beyond:
             return "its fastest setting lies beyond the limit to which its box may be extended"
         if (found.regret > BLOCKS).any():

@@ -423,6 +423,8 @@ def test_the_looks_are_drawn_as_the_ledger_has_them(undisturbed):
 def test_another_target_or_margin_has_no_settled_answer(undisturbed):
     results = sensitivity.open(str(undisturbed[0] / "studies" / "alike")).results
     assert len(results.settled) == 2
+    assert [caution.code for caution in results.cautions] == ["own-design-waits"]
+    assert results.under(target=("test_accuracy", 0.8)).cautions[0].code == "incomplete"
     assert results.under(target=("test_accuracy", 0.8)).settled == ()
     wider = results.margins.model_copy(update={"tuning_ratio": 3.0})
     assert [answer.claim.question for answer in results.under(margins=wider).settled] == ["scaling"]

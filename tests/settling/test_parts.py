@@ -204,7 +204,7 @@ def test_one_lost_run_is_chance_and_many_block():
     assert at_once(SCALING, runs(rng, 200, lost=[(32, 0)]), runs(rng, 100)).answer == "better"
     blocked = at_once(SCALING, runs(rng, 200, lost=[(512, k) for k in range(4)]), runs(rng, 100))
     assert blocked.answer == "blocked"
-    assert "4 of 8 judging runs of kfac at batch size 512 missed the target" in blocked.reason
+    assert "4 of 8 judging runs of K-FAC at batch size 512 missed the target" in blocked.reason
 
 
 def test_times_that_follow_no_law_block():
@@ -213,7 +213,7 @@ def test_times_that_follow_no_law_block():
     bent.runs[128] = [o.model_copy(update={"steps": 2 * o.steps, "after": 2 * o.after}) for o in bent.runs[128]]
     found = at_once(SCALING, runs(rng, 200), bent)
     assert found.answer == "blocked"
-    assert "doesn't describe the steps of sgd" in found.reason
+    assert "doesn't describe the steps of SGD" in found.reason
 
 
 @pytest.mark.parametrize(
