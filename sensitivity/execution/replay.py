@@ -42,6 +42,7 @@ class Replay:
         self._target = declared.declaration.target
         self._expander = Expander(spec, source=source)
         self._found: dict[str, _Found] = {}
+        self._trials: dict[int, tuple[Trial, ...]] = {}
 
     @property
     def step(self) -> Step | None:
@@ -60,11 +61,13 @@ class Replay:
         return () if step is None else tuple(each for each in self.trials(step) if each.id not in self._found)
 
     def trials(self, step: Step) -> tuple[Trial, ...]:
-        """Return the runs of a step."""
-        return tuple(
-            self._expander.trial(point.arm, point.hyperparameters, point.batch_size, point.seed)
-            for point in step.points
-        )
+        """Return the runs of a step: the same objects each time, as Tune's loop asks often and ids are hashes."""
+        if step.number not in self._trials:
+            self._trials[step.number] = tuple(
+                self._expander.trial(point.arm, point.hyperparameters, point.batch_size, point.seed)
+                for point in step.points
+            )
+        return self._trials[step.number]
 
     def device_seconds(self, trial: Trial) -> float | None:
         """Return what a run took; None of one without a result."""
