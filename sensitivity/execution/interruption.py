@@ -68,10 +68,12 @@ class Interruptible:
             self.requested = True
 
     def _stop(self, number: int, _: FrameType | None) -> None:
+        if self.requested:  # a second signal that came while the first was being handled
+            return
         self.requested = True
-        self._last_resort.start()
         for each in self._signals:
             signal.signal(each, _pass)  # not SIG_IGN: Python reports a signal that has come meanwhile as a race
+        self._last_resort.start()
         raise KeyboardInterrupt(signal.Signals(number).name)
 
 

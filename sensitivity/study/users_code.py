@@ -90,8 +90,8 @@ def _said_when_slow(what: str) -> Iterator[None]:
         _WAIT_S, logger.warning, ("%s: still running after %.0f s; Ctrl-C stops this command", what, _WAIT_S)
     )
     timer.daemon = True
-    timer.start()
     try:
+        timer.start()
         yield
     finally:
         timer.cancel()

@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from sensitivity.execution.interruption import Interruptible
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
 
@@ -143,3 +145,19 @@ def test_a_signal_at_any_phase_is_a_stop_that_leaves_nothing_behind(stopped, pha
     assert not outcome["processes"]
     assert not outcome["folders"]
     assert outcome["parts"] == (phase == "write")
+
+
+def test_a_second_signal_while_the_first_is_handled_changes_nothing(monkeypatch):
+    """Both arrive at once, so the second is handled at any call that the first one's handler makes."""
+    began, threads = threading.Thread.start, []
+
+    def start(thread):
+        threads.append(thread)
+        signal.raise_signal(signal.SIGTERM)
+        began(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(KeyboardInterrupt, match="SIGINT"), Interruptible() as stops:
+        signal.raise_signal(signal.SIGINT)
+    assert stops.requested
+    assert len(threads) == 1
