@@ -1,4 +1,4 @@
-"""What adaptive searches look for, and how their winners are confirmed: the `[search]` table of a study file."""
+"""The `[search]` table of a study file: the objective of adaptive searches, and how winners are confirmed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TO_TARGET = ("steps_to_target", "seconds_to_target")
 
 
 def lower_is_better(objective: Objective) -> bool:
-    """Tell which way an objective is better; of metrics ``METRICS`` knows, and costs are better low."""
+    """Return whether lower values of an objective are better; for metrics, ``METRICS`` says so."""
     return objective not in METRICS or METRICS[objective].lower_is_better
 
 
@@ -68,5 +68,5 @@ class SearchSpec(Section):
         return value
 
     def metrics(self) -> tuple[str, ...]:
-        """Return the metrics that have to be measured for it."""
+        """Return the metrics that the objective needs."""
         return tuple(name for name in (*self.objective, *self.target) if name in METRICS)
