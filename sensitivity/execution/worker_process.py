@@ -6,8 +6,10 @@ import gc
 import math
 import os
 import platform
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -21,6 +23,7 @@ from sensitivity.store.directory import Place
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.origin import Origin
 from sensitivity.study.trials import Pack
+from sensitivity.training.device_errors import DeviceLostError
 from sensitivity.training.memory import return_freed_memory
 
 _REPORT_EVERY_S = 1.0
@@ -95,7 +98,7 @@ class PackWorker:
 
 
 def _train(pack: Pack, job: Job, report: Callable[[dict[str, Any] | BaseException], None]) -> None:
-    """Train a pack, and report its progress now and then, and what came of it."""
+    """Train a pack, and report its progress now and then, and what came of it; where the device is lost, end."""
     last = -math.inf
 
     def on_progress(fraction: float) -> None:
@@ -109,5 +112,9 @@ def _train(pack: Pack, job: Job, report: Callable[[dict[str, Any] | BaseExceptio
         report({"result": run_pack(pack, job.execution, job.origin, job.directory, on_progress=on_progress)})
     except ChangedError as error:
         report({"changed": f"the problem on {platform.node()}: {error}"})
+    except DeviceLostError:  # the pack starts again in another process; the driver reads why from these last words
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
     except BaseException as error:  # for Tune, which waits for a report
         report(error)

@@ -19,8 +19,9 @@ from sensitivity.study.schedule import evaluation_steps, total_steps, training_s
 from sensitivity.study.trials import Pack, Trial
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.cost import step_flops
+from sensitivity.training.device_errors import out_of_memory
 from sensitivity.training.evaluation import evaluate
-from sensitivity.training.memory import out_of_memory, peak_bytes
+from sensitivity.training.memory import peak_bytes
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 from sensitivity.training.recorded_steps import Steps

@@ -1,4 +1,4 @@
-"""The memory of a training process: its allocator, what tensors take at most, and when it has run out."""
+"""The memory of a training process: its allocator, and what tensors take at most."""
 
 from __future__ import annotations
 
@@ -80,10 +80,3 @@ class _Followed(FollowingMode):
                 self._live[storage._cdata] = (alive, storage.nbytes())
         self.peak = max(self.peak, sum(size for _, size in self._live.values()))
         return result
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory has run out, on an accelerator or on the host."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # the host allocator has no type

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from sensitivity.study.seeds import derive
-from sensitivity.training.memory import out_of_memory
+from sensitivity.training.device_errors import of_device
 from sensitivity.training.packed_layers import Tape, install
 from sensitivity.training.packed_sequence import Step, run_sequence, sequence_of
 from sensitivity.training.precision import autocast
@@ -209,7 +209,7 @@ class PackedModel:
         try:
             result = self._run_together(inputs)
         except RuntimeError as error:
-            if out_of_memory(error):
+            if of_device(error):
                 raise
             # Whatever vmap can't follow, the loop can; a fault of the model's own comes up again there.
             self._loops = f"vmap can't follow the model ({str(error).splitlines()[0]})"
