@@ -35,7 +35,8 @@ def _full_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         for owner, name, before in switched:
-            setattr(owner, name, before)
+            if before:
+                setattr(owner, name, before)
 
 
 def _switched_off(legacy: Any, modern: Any) -> tuple[Any, str, Any]:
@@ -45,9 +46,10 @@ def _switched_off(legacy: Any, modern: Any) -> tuple[Any, str, Any]:
     the one that is in use is used.
     """
     try:
-        owner, name, before, off = legacy, "allow_tf32", legacy.allow_tf32, False
+        before: Any = legacy.allow_tf32
     except RuntimeError:
-        owner, name, before, off = modern, "fp32_precision", modern.fp32_precision, "ieee"
-    if before != off:
-        setattr(owner, name, off)
-    return owner, name, before
+        before, modern.fp32_precision = modern.fp32_precision, "ieee"
+        return modern, "fp32_precision", before
+    if before:
+        legacy.allow_tf32 = False
+    return legacy, "allow_tf32", before

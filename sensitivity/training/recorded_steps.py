@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -43,11 +43,15 @@ class Graphs(Protocol):
 
 
 class CudaGraphs:
-    """CUDA graphs, recorded on a stream of their own."""
+    """CUDA graphs, recorded on a stream of their own and in memory that they share: one of them runs at a time."""
+
+    failed: ClassVar[bool] = False
+    """Whether a recording has failed in this process: its allocator may still wait for the end of it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
 
     def warm(self, work: Callable[[], Outcome]) -> Outcome:
         """Do work on the stream that records."""
@@ -60,9 +64,15 @@ class CudaGraphs:
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record work, which does not do it, and launch it once."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
-            work()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                work()
+        except BaseException:
+            CudaGraphs.failed = True
+            raise
+        finally:  # torch leaves the process on the recording's stream where a recording can't be ended
+            torch.cuda.set_stream(current)
         graph.replay()
         return graph.replay
 
@@ -90,9 +100,9 @@ class Steps:
         batches: PackBatches,
         graphs: Graphs | None = None,
     ) -> None:
-        """Record with `graphs`; if none are given, with CUDA's on such a device."""
+        """Record with `graphs`; if none are given, with CUDA's on such a device, unless that has failed before."""
         self._model, self._problem, self._optimizer, self._batches = model, problem, optimizer, batches
-        if graphs is None and model.device.type == "cuda":
+        if graphs is None and model.device.type == "cuda" and not CudaGraphs.failed:
             graphs = CudaGraphs(model.device)
         repeats = model.repeats(shipped=problem.shipped) and batches.chunk == batches.batch_size
         self._graphs = graphs if repeats else None

@@ -5,11 +5,13 @@ without any of the Python around them, and refused if Python asks for a number o
 an accelerator, where it asks for none.
 """
 
+import contextlib
 import logging
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -21,7 +23,7 @@ from sensitivity.training.batches import PackBatches
 from sensitivity.training.loop import train_pack
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import load_problem
-from sensitivity.training.recorded_steps import Steps
+from sensitivity.training.recorded_steps import CudaGraphs, Steps
 from sensitivity.training.step import make_optimizer, take_step
 
 ARMS = {
@@ -170,6 +172,72 @@ def test_where_recording_fails_steps_go_on_as_they_were(make_study, accelerator,
         "steps can't be recorded (operation not permitted when stream is capturing): each is launched piece by "
         "piece, which is slower"
     ]
+
+
+class Streams:
+    """Stands for CUDA's streams and graphs; a recording that was disturbed can't be ended, as CUDA's can't."""
+
+    def __init__(self, monkeypatch):
+        self.current, self.log = "the default stream", []
+        nothing = lambda *_: None  # noqa: E731
+        for name in ("synchronize", "empty_cache"):
+            monkeypatch.setattr(torch.cuda, name, nothing)
+        monkeypatch.setattr(torch._C, "_host_emptyCache", nothing, raising=False)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: "a stream of its own")
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: self.current)
+        monkeypatch.setattr(torch.cuda, "set_stream", self.set)
+        monkeypatch.setattr(torch.cuda, "stream", self.on)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
+        monkeypatch.setattr(CudaGraphs, "failed", False)
+
+    def set(self, stream):
+        self.current = stream
+
+    @contextlib.contextmanager
+    def on(self, stream):
+        before, self.current = self.current, stream
+        yield  # as torch's own, without `finally`
+        self.current = before
+
+    def capture_begin(self, pool=None, **_):
+        self.log.append(f"begin on {self.current} in {pool}")
+
+    def capture_end(self):
+        if "disturbed" in self.log:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+        self.log.append("end")
+
+    def replay(self):
+        self.log.append("replay")
+
+
+def test_graphs_are_recorded_on_a_stream_of_their_own_and_share_memory(monkeypatch):
+    streams = Streams(monkeypatch)
+    graphs = CudaGraphs(torch.device("cuda"))
+    for _ in range(2):
+        graphs.record(lambda: streams.log.append(f"work on {streams.current}"))()
+    once = ["begin on a stream of its own in (0, 1)", "work on a stream of its own", "end", "replay", "replay"]
+    assert streams.log == 2 * once
+    assert (streams.current, CudaGraphs.failed) == ("the default stream", False)
+
+
+def test_a_recording_that_can_not_be_ended_is_the_last_one_and_leaves_the_stream(make_study, monkeypatch):
+    streams = Streams(monkeypatch)
+
+    def work():
+        streams.log.append("disturbed")
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="during capture"):
+        CudaGraphs(torch.device("cuda")).record(work)
+    assert (streams.current, CudaGraphs.failed) == ("the default stream", True)
+    model, problem, optimizer, batches = parts(make_study(optimizers={"a": ARMS["sgd"]}), MODELS["a sequence"])
+    monkeypatch.setattr(PackedModel, "device", torch.device("cuda"))
+    with FakeTensorMode():
+        assert Steps(model, problem, optimizer, batches)._graphs is None
+        CudaGraphs.failed = False
+        assert Steps(model, problem, optimizer, batches)._graphs is not None
 
 
 @pytest.mark.parametrize("case", ["dropout", "a user's model", "micro-batches"])
