@@ -147,7 +147,7 @@ class _Bench:
         seeds = [trial.seed for trial in trials]
         spec, problem = trials[0].problem, problem.of(trials[0].problem)
         self.size, self._problem = len(trials), problem
-        self._model = PackedModel(problem.build_model, seeds, products=problem.products)
+        self._model = PackedModel(problem.build_model, seeds, products=problem.products, shipped=problem.shipped)
         self.optimizer = make_optimizer(Pack(tuple(trials)), self._model, problem)
         self._batches = PackBatches(
             seeds,

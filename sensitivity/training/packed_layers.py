@@ -5,7 +5,9 @@ The calls of normalisation layers are noted too.
 The model runs under ``torch.func.vmap`` over trials. An ``autograd.Function`` with a rule for vmap is
 handed the physical tensors ``[trials, batch, ...]``, computes them as fast as the device allows, and notes the
 layer's input and output, which K-FAC needs. Outside of vmap the same layers compute and note one trial.
-Dropout draws each member's masks from that member's own generator, so that they are those of the member alone.
+Dropout draws each member's masks from that member's own generator, so that they are those of the member alone. The
+generator is the device's: from one seed an accelerator draws other masks than the host, and masks are the same among
+runs on one kind of device only.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def parts(spec, build, size=16, micro_batch=None, **options):
     for name, value in options.items():
         object.__setattr__(problem, name, value)
     seeds = [trial.seed for trial in trials]
-    model = PackedModel(problem.build_model, seeds)
+    model = PackedModel(problem.build_model, seeds, shipped=problem.shipped)
     batches = PackBatches(seeds, problem, batch_size=size, micro_batch=micro_batch, augment=False)
     return model, problem, make_optimizer(Pack(trials), model, problem), batches
 
@@ -149,6 +149,21 @@ def test_replayed_steps_are_the_steps_themselves(make_study, accelerator, model,
     losses, failed = found
     assert torch.isfinite(losses).tolist() == [True, True, False]
     assert failed is None or failed.tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("arm", ["sgd", "kfac"])
+def test_a_pack_of_one_is_called_as_it_is_and_recorded(make_study, accelerator, monkeypatch, arm):
+    spec = make_study(optimizers={"a": {**ARMS[arm], "lr": 0.1}}, batch_sizes=[16])
+    build, tapes = MODELS["under vmap"], Tapes()
+    plain, recorded = parts(spec, build), parts(spec, build, shipped=True)
+    steps = Steps(*recorded, tapes)
+    expected = [take_step(*plain, step=step, lr_scale=1.0)[0] for step in range(16)]
+    monkeypatch.setattr(packed_model, "_set_random_state", lambda *_: pytest.fail("it draws no random numbers"))
+    for step in range(16):
+        torch.testing.assert_close(steps.take(step=step, lr_scale=1.0)[0], expected[step], rtol=0, atol=0)
+    for one, other in zip(everything(*plain[::2]), everything(*recorded[::2]), strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=0)
+    assert tapes.recorded == {"kfac": 2}.get(arm, 1)
 
 
 def test_where_recording_fails_steps_go_on_as_they_were(make_study, accelerator, caplog):
@@ -240,14 +255,16 @@ def test_a_recording_that_can_not_be_ended_is_the_last_one_and_leaves_the_stream
         assert Steps(model, problem, optimizer, batches)._graphs is not None
 
 
-@pytest.mark.parametrize("case", ["dropout", "a user's model", "micro-batches"])
+@pytest.mark.parametrize("case", ["dropout", "a user's model", "a user's model alone", "micro-batches"])
 def test_what_may_differ_from_step_to_step_is_not_recorded(make_study, accelerator, case):
-    build = MODELS["under vmap"] if case == "a user's model" else MODELS["a sequence"]
+    users = case.startswith("a user's model")
+    build = MODELS["under vmap"] if users else MODELS["a sequence"]
     if case == "dropout":
         build = lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))  # noqa: E731
-    spec, tapes = make_study(optimizers={"a": ARMS["sgd"]}, batch_sizes=[16]), Tapes()
+    lr = 0.1 if case.endswith("alone") else ARMS["sgd"]["lr"]
+    spec, tapes = make_study(optimizers={"a": {**ARMS["sgd"], "lr": lr}}, batch_sizes=[16]), Tapes()
     split = 8 if case == "micro-batches" else None
-    steps = Steps(*parts(spec, build, micro_batch=split, shipped=case != "a user's model"), tapes)
+    steps = Steps(*parts(spec, build, micro_batch=split, shipped=not users), tapes)
     for step in range(6):
         steps.take(step=step, lr_scale=1.0)
     assert tapes.recorded == 0
