@@ -20,7 +20,7 @@ from sensitivity.study.results import PackResult, RunResult, Status
 from sensitivity.study.trials import Pack
 from sensitivity.training.device_errors import out_of_memory, require_device
 from sensitivity.training.loop import train_pack
-from sensitivity.training.memory import keep_freed_memory
+from sensitivity.training.memory import keep_freed_memory, release_unused
 from sensitivity.training.precision import set_tf32
 from sensitivity.training.problems import Problem
 
@@ -92,8 +92,8 @@ def _train(
         too_large, text = out_of_memory(error), traceback.format_exc()
         message = f"{type(error).__name__}: {error}"
         require_device(device)
-    if too_large and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if too_large:
+        release_unused()
     if len(pack.trials) > 1:
         why = "does not fit in memory" if too_large else f"raised {message}"
         logger.warning("a pack of %d %s: training its halves", len(pack.trials), why)

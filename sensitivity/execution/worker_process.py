@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import platform
@@ -15,8 +14,6 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-import torch
-
 from sensitivity.execution.loading import ChangedError
 from sensitivity.execution.worker import run_pack
 from sensitivity.store.directory import Place
@@ -24,7 +21,7 @@ from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.origin import Origin
 from sensitivity.study.trials import Pack
 from sensitivity.training.device_errors import DeviceLostError
-from sensitivity.training.memory import return_freed_memory
+from sensitivity.training.memory import release_unused, return_freed_memory
 
 _REPORT_EVERY_S = 1.0
 _LAST_REPORT_S = 10.0
@@ -91,9 +88,7 @@ class PackWorker:
 
     def rest(self) -> None:
         """Give unused memory back to the system and the accelerator: it may take long until the next run."""
-        gc.collect()
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.empty_cache()
+        release_unused()
         return_freed_memory()
 
 

@@ -10,7 +10,7 @@ fails, are taken as they are on the host.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -110,6 +110,10 @@ class Steps:
         self._lr_scale = torch.zeros((), device=model.device)
         self._warmed: dict[str, int] = {}
         self._recorded: dict[str, tuple[Callable[[], None], Outcome]] = {}
+
+    def has_recorded(self, kinds: Collection[str | None]) -> bool:
+        """Whether steps of all these kinds are recorded, or none ever will be."""
+        return self._graphs is None or all(kind in self._recorded for kind in kinds)
 
     def take(self, *, step: int, lr_scale: float) -> Outcome:
         """Do one step, as ``take_step`` does. What it returns is only good until the next one."""
