@@ -2,9 +2,10 @@
 
 A step of a pack of small networks is a hundred launches, each of which costs the host more than its work costs the
 device. A recording has fixed memory and runs no Python, so a step is recorded only where nothing but its tensors
-decides what it does: models that repeat the same operations, whole batches, steps of the optimizer that say so. Batch
-and learning rate are copied to where the recording looks for them. All other steps, and all steps where recording
-fails, are taken as they are on the host.
+decides what it does: models that repeat the same operations, whole batches, steps of the optimizer that say so. The
+indices of the batch, the codes of its augmentation and the learning rate are copied to where the recording looks for
+them; to gather, augment and standardise is part of it. All other steps, and all steps where recording fails, are taken
+as they are on the host.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sensitivity.optimizers.pack import PackOptimizer
-from sensitivity.training.batches import MicroBatch, PackBatches
+from sensitivity.training.batches import Draw, MicroBatch, PackBatches
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 from sensitivity.training.step import take_step
@@ -79,14 +80,20 @@ class CudaGraphs:
 
 @dataclass(frozen=True)
 class _Held:
-    """A batch in a fixed place."""
+    """What decides a batch, in a fixed place."""
 
-    inputs: Tensor
-    targets: Tensor
+    batches: PackBatches
+    held: Draw
 
     def draw(self) -> Iterator[MicroBatch]:
-        """Yield it whole."""
-        yield MicroBatch(inputs=self.inputs, targets=self.targets, share=1.0)
+        """Yield the batch whole."""
+        return self.batches.parts(self.held)
+
+    def put(self, draw: Draw) -> None:
+        """Put another one in its place."""
+        self.held.rows.copy_(draw.rows)
+        if self.held.codes is not None and draw.codes is not None:
+            self.held.codes.copy_(draw.codes)
 
 
 class Steps:
@@ -146,11 +153,11 @@ class Steps:
         return found[0]
 
     def _hold(self) -> _Held:
-        """Put the next batch where recordings look for it."""
-        (part,) = self._batches.draw()
+        """Put what decides the next batch where recordings look for it."""
+        draw = self._batches.next()
         if self._held is None:
-            self._held = _Held(part.inputs.clone(), part.targets.clone())
+            codes = None if draw.codes is None else draw.codes.clone()
+            self._held = _Held(self._batches, Draw(draw.rows.clone(), codes))
         else:
-            self._held.inputs.copy_(part.inputs)
-            self._held.targets.copy_(part.targets)
+            self._held.put(draw)
         return self._held

@@ -6,6 +6,7 @@ an accelerator, where it asks for none.
 """
 
 import contextlib
+import dataclasses
 import logging
 
 import pytest
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from sensitivity.kfac import engine, statistics
 from sensitivity.optimizers.kinds import adam
 from sensitivity.study.trials import Pack, expand
+from sensitivity.training import batches as batches_module
 from sensitivity.training import calibration, packed_model
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.loop import train_pack
@@ -149,6 +151,55 @@ def test_replayed_steps_are_the_steps_themselves(make_study, accelerator, model,
     losses, failed = found
     assert torch.isfinite(losses).tolist() == [True, True, False]
     assert failed is None or failed.tolist() == [False, False, True]
+
+
+def test_gathering_augmenting_and_standardising_are_part_of_the_recording(make_study, accelerator, monkeypatch):
+    """Between replays nothing but indices, codes and the learning rate goes where the recording looks for them."""
+    lrs, images = [0.1, 0.2, 0.05], torch.randint(0, 256, (60, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    spec = make_study(optimizers={"a": {"kind": "sgd", "lr": lrs}}, batch_sizes=[16], seeds=2)
+    found, between = [], []
+
+    class Between(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            between.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    class Timed(Tapes):
+        def record(self, work):
+            replay = super().record(work)
+
+            def alone():
+                with torch.utils._python_dispatch._disable_current_modes():
+                    replay()
+
+            return alone
+
+    for tapes in (None, Timed()):
+        trials, problem = expand(spec), load_problem(spec.problem)
+        data = dataclasses.replace(
+            problem.dataset,
+            train_inputs=images.to(torch.uint8),
+            train_targets=problem.dataset.train_targets[:60],
+            mean=torch.full((1, 1, 1), 127.0),
+            deviation=torch.full((1, 1, 1), 74.0),
+        )
+        problem = dataclasses.replace(problem, dataset=data, build_model=MODELS["a sequence"], _variants={})
+        seeds = [trial.seed for trial in trials]
+        monkeypatch.setitem(batches_module._AHEAD, "cpu", 1 if tapes is None else 8)
+        batches = PackBatches(seeds, problem, batch_size=16, micro_batch=None, augment=True)
+        model = PackedModel(problem.build_model, seeds, shipped=True)
+        optimizer = make_optimizer(Pack(trials), model, problem)
+        steps = Steps(model, problem, optimizer, batches, tapes)
+        for step in range(5):
+            steps.take(step=step, lr_scale=1.0)
+        with Between():
+            between.clear()
+            for step in range(5, 8):  # of the eight that were drawn at once
+                steps.take(step=step, lr_scale=1.0)
+        found.append([p.detach().clone() for p in model.params.values()])
+    assert between == 3 * ["copy_", "copy_", "fill_"]
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("arm", ["sgd", "kfac"])
