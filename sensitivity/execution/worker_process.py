@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import platform
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
-
-import torch
 
 from sensitivity.execution.loading import ChangedError
 from sensitivity.execution.worker import run_pack
@@ -21,7 +20,8 @@ from sensitivity.store.directory import Place
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.origin import Origin
 from sensitivity.study.trials import Pack
-from sensitivity.training.memory import return_freed_memory
+from sensitivity.training.device_errors import DeviceLostError
+from sensitivity.training.memory import release_unused, return_freed_memory
 
 _REPORT_EVERY_S = 1.0
 _LAST_REPORT_S = 10.0
@@ -87,15 +87,13 @@ class PackWorker:
         return function(*arguments)
 
     def rest(self) -> None:
-        """Release unused memory to the system and the accelerator, as the next run may be far off."""
-        gc.collect()
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.empty_cache()
+        """Give unused memory back to the system and the accelerator: it may take long until the next run."""
+        release_unused()
         return_freed_memory()
 
 
 def _train(pack: Pack, job: Job, report: Callable[[dict[str, Any] | BaseException], None]) -> None:
-    """Train a pack; report progress from time to time, and the result."""
+    """Train a pack, and report its progress now and then, and what came of it; where the device is lost, end."""
     last = -math.inf
 
     def on_progress(fraction: float) -> None:
@@ -109,5 +107,9 @@ def _train(pack: Pack, job: Job, report: Callable[[dict[str, Any] | BaseExceptio
         report({"result": run_pack(pack, job.execution, job.origin, job.directory, on_progress=on_progress)})
     except ChangedError as error:
         report({"changed": f"the problem on {platform.node()}: {error}"})
+    except DeviceLostError:  # the pack starts again in another process; the driver reads why from these last words
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
     except BaseException as error:  # for Tune, which waits for a report
         report(error)

@@ -15,7 +15,6 @@ Everything is accumulated: target ← keep * target + scale * Σ, so that a runn
 
 import functools
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -185,13 +184,6 @@ def _padded_adjoint(layer: Layer, inputs: Tensor, grads: Tensor) -> Tensor:
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Precision in which products of this type are summed: float32, or float64 for float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Keep autocast away: a backward pass or a step may well run inside of it, and it would round products to bf16."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 def _flat_rows(rows: Tensor, lead: int, dtype: torch.dtype) -> Tensor:

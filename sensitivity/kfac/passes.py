@@ -18,8 +18,9 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from sensitivity.kfac.convolution import padded_inputs
-from sensitivity.kfac.factors import Capture, accumulation_dtype, full_precision, grads_of, inputs_of
+from sensitivity.kfac.factors import Capture, accumulation_dtype, grads_of, inputs_of
 from sensitivity.kfac.layers import Layer
+from sensitivity.kfac.precision import full_precision
 
 _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-2}
 _LOW_PRECISION = 0.1

@@ -26,7 +26,6 @@ from sensitivity.kfac.factors import (
     accumulation_dtype,
     add_input_moment,
     add_output_moment,
-    full_precision,
     input_parts,
     row_count,
 )
@@ -45,6 +44,7 @@ from sensitivity.kfac.hooks import (
 )
 from sensitivity.kfac.observations import Observations
 from sensitivity.kfac.passes import PassLedger
+from sensitivity.kfac.precision import full_precision
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_weights
 from sensitivity.kfac.sums import (

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from sensitivity.kfac.config import KFACConfig
-from sensitivity.kfac.factors import Capture, add_input_moment, add_output_moment, full_precision, row_count
+from sensitivity.kfac.factors import Capture, add_input_moment, add_output_moment, row_count
 from sensitivity.kfac.layers import counted
 from sensitivity.kfac.layout import Layout, Placement, whole
+from sensitivity.kfac.precision import full_precision
 from sensitivity.kfac.state import KFACState
 
 

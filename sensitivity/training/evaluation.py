@@ -12,8 +12,9 @@ from sensitivity.training.losses import accuracy
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 
-_ROWS, _NUMBERS = 2**14, 2**19
-"""Examples x trials, and numbers in their inputs, that go through the networks at once where training has fewer."""
+_AT_ONCE = {"cpu": (2**14, 2**19), "cuda": (2**18, 2**25)}
+"""Examples x trials, and numbers in their inputs, that go through the networks at once where training has fewer: on the
+host what its caches hold; on an accelerator so many that launches are nothing beside their work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +36,19 @@ def evaluate(
     """
     data = problem.dataset
     count = (train_examples or data.train_size) if training else 0
-    rows = max(chunk, min(_ROWS, _NUMBERS // math.prod(data.train_inputs.shape[1:])) // model.trials)
+    rows = max(chunk, _rows(model.device, math.prod(data.train_inputs.shape[1:])) // model.trials)
     train = _split(model, problem, data.train_inputs[:count], data.train_targets[:count], rows)
     test = _split(model, problem, data.test_inputs, data.test_targets, rows)
     train_loss, train_accuracy, test_loss, test_accuracy = torch.cat((train, test)).cpu()  # one wait for the device
     return Scores(
         train_loss=train_loss, train_accuracy=train_accuracy, test_loss=test_loss, test_accuracy=test_accuracy
     )
+
+
+def _rows(device: torch.device, numbers: int) -> int:
+    """Return how many examples x trials, each of so many numbers, go through the networks at once."""
+    rows, most = _AT_ONCE[device.type]
+    return min(rows, most // numbers)
 
 
 def _split(model: PackedModel, problem: Problem, inputs: Tensor, targets: Tensor, rows: int) -> Tensor:

@@ -5,11 +5,14 @@ The calls of normalisation layers are noted too.
 The model runs under ``torch.func.vmap`` over trials. An ``autograd.Function`` with a rule for vmap is
 handed the physical tensors ``[trials, batch, ...]``, computes them as fast as the device allows, and notes the
 layer's input and output, which K-FAC needs. Outside of vmap the same layers compute and note one trial.
-Dropout draws each member's masks from that member's own generator, so that they are those of the member alone.
+Dropout draws each member's masks from that member's own generator, so that they are those of the member alone. The
+generator is the device's: from one seed an accelerator draws other masks than the host, and masks are the same among
+runs on one kind of device only.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -263,13 +266,23 @@ def _transposed(module: nn.modules.conv._ConvTransposeNd) -> Callable[..., Tenso
     return compute
 
 
+_FILLS = 2**15
+"""Outputs of a channel, over a member's examples, that keep an accelerator busy: in tiles of 128, two for each of its
+multiprocessors. An estimate: benchmarks/accelerator.py measures on both sides of it."""
+
+
 def packed_convolution(module: nn.Conv1d | nn.Conv2d) -> Callable[..., Tensor]:
-    """Return a convolution of the whole pack: one of as many groups as there are members."""
+    """Return a convolution of the whole pack: one of as many groups as there are members.
+
+    Where a member fills the device by itself, members come one after the other, since a library's kernels for grouped
+    convolutions are slower than those for plain ones.
+    """
     looped = each_alone(module._conv_forward)
     grouped = functional.conv1d if isinstance(module, nn.Conv1d) else functional.conv2d
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if module.padding_mode != "zeros":
+        fills = x.shape[1] * x.shape[3:].numel() >= _FILLS * math.prod(module.stride)
+        if module.padding_mode != "zeros" or fills:
             return looped(x, weight, bias)
         trials = len(x)
         outputs = grouped(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from sensitivity.study.seeds import derive
-from sensitivity.training.memory import out_of_memory
+from sensitivity.training.device_errors import of_device
 from sensitivity.training.packed_layers import Tape, install
 from sensitivity.training.packed_sequence import Step, run_sequence, sequence_of
 from sensitivity.training.precision import autocast
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _told: set[str] = set()
 """What this process has warned of."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_RANDOM = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,28 @@ class PackedModel:
     """The networks of a pack."""
 
     def __init__(
-        self, build: Callable[[], nn.Module], seeds: Sequence[int], *, products: torch.dtype | None = None
+        self,
+        build: Callable[[], nn.Module],
+        seeds: Sequence[int],
+        *,
+        products: torch.dtype | None = None,
+        shipped: bool = False,
     ) -> None:
         """Build one network a seed with torch's global generator; equal seeds give equal networks.
 
-        `products` are computed in that type, if one is given; outputs are float32 then.
+        Args:
+            build: a network.
+            seeds: of the members.
+            products: type in which products are computed, if one is given; outputs are float32 then.
+            shipped: whether the model is one of this product's: each pass does the same, and draws no random numbers
+                but in layers that are made for it. A user's code can't promise that.
         """
         self._products, self._build = products, build
         networks = {seed: initialised(build, seed) for seed in dict.fromkeys(seeds)}
         self._skeleton = copy.deepcopy(next(iter(networks.values())))
         self._tape = Tape()
         self._sequence = sequence_of(self._skeleton, self._tape)
+        self._shipped, self._draws = shipped, any(_draws(module) for module in self._skeleton.modules())
         self._loops = None if self._sequence else _loop_reason(self._skeleton)
         if self._loops and len(seeds) > 1:
             logger.info("%s: members of a pack run one by one", self._loops)
@@ -95,14 +107,14 @@ class PackedModel:
         """Whether a layer's gradient is that of its recorded calls alone, as a model's own code can't promise."""
         return self._sequence is not None
 
-    def repeats(self, *, shipped: bool) -> bool:
+    @property
+    def repeats(self) -> bool:
         """Whether each training pass does the same operations to the same tensors, as a user's code can't promise.
 
         Members that run one by one, and dropout, draw from generators on the host's side.
         """
-        random = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self._skeleton.modules())
-        together = self._sequence is not None or (shipped and self._loops is None and self.trials > 1)
-        return together and not random
+        together = self._sequence is not None or (self._shipped and (self._loops is None or self.trials == 1))
+        return together and not self._draws
 
     @property
     def trials(self) -> int:
@@ -201,6 +213,8 @@ class PackedModel:
     def _dispatch(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
         if self._sequence:
             return self._run_sequence(self._sequence, inputs)
+        if self._shipped and not self._draws and self.trials == 1:
+            return self._run_alone(inputs)
         if self._loops is not None or self.trials == 1:
             return self._try_one_by_one(inputs)
         if self._skeleton.training in self._followed:
@@ -209,7 +223,7 @@ class PackedModel:
         try:
             result = self._run_together(inputs)
         except RuntimeError as error:
-            if out_of_memory(error):
+            if of_device(error):
                 raise
             # Whatever vmap can't follow, the loop can; a fault of the model's own comes up again there.
             self._loops = f"vmap can't follow the model ({str(error).splitlines()[0]})"
@@ -246,6 +260,18 @@ class PackedModel:
             name: [LayerCall((x,), (y,), together=True) for x, y in recorded]
             for name, recorded in self._tape.calls.items()
         }
+
+    def _run_alone(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
+        """Run the only member as it is, without the generators' states that any code of a user's may need."""
+        self._tape.calls = {}
+        tensors = {**self.params, **self._constants, **self._buffers}
+        member = {name: tensor.squeeze(0) for name, tensor in tensors.items()}
+        outputs: Tensor = functional_call(self._skeleton, member, (inputs.squeeze(0),))
+        calls = {
+            name: [LayerCall((x,), (y,), together=False) for x, y in recorded]
+            for name, recorded in self._tape.calls.items()
+        }
+        return outputs.unsqueeze(0), calls
 
     def _try_one_by_one(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
         if self._writes or self.trials == 1 or self._skeleton.training in self._followed:
@@ -342,6 +368,12 @@ def _set_random_state(state: Sequence[Tensor], device: torch.device) -> None:
     torch.random.set_rng_state(state[0])
     for each, kept in zip(_cuda_of(device), state[1:], strict=True):
         torch.cuda.set_rng_state(kept, each)
+
+
+def _draws(module: nn.Module) -> bool:
+    """Whether a layer draws random numbers in training."""
+    rates = ("p", "dropout") if isinstance(module, _RANDOM) else ()
+    return isinstance(module, nn.RReLU) or any(getattr(module, rate, 0.0) for rate in rates)
 
 
 def _stack(members: Sequence[nn.Module], name: str) -> Tensor:
