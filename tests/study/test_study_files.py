@@ -92,8 +92,8 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
         "problem.dataset: unknown data set 'digit'. Allowed: digits, mnist, fashion_mnist, cifar10, cifar100, svhn, "
         'noisy_quadratic, imagefolder:PATH, or your own as "module:function" '
         "(did you mean 'digits'?)",
-        "problem.loss: unknown 'cross_entrophy' (did you mean 'cross_entropy'?). Allowed: cross_entropy, "
-        "squared_error, quadratic",
+        "problem.loss: unknown loss 'cross_entrophy'. Allowed: cross_entropy, squared_error, huber, "
+        "binary_cross_entropy, quadratic, or your own as \"module:function\" (did you mean 'cross_entropy'?)",
         "problem.test_fraction: must be < 1.0 (got 1.5)",
         "budget: give exactly one of epochs, adjusted_epochs and steps",
         "schedule.decay_at: decay_at must rise, each fraction once (got [0.8, 0.5])",
@@ -233,7 +233,7 @@ SINGLE = [
     (
         ("targets", "test_acuracy"),
         [0.9],
-        "targets.test_acuracy: unknown 'test_acuracy' (did you mean 'test_accuracy'?)",
+        "targets: unknown 'test_acuracy' (did you mean 'test_accuracy'?)",
     ),
     (("targets", "test_accuracy"), 0.9, "targets.test_accuracy: give a list (got 0.9)"),
     (("targets", "test_accuracy"), [], "targets: test_accuracy: the list is empty"),
@@ -246,7 +246,7 @@ SINGLE = [
     (("problem", "precision"), "tf32", 'execution: problem.precision = "tf32" needs device = "cuda"'),
     (("execution", "micro_batch"), 0, "execution.micro_batch: must be >= 1"),
     (("execution", "device"), "gpu", "execution.device: unknown 'gpu' (did you mean 'cuda'?). Allowed: cpu, cuda"),
-    (("problem", "loss"), "MSE", "problem.loss: unknown 'MSE' (did you mean 'squared_error'?)"),
+    (("problem", "loss"), "MSE", "problem.loss: unknown loss 'MSE'. Allowed: cross_entropy, squared_error"),
     (("execution", "workers"), 2, "execution.workers: unknown field"),
     (("seed",), 1, "seed: unknown field (did you mean 'seeds'?)"),
 ]

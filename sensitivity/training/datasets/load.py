@@ -15,6 +15,7 @@ from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.datasets.digits import digits
 from sensitivity.training.datasets.image_folder import image_folder
 from sensitivity.training.datasets.own import user_dataset
+from sensitivity.training.datasets.split import held_out
 from sensitivity.training.noisy_quadratic import noisy_quadratic
 
 
@@ -31,13 +32,34 @@ def load_dataset(spec: ProblemSpec, *, folder: Path | None) -> Dataset:
     whole = _whole(spec, folder)
     train = _drawn(len(whole.train_inputs), spec.train_subset, spec.split_seed, "train_subset", "training")
     test = _drawn(len(whole.test_inputs), spec.test_subset, spec.split_seed, "test_subset", "test")
-    return replace(
+    whole = replace(
         whole,
         train_inputs=whole.train_inputs if train is None else whole.train_inputs[train],
         train_targets=whole.train_targets if train is None else whole.train_targets[train],
         test_inputs=whole.test_inputs if test is None else whole.test_inputs[test],
         test_targets=whole.test_targets if test is None else whole.test_targets[test],
     )
+    if spec.validation_fraction is None or whole.validation_inputs is not None:
+        return whole
+    return _with_validation(whole, spec.validation_fraction, spec.split_seed)
+
+
+def _with_validation(whole: Dataset, fraction: float, seed: int) -> Dataset:
+    """Hold out a part of the training examples, of each class alike where targets are one class an example."""
+    rows = held_out(whole.train_size, fraction, seed, classes=whole.train_targets if _by_class(whole) else None)
+    kept = torch.ones(whole.train_size, dtype=torch.bool)
+    kept[rows] = False
+    return replace(
+        whole,
+        train_inputs=whole.train_inputs[kept],
+        train_targets=whole.train_targets[kept],
+        validation_inputs=whole.train_inputs[rows],
+        validation_targets=whole.train_targets[rows],
+    )
+
+
+def _by_class(whole: Dataset) -> bool:
+    return whole.train_targets.dim() == 1 and not whole.train_targets.is_floating_point()
 
 
 def _whole(spec: ProblemSpec, folder: Path | None) -> Dataset:
