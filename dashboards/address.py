@@ -17,7 +17,7 @@ from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.view import Narrowed, Target, View
 from sensitivity.figures import catalogue
 from sensitivity.figures.labels import capitalized
-from sensitivity.study.metrics import named
+from sensitivity.study.metrics import METRICS, is_metric, named
 from sensitivity.study.spec import StudySpec
 
 T = TypeVar("T")
@@ -148,7 +148,11 @@ def parse_target(text: str | None) -> Target | None:
     """Return the metric and the level that a target's text names; None where there can't be any."""
     name, _, level = (text or "").partition(":")
     value = _number(level)
-    return None if value is None or not _METRIC.fullmatch(name) else (name, value)
+    if value is None or not _METRIC.fullmatch(name):
+        return None
+    if is_metric(name) and METRICS[name].target_mistake(value) is not None:
+        return None
+    return name, value
 
 
 def target_text(target: Target) -> str:
