@@ -132,9 +132,9 @@ def test_it_may_be_searched_for_and_its_range_is_kept(root):
     }
     spec = parse_study(raw, source="test")
     assert not spec.search.objective[0].lower_is_better
-    with pytest.raises(StudyFileError, match="test_surety: a target lies in its range, 0 to 1; got 1.5"):
+    with pytest.raises(StudyFileError, match=r"test_surety: a target lies in its range, 0 to 1; got 1\.5"):
         parse_study({**raw, "targets": {"test_surety": [1.5]}}, source="test")
-    with pytest.raises(StudyFileError, match=r"test_surety is not measured; add problem.metrics.surety = true"):
+    with pytest.raises(StudyFileError, match=r"test_surety is not measured; add problem\.metrics\.surety = true"):
         parse_study({**raw, "problem": {}}, source="test")
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PlainValidator, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sensitivity.study.measured import MetricField, MetricSpec, metric_mistake, quantities_of
 from sensitivity.study.metrics import SPLITS, Metric
-from sensitivity.study.section import Count, Seed
+from sensitivity.study.section import AsList, Count, Section, Seed
 from sensitivity.study.user_functions import IMPORT_PATH
 from sensitivity.study.varying import Varying
 
-DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "noisy_quadratic")
+DATASETS = ("digits", "diabetes", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "noisy_quadratic")
 IMAGE_FOLDER = "imagefolder:"
 """What stands before the path of a folder of images, as a data set."""
+TABLE = "table:"
+"""Likewise before the path of a file of columns or arrays."""
 MODELS = (
     "perceptron",
     "small_cnn",
@@ -28,12 +30,21 @@ MODELS = (
     "resnet56",
     "quadratic",
 )
+TABLE_SUFFIXES = (".csv", ".parquet", ".npz", ".npy")
 LOSSES = ("cross_entropy", "squared_error", "huber", "binary_cross_entropy", "quadratic")
 _LOSS_ARGUMENTS = {"cross_entropy": ("class_weights",), "huber": ("delta",)}
 """What shipped losses may be given."""
 _ORACLE = {"dataset": "noisy_quadratic", "model": "quadratic", "loss": "quadratic"}
 """The fields that make the noisy quadratic; none of them means anything without the others."""
-_LATER = ("outputs", "model_arguments", "loss_arguments", "metrics", "validation_fraction", "label_smoothing")
+_LATER = (
+    "columns",
+    "outputs",
+    "model_arguments",
+    "loss_arguments",
+    "metrics",
+    "validation_fraction",
+    "label_smoothing",
+)
 """Fields that the ids of trials leave out where they are not used, as there were studies before them."""
 
 
@@ -47,6 +58,13 @@ def _argument(raw: Any) -> Any:
 
 
 _Argument = Annotated[Any, PlainValidator(_argument)]
+
+
+def _listed(raw: Any) -> Any:
+    return [raw] if isinstance(raw, str) else raw
+
+
+_Names = Annotated[tuple[str, ...], BeforeValidator(_listed), AsList]
 
 
 def _loss_argument(raw: Any) -> Any:
@@ -78,6 +96,21 @@ def _known_or_import_path(value: str, known: tuple[str, ...], what: str, other: 
     )
 
 
+class ColumnsSpec(Section):
+    """Which columns of a table, or arrays of a file, are what."""
+
+    inputs: _Names | None = None
+    """None is all that have no other use; of an ``.npz``, the array ``x``."""
+    targets: _Names | None = None
+    """None is the last column; of an ``.npz``, the array ``y``."""
+    split: str | None = None
+    """A column that says train, validation or test of each row; None draws them."""
+    group: str | None = None
+    """A column whose equal values stay together, all in one split."""
+    standardise: Literal["all", "inputs", "none"] = "all"
+    """What is given mean 0 and deviation 1 on the training rows: inputs, and targets that are numbers."""
+
+
 class ProblemSpec(Varying):
     """What is trained: data set, model and loss."""
 
@@ -85,6 +118,8 @@ class ProblemSpec(Varying):
     own: ClassVar[Collection[str]] = ("label_smoothing", "model_arguments")
 
     dataset: str = "digits"
+    columns: ColumnsSpec | None = None
+    """Of a ``table:PATH``."""
     model: str = "perceptron"
     model_arguments: dict[str, _Argument] = Field(default_factory=dict)
     """What the model's function is given beside the shape of an input and the number of outputs."""
@@ -117,7 +152,20 @@ class ProblemSpec(Varying):
             if not value.removeprefix(IMAGE_FOLDER).strip():
                 raise PydanticCustomError("path", "the path is empty: give imagefolder:PATH")
             return value
-        return _known_or_import_path(value, DATASETS, "data set", ", imagefolder:PATH")
+        if value.startswith(TABLE):
+            if not value.lower().endswith(TABLE_SUFFIXES):
+                raise PydanticCustomError(
+                    "path", "give table:PATH, the path of a file that ends in {all}", {"all": ", ".join(TABLE_SUFFIXES)}
+                )
+            return value
+        return _known_or_import_path(value, DATASETS, "data set", ", imagefolder:PATH, table:PATH")
+
+    @field_validator("columns")
+    @classmethod
+    def _of_a_table(cls, value: ColumnsSpec | None, info: ValidationInfo) -> ColumnsSpec | None:
+        if value is not None and not info.data.get("dataset", TABLE).startswith(TABLE):
+            raise PydanticCustomError("problem", 'belongs to dataset = "table:PATH"; remove it')
+        return value
 
     @field_validator("model")
     @classmethod
@@ -191,7 +239,7 @@ class ProblemSpec(Varying):
     @property
     def has_own_data(self) -> bool:
         """Whether the data come from a function of the user's."""
-        return self.dataset not in DATASETS and not self.dataset.startswith(IMAGE_FOLDER)
+        return self.dataset not in DATASETS and not self.dataset.startswith((IMAGE_FOLDER, TABLE))
 
     def named_code(self) -> dict[str, str]:
         """Return the import paths of the user's functions that it names, by field."""

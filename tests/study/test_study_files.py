@@ -89,8 +89,8 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
         "execution",
         "batch_sizes: the list is empty: give at least one (got [])",
         "seeds: repeated: 1 (got [1, 1])",
-        "problem.dataset: unknown data set 'digit'. Allowed: digits, mnist, fashion_mnist, cifar10, cifar100, svhn, "
-        'noisy_quadratic, imagefolder:PATH, or your own as "module:function" '
+        "problem.dataset: unknown data set 'digit'. Allowed: digits, diabetes, mnist, fashion_mnist, cifar10, cifar100, svhn, "
+        'noisy_quadratic, imagefolder:PATH, table:PATH, or your own as "module:function" '
         "(did you mean 'digits'?)",
         "problem.loss: unknown loss 'cross_entrophy'. Allowed: cross_entropy, squared_error, huber, "
         "binary_cross_entropy, quadratic, or your own as \"module:function\" (did you mean 'cross_entropy'?)",
@@ -187,7 +187,7 @@ SINGLE = [
     (("batch_sizes",), ["32"], "batch_sizes[0]: give a whole number (got '32')"),
     (("batch_sizes",), [32.0], "batch_sizes[0]: give a whole number"),
     (("batch_sizes",), [10**40], "batch_sizes[0]: must be <= 1000000000"),
-    (("problem", "dataset"), "minst", "problem.dataset: unknown data set 'minst'. Allowed: digits, mnist, "),
+    (("problem", "dataset"), "minst", "problem.dataset: unknown data set 'minst'. Allowed: digits, diabetes, mnist, "),
     (("problem", "dataset"), "imagefolder: ", "problem.dataset: the path is empty: give imagefolder:PATH"),
     (("problem", "dataset"), "noisy_quadratic", "problem: the noisy quadratic needs all of dataset = "),
     (("problem", "model"), "quadratic", 'model = "quadratic", loss = "quadratic"'),

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from sensitivity.study.errors import UserError
-from sensitivity.study.problem import IMAGE_FOLDER, ProblemSpec
+from sensitivity.study.problem import IMAGE_FOLDER, TABLE, ProblemSpec
 from sensitivity.training.datasets import downloaded
 from sensitivity.training.datasets.dataset import Dataset
+from sensitivity.training.datasets.diabetes import diabetes
 from sensitivity.training.datasets.digits import digits
 from sensitivity.training.datasets.image_folder import image_folder
 from sensitivity.training.datasets.own import user_dataset
 from sensitivity.training.datasets.split import held_out
+from sensitivity.training.datasets.table import table
 from sensitivity.training.noisy_quadratic import noisy_quadratic
 
 
@@ -65,12 +67,16 @@ def _by_class(whole: Dataset) -> bool:
 def _whole(spec: ProblemSpec, folder: Path | None) -> Dataset:
     if spec.dataset == "digits":
         return digits(spec)
+    if spec.dataset == "diabetes":
+        return diabetes(spec)
     if spec.dataset == "noisy_quadratic":
         return noisy_quadratic()
     if spec.dataset in downloaded.NAMES:
         return downloaded.downloaded(spec)
     if spec.dataset.startswith(IMAGE_FOLDER):
         return image_folder(spec, beside=folder)
+    if spec.dataset.startswith(TABLE):
+        return table(spec, beside=folder)
     return user_dataset(spec)
 
 

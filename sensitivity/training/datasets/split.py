@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.problem import ProblemSpec
-from sensitivity.study.seeds import derive
 
 _Rows = npt.NDArray[np.int64]
 
@@ -57,7 +56,7 @@ def held_out(
     Raises:
         UserError: none would be, or none would be left.
     """
-    generator = torch.Generator().manual_seed(derive(seed, field))
+    generator = torch.Generator().manual_seed(seed)
     if classes is None:
         count = round(fraction * examples)
         if not 0 < count < examples:
