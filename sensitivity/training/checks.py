@@ -18,6 +18,7 @@ from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.users_code import users_code
 from sensitivity.training.identity import check_follows_seed
+from sensitivity.training.own_checks import loss_mistake, metric_mistakes, own_loss
 from sensitivity.training.packed_model import no_recomputation
 from sensitivity.training.problems import Problem
 from sensitivity.training.user_models import output_mistake
@@ -131,13 +132,19 @@ def _model_mistakes(spec: StudySpec, variant: ProblemSpec, problem: Problem, arm
                     " batch (dropout, say), so the micro-batch changes results. Give it as problem.ghost_batch instead"
                 ]
             classes = problem.outputs if problem.has_classes else None
-            if (mistake := output_mistake(outputs, targets, classes=classes, split=split)) is not None:
+            any_shape = classes is None and own_loss(variant)
+            mistake = output_mistake(outputs, targets, classes=classes, split=split, any_shape=any_shape)
+            if mistake is not None:
                 return [f"{where} {mistake}"]
+            if (mistake := loss_mistake(variant, problem, outputs, targets)) is not None:
+                return [mistake]
             loss = problem.training_loss(outputs.unsqueeze(0), targets.unsqueeze(0))
             if not bool(torch.isfinite(loss).all()):
                 return [f"{where}: the loss of the untrained network is {loss.item()} on {split} examples"]
             if split == "training":
                 loss.sum().backward()  # type: ignore[no-untyped-call]
+        if mistakes := list(metric_mistakes(problem, model)):
+            return mistakes
     return list(_optimizer_mistakes(spec, arms, problem, model))
 
 
