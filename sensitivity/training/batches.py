@@ -58,7 +58,7 @@ class PackBatches:
                 inputs = self._augmentation.apply(inputs)
             yield MicroBatch(
                 inputs=data.standardised(inputs),
-                targets=gather(data.train_targets, rows),
+                targets=data.labels(gather(data.train_targets, rows)),
                 share=rows.shape[1] / self.batch_size,
             )
 

@@ -1,4 +1,7 @@
-"""Measuring a pack: mean loss and accuracy over a split, in chunks that take no more memory than training does."""
+"""Measuring a pack: mean loss and accuracy over a split, in chunks that take no more memory than training does.
+
+The means are over the terms of the loss: examples, or the positions of sequences (`losses`).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sensitivity.training.losses import accuracy
+from sensitivity.training.losses import accuracy, term_count
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 
@@ -47,14 +50,16 @@ def evaluate(
 def _split(model: PackedModel, problem: Problem, inputs: Tensor, targets: Tensor, rows: int) -> Tensor:
     """Return loss and accuracy ``[2, trials]``; NaN of no examples."""
     loss = torch.zeros(model.trials, dtype=torch.float64, device=inputs.device)
-    correct = torch.zeros_like(loss)
+    correct, terms = torch.zeros_like(loss), torch.zeros_like(loss[:1])
     for start in range(0, len(inputs), rows):
-        some, wanted = inputs[start : start + rows], targets[start : start + rows]
+        some, wanted = inputs[start : start + rows], problem.dataset.labels(targets[start : start + rows])
         outputs = model.eval_outputs(problem.dataset.standardised(some))
+        weight = term_count(wanted[None]) if problem.has_classes else len(some)
         wanted = wanted.expand(model.trials, *wanted.shape)
-        loss += problem.loss(outputs, wanted).double() * len(some)
+        loss += problem.loss(outputs, wanted).double() * weight
+        terms += weight
         if problem.has_classes:
-            correct += accuracy(outputs, wanted) * len(some)
+            correct += accuracy(outputs, wanted) * weight
     if not problem.has_classes:
         correct.fill_(math.nan)
-    return torch.stack((loss, correct)) / len(inputs)
+    return torch.stack((loss, correct)) / terms

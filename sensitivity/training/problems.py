@@ -12,6 +12,7 @@ Both are named ``"module:function"``, the module lying beside the study file or 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,9 +25,9 @@ from torch import Tensor, nn
 from sensitivity.study.errors import UserError
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.user_functions import check_arguments, fitted_arguments, import_function
-from sensitivity.training.datasets.dataset import Dataset
+from sensitivity.training.datasets.dataset import Dataset, are_sequences
 from sensitivity.training.datasets.load import load_dataset
-from sensitivity.training.losses import LOSSES, LossFunction, cross_entropy
+from sensitivity.training.losses import IGNORED, LOSSES, LossFunction, cross_entropy
 from sensitivity.training.models.alexnet import alexnet
 from sensitivity.training.models.lenet import lenet
 from sensitivity.training.models.perceptron import perceptron
@@ -86,6 +87,17 @@ class Problem:
         if self.curvature is not None:
             return None
         return "cross_entropy" if self.has_classes else "squared_error"
+
+    @property
+    def terms_per_example(self) -> int:
+        """How many terms the loss has for each example: the length of sequences that have a class at each position."""
+        return math.prod(self.dataset.train_targets.shape[1:]) if self.has_classes else 1
+
+    @property
+    def ignores_terms(self) -> bool:
+        """Whether some positions of the training sequences have no loss; looks at all of them."""
+        targets = self.dataset.train_targets
+        return self.terms_per_example > 1 and bool((targets == IGNORED).any())
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss that is trained, of each trial ``[trials]``."""
@@ -169,7 +181,8 @@ def load_problem(
 
 def _refuse_sparse_classes(spec: ProblemSpec, dataset: Dataset, classes: int) -> None:
     """Refuse numbers that are no classes, such as ids: a network would have an output for each up to the largest."""
-    used = len(torch.unique(dataset.train_targets))
+    targets = dataset.train_targets
+    used = len(torch.unique(targets[targets != IGNORED]))
     if classes > _MANY_CLASSES and classes > 2 * used:
         raise UserError(
             f"problem.dataset: {spec.dataset}: {classes - used:,} of the {classes:,} classes (0 to {classes - 1:,}) "
@@ -206,11 +219,13 @@ def _refuse_too_large(spec: ProblemSpec, build: Callable[[], nn.Module], shape: 
 
 
 def _outputs(spec: ProblemSpec, dataset: Dataset, *, has_classes: bool) -> int:
-    targets: tuple[Tensor, ...] = (dataset.train_targets, dataset.test_targets)
+    splits = ((dataset.train_inputs, dataset.train_targets), (dataset.test_inputs, dataset.test_targets))
     where = f'problem.dataset: {spec.dataset}: loss = "{spec.loss}" needs'
-    for given in targets:
+    for inputs, given in splits:
         got = f"got {str(given.dtype).removeprefix('torch.')} {list(given.shape)}"
-        if has_classes and (given.dim() != 1 or given.dtype != torch.int64 or int(given.min()) < 0):
+        if has_classes and are_sequences(inputs, given):
+            _check_sequences(given, f"problem.dataset: {spec.dataset}")
+        elif has_classes and (given.dim() != 1 or given.dtype != torch.int64 or int(given.min()) < 0):
             raise UserError(
                 f"{where} targets that are classes: int64 of shape [examples], from 0; {got}{_classes_fix(given)}"
             )
@@ -218,10 +233,24 @@ def _outputs(spec: ProblemSpec, dataset: Dataset, *, has_classes: bool) -> int:
             fix = " (y.float())" * (not given.is_floating_point()) + " (y[:, None])" * (given.dim() == 1)
             raise UserError(f"{where} floating-point targets of shape [examples, outputs]; {got}{fix}")
     if not has_classes:
-        return int(targets[0].shape[1])
-    classes = max(int(t.max()) for t in targets) + 1
+        return int(dataset.train_targets.shape[1])
+    classes = max(int(targets.max()) for _, targets in splits) + 1
     _refuse_sparse_classes(spec, dataset, classes)
     return classes
+
+
+def _check_sequences(targets: Tensor, where: str) -> None:
+    if int(targets.min()) >= 0:
+        return
+    if bool(((targets < 0) & (targets != IGNORED)).any()):
+        raise UserError(
+            f"{where}: targets of sequences are classes from 0, or {IGNORED} at positions without a loss; the smallest "
+            f"is {int(targets.min())}"
+        )
+    if (empty := int((targets == IGNORED).all(1).sum())) > 0:
+        raise UserError(
+            f"{where}: {empty:,} of {len(targets):,} sequences have no target but {IGNORED}; leave them out"
+        )
 
 
 def _classes_fix(given: Tensor) -> str:

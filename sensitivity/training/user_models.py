@@ -53,13 +53,13 @@ def output_mistake(outputs: Any, targets: Tensor, *, classes: int | None, split:
     if classes is None:
         wanted = f"{list(targets.shape)}, as the targets have it"
     else:
-        wanted = f"[{len(targets)}, {classes}], a number for each class"
+        wanted = f"[{', '.join(map(str, targets.shape))}, {classes}], a number for each class"
     if (mistake := _kind_mistake(outputs, wanted)) is not None:
         return mistake
     if classes is None:
         fits = outputs.shape == targets.shape
     else:
-        fits = outputs.dim() == 2 and len(outputs) == len(targets) and outputs.shape[1] >= classes
+        fits = outputs.shape[:-1] == targets.shape and outputs.shape[-1] >= classes
     if not fits:
         return f"returns {list(outputs.shape)} for {len(targets)} {split} examples; it must be {wanted}"
     if split == "training" and not outputs.requires_grad:

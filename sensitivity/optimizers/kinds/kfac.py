@@ -127,6 +127,7 @@ class KFAC:
         self._adapts, self._last_factor = rule_of(settings), settings.get("damping_end")
         if networks.loss is not None:
             options["loss"] = networks.loss
+        options["terms_per_example"] = networks.terms_per_example
         self._config = kfac.KFACConfig(
             **options,
             levenberg_marquardt=self._adapts,
@@ -157,6 +158,11 @@ class KFAC:
         """Say that no layer is covered, or that an option needs whole batches or other layers."""
         from sensitivity import kfac
 
+        if networks.ignores_terms:
+            return (
+                "K-FAC counts a term of the loss at every position of a sequence, and some have no target here; cut "
+                "sequences without padding, or leave this optimizer out"
+            )
         diagonal = settings.get("others") == "diagonal"
         for option, used in (("EKFAC", settings.get("ekfac")), ('others = "diagonal"', diagonal)):
             if used and networks.in_parts:
@@ -182,7 +188,8 @@ class KFAC:
         factored = self._config.damping_form == "factored"
         own = self._config.fisher == "empirical"  # else calls are not those of the gradient
         if own and factored and self._networks.gradients_are_products and not numbers.any("weight_decay"):
-            small = [layer.name for layer in self._layers if kfac.uses_calls(layer, self._networks.batch_size)]
+            rows = self._networks.batch_size * self._networks.terms_per_example
+            small = [layer.name for layer in self._layers if kfac.uses_calls(layer, rows)]
             self._thin = frozenset(small)
         state = kfac.init_state(self._layers, params, self._config, self._norms)
         self._layout = state.layout

@@ -12,6 +12,10 @@ from torch import Tensor
 class Dataset:
     """Inputs ``[examples, ...]`` and targets: classes ``[examples]`` (int64) or values ``[examples, outputs]``.
 
+    Targets of sequences are classes ``[examples, time]``; their inputs are ``[examples, time, ...]``. Token ids may be
+    stored in narrower integers, and both arrays may be views of one stream in a file: what is gathered for a batch
+    becomes int64 (`standardised`, `labels`), nothing else is copied.
+
     Images are stored as bytes ``[examples, channels, height, width]``, a quarter of their size as floats, and in a
     file that all workers of a node map into memory; of a subset, or of splits by class, each worker has its own copy.
     What a network takes is ``standardised(inputs[rows])``.
@@ -35,13 +39,18 @@ class Dataset:
     def standardised(self, inputs: Tensor) -> Tensor:
         """Return stored inputs ``[..., channels, height, width]`` as a network takes them: zero mean, unit variance.
 
-        Inputs of data sets that are not stored as bytes come back as they are; a pack's shared inputs stay shared.
+        Inputs of data sets that are not stored as bytes come back as they are, ids as int64; a pack's shared inputs
+        stay shared.
         """
         if self.mean is None or self.deviation is None:
-            return inputs
+            return _as_int64(inputs)
         if inputs.dim() > 4 and inputs.stride(0) == 0:
             return self.standardised(inputs[0]).expand(inputs.shape)
         return inputs.to(self.mean.dtype).sub_(self.mean).div_(self.deviation)
+
+    def labels(self, targets: Tensor) -> Tensor:
+        """Return stored targets as a loss takes them: classes as int64; a pack's shared targets stay shared."""
+        return _as_int64(targets)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Dataset:
         """Return the data on a device, floating-point tensors as `dtype`."""
@@ -58,3 +67,19 @@ class Dataset:
             mean=None if self.mean is None else move(self.mean),
             deviation=None if self.deviation is None else move(self.deviation),
         )
+
+
+def are_sequences(inputs: Tensor, targets: Tensor) -> bool:
+    """Whether there is a class at each position of sequences: targets ``[examples, time]``."""
+    if targets.dim() != 2 or targets.is_floating_point() or targets.dtype == torch.bool:
+        return False
+    ids = inputs.dim() == 2 and not inputs.is_floating_point()
+    return (ids or inputs.dim() > 2) and inputs.shape[1] == targets.shape[1]
+
+
+def _as_int64(values: Tensor) -> Tensor:
+    if values.is_floating_point() or values.dtype == torch.int64:
+        return values
+    if values.dim() > 1 and values.stride(0) == 0:
+        return values[0].long().expand(values.shape)
+    return values.long()
