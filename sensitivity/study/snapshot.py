@@ -25,7 +25,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from sensitivity.study.errors import UserError
-from sensitivity.study.problem import IMAGE_FOLDER, ProblemSpec
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.session_code import MODULE
 
 _OURS = ("sensitivity", "search_spaces", "dashboards")
@@ -181,12 +181,8 @@ def spec_elsewhere(name: str, roots: Sequence[str]) -> ModuleSpec | None:
 def _named(problem: ProblemSpec, optimizers: Mapping[str, str]) -> dict[str, str]:
     """Return the modules that a study names, with their field; the last one where several name one."""
     named = {f"optimizers.{name}.kind": kind for name, kind in optimizers.items()}
-    named |= {"problem.model": problem.model, "problem.dataset": problem.dataset}
-    return {
-        path.partition(":")[0]: field
-        for field, path in named.items()
-        if ":" in path and not path.startswith(IMAGE_FOLDER)
-    }
+    named |= {"problem.model": problem.model, "problem.dataset": problem.dataset if problem.path is None else ""}
+    return {path.partition(":")[0]: field for field, path in named.items() if ":" in path}
 
 
 def _prefixes(name: str) -> list[str]:

@@ -234,6 +234,8 @@ def _outputs(spec: ProblemSpec, dataset: Dataset, *, has_classes: bool) -> int:
             raise UserError(f"{where} floating-point targets of shape [examples, outputs]; {got}{fix}")
     if not has_classes:
         return int(dataset.train_targets.shape[1])
+    if dataset.token_bytes is not None:
+        return len(dataset.token_bytes)
     classes = max(int(targets.max()) for _, targets in splits) + 1
     _refuse_sparse_classes(spec, dataset, classes)
     return classes

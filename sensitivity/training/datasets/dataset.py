@@ -28,6 +28,8 @@ class Dataset:
     mean: Tensor | None = None
     """Of each channel over the training set's pixels, ``[channels, 1, 1]``; None where inputs are stored as taken."""
     deviation: Tensor | None = None
+    token_bytes: Tensor | None = None
+    """Of text, how many bytes each token stands for ``[vocabulary]``."""
     fingerprint: str = ""
     """Hash of the content of files that the study names; empty where the name alone says what the data are."""
 
@@ -66,6 +68,7 @@ class Dataset:
             test_targets=move(self.test_targets),
             mean=None if self.mean is None else move(self.mean),
             deviation=None if self.deviation is None else move(self.deviation),
+            token_bytes=None if self.token_bytes is None else move(self.token_bytes),
         )
 
 

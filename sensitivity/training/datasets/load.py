@@ -15,6 +15,7 @@ from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.datasets.digits import digits
 from sensitivity.training.datasets.image_folder import image_folder
 from sensitivity.training.datasets.own import user_dataset
+from sensitivity.training.datasets.text import text
 from sensitivity.training.noisy_quadratic import noisy_quadratic
 
 
@@ -49,6 +50,8 @@ def _whole(spec: ProblemSpec, folder: Path | None) -> Dataset:
         return downloaded.downloaded(spec)
     if spec.dataset.startswith(IMAGE_FOLDER):
         return image_folder(spec, beside=folder)
+    if spec.is_text:
+        return text(spec, beside=folder)
     return user_dataset(spec)
 
 
