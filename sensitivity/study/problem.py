@@ -30,6 +30,7 @@ MODELS = (
     "resnet32",
     "resnet44",
     "resnet56",
+    "transformer",
     "quadratic",
 )
 _ORACLE = {"dataset": "noisy_quadratic", "model": "quadratic", "loss": "quadratic"}

@@ -33,6 +33,7 @@ from sensitivity.training.models.lenet import lenet
 from sensitivity.training.models.perceptron import perceptron
 from sensitivity.training.models.resnet import resnet20, resnet32, resnet44, resnet56
 from sensitivity.training.models.small_cnn import small_cnn
+from sensitivity.training.models.transformer import transformer
 from sensitivity.training.noisy_quadratic import quadratic, spectrum
 from sensitivity.training.precision import AUTOCAST
 from sensitivity.training.user_models import checked_module
@@ -48,10 +49,13 @@ _MODELS: dict[str, ModelBuilder] = {
     "resnet32": resnet32,
     "resnet44": resnet44,
     "resnet56": resnet56,
+    "transformer": transformer,
     "quadratic": quadratic,
 }
 
 
+_OF_TOKENS = ("transformer",)
+"""Shipped models that take sequences of ids, and no other inputs."""
 _MANY_CLASSES = 1_000
 _BYTES_A_NUMBER = 4
 
@@ -151,6 +155,7 @@ def load_problem(
     outputs = _outputs(spec, dataset, has_classes=has_classes)
     build = _MODELS.get(spec.model) or import_function(spec.model, "problem.model")
     shape = tuple(dataset.train_inputs.shape[1:])
+    _refuse_other_inputs(spec, dataset, outputs)
 
     def builder(arguments: Mapping[str, Any]) -> Callable[[], nn.Module]:
         given = fitted_arguments(build, arguments)
@@ -198,6 +203,31 @@ def _named_arguments() -> Iterator[None]:
     except UserError as error:
         hint = "; an argument that has an axis needs one" if "has no default" in str(error) else ""
         raise UserError(f"problem.model_arguments.{error}{hint}") from None
+
+
+def _refuse_other_inputs(spec: ProblemSpec, dataset: Dataset, outputs: int) -> None:
+    """Refuse a shipped model that takes no sequences where there are some, and the reverse.
+
+    Ids that are not below the number of outputs have no embedding.
+    """
+    if spec.model not in _MODELS:
+        return
+    sequences = are_sequences(dataset.train_inputs, dataset.train_targets)
+    if sequences is not (spec.model in _OF_TOKENS):
+        fix = 'give model = "transformer", or your own' if sequences else "it is for text and other sequences of ids"
+        raise UserError(
+            f"problem.model: {spec.model} takes no {'sequences' if sequences else 'such inputs'} as {spec.dataset} has "
+            f"them, inputs {list(dataset.train_inputs.shape[1:])} with targets "
+            f"{list(dataset.train_targets.shape[1:])}\n  Here {fix}"
+        )
+    if sequences and dataset.token_bytes is None:
+        ids = (dataset.train_inputs, dataset.test_inputs)
+        low, high = min(int(each.min()) for each in ids), max(int(each.max()) for each in ids)
+        if low < 0 or high >= outputs:
+            raise UserError(
+                f"problem.dataset: {spec.dataset}: {spec.model} takes ids from 0 to below the number of outputs, "
+                f"{outputs:,}; inputs have {low:,} to {high:,}"
+            )
 
 
 def _refuse_too_large(spec: ProblemSpec, build: Callable[[], nn.Module], shape: tuple[int, ...], outputs: int) -> None:

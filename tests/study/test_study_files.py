@@ -90,7 +90,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
         "batch_sizes: the list is empty: give at least one (got [])",
         "seeds: repeated: 1 (got [1, 1])",
         "problem.dataset: unknown data set 'digit'. Allowed: digits, mnist, fashion_mnist, cifar10, cifar100, svhn, "
-        'noisy_quadratic, imagefolder:PATH, or your own as "module:function" '
+        'text, noisy_quadratic, imagefolder:PATH, text:PATH, or your own as "module:function" '
         "(did you mean 'digits'?)",
         "problem.loss: unknown 'cross_entrophy' (did you mean 'cross_entropy'?). Allowed: cross_entropy, "
         "squared_error, quadratic",
