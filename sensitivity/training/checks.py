@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sensitivity.optimizers import width
 from sensitivity.optimizers.contract import RULES, EvaluatesElsewhere, Networks, Particular
 from sensitivity.optimizers.pack import TWO_AVERAGES, PackOptimizer
 from sensitivity.study.arms import OWN, Arm, declared_kind
@@ -166,6 +167,8 @@ def _optimizer_mistakes(spec: StudySpec, arms: Mapping[str, Arm], problem: Probl
         kind = declared_kind(arm.kind)
         rule = RULES[kind]
         if isinstance(rule, Particular) and (why := rule.unusable(arm.settings(), networks)) is not None:
+            yield f"optimizers.{name}: {why}"
+        if (why := width.unusable(model, arm.kind)) is not None:
             yield f"optimizers.{name}: {why}"
         if kind == OWN:
             yield from _own_optimizer_mistakes(name, arm, model, _most_averaging(spec, arm))

@@ -1,8 +1,6 @@
 """The transformer against one written out with plain tensors, in packs against members alone, under each optimizer."""
 
 import dataclasses
-import hashlib
-import math
 
 import pytest
 import torch
@@ -13,27 +11,20 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.trials import Pack, expand
 from sensitivity.training import packed_composed
-from sensitivity.training.datasets import Dataset
 from sensitivity.training.loop import train_pack
 from sensitivity.training.losses import cross_entropy
 from sensitivity.training.models.transformer import transformer
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem, load_problem
+from tests.training.plain_transformer import CLASSES, TIME, derived, plain_logits, sequences
 
-CLASSES, TIME, WIDTH = 7, 5, 8
+WIDTH = 8
 VARIANTS = {
     "learnt": {},
     "rotary": {"positions": "rotary"},
     "tied": {"tied": True},
     "dropout": {"dropout": 0.3},
 }
-
-
-def sequences() -> Dataset:
-    generator = torch.Generator().manual_seed(2)
-    stream = torch.randint(0, CLASSES, (40 * TIME + 1,), generator=generator)
-    x, y = stream[:-1].view(40, TIME), stream[1:].view(40, TIME)
-    return Dataset(train_inputs=x[:30], train_targets=y[:30], test_inputs=x[30:], test_targets=y[30:])
 
 
 def problem(**options) -> Problem:
@@ -49,44 +40,6 @@ def problem(**options) -> Problem:
 
 def numbers(result):
     return [(m.step, m.train_loss, m.test_loss, m.train_accuracy, m.test_accuracy) for m in result.measurements]
-
-
-def rotated(x):
-    """Each pair (k, k + numbers / 2) as a complex number, turned by position · 10000^(-2k / numbers)."""
-    half = x.shape[-1] // 2
-    turns = torch.outer(torch.arange(x.shape[-2]).double(), 10_000.0 ** (-torch.arange(half).double() / half))
-    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(turns), turns)
-    return torch.cat((turned.real, turned.imag), -1)
-
-
-def plain_logits(p, ids, heads=2):
-    """The network written out: one-hot embeddings, attention by a masked softmax, norms by their definition."""
-
-    def norm(x, name):
-        centred = x - x.mean(-1, keepdim=True)
-        return (
-            centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * p[f"{name}.weight"] + p[f"{name}.bias"]
-        )
-
-    x = functional.one_hot(ids, CLASSES).double() @ p["tokens.weight"]
-    if "positions.weight" in p:
-        x = x + p["positions.weight"]
-    size = WIDTH // heads
-    mask = torch.full((TIME, TIME), -math.inf, dtype=torch.float64).triu(1)
-    for k in range(2):
-        h = norm(x, f"blocks.{k}.norm")
-        mixed = []
-        for head in range(heads):
-            rows = slice(head * size, (head + 1) * size)
-            q, key, v = (h @ p[f"blocks.{k}.{name}.weight"][rows].T for name in ("query", "key", "value"))
-            if "positions.weight" not in p:
-                q, key = rotated(q), rotated(key)
-            mixed.append((q @ key.transpose(1, 2) / math.sqrt(size) + mask).softmax(-1) @ v)
-        x = x + torch.cat(mixed, -1) @ p[f"blocks.{k}.mix.weight"].T
-        h = norm(x, f"blocks.{k}.second_norm") @ p[f"blocks.{k}.widen.weight"].T
-        h = h * (1 + torch.erf(h / math.sqrt(2))) / 2
-        x = x + h @ p[f"blocks.{k}.narrow.weight"].T
-    return norm(x, "norm") @ p.get("head.weight", p["tokens.weight"]).T
 
 
 @pytest.mark.parametrize("variant", ["learnt", "rotary", "tied"])
@@ -113,11 +66,7 @@ def test_no_position_sees_a_later_one():
 
 def plain_run(trial, options, steps, batch_size):
     """Train the network as written out, with torch's own optimizers, on data drawn afresh."""
-
-    def seed(purpose):
-        return int.from_bytes(hashlib.sha256(f"{purpose}/{trial.seed}".encode()).digest()[:4], "big")
-
-    torch.manual_seed(seed("init"))
+    torch.manual_seed(derived("init", trial.seed))
     network, settings = problem(**options).build_model(), dict(trial.hyperparameters)
     p = dict(network.named_parameters())
     if trial.settings["kind"] == "sgd":
@@ -125,7 +74,7 @@ def plain_run(trial, options, steps, batch_size):
     else:
         betas = (settings["beta1"], settings["beta2"])
         optimizer = torch.optim.AdamW(p.values(), lr=settings["lr"], betas=betas, weight_decay=settings["weight_decay"])
-    data, generator = sequences(), torch.Generator().manual_seed(seed("order"))
+    data, generator = sequences(), torch.Generator().manual_seed(derived("order", trial.seed))
     order = torch.cat([torch.randperm(30, generator=generator) for _ in range(steps * batch_size // 30 + 1)])
     for step in range(steps):
         rows = order[step * batch_size : (step + 1) * batch_size]

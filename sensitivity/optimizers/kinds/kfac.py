@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from sensitivity.optimizers.contract import Networks, Report, State, Tensors, registered
 from sensitivity.optimizers.kinds.kfac_damping import adapted, penalty_change, predicted_change, rule_of, scheduled
-from sensitivity.study.arms import Arm
+from sensitivity.study.arms import Arm, WidthRule
 from sensitivity.study.axes import Axis, AxisField, CountOrAxis, LimitOrAxis, ShareOrAxis, fixed
 from sensitivity.study.seeds import derive
 
@@ -41,6 +41,7 @@ class KFACArm(Arm):
 
     label: ClassVar[str] = "K-FAC"
     reference: ClassVar[str] = "Martens and Grosse 2015, arXiv 1503.05671"
+    width_rule: ClassVar[WidthRule | None] = "alike"
     later: ClassVar[Collection[str]] = (*Arm.later, *_OPTIONS, *_DAMPING)
 
     kind: Literal["kfac"] = "kfac"
