@@ -35,7 +35,7 @@ def problem(width, parametrisation="mup", **options) -> Problem:
 
 
 def by_the_table(kind, p, settings):
-    """The groups of table 8: hidden matrices have lr / m with Adam, all others lr m with SGD; lr times decay is kept."""
+    """The groups of table 8: hidden matrices have lr / m with Adam, others lr m with SGD; lr times decay is kept."""
     m = WIDTH / BASE
     hidden = [name for name in p if name.startswith("blocks") and "norm" not in name]
     groups = [[value for name, value in p.items() if (name in hidden) is wanted] for wanted in (True, False)]
