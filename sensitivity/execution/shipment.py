@@ -18,7 +18,6 @@ from sensitivity.store.lock import JOB_VARIABLE
 from sensitivity.store.manifest import MANIFEST
 from sensitivity.study.errors import UserError
 from sensitivity.study.load import find_study, load_study
-from sensitivity.study.problem import IMAGE_FOLDER
 from sensitivity.study.provenance import CODE_VERSION_VARIABLE, code_version
 from sensitivity.study.spec import StudySpec
 
@@ -115,7 +114,7 @@ class Shipment:
 def shipment(study: str, *, with_package: bool, include: Sequence[str] = ()) -> Iterator[Shipment]:
     """Check a study without its data set, and prepare what is sent, inside the block.
 
-    Without code or images of the user's own the study file travels alone; with some, the folder in which it lies.
+    Without code or data files of the user's own the study file travels alone; with some, the folder in which it lies.
     `include` names files and folders in it that are to be sent even if they look like credentials.
 
     Raises:
@@ -126,7 +125,7 @@ def shipment(study: str, *, with_package: bool, include: Sequence[str] = ()) -> 
     folder = path.resolve().parent
     snapshot = snapshot_of(spec, folder)  # the job takes it anew where it runs, from the copies that travel
     modules = [Path(module.path).resolve() for module in snapshot.files.values()]
-    own = (*modules, *_images(spec, folder))
+    own = (*modules, *_data(spec, folder))
     package = Path(__file__).resolve().parents[1] if with_package else None
     included = tuple(Path(os.path.normpath(folder / name)) for name in include)
     for each in included:
@@ -152,11 +151,11 @@ def shipment(study: str, *, with_package: bool, include: Sequence[str] = ()) -> 
         yield Shipment(spec=spec, file_name=path.name, folder=Path(scratch), excludes=(), package=package, needed=())
 
 
-def _images(spec: StudySpec, folder: Path) -> Iterator[Path]:
-    named = spec.required_problem.dataset
-    images = (folder / named.removeprefix(IMAGE_FOLDER)).resolve()
-    if named.startswith(IMAGE_FOLDER) and images.is_relative_to(folder):
-        yield images
+def _data(spec: StudySpec, folder: Path) -> Iterator[Path]:
+    """Yield the files or the folder of data that a study names, if they lie beside it."""
+    named = spec.required_problem.path
+    if named is not None and (place := (folder / named).resolve()).is_relative_to(folder):
+        yield place
 
 
 def _apart(folder: Path) -> Iterator[str]:

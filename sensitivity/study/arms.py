@@ -41,6 +41,9 @@ SEARCHES = ("tpe", "gp", "cmaes", "nsga2")
 """The designs whose next configurations depend on the results of earlier ones."""
 
 
+WidthRule = Literal["sgd", "adam", "adamw", "alike"]
+"""Steps in proportion to the gradient; steps of one size, with coupled or decoupled weight decay; and steps that change
+a layer's outputs as much at any width, as those of orthogonalised or naturally preconditioned gradients do."""
 TABLES: dict[str, type[Varying]] = {"schedule": ScheduleSpec, "problem": ProblemSpec, "evaluation": EvaluationSpec}
 """The tables of a study of which an optimizer may have some fields for itself."""
 
@@ -56,6 +59,8 @@ class Arm(Section):
     """The optimizer's name as it is read."""
     reference: ClassVar[str] = ""
     """The paper or the code that defines the update."""
+    width_rule: ClassVar[WidthRule | None] = None
+    """How its learning rates depend on a network's width (``optimizers.width``); None where that is not known."""
     later: ClassVar[Collection[str]] = ("prune", "clip_norm")
     """Fields that were added after runs existed. At their default they are left out of the trials' ids."""
 

@@ -59,7 +59,7 @@ def _measured(
     count: Tensor | int = 0
     others = {m.quantity.name: accumulator(m.quantity.name, problem.own_metrics) for m in metrics if not m.is_loss}
     for start in range(0, len(inputs), rows):
-        some, wanted = inputs[start : start + rows], targets[start : start + rows]
+        some, wanted = inputs[start : start + rows], problem.dataset.labels(targets[start : start + rows])
         outputs = model.eval_outputs(problem.dataset.standardised(some))
         terms = problem.loss.count(wanted)
         loss += problem.loss(outputs, wanted.expand(model.trials, *wanted.shape)).double() * terms

@@ -10,7 +10,7 @@ from torch import Tensor
 from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import QUANTITIES
 from sensitivity.study.problem import LOSSES, ProblemSpec
-from sensitivity.training.datasets.dataset import Dataset
+from sensitivity.training.datasets.dataset import Dataset, are_sequences
 from sensitivity.training.losses import IGNORED
 
 _MANY_CLASSES = 1_000
@@ -37,10 +37,12 @@ def targets_of(spec: ProblemSpec, dataset: Dataset) -> Targets:
     own_loss = spec.loss not in LOSSES
     classes = spec.loss == "cross_entropy" or (own_loss and dataset.train_targets.dtype == torch.int64)
     where = f'problem.dataset: {spec.dataset}: loss = "{spec.loss}" needs'
-    for given in dataset.targets:
-        _require_form(spec, given, where, classes=classes, own_loss=own_loss)
+    if dataset.token_bytes is None:
+        for inputs, given in dataset.splits:
+            _require_form(spec, inputs, given, where, classes=classes, own_loss=own_loss)
     _require_metrics(spec, classes=classes)
-    masked = classes and any(bool((given == IGNORED).any()) for given in dataset.targets)
+    # Targets of a text may be a view of a long stream in a file, of ids that its vocabulary has.
+    masked = classes and dataset.token_bytes is None and any(bool((each == IGNORED).any()) for each in dataset.targets)
     if classes:
         found = Targets(are_classes=True, outputs=_classes(spec, dataset), masked=masked)
         _require_classes(spec, found.outputs)
@@ -54,7 +56,12 @@ def targets_of(spec: ProblemSpec, dataset: Dataset) -> Targets:
     return Targets(are_classes=False, outputs=spec.outputs or size, masked=False)
 
 
-def _require_form(spec: ProblemSpec, given: Tensor, where: str, *, classes: bool, own_loss: bool) -> None:
+def _require_form(
+    spec: ProblemSpec, inputs: Tensor, given: Tensor, where: str, *, classes: bool, own_loss: bool
+) -> None:
+    if classes and are_sequences(inputs, given):
+        _require_sequences(given, f"problem.dataset: {spec.dataset}")
+        return
     got = f"got {str(given.dtype).removeprefix('torch.')} {list(given.shape)}"
     if classes:
         least = int(given.min()) if given.dtype == torch.int64 and given.numel() else 0
@@ -75,6 +82,21 @@ def _require_form(spec: ProblemSpec, given: Tensor, where: str, *, classes: bool
         raise UserError(
             f"{where} a target from 0 to 1 for each label; they reach from {float(given.min()):g} to "
             f"{float(given.max()):g}"
+        )
+
+
+def _require_sequences(targets: Tensor, where: str) -> None:
+    """Refuse classes at the positions of sequences that are no classes, and sequences without any."""
+    if int(targets.min()) >= 0:
+        return
+    if bool(((targets < 0) & (targets != IGNORED)).any()):
+        raise UserError(
+            f"{where}: targets of sequences are classes from 0, or {IGNORED} at positions without a loss; the smallest "
+            f"is {int(targets.min())}"
+        )
+    if (empty := int((targets == IGNORED).all(1).sum())) > 0:
+        raise UserError(
+            f"{where}: {empty:,} of {len(targets):,} sequences have no target but {IGNORED}; leave them out"
         )
 
 
@@ -99,7 +121,12 @@ def _require_classes(spec: ProblemSpec, classes: int) -> None:
 
 
 def _classes(spec: ProblemSpec, dataset: Dataset) -> int:
-    largest = max(int(given.max()) for given in dataset.targets)
+    if dataset.token_bytes is not None:
+        largest = len(dataset.token_bytes) - 1
+    else:
+        largest = max(int(given.max()) for given in dataset.targets)
+    if spec.outputs is None and dataset.token_bytes is not None:
+        return largest + 1
     if spec.outputs is None:
         _refuse_sparse_classes(spec, dataset, largest + 1)
         return largest + 1
@@ -113,7 +140,7 @@ def _classes(spec: ProblemSpec, dataset: Dataset) -> int:
 
 def _refuse_sparse_classes(spec: ProblemSpec, dataset: Dataset, classes: int) -> None:
     """Refuse numbers that are no classes, such as ids: a network would have an output for each up to the largest."""
-    used = len(torch.unique(dataset.train_targets))
+    used = len(torch.unique(dataset.train_targets[dataset.train_targets != IGNORED]))
     if classes > _MANY_CLASSES and classes > 2 * used:
         raise UserError(
             f"problem.dataset: {spec.dataset}: {classes - used:,} of the {classes:,} classes (0 to {classes - 1:,}) "

@@ -19,6 +19,7 @@ from sensitivity.training.datasets.own import user_dataset
 from sensitivity.training.datasets.split import held_out
 from sensitivity.training.datasets.stand_in import is_missing, stand_in
 from sensitivity.training.datasets.table import table
+from sensitivity.training.datasets.text import text
 from sensitivity.training.noisy_quadratic import noisy_quadratic
 
 
@@ -79,6 +80,8 @@ def _whole(spec: ProblemSpec, folder: Path | None) -> Dataset:
         return image_folder(spec, beside=folder)
     if spec.dataset.startswith(TABLE):
         return table(spec, beside=folder)
+    if spec.is_text:
+        return text(spec, beside=folder)
     return user_dataset(spec)
 
 
