@@ -17,6 +17,7 @@ import pytest
 
 import sensitivity
 from sensitivity.cli.json_output.verdict import verdict_output
+from sensitivity.cli.listing import show_studies
 from sensitivity.execution.launch import launch
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.settler import Budget
@@ -219,6 +220,25 @@ def test_a_settlement_that_was_killed_ends_as_an_undisturbed_one(study, in_proce
     assert told(read_ledger(directory)) == told(undisturbed[1].ledger)
 
 
+def test_a_kill_leaves_no_answer_of_an_earlier_budget(study, in_process):
+    directory, stopped = settle(study, budget=Budget(runs=150))
+    assert "150 runs" in sensitivity.open(directory.uri).verdict().text
+    in_process["after"] = 2
+    try:
+        with pytest.raises(Killed):
+            settle(study)
+    finally:
+        in_process["after"] = None
+    killed = read_ledger(directory)
+    assert killed.standing == "under_way"
+    assert killed.entries == stopped.ledger.entries
+    text = " ".join(sensitivity.open(directory.uri).verdict().text.split())
+    assert "150 runs" not in text
+    assert (
+        f"A settlement is under way, and the same command goes on with it. So far: {len(killed.entries)} steps" in text
+    )
+
+
 def test_a_budget_ends_it_and_a_larger_one_goes_on(study, in_process, undisturbed):
     _, stopped = settle(study, budget=Budget(runs=150))
     assert stopped.ledger.cost.runs <= 150
@@ -379,7 +399,7 @@ def test_a_freeze_that_is_missing_is_said_to_be(copied):
         read_ledger(directory)
 
 
-def test_every_face_shows_the_same_answers(undisturbed):
+def test_every_face_shows_the_same_answers(undisturbed, capsys):
     folder, settled = undisturbed
     directory, ledger = place(str(folder / "studies" / "alike")), settled.ledger
     opened = sensitivity.open(directory.uri)
@@ -394,7 +414,11 @@ def test_every_face_shows_the_same_answers(undisturbed):
         assert answer.says in text
         assert answer.says in page
         assert (printed.says, printed.estimate, printed.answer) == (answer.says, answer.estimate, answer.answer)
+    assert not any(answer.settle for answer in output.answers)  # nothing to advise on the file's own design
     assert f"Settled in {ledger.cost.runs:,} runs" in text
+    show_studies(str(folder / "studies"), as_json=False)
+    _, listed = capsys.readouterr().out.splitlines()
+    assert f"settled, {ledger.cost.runs:,} runs" in listed
     for entry in ledger.entries:
         assert entry.step.why in page
     table = opened.table("settling")
