@@ -30,7 +30,7 @@ from sensitivity.settling.response import Bools, Ints, Response, fit, walled
 from sensitivity.study.amendments import Hyperparameters, Observation
 
 MOST_ROUNDS = 12
-FEWEST_REFINED = 3
+FEWEST_REFINED = 2
 ENOUGH = 0.02
 """Expected regret at which an arm needs no further round."""
 BLOCKS = 0.1
