@@ -22,10 +22,7 @@ def show_studies(root: str, *, as_json: bool) -> None:
         return
     names = ("study", "planned", *Status, "settlement", "directory")
     readable = [each for each in found if isinstance(each, StudyOutput)]
-    lines = [names]
-    for each in readable:
-        shown = {**each.model_dump(), "settlement": standing_in_words(each.settlement, each.settlement_runs) or "-"}
-        lines.append(tuple(str(shown[name]) for name in names))
+    lines = [names, *(tuple(_shown(each, name) for name in names) for each in readable)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:  # not a table of rich's: a path that is cut or wrapped can't be copied
         padded = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
@@ -33,6 +30,12 @@ def show_studies(root: str, *, as_json: bool) -> None:
     for each in found:
         if isinstance(each, UnreadableOutput):
             print(each.error)
+
+
+def _shown(study: StudyOutput, name: str) -> str:
+    if name == "settlement":
+        return standing_in_words(study.settlement, study.settlement_runs) or "-"
+    return str(getattr(study, name))
 
 
 def _study(directory: Place) -> StudyOutput | UnreadableOutput:

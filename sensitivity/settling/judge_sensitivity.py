@@ -110,8 +110,8 @@ def hopeless(one: Draws, other: Draws) -> str:
     if a.any() or b.any() or a.size < HOPELESS:
         return ""
     return (
-        f"none of {a.size:,} draws of either reaches the target within its budget: raise the budget, choose a target that"
-        " is easier to reach, or declare ranges in which it is"
+        f"none of {a.size:,} draws of either reaches the target within its budget: raise the budget, choose a target"
+        " that is easier to reach, or declare ranges in which it is"
     )
 
 

@@ -4,9 +4,10 @@
 
 The curvature H is shared by batch sizes unless an F test shows that it isn't, as where a small batch has its optimum in
 the noise and a large one at the edge of stability. The optimum is never shared: one that is linear in log B would cost
-a regret of .1 where it bends (SETTLE.md). The cubic terms are there where the points show them: without them the optimum of a skewed
-bowl is taken for where its two sides balance. The fit is by least squares on the points whose predicted excess over the
-optimum is small, and is repeated until these are the points that it was fitted to.
+a regret of .1 where it bends (SETTLE.md). The cubic terms are there where the points show them: without them the
+optimum of a skewed bowl is taken for where its two sides balance. The fit is by least squares on the points whose
+predicted excess over the optimum is small, and is repeated until these are the points that it was fitted to. Runs far
+above the surface are left out: they have met a wall, such as the edge of stability, that no bowl describes.
 
 Arrays: x [points, dimensions], b [points] the place of the batch size, y [points].
 """
@@ -161,7 +162,7 @@ class Response:
         ridge any point is about as good as another.
         """
         curvature, found = self.curvature_at(x), np.empty(len(self.slope))
-        for place in np.flatnonzero(self.definite):
+        for place in np.flatnonzero(self.definite).tolist():
             gradient = self.terms.gradient(x[place] - self.centre, place)
             found[place] = 0.5 * np.trace(np.linalg.solve(curvature[place], gradient @ self.covariance @ gradient.T))
         if self.definite.all():
