@@ -1,6 +1,7 @@
 """How often `settle` is right, and what it takes: simulated studies with a known truth go through the product's code.
 
-    python benchmarks/settle.py [--studies 400] [--only "noise .1"] [--jobs 1] [--adastop] [--record]
+    python benchmarks/settle.py [--studies 400] [--only "noise .1"] [--jobs 1] [--record]
+    python benchmarks/settle.py --adastop | --problems
 
 A study is a world (``settle_worlds``), a declaration, and the procedure from its first step to its last. A claim is
 false where the truth contradicts it at the moment at which the study stops; an answer at a look is the only moment at
@@ -8,8 +9,9 @@ which a claim can be made, so this is at any moment. The interval of every look 
 what the procedure replaces: 8 x 8 settings and 12 seeds of each at every batch size and optimizer, the fastest of which
 is judged on 12 fresh seeds by the same rule at one look.
 
-`--adastop` compares two settings at one batch size by AdaStop (Mathieu et al. 2023, arXiv 2306.10882; pip install
-adastop), which asks whether two means differ, and by the looks of `settle`, with a margin of 0.
+`--problems` trains two real problems (``settle_problems``). `--adastop` compares two settings at one batch size by
+AdaStop (Mathieu et al. 2023, arXiv 2306.10882; pip install adastop), which asks whether two means differ, and by the
+looks of `settle`, with a margin of 0.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import math
 import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -313,25 +315,34 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="worlds whose names contain one of these")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--adastop", action="store_true")
+    parser.add_argument("--problems", action="store_true")
     parser.add_argument("--record", action="store_true")
     given = parser.parse_args()
-    chosen = [w for w in WORLDS if not given.only or any(part in w.name for part in given.only)]
-    began = time.perf_counter()
-    lines = [] if given.adastop and not given.only else [HEAD]
-    print(HEAD)
-    for row in rows(chosen, given.studies, given.jobs) if lines else ():
-        print(row, flush=True)
-        lines.append(row)
-    if given.adastop:
-        head = "| gap of log T | noise shared by seed | method | claims a difference | runs, mean |"
-        lines += ["", head, "| ---: | ---: | --- | ---: | ---: |"]
-        for row in adastop_rows(given.studies):
-            print(row, flush=True)
-            lines.append(row)
+    began, lines = time.perf_counter(), []
+    for line in _lines(given):
+        print(line, flush=True)
+        lines.append(line)
     if given.record:
         minutes = (time.perf_counter() - began) / 60
         said = f"`python benchmarks/settle.py --studies {given.studies}`; so many studies a row; {minutes:.0f} minutes."
         RECORD.write_text("\n".join(["# settle", "", said, "", *lines, ""]))
+
+
+def _lines(given: argparse.Namespace) -> Iterator[str]:
+    """Yield the lines of the table that is asked for."""
+    if given.problems:
+        import settle_problems  # trains, which takes torch
+
+        yield settle_problems.HEAD
+        yield from settle_problems.rows()
+    elif given.adastop:
+        yield "| gap of log T | noise shared by seed | method | claims a difference | runs, mean |"
+        yield "| ---: | ---: | --- | ---: | ---: |"
+        yield from adastop_rows(given.studies)
+    else:
+        yield HEAD
+        chosen = [w for w in WORLDS if not given.only or any(part in w.name for part in given.only)]
+        yield from rows(chosen, given.studies, given.jobs)
 
 
 if __name__ == "__main__":

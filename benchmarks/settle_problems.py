@@ -1,8 +1,10 @@
-"""Real problems for `benchmarks/settle.py --real`: `settle` against the full grid with 12 fresh seeds, both trained here.
+"""Real problems: `settle` against the full grid with 12 fresh seeds, both trained here.
 
-"Full grid" is 8 x 8 settings and 12 seeds of each at every batch size and optimizer, the fastest of which is judged on 12
-fresh seeds by the same rule at one look. Both ask the scaling question, at an error rate of 5%. Everything is trained by
-the product's loop in this process, a pack at a time.
+    python benchmarks/settle.py --problems
+
+"Full grid" is 8 x 8 settings and 12 seeds of each at every batch size and optimizer, the fastest of which is judged on
+12 fresh seeds by the same rule at one look. Both ask the scaling question, at an error rate of 5%. Everything is
+trained by the product's loop in this process, a pack at a time.
 """
 
 from __future__ import annotations

@@ -224,9 +224,10 @@ def test_a_settlement_that_was_killed_in_every_phase_ends_as_an_undisturbed_one(
     for phase in PHASE_OF:
         if phase == "judge_scaling":
             for written in (False, True):
-                with monkeypatch.context() as patch, pytest.raises(Killed):
-                    patch.setattr(settler, "write_freeze", partial(killed_while_freezing, written=written))
-                    settle(study)
+                with monkeypatch.context() as freezing:
+                    freezing.setattr(settler, "write_freeze", partial(killed_while_freezing, written=written))
+                    with pytest.raises(Killed):
+                        settle(study)
         in_process |= {"phase": phase.replace("_", " "), "after": draw.randrange(1, 6)}
         try:
             with pytest.raises(Killed):
