@@ -97,6 +97,8 @@ class StudyCounts:
     """Runs in the plan."""
     by_status: Mapping[str, int]
     """How many of them have each status."""
+    ledger: Ledger | None
+    """How far the study has been settled; None where nobody has begun."""
 
 
 def read_study(directory: Place) -> Study:
@@ -148,7 +150,8 @@ def read_counts(directory: Place) -> StudyCounts:
     planned = _read_plan(directory, manifest, results)["trial_id"]
     status = results.loc[results["trial_id"].isin(planned), "status"].value_counts()
     counts = {str(name): int(count) for name, count in status.items()}
-    return StudyCounts(manifest, len(planned), {**counts, Status.PENDING.value: len(planned) - sum(counts.values())})
+    by_status = {**counts, Status.PENDING.value: len(planned) - sum(counts.values())}
+    return StudyCounts(manifest, len(planned), by_status, read_ledger(directory))
 
 
 def read_evaluations(

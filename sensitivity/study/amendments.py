@@ -21,7 +21,7 @@ from sensitivity.study.primary import Question
 from sensitivity.study.section import Count, Seed
 from sensitivity.study.seed_ranges import MOST_SERIES, SeedPurpose
 
-PROCEDURE_VERSION = 1
+PROCEDURE_VERSION = 2
 """Raised whenever the same observations would lead to other steps: a settling that began under another version is
 replayed by that version or begun again in a new series."""
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
 from sensitivity.study.amendments import Amendment, Declaration, Freeze, Observation, Point, Settlement, Shown, Step
+
+Standing = Literal["under_way", "stopped", "settled", "open"]
+"""Of a settlement: not at its end; ended by a budget; every question answered; at its end with a question open."""
 
 
 class StepCost(Amendment):
@@ -65,6 +68,15 @@ class Ledger(Amendment):
     def cost(self) -> StepCost:
         """The cost of all steps."""
         return StepCost.total(entry.cost for entry in self.entries)
+
+    @property
+    def standing(self) -> Standing:
+        """How far it has come."""
+        if self.settlement is None:
+            return "under_way"
+        if self.settlement.stopped:
+            return "stopped"
+        return "settled" if self.settlement.settled else "open"
 
     @property
     def freeze(self) -> Freeze | None:
