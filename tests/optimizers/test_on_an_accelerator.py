@@ -20,6 +20,7 @@ from tests.optimizers.cases import ARMS
 KFAC = {"kind": "kfac", "damping": [0.1, 0.3], "lr": [0.01, 0.03], "inverse_interval": 3}
 CASES = {
     **{kind: {"kind": kind, **arm} for kind, arm in ARMS.items() if not kind.startswith("torch")},
+    **{kind: {"kind": kind, **ARMS[kind], "precondition_interval": 2} for kind in ("shampoo", "soap")},
     "clipped": {**KFAC, "kl_clip": 1e-3},
     "exact": {**KFAC, "damping_form": "exact"},
     "ekfac": {**KFAC, "damping_form": "exact", "ekfac": True},
@@ -63,7 +64,7 @@ def two_periods(monkeypatch, arm, scale):
     params = {n: torch.empty(2, *p.shape, device="meta") for n, p in network.named_parameters()}
     networks = Networks(network=network, batch_size=24, loss="cross_entropy", steps=20, seeds=[0, 1])
     optimizer = optimizer_of(trials, params, networks)
-    for step in range(2 * optimizer.period):
+    for step in range(optimizer.period + 1):
         if optimizer.begin(step):
             observed = {name: call for name, call in calls().items() if name in optimizer.observed_layers}
             optimizer.observe(observed, 1.0)
