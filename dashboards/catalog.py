@@ -26,6 +26,7 @@ from sensitivity.store.manifest import MANIFEST, Manifest
 from sensitivity.store.reader import read_runs, studies
 from sensitivity.store.schema import RUNS
 from sensitivity.study.errors import StorageError, UserError
+from sensitivity.study.ledger import Ledger
 from sensitivity.study.spec import StudySpec
 
 ROOT_STUDY = "@root"
@@ -71,6 +72,8 @@ class Entry:
     summary: StudySummary
     times: pd.DataFrame
     """started_at and finished_at of each result."""
+    ledger: Ledger | None
+    """How far the study has been settled; None where nobody has begun."""
 
 
 class Catalog:
@@ -161,7 +164,7 @@ class Catalog:
         def summarise() -> Entry:
             loaded = self.load(name)
             times = loaded.runs[["started_at", "finished_at"]].dropna()
-            return Entry(name, loaded.spec, compute_summary(loaded.runs), times)
+            return Entry(name, loaded.spec, compute_summary(loaded.runs), times, loaded.results.tables.ledger)
 
         return self._entries.get((name, self.version(name)), summarise)
 

@@ -44,6 +44,7 @@ from sensitivity.analysis.targets import TargetOutcome, compute_targets
 from sensitivity.analysis.time_split import TimeSplit, compute_time_split
 from sensitivity.analysis.times import TimeUnit, compute_times
 from sensitivity.analysis.tuning import Tuning, compute_tuning
+from sensitivity.analysis.verdict import Verdict
 from sensitivity.analysis.view import Target
 from sensitivity.study.amendments import Answer
 from sensitivity.study.observed import OBSERVED
@@ -203,7 +204,7 @@ class StudyResults(LookedAt):
         """Success rates over batch size and levels of the metric; none while no run has a value of it."""
         if not self.has_values:
             return ()
-        name = self.metric.name
+        name = self.metric
         return compute_success(self.searched, self._of_runs(self.tables.best(name)), name, designs=self._designs)
 
     @kept("metric")
@@ -280,6 +281,12 @@ class StudyResults(LookedAt):
     def settled(self) -> tuple[Answer, ...]:
         """The answers of the study's settlement to what is looked at; none where nobody has settled it so far."""
         return settled_answers(self.tables.ledger, self.target, self.margins, self.optimizers)
+
+    def settled_answer(self, verdict: Verdict) -> Answer | None:
+        """Return the settlement's answer to what a verdict of the study's own design answers; None without one."""
+        asked = verdict.question, verdict.candidate, verdict.reference
+        claims = ((a, a.claim) for a in self.settled)
+        return next((a for a, c in claims if (c.question, c.candidate, c.reference) == asked), None)
 
     @property
     def why_not(self) -> tuple[Caution, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sensitivity.cli.json_output.base import json_text
 from sensitivity.cli.json_output.studies import StudyOutput, UnreadableOutput
+from sensitivity.figures.settled_words import standing_in_words
 from sensitivity.store.directory import Place, place
 from sensitivity.store.reader import read_counts, studies
 from sensitivity.study.errors import UserError
@@ -19,9 +20,9 @@ def show_studies(root: str, *, as_json: bool) -> None:
     if not found:
         print(f"no studies below {root}; `sensitivity run quickstart` makes one")
         return
-    names = ("study", "planned", *Status, "directory")
+    names = ("study", "planned", *Status, "settlement", "directory")
     readable = [each for each in found if isinstance(each, StudyOutput)]
-    lines = [names, *(tuple(str(getattr(each, name)) for name in names) for each in readable)]
+    lines = [names, *(tuple(_shown(each, name) for name in names) for each in readable)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:  # not a table of rich's: a path that is cut or wrapped can't be copied
         padded = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
@@ -31,10 +32,23 @@ def show_studies(root: str, *, as_json: bool) -> None:
             print(each.error)
 
 
+def _shown(study: StudyOutput, name: str) -> str:
+    if name == "settlement":
+        return standing_in_words(study.settlement, study.settlement_runs) or "-"
+    return str(getattr(study, name))
+
+
 def _study(directory: Place) -> StudyOutput | UnreadableOutput:
     try:
         study = read_counts(directory)
     except UserError as error:
         return UnreadableOutput(study=directory.path.rpartition("/")[2], directory=directory.uri, error=str(error))
-    shown = {"study": study.manifest.spec.name, "directory": directory.uri, "planned": study.planned}
+    ledger = study.ledger
+    shown = {
+        "study": study.manifest.spec.name,
+        "directory": directory.uri,
+        "planned": study.planned,
+        "settlement": None if ledger is None else ledger.standing,
+        "settlement_runs": 0 if ledger is None else ledger.cost.runs,
+    }
     return StudyOutput.model_validate(shown | {status.value: study.by_status.get(status.value, 0) for status in Status})

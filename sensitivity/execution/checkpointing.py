@@ -1,4 +1,4 @@
-"""A worker's side of checkpoints: a pack in training is put aside every few minutes, and taken up where it was left."""
+"""A worker's side of checkpoints: a pack in training is saved every few minutes and resumed from there."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class PackCheckpoint:
         return dict(state)
 
     def look(self, training: PackTraining) -> None:
-        """Put the training aside if the last time is long enough ago."""
+        """Save a checkpoint if the last one is old enough."""
         if time.monotonic() - self._last < self._every_s:
             return
         payload = io.BytesIO()
@@ -78,7 +78,7 @@ class PackCheckpoint:
         self._last = time.monotonic()  # writing aside, so that a slow place does not take all the time
 
     def discard(self) -> None:
-        """Remove it: this pack will not be trained further as it is."""
+        """Delete the checkpoint, as the pack will not be trained further in this form."""
         delete_checkpoint(self._directory, self._pack.id)
 
     def _header(self, step: int) -> CheckpointHeader:

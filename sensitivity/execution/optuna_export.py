@@ -1,4 +1,4 @@
-"""A study as an Optuna storage, so that Optuna's own functions and optuna-dashboard open it.
+"""Export a study to an Optuna storage, for Optuna's own functions and optuna-dashboard.
 
 There is one Optuna study for each optimizer and batch size, named ``study/optimizer/batch size``, and one Optuna trial
 for each run, with its times, its seed and status as user attributes, and its learning curve as intermediate values. A
@@ -71,7 +71,7 @@ def export_optuna(directory: Place, url: str) -> tuple[str, ...]:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """Return the file of a storage; None for one that is no file, or whose URL is not valid."""
+    """Return the file of a storage; None if it is not a file or its URL is invalid."""
     if "://" not in url:
         return Path(url)
     try:
@@ -87,7 +87,7 @@ def _export(study: Study, url: str, *, shown: str) -> tuple[str, ...]:
     evaluations = study.curves.to_dict("records")  # at once, and in the order of runs: a call each takes far longer
     curves = {str(name): list(rows) for name, rows in itertools.groupby(evaluations, key=itemgetter("trial_id"))}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    has_classes = "test_accuracy" in spec.metrics()
+    has_classes = "test_accuracy" in spec.measured()
     search = spec.search or SearchSpec(objective=("test_accuracy" if has_classes else "test_loss",))
     try:
         with _storage(url) as storage, _all_or_none(storage) as made:
@@ -178,7 +178,7 @@ def _trial(
 
 
 def _here(moment: pd.Timestamp) -> datetime.datetime | None:
-    """Return a time as Optuna has it: in the zone of this machine, and without it."""
+    """Return a time in Optuna's form: in this machine's time zone, without zone information."""
     return None if pd.isna(moment) else moment.to_pydatetime().astimezone().replace(tzinfo=None)
 
 

@@ -1,4 +1,4 @@
-"""One pack, wherever it runs. An exception in the user's code becomes a result here."""
+"""Train one pack on any machine. An exception in the user's code becomes a result here."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_pack(
     *,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> PackResult:
-    """Train a pack in this process and return what came of it; never raises for what a trial does.
+    """Train a pack in this process and return its result; a failing trial never raises.
 
     A pack that takes long is put aside in the study directory now and then, and goes on from there if it is there.
 
@@ -84,7 +84,7 @@ def _train(
     train: Callable[[Pack, PackCheckpoint], tuple[RunResult, ...]],
     keep: Callable[[Pack], PackCheckpoint],
 ) -> tuple[RunResult, ...]:
-    """Train a pack; where it raises or does not fit in memory, its halves, down to single trials."""
+    """Train a pack; if it raises or runs out of memory, train its halves, down to single trials."""
     checkpoint = keep(pack)
     try:
         return train(pack, checkpoint)

@@ -1,4 +1,4 @@
-"""A worker process: an actor of Ray that trains one pack after another, and does what else is asked of it."""
+"""A worker process: a Ray actor that trains packs one after another and runs other functions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LAST_REPORT_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What all packs of a run share."""
+    """What all packs of a run have in common."""
 
     execution: ExecutionSpec
     origin: Origin
@@ -39,7 +39,7 @@ class Job:
 
 
 class PackWorker:
-    """The actor of a Tune trial, without Tune, whose import would take a third of the time that a process needs.
+    """The actor of a Tune trial. It does not import Tune, which would take a third of the start-up time.
 
     A trial begins with `begin`; then Tune calls `train` again and again, and each time gets a report: of progress, and
     at last of the results. The pack trains in a thread of its own, so that `train` can return while it goes on.
@@ -51,7 +51,7 @@ class PackWorker:
         self._ended = True
 
     def begin(self, pack: Pack, job: Job) -> None:
-        """Start to train a pack."""
+        """Start training a pack."""
         self._reports, self._ended = SimpleQueue(), False
         self._thread = threading.Thread(target=_train, args=(pack, job, self._reports.put), name="pack", daemon=True)
         self._thread.start()
@@ -70,11 +70,11 @@ class PackWorker:
         return {"done": self._ended, "pid": os.getpid(), **report}
 
     def get_auto_filled_metrics(self, **_: Any) -> dict[str, Any]:
-        """Return what Tune notes of a trial that has reported nothing."""
+        """Return Tune's metrics for a trial that has reported nothing."""
         return {"pid": os.getpid()}
 
     def stop(self) -> None:
-        """End the trial; and this process where the training has not ended, as nothing else stops it."""
+        """End the trial, and this process too if training has not ended, as nothing else stops it."""
         if self._thread is not None:
             if self._ended:
                 self._thread.join(_LAST_REPORT_S)
@@ -83,7 +83,7 @@ class PackWorker:
         self._thread = None
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Do something else than training a pack."""
+        """Run another function than training."""
         return function(*arguments)
 
     def rest(self) -> None:

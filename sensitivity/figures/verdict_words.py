@@ -58,23 +58,23 @@ def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ..
 
     A question that was settled has the answer of the settlement instead of that of the study file's own design.
     """
-    settled, ledger = {_key(answer.claim): answer for answer in results.settled}, results.tables.ledger
+    ledger = results.tables.ledger
     found = []
     for claim in results.claims:
         if pair not in (None, (claim.verdict.candidate, claim.verdict.reference)):
             continue
-        answer = settled.get(_key(claim.verdict))
+        answer = results.settled_answer(claim.verdict)
         if answer is not None and ledger is not None:
             found.append(_settled(answer, ledger))
             continue
         own = answer_in_words(claim)
-        open_ = own.answer == "undetermined" and ledger is None and results.spec.observed is None
-        found.append(replace(own, settle=(*own.settle, _SETTLE)) if open_ else own)
+        further = ""
+        if ledger is not None and ledger.settlement is None:
+            further = f"A settlement is under way, and the same command goes on with it. {what_it_took(ledger)}"
+        elif ledger is None and own.answer == "undetermined" and results.spec.observed is None:
+            further = _SETTLE
+        found.append(replace(own, settle=(*own.settle, further)) if further else own)
     return tuple(found)
-
-
-def _key(asked: amendments.Claim | Verdict) -> tuple[str, str, str]:
-    return asked.question, asked.candidate, asked.reference
 
 
 def _settled(answer: amendments.Answer, ledger: Ledger) -> Answer:

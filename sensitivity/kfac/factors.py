@@ -95,7 +95,7 @@ def add_input_moment(
             moment = patch_moment(
                 inputs.to(target.dtype), layer.geometry, layer.groups, lead, bias=layer.bias is not None
             )
-            _add(target, moment, held, scale)
+            add_scaled(target, moment, held, scale)
 
 
 def add_output_moment(
@@ -236,7 +236,8 @@ def _add_rows(target: Tensor, rows: Tensor, keep: float, scale: float) -> None:
     target.view(-1, *target.shape[-2:]).baddbmm_(batch.mT, batch, beta=keep, alpha=scale)
 
 
-def _add(target: Tensor, moment: Tensor, keep: float, scale: float) -> None:
+def add_scaled(target: Tensor, moment: Tensor, keep: float, scale: float) -> None:
+    """Set target ← keep * target + scale * moment; `keep` 0 forgets even a NaN."""
     if keep == 0.0:
         torch.mul(moment, scale, out=target)
     else:

@@ -35,9 +35,13 @@ class Networks:
     network: nn.Module
     """One of them, for its structure: its parameter values are nobody's."""
     batch_size: int
+    terms_per_example: int = 1
+    """How many terms the mean loss has for each example: the positions of a sequence that has a target at each."""
+    ignores_terms: bool = False
+    """Whether some of these positions have no loss."""
     gradients_are_products: bool = False
     """Whether a layer's gradient is that of its observed calls alone."""
-    loss: Literal["cross_entropy", "squared_error"] | None = None
+    loss: Literal["cross_entropy", "squared_error", "binary_cross_entropy"] | None = None
     """That of the outputs, where it is one of these."""
     steps: int | None = None
     """In the budget."""

@@ -33,6 +33,7 @@ from sensitivity.optimizers.contract import (
     TrainsModules,
 )
 from sensitivity.optimizers.numbers import Numbers, per_trial
+from sensitivity.optimizers.width import decouples_decay, lr_multipliers
 from sensitivity.study.arms import declared_kind, kinds
 from sensitivity.study.errors import UserError
 from sensitivity.study.trials import Trial
@@ -90,6 +91,8 @@ class PackOptimizer:
         self._clip_norm: float | None = settings.get("clip_norm")
         self._clip_sum, self._clipped = torch.zeros_like(self._lr), torch.zeros_like(self._lr)
         self._seconds: dict[str, float] = {}
+        self._multipliers = lr_multipliers(networks.network, settings["kind"])
+        self._decouples = decouples_decay(settings["kind"]) and self._numbers.any("weight_decay")
         averages = self._numbers.any("ema_decay") or ema_decay > 0
         self._average = Average(params, self._numbers, ema_decay) if averages else None
         if averages and self._elsewhere is not None and self._elsewhere.evaluates_elsewhere(self._state):
@@ -181,7 +184,10 @@ class PackOptimizer:
             grads = {name: grads[name] if name in grads else torch.zeros_like(p) for name, p in params.items()}
         grads = self._clipped_to_norm(grads)
         lr = self._lr if isinstance(lr_multiplier, float) and lr_multiplier == 1.0 else self._lr * lr_multiplier
+        before = {name: params[name].detach().clone() for name in self._multipliers}
         report = self._rule.step(params, grads, self._state, self._numbers, lr=lr, step=step) or Report()
+        if before:
+            self._rescale(params, before, lr)
         for phase, seconds in report.seconds.items():
             self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
         if report.clip is not None and self._clips:
@@ -192,6 +198,13 @@ class PackOptimizer:
         rest = time.perf_counter() - began - sum(report.seconds.values())
         self._seconds["update"] = self._seconds.get("update", 0.0) + rest
         return report.failed
+
+    def _rescale(self, params: Tensors, before: Tensors, lr: Tensor) -> None:
+        """Multiply each parameter's step from `before`, decoupled weight decay aside, as its width asks."""
+        for name, start in before.items():
+            if self._decouples:
+                start = start * per_trial(1 - lr.double() * self._numbers["weight_decay"], start)
+            params[name].copy_(start.lerp(params[name], self._multipliers[name]))
 
     def _clipped_to_norm(self, grads: Tensors) -> Tensors:
         """Return gradients of no larger norm than `clip_norm`, over all parameters of a member."""

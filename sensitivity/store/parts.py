@@ -1,4 +1,4 @@
-"""The Parquet files of a study directory as validated tables; a fault names its file, its column and its row."""
+"""The Parquet files of a study directory as validated tables; errors name file, column and row."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sensitivity.store.schema import (
     PLAN,
     RUNS,
     curves_schema,
+    further_metrics,
     plan_schema,
     runs_schema,
 )
@@ -33,11 +34,11 @@ _ROWS = 1_000_000
 
 
 class DamagedError(StorageError):
-    """A file does not hold what was written."""
+    """A file is damaged."""
 
 
 def damaged(directory: Place, name: str, reason: str, *, what: str = "damaged Parquet file") -> StorageError:
-    """Return the error for a file of a study directory, with how to go on without it."""
+    """Return the error for a damaged file, with how to go on without it."""
     folder, _, part = name.rpartition("/")
     fix = (
         f"Move {directory.uri_of(f'{RUNS}/{part}')} away and run the same study again: only its runs are done again"
@@ -48,7 +49,7 @@ def damaged(directory: Place, name: str, reason: str, *, what: str = "damaged Pa
 
 
 def params(columns: Iterable[str]) -> list[str]:
-    """Return the names of the hyperparameters that have a column among `columns`."""
+    """Return the hyperparameters that have a column in `columns`."""
     return [name.removeprefix(PARAM_PREFIX) for name in columns if name.startswith(PARAM_PREFIX)]
 
 
@@ -64,14 +65,14 @@ def read_plan_table(directory: Place, spec: StudySpec) -> pa.Table:
 
 
 def read_run_tables(directory: Place, parts: Sequence[str], columns: Sequence[str] = ()) -> dict[str, pa.Table]:
-    """Return parts of runs by name; of each the given columns, or all.
+    """Return parts of runs by name, with all or the given columns.
 
     Raises:
         StorageError: a part is damaged, or can't be read.
     """
 
     def schema_of(names: Sequence[str]) -> pa.Schema:
-        whole = runs_schema(params(names))
+        whole = runs_schema(params(names), further_metrics(names))
         return pa.schema([whole.field(column) for column in columns]) if columns else whole
 
     written = [part for part in parts if not is_log(part)]
@@ -93,12 +94,12 @@ def read_run_tables(directory: Place, parts: Sequence[str], columns: Sequence[st
 def read_curve_tables(
     directory: Place, parts: Sequence[str], columns: Sequence[str], allowance: Allowance
 ) -> Iterator[tuple[str, pa.Table]]:
-    """Yield parts of curves by name; ``trial_id`` comes as a dictionary.
+    """Yield parts of curves by name; ``trial_id`` is dictionary-encoded.
 
     Raises:
         StorageError: a part is damaged, or can't be read.
     """
-    whole = curves_schema()
+    whole = curves_schema(tuple(further_metrics(columns)))
     fields = [whole.field(column) for column in columns]
     schema = pa.schema([f.with_type(pa.dictionary(pa.int32(), f.type)) if f.name == "trial_id" else f for f in fields])
     held: dict[str, pa.Table] = {}
@@ -106,7 +107,7 @@ def read_curve_tables(
     for part in parts:
         if is_log(part):
             _, curve = read_log(directory, part)
-            held[part] = curve.select(schema.names).cast(schema)
+            held[part] = _with_missing(curve, schema).select(schema.names).cast(schema)
     parts = [part for part in parts if not is_log(part)]
     names = [f"{CURVES}/{part}" for part in parts]
     for part, table in zip(parts, _read(directory, names, lambda _: schema, allowance), strict=True):
@@ -119,7 +120,7 @@ def read_curve_tables(
 
 
 def _by_origin(tables: dict[str, pa.Table]) -> Iterator[tuple[bool, dict[str, pa.Table]]]:
-    """Yield the parts whose runs were trained here, and those whose runs were trained elsewhere."""
+    """Yield the parts of runs trained here, then those of runs trained elsewhere."""
     for elsewhere in (False, True):
         yield (
             elsewhere,
@@ -151,7 +152,7 @@ def _valid_curves(directory: Place, held: dict[str, pa.Table]) -> Iterator[tuple
 def _read(
     directory: Place, names: Sequence[str], schema_of: Callable[[Sequence[str]], pa.Schema], allowance: Allowance
 ) -> Iterator[pa.Table]:
-    """Yield the tables of files in the types of the schema that `schema_of` gives for the columns of each."""
+    """Yield the tables of files, cast to the schema that `schema_of` returns for each file's columns."""
     schemas: dict[tuple[str, ...], pa.Schema] = {}  # made once for the many parts that have the same columns
 
     def schema_for(columns: Sequence[str]) -> pa.Schema:
@@ -192,7 +193,8 @@ def _table(source: pa.NativeFile, schema_of: Callable[[Sequence[str]], pa.Schema
 
     def columns_of(names: Sequence[str]) -> list[str]:
         chosen.append(schema_of(names))
-        return [name for name in chosen[0].names if name in names or name != "confirmation"]
+        absent = {"confirmation", *further_metrics(chosen[0].names)}
+        return [name for name in chosen[0].names if name in names or name not in absent]
 
     encoded = ["trial_id"] if pa.types.is_dictionary(_type_of(schema_of([]), "trial_id")) else []
     table = read_parquet(source, columns_of, allowance, dictionaries=encoded)
@@ -200,9 +202,18 @@ def _table(source: pa.NativeFile, schema_of: Callable[[Sequence[str]], pa.Schema
     if "confirmation" in schema.names and "confirmation" not in table.column_names:
         # The part was written before there were confirmations.
         table = table.append_column("confirmation", pa.array([False] * len(table), pa.bool_()))
+    table = _with_missing(table, schema)
     if table.schema.equals(schema):
         return table
     return table.select(schema.names).cast(schema)
+
+
+def _with_missing(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Add the metrics of `schema` that a part lacks, as it was written before they were measured: NaN in each row."""
+    for name in further_metrics(schema.names):
+        if name not in table.column_names:
+            table = table.append_column(name, pa.array(np.full(len(table), np.nan)))
+    return table
 
 
 def _type_of(schema: pa.Schema, name: str) -> pa.DataType:
@@ -210,7 +221,7 @@ def _type_of(schema: pa.Schema, name: str) -> pa.DataType:
 
 
 def _validate(directory: Place, tables: dict[str, pa.Table], check: Callable[[pa.Table], Fault | None]) -> None:
-    """Raise for the first fault in `tables`, by file name; they are checked together, which is faster for many."""
+    """Raise for the first fault in `tables` by file name; many tables are checked together for speed."""
     tables = {name: table for name, table in tables.items() if len(table)}
     if not tables:
         return

@@ -1,4 +1,4 @@
-"""The single writer of a study directory: the plan, then one part of curves and one of runs a pack."""
+"""The single writer of a study directory: the plan, then one part of curves and one of runs per pack."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from sensitivity.store.schema import (
     runs_schema,
 )
 from sensitivity.study.errors import StorageError
+from sensitivity.study.metrics import SPLITS, USUAL
 from sensitivity.study.redaction import redacted
 from sensitivity.study.results import PHASES, Measurement, PackResult, RunResult
 from sensitivity.study.trials import Trial
@@ -33,12 +34,12 @@ _MOST_SIDE = 50_000
 
 
 def write_plan(directory: Place, trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> None:
-    """Replace the plan: one row a planned trial; `hyperparameters` as of ``append``."""
+    """Replace the plan, one row per planned trial; `hyperparameters` as for ``append``."""
     directory.write(PLAN, parquet_bytes(plan_table(trials, hyperparameters)))
 
 
 def plan_table(trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> pa.Table:
-    """Return one row a planned trial; `hyperparameters` as of ``append``."""
+    """Return the plan as a table, one row per planned trial; `hyperparameters` as for ``append``."""
     schema = plan_schema({*_param_names(trials), *hyperparameters})
     return pa.Table.from_pylist([trial_row(trial) for trial in trials], schema=schema)
 
@@ -46,7 +47,7 @@ def plan_table(trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> 
 def append(
     directory: Place, result: PackResult, *, spec_hash: str, code_version: str, hyperparameters: Iterable[str] = ()
 ) -> None:
-    """Add a pack's results. They count once this returns; an interruption before leaves none of them.
+    """Append a pack's results atomically: they all count once this returns, and none do if it is interrupted.
 
     Args:
         directory: of the study.
@@ -78,17 +79,12 @@ def append(
         "code_version": code_version,
     }
     rows = [{**trial_row(run.trial), **result_row(run), **shared} for run in result.runs]
-    curves = [
-        {
-            "trial_id": run.trial.id,
-            **{name: getattr(m, name) for name in curves_schema().names if name != "trial_id"},
-        }
-        for run in result.runs
-        for m in run.measurements
-    ]
+    curves = [{"trial_id": run.trial.id, **measured.row()} for run in result.runs for measured in run.measurements]
+    further = tuple(dict.fromkeys(name for run in result.runs for m in run.measurements for name in m.further))
     name = f"{result.pack_id}-{uuid.uuid4().hex[:8]}.parquet"
-    schema = runs_schema({*_param_names(run.trial for run in result.runs), *hyperparameters})
-    directory.write(f"{CURVES}/{name}", parquet_bytes(pa.Table.from_pylist(curves, schema=curves_schema())))
+    schema = runs_schema({*_param_names(run.trial for run in result.runs), *hyperparameters}, further)
+    curve_table = pa.Table.from_pylist(curves, schema=curves_schema(further))
+    directory.write(f"{CURVES}/{name}", parquet_bytes(curve_table))
     directory.write(f"{RUNS}/{name}", parquet_bytes(pa.Table.from_pylist(rows, schema=schema)))
 
 
@@ -104,7 +100,7 @@ def parquet_bytes(table: pa.Table) -> pa.Buffer:
 
 
 def trial_row(trial: Trial) -> dict[str, Any]:
-    """Return the columns of a run that are known before it is trained."""
+    """Return the columns of a run that are known before training."""
     return {
         "trial_id": trial.id,
         "cell_id": trial.cell_id,
@@ -118,22 +114,31 @@ def trial_row(trial: Trial) -> dict[str, Any]:
 
 
 def _cut(text: str) -> str:
-    """Return a text that the tables take: what it can't encode replaced, the middle of a very long one left out."""
+    """Return a text that fits the tables: unencodable characters replaced, the middle of a very long text cut."""
     text = text.encode(errors="replace").decode()
     return text if len(text) <= 2 * _MOST_SIDE else f"{text[:_MOST_SIDE]}\n...\n{text[-_MOST_SIDE:]}"
 
 
 def _finite(measurements: Iterable[Measurement], metric: str) -> list[Measurement]:
-    return [measured for measured in measurements if math.isfinite(getattr(measured, metric))]
+    return [measured for measured in measurements if math.isfinite(measured.of(metric))]
+
+
+def last_values(measurements: Sequence[Measurement]) -> dict[str, float]:
+    """Return each metric at the end of a run: at the last evaluation with a finite loss of its split.
+
+    That is by the loss, where there is one: the accuracy of a network whose outputs are not finite is a number too.
+    """
+    further = [name for measured in measurements for name in measured.further]
+    last: dict[str, float] = {}
+    for split in SPLITS:
+        names = [name for name in dict.fromkeys((*USUAL, *further)) if name.startswith(f"{split}_")]
+        finite = next((found for name in names if (found := _finite(measurements, name))), [])
+        last |= {str(name): finite[-1].of(name) if finite else math.nan for name in names}
+    return last
 
 
 def result_row(run: RunResult) -> dict[str, Any]:
     """Return the columns of a run that its result alone decides."""
-    last: dict[str, float] = {}
-    for loss, accuracy in (("train_loss", "train_accuracy"), ("test_loss", "test_accuracy")):
-        # By the loss, where there is one: the accuracy of a network whose outputs are not finite is a number too.
-        finite = _finite(run.measurements, loss) or _finite(run.measurements, accuracy)
-        last |= {name: getattr(finite[-1], name) if finite else math.nan for name in (loss, accuracy)}
     return {
         "status": run.status.value,
         "message": _cut(redacted(run.message)),
@@ -141,7 +146,7 @@ def result_row(run: RunResult) -> dict[str, Any]:
         "steps": run.steps,
         "epochs": run.epochs,
         "initial_train_loss": run.measurements[0].train_loss if run.measurements else math.nan,
-        **last,
+        **last_values(run.measurements),
         "train_seconds": run.train_seconds,
         "eval_seconds": run.eval_seconds,
         "flops": run.flops,

@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PlainValidator, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sensitivity.study.metrics import METRICS, MetricName
-from sensitivity.study.section import Count, Seed
+from sensitivity.study.measured import MetricField, MetricSpec, metric_mistake, quantities_of
+from sensitivity.study.metrics import SPLITS, Metric
+from sensitivity.study.section import AsList, Count, Section, Seed
 from sensitivity.study.user_functions import IMPORT_PATH
 from sensitivity.study.varying import Varying
 
-DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "noisy_quadratic")
+DATASETS = ("digits", "diabetes", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "text", "noisy_quadratic")
 IMAGE_FOLDER = "imagefolder:"
 """What stands before the path of a folder of images, as a data set."""
+TABLE = "table:"
+"""Likewise before the path of a file of columns or arrays."""
+TEXT = "text:"
+"""Likewise before that of a text file, or of a folder of text files."""
+_PATHS = (IMAGE_FOLDER, TABLE, TEXT)
+_TEXT_DEFAULTS = {"tokenizer": "characters", "sequence_length": 32, "vocabulary": 1024}
+"""Of fields that a text has; a vocabulary has a size of its own with "bpe" alone."""
 MODELS = (
     "perceptron",
     "small_cnn",
@@ -25,10 +33,25 @@ MODELS = (
     "resnet32",
     "resnet44",
     "resnet56",
+    "transformer",
     "quadratic",
 )
+TABLE_SUFFIXES = (".csv", ".parquet", ".npz", ".npy")
+LOSSES = ("cross_entropy", "squared_error", "huber", "binary_cross_entropy", "quadratic")
+_LOSS_ARGUMENTS = {"cross_entropy": ("class_weights",), "huber": ("delta",)}
+"""What shipped losses may be given."""
 _ORACLE = {"dataset": "noisy_quadratic", "model": "quadratic", "loss": "quadratic"}
 """The fields that make the noisy quadratic; none of them means anything without the others."""
+_LATER = (
+    "columns",
+    "outputs",
+    "model_arguments",
+    "loss_arguments",
+    "metrics",
+    "validation_fraction",
+    "label_smoothing",
+)
+"""Fields that the ids of trials leave out where they are not used, as there were studies before them."""
 
 
 def _argument(raw: Any) -> Any:
@@ -41,6 +64,25 @@ def _argument(raw: Any) -> Any:
 
 
 _Argument = Annotated[Any, PlainValidator(_argument)]
+
+
+def _listed(raw: Any) -> Any:
+    return [raw] if isinstance(raw, str) else raw
+
+
+_Names = Annotated[tuple[str, ...], BeforeValidator(_listed), AsList]
+
+
+def _loss_argument(raw: Any) -> Any:
+    """Read an argument of a loss: a number, a text, true, false, or a list of numbers."""
+    if isinstance(raw, (bool, str, int, float)):
+        return raw
+    if isinstance(raw, (list, tuple)) and all(isinstance(each, (int, float)) for each in raw):
+        return list(raw)
+    raise PydanticCustomError("argument", "give a number, a text, true, false, or a list of numbers")
+
+
+_LossArgument = Annotated[Any, PlainValidator(_loss_argument)]
 
 
 def _known_or_import_path(value: str, known: tuple[str, ...], what: str, other: str = "") -> str:
@@ -60,6 +102,25 @@ def _known_or_import_path(value: str, known: tuple[str, ...], what: str, other: 
     )
 
 
+class ColumnsSpec(Section):
+    """Which columns of a table, or arrays of a file, are what."""
+
+    inputs: _Names | None = None
+    """None is all that have no other use; of an ``.npz``, the array ``x``."""
+    targets: _Names | None = None
+    """None is the last column; of an ``.npz``, the array ``y``."""
+    split: str | None = None
+    """A column that says train, validation or test of each row; None draws them."""
+    group: str | None = None
+    """A column whose equal values stay together, all in one split."""
+    standardise: Literal["all", "inputs", "none"] = "all"
+    """What is given mean 0 and deviation 1 on the training rows: inputs, and targets that are numbers."""
+
+
+def _is_text(dataset: str) -> bool:
+    return dataset == "text" or dataset.startswith(TEXT)
+
+
 class ProblemSpec(Varying):
     """What is trained: data set, model and loss."""
 
@@ -67,17 +128,33 @@ class ProblemSpec(Varying):
     own: ClassVar[Collection[str]] = ("label_smoothing", "model_arguments")
 
     dataset: str = "digits"
+    columns: ColumnsSpec | None = None
+    """Of a ``table:PATH``."""
     model: str = "perceptron"
     model_arguments: dict[str, _Argument] = Field(default_factory=dict)
     """What the model's function is given beside the shape of an input and the number of outputs."""
-    loss: Literal["cross_entropy", "squared_error", "quadratic"] = "cross_entropy"
+    outputs: Count | None = None
+    """Of the model; None is as many as there are classes, or numbers in a target."""
+    loss: str = "cross_entropy"
+    loss_arguments: Annotated[dict[str, _LossArgument], Field(validate_default=True)] = Field(default_factory=dict)
+    """What the loss is given beside outputs and targets."""
+    metrics: dict[str, MetricField] = Field(default_factory=dict)
+    """Quantities that are measured beside the loss and, with cross-entropy, the accuracy."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The share of an example's target that is spread over all classes in training; losses are measured without."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The share of the training examples that is held out to make choices on; None for none."""
     split_seed: Seed = 0
     train_subset: Count | None = None
     test_subset: Count | None = None
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    tokenizer: Annotated[Literal["characters", "bytes", "bpe"] | None, Field(validate_default=True)] = None
+    """What the tokens of a text are; "bpe" is a byte-level one that is trained on its training part."""
+    vocabulary: Annotated[int | None, Field(ge=257, le=1_000_000, validate_default=True)] = None
+    """Tokens of a "bpe"."""
+    sequence_length: Annotated[Count | None, Field(validate_default=True)] = None
+    """Tokens of an example of a text."""
     augment: Literal["none", "crop_flip"] = "none"
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Of products: TF32 on an accelerator's tensor cores, or autocast to bfloat16; parameters stay float32."""
@@ -87,16 +164,62 @@ class ProblemSpec(Varying):
     @field_validator("dataset")
     @classmethod
     def _dataset_known(cls, value: str) -> str:
-        if value.startswith(IMAGE_FOLDER):
-            if not value.removeprefix(IMAGE_FOLDER).strip():
-                raise PydanticCustomError("path", "the path is empty: give imagefolder:PATH")
-            return value
-        return _known_or_import_path(value, DATASETS, "data set", ", imagefolder:PATH")
+        if value.startswith(TABLE) and not value.lower().endswith(TABLE_SUFFIXES):
+            raise PydanticCustomError(
+                "path", "give table:PATH, the path of a file that ends in {all}", {"all": ", ".join(TABLE_SUFFIXES)}
+            )
+        for kind in _PATHS:
+            if value.startswith(kind):
+                if not value.removeprefix(kind).strip():
+                    raise PydanticCustomError("path", "the path is empty: give {kind}PATH", {"kind": kind})
+                return value
+        return _known_or_import_path(value, DATASETS, "data set", "".join(f", {kind}PATH" for kind in _PATHS))
+
+    @field_validator("columns")
+    @classmethod
+    def _of_a_table(cls, value: ColumnsSpec | None, info: ValidationInfo) -> ColumnsSpec | None:
+        if value is not None and not info.data.get("dataset", TABLE).startswith(TABLE):
+            raise PydanticCustomError("problem", 'belongs to dataset = "table:PATH"; remove it')
+        return value
 
     @field_validator("model")
     @classmethod
     def _model_known(cls, value: str) -> str:
         return _known_or_import_path(value, MODELS, "model")
+
+    @field_validator("loss")
+    @classmethod
+    def _loss_known(cls, value: str) -> str:
+        return _known_or_import_path(value, LOSSES, "loss")
+
+    @field_validator("loss_arguments")
+    @classmethod
+    def _loss_takes(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        loss = info.data.get("loss", "")
+        allowed = _LOSS_ARGUMENTS.get(loss, ())
+        if loss not in LOSSES:  # one of the user's says so itself
+            return value
+        if unknown := [name for name in value if name not in allowed]:
+            takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
+            raise PydanticCustomError(
+                "problem",
+                '{name}: unknown argument of "{loss}"; {takes}',
+                {"name": unknown[0], "loss": loss, "takes": takes},
+            )
+        weights, delta = value.get("class_weights", [1.0]), value.get("delta", 1.0)
+        if not isinstance(weights, list) or not weights or not all(0 <= w < 1e30 for w in weights) or not any(weights):
+            raise PydanticCustomError("problem", "class_weights: give a number from 0 on for each class, not all 0")
+        if isinstance(delta, (bool, str, list)) or not 0 < delta < 1e30:
+            raise PydanticCustomError("problem", "delta: give a number above 0")
+        return value
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_apply(cls, value: dict[str, MetricField], info: ValidationInfo) -> dict[str, MetricField]:
+        for name, declared in value.items():
+            if (mistake := metric_mistake(name, declared, info.data.get("loss", ""))) is not None:
+                raise PydanticCustomError("problem", "{mistake}", {"mistake": mistake})
+        return value
 
     @field_validator("label_smoothing")
     @classmethod
@@ -112,6 +235,21 @@ class ProblemSpec(Varying):
             raise PydanticCustomError("problem", 'belongs to dataset = "imagefolder:PATH"; remove it')
         return value
 
+    @field_validator("tokenizer", "vocabulary", "sequence_length")
+    @classmethod
+    def _of_text(cls, value: Any, info: ValidationInfo) -> Any:
+        if "dataset" not in info.data:  # which has a mistake of its own
+            return value
+        if not _is_text(info.data["dataset"]):
+            if value is not None:
+                raise PydanticCustomError("problem", 'belongs to dataset = "text" or "text:PATH"; remove it')
+            return None
+        if info.field_name == "vocabulary" and info.data.get("tokenizer") != "bpe":
+            if value is not None:
+                raise PydanticCustomError("problem", 'belongs to tokenizer = "bpe"; remove it')
+            return None
+        return _TEXT_DEFAULTS[str(info.field_name)] if value is None else value
+
     @model_validator(mode="after")
     def _oracle_whole(self) -> ProblemSpec:
         if 0 < sum(getattr(self, name) == value for name, value in _ORACLE.items()) < len(_ORACLE):
@@ -123,7 +261,7 @@ class ProblemSpec(Varying):
         return self
 
     def _unused(self) -> Collection[str]:
-        return [name for name in ("model_arguments", "label_smoothing") if not getattr(self, name)]
+        return [name for name in (*_LATER, *_TEXT_DEFAULTS) if not getattr(self, name)]
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
@@ -131,13 +269,30 @@ class ProblemSpec(Varying):
     @property
     def has_own_data(self) -> bool:
         """Whether the data come from a function of the user's."""
-        return self.dataset not in DATASETS and not self.dataset.startswith(IMAGE_FOLDER)
+        return self.dataset not in DATASETS and self.path is None
+
+    @property
+    def path(self) -> str | None:
+        """The path of the data, where they are files that the study names."""
+        return next((self.dataset.removeprefix(kind).strip() for kind in _PATHS if self.dataset.startswith(kind)), None)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether examples are windows of a text."""
+        return _is_text(self.dataset)
+
+    def named_code(self) -> dict[str, str]:
+        """Return the import paths of the user's functions that it names, by field."""
+        own = {f"metrics.{name}": each.function for name, each in self.metrics.items() if isinstance(each, MetricSpec)}
+        own |= {"loss": self.loss, "model": self.model, "dataset": self.dataset if self.has_own_data else ""}
+        return {field: path for field, path in own.items() if ":" in path}
 
     @property
     def is_oracle(self) -> bool:
         """Whether this is the noisy quadratic, whose outcome is known in closed form."""
         return self.dataset == _ORACLE["dataset"]
 
-    def metrics(self) -> tuple[MetricName, ...]:
-        """Return the names of the metrics that this problem has (accuracy needs classes)."""
-        return tuple(m.name for m in METRICS.values() if self.loss == "cross_entropy" or not m.is_fraction)
+    def measured(self) -> tuple[Metric, ...]:
+        """Return the metrics that runs of this problem have: its quantities on each of its splits."""
+        splits = [split for split in SPLITS if split != "validation" or self.validation_fraction is not None]
+        return tuple(Metric(split, each) for split in splits for each in quantities_of(self.loss, self.metrics))

@@ -1,17 +1,18 @@
-"""What a run yields: a status, a curve, and how it was made. Failure is a value here."""
+"""The result of a run: status, curve and provenance. Failure is a value here."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
+from sensitivity.study.metrics import USUAL
 from sensitivity.study.trials import Trial
 
 
 class Status(StrEnum):
-    """Where a planned run stands. Every planned run has exactly one (docs/statistics.md, section 0)."""
+    """The status of a planned run. Every planned run has exactly one (docs/statistics.md, section 0)."""
 
     PENDING = "pending"
     """Planned, no result yet."""
@@ -28,7 +29,7 @@ class Status(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether another `run` leaves it as it is."""
+        """Whether the status is final: `run` does not train such a run again."""
         return self in (Status.COMPLETED, Status.DIVERGED, Status.STOPPED, Status.FAILED)
 
 
@@ -56,11 +57,24 @@ class Measurement:
     train_accuracy: float = math.nan
     test_loss: float = math.nan
     test_accuracy: float = math.nan
+    further: Mapping[str, float] = field(default_factory=dict)
+    """Other metrics of the study, by name."""
+
+    def of(self, metric: str) -> float:
+        """Return the value of a metric; NaN where it was not measured."""
+        return float(getattr(self, metric) if metric in USUAL else self.further.get(metric, math.nan))
+
+    def row(self) -> dict[str, float]:
+        """Return its columns in the table of curves."""
+        return {
+            **{each.name: getattr(self, each.name) for each in fields(self) if each.name != "further"},
+            **self.further,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """The outcome of one trial; the defaults are those of a trial that never trained."""
+    """The result of one trial; the defaults describe a trial that never trained."""
 
     trial: Trial
     status: Status
@@ -85,7 +99,7 @@ class RunResult:
 
 @dataclass(frozen=True, kw_only=True)
 class PackResult:
-    """The outcome of a pack, and where and when it was made."""
+    """The result of a pack, and where and when it was computed."""
 
     runs: tuple[RunResult, ...]
     pack_id: str

@@ -103,7 +103,7 @@ class PackBatches:
                 inputs = augmented(inputs, codes)
             yield MicroBatch(
                 inputs=data.standardised(inputs),
-                targets=gather(data.train_targets, rows),
+                targets=data.labels(gather(data.train_targets, rows)),
                 share=rows.shape[1] / self.batch_size,
             )
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from sensitivity.study.metrics import USUAL
 from sensitivity.study.results import Measurement, RunResult, Status
 from sensitivity.study.trials import Trial
 from sensitivity.training.evaluation import Scores
@@ -37,7 +38,7 @@ class Member:
     """Steps whose clip bound, of all `clippable` ones."""
     clippable: int = 0
     least_loss: float = math.inf
-    """Of the training split, where it was judged by it: other measurements decide nothing."""
+    """Of the validation split, or without one of the training split, where it was judged: what pruning goes by."""
     fault: str = ""
     """Why it diverged; empty while it has not."""
     stopped: str = ""
@@ -45,7 +46,7 @@ class Member:
 
     @property
     def reached(self) -> float:
-        """The least training loss that it was judged by; infinite of a diverged member."""
+        """The least loss that it was judged by; infinite of a diverged member."""
         return math.inf if self.fault else self.least_loss
 
     @property
@@ -56,6 +57,7 @@ class Member:
     def measure(self, scores: Scores, place: int, *, lr_multiplier: float, judged: bool) -> None:
         """Note the scores at `place`; if it is `judged` by them, they have its training loss."""
         lr = dict(self.trial.hyperparameters)["lr"] * lr_multiplier
+        usual = {name: values[place].item() for name, values in scores.items() if name in USUAL}
         measured = Measurement(
             step=self.steps,
             epoch=self.steps * self.step_epochs,
@@ -63,16 +65,15 @@ class Member:
             effective_lr=lr * self.clip_sum / self.clip_steps if self.clip_steps else math.nan,
             train_seconds=self.train_seconds,
             flops=self.steps * self.step_flops,
-            train_loss=scores.train_loss[place].item(),
-            train_accuracy=scores.train_accuracy[place].item(),
-            test_loss=scores.test_loss[place].item(),
-            test_accuracy=scores.test_accuracy[place].item(),
+            train_loss=usual.pop("train_loss", math.nan),
+            **usual,
+            further={str(name): values[place].item() for name, values in scores.items() if name not in USUAL},
         )
         self.measurements.append(measured)
         self.clip_sum, self.clip_steps = 0.0, 0
         if not judged:
             return
-        self.least_loss = min(self.least_loss, measured.train_loss)
+        self.least_loss = min(self.least_loss, measured.further.get("validation_loss", measured.train_loss))
         if not measured.train_loss <= self.bound:  # NaN included
             loss = f"training loss {measured.train_loss:.4g} at step {self.steps}"
             self.fault = f"{loss}, above the bound {self.bound:.4g}"
@@ -209,7 +210,6 @@ def stop_worse(members: Sequence[Member]) -> None:
     median = statistics.median(member.reached for member in members)
     for place in unharmed(members):
         member = members[place]
+        split = "validation" if "validation_loss" in member.measurements[-1].further else "training"
         if member.reached > median:
-            member.stopped = (
-                f"training loss {member.reached:.4g} by step {member.steps}, its pack's median {median:.4g}"
-            )
+            member.stopped = f"{split} loss {member.reached:.4g} by step {member.steps}, its pack's median {median:.4g}"

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from sensitivity.kfac import layer_of, norms_of, projections_of
 from sensitivity.kfac.attention import Rerouted, View
+from sensitivity.kfac.products import Multiplied
 
 
 @dataclass
@@ -78,6 +79,7 @@ def install(model: nn.Module, tape: Tape) -> None:
     the same weight are noted under the first one's name, as ``named_parameters`` names the weight.
     """
     names: dict[int, str] = {}
+    _route_products(model, tape)
     norms = {norm.name for norm in norms_of(model)}
     for own_name, module in model.named_modules():
         name = names.setdefault(id(getattr(module, "weight", module)), own_name)
@@ -156,18 +158,7 @@ def _route_attention(module: nn.MultiheadAttention, name: str, tape: Tape) -> No
         given, parts = view(x), []
         biases = [None] * len(names) if bias is None else bias.chunk(len(names))
         for each, w, b in zip(names, weight.chunk(len(names)), biases, strict=True):
-            label = f"{name}.{each}" if name else each
-
-            def physical(x: Tensor, weight: Tensor, bias: Tensor | None, label: str = label) -> Tensor:
-                outputs = packed_linear(x, weight, bias)
-                tape.note(label, x, outputs)
-                return outputs
-
-            if tape.vmapped:
-                parts.append(_PackedCall.apply(physical, given, w, b))  # type: ignore[no-untyped-call]
-            else:
-                parts.append(functional.linear(given, w, b))
-                tape.note(label, given, parts[-1])
+            parts.append(_linear_call(f"{name}.{each}" if name else each, tape, given, w, b))
         outputs = torch.cat(parts, -1).transpose(0, 1)
         return outputs.flatten(0, 1) if x.dim() == 2 else outputs.contiguous()
 
@@ -176,6 +167,45 @@ def _route_attention(module: nn.MultiheadAttention, name: str, tape: Tape) -> No
             return plain(*args, **kwargs)
 
     module.forward = forward  # type: ignore[method-assign]
+
+
+def _route_products(model: nn.Module, tape: Tape) -> None:
+    """Note the products that functions form with the weights of embeddings, where these aren't a linear layer's too."""
+    linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    tables = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and layer_of(name, module) is not None and id(module.weight) not in linear
+    }
+    plain = model.forward
+
+    def multiply(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _linear_call(name, tape, x, weight, bias)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not tape.recording:
+            return plain(*args, **kwargs)
+        with Multiplied(lambda: {name: module.weight for name, module in tables.items()}, multiply):
+            return plain(*args, **kwargs)
+
+    if tables:
+        model.forward = forward
+
+
+def _linear_call(label: str, tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute and note what a linear layer does."""
+
+    def physical(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        outputs = packed_linear(x, weight, bias)
+        tape.note(label, x, outputs)
+        return outputs
+
+    if tape.vmapped:
+        result: Tensor = _PackedCall.apply(physical, x, weight, bias)  # type: ignore[no-untyped-call]
+        return result
+    outputs = functional.linear(x, weight, bias)
+    tape.note(label, x, outputs)
+    return outputs
 
 
 def _route_dropout(module: nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d, tape: Tape) -> None:

@@ -1,15 +1,16 @@
 """Any ``nn.Module`` as a function of stacked parameters: one network a trial, computed together.
 
-A plain sequence of known layers takes the pack as it is (``packed_sequence``). Any other model is vmapped over trials,
-buffers (BatchNorm's statistics) and dropout masks included: each member's are its own, as they would be alone. A model
-whose code vmap can't follow is run member by member instead, with the same result: slower, never wrong, and said in the
-log.
+A plain sequence of known layers takes the pack as it is (``packed_sequence``), and so does a model that is composed of
+such layers in code of its own (``packed_composed``). Any other model is vmapped over trials, buffers (BatchNorm's
+statistics) and dropout masks included: each member's are its own, as they would be alone. A model whose code vmap can't
+follow is run member by member instead, with the same result: slower, never wrong, and said in the log.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch.func import functional_call, vmap
 
 from sensitivity.study.seeds import derive
 from sensitivity.training.device_errors import of_device
+from sensitivity.training.packed_composed import Layers, layers_of
 from sensitivity.training.packed_layers import Tape, install
 from sensitivity.training.packed_sequence import Step, run_sequence, sequence_of
 from sensitivity.training.precision import autocast
@@ -28,6 +30,8 @@ from sensitivity.training.precision import autocast
 logger = logging.getLogger(__name__)
 
 
+_Calls = dict[str, list[tuple[Tensor, Tensor]]]
+"""Inputs and outputs of each layer's calls on one member."""
 _told: set[str] = set()
 """What this process has warned of."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -73,8 +77,9 @@ class PackedModel:
         self._skeleton = copy.deepcopy(next(iter(networks.values())))
         self._tape = Tape()
         self._sequence = sequence_of(self._skeleton, self._tape)
+        self._layers = layers_of(self._skeleton, self._tape)
         self._shipped, self._draws = shipped, any(_draws(module) for module in self._skeleton.modules())
-        self._loops = None if self._sequence else _loop_reason(self._skeleton)
+        self._loops = None if self._sequence or self._layers else _loop_reason(self._skeleton)
         if self._loops and len(seeds) > 1:
             logger.info("%s: members of a pack run one by one", self._loops)
         install(self._skeleton, self._tape)
@@ -105,7 +110,8 @@ class PackedModel:
     @property
     def gradients_are_products(self) -> bool:
         """Whether a layer's gradient is that of its recorded calls alone, as a model's own code can't promise."""
-        return self._sequence is not None
+        shared = len(list(self._skeleton.named_parameters(remove_duplicate=False))) != len(self.params)
+        return self._sequence is not None or (self._layers is not None and not shared)
 
     @property
     def repeats(self) -> bool:
@@ -113,7 +119,8 @@ class PackedModel:
 
         Members that run one by one, and dropout, draw from generators on the host's side.
         """
-        together = self._sequence is not None or (self._shipped and (self._loops is None or self.trials == 1))
+        known = self._sequence is not None or self._layers is not None
+        together = known or (self._shipped and (self._loops is None or self.trials == 1))
         return together and not self._draws
 
     @property
@@ -213,6 +220,8 @@ class PackedModel:
     def _dispatch(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
         if self._sequence:
             return self._run_sequence(self._sequence, inputs)
+        if self._layers:
+            return self._run_layers(self._layers, inputs)
         if self._shipped and not self._draws and self.trials == 1:
             return self._run_alone(inputs)
         if self._loops is not None or self.trials == 1:
@@ -221,8 +230,11 @@ class PackedModel:
             return self._run_together(inputs)
         before = self.volatile()
         try:
-            result = self._run_together(inputs)
-        except RuntimeError as error:
+            with warnings.catch_warnings():
+                # Of an operation that vmap runs once a member, such as attention on a CPU.
+                warnings.filterwarnings("error", "There is a performance drop", UserWarning)
+                result = self._run_together(inputs)
+        except (RuntimeError, UserWarning) as error:
             if of_device(error):
                 raise
             # Whatever vmap can't follow, the loop can; a fault of the model's own comes up again there.
@@ -254,6 +266,20 @@ class PackedModel:
         self._tape.calls, self._tape.generators = {}, self._generators
         outputs = run_sequence(steps, inputs, {**self.params, **self._constants})
         return outputs, self._joint_calls()
+
+    def _run_layers(self, layers: Layers, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
+        if not layers.runs_apart(inputs):
+            self._tape.calls, self._tape.generators = {}, self._generators
+            return layers.whole(inputs, {**self.params, **self._constants}), self._joint_calls()
+        # Unbound: the gradient of an index is as large as the whole pack, and there would be one a member.
+        apart = (lambda p: p.unbind()) if self.trials > 1 else (lambda p: (p.squeeze(0),))
+        members = {name: apart(p) for name, p in {**self.params, **self._constants}.items()}
+        outputs, tapes = list[Tensor](), list[_Calls]()
+        for k, (x, generator) in enumerate(zip(inputs, self._generators, strict=True)):
+            self._tape.calls, self._tape.generators = {}, (generator,)
+            outputs.append(layers.single(x, {name: own[k] for name, own in members.items()}))
+            tapes.append(self._tape.calls)
+        return torch.stack(outputs) if len(outputs) > 1 else outputs[0][None], _side_by_side(tapes)
 
     def _joint_calls(self) -> dict[str, list[LayerCall]]:
         return {
@@ -290,7 +316,7 @@ class PackedModel:
 
     def _run_one_by_one(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
         outputs: list[Tensor] = []
-        tapes: list[dict[str, list[tuple[Tensor, Tensor]]]] = []
+        tapes: list[_Calls] = []
         # Unbound: the gradient of an index is as large as the whole pack, and there would be one a member. Autograd
         # lets nobody write to what was unbound.
         apart = self.trials > 1 and not self._writes
@@ -313,23 +339,27 @@ class PackedModel:
                 if self._skeleton.training:
                     self._random[k] = _random_state_now(self.device)
                 tapes.append(self._tape.calls)
-        shapes = [{name: len(called) for name, called in tape.items()} for tape in tapes]
-        if any(shape != shapes[0] for shape in shapes):
-            names = ", ".join(
-                sorted({name for shape in shapes for name in shape if len({s.get(name) for s in shapes}) > 1})
-            )
-            raise RuntimeError(
-                f"members of a pack use layers of the model in different ways in one step ({names}), and their "
-                "optimizer needs the calls of all; set execution.pack_size = 1"
-            )
-        calls = {
-            name: [
-                LayerCall(tuple(x for x, _ in one_call), tuple(y for _, y in one_call), together=False)
-                for one_call in zip(*(tape[name] for tape in tapes), strict=True)
-            ]
-            for name in tapes[0]
-        }
-        return torch.stack(outputs), calls
+        return torch.stack(outputs), _side_by_side(tapes)
+
+
+def _side_by_side(tapes: Sequence[_Calls]) -> dict[str, list[LayerCall]]:
+    """Join the calls of members that ran one by one."""
+    shapes = [{name: len(called) for name, called in tape.items()} for tape in tapes]
+    if any(shape != shapes[0] for shape in shapes):
+        names = ", ".join(
+            sorted({name for shape in shapes for name in shape if len({s.get(name) for s in shapes}) > 1})
+        )
+        raise RuntimeError(
+            f"members of a pack use layers of the model in different ways in one step ({names}), and their "
+            "optimizer needs the calls of all; set execution.pack_size = 1"
+        )
+    return {
+        name: [
+            LayerCall(tuple(x for x, _ in one_call), tuple(y for _, y in one_call), together=False)
+            for one_call in zip(*(tape[name] for tape in tapes), strict=True)
+        ]
+        for name in tapes[0]
+    }
 
 
 def no_recomputation() -> AbstractContextManager[None]:

@@ -23,6 +23,7 @@ def make_optimizer(pack: Pack, model: PackedModel, problem: Problem, *, began: S
     networks = Networks(
         network=model.network,
         batch_size=pack.batch_size,
+        terms_per_example=problem.terms_per_example,
         gradients_are_products=model.gradients_are_products,
         curvature=problem.curvature,
         loss=problem.loss_kind,

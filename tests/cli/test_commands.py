@@ -51,6 +51,8 @@ def test_list_counts_every_state(command, half_done):
         "stopped": 0,
         "failed": 0,
         "interrupted": 0,
+        "settlement": None,
+        "settlement_runs": 0,
     }
     assert "small" in command("list", half_done.parent).out
     assert "no studies" in command("list", half_done.parent / "nothing").out

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sensitivity.optimizers.contract import Networks, State, Tensors, registered
-from sensitivity.study.arms import Arm
+from sensitivity.study.arms import Arm, WidthRule
 from sensitivity.study.axes import AxisField, fixed
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ class AdamArm(Arm):
 
     label: ClassVar[str] = "Adam"
     reference: ClassVar[str] = "Kingma and Ba 2015, arXiv 1412.6980; torch.optim.Adam"
+    width_rule: ClassVar[WidthRule | None] = "adam"
 
     kind: Literal["adam"] = "adam"
     lr: AxisField
@@ -34,6 +35,7 @@ class AdamWArm(Arm):
 
     label: ClassVar[str] = "AdamW"
     reference: ClassVar[str] = "Loshchilov and Hutter 2019, arXiv 1711.05101; torch.optim.AdamW"
+    width_rule: ClassVar[WidthRule | None] = "adamw"
 
     kind: Literal["adamw"] = "adamw"
     lr: AxisField

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sensitivity.optimizers.contract import Networks, State, Tensors, registered
-from sensitivity.study.arms import Arm
+from sensitivity.study.arms import Arm, WidthRule
 from sensitivity.study.axes import AxisField, fixed
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ class SGDArm(Arm):
 
     label: ClassVar[str] = "SGD"
     reference: ClassVar[str] = "torch.optim.SGD"
+    width_rule: ClassVar[WidthRule | None] = "sgd"
 
     kind: Literal["sgd"] = "sgd"
     lr: AxisField
