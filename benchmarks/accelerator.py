@@ -2,14 +2,14 @@ r"""Everything that a machine with an accelerator can tell about this product, m
 
     python3 benchmarks/accelerator.py --minutes 8 --out OUT
 
-It needs Python 3.11 and torch 2.11, numpy, scipy and scikit-learn, this repository (which need not be installed), and
-five wheels that may be carried beside it, for there may be no network: pydantic, pydantic-core, annotated-types,
-typing-inspection, typing-extensions. Ray, Optuna, Plotly, pyarrow and pandas are not needed. To carry the wheels, for
-Python 3.12 on x86-64:
+It needs Python 3.11 and torch 2.11 or later, numpy, scipy and scikit-learn, this repository (which need not be
+installed), and five wheels that may be carried beside it, for there may be no network: pydantic, pydantic-core,
+annotated-types, typing-inspection, typing-extensions. Ray, Optuna, Plotly, pyarrow and pandas are not needed. To carry
+the wheels, for Python 3.12 on x86-64:
 
     python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
         --platform manylinux_2_17_x86_64 -d wheels \
-        pydantic==2.14.* pydantic-core annotated-types typing-inspection typing-extensions
+        'pydantic==2.14.*' pydantic-core annotated-types typing-inspection typing-extensions
     python3 -m pip install --no-index --no-deps --target site wheels/*.whl    # there; then PYTHONPATH=site
 
 Each part runs in a process of its own and is ended at its own limit. ``accelerator.json`` and ``accelerator.md`` in the

@@ -17,7 +17,7 @@ from torch.distributed import ProcessGroup
 
 from sensitivity.kfac.distributed import shared
 from sensitivity.kfac.layout import Cohort, Layout, Placement, whole
-from sensitivity.kfac.solves import condition_number, eigenbasis, inverse, inverses_of
+from sensitivity.kfac.solves import any_failed, condition_number, eigenbasis, inverse, inverses_of
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.thin import Rows
 
@@ -51,7 +51,7 @@ def refresh(
     if exact or group is not None:
         solve = shared(eigenbasis if exact else inverse, group)
         found = [solve(bank) for bank in sources.values()]
-        keep = bool(torch.cat([each[-1] for each in found]).any())
+        keep = any_failed(found)
     else:
         found, keep = inverses_of(list(sources.values()))
     solved = {dim: each[:-1] for dim, each in zip(sources, found, strict=True)}

@@ -33,17 +33,18 @@ def inverses_of(banks: Sequence[Tensor]) -> tuple[list[tuple[Tensor, Tensor]], b
     An accelerator is asked once for all of them.
     """
     found = [_by_lapack(bank) if _on_host(bank) else _by_triangles(bank) for bank in banks]
-    if not _any_failed(found):
+    if not any_failed(found):
         return found, False
     found = [
         (inverses, failed) if matrices.dtype == torch.float64 else _again(matrices, inverses, failed)
         for matrices, (inverses, failed) in zip(banks, found, strict=True)
     ]
-    return found, _any_failed(found)
+    return found, any_failed(found)
 
 
-def _any_failed(found: Sequence[tuple[Tensor, Tensor]]) -> bool:
-    return bool(torch.cat([failed.flatten() for _, failed in found]).any())
+def any_failed(found: Sequence[tuple[Tensor, ...]]) -> bool:
+    """Whether any of what solvers returned, of each size `failed` as the last, has failed; waits for an accelerator."""
+    return bool(torch.cat([each[-1].flatten() for each in found]).any())
 
 
 def _again(matrices: Tensor, inverses: Tensor, failed: Tensor) -> tuple[Tensor, Tensor]:

@@ -257,7 +257,11 @@ class PackOptimizer:
         if self._own_state is not None:
             self._state = self._own_state.select(self._state, index)
         else:
-            self._state = tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, self._state)
+            # Some of it may be the host's, such as seeds.
+            places = {index.device: index, torch.device("cpu"): index.cpu()}
+            self._state = tree_map(
+                lambda leaf: leaf[places[leaf.device]] if isinstance(leaf, Tensor) else leaf, self._state
+            )
         self._numbers.select(index)
         self._lr = self._numbers.cast("lr")
         self._clip_sum, self._clipped = self._clip_sum[index], self._clipped[index]

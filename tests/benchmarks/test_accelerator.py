@@ -41,7 +41,7 @@ def test_the_command_needs_only_what_a_bare_machine_has(tmp_path):
         (tmp_path / "absent" / name / "__init__.py").write_text(f"raise ImportError({name!r})")
     command = [sys.executable, str(BENCHMARKS / "accelerator.py"), "--device", "cpu", "--tiny", "--out", str(tmp_path)]
     done = subprocess.run(
-        [*command, "--only", "machine", "small_study"],
+        [*command, "--only", "small_study"],
         env={**os.environ, "PYTHONPATH": str(tmp_path / "absent"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -50,7 +50,7 @@ def test_the_command_needs_only_what_a_bare_machine_has(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     cases = json.loads((tmp_path / "accelerator.json").read_text())
-    assert {case["part"] for case in cases} == {"machine", "small_study"}
+    assert {case["part"] for case in cases} == {"small_study"}
 
 
 def test_a_case_that_fails_is_written_down_and_the_next_one_runs(tmp_path, monkeypatch):
