@@ -16,7 +16,8 @@ from urllib.parse import parse_qs, quote, unquote, urlencode
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.view import Narrowed, Target, View
 from sensitivity.figures import catalogue
-from sensitivity.study.metrics import METRICS
+from sensitivity.figures.labels import capitalized
+from sensitivity.study.metrics import METRICS, is_metric, named
 from sensitivity.study.spec import StudySpec
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ _MOST_ITEMS = 64
 
 Slot = Literal["a", "b"]
 
+_METRIC = re.compile(r"[a-z]\w{0,99}", re.ASCII)
 _NAME = re.compile(r"[^/\\\x00-\x1f]{1,255}")
 _ID = re.compile(r"[0-9a-f]{16}")
 _PARAMETER = re.compile(r"[^:\x00-\x1f]{1,100}")
@@ -73,7 +75,7 @@ def parse(pathname: str | None, search: str | None) -> Address:
     sizes = (_integer(text) for text in given.get("batch", [])[:_MOST_ITEMS])
     sides = (_narrowed(text) for text in given.get("box", [])[:_MOST_ITEMS])
     view = View(
-        metric=METRICS[one["metric"]].name if one.get("metric") in METRICS else None,
+        metric=one["metric"] if _METRIC.fullmatch(one.get("metric", "")) else None,
         tolerance=_percent(one.get("within")),
         optimizers=_names(given.get("optimizer", [])),
         batch_sizes=tuple(sorted({size for size in sizes if size is not None})),
@@ -103,10 +105,14 @@ def fit(address: Address, spec: StudySpec) -> tuple[Address, tuple[str, ...]]:
         return tuple(value for value in given if value in there)
 
     view = address.view
-    metric = known([view.metric] if view.metric else [], spec.metrics(), "metric")
-    target = view.target if view.target and view.target[0] in spec.metrics() else None
-    if view.target and target is None:
-        missing.append(f"This study has no metric {view.target[0]}.")
+    metric = known([view.metric] if view.metric else [], spec.measured(), "metric")
+    target = view.target
+    if target is not None and (metric_of := named(target[0], spec.measured())) is None:
+        missing.append(f"This study has no metric {target[0]}.")
+        target = None
+    elif target is not None and metric_of is not None and metric_of.target_mistake(target[1]) is not None:
+        missing.append(f"{capitalized(metric_of.label)} can't be {target[1]:g}.")
+        target = None
     box = []
     for side in view.box:
         axis = spec.axes.get(side.optimizer, {}).get(side.parameter)
@@ -142,9 +148,11 @@ def parse_target(text: str | None) -> Target | None:
     """Return the metric and the level that a target's text names; None where there can't be any."""
     name, _, level = (text or "").partition(":")
     value = _number(level)
-    if name not in METRICS or value is None or value <= 0 or (METRICS[name].is_fraction and value > 1):
+    if value is None or not _METRIC.fullmatch(name):
         return None
-    return METRICS[name].name, value
+    if is_metric(name) and METRICS[name].target_mistake(value) is not None:
+        return None
+    return name, value
 
 
 def target_text(target: Target) -> str:

@@ -21,7 +21,6 @@ from dashboards.pages import blocks_of, pages
 from dashboards.shell import navigation, study_page, trouble
 from dashboards.site import Site
 from dashboards.top import TopPage
-from sensitivity.analysis.maps import default_epsilon
 from sensitivity.figures import catalogue
 from sensitivity.study.errors import UserError
 
@@ -150,7 +149,7 @@ def _settled(address: Address, scene: Scene) -> Address:
     plain = scene.results.under(metric=None, target=None)
     metric = None if view.metric == plain.metric.name else view.metric
     target = None if view.target == plain.target else view.target
-    standard = 100 * default_epsilon(plain.under(metric=metric).metric, 1.0)
+    standard = 100 * plain.under(metric=metric).metric.quantity.usual_tolerance
     tolerance = None if view.tolerance == standard else view.tolerance
     first = {
         option.name: next(iter(option.values(scene.results)), None)

@@ -17,12 +17,10 @@ from dash.development.base_component import Component
 
 from dashboards.address import Address, parse_target, target_text
 from dashboards.blocks import aria
-from sensitivity.analysis.maps import default_epsilon
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.view import Narrowed, View
-from sensitivity.figures.labels import number, optimizer_name, parameter_name, target_label
+from sensitivity.figures.labels import capitalized, number, optimizer_name, parameter_name, target_in_words
 from sensitivity.study.axes import Axis
-from sensitivity.study.metrics import METRICS
 from sensitivity.study.spec import StudySpec
 
 _STEPS = 100
@@ -38,9 +36,9 @@ def positions(axis: Axis) -> tuple[float, ...]:
 def filter_bar(results: StudyResults) -> Component:
     """Return the controls of a study, set as its view says."""
     view, spec = results.view, results.spec
-    metrics = [{"value": name, "label": METRICS[name].label.capitalize()} for name in spec.metrics()]
+    metrics = [{"value": metric.name, "label": capitalized(metric.label)} for metric in spec.measured()]
     target = results.target
-    targets = [{"value": target_text((n, at)), "label": target_label(METRICS[n], at)} for n, at in results.targets]
+    targets = [{"value": target_text(one), "label": target_in_words(one)} for one in results.targets]
     return html.Section(
         [
             html.Div(
@@ -92,9 +90,11 @@ def _many(name: str, label: str, values: Any, chosen: Sequence[object], words: A
 
 
 def _tolerance(results: StudyResults) -> Component:
-    fraction = results.metric.is_fraction
-    default = 100 * default_epsilon(results.metric, 1.0)
-    unit = "percentage points" if fraction else "% of the untrained loss"
+    metric = results.metric
+    default = 100 * metric.quantity.usual_tolerance
+    unit = "percentage points" if metric.percent else f"% of the untrained network's {metric.quantity.label}"
+    if metric.is_loss:
+        unit = "% of the untrained loss"
     return html.Div(
         [
             html.Div(f"Tolerance, {unit}", className="label"),
@@ -188,7 +188,7 @@ def with_controls(
             changes[name] = tuple(o for o in spec.optimizers if o in (value or ()))
         elif name == "batch_sizes":
             changes[name] = tuple(b for b in spec.batch_sizes if str(b) in (value or ()))
-        elif name == "metric" and isinstance(value, str) and value in METRICS:
+        elif name == "metric" and value in spec.measured():
             changes[name] = value
         elif name == "target" and isinstance(value, str):
             changes[name] = parse_target(value)

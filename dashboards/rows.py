@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.store.schema import PARAM_PREFIX, metric_columns
 
 MOST_ROWS = 500
 """Of one answer."""
 
 _LEADING = ("optimizer", "batch_size", "seed", "status")
 _FOLLOWING = (
-    "test_accuracy", "train_loss", "test_loss", "train_accuracy", "steps", "epochs", "train_seconds", "flops",
+    "steps", "epochs", "train_seconds", "flops",
     "device", "host", "finished_at", "message", "trial_id",
 )  # fmt: skip
 
@@ -26,8 +26,14 @@ def columns(runs: pd.DataFrame) -> tuple[str, ...]:
     params = [
         str(name) for name in runs if str(name).startswith(PARAM_PREFIX) and len(runs[name].dropna().unique()) > 1
     ]
-    following = [name for name in _FOLLOWING if name in runs and runs[name].notna().any()]
+    following = [name for name in (*_metrics(runs), *_FOLLOWING) if name in runs and runs[name].notna().any()]
     return (*_LEADING[:2], *params, *_LEADING[2:], *following)
+
+
+def _metrics(runs: pd.DataFrame) -> list[str]:
+    """Return the columns of metrics: the usual ones, and further ones of the study beside those of their split."""
+    known = ("test_accuracy", "train_loss", "test_loss", "train_accuracy")
+    return [*known, *(name for name in metric_columns(map(str, runs.columns)) if name not in known)]
 
 
 def rows_of(runs: pd.DataFrame, request: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,12 +20,12 @@ from dashboards.top import TopPage
 from sensitivity.analysis.view import View
 from sensitivity.figures.exhibit import Computed, computed
 from sensitivity.figures.exhibits.maps import ROBUSTNESS
-from sensitivity.figures.labels import metric_value, number, optimizer_name
+from sensitivity.figures.labels import capitalized, metric_value, number, optimizer_name
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.scales import map_scale
 from sensitivity.figures.tables import Table
 from sensitivity.study.errors import UserError
-from sensitivity.study.metrics import METRICS
+from sensitivity.study.metrics import METRICS, USUAL, Metric
 from sensitivity.study.words import duration
 
 MOST = 4
@@ -35,7 +36,7 @@ def compare_page(site: Site) -> TopPage:
     """Return the page."""
 
     def content(address: Address) -> list[Component]:
-        metrics = [{"value": name, "label": METRICS[name].label.capitalize()} for name in METRICS]
+        metrics = [{"value": metric.name, "label": capitalized(metric.label)} for metric in _metrics(site, address)]
         return [
             html.H1("Compare studies"),
             html.P(f"Up to {MOST} studies, their maps on one colour scale.", className="lead"),
@@ -93,7 +94,7 @@ def register(app: Dash, site: Site) -> None:
     ) -> tuple[str, dict[str, str]]:
         address = parse(site.inner(pathname), search)
         others = tuple(name for name in names or () if name in site.catalog.places())[:MOST]
-        chosen = METRICS[metric].name if metric in METRICS and metric != "test_accuracy" else None
+        chosen = metric if isinstance(metric, str) and metric != "test_accuracy" else None
         written = search_of(replace(address, others=others).under(metric=chosen))
         if address.page != "compare" or written == search_of(address):
             raise PreventUpdate
@@ -118,6 +119,15 @@ def found(site: Site, address: Address, theme: str | None, name: str) -> tuple[S
         if block.name == name:
             return scene, block
     raise PreventUpdate
+
+
+def _metrics(site: Site, address: Address) -> tuple[Metric, ...]:
+    """Return the metrics of the studies that are compared; the usual ones where none is chosen yet."""
+    found: list[Metric] = []
+    for name in address.others[:MOST]:
+        with contextlib.suppress(UserError):  # the comparison says what is wrong with it
+            found += site.catalog.load(name).spec.measured()
+    return tuple(dict.fromkeys((*(found or USUAL), METRICS["test_accuracy"])))
 
 
 def _scenes(site: Site, address: Address, theme: str | None) -> tuple[list[Scene], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,10 +26,9 @@ from sensitivity.figures.labels import metric_value, number, optimizer_name, par
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.errors import UserError
-from sensitivity.study.metrics import METRICS
+from sensitivity.study.metrics import named
+from sensitivity.study.spec import StudySpec
 from sensitivity.study.words import duration
-
-_FRACTIONS = [name for name, metric in METRICS.items() if metric.is_fraction]
 
 
 def _grid(scene: Scene) -> Component:
@@ -40,7 +40,7 @@ def _grid(scene: Scene) -> Component:
             html.P(said, className="note"),
             dag.AgGrid(
                 id="runs",
-                columnDefs=[_column(runs, name) for name in columns(runs)],
+                columnDefs=[_column(runs, name, scene.results.spec) for name in columns(runs)],
                 defaultColDef={"sortable": True, "filter": True, "resizable": True, "minWidth": 90},
                 rowModelType="infinite",
                 getRowId="params.data.trial_id",
@@ -62,13 +62,14 @@ def _grid(scene: Scene) -> Component:
     )
 
 
-def _column(runs: pd.DataFrame, name: str) -> dict[str, Any]:
-    title = METRICS[name].label if name in METRICS else name.replace("_", " ")
+def _column(runs: pd.DataFrame, name: str, spec: StudySpec) -> dict[str, Any]:
+    metric = named(name, spec.measured())
+    title = name.replace("_", " ") if metric is None else metric.label
     title = parameter_name(name.removeprefix(PARAM_PREFIX)) if name.startswith(PARAM_PREFIX) else title
     found: dict[str, Any] = {"field": name, "headerName": title}
     if pd.api.types.is_numeric_dtype(runs[name]):
         found |= {"filter": "agNumberColumnFilter", "type": "rightAligned"}
-        if name in _FRACTIONS:
+        if metric is not None and metric.percent:
             found["valueFormatter"] = {"function": "params.value == null ? '' : d3.format('.2%')(params.value)"}
         elif pd.api.types.is_float_dtype(runs[name]):
             found["valueFormatter"] = {"function": "params.value == null ? '' : d3.format('.4~g')(params.value)"}
@@ -197,8 +198,8 @@ def _run(scene: Scene, run: Mapping[str, Any]) -> list[Any]:
     outcome = [("status", run["status"])]
     outcome += [
         (metric.label, metric_value(metric, float(run[metric.name])))
-        for metric in METRICS.values()
-        if run[metric.name] == run[metric.name]
+        for metric in loaded.spec.measured()
+        if run.get(metric.name, math.nan) == run.get(metric.name, math.nan)
     ]
     if run["steps"] == run["steps"]:
         outcome += [("steps", f"{int(run['steps']):,}"), ("device time", duration(float(run["train_seconds"])))]

@@ -152,7 +152,8 @@ def _curve(
     by_seed = expected_best(scores, k, replacement=not drawn)
     expected = by_seed.mean(axis=1)
     if drawn:
-        perfect = 1.0 if METRICS[metric].is_fraction else 0.0
+        best = sign * METRICS[metric].quantity.perfect
+        perfect = best if math.isfinite(best) else scores.max()  # with no best value, as if none were above those seen
         worst = np.nanmin([scores.min(), sign * untrained])
         low, high = best_of_k_band(scores.ravel(), k, n, (worst, max(perfect, scores.max())))
     else:

@@ -22,7 +22,7 @@ from sensitivity.store.directory import Place
 from sensitivity.store.ledger import read_ledger, refuse_settling_folder
 from sensitivity.store.manifest import Manifest
 from sensitivity.store.reader import StudyRuns, read_evaluations, read_runs
-from sensitivity.store.schema import CURVE_COLUMNS
+from sensitivity.store.schema import CURVE_COLUMNS, further_metrics
 from sensitivity.study.ledger import Ledger
 from sensitivity.study.metrics import METRICS, MetricName
 
@@ -80,19 +80,19 @@ class Evaluations:
         """
         return self._chosen(parts, "rates", (EFFECTIVE_LR,), _mean_rates)
 
-    def of(self, parts: pd.Series[str], trial_ids: Sequence[str]) -> pd.DataFrame:
-        """Return the whole curves of some runs.
+    def of(self, parts: pd.Series[str], trial_ids: Sequence[str], metrics: Sequence[str] = ()) -> pd.DataFrame:
+        """Return the whole curves of some runs, with `metrics` beside the usual ones.
 
         Raises:
             StorageError: as `at_start`.
         """
-        wanted = parts[parts.index.isin(trial_ids)]
+        wanted, columns = parts[parts.index.isin(trial_ids)], [*CURVE_COLUMNS, *metrics]
         tables = [
-            read_evaluations(self._directory, str(part), list(CURVE_COLUMNS), list(group.index))
+            read_evaluations(self._directory, str(part), columns, list(group.index))
             for part, group in wanted.groupby(wanted)
         ]
         if not tables:
-            return pd.DataFrame({name: [] for name in CURVE_COLUMNS})
+            return pd.DataFrame({name: [] for name in columns})
         found: pd.DataFrame = pa.concat_tables(tables).to_pandas()
         return found.assign(trial_id=found["trial_id"].astype("str"))
 
@@ -217,7 +217,7 @@ class StoredTables:
 
     def curves_of(self, trial_ids: Iterable[str]) -> pd.DataFrame:
         """Return the whole curves of some runs."""
-        return self.evaluations.of(self.study.parts, list(trial_ids))
+        return self.evaluations.of(self.study.parts, list(trial_ids), further_metrics(self.manifest.spec.measured()))
 
 
 def read_tables(directory: Place) -> StoredTables:

@@ -15,7 +15,7 @@ from sensitivity.analysis.tables import Tables
 from sensitivity.analysis.times import TimeUnit, known_units
 from sensitivity.analysis.view import Target, View, changed_view
 from sensitivity.store.manifest import Manifest
-from sensitivity.study.metrics import METRICS, Metric
+from sensitivity.study.metrics import Metric
 from sensitivity.study.spec import MarginsSpec, StudySpec
 
 T = TypeVar("T")
@@ -66,26 +66,28 @@ class LookedAt:
     @kept()
     def metrics(self) -> tuple[Metric, ...]:
         """Those that some run has a value of, the target's first, then the most telling."""
-        has, target = self.spec.metrics(), self.spec.primary_target
-        known = [metric for metric in available_metrics(self.searched) if metric.name in has]
+        target = self.spec.primary_target
+        known = available_metrics(self.searched, self.spec.measured())
         return tuple(sorted(known, key=lambda metric: target is None or metric.name != target[0]))
 
     @property
     def metric(self) -> Metric:
         """The one asked for, else the primary target's where some run measured it, else the most telling measured."""
-        declared = self.spec.primary_target or (self.spec.metrics()[0], 0.0)
-        measured = next(iter(self.metrics), METRICS[declared[0]])
-        return measured if self.view.metric is None else METRICS[self.view.metric]
+        declared = self.spec.primary_target or (self.spec.measured()[0], 0.0)
+        measured = next(iter(self.metrics), declared[0])
+        return measured if self.view.metric is None else self.spec.metric(self.view.metric)
 
     @property
     def target(self) -> Target | None:
         """The one asked for, else the primary target; None where the study declares none."""
-        return self.view.target or self.spec.primary_target
+        if self.view.target is None:
+            return self.spec.primary_target
+        return self.spec.metric(self.view.target[0]), self.view.target[1]
 
     @property
     def targets(self) -> tuple[Target, ...]:
         """All declared targets, in the order of the study, and the one that is looked at."""
-        declared = [(name, at) for name, levels in self.spec.targets.items() for at in levels]
+        declared = [(self.spec.metric(name), at) for name, levels in self.spec.targets.items() for at in levels]
         return tuple(dict.fromkeys([*declared, *([self.target] if self.target else [])]))
 
     @property
@@ -94,9 +96,9 @@ class LookedAt:
         if self.view.tolerance is None:
             return None
         share = self.view.tolerance / 100
-        if self.metric.is_fraction:
-            return share
-        return share * float(untrained_values(self.searched, self._start(), self.metric).median())
+        return self.metric.quantity.tolerance(
+            share, float(untrained_values(self.searched, self._start(), self.metric).median())
+        )
 
     @property
     def chosen(self) -> bool:
@@ -131,11 +133,11 @@ class LookedAt:
         return known_units(self.runs)
 
     def _start(self) -> pd.DataFrame:
-        return self._of_runs(self.tables.at_start(self.metric.name))
+        return self._of_runs(self.tables.at_start(self.metric))
 
     def _of_runs(self, rows: pd.DataFrame) -> pd.DataFrame:
         return rows if len(self.runs) == len(self.tables.runs) else rows[rows["trial_id"].isin(self.runs["trial_id"])]
 
     def _of_metric(self, compute: Callable[..., tuple[T, ...]], **further: object) -> tuple[T, ...]:
         """Return what `compute` makes of the runs and the metric; nothing while no run has a value of it."""
-        return compute(self.searched, self._start(), self.metric.name, **further) if self.has_values else ()
+        return compute(self.searched, self._start(), self.metric, **further) if self.has_values else ()

@@ -109,8 +109,8 @@ class RobustnessMap:
 
 
 def default_epsilon(metric: Metric, untrained: float) -> float:
-    """Return one point of accuracy, or 2% of the untrained network's loss."""
-    return 0.01 if metric.is_fraction else 0.02 * untrained
+    """Return one point of accuracy, or 2% of the untrained network's loss; for others see ``Quantity.tolerance``."""
+    return metric.quantity.tolerance(metric.quantity.usual_tolerance, untrained)
 
 
 def compute_maps(
@@ -215,7 +215,7 @@ def _like_best(rows: pd.DataFrame, metric: Metric, best_id: str | None) -> tuple
     done = rows.loc[rows["status"].isin(SOUND), ["cell_id", "seed", "value"]].dropna()
     if best_id is None:
         return frozenset(), 0
-    if not metric.is_fraction and (done["value"] > 0).all():
+    if metric.quantity.scale == "log" and (done["value"] > 0).all():
         done = done.assign(value=np.log(done["value"]))
     of_best = done[done["cell_id"] == best_id].set_index("seed")["value"]
     done = done.assign(difference=done["value"] - done["seed"].map(of_best))

@@ -10,10 +10,12 @@ interrupted and pending runs say nothing about the optimizer: they have no value
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
-from sensitivity.study.metrics import METRICS, Metric
+from sensitivity.study.metrics import Metric, telling_first
 from sensitivity.study.observed import OBSERVED as ELSEWHERE
 from sensitivity.study.results import Status
 
@@ -32,12 +34,10 @@ def made_elsewhere(runs: pd.DataFrame) -> bool:
     return "kind" in runs and bool((runs["kind"] == ELSEWHERE).any())
 
 
-_READING_ORDER = ("test_accuracy", "train_loss", "test_loss", "train_accuracy")
-
-
-def available_metrics(runs: pd.DataFrame) -> tuple[Metric, ...]:
-    """Return the metrics that some run has a finite value of, the most telling first."""
-    return tuple(METRICS[name] for name in _READING_ORDER if name in runs and np.isfinite(runs[name].to_numpy()).any())
+def available_metrics(runs: pd.DataFrame, measured: Iterable[Metric]) -> tuple[Metric, ...]:
+    """Return those of the metrics `measured` that some run has a finite value of, the most telling first."""
+    there = [name for name in measured if name in runs and np.isfinite(runs[name].to_numpy(dtype=float)).any()]
+    return telling_first(there)
 
 
 def untrained_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: Metric) -> pd.Series[float]:

@@ -102,11 +102,13 @@ def _of_seeds(per_seed: Floats, share: Floats) -> tuple[Floats, Floats]:
 
 
 def rate_targets(metric: MetricName, untrained: float, best: float, count: int = 24) -> tuple[float, ...]:
-    """Return levels from the untrained network to the best value seen, evenly in the logarithm of loss or error."""
-    if METRICS[metric].is_fraction:
-        worst, least = 1.0 - untrained, max(1.0 - best, 1e-3)
-        return tuple(float(1.0 - level) for level in np.geomspace(worst, least, count + 1)[1:])
-    if best <= 0 or untrained <= 0:
+    """Return levels from the untrained network to the best value seen, evenly on the metric's scale."""
+    quantity = METRICS[metric].quantity
+    if quantity.scale == "distance" and quantity.distance(untrained) > 0:
+        sign = 1.0 if quantity.lower_is_better else -1.0
+        worst, least = quantity.distance(untrained), max(quantity.distance(best), 1e-3)
+        return tuple(float(quantity.perfect + sign * level) for level in np.geomspace(worst, least, count + 1)[1:])
+    if best <= 0 or untrained <= 0 or quantity.scale == "linear":
         return tuple(float(level) for level in np.linspace(untrained, best, count + 1)[1:])
     return tuple(float(level) for level in np.geomspace(untrained, best, count + 1)[1:])
 

@@ -203,7 +203,7 @@ class StudyResults(LookedAt):
         """Success rates over batch size and levels of the metric; none while no run has a value of it."""
         if not self.has_values:
             return ()
-        name = self.metric.name
+        name = self.metric
         return compute_success(self.searched, self._of_runs(self.tables.best(name)), name, designs=self._designs)
 
     @kept("metric")

@@ -91,9 +91,9 @@ def changed_view(view: View, changes: Mapping[str, object], spec: StudySpec) -> 
     if target is not None:
         if not isinstance(target, tuple) or len(target) != 2:
             raise UserError(f'target: give a metric and its level, such as ("test_accuracy", 0.9); got {target!r}')
-        _check("metric", target[:1], spec.metrics())
+        _check("metric", target[:1], spec.measured())
     if metric is not None:
-        _check("metric", (metric,), spec.metrics())
+        _check("metric", (metric,), spec.measured())
     for name, allowed in (("optimizers", tuple(spec.optimizers)), ("batch_sizes", spec.batch_sizes)):
         values = changes.get(name, ())
         if not isinstance(values, (tuple, list)):

@@ -87,7 +87,7 @@ def _export(study: Study, url: str, *, shown: str) -> tuple[str, ...]:
     evaluations = study.curves.to_dict("records")  # at once, and in the order of runs: a call each takes far longer
     curves = {str(name): list(rows) for name, rows in itertools.groupby(evaluations, key=itemgetter("trial_id"))}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    has_classes = "test_accuracy" in spec.metrics()
+    has_classes = "test_accuracy" in spec.measured()
     search = spec.search or SearchSpec(objective=("test_accuracy" if has_classes else "test_loss",))
     try:
         with _storage(url) as storage, _all_or_none(storage) as made:

@@ -145,8 +145,8 @@ def _values(map_: RobustnessMap, placed: Sequence[tuple[int, int, Cell]], scale:
 
 
 def _cell_text(map_: RobustnessMap, cell: Cell, *, spread: bool) -> str:
-    percent = 100 if map_.metric.is_fraction else 1
-    value = f"{100 * cell.median:.1f}" if map_.metric.is_fraction else number(cell.median)
+    percent = 100 if map_.metric.percent else 1
+    value = f"{100 * cell.median:.1f}" if map_.metric.percent else number(cell.median)
     if spread and cell.completed + cell.diverged > 1:
         return f"{value}<br>±{number(percent * (cell.high - cell.low) / 2, 1)}"
     return value

@@ -22,6 +22,11 @@ def safe(text: object) -> str:
     return html.escape(str(text))
 
 
+def capitalized(text: str) -> str:
+    """Return a text whose first letter is a capital one; abbreviations in it stay as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def optimizer_label(name: str) -> str:
     """Return an optimizer's name as it is read, escaped."""
     return safe(optimizer_name(name))
@@ -43,9 +48,9 @@ def tick_labels(values: Sequence[float]) -> list[str]:
 
 def metric_value(metric: Metric, value: float) -> str:
     """Return a metric's value with its unit."""
-    if metric.is_fraction and math.isfinite(value):
+    if metric.percent and math.isfinite(value):
         return f"{100 * value:.1f}%"
-    return number(value, 3)
+    return f"{number(value, 3)} {metric.quantity.unit}".rstrip()
 
 
 def target_label(metric: Metric, level: float) -> str:
@@ -118,7 +123,7 @@ def status_line(cell: Cell) -> str:
 
 def tolerance(map_: RobustnessMap) -> str:
     """Return the width of the tolerance region."""
-    if map_.metric.is_fraction:
+    if map_.metric.percent:
         return f"{100 * map_.epsilon:.3g} percentage point" + ("" if map_.epsilon == 0.01 else "s")
     return number(map_.epsilon, 2)
 

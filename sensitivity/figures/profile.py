@@ -48,7 +48,7 @@ def add_profile(
             hoverinfo="text",
             customdata=[cell.cell_id for cell in measured],
         )
-    worst = scale.bottom if map_.metric.is_fraction else scale.top
+    worst = scale.bad_end
     marks = (
         ("diverged", "every seed diverged", "x", theme.warning),
         ("failed", "failed", "hash-open", theme.failed),
@@ -69,7 +69,7 @@ def add_profile(
             )
     best = map_.best_cell
     if best is not None:
-        limit = best.median - map_.epsilon if map_.metric.is_fraction else best.median + map_.epsilon
+        limit = best.median + map_.epsilon if map_.metric.lower_is_better else best.median - map_.epsilon
         figure.add_hline(y=place(limit), line={"color": theme.muted, "dash": "dot", "width": 1.2}, row=row, col=column)
         star = {"symbol": "star", "size": 15, "color": "#ffffff", "line": {"width": 1.2, "color": "#000000"}}
         add("best", x=[best.x], y=[place(best.median)], mode="markers", marker=star, hoverinfo="skip")

@@ -1,7 +1,8 @@
 """Where a metric's value lies on an axis or a colour bar.
 
-Losses lie at their logarithm. Accuracies lie at minus the logarithm of the error, 1 - accuracy: 98% and 99%
-are as far apart as 80% and 90%, and the axis is labelled in accuracy.
+The declaration of a metric says how (``Quantity.scale``). Losses lie at their logarithm. Accuracies lie at minus the
+logarithm of the error, 1 - accuracy: 98% and 99% are as far apart as 80% and 90%, and the axis is labelled in accuracy.
+So do others that have a best value; one without lies where it is.
 """
 
 from __future__ import annotations
@@ -42,7 +43,12 @@ class Scale:
     @property
     def colours(self) -> str:
         """The colour scale, yellow at the good end."""
-        return "Cividis" if self.metric.is_fraction else "Cividis_r"
+        return "Cividis_r" if self.metric.lower_is_better else "Cividis"
+
+    @property
+    def bad_end(self) -> float:
+        """The position of the worst values."""
+        return self.top if self.metric.lower_is_better else self.bottom
 
     def ink_on(self, value: float) -> str:
         """Return black or white, whichever has more contrast with the colour of `value`."""
@@ -56,14 +62,18 @@ def metric_scale(metric: Metric, values: Iterable[float], *, worst: float = math
     end = _raw(metric, worst) if math.isfinite(worst) else None
     bottom, top = min(positions, default=end or 0.0), max(positions, default=end or 0.0)
     if end is not None:
-        bottom, top = (end, max(top, end)) if metric.is_fraction else (min(bottom, end), end)
-    bottom = max(bottom, top - _DECADES)
-    if top - bottom < 0.02:
-        bottom, top = bottom - 0.01, bottom + 0.01
+        bottom, top = (min(bottom, end), end) if metric.lower_is_better else (end, max(top, end))
+    least = 0.02
+    if metric.quantity.scale == "linear":
+        least = 1e-3 * max(abs(top), 1e-9)
+    else:
+        bottom = max(bottom, top - _DECADES)
+    if top - bottom < least:
+        bottom, top = bottom - least / 2, bottom + least / 2
     ticks = _ticks(metric, bottom, top)
     if end is not None:
         ticks = [(at, text) for at, text in ticks if abs(at - end) > 0.06 * (top - bottom)]
-        ticks.append((end, ("≤ " if metric.is_fraction else "≥ ") + _label(metric, worst)))
+        ticks.append((end, ("≥ " if metric.lower_is_better else "≤ ") + _label(metric, worst)))
     return Scale(
         metric=metric,
         bottom=bottom,
@@ -90,27 +100,46 @@ def _inks(colours: str) -> tuple[str, ...]:
 
 
 def _raw(metric: Metric, value: float) -> float:
-    if metric.is_fraction:
-        return -math.log10(max(1 - value, _SMALLEST_ERROR))
-    return math.log10(max(value, 1e-30))
+    quantity = metric.quantity
+    if quantity.scale == "linear":
+        return value
+    if quantity.scale == "log":
+        return math.log10(max(value, 1e-30))
+    place = math.log10(max(quantity.distance(value), _SMALLEST_ERROR))
+    return place if quantity.lower_is_better else -place
 
 
 def _label(metric: Metric, value: float) -> str:
-    return f"{100 * value:.3g}%" if metric.is_fraction else number(value, 2)
+    if metric.percent:
+        return f"{100 * value:.3g}%"
+    return number(value, 2 if metric.quantity.scale == "log" else 3)
 
 
 def _ticks(metric: Metric, bottom: float, top: float) -> list[tuple[float, str]]:
-    if metric.is_fraction:
-        values = list(_ACCURACIES)
-    else:
-        decades = range(math.floor(bottom) - 1, math.ceil(top) + 1)
-        steps = (1, 2, 5) if top - bottom < 2 else (1,)
-        values = [step * 10.0**decade for decade in decades for step in steps]
-        if top - bottom < 0.5:
-            values = [step * 10.0**decade / 4 for decade in decades for step in range(4, 40)]
     kept: list[tuple[float, str]] = []
-    for value in values:
+    for value in _tick_values(metric, bottom, top):
         at = _raw(metric, value)
         if bottom <= at <= top and (not kept or at - kept[-1][0] > 0.07 * (top - bottom)):
             kept.append((at, _label(metric, value)))
     return kept
+
+
+def _tick_values(metric: Metric, bottom: float, top: float) -> list[float]:
+    """Return round values, from the bottom of the scale to its top."""
+    quantity = metric.quantity
+    if metric.percent:
+        return list(_ACCURACIES)
+    if quantity.scale == "linear":
+        step = 10.0 ** math.floor(math.log10((top - bottom) / 4))
+        step *= next(factor for factor in (1, 2, 5, 10) if factor * step >= (top - bottom) / 8)
+        return [k * step for k in range(math.ceil(bottom / step), math.floor(top / step) + 1)]
+    falls = quantity.scale == "distance" and not quantity.lower_is_better  # a large distance lies at the bottom
+    low, high = (-top, -bottom) if falls else (bottom, top)
+    decades = range(math.floor(low) - 1, math.ceil(high) + 1)
+    steps: Sequence[int] = (1, 2, 5) if top - bottom < 2 else (1,)
+    values = [step * 10.0**decade for decade in decades for step in steps]
+    if top - bottom < 0.5:
+        values = [step * 10.0**decade / 4 for decade in decades for step in range(4, 40)]
+    if quantity.scale == "log":
+        return values
+    return [quantity.perfect - value for value in reversed(values)] if falls else [quantity.perfect + v for v in values]

@@ -111,7 +111,7 @@ def mapping_of(raw: Mapping[str, Any], *, source: str) -> ImportMapping:
     mistakes += [
         f'metrics.{name}.unit: a loss has unit = "as_is"; an accuracy fraction, percent, error or error_percent'
         for name, metric in found.metrics.items()
-        if METRICS[name].is_fraction == (metric.unit == "as_is")
+        if METRICS[name].percent == (metric.unit == "as_is")
     ]
     if not found.metrics:
         mistakes.append(f"metrics: name the column of at least one of {', '.join(METRICS)}")

@@ -214,7 +214,7 @@ def _evaluations(
         scale = 100.0 if metric.unit.endswith("percent") else 1.0
         found[ours] = (scale - own if metric.unit.startswith("error") else own) / scale
         high = np.nanmax(found[ours], initial=0.0)
-        if METRICS[ours].is_fraction and (high > 1 + 1e-6 or np.nanmin(found[ours], initial=0.0) < -1e-6):
+        if METRICS[ours].percent and (high > 1 + 1e-6 or np.nanmin(found[ours], initial=0.0) < -1e-6):
             raise UserError(
                 f"{number.source}: column {metric.column!r} is no accuracy in the unit {metric.unit!r}: it has "
                 f"{np.nanmax(own):g}\n  Give its unit in [metrics] of the mapping: fraction, percent, error or "

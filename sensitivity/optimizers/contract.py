@@ -41,7 +41,7 @@ class Networks:
     """Whether some of these positions have no loss."""
     gradients_are_products: bool = False
     """Whether a layer's gradient is that of its observed calls alone."""
-    loss: Literal["cross_entropy", "squared_error"] | None = None
+    loss: Literal["cross_entropy", "squared_error", "binary_cross_entropy"] | None = None
     """That of the outputs, where it is one of these."""
     steps: int | None = None
     """In the budget."""

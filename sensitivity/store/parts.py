@@ -19,6 +19,7 @@ from sensitivity.store.schema import (
     PLAN,
     RUNS,
     curves_schema,
+    further_metrics,
     plan_schema,
     runs_schema,
 )
@@ -71,7 +72,7 @@ def read_run_tables(directory: Place, parts: Sequence[str], columns: Sequence[st
     """
 
     def schema_of(names: Sequence[str]) -> pa.Schema:
-        whole = runs_schema(params(names))
+        whole = runs_schema(params(names), further_metrics(names))
         return pa.schema([whole.field(column) for column in columns]) if columns else whole
 
     written = [part for part in parts if not is_log(part)]
@@ -98,7 +99,7 @@ def read_curve_tables(
     Raises:
         StorageError: a part is damaged, or can't be read.
     """
-    whole = curves_schema()
+    whole = curves_schema(tuple(further_metrics(columns)))
     fields = [whole.field(column) for column in columns]
     schema = pa.schema([f.with_type(pa.dictionary(pa.int32(), f.type)) if f.name == "trial_id" else f for f in fields])
     held: dict[str, pa.Table] = {}
@@ -106,7 +107,7 @@ def read_curve_tables(
     for part in parts:
         if is_log(part):
             _, curve = read_log(directory, part)
-            held[part] = curve.select(schema.names).cast(schema)
+            held[part] = _with_missing(curve, schema).select(schema.names).cast(schema)
     parts = [part for part in parts if not is_log(part)]
     names = [f"{CURVES}/{part}" for part in parts]
     for part, table in zip(parts, _read(directory, names, lambda _: schema, allowance), strict=True):
@@ -192,7 +193,8 @@ def _table(source: pa.NativeFile, schema_of: Callable[[Sequence[str]], pa.Schema
 
     def columns_of(names: Sequence[str]) -> list[str]:
         chosen.append(schema_of(names))
-        return [name for name in chosen[0].names if name in names or name != "confirmation"]
+        absent = {"confirmation", *further_metrics(chosen[0].names)}
+        return [name for name in chosen[0].names if name in names or name not in absent]
 
     encoded = ["trial_id"] if pa.types.is_dictionary(_type_of(schema_of([]), "trial_id")) else []
     table = read_parquet(source, columns_of, allowance, dictionaries=encoded)
@@ -200,9 +202,18 @@ def _table(source: pa.NativeFile, schema_of: Callable[[Sequence[str]], pa.Schema
     if "confirmation" in schema.names and "confirmation" not in table.column_names:
         # The part was written before there were confirmations.
         table = table.append_column("confirmation", pa.array([False] * len(table), pa.bool_()))
+    table = _with_missing(table, schema)
     if table.schema.equals(schema):
         return table
     return table.select(schema.names).cast(schema)
+
+
+def _with_missing(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Add the metrics of `schema` that a part lacks, as it was written before they were measured: NaN in each row."""
+    for name in further_metrics(schema.names):
+        if name not in table.column_names:
+            table = table.append_column(name, pa.array(np.full(len(table), np.nan)))
+    return table
 
 
 def _type_of(schema: pa.Schema, name: str) -> pa.DataType:

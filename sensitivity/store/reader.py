@@ -18,7 +18,15 @@ from sensitivity.store.logs import log_parts
 from sensitivity.store.manifest import MANIFEST, Manifest, read_manifest
 from sensitivity.store.parquet import Allowance
 from sensitivity.store.parts import DamagedError, params, read_curve_tables, read_plan_table, read_run_tables
-from sensitivity.store.schema import PARAM_PREFIX, PLAN, RUNS, TRIAL_COLUMNS, curves_schema, runs_schema
+from sensitivity.store.schema import (
+    PARAM_PREFIX,
+    PLAN,
+    RUNS,
+    TRIAL_COLUMNS,
+    curves_schema,
+    further_metrics,
+    runs_schema,
+)
 from sensitivity.store.writer import plan_table
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.ledger import Ledger
@@ -98,7 +106,7 @@ def read_study(directory: Place) -> Study:
         StorageError: no study there, another schema version, or a damaged part (named, with how to go on).
     """
     read = read_runs(directory)
-    curves = _read_curves(directory, read.parts)
+    curves = _read_curves(directory, read.parts, further_metrics(read.manifest.spec.measured()))
     return Study(read.manifest, read.runs, curves, read.unplanned, read_ledger(directory))
 
 
@@ -118,6 +126,9 @@ def read_runs(directory: Place, kept: MutableMapping[str, pa.Table] | None = Non
             plan[PARAM_PREFIX + name] = np.nan
     extra = ["trial_id", *(name for name in results.columns if name not in plan.columns)]
     runs = plan.merge(results[extra], on="trial_id", how="left", validate="one_to_one")
+    for metric in manifest.spec.measured():
+        if metric not in runs.columns:  # measured in no part that is there yet
+            runs[metric.name] = np.nan
     runs["status"] = runs["status"].fillna(Status.PENDING.value)
     for name in ("message", "traceback"):
         runs[name] = runs[name].fillna("")
@@ -203,7 +214,7 @@ def export_runs(directory: Place, suffix: str) -> bytes:
     if suffix not in (".csv", ".parquet"):
         raise UserError(f"can't export to a file that ends in {suffix!r}; allowed: .csv, .parquet")
     runs = read_study(directory).runs
-    schema = runs_schema(params(runs.columns))
+    schema = runs_schema(params(runs.columns), further_metrics(runs.columns))
     # Pending runs have made pandas turn integers into floats; a table written for others has its own types again.
     table = pa.Table.from_pandas(runs[schema.names], schema=schema, preserve_index=False)
     if suffix == ".csv":
@@ -261,9 +272,9 @@ def _counting(parts: Mapping[str, pa.Table]) -> pd.DataFrame:
     return runs.loc[order].drop_duplicates("trial_id", keep="last")
 
 
-def _read_curves(directory: Place, parts: pd.Series[str]) -> pd.DataFrame:
+def _read_curves(directory: Place, parts: pd.Series[str], metrics: Sequence[str]) -> pd.DataFrame:
     """Return the curve of each run from the part that its result stands in, ordered by run and step."""
-    schema = curves_schema()
+    schema = curves_schema(tuple(metrics))
     tables = [schema.empty_table()]
     groups = dict(list(parts.groupby(parts)))
     for name, table in read_curve_tables(directory, list(map(str, groups)), schema.names, Allowance()):

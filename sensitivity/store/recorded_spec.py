@@ -13,7 +13,7 @@ from sensitivity.store.logs import log_parts
 from sensitivity.store.parts import read_run_tables
 from sensitivity.store.schema import RUNS
 from sensitivity.study.errors import StorageError
-from sensitivity.study.metrics import METRICS
+from sensitivity.study.metrics import METRICS, USUAL
 from sensitivity.study.section import MOST_ITEMS
 
 
@@ -30,11 +30,11 @@ def of_recorded_runs(directory: Place, declared: dict[str, Any]) -> dict[str, An
     runs: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
     runs = runs.sort_values("started_at", kind="stable").drop_duplicates("trial_id", keep="last")
     optimizers = {str(name): arm_of(own, {}) for name, own in runs.groupby("optimizer", sort=False)}
-    measured = [name for name in METRICS if runs[name].notna().any()]
+    measured = [name for name in METRICS if name in runs and runs[name].notna().any()]
     return {
         **declared,
         "batch_sizes": [int(size) for size in sorted(runs["batch_size"].unique())],
         "seeds": [int(seed) for seed in sorted(runs["seed"].unique())][:MOST_ITEMS],
         "optimizers": optimizers,
-        "observed": {"recorded": True, "metrics": measured or list(METRICS)},
+        "observed": {"recorded": True, "metrics": list(map(str, measured or USUAL))},
     }

@@ -162,7 +162,7 @@ def _number(name: str, value: Any) -> float:
         raise UserError(f"unknown {name!r}{hint}; allowed: {', '.join(allowed)}")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UserError(f"{name}: give a number; got {value!r}")
-    fraction = name in METRICS and METRICS[name].is_fraction
+    fraction = name in METRICS and METRICS[name].percent
     if fraction and math.isfinite(value) and not 0 <= value <= 1:
         raise UserError(f"{name}: an accuracy is a fraction from 0 to 1; got {value:g}. For 95% give 0.95")
     if name in _TIMES and not value >= 0:

@@ -1,14 +1,18 @@
 """The columns of the study directory's tables, documented once.
 
-Hyperparameters are columns ``param.<name>``, null where an optimizer has no such hyperparameter.
+Hyperparameters are columns ``param.<name>``, null where an optimizer has no such hyperparameter. Metrics are columns of
+their own names, which begin with a split; those beside the usual ones are in the parts of studies that measure them.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 
 import pyarrow as pa
+
+from sensitivity.study.metrics import SPLITS, USUAL
 
 SCHEMA_VERSION = 1
 """Written into study.json; another version is refused rather than misread."""
@@ -91,6 +95,24 @@ CURVE_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 """Columns of curves."""
 
 
+_METRIC = re.compile(rf"(?:{'|'.join(SPLITS)})_\w+")
+_NO_METRICS = {"train_seconds"}
+
+
+def metric_columns(names: Iterable[str]) -> list[str]:
+    """Return those of the columns `names` that hold metrics: they begin with a split."""
+    return [name for name in names if _METRIC.fullmatch(name) and name not in _NO_METRICS]
+
+
+def further_metrics(names: Iterable[str]) -> list[str]:
+    """Return those of the columns `names` that hold metrics beside the usual ones."""
+    return [name for name in metric_columns(names) if name not in USUAL]
+
+
+def _metrics(names: Iterable[str], where: str) -> list[pa.Field]:
+    return _fields({str(name): (_F, f"{where}; NaN where it was not measured") for name in names})
+
+
 def _fields(columns: dict[str, tuple[pa.DataType, str]]) -> list[pa.Field]:
     return [pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in columns.items()]
 
@@ -104,12 +126,13 @@ def plan_schema(params: Iterable[str]) -> pa.Schema:
     return pa.schema([*_fields(TRIAL_COLUMNS), *_params(params)])
 
 
-def runs_schema(params: Iterable[str]) -> pa.Schema:
-    """Return the schema of a part of runs for hyperparameters `params`."""
-    return pa.schema([*_fields(TRIAL_COLUMNS), *_params(params), *_fields(RESULT_COLUMNS)])
+def runs_schema(params: Iterable[str], metrics: Iterable[str] = ()) -> pa.Schema:
+    """Return the schema of a part of runs for hyperparameters `params`, and `metrics` beside the usual ones."""
+    further = _metrics(metrics, "at the last evaluation of its split with a finite loss")
+    return pa.schema([*_fields(TRIAL_COLUMNS), *_params(params), *_fields(RESULT_COLUMNS), *further])
 
 
 @functools.cache
-def curves_schema() -> pa.Schema:
-    """Return the schema of a part of curves."""
-    return pa.schema(_fields(CURVE_COLUMNS))
+def curves_schema(metrics: tuple[str, ...] = ()) -> pa.Schema:
+    """Return the schema of a part of curves, with `metrics` beside the usual ones."""
+    return pa.schema([*_fields(CURVE_COLUMNS), *_metrics(metrics, "over the split that its name begins with")])

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sensitivity.store.schema import PARAM_PREFIX, PHASE_PREFIX
+from sensitivity.store.schema import PARAM_PREFIX, PHASE_PREFIX, further_metrics
 from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.results import Status
 from sensitivity.study.spec import StudySpec
@@ -246,7 +246,9 @@ def runs_fault(table: pa.Table, *, elsewhere: bool = False) -> Fault | None:
 
     `elsewhere` is whether the runs were trained elsewhere, so that not all is known of them.
     """
-    fault = _first_fault(table, {**TRIAL_RULES, **RESULT_RULES, **(UNKNOWN_ELSEWHERE if elsewhere else {})})
+    further = dict.fromkeys(further_metrics(table.column_names), _LOSS)
+    rules = {**TRIAL_RULES, **RESULT_RULES, **(UNKNOWN_ELSEWHERE if elsewhere else {}), **further}
+    fault = _first_fault(table, rules)
     if fault is not None or elsewhere or not {"status", "train_loss"} <= set(table.column_names):
         return fault
     completed = _mask(pc.equal(table["status"], Status.COMPLETED.value))

@@ -24,6 +24,7 @@ from sensitivity.store.schema import (
     runs_schema,
 )
 from sensitivity.study.errors import StorageError
+from sensitivity.study.metrics import SPLITS, USUAL
 from sensitivity.study.redaction import redacted
 from sensitivity.study.results import PHASES, Measurement, PackResult, RunResult
 from sensitivity.study.trials import Trial
@@ -78,17 +79,12 @@ def append(
         "code_version": code_version,
     }
     rows = [{**trial_row(run.trial), **result_row(run), **shared} for run in result.runs]
-    curves = [
-        {
-            "trial_id": run.trial.id,
-            **{name: getattr(m, name) for name in curves_schema().names if name != "trial_id"},
-        }
-        for run in result.runs
-        for m in run.measurements
-    ]
+    curves = [{"trial_id": run.trial.id, **measured.row()} for run in result.runs for measured in run.measurements]
+    further = tuple(dict.fromkeys(name for run in result.runs for m in run.measurements for name in m.further))
     name = f"{result.pack_id}-{uuid.uuid4().hex[:8]}.parquet"
-    schema = runs_schema({*_param_names(run.trial for run in result.runs), *hyperparameters})
-    directory.write(f"{CURVES}/{name}", parquet_bytes(pa.Table.from_pylist(curves, schema=curves_schema())))
+    schema = runs_schema({*_param_names(run.trial for run in result.runs), *hyperparameters}, further)
+    curve_table = pa.Table.from_pylist(curves, schema=curves_schema(further))
+    directory.write(f"{CURVES}/{name}", parquet_bytes(curve_table))
     directory.write(f"{RUNS}/{name}", parquet_bytes(pa.Table.from_pylist(rows, schema=schema)))
 
 
@@ -124,16 +120,25 @@ def _cut(text: str) -> str:
 
 
 def _finite(measurements: Iterable[Measurement], metric: str) -> list[Measurement]:
-    return [measured for measured in measurements if math.isfinite(getattr(measured, metric))]
+    return [measured for measured in measurements if math.isfinite(measured.of(metric))]
+
+
+def last_values(measurements: Sequence[Measurement]) -> dict[str, float]:
+    """Return each metric at the end of a run: at the last evaluation with a finite loss of its split.
+
+    That is by the loss, where there is one: the accuracy of a network whose outputs are not finite is a number too.
+    """
+    further = [name for measured in measurements for name in measured.further]
+    last: dict[str, float] = {}
+    for split in SPLITS:
+        names = [name for name in dict.fromkeys((*USUAL, *further)) if name.startswith(f"{split}_")]
+        finite = next((found for name in names if (found := _finite(measurements, name))), [])
+        last |= {str(name): finite[-1].of(name) if finite else math.nan for name in names}
+    return last
 
 
 def result_row(run: RunResult) -> dict[str, Any]:
     """Return the columns of a run that its result alone decides."""
-    last: dict[str, float] = {}
-    for loss, accuracy in (("train_loss", "train_accuracy"), ("test_loss", "test_accuracy")):
-        # By the loss, where there is one: the accuracy of a network whose outputs are not finite is a number too.
-        finite = _finite(run.measurements, loss) or _finite(run.measurements, accuracy)
-        last |= {name: getattr(finite[-1], name) if finite else math.nan for name in (loss, accuracy)}
     return {
         "status": run.status.value,
         "message": _cut(redacted(run.message)),
@@ -141,7 +146,7 @@ def result_row(run: RunResult) -> dict[str, Any]:
         "steps": run.steps,
         "epochs": run.epochs,
         "initial_train_loss": run.measurements[0].train_loss if run.measurements else math.nan,
-        **last,
+        **last_values(run.measurements),
         "train_seconds": run.train_seconds,
         "eval_seconds": run.eval_seconds,
         "flops": run.flops,

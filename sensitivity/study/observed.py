@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.hashing import content_hash
-from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.metrics import METRICS, USUAL, Metric, MetricName, is_metric
 from sensitivity.study.section import AsList, Section
 
 OBSERVED = "observed"
@@ -26,7 +26,7 @@ TRAINED_HERE = ("problem", "budget", "schedule", "evaluation", "search", "execut
 class ObservedSpec(Section):
     """What is known of runs that were trained elsewhere."""
 
-    metrics: Annotated[tuple[MetricName, ...], AsList] = tuple(metric.name for metric in METRICS.values())
+    metrics: Annotated[tuple[MetricName, ...], AsList] = tuple(metric.name for metric in USUAL)
     """Those that were measured."""
     source: str = ""
     """Where the runs come from, in words; empty where the user's own loop reports them."""
@@ -44,7 +44,18 @@ class ObservedSpec(Section):
     def _some_metric(cls, value: tuple[MetricName, ...]) -> tuple[MetricName, ...]:
         if not value:
             raise PydanticCustomError("empty", "the list is empty: give at least one of {all}", {"all": list(METRICS)})
+        for name in value:
+            if not is_metric(name):
+                raise PydanticCustomError(
+                    "unknown_name",
+                    "unknown {value}. Allowed: {allowed}",
+                    {"value": repr(name), "allowed": ", ".join(METRICS), "known": list(METRICS), "name": name},
+                )
         return value
+
+    def measured(self) -> tuple[Metric, ...]:
+        """Return the metrics that runs may have, with their declarations."""
+        return tuple(METRICS[name] for name in self.metrics)
 
     def where(self) -> str:
         """Return in words where the runs were trained."""

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PlainValidator, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sensitivity.study.metrics import METRICS, MetricName
-from sensitivity.study.section import Count, Seed
+from sensitivity.study.measured import MetricField, MetricSpec, metric_mistake, quantities_of
+from sensitivity.study.metrics import SPLITS, Metric
+from sensitivity.study.section import AsList, Count, Section, Seed
 from sensitivity.study.user_functions import IMPORT_PATH
 from sensitivity.study.varying import Varying
 
-DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "text", "noisy_quadratic")
+DATASETS = ("digits", "diabetes", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "text", "noisy_quadratic")
 IMAGE_FOLDER = "imagefolder:"
 """What stands before the path of a folder of images, as a data set."""
 TEXT = "text:"
 """Likewise before that of a text file, or of a folder of text files."""
-_PATHS = (IMAGE_FOLDER, TEXT)
+TABLE = "table:"
+"""Likewise before the path of a file of columns or arrays."""
+_PATHS = (IMAGE_FOLDER, TEXT, TABLE)
 _TEXT_DEFAULTS = {"tokenizer": "characters", "sequence_length": 32, "vocabulary": 1024}
 """Of fields that a text has; a vocabulary has a size of its own with "bpe" alone."""
 MODELS = (
@@ -33,8 +36,23 @@ MODELS = (
     "transformer",
     "quadratic",
 )
+TABLE_SUFFIXES = (".csv", ".parquet", ".npz", ".npy")
+LOSSES = ("cross_entropy", "squared_error", "huber", "binary_cross_entropy", "quadratic")
+_LOSS_ARGUMENTS = {"cross_entropy": ("class_weights",), "huber": ("delta",)}
+"""What shipped losses may be given."""
 _ORACLE = {"dataset": "noisy_quadratic", "model": "quadratic", "loss": "quadratic"}
 """The fields that make the noisy quadratic; none of them means anything without the others."""
+_LATER = (
+    "columns",
+    *_TEXT_DEFAULTS,
+    "outputs",
+    "model_arguments",
+    "loss_arguments",
+    "metrics",
+    "validation_fraction",
+    "label_smoothing",
+)
+"""Fields that the ids of trials leave out where they are not used, as there were studies before them."""
 
 
 def _argument(raw: Any) -> Any:
@@ -47,6 +65,25 @@ def _argument(raw: Any) -> Any:
 
 
 _Argument = Annotated[Any, PlainValidator(_argument)]
+
+
+def _listed(raw: Any) -> Any:
+    return [raw] if isinstance(raw, str) else raw
+
+
+_Names = Annotated[tuple[str, ...], BeforeValidator(_listed), AsList]
+
+
+def _loss_argument(raw: Any) -> Any:
+    """Read an argument of a loss: a number, a text, true, false, or a list of numbers."""
+    if isinstance(raw, (bool, str, int, float)):
+        return raw
+    if isinstance(raw, (list, tuple)) and all(isinstance(each, (int, float)) for each in raw):
+        return list(raw)
+    raise PydanticCustomError("argument", "give a number, a text, true, false, or a list of numbers")
+
+
+_LossArgument = Annotated[Any, PlainValidator(_loss_argument)]
 
 
 def _known_or_import_path(value: str, known: tuple[str, ...], what: str, other: str = "") -> str:
@@ -66,6 +103,21 @@ def _known_or_import_path(value: str, known: tuple[str, ...], what: str, other: 
     )
 
 
+class ColumnsSpec(Section):
+    """Which columns of a table, or arrays of a file, are what."""
+
+    inputs: _Names | None = None
+    """None is all that have no other use; of an ``.npz``, the array ``x``."""
+    targets: _Names | None = None
+    """None is the last column; of an ``.npz``, the array ``y``."""
+    split: str | None = None
+    """A column that says train, validation or test of each row; None draws them."""
+    group: str | None = None
+    """A column whose equal values stay together, all in one split."""
+    standardise: Literal["all", "inputs", "none"] = "all"
+    """What is given mean 0 and deviation 1 on the training rows: inputs, and targets that are numbers."""
+
+
 def _is_text(dataset: str) -> bool:
     return dataset == "text" or dataset.startswith(TEXT)
 
@@ -77,13 +129,23 @@ class ProblemSpec(Varying):
     own: ClassVar[Collection[str]] = ("label_smoothing", "model_arguments")
 
     dataset: str = "digits"
+    columns: ColumnsSpec | None = None
+    """Of a ``table:PATH``."""
     model: str = "perceptron"
     model_arguments: dict[str, _Argument] = Field(default_factory=dict)
     """What the model's function is given beside the shape of an input and the number of outputs."""
-    loss: Literal["cross_entropy", "squared_error", "quadratic"] = "cross_entropy"
+    outputs: Count | None = None
+    """Of the model; None is as many as there are classes, or numbers in a target."""
+    loss: str = "cross_entropy"
+    loss_arguments: Annotated[dict[str, _LossArgument], Field(validate_default=True)] = Field(default_factory=dict)
+    """What the loss is given beside outputs and targets."""
+    metrics: dict[str, MetricField] = Field(default_factory=dict)
+    """Quantities that are measured beside the loss and, with cross-entropy, the accuracy."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The share of an example's target that is spread over all classes in training; losses are measured without."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The share of the training examples that is held out to make choices on; None for none."""
     split_seed: Seed = 0
     train_subset: Count | None = None
     test_subset: Count | None = None
@@ -92,7 +154,7 @@ class ProblemSpec(Varying):
     """What the tokens of a text are; "bpe" is a byte-level one that is trained on its training part."""
     vocabulary: Annotated[int | None, Field(ge=257, le=1_000_000, validate_default=True)] = None
     """Tokens of a "bpe"."""
-    sequence_length: Annotated[Count | None, Field(validate_default=True)] = None
+    sequence_length: Annotated[int | None, Field(ge=2, le=1_000_000, validate_default=True)] = None
     """Tokens of an example of a text."""
     augment: Literal["none", "crop_flip"] = "none"
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
@@ -107,6 +169,12 @@ class ProblemSpec(Varying):
             if value.startswith(kind):
                 if not value.removeprefix(kind).strip():
                     raise PydanticCustomError("path", "the path is empty: give {kind}PATH", {"kind": kind})
+                if kind == TABLE and not value.lower().endswith(TABLE_SUFFIXES):
+                    raise PydanticCustomError(
+                        "path",
+                        "give table:PATH, the path of a file that ends in {all}",
+                        {"all": ", ".join(TABLE_SUFFIXES)},
+                    )
                 return value
         return _known_or_import_path(value, DATASETS, "data set", "".join(f", {kind}PATH" for kind in _PATHS))
 
@@ -114,6 +182,43 @@ class ProblemSpec(Varying):
     @classmethod
     def _model_known(cls, value: str) -> str:
         return _known_or_import_path(value, MODELS, "model")
+
+    @field_validator("loss")
+    @classmethod
+    def _loss_known(cls, value: str) -> str:
+        return _known_or_import_path(value, LOSSES, "loss")
+
+    @field_validator("loss_arguments")
+    @classmethod
+    def _loss_takes(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        loss = info.data.get("loss", "")
+        allowed = _LOSS_ARGUMENTS.get(loss, ())
+        if loss not in LOSSES:  # one of the user's says so itself
+            return value
+        if unknown := [name for name in value if name not in allowed]:
+            takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
+            raise PydanticCustomError(
+                "problem",
+                '{name}: unknown argument of "{loss}"; {takes}',
+                {"name": unknown[0], "loss": loss, "takes": takes},
+            )
+        weights, delta = value.get("class_weights", [1.0]), value.get("delta", 1.0)
+        if not isinstance(weights, list) or not weights or not all(0 <= w < 1e30 for w in weights) or not any(weights):
+            raise PydanticCustomError("problem", "class_weights: give a number from 0 on for each class, not all 0")
+        if isinstance(delta, (bool, str, list)) or not 0 < delta < 1e30:
+            raise PydanticCustomError("problem", "delta: give a number above 0")
+        return value
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_apply(cls, value: dict[str, MetricField], info: ValidationInfo) -> dict[str, MetricField]:
+        for name, declared in value.items():
+            mistake = metric_mistake(name, declared, info.data.get("loss", ""))
+            if name == "bits_per_byte" and not _is_text(info.data.get("dataset", TEXT)):
+                mistake = 'bits_per_byte: of text alone: dataset = "text" or "text:PATH"; remove it'
+            if mistake is not None:
+                raise PydanticCustomError("problem", "{mistake}", {"mistake": mistake})
+        return value
 
     @field_validator("label_smoothing")
     @classmethod
@@ -155,7 +260,7 @@ class ProblemSpec(Varying):
         return self
 
     def _unused(self) -> Collection[str]:
-        return [name for name in ("model_arguments", "label_smoothing", *_TEXT_DEFAULTS) if not getattr(self, name)]
+        return [name for name in _LATER if not getattr(self, name)]
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
@@ -175,11 +280,18 @@ class ProblemSpec(Varying):
         """Whether examples are windows of a text."""
         return _is_text(self.dataset)
 
+    def named_code(self) -> dict[str, str]:
+        """Return the import paths of the user's functions that it names, by field."""
+        own = {f"metrics.{name}": each.function for name, each in self.metrics.items() if isinstance(each, MetricSpec)}
+        own |= {"loss": self.loss, "model": self.model, "dataset": self.dataset if self.has_own_data else ""}
+        return {field: path for field, path in own.items() if ":" in path}
+
     @property
     def is_oracle(self) -> bool:
         """Whether this is the noisy quadratic, whose outcome is known in closed form."""
         return self.dataset == _ORACLE["dataset"]
 
-    def metrics(self) -> tuple[MetricName, ...]:
-        """Return the names of the metrics that this problem has (accuracy needs classes)."""
-        return tuple(m.name for m in METRICS.values() if self.loss == "cross_entropy" or not m.is_fraction)
+    def measured(self) -> tuple[Metric, ...]:
+        """Return the metrics that runs of this problem have: its quantities on each of its splits."""
+        splits = [split for split in SPLITS if split != "validation" or self.validation_fraction is not None]
+        return tuple(Metric(split, each) for split in splits for each in quantities_of(self.loss, self.metrics))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
+from sensitivity.study.metrics import USUAL
 from sensitivity.study.trials import Trial
 
 
@@ -56,6 +57,19 @@ class Measurement:
     train_accuracy: float = math.nan
     test_loss: float = math.nan
     test_accuracy: float = math.nan
+    further: Mapping[str, float] = field(default_factory=dict)
+    """Other metrics of the study, by name."""
+
+    def of(self, metric: str) -> float:
+        """Return the value of a metric; NaN where it was not measured."""
+        return float(getattr(self, metric) if metric in USUAL else self.further.get(metric, math.nan))
+
+    def row(self) -> dict[str, float]:
+        """Return its columns in the table of curves."""
+        return {
+            **{each.name: getattr(self, each.name) for each in fields(self) if each.name != "further"},
+            **self.further,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.metrics import METRICS, Metric, MetricName, named
 from sensitivity.study.section import AsList, Section
 
-Objective = Literal[
-    "test_accuracy",
-    "train_accuracy",
-    "test_loss",
-    "train_loss",
-    "steps_to_target",
-    "seconds_to_target",
-    "device_seconds",
-    "flops",
-]
-"""A metric at the end of a run, the time to a target, or what a run costs."""
+Cost = Literal["steps_to_target", "seconds_to_target", "device_seconds", "flops"]
+COSTS: tuple[Cost, ...] = get_args(Cost)
+"""The time to a target, or what a run costs."""
+Objective = MetricName
+"""A metric at the end of a run, or one of `COSTS`."""
 
 TO_TARGET = ("steps_to_target", "seconds_to_target")
 
 
 def lower_is_better(objective: Objective) -> bool:
-    """Tell which way an objective is better; of metrics ``METRICS`` knows, and costs are better low."""
-    return objective not in METRICS or METRICS[objective].lower_is_better
+    """Tell which way an objective is better: of metrics their declaration says so, and costs are better low."""
+    return objective in COSTS or METRICS[objective].lower_is_better
 
 
 class SearchSpec(Section):
@@ -69,4 +64,14 @@ class SearchSpec(Section):
 
     def metrics(self) -> tuple[str, ...]:
         """Return the metrics that have to be measured for it."""
-        return tuple(name for name in (*self.objective, *self.target) if name in METRICS)
+        return tuple(name for name in (*self.objective, *self.target) if name not in COSTS)
+
+    def with_metrics(self, measured: Iterable[Metric]) -> SearchSpec:
+        """Return the same with the declarations of its metrics, which are among those `measured`."""
+        known = tuple(measured)
+        return self.model_copy(
+            update={
+                "objective": tuple(named(name, known) or name for name in self.objective),
+                "target": {named(name, known) or name: level for name, level in self.target.items()},
+            }
+        )

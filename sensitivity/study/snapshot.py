@@ -181,7 +181,7 @@ def spec_elsewhere(name: str, roots: Sequence[str]) -> ModuleSpec | None:
 def _named(problem: ProblemSpec, optimizers: Mapping[str, str]) -> dict[str, str]:
     """Return the modules that a study names, with their field; the last one where several name one."""
     named = {f"optimizers.{name}.kind": kind for name, kind in optimizers.items()}
-    named |= {"problem.model": problem.model, "problem.dataset": problem.dataset if problem.path is None else ""}
+    named |= {f"problem.{field}": path for field, path in problem.named_code().items()}
     return {path.partition(":")[0]: field for field, path in named.items() if ":" in path}
 
 

@@ -26,14 +26,14 @@ from sensitivity.study.arms import TABLES, ArmField, with_tables
 from sensitivity.study.axes import Axis
 from sensitivity.study.editable import Editable
 from sensitivity.study.execution import ExecutionSpec
-from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.metrics import METRICS, Metric, MetricName, named
 from sensitivity.study.observed import OBSERVED, TRAINED_HERE, ObservedSpec, trained_elsewhere
 from sensitivity.study.primary import Pair, PairField, PrimarySpec, default_pairs, require_pair
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
 from sensitivity.study.section import CONFIRMATION_SEEDS, MOST_RUNS, AsList, Count, Section, Seed
-from sensitivity.study.spec_checks import repeated, seed_list, target_mistakes
+from sensitivity.study.spec_checks import repeated, seed_list, target_mistakes, unmeasured
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -89,9 +89,16 @@ class StudySpec(Editable):
             raise trained_elsewhere(self.name)
         return self.budget
 
-    def metrics(self) -> tuple[MetricName, ...]:
-        """Return the names of the metrics that runs of this study may have."""
-        return self.observed.metrics if self.observed else self.required_problem.metrics()
+    def measured(self) -> tuple[Metric, ...]:
+        """Return the metrics that runs of this study may have, with their declarations."""
+        return self.observed.measured() if self.observed else self.required_problem.measured()
+
+    def metric(self, name: str) -> Metric:
+        """Return the metric of that name; KeyError if it is not measured."""
+        found = named(name, self.measured())
+        if found is None:
+            raise KeyError(name)
+        return found
 
     def problem_in_words(self) -> str:
         """Return what was trained, as in "perceptron on digits"."""
@@ -122,11 +129,11 @@ class StudySpec(Editable):
         return (self.primary.pair, *(pair for pair in pairs if set(pair) != set(self.primary.pair)))
 
     @property
-    def primary_target(self) -> tuple[MetricName, float] | None:
+    def primary_target(self) -> tuple[Metric, float] | None:
         """The target of the verdict: that of the primary claim, or the first one declared."""
         if self.primary is not None and self.primary.target is not None:
-            return next(iter(self.primary.target.items()))
-        return next(((name, levels[0]) for name, levels in self.targets.items()), None)
+            return next((self.metric(name), level) for name, level in self.primary.target.items())
+        return next(((self.metric(name), levels[0]) for name, levels in self.targets.items()), None)
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -137,7 +144,7 @@ class StudySpec(Editable):
     def asks_for_training(self) -> bool:
         """Whether the time to some level of a metric of the training split is asked for."""
         timed = (*self.targets, *(self.search.target if self.search else ()))
-        return any(METRICS[name].of_training for name in timed)
+        return any(self.metric(name).of_training for name in timed)
 
     @field_validator("name")
     @classmethod
@@ -224,7 +231,7 @@ class StudySpec(Editable):
         mistakes = [mistake for name, levels in value.items() for mistake in target_mistakes(name, levels, measured)]
         if mistakes:
             raise PydanticCustomError("target", "{mistakes}", {"mistakes": "; ".join(mistakes)})
-        return value
+        return {named(name, measured) or name: levels for name, levels in value.items()}
 
     @field_validator("pairs")
     @classmethod
@@ -275,14 +282,18 @@ class StudySpec(Editable):
                     {"name": next(iter(searches)), "design": next(iter(searches.values()))},
                 )
             return None
-        problem: ProblemSpec | None = info.data.get("problem")
+        measured = _measured(info)
         for name in value.metrics():
-            if problem is not None and name not in problem.metrics():
+            if (mistake := unmeasured(name, measured)) is not None:
+                raise PydanticCustomError("search", "{mistake}", {"mistake": mistake})
+            choice = named(name, measured)
+            if choice is not None and choice.on == "test" and any(each.on == "validation" for each in measured):
                 raise PydanticCustomError(
                     "search",
-                    "{name} can't apply: this loss has no classes. Measured are: {measured}",
-                    {"name": name, "measured": ", ".join(problem.metrics())},
+                    "{name}: a search chooses, and this study has validation data to choose by: give {better}",
+                    {"name": name, "better": f"validation_{choice.quantity.name}"},
                 )
+        value = value.with_metrics(measured)
         if "cmaes" in searches.values() and len(value.objective) > 1:
             raise PydanticCustomError("search", 'design = "cmaes" takes one objective; take "nsga2" or "tpe"')
         return value
@@ -347,9 +358,7 @@ class StudySpec(Editable):
         return {"name": self.name, **{name: table.model_dump(mode="json") for name, table in tables.items()}}
 
 
-def _measured(info: ValidationInfo) -> tuple[MetricName, ...]:
-    """Return the metrics of a study whose problem is validated; all, where it has mistakes."""
+def _measured(info: ValidationInfo) -> tuple[Metric, ...]:
+    """Return the metrics of a study whose problem is validated; those of any, where it has mistakes."""
     source: ObservedSpec | ProblemSpec | None = info.data.get("observed") or info.data.get("problem")
-    if source is None:
-        return tuple(metric.name for metric in METRICS.values())
-    return source.metrics if isinstance(source, ObservedSpec) else source.metrics()
+    return tuple(METRICS.values()) if source is None else source.measured()

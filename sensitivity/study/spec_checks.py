@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.metrics import METRICS, Metric, MetricName, is_metric, named
+from sensitivity.study.nearest import nearest
 from sensitivity.study.section import MOST_SEEDS
 
 
@@ -30,16 +31,32 @@ def seed_list(raw: Any) -> Any:
     return raw
 
 
-def target_mistakes(name: MetricName, levels: tuple[float, ...], measured: tuple[str, ...]) -> Iterator[str]:
+def unmeasured(name: str, measured: tuple[Metric, ...]) -> str | None:
+    """Return why a study has no metric of that name, and how to get it; None if it is among those `measured`."""
+    if name in measured:
+        return None
+    allowed = ", ".join(measured)
+    if not is_metric(name):
+        meant = nearest(name, measured)
+        hint = f" (did you mean {meant!r}?)" if meant else ""
+        return f"unknown {name!r}{hint}. Allowed: {allowed}"
+    metric = METRICS[name]
+    if metric.on == "validation" and not any(each.on == "validation" for each in measured):
+        return f"{name}: there are no validation data; give problem.validation_fraction. Measured are: {allowed}"
+    if metric.quantity.name == "accuracy":
+        return f"{name} can't apply: this loss has no classes. Measured are: {allowed}"
+    how = f"add problem.metrics.{metric.quantity.name} = true"
+    return f"{name} is not measured; {how}, where the loss allows it. Measured are: {allowed}"
+
+
+def target_mistakes(name: MetricName, levels: tuple[float, ...], measured: tuple[Metric, ...]) -> Iterator[str]:
     """Yield what is wrong with the levels of a metric, where the metrics `measured` are."""
-    if name not in measured:
-        yield f"{name} can't apply: this loss has no classes. Measured are: {', '.join(measured)}"
+    if (mistake := unmeasured(name, measured)) is not None:
+        yield mistake
     if not levels:
         yield f"{name}: the list is empty; give at least one level, or leave it out"
     if twice := repeated(levels):
         yield f"{name}: repeated: {', '.join(f'{level:g}' for level in twice)}"
-    for level in levels:
-        if METRICS[name].is_fraction and not 0 < level <= 1:
-            yield f"{name} is a fraction: a target lies in (0, 1]; got {level:g}. For 95% write 0.95"
-        if not METRICS[name].is_fraction and level <= 0:
-            yield f"{name}: a target loss is above 0; got {level:g}"
+    metric = named(name, measured) or METRICS.get(name)
+    if metric is not None:
+        yield from (mistake for level in levels if (mistake := metric.target_mistake(level)) is not None)

@@ -1,65 +1,65 @@
-"""Measuring a pack: mean loss and accuracy over a split, in chunks that take no more memory than training does.
-
-The means are over the terms of the loss: examples, or the positions of sequences (`losses`).
-"""
+"""Measuring a pack: its metrics over whole splits, in chunks that take no more memory than training does."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from sensitivity.training.losses import accuracy, term_count
+from sensitivity.study.metrics import LOSS, Metric, Split
+from sensitivity.training.metrics import accumulator
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 
 _ROWS, _NUMBERS = 2**14, 2**19
 """Examples x trials, and numbers in their inputs, that go through the networks at once where training has fewer."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """Loss and accuracy of each trial on both splits, ``[trials]`` on the CPU; NaN where not measured."""
-
-    train_loss: Tensor
-    train_accuracy: Tensor
-    test_loss: Tensor
-    test_accuracy: Tensor
+Scores = Mapping[str, Tensor]
+"""Of each metric that was measured, the value of each trial ``[trials]``, on the CPU."""
 
 
 def evaluate(
     model: PackedModel, problem: Problem, *, train_examples: int | None, chunk: int, training: bool = True
 ) -> Scores:
-    """Measure every member on the test split and, if `training`, on the training split: its first `train_examples`.
+    """Measure every member on the splits: the training split if `training`, and of it the first `train_examples`.
 
     `chunk` examples of each member are known to fit in memory: so many are differentiated at once in training.
     """
     data = problem.dataset
-    count = (train_examples or data.train_size) if training else 0
     rows = max(chunk, min(_ROWS, _NUMBERS // math.prod(data.train_inputs.shape[1:])) // model.trials)
-    train = _split(model, problem, data.train_inputs[:count], data.train_targets[:count], rows)
-    test = _split(model, problem, data.test_inputs, data.test_targets, rows)
-    train_loss, train_accuracy, test_loss, test_accuracy = torch.cat((train, test)).cpu()  # one wait for the device
-    return Scores(
-        train_loss=train_loss, train_accuracy=train_accuracy, test_loss=test_loss, test_accuracy=test_accuracy
-    )
+    by_split: dict[Split, list[Metric]] = {}
+    for metric in problem.measured:
+        if training or not metric.of_training:
+            by_split.setdefault(metric.on, []).append(metric)
+    names: list[Metric] = []
+    values: list[Tensor] = []
+    for split, metrics in by_split.items():
+        inputs, targets = data.split(split)
+        if split == "train":
+            inputs, targets = inputs[:train_examples], targets[:train_examples]
+        names += metrics
+        values += _measured(model, problem, metrics, inputs, targets, rows)
+    return dict(zip(names, torch.stack(values).cpu(), strict=True))  # one wait for the device
 
 
-def _split(model: PackedModel, problem: Problem, inputs: Tensor, targets: Tensor, rows: int) -> Tensor:
-    """Return loss and accuracy ``[2, trials]``; NaN of no examples."""
+def _measured(
+    model: PackedModel, problem: Problem, metrics: Sequence[Metric], inputs: Tensor, targets: Tensor, rows: int
+) -> list[Tensor]:
+    """Return the value of each of `metrics` over some examples: ``[trials]`` each."""
     loss = torch.zeros(model.trials, dtype=torch.float64, device=inputs.device)
-    correct, terms = torch.zeros_like(loss), torch.zeros_like(loss[:1])
+    count: Tensor | int = 0
+    names = [metric.quantity.name for metric in metrics if not metric.is_loss]
+    others = {name: accumulator(name, problem.own_metrics, problem.dataset.token_bytes) for name in names}
     for start in range(0, len(inputs), rows):
         some, wanted = inputs[start : start + rows], problem.dataset.labels(targets[start : start + rows])
         outputs = model.eval_outputs(problem.dataset.standardised(some))
-        weight = term_count(wanted[None]) if problem.has_classes else len(some)
-        wanted = wanted.expand(model.trials, *wanted.shape)
-        loss += problem.loss(outputs, wanted).double() * weight
-        terms += weight
-        if problem.has_classes:
-            correct += accuracy(outputs, wanted) * weight
-    if not problem.has_classes:
-        correct.fill_(math.nan)
-    return torch.stack((loss, correct)) / terms
+        terms = problem.loss.count(wanted)
+        loss += problem.loss(outputs, wanted.expand(model.trials, *wanted.shape)).double() * terms
+        count = count + terms
+        for each in others.values():
+            each.add(outputs, wanted)
+    loss = loss / count
+    found = {LOSS.name: loss, **{name: each.result(loss) for name, each in others.items()}}
+    return [found[metric.quantity.name] for metric in metrics]

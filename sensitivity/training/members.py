@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from sensitivity.study.metrics import USUAL
 from sensitivity.study.results import Measurement, RunResult, Status
 from sensitivity.study.trials import Trial
 from sensitivity.training.evaluation import Scores
@@ -56,6 +57,7 @@ class Member:
     def measure(self, scores: Scores, place: int, *, lr_multiplier: float, judged: bool) -> None:
         """Note the scores at `place`; if it is `judged` by them, they have its training loss."""
         lr = dict(self.trial.hyperparameters)["lr"] * lr_multiplier
+        usual = {name: values[place].item() for name, values in scores.items() if name in USUAL}
         measured = Measurement(
             step=self.steps,
             epoch=self.steps * self.step_epochs,
@@ -63,10 +65,9 @@ class Member:
             effective_lr=lr * self.clip_sum / self.clip_steps if self.clip_steps else math.nan,
             train_seconds=self.train_seconds,
             flops=self.steps * self.step_flops,
-            train_loss=scores.train_loss[place].item(),
-            train_accuracy=scores.train_accuracy[place].item(),
-            test_loss=scores.test_loss[place].item(),
-            test_accuracy=scores.test_accuracy[place].item(),
+            train_loss=usual.pop("train_loss", math.nan),
+            **usual,
+            further={str(name): values[place].item() for name, values in scores.items() if name not in USUAL},
         )
         self.measurements.append(measured)
         self.clip_sum, self.clip_steps = 0.0, 0

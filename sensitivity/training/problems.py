@@ -4,9 +4,10 @@ What differs between the trials of a study, such as a model's width, is a varian
 
 A data set of the user's own is a function without arguments that returns train inputs, train targets,
 test inputs and test targets (tensors or arrays, split and scaled as wanted). A model of the user's own is a
-function of (input shape, outputs) that returns an ``nn.Module``; outputs is the number of classes with
-cross-entropy, the size of a target otherwise. Its further arguments come from ``problem.model_arguments``.
-Both are named ``"module:function"``, the module lying beside the study file or installed.
+function of (input shape, outputs) that returns an ``nn.Module``; outputs is ``problem.outputs``, else the number of
+classes, or the size of a target. Its further arguments come from ``problem.model_arguments``. A loss of the user's own
+is a function of outputs and targets that returns the loss of each example (``losses.own_terms``). All are named
+``"module:function"``, the module lying beside the study file or installed.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sensitivity.study.errors import UserError
+from sensitivity.study.metrics import USUAL, Metric
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.user_functions import check_arguments, fitted_arguments, import_function
 from sensitivity.training.datasets.dataset import Dataset, are_sequences
 from sensitivity.training.datasets.load import load_dataset
-from sensitivity.training.losses import IGNORED, LOSSES, LossFunction, cross_entropy
+from sensitivity.training.losses import Loss, LossKind, loss_of
 from sensitivity.training.models.alexnet import alexnet
 from sensitivity.training.models.lenet import lenet
 from sensitivity.training.models.perceptron import perceptron
@@ -35,7 +37,9 @@ from sensitivity.training.models.resnet import resnet20, resnet32, resnet44, res
 from sensitivity.training.models.small_cnn import small_cnn
 from sensitivity.training.models.transformer import transformer
 from sensitivity.training.noisy_quadratic import quadratic, spectrum
+from sensitivity.training.own_metrics import own_metrics
 from sensitivity.training.precision import AUTOCAST
+from sensitivity.training.targets import targets_of
 from sensitivity.training.user_models import checked_module
 
 ModelBuilder = Callable[..., nn.Module]
@@ -56,7 +60,6 @@ _MODELS: dict[str, ModelBuilder] = {
 
 _OF_TOKENS = ("transformer",)
 """Shipped models that take sequences of ids, and no other inputs."""
-_MANY_CLASSES = 1_000
 _BYTES_A_NUMBER = 4
 
 
@@ -67,11 +70,15 @@ class Problem:
     dataset: Dataset
     build_model: Callable[[], nn.Module]
     """Builds one network, drawing its initialisation from torch's global generator."""
-    loss: LossFunction
+    loss: Loss
     """As it is measured."""
     has_classes: bool
     outputs: int
-    """Number of classes, or size of a target."""
+    """Numbers that the network has for each term of the loss: of classes, or the size of a target."""
+    metrics: tuple[Metric, ...] = ()
+    """What is measured; none stands for the loss and, of classes, the accuracy, in training and test."""
+    own_metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    """The user's functions by the name of their quantity."""
     products: torch.dtype | None = None
     """Type in which the model's products are computed, if not that of its parameters."""
     shipped: bool = False
@@ -86,28 +93,23 @@ class Problem:
     _variants: dict[ProblemSpec, Problem] = field(default_factory=dict)
 
     @property
-    def loss_kind(self) -> Literal["cross_entropy", "squared_error"] | None:
-        """The loss of the outputs; None where the network returns its own."""
-        if self.curvature is not None:
-            return None
-        return "cross_entropy" if self.has_classes else "squared_error"
+    def loss_kind(self) -> LossKind | None:
+        """The likelihood that the loss is of; None of any other loss, and where the network returns its own."""
+        return None if self.curvature is not None else self.loss.kind
+
+    @property
+    def measured(self) -> tuple[Metric, ...]:
+        """The metrics of its runs."""
+        return self.metrics or tuple(metric for metric in USUAL if metric.is_loss or self.has_classes)
 
     @property
     def terms_per_example(self) -> int:
         """How many terms the loss has for each example: the length of sequences that have a class at each position."""
         return math.prod(self.dataset.train_targets.shape[1:]) if self.has_classes else 1
 
-    @property
-    def ignores_terms(self) -> bool:
-        """Whether some positions of the training sequences have no loss; looks at all of them."""
-        targets = self.dataset.train_targets
-        return self.terms_per_example > 1 and bool((targets == IGNORED).any())
-
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss that is trained, of each trial ``[trials]``."""
-        if not self.label_smoothing:
-            return self.loss(outputs, targets)
-        return cross_entropy(outputs, targets, self.label_smoothing)
+        return (self.loss.smoothed(self.label_smoothing) if self.label_smoothing else self.loss)(outputs, targets)
 
     def of(self, spec: ProblemSpec) -> Problem:
         """Return the variant of this problem that a trial trains; data and everything else are the same.
@@ -151,10 +153,9 @@ def load_problem(
         UserError: a data set can't be had, or the user's own function is not found or returns what does not fit.
     """
     dataset = load_dataset(spec, folder=folder).to(device or torch.device("cpu"), dtype)
-    has_classes = spec.loss == "cross_entropy"
-    outputs = _outputs(spec, dataset, has_classes=has_classes)
+    targets = targets_of(spec, dataset)
+    outputs, shape = targets.outputs, tuple(dataset.train_inputs.shape[1:])
     build = _MODELS.get(spec.model) or import_function(spec.model, "problem.model")
-    shape = tuple(dataset.train_inputs.shape[1:])
     _refuse_other_inputs(spec, dataset, outputs)
 
     def builder(arguments: Mapping[str, Any]) -> Callable[[], nn.Module]:
@@ -172,9 +173,11 @@ def load_problem(
     return Problem(
         dataset=dataset,
         build_model=builder(spec.model_arguments),
-        loss=LOSSES[spec.loss],
-        has_classes=has_classes,
+        loss=loss_of(spec, masked=targets.masked),
+        has_classes=targets.are_classes,
         outputs=outputs,
+        metrics=spec.measured(),
+        own_metrics=own_metrics(spec),
         products=AUTOCAST.get(spec.precision),
         shipped=spec.model in _MODELS,
         curvature={"x": spectrum()} if spec.is_oracle else None,
@@ -182,17 +185,6 @@ def load_problem(
         model_arguments=spec.model_arguments,
         builder=builder,
     )
-
-
-def _refuse_sparse_classes(spec: ProblemSpec, dataset: Dataset, classes: int) -> None:
-    """Refuse numbers that are no classes, such as ids: a network would have an output for each up to the largest."""
-    targets = dataset.train_targets
-    used = len(torch.unique(targets[targets != IGNORED]))
-    if classes > _MANY_CLASSES and classes > 2 * used:
-        raise UserError(
-            f"problem.dataset: {spec.dataset}: {classes - used:,} of the {classes:,} classes (0 to {classes - 1:,}) "
-            "have no training example\n  Number the classes from 0 without gaps"
-        )
 
 
 @contextlib.contextmanager
@@ -246,48 +238,3 @@ def _refuse_too_large(spec: ProblemSpec, build: Callable[[], nn.Module], shape: 
             f"with gradients and an optimizer's state about {needed / 2**30:,.1f} GiB; this machine has "
             f"{memory / 2**30:,.1f} GiB\n  Take a smaller model, smaller inputs, or fewer classes"
         )
-
-
-def _outputs(spec: ProblemSpec, dataset: Dataset, *, has_classes: bool) -> int:
-    splits = ((dataset.train_inputs, dataset.train_targets), (dataset.test_inputs, dataset.test_targets))
-    where = f'problem.dataset: {spec.dataset}: loss = "{spec.loss}" needs'
-    for inputs, given in splits:
-        got = f"got {str(given.dtype).removeprefix('torch.')} {list(given.shape)}"
-        if has_classes and are_sequences(inputs, given):
-            _check_sequences(given, f"problem.dataset: {spec.dataset}")
-        elif has_classes and (given.dim() != 1 or given.dtype != torch.int64 or int(given.min()) < 0):
-            raise UserError(
-                f"{where} targets that are classes: int64 of shape [examples], from 0; {got}{_classes_fix(given)}"
-            )
-        if not has_classes and (given.dim() != 2 or not given.is_floating_point()):
-            fix = " (y.float())" * (not given.is_floating_point()) + " (y[:, None])" * (given.dim() == 1)
-            raise UserError(f"{where} floating-point targets of shape [examples, outputs]; {got}{fix}")
-    if not has_classes:
-        return int(dataset.train_targets.shape[1])
-    if dataset.token_bytes is not None:
-        return len(dataset.token_bytes)
-    classes = max(int(targets.max()) for _, targets in splits) + 1
-    _refuse_sparse_classes(spec, dataset, classes)
-    return classes
-
-
-def _check_sequences(targets: Tensor, where: str) -> None:
-    if int(targets.min()) >= 0:
-        return
-    if bool(((targets < 0) & (targets != IGNORED)).any()):
-        raise UserError(
-            f"{where}: targets of sequences are classes from 0, or {IGNORED} at positions without a loss; the smallest "
-            f"is {int(targets.min())}"
-        )
-    if (empty := int((targets == IGNORED).all(1).sum())) > 0:
-        raise UserError(
-            f"{where}: {empty:,} of {len(targets):,} sequences have no target but {IGNORED}; leave them out"
-        )
-
-
-def _classes_fix(given: Tensor) -> str:
-    if given.dim() == 2 and given.shape[1] > 1:
-        return " (one row an example: y.argmax(1) if it is one-hot)"
-    if given.dim() == 2:
-        return " (y.squeeze(1).long())"
-    return f", the smallest {int(given.min())}" if given.dtype == torch.int64 and given.dim() == 1 else " (y.long())"

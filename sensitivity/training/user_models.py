@@ -41,7 +41,9 @@ def checked_module(model: Any, name: str) -> nn.Module:
     return model
 
 
-def output_mistake(outputs: Any, targets: Tensor, *, classes: int | None, split: str) -> str | None:
+def output_mistake(
+    outputs: Any, targets: Tensor, *, classes: int | None, split: str, any_shape: bool = False
+) -> str | None:
     """Return what is wrong with a network's output for a batch, and the fix; None if nothing is.
 
     Args:
@@ -49,15 +51,16 @@ def output_mistake(outputs: Any, targets: Tensor, *, classes: int | None, split:
         targets: of the batch.
         classes: how many there are; None where targets are values.
         split: "training" or "test".
+        any_shape: whether a loss of the user's own compares them, so that any number an example will do.
     """
     if classes is None:
         wanted = f"{list(targets.shape)}, as the targets have it"
     else:
-        wanted = f"[{', '.join(map(str, targets.shape))}, {classes}], a number for each class"
+        wanted = f"{[*targets.shape, classes]}, a number for each class"
     if (mistake := _kind_mistake(outputs, wanted)) is not None:
         return mistake
     if classes is None:
-        fits = outputs.shape == targets.shape
+        fits = outputs.shape == targets.shape or (any_shape and outputs.shape[:1] == targets.shape[:1])
     else:
         fits = outputs.shape[:-1] == targets.shape and outputs.shape[-1] >= classes
     if not fits:

@@ -4,7 +4,7 @@ import pytest
 from sensitivity.analysis.maps import compute_maps, default_epsilon
 from sensitivity.analysis.outcomes import available_metrics, counted_values
 from sensitivity.store.reader import read_study
-from sensitivity.study.metrics import METRICS
+from sensitivity.study.metrics import METRICS, USUAL
 from sensitivity.study.results import Status
 
 LOSS, ACCURACY = METRICS["train_loss"], METRICS["test_accuracy"]
@@ -193,9 +193,9 @@ def test_a_completed_run_with_an_infinite_metric_counts_as_untrained(synthetic, 
 
 def test_metrics_without_a_finite_value_are_not_offered(synthetic, study):
     made = study(lambda trial: synthetic.run(trial, [0.5]))
-    assert [m.name for m in available_metrics(made.runs)][:2] == ["test_accuracy", "train_loss"]
+    assert [m.name for m in available_metrics(made.runs, USUAL)][:2] == ["test_accuracy", "train_loss"]
     runs = made.runs.assign(test_accuracy=np.nan, train_accuracy=np.nan)
-    assert [m.name for m in available_metrics(runs)] == ["train_loss", "test_loss"]
+    assert [m.name for m in available_metrics(runs, USUAL)] == ["train_loss", "test_loss"]
 
 
 def test_input_tables_stay_as_they_are(mixed):

@@ -116,7 +116,7 @@ def test_options_are_kept_where_a_figure_has_them_and_the_others_are_said(studie
 def test_a_box_is_narrowed_on_a_hyperparameter_of_any_name(make, name):
     """By its slider and by an address, and the runs with it."""
     axes = {"adam": {name: Axis(scale="values", values=(0.5, 0.9, 0.99)), "eps": Axis(scale="values", values=(1e-8,))}}
-    spec = SimpleNamespace(optimizers=axes, axes=axes, batch_sizes=[32], metrics=make.make_spec().metrics)
+    spec = SimpleNamespace(optimizers=axes, axes=axes, batch_sizes=[32], measured=make.make_spec().measured)
     address = with_controls(Address(page="runs", study="s"), {}, {("adam", name): [1, 2]}, spec)
     assert address.view.box == (Narrowed("adam", name, 0.9, 0.99),)
     assert fit(parse(path_of(address), search_of(address)), spec) == (address, ())

@@ -115,7 +115,7 @@ def test_how_a_run_ends(tmp_path):
     assert runs["message"][1] == "ValueError: boom"
     assert "raise error" in runs["traceback"][1]
     assert list(runs.loc[4, ["steps", "epochs", "flops", "train_seconds", "train_loss"]]) == [8, 0.5, 1e9, 3.0, 1.0]
-    assert study.spec.metrics() == ("train_loss",)
+    assert study.spec.measured() == ("train_loss",)
 
 
 @pytest.mark.parametrize(

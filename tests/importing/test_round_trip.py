@@ -87,7 +87,7 @@ def both(tmp_path_factory):
         for name, arm in SPEC["optimizers"].items()
     }
     guessed = sensitivity.import_runs(folder / "native.csv", "guessed", storage=folder).spec
-    assert guessed.metrics() == ("train_loss", "test_accuracy")
+    assert guessed.measured() == ("train_loss", "test_accuracy")
     mapping = {
         "rows": "evaluations",
         "columns": {

@@ -29,7 +29,7 @@ def test_it_says_nothing_of_training_and_reads_back_as_it_was():
     assert not spec.model_dump().keys() & set(TRAINED_HERE)
     assert parse_study(spec.model_dump(mode="json"), source="test") == spec
     assert parse_study(tomllib.loads(spec.to_toml()), source="test") == spec
-    assert spec.metrics() == ("test_loss",)
+    assert spec.measured() == ("test_loss",)
     assert spec.hyperparameters == ("lr", "sharpness")
 
 

@@ -89,11 +89,11 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
         "execution",
         "batch_sizes: the list is empty: give at least one (got [])",
         "seeds: repeated: 1 (got [1, 1])",
-        "problem.dataset: unknown data set 'digit'. Allowed: digits, mnist, fashion_mnist, cifar10, cifar100, svhn, "
-        'text, noisy_quadratic, imagefolder:PATH, text:PATH, or your own as "module:function" '
-        "(did you mean 'digits'?)",
-        "problem.loss: unknown 'cross_entrophy' (did you mean 'cross_entropy'?). Allowed: cross_entropy, "
-        "squared_error, quadratic",
+        "problem.dataset: unknown data set 'digit'. Allowed: digits, diabetes, mnist, fashion_mnist, cifar10, "
+        "cifar100, svhn, text, noisy_quadratic, imagefolder:PATH, text:PATH, table:PATH, or your own as "
+        "\"module:function\" (did you mean 'digits'?)",
+        "problem.loss: unknown loss 'cross_entrophy'. Allowed: cross_entropy, squared_error, huber, "
+        "binary_cross_entropy, quadratic, or your own as \"module:function\" (did you mean 'cross_entropy'?)",
         "problem.test_fraction: must be < 1.0 (got 1.5)",
         "budget: give exactly one of epochs, adjusted_epochs and steps",
         "schedule.decay_at: decay_at must rise, each fraction once (got [0.8, 0.5])",
@@ -187,7 +187,7 @@ SINGLE = [
     (("batch_sizes",), ["32"], "batch_sizes[0]: give a whole number (got '32')"),
     (("batch_sizes",), [32.0], "batch_sizes[0]: give a whole number"),
     (("batch_sizes",), [10**40], "batch_sizes[0]: must be <= 1000000000"),
-    (("problem", "dataset"), "minst", "problem.dataset: unknown data set 'minst'. Allowed: digits, mnist, "),
+    (("problem", "dataset"), "minst", "problem.dataset: unknown data set 'minst'. Allowed: digits, diabetes, mnist, "),
     (("problem", "dataset"), "imagefolder: ", "problem.dataset: the path is empty: give imagefolder:PATH"),
     (("problem", "dataset"), "noisy_quadratic", "problem: the noisy quadratic needs all of dataset = "),
     (("problem", "model"), "quadratic", 'model = "quadratic", loss = "quadratic"'),
@@ -233,7 +233,7 @@ SINGLE = [
     (
         ("targets", "test_acuracy"),
         [0.9],
-        "targets.test_acuracy: unknown 'test_acuracy' (did you mean 'test_accuracy'?)",
+        "targets: unknown 'test_acuracy' (did you mean 'test_accuracy'?)",
     ),
     (("targets", "test_accuracy"), 0.9, "targets.test_accuracy: give a list (got 0.9)"),
     (("targets", "test_accuracy"), [], "targets: test_accuracy: the list is empty"),
@@ -246,7 +246,7 @@ SINGLE = [
     (("problem", "precision"), "tf32", 'execution: problem.precision = "tf32" needs device = "cuda"'),
     (("execution", "micro_batch"), 0, "execution.micro_batch: must be >= 1"),
     (("execution", "device"), "gpu", "execution.device: unknown 'gpu' (did you mean 'cuda'?). Allowed: cpu, cuda"),
-    (("problem", "loss"), "MSE", "problem.loss: unknown 'MSE' (did you mean 'squared_error'?)"),
+    (("problem", "loss"), "MSE", "problem.loss: unknown loss 'MSE'. Allowed: cross_entropy, squared_error"),
     (("execution", "workers"), 2, "execution.workers: unknown field"),
     (("seed",), 1, "seed: unknown field (did you mean 'seeds'?)"),
 ]

@@ -44,8 +44,10 @@ def test_scores_do_not_depend_on_the_chunks(monkeypatch, chunk):
     inputs, targets = task.dataset.standardised(task.dataset.train_inputs[:90]), task.dataset.train_targets[:90]
     for k in range(2):
         outputs = inputs.flatten(1) @ model.params["1.weight"][k].T + model.params["1.bias"][k]
-        assert scores.train_loss[k].item() == pytest.approx(nn.functional.cross_entropy(outputs, targets).item())
-        assert scores.train_accuracy[k].item() == pytest.approx((outputs.argmax(1) == targets).double().mean().item())
+        assert scores["train_loss"][k].item() == pytest.approx(nn.functional.cross_entropy(outputs, targets).item())
+        assert scores["train_accuracy"][k].item() == pytest.approx(
+            (outputs.argmax(1) == targets).double().mean().item()
+        )
 
 
 def test_evaluation_needs_no_more_memory_than_a_training_step(make_study):

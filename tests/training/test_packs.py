@@ -11,7 +11,7 @@ from sensitivity.study.trials import Pack, expand
 from sensitivity.training import packed_model
 from sensitivity.training.datasets import Dataset
 from sensitivity.training.loop import train_pack
-from sensitivity.training.losses import cross_entropy
+from sensitivity.training.losses import Loss, cross_entropy
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem, load_problem
 
@@ -291,12 +291,16 @@ def test_numbers_too_small_to_matter_take_no_time(make_study):
 
     def loss(outputs, targets):
         seen.append(float(torch.tensor([1e-39]) * torch.tensor([0.5])))
-        return cross_entropy(outputs, targets)
+        return cross_entropy.terms(outputs, targets)
 
     spec = make_study(batch_sizes=[8], optimizers={"sgd": SGD}, budget={"steps": 4})
     whole = problem()
     watched = Problem(
-        dataset=whole.dataset, build_model=whole.build_model, loss=loss, has_classes=True, outputs=whole.outputs
+        dataset=whole.dataset,
+        build_model=whole.build_model,
+        loss=Loss(terms=loss),
+        has_classes=True,
+        outputs=whole.outputs,
     )
     train_pack(Pack(expand(spec)[:2]), watched)
     assert 0.0 in seen  # in a step, where the momentum of dead units would stay there for good

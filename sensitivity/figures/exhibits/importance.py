@@ -218,7 +218,7 @@ def _add_lost(figure: go.Figure, map_: RobustnessMap, scale: Scale, theme: Theme
     figure.add_trace(
         go.Scatter(
             x=[cell.x / cell.y for cell in lost],
-            y=[scale.bottom if map_.metric.is_fraction else scale.top] * len(lost),
+            y=[scale.bad_end] * len(lost),
             mode="markers",
             name="every seed diverged",
             showlegend=(row, column) == (1, 1),

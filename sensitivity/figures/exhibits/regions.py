@@ -157,7 +157,7 @@ def draw_sensitivity(lr: Sequence[LrSensitivity], tunings: Sequence[Tuning], *, 
     if not kept:
         raise NothingToShowError("There are too few results for a scalar of sensitivity.")
     metric = METRICS[(lr[0] if lr else tunings[0]).metric]
-    factor = 100.0 if metric.is_fraction else 1.0
+    factor = 100.0 if metric.percent else 1.0
     panels = make_panels(len(kept), columns=2, height=300, shared_y=False)
     sizes = [size for group in kept.values() for of in group.values() for size in of]
     shown: set[str] = set()
@@ -165,7 +165,11 @@ def draw_sensitivity(lr: Sequence[LrSensitivity], tunings: Sequence[Tuning], *, 
         _add_scalars(panels, group, order, factor, row, column, shown, theme)
         add_panel_title(panels.figure, safe(title), row, column)
     panels.figure.update_xaxes(**batch_axis(sizes))
-    lost = "percentage points lost" if metric.is_fraction else f"{metric.label} added"
+    lost = (
+        "percentage points lost"
+        if metric.percent
+        else f"{metric.label} {'added' if metric.lower_is_better else 'lost'}"
+    )
     panels.figure.update_yaxes(title_text=lost, zeroline=True, zerolinecolor=theme.muted)
     n = max(e.n for group in kept.values() for of in group.values() for e in of.values())
     settings = [

@@ -171,6 +171,12 @@ class KFAC:
         if diagonal and not kfac.norms_of(networks.network):
             return 'others = "diagonal" is for normalisation layers, and the model has none that train; remove it'
         if _layers_of(networks.network):
+            fisher = settings.get("fisher", "empirical")
+            if networks.loss is None and fisher != "empirical":
+                return (
+                    f'fisher = "{fisher}" needs a loss whose likelihood is known: "cross_entropy" without class '
+                    'weights, "squared_error" or "binary_cross_entropy"; leave fisher out, which is then "empirical"'
+                )
             return None
         fix = "Use another model, or leave this optimizer out"
         if networks.curvature is not None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sensitivity.study.metrics import Split
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Inputs ``[examples, ...]`` and targets: classes ``[examples]`` (int64) or values ``[examples, outputs]``.
+    """Inputs ``[examples, ...]`` and targets: classes ``[examples, *positions]`` (int64), or values shaped as outputs.
 
     Targets of sequences are classes ``[examples, time]``; their inputs are ``[examples, time, ...]``. Token ids may be
     stored in narrower integers, and both arrays may be views of one stream in a file: what is gathered for a batch
@@ -25,6 +27,9 @@ class Dataset:
     train_targets: Tensor
     test_inputs: Tensor
     test_targets: Tensor
+    validation_inputs: Tensor | None = None
+    """Examples that choices are made by, such as those of a search; None where the study has none."""
+    validation_targets: Tensor | None = None
     mean: Tensor | None = None
     """Of each channel over the training set's pixels, ``[channels, 1, 1]``; None where inputs are stored as taken."""
     deviation: Tensor | None = None
@@ -37,6 +42,28 @@ class Dataset:
     def train_size(self) -> int:
         """Number of training examples."""
         return len(self.train_inputs)
+
+    @property
+    def targets(self) -> tuple[Tensor, ...]:
+        """The targets of every split."""
+        there = (self.train_targets, self.validation_targets, self.test_targets)
+        return tuple(targets for targets in there if targets is not None)
+
+    @property
+    def splits(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """The stored inputs and the targets of every split."""
+        pairs = (
+            (self.train_inputs, self.train_targets),
+            (self.validation_inputs, self.validation_targets),
+            (self.test_inputs, self.test_targets),
+        )
+        return tuple((x, y) for x, y in pairs if x is not None and y is not None)
+
+    def split(self, name: Split) -> tuple[Tensor, Tensor]:
+        """Return the stored inputs and the targets of a split."""
+        inputs, targets = getattr(self, f"{name}_inputs"), getattr(self, f"{name}_targets")
+        assert inputs is not None, f"no {name} split"
+        return inputs, targets
 
     def standardised(self, inputs: Tensor) -> Tensor:
         """Return stored inputs ``[..., channels, height, width]`` as a network takes them: zero mean, unit variance.
@@ -60,8 +87,11 @@ class Dataset:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
+        held = (self.validation_inputs, self.validation_targets)
         return replace(
             self,
+            validation_inputs=None if held[0] is None else move(held[0]),
+            validation_targets=None if held[1] is None else move(held[1]),
             train_inputs=move(self.train_inputs),
             train_targets=move(self.train_targets),
             test_inputs=move(self.test_inputs),

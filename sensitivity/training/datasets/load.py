@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from sensitivity.study.errors import UserError
-from sensitivity.study.problem import IMAGE_FOLDER, ProblemSpec
+from sensitivity.study.problem import IMAGE_FOLDER, TABLE, ProblemSpec
 from sensitivity.training.datasets import downloaded
 from sensitivity.training.datasets.dataset import Dataset
+from sensitivity.training.datasets.diabetes import diabetes
 from sensitivity.training.datasets.digits import digits
 from sensitivity.training.datasets.image_folder import image_folder
 from sensitivity.training.datasets.own import user_dataset
+from sensitivity.training.datasets.split import held_out
+from sensitivity.training.datasets.table import table
 from sensitivity.training.datasets.text import text
 from sensitivity.training.noisy_quadratic import noisy_quadratic
 
@@ -32,18 +35,41 @@ def load_dataset(spec: ProblemSpec, *, folder: Path | None) -> Dataset:
     whole = _whole(spec, folder)
     train = _drawn(len(whole.train_inputs), spec.train_subset, spec.split_seed, "train_subset", "training")
     test = _drawn(len(whole.test_inputs), spec.test_subset, spec.split_seed, "test_subset", "test")
-    return replace(
+    whole = replace(
         whole,
         train_inputs=whole.train_inputs if train is None else whole.train_inputs[train],
         train_targets=whole.train_targets if train is None else whole.train_targets[train],
         test_inputs=whole.test_inputs if test is None else whole.test_inputs[test],
         test_targets=whole.test_targets if test is None else whole.test_targets[test],
     )
+    if spec.validation_fraction is None or whole.validation_inputs is not None:
+        return whole
+    return _with_validation(whole, spec.validation_fraction, spec.split_seed)
+
+
+def _with_validation(whole: Dataset, fraction: float, seed: int) -> Dataset:
+    """Hold out a part of the training examples, of each class alike where targets are one class an example."""
+    rows = held_out(whole.train_size, fraction, seed, classes=whole.train_targets if _by_class(whole) else None)
+    kept = torch.ones(whole.train_size, dtype=torch.bool)
+    kept[rows] = False
+    return replace(
+        whole,
+        train_inputs=whole.train_inputs[kept],
+        train_targets=whole.train_targets[kept],
+        validation_inputs=whole.train_inputs[rows],
+        validation_targets=whole.train_targets[rows],
+    )
+
+
+def _by_class(whole: Dataset) -> bool:
+    return whole.train_targets.dim() == 1 and not whole.train_targets.is_floating_point()
 
 
 def _whole(spec: ProblemSpec, folder: Path | None) -> Dataset:
     if spec.dataset == "digits":
         return digits(spec)
+    if spec.dataset == "diabetes":
+        return diabetes(spec)
     if spec.dataset == "noisy_quadratic":
         return noisy_quadratic()
     if spec.dataset in downloaded.NAMES:
@@ -52,6 +78,8 @@ def _whole(spec: ProblemSpec, folder: Path | None) -> Dataset:
         return image_folder(spec, beside=folder)
     if spec.is_text:
         return text(spec, beside=folder)
+    if spec.dataset.startswith(TABLE):
+        return table(spec, beside=folder)
     return user_dataset(spec)
 
 

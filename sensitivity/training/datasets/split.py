@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.problem import ProblemSpec
@@ -44,3 +46,33 @@ def split_by_class(classes: _Rows, spec: ProblemSpec) -> tuple[_Rows, _Rows]:
             "  Choose another fraction, or add examples"
         ) from None
     return train_rows, test_rows
+
+
+def held_out(
+    examples: int, fraction: float, seed: int, *, classes: Tensor | None = None, field: str = "validation_fraction"
+) -> Tensor:
+    """Return which examples are held out, drawn without replacement: `fraction` of all, or of each of `classes`.
+
+    Raises:
+        UserError: none would be, or none would be left.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if classes is None:
+        count = round(fraction * examples)
+        if not 0 < count < examples:
+            raise UserError(
+                f"problem.{field}: {fraction:g} of {examples:,} examples holds out {count:,}; there must be some, and "
+                "some left\n  Choose another fraction, or add examples"
+            )
+        return torch.randperm(examples, generator=generator)[:count]
+    found = []
+    for each in torch.unique(classes).tolist():
+        rows = (classes == each).nonzero()[:, 0]
+        count = round(fraction * len(rows))
+        if not 0 < count < len(rows):
+            raise UserError(
+                f"problem.{field}: {fraction:g} of the {len(rows):,} training examples of class {each} holds out "
+                f"{count:,}; each class needs one held out and one left\n  Choose another fraction, or add examples"
+            )
+        found.append(rows[torch.randperm(len(rows), generator=generator)[:count]])
+    return torch.cat(found)

@@ -1,0 +1,154 @@
+"""What a problem's targets are, as its loss needs them, and how many outputs its model has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sensitivity.study.errors import UserError
+from sensitivity.study.metrics import QUANTITIES
+from sensitivity.study.problem import LOSSES, ProblemSpec
+from sensitivity.training.datasets.dataset import Dataset, are_sequences
+from sensitivity.training.losses import IGNORED, is_ignored
+
+_MANY_CLASSES = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What the targets of a data set are."""
+
+    are_classes: bool
+    """Whether they are classes, int64, rather than numbers."""
+    outputs: int
+    """Of the model for each term of the loss."""
+    masked: bool
+    """Whether some are ``IGNORED``."""
+
+
+def targets_of(spec: ProblemSpec, dataset: Dataset) -> Targets:
+    """Return what the targets are, checked against the loss, the metrics and the outputs that are stated.
+
+    Raises:
+        UserError: they don't fit.
+    """
+    own_loss = spec.loss not in LOSSES
+    classes = spec.loss == "cross_entropy" or (own_loss and dataset.train_targets.dtype == torch.int64)
+    where = f'problem.dataset: {spec.dataset}: loss = "{spec.loss}" needs'
+    for inputs, given in dataset.splits:
+        _require_form(spec, given, where, classes=classes, own_loss=own_loss)
+        if classes and given.dim() > 1:
+            _require_sequences(spec, inputs, given)
+    _require_metrics(spec, classes=classes)
+    masked = classes and any(bool(is_ignored(given).any()) for given in dataset.targets)
+    if classes:
+        found = Targets(are_classes=True, outputs=_classes(spec, dataset), masked=masked)
+        _require_classes(spec, found.outputs)
+        return found
+    size = int(dataset.train_targets.shape[-1]) if dataset.train_targets.dim() > 1 else 1
+    if spec.outputs not in (None, size) and not own_loss:
+        raise UserError(
+            f'problem.outputs: {spec.outputs}, but a target has {size} numbers, and loss = "{spec.loss}" compares them '
+            "one by one; leave it out"
+        )
+    return Targets(are_classes=False, outputs=spec.outputs or size, masked=False)
+
+
+def _require_form(spec: ProblemSpec, given: Tensor, where: str, *, classes: bool, own_loss: bool) -> None:
+    got = f"got {str(given.dtype).removeprefix('torch.')} {list(given.shape)}"
+    if classes:
+        whole = given.dtype == torch.int64 or (given.dim() > 1 and given.dtype in (torch.uint8, torch.int32))
+        least = int(given.min()) if whole and given.numel() else 0
+        if least == IGNORED:  # masked; what is left must be classes
+            kept = given[~is_ignored(given)]
+            least = int(kept.min()) if len(kept) else -1
+        if not whole or least < 0 or _one_hot(given) or given.shape[1:] == (1,):
+            raise UserError(
+                f"{where} targets that are classes: int64 of shape [examples], from 0; {got}{_classes_fix(given)}"
+            )
+        return
+    if own_loss:
+        return
+    if given.dim() < 2 or not given.is_floating_point():
+        fix = " (y.float())" * (not given.is_floating_point()) + " (y[:, None])" * (given.dim() == 1)
+        raise UserError(f"{where} floating-point targets of shape [examples, outputs]; {got}{fix}")
+    if spec.loss == "binary_cross_entropy" and (float(given.min()) < 0 or float(given.max()) > 1):
+        raise UserError(
+            f"{where} a target from 0 to 1 for each label; they reach from {float(given.min()):g} to "
+            f"{float(given.max()):g}"
+        )
+
+
+def _require_sequences(spec: ProblemSpec, inputs: Tensor, given: Tensor) -> None:
+    """Refuse targets of other lengths than their sequences, and sequences whose every target is masked."""
+    if not are_sequences(inputs, given):
+        raise UserError(
+            f"problem.dataset: {spec.dataset}: targets {list(given.shape)} are a class at each position of sequences; "
+            f"inputs must be [examples, {given.shape[1]}, ...], got {list(inputs.shape)}"
+        )
+    if (empty := int(is_ignored(given).all(1).sum())) > 0:
+        raise UserError(
+            f"problem.dataset: {spec.dataset}: {empty:,} of {len(given):,} sequences have no target but {IGNORED}; "
+            "leave them out"
+        )
+
+
+def _require_metrics(spec: ProblemSpec, *, classes: bool) -> None:
+    """Refuse shipped metrics that the targets of a loss of the user's have not; others were checked with the study."""
+    for name, declared in spec.metrics.items():
+        needs = QUANTITIES[name].needs if declared is True else ""
+        if (classes and needs == "values") or (not classes and needs == "classes"):
+            got = "classes" if classes else "numbers"
+            raise UserError(f"problem.metrics.{name}: is not defined for targets that are {got}; remove it")
+
+
+def _require_classes(spec: ProblemSpec, classes: int) -> None:
+    """Refuse weights of another number of classes, and a metric that so few classes always meet."""
+    weights = spec.loss_arguments.get("class_weights") if spec.loss in LOSSES else None
+    if weights is not None and len(weights) != classes:
+        raise UserError(
+            f"problem.loss_arguments.class_weights: {len(weights)} numbers; give one for each of the {classes} classes"
+        )
+    if "top5_accuracy" in spec.metrics and classes <= 5:
+        raise UserError(f"problem.metrics.top5_accuracy: it is 100% of any network with {classes} outputs; remove it")
+
+
+def _classes(spec: ProblemSpec, dataset: Dataset) -> int:
+    vocabulary = 0 if dataset.token_bytes is None else len(dataset.token_bytes)
+    largest = max(vocabulary - 1, *(int(given.max()) for given in dataset.targets))
+    if spec.outputs is None:
+        _refuse_sparse_classes(spec, dataset, largest + 1)
+        return largest + 1
+    if largest >= spec.outputs:
+        raise UserError(
+            f"problem.outputs: {spec.outputs}, but the targets of {spec.dataset} have the class {largest}; classes are "
+            f"counted from 0, so that this takes at least {largest + 1} outputs"
+        )
+    return spec.outputs
+
+
+def _refuse_sparse_classes(spec: ProblemSpec, dataset: Dataset, classes: int) -> None:
+    """Refuse numbers that are no classes, such as ids: a network would have an output for each up to the largest."""
+    used = len(torch.unique(dataset.train_targets))
+    if dataset.token_bytes is None and classes > _MANY_CLASSES and classes > 2 * used:
+        raise UserError(
+            f"problem.dataset: {spec.dataset}: {classes - used:,} of the {classes:,} classes (0 to {classes - 1:,}) "
+            "have no training example\n  Number the classes from 0 without gaps, or state problem.outputs"
+        )
+
+
+def _one_hot(given: Tensor) -> bool:
+    """Whether targets ``[examples, n]`` are rows with a single 1, which sequences of classes are not."""
+    return given.dim() == 2 and given.shape[1] > 1 and bool((given.sum(1) == 1).all() and (given.amax(1) == 1).all())
+
+
+def _classes_fix(given: Tensor) -> str:
+    if given.dim() == 2 and not given.is_floating_point() and int(given.min()) < 0:
+        return f", the smallest {int(given.min())}; a position without a loss has {IGNORED}"
+    if given.dim() == 2 and given.shape[1] > 1:
+        return " (one row an example: y.argmax(1) if it is one-hot)"
+    if given.dim() == 2 and given.shape[1] == 1:
+        return " (y.squeeze(1).long())"
+    return f", the smallest {int(given.min())}" if given.dtype == torch.int64 and given.dim() == 1 else " (y.long())"
