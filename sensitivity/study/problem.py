@@ -17,11 +17,11 @@ from sensitivity.study.varying import Varying
 DATASETS = ("digits", "diabetes", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "text", "noisy_quadratic")
 IMAGE_FOLDER = "imagefolder:"
 """What stands before the path of a folder of images, as a data set."""
-TABLE = "table:"
-"""Likewise before the path of a file of columns or arrays."""
 TEXT = "text:"
 """Likewise before that of a text file, or of a folder of text files."""
-_PATHS = (IMAGE_FOLDER, TABLE, TEXT)
+TABLE = "table:"
+"""Likewise before the path of a file of columns or arrays."""
+_PATHS = (IMAGE_FOLDER, TEXT, TABLE)
 _TEXT_DEFAULTS = {"tokenizer": "characters", "sequence_length": 32, "vocabulary": 1024}
 """Of fields that a text has; a vocabulary has a size of its own with "bpe" alone."""
 MODELS = (
@@ -44,6 +44,7 @@ _ORACLE = {"dataset": "noisy_quadratic", "model": "quadratic", "loss": "quadrati
 """The fields that make the noisy quadratic; none of them means anything without the others."""
 _LATER = (
     "columns",
+    *_TEXT_DEFAULTS,
     "outputs",
     "model_arguments",
     "loss_arguments",
@@ -153,7 +154,7 @@ class ProblemSpec(Varying):
     """What the tokens of a text are; "bpe" is a byte-level one that is trained on its training part."""
     vocabulary: Annotated[int | None, Field(ge=257, le=1_000_000, validate_default=True)] = None
     """Tokens of a "bpe"."""
-    sequence_length: Annotated[Count | None, Field(validate_default=True)] = None
+    sequence_length: Annotated[int | None, Field(ge=2, le=1_000_000, validate_default=True)] = None
     """Tokens of an example of a text."""
     augment: Literal["none", "crop_flip"] = "none"
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
@@ -164,23 +165,18 @@ class ProblemSpec(Varying):
     @field_validator("dataset")
     @classmethod
     def _dataset_known(cls, value: str) -> str:
-        if value.startswith(TABLE) and not value.lower().endswith(TABLE_SUFFIXES):
-            raise PydanticCustomError(
-                "path", "give table:PATH, the path of a file that ends in {all}", {"all": ", ".join(TABLE_SUFFIXES)}
-            )
         for kind in _PATHS:
             if value.startswith(kind):
                 if not value.removeprefix(kind).strip():
                     raise PydanticCustomError("path", "the path is empty: give {kind}PATH", {"kind": kind})
+                if kind == TABLE and not value.lower().endswith(TABLE_SUFFIXES):
+                    raise PydanticCustomError(
+                        "path",
+                        "give table:PATH, the path of a file that ends in {all}",
+                        {"all": ", ".join(TABLE_SUFFIXES)},
+                    )
                 return value
         return _known_or_import_path(value, DATASETS, "data set", "".join(f", {kind}PATH" for kind in _PATHS))
-
-    @field_validator("columns")
-    @classmethod
-    def _of_a_table(cls, value: ColumnsSpec | None, info: ValidationInfo) -> ColumnsSpec | None:
-        if value is not None and not info.data.get("dataset", TABLE).startswith(TABLE):
-            raise PydanticCustomError("problem", 'belongs to dataset = "table:PATH"; remove it')
-        return value
 
     @field_validator("model")
     @classmethod
@@ -217,7 +213,10 @@ class ProblemSpec(Varying):
     @classmethod
     def _metrics_apply(cls, value: dict[str, MetricField], info: ValidationInfo) -> dict[str, MetricField]:
         for name, declared in value.items():
-            if (mistake := metric_mistake(name, declared, info.data.get("loss", ""))) is not None:
+            mistake = metric_mistake(name, declared, info.data.get("loss", ""))
+            if name == "bits_per_byte" and not _is_text(info.data.get("dataset", TEXT)):
+                mistake = 'bits_per_byte: of text alone: dataset = "text" or "text:PATH"; remove it'
+            if mistake is not None:
                 raise PydanticCustomError("problem", "{mistake}", {"mistake": mistake})
         return value
 
@@ -261,7 +260,7 @@ class ProblemSpec(Varying):
         return self
 
     def _unused(self) -> Collection[str]:
-        return [name for name in (*_LATER, *_TEXT_DEFAULTS) if not getattr(self, name)]
+        return [name for name in _LATER if not getattr(self, name)]
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())

@@ -19,7 +19,7 @@ from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.users_code import users_code
 from sensitivity.training.identity import check_follows_seed
-from sensitivity.training.losses import IGNORED
+from sensitivity.training.losses import IGNORED, is_ignored
 from sensitivity.training.own_checks import loss_mistake, metric_mistakes, own_loss
 from sensitivity.training.packed_model import no_recomputation
 from sensitivity.training.problems import Problem
@@ -54,13 +54,13 @@ def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
             f"{spec.required_problem.dataset} is {list(problem.dataset.train_inputs.shape[1:])}. Remove it"
         )
     targets = problem.dataset.train_targets
-    if problem.has_classes and (absent := problem.outputs - len(torch.unique(targets[targets != IGNORED]))):
+    if problem.has_classes and (absent := problem.outputs - len(torch.unique(targets[~is_ignored(targets)]))):
         logger.warning(
             "problem: %d of %d classes have no training example; add examples, or raise train_subset",
             absent, problem.outputs,
         )  # fmt: skip
     part = "ghost_batch" if spec.required_problem.ghost_batch else "micro_batch" if spec.execution.micro_batch else ""
-    if part and problem.ignores_terms:
+    if part and problem.loss.masked:
         field = f"problem.{part}" if part == "ghost_batch" else f"execution.{part}"
         mistakes.append(
             f"{field}: parts of a batch would have different numbers of targets (some are {IGNORED}) and count alike. "
@@ -165,7 +165,7 @@ def _optimizer_mistakes(spec: StudySpec, arms: Mapping[str, Arm], problem: Probl
         network=model,
         batch_size=max(spec.batch_sizes),
         terms_per_example=problem.terms_per_example,
-        ignores_terms=problem.ignores_terms,
+        ignores_terms=problem.loss.masked,
         in_parts=part is not None and part < max(spec.batch_sizes),
         loss=problem.loss_kind,
         curvature=problem.curvature,

@@ -57,7 +57,8 @@ def _measured(
     """Return the value of each of `metrics` over some examples: ``[trials]`` each."""
     loss = torch.zeros(model.trials, dtype=torch.float64, device=inputs.device)
     count: Tensor | int = 0
-    others = {m.quantity.name: accumulator(m.quantity.name, problem.own_metrics) for m in metrics if not m.is_loss}
+    names = [metric.quantity.name for metric in metrics if not metric.is_loss]
+    others = {name: accumulator(name, problem.own_metrics, problem.dataset.token_bytes) for name in names}
     for start in range(0, len(inputs), rows):
         some, wanted = inputs[start : start + rows], problem.dataset.labels(targets[start : start + rows])
         outputs = model.eval_outputs(problem.dataset.standardised(some))

@@ -29,7 +29,7 @@ from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.user_functions import check_arguments, fitted_arguments, import_function
 from sensitivity.training.datasets.dataset import Dataset, are_sequences
 from sensitivity.training.datasets.load import load_dataset
-from sensitivity.training.losses import IGNORED, Loss, LossKind, loss_of
+from sensitivity.training.losses import Loss, LossKind, loss_of
 from sensitivity.training.models.alexnet import alexnet
 from sensitivity.training.models.lenet import lenet
 from sensitivity.training.models.perceptron import perceptron
@@ -107,12 +107,6 @@ class Problem:
         """How many terms the loss has for each example: the length of sequences that have a class at each position."""
         return math.prod(self.dataset.train_targets.shape[1:]) if self.has_classes else 1
 
-    @property
-    def ignores_terms(self) -> bool:
-        """Whether some positions of the training sequences have no loss; looks at all of them."""
-        targets = self.dataset.train_targets
-        return self.terms_per_example > 1 and bool((targets == IGNORED).any())
-
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss that is trained, of each trial ``[trials]``."""
         return (self.loss.smoothed(self.label_smoothing) if self.label_smoothing else self.loss)(outputs, targets)
@@ -146,7 +140,6 @@ def load_problem(
     folder: Path | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
-    for_price: bool = False,
 ) -> Problem:
     """Return the problem that a study names.
 
@@ -155,12 +148,11 @@ def load_problem(
         folder: where the study file lies, for paths relative to it.
         device: where data and networks are to be; the CPU if none is given.
         dtype: of floating-point data and of networks.
-        for_price: as of ``load_dataset``.
 
     Raises:
         UserError: a data set can't be had, or the user's own function is not found or returns what does not fit.
     """
-    dataset = load_dataset(spec, folder=folder, for_price=for_price).to(device or torch.device("cpu"), dtype)
+    dataset = load_dataset(spec, folder=folder).to(device or torch.device("cpu"), dtype)
     targets = targets_of(spec, dataset)
     outputs, shape = targets.outputs, tuple(dataset.train_inputs.shape[1:])
     build = _MODELS.get(spec.model) or import_function(spec.model, "problem.model")

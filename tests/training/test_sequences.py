@@ -18,14 +18,13 @@ from sensitivity.training.checks import check_study
 from sensitivity.training.datasets import Dataset
 from sensitivity.training.datasets.own_arrays import as_tensor
 from sensitivity.training.loop import train_pack
-from sensitivity.training.losses import IGNORED, cross_entropy
+from sensitivity.training.losses import IGNORED, cross_entropy, is_ignored
 from sensitivity.training.metrics import MeanOfTerms, is_correct
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem, load_problem
 from sensitivity.training.step import make_optimizer, take_step
 
 CLASSES, TIME = 5, 6
-MASKED = dataclasses.replace(cross_entropy, masked=True)
 
 
 class Tagger(nn.Module):
@@ -57,7 +56,11 @@ def sequences(*, masked: bool = False, padded: int = 0) -> Dataset:
 
 def problem(dataset: Dataset, model: type[nn.Module] = Tagger) -> Problem:
     return Problem(
-        dataset=dataset, build_model=lambda: model().double(), loss=MASKED, has_classes=True, outputs=CLASSES
+        dataset=dataset,
+        build_model=lambda: model().double(),
+        loss=dataclasses.replace(cross_entropy, masked=bool((dataset.train_targets == IGNORED).any())),
+        has_classes=True,
+        outputs=CLASSES,
     )
 
 
@@ -72,16 +75,19 @@ def test_loss_and_accuracy_are_means_over_what_is_not_ignored(classes, smoothing
     outputs = torch.randn(3, 4, TIME, classes, generator=generator, dtype=torch.float64)
     targets = torch.randint(0, classes, (3, 4, TIME), generator=generator)
     targets[torch.rand(targets.shape, generator=generator) < 0.3] = IGNORED
-    losses, correct = MASKED.smoothed(smoothing)(outputs, targets), MeanOfTerms(is_correct)
-    correct.add(outputs, targets[0])
+    loss = dataclasses.replace(cross_entropy, masked=True)
+    losses = (loss.smoothed(smoothing) if smoothing else loss)(outputs, targets)
     for k in range(3):
         kept = targets[k] != IGNORED
         rows, wanted = outputs[k][kept], targets[k][kept]
         assert losses[k].item() == pytest.approx(
             functional.cross_entropy(rows, wanted, label_smoothing=smoothing).item(), rel=1e-12
         )
-        right = outputs[k].argmax(-1)[targets[0] != IGNORED] == targets[0][targets[0] != IGNORED]
-        assert correct.result(losses)[k].item() == pytest.approx(right.double().mean().item(), rel=1e-12)
+        share = MeanOfTerms(is_correct)
+        share.add(outputs[k : k + 1], targets[k])
+        assert share.result(losses).item() == pytest.approx(
+            (rows.argmax(1) == wanted).double().mean().item(), rel=1e-12
+        )
 
 
 def plain_run(trial, dataset, *, batch_size, steps):
@@ -213,9 +219,12 @@ def test_windows_of_a_file_that_is_mapped_stay_views_of_it(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda x, y: (x, y.masked_fill(y == 1, -5)), "classes from 0, or -100 at positions without a loss; .* -5"),
-        (lambda x, y: (x, y.index_fill(0, torch.tensor([2, 4]), IGNORED)), "2 of 40 sequences have no target but -100"),
-        (lambda x, y: (x[:, :4], y), r"int64 of shape \[examples\], from 0; got int64 \[40, 6\]"),
+        (
+            lambda x, y: (x, y.masked_fill(y == 1, -5)),
+            "from 0; got .*, the smallest -5; a position without a loss has -100",
+        ),
+        (lambda x, y: (x, y.index_fill(0, torch.tensor([2, 4]), IGNORED)), "2 of 40 sequences have no target"),
+        (lambda x, y: (x[:, :4], y), r"inputs must be \[examples, 6, ...\], got \[40, 4\]"),
     ],
     ids=["a negative class", "no target", "other lengths"],
 )
@@ -226,6 +235,12 @@ def test_targets_that_are_none_are_refused(monkeypatch, change, said):
     monkeypatch.setattr("sensitivity.training.problems.load_dataset", lambda *_, **__: whole)
     with pytest.raises(UserError, match=said):
         load_problem(ProblemSpec(dataset="own:data", model="own:model"))
+
+
+def test_no_byte_is_taken_for_a_target_that_is_ignored():
+    """156 is -100 modulo 256, and so torch compares it."""
+    assert not bool(is_ignored(torch.tensor([156], dtype=torch.uint8)).any())
+    assert bool(is_ignored(torch.tensor([IGNORED])).all())
 
 
 def test_what_needs_a_loss_at_every_position_says_so(make_study):

@@ -1,7 +1,9 @@
 """Text: tokens that lose nothing, splits that share nothing, windows that follow one another, and what is refused."""
 
 import builtins
+import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from sensitivity.study.problem import ProblemSpec
 from sensitivity.training.datasets import kjv
 from sensitivity.training.datasets.load import load_dataset
 from sensitivity.training.datasets.tokenizers import byte_pairs, characters, utf8_bytes
+from sensitivity.training.losses import IGNORED, cross_entropy
+from sensitivity.training.metrics import accumulator
 
 VERSES = "Das Wort war bei Gott, und Gott war das Wort — æ’x.\nIm Anfang schuf Gott Himmel und Erde.\n" * 30
 
@@ -204,3 +208,32 @@ def test_fields_of_text_have_defaults_and_other_problems_have_none():
     }
     assert ProblemSpec(dataset="text:a", tokenizer="bpe").vocabulary == 1024
     assert not {"tokenizer", "vocabulary", "sequence_length"} & ProblemSpec().model_dump().keys()
+
+
+def test_bits_per_byte_do_not_depend_on_the_tokens():
+    """A model that gives each byte of 'abab' 1/4, as four tokens of a byte or two of two bytes each: 2 bits a byte."""
+    for classes, length, token_bytes in ((4, 4, [1, 1, 1, 1]), (16, 2, [2] * 16)):
+        targets = torch.arange(length)[None] % 2
+        outputs = torch.zeros(3, 1, length, classes)
+        loss = cross_entropy(outputs, targets.expand(3, 1, length))
+        bits, perplexity = (
+            accumulator(name, {}, torch.tensor(token_bytes)) for name in ("bits_per_byte", "perplexity")
+        )
+        for each in (bits, perplexity):
+            each.add(outputs, targets)
+        assert bits.result(loss).tolist() == pytest.approx([2.0] * 3)
+        assert perplexity.result(loss).tolist() == pytest.approx([classes] * 3)
+
+
+def test_bits_per_byte_by_hand():
+    targets = torch.tensor([[0, 1, IGNORED]])
+    outputs = torch.tensor([[[[math.log(3), 0.0], [0.0, 0.0], [5.0, 0.0]]]])
+    loss = dataclasses.replace(cross_entropy, masked=True)(outputs, targets[None])
+    bits = accumulator("bits_per_byte", {}, torch.tensor([1, 2]))
+    bits.add(outputs, targets)
+    assert bits.result(loss).item() == pytest.approx((math.log2(4 / 3) + 1) / 3)
+
+
+def test_bits_per_byte_are_of_text_alone(make_study):
+    with pytest.raises(StudyFileError, match='bits_per_byte: of text alone: dataset = "text" or "text:PATH"'):
+        make_study(problem={"metrics": {"bits_per_byte": True}})

@@ -37,8 +37,6 @@ class Dataset:
     """Of text, how many bytes each token stands for ``[vocabulary]``."""
     fingerprint: str = ""
     """Hash of the content of files that the study names; empty where the name alone says what the data are."""
-    is_stand_in: bool = False
-    """Whether it only has the size of the data set that it is named after, as that one is not downloaded yet."""
 
     @property
     def train_size(self) -> int:
@@ -53,11 +51,13 @@ class Dataset:
 
     @property
     def splits(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """The stored inputs and targets of every split."""
-        there: tuple[Split, ...] = ("train", "validation", "test")
-        if self.validation_inputs is None:
-            there = ("train", "test")
-        return tuple(self.split(name) for name in there)
+        """The stored inputs and the targets of every split."""
+        pairs = (
+            (self.train_inputs, self.train_targets),
+            (self.validation_inputs, self.validation_targets),
+            (self.test_inputs, self.test_targets),
+        )
+        return tuple((x, y) for x, y in pairs if x is not None and y is not None)
 
     def split(self, name: Split) -> tuple[Tensor, Tensor]:
         """Return the stored inputs and the targets of a split."""
