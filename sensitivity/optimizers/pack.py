@@ -16,6 +16,7 @@ from sensitivity.kfac import Capture
 from sensitivity.optimizers.average import Average
 from sensitivity.optimizers.contract import (
     RULES,
+    ElementWise,
     EvaluatesElsewhere,
     Explains,
     Intervals,
@@ -32,6 +33,7 @@ from sensitivity.optimizers.contract import (
     Tensors,
     TrainsModules,
 )
+from sensitivity.optimizers.joint import WHOLE, Joint, joint_of
 from sensitivity.optimizers.numbers import Numbers, per_trial
 from sensitivity.study.arms import declared_kind, kinds
 from sensitivity.study.errors import UserError
@@ -85,7 +87,8 @@ class PackOptimizer:
         like = next(iter(params.values())).detach()
         self._numbers = Numbers(rows, like, began)
         self._lr = self._numbers.cast("lr")
-        self._state = self._rule.init(params, self._numbers)
+        self._joint = joint_of(params) if isinstance(rule, ElementWise) else None
+        self._state = self._rule.init(self._whole(params), self._numbers)
         self._clips = settings.get("kl_clip") is not None or "kl_clip" in self._numbers
         self._clip_norm: float | None = settings.get("clip_norm")
         self._clip_sum, self._clipped = torch.zeros_like(self._lr), torch.zeros_like(self._lr)
@@ -179,9 +182,12 @@ class PackOptimizer:
         began = time.perf_counter()
         if grads and len(grads) < len(params) and not isinstance(self._rule, LeavesUnused):
             grads = {name: grads[name] if name in grads else torch.zeros_like(p) for name, p in params.items()}
+        whole = self._whole(params)
+        if self._joint is not None:
+            grads = {WHOLE: self._joint.gradient(grads)}
         grads = self._clipped_to_norm(grads)
         lr = self._lr if isinstance(lr_multiplier, float) and lr_multiplier == 1.0 else self._lr * lr_multiplier
-        report = self._rule.step(params, grads, self._state, self._numbers, lr=lr, step=step) or Report()
+        report = self._rule.step(whole, grads, self._state, self._numbers, lr=lr, step=step) or Report()
         for phase, seconds in report.seconds.items():
             self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
         if report.clip is not None and self._clips:
@@ -192,6 +198,15 @@ class PackOptimizer:
         rest = time.perf_counter() - began - sum(report.seconds.values())
         self._seconds["update"] = self._seconds.get("update", 0.0) + rest
         return report.failed
+
+    def _whole(self, params: Tensors) -> Tensors:
+        """Return parameters as the rule takes them: by name, or all in one."""
+        if self._joint is None:
+            return params
+        base = next(iter(params.values()))._base
+        if base is not self._joint.whole and base is not None:  # members were dropped
+            self._joint = Joint(params, base)
+        return {WHOLE: self._joint.whole}
 
     def _clipped_to_norm(self, grads: Tensors) -> Tensors:
         """Return gradients of no larger norm than `clip_norm`, over all parameters of a member."""
@@ -209,7 +224,7 @@ class PackOptimizer:
         if self._average is not None:
             elsewhere = self._average.evaluating(params)
         elif self._elsewhere is not None:
-            elsewhere = self._elsewhere.evaluating(params, self._state, self._numbers)
+            elsewhere = self._elsewhere.evaluating(self._whole(params), self._state, self._numbers)
         else:
             yield
             return
@@ -261,7 +276,7 @@ class PackOptimizer:
         if self._own_state is not None:
             self._own_state.restore(self._state, state["rule"])
         else:
-            _copy(self._state, state["rule"])
+            _copy(self._saved(), state["rule"])
         self._clip_sum.copy_(state["clip_sum"])
         self._clipped.copy_(state["clipped"])
         if self._average is not None:
@@ -273,7 +288,10 @@ class PackOptimizer:
         return reason or "gradient or update not finite"
 
     def _saved(self) -> dict[str, Any]:
-        return self._state if self._own_state is None else self._own_state.saved(self._state)
+        if self._own_state is not None:
+            return self._own_state.saved(self._state)
+        named: dict[str, Any] = self._state if self._joint is None else self._joint.by_name(self._state)
+        return named
 
 
 def _copy(held: Any, saved: Any) -> None:
