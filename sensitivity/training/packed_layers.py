@@ -107,6 +107,8 @@ def _route_layer(module: nn.Module, name: str, tape: Tape) -> None:
     elif isinstance(module, nn.Embedding):
         one = _embedding(module)
         _route(module, name, tape, one, each_alone(one))
+    elif isinstance(module, nn.EmbeddingBag):
+        _route_bag(module, name, tape)
 
 
 def _route(
@@ -128,6 +130,25 @@ def _route(
         return outputs
 
     module.forward = forward
+
+
+def _route_bag(module: nn.EmbeddingBag, name: str, tape: Tape) -> None:
+    """Note the rows that a bag sums, or averages, as those of an embedding; it computes as it did if nobody looks."""
+    plain, one = module.forward, _embedding(module)
+    _route(module, name, tape, one, each_alone(one))
+    looked_up = module.forward
+
+    def forward(x: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        if not tape.recording or x.dim() != 2 or offsets is not None:
+            return plain(x, offsets, per_sample_weights)
+        shares = torch.ones_like(x, dtype=module.weight.dtype) if per_sample_weights is None else per_sample_weights
+        if module.padding_idx is not None:
+            shares = shares * (x != module.padding_idx)
+        if module.mode == "mean":
+            shares = shares / shares.sum(1, keepdim=True).clamp_min(1)
+        return (looked_up(x) * shares.unsqueeze(-1)).sum(1)
+
+    module.forward = forward  # type: ignore[method-assign, assignment]
 
 
 def _note_norm(module: nn.Module, name: str, tape: Tape) -> None:
@@ -281,7 +302,7 @@ def each_alone(one: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return packed
 
 
-def _embedding(module: nn.Embedding) -> Callable[..., Tensor]:
+def _embedding(module: nn.Embedding | nn.EmbeddingBag) -> Callable[..., Tensor]:
     return lambda x, weight, _: functional.embedding(x, weight, module.padding_idx)
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from sensitivity.optimizers.joint import are_joined, laid_out
 from sensitivity.study.seeds import derive
 from sensitivity.training.device_errors import of_device
 from sensitivity.training.packed_composed import Layers, layers_of
@@ -62,6 +63,7 @@ class PackedModel:
         *,
         products: torch.dtype | None = None,
         shipped: bool = False,
+        began: int | None = None,
     ) -> None:
         """Build one network a seed with torch's global generator; equal seeds give equal networks.
 
@@ -71,6 +73,7 @@ class PackedModel:
             products: type in which products are computed, if one is given; outputs are float32 then.
             shipped: whether the model is one of this product's: each pass does the same, and draws no random numbers
                 but in layers that are made for it. A user's code can't promise that.
+            began: the number of members that the pack began with, where some were dropped since.
         """
         self._products, self._build = products, build
         networks = {seed: initialised(build, seed) for seed in dict.fromkeys(seeds)}
@@ -85,7 +88,9 @@ class PackedModel:
         install(self._skeleton, self._tape)
         members = [networks[seed] for seed in seeds]
         trained = [name for name, p in self._skeleton.named_parameters() if p.requires_grad]
-        self.params = {name: _stack(members, name).requires_grad_() for name in trained}
+        stacked = {name: _stack(members, name) for name in trained}
+        self._joint = are_joined(stacked, began or len(seeds))
+        self.params = self._trained(stacked)
         """Trained parameters, each ``[trials, *shape]``."""
         frozen = [name for name, p in self._skeleton.named_parameters() if not p.requires_grad]
         self._constants = {name: _stack(members, name) for name in frozen}
@@ -180,11 +185,22 @@ class PackedModel:
 
     def select(self, index: Tensor) -> None:
         """Keep only the members at `index`."""
-        self.params = {name: p.detach()[index].requires_grad_() for name, p in self.params.items()}
+        self.params = self._trained({name: p.detach()[index] for name, p in self.params.items()})
         self._constants = {name: p[index] for name, p in self._constants.items()}
         self._buffers = {name: b[index] for name, b in self._buffers.items()}
         self._random = [self._random[k] for k in index.tolist()]
         self._generators = [self._generators[k] for k in index.tolist()]
+
+    def _trained(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        trained = {name: p.requires_grad_() for name, p in (laid_out(params) if self._joint else params).items()}
+        single = len(next(iter(trained.values()))) == 1
+        self._single = tuple(p.detach()[0].requires_grad_() for p in trained.values()) if single else ()
+        return trained
+
+    @property
+    def leaves(self) -> tuple[Tensor, ...]:
+        """What gradients are taken by, in the order of `params`: of a single sequence views ``[*shape]`` of these."""
+        return self._single if self._single and self._sequence is not None else tuple(self.params.values())
 
     def state(self) -> dict[str, Any]:
         """Return all that training changes, as plain containers of tensors."""
@@ -264,7 +280,12 @@ class PackedModel:
 
     def _run_sequence(self, steps: tuple[Step, ...], inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
         self._tape.calls, self._tape.generators = {}, self._generators
-        outputs = run_sequence(steps, inputs, {**self.params, **self._constants})
+        if self.trials > 1:
+            tensors = {**self.params, **self._constants}
+        else:
+            tensors = dict(zip(self.params, self.leaves, strict=True))
+            tensors |= {name: p[0] for name, p in self._constants.items()}
+        outputs = run_sequence(steps, inputs, tensors)
         return outputs, self._joint_calls()
 
     def _run_layers(self, layers: Layers, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:

@@ -85,7 +85,19 @@ class Tied(nn.Module):
         return h @ self.words.weight.T if self.form == "at" else functional.linear(h, self.words.weight)
 
 
+class Bags(nn.Module):
+    """Means of words, of which the first does not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.EmbeddingBag(3, 4, mode="mean", padding_idx=0), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.words((x[..., 0] > 0).long() + (x[..., 1] > 0))))
+
+
 MODELS = {
+    "bags of words": Bags,
     "tied module": lambda: Tied("module"),
     "tied by a function": lambda: Tied("linear"),
     "tied by a product": lambda: Tied("at"),
