@@ -41,7 +41,7 @@ def best_table(maps: Sequence[RobustnessMap]) -> Table:
         "cells within tolerance", "cells all diverged", "on the edge of",
     )  # fmt: skip
     caption = f"Best cell by {metric.label}, each optimizer and batch size."
-    return Table(caption=caption, header=header, rows=rows, text_columns=3)
+    return Table(caption=caption, header=header, rows=rows, text_columns=3).without_empty("on the edge of")
 
 
 def _range(map_: RobustnessMap, cell: Cell) -> str:
