@@ -38,7 +38,6 @@ def studies_page(site: Site) -> TopPage:
         return [
             html.H1("Studies"),
             html.P(["Study directories below ", html.Code(site.catalog.root.uri), "."], className="lead"),
-            html.P(id="stopped", className="note", role="status"),
             html.Div(id="studies", className="studies"),
         ]
 

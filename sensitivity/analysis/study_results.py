@@ -109,7 +109,9 @@ class StudyResults(LookedAt):
         total = self.summary.total
         if self.settled and total.waiting == total.planned:
             return (*self.source_cautions, OWN_DESIGN_WAITS)
-        return (*self.source_cautions, *compute_cautions(self.searched, self.summary, self.maps))
+        curves = self.scaling()
+        found = compute_cautions(self.searched, self.summary, self.maps, curves, running=self.tables.running)
+        return (*self.source_cautions, *found)
 
     @property
     @kept("metric")

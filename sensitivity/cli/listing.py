@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sensitivity.cli.json_output.base import json_text
 from sensitivity.cli.json_output.studies import StudyOutput, UnreadableOutput
 from sensitivity.figures.settled_words import standing_in_words
@@ -12,8 +14,15 @@ from sensitivity.study.results import Status
 
 
 def show_studies(root: str, *, as_json: bool) -> None:
-    """Print each study below `root` with its counts; one that can't be read has its error instead."""
-    found = [_study(directory) for directory in studies(place(root))]
+    """Print each study below `root` with its counts; one that can't be read has its error instead.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    where = place(root)
+    if where.is_local and not Path(where.path).exists():
+        raise UserError(f"{root}: no such folder\n  Give a folder of studies; `sensitivity run quickstart` makes one")
+    found = [_study(directory) for directory in studies(where)]
     if as_json:
         print(json_text(found))
         return

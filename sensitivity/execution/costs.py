@@ -221,17 +221,46 @@ def measure_here(plan: Plan, groups: Mapping[Group, Sequence[Sample]], *, worker
     return measure(groups, problem, execution, workers=workers)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """What can be told of one arm at one batch size without measuring."""
+
+    optimizer: str
+    batch_size: int
+    runs: int
+    """0 of a search that only its device-hours end."""
+    steps: int
+    flops: float
+    """Of a run's training."""
+
+
+def counted(plan: Plan) -> tuple[Counted, ...]:
+    """Return what can be told of a study without measuring."""
+    runs, found = Counter(trial.group for trial in plan.counted), []
+    for group, of_group in samples(plan, finished=frozenset()).items():
+        each = [(*run_cost(sample.trials[0], plan.problem), sample.share) for sample in of_group]
+        flops = sum(flops * share for _, flops, share in each)
+        optimizer, size = group
+        found.append(Counted(optimizer=optimizer, batch_size=size, runs=runs[group], steps=each[0][0], flops=flops))
+    return tuple(found)
+
+
 def _counted(plan: Plan) -> str:
     """Describe what is known about a study without measuring."""
-    runs, lines, total = Counter(trial.group for trial in plan.counted), [], 0.0
-    for group, of_group in samples(plan, finished=frozenset()).items():
-        counted = [(*run_cost(sample.trials[0], plan.problem), sample.share) for sample in of_group]
-        steps, flops = counted[0][0], sum(flops * share for _, flops, share in counted)
-        hours = plan.spec.optimizers[group[0]].device_hours
-        many = f"{hours:g} device-hours" if group not in runs else f"{runs[group]:,} runs"
-        lines.append(f"    {group[0]} at batch size {group[1]}: {many} of {steps:,} steps, {flops:.2g} FLOP each")
-        total += runs[group] * flops
-    return "\n".join([f"  Known without it: {runs.total():,} runs, {total:.2g} FLOP in all", *lines])
+    found, lines = counted(plan), []
+    for one in found:
+        hours = plan.spec.optimizers[one.optimizer].device_hours
+        many = f"{one.runs:,} runs" if one.runs else f"{hours:g} device-hours"
+        each = f"{one.steps:,} steps, {one.flops:.2g} FLOP each"
+        lines.append(f"    {one.optimizer} at batch size {one.batch_size}: {many} of {each}")
+    runs, total = sum(one.runs for one in found), sum(one.runs * one.flops for one in found)
+    return "\n".join(
+        [
+            f"  Known without it: {runs:,} runs, {total:.2g} FLOP in all",
+            *lines,
+            "  `sensitivity plan --tflops RATE` tells the time at a rate",
+        ]
+    )
 
 
 def measure(

@@ -53,6 +53,8 @@ class Study:
     """Runs that are kept in the directory but belong to no cell of the present plan."""
     ledger: Ledger | None = None
     """How far the study has been settled; None where nobody has begun."""
+    running: bool = False
+    """Whether its results were being written when it was read."""
 
     def at_start(self, metric: MetricName) -> pd.DataFrame:
         """Return the curves, in which the evaluations of untrained networks are; so do the three below for theirs."""
