@@ -87,7 +87,7 @@ class PackWorker:
         return function(*arguments)
 
     def rest(self) -> None:
-        """Give unused memory back to the system and the accelerator: it may take long until the next run."""
+        """Release unused memory to the system and the accelerator, as the next run may be far off."""
         release_unused()
         return_freed_memory()
 

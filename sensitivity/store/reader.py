@@ -199,7 +199,7 @@ def finished_trials(directory: Place) -> frozenset[str]:
 
 
 def studies(root: Place) -> tuple[Place, ...]:
-    """Return the study directories directly below `root`, and `root` itself if it is one.
+    """Return the study directories directly below `root`, or `root` itself if it is one.
 
     A folder that may not be looked into is among them: to read it tells why, and the others are listed nevertheless.
 
@@ -278,7 +278,7 @@ def _counting(parts: Mapping[str, pa.Table]) -> pd.DataFrame:
 
 
 def _read_curves(directory: Place, parts: pd.Series[str], metrics: Sequence[str]) -> pd.DataFrame:
-    """Return the curve of each run from the part that its result stands in, ordered by run and step."""
+    """Return each run's curve from the part that contains its result, ordered by run and step."""
     schema = curves_schema(tuple(metrics))
     tables = [schema.empty_table()]
     groups = dict(list(parts.groupby(parts)))

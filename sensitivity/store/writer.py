@@ -120,7 +120,7 @@ def _cut(text: str) -> str:
 
 
 def result_row(run: RunResult) -> dict[str, Any]:
-    """Return the columns of a run that its result alone decides."""
+    """Return the columns of a run that depend on its result."""
     return {
         "status": run.status.value,
         "message": _cut(redacted(run.message)),

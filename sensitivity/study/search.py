@@ -63,7 +63,7 @@ class SearchSpec(Section):
         return value
 
     def metrics(self) -> tuple[str, ...]:
-        """Return the metrics that have to be measured for it."""
+        """Return the metrics that the objective needs."""
         return tuple(name for name in (*self.objective, *self.target) if name not in COSTS)
 
     def with_metrics(self, measured: Iterable[Metric]) -> SearchSpec:

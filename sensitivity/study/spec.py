@@ -130,7 +130,7 @@ class StudySpec(Editable):
 
     @property
     def primary_target(self) -> tuple[Metric, float] | None:
-        """The target of the verdict: that of the primary claim, or the first one declared."""
+        """The target of the verdict: the primary claim's, or else the first one declared."""
         if self.primary is not None and self.primary.target is not None:
             return next((self.metric(name), level) for name, level in self.primary.target.items())
         return next(((self.metric(name), levels[0]) for name, levels in self.targets.items()), None)

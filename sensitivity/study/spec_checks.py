@@ -50,7 +50,7 @@ def unmeasured(name: str, measured: tuple[Metric, ...]) -> str | None:
 
 
 def target_mistakes(name: MetricName, levels: tuple[float, ...], measured: tuple[Metric, ...]) -> Iterator[str]:
-    """Yield what is wrong with the levels of a metric, where the metrics `measured` are."""
+    """Yield the mistakes in a metric's target levels, given the `measured` metrics."""
     if (mistake := unmeasured(name, measured)) is not None:
         yield mistake
     if not levels:
