@@ -4,9 +4,10 @@ from torch import Tensor
 
 from sensitivity.kfac.config import KFACConfig
 from sensitivity.kfac.diagonal import Norm, example_squares
-from sensitivity.kfac.factors import Capture, full_precision
+from sensitivity.kfac.factors import Capture
 from sensitivity.kfac.hooks import Names, refuse_changed
 from sensitivity.kfac.passes import PassLedger
+from sensitivity.kfac.precision import full_precision
 from sensitivity.kfac.terms import LossTerms, batch_first
 
 
