@@ -51,7 +51,7 @@ def _plain(on: Workloads, model: str, batch: int) -> Mapping[str, Any]:
         for _ in range(2 if on.tiny else 20):
             optimizer.zero_grad(set_to_none=True)
             outputs = network(data.standardised(data.train_inputs[rows]))
-            functional.cross_entropy(outputs, data.train_targets[rows]).backward()  # type: ignore[no-untyped-call]
+            functional.cross_entropy(outputs.flatten(0, -2), data.train_targets[rows].flatten()).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
     return {"ms a step": seconds(steps, on, rounds=1 if on.tiny else 5) * 1e3 / (2 if on.tiny else 20)}

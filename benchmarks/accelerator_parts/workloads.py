@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sensitivity.study.load import parse_study
 from sensitivity.study.trials import Pack, Trial, expand
@@ -20,6 +19,7 @@ from sensitivity.training.losses import cross_entropy
 from sensitivity.training.models.perceptron import perceptron
 from sensitivity.training.models.resnet import resnet20
 from sensitivity.training.models.small_cnn import small_cnn
+from sensitivity.training.models.transformer import transformer
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 from sensitivity.training.recorded_steps import CudaGraphs, Steps
@@ -34,45 +34,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "kfac 1/1": {"kind": "kfac", "damping": 0.1, "inverse_interval": 1},
 }
 """By name; of K-FAC the steps between new factors and between new inverses."""
-
-
-class Transformer(nn.Module):
-    """A causal transformer of plain layers that says which class the sequence ``[batch, LENGTH]`` is of."""
-
-    def __init__(self, width: int, depth: int, heads: int = 4) -> None:
-        super().__init__()
-        self.tokens, self.places = nn.Embedding(WORDS, width), nn.Embedding(LENGTH, width)
-        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, CLASSES)
-        self.register_buffer("order", torch.arange(LENGTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits ``[batch, classes]``."""
-        h = self.tokens(x) + self.places(self.order)
-        for block in self.blocks:
-            h = block(h)
-        logits: Tensor = self.head(self.norm(h[..., -1, :]))
-        return logits
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.joint, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.register_buffer("later", torch.ones(LENGTH, LENGTH).triu(1).bool())
-
-    def forward(self, h: Tensor) -> Tensor:
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in self.joint(self.first(h)).chunk(3, -1)
-        )
-        scores = (query @ key.transpose(-2, -1)) / query.shape[-1] ** 0.5
-        seen = scores.masked_fill(self.later, -torch.inf).softmax(-1) @ value
-        h = h + self.out(seen.transpose(-3, -2).flatten(-2))
-        added: Tensor = self.down(functional.gelu(self.up(self.second(h))))
-        return h + added
 
 
 @dataclass(frozen=True)
@@ -92,7 +53,7 @@ class Workloads:
             "small_cnn": lambda: small_cnn((1, 8, 8), CLASSES),
             "resnet20": _little if small else resnet20((3, 32, 32), CLASSES),
             "resnet20 of 8x8": _little if small else resnet20((3, 8, 8), CLASSES),
-            "transformer": lambda: Transformer(16 if small else 256, 1 if small else 4),
+            "transformer": lambda: transformer((LENGTH,), WORDS, width=16 if small else 256, depth=1 if small else 4),
         }
         data = self._data(name, examples).to(device, dtype)
         return Problem(
@@ -100,7 +61,7 @@ class Workloads:
             build_model=lambda: builds[name]().to(device, dtype),
             loss=cross_entropy,
             has_classes=True,
-            outputs=CLASSES,
+            outputs=WORDS if name == "transformer" else CLASSES,
             shipped=True,  # each of them does the same in every pass, and draws no random numbers
         )
 
@@ -109,8 +70,8 @@ class Workloads:
         classes = torch.randint(0, CLASSES, (examples,), generator=generator)
         mean = deviation = None
         if name == "transformer":
-            inputs = torch.randint(0, WORDS, (examples, LENGTH), generator=generator)
-            inputs[:, :4] = classes[:, None]
+            ids = (torch.randint(0, WORDS, (examples, 1), generator=generator) * torch.arange(1, LENGTH + 2)) % WORDS
+            inputs, classes = ids[:, :-1], ids[:, 1:]
         elif name.startswith("resnet20"):
             side = 8 if self.tiny or "of 8x8" in name else 32
             shown = torch.randint(0, 200, (CLASSES, 3, side, side), generator=generator)

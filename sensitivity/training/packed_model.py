@@ -27,6 +27,7 @@ from sensitivity.training.packed_composed import Layers, layers_of
 from sensitivity.training.packed_layers import Tape, install
 from sensitivity.training.packed_sequence import Step, run_sequence, sequence_of
 from sensitivity.training.precision import autocast
+from sensitivity.training.random_states import cuda_of, draws, random_state, random_state_now, set_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,6 @@ _Calls = dict[str, list[tuple[Tensor, Tensor]]]
 _told: set[str] = set()
 """What this process has warned of."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_RANDOM = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class PackedModel:
         self._tape = Tape()
         self._sequence = sequence_of(self._skeleton, self._tape)
         self._layers = layers_of(self._skeleton, self._tape)
-        self._shipped, self._draws = shipped, any(_draws(module) for module in self._skeleton.modules())
+        self._shipped, self._draws = shipped, any(draws(module) for module in self._skeleton.modules())
         self._loops = None if self._sequence or self._layers else _loop_reason(self._skeleton)
         if self._loops and len(seeds) > 1:
             logger.info("%s: members of a pack run one by one", self._loops)
@@ -96,7 +96,7 @@ class PackedModel:
         self._constants = {name: _stack(members, name) for name in frozen}
         self._buffers = {name: _stack(members, name) for name, _ in self._skeleton.named_buffers()}
         self._generators = [torch.Generator(self.device).manual_seed(derive(seed, "dropout")) for seed in seeds]
-        self._random = [_random_state(derive(seed, "layer"), self.device) for seed in seeds]
+        self._random = [random_state(derive(seed, "layer"), self.device) for seed in seeds]
         self._followed: set[bool] = set()
         """Modes (training or not) in which the model has run as it does now; until then what a try changes is kept."""
         self._writes = False
@@ -172,10 +172,10 @@ class PackedModel:
 
     def train_member(self, place: int, module: nn.Module, inputs: Tensor) -> Tensor:
         """Run a member's own module in training mode on ``[batch, ...]``, with the member's random numbers."""
-        with torch.random.fork_rng(devices=_cuda_of(self.device)), autocast(self._products, self.device):
-            _set_random_state(self._random[place], self.device)
+        with torch.random.fork_rng(devices=cuda_of(self.device)), autocast(self._products, self.device):
+            set_random_state(self._random[place], self.device)
             outputs: Tensor = module.train()(inputs)
-            self._random[place] = _random_state_now(self.device)
+            self._random[place] = random_state_now(self.device)
         for name, buffer in module.named_buffers():
             inside = self._buffers[name][place]
             if buffer.data_ptr() != inside.data_ptr():  # the model has put a new one in its place
@@ -345,10 +345,10 @@ class PackedModel:
         rest = {**self._constants, **self._buffers}
         # A model may write to its input: not to what other members see too, or to the data set.
         borrowed = inputs.stride(0) == 0 or not self._skeleton.training
-        with torch.random.fork_rng(devices=_cuda_of(self.device)):
+        with torch.random.fork_rng(devices=cuda_of(self.device)):
             for k in range(self.trials):
                 self._tape.calls, self._tape.generators = {}, (self._generators[k],)
-                _set_random_state(self._random[k], self.device)
+                set_random_state(self._random[k], self.device)
                 member = {name: members[k] for name, members in trained.items()}
                 member |= {name: tensor[k] for name, tensor in rest.items()}
                 before = {name: member[name] for name in self._buffers}
@@ -358,7 +358,7 @@ class PackedModel:
                     if member[name] is not buffer:  # the model has put a new one in its place
                         self._buffers[name][k] = member[name].detach()
                 if self._skeleton.training:
-                    self._random[k] = _random_state_now(self.device)
+                    self._random[k] = random_state_now(self.device)
                 tapes.append(self._tape.calls)
         return torch.stack(outputs), _side_by_side(tapes)
 
@@ -399,32 +399,6 @@ def initialised(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init"))
         return build()
-
-
-def _cuda_of(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
-
-
-def _random_state(seed: int, device: torch.device) -> list[Tensor]:
-    """Return the states of torch's own generators after seeding them: the CPU's, and an accelerator's if used."""
-    devices = [torch.device("cpu"), *_cuda_of(device)]
-    return [torch.Generator(device).manual_seed(seed).get_state() for device in devices]
-
-
-def _random_state_now(device: torch.device) -> list[Tensor]:
-    return [torch.random.get_rng_state(), *(torch.cuda.get_rng_state(each) for each in _cuda_of(device))]
-
-
-def _set_random_state(state: Sequence[Tensor], device: torch.device) -> None:
-    torch.random.set_rng_state(state[0])
-    for each, kept in zip(_cuda_of(device), state[1:], strict=True):
-        torch.cuda.set_rng_state(kept, each)
-
-
-def _draws(module: nn.Module) -> bool:
-    """Whether a layer draws random numbers in training."""
-    rates = ("p", "dropout") if isinstance(module, _RANDOM) else ()
-    return isinstance(module, nn.RReLU) or any(getattr(module, rate, 0.0) for rate in rates)
 
 
 def _stack(members: Sequence[nn.Module], name: str) -> Tensor:

@@ -209,7 +209,7 @@ def test_a_pack_of_one_is_called_as_it_is_and_recorded(make_study, accelerator, 
     plain, recorded = parts(spec, build), parts(spec, build, shipped=True)
     steps = Steps(*recorded, tapes)
     expected = [take_step(*plain, step=step, lr_scale=1.0)[0] for step in range(16)]
-    monkeypatch.setattr(packed_model, "_set_random_state", lambda *_: pytest.fail("it draws no random numbers"))
+    monkeypatch.setattr(packed_model, "set_random_state", lambda *_: pytest.fail("it draws no random numbers"))
     for step in range(16):
         torch.testing.assert_close(steps.take(step=step, lr_scale=1.0)[0], expected[step], rtol=0, atol=0)
     for one, other in zip(everything(*plain[::2]), everything(*recorded[::2]), strict=True):
