@@ -28,6 +28,7 @@ def layout() -> Component:
             dcc.Store(id="shown"),
             dcc.Store(id="version"),
             dcc.Store(id="marked"),
+            dcc.Store(id="stripped"),
             dcc.Interval(id="tick", interval=LIVE_MS),
             html.A("Skip to the content", href="#content", className="skip"),
             html.Header(
@@ -41,6 +42,8 @@ def layout() -> Component:
             html.Main(
                 [
                     html.P(id="trouble", role="alert", className="notice trouble"),
+                    html.Div(id="strip", className="strip"),
+                    html.P(id="stopped", className="note", role="status"),
                     html.Div(id="bar"),
                     html.Div(id="page"),
                     html.P(id="live", role="status", className="live"),

@@ -140,6 +140,9 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
       nav.scrollLeft = here.offsetLeft - nav.offsetLeft - nav.clientWidth / 3;
     }
     shown = here;
+    const heading = [...document.querySelectorAll("#page h1, #page h1 span")].filter((each) => !each.children.length);
+    const title = [...heading.map((each) => each.textContent), "Sensitivity"].join(" · ");
+    if (heading.length && document.title !== title) document.title = title;
   }).observe(document.documentElement, { childList: true, subtree: true });
 
   function mark(figure) {

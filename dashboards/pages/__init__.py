@@ -105,7 +105,7 @@ def _head(name: str, scene: Scene, *, titled: bool) -> Iterator[FixedBlock]:
     section = section or Section(name=name, title=name.capitalize(), short=name)
     introduction = section.introduction(scene.results)
     content = [
-        *([html.H2(section.title)] if titled else []),
+        *([html.H2(section.title)] if titled and section.title else []),
         *([html.Details([html.Summary("How to read this"), html.P(introduction)])] if introduction else []),
     ]
     if content:

@@ -52,13 +52,16 @@ _FIELDS = (
     ("targets.train_loss", "Targets of training loss"),
 )
 _FIRST = "shipped: quickstart"
+_STUDY = "study: "
+"""Begins the name of a source that is a study's own file."""
 
 
 def start_page(site: Site) -> TopPage:
     """Return the page."""
 
     def content(address: Address) -> list[Component]:
-        known = list(jobs.sources(site.catalog.root))
+        known = [*jobs.sources(site.catalog.root), *(f"{_STUDY}{name}" for name in site.catalog.places())]
+        asked = f"{_STUDY}{address.others[0]}" if address.others else _FIRST
         return [
             html.H1("Start a study"),
             html.P(
@@ -72,7 +75,7 @@ def start_page(site: Site) -> TopPage:
                                 id="source",
                                 label="Study file",
                                 data=known,
-                                value=_FIRST if _FIRST in known else known[0],
+                                value=asked if asked in known else known[0],
                                 allowDeselect=False,
                                 searchable=True,
                             ),
@@ -107,6 +110,16 @@ def start_page(site: Site) -> TopPage:
     return TopPage(content=content, version=lambda _: repr(site.started.said()))
 
 
+def _copy(site: Site, name: str) -> str:
+    """Return a study's file under another name.
+
+    Raises:
+        UserError: there is no such study, or it can't be read.
+    """
+    spec = site.catalog.load(name).spec
+    return spec.model_copy(update={"name": f"{spec.name}-copy"}).to_toml()
+
+
 def _where(site: Site) -> str:
     if site.cluster is None:
         return "this machine"
@@ -138,10 +151,10 @@ def _editing(app: Dash, site: Site) -> None:
     def write(source: str | None, values: list[Any], names: list[dict[str, str]], text: str | None) -> Any:
         if callback_context.triggered_id == "source" or text is None:
             found = jobs.sources(site.catalog.root).get(source or "")
-            if found is None:
+            if found is None and not (source or "").startswith(_STUDY):
                 raise PreventUpdate
             try:
-                return read_study(found.path)
+                return _copy(site, str(source).removeprefix(_STUDY)) if found is None else read_study(found.path)
             except UserError as error:  # shown where the file would be
                 return "".join(f"# {line}\n" for line in str(error).splitlines())
         try:

@@ -1,4 +1,4 @@
-"""What of a study travels with its job: the study file, the user's own problem code, and this package's source."""
+"""What is sent with a study's job: the study file, the user's code, and this package's source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from sensitivity.store.lock import JOB_VARIABLE
 from sensitivity.store.manifest import MANIFEST
 from sensitivity.study.errors import UserError
 from sensitivity.study.load import find_study, load_study
-from sensitivity.study.problem import IMAGE_FOLDER
 from sensitivity.study.provenance import CODE_VERSION_VARIABLE, code_version
 from sensitivity.study.spec import StudySpec
 
@@ -50,7 +49,7 @@ class Shipment:
     """Files and folders that the user has named: they travel even if they look like credentials."""
 
     def runtime_env(self, *, job: str) -> dict[str, object]:
-        """Return the shipment as Ray's runtime environment of a job of that name."""
+        """Return the shipment as the runtime environment of a Ray job with that name."""
         variables = {
             JOB_VARIABLE: job,
             # Ray's 3 seconds between a stop and a kill are short for a driver that has results in its hands.
@@ -63,7 +62,7 @@ class Shipment:
         return {**env, "env_vars": variables, "py_modules": [str(self.package)]}
 
     def fault(self) -> str | None:
-        """Return in words why this can't be sent, and how to fix it; None if it can."""
+        """Describe why this can't be sent and how to fix it; None if it can."""
         sizes = _sizes(self.folder, self.excludes)
         for path in self.needed:
             if not any(file.is_relative_to(path) for file in sizes):
@@ -106,16 +105,16 @@ class Shipment:
         )
 
     def extent(self) -> tuple[int, int]:
-        """Return how many of the user's files are sent, and their bytes."""
+        """Return the number of the user's files that are sent, and their total size in bytes."""
         sizes = _sizes(self.folder, self.excludes)
         return len(sizes), sum(sizes.values())
 
 
 @contextlib.contextmanager
 def shipment(study: str, *, with_package: bool, include: Sequence[str] = ()) -> Iterator[Shipment]:
-    """Check a study as far as that needs no data set, and have what is to be sent for a while.
+    """Check a study without its data set, and prepare what is sent, inside the block.
 
-    Without code or images of the user's own the study file travels alone; with some, the folder in which it lies.
+    Without code or data files of the user's own the study file travels alone; with some, the folder in which it lies.
     `include` names files and folders in it that are to be sent even if they look like credentials.
 
     Raises:
@@ -126,7 +125,7 @@ def shipment(study: str, *, with_package: bool, include: Sequence[str] = ()) -> 
     folder = path.resolve().parent
     snapshot = snapshot_of(spec, folder)  # the job takes it anew where it runs, from the copies that travel
     modules = [Path(module.path).resolve() for module in snapshot.files.values()]
-    own = (*modules, *_images(spec, folder))
+    own = (*modules, *_data(spec, folder))
     package = Path(__file__).resolve().parents[1] if with_package else None
     included = tuple(Path(os.path.normpath(folder / name)) for name in include)
     for each in included:
@@ -152,15 +151,15 @@ def shipment(study: str, *, with_package: bool, include: Sequence[str] = ()) -> 
         yield Shipment(spec=spec, file_name=path.name, folder=Path(scratch), excludes=(), package=package, needed=())
 
 
-def _images(spec: StudySpec, folder: Path) -> Iterator[Path]:
-    named = spec.required_problem.dataset
-    images = (folder / named.removeprefix(IMAGE_FOLDER)).resolve()
-    if named.startswith(IMAGE_FOLDER) and images.is_relative_to(folder):
-        yield images
+def _data(spec: StudySpec, folder: Path) -> Iterator[Path]:
+    """Yield the files or the folder of data that a study names, if they lie beside it."""
+    named = spec.required_problem.path
+    if named is not None and (place := (folder / named).resolve()).is_relative_to(folder):
+        yield place
 
 
 def _apart(folder: Path) -> Iterator[str]:
-    """Yield the folders below `folder` that are no code: virtual environments and study directories."""
+    """Yield the folders below `folder` that are not code: virtual environments and study directories."""
     for here, names, files in os.walk(folder):
         if Path(here) != folder and ({"pyvenv.cfg", MANIFEST} & set(files)):
             yield f"/{Path(here).relative_to(folder).as_posix()}/"
@@ -169,7 +168,7 @@ def _apart(folder: Path) -> Iterator[str]:
 
 
 def _sizes(folder: Path, excludes: tuple[str, ...]) -> dict[Path, int]:
-    """Return the bytes of each file that travels, chosen as Ray itself chooses."""
+    """Return the size in bytes of each file that Ray would send."""
     from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 
     sizes = {}
@@ -183,7 +182,7 @@ def _sizes(folder: Path, excludes: tuple[str, ...]) -> dict[Path, int]:
 
 
 def refuse_local(storage: str) -> None:
-    """Raise unless `storage` means the same to every machine, as far as its name tells; the job asks each node.
+    """Raise if `storage` is clearly local to one machine; the job itself checks every node.
 
     Raises:
         UserError: it is a relative path, the root of the file tree, or a folder of the running system.

@@ -35,6 +35,10 @@ class Networks:
     network: nn.Module
     """One of them, for its structure: its parameter values are nobody's."""
     batch_size: int
+    terms_per_example: int = 1
+    """How many terms the mean loss has for each example: the positions of a sequence that has a target at each."""
+    ignores_terms: bool = False
+    """Whether some of these positions have no loss."""
     gradients_are_products: bool = False
     """Whether a layer's gradient is that of its observed calls alone."""
     loss: Literal["cross_entropy", "squared_error", "binary_cross_entropy"] | None = None
@@ -87,6 +91,13 @@ class Rule(Protocol):
             lr: the learning rate of this step ``[trials]``, schedule included.
             step: index of the step, 0 for the first. Python code may depend on it only as `Intervals` says.
         """
+
+
+@runtime_checkable
+class ElementWise(Protocol):
+    """The update of an entry does not depend on others: a pack's parameters may be one tensor ``[trials, entries]``."""
+
+    element_wise: Literal[True]
 
 
 @runtime_checkable

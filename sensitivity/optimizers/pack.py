@@ -16,6 +16,7 @@ from sensitivity.kfac import Capture
 from sensitivity.optimizers.average import Average
 from sensitivity.optimizers.contract import (
     RULES,
+    ElementWise,
     EvaluatesElsewhere,
     Explains,
     Intervals,
@@ -32,7 +33,9 @@ from sensitivity.optimizers.contract import (
     Tensors,
     TrainsModules,
 )
+from sensitivity.optimizers.joint import WHOLE, Joint, joint_of
 from sensitivity.optimizers.numbers import Numbers, per_trial
+from sensitivity.optimizers.width import decouples_decay, lr_multipliers
 from sensitivity.study.arms import declared_kind, kinds
 from sensitivity.study.errors import UserError
 from sensitivity.study.trials import Trial
@@ -85,11 +88,14 @@ class PackOptimizer:
         like = next(iter(params.values())).detach()
         self._numbers = Numbers(rows, like, began)
         self._lr = self._numbers.cast("lr")
-        self._state = self._rule.init(params, self._numbers)
+        self._joint = joint_of(params) if isinstance(rule, ElementWise) else None
+        self._state = self._rule.init(self._whole(params), self._numbers)
         self._clips = settings.get("kl_clip") is not None or "kl_clip" in self._numbers
         self._clip_norm: float | None = settings.get("clip_norm")
         self._clip_sum, self._clipped = torch.zeros_like(self._lr), torch.zeros_like(self._lr)
         self._seconds: dict[str, float] = {}
+        self._multipliers = lr_multipliers(networks.network, settings["kind"])
+        self._decouples = decouples_decay(settings["kind"]) and self._numbers.any("weight_decay")
         averages = self._numbers.any("ema_decay") or ema_decay > 0
         self._average = Average(params, self._numbers, ema_decay) if averages else None
         if averages and self._elsewhere is not None and self._elsewhere.evaluates_elsewhere(self._state):
@@ -179,9 +185,15 @@ class PackOptimizer:
         began = time.perf_counter()
         if grads and len(grads) < len(params) and not isinstance(self._rule, LeavesUnused):
             grads = {name: grads[name] if name in grads else torch.zeros_like(p) for name, p in params.items()}
+        whole = self._whole(params)
+        if self._joint is not None:
+            grads = {WHOLE: self._joint.gradient(grads)}
         grads = self._clipped_to_norm(grads)
         lr = self._lr if isinstance(lr_multiplier, float) and lr_multiplier == 1.0 else self._lr * lr_multiplier
-        report = self._rule.step(params, grads, self._state, self._numbers, lr=lr, step=step) or Report()
+        before = {name: params[name].detach().clone() for name in self._multipliers}
+        report = self._rule.step(whole, grads, self._state, self._numbers, lr=lr, step=step) or Report()
+        if before:
+            self._rescale(params, before, lr)
         for phase, seconds in report.seconds.items():
             self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
         if report.clip is not None and self._clips:
@@ -192,6 +204,22 @@ class PackOptimizer:
         rest = time.perf_counter() - began - sum(report.seconds.values())
         self._seconds["update"] = self._seconds.get("update", 0.0) + rest
         return report.failed
+
+    def _rescale(self, params: Tensors, before: Tensors, lr: Tensor) -> None:
+        """Multiply each parameter's step from `before`, decoupled weight decay aside, as its width asks."""
+        for name, start in before.items():
+            if self._decouples:
+                start = start * per_trial(1 - lr.double() * self._numbers["weight_decay"], start)
+            params[name].copy_(start.lerp(params[name], self._multipliers[name]))
+
+    def _whole(self, params: Tensors) -> Tensors:
+        """Return parameters as the rule takes them: by name, or all in one."""
+        if self._joint is None:
+            return params
+        base = next(iter(params.values()))._base
+        if base is not self._joint.whole and base is not None:  # members were dropped
+            self._joint = Joint(params, base)
+        return {WHOLE: self._joint.whole}
 
     def _clipped_to_norm(self, grads: Tensors) -> Tensors:
         """Return gradients of no larger norm than `clip_norm`, over all parameters of a member."""
@@ -209,7 +237,7 @@ class PackOptimizer:
         if self._average is not None:
             elsewhere = self._average.evaluating(params)
         elif self._elsewhere is not None:
-            elsewhere = self._elsewhere.evaluating(params, self._state, self._numbers)
+            elsewhere = self._elsewhere.evaluating(self._whole(params), self._state, self._numbers)
         else:
             yield
             return
@@ -244,7 +272,11 @@ class PackOptimizer:
         if self._own_state is not None:
             self._state = self._own_state.select(self._state, index)
         else:
-            self._state = tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, self._state)
+            # Some of it may be the host's, such as seeds.
+            places = {index.device: index, torch.device("cpu"): index.cpu()}
+            self._state = tree_map(
+                lambda leaf: leaf[places[leaf.device]] if isinstance(leaf, Tensor) else leaf, self._state
+            )
         self._numbers.select(index)
         self._lr = self._numbers.cast("lr")
         self._clip_sum, self._clipped = self._clip_sum[index], self._clipped[index]
@@ -261,7 +293,7 @@ class PackOptimizer:
         if self._own_state is not None:
             self._own_state.restore(self._state, state["rule"])
         else:
-            _copy(self._state, state["rule"])
+            _copy(self._saved(), state["rule"])
         self._clip_sum.copy_(state["clip_sum"])
         self._clipped.copy_(state["clipped"])
         if self._average is not None:
@@ -273,7 +305,10 @@ class PackOptimizer:
         return reason or "gradient or update not finite"
 
     def _saved(self) -> dict[str, Any]:
-        return self._state if self._own_state is None else self._own_state.saved(self._state)
+        if self._own_state is not None:
+            return self._own_state.saved(self._state)
+        named: dict[str, Any] = self._state if self._joint is None else self._joint.by_name(self._state)
+        return named
 
 
 def _copy(held: Any, saved: Any) -> None:

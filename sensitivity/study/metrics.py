@@ -161,6 +161,7 @@ QUANTITIES: dict[str, Quantity] = {
             needs="classes",
         ),
         Quantity(name="perplexity", label="perplexity", lower_is_better=True, low=1.0, needs="classes"),
+        Quantity(name="bits_per_byte", label="bits per byte", lower_is_better=True, low=0.0, needs="classes"),
         Quantity(name="macro_f1", label="macro F1", lower_is_better=False, low=0.0, high=1.0, needs="labels"),
         Quantity(name="auroc", label="AUROC", lower_is_better=False, low=0.0, high=1.0, needs="labels"),
         Quantity(name="r2", label="R²", lower_is_better=False, high=1.0, needs="values"),

@@ -14,11 +14,16 @@ from sensitivity.study.section import AsList, Count, Section, Seed
 from sensitivity.study.user_functions import IMPORT_PATH
 from sensitivity.study.varying import Varying
 
-DATASETS = ("digits", "diabetes", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "noisy_quadratic")
+DATASETS = ("digits", "diabetes", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "text", "noisy_quadratic")
 IMAGE_FOLDER = "imagefolder:"
 """What stands before the path of a folder of images, as a data set."""
+TEXT = "text:"
+"""Likewise before that of a text file, or of a folder of text files."""
 TABLE = "table:"
 """Likewise before the path of a file of columns or arrays."""
+_PATHS = (IMAGE_FOLDER, TEXT, TABLE)
+_TEXT_DEFAULTS = {"tokenizer": "characters", "sequence_length": 32, "vocabulary": 1024}
+"""Of fields that a text has; a vocabulary has a size of its own with "bpe" alone."""
 MODELS = (
     "perceptron",
     "small_cnn",
@@ -28,6 +33,7 @@ MODELS = (
     "resnet32",
     "resnet44",
     "resnet56",
+    "transformer",
     "quadratic",
 )
 TABLE_SUFFIXES = (".csv", ".parquet", ".npz", ".npy")
@@ -38,6 +44,7 @@ _ORACLE = {"dataset": "noisy_quadratic", "model": "quadratic", "loss": "quadrati
 """The fields that make the noisy quadratic; none of them means anything without the others."""
 _LATER = (
     "columns",
+    *_TEXT_DEFAULTS,
     "outputs",
     "model_arguments",
     "loss_arguments",
@@ -111,6 +118,10 @@ class ColumnsSpec(Section):
     """What is given mean 0 and deviation 1 on the training rows: inputs, and targets that are numbers."""
 
 
+def _is_text(dataset: str) -> bool:
+    return dataset == "text" or dataset.startswith(TEXT)
+
+
 class ProblemSpec(Varying):
     """What is trained: data set, model and loss."""
 
@@ -139,6 +150,12 @@ class ProblemSpec(Varying):
     train_subset: Count | None = None
     test_subset: Count | None = None
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    tokenizer: Annotated[Literal["characters", "bytes", "bpe"] | None, Field(validate_default=True)] = None
+    """What the tokens of a text are; "bpe" is a byte-level one that is trained on its training part."""
+    vocabulary: Annotated[int | None, Field(ge=257, le=1_000_000, validate_default=True)] = None
+    """Tokens of a "bpe"."""
+    sequence_length: Annotated[int | None, Field(ge=2, le=1_000_000, validate_default=True)] = None
+    """Tokens of an example of a text."""
     augment: Literal["none", "crop_flip"] = "none"
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Of products: TF32 on an accelerator's tensor cores, or autocast to bfloat16; parameters stay float32."""
@@ -148,24 +165,18 @@ class ProblemSpec(Varying):
     @field_validator("dataset")
     @classmethod
     def _dataset_known(cls, value: str) -> str:
-        if value.startswith(IMAGE_FOLDER):
-            if not value.removeprefix(IMAGE_FOLDER).strip():
-                raise PydanticCustomError("path", "the path is empty: give imagefolder:PATH")
-            return value
-        if value.startswith(TABLE):
-            if not value.lower().endswith(TABLE_SUFFIXES):
-                raise PydanticCustomError(
-                    "path", "give table:PATH, the path of a file that ends in {all}", {"all": ", ".join(TABLE_SUFFIXES)}
-                )
-            return value
-        return _known_or_import_path(value, DATASETS, "data set", ", imagefolder:PATH, table:PATH")
-
-    @field_validator("columns")
-    @classmethod
-    def _of_a_table(cls, value: ColumnsSpec | None, info: ValidationInfo) -> ColumnsSpec | None:
-        if value is not None and not info.data.get("dataset", TABLE).startswith(TABLE):
-            raise PydanticCustomError("problem", 'belongs to dataset = "table:PATH"; remove it')
-        return value
+        for kind in _PATHS:
+            if value.startswith(kind):
+                if not value.removeprefix(kind).strip():
+                    raise PydanticCustomError("path", "the path is empty: give {kind}PATH", {"kind": kind})
+                if kind == TABLE and not value.lower().endswith(TABLE_SUFFIXES):
+                    raise PydanticCustomError(
+                        "path",
+                        "give table:PATH, the path of a file that ends in {all}",
+                        {"all": ", ".join(TABLE_SUFFIXES)},
+                    )
+                return value
+        return _known_or_import_path(value, DATASETS, "data set", "".join(f", {kind}PATH" for kind in _PATHS))
 
     @field_validator("model")
     @classmethod
@@ -202,7 +213,10 @@ class ProblemSpec(Varying):
     @classmethod
     def _metrics_apply(cls, value: dict[str, MetricField], info: ValidationInfo) -> dict[str, MetricField]:
         for name, declared in value.items():
-            if (mistake := metric_mistake(name, declared, info.data.get("loss", ""))) is not None:
+            mistake = metric_mistake(name, declared, info.data.get("loss", ""))
+            if name == "bits_per_byte" and not _is_text(info.data.get("dataset", TEXT)):
+                mistake = 'bits_per_byte: of text alone: dataset = "text" or "text:PATH"; remove it'
+            if mistake is not None:
                 raise PydanticCustomError("problem", "{mistake}", {"mistake": mistake})
         return value
 
@@ -219,6 +233,21 @@ class ProblemSpec(Varying):
         if value is not None and not info.data.get("dataset", IMAGE_FOLDER).startswith(IMAGE_FOLDER):
             raise PydanticCustomError("problem", 'belongs to dataset = "imagefolder:PATH"; remove it')
         return value
+
+    @field_validator("tokenizer", "vocabulary", "sequence_length")
+    @classmethod
+    def _of_text(cls, value: Any, info: ValidationInfo) -> Any:
+        if "dataset" not in info.data:  # which has a mistake of its own
+            return value
+        if not _is_text(info.data["dataset"]):
+            if value is not None:
+                raise PydanticCustomError("problem", 'belongs to dataset = "text" or "text:PATH"; remove it')
+            return None
+        if info.field_name == "vocabulary" and info.data.get("tokenizer") != "bpe":
+            if value is not None:
+                raise PydanticCustomError("problem", 'belongs to tokenizer = "bpe"; remove it')
+            return None
+        return _TEXT_DEFAULTS[str(info.field_name)] if value is None else value
 
     @model_validator(mode="after")
     def _oracle_whole(self) -> ProblemSpec:
@@ -239,7 +268,17 @@ class ProblemSpec(Varying):
     @property
     def has_own_data(self) -> bool:
         """Whether the data come from a function of the user's."""
-        return self.dataset not in DATASETS and not self.dataset.startswith((IMAGE_FOLDER, TABLE))
+        return self.dataset not in DATASETS and self.path is None
+
+    @property
+    def path(self) -> str | None:
+        """The path of the data, where they are files that the study names."""
+        return next((self.dataset.removeprefix(kind).strip() for kind in _PATHS if self.dataset.startswith(kind)), None)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether examples are windows of a text."""
+        return _is_text(self.dataset)
 
     def named_code(self) -> dict[str, str]:
         """Return the import paths of the user's functions that it names, by field."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sensitivity.optimizers import width
 from sensitivity.optimizers.contract import RULES, EvaluatesElsewhere, Networks, Particular
 from sensitivity.optimizers.pack import TWO_AVERAGES, PackOptimizer
 from sensitivity.study.arms import OWN, Arm, declared_kind
@@ -18,6 +19,7 @@ from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.users_code import users_code
 from sensitivity.training.identity import check_follows_seed
+from sensitivity.training.losses import IGNORED, is_ignored
 from sensitivity.training.own_checks import loss_mistake, metric_mistakes, own_loss
 from sensitivity.training.packed_model import no_recomputation
 from sensitivity.training.problems import Problem
@@ -51,11 +53,19 @@ def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
             f'problem.augment: "{spec.required_problem.augment}" is for images [channels, height, width]; an input of '
             f"{spec.required_problem.dataset} is {list(problem.dataset.train_inputs.shape[1:])}. Remove it"
         )
-    if problem.has_classes and (absent := problem.outputs - len(torch.unique(problem.dataset.train_targets))):
+    targets = problem.dataset.train_targets
+    if problem.has_classes and (absent := problem.outputs - len(torch.unique(targets[~is_ignored(targets)]))):
         logger.warning(
             "problem: %d of %d classes have no training example; add examples, or raise train_subset",
             absent, problem.outputs,
         )  # fmt: skip
+    part = "ghost_batch" if spec.required_problem.ghost_batch else "micro_batch" if spec.execution.micro_batch else ""
+    if part and problem.loss.masked:
+        field = f"problem.{part}" if part == "ghost_batch" else f"execution.{part}"
+        mistakes.append(
+            f"{field}: parts of a batch would have different numbers of targets (some are {IGNORED}) and count alike. "
+            "Remove it, or give sequences without such targets"
+        )
     if spec.required_problem.is_oracle:
         mistakes += _oracle_mistakes(spec, problem)
     try:
@@ -131,7 +141,7 @@ def _model_mistakes(spec: StudySpec, variant: ProblemSpec, problem: Problem, arm
                     f"execution.micro_batch: {spec.required_problem.model} draws random numbers for every part of a"
                     " batch (dropout, say), so the micro-batch changes results. Give it as problem.ghost_batch instead"
                 ]
-            classes = problem.outputs if problem.has_classes else None
+            classes, targets = problem.outputs if problem.has_classes else None, data.labels(targets)
             any_shape = classes is None and own_loss(variant)
             mistake = output_mistake(outputs, targets, classes=classes, split=split, any_shape=any_shape)
             if mistake is not None:
@@ -154,6 +164,8 @@ def _optimizer_mistakes(spec: StudySpec, arms: Mapping[str, Arm], problem: Probl
     networks = Networks(
         network=model,
         batch_size=max(spec.batch_sizes),
+        terms_per_example=problem.terms_per_example,
+        ignores_terms=problem.loss.masked,
         in_parts=part is not None and part < max(spec.batch_sizes),
         loss=problem.loss_kind,
         curvature=problem.curvature,
@@ -162,6 +174,8 @@ def _optimizer_mistakes(spec: StudySpec, arms: Mapping[str, Arm], problem: Probl
         kind = declared_kind(arm.kind)
         rule = RULES[kind]
         if isinstance(rule, Particular) and (why := rule.unusable(arm.settings(), networks)) is not None:
+            yield f"optimizers.{name}: {why}"
+        if (why := width.unusable(model, arm.kind)) is not None:
             yield f"optimizers.{name}: {why}"
         if kind == OWN:
             yield from _own_optimizer_mistakes(name, arm, model, _most_averaging(spec, arm))

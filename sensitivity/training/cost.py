@@ -65,7 +65,7 @@ def _count(problem: Problem) -> ExampleCost:
         counter = FlopCounter()
         with counter:
             outputs = model(data.standardised(data.train_inputs[:_EXAMPLES]).clone())
-            loss = problem.loss(outputs.unsqueeze(0), data.train_targets[:_EXAMPLES].unsqueeze(0))
+            loss = problem.loss(outputs.unsqueeze(0), data.labels(data.train_targets[:_EXAMPLES]).unsqueeze(0))
             forward = counter.total
             loss.sum().backward()  # type: ignore[no-untyped-call]
     # The backward pass has as many for weights as the forward pass, and the rest for what goes from layer to layer.

@@ -13,8 +13,9 @@ from sensitivity.training.metrics import accumulator
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 
-_ROWS, _NUMBERS = 2**14, 2**19
-"""Examples x trials, and numbers in their inputs, that go through the networks at once where training has fewer."""
+_AT_ONCE = {"cpu": (2**14, 2**19), "cuda": (2**18, 2**25)}
+"""Examples x trials, and numbers in their inputs, that go through the networks at once where training has fewer: on the
+host what its caches hold; on an accelerator so many that launches are nothing beside their work."""
 
 Scores = Mapping[str, Tensor]
 """Of each metric that was measured, the value of each trial ``[trials]``, on the CPU."""
@@ -28,7 +29,7 @@ def evaluate(
     `chunk` examples of each member are known to fit in memory: so many are differentiated at once in training.
     """
     data = problem.dataset
-    rows = max(chunk, min(_ROWS, _NUMBERS // math.prod(data.train_inputs.shape[1:])) // model.trials)
+    rows = max(chunk, _rows(model.device, math.prod(data.train_inputs.shape[1:])) // model.trials)
     by_split: dict[Split, list[Metric]] = {}
     for metric in problem.measured:
         if training or not metric.of_training:
@@ -44,15 +45,22 @@ def evaluate(
     return dict(zip(names, torch.stack(values).cpu(), strict=True))  # one wait for the device
 
 
+def _rows(device: torch.device, numbers: int) -> int:
+    """Return how many examples x trials, each of so many numbers, go through the networks at once."""
+    rows, most = _AT_ONCE[device.type]
+    return min(rows, most // numbers)
+
+
 def _measured(
     model: PackedModel, problem: Problem, metrics: Sequence[Metric], inputs: Tensor, targets: Tensor, rows: int
 ) -> list[Tensor]:
     """Return the value of each of `metrics` over some examples: ``[trials]`` each."""
     loss = torch.zeros(model.trials, dtype=torch.float64, device=inputs.device)
     count: Tensor | int = 0
-    others = {m.quantity.name: accumulator(m.quantity.name, problem.own_metrics) for m in metrics if not m.is_loss}
+    names = [metric.quantity.name for metric in metrics if not metric.is_loss]
+    others = {name: accumulator(name, problem.own_metrics, problem.dataset.token_bytes) for name in names}
     for start in range(0, len(inputs), rows):
-        some, wanted = inputs[start : start + rows], targets[start : start + rows]
+        some, wanted = inputs[start : start + rows], problem.dataset.labels(targets[start : start + rows])
         outputs = model.eval_outputs(problem.dataset.standardised(some))
         terms = problem.loss.count(wanted)
         loss += problem.loss(outputs, wanted.expand(model.trials, *wanted.shape)).double() * terms

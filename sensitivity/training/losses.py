@@ -31,6 +31,11 @@ _FEW_CLASSES = 16
 """Below so many, torch's CPU kernels are 4 to 9 times as fast over classes in another than the last dimension."""
 
 
+def is_ignored(targets: Tensor) -> Tensor:
+    """Return where targets are ``IGNORED``; unsigned ones never are, though torch would compare them modulo 256."""
+    return targets == IGNORED if targets.dtype.is_signed else torch.zeros_like(targets, dtype=torch.bool)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Loss:
     """A loss function of a pack."""

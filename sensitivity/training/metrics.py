@@ -76,6 +76,25 @@ class Perplexity:
         return loss.double().exp()
 
 
+class BitsPerByte:
+    """The cross-entropy of all tokens in bits, over the bytes of UTF-8 that they stand for: whatever the tokens are."""
+
+    def __init__(self, token_bytes: Tensor) -> None:
+        self._token_bytes = token_bytes
+        self._tokens: Tensor | int = 0
+        self._bytes: Tensor | int = 0
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        """Count the tokens of a chunk, and their bytes."""
+        kept = targets[targets != IGNORED]
+        self._tokens = self._tokens + kept.numel()
+        self._bytes = self._bytes + self._token_bytes[kept].sum()
+
+    def result(self, loss: Tensor) -> Tensor:
+        """Return the bits for each byte."""
+        return loss.double() * self._tokens / self._bytes / math.log(2)
+
+
 class R2:
     """The coefficient of determination, averaged over outputs with equal weights (scikit-learn's ``r2_score``)."""
 
@@ -234,6 +253,14 @@ def computed_by(name: str, make: Callable[[], Accumulator]) -> None:
     _COMPUTED[name] = make
 
 
-def accumulator(name: str, own: Mapping[str, Callable[[Tensor, Tensor], Any]]) -> Accumulator:
-    """Return a new accumulator of the quantity of that name; `own` are the user's functions by name."""
+def accumulator(
+    name: str, own: Mapping[str, Callable[[Tensor, Tensor], Any]], token_bytes: Tensor | None = None
+) -> Accumulator:
+    """Return a new accumulator of the quantity of that name.
+
+    `own` are the user's functions by name; `token_bytes` ``[vocabulary]`` those of a text's tokens.
+    """
+    if name == "bits_per_byte":
+        assert token_bytes is not None  # as the study was checked
+        return BitsPerByte(token_bytes)
     return OfWholeSplit(own[name], f"problem.metrics.{name}") if name in own else _COMPUTED[name]()

@@ -1,15 +1,16 @@
 """Any ``nn.Module`` as a function of stacked parameters: one network a trial, computed together.
 
-A plain sequence of known layers takes the pack as it is (``packed_sequence``). Any other model is vmapped over trials,
-buffers (BatchNorm's statistics) and dropout masks included: each member's are its own, as they would be alone. A model
-whose code vmap can't follow is run member by member instead, with the same result: slower, never wrong, and said in the
-log.
+A plain sequence of known layers takes the pack as it is (``packed_sequence``), and so does a model that is composed of
+such layers in code of its own (``packed_composed``). Any other model is vmapped over trials, buffers (BatchNorm's
+statistics) and dropout masks included: each member's are its own, as they would be alone. A model whose code vmap can't
+follow is run member by member instead, with the same result: slower, never wrong, and said in the log.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from sensitivity.optimizers.joint import are_joined, laid_out
 from sensitivity.study.seeds import derive
-from sensitivity.training.memory import out_of_memory
+from sensitivity.training.device_errors import of_device
+from sensitivity.training.packed_composed import Layers, layers_of
 from sensitivity.training.packed_layers import Tape, install
 from sensitivity.training.packed_sequence import Step, run_sequence, sequence_of
 from sensitivity.training.precision import autocast
@@ -28,9 +31,12 @@ from sensitivity.training.precision import autocast
 logger = logging.getLogger(__name__)
 
 
+_Calls = dict[str, list[tuple[Tensor, Tensor]]]
+"""Inputs and outputs of each layer's calls on one member."""
 _told: set[str] = set()
 """What this process has warned of."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_RANDOM = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
 
 
 @dataclass(frozen=True)
@@ -51,24 +57,40 @@ class PackedModel:
     """The networks of a pack."""
 
     def __init__(
-        self, build: Callable[[], nn.Module], seeds: Sequence[int], *, products: torch.dtype | None = None
+        self,
+        build: Callable[[], nn.Module],
+        seeds: Sequence[int],
+        *,
+        products: torch.dtype | None = None,
+        shipped: bool = False,
+        began: int | None = None,
     ) -> None:
         """Build one network a seed with torch's global generator; equal seeds give equal networks.
 
-        `products` are computed in that type, if one is given; outputs are float32 then.
+        Args:
+            build: a network.
+            seeds: of the members.
+            products: type in which products are computed, if one is given; outputs are float32 then.
+            shipped: whether the model is one of this product's: each pass does the same, and draws no random numbers
+                but in layers that are made for it. A user's code can't promise that.
+            began: the number of members that the pack began with, where some were dropped since.
         """
         self._products, self._build = products, build
         networks = {seed: initialised(build, seed) for seed in dict.fromkeys(seeds)}
         self._skeleton = copy.deepcopy(next(iter(networks.values())))
         self._tape = Tape()
         self._sequence = sequence_of(self._skeleton, self._tape)
-        self._loops = None if self._sequence else _loop_reason(self._skeleton)
+        self._layers = layers_of(self._skeleton, self._tape)
+        self._shipped, self._draws = shipped, any(_draws(module) for module in self._skeleton.modules())
+        self._loops = None if self._sequence or self._layers else _loop_reason(self._skeleton)
         if self._loops and len(seeds) > 1:
             logger.info("%s: members of a pack run one by one", self._loops)
         install(self._skeleton, self._tape)
         members = [networks[seed] for seed in seeds]
         trained = [name for name, p in self._skeleton.named_parameters() if p.requires_grad]
-        self.params = {name: _stack(members, name).requires_grad_() for name in trained}
+        stacked = {name: _stack(members, name) for name in trained}
+        self._joint = are_joined(stacked, began or len(seeds))
+        self.params = self._trained(stacked)
         """Trained parameters, each ``[trials, *shape]``."""
         frozen = [name for name, p in self._skeleton.named_parameters() if not p.requires_grad]
         self._constants = {name: _stack(members, name) for name in frozen}
@@ -93,16 +115,18 @@ class PackedModel:
     @property
     def gradients_are_products(self) -> bool:
         """Whether a layer's gradient is that of its recorded calls alone, as a model's own code can't promise."""
-        return self._sequence is not None
+        shared = len(list(self._skeleton.named_parameters(remove_duplicate=False))) != len(self.params)
+        return self._sequence is not None or (self._layers is not None and not shared)
 
-    def repeats(self, *, shipped: bool) -> bool:
+    @property
+    def repeats(self) -> bool:
         """Whether each training pass does the same operations to the same tensors, as a user's code can't promise.
 
         Members that run one by one, and dropout, draw from generators on the host's side.
         """
-        random = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self._skeleton.modules())
-        together = self._sequence is not None or (shipped and self._loops is None and self.trials > 1)
-        return together and not random
+        known = self._sequence is not None or self._layers is not None
+        together = known or (self._shipped and (self._loops is None or self.trials == 1))
+        return together and not self._draws
 
     @property
     def trials(self) -> int:
@@ -161,11 +185,22 @@ class PackedModel:
 
     def select(self, index: Tensor) -> None:
         """Keep only the members at `index`."""
-        self.params = {name: p.detach()[index].requires_grad_() for name, p in self.params.items()}
+        self.params = self._trained({name: p.detach()[index] for name, p in self.params.items()})
         self._constants = {name: p[index] for name, p in self._constants.items()}
         self._buffers = {name: b[index] for name, b in self._buffers.items()}
         self._random = [self._random[k] for k in index.tolist()]
         self._generators = [self._generators[k] for k in index.tolist()]
+
+    def _trained(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        trained = {name: p.requires_grad_() for name, p in (laid_out(params) if self._joint else params).items()}
+        single = len(next(iter(trained.values()))) == 1
+        self._single = tuple(p.detach()[0].requires_grad_() for p in trained.values()) if single else ()
+        return trained
+
+    @property
+    def leaves(self) -> tuple[Tensor, ...]:
+        """What gradients are taken by, in the order of `params`: of a single sequence views ``[*shape]`` of these."""
+        return self._single if self._single and self._sequence is not None else tuple(self.params.values())
 
     def state(self) -> dict[str, Any]:
         """Return all that training changes, as plain containers of tensors."""
@@ -201,15 +236,22 @@ class PackedModel:
     def _dispatch(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
         if self._sequence:
             return self._run_sequence(self._sequence, inputs)
+        if self._layers:
+            return self._run_layers(self._layers, inputs)
+        if self._shipped and not self._draws and self.trials == 1:
+            return self._run_alone(inputs)
         if self._loops is not None or self.trials == 1:
             return self._try_one_by_one(inputs)
         if self._skeleton.training in self._followed:
             return self._run_together(inputs)
         before = self.volatile()
         try:
-            result = self._run_together(inputs)
-        except RuntimeError as error:
-            if out_of_memory(error):
+            with warnings.catch_warnings():
+                # Of an operation that vmap runs once a member, such as attention on a CPU.
+                warnings.filterwarnings("error", "There is a performance drop", UserWarning)
+                result = self._run_together(inputs)
+        except (RuntimeError, UserWarning) as error:
+            if of_device(error):
                 raise
             # Whatever vmap can't follow, the loop can; a fault of the model's own comes up again there.
             self._loops = f"vmap can't follow the model ({str(error).splitlines()[0]})"
@@ -238,14 +280,45 @@ class PackedModel:
 
     def _run_sequence(self, steps: tuple[Step, ...], inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
         self._tape.calls, self._tape.generators = {}, self._generators
-        outputs = run_sequence(steps, inputs, {**self.params, **self._constants})
+        if self.trials > 1:
+            tensors = {**self.params, **self._constants}
+        else:
+            tensors = dict(zip(self.params, self.leaves, strict=True))
+            tensors |= {name: p[0] for name, p in self._constants.items()}
+        outputs = run_sequence(steps, inputs, tensors)
         return outputs, self._joint_calls()
+
+    def _run_layers(self, layers: Layers, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
+        if not layers.runs_apart(inputs):
+            self._tape.calls, self._tape.generators = {}, self._generators
+            return layers.whole(inputs, {**self.params, **self._constants}), self._joint_calls()
+        # Unbound: the gradient of an index is as large as the whole pack, and there would be one a member.
+        apart = (lambda p: p.unbind()) if self.trials > 1 else (lambda p: (p.squeeze(0),))
+        members = {name: apart(p) for name, p in {**self.params, **self._constants}.items()}
+        outputs, tapes = list[Tensor](), list[_Calls]()
+        for k, (x, generator) in enumerate(zip(inputs, self._generators, strict=True)):
+            self._tape.calls, self._tape.generators = {}, (generator,)
+            outputs.append(layers.single(x, {name: own[k] for name, own in members.items()}))
+            tapes.append(self._tape.calls)
+        return torch.stack(outputs) if len(outputs) > 1 else outputs[0][None], _side_by_side(tapes)
 
     def _joint_calls(self) -> dict[str, list[LayerCall]]:
         return {
             name: [LayerCall((x,), (y,), together=True) for x, y in recorded]
             for name, recorded in self._tape.calls.items()
         }
+
+    def _run_alone(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
+        """Run the only member as it is, without the generators' states that any code of a user's may need."""
+        self._tape.calls = {}
+        tensors = {**self.params, **self._constants, **self._buffers}
+        member = {name: tensor.squeeze(0) for name, tensor in tensors.items()}
+        outputs: Tensor = functional_call(self._skeleton, member, (inputs.squeeze(0),))
+        calls = {
+            name: [LayerCall((x,), (y,), together=False) for x, y in recorded]
+            for name, recorded in self._tape.calls.items()
+        }
+        return outputs.unsqueeze(0), calls
 
     def _try_one_by_one(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
         if self._writes or self.trials == 1 or self._skeleton.training in self._followed:
@@ -264,7 +337,7 @@ class PackedModel:
 
     def _run_one_by_one(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
         outputs: list[Tensor] = []
-        tapes: list[dict[str, list[tuple[Tensor, Tensor]]]] = []
+        tapes: list[_Calls] = []
         # Unbound: the gradient of an index is as large as the whole pack, and there would be one a member. Autograd
         # lets nobody write to what was unbound.
         apart = self.trials > 1 and not self._writes
@@ -287,23 +360,27 @@ class PackedModel:
                 if self._skeleton.training:
                     self._random[k] = _random_state_now(self.device)
                 tapes.append(self._tape.calls)
-        shapes = [{name: len(called) for name, called in tape.items()} for tape in tapes]
-        if any(shape != shapes[0] for shape in shapes):
-            names = ", ".join(
-                sorted({name for shape in shapes for name in shape if len({s.get(name) for s in shapes}) > 1})
-            )
-            raise RuntimeError(
-                f"members of a pack use layers of the model in different ways in one step ({names}), and their "
-                "optimizer needs the calls of all; set execution.pack_size = 1"
-            )
-        calls = {
-            name: [
-                LayerCall(tuple(x for x, _ in one_call), tuple(y for _, y in one_call), together=False)
-                for one_call in zip(*(tape[name] for tape in tapes), strict=True)
-            ]
-            for name in tapes[0]
-        }
-        return torch.stack(outputs), calls
+        return torch.stack(outputs), _side_by_side(tapes)
+
+
+def _side_by_side(tapes: Sequence[_Calls]) -> dict[str, list[LayerCall]]:
+    """Join the calls of members that ran one by one."""
+    shapes = [{name: len(called) for name, called in tape.items()} for tape in tapes]
+    if any(shape != shapes[0] for shape in shapes):
+        names = ", ".join(
+            sorted({name for shape in shapes for name in shape if len({s.get(name) for s in shapes}) > 1})
+        )
+        raise RuntimeError(
+            f"members of a pack use layers of the model in different ways in one step ({names}), and their "
+            "optimizer needs the calls of all; set execution.pack_size = 1"
+        )
+    return {
+        name: [
+            LayerCall(tuple(x for x, _ in one_call), tuple(y for _, y in one_call), together=False)
+            for one_call in zip(*(tape[name] for tape in tapes), strict=True)
+        ]
+        for name in tapes[0]
+    }
 
 
 def no_recomputation() -> AbstractContextManager[None]:
@@ -342,6 +419,12 @@ def _set_random_state(state: Sequence[Tensor], device: torch.device) -> None:
     torch.random.set_rng_state(state[0])
     for each, kept in zip(_cuda_of(device), state[1:], strict=True):
         torch.cuda.set_rng_state(kept, each)
+
+
+def _draws(module: nn.Module) -> bool:
+    """Whether a layer draws random numbers in training."""
+    rates = ("p", "dropout") if isinstance(module, _RANDOM) else ()
+    return isinstance(module, nn.RReLU) or any(getattr(module, rate, 0.0) for rate in rates)
 
 
 def _stack(members: Sequence[nn.Module], name: str) -> Tensor:

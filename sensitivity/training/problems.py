@@ -13,6 +13,7 @@ is a function of outputs and targets that returns the loss of each example (``lo
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import USUAL, Metric
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.user_functions import check_arguments, fitted_arguments, import_function
-from sensitivity.training.datasets.dataset import Dataset
+from sensitivity.training.datasets.dataset import Dataset, are_sequences
 from sensitivity.training.datasets.load import load_dataset
 from sensitivity.training.losses import Loss, LossKind, loss_of
 from sensitivity.training.models.alexnet import alexnet
@@ -34,6 +35,7 @@ from sensitivity.training.models.lenet import lenet
 from sensitivity.training.models.perceptron import perceptron
 from sensitivity.training.models.resnet import resnet20, resnet32, resnet44, resnet56
 from sensitivity.training.models.small_cnn import small_cnn
+from sensitivity.training.models.transformer import transformer
 from sensitivity.training.noisy_quadratic import quadratic, spectrum
 from sensitivity.training.own_metrics import own_metrics
 from sensitivity.training.precision import AUTOCAST
@@ -51,10 +53,13 @@ _MODELS: dict[str, ModelBuilder] = {
     "resnet32": resnet32,
     "resnet44": resnet44,
     "resnet56": resnet56,
+    "transformer": transformer,
     "quadratic": quadratic,
 }
 
 
+_OF_TOKENS = ("transformer",)
+"""Shipped models that take sequences of ids, and no other inputs."""
 _BYTES_A_NUMBER = 4
 
 
@@ -97,6 +102,11 @@ class Problem:
         """The metrics of its runs."""
         return self.metrics or tuple(metric for metric in USUAL if metric.is_loss or self.has_classes)
 
+    @property
+    def terms_per_example(self) -> int:
+        """How many terms the loss has for each example: the length of sequences that have a class at each position."""
+        return math.prod(self.dataset.train_targets.shape[1:]) if self.has_classes else 1
+
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss that is trained, of each trial ``[trials]``."""
         return (self.loss.smoothed(self.label_smoothing) if self.label_smoothing else self.loss)(outputs, targets)
@@ -130,7 +140,6 @@ def load_problem(
     folder: Path | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
-    for_price: bool = False,
 ) -> Problem:
     """Return the problem that a study names.
 
@@ -139,15 +148,15 @@ def load_problem(
         folder: where the study file lies, for paths relative to it.
         device: where data and networks are to be; the CPU if none is given.
         dtype: of floating-point data and of networks.
-        for_price: as of ``load_dataset``.
 
     Raises:
         UserError: a data set can't be had, or the user's own function is not found or returns what does not fit.
     """
-    dataset = load_dataset(spec, folder=folder, for_price=for_price).to(device or torch.device("cpu"), dtype)
+    dataset = load_dataset(spec, folder=folder).to(device or torch.device("cpu"), dtype)
     targets = targets_of(spec, dataset)
     outputs, shape = targets.outputs, tuple(dataset.train_inputs.shape[1:])
     build = _MODELS.get(spec.model) or import_function(spec.model, "problem.model")
+    _refuse_other_inputs(spec, dataset, outputs)
 
     def builder(arguments: Mapping[str, Any]) -> Callable[[], nn.Module]:
         given = fitted_arguments(build, arguments)
@@ -186,6 +195,31 @@ def _named_arguments() -> Iterator[None]:
     except UserError as error:
         hint = "; an argument that has an axis needs one" if "has no default" in str(error) else ""
         raise UserError(f"problem.model_arguments.{error}{hint}") from None
+
+
+def _refuse_other_inputs(spec: ProblemSpec, dataset: Dataset, outputs: int) -> None:
+    """Refuse a shipped model that takes no sequences where there are some, and the reverse.
+
+    Ids that are not below the number of outputs have no embedding.
+    """
+    if spec.model not in _MODELS:
+        return
+    sequences = are_sequences(dataset.train_inputs, dataset.train_targets)
+    if sequences is not (spec.model in _OF_TOKENS):
+        fix = 'give model = "transformer", or your own' if sequences else "it is for text and other sequences of ids"
+        raise UserError(
+            f"problem.model: {spec.model} takes no {'sequences' if sequences else 'such inputs'} as {spec.dataset} has "
+            f"them, inputs {list(dataset.train_inputs.shape[1:])} with targets "
+            f"{list(dataset.train_targets.shape[1:])}\n  Here {fix}"
+        )
+    if sequences and dataset.token_bytes is None:
+        ids = (dataset.train_inputs, dataset.test_inputs)
+        low, high = min(int(each.min()) for each in ids), max(int(each.max()) for each in ids)
+        if low < 0 or high >= outputs:
+            raise UserError(
+                f"problem.dataset: {spec.dataset}: {spec.model} takes ids from 0 to below the number of outputs, "
+                f"{outputs:,}; inputs have {low:,} to {high:,}"
+            )
 
 
 def _refuse_too_large(spec: ProblemSpec, build: Callable[[], nn.Module], shape: tuple[int, ...], outputs: int) -> None:

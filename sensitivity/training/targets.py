@@ -10,8 +10,8 @@ from torch import Tensor
 from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import QUANTITIES
 from sensitivity.study.problem import LOSSES, ProblemSpec
-from sensitivity.training.datasets.dataset import Dataset
-from sensitivity.training.losses import IGNORED
+from sensitivity.training.datasets.dataset import Dataset, are_sequences
+from sensitivity.training.losses import IGNORED, is_ignored
 
 _MANY_CLASSES = 1_000
 
@@ -37,10 +37,12 @@ def targets_of(spec: ProblemSpec, dataset: Dataset) -> Targets:
     own_loss = spec.loss not in LOSSES
     classes = spec.loss == "cross_entropy" or (own_loss and dataset.train_targets.dtype == torch.int64)
     where = f'problem.dataset: {spec.dataset}: loss = "{spec.loss}" needs'
-    for given in dataset.targets:
+    for inputs, given in dataset.splits:
         _require_form(spec, given, where, classes=classes, own_loss=own_loss)
+        if classes and given.dim() > 1:
+            _require_sequences(spec, inputs, given)
     _require_metrics(spec, classes=classes)
-    masked = classes and any(bool((given == IGNORED).any()) for given in dataset.targets)
+    masked = classes and any(bool(is_ignored(given).any()) for given in dataset.targets)
     if classes:
         found = Targets(are_classes=True, outputs=_classes(spec, dataset), masked=masked)
         _require_classes(spec, found.outputs)
@@ -57,11 +59,12 @@ def targets_of(spec: ProblemSpec, dataset: Dataset) -> Targets:
 def _require_form(spec: ProblemSpec, given: Tensor, where: str, *, classes: bool, own_loss: bool) -> None:
     got = f"got {str(given.dtype).removeprefix('torch.')} {list(given.shape)}"
     if classes:
-        least = int(given.min()) if given.dtype == torch.int64 and given.numel() else 0
+        whole = given.dtype == torch.int64 or (given.dim() > 1 and given.dtype in (torch.uint8, torch.int32))
+        least = int(given.min()) if whole and given.numel() else 0
         if least == IGNORED:  # masked; what is left must be classes
-            kept = given[given != IGNORED]
+            kept = given[~is_ignored(given)]
             least = int(kept.min()) if len(kept) else -1
-        if given.dtype != torch.int64 or least < 0 or _one_hot(given) or given.shape[1:] == (1,):
+        if not whole or least < 0 or _one_hot(given) or given.shape[1:] == (1,):
             raise UserError(
                 f"{where} targets that are classes: int64 of shape [examples], from 0; {got}{_classes_fix(given)}"
             )
@@ -75,6 +78,20 @@ def _require_form(spec: ProblemSpec, given: Tensor, where: str, *, classes: bool
         raise UserError(
             f"{where} a target from 0 to 1 for each label; they reach from {float(given.min()):g} to "
             f"{float(given.max()):g}"
+        )
+
+
+def _require_sequences(spec: ProblemSpec, inputs: Tensor, given: Tensor) -> None:
+    """Refuse targets of other lengths than their sequences, and sequences whose every target is masked."""
+    if not are_sequences(inputs, given):
+        raise UserError(
+            f"problem.dataset: {spec.dataset}: targets {list(given.shape)} are a class at each position of sequences; "
+            f"inputs must be [examples, {given.shape[1]}, ...], got {list(inputs.shape)}"
+        )
+    if (empty := int(is_ignored(given).all(1).sum())) > 0:
+        raise UserError(
+            f"problem.dataset: {spec.dataset}: {empty:,} of {len(given):,} sequences have no target but {IGNORED}; "
+            "leave them out"
         )
 
 
@@ -99,7 +116,8 @@ def _require_classes(spec: ProblemSpec, classes: int) -> None:
 
 
 def _classes(spec: ProblemSpec, dataset: Dataset) -> int:
-    largest = max(int(given.max()) for given in dataset.targets)
+    vocabulary = 0 if dataset.token_bytes is None else len(dataset.token_bytes)
+    largest = max(vocabulary - 1, *(int(given.max()) for given in dataset.targets))
     if spec.outputs is None:
         _refuse_sparse_classes(spec, dataset, largest + 1)
         return largest + 1
@@ -114,7 +132,7 @@ def _classes(spec: ProblemSpec, dataset: Dataset) -> int:
 def _refuse_sparse_classes(spec: ProblemSpec, dataset: Dataset, classes: int) -> None:
     """Refuse numbers that are no classes, such as ids: a network would have an output for each up to the largest."""
     used = len(torch.unique(dataset.train_targets))
-    if classes > _MANY_CLASSES and classes > 2 * used:
+    if dataset.token_bytes is None and classes > _MANY_CLASSES and classes > 2 * used:
         raise UserError(
             f"problem.dataset: {spec.dataset}: {classes - used:,} of the {classes:,} classes (0 to {classes - 1:,}) "
             "have no training example\n  Number the classes from 0 without gaps, or state problem.outputs"
@@ -127,6 +145,8 @@ def _one_hot(given: Tensor) -> bool:
 
 
 def _classes_fix(given: Tensor) -> str:
+    if given.dim() == 2 and not given.is_floating_point() and int(given.min()) < 0:
+        return f", the smallest {int(given.min())}; a position without a loss has {IGNORED}"
     if given.dim() == 2 and given.shape[1] > 1:
         return " (one row an example: y.argmax(1) if it is one-hot)"
     if given.dim() == 2 and given.shape[1] == 1:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 import plotly.graph_objects as go
 import pytest
 
-from dashboards import blocks
+from dashboards import blocks, jobs
 from sensitivity.analysis.maps import compute_maps
 from sensitivity.figures import catalogue
 from sensitivity.figures.data import Data
@@ -424,6 +424,41 @@ def test_a_running_study_is_stopped_from_its_card(make, visit, at, tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+SETTLES = """
+import sys
+from pathlib import Path
+from sensitivity.settling import Settling, declare
+from sensitivity.store.directory import place
+from sensitivity.store.ledger import write_declared, write_ledger
+from sensitivity.study.ledger import Declared, Ledger
+from sensitivity.study.load import load_study
+command, file, _, root = sys.argv[1:]
+assert command == "settle"
+spec = load_study(Path(file))
+settling = Settling(declare(spec, "", [10] * len(spec.batch_sizes)))
+declared = Declared(declaration=settling.declaration, hash=settling.declaration.hash)
+directory = place(root).child(spec.name)
+write_declared(directory, declared)
+write_ledger(directory, Ledger(declared=declared, settlement=settling.stop("the stand-in had enough")))
+"""
+
+
+def test_a_study_is_settled_from_its_overview(make, visit, at, axe, tmp_path, monkeypatch):
+    """By a stand-in for `sensitivity settle` that writes a settlement which a budget has ended."""
+    root, script = tmp_path / "root", tmp_path / "sensitivity"
+    make.write_study(root / "open", make.make_spec(name="open", targets={"test_accuracy": [0.9]}), lambda _: None)
+    script.write_text(SETTLES)
+    monkeypatch.setattr(jobs, "_COMMAND", (sys.executable, str(script)))
+    with at.served(root, allow_run=True) as address:
+        tab = visit(f"{address}/study/open/overview")
+        tab.get_by_role("button", name="Settle it").click()
+        tab.get_by_text("Settling. What it does, and what it costs, is listed below as it goes").wait_for()
+        tab.get_by_text("The stand-in had enough").first.wait_for()
+        check(tab, axe)
+        tab.get_by_role("link", name="Studies").click()
+        tab.get_by_text("stopped, 0 runs").wait_for()
 
 
 def test_nothing_can_be_started_unless_allowed(site, visit):

@@ -90,8 +90,8 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
         "batch_sizes: the list is empty: give at least one (got [])",
         "seeds: repeated: 1 (got [1, 1])",
         "problem.dataset: unknown data set 'digit'. Allowed: digits, diabetes, mnist, fashion_mnist, cifar10, "
-        'cifar100, svhn, noisy_quadratic, imagefolder:PATH, table:PATH, or your own as "module:function" '
-        "(did you mean 'digits'?)",
+        "cifar100, svhn, text, noisy_quadratic, imagefolder:PATH, text:PATH, table:PATH, or your own as "
+        "\"module:function\" (did you mean 'digits'?)",
         "problem.loss: unknown loss 'cross_entrophy'. Allowed: cross_entropy, squared_error, huber, "
         "binary_cross_entropy, quadratic, or your own as \"module:function\" (did you mean 'cross_entropy'?)",
         "problem.test_fraction: must be < 1.0 (got 1.5)",

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from sensitivity.optimizers.contract import Networks, Report, State, Tensors, registered
 from sensitivity.optimizers.kinds.kfac_damping import adapted, penalty_change, predicted_change, rule_of, scheduled
-from sensitivity.study.arms import Arm
+from sensitivity.study.arms import Arm, WidthRule
 from sensitivity.study.axes import Axis, AxisField, CountOrAxis, LimitOrAxis, ShareOrAxis, fixed
 from sensitivity.study.seeds import derive
 
@@ -41,6 +41,7 @@ class KFACArm(Arm):
 
     label: ClassVar[str] = "K-FAC"
     reference: ClassVar[str] = "Martens and Grosse 2015, arXiv 1503.05671"
+    width_rule: ClassVar[WidthRule | None] = "alike"
     later: ClassVar[Collection[str]] = (*Arm.later, *_OPTIONS, *_DAMPING)
 
     kind: Literal["kfac"] = "kfac"
@@ -127,6 +128,7 @@ class KFAC:
         self._adapts, self._last_factor = rule_of(settings), settings.get("damping_end")
         if networks.loss is not None:
             options["loss"] = networks.loss
+        options["terms_per_example"] = networks.terms_per_example
         self._config = kfac.KFACConfig(
             **options,
             levenberg_marquardt=self._adapts,
@@ -157,6 +159,11 @@ class KFAC:
         """Say that no layer is covered, or that an option needs whole batches or other layers."""
         from sensitivity import kfac
 
+        if networks.ignores_terms:
+            return (
+                "K-FAC counts a term of the loss at every position of a sequence, and some have no target here; cut "
+                "sequences without padding, or leave this optimizer out"
+            )
         diagonal = settings.get("others") == "diagonal"
         for option, used in (("EKFAC", settings.get("ekfac")), ('others = "diagonal"', diagonal)):
             if used and networks.in_parts:
@@ -188,7 +195,8 @@ class KFAC:
         factored = self._config.damping_form == "factored"
         own = self._config.fisher == "empirical"  # else calls are not those of the gradient
         if own and factored and self._networks.gradients_are_products and not numbers.any("weight_decay"):
-            small = [layer.name for layer in self._layers if kfac.uses_calls(layer, self._networks.batch_size)]
+            rows = self._networks.batch_size * self._networks.terms_per_example
+            small = [layer.name for layer in self._layers if kfac.uses_calls(layer, rows)]
             self._thin = frozenset(small)
         state = kfac.init_state(self._layers, params, self._config, self._norms)
         self._layout = state.layout
@@ -362,12 +370,10 @@ def generator_of(seed: int) -> Generator:
 
 
 def _layers_of(network: nn.Module) -> tuple[Layer, ...]:
-    """Describe the layers that K-FAC covers, but for bags of embeddings, whose calls a pack does not record."""
-    from torch import nn
-
+    """Describe the layers that K-FAC covers."""
     from sensitivity import kfac
 
-    return kfac.layers_of(network, [name for name, m in network.named_modules() if isinstance(m, nn.EmbeddingBag)])
+    return kfac.layers_of(network)
 
 
 def _shared(call: Capture, share: float) -> Capture:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sensitivity.optimizers.contract import Networks, State, Tensors, registered
 from sensitivity.optimizers.kinds.adam import Adam
-from sensitivity.study.arms import Arm
+from sensitivity.study.arms import Arm, WidthRule
 from sensitivity.study.axes import AxisField, CountOrAxis, fixed
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class MuonArm(Arm):
 
     label: ClassVar[str] = "Muon"
     reference: ClassVar[str] = "Jordan et al. 2024; torch.optim.Muon"
+    width_rule: ClassVar[WidthRule | None] = "alike"
 
     kind: Literal["muon"] = "muon"
     lr: AxisField

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sensitivity.optimizers.contract import Networks, State, Tensors, registered
-from sensitivity.study.arms import Arm
+from sensitivity.study.arms import Arm, WidthRule
 from sensitivity.study.axes import AxisField, fixed
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ class SGDArm(Arm):
 
     label: ClassVar[str] = "SGD"
     reference: ClassVar[str] = "torch.optim.SGD"
+    width_rule: ClassVar[WidthRule | None] = "sgd"
 
     kind: Literal["sgd"] = "sgd"
     lr: AxisField
@@ -31,6 +32,8 @@ class SGDArm(Arm):
 @registered(SGDArm)
 class SGD:
     """g ← ∇ + λ p; b ← m b + g; p ← p − η b, or with Nesterov's form p ← p − η (g + m b)."""
+
+    element_wise: Literal[True] = True
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         self._nesterov = bool(settings["nesterov"])

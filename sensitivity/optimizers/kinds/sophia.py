@@ -44,7 +44,8 @@ class Sophia:
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         self._interval = int(settings["hessian_interval"])
-        self._batch_size, self._seeds = networks.batch_size, networks.seeds
+        self._terms, self._each = networks.batch_size * networks.terms_per_example, networks.terms_per_example
+        self._seeds = networks.seeds
         self._sampled: dict[str, Tensor] = {}
         self._drawn: Tensor | None = None
 
@@ -84,13 +85,14 @@ class Sophia:
         if step % self._interval:
             return None
         if done == 0 or self._drawn is None:
-            draws = [_uniform(seed, step, self._batch_size) for seed in state["seeds"].tolist()]
+            draws = [_uniform(seed, step, self._terms) for seed in state["seeds"].tolist()]
             self._drawn = torch.stack(draws).to(outputs.device)
             self._sampled = {}
-        cumulative = outputs.detach().double().softmax(2).cumsum(2)
-        drawn = self._drawn[:, done : done + outputs.shape[1], None] * cumulative[..., -1:]
-        labels = (drawn > cumulative).sum(2).clamp_max(outputs.shape[2] - 1)
-        losses = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none")
+        rows, first = outputs.flatten(1, -2), done * self._each
+        cumulative = rows.detach().double().softmax(2).cumsum(2)
+        drawn = self._drawn[:, first : first + rows.shape[1], None] * cumulative[..., -1:]
+        labels = (drawn > cumulative).sum(2).clamp_max(rows.shape[2] - 1)
+        losses = torch.nn.functional.cross_entropy(rows.flatten(0, 1), labels.flatten(), reduction="none")
         return losses.view(labels.shape).mean(1).sum()
 
     def take_sampled(self, grads: Tensors, share: float) -> None:
@@ -102,7 +104,7 @@ class Sophia:
         """Update the averages, then the parameters."""
         from sensitivity.optimizers.numbers import per_trial
 
-        scale = numbers["rho"] * self._batch_size
+        scale = numbers["rho"] * self._terms
         for name, p in params.items():
             mean, curvature = state["mean"][name], state["curvature"][name]
             mean.lerp_(grads[name], per_trial(1 - numbers["beta1"], p))

@@ -14,6 +14,10 @@ from sensitivity.study.metrics import Split
 class Dataset:
     """Inputs ``[examples, ...]`` and targets: classes ``[examples, *positions]`` (int64), or values shaped as outputs.
 
+    Targets of sequences are classes ``[examples, time]``; their inputs are ``[examples, time, ...]``. Token ids may be
+    stored in narrower integers, and both arrays may be views of one stream in a file: what is gathered for a batch
+    becomes int64 (`standardised`, `labels`), nothing else is copied.
+
     Images are stored as bytes ``[examples, channels, height, width]``, a quarter of their size as floats, and in a
     file that all workers of a node map into memory; of a subset, or of splits by class, each worker has its own copy.
     What a network takes is ``standardised(inputs[rows])``.
@@ -29,10 +33,10 @@ class Dataset:
     mean: Tensor | None = None
     """Of each channel over the training set's pixels, ``[channels, 1, 1]``; None where inputs are stored as taken."""
     deviation: Tensor | None = None
+    token_bytes: Tensor | None = None
+    """Of text, how many bytes each token stands for ``[vocabulary]``."""
     fingerprint: str = ""
     """Hash of the content of files that the study names; empty where the name alone says what the data are."""
-    is_stand_in: bool = False
-    """Whether it only has the size of the data set that it is named after, as that one is not downloaded yet."""
 
     @property
     def train_size(self) -> int:
@@ -45,6 +49,16 @@ class Dataset:
         there = (self.train_targets, self.validation_targets, self.test_targets)
         return tuple(targets for targets in there if targets is not None)
 
+    @property
+    def splits(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """The stored inputs and the targets of every split."""
+        pairs = (
+            (self.train_inputs, self.train_targets),
+            (self.validation_inputs, self.validation_targets),
+            (self.test_inputs, self.test_targets),
+        )
+        return tuple((x, y) for x, y in pairs if x is not None and y is not None)
+
     def split(self, name: Split) -> tuple[Tensor, Tensor]:
         """Return the stored inputs and the targets of a split."""
         inputs, targets = getattr(self, f"{name}_inputs"), getattr(self, f"{name}_targets")
@@ -54,13 +68,18 @@ class Dataset:
     def standardised(self, inputs: Tensor) -> Tensor:
         """Return stored inputs ``[..., channels, height, width]`` as a network takes them: zero mean, unit variance.
 
-        Inputs of data sets that are not stored as bytes come back as they are; a pack's shared inputs stay shared.
+        Inputs of data sets that are not stored as bytes come back as they are, ids as int64; a pack's shared inputs
+        stay shared.
         """
         if self.mean is None or self.deviation is None:
-            return inputs
+            return _as_int64(inputs)
         if inputs.dim() > 4 and inputs.stride(0) == 0:
             return self.standardised(inputs[0]).expand(inputs.shape)
         return inputs.to(self.mean.dtype).sub_(self.mean).div_(self.deviation)
+
+    def labels(self, targets: Tensor) -> Tensor:
+        """Return stored targets as a loss takes them: classes as int64; a pack's shared targets stay shared."""
+        return _as_int64(targets)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Dataset:
         """Return the data on a device, floating-point tensors as `dtype`."""
@@ -79,4 +98,21 @@ class Dataset:
             test_targets=move(self.test_targets),
             mean=None if self.mean is None else move(self.mean),
             deviation=None if self.deviation is None else move(self.deviation),
+            token_bytes=None if self.token_bytes is None else move(self.token_bytes),
         )
+
+
+def are_sequences(inputs: Tensor, targets: Tensor) -> bool:
+    """Whether there is a class at each position of sequences: targets ``[examples, time]``."""
+    if targets.dim() != 2 or targets.is_floating_point() or targets.dtype == torch.bool:
+        return False
+    ids = inputs.dim() == 2 and not inputs.is_floating_point()
+    return (ids or inputs.dim() > 2) and inputs.shape[1] == targets.shape[1]
+
+
+def _as_int64(values: Tensor) -> Tensor:
+    if values.is_floating_point() or values.dtype == torch.int64:
+        return values
+    if values.dim() > 1 and values.stride(0) == 0:
+        return values[0].long().expand(values.shape)
+    return values.long()

@@ -2,16 +2,11 @@
 
 ``images.npy`` holds bytes ``[images, channels, height, width]``, ``classes.npy`` ``[images]``, ``moments.npy`` the sum
 and the sum of squares of each image's channels ``[images, 2, channels]``, from which the statistics of any training
-split follow exactly without reading a pixel. ``about.json`` holds their checksums, and is written first of all into a
-folder that only then takes its name: what is there is whole, or was damaged later, which the checksums tell.
+split follow exactly without reading a pixel.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import shutil
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +17,12 @@ import torch
 from torch import Tensor
 
 from sensitivity.study.problem import ProblemSpec
-from sensitivity.study.whole_files import write_whole
-from sensitivity.training.datasets.data_folder import data_folder, only_one, writing
+from sensitivity.training.datasets.data_folder import writing
 from sensitivity.training.datasets.dataset import Dataset
+from sensitivity.training.datasets.kept import kept
 from sensitivity.training.datasets.split import split_by_class
 
-logger = logging.getLogger(__name__)
-
 _FILES = ("images.npy", "classes.npy", "moments.npy")
-_CHUNK = 1 << 24
 _IMAGES = 1024
 """Images whose moments are computed at once."""
 
@@ -82,56 +74,18 @@ def image_arrays(key: str, decode: Decode) -> ImageArrays:
     Raises:
         UserError: they can't be decoded, or the data folder can't be written.
     """
-    folder = data_folder() / "arrays" / key
-    if not _is_whole(folder):
-        with only_one(key):
-            if not _is_whole(folder):  # another process may have been first
-                _keep(folder, decode)
-    about = json.loads((folder / "about.json").read_text())
-    # Copy on write: tensors of read-only arrays are not allowed, and nothing here is ever written to.
-    images, classes, moments = (np.load(folder / name, mmap_mode="c") for name in _FILES)
-    return ImageArrays(images, classes, moments, about["train_size"])
 
-
-def _keep(folder: Path, decode: Decode) -> None:
-    scratch = folder.with_name(f".{folder.name}")
-    with writing():
-        shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
-        scratch.mkdir(parents=True)
-    try:
+    def write(scratch: Path) -> dict[str, int | None]:
         classes, train_size = decode(scratch)
         with writing():
             np.save(scratch / "classes.npy", classes)
             np.save(scratch / "moments.npy", _moments(np.load(scratch / "images.npy", mmap_mode="r")))
-            checksums = {name: _checksum(scratch / name) for name in _FILES}
-            about = json.dumps({"train_size": train_size, "checksums": checksums})
-            write_whole(scratch / "about.json", about.encode())
-            if folder.exists():
-                shutil.rmtree(folder)
-            scratch.replace(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        return {"train_size": train_size}
 
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        checksums = json.loads((folder / "about.json").read_text())["checksums"]
-        whole = all(_checksum(folder / name) == checksums[name] for name in _FILES)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (OSError, ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        logger.warning("%s is damaged: decoded again", folder)
-    return whole
-
-
-def _checksum(path: Path) -> int:
-    value = 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            value = zlib.crc32(chunk, value)
-    return value
+    folder, about = kept(key, _FILES, write)
+    # Copy on write: tensors of read-only arrays are not allowed, and nothing here is ever written to.
+    images, classes, moments = (np.load(folder / name, mmap_mode="c") for name in _FILES)
+    return ImageArrays(images, classes, moments, about["train_size"])
 
 
 def _moments(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:

@@ -8,7 +8,7 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.user_functions import import_function
 from sensitivity.study.users_code import users_code
-from sensitivity.training.datasets.dataset import Dataset
+from sensitivity.training.datasets.dataset import Dataset, are_sequences
 from sensitivity.training.datasets.own_arrays import PARTS, as_tensor, parts_of
 
 
@@ -35,6 +35,7 @@ def user_dataset(spec: ProblemSpec) -> Dataset:
             f"{where}: a train input is {list(train_x.shape[1:])} of {train_x.dtype}, a test "
             f"input {list(test_x.shape[1:])} of {test_x.dtype}; they must be alike"
         )
-    if not train_x.is_floating_point() and train_x.dtype not in (torch.int32, torch.int64):
+    ids = train_x.dtype in (torch.int32, torch.int64) or (train_x.dim() == 2 and are_sequences(train_x, train_y))
+    if not train_x.is_floating_point() and not ids:
         train_x, test_x = train_x.float(), test_x.float()  # images as bytes; wider integers may be an embedding's
     return Dataset(train_inputs=train_x, train_targets=train_y, test_inputs=test_x, test_targets=test_y)

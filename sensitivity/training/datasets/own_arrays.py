@@ -83,8 +83,11 @@ def _checked_array(array: Any, where: str) -> Any:
         )
     if array.dtype == np.longdouble:
         array = array.astype(np.float64)
-    # torch knows no other byte order, and no negative strides.
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        return array.astype(np.int32)  # of which torch knows too little
+    if not array.dtype.isnative or any(stride < 0 for stride in array.strides):  # of which torch knows nothing
+        return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    return array  # a view of a file that is mapped into memory stays one
 
 
 def _fix_of(part: Any) -> str:
