@@ -207,9 +207,16 @@ class _Bench:
         It is that of the second of two of some examples: the first asks for memory.
         """
         data = self._problem.dataset
-        count, tested = (self._examples or data.train_size) if training else 0, len(data.test_inputs)
+        count = (self._examples or data.train_size) if training else 0
+        held = [inputs for inputs in (data.validation_inputs, data.test_inputs) if inputs is not None]
         some = max(self._batches.chunk, _EVALUATED[self._model.device.type])
-        part = replace(data, test_inputs=data.test_inputs[:some], test_targets=data.test_targets[:some])
+        part = replace(
+            data,
+            validation_inputs=None if data.validation_inputs is None else data.validation_inputs[:some],
+            validation_targets=None if data.validation_targets is None else data.validation_targets[:some],
+            test_inputs=data.test_inputs[:some],
+            test_targets=data.test_targets[:some],
+        )
         problem, seconds = replace(self._problem, dataset=part), 0.0
         for _ in range(2):
             began = time.perf_counter()
@@ -221,7 +228,8 @@ class _Bench:
                 training=training,
             )
             seconds = time.perf_counter() - began
-        return seconds * (count + tested) / (min(count, some) + min(tested, some))
+        sizes = [count, *map(len, held)]
+        return seconds * sum(sizes) / sum(min(size, some) for size in sizes)
 
     def wait(self) -> None:
         if self._model.device.type == "cuda":
