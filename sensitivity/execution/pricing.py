@@ -37,7 +37,16 @@ class PricedPlan:
             f" {duration(self.price.wall_seconds)} with {self.price.workers} workers, Ray's start aside. ms/step is a"
             " trial's share of its pack's step, gain what the pack saves of it; memory is a pack's."
         )
-        return "\n".join([said, *notes])
+        return "\n".join([said, *_token_words(self.plan.problem.terms_per_example, self.price), *notes])
+
+
+def _token_words(length: int, price: Price) -> list[str]:
+    """Return in words how many tokens a run trains on, where examples are sequences of so many."""
+    if length == 1:
+        return []
+    counts = {line.batch_size: line.cost.steps * line.batch_size * length for line in price.lines}
+    each = ", ".join(f"{count:,} at batch size {size}" for size, count in counts.items())
+    return [f"Examples are sequences of {length} tokens: a run trains on {each}."]
 
 
 def _remark(arm: Arm) -> str:

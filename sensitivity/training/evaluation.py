@@ -13,8 +13,9 @@ from sensitivity.training.metrics import accumulator
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 
-_ROWS, _NUMBERS = 2**14, 2**19
-"""Examples x trials, and numbers in their inputs, that go through the networks at once where training has fewer."""
+_ROWS, _NUMBERS, _TERMS = 2**14, 2**19, 2**16
+"""Examples x trials, numbers in their inputs, and terms of their losses, that go through the networks at once where
+training has fewer."""
 
 Scores = Mapping[str, Tensor]
 """Of each metric that was measured, the value of each trial ``[trials]``, on the CPU."""
@@ -28,7 +29,9 @@ def evaluate(
     `chunk` examples of each member are known to fit in memory: so many are differentiated at once in training.
     """
     data = problem.dataset
-    rows = max(chunk, min(_ROWS, _NUMBERS // math.prod(data.train_inputs.shape[1:])) // model.trials)
+    numbers = math.prod(data.train_inputs.shape[1:])
+    most = min(_ROWS, _NUMBERS // numbers, _TERMS // problem.terms_per_example)
+    rows = max(1, chunk, most // model.trials)
     by_split: dict[Split, list[Metric]] = {}
     for metric in problem.measured:
         if training or not metric.of_training:
