@@ -156,9 +156,9 @@ def main() -> None:
         head = [
             "# Packs of transformers",
             "",
-            f"`python benchmarks/text_packs.py --record`: processor milliseconds a step and member, the least of {ROUNDS}",
-            "rounds in turns, one thread; a star marks the form that is chosen, and the gain is its own over one network at",
-            "a time in a bare PyTorch loop.",
+            "`python benchmarks/text_packs.py --record`: processor milliseconds a step and member, the least of",
+            f"{ROUNDS} rounds in turns, one thread; a star marks the form that is chosen, and the gain is its own over",
+            "one network at a time in a bare PyTorch loop.",
             "",
             where,
             "",
