@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sensitivity.analysis.memo import Memo, kept
-from sensitivity.analysis.outcomes import available_metrics, untrained_values
+from sensitivity.analysis.outcomes import available_metrics, counted_values, untrained_values
 from sensitivity.analysis.tables import Tables
 from sensitivity.analysis.times import TimeUnit, known_units
 from sensitivity.analysis.view import Target, View, changed_view
@@ -131,6 +131,10 @@ class LookedAt:
     def units(self) -> tuple[TimeUnit, ...]:
         """The units in which it is known how long runs trained; all, while none has a result."""
         return known_units(self.runs)
+
+    def counted(self, metric: Metric) -> pd.Series[float]:
+        """Return what each run counts with in a metric, by the index of the runs that are searched."""
+        return counted_values(self.searched, self._of_runs(self.tables.at_start(metric)), metric)
 
     def _start(self) -> pd.DataFrame:
         return self._of_runs(self.tables.at_start(self.metric))

@@ -12,7 +12,7 @@ from sensitivity.store.directory import place
 
 def show_plan(study: str, *, storage: str, workers: int | None, as_json: bool) -> None:
     """Check a study, measure its steps for a moment each, and print its price."""
-    plan = prepare(study)
+    plan = prepare(study, for_price=True)
     priced = price_plan(plan, place(storage).child(plan.spec.name), workers=workers)
     if as_json:
         print(json_text(plan_output(plan.spec.name, priced.price)))

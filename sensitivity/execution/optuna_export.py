@@ -33,7 +33,7 @@ from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.arms import Arm
 from sensitivity.study.axes import Axis
 from sensitivity.study.errors import UserError
-from sensitivity.study.metrics import METRICS
+from sensitivity.study.metrics import METRICS, telling_first
 from sensitivity.study.results import Status
 from sensitivity.study.search import SearchSpec, lower_is_better
 from sensitivity.study.whole_files import output_faults, replacing
@@ -87,8 +87,8 @@ def _export(study: Study, url: str, *, shown: str) -> tuple[str, ...]:
     evaluations = study.curves.to_dict("records")  # at once, and in the order of runs: a call each takes far longer
     curves = {str(name): list(rows) for name, rows in itertools.groupby(evaluations, key=itemgetter("trial_id"))}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    has_classes = "test_accuracy" in spec.measured()
-    search = spec.search or SearchSpec(objective=("test_accuracy" if has_classes else "test_loss",))
+    best = next(metric for metric in telling_first(spec.measured()) if metric.on != "train" or spec.observed)
+    search = spec.search or SearchSpec(objective=(best.name,)).with_metrics(spec.measured())
     try:
         with _storage(url) as storage, _all_or_none(storage) as made:
             for (optimizer, batch_size), rows in study.runs.groupby(["optimizer", "batch_size"], sort=False):

@@ -88,30 +88,31 @@ class Plan:
         )
 
 
-def prepare(study: str) -> Plan:
-    """Find, validate and expand a study, and check it against its data set and model.
+def prepare(study: str, *, for_price: bool = False) -> Plan:
+    """Find, validate and expand a study, and check it against its data set and model; `for_price` as of `prepare_spec`.
 
     Raises:
         UserError: whatever is wrong with the study, all at once where possible.
     """
     path = find_study(study)
-    return prepare_spec(load_study(path), folder=path.resolve().parent, source=str(path))
+    return prepare_spec(load_study(path), folder=path.resolve().parent, source=str(path), for_price=for_price)
 
 
-def prepare_spec(spec: StudySpec, *, folder: Path, source: str) -> Plan:
+def prepare_spec(spec: StudySpec, *, folder: Path, source: str, for_price: bool = False) -> Plan:
     """Expand a study, and check it against its data set and model.
 
     Args:
         spec: the study.
         folder: for paths relative to it and for modules.
         source: of the study, for messages.
+        for_price: whether it will only be priced, so that a data set that would have to be downloaded need not be.
 
     Raises:
         UserError: whatever is wrong with the study, all at once where possible.
     """
     finder = use_snapshot(snapshot_of(spec, folder))
     with finder.recording():
-        problem = load_problem(spec.required_problem, folder=folder)
+        problem = load_problem(spec.required_problem, folder=folder, for_price=for_price)
         check_study(spec, problem, source=source)
         found = identity(problem)
         if spec.required_problem.has_own_data:

@@ -37,6 +37,9 @@ class PricedPlan:
             f" {duration(self.price.wall_seconds)} with {self.price.workers} workers, Ray's start aside. ms/step is a"
             " trial's share of its pack's step, gain what the pack saves of it; memory is a pack's."
         )
+        if self.plan.problem.dataset.is_stand_in:
+            name = self.plan.spec.required_problem.dataset
+            notes.append(f"{name} is not on this machine yet: priced with as many images of its size.")
         return "\n".join([said, *_token_words(self.plan.problem.terms_per_example, self.price), *notes])
 
 
@@ -69,7 +72,8 @@ def price_plan(plan: Plan, directory: Place, *, workers: int | None) -> PricedPl
     at_once = workers or available_workers(plan.spec.execution.threads)
     finished = frozenset[str]()
     if directory.exists(MANIFEST):
-        refuse_other_study(directory, read_manifest(directory), plan.spec, plan.source, plan.origin)
+        if not plan.problem.dataset.is_stand_in:  # whose arrays are others
+            refuse_other_study(directory, read_manifest(directory), plan.spec, plan.source, plan.origin)
         finished = finished_trials(directory)
         plan = with_recorded(plan, recorded_trials(read_plan(directory), plan.spec, plan.source))
         plan = with_search_seconds(plan, search_seconds(read_runs(directory).runs))

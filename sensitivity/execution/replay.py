@@ -39,7 +39,8 @@ class Replay:
             declared: what was declared before the first run.
         """
         self._settling = Settling(declared.declaration, declared.known)
-        self._target = declared.declaration.target
+        name, level = declared.declaration.target
+        self._target = spec.metric(name), level
         self._expander = Expander(spec, source=source)
         self._found: dict[str, _Found] = {}
         self._trials: dict[int, tuple[Trial, ...]] = {}

@@ -11,7 +11,7 @@ import concurrent.futures
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -233,7 +233,7 @@ class Searches:
             return  # a large pack's curves take a while
         for run in result.runs:
             row = result_row(run) if run.status.final else None
-            self._note(run.trial.group, run.trial.id, row, [asdict(each) for each in run.measurements])
+            self._note(run.trial.group, run.trial.id, row, [each.row() for each in run.measurements])
 
     def _note(
         self, group: Group, trial_id: str, row: Mapping[Any, Any] | None, curve: Sequence[Mapping[Any, Any]]

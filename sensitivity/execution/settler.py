@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import pandas as pd
@@ -14,7 +14,7 @@ from sensitivity.execution.prepare import Plan
 from sensitivity.execution.replay import Replay
 from sensitivity.store.directory import Place, patiently
 from sensitivity.store.ledger import read_ledger, write_freeze, write_ledger
-from sensitivity.store.schema import CURVE_COLUMNS
+from sensitivity.store.schema import CURVE_COLUMNS, further_metrics
 from sensitivity.store.writer import result_row, trial_row
 from sensitivity.study.amendments import Freeze, Step
 from sensitivity.study.errors import UserError
@@ -126,8 +126,11 @@ class Settler:
         """Take in a pack's results."""
         self._lost += sum(not run.status.final for run in result.runs)
         rows = [{**trial_row(run.trial), **result_row(run)} for run in result.runs]
-        curves = [{"trial_id": run.trial.id, **asdict(each)} for run in result.runs for each in run.measurements]
-        self._replay.take_in(pd.DataFrame(rows), pd.DataFrame(curves, columns=list(CURVE_COLUMNS)))
+        curves = [{"trial_id": run.trial.id, **each.row()} for run in result.runs for each in run.measurements]
+        self._replay.take_in(
+            pd.DataFrame(rows),
+            pd.DataFrame(curves, columns=[*CURVE_COLUMNS, *further_metrics(self._plan.spec.measured())]),
+        )
 
     def new_trials(self, *, wait: bool) -> Iterator[tuple[Trial, ...]]:
         """Yield the runs of the next step once all of the step before have ended.

@@ -185,7 +185,8 @@ def _known(plan: Plan, directory: Place, declaration: Declaration) -> tuple[tupl
         return ()
     study = read_study(directory)
     own = study.runs[~study.runs["confirmation"].astype(bool)]
-    found = observe(own, study.curves, declaration.target)
+    target = plan.spec.metric(declaration.target[0]), declaration.target[1]
+    found = observe(own, study.curves, target)
     names = {arm.name: [side.name for side in arm.sides] for arm in declaration.arms}
     rows = own[own["optimizer"].isin(names) & own["trial_id"].isin(found.keys())]
     return tuple(

@@ -25,8 +25,9 @@ from sensitivity.store.directory import Place
 from sensitivity.store.manifest import Manifest
 from sensitivity.store.reader import read_evaluations, read_plan, read_runs
 from sensitivity.study.execution import ExecutionSpec
+from sensitivity.study.metrics import Metric
 from sensitivity.study.provenance import code_version, package_versions
-from sensitivity.study.results import Measurement, RunResult, Status
+from sensitivity.study.results import RunResult, Status
 from sensitivity.study.trials import Pack, Trial
 from sensitivity.training.memory import keep_freed_memory
 from sensitivity.training.pack_training import PackTraining
@@ -43,7 +44,6 @@ _EVALUATIONS = 2
 """The fewest that a run has: of the untrained network, and after the last step."""
 _INTERVALS = 20
 """Between evaluations, in a typical run: to judge how soon something can be compared."""
-_METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 _COLUMNS = (
     *("status", "pack_id", "pack_size", "host", "device", "spec_hash", "code_version"),
     *("train_seconds", "eval_seconds"),
@@ -53,7 +53,7 @@ _DECIDING = ("torch", "numpy")
 """Packages whose versions decide rounding."""
 
 Curve = Mapping[int, tuple[float, ...]]
-"""The values of `_METRICS` by step."""
+"""The values of a run's metrics by step, in the order of ``RecordedPack.metrics``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,11 @@ class RecordedPack:
     """Of this package and of those that decide rounding."""
     is_part: bool
     """Whether it was trained as a part of another pack, which can't be put together again."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What was measured of its runs."""
+        return self.pack.trials[0].workload.problem.measured()
 
     def unlike(self) -> str:
         """Return why it can't be the same here to the last bit; nothing if it must be."""
@@ -200,7 +205,7 @@ def budget_seconds(elapsed: float) -> float:
 
 def curves_of(directory: Place, recorded: RecordedPack) -> dict[str, Curve]:
     """Return the recorded curve of each run of a pack, by trial id."""
-    columns = ["trial_id", "step", *_METRICS]
+    columns = ["trial_id", "step", *recorded.metrics]
     table = read_evaluations(directory, recorded.part, columns, set(recorded.statuses))
     curves: dict[str, dict[int, tuple[float, ...]]] = {id_: {} for id_ in recorded.statuses}
     for id_, step, *values in zip(*(table[name].to_pylist() for name in columns), strict=True):
@@ -258,11 +263,15 @@ def compare(
     faults, largest, unlike = [], 0.0, recorded.unlike()
     for run in again:
         before = {step: values for step, values in curves[run.trial.id].items() if step <= steps}
-        now = {m.step: _values(m) for m in run.measurements}
+        now = {m.step: tuple(map(m.of, recorded.metrics)) for m in run.measurements}
         common = sorted(before.keys() & now.keys())
-        largest = max([largest, *(_difference(before[step], now[step]) for step in common)])
+        largest = max([largest, *(_difference(recorded.metrics, before[step], now[step]) for step in common)])
         status = recorded.statuses[run.trial.id] if steps == of_steps else run.status.value
-        fault = _differs_untrained(before, now) if unlike else _differs(before, now) or _other(status, run.status.value)
+        fault = (
+            _differs_untrained(recorded.metrics, before, now)
+            if unlike
+            else _differs(recorded.metrics, before, now) or _other(status, run.status.value)
+        )
         if fault:
             faults.append(f"{run.trial.label()}: {fault}")
     first = recorded.pack.trials[0]
@@ -279,16 +288,16 @@ def compare(
     )
 
 
-def _differs_untrained(before: Curve, now: Curve) -> str:
-    difference = _difference(before[0], now[0]) if 0 in before and 0 in now else math.inf
+def _differs_untrained(metrics: Sequence[Metric], before: Curve, now: Curve) -> str:
+    difference = _difference(metrics, before[0], now[0]) if 0 in before and 0 in now else math.inf
     return f"untrained, its losses differ by {difference:.2g} of their value" if difference > TOLERANCE else ""
 
 
-def _differs(before: Curve, now: Curve) -> str:
+def _differs(metrics: Sequence[Metric], before: Curve, now: Curve) -> str:
     for step in sorted(before.keys() | now.keys()):
         if step not in now or step not in before:
             return f"evaluated at step {step} only {'now' if step in now else 'then'}"
-        for name, old, new in zip(_METRICS, before[step], now[step], strict=True):
+        for name, old, new in zip(metrics, before[step], now[step], strict=True):
             if old != new and not (math.isnan(old) and math.isnan(new)):
                 return f"{name} at step {step} was {old!r}, and is {new!r}"
     return ""
@@ -298,13 +307,9 @@ def _other(before: str, now: str) -> str:
     return f"was {before}, and is {now}" if before != now else ""
 
 
-def _values(measured: Measurement) -> tuple[float, ...]:
-    return tuple(float(getattr(measured, name)) for name in _METRICS)
-
-
-def _difference(before: Sequence[float], now: Sequence[float]) -> float:
+def _difference(metrics: Sequence[Metric], before: Sequence[float], now: Sequence[float]) -> float:
     """Return the largest relative difference of the losses."""
-    losses = [place for place, name in enumerate(_METRICS) if name.endswith("loss")]
+    losses = [place for place, metric in enumerate(metrics) if metric.is_loss]
     return max(_relative(before[place], now[place]) for place in losses)
 
 

@@ -43,7 +43,7 @@ def plan(study: StudyLike, *, storage: str | os.PathLike[str] = "studies", worke
         UserError: whatever is wrong with the study.
     """
     _check_workers(workers)
-    with _prepared(study) as ready:
+    with _prepared(study, for_price=True) as ready:
         from sensitivity.execution.pricing import price_plan
 
         return StudyPrice(price_plan(ready, place(os.fspath(storage)).child(ready.spec.name), workers=workers))
@@ -193,7 +193,7 @@ def _this_executor() -> Executor:
 
 
 @contextlib.contextmanager
-def _prepared(study: StudyLike) -> Iterator[Plan]:
+def _prepared(study: StudyLike, *, for_price: bool = False) -> Iterator[Plan]:
     """Yield a study that has passed every check; what it imports is forgotten afterwards."""
     with own_imports_kept(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # of a bar that nothing here shows
@@ -204,7 +204,7 @@ def _prepared(study: StudyLike) -> Iterator[Plan]:
             spec, folder, source = _spec(study), Path.cwd(), "study"
         from sensitivity.execution.prepare import prepare_spec
 
-        yield prepare_spec(spec, folder=folder, source=source)
+        yield prepare_spec(spec, folder=folder, source=source, for_price=for_price)
 
 
 def _spec(study: Mapping[str, Any] | StudySpec) -> StudySpec:

@@ -139,7 +139,8 @@ def _tick_values(metric: Metric, bottom: float, top: float) -> list[float]:
     steps: Sequence[int] = (1, 2, 5) if top - bottom < 2 else (1,)
     values = [step * 10.0**decade for decade in decades for step in steps]
     if top - bottom < 0.5:
-        values = [step * 10.0**decade / 4 for decade in decades for step in range(4, 40)]
+        parts = 4 if quantity.scale == "log" else 2
+        values = [step * 10.0**decade / parts for decade in decades for step in range(parts, 10 * parts)]
     if quantity.scale == "log":
         return values
     return [quantity.perfect - value for value in reversed(values)] if falls else [quantity.perfect + v for v in values]

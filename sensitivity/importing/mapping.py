@@ -11,7 +11,8 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import parse_toml, read_study
-from sensitivity.study.metrics import METRICS, MetricName
+from sensitivity.study.metrics import METRICS, MetricName, is_metric
+from sensitivity.study.nearest import nearest
 from sensitivity.study.section import AsList, Count, Section, Seed
 from sensitivity.study.toml_text import toml_text
 
@@ -111,13 +112,23 @@ def mapping_of(raw: Mapping[str, Any], *, source: str) -> ImportMapping:
     mistakes += [
         f'metrics.{name}.unit: a loss has unit = "as_is"; an accuracy fraction, percent, error or error_percent'
         for name, metric in found.metrics.items()
-        if METRICS[name].percent == (metric.unit == "as_is")
+        if is_metric(name) and METRICS[name].percent == (metric.unit == "as_is")
+    ]
+    mistakes += [
+        f"metrics: unknown {name!r}{_hint(name)}. Allowed: {', '.join(METRICS)}"
+        for name in found.metrics
+        if not is_metric(name)
     ]
     if not found.metrics:
         mistakes.append(f"metrics: name the column of at least one of {', '.join(METRICS)}")
     if mistakes:
         raise StudyFileError(source, mistakes)
     return found
+
+
+def _hint(name: str) -> str:
+    meant = nearest(name, METRICS)
+    return f" (did you mean {meant!r}?)" if meant else ""
 
 
 def read_mapping(path: str | os.PathLike[str]) -> ImportMapping:

@@ -18,11 +18,11 @@ from sensitivity.importing.runs import Runs, read_runs_of
 from sensitivity.importing.sources import find_source
 from sensitivity.store.directory import Place
 from sensitivity.store.inference import hyperparameter_field
+from sensitivity.store.last_values import by_split
 from sensitivity.store.manifest import spec_hash
 from sensitivity.store.observed import write_observed
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.errors import UserError
-from sensitivity.study.metrics import METRICS
 from sensitivity.study.observed import OBSERVED, observed_ids
 from sensitivity.study.redaction import redacted
 from sensitivity.study.results import Status
@@ -133,19 +133,20 @@ def _identified(table: pd.DataFrame, params: list[str]) -> pd.DataFrame:
 def _with_last_values(runs: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataFrame:
     """Return runs with the metrics of their last evaluation that measured them, and the loss before the first step.
 
-    An accuracy is that of the evaluation with the last finite loss of its split, where any of the run's has one, as
+    Other metrics are those of the evaluation with the last finite loss of its split, where any of the run's has one, as
     the accuracy of a network whose outputs are not finite is a number too.
     """
     found = {}
-    for split in ("train", "test"):
-        loss, accuracy = f"{split}_loss", f"{split}_accuracy"
-        own = {name: evaluations[name].to_numpy() for name in (loss, accuracy) if name in evaluations}
-        finite = {name: np.isfinite(values) for name, values in own.items()}
-        run = evaluations["run"].to_numpy()
-        by_loss = np.isin(run, run[finite[loss]]) if loss in own else np.zeros(len(run), dtype=bool)
-        counts = np.where(by_loss, finite.get(loss, False), finite.get(accuracy, False))
+    run = evaluations["run"].to_numpy()
+    for names in by_split(list(map(str, evaluations.columns))).values():
+        own = {name: evaluations[name].to_numpy() for name in names if name in evaluations}
+        counts, decided = np.zeros(len(run), dtype=bool), np.zeros(len(run), dtype=bool)
+        for values in own.values():  # by the first, the loss; of runs that have none by the next
+            finite = np.isfinite(values) & ~decided
+            counts |= finite
+            decided |= np.isin(run, run[finite])
         last = pd.Series(np.flatnonzero(counts)).groupby(run[counts]).last()
-        for name in (loss, accuracy):
+        for name in names:
             column = pd.Series(math.nan, index=runs.index)
             if name in own:
                 column.loc[last.index] = own[name][last.to_numpy()]
@@ -153,5 +154,4 @@ def _with_last_values(runs: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataF
     start = evaluations[evaluations["step"] == 0].set_index("run")
     if "train_loss" in start:
         found["initial_train_loss"] = start["train_loss"].reindex(runs.index)
-    assert set(found) <= {*METRICS, "initial_train_loss"}
     return runs.assign(**found)

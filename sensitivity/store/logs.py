@@ -20,7 +20,8 @@ from typing import Any
 import pyarrow as pa
 
 from sensitivity.store.directory import Place, patiently
-from sensitivity.store.schema import PARAM_PREFIX, TRIAL_COLUMNS, curves_schema, runs_schema
+from sensitivity.store.last_values import last_values
+from sensitivity.store.schema import PARAM_PREFIX, TRIAL_COLUMNS, curves_schema, further_metrics, runs_schema
 from sensitivity.study.errors import StorageError
 from sensitivity.study.results import Status
 
@@ -165,14 +166,11 @@ def run_table(
         "train_seconds": last.get("train_seconds", math.nan),
         "flops": last.get("flops", math.nan),
     }
-    for split in ("train", "test"):
-        loss, accuracy = f"{split}_loss", f"{split}_accuracy"
-        finite = [e for e in evaluations if math.isfinite(e.get(loss, math.nan))]
-        finite = finite or [e for e in evaluations if math.isfinite(e.get(accuracy, math.nan))]
-        row |= {name: finite[-1].get(name, math.nan) if finite else math.nan for name in (loss, accuracy)}
+    row |= last_values(evaluations)
     first = evaluations[0] if evaluations else {}
     row["initial_train_loss"] = first.get("train_loss", math.nan) if first.get("step") == 0 else math.nan
-    return _of_rows([row], runs_schema([name.removeprefix(PARAM_PREFIX) for name in params]))
+    schema = runs_schema([name.removeprefix(PARAM_PREFIX) for name in params], further_metrics(row))
+    return _of_rows([row], schema)
 
 
 def curve_table(trial_id: str, evaluations: list[dict[str, Any]]) -> pa.Table:
@@ -181,7 +179,8 @@ def curve_table(trial_id: str, evaluations: list[dict[str, Any]]) -> pa.Table:
     for each in evaluations:
         step = int(each["step"])
         by_step[step] = {**by_step.get(step, {}), **each, "trial_id": trial_id, "step": step}
-    return _of_rows([by_step[step] for step in sorted(by_step)], curves_schema())
+    further = dict.fromkeys(name for each in evaluations for name in further_metrics(each))
+    return _of_rows([by_step[step] for step in sorted(by_step)], curves_schema(tuple(further)))
 
 
 def _of_rows(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

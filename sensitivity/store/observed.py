@@ -20,6 +20,7 @@ from sensitivity.store.schema import (
     PLAN,
     RUNS,
     curves_schema,
+    further_metrics,
     plan_schema,
     runs_schema,
 )
@@ -52,7 +53,7 @@ def write_observed(
             _refuse_other(directory, spec)
         earlier = [name for name in directory.child(RUNS).files(".parquet") if name.startswith(IMPORTED)]
         params = spec.hyperparameters
-        run_table = _table(runs, runs_schema(params))
+        run_table = _table(runs, runs_schema(params, further_metrics(map(str, runs.columns))))
         curve_table = _curves(runs, evaluations)
         name = f"{IMPORTED}{content_hash({'rows': runs.index.size, 'at': str(runs['finished_at'].max())})}.parquet"
         directory.write(PLAN, parquet_bytes(_table(plan, plan_schema(params))))
@@ -94,7 +95,7 @@ def _table(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
 def _curves(runs: pd.DataFrame, evaluations: pd.DataFrame) -> pa.Table:
     places = runs.index.get_indexer(pd.Index(evaluations["run"]))
     ids = pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), pa.array(runs["trial_id"], pa.string()))
-    schema = curves_schema()
+    schema = curves_schema(tuple(further_metrics(map(str, evaluations.columns))))
     rest = _table(evaluations.drop(columns="run"), pa.schema([field for field in schema if field.name != "trial_id"]))
     return rest.add_column(0, schema.field("trial_id"), ids.cast(pa.string())).cast(schema)
 

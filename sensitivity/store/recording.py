@@ -80,7 +80,7 @@ class RecordedRun:
 
         Args:
             step: steps of the optimizer so far; 0 is the untrained network.
-            values: train_loss, train_accuracy, test_loss, test_accuracy (accuracies as fractions); and, where known,
+            values: metrics such as train_loss or test_accuracy (accuracies as fractions); and, where known,
                 epoch, lr, flops, and train_seconds, which are those since the run began by default.
 
         Raises:

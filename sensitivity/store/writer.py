@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sensitivity.store.directory import Place
+from sensitivity.store.last_values import last_values
 from sensitivity.store.manifest import MANIFEST
 from sensitivity.store.schema import (
     CURVES,
@@ -24,9 +25,8 @@ from sensitivity.store.schema import (
     runs_schema,
 )
 from sensitivity.study.errors import StorageError
-from sensitivity.study.metrics import SPLITS, USUAL
 from sensitivity.study.redaction import redacted
-from sensitivity.study.results import PHASES, Measurement, PackResult, RunResult
+from sensitivity.study.results import PHASES, PackResult, RunResult
 from sensitivity.study.trials import Trial
 
 _MOST_SIDE = 50_000
@@ -119,24 +119,6 @@ def _cut(text: str) -> str:
     return text if len(text) <= 2 * _MOST_SIDE else f"{text[:_MOST_SIDE]}\n...\n{text[-_MOST_SIDE:]}"
 
 
-def _finite(measurements: Iterable[Measurement], metric: str) -> list[Measurement]:
-    return [measured for measured in measurements if math.isfinite(measured.of(metric))]
-
-
-def last_values(measurements: Sequence[Measurement]) -> dict[str, float]:
-    """Return each metric at the end of a run: at the last evaluation with a finite loss of its split.
-
-    That is by the loss, where there is one: the accuracy of a network whose outputs are not finite is a number too.
-    """
-    further = [name for measured in measurements for name in measured.further]
-    last: dict[str, float] = {}
-    for split in SPLITS:
-        names = [name for name in dict.fromkeys((*USUAL, *further)) if name.startswith(f"{split}_")]
-        finite = next((found for name in names if (found := _finite(measurements, name))), [])
-        last |= {str(name): finite[-1].of(name) if finite else math.nan for name in names}
-    return last
-
-
 def result_row(run: RunResult) -> dict[str, Any]:
     """Return the columns of a run that its result alone decides."""
     return {
@@ -146,7 +128,7 @@ def result_row(run: RunResult) -> dict[str, Any]:
         "steps": run.steps,
         "epochs": run.epochs,
         "initial_train_loss": run.measurements[0].train_loss if run.measurements else math.nan,
-        **last_values(run.measurements),
+        **last_values([measured.row() for measured in run.measurements]),
         "train_seconds": run.train_seconds,
         "eval_seconds": run.eval_seconds,
         "flops": run.flops,

@@ -275,10 +275,13 @@ def _fields_at(location: tuple[Any, ...], raw: Mapping[str, Any]) -> tuple[str, 
     if of_table(tuple(map(str, location))) is not None:
         return _AXIS_KEYS
     model: type[BaseModel] = StudySpec
-    for part in location:
+    parts = iter(location)
+    for part in parts:
         annotation = model.model_fields[str(part)].annotation
         if typing.get_origin(annotation) is dict:
-            return tuple(METRICS)
+            if next(parts, None) is None:
+                return tuple(METRICS)
+            annotation = typing.get_args(annotation)[1]  # of a table of tables, such as problem.metrics
         tables = [each for each in (annotation, *typing.get_args(annotation)) if isinstance(each, type)]
         model = next(table for table in tables if issubclass(table, BaseModel))
     return tuple(model.model_fields)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from sensitivity.study.metrics import LOSS, QUANTITIES, Quantity
@@ -32,9 +32,13 @@ _NEEDS = {
 
 
 class MetricSpec(Section):
-    """A quantity of the user's own: a function of one trial's outputs and targets of a whole split."""
+    """A quantity that is measured: a shipped one, written ``true``, or a function of the user's.
 
-    function: str
+    The function is of one trial's outputs and targets of a whole split.
+    """
+
+    function: str = ""
+    """Its import path; empty for a shipped quantity."""
     direction: Literal["max", "min"] = "max"
     """Which way is better."""
     low: float | None = None
@@ -46,11 +50,20 @@ class MetricSpec(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> MetricSpec:
-        if not IMPORT_PATH.fullmatch(self.function):
+        if self.model_fields_set and not IMPORT_PATH.fullmatch(self.function):
             raise PydanticCustomError("metric", 'function: give "module:function"')
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise PydanticCustomError("metric", "low must be below high")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return {name: each for name, each in handler(self).items() if each not in (None, "")} if self.function else True
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it is a shipped quantity."""
+        return not self.function
 
     def quantity(self, name: str) -> Quantity:
         """Return its declaration."""
@@ -65,8 +78,10 @@ class MetricSpec(Section):
 
 
 def _read(raw: Any) -> Any:
-    if raw is True or isinstance(raw, (Mapping, MetricSpec)):
-        return raw
+    if raw is True:
+        return MetricSpec()
+    if isinstance(raw, (Mapping, MetricSpec)):
+        return raw if raw else {"function": ""}
     if isinstance(raw, str):
         return {"function": raw}
     raise PydanticCustomError(
@@ -74,14 +89,14 @@ def _read(raw: Any) -> Any:
     )
 
 
-MetricField = Annotated[Literal[True] | MetricSpec, BeforeValidator(_read)]
+MetricField = Annotated[MetricSpec, BeforeValidator(_read)]
 """``true`` for a shipped quantity; the import path of a function, or a table, for one of the user's."""
 
 
 def metric_mistake(name: str, declared: MetricField, loss: str) -> str | None:
     """Return what is wrong with a declaration in ``problem.metrics``, and what is allowed."""
     shipped = [each for each in QUANTITIES if each != LOSS.name]
-    if declared is not True:
+    if not declared.shipped:
         if name in QUANTITIES:
             return f"{name}: a shipped metric has this name; give another name, or {name} = true"
         if not _NAME.fullmatch(name):
@@ -107,5 +122,5 @@ def needs_mistake(quantity: Quantity, loss: str) -> str | None:
 def quantities_of(loss: str, declared: Mapping[str, MetricField]) -> tuple[Quantity, ...]:
     """Return what is measured: the loss, with cross-entropy the accuracy, and what is declared."""
     usual = (LOSS, QUANTITIES["accuracy"]) if loss == "cross_entropy" else (LOSS,)
-    own = (QUANTITIES[name] if each is True else each.quantity(name) for name, each in declared.items())
+    own = (QUANTITIES[name] if each.shipped else each.quantity(name) for name, each in declared.items())
     return tuple(dict.fromkeys((*usual, *own)))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sensitivity.study.measured import MetricField, MetricSpec, metric_mistake, quantities_of
+from sensitivity.study.measured import MetricField, metric_mistake, quantities_of
 from sensitivity.study.metrics import SPLITS, Metric
 from sensitivity.study.section import AsList, Count, Section, Seed
 from sensitivity.study.user_functions import IMPORT_PATH
@@ -282,7 +282,7 @@ class ProblemSpec(Varying):
 
     def named_code(self) -> dict[str, str]:
         """Return the import paths of the user's functions that it names, by field."""
-        own = {f"metrics.{name}": each.function for name, each in self.metrics.items() if isinstance(each, MetricSpec)}
+        own = {f"metrics.{name}": each.function for name, each in self.metrics.items() if not each.shipped}
         own |= {"loss": self.loss, "model": self.model, "dataset": self.dataset if self.has_own_data else ""}
         return {field: path for field, path in own.items() if ":" in path}
 

@@ -38,7 +38,7 @@ class Member:
     """Steps whose clip bound, of all `clippable` ones."""
     clippable: int = 0
     least_loss: float = math.inf
-    """Of the training split, where it was judged by it: other measurements decide nothing."""
+    """Of the validation split, or without one of the training split, where it was judged: what pruning goes by."""
     fault: str = ""
     """Why it diverged; empty while it has not."""
     stopped: str = ""
@@ -46,7 +46,7 @@ class Member:
 
     @property
     def reached(self) -> float:
-        """The least training loss that it was judged by; infinite of a diverged member."""
+        """The least loss that it was judged by; infinite of a diverged member."""
         return math.inf if self.fault else self.least_loss
 
     @property
@@ -73,7 +73,7 @@ class Member:
         self.clip_sum, self.clip_steps = 0.0, 0
         if not judged:
             return
-        self.least_loss = min(self.least_loss, measured.train_loss)
+        self.least_loss = min(self.least_loss, measured.further.get("validation_loss", measured.train_loss))
         if not measured.train_loss <= self.bound:  # NaN included
             loss = f"training loss {measured.train_loss:.4g} at step {self.steps}"
             self.fault = f"{loss}, above the bound {self.bound:.4g}"
@@ -210,7 +210,6 @@ def stop_worse(members: Sequence[Member]) -> None:
     median = statistics.median(member.reached for member in members)
     for place in unharmed(members):
         member = members[place]
+        split = "validation" if "validation_loss" in member.measurements[-1].further else "training"
         if member.reached > median:
-            member.stopped = (
-                f"training loss {member.reached:.4g} by step {member.steps}, its pack's median {median:.4g}"
-            )
+            member.stopped = f"{split} loss {member.reached:.4g} by step {member.steps}, its pack's median {median:.4g}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sensitivity.study.measured import MetricSpec
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.user_functions import import_function
 
@@ -19,5 +18,5 @@ def own_metrics(spec: ProblemSpec) -> dict[str, Callable[..., Any]]:
     return {
         name: import_function(declared.function, f"problem.metrics.{name}")
         for name, declared in spec.metrics.items()
-        if isinstance(declared, MetricSpec)
+        if not declared.shipped
     }

@@ -99,7 +99,7 @@ def _require_sequences(spec: ProblemSpec, inputs: Tensor, given: Tensor) -> None
 def _require_metrics(spec: ProblemSpec, *, classes: bool) -> None:
     """Refuse shipped metrics that the targets of a loss of the user's have not; others were checked with the study."""
     for name, declared in spec.metrics.items():
-        needs = QUANTITIES[name].needs if declared is True else ""
+        needs = QUANTITIES[name].needs if declared.shipped else ""
         if (classes and needs == "values") or (not classes and needs == "classes"):
             got = "classes" if classes else "numbers"
             raise UserError(f"problem.metrics.{name}: is not defined for targets that are {got}; remove it")

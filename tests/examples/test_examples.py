@@ -42,6 +42,19 @@ def test_a_study_with_code_of_its_own_trains(name, changes, reached):
     assert max(run.measurements[-1].test_accuracy for run in own) > reached
 
 
+def test_a_table_with_a_loss_and_metrics_of_its_own_trains():
+    file = EXAMPLES / "own_metric" / "study.toml"
+    spec = load_study(file).replace(batch_sizes=[64], seeds=1, budget={"steps": 100})
+    plan = prepare_spec(spec, folder=file.parent, source=str(file))
+    found = [run for pack in group(plan.trials, 16) for run in train_pack(pack, plan.problem)]
+    assert {run.trial.arm for run in found} == set(spec.optimizers)
+    best = min((run for run in found if run.status is Status.COMPLETED), key=lambda run: run.measurements[-1].test_loss)
+    last = best.measurements[-1]
+    assert last.train_loss < 0.5 * best.measurements[0].train_loss
+    assert 0.6 < last.of("validation_covered") < 0.95, "the quantile that the loss asks for is 0.8"
+    assert last.of("validation_miscoverage") == pytest.approx(abs(last.of("validation_covered") - 0.8))
+
+
 def test_kfac_trains_in_a_plain_script(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["kfac_training.py", "--epochs", "2"])
     runpy.run_path(str(EXAMPLES / "kfac_training.py"), run_name="__main__")

@@ -246,6 +246,11 @@ SINGLE = [
     (("problem", "precision"), "tf32", 'execution: problem.precision = "tf32" needs device = "cuda"'),
     (("execution", "micro_batch"), 0, "execution.micro_batch: must be >= 1"),
     (("execution", "device"), "gpu", "execution.device: unknown 'gpu' (did you mean 'cuda'?). Allowed: cpu, cuda"),
+    (
+        ("problem", "metrics"),
+        {"cost": {"function": "a:b", "directon": "min"}},
+        "problem.metrics.cost.directon: unknown field (did you mean 'direction'?)",
+    ),
     (("problem", "loss"), "MSE", "problem.loss: unknown loss 'MSE'. Allowed: cross_entropy, squared_error"),
     (("execution", "workers"), 2, "execution.workers: unknown field"),
     (("seed",), 1, "seed: unknown field (did you mean 'seeds'?)"),

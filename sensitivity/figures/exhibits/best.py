@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sensitivity.analysis.designs import Parameters
@@ -14,15 +14,42 @@ from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.targets import TargetOutcome
 from sensitivity.figures.data import Data
 from sensitivity.figures.exhibit import Exhibit
-from sensitivity.figures.labels import metric_value, number, settings, target_label
+from sensitivity.figures.labels import capitalized, metric_value, number, settings, target_label
 from sensitivity.figures.nothing import NO_RESULT, NothingToShowError
 from sensitivity.figures.tables import Table
-from sensitivity.study.metrics import METRICS
+from sensitivity.study.metrics import METRICS, Metric
 
 
-def best_table(maps: Sequence[RobustnessMap]) -> Table:
+@dataclass(frozen=True, kw_only=True)
+class BestCells:
+    """Maps with a best cell each, and what these have on the test split where they were chosen on validation data."""
+
+    maps: Sequence[RobustnessMap]
+    tested: Metric | None
+    test_values: Mapping[str, float]
+    """The median over seeds of `tested` by cell."""
+
+
+def compute_best(results: StudyResults) -> BestCells:
+    """Return the maps of the metric that is looked at, and the test values of their best cells.
+
+    Raises:
+        NothingToShowError: no map.
+    """
+    maps, metric = _maps(results), results.metric
+    tested = next((m for m in results.metrics if m.on == "test" and m.quantity == metric.quantity), None)
+    if metric.on != "validation" or tested is None:
+        return BestCells(maps=maps, tested=None, test_values={})
+    chosen = {map_.best_cell.cell_id for map_ in maps if map_.best_cell is not None}
+    runs = results.searched[results.searched["cell_id"].isin(chosen)]
+    values = results.counted(tested).loc[runs.index].groupby(runs["cell_id"]).median()
+    return BestCells(maps=maps, tested=tested, test_values={str(cell): float(v) for cell, v in values.items()})
+
+
+def best_table(found_cells: BestCells) -> Table:
     """Return the best cell of each map, and how its neighbours fare."""
     rows = []
+    maps, tested = found_cells.maps, found_cells.tested
     for map_ in maps:
         best, cells = map_.best_cell, len(map_.cells)
         inside = sum(cell.in_region for cell in map_.cells)
@@ -30,6 +57,7 @@ def best_table(maps: Sequence[RobustnessMap]) -> Table:
             "nothing completed" if best is None else settings(_parameters(map_, best)),
             "–" if best is None else metric_value(map_.metric, best.median),
             "–" if best is None else _range(map_, best),
+            *(["–" if best is None else metric_value(tested, found_cells.test_values[best.cell_id])] if tested else []),
             "–" if best is None else f"{best.completed}/{best.planned}",
         ]
         edges = ", ".join(f"{edge.side} {parameter_name(edge.parameter)}" for edge in map_.edges)
@@ -37,10 +65,12 @@ def best_table(maps: Sequence[RobustnessMap]) -> Table:
         rows.append([optimizer_name(map_.optimizer), map_.batch_size, *found, *shares, edges or "–"])
     metric = maps[0].metric
     header = (
-        "optimizer", "batch size", "best cell", f"median {metric.label}", "seeds from–to", "seeds completed",
+        "optimizer", "batch size", "best cell", f"median {metric.label}", "seeds from–to",
+        *([f"its median {tested.label}"] if tested else []), "seeds completed",
         "cells within tolerance", "cells all diverged", "on the edge of",
     )  # fmt: skip
     caption = f"Best cell by {metric.label}, each optimizer and batch size."
+    caption += f" {capitalized(tested.label)} had no part in the choice." if tested else ""
     return Table(caption=caption, header=header, rows=rows, text_columns=3)
 
 
@@ -54,16 +84,19 @@ def _parameters(map_: RobustnessMap, cell: Cell) -> Parameters:
     return ((map_.x_name, cell.x), *(((map_.y_name, cell.y),) if map_.y_name else ()), *map_.slice_at)
 
 
-def best_data(maps: Sequence[RobustnessMap]) -> Data:
+def best_data(found_cells: BestCells) -> Data:
     """Return the best cell of each map that has one."""
+    maps, tested = found_cells.maps, found_cells.tested
     found = [(map_, best) for map_ in maps if (best := map_.best_cell) is not None]
     names = tuple(dict.fromkeys(name for map_, best in found for name, _ in _parameters(map_, best)))
     return Data(
-        columns=("optimizer", "batch_size", *names, f"median_{maps[0].metric.name}", "smallest", "largest", "cell_id"),
+        columns=("optimizer", "batch_size", *names, f"median_{maps[0].metric.name}", "smallest", "largest",
+            *([f"median_{tested.name}"] if tested else []), "cell_id"),
         rows=[
             (
                 map_.optimizer, map_.batch_size, *(dict(_parameters(map_, best)).get(name) for name in names),
-                best.median, best.low, best.high, best.cell_id,
+                best.median, best.low, best.high,
+                *([found_cells.test_values[best.cell_id]] if tested else []), best.cell_id,
             )
             for map_, best in found
         ],
@@ -80,9 +113,9 @@ BEST = Exhibit(
     name="best-cells",
     section="maps",
     title="Best cells",
-    compute=_maps,
+    compute=compute_best,
     data=best_data,
-    tables=lambda maps: [best_table(maps)],
+    tables=lambda found: [best_table(found)],
     notes=lambda _: ("The best of many noisy cells flatters itself; the verdict judges winners on other seeds.",),
     depends=("filters", "metric", "tolerance"),
 )

@@ -14,7 +14,7 @@ from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.axes import add_panel_title
 from sensitivity.figures.data import Data, Value
 from sensitivity.figures.exhibit import METRIC, Exhibit, Option
-from sensitivity.figures.labels import count, metric_value, optimizer_label
+from sensitivity.figures.labels import capitalized, count, metric_value, optimizer_label
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.scales import Scale, metric_scale
 from sensitivity.figures.theme import LIGHT, Theme
@@ -78,7 +78,7 @@ def draw_curves(
     figure.update_layout(
         template=theme.template(),
         title={
-            "text": f"{metric.label.capitalize()} of {subject} by epoch",
+            "text": f"{capitalized(metric.label)} of {subject} by epoch",
             "subtitle": {
                 "text": f"n = {n} of {count(planned, 'run')} in {count(len(cells), 'cell')}, {diverged} diverged"
                 f" · bold: median · band: smallest to largest seed · thin: {_thin(cells)}"

@@ -1,0 +1,30 @@
+"""Each metric at the end of a run, from its evaluations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sensitivity.store.schema import further_metrics
+from sensitivity.study.metrics import SPLITS, USUAL
+
+
+def by_split(names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the usual metrics and those among the columns `names` by split; its loss is the first of each."""
+    every = [*map(str, USUAL), *further_metrics(names)]
+    found = {split: [name for name in dict.fromkeys(every) if name.startswith(f"{split}_")] for split in SPLITS}
+    return {split: sorted(own, key=lambda name: name != f"{split}_loss") for split, own in found.items()}
+
+
+def last_values(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return each metric at the last evaluation with a finite loss of its split.
+
+    That is by the loss, where there is one: the accuracy of a network whose outputs are not finite is a number too.
+    """
+    last: dict[str, float] = {}
+    for names in by_split([name for each in evaluations for name in each]).values():
+        there = ([e for e in evaluations if math.isfinite(e.get(name, math.nan))] for name in names)
+        finite = next((found for found in there if found), [])
+        last |= {name: float(finite[-1].get(name, math.nan)) if finite else math.nan for name in names}
+    return last
