@@ -40,7 +40,16 @@ class PricedPlan:
         if self.plan.problem.dataset.is_stand_in:
             name = self.plan.spec.required_problem.dataset
             notes.append(f"{name} is not on this machine yet: priced with as many images of its size.")
-        return "\n".join([said, *notes])
+        return "\n".join([said, *_token_words(self.plan.problem.terms_per_example, self.price), *notes])
+
+
+def _token_words(length: int, price: Price) -> list[str]:
+    """Return in words how many tokens a run trains on, where examples are sequences of so many."""
+    if length == 1:
+        return []
+    counts = {line.batch_size: line.cost.steps * line.batch_size * length for line in price.lines}
+    each = ", ".join(f"{count:,} at batch size {size}" for size, count in counts.items())
+    return [f"Examples are sequences of {length} tokens: a run trains on {each}."]
 
 
 def _remark(arm: Arm) -> str:

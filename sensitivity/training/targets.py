@@ -86,7 +86,8 @@ def _require_sequences(spec: ProblemSpec, inputs: Tensor, given: Tensor) -> None
     if not are_sequences(inputs, given):
         raise UserError(
             f"problem.dataset: {spec.dataset}: targets {list(given.shape)} are a class at each position of sequences; "
-            f"inputs must be [examples, {given.shape[1]}, ...], got {list(inputs.shape)}"
+            f"inputs must be ids of that shape, or [examples, {given.shape[1]}, features]; "
+            f"got {str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
         )
     if (empty := int(is_ignored(given).all(1).sum())) > 0:
         raise UserError(

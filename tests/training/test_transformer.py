@@ -174,7 +174,11 @@ def test_arguments_that_do_not_fit_are_named(options, said):
             "perceptron",
             r"perceptron takes no sequences as own:data has .*\n  Here give model = \"transformer\"",
         ),
-        ({"train_inputs": torch.zeros(30, TIME)}, "transformer", r"int64 of shape \[examples\]"),
+        (
+            {"train_inputs": torch.zeros(30, TIME)},
+            "transformer",
+            r"must be ids of that shape, .* got float32 \[30, 5\]",
+        ),
         ({"test_inputs": torch.full((10, TIME), 9)}, "transformer", r"ids from 0 to below .* 7; inputs have 0 to 9"),
     ],
     ids=["a perceptron for text", "numbers for a transformer", "ids out of range"],
