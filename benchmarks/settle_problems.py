@@ -134,14 +134,11 @@ class Trained:
             cells = [tuple(zip((s.name for s in arm.sides), at, strict=True)) for at in itertools.product(*levels)]
             runs: dict[int, list[Observation]] = {}
             for size in spec.batch_sizes:
-                found = self._observe([expander.trial(arm.name, c, size, seed) for c in cells for seed in range(SEEDS)])
-                mean = [
-                    math.inf if any(not one.success for one in own) else float(np.mean([score(one)[0] for one in own]))
-                    for own in itertools.batched(found, SEEDS)
-                ]
-                fastest, first = cells[int(np.argmin(mean))], first_seed("confirmation")
+                seen = self._observe([expander.trial(arm.name, c, size, seed) for c in cells for seed in range(SEEDS)])
+                took = np.array([score(one)[0] if one.success else math.inf for one in seen]).reshape(-1, SEEDS)
+                fastest, first = cells[int(took.mean(axis=1).argmin())], first_seed("confirmation")
                 runs[size] = self._observe([expander.trial(arm.name, fastest, size, first + k) for k in range(SEEDS)])
-                taken += len(found) + SEEDS
+                taken += len(seen) + SEEDS
             judged[arm.name] = Judged(runs)
         none = dict.fromkeys(spec.batch_sizes, 0.0)
         arms = judged[claim.candidate], judged[claim.reference]

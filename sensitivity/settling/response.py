@@ -171,7 +171,7 @@ class Response:
         spread = (self.covariance + self.covariance.T) / 2  # which rounding has made unlike, far from the centre
         random = np.random.default_rng(0)
         draws = random.multivariate_normal(self._coefficients(), spread, _DRAWS, check_valid="ignore")
-        for place in np.flatnonzero(~self.definite):
+        for place in np.flatnonzero(~self.definite).tolist():
             points = np.concatenate([x[place : place + 1], grid]) - self.centre
             values = draws @ self.terms.columns(points, np.full(len(points), place)).T
             found[place] = (values[:, 0] - values.min(axis=1)).mean()
