@@ -31,25 +31,30 @@ def are_joined(params: Mapping[str, Tensor], trials: int) -> bool:
 
 
 def laid_out(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors ``[trials, *shape]`` of one type into one ``[trials, entries]``, and return views of it."""
+    """Copy tensors ``[trials, *shape]`` of one type into one ``[trials, entries]``, and return its parts.
+
+    To autograd they are tensors of their own, which a model may write to in its forward pass.
+    """
     like = next(iter(tensors.values()))
     sizes = {name: math.prod(tensor.shape[1:]) for name, tensor in tensors.items()}
     width = sum(-(-size // _ALIGNED) * _ALIGNED for size in sizes.values())
     whole, offset, views = like.new_zeros(len(like), width), 0, dict[str, Tensor]()
     for name, tensor in tensors.items():
-        views[name] = whole[:, offset : offset + sizes[name]].view(tensor.shape)
+        views[name] = whole[:, offset : offset + sizes[name]].view(tensor.shape).data
         views[name].copy_(tensor)
         offset += -(-sizes[name] // _ALIGNED) * _ALIGNED
     return views
 
 
 class Joint:
-    """Where each parameter is in the tensor that holds all of them."""
+    """Where each parameter is in the tensor ``[trials, entries]`` that holds all of them, as `laid_out` made it."""
 
-    def __init__(self, params: Mapping[str, Tensor], whole: Tensor) -> None:
-        self.whole = whole
-        self._places = {name: (p.storage_offset() - whole.storage_offset(), p.shape[1:]) for name, p in params.items()}
-        self._grads = torch.zeros_like(whole)
+    def __init__(self, params: Mapping[str, Tensor]) -> None:
+        first = next(iter(params.values())).detach()
+        shape, strides = (len(first), first.stride(0)), (first.stride(0), 1)
+        self.whole = first.new_empty(0).set_(first.untyped_storage(), 0, shape, strides)
+        self._places = {name: (p.storage_offset(), p.shape[1:]) for name, p in params.items()}
+        self._grads = torch.zeros_like(self.whole)
         self._views = self.views(self._grads)
 
     def views(self, whole: Tensor) -> dict[str, Tensor]:
@@ -66,6 +71,10 @@ class Joint:
         torch._foreach_copy_([self._views[name] for name in grads], list(grads.values()))
         return self._grads
 
+    def holds(self, params: Mapping[str, Tensor]) -> bool:
+        """Whether these parameters lie in the tensor."""
+        return next(iter(params.values())).untyped_storage().data_ptr() == self.whole.untyped_storage().data_ptr()
+
     def by_name(self, state: Any) -> Any:
         """View a state that was made for the whole as one of parameters by name."""
         if isinstance(state, dict):
@@ -76,9 +85,9 @@ class Joint:
 
 
 def joint_of(params: Mapping[str, Tensor]) -> Joint | None:
-    """Find the tensor ``[trials, entries]`` that all parameters are views of, if there is one."""
-    first = next(iter(params.values()))
-    whole = first._base
-    if whole is None or whole.dim() != 2 or len(whole) != len(first):
-        return None
-    return Joint(params, whole) if all(p._base is whole for p in params.values()) else None
+    """Find the tensor ``[trials, entries]`` that holds all parameters, if there is one."""
+    places = {(p.untyped_storage().data_ptr(), len(p), p.stride(0)) for p in params.values()}
+    (memory, trials, width), *others = places
+    size = next(iter(params.values())).untyped_storage().nbytes()
+    bytes_of = trials * width * next(iter(params.values())).element_size()
+    return Joint(params) if not others and len(params) > 1 and memory and size == bytes_of else None

@@ -216,9 +216,8 @@ class PackOptimizer:
         """Return parameters as the rule takes them: by name, or all in one."""
         if self._joint is None:
             return params
-        base = next(iter(params.values()))._base
-        if base is not self._joint.whole and base is not None:  # members were dropped
-            self._joint = Joint(params, base)
+        if not self._joint.holds(params):  # members were dropped
+            self._joint = Joint(params)
         return {WHOLE: self._joint.whole}
 
     def _clipped_to_norm(self, grads: Tensors) -> Tensors:

@@ -79,6 +79,7 @@ def test_parameters_may_be_side_by_side_or_apart(kind, monkeypatch):
     for joined in (True, False):
         monkeypatch.setattr(packed_model, "are_joined", lambda params, trials, joined=joined: joined)
         training = PackTraining(trained, problem(), micro_batch=None)
+        training.measure()
         training.advance(8)
         training.measure()
         found.append((training.results(), training.state()["optimizer"]["rule"]))

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sensitivity.kfac import engine, statistics
-from sensitivity.optimizers.kinds import adam
+from sensitivity.optimizers import fused
 from sensitivity.study.trials import Pack, expand
 from sensitivity.training import batches as batches_module
 from sensitivity.training import calibration, packed_model
@@ -96,7 +96,7 @@ class Tapes:
 def accelerator(monkeypatch):
     """Let K-FAC and models take the ways that they take on one."""
     monkeypatch.setattr(packed_model, "_loop_reason", lambda network: None)
-    monkeypatch.setattr(adam, "by_member", lambda lr: False)
+    monkeypatch.setattr(fused, "by_member", lambda lr: False)
     monkeypatch.setattr(statistics, "finite", torch.isfinite)
     monkeypatch.setattr(engine, "finite", torch.isfinite)
     monkeypatch.setattr(engine, "_mask", lambda good: good)
