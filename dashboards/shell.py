@@ -92,8 +92,20 @@ def study_page(page: Page, scene: Scene, missing: Sequence[str]) -> list[Compone
         html.H1([html.Span(page.title), html.Span(name, className="of")]),
         html.P(page.lead, className="lead"),
         *notices,
-        html.Div([place_block(block, scene) for block in blocks_of(page, scene)], className="grid"),
+        html.Div(
+            [
+                html.Div([place_block(block, scene) for block in blocks_of(page, scene)], className="grid"),
+                *_dock(page, scene),
+            ],
+            className="docked" if page.dock else "",
+        ),
     ]
+
+
+def _dock(page: Page, scene: Scene) -> list[Component]:
+    if not page.dock:
+        return []
+    return [html.Aside([place_block(b, scene) for b in page.dock], className="dock", **aria(label="What was chosen"))]
 
 
 def trouble(title: str, text: str) -> list[Component]:

@@ -81,7 +81,9 @@ def blocks_of(page: Page, scene: Scene) -> Iterator[Block]:
 
 def block_of(page: Page, scene: Scene, name: str) -> FigureBlock | TextBlock | None:
     """Return the block of that name; None where the page has none."""
-    named = (block for block in (*blocks_of(page, scene), *page.further) if not isinstance(block, FixedBlock))
+    named = (
+        block for block in (*blocks_of(page, scene), *page.dock, *page.further) if not isinstance(block, FixedBlock)
+    )
     return next((block for block in named if block.name == name), None)
 
 

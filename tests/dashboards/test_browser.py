@@ -113,6 +113,57 @@ def test_a_filter_reaches_every_figure_and_number(site, studies, visit, at):
     numbers.get_by_text(f"{inside:,}/{len(maps_now[0].cells):,}").first.wait_for()
 
 
+@pytest.mark.parametrize("page", ["robustness", "overview"])
+def test_no_control_keeps_the_page_from_drawing_its_next_frame(site, visit, at, page):
+    """Half a second of the page's own processor time, which is the same on a busy machine, for each that is pressed."""
+    tab = visit(f"{site}/study/bowl/{page}")
+    at.figure(tab, {"robustness": "robustness-sgd", "overview": "targets"}[page])
+    clock = tab.context.new_cdp_session(tab)
+    clock.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def spent():
+        return {each["name"]: each["value"] for each in clock.send("Performance.getMetrics")["metrics"]}["TaskDuration"]
+
+    pressed, slow = 0, {}
+    for control in tab.query_selector_all(
+        "#page button.quiet, #page summary, #bar summary, #page [data-active] ~ label"
+    ):
+        name = control.inner_text()
+        if not control.is_visible() or name == "CSV":
+            continue
+        before = spent()
+        control.click()
+        tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        tab.wait_for_timeout(300)
+        pressed += 1
+        if (took := spent() - before) > 0.5:
+            slow[name] = took
+    assert pressed > 3
+    assert slow == {}
+
+
+def test_shift_chooses_the_second_cell_beside_the_maps_and_the_keyboard_has_a_frame(site, visit, at):
+    tab = visit(f"{site}/study/bowl/robustness")
+    maps = at.figure(tab, "robustness-kfac")
+    first = at.click_cell(tab, maps, panel=0, column=3, row=4)
+    at.figure(tab, "curves-a")
+    tab.keyboard.down("Shift")
+    second = at.click_cell(tab, maps, panel=0, column=4, row=5)
+    tab.keyboard.up("Shift")
+    tab.wait_for_url(f"**cell={first}&beside={second}")
+    at.figure(tab, "curves-b")
+    dock, canvas = tab.locator(".dock").bounding_box(), maps.bounding_box()
+    assert dock["x"] >= canvas["x"] + canvas["width"], "beside the maps"
+    names = "gd => gd.layout.annotations.filter((note) => note.name).map((note) => note.name + note.text.trim())"
+    framed = ["chosen", "chosen<b>A</b>", "chosen", "chosen<b>B</b>"]
+    at.until(lambda: maps.locator(".js-plotly-plot").evaluate(names) == framed)
+    maps.focus()
+    tab.keyboard.press("ArrowRight")
+    at.until(lambda: "cursor" in maps.locator(".js-plotly-plot").evaluate(names))
+    maps.blur()
+    at.until(lambda: "cursor" not in maps.locator(".js-plotly-plot").evaluate(names))
+
+
 def test_the_tolerance_moves_the_region(site, visit, at):
     tab = visit(f"{site}/study/bowl/robustness?within=0.25")
     maps = at.figure(tab, "robustness-kfac")
