@@ -81,9 +81,9 @@ def test_an_evaluation_waits_for_the_device_once():
 
     task = problem(100, 8)
     task = dataclasses.replace(task, build_model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 10)))
-    model, real = PackedModel(task.build_model, [0, 1]), torch.cat
+    model, real = PackedModel(task.build_model, [0, 1]), torch.stack
     with Looks(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation.torch, "cat", lambda parts: real(parts).as_subclass(Copied))
+        patch.setattr(evaluation.torch, "stack", lambda parts: real(parts).as_subclass(Copied))
         evaluate(model, task, train_examples=None, chunk=9)
     assert asked == ["copy"]
 
