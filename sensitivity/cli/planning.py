@@ -42,7 +42,7 @@ def show_count(study: str, *, tflops: float) -> None:
     """
     if not 0 < tflops < math.inf:
         raise UserError(f"--tflops: give a number above 0, such as 30; got {tflops:g}")
-    plan = prepare(study)
+    plan = prepare(study, for_price=True)
     found = counted(plan)
     console = plain_console()
     rows = [

@@ -140,6 +140,7 @@ def load_problem(
     folder: Path | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    for_price: bool = False,
 ) -> Problem:
     """Return the problem that a study names.
 
@@ -148,11 +149,12 @@ def load_problem(
         folder: where the study file lies, for paths relative to it.
         device: where data and networks are to be; the CPU if none is given.
         dtype: of floating-point data and of networks.
+        for_price: as of ``load_dataset``.
 
     Raises:
         UserError: a data set can't be had, or the user's own function is not found or returns what does not fit.
     """
-    dataset = load_dataset(spec, folder=folder).to(device or torch.device("cpu"), dtype)
+    dataset = load_dataset(spec, folder=folder, for_price=for_price).to(device or torch.device("cpu"), dtype)
     targets = targets_of(spec, dataset)
     outputs, shape = targets.outputs, tuple(dataset.train_inputs.shape[1:])
     build = _MODELS.get(spec.model) or import_function(spec.model, "problem.model")

@@ -37,6 +37,8 @@ class Dataset:
     """Of text, how many bytes each token stands for ``[vocabulary]``."""
     fingerprint: str = ""
     """Hash of the content of files that the study names; empty where the name alone says what the data are."""
+    is_stand_in: bool = False
+    """Whether it only has the size of the data set that it is named after, as that one is not downloaded yet."""
 
     @property
     def train_size(self) -> int:

@@ -17,22 +17,24 @@ from sensitivity.training.datasets.digits import digits
 from sensitivity.training.datasets.image_folder import image_folder
 from sensitivity.training.datasets.own import user_dataset
 from sensitivity.training.datasets.split import held_out
+from sensitivity.training.datasets.stand_in import is_missing, stand_in
 from sensitivity.training.datasets.table import table
 from sensitivity.training.datasets.text import text
 from sensitivity.training.noisy_quadratic import noisy_quadratic
 
 
-def load_dataset(spec: ProblemSpec, *, folder: Path | None) -> Dataset:
+def load_dataset(spec: ProblemSpec, *, folder: Path | None, for_price: bool = False) -> Dataset:
     """Return the data set that a study names, or the part of it that the study trains and tests on.
 
     Args:
         spec: what is asked for.
         folder: where the study file lies, for paths relative to it.
+        for_price: whether images of the same size will do for a data set that would have to be downloaded.
 
     Raises:
         UserError: it can't be had; the message says what to do.
     """
-    whole = _whole(spec, folder)
+    whole = stand_in(spec.dataset) if for_price and is_missing(spec.dataset) else _whole(spec, folder)
     train = _drawn(len(whole.train_inputs), spec.train_subset, spec.split_seed, "train_subset", "training")
     test = _drawn(len(whole.test_inputs), spec.test_subset, spec.split_seed, "test_subset", "test")
     whole = replace(
