@@ -1,12 +1,14 @@
 """Costs that were measured before are used again where they hold, and only there; prices follow from them."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from sensitivity.execution import costs
 from sensitivity.execution.costs import measure, pack_sizes, price
 from sensitivity.execution.prepare import Plan, prepare, with_recorded, with_search_seconds
+from sensitivity.execution.pricing import _token_words
 from sensitivity.execution.progress import Progress, Share, part_of
 from sensitivity.study.errors import UserError
 from sensitivity.study.load import parse_study
@@ -189,3 +191,11 @@ def test_without_the_accelerator_that_a_study_names_its_size_is_told(monkeypatch
         f"    ours at batch size 32: 6 runs of 450 steps, {runs[0]:.2g} FLOP each",
         f"    ours at batch size 128: 6 runs of 113 steps, {runs[1]:.2g} FLOP each",
     ]
+
+
+def test_a_plan_says_how_many_tokens_a_run_trains_on():
+    lines = [SimpleNamespace(batch_size=size, cost=SimpleNamespace(steps=10)) for size in (4, 16, 16)]
+    assert _token_words(32, SimpleNamespace(lines=lines)) == [
+        "Examples are sequences of 32 tokens: a run trains on 1,280 at batch size 4, 5,120 at batch size 16."
+    ]
+    assert _token_words(1, SimpleNamespace(lines=lines)) == []
