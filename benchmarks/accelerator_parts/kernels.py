@@ -62,7 +62,7 @@ def _convolutions(on: Workloads, size: int, batch: int) -> Mapping[str, Any]:
 
 def _evaluation(on: Workloads, numbers: int) -> Mapping[str, Any]:
     kept = dict(evaluation._AT_ONCE)
-    evaluation._AT_ONCE[on.device.type] = (2**20, numbers)
+    evaluation._AT_ONCE[on.device.type] = (2**20, numbers, 2**20)
     try:
         problem = on.problem("resnet20")
         bench = Bench(problem, trials_of(ARMS["sgd"], 2 if on.tiny else 16, 8))
