@@ -51,7 +51,9 @@ class Joint:
 
     def __init__(self, params: Mapping[str, Tensor]) -> None:
         first = next(iter(params.values())).detach()
-        shape, strides = (len(first), first.stride(0)), (first.stride(0), 1)
+        # Not its stride, which torch chooses freely where there is one member.
+        width = first.untyped_storage().nbytes() // first.element_size() // len(first)
+        shape, strides = (len(first), width), (width, 1)
         self.whole = first.new_empty(0).set_(first.untyped_storage(), 0, shape, strides)
         self._places = {name: (p.storage_offset(), p.shape[1:]) for name, p in params.items()}
         self._grads = torch.zeros_like(self.whole)

@@ -38,7 +38,7 @@ def problem(examples: int, side: int) -> Problem:
 
 @pytest.mark.parametrize("chunk", [1, 7, 100, 1000])
 def test_scores_do_not_depend_on_the_chunks(monkeypatch, chunk):
-    monkeypatch.setitem(evaluation._AT_ONCE, "cpu", (1, 1))
+    monkeypatch.setitem(evaluation._AT_ONCE, "cpu", (1, 1, 1))
     task = problem(100, 8)
     task = dataclasses.replace(task, build_model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 10)))
     model = PackedModel(task.build_model, [0, 1])
@@ -91,5 +91,5 @@ def test_an_evaluation_waits_for_the_device_once():
 def test_an_accelerator_gets_enough_to_do_at_once():
     """ResNet-20 on CIFAR-10 in a pack of 16, at 240 launches a pass: 448,000 launches with what suits the host."""
     device, images = torch.device("cuda"), 60_000
-    chunks = -(-images // (evaluation._rows(device, 3 * 32 * 32) // 16))
+    chunks = -(-images // (evaluation._rows(device, 3 * 32 * 32, 1) // 16))
     assert chunks * 240 < 25_000
