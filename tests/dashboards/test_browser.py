@@ -307,7 +307,7 @@ def test_a_live_study_grows_on_the_page_and_neither_zoom_nor_a_click_is_lost(mak
         tab.mouse.move(x, y)
         tab.mouse.down()
         make.write_study(folder, spec, make.mixed, packs=2)
-        maps.locator(".gtitle-subtitle", has_text="36 completed").wait_for(timeout=5_000)
+        maps.locator(".gtitle-subtitle", has_text="36 completed").wait_for()
         assert maps.locator(".js-plotly-plot").evaluate(reach) == zoomed
         assert tab.evaluate("window.scrollY") == pytest.approx(300, abs=2)
         tab.mouse.up()
