@@ -111,11 +111,7 @@ def start_page(site: Site) -> TopPage:
 
 
 def _copy(site: Site, name: str) -> str:
-    """Return a study's file under another name.
-
-    Raises:
-        UserError: there is no such study, or it can't be read.
-    """
+    """Return a study's file under another name; UserError where it can't be read."""
     spec = site.catalog.load(name).spec
     return spec.model_copy(update={"name": f"{spec.name}-copy"}).to_toml()
 
@@ -178,15 +174,20 @@ def _editing(app: Dash, site: Site) -> None:
         if not raw:
             return no_update, as_they_are, _told(mistakes)
         fields, left = _fields(raw, mistakes)
-        if spec is not None:
-            told: Any = html.P(f"A valid study of {size(spec)}.", className="note good")
-        else:
-            told = _told(left or ("See the messages beside the fields.",))
+        told = _judged(site, spec, left)
         there = [(name["path"], _read(str(value or ""))) for name, value in zip(names, values, strict=True)]
         if there == [(field.id["path"], _read(field.value)) for field in fields]:
             # The fields say so already: replacing them would disturb typing.
             return no_update, [field.error for field in fields], told
         return fields, as_they_are, told
+
+
+def _judged(site: Site, spec: StudySpec | None, mistakes: Sequence[str]) -> Component:
+    """Return what there is to say of a study file as a whole."""
+    if spec is None:
+        return _told(mistakes or ("See the messages beside the fields.",))
+    absent = jobs.absent_modules(site.catalog.root, spec)
+    return _told(absent) if absent else html.P(f"A valid study of {size(spec)}.", className="note good")
 
 
 def size(spec: StudySpec) -> str:

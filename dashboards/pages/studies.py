@@ -198,5 +198,5 @@ def _facts(
         facts.append(("settlement", standing_in_words(ledger.standing, ledger.cost.runs)))
     spec = entry.spec
     facts.append(("optimizers", ", ".join(map(optimizer_name, spec.optimizers))))
-    facts.append(("batch sizes", ", ".join(f"{size:,}" for size in spec.batch_sizes)))
+    facts.append(("batch sizes", ", ".join(f"{size:,}" for size in sorted(spec.batch_sizes))))
     return [(html.Dt(name), html.Dd(value)) for name, value in facts]

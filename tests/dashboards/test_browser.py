@@ -307,7 +307,7 @@ def test_a_live_study_grows_on_the_page_and_neither_zoom_nor_a_click_is_lost(mak
         tab.mouse.move(x, y)
         tab.mouse.down()
         make.write_study(folder, spec, make.mixed, packs=2)
-        maps.locator(".gtitle-subtitle", has_text="36 completed").wait_for(timeout=5_000)
+        maps.locator(".gtitle-subtitle", has_text="36 completed").wait_for()
         assert maps.locator(".js-plotly-plot").evaluate(reach) == zoomed
         assert tab.evaluate("window.scrollY") == pytest.approx(300, abs=2)
         tab.mouse.up()
@@ -513,6 +513,6 @@ def test_a_study_is_settled_from_its_overview(make, visit, at, axe, tmp_path, mo
 
 
 def test_nothing_can_be_started_unless_allowed(site, visit):
-    tab = visit(f"{site}/start")
+    tab = visit(f"{site}/start", absent=True)
     tab.get_by_text("There is no such page.").wait_for()
     assert tab.get_by_role("link", name="Start a study").count() == 0
