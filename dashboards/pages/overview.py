@@ -55,7 +55,7 @@ def _answer(answer: Answer) -> Component:
     ]
     return html.Article(
         [
-            html.P(answer.question, className="note"),
+            html.P([answer.question, " ", html.Strong(answer.answer)], className="note"),
             html.H2(answer.headline, className=f"answer {answer.answer}"),
             html.P(answer.effect) if answer.effect else None,
             *([] if answer.gauge is None else [_gauge(answer.gauge)]),

@@ -111,11 +111,7 @@ def start_page(site: Site) -> TopPage:
 
 
 def _copy(site: Site, name: str) -> str:
-    """Return a study's file under another name.
-
-    Raises:
-        UserError: there is no such study, or it can't be read.
-    """
+    """Return a study's file under another name; UserError where it can't be read."""
     spec = site.catalog.load(name).spec
     return spec.model_copy(update={"name": f"{spec.name}-copy"}).to_toml()
 

@@ -20,6 +20,7 @@ import typer
 from sensitivity.cli.cluster import register
 from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
 from sensitivity.cli.streams import standard_streams
+from sensitivity.cli.version import show_version
 from sensitivity.study.errors import UserError
 from sensitivity.study.paths import path_faults
 from sensitivity.study.redaction import RedactingFormatter
@@ -86,18 +87,10 @@ def _importing() -> Iterator[None]:
             signal.signal(number, known)
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        from sensitivity.study.provenance import code_version
-
-        print(f"sensitivity {code_version()}")
-        raise typer.Exit
-
-
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version and exit")
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="show the version and exit")
     ] = False,
 ) -> None:
     """Measure how far an optimizer scales with batch size, and how sensitive it is to its hyperparameters."""

@@ -478,6 +478,6 @@ def test_a_running_study_is_stopped_from_its_card(make, visit, at, tmp_path):
 
 
 def test_nothing_can_be_started_unless_allowed(site, visit):
-    tab = visit(f"{site}/start")
+    tab = visit(f"{site}/start", absent=True)
     tab.get_by_text("There is no such page.").wait_for()
     assert tab.get_by_role("link", name="Start a study").count() == 0
