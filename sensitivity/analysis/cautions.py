@@ -94,7 +94,7 @@ def _edges(maps: Sequence[RobustnessMap], curves: Sequence[ScalingCurve]) -> lis
         Caution(
             code="edge",
             text=f"{where}: the {' and the '.join(which)} {'have' if len(which) > 1 else 'has'} {has}. The optimum may"
-            f" lie outside: extend {extend} before comparing.",
+            f" lie outside: extend {extend} before comparing it.",
         )
         for (where, (has, extend)), which in found.items()
     ]
