@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sensitivity.optimizers.pack import PackOptimizer
 from sensitivity.study.load import parse_study
 from sensitivity.study.trials import Pack, expand
 from sensitivity.training.batches import PackBatches
@@ -128,8 +129,8 @@ def alone(problem: Problem, build: Peer) -> Step:
     return step
 
 
-def packed(problem: Problem, kind: str, arm: dict[str, Any], members: int) -> tuple[Step, float]:
-    """Return a step of a pack, and the bytes of its optimizer's state by member."""
+def packed(problem: Problem, kind: str, arm: dict[str, Any], members: int) -> tuple[Step, PackOptimizer]:
+    """Return a step of a pack, and its optimizer."""
     raw = {
         "name": "b",
         "batch_sizes": [BATCH],
@@ -146,7 +147,7 @@ def packed(problem: Problem, kind: str, arm: dict[str, Any], members: int) -> tu
     def step() -> None:
         take_step(model, problem, optimizer, batches, step=next(steps), lr_scale=1.0)
 
-    return step, optimizer.state_bytes / members
+    return step, optimizer
 
 
 def milliseconds(step: Step, steps: int) -> float:
@@ -176,7 +177,7 @@ def row(problem: Problem, name: str, rounds: int) -> str:
     cells += [f"{median(gains[size]):.2f}" if build else "–" for size in SIZES[:-1]]
     low, middle, high = quantiles(gains[SIZES[-1]], n=4, method="inclusive") if build else (0, 0, 0)
     cells += [f"**{middle:.2f}** ({low:.2f}–{high:.2f})" if build else "–"]
-    state = packs[SIZES[-1]][1]
+    state = packs[SIZES[-1]][1].state_bytes / SIZES[-1]
     return f"| {' | '.join(cells)} | {state / 1e3:,.0f} kB |"
 
 
