@@ -1,18 +1,21 @@
 """Time a K-FAC step as a multiple of the SGD step of the same model and batch, beside peers and floors.
 
-    python benchmarks/kfac_step.py [--workloads ...] [--rounds N] [--threads T] [--device D] [--record]
+    python benchmarks/kfac_step.py [--workloads ...] [--rounds N] [--minutes M] [--threads T] [--device D] [--record]
 
 A round times every contender once in each kind of step, and SGD (kfac-jax: SGD in JAX) just before it: both for the
 same number of steps in a row, after one untimed step where steps are short, as in training, where the caches hold one
-optimizer's state and not eight. The ratios of a round are put together for (a) factors every step and inverses every
-10, (b) every 10 and every 100; the tables give medians over rounds with their quartiles. Floors: the FLOPs of forward,
-backward and K-FAC over those of forward and backward, with our forms (convolution factors without im2col, small batches
-as thin products) and with the usual ones. Memory: the peak of a process that takes steps of kind "both", less that of
-one that takes SGD steps. `--record` writes the tables to results/kfac_step.md, anew after every round, so that a run
-that is stopped leaves the rounds it had.
+optimizer's state and not eight. With one thread on a host the time is the process's own, which other work on the
+machine disturbs least. After `--minutes` a workload takes no further round. The ratios of a round are put together for
+(a) factors every step and inverses every 10, (b) every 10 and every 100; the tables give medians over rounds with their
+quartiles. Floors: the FLOPs of forward, backward and K-FAC over those of forward and backward, with our forms
+(convolution factors without im2col, small batches as thin products) and with the usual ones. Memory: the peak of a
+process that takes steps of kind "both", less that of one that takes SGD steps.
+`--record` writes the tables to results/kfac_step.md after every round, so that a run that is stopped leaves the rounds
+it had; tables of other workloads stay.
 """
 
 import argparse
+import math
 import os
 import platform
 import statistics
@@ -52,14 +55,15 @@ def timed(step: Step, device: torch.device, steps: int) -> float:
     """Seconds of one step, the mean of several in a row, of which a first untimed one warms the caches."""
     if steps > 1:
         step()
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     if device.type == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(steps):
         step()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / steps
+    return (clock() - start) / steps
 
 
 def measure(work: Workload, rounds: int) -> Iterator[Measured]:
@@ -168,6 +172,7 @@ def table(work: Workload, known: Measured, memory: dict[str, str], loads: list[f
     lines = [
         f"## {work.name}, batch {work.examples}: {of} step {statistics.median(known.units) * 1e3:.2f} ms",
         "",
+        machine(torch.get_num_threads(), work.device),
         f"{rounds} rounds of {steps} step(s) each, on {os.cpu_count()} cores under a load of {min(loads):.1f} to "
         f"{max(loads):.1f} (this benchmark's own 1 included).",
         "",
@@ -183,19 +188,29 @@ def table(work: Workload, known: Measured, memory: dict[str, str], loads: list[f
     return [*lines, "", *(f"Absent: {name} ({why})." for name, why in known.absent.items()), ""]
 
 
-def machine(threads: int, device: torch.device) -> list[str]:
+def recorded(path: Path, heading: list[str], name: str, lines: list[str]) -> str:
+    """Return the file with one workload's table anew, in the order of the workloads."""
+    known = path.read_text().split("\n## ")[1:] if path.exists() else []
+    tables = {table.split(",")[0]: table.rstrip() for table in known}
+    tables[name] = "\n".join(lines).removeprefix("## ").rstrip()
+    return "\n".join([*heading, *(f"## {tables[each]}\n" for each in ROUNDS if each in tables)]).rstrip() + "\n"
+
+
+def machine(threads: int, device: torch.device) -> str:
     """Describe where this ran."""
     model = next((x.split(":")[1].strip() for x in _cpuinfo() if x.startswith("model name")), platform.processor())
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{model}, {threads} math thread(s)"
-    return [
-        "# K-FAC step over SGD step",
-        "",
-        f"{where}; Python {platform.python_version()}, torch {torch.__version__}. `python benchmarks/kfac_step.py`.",
-        "Ratios to SGD with momentum (a transformer's: AdamW): medians over rounds, of a and b with quartiles.",
-        "a: factors every step, inverses every 10; b: every 10, every 100. Kinds of step: plain, with new factors,",
-        "with new factors and inverses.",
-        "",
-    ]
+    return f"{where}; Python {platform.python_version()}, torch {torch.__version__}."
+
+
+HEADING = [
+    "# K-FAC step over SGD step",
+    "",
+    "`python benchmarks/kfac_step.py --record`. Ratios to SGD with momentum (a transformer's: AdamW): medians over",
+    "rounds, of a and b with quartiles. a: factors every step, inverses every 10; b: every 10, every 100. Kinds of",
+    "step: plain, with new factors, with new factors and inverses.",
+    "",
+]
 
 
 def _cpuinfo() -> list[str]:
@@ -208,6 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", default=list(ROUNDS), choices=list(ROUNDS))
     parser.add_argument("--rounds", type=int, help=f"interleaved rounds ({ROUNDS})")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of a workload, after which it ends its round")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--device", default="cpu")
@@ -225,17 +241,18 @@ def main() -> None:
         return
     suffix = "_cuda" if device.type == "cuda" else ""
     record = Path(__file__).parent / "results" / f"kfac_step{suffix}.md"
-    done = machine(options.threads, device)
     for name in options.workloads:
         work, loads, lines = Workload(name, options.batch, device), [os.getloadavg()[0]], list[str]()
         memory = memories(work, options.threads)
+        began = time.monotonic()
         for known in measure(work, options.rounds or ROUNDS[name]):
             loads.append(os.getloadavg()[0])
             lines = table(work, known, memory, loads)
             if options.record:
-                record.write_text("\n".join([*done, *lines]).rstrip() + "\n")
-        done += lines
-    print("\n".join(done))
+                record.write_text(recorded(record, HEADING, name, lines))
+            if time.monotonic() - began > 60 * options.minutes:
+                break
+        print("\n".join(lines), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How often `settle` is right, and what it takes: simulated studies with a known truth go through the product's code.
 
-    python benchmarks/settle.py [--studies 400] [--only "noise .1"] [--adastop] [--record]
+    python benchmarks/settle.py [--studies 400] [--only "noise .1"] [--jobs 1] [--record]
+    python benchmarks/settle.py --adastop | --problems
 
 A study is a world (``settle_worlds``), a declaration, and the procedure from its first step to its last. A claim is
 false where the truth contradicts it at the moment at which the study stops; an answer at a look is the only moment at
@@ -8,18 +9,21 @@ which a claim can be made, so this is at any moment. The interval of every look 
 what the procedure replaces: 8 x 8 settings and 12 seeds of each at every batch size and optimizer, the fastest of which
 is judged on 12 fresh seeds by the same rule at one look.
 
-`--adastop` compares two settings at one batch size by AdaStop (Mathieu et al. 2023, arXiv 2306.10882; pip install
-adastop), which asks whether two means differ, and by the looks of `settle`, with a margin of 0.
+`--problems` trains two real problems (``settle_problems``). `--adastop` compares two settings at one batch size by
+AdaStop (Mathieu et al. 2023, arXiv 2306.10882; pip install adastop), which asks whether two means differ, and by the
+looks of `settle`, with a margin of 0.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +52,7 @@ def _pair(ratio: float, a: Arm = FLAT, b: Arm = STEEP) -> tuple[Arm, Arm]:
 
 
 def _draws(p: float, q: float) -> tuple[Arm, Arm]:
-    return Arm(works=p), Arm(works=q)
+    return Arm(works=p, dimensions=0), Arm(works=q, dimensions=0)
 
 
 _CHANCE = {"a": replace(FLAT, diverges=0.03), "b": replace(STEEP, diverges=0.03)}
@@ -214,30 +218,35 @@ def grid_answer(world: World, replicate: int) -> str:
     return look(claim, judged["a"], judged["b"], world.batch_sizes, (none, none), (0.025, 0.05)).answer
 
 
-def rows(worlds: Iterable[World], studies: int) -> Iterable[str]:
-    """Yield a row of the table for each world and question."""
-    for world in worlds:
-        began = time.perf_counter()
-        tallies, ends = measure(world, studies)
-        compared = "–"
-        if world.name in GRIDDED:
-            pairs = [(e.answers[0].answer, grid_answer(world, k)) for k, e in enumerate(ends)]
-            both = [one == other for one, other in pairs if one in CLAIMS and other in CLAIMS]
-            share = sum(other in CLAIMS for _, other in pairs) / len(pairs)
-            compared = f"settles {share:.0%}; same answer in {sum(both)} of {len(both)}"
-        for question, tally in tallies.items():
-            settled = sum(tally.answers[name] for name in CLAIMS) / studies
-            said = ", ".join(f"{name} {100 * count / studies:.3g}" for name, count in tally.answers.most_common())
-            median = float(np.median(tally.runs))
-            grid = 2 * GRID**2 * SEEDS * len(world.batch_sizes)
-            cover = f"{np.mean(tally.covered):.1%}" if tally.covered else "–"
-            inside = f" (+ {tally.at_margin / studies:.1%} equivalent)" if tally.at_margin else ""
-            yield (
-                f"| {world.name} | {question} | {settled:.1%} | {said} | {tally.false / studies:.1%}{inside} |"
-                f" {bound(tally.false, studies):.1%} | {tally.wrong_direction / studies:.1%} | {cover} |"
-                f" {median:,.0f} | {grid / median:.1f} | {compared} |"
-            )
-        print(f"# {world.name}: {time.perf_counter() - began:.0f} s", flush=True)
+def rows(worlds: Sequence[World], studies: int, jobs: int) -> Iterable[str]:
+    """Yield a row of the table for each world and question, from `jobs` processes."""
+    with multiprocessing.Pool(jobs) as pool:
+        for lines in pool.imap(partial(world_rows, studies=studies), worlds):
+            yield from lines
+
+
+def world_rows(world: World, studies: int) -> list[str]:
+    """Return the rows of a world: one for each question."""
+    tallies, ends = measure(world, studies)
+    compared, found = "–", []
+    if world.name in GRIDDED:
+        pairs = [(e.answers[0].answer, grid_answer(world, k)) for k, e in enumerate(ends)]
+        both = [one == other for one, other in pairs if one in CLAIMS and other in CLAIMS]
+        share = sum(other in CLAIMS for _, other in pairs) / len(pairs)
+        compared = f"settles {share:.0%}; same answer in {sum(both)} of {len(both)}"
+    for question, tally in tallies.items():
+        settled = sum(tally.answers[name] for name in CLAIMS) / studies
+        said = ", ".join(f"{name} {100 * count / studies:.3g}" for name, count in tally.answers.most_common())
+        median = float(np.median(tally.runs))
+        grid = 2 * GRID**2 * SEEDS * len(world.batch_sizes)
+        cover = f"{np.mean(tally.covered):.1%}" if tally.covered else "–"
+        inside = f" (+ {tally.at_margin / studies:.1%} equivalent)" if tally.at_margin else ""
+        found.append(
+            f"| {world.name} | {question} | {settled:.1%} | {said} | {tally.false / studies:.1%}{inside} |"
+            f" {bound(tally.false, studies):.1%} | {tally.wrong_direction / studies:.1%} | {cover} |"
+            f" {median:,.0f} | {grid / median:.1f} | {compared} |"
+        )
+    return found
 
 
 HEAD = (
@@ -304,26 +313,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=400)
     parser.add_argument("--only", nargs="*", default=[], help="worlds whose names contain one of these")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--adastop", action="store_true")
+    parser.add_argument("--problems", action="store_true")
     parser.add_argument("--record", action="store_true")
     given = parser.parse_args()
-    chosen = [w for w in WORLDS if not given.only or any(part in w.name for part in given.only)]
-    began = time.perf_counter()
-    lines = [] if given.adastop and not given.only else [HEAD]
-    print(HEAD)
-    for row in rows(chosen, given.studies) if lines else ():
-        print(row, flush=True)
-        lines.append(row)
-    if given.adastop:
-        head = "| gap of log T | noise shared by seed | method | claims a difference | runs, mean |"
-        lines += ["", head, "| ---: | ---: | --- | ---: | ---: |"]
-        for row in adastop_rows(given.studies):
-            print(row, flush=True)
-            lines.append(row)
+    began, lines = time.perf_counter(), []
+    for line in _lines(given):
+        print(line, flush=True)
+        lines.append(line)
     if given.record:
         minutes = (time.perf_counter() - began) / 60
         said = f"`python benchmarks/settle.py --studies {given.studies}`; so many studies a row; {minutes:.0f} minutes."
         RECORD.write_text("\n".join(["# settle", "", said, "", *lines, ""]))
+
+
+def _lines(given: argparse.Namespace) -> Iterator[str]:
+    """Yield the lines of the table that is asked for."""
+    if given.problems:
+        import settle_problems  # trains, which takes torch
+
+        yield settle_problems.HEAD
+        yield from settle_problems.rows()
+    elif given.adastop:
+        yield "| gap of log T | noise shared by seed | method | claims a difference | runs, mean |"
+        yield "| ---: | ---: | --- | ---: | ---: |"
+        yield from adastop_rows(given.studies)
+    else:
+        yield HEAD
+        chosen = [w for w in WORLDS if not given.only or any(part in w.name for part in given.only)]
+        yield from rows(chosen, given.studies, given.jobs)
 
 
 if __name__ == "__main__":

@@ -268,14 +268,16 @@ def success_ratio(world: World) -> float:
 class QuadraticWorld(World):
     """The noisy quadratic (Zhang et al. 2019, arXiv 1907.04164): Newton's method "a" against SGD "b", without momentum.
 
-    A run takes as many steps as the expected loss takes to the target by its closed form, and noise.
+    It has 100 curvatures, 1 to 1/100. A run takes as many steps as the expected loss takes to the target by its closed
+    form, and noise. At the fastest settings Newton's method takes 165, 41 and 10 steps, in proportion to 1/B: its
+    critical batch size is beyond any. SGD takes 430 to 46, and its own is about 50.
     """
 
     arms: tuple[Arm, Arm] = (Arm(), Arm(dimensions=1))
-    batch_sizes: tuple[int, ...] = (32, 128, 512)
-    level_reached: float = 1.0
-    """The expected loss that is the target; it is 3.74 untrained."""
-    steps: int = 400
+    batch_sizes: tuple[int, ...] = (4, 16, 64)
+    level_reached: float = 0.1
+    """The expected loss that is the target; it is 2.59 untrained."""
+    steps: int = 1000
 
     def study(self, rng: np.random.Generator) -> Study:
         """Return one replication."""
@@ -288,15 +290,17 @@ class QuadraticWorld(World):
 
     @cached_property
     def log_ratio(self) -> float:
-        """Of the critical batch sizes of the law S(B) through the fastest settings at the two ends."""
+        """Of the critical batch sizes of the law S(B) through the fastest settings at the two ends; may be infinite."""
         first, last = min(self.batch_sizes), max(self.batch_sizes)
         lr = 10.0 ** np.linspace(-3, 0.3, 67)
-        damping = 10.0 ** np.linspace(-3, 1, 33)
+        damping = 10.0 ** np.linspace(-3, 1, 17)
         size = []
         for dampings in (damping, np.array([np.nan])):
             grid = np.array([(a, b) for a in lr for b in dampings])
-            s = [steps_to(self.level_reached, grid, np.full(len(grid), b), self.steps).min() for b in (first, last)]
-            size.append((s[0] - s[1]) / (s[1] / first - s[0] / last))
+            found = (steps_to(self.level_reached, grid, np.full(len(grid), b), self.steps) for b in (first, last))
+            s = [float(np.nanmin(each)) for each in found]
+            least = s[1] / first - s[0] / last
+            size.append((s[0] - s[1]) / least if least > 0 else math.inf)
         return math.log(size[0] / size[1])
 
     def declaration(self, study: str) -> Declaration:
@@ -342,7 +346,7 @@ def steps_to(level: float, settings: Floats, batch_sizes: NDArray[np.int_], most
     `settings` [runs, 2] are learning rates and dampings, NaN of SGD. Infinite where `most` steps don't suffice, and NaN
     where the loss grows.
     """
-    h = 1 / np.arange(1, 1001)
+    h = 1 / np.arange(1, 101)
     lr, damping = settings[:, :1], settings[:, 1:]
     p = np.where(np.isnan(damping), 1.0, 1 / (h + damping))
     r = (1 - lr * p * h) ** 2

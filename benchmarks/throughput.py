@@ -26,7 +26,7 @@ from sensitivity.study.load import parse_study
 from sensitivity.study.provenance import machine, package_versions
 from sensitivity.study.schedule import lr_multiplier
 from sensitivity.study.trials import Pack, expand
-from sensitivity.training.augmentation import PackAugmentation
+from sensitivity.training.augmentation import PackAugmentation, augmented
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.evaluation import evaluate
@@ -131,7 +131,7 @@ def main() -> None:
 
     parts = {
         "gathering and standardising": seconds(lambda: list(drawn.draw()), 20),
-        "augmentation (crop and flip)": seconds(lambda: augmentation.apply(batch), 20),
+        "augmentation (crop and flip)": seconds(lambda: augmented(batch, augmentation.draw(BATCH)), 20),
         "bookkeeping": seconds(book, 20) / 16,
     }
     evaluation = seconds(lambda: evaluate(model, problem, train_examples=5000, chunk=BATCH))

@@ -55,7 +55,9 @@ class Address:
     cell_b: str | None = None
     run: str | None = None
     others: tuple[str, ...] = ()
-    """Studies to compare."""
+    """Studies to compare, or the one that a new study begins with."""
+    unread: tuple[str, ...] = ()
+    """A sentence on each thing that it asked for and that can't be."""
 
     def under(self, **changes: object) -> Address:
         """Return the address with other fields of its view."""
@@ -92,12 +94,13 @@ def parse(pathname: str | None, search: str | None) -> Address:
         cell_b=_id(one.get("beside")),
         run=_id(one.get("run")),
         others=_names(given.get("study", [])),
+        unread=_unread(one),
     )
 
 
 def fit(address: Address, spec: StudySpec) -> tuple[Address, tuple[str, ...]]:
     """Return the address with what `spec` has, and a sentence on each thing that it doesn't have."""
-    missing: list[str] = []
+    missing = list(address.unread)
 
     def known(values: Iterable[T], allowed: Iterable[T], what: str) -> tuple[T, ...]:
         there, given = set(allowed), tuple(values)
@@ -127,7 +130,7 @@ def fit(address: Address, spec: StudySpec) -> tuple[Address, tuple[str, ...]]:
         target=target,
         box=tuple(box),
     )
-    return fitted, tuple(missing)
+    return replace(fitted, unread=()), tuple(missing)
 
 
 def fit_options(address: Address, results: StudyResults) -> tuple[Address, tuple[str, ...]]:
@@ -208,6 +211,17 @@ def _place(pathname: str) -> tuple[str, str | None]:
 def _options(one: Mapping[str, str]) -> dict[str, str]:
     own = [(name, key) for name, key in one.items() if name not in _OWN and _OPTION.fullmatch(name)]
     return {name: key for name, key in sorted(own)[:_MOST_ITEMS] if _NAME.fullmatch(key)}
+
+
+def _unread(one: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a sentence on each value that is none of its kind."""
+    said = {"cell": "There is no cell", "beside": "There is no cell", "run": "There is no run"}
+    wrong = [f"{words} {one[name]}." for name, words in said.items() if name in one and _id(one[name]) is None]
+    if one.get("metric") and one["metric"] not in METRICS:
+        wrong.append(f"There is no metric {one['metric']}. Allowed: {', '.join(METRICS)}.")
+    if one.get("target") and parse_target(one["target"]) is None:
+        wrong.append(f"There is no target {one['target']}. A target is METRIC:VALUE, such as test_accuracy:0.9.")
+    return tuple(wrong)
 
 
 def _names(values: list[str]) -> tuple[str, ...]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from http import HTTPStatus
 
 from dash import Dash
 from flask import Flask, Response, request
 
-from dashboards import callbacks, contents, shell
+from dashboards import callbacks, contents, shell, strip
 from dashboards.address import parse
 from dashboards.catalog import Catalog
 from dashboards.cluster import Cluster
-from dashboards.pages import compare, runs, settle, start, studies
+from dashboards.pages import compare, pages, runs, settle, start, studies
 from dashboards.questions import refuse_malformed
 from dashboards.security import protect
 from dashboards.site import Site
 from sensitivity.store.directory import Place
+from sensitivity.study.errors import StorageError
 
 
 def create_app(
@@ -61,20 +63,31 @@ def create_app(
     settle.register(app, site)
     runs.register(app, site)
     compare.register(app, site)
-    _expect(app, site)
+    strip.register(app, site, "/" if prefix_stripped else prefix)
+    _expect(app, site, tops)
     protect(app.server, hosts=hosts, token=token, scripts=[f"'{value}'" for value in _hashes(app)])
     refuse_malformed(app)  # after the guard: strangers learn nothing of what is asked
     return app
 
 
-def _expect(app: Dash, site: Site) -> None:
+def _expect(app: Dash, site: Site, tops: Collection[str]) -> None:
+    """Begin to read the study of a page that is opened; a page that there isn't has the status that says so."""
     server: Flask = app.server
 
     @server.after_request
     def expect(response: Response) -> Response:
+        opened = request.method == "GET" and response.mimetype == "text/html"
+        if not opened or response.status_code != HTTPStatus.OK:
+            return response
         address = parse(site.inner(request.path), request.query_string.decode(errors="replace"))
-        if address.study is not None and response.status_code == HTTPStatus.OK and request.method == "GET":
-            site.expect(address)
+        if address.page not in (tops if address.study is None else pages()):
+            response.status_code = HTTPStatus.NOT_FOUND
+        elif address.study is not None:
+            with contextlib.suppress(StorageError):  # the page itself will say so
+                if address.study not in site.catalog.places():
+                    response.status_code = HTTPStatus.NOT_FOUND
+                else:
+                    site.expect(address)
         return response
 
 

@@ -111,6 +111,8 @@ class Page:
     before: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
     """Name of an exhibit -> blocks that stand before it, and after it below."""
     after: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
+    dock: tuple[Block, ...] = ()
+    """Blocks beside the page, which stay in sight: what was chosen in its figures."""
     further: tuple[Block, ...] = ()
     """Blocks that others of the page hold."""
 

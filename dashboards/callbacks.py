@@ -181,6 +181,8 @@ def _ticks(app: Dash, site: Site, tops: dict[str, TopPage]) -> None:
             else:
                 raise PreventUpdate
         except UserError as error:
+            if version is None:  # the page itself says so
+                raise PreventUpdate from None
             return no_update, str(error).partition("\n")[0]
         if now == version:
             raise PreventUpdate

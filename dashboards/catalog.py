@@ -21,11 +21,13 @@ from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.summary import StudySummary, compute_summary
 from sensitivity.store.directory import Place
 from sensitivity.store.ledger import LEDGER, read_ledger, settling_place
+from sensitivity.store.lock import live_holder
 from sensitivity.store.logs import log_parts
 from sensitivity.store.manifest import MANIFEST, Manifest
 from sensitivity.store.reader import read_runs, studies
 from sensitivity.store.schema import RUNS
 from sensitivity.study.errors import StorageError, UserError
+from sensitivity.study.ledger import Ledger
 from sensitivity.study.spec import StudySpec
 
 ROOT_STUDY = "@root"
@@ -71,6 +73,8 @@ class Entry:
     summary: StudySummary
     times: pd.DataFrame
     """started_at and finished_at of each result."""
+    ledger: Ledger | None
+    """How far the study has been settled; None where nobody has begun."""
 
 
 class Catalog:
@@ -129,7 +133,8 @@ class Catalog:
             if time.monotonic() - read > _LISTING_S:
                 parts = (*directory.child(RUNS).files(".parquet"), *log_parts(directory))
                 ledger = settling_place(directory).modified_at(LEDGER)
-                content = f"{directory.modified_at(MANIFEST)} {ledger}\n" + "\n".join(parts)
+                running = live_holder(directory) is not None
+                content = f"{directory.modified_at(MANIFEST)} {ledger} {running}\n" + "\n".join(parts)
                 version = hashlib.sha256(content.encode()).hexdigest()[:16]
                 self._versions[name] = (time.monotonic(), version)
             return version
@@ -146,7 +151,8 @@ class Catalog:
             self._loaded.drop(lambda key: isinstance(key, tuple) and key[0] == name and key[1] != version)
             directory = self.place(name)
             kept, evaluations = self._parts.get(name, lambda: (_known_parts(), Evaluations(directory)))
-            tables = StoredTables(read_runs(directory, kept), evaluations, read_ledger(directory))
+            running = live_holder(directory) is not None
+            tables = StoredTables(read_runs(directory, kept), evaluations, read_ledger(directory), running)
             return Loaded(name, version, directory, StudyResults(tables))
 
         return self._loaded.get((name, version), read)
@@ -161,7 +167,7 @@ class Catalog:
         def summarise() -> Entry:
             loaded = self.load(name)
             times = loaded.runs[["started_at", "finished_at"]].dropna()
-            return Entry(name, loaded.spec, compute_summary(loaded.runs), times)
+            return Entry(name, loaded.spec, compute_summary(loaded.runs), times, loaded.results.tables.ledger)
 
         return self._entries.get((name, self.version(name)), summarise)
 

@@ -46,7 +46,7 @@ def filter_bar(results: StudyResults) -> Component:
                     _select("metric", "Metric", metrics, results.metric.name, 170),
                     _tolerance(results),
                     _many("optimizers", "Optimizers", spec.optimizers, view.optimizers, optimizer_name),
-                    _many("batch_sizes", "Batch sizes", spec.batch_sizes, view.batch_sizes, lambda b: f"{b:,}"),
+                    _many("batch_sizes", "Batch sizes", sorted(spec.batch_sizes), view.batch_sizes, lambda b: f"{b:,}"),
                     _select("target", "Target", targets, target_text(target) if target else None, 210),
                 ],
                 className="controls",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from sensitivity.store.lock import Holder, live_holder
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import parse_study, parse_toml, shipped
 from sensitivity.study.spec import StudySpec
+from sensitivity.study.user_functions import IMPORT_PATH
 from sensitivity.study.whole_files import output_faults, write_whole
 
 _COMMAND = (sys.executable, "-P", "-m", "sensitivity.cli.main")
@@ -61,6 +63,27 @@ def read_text(text: str) -> tuple[dict[str, Any], StudySpec | None, tuple[str, .
         return raw, parse_study(raw, source="study"), ()
     except StudyFileError as error:
         return raw, None, error.mistakes
+
+
+def absent_modules(root: Place, spec: StudySpec) -> tuple[str, ...]:
+    """Return a sentence on each module that a study names and that is neither beside the studies nor installed.
+
+    Nothing of the user's is imported: a module that is there may still raise when a plan imports it.
+    """
+    folder = Path(root.path) if root.is_local else Path()
+    named = (
+        {} if spec.problem is None else {"problem.dataset": spec.problem.dataset, "problem.model": spec.problem.model}
+    )
+    named |= {f"optimizers.{name}.kind": arm.kind for name, arm in spec.optimizers.items()}
+    absent = []
+    for field, value in named.items():
+        if not IMPORT_PATH.fullmatch(value):
+            continue
+        top = value.partition(":")[0].partition(".")[0]
+        beside = (folder / f"{top}.py").is_file() or (folder / top).is_dir()
+        if not beside and importlib.util.find_spec(top) is None:
+            absent.append(f"{field}: there is no module {top!r} beside the studies or installed (got {value!r})")
+    return tuple(absent)
 
 
 def keep(root: Place, text: str, spec: StudySpec) -> Path:

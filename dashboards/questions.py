@@ -19,6 +19,7 @@ _KINDS: Mapping[str, str] = {
     "url.search": "text",
     "version.data": "text",
     "theme.data": "text",
+    "stripped.data": "text",
     "written.data": "text",
     "run-shown.data": "text",
     "study-text.value": "text",

@@ -28,6 +28,7 @@ def layout() -> Component:
             dcc.Store(id="shown"),
             dcc.Store(id="version"),
             dcc.Store(id="marked"),
+            dcc.Store(id="stripped"),
             dcc.Interval(id="tick", interval=LIVE_MS),
             html.A("Skip to the content", href="#content", className="skip"),
             html.Header(
@@ -41,6 +42,8 @@ def layout() -> Component:
             html.Main(
                 [
                     html.P(id="trouble", role="alert", className="notice trouble"),
+                    html.Div(id="strip", className="strip"),
+                    html.P(id="stopped", className="note", role="status"),
                     html.Div(id="bar"),
                     html.Div(id="page"),
                     html.P(id="live", role="status", className="live"),
@@ -89,8 +92,20 @@ def study_page(page: Page, scene: Scene, missing: Sequence[str]) -> list[Compone
         html.H1([html.Span(page.title), html.Span(name, className="of")]),
         html.P(page.lead, className="lead"),
         *notices,
-        html.Div([place_block(block, scene) for block in blocks_of(page, scene)], className="grid"),
+        html.Div(
+            [
+                html.Div([place_block(block, scene) for block in blocks_of(page, scene)], className="grid"),
+                *_dock(page, scene),
+            ],
+            className="docked" if page.dock else "",
+        ),
     ]
+
+
+def _dock(page: Page, scene: Scene) -> list[Component]:
+    if not page.dock:
+        return []
+    return [html.Aside([place_block(b, scene) for b in page.dock], className="dock", **aria(label="What was chosen"))]
 
 
 def trouble(title: str, text: str) -> list[Component]:

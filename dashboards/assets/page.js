@@ -17,8 +17,9 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       return dash_clientside.no_update;
     },
     choose: function (clicks, slots, search, shown) {
-      // A click on a map chooses cell A or B, as the switch stands; both stand in the address.
+      // A click on a map chooses cell A or B, as the switch stands, or with Shift cell B; both stand in the address.
       const asked = new URLSearchParams(search);
+      const second = slots[0] === "b" || window.sensitivityShift;
       if (slots.length) slots[0] === "b" ? asked.set("click", "b") : asked.delete("click");
       dash_clientside.callback_context.triggered.forEach(function (each) {
         if (!each.prop_id.endsWith(".clickData")) return;
@@ -26,7 +27,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
         if (!canvas || !canvas.classList.contains("choosable")) return;
         const ids = (each.value ? each.value.points : []).map((point) => point.customdata);
         const id = ids.find((one) => typeof one === "string" && /^[0-9a-f]{16}$/.test(one));
-        if (id) asked.set(slots[0] === "b" ? "beside" : "cell", id);
+        if (id) asked.set(second ? "beside" : "cell", id);
       });
       const text = asked.toString() ? `?${asked}` : "";
       if (asked.toString() === new URLSearchParams(search).toString()) {
@@ -88,7 +89,7 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
       if (trace.type === "heatmap") {
         trace.customdata.forEach(function (row, j) {
           row.forEach(function (id, i) {
-            if (id) found.push({ id, panel, x: i, y: j, curve: trace.index, point: [j, i], text: trace.hovertext[j][i] });
+            if (id) found.push({ id, panel, grid: true, x: i, y: j, curve: trace.index, point: [j, i], text: trace.hovertext[j][i] });
           });
         });
         return;
@@ -113,6 +114,7 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
   // last: the cell that the pointer has just left, or none. So it forgets as the button goes up, and then looks anew.
   let pressed = null;
   document.addEventListener("mousedown", function (event) {
+    window.sensitivityShift = event.shiftKey;
     pressed = event.target.closest(".choosable .js-plotly-plot");
   }, true);
   document.addEventListener("mouseup", function (event) {
@@ -140,15 +142,32 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
       nav.scrollLeft = here.offsetLeft - nav.offsetLeft - nav.clientWidth / 3;
     }
     shown = here;
+    const heading = [...document.querySelectorAll("#page h1, #page h1 span")].filter((each) => !each.children.length);
+    const title = [...heading.map((each) => each.textContent), "Sensitivity"].join(" · ");
+    if (heading.length && document.title !== title) document.title = title;
   }).observe(document.documentElement, { childList: true, subtree: true });
 
   function mark(figure) {
     const letters = marks.filter(([, id]) => id);
-    const own = (figure.layout.annotations || []).filter((note) => note.name !== "chosen");
-    const all = letters.length ? cells(figure) : []; // many, in a large study
+    const ours = (note) => note.name === "chosen" || note.name === "cursor";
+    const own = (figure.layout.annotations || []).filter((note) => !ours(note));
+    const stands = figure.closest(".choosable").matches(":focus") ? chosen.get(figure) : null;
+    const all = letters.length || stands ? cells(figure) : []; // many, in a large study
+    function frame(cell, name, colour) {
+      const at = cell.panel.indexOf("y"), axis = (letter, id) => figure._fullLayout[id.replace(letter, letter + "axis")];
+      const length = (one) => (cell.grid ? Math.max(Math.abs(one.l2p(1) - one.l2p(0)) - 6, 8) : 16);
+      const x = cell.panel.slice(0, at), y = cell.panel.slice(at);
+      own.push({
+        name, text: " ", x: cell.x, y: cell.y, xref: x, yref: y, showarrow: false, bordercolor: colour, borderwidth: 3,
+        width: length(axis("x", x)), height: length(axis("y", y)), bgcolor: "rgba(0,0,0,0)", captureevents: false,
+      });
+    }
+    const under = all.find((one) => one.id === stands);
+    if (under) frame(under, "cursor", "#d55e00");
     letters.forEach(function ([letter, id]) {
       const cell = all.find((one) => one.id === id);
       if (!cell) return;
+      frame(cell, "chosen", "#000000");
       const at = cell.panel.indexOf("y");
       own.push({
         name: "chosen", text: `<b>${letter}</b>`, x: cell.x, y: cell.y, xref: cell.panel.slice(0, at),
@@ -156,9 +175,9 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
         bordercolor: "#ffffff", borderwidth: 1.5, borderpad: 2, captureevents: false,
       });
     });
-    const before = (figure.layout.annotations || []).filter((note) => note.name === "chosen");
-    const now = own.filter((note) => note.name === "chosen");
-    const key = (notes) => JSON.stringify(notes.map((note) => [note.text, note.x, note.y, note.xref]));
+    const before = (figure.layout.annotations || []).filter(ours);
+    const now = own.filter(ours);
+    const key = (notes) => JSON.stringify(notes.map((note) => [note.name, note.text, note.x, note.y, note.xref, note.width]));
     if (key(before) !== key(now)) Plotly.relayout(figure, { annotations: own });
   }
 
@@ -185,6 +204,20 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
     if (live) live.textContent = text.replace(/<br>/g, ", ").replace(/<[^>]+>/g, "");
   }
 
+  document.addEventListener("focusout", function (event) {
+    const figure = event.target.classList?.contains("choosable") && event.target.querySelector(".js-plotly-plot");
+    if (figure && figure._fullData) setTimeout(() => mark(figure)); // without its cursor
+  });
+
+  // Paper is white and narrow: figures are made smaller where they are wider.
+  addEventListener("beforeprint", function () {
+    document.querySelectorAll(".canvas").forEach(function (canvas) {
+      const plot = canvas.querySelector(".js-plotly-plot");
+      if (plot && plot.offsetWidth > 700) canvas.style.zoom = 700 / plot.offsetWidth;
+    });
+  });
+  addEventListener("afterprint", () => document.querySelectorAll(".canvas").forEach((canvas) => { canvas.style.zoom = ""; }));
+
   document.addEventListener("keydown", function (event) {
     const canvas = event.target;
     if (!canvas.classList || !canvas.classList.contains("choosable")) return;
@@ -194,11 +227,13 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
     const current = all.find((cell) => cell.id === chosen.get(figure));
     if (event.key === "Enter" && current) {
       const name = JSON.parse(canvas.id).name;
+      window.sensitivityShift = event.shiftKey;
       dash_clientside.set_props({ type: "figure", name }, { clickData: { points: [{ customdata: current.id }] } });
       event.preventDefault();
     } else if (/^(Arrow(Left|Right|Up|Down)|Page(Up|Down))$/.test(event.key) && all.length) {
       const next = step(all, current, event.key);
       chosen.set(figure, next.id);
+      mark(figure);
       Plotly.Fx.hover(figure, [{ curveNumber: next.curve, pointNumber: next.point }], [next.panel]);
       announce(next.text || "cell without a value");
       event.preventDefault();

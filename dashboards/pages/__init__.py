@@ -81,7 +81,9 @@ def blocks_of(page: Page, scene: Scene) -> Iterator[Block]:
 
 def block_of(page: Page, scene: Scene, name: str) -> FigureBlock | TextBlock | None:
     """Return the block of that name; None where the page has none."""
-    named = (block for block in (*blocks_of(page, scene), *page.further) if not isinstance(block, FixedBlock))
+    named = (
+        block for block in (*blocks_of(page, scene), *page.dock, *page.further) if not isinstance(block, FixedBlock)
+    )
     return next((block for block in named if block.name == name), None)
 
 
@@ -105,7 +107,7 @@ def _head(name: str, scene: Scene, *, titled: bool) -> Iterator[FixedBlock]:
     section = section or Section(name=name, title=name.capitalize(), short=name)
     introduction = section.introduction(scene.results)
     content = [
-        *([html.H2(section.title)] if titled else []),
+        *([html.H2(section.title)] if titled and section.title else []),
         *([html.Details([html.Summary("How to read this"), html.P(introduction)])] if introduction else []),
     ]
     if content:

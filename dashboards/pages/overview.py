@@ -7,16 +7,17 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
-from dashboards.blocks import Page, Scene, TextBlock, listed
+from dashboards.blocks import Page, Scene, TextBlock, aria, listed
 from dashboards.exhibits import chosen_key
 from sensitivity.analysis.names import merged
 from sensitivity.figures.exhibit import PAIR, pair_of
+from sensitivity.figures.gauge import Gauge
 from sensitivity.figures.labels import target_label
 from sensitivity.figures.verdict_words import Answer, answers
 from sensitivity.study.metrics import METRICS
 from sensitivity.study.words import duration
 
-_MOST = 6
+_MOST = 3
 
 
 def _verdict(scene: Scene) -> Any:
@@ -24,15 +25,20 @@ def _verdict(scene: Scene) -> Any:
     key = chosen_key(PAIR, scene)
     found = answers(results, pair_of(results, key)) if key else ()
     on = [html.P(f"For the target {_target(scene)}.", className="note")] if found else []
-    refused = [html.P(caution.text, className="note") for caution in results.why_not]
+    refused = [html.P(caution.text, className="notice") for caution in results.why_not]
     ledger = results.tables.ledger
     ended = ledger is not None and ledger.settlement is not None and not ledger.settlement.stopped
     settles = scene.may_run and not ended and any(answer.answer == "undetermined" for answer in found)
     said = merged(caution.text for caution in (*results.look_cautions, *results.cautions))
     beware = [html.H2("Before you conclude"), listed(said, _MOST)] if said else []
     return html.Section(
-        [*on, *refused, *map(_answer, found), *(_settle_button() if settles else []), *beware],
-        className="card verdict",
+        [
+            *on,
+            *refused,
+            html.Div(list(map(_answer, found)), className="answers"),
+            *(_settle_button() if settles else []),
+            html.Div(beware, className="card verdict") if beware else None,
+        ]
     )
 
 
@@ -42,17 +48,36 @@ def _target(scene: Scene) -> str:
 
 
 def _answer(answer: Answer) -> Component:
-    return html.Div(
+    why = [
+        html.P(answer.role, className="note"),
+        *([listed(answer.reasons, len(answer.reasons))] if answer.reasons else []),
+        *([html.H4("What would settle it"), listed(answer.settle, len(answer.settle))] if answer.settle else []),
+    ]
+    return html.Article(
         [
-            html.P(answer.question, className="note"),
-            html.H3(f"{answer.answer.capitalize()}: {answer.headline}", className=f"answer {answer.answer}"),
+            html.P([answer.question, " ", html.Strong(answer.answer)], className="note"),
+            html.H2(answer.headline, className=f"answer {answer.answer}"),
             html.P(answer.effect) if answer.effect else None,
-            html.P(answer.role, className="note"),
-            *([html.H4("Why"), listed(answer.reasons, _MOST)] if answer.reasons else []),
-            *([html.H4("What would settle it"), listed(answer.settle, _MOST)] if answer.settle else []),
+            *([] if answer.gauge is None else [_gauge(answer.gauge)]),
+            html.Details([html.Summary("Why, and what would settle it" if answer.settle else "Why"), *why]),
         ],
-        className="verdict",
+        className="card verdict",
     )
+
+
+def _gauge(found: Gauge) -> Component:
+    def span(kind: str, ends: tuple[float, float]) -> Component:
+        return html.Span(className=kind, style={"left": f"{ends[0]}%", "width": f"{ends[1] - ends[0]}%"})
+
+    value = [] if found.value is None else [html.Span(className="value", style={"left": f"{found.value}%"})]
+    line = html.Div(
+        [span("band", found.band), html.Span(className="equal"), span("interval", found.interval), *value],
+        className="line",
+        role="img",
+        **aria(label=found.said),
+    )
+    ends = html.Div([html.Span(found.left), html.Span("equal"), html.Span(found.right)], className="ends")
+    return html.Div([line, ends], className="gauge")
 
 
 def _settle_button() -> list[Component]:

@@ -27,7 +27,7 @@ from sensitivity.study.words import duration
 
 _ASK = {
     "a": "Click a cell of a map, or press Enter on it, to see its learning curves and its seeds here.",
-    "b": "Switch to cell B above and click another cell to see the two side by side.",
+    "b": "Shift-click another cell, or switch to cell B, to see the two side by side.",
 }
 
 
@@ -138,5 +138,5 @@ ROBUSTNESS = Page(
     lead="How far can the hyperparameters move before the result is lost?",
     parts=("maps",),
     before={"robustness": (FixedBlock(name="slots", content=_slots),)},
-    after={"robustness": (*_CURVES, *_SEEDS)},
+    dock=tuple(block for pair in zip(_CURVES, _SEEDS, strict=True) for block in pair),
 )

@@ -52,13 +52,16 @@ _FIELDS = (
     ("targets.train_loss", "Targets of training loss"),
 )
 _FIRST = "shipped: quickstart"
+_STUDY = "study: "
+"""Begins the name of a source that is a study's own file."""
 
 
 def start_page(site: Site) -> TopPage:
     """Return the page."""
 
     def content(address: Address) -> list[Component]:
-        known = list(jobs.sources(site.catalog.root))
+        known = [*jobs.sources(site.catalog.root), *(f"{_STUDY}{name}" for name in site.catalog.places())]
+        asked = f"{_STUDY}{address.others[0]}" if address.others else _FIRST
         return [
             html.H1("Start a study"),
             html.P(
@@ -72,7 +75,7 @@ def start_page(site: Site) -> TopPage:
                                 id="source",
                                 label="Study file",
                                 data=known,
-                                value=_FIRST if _FIRST in known else known[0],
+                                value=asked if asked in known else known[0],
                                 allowDeselect=False,
                                 searchable=True,
                             ),
@@ -107,6 +110,12 @@ def start_page(site: Site) -> TopPage:
     return TopPage(content=content, version=lambda _: repr(site.started.said()))
 
 
+def _copy(site: Site, name: str) -> str:
+    """Return a study's file under another name; UserError where it can't be read."""
+    spec = site.catalog.load(name).spec
+    return spec.model_copy(update={"name": f"{spec.name}-copy"}).to_toml()
+
+
 def _where(site: Site) -> str:
     if site.cluster is None:
         return "this machine"
@@ -138,10 +147,10 @@ def _editing(app: Dash, site: Site) -> None:
     def write(source: str | None, values: list[Any], names: list[dict[str, str]], text: str | None) -> Any:
         if callback_context.triggered_id == "source" or text is None:
             found = jobs.sources(site.catalog.root).get(source or "")
-            if found is None:
+            if found is None and not (source or "").startswith(_STUDY):
                 raise PreventUpdate
             try:
-                return read_study(found.path)
+                return _copy(site, str(source).removeprefix(_STUDY)) if found is None else read_study(found.path)
             except UserError as error:  # shown where the file would be
                 return "".join(f"# {line}\n" for line in str(error).splitlines())
         try:
@@ -165,15 +174,20 @@ def _editing(app: Dash, site: Site) -> None:
         if not raw:
             return no_update, as_they_are, _told(mistakes)
         fields, left = _fields(raw, mistakes)
-        if spec is not None:
-            told: Any = html.P(f"A valid study of {size(spec)}.", className="note good")
-        else:
-            told = _told(left or ("See the messages beside the fields.",))
+        told = _judged(site, spec, left)
         there = [(name["path"], _read(str(value or ""))) for name, value in zip(names, values, strict=True)]
         if there == [(field.id["path"], _read(field.value)) for field in fields]:
             # The fields say so already: replacing them would disturb typing.
             return no_update, [field.error for field in fields], told
         return fields, as_they_are, told
+
+
+def _judged(site: Site, spec: StudySpec | None, mistakes: Sequence[str]) -> Component:
+    """Return what there is to say of a study file as a whole."""
+    if spec is None:
+        return _told(mistakes or ("See the messages beside the fields.",))
+    absent = jobs.absent_modules(site.catalog.root, spec)
+    return _told(absent) if absent else html.P(f"A valid study of {size(spec)}.", className="note good")
 
 
 def size(spec: StudySpec) -> str:

@@ -21,6 +21,7 @@ from dashboards.shell import study_title, trouble_note
 from dashboards.site import Site
 from dashboards.top import TopPage
 from sensitivity.figures.labels import optimizer_name
+from sensitivity.figures.settled_words import standing_in_words
 from sensitivity.store.lock import Holder
 from sensitivity.study.errors import UserError
 from sensitivity.study.words import ago, duration
@@ -37,7 +38,6 @@ def studies_page(site: Site) -> TopPage:
         return [
             html.H1("Studies"),
             html.P(["Study directories below ", html.Code(site.catalog.root.uri), "."], className="lead"),
-            html.P(id="stopped", className="note", role="status"),
             html.Div(id="studies", className="studies"),
         ]
 
@@ -153,8 +153,9 @@ def _running(site: Site, entry: Entry, holder: Holder | None) -> list[Component]
         return [html.Span(f"running: {holder}", className="badge live-badge"), *stop]
     if waits:
         return [html.Span(f"{job.status.lower()} on the cluster" if job else "", className="badge live-badge"), *stop]
-    complete = entry.summary.complete
-    return [html.Span("complete" if complete else "not running", className="badge" + (" good" if complete else ""))]
+    settled = entry.ledger is not None and entry.ledger.standing == "settled"
+    done = "settled" if settled else "complete" if entry.summary.complete else ""
+    return [html.Span(done or "not running", className="badge" + (" good" if done else ""))]
 
 
 def _progress(entry: Entry) -> Component:
@@ -193,7 +194,9 @@ def _facts(
         facts.append(("job", f"{job.id}: {job.status.lower()}"))
         if not job.active and job.message and not entry.summary.complete:
             facts.append(("its end", job.message.strip().splitlines()[-1]))
+    if (ledger := entry.ledger) is not None:
+        facts.append(("settlement", standing_in_words(ledger.standing, ledger.cost.runs)))
     spec = entry.spec
     facts.append(("optimizers", ", ".join(map(optimizer_name, spec.optimizers))))
-    facts.append(("batch sizes", ", ".join(f"{size:,}" for size in spec.batch_sizes)))
+    facts.append(("batch sizes", ", ".join(f"{size:,}" for size in sorted(spec.batch_sizes))))
     return [(html.Dt(name), html.Dd(value)) for name, value in facts]

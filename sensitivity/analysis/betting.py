@@ -14,7 +14,9 @@ at most (1 + lambda mean(g))^batches, so the null hypothesis is still that of th
 grows about as many times faster as there are batch sizes.
 
 Stakes are mean(g) / mean(g^2) of the earlier blocks, at most .9 over the largest loss, and nothing on a losing side:
-close to the best constant stake in the long run.
+close to the best constant stake in the long run. Where every bet is on a single draw, they begin as if six blocks had
+been seen in which both work in a quarter of their draws, or on a losing side had broken even: that is soon forgotten,
+and keeps the first few draws from a stake that loses what later ones win.
 
 Arrays: [..., blocks], or [..., blocks, batches] where batch sizes are independent; leading dimensions are replicates.
 """
@@ -31,6 +33,10 @@ from sensitivity.analysis.paired import Answer
 from sensitivity.study.amendments import Direction
 
 _BOLDEST = 0.9
+_BEFORE = 6.0
+"""Blocks that stand before the first, where every bet is on a single draw."""
+_WORKS = 0.25
+"""Share of draws that work in them."""
 _RATIOS = np.geomspace(1 / 64, 64, 121)
 """Tried for the ends of an interval; 1 is one of them."""
 
@@ -82,32 +88,54 @@ def wealth(one: Floats, other: Floats, ratio: float, *, above: bool, independent
     With `above` false the bet is that it falls short of that. `independent` says that the last dimension is that of
     batch sizes which are independent within a block.
     """
-    payoff = _payoffs(one, other, ratio, above, independent)
-    stake = _stakes(payoff, ratio if above else 1.0)[..., :-1]
-    return np.asarray(np.exp(np.log1p(stake[..., None] * payoff).sum(axis=-1).cumsum(axis=-1)))
+    return np.asarray(np.exp(_log_wealth(_Bets.on(one, other, ratio, above, independent))))
 
 
 def next_stake(one: Floats, other: Floats, ratio: float, *, above: bool, independent: bool = False) -> float:
     """Return the stake of ``wealth`` on the block after these."""
-    return float(_stakes(_payoffs(one, other, ratio, above, independent), ratio if above else 1.0)[..., -1])
+    return float(_stakes(_Bets.on(one, other, ratio, above, independent))[..., -1])
 
 
-def _payoffs(one: Floats, other: Floats, ratio: float | Floats, above: bool, independent: bool) -> Floats:
-    payoff = one - ratio * other if above else ratio * other - one
-    return payoff if independent else payoff[..., None]
+@dataclass(frozen=True, eq=False)
+class _Bets:
+    """The bets on one side of a ratio."""
+
+    payoff: Floats
+    """[..., blocks, bets]"""
+    loss: Floats
+    """The most that a bet can lose [..., 1]."""
+    mean: Floats
+    """Of the payoffs, and `square` of their squares, in the blocks that stand before the first, summed [..., 1]."""
+    square: Floats
+
+    @classmethod
+    def on(cls, one: Floats, other: Floats, ratio: float | Floats, above: bool, independent: bool) -> _Bets:
+        """Return them; `ratio` is a number, or [..., 1]."""
+        r, sign = np.asarray(ratio, dtype=float).reshape(*np.shape(ratio)[:-1], 1), 1.0 if above else -1.0
+        payoff = sign * (one - (r[..., None] if independent else r) * other)
+        before, p = (_BEFORE if independent else 0.0), _WORKS
+        return cls(
+            payoff=payoff if independent else payoff[..., None],
+            loss=r if above else np.ones_like(r),
+            mean=before * np.maximum(sign * (1 - r) * p, 0.0),
+            square=before * ((1 + r**2) * p - 2 * r * p**2),
+        )
 
 
-def _stakes(payoff: Floats, loss: float | Floats) -> Floats:
-    """Return the stake on each block and on the next one [..., blocks + 1], by payoffs [..., blocks, bets].
+def _stakes(bets: _Bets) -> Floats:
+    """Return the stake on each block and on the next one [..., blocks + 1]."""
+    first = np.zeros((*bets.payoff.shape[:-2], 1))
+    mean, square = (
+        np.concatenate([first, each.mean(axis=-1).cumsum(axis=-1)], axis=-1) + before
+        for each, before in ((bets.payoff, bets.mean), (bets.payoff**2, bets.square))
+    )
+    return np.asarray(np.clip(mean / np.where(square > 0, square, 1.0), 0.0, _BOLDEST / bets.loss))
 
-    `loss` is the most that a bet can lose.
-    """
-    count = np.arange(1, payoff.shape[-2] + 1)
-    mean = payoff.mean(axis=-1).cumsum(axis=-1) / count
-    square = (payoff**2).mean(axis=-1).cumsum(axis=-1) / count
-    stake = np.zeros((*mean.shape[:-1], mean.shape[-1] + 1))
-    stake[..., 1:] = np.clip(mean / np.where(square > 0, square, 1.0), 0.0, _BOLDEST / loss)
-    return stake
+
+def _log_wealth(bets: _Bets) -> Floats:
+    """Return the logarithm of the wealth after each block [..., blocks]."""
+    stake = _stakes(bets)[..., :-1]
+    return np.asarray(np.log1p(stake[..., None] * bets.payoff).sum(axis=-1).cumsum(axis=-1))
 
 
 def bet(one: Floats, other: Floats, margin: float, of: str, *, independent: bool = False) -> Anytime:
@@ -136,13 +164,10 @@ def ratio_bounds(one: Floats, other: Floats, alpha: float, *, independent: bool 
     It is the hull of the ratios against which neither side's wealth has ever reached 2 / `alpha`, on a grid, out to
     the next rejected one; 0 and infinity are its widest ends.
     """
-    ratios = _RATIOS[:, None, None]
-    peaks = []
-    for above in (True, False):
-        payoff = _payoffs(one, other, ratios if independent else ratios[..., 0], above, independent)
-        stake = _stakes(payoff, ratios[..., 0] if above else np.ones((1, 1)))[..., :-1]
-        grown = np.log1p(stake[..., None] * payoff).sum(axis=-1).cumsum(axis=-1)
-        peaks.append(grown.max(axis=-1, initial=0.0))
+    peaks = [
+        _log_wealth(_Bets.on(one, other, _RATIOS[:, None], above, independent)).max(axis=-1, initial=0.0)
+        for above in (True, False)
+    ]
     kept = np.maximum(*peaks) < math.log(2 / alpha)
     places = np.flatnonzero(kept)
     if not len(places):

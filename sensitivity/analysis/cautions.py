@@ -12,16 +12,25 @@ from sensitivity.analysis.intervals import LEVEL, smallest_sign_flip_p
 from sensitivity.analysis.maps import RobustnessMap
 from sensitivity.analysis.names import at_batch_size, parameter_name
 from sensitivity.analysis.outcomes import made_elsewhere
+from sensitivity.analysis.scaling import ScalingCurve
 from sensitivity.analysis.summary import StudySummary
 from sensitivity.study.results import Status
 
 __all__ = ["Caution", "compute_cautions"]
 
 
-def compute_cautions(runs: pd.DataFrame, summary: StudySummary, maps: Sequence[RobustnessMap]) -> tuple[Caution, ...]:
-    """Return the cautions that apply to a study and the maps of one metric, gravest first."""
+def compute_cautions(
+    runs: pd.DataFrame,
+    summary: StudySummary,
+    maps: Sequence[RobustnessMap],
+    curves: Sequence[ScalingCurve] = (),
+    *,
+    running: bool = False,
+) -> tuple[Caution, ...]:
+    """Return the cautions that apply to a study, the maps of one metric and the times to one target, gravest first."""
     again = not made_elsewhere(runs)
     fix = "Running the study again does what is missing." if again else "Make these runs, and import the study again."
+    fix = "The study is running, and does what is missing." if running else fix
     total = summary.total
     cautions = []
     if total.waiting:
@@ -53,7 +62,7 @@ def compute_cautions(runs: pd.DataFrame, summary: StudySummary, maps: Sequence[R
             )
         )
     cautions += _divergence(maps)
-    cautions += _edges(maps)
+    cautions += _edges(maps, curves)
     cautions += _slices(maps)
     cautions += _seeds(runs, maps)
     cautions += _mixed(runs)
@@ -73,17 +82,22 @@ def _divergence(maps: Sequence[RobustnessMap]) -> list[Caution]:
     ]
 
 
-def _edges(maps: Sequence[RobustnessMap]) -> list[Caution]:
-    cautions = []
-    for map_ in maps:
-        if map_.edges:
-            has, extend = edge_words(map_.edges)
-            where = at_batch_size(map_.optimizer, map_.batch_size)
-            text = (
-                f"{where}: the best cell has {has}. Its optimum may lie outside: extend {extend} before comparing it."
-            )
-            cautions.append(Caution(code="edge", text=text))
-    return cautions
+def _edges(maps: Sequence[RobustnessMap], curves: Sequence[ScalingCurve]) -> list[Caution]:
+    """Return what lies on an edge of what was searched: the best cell by the metric, the fastest to the target."""
+    cells = [(map_.optimizer, map_.batch_size, map_.edges, f"best cell by {map_.metric.label}") for map_ in maps]
+    cells += [(c.optimizer, p.batch_size, p.edges, "fastest cell to the target") for c in curves for p in c.points]
+    found: dict[tuple[str, tuple[str, str]], list[str]] = {}
+    for optimizer, size, edges, which in cells:
+        if edges:
+            found.setdefault((at_batch_size(optimizer, size), edge_words(edges)), []).append(which)
+    return [
+        Caution(
+            code="edge",
+            text=f"{where}: the {' and the '.join(which)} {'have' if len(which) > 1 else 'has'} {has}. The optimum may"
+            f" lie outside: extend {extend} before comparing it.",
+        )
+        for (where, (has, extend)), which in found.items()
+    ]
 
 
 def _slices(maps: Sequence[RobustnessMap]) -> list[Caution]:

@@ -20,6 +20,7 @@ from sensitivity.analysis.clipping import CLIPPED, EFFECTIVE_LR
 from sensitivity.analysis.times import deciding_rows
 from sensitivity.store.directory import Place
 from sensitivity.store.ledger import read_ledger, refuse_settling_folder
+from sensitivity.store.lock import live_holder
 from sensitivity.store.manifest import Manifest
 from sensitivity.store.reader import StudyRuns, read_evaluations, read_runs
 from sensitivity.store.schema import CURVE_COLUMNS, further_metrics
@@ -182,6 +183,8 @@ class StoredTables:
     evaluations: Evaluations
     ledger: Ledger | None = None
     """How far the study has been settled; None where nobody has begun."""
+    running: bool = False
+    """Whether its results were being written when it was read."""
 
     @property
     def manifest(self) -> Manifest:
@@ -227,4 +230,5 @@ def read_tables(directory: Place) -> StoredTables:
         StorageError: as ``reader.read_study``, or the directory is the folder of a settlement.
     """
     refuse_settling_folder(directory)
-    return StoredTables(read_runs(directory), Evaluations(directory), read_ledger(directory))
+    running = live_holder(directory) is not None
+    return StoredTables(read_runs(directory), Evaluations(directory), read_ledger(directory), running)

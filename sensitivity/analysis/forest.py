@@ -13,13 +13,15 @@ pairs away, and each tree's own wiggles count as pairs. With a cliff in the plan
 from __future__ import annotations
 
 import itertools
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import qmc
-from sklearn.ensemble import ExtraTreesRegressor
-from sklearn.tree import ExtraTreeRegressor
 
 from sensitivity.analysis.estimates import Floats
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import ExtraTreesRegressor
+    from sklearn.tree import ExtraTreeRegressor
 
 TREES = 32
 _STATE = 0
@@ -35,6 +37,9 @@ def forest_variances(x: Floats, scores: Floats) -> dict[tuple[int, ...], Floats]
 
     `scores` is [replicates, configurations], a forest each; the results are [replicates]. The box is the extent of `x`.
     """
+    from scipy.stats import qmc  # a second of processor time, which no other answer needs
+    from sklearn.ensemble import ExtraTreesRegressor
+
     low, high = x.min(axis=0), x.max(axis=0)
     unit = (x - low) / np.where(high > low, high - low, 1.0)
     points = qmc.Sobol(x.shape[1], rng=np.random.default_rng(_STATE)).random_base2(_POINTS)

@@ -25,7 +25,7 @@ from sensitivity.study.metrics import METRICS, MetricName
 from sensitivity.study.results import Status
 
 OF_DRAWS = "the draw of configurations from the declared box (Wilson, by configuration)"
-OF_SEEDS = "seed noise only: a grid is a quadrature of its box, and what lies between its points isn't covered"
+OF_SEEDS = "the noise of seeds alone: what lies between the points of a grid isn't covered"
 
 
 TINY = 1e-9

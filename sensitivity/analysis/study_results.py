@@ -44,6 +44,7 @@ from sensitivity.analysis.targets import TargetOutcome, compute_targets
 from sensitivity.analysis.time_split import TimeSplit, compute_time_split
 from sensitivity.analysis.times import TimeUnit, compute_times
 from sensitivity.analysis.tuning import Tuning, compute_tuning
+from sensitivity.analysis.verdict import Verdict
 from sensitivity.analysis.view import Target
 from sensitivity.study.amendments import Answer
 from sensitivity.study.observed import OBSERVED
@@ -108,7 +109,9 @@ class StudyResults(LookedAt):
         total = self.summary.total
         if self.settled and total.waiting == total.planned:
             return (*self.source_cautions, OWN_DESIGN_WAITS)
-        return (*self.source_cautions, *compute_cautions(self.searched, self.summary, self.maps))
+        curves = self.scaling()
+        found = compute_cautions(self.searched, self.summary, self.maps, curves, running=self.tables.running)
+        return (*self.source_cautions, *found)
 
     @property
     @kept("metric")
@@ -280,6 +283,12 @@ class StudyResults(LookedAt):
     def settled(self) -> tuple[Answer, ...]:
         """The answers of the study's settlement to what is looked at; none where nobody has settled it so far."""
         return settled_answers(self.tables.ledger, self.target, self.margins, self.optimizers)
+
+    def settled_answer(self, verdict: Verdict) -> Answer | None:
+        """Return the settlement's answer to what a verdict of the study's own design answers; None without one."""
+        asked = verdict.question, verdict.candidate, verdict.reference
+        claims = ((a, a.claim) for a in self.settled)
+        return next((a for a, c in claims if (c.question, c.candidate, c.reference) == asked), None)
 
     @property
     def why_not(self) -> tuple[Caution, ...]:

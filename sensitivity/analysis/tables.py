@@ -34,6 +34,10 @@ class Tables(Protocol):
     def ledger(self) -> Ledger | None:
         """How far the study has been settled; None where nobody has begun."""
 
+    @property
+    def running(self) -> bool:
+        """Whether its results were being written when it was read."""
+
     def at_start(self, metric: MetricName) -> pd.DataFrame:
         """Return the evaluations of untrained networks."""
 

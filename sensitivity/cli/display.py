@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
 
 from sensitivity.study.words import duration, size
 
@@ -59,23 +58,34 @@ def shown(progress: Progress, console: Console) -> Iterator[Callable[[], None]]:
             console.print(progress_line(progress), soft_wrap=True)
 
 
-def price_table(price: Price) -> Table:
-    """Return a plan's price as a table."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("optimizer", "batch", "to do", "steps", "FLOP/run", "ms/step", "time", "pack", "gain", "memory"):
-        table.add_column(name, justify="left" if name == "optimizer" else "right", no_wrap=True)
-    for line in price.lines:
-        cost = line.cost
-        table.add_row(
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[object]], text_columns: int) -> Iterator[str]:
+    """Yield a table as lines of text, the first columns to the left: none is cut, however narrow the terminal is."""
+    cells = [tuple(header), *(tuple(map(str, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        padded = [
+            text.ljust(width) if at < text_columns else text.rjust(width)
+            for at, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(padded).rstrip()
+
+
+def price_lines(price: Price) -> Iterator[str]:
+    """Yield a plan's price as lines of a table."""
+    header = ("optimizer", "batch", "to do", "steps", "FLOP/run", "ms/step", "time", "pack", "gain", "memory")
+    rows = [
+        (
             line.optimizer,
-            str(line.batch_size),
+            line.batch_size,
             f"{'≈' if line.estimated else ''}{line.missing}/{line.planned}",
-            str(cost.steps),
-            size(cost.flops, ""),
-            f"{cost.step_seconds * 1e3:.3g}",
+            line.cost.steps,
+            size(line.cost.flops, ""),
+            f"{line.cost.step_seconds * 1e3:.3g}",
             duration(line.device_seconds),
-            str(line.pack_size),
-            f"{cost.gain:.2f}×",
+            line.pack_size,
+            f"{line.cost.gain:.2f}×",
             f"{line.pack_bytes / 1e6:,.0f} MB",
         )
-    return table
+        for line in price.lines
+    ]
+    return table_lines(header, rows, 1)

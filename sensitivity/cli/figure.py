@@ -8,7 +8,7 @@ from typing import Any
 
 from sensitivity.analysis.evaluations import read_tables
 from sensitivity.analysis.study_results import StudyResults
-from sensitivity.cli.display import shown_file
+from sensitivity.cli.display import shown_file, table_lines
 from sensitivity.figures import catalogue
 from sensitivity.figures.data import Data
 from sensitivity.figures.exhibit import Computed
@@ -117,11 +117,4 @@ def _printed(found: Computed[Any]) -> Iterator[str]:
 
 def _lines(table: Table) -> Iterator[str]:
     yield table.caption
-    rows = [table.header, *(tuple(map(str, row)) for row in table.rows)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            text.ljust(width) if position < table.text_columns else text.rjust(width)
-            for position, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
+    yield from table_lines(table.header, table.rows, table.text_columns)

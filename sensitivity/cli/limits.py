@@ -41,17 +41,22 @@ def limits(*, within: str | None, runs: int | None, flops: float | None, questio
     if question is not None and question not in QUESTIONS:
         raise UserError(f"--question: allowed are {', '.join(QUESTIONS)}; got {question!r}")
     return Limits(
-        seconds=None if within is None else _seconds(within),
+        seconds=None if within is None else seconds_of(within, "--within"),
         runs=runs,
         flops=flops,
         questions=() if question is None else QUESTIONS[question],
     )
 
 
-def _seconds(text: str) -> float:
+def seconds_of(text: str, option: str) -> float:
+    """Return a duration such as 1h30min in seconds.
+
+    Raises:
+        UserError: it is none; `option` names it in the message.
+    """
     given = text.strip()
     parts = re.findall(_PART, given) if re.fullmatch(f"(?:{_PART})+", given) else []
     seconds = sum(float(amount) * _UNITS[unit] for amount, unit in parts)
     if not 0 < seconds <= _LONGEST_S:
-        raise UserError(f"--within: give a duration above 0, such as 90s, 30min, 1h30min or 2d; got {text!r}")
+        raise UserError(f"{option}: give a duration above 0, such as 90s, 30min, 1h30min or 2d; got {text!r}")
     return seconds

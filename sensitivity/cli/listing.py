@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sensitivity.cli.json_output.base import json_text
 from sensitivity.cli.json_output.studies import StudyOutput, UnreadableOutput
+from sensitivity.figures.settled_words import standing_in_words
 from sensitivity.store.directory import Place, place
 from sensitivity.store.reader import read_counts, studies
 from sensitivity.study.errors import UserError
@@ -11,17 +14,24 @@ from sensitivity.study.results import Status
 
 
 def show_studies(root: str, *, as_json: bool) -> None:
-    """Print each study below `root` with its counts; one that can't be read has its error instead."""
-    found = [_study(directory) for directory in studies(place(root))]
+    """Print each study below `root` with its counts; one that can't be read has its error instead.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    where = place(root)
+    if where.is_local and not Path(where.path).exists():
+        raise UserError(f"{root}: no such folder\n  Give a folder of studies; `sensitivity run quickstart` makes one")
+    found = [_study(directory) for directory in studies(where)]
     if as_json:
         print(json_text(found))
         return
     if not found:
         print(f"no studies below {root}; `sensitivity run quickstart` makes one")
         return
-    names = ("study", "planned", *Status, "directory")
+    names = ("study", "planned", *Status, "settlement", "directory")
     readable = [each for each in found if isinstance(each, StudyOutput)]
-    lines = [names, *(tuple(str(getattr(each, name)) for name in names) for each in readable)]
+    lines = [names, *(tuple(_shown(each, name) for name in names) for each in readable)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:  # not a table of rich's: a path that is cut or wrapped can't be copied
         padded = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
@@ -31,10 +41,23 @@ def show_studies(root: str, *, as_json: bool) -> None:
             print(each.error)
 
 
+def _shown(study: StudyOutput, name: str) -> str:
+    if name == "settlement":
+        return standing_in_words(study.settlement, study.settlement_runs) or "-"
+    return str(getattr(study, name))
+
+
 def _study(directory: Place) -> StudyOutput | UnreadableOutput:
     try:
         study = read_counts(directory)
     except UserError as error:
         return UnreadableOutput(study=directory.path.rpartition("/")[2], directory=directory.uri, error=str(error))
-    shown = {"study": study.manifest.spec.name, "directory": directory.uri, "planned": study.planned}
+    ledger = study.ledger
+    shown = {
+        "study": study.manifest.spec.name,
+        "directory": directory.uri,
+        "planned": study.planned,
+        "settlement": None if ledger is None else ledger.standing,
+        "settlement_runs": 0 if ledger is None else ledger.cost.runs,
+    }
     return StudyOutput.model_validate(shown | {status.value: study.by_status.get(status.value, 0) for status in Status})

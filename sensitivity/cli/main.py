@@ -20,6 +20,7 @@ import typer
 from sensitivity.cli.cluster import register
 from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
 from sensitivity.cli.streams import standard_streams
+from sensitivity.cli.version import show_version
 from sensitivity.study.errors import UserError
 from sensitivity.study.paths import path_faults
 from sensitivity.study.redaction import RedactingFormatter
@@ -51,11 +52,9 @@ class _Commands(typer.core.TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    help="How far does an optimizer scale with batch size, and how sensitive is it to its hyperparameters?",
     epilog="Exit codes: 0, the command has done its work; 2, a mistake or a fault, which a message explains; 130, "
     "stopped by Ctrl-C, SIGTERM or SIGHUP.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -88,18 +87,51 @@ def _importing() -> Iterator[None]:
             signal.signal(number, known)
 
 
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
+    """Measure how far an optimizer scales with batch size, and how sensitive it is to its hyperparameters."""
+
+
 @app.command()
 def plan(
     study: StudyArgument,
     storage: StorageOption = "studies",
     workers: WorkersOption = None,
+    tflops: Annotated[
+        float | None, typer.Option(metavar="RATE", help="price it by its FLOPs at this rate, and measure nothing")
+    ] = None,
+    shrink_to: Annotated[
+        str | None, typer.Option(metavar="TIME", help="say what to leave out so that it takes this long, such as 24h")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a study and show what it would run and cost on this machine."""
+    if tflops is not None and (shrink_to is not None or as_json):
+        raise UserError("--tflops: what is not measured has no --json, and nothing to --shrink-to")
     with _importing():
-        from sensitivity.cli.planning import show_plan
+        from sensitivity.cli.planning import show_count, show_plan
 
-    show_plan(study, storage=storage, workers=workers, as_json=as_json)
+    if tflops is not None:
+        show_count(study, tflops=tflops)
+        return
+    show_plan(study, storage=storage, workers=workers, shrink_to=shrink_to, as_json=as_json)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="of the study, and of the file NAME.toml")],
+    source: Annotated[
+        str, typer.Option("--from", metavar="STUDY", help="a study file, or a name of search_spaces/")
+    ] = "template",
+) -> None:
+    """Write a study file of your own, begun from one that ships."""
+    from sensitivity.cli.starting import new_study
+
+    print(new_study(name, source))
 
 
 @app.command()
@@ -195,6 +227,19 @@ def figure(
         from sensitivity.cli.figure import show_figure
 
     for line in show_figure(study_dir, name, options or [], output):
+        print(line, flush=True)
+
+
+@app.command()
+def paper(
+    study_dir: DirectoryArgument,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="a folder (default: NAME-paper)")] = None,
+) -> None:
+    """Write what a paper takes from a study: figures at column width, tables, methods, references."""
+    with _importing():
+        from sensitivity.cli.paper import write_paper_folder
+
+    for line in write_paper_folder(study_dir, output):
         print(line, flush=True)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sensitivity.analysis.evaluations import read_tables
 from sensitivity.analysis.study_results import StudyResults
-from sensitivity.cli.display import plain_console, price_table, shown
+from sensitivity.cli.display import plain_console, price_lines, shown
 from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
 from sensitivity.cli.json_output.base import json_text
 from sensitivity.cli.json_output.settle import next_step_output, settle_output
@@ -82,7 +82,7 @@ def show_next_step(study: str, *, storage: str, workers: int | None, limits: Lim
     for line in _next_step_lines(found):
         console.print(line, soft_wrap=True)
     if found.price is not None:
-        console.print(price_table(found.price))
+        console.print("\n".join(price_lines(found.price)), soft_wrap=True)
         console.print(
             f"About {duration(found.price.device_seconds)} of device time,"
             f" {duration(found.price.wall_seconds)} with {found.price.workers} workers, Ray's start aside.",

@@ -1,4 +1,4 @@
-"""A worker's side of checkpoints: a pack in training is put aside every few minutes, and taken up where it was left."""
+"""A worker's side of checkpoints: a pack in training is saved every few minutes and resumed from there."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class PackCheckpoint:
         self._trials = tuple(trial.id for trial in pack.trials)
 
     def load(self, problem: Problem, *, micro_batch: int | None) -> Mapping[str, Any] | None:
-        """Return the state to go on from, on the problem's device; None without one that fits this pack and code."""
+        """Return the state to go on from, on the host; None without one that fits this pack and code."""
         try:
             found = read_checkpoint(self._directory, self._pack.id)
         except StorageError as error:
@@ -53,8 +53,9 @@ class PackCheckpoint:
             logger.warning("the checkpoint of pack %s is of other code or another pack, not used", self._pack.id)
             return None
         try:
-            # A study directory from someone else must not run code: plain containers of tensors alone are read.
-            state = torch.load(io.BytesIO(payload), weights_only=True, map_location=problem.dataset.train_inputs.device)
+            # A study directory from someone else must not run code: plain containers of tensors alone are read. To
+            # the host, whatever trained: states of generators belong there, and restoring copies the rest in place.
+            state = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
             PackTraining(self._pack, problem, micro_batch=micro_batch).restore(state)
         except Exception as error:  # whatever a foreign file holds
             reason = str(error).partition("\n")[0]
@@ -63,7 +64,7 @@ class PackCheckpoint:
         return dict(state)
 
     def look(self, training: PackTraining) -> None:
-        """Put the training aside if the last time is long enough ago."""
+        """Save a checkpoint if the last one is old enough."""
         if time.monotonic() - self._last < self._every_s:
             return
         payload = io.BytesIO()
@@ -77,7 +78,7 @@ class PackCheckpoint:
         self._last = time.monotonic()  # writing aside, so that a slow place does not take all the time
 
     def discard(self) -> None:
-        """Remove it: this pack will not be trained further as it is."""
+        """Delete the checkpoint, as the pack will not be trained further in this form."""
         delete_checkpoint(self._directory, self._pack.id)
 
     def _header(self, step: int) -> CheckpointHeader:

@@ -1,4 +1,4 @@
-"""Costs measured before, by device and workload: a study that runs again need not be measured again."""
+"""A cache of measured costs by device and workload, so that they are not measured again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sensitivity.training.problems import Problem
 
 
 class CostCache:
-    """A folder of small files, one a measurement: ``$XDG_CACHE_HOME/sensitivity/costs``, by default in ``~/.cache``."""
+    """A folder with a small file per measurement: ``$XDG_CACHE_HOME/sensitivity/costs``, by default in ``~/.cache``."""
 
     def __init__(self, problem: Problem, execution: ExecutionSpec, *, workers: int) -> None:
         """Of packs of a problem, so many at a time: they share the memory that bounds their size."""
@@ -43,14 +43,14 @@ class CostCache:
         }
 
     def get(self, trials: Sequence[Trial]) -> Cost | None:
-        """Return what trials like these cost, if that is known."""
+        """Return the cost of such trials, if known."""
         try:
             return Cost(**json.loads(self._file(trials).read_text()))
         except (OSError, ValueError, TypeError):  # absent, or of no use: then it is measured
             return None
 
     def put(self, trials: Sequence[Trial], cost: Cost) -> None:
-        """Keep a measurement; where that can't be done, go without."""
+        """Store a measurement; failures to write are ignored."""
         try:
             write_whole(self._file(trials), json.dumps(dataclasses.asdict(cost)).encode())
         except OSError:

@@ -1,4 +1,4 @@
-"""What trials cost on a device, measured for a moment: it decides the pack sizes, and prices a plan."""
+"""The cost of trials on a device, from a short measurement; it determines pack sizes and the price of a plan."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Price:
 
 
 def price(plan: Plan, costs: Mapping[Group, Cost], *, finished: AbstractSet[str], workers: int) -> Price:
-    """Return what the runs of a plan that are not in `finished` cost."""
+    """Return the cost of the runs of a plan that are not in `finished`."""
     lines = []
     for (arm, batch_size), cost in costs.items():
         trials = [trial for trial in plan.expected if trial.group == (arm, batch_size)]
@@ -132,18 +132,18 @@ def _further_runs(plan: Plan, trials: Sequence[Trial], missing: Sequence[Trial],
 
 
 def _pack_size(cost: Cost) -> int:
-    """Return how large packs should be: as measured, or as memory allows where they would take next to no time."""
+    """Return the size of packs: as measured, or as memory allows if they take almost no time."""
     return max(cost.pack_size, min(_LARGEST_PACK, cost.most, math.ceil(_SHORTEST_PACK_S / cost.seconds)))
 
 
 def pack_sizes(costs: Mapping[Group, Cost]) -> dict[Group, int]:
-    """Return how large the packs of each group should be."""
+    """Return the size of the packs of each group."""
     return {group: _pack_size(cost) for group, cost in costs.items()}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Trials that stand for others of their arm and batch size, as many as the largest pack holds."""
+    """Trials that represent their arm and batch size, as many as the largest pack holds."""
 
     trials: tuple[Trial, ...]
     """Of one structure."""
@@ -152,7 +152,7 @@ class Sample:
 
 
 def samples(plan: Plan, *, finished: AbstractSet[str]) -> dict[Group, tuple[Sample, ...]]:
-    """Return what stands for all trials of each arm and batch size: a sample for each of its models, at most three.
+    """Return samples that represent each arm and batch size: one for each of its models, at most three.
 
     Where other structural hyperparameters vary, they have the middle one of the study's values.
     """
@@ -185,7 +185,7 @@ def _samples(trials: Sequence[Trial], most: int) -> Iterator[Sample]:
 
 
 def _together(costs: Sequence[tuple[Cost, float]]) -> Cost:
-    """Return the cost of an average trial, of which shares cost as said; a pack of any of them must fit."""
+    """Return the cost of an average trial from weighted costs; a pack of each kind must fit in memory."""
 
     def mean(of: Callable[[Cost], float]) -> float:
         return sum(of(cost) * share for cost, share in costs)
@@ -213,7 +213,8 @@ def measure_here(plan: Plan, groups: Mapping[Group, Sequence[Sample]], *, worker
     if execution.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             'execution.device = "cuda", but this machine has no accelerator to measure on\n'
-            '  For times and memory plan on a machine that has one, or set device = "cpu"\n' + _counted(plan)
+            '  For times and memory plan on a machine that has one, or set device = "cpu"; --tflops prices it\n'
+            + _counted(plan)
         )
     problem = plan.problem
     if execution.device != "cpu":
@@ -221,23 +222,46 @@ def measure_here(plan: Plan, groups: Mapping[Group, Sequence[Sample]], *, worker
     return measure(groups, problem, execution, workers=workers)
 
 
-def _counted(plan: Plan) -> str:
-    """Return in words what can be told of a study without measuring."""
-    runs, lines, total = Counter(trial.group for trial in plan.counted), [], 0.0
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """What can be told of one arm at one batch size without measuring."""
+
+    optimizer: str
+    batch_size: int
+    runs: int
+    """0 of a search that only its device-hours end."""
+    steps: int
+    flops: float
+    """Of a run's training."""
+
+
+def counted(plan: Plan) -> tuple[Counted, ...]:
+    """Return what can be told of a study without measuring."""
+    runs, found = Counter(trial.group for trial in plan.counted), []
     for group, of_group in samples(plan, finished=frozenset()).items():
-        counted = [(*run_cost(sample.trials[0], plan.problem), sample.share) for sample in of_group]
-        steps, flops = counted[0][0], sum(flops * share for _, flops, share in counted)
-        hours = plan.spec.optimizers[group[0]].device_hours
-        many = f"{hours:g} device-hours" if group not in runs else f"{runs[group]:,} runs"
-        lines.append(f"    {group[0]} at batch size {group[1]}: {many} of {steps:,} steps, {flops:.2g} FLOP each")
-        total += runs[group] * flops
-    return "\n".join([f"  Known without it: {runs.total():,} runs, {total:.2g} FLOP in all", *lines])
+        each = [(*run_cost(sample.trials[0], plan.problem), sample.share) for sample in of_group]
+        flops = sum(flops * share for _, flops, share in each)
+        optimizer, size = group
+        found.append(Counted(optimizer=optimizer, batch_size=size, runs=runs[group], steps=each[0][0], flops=flops))
+    return tuple(found)
+
+
+def _counted(plan: Plan) -> str:
+    """Describe what is known about a study without measuring."""
+    found, lines = counted(plan), []
+    for one in found:
+        hours = plan.spec.optimizers[one.optimizer].device_hours
+        many = f"{one.runs:,} runs" if one.runs else f"{hours:g} device-hours"
+        each = f"{one.steps:,} steps, {one.flops:.2g} FLOP each"
+        lines.append(f"    {one.optimizer} at batch size {one.batch_size}: {many} of {each}")
+    runs, total = sum(one.runs for one in found), sum(one.runs * one.flops for one in found)
+    return "\n".join([f"  Known without it: {runs:,} runs, {total:.2g} FLOP in all", *lines])
 
 
 def measure(
     groups: Mapping[Group, Sequence[Sample]], problem: Problem, execution: ExecutionSpec, *, workers: int
 ) -> dict[Group, Cost]:
-    """Choose the pack size of each group by measurement, as a worker would train it; known ones are not measured again.
+    """Choose each group's pack size by measuring it as a worker would train it, except for cached ones.
 
     Args:
         groups: what stands for the trials of each arm and batch size.
@@ -293,7 +317,7 @@ def _as_sgd(trial: Trial) -> Trial:
 
 
 def _memory(execution: ExecutionSpec, workers: int) -> float:
-    """Return how many bytes a pack may take."""
+    """Return the memory available to a pack, in bytes."""
     if execution.device == "cuda":
         return torch.cuda.mem_get_info()[0] * _SHARE_OF_ACCELERATOR * execution.accelerator_share
     total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

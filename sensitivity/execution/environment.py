@@ -1,4 +1,4 @@
-"""What Ray reads from the environment. It reads it when it is imported, so this comes first and imports none of it."""
+"""Ray's environment variables. Ray reads them at import, so this module must run first and not import Ray."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
 @contextlib.contextmanager
 def ray_environment(*, local: bool) -> Iterator[Path]:
-    """Prepare the environment for Ray, to be entered before Ray is imported; yield a folder that is deleted on exit.
+    """Set Ray's environment variables, before Ray is imported; yield a folder that is deleted on exit.
 
     What the user has set stays. A `local` Ray keeps its session (logs and sockets) in that folder, and the token that
     guards it, rather than in the home directory.
@@ -64,7 +64,7 @@ def ray_environment(*, local: bool) -> Iterator[Path]:
 
 
 def _short_folder() -> Path:
-    """Return the temporary folder, or another one where its path is too long for Ray's sockets.
+    """Return the temporary folder, or a shorter path if it is too long for Ray's sockets.
 
     Raises:
         UserError: no folder will do, or the user has set RAY_TMPDIR to one that is too long.
@@ -94,7 +94,7 @@ def _fits(folder: str) -> bool:
 
 @contextlib.contextmanager
 def _temporary_folder(base: Path) -> Iterator[Path]:
-    """Make a folder below `base` and delete it on exit, and with it those of killed processes."""
+    """Create a folder below `base`; on exit delete it and those left by killed processes."""
     _sweep(base)
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=base, ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -109,7 +109,7 @@ def _temporary_folder(base: Path) -> Iterator[Path]:
 
 
 def _sweep(base: Path) -> None:
-    """Delete the folders below `base` whose owners were killed before they could."""
+    """Delete the folders below `base` left by killed processes."""
     for folder in base.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):  # another user's, in use, or deleted by another process meanwhile
             descriptor = os.open(folder / _OWNER, os.O_RDWR | os.O_NOFOLLOW)

@@ -1,4 +1,4 @@
-"""Ray for one command, or kept across several: what `launch` runs a study on.
+"""Ray sessions for `launch`: for one command, or kept across several.
 
 Nothing here imports Ray before its environment is prepared.
 """
@@ -132,7 +132,7 @@ class Executor:
                 os.environ.pop(name, None)
 
     def _lose(self, cause: str) -> None:
-        """Stop the current run, or an idle Ray, before Ray ends this process."""
+        """Stop the current run, or an idle Ray, before Ray terminates this process."""
         self._lost = True
         if self._on_loss is not None:
             self._on_loss(cause)

@@ -15,7 +15,7 @@ _STOPPED = 130
 
 
 def heeded() -> tuple[signal.Signals, ...]:
-    """Return the signals that stop this process: none that its caller has it ignore, as ``nohup`` does SIGHUP."""
+    """Return the signals that stop this process, except those its caller ignores, as ``nohup`` does SIGHUP."""
     return tuple(each for each in STOPS if signal.getsignal(each) is not signal.SIG_IGN)
 
 
@@ -41,7 +41,7 @@ class Interruptible:
         return self
 
     def arm(self) -> None:
-        """Install the handlers, again if something has put its own in their place."""
+        """Install the handlers, again if other code has replaced them."""
         if not self.requested:
             for number in self._signals:
                 signal.signal(number, self._stop)
@@ -78,7 +78,7 @@ class Interruptible:
 
 
 def _end() -> None:
-    """End this process at once; what is stored is whole, and a lock of a dead process is taken over."""
+    """End this process at once; stored results are complete, and the lock of a dead process is taken over."""
     if faulthandler.is_enabled():
         faulthandler.dump_traceback()
     os.write(
@@ -88,10 +88,10 @@ def _end() -> None:
 
 
 def _pass(number: int, _: FrameType | None) -> None:
-    """Do nothing, as the stop was asked for already."""
+    """Ignore further signals, as a stop is under way."""
 
 
 def ignore_stops() -> None:
-    """Ignore requests to stop until this process has ended: the interpreter drops other handlers before that."""
+    """Ignore stop signals while the interpreter exits, when it no longer runs Python handlers."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)

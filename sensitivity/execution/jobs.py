@@ -1,4 +1,4 @@
-"""Studies as jobs of a Ray cluster, through its Jobs server. The driver runs there, so this machine may go."""
+"""Studies as jobs of a Ray cluster, through its Jobs server. The driver runs on the cluster."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class Job:
 
     @property
     def active(self) -> bool:
-        """Whether it waits or runs."""
+        """Whether the job is pending or running."""
         return not JobStatus(self.status).is_terminal()
 
 
 class _Client(JobSubmissionClient):
-    """Ray's client, that waits for no answer for ever."""
+    """Ray's job client with a timeout on every request."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
         return super()._do_request(method, endpoint, timeout=_REQUEST_S, **options)
@@ -92,7 +92,7 @@ class Cluster:
     def submit(
         self, shipment: Shipment, *, storage: str, workers: int | None, command: Sequence[str] = ("run",)
     ) -> Job:
-        """Send a study; a job of the same study that has ended is followed by one that goes on where it was.
+        """Submit a study; if an earlier job of the same study has ended, the new one resumes it.
 
         Args:
             shipment: what is sent.
@@ -125,7 +125,7 @@ class Cluster:
         return self.job(id_)
 
     def job(self, id_: str) -> Job:
-        """Return what is known of a job.
+        """Return the state of a job.
 
         Raises:
             UserError: there is none of that name.
@@ -134,13 +134,13 @@ class Cluster:
             return _job(self._client.get_job_info(id_))
 
     def jobs(self) -> tuple[Job, ...]:
-        """Return the cluster's jobs that are studies, in the order in which they started."""
+        """Return the cluster's jobs that run studies, in order of their start."""
         with self._reachable():
             found = [_job(details) for details in self._client.list_jobs() if details.submission_id]
         return tuple(sorted((job for job in found if job.study), key=lambda job: job.started_at or 0.0))
 
     def logs(self, id_: str) -> str:
-        """Return what a job has printed so far.
+        """Return a job's output so far.
 
         Raises:
             UserError: there is none of that name.
@@ -149,7 +149,7 @@ class Cluster:
             return str(self._client.get_job_logs(id_))
 
     def follow(self, id_: str, show: Callable[[str], None]) -> Job:
-        """Show what a job prints until it ends, and return it as it then is.
+        """Stream a job's output until it ends, and return its final state.
 
         Raises:
             UserError: there is none of that name, or the cluster went away meanwhile.
@@ -171,7 +171,7 @@ class Cluster:
         return job
 
     def stop(self, id_: str) -> bool:
-        """Ask a job to stop; return whether it ran. Its results so far are kept.
+        """Ask a job to stop; return whether it was running. Its results so far are kept.
 
         Raises:
             UserError: there is none of that name.
@@ -197,7 +197,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def _reachable(self, *, job: str = "", taken: UserError | None = None) -> Iterator[None]:
-        """Turn what Ray's client and its libraries raise into one message with its fix."""
+        """Turn errors of Ray's client into one message with its fix."""
         try:
             yield
         except AuthenticationError as error:

@@ -1,4 +1,4 @@
-"""What a worker that was lost had written to its standard error, from Ray's logs. No Ray here: only its files."""
+"""The standard error of a lost worker, from Ray's log files (without importing Ray)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_LINES = 12
 
 
 def last_words(logs: Path, error: str, *, since: float) -> str:
-    """Return the end of what a lost worker of this machine has written to its standard error; nothing if unknown.
+    """Return the end of the standard error of a lost worker on this machine; empty if unknown.
 
     Args:
         logs: the folder of Ray's logs.
@@ -43,7 +43,7 @@ def last_words(logs: Path, error: str, *, since: float) -> str:
 
 
 def crash_line(words: str) -> str:
-    """Return the line of last words that says why a process ended by itself; nothing where they don't say so."""
+    """Return the line of a worker's last output that says why the process crashed; empty if none does."""
     start = _CRASH.search(words)
     if start is None:
         return ""
@@ -53,7 +53,7 @@ def crash_line(words: str) -> str:
 
 
 def quoted(words: str) -> str:
-    """Return last words as the lines of a message that quote them."""
+    """Return a worker's last output as quoted lines of a message."""
     lines = "".join(f"    {line}\n" for line in words.splitlines()[-_MOST_LINES:])
     return f"  Its standard error ended with\n{lines}" if lines else ""
 

@@ -1,4 +1,4 @@
-"""Running a study from its plan to its directory: whatever is missing, until it is there or a stop is asked for."""
+"""Run a study's missing runs until all have results or a stop is requested."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sensitivity.study.errors import UserError
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a study stands at the end of a command."""
+    """The state of a study at the end of a command."""
 
     study: str
     directory: str
@@ -32,7 +32,7 @@ class Outcome:
 
     @property
     def trained(self) -> bool:
-        """Whether any run has a result of training, or waits for one, or none was asked for."""
+        """Whether any run was trained, is still pending, or no runs were requested."""
         return not self.statuses or any(status not in ("failed", "interrupted") for status in self.statuses)
 
 
@@ -44,7 +44,7 @@ def launch(
     show: Show,
     source_of: SourceOf = with_searches,
 ) -> Outcome:
-    """Run what is missing of a plan and keep it in `directory`; without anything missing, do not start Ray.
+    """Train a plan's missing runs and store them in `directory`; Ray is not started if none are missing.
 
     Args:
         plan: of the study.

@@ -1,4 +1,4 @@
-"""Loading a problem the same way in every process: from the study's snapshot, and compared with what was planned."""
+"""Load a problem in any process from the study's snapshot, and compare it with the plan."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sensitivity.training.problems import Problem, load_problem
 
 
 class ChangedError(UserError):
-    """A problem is not, or can't be, loaded as it was planned. No run is to blame, and none is given up for it."""
+    """A problem differs from the plan or can't be loaded. This is no failure of a run, and no run is given up."""
 
 
 _loaded: tuple[Origin, torch.device, Problem] | None = None
 
 
 def load(origin: Origin, device: torch.device) -> Problem:
-    """Load a problem, or return the last one loaded in this process: workers are used again from pack to pack.
+    """Load a problem, or return the last one loaded in this process, as workers train many packs.
 
     Raises:
         ChangedError: it can't be loaded here, or has other data or another network than when the study was planned.
@@ -35,7 +35,7 @@ def load(origin: Origin, device: torch.device) -> Problem:
 
 
 def forget_loaded() -> None:
-    """Load the next problem anew, whether or not it was the last one."""
+    """Forget the last problem, so that the next one is loaded anew."""
     global _loaded
     _loaded = None
 

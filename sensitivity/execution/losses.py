@@ -1,4 +1,4 @@
-"""What Ray says of a task that was lost with its worker or its node, which is no fault of what the task does."""
+"""Ray's errors for tasks lost with their worker or node, through no fault of the task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ATTEMPTS = 3
 
 
 def answer(start: Callable[[], Any], *, doing: str, fix: str, attempts: int = ATTEMPTS) -> Any:
-    """Return what a task returns that may run anywhere, started again where it is lost.
+    """Return the result of a task, which is restarted if its worker is lost.
 
     Args:
         start: starts the task, and returns Ray's reference.
@@ -45,7 +45,7 @@ def answer(start: Callable[[], Any], *, doing: str, fix: str, attempts: int = AT
 
 
 def words_of_lost_worker(error: str, *, since: float) -> str:
-    """Return the end of the standard error of a lost worker; nothing where it ran on another machine.
+    """Return the end of the standard error of a lost worker; empty if it ran on another machine.
 
     Args:
         error: what Ray says of the loss.
@@ -61,6 +61,6 @@ def words_of_lost_worker(error: str, *, since: float) -> str:
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of what Ray says, which is the cause where it quotes a traceback."""
+    """Return the last line of Ray's message, which is the cause if it quotes a traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

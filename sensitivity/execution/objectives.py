@@ -1,4 +1,4 @@
-"""What a run is worth to a search, and what a configuration is, over its seeds."""
+"""The objective of a run, and of a configuration over its seeds, for searches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many trials into an Optuna storage in one transaction: Optuna itself takes a few queries for every number of each.
+"""Insert many trials into an Optuna storage in one transaction; Optuna itself issues several queries per number.
 
 The tables are those of Optuna's own models, so that types and the encoding of infinities are its own.
 """
@@ -20,7 +20,7 @@ _ROWS = 10_000
 
 
 def add_trials(storage: RDBStorage, study_id: int, trials: Sequence[FrozenTrial]) -> None:
-    """Add finished trials to a study that has none; they keep their times.
+    """Add finished trials, with their times, to a study that has none.
 
     Raises:
         SQLAlchemyError: the storage can't be written; none of them is there then.

@@ -1,4 +1,4 @@
-"""A study as an Optuna storage, so that Optuna's own functions and optuna-dashboard open it.
+"""Export a study to an Optuna storage, for Optuna's own functions and optuna-dashboard.
 
 There is one Optuna study for each optimizer and batch size, named ``study/optimizer/batch size``, and one Optuna trial
 for each run, with its times, its seed and status as user attributes, and its learning curve as intermediate values. A
@@ -71,7 +71,7 @@ def export_optuna(directory: Place, url: str) -> tuple[str, ...]:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """Return the file of a storage; None for one that is no file, or whose URL is not valid."""
+    """Return the file of a storage; None if it is not a file or its URL is invalid."""
     if "://" not in url:
         return Path(url)
     try:
@@ -178,7 +178,7 @@ def _trial(
 
 
 def _here(moment: pd.Timestamp) -> datetime.datetime | None:
-    """Return a time as Optuna has it: in the zone of this machine, and without it."""
+    """Return a time in Optuna's form: in this machine's time zone, without zone information."""
     return None if pd.isna(moment) else moment.to_pydatetime().astimezone().replace(tzinfo=None)
 
 

@@ -1,4 +1,4 @@
-"""A look at a cluster before anything is paid for: one message, with its fix, for each thing that would fail later.
+"""Checks of a cluster before training: one message with its fix for each thing that would fail later.
 
 Every node on which packs may run is asked for its versions, for what it sees of the storage place, and for the data
 set. A storage place that each machine has for itself works until the first checkpoint is missed, so it is found here.
@@ -32,7 +32,7 @@ _MARK = ".preflight-"
 
 @dataclass(frozen=True, kw_only=True)
 class NodeReport:
-    """What one node says of itself."""
+    """The report of one node."""
 
     node: str
     """Its host name, or address."""
@@ -47,7 +47,7 @@ class NodeReport:
 
 
 def check_nodes(plan: Plan, directory: Place) -> None:
-    """Ask every node on which packs may run, and compare with this process, the driver.
+    """Query every node that can run packs, and compare it with this process, the driver.
 
     Raises:
         UserError: whatever is not as it has to be, on all nodes at once.
@@ -73,7 +73,7 @@ _SHARED = "; give a place that all nodes share with --storage: NFS mounted at th
 
 
 def faults(reports: Sequence[NodeReport], own: Mapping[str, str], *, driver: str, place: str) -> list[str]:
-    """Return what keeps a study from running on the nodes that sent `reports`, one line each.
+    """Return the reasons why a study can't run on the nodes that sent `reports`, one per line.
 
     Args:
         reports: of the nodes.
@@ -100,7 +100,7 @@ def faults(reports: Sequence[NodeReport], own: Mapping[str, str], *, driver: str
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that have to agree between nodes: of Python to the minor one, as Ray itself asks."""
+    """Return the versions that must agree between nodes (for Python the minor version, as Ray requires)."""
     return {
         "Python": ".".join(platform.python_version_tuple()[:2]),
         "Ray": str(ray.__version__),
@@ -110,7 +110,7 @@ def versions() -> dict[str, str]:
 
 
 def _ask(nodes: Sequence[str], plan: Plan, directory: Place, mark: str, attempts: int = ATTEMPTS) -> list[NodeReport]:
-    """Return what each of `nodes` says; without any, what the first says on which Ray would put a pack.
+    """Return the reports of `nodes`; without any, that of the node on which Ray would place a pack.
 
     A node that goes away meanwhile says nothing; one whose worker dies is asked again, `attempts` times in all.
     """
@@ -163,7 +163,7 @@ def _alive() -> dict[str, dict[str, Any]]:
 
 
 def _name(node_id: str) -> str:
-    """Return what tells a node from others, and a person which it is: several may share a machine."""
+    """Return a readable and unique name of a node; several nodes may share a machine."""
     return f"{_alive().get(node_id, {}).get('NodeManagerHostname', 'node')}-{node_id[:6]}"
 
 
@@ -179,7 +179,7 @@ def _report(directory: Place, mark: str, origin: Origin, device: str) -> NodeRep
 
 
 def lacking_accelerator(device: str) -> str:
-    """Return why this PyTorch can't train on `device`; nothing if it can. Ray counts accelerators without asking it."""
+    """Return why this PyTorch can't train on `device`, or an empty text. Ray counts accelerators without PyTorch."""
     if device == "cpu" or torch.version.cuda or torch.version.hip:
         return ""
     return f'device = "{device}", but PyTorch {torch.__version__} there is built without it; install one that has it'
@@ -196,7 +196,7 @@ def _storage(directory: Place, mark: str, node: str) -> str:
 
 
 def problem_fault(origin: Origin) -> str:
-    """Return what is wrong with the problem in this process; nothing if it is the one that was planned."""
+    """Return how the problem in this process differs from the plan; empty if it does not."""
     try:
         load(origin, torch.device("cpu"))
     except ChangedError as error:

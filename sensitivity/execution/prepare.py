@@ -1,4 +1,4 @@
-"""From a study file to a checked plan: the study, its problem, every trial, and the packs still to run."""
+"""Turn a study file into a checked plan: the study, its problem, all trials, and the packs to run."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ class Plan:
 
     @property
     def expected(self) -> tuple[Trial, ...]:
-        """All that will be run, as far as can be told."""
+        """All trials that will run, as far as known."""
         return self.trials + self.stand_ins
 
     @property
     def counted(self) -> tuple[Trial, ...]:
-        """Those of `expected` whose number is known: all but what stands for a search that only its hours end."""
+        """The trials in `expected` whose number is known; excludes searches limited by device-hours."""
         arms = self.spec.optimizers
         return self.trials + tuple(t for t in self.stand_ins if t.confirmation or not arms[t.arm].open_ended)
 
     def seconds_left(self, group: Group) -> float | None:
-        """Return the device-seconds after which a search asks for no more; None where nothing limits them."""
+        """Return the device-seconds after which a search stops; None if unlimited."""
         hours = self.spec.optimizers[group[0]].device_hours
         return None if hours is None else max(0.0, 3600 * hours - self.search_seconds.get(group, 0.0))
 
@@ -126,7 +126,7 @@ def prepare_spec(spec: StudySpec, *, folder: Path, source: str, for_price: bool 
 
 
 def snapshot_of(spec: StudySpec, folder: Path) -> Snapshot:
-    """Return the user's own modules as they are now, where the study file lies in `folder`.
+    """Return a snapshot of the user's current modules, for a study file in `folder`.
 
     Raises:
         UserError: one is not found, or can't be kept.
@@ -137,7 +137,7 @@ def snapshot_of(spec: StudySpec, folder: Path) -> Snapshot:
 
 
 def with_recorded(plan: Plan, recorded: Sequence[Trial]) -> Plan:
-    """Return a plan with the trials that earlier commands came up with, and stand-ins for those still to come."""
+    """Return a plan with the trials that earlier commands generated, and placeholders for future ones."""
     spec, expander = plan.spec, Expander(plan.spec, source=plan.source)
     asked = Counter((trial.group, trial.confirmation) for trial in recorded)
     seeds = spec.seeds
@@ -157,13 +157,13 @@ def with_recorded(plan: Plan, recorded: Sequence[Trial]) -> Plan:
 
 
 def with_search_seconds(plan: Plan, seconds: Mapping[Group, float]) -> Plan:
-    """Return a plan that knows what earlier commands took of the hours of its searches, and who has none left."""
+    """Return a plan with the device-hours that earlier commands used, and the searches that have none left."""
     plan = dataclasses.replace(plan, search_seconds=seconds)
     kept = tuple(trial for trial in plan.stand_ins if trial.confirmation or plan.seconds_left(trial.group) != 0)
     return dataclasses.replace(plan, stand_ins=kept)
 
 
 def available_workers(threads: int) -> int:
-    """Return how many packs this machine can train at once, one core a math thread."""
+    """Return the number of packs this machine can train at once, with one core per math thread."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, usable // threads)

@@ -1,4 +1,4 @@
-"""What is still to be run of a study, and what that costs on this machine."""
+"""The remaining runs of a study, and their price on this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PricedPlan:
     """In which the missing runs would be trained."""
 
     def sentences(self) -> str:
-        """Return in words what is to be done, and how long it takes at most."""
+        """Describe the remaining work and its longest duration."""
         todo, planned = (sum(getattr(line, name) for line in self.price.lines) for name in ("missing", "planned"))
         estimated = any(line.estimated for line in self.price.lines)
         how_many = f"About {todo}" if estimated else f"{todo} of {planned}"
@@ -53,13 +53,13 @@ def _token_words(length: int, price: Price) -> list[str]:
 
 
 def _remark(arm: Arm) -> str:
-    """Return what there is to say of an optimizer in a plan."""
+    """Return the remark on an optimizer in a plan."""
     rule = RULES[declared_kind(arm.kind)]
     return rule.remark(arm.settings()) if isinstance(rule, Remarked) else ""
 
 
 def price_plan(plan: Plan, directory: Place, *, workers: int | None) -> PricedPlan:
-    """Measure the steps of a plan for a moment each, and price what `directory` does not have of it.
+    """Time the steps of a plan briefly, and price the runs that `directory` lacks.
 
     Args:
         plan: of a study.

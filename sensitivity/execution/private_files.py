@@ -1,4 +1,4 @@
-"""Files that look like credentials: they are not sent to a cluster unless a user names them."""
+"""Detect files that look like credentials, which are not sent to a cluster unless the user names them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a display is told while a study runs."""
+"""Progress of a running study, for displays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def part_of(trial: Trial) -> Part:
 
 @dataclass
 class Share:
-    """What this command has to do of a part: so much work, or less where a search's device time ends first."""
+    """The work of one command in a part of the study; less if a search's device time runs out first."""
 
     work: float = 0.0
     """FLOPs; infinite where device time alone ends it."""
@@ -37,7 +37,7 @@ class Share:
     """Device-seconds of that."""
 
     def seconds(self, rate: float) -> float:
-        """Return the device-seconds of all there is to do, at `rate` seconds a FLOP."""
+        """Return the device-seconds of all work at `rate` seconds per FLOP."""
         return min(self._left, self._untimed(rate))
 
     def done_seconds(self, rate: float, running: float) -> float:
@@ -83,7 +83,7 @@ class Progress:
     """Packs that run, and the fraction of each that is done, by pack id."""
 
     def begin(self, stage: str, trials: Sequence[Trial]) -> None:
-        """Begin a stage, whose trials are all that is known of the work to come: what is left is said of it alone."""
+        """Begin a stage; the remaining time is estimated for its trials alone, as later ones are unknown."""
         self.stage, self._began_stage = stage, time.monotonic()
         shares: defaultdict[Part, Share] = defaultdict(Share)
         for trial in trials:
@@ -91,15 +91,15 @@ class Progress:
         self.shares = shares
 
     def advance(self, pack: Pack, fraction: float) -> None:
-        """Note that `fraction` of a pack is done."""
+        """Record that `fraction` of a pack is done."""
         self._running[pack.id] = pack, fraction
 
     def lose(self, pack: Pack) -> None:
-        """Note that a pack has lost its worker: it, or its parts, start again."""
+        """Record that a pack has lost its worker; the pack, or its parts, will restart."""
         self._running.pop(pack.id, None)
 
     def finish(self, pack: Pack, result: PackResult) -> None:
-        """Note a pack's results."""
+        """Record that a pack has finished."""
         self._running.pop(pack.id, None)
         for run in result.runs:
             share = self.shares[part_of(run.trial)]
@@ -109,19 +109,19 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """Runs of the study that have a result."""
+        """Number of runs with a result."""
         return self.finished_before + self.counts.total()
 
     @property
     def device_time(self) -> tuple[float, float] | None:
-        """Device-seconds that searches have taken of their hours, and these; None where nothing has hours."""
+        """Device-seconds used by searches, and their limit; None if no search is limited by time."""
         timed = [share for share in self.shares.values() if not math.isinf(share.limit)]
         taken = sum(min(share.limit, share.before + share.finished_seconds) for share in timed)
         return (taken, sum(share.limit for share in timed)) if timed else None
 
     @property
     def fraction(self) -> float:
-        """Share of this command's work that is done; 0 where it can't be told yet."""
+        """Completed share of this command's work; 0 while unknown."""
         rate = self._rate
         if rate is None:
             return 0.0
@@ -148,12 +148,12 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Runs a second that this command has finished."""
+        """Runs per second that this command has finished."""
         return self.counts.total() / max(self.elapsed, 1e-9)
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimate of the time left, or left of the stage; None before there is anything to judge by."""
+        """Estimated time left, or left in the stage; None while there is no basis for an estimate."""
         so_far = time.monotonic() - self._began_stage
         return so_far * (1 - self.fraction) / self.fraction if self.fraction > 0 else None
 

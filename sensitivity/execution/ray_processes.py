@@ -1,4 +1,4 @@
-"""The processes that Ray starts in this one: what they inherit, and their end where Ray itself does not see to it."""
+"""The processes that Ray starts from this one: what they inherit, and how they are ended if Ray fails to."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RayProcesses:
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
-        """Let what Ray starts in this block lead process groups of its own, and remember it.
+        """Start Ray's processes in this block in their own process groups, and remember them.
 
         A signal to this process's group (Ctrl-C, a closed terminal, a batch system's stop) then does not end Ray
         before this process has finished its work with it.
@@ -72,7 +72,7 @@ class RayProcesses:
         self._survivor.stdin.flush()
 
     def kill(self) -> list[int]:
-        """Kill all of them, with what they have started; return the ids of those that are left all the same."""
+        """Kill all of them and their children; return the ids of any that survive."""
         for process in self._started:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -93,7 +93,7 @@ class RayProcesses:
 
 
 def keep_quiet() -> None:
-    """Keep Ray from what no setting of it prevents.
+    """Suppress output of Ray that no setting disables.
 
     It prints the log of what dies to the standard output, where ``--json`` has its answer, and it takes SIGTERM for
     itself, in Python and in its native core, to end this process without a word of ours.
@@ -106,7 +106,7 @@ def keep_quiet() -> None:
 
 
 class _CoreWorker:
-    """Makes Ray's native core, and puts this process's handlers of signals back in place of the core's."""
+    """Creates Ray's native core, and restores this process's signal handlers, which the core replaces."""
 
     def __init__(self, real: Any) -> None:
         self._real = real

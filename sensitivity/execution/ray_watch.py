@@ -1,4 +1,4 @@
-"""Notices at once when a part of Ray that the driver can't do without has ended. No Ray here: only its sockets."""
+"""Detects at once that an essential process of Ray has ended, through its sockets (without importing Ray)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _AGAIN_S = 0.5
 
 
 class RayWatch:
-    """Connections to the raylet on this machine and to the control store: each ends when its process does."""
+    """Connections to this machine's raylet and to the control store, which close when their process ends."""
 
     def __init__(self, addresses: Mapping[str, Any], on_loss: Callable[[str], None], *, patience_s: float) -> None:
-        """Watch Ray at `addresses`; nothing where this machine has no raylet (an address ``ray://``).
+        """Watch Ray at `addresses`; does nothing if this machine has no raylet (an address ``ray://``).
 
         Args:
             addresses: as ``ray.init`` returns them.
@@ -54,7 +54,7 @@ class RayWatch:
             self._on_loss(what)
 
     def _first_end(self) -> str:
-        """Return what has ended; nothing if the block was left before."""
+        """Return the name of the process that ended; empty if the block was left first."""
         with socket.socket(socket.AF_UNIX) as raylet:
             try:
                 raylet.connect(str(self._raylet))
@@ -73,7 +73,7 @@ class RayWatch:
                 # The control store closes connections that say nothing: it has ended only if it takes no other.
 
     def _connection(self) -> socket.socket | None:
-        """Connect to the control store; None if it can't be reached, or the block was left."""
+        """Connect to the control store; None if it is unreachable or the block was left."""
         if self._gcs is None:
             return None
         host, _, port = self._gcs.rpartition(":")
@@ -87,7 +87,7 @@ class RayWatch:
 
 
 def _ended(*connections: socket.socket, wait: float | bool = True) -> socket.socket | None:
-    """Return the first connection that ends, what they say aside; None if none has after `wait` seconds."""
+    """Return the first connection that closes within `wait` seconds, ignoring what they send; None if none does."""
     while True:
         ready, _, _ = select.select(connections, [], [], None if wait is True else float(wait))
         if not ready:

@@ -192,7 +192,7 @@ class _Recorder(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note that a pack has a worker that lives."""
+        """Record that a pack has a live worker."""
         self._supply.advance(trial.config["parcel"].pack, 0.0)
 
     def on_trial_result(
@@ -217,7 +217,7 @@ class _Recorder(tune.Callback):
         self._on_change()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Let a pack whose worker or node died start again, or record that it is given up."""
+        """Restart a pack whose worker or node died, or record that it is given up."""
         pack: Pack = trial.config["parcel"].pack
         if not self._supply.runs(pack):
             return  # its results are here; the worker was lost on its way to the next pack

@@ -1,4 +1,4 @@
-"""Which configurations to try next: Optuna's samplers, behind one pure function.
+"""Choose the next configurations: Optuna's samplers behind one pure function.
 
 The Optuna study is built anew from what is known each time, so that the next configurations are a function of the
 earlier ones, their objectives, and the seed. A search that was killed goes on as the undisturbed one does. What is not
@@ -37,7 +37,7 @@ Direction = Literal["minimize", "maximize"]
 
 @dataclass(frozen=True)
 class Tried:
-    """A configuration and its objectives; None if nothing could be learnt of it."""
+    """A configuration and its objectives, which are None if its runs gave no result."""
 
     configuration: Configuration
     objectives: tuple[float, ...] | None
@@ -53,7 +53,7 @@ def next_configurations(
     round_size: int,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[Configuration, ...]:
-    """Return at most `count` configurations that are not in `tried`; fewer, or none, where the space is exhausted.
+    """Return at most `count` configurations that are not in `tried`; fewer if the space is exhausted.
 
     Args:
         arm: the optimizer, whose design names the sampler.
@@ -77,7 +77,7 @@ def next_configurations(
 
 
 def distributions(arm: Arm) -> dict[str, BaseDistribution]:
-    """Return the space of a search: intervals as they are, lists by position, what does not vary left out."""
+    """Return the search space: intervals unchanged, lists by position, fixed values omitted."""
     return {name: _distribution(axis) for name, axis in arm.axes().items() if axis.varies}
 
 

@@ -1,4 +1,4 @@
-"""Trials that become known only as a study runs: the rounds of searches, and the confirmations of winners.
+"""Trials that become known as a study runs: rounds of searches, and confirmations of winners.
 
 A search asks for a round of configurations once every run of the rounds before has ended, in whatever order. So what it
 asks for depends on results and the seed alone, not on workers, kills and resumptions; several searches, one for each
@@ -36,14 +36,14 @@ _FINAL = frozenset(status.value for status in Status if status.final)
 
 @dataclass(frozen=True)
 class Ended:
-    """What a finished run tells a search."""
+    """The outcome of a run, as a search needs it."""
 
     objectives: Values
     seconds: float
 
 
 class Campaign:
-    """One optimizer at one batch size: its configurations, round by round if it is a search, and then its winner's."""
+    """One optimizer at one batch size: rounds of configurations if it is a search, then its winner's confirmations."""
 
     def __init__(
         self,
@@ -67,17 +67,17 @@ class Campaign:
 
     @property
     def idle(self) -> bool:
-        """Whether it is its turn to say what to run next."""
+        """Whether it is ready to propose further runs."""
         return not self._waiting and not self._closed
 
     @property
     def finished(self) -> bool:
-        """Whether nothing waits, and nothing more would come."""
+        """Whether nothing is pending and no more runs will be proposed."""
         return not self._waiting and (self._closed or not (self._searching or self._confirmations()))
 
     @property
     def timed(self) -> bool:
-        """Whether only its device-hours end its search, and some are left."""
+        """Whether the search is limited by device-hours alone and has some left."""
         return self._spec.optimizers[self._group[0]].open_ended and self._has_time
 
     @property
@@ -86,7 +86,7 @@ class Campaign:
 
     @property
     def _may_ask(self) -> int:
-        """How many more configurations a search may ask for."""
+        """Number of configurations that a search may still propose."""
         arm = self._spec.optimizers[self._group[0]]
         return (arm.samples or MOST_SAMPLES) - len(self._tried) if arm.adaptive else 0
 
@@ -103,17 +103,17 @@ class Campaign:
         return sum(self._ended[run].seconds for runs in configurations for run in runs if run in self._ended)
 
     def note(self, trial_id: str, ended: Ended | None) -> None:
-        """Note that a run has ended; None if nothing came of it, and another command will run it again."""
+        """Record that a run has ended; None if it has no result and a later command will repeat it."""
         self._waiting.discard(trial_id)
         if ended is not None:
             self._ended[trial_id] = ended
 
     def more(self) -> tuple[Trial, ...]:
-        """Return what to run next, now that all before has ended. May take seconds."""
+        """Propose the next runs, once all earlier ones have ended. Can take seconds."""
         return (self._next_round() if self._searching else ()) or self._confirmations()
 
     def accept(self, trials: Sequence[Trial]) -> None:
-        """Wait for what `more` gave; nothing ends the campaign."""
+        """Wait for the runs that `more` proposed; an empty proposal ends the campaign."""
         self._add(trials)
         self._closed = not trials
 
@@ -166,7 +166,7 @@ class Campaign:
 
 
 class Searches:
-    """All campaigns of a study. They think in a thread of their own, for a Gaussian process may take its time."""
+    """All campaigns of a study. They compute in a separate thread, as fitting a Gaussian process can be slow."""
 
     def __init__(self, spec: StudySpec, source: str, trials: Sequence[Trial]) -> None:
         confirms = spec.search is not None and spec.search.confirm > 0
@@ -198,7 +198,7 @@ class Searches:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is any campaign to be told of results."""
+        """Whether any campaign needs results."""
         return bool(self._campaigns)
 
     @property
@@ -208,23 +208,23 @@ class Searches:
 
     @property
     def unbounded(self) -> bool:
-        """Whether a search goes on for as long as its device-hours last, and has some left."""
+        """Whether a search is limited by device-hours alone and has some left."""
         return any(campaign.timed for campaign in self._campaigns.values())
 
     @property
     def stage(self) -> str:
-        """Nothing: rounds need no words."""
+        """Empty, as rounds are not described."""
         return ""
 
     def learn(self, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
-        """Take in what is known from the tables of a study directory."""
+        """Load the known results from the tables of a study directory."""
         finished = runs[runs["status"].isin(_FINAL)]
         by_run = {str(name): rows.to_dict("records") for name, rows in curves.groupby("trial_id")}
         for row in finished.to_dict("records"):
             self._note((row["optimizer"], row["batch_size"]), row["trial_id"], row, by_run.get(row["trial_id"], []))
 
     def expect(self, plan: Plan, runs: pd.DataFrame) -> Plan:
-        """Return the plan with what earlier commands took of the searches' hours, and without those that have none."""
+        """Return the plan with the device-hours used so far, without searches that have none left."""
         return with_search_seconds(plan, search_seconds(runs))
 
     def tell(self, result: PackResult) -> None:
@@ -244,7 +244,7 @@ class Searches:
             self._campaigns[group].note(trial_id, ended or None)
 
     def new_trials(self, *, wait: bool) -> Iterator[tuple[Trial, ...]]:
-        """Yield what campaigns have come up with since the last call; if `wait`, only once there is something.
+        """Yield the trials proposed since the last call; with `wait`, block until there are some.
 
         Raises:
             UserError: a sampler can't go on.
@@ -269,7 +269,7 @@ class Searches:
 
 
 def with_searches(plan: Plan, planned: pd.DataFrame | None, lock: WriterLock) -> tuple[Plan, Searches]:
-    """Return a plan with what searches and confirmations of earlier commands came up with, and their source.
+    """Return a plan with the trials that earlier searches and confirmations generated, and their source.
 
     Args:
         plan: of a study.
@@ -290,7 +290,7 @@ def confirmations(
 
 
 def search_seconds(runs: pd.DataFrame) -> dict[Group, float]:
-    """Return the device-seconds that count against a search's hours, by optimizer and batch size, from a table of runs.
+    """Return the device-seconds that count towards each search's limit, by optimizer and batch size.
 
     They are those of all runs with a final result but confirmations; `device_hours` is a limit to them.
     """
@@ -303,7 +303,7 @@ def search_seconds(runs: pd.DataFrame) -> dict[Group, float]:
 
 
 def recorded_trials(plan: pd.DataFrame, spec: StudySpec, source: str) -> tuple[Trial, ...]:
-    """Return the trials that earlier commands came up with, from the plan that they left, for the seeds of today.
+    """Return the trials that earlier commands generated, from their plan, for the study's current seeds.
 
     Rows of another study file that do not fit this one, such as those outside a box that has become smaller, are not
     among them.

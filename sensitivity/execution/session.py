@@ -1,4 +1,4 @@
-"""Ray, started quietly in this process or joined by address."""
+"""Start Ray quietly in this process, or join a cluster by address."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _own = False
 
 
 def is_own() -> bool:
-    """Whether the Ray that is there was started here, so that nothing else waits for what it has."""
+    """Whether Ray was started by this process, so that no one else waits for its resources."""
     return _own
 
 
 def at_end(action: Callable[[], None]) -> None:
-    """Have something done at the end of the session: of the one that started Ray, or else of this one."""
+    """Register a function to run at the end of the session that started Ray, or else of this one."""
     _at_end.callback(action)
 
 
@@ -48,7 +48,7 @@ def at_end(action: Callable[[], None]) -> None:
 def session(
     *, address: str | None, workers: int | None, execution: ExecutionSpec, on_loss: Callable[[str], None]
 ) -> Iterator[int]:
-    """Have Ray for a while; yield how many packs may run at once.
+    """Provide Ray inside the block; yield the number of packs that may run at once.
 
     Without an address Ray starts in this process, on `workers` x `threads` cores, and is shut down at the end; a Ray
     that the caller has started already is used, and left running.
@@ -94,7 +94,7 @@ def session(
 
 
 def _start(cores: int, processes: RayProcesses) -> Any:
-    """Start Ray on this machine, a second time where the first fails."""
+    """Start Ray on this machine, with one retry."""
     for start in range(1, _STARTS + 1):
         try:
             with processes.starting():
@@ -141,7 +141,7 @@ def _join(address: str) -> Any:
 
 
 class _OwnPath(JobConfig):
-    """A job whose workers import what is installed.
+    """Ray job settings whose workers import installed packages only.
 
     Ray puts this process's current folder first on the path of its workers, where any ``pandas.py`` would take the
     place of the package.

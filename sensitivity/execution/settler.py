@@ -80,6 +80,7 @@ class Settler:
         self._asked = {trial.id for trial in plan.trials}
         self._entries: list[LedgerEntry] = []
         self._before: tuple[LedgerEntry, ...] = ()
+        self._ended_before = False
         self._lost = 0
         self._began = time.monotonic()
 
@@ -115,6 +116,7 @@ class Settler:
         """
         before = read_ledger(self._directory)
         self._before = before.entries if before is not None else ()
+        self._ended_before = before is not None and before.settlement is not None
         self._replay.take_in(runs, curves)
         self._advance()
 
@@ -148,6 +150,9 @@ class Settler:
             self._replay.stop(reason)
             self._write()
         elif new:
+            if self._ended_before:  # the answers of a smaller budget don't stand while it goes on
+                self._ended_before = False
+                self._write()
             self._asked.update(trial.id for trial in new)
             yield new
 

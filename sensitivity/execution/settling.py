@@ -31,6 +31,7 @@ from sensitivity.study.primary import Question
 from sensitivity.study.schedule import total_steps
 
 _DECLARED = {
+    "version": "version of the procedure: {then} there, {now} here",
     "batch_sizes": "batch_sizes: {then} there, {now} now",
     "caps": "budget: {then} steps of a run at each batch size there, {now} now",
     "target": "target: {then[0]} = {then[1]} there, {now[0]} = {now[1]} now",

@@ -1,4 +1,4 @@
-"""Files that would take the place of installed packages where their folder comes first on Python's path."""
+"""Detect files that would shadow installed packages if their folder came first on Python's path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _INSTALLED = {"site-packages", "dist-packages"}
 
 
 def shadowing_files(files: Iterable[Path], folder: Path) -> tuple[Path, ...]:
-    """Return the modules and packages right below `folder` that have the name of a standard or installed module.
+    """Return modules and packages directly below `folder` with the name of a standard or installed module.
 
     Args:
         files: in `folder`, at any depth.

@@ -1,4 +1,4 @@
-"""What of a study travels with its job: the study file, the user's own problem code, and this package's source."""
+"""What is sent with a study's job: the study file, the user's code, and this package's source."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Shipment:
     """Files and folders that the user has named: they travel even if they look like credentials."""
 
     def runtime_env(self, *, job: str) -> dict[str, object]:
-        """Return the shipment as Ray's runtime environment of a job of that name."""
+        """Return the shipment as the runtime environment of a Ray job with that name."""
         variables = {
             JOB_VARIABLE: job,
             # Ray's 3 seconds between a stop and a kill are short for a driver that has results in its hands.
@@ -62,7 +62,7 @@ class Shipment:
         return {**env, "env_vars": variables, "py_modules": [str(self.package)]}
 
     def fault(self) -> str | None:
-        """Return in words why this can't be sent, and how to fix it; None if it can."""
+        """Describe why this can't be sent and how to fix it; None if it can."""
         sizes = _sizes(self.folder, self.excludes)
         for path in self.needed:
             if not any(file.is_relative_to(path) for file in sizes):
@@ -105,14 +105,14 @@ class Shipment:
         )
 
     def extent(self) -> tuple[int, int]:
-        """Return how many of the user's files are sent, and their bytes."""
+        """Return the number of the user's files that are sent, and their total size in bytes."""
         sizes = _sizes(self.folder, self.excludes)
         return len(sizes), sum(sizes.values())
 
 
 @contextlib.contextmanager
 def shipment(study: str, *, with_package: bool, include: Sequence[str] = ()) -> Iterator[Shipment]:
-    """Check a study as far as that needs no data set, and have what is to be sent for a while.
+    """Check a study without its data set, and prepare what is sent, inside the block.
 
     Without code or data files of the user's own the study file travels alone; with some, the folder in which it lies.
     `include` names files and folders in it that are to be sent even if they look like credentials.
@@ -159,7 +159,7 @@ def _data(spec: StudySpec, folder: Path) -> Iterator[Path]:
 
 
 def _apart(folder: Path) -> Iterator[str]:
-    """Yield the folders below `folder` that are no code: virtual environments and study directories."""
+    """Yield the folders below `folder` that are not code: virtual environments and study directories."""
     for here, names, files in os.walk(folder):
         if Path(here) != folder and ({"pyvenv.cfg", MANIFEST} & set(files)):
             yield f"/{Path(here).relative_to(folder).as_posix()}/"
@@ -168,7 +168,7 @@ def _apart(folder: Path) -> Iterator[str]:
 
 
 def _sizes(folder: Path, excludes: tuple[str, ...]) -> dict[Path, int]:
-    """Return the bytes of each file that travels, chosen as Ray itself chooses."""
+    """Return the size in bytes of each file that Ray would send."""
     from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 
     sizes = {}
@@ -182,7 +182,7 @@ def _sizes(folder: Path, excludes: tuple[str, ...]) -> dict[Path, int]:
 
 
 def refuse_local(storage: str) -> None:
-    """Raise unless `storage` means the same to every machine, as far as its name tells; the job asks each node.
+    """Raise if `storage` is clearly local to one machine; the job itself checks every node.
 
     Raises:
         UserError: it is a relative path, the root of the file tree, or a folder of the running system.

@@ -1,4 +1,4 @@
-"""Where trials come from that no plan can list before a study runs."""
+"""Sources of trials that are not known before a study runs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sensitivity.study.trials import Expander, Trial
 
 
 class TrialSource(AbstractContextManager["TrialSource"], Protocol):
-    """Comes up with trials as results arrive: searches and confirmations of winners, or a settlement."""
+    """Generates trials as results arrive: searches and confirmations of winners, or a settlement."""
 
     @property
     def wanted(self) -> bool:
-        """Whether it needs to be told of results."""
+        """Whether it needs results."""
 
     @property
     def open(self) -> bool:
@@ -28,23 +28,23 @@ class TrialSource(AbstractContextManager["TrialSource"], Protocol):
 
     @property
     def unbounded(self) -> bool:
-        """Whether the number of its trials can't be told before it ends."""
+        """Whether the number of its trials is unknown before it ends."""
 
     @property
     def stage(self) -> str:
-        """What it is doing now, for a line of progress; empty where there is nothing to say."""
+        """Its current activity, for a line of progress; may be empty."""
 
     def learn(self, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
-        """Take in the results of earlier commands, from the tables of a study directory."""
+        """Load the results of earlier commands from the tables of a study directory."""
 
     def expect(self, plan: Plan, runs: pd.DataFrame) -> Plan:
-        """Return the plan with what is known of the trials to come, once `learn` was told."""
+        """Return the plan with the trials known to come; call after `learn`."""
 
     def tell(self, result: PackResult) -> None:
         """Take in a pack's results."""
 
     def new_trials(self, *, wait: bool) -> Iterator[tuple[Trial, ...]]:
-        """Yield the trials it has come up with since the last call; if `wait`, only once there are some.
+        """Yield the trials generated since the last call; with `wait`, block until there are some.
 
         Raises:
             UserError: it can't go on.
@@ -60,7 +60,7 @@ the directory is written under.
 
 
 def planned_trials(planned: pd.DataFrame, spec: StudySpec, source: str) -> tuple[Trial, ...]:
-    """Return the trials of a table of planned runs that fit today's study: those whose identity is still the same."""
+    """Return the trials of a table of planned runs whose identity matches the current study."""
     expander, found = Expander(spec, source=source), list[Trial]()
     for row in planned.to_dict("records"):
         name, batch_size = str(row["optimizer"]), int(row["batch_size"])

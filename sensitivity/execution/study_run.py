@@ -1,4 +1,4 @@
-"""One command's work on a study directory: its plan, its lock, what is known, and the trials still to come."""
+"""One command's work on a study directory: plan, lock, known results and trials to come."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ UNFINISHED = [status.value for status in Status if not status.final]
 
 @dataclass(frozen=True, kw_only=True)
 class Machines:
-    """Where packs are trained."""
+    """The machines on which packs are trained."""
 
     address: str | None = None
     """Of a running Ray cluster; None starts Ray on this machine."""
@@ -56,7 +56,7 @@ class Machines:
 
 
 class StudyRun:
-    """A study directory in the hands of one command, which holds its lock."""
+    """A study directory locked by one command."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class StudyRun:
     @classmethod
     @contextlib.contextmanager
     def begin(cls, plan: Plan, directory: Place, source_of: SourceOf) -> Iterator[StudyRun]:
-        """Take the directory's lock, write the manifest and the plan, and take in what is known.
+        """Acquire the directory's lock, write the manifest and the plan, and load the known results.
 
         Raises:
             UserError: the directory can't be written, is damaged, or holds another study.
@@ -103,14 +103,14 @@ class StudyRun:
         return self.source.open or any(trial.id not in self.finished for trial in self.plan.trials)
 
     def end(self) -> Study:
-        """Return the study as it stands now, and delete the checkpoints of which nothing will go on."""
+        """Return the study's current state, and delete checkpoints that will not be resumed."""
         study = read_study(self.directory)
         waiting = study.runs["status"].isin(UNFINISHED)
         sweep_checkpoints(self.directory, set(study.runs.loc[waiting, "trial_id"]))
         return study
 
     def train(self, machines: Machines, *, show: Show, stop: Interruptible) -> None:
-        """Train what is missing and what still comes, then train a pack again to compare.
+        """Train all missing and newly generated runs, then train one pack again to compare.
 
         Args:
             machines: where.
@@ -162,7 +162,7 @@ class StudyRun:
             self._check_determinism(again, seconds=budget_seconds(progress.elapsed))
 
     def _costs(self, at_once: int, *, here: bool) -> dict[Group, Cost]:
-        """Measure what still has to be trained, where the packs will run; `here` saves a worker's start."""
+        """Measure the cost of the missing runs where the packs will run; `here` avoids starting a worker."""
         from sensitivity.execution.worker_tasks import measure_on_cluster, start_workers
 
         chosen = samples(self.plan, finished=self.finished)
@@ -181,7 +181,7 @@ class StudyRun:
     def _cut(
         self, sizes: Mapping[Group, int], at_once: int, progress: Progress, trials: Sequence[Trial]
     ) -> Sequence[Pack]:
-        """Write trials that have just become known into the plan, before any of them starts, and pack them."""
+        """Write new trials to the plan before any of them starts, and group them into packs."""
         self._planned.extend(trials)
         if self.source.stage:
             progress.begin(self.source.stage, trials)
@@ -196,7 +196,7 @@ class StudyRun:
         return group(trials, {trial.group: own or min(sizes.get(trial.group, fair), fair) for trial in trials})
 
     def _check_determinism(self, again: Callable[..., Comparison], *, seconds: float) -> None:
-        """Train a pack of this command again, as far as `seconds` allow, and keep what came of it."""
+        """Train one of this command's packs again, within `seconds`, and record the comparison."""
         try:
             recorded = recorded_packs(self.directory, self._manifest)
             new = [each for each in recorded if not each.statuses.keys() <= self.finished]
@@ -209,7 +209,7 @@ class StudyRun:
             logger.warning("no run could be trained again to compare: %s", first_line(error))
 
     def _progress(self, costs: Mapping[Group, Cost]) -> Progress:
-        """Return the progress of this command as it begins; what was measured tells how long its work takes."""
+        """Return this command's initial progress, with durations estimated from the measured costs."""
         plan, weigh = self.plan, self._weigher()
         shares: dict[Part, Share] = {}
         for name, batch_size in itertools.product(plan.spec.optimizers, plan.spec.batch_sizes):
@@ -233,7 +233,7 @@ class StudyRun:
         )
 
     def _weigher(self) -> Callable[[int], float]:
-        """Return what gives the FLOPs of a run's gradients by its batch size: its weight in the progress."""
+        """Return a function from batch size to the FLOPs of a run's gradients, its weight in the progress."""
         per_example = example_cost(self.plan.problem).gradient_flops
         train_size = self.plan.problem.dataset.train_size
         budget = self.plan.spec.required_budget

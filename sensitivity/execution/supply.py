@@ -1,4 +1,4 @@
-"""What is to be trained next, and what becomes of a pack whose worker was lost. No Ray here: only its decisions.
+"""Decide which pack is trained next, and what happens to a pack whose worker was lost (without Ray).
 
 A lost worker may have met a preempted machine, or its pack may be what kills it (a model that crashes the
 interpreter, or takes more memory than there is). So a pack starts again a few times, from its checkpoint if it has
@@ -58,7 +58,7 @@ class _Record:
 
 
 class Supply:
-    """Packs that wait, in order, and those that run."""
+    """The pending packs, in order, and the running ones."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Supply:
         source: TrialSource | None = None,
         cut: Callable[[Sequence[Trial]], Sequence[Pack]] = lambda trials: [Pack(tuple(trials))],
     ) -> None:
-        """Begin with `packs`; what `source` comes up with is made into packs by `cut`."""
+        """Begin with `packs`; trials that `source` generates are grouped into packs by `cut`."""
         self._waiting = deque(packs)
         self._source, self._cut = source, cut
         self._running: dict[str, Pack] = {}
@@ -82,11 +82,11 @@ class Supply:
 
     @property
     def done(self) -> bool:
-        """Whether nothing waits, nothing runs, and nothing more will come."""
+        """Whether nothing is pending or running, and no more trials will come."""
         return not self._waiting and not self._running and not (self._source and self._source.open)
 
     def take(self) -> Pack | None:
-        """Return the pack to start now; None if there is none at the moment."""
+        """Return the next pack to start; None if there is none at present."""
         if self._source is not None:
             for trials in self._source.new_trials(wait=not self._waiting and not self._running):
                 self._waiting.extend(self._cut(trials))
@@ -100,15 +100,15 @@ class Supply:
         return pack
 
     def runs(self, pack: Pack) -> bool:
-        """Whether a pack has started, and has neither its results nor been lost since."""
+        """Whether a pack is running."""
         return pack.id in self._running
 
     def advance(self, pack: Pack, fraction: float) -> None:
-        """Note how far a running pack has got; first, where it began: at 0, or at its checkpoint."""
+        """Record a running pack's progress; the first call tells where it began: at 0 or at a checkpoint."""
         self._reached[pack.id] = fraction
 
     def finish(self, pack: Pack, result: PackResult) -> None:
-        """Note that a pack has its results."""
+        """Record that a pack has results."""
         del self._running[pack.id]
         self._reached.pop(pack.id, None)
         self._losses.clear()
@@ -116,7 +116,7 @@ class Supply:
         self._tell(result)
 
     def give_up(self, result: PackResult) -> None:
-        """Note what is recorded of a pack that `lose` gave up."""
+        """Record the results of a pack that `lose` gave up."""
         self._tell(result)
 
     def _tell(self, result: PackResult) -> None:
@@ -124,7 +124,7 @@ class Supply:
             self._source.tell(result)
 
     def lose(self, pack: Pack, cause: str, *, out_of_memory: bool, last_words: str = "") -> str | None:
-        """Note that a pack's worker was lost, and decide how to go on.
+        """Record that a pack's worker was lost, and decide how to proceed.
 
         Args:
             pack: which one.
@@ -172,7 +172,7 @@ class Supply:
         return f"its worker was lost {record.losses} times: {cause}{fix}"
 
     def _is_hopeless(self) -> bool:
-        """Whether the last losses show that workers are lost whatever they train."""
+        """Whether recent losses show that workers die whatever they train."""
         last = self._losses[-1]
         alike = list(itertools.takewhile(lambda loss: loss.cause == last.cause, reversed(self._losses)))
         idle = sum(not loss.began for loss in alike)
@@ -185,7 +185,7 @@ class Supply:
 
 
 def _apart(packs: Sequence[Pack]) -> int:
-    """Return how many packs there are that share no trial."""
+    """Return the number of packs that share no trial."""
     taken: set[str] = set()
     count = 0
     for pack in sorted(packs, key=lambda pack: len(pack.trials)):

@@ -1,4 +1,4 @@
-"""How a plan, a running study and its end are put in words: the same in the terminal and in Python."""
+"""Describe a plan, a running study and its end in words, for the terminal and Python alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHOWN = 3
 
 
 def extent(plan: Plan) -> str:
-    """Return in words how much a study is."""
+    """Describe the size of a study."""
     arms = plan.spec.optimizers.values()
     hours = len(plan.spec.batch_sizes) * sum(arm.device_hours or 0.0 for arm in arms if arm.open_ended)
     runs = [f"{len(plan.counted)} runs"] if plan.counted or not hours else []
@@ -20,7 +20,7 @@ def extent(plan: Plan) -> str:
 
 
 def progress_line(progress: Progress) -> str:
-    """Return progress as one line."""
+    """Describe progress in one line."""
     counts = progress.counts
     left = progress.seconds_left
     timed = progress.device_time
@@ -39,7 +39,7 @@ def progress_line(progress: Progress) -> str:
 
 
 def outcome_lines(outcome: Outcome) -> list[str]:
-    """Return how a study stands at the end of a command, as lines."""
+    """Describe the state of a study at the end of a command, in lines."""
     lines = [f"{outcome.study}: " + ", ".join(f"{count} {status}" for status, count in outcome.statuses.items())]
     lines += [f"  {count} × {cause}" for cause, count in outcome.causes.items()]
     if outcome.determinism is not None and not outcome.interrupted:

@@ -58,7 +58,7 @@ Curve = Mapping[int, tuple[float, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedPack:
-    """A pack as the study directory has it, without its curves."""
+    """A recorded pack, without its curves."""
 
     pack: Pack
     part: str
@@ -83,7 +83,7 @@ class RecordedPack:
         return self.pack.trials[0].workload.problem.measured()
 
     def unlike(self) -> str:
-        """Return why it can't be the same here to the last bit; nothing if it must be."""
+        """Return why results can differ in the last bits here; empty if they must be equal."""
         if self.is_part:
             return "alone"
         if self.device != "cpu":
@@ -95,7 +95,7 @@ class RecordedPack:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What came of training a pack again."""
+    """The result of training a pack again."""
 
     optimizer: str
     batch_size: int
@@ -134,7 +134,7 @@ class Comparison:
 
 
 def recorded_packs(directory: Place, manifest: Manifest) -> list[RecordedPack]:
-    """Return the packs of a study whose runs all have a result of training, in no particular order.
+    """Return the packs of a study whose runs were all trained, in no particular order.
 
     A run whose pack can't be put together again, since it was trained as a part of one, is a pack of its own.
     """
@@ -199,7 +199,7 @@ def choose(packs: Sequence[RecordedPack], seconds: float, draw: random.Random) -
 
 
 def budget_seconds(elapsed: float) -> float:
-    """Return how long training again may take at the end of a command that took `elapsed` seconds."""
+    """Return the seconds that training again may take after a command of `elapsed` seconds."""
     return max(_LEAST_S, SHARE * elapsed)
 
 
@@ -216,7 +216,7 @@ def curves_of(directory: Place, recorded: RecordedPack) -> dict[str, Curve]:
 def train_again(
     problem: Problem, recorded: RecordedPack, curves: Mapping[str, Curve], *, seconds: float = math.inf
 ) -> Comparison:
-    """Train a pack as it was, from its start, and compare it with its recorded curves.
+    """Train a recorded pack again from its start, and compare the curves.
 
     Args:
         problem: of the study, on the device.
@@ -259,7 +259,7 @@ def compare(
     of_steps: int,
     seconds: float = 0.0,
 ) -> Comparison:
-    """Compare runs that were trained again for `steps` steps of `of_steps` with what is recorded of them."""
+    """Compare runs that were trained again, for `steps` of `of_steps` steps, with their records."""
     faults, largest, unlike = [], 0.0, recorded.unlike()
     for run in again:
         before = {step: values for step, values in curves[run.trial.id].items() if step <= steps}

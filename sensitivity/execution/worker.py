@@ -1,4 +1,4 @@
-"""One pack, wherever it runs. An exception in the user's code becomes a result here."""
+"""Train one pack on any machine. An exception in the user's code becomes a result here."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.origin import Origin
 from sensitivity.study.results import PackResult, RunResult, Status
 from sensitivity.study.trials import Pack
+from sensitivity.training.device_errors import out_of_memory, require_device
 from sensitivity.training.loop import train_pack
-from sensitivity.training.memory import keep_freed_memory, out_of_memory
+from sensitivity.training.memory import keep_freed_memory, release_unused
 from sensitivity.training.precision import set_tf32
 from sensitivity.training.problems import Problem
 
@@ -34,12 +35,13 @@ def run_pack(
     *,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> PackResult:
-    """Train a pack in this process and return what came of it; never raises for what a trial does.
+    """Train a pack in this process and return its result; a failing trial never raises.
 
     A pack that takes long is put aside in the study directory now and then, and goes on from there if it is there.
 
     Raises:
         ChangedError: the problem here is not the one that was planned; nothing was trained.
+        DeviceLostError: the device answers no more in this process, which must end.
     """
     torch.set_num_threads(execution.threads)
     keep_freed_memory()
@@ -48,7 +50,7 @@ def run_pack(
     started, began = time.time(), time.perf_counter()
     problem = load(origin, device)
     keep = functools.partial(PackCheckpoint, directory, every_s=60 * execution.checkpoint_minutes)
-    runs = _train(pack, functools.partial(_train_whole, execution, problem, on_progress), keep)
+    runs = _train(device, pack, functools.partial(_train_whole, execution, problem, on_progress), keep)
     return PackResult(
         runs=runs,
         pack_id=pack.id,
@@ -77,24 +79,26 @@ def _train_whole(
 
 
 def _train(
+    device: torch.device,
     pack: Pack,
     train: Callable[[Pack, PackCheckpoint], tuple[RunResult, ...]],
     keep: Callable[[Pack], PackCheckpoint],
 ) -> tuple[RunResult, ...]:
-    """Train a pack; where it raises or does not fit in memory, its halves, down to single trials."""
+    """Train a pack; if it raises or runs out of memory, train its halves, down to single trials."""
     checkpoint = keep(pack)
     try:
         return train(pack, checkpoint)
     except (Exception, SystemExit) as error:  # the user's model may raise anything
         too_large, text = out_of_memory(error), traceback.format_exc()
         message = f"{type(error).__name__}: {error}"
-    if too_large and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        require_device(device)
+    if too_large:
+        release_unused()
     if len(pack.trials) > 1:
         why = "does not fit in memory" if too_large else f"raised {message}"
         logger.warning("a pack of %d %s: training its halves", len(pack.trials), why)
         checkpoint.discard()
-        return tuple(run for half in pack.halves() for run in _train(half, train, keep))
+        return tuple(run for half in pack.halves() for run in _train(device, half, train, keep))
     if too_large:
         message = f"out of memory with a single trial: set execution.micro_batch or problem.ghost_batch ({message})"
     return (RunResult(trial=pack.trials[0], status=Status.FAILED, message=message, traceback=text),)

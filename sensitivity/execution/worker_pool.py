@@ -1,4 +1,4 @@
-"""The worker processes of this process's Ray: kept from pack to pack, and from run to run for as long as Ray is.
+"""Worker processes, kept from pack to pack and from run to run for as long as Ray runs.
 
 A new one takes seconds: it imports PyTorch and loads the problem. It has to be new where an earlier run trained other
 code of the user's, as what that code has changed in its process (a default of PyTorch, say) would reach into this run.
@@ -39,7 +39,7 @@ _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKE
 
 @dataclass(eq=False)
 class PooledWorker:
-    """A worker process, starting or started."""
+    """A worker process, which may still be starting."""
 
     actor: Any
     """Handle of an actor of `PackWorker`."""
@@ -49,7 +49,7 @@ class PooledWorker:
     idle_since: float = field(default_factory=time.monotonic)
 
     def lives(self) -> bool:
-        """Whether it answers."""
+        """Whether the worker responds."""
         answer = self.actor.__ray_ready__.remote()
         try:
             ray.get(answer, timeout=_ANSWER_S)
@@ -58,12 +58,12 @@ class PooledWorker:
         return True
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kill the worker."""
         ray.kill(self.actor)
 
 
 class WorkerPool:
-    """Workers that wait for work of one kind of request, and new ones where there are too few."""
+    """Idle workers for one kind of resource request; starts new ones as needed."""
 
     def __init__(self, execution: ExecutionSpec) -> None:
         self.fits = _share(execution)
@@ -83,16 +83,16 @@ class WorkerPool:
 
     @property
     def has_room(self) -> bool:
-        """Whether another worker may be taken: on a cluster it waits for its share, which no other one here holds."""
+        """Whether another worker can be taken; on a cluster it may have to wait for free resources."""
         return self._taken < self._most
 
     def start(self, count: int, code: Snapshot) -> None:
-        """See to it that `count` workers wait for packs of a problem with this code, or are about to."""
+        """Ensure that `count` workers with this user code are idle or starting."""
         self._end_others(code)
         self._idle += [PooledWorker(self._new_actor()) for _ in range(count - len(self._idle))]
 
     def take(self, code: Snapshot) -> PooledWorker:
-        """Take a worker: the last one used if possible, as it may have the problem loaded."""
+        """Take an idle worker, preferably the last one used, which may have the problem loaded."""
         self._end_others(code)
         while self._idle:
             worker = self._idle.pop(0)
@@ -106,29 +106,29 @@ class WorkerPool:
         return worker
 
     def give_back(self, worker: PooledWorker) -> None:
-        """Put a worker, or what is left of it, back."""
+        """Return a worker to the pool, even if it was lost."""
         worker.idle_since = time.monotonic()
         self._idle.insert(0, worker)
         self._taken -= 1
 
     def discard(self, worker: PooledWorker) -> None:
-        """End a worker that was taken, whatever it does."""
+        """Kill a worker that was taken."""
         worker.kill()
         self._taken -= 1
 
     def rest(self) -> None:
-        """Have the workers that wait give unused memory back."""
+        """Let idle workers release unused memory."""
         for worker in self._idle:
             if worker.used:
                 worker.actor.rest.remote()
 
     def end(self, *, idle_s: float = 0.0) -> None:
-        """End the workers that have waited for at least so long."""
+        """End the workers that have been idle for at least this long."""
         now = time.monotonic()
         self._end([worker for worker in self._idle if now - worker.idle_since >= idle_s])
 
     def _end_others(self, code: Snapshot) -> None:
-        """End the workers that have imported other code of the user's."""
+        """End the workers that have imported different user code."""
         self._end([worker for worker in self._idle if worker.code not in (None, _own(code))])
 
     def _end(self, workers: list[PooledWorker]) -> None:
@@ -142,7 +142,7 @@ _pool: WorkerPool | None = None
 
 
 def workers(execution: ExecutionSpec) -> WorkerPool:
-    """Return the workers for packs of `execution` on the Ray that is there, in place of those for other packs."""
+    """Return the pool for the resource request of `execution`, replacing a pool for another request."""
     global _pool
     if _pool is None or _pool.fits != _share(execution):
         if _pool is None:
@@ -161,7 +161,7 @@ def _end_workers() -> None:
 
 
 class RunWorkers(ResourceManager):
-    """Gives the packs of one run to workers of a pool, a limited number at a time."""
+    """Assigns the packs of one run to the workers of a pool, a limited number at a time."""
 
     def __init__(self, pool: WorkerPool, job: Job, *, limit: int) -> None:
         super().__init__()
@@ -169,13 +169,13 @@ class RunWorkers(ResourceManager):
         self._busy: list[PooledWorker] = []
 
     def on_step_end(self) -> None:
-        """End workers without work where others may wait for what they hold, or pay for it: on a cluster."""
+        """On a cluster, end idle workers, whose resources others may need or pay for."""
         if not is_own():
             self._pool.end(idle_s=_IDLE_S)
 
     @contextlib.contextmanager
     def given_to_tune(self) -> Iterator[None]:
-        """Have Tune take workers from here inside the block; those that still train at its end are killed."""
+        """Let Tune use pooled workers inside the block; those still training at its end are killed."""
         # The argument of its controller for this is out of reach of `Tuner`.
         controller: Any = tune_controller
         controller.PlacementGroupResourceManager = _resource_manager
@@ -189,13 +189,13 @@ class RunWorkers(ResourceManager):
             self._pool.rest()
 
     def request_resources(self, resource_request: ResourceRequest) -> None:
-        """Nothing to do: `acquire_resources` takes a worker when it is asked to."""
+        """Do nothing: `acquire_resources` takes a worker on demand."""
 
     def cancel_resource_request(self, resource_request: ResourceRequest) -> None:
-        """Nothing to do, for the same reason."""
+        """Do nothing, for the same reason."""
 
     def has_resources_ready(self, resource_request: ResourceRequest) -> bool:
-        """Whether another pack may start."""
+        """Whether another pack can start."""
         return len(self._busy) < self._limit and self._pool.has_room
 
     def acquire_resources(self, resource_request: ResourceRequest) -> AcquiredWorker:
@@ -205,28 +205,28 @@ class RunWorkers(ResourceManager):
         return AcquiredWorker(resource_request=resource_request, worker=worker, job=self._job)
 
     def free_resources(self, acquired_resource: AcquiredResources) -> None:
-        """Give a worker back, which may have been lost."""
+        """Return a worker, which may have been lost."""
         assert isinstance(acquired_resource, AcquiredWorker)
         self._busy.remove(acquired_resource.worker)
         self._pool.give_back(acquired_resource.worker)
 
     def clear(self) -> None:
-        """Nothing to do: what is still taken is the caller's."""
+        """Do nothing: workers still in use belong to the caller."""
 
 
 @dataclass
 class AcquiredWorker(AcquiredResources):
-    """A worker in place of an actor class that Tune is about to start."""
+    """A pooled worker in the place of an actor class that Tune would start."""
 
     worker: PooledWorker
     job: ray.ObjectRef[Job]
 
     def annotate_remote_entities(self, entities: list[Any]) -> list[Any]:
-        """Return what to start instead of `entities`, one actor class."""
+        """Return the replacement for `entities`, one actor class."""
         return [self]
 
     def remote(self, config: dict[str, Any], storage: Any) -> Any:
-        """Begin with the pack in a trial's configuration, and return the handle of the worker."""
+        """Start the pack in a trial's configuration, and return the worker's handle."""
         self.worker.actor.begin.remote(config["parcel"].pack, self.job)
         return self.worker.actor
 
@@ -239,11 +239,11 @@ def _resource_manager() -> ResourceManager:
 
 
 def _share(execution: ExecutionSpec) -> tuple[float, float, dict[str, float], dict[str, str]]:
-    """Return what a pack asks of Ray: cores, accelerators, other resources, labels of the node."""
+    """Return a pack's resource request to Ray: cores, accelerators, custom resources, node labels."""
     asked = request(execution)
     return asked.pop("CPU"), asked.pop("GPU", 0), asked, dict(execution.labels)
 
 
 def _own(code: Snapshot) -> Snapshot | None:
-    """Return a snapshot that has code of the user's."""
+    """Return a snapshot if it contains user code."""
     return code if code.modules or code.installed else None

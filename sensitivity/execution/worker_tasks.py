@@ -1,4 +1,4 @@
-"""What is asked of a worker besides training packs: to start, to measure pack sizes, to train a pack again."""
+"""Further tasks of workers: starting up, measuring pack sizes, training a pack again."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sensitivity.training.calibration import Cost
 
 
 def start_workers(count: int, plan: Plan) -> None:
-    """Let `count` workers import what packs need while this process is busy."""
+    """Start `count` workers, which import their modules while this process is busy."""
     workers_for(plan.spec.execution).start(count, plan.origin.snapshot)
 
 
 def _ask(plan: Plan, function: Callable[..., Any], *arguments: Any, doing: str, fix: str) -> Any:
-    """Return what a function returns in a worker.
+    """Return the result of a function run in a worker.
 
     Args:
         plan: of the study.
@@ -59,7 +59,7 @@ def _ask(plan: Plan, function: Callable[..., Any], *arguments: Any, doing: str, 
 
 
 def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Sample]], *, workers: int) -> dict[Group, Cost]:
-    """Measure as `costs.measure` does, in a worker on the Ray that is there.
+    """Run `costs.measure` in a worker.
 
     Raises:
         UserError: the user's code raises in training, or no worker lives long enough to measure.
@@ -80,7 +80,7 @@ def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Sample]], *, 
 
 
 def again_there(plan: Plan, recorded: RecordedPack, curves: Mapping[str, Curve], *, seconds: float) -> Comparison:
-    """Train a pack again as `verification.train_again` does, in a worker on the Ray that is there.
+    """Run `verification.train_again` in a worker.
 
     Raises:
         UserError: no worker lives long enough.

@@ -30,6 +30,11 @@ def style_axis(update: Callable[..., Any], parameter: str, values: Sequence[floa
     update(type="log" if log else "linear", range=bounds, row=row, col=column, **ticks)
 
 
+def falls(parameter: str) -> bool:
+    """Whether the coordinate of a hyperparameter, such as 1 − momentum, falls as it rises: its axis does so too."""
+    return hyperparameter(parameter).scale == "one_minus"
+
+
 def add_panel_title(figure: go.Figure, title: str, row: int, column: int, *, below: str = "") -> None:
     """Put a bold title above a panel, flush left, and a line `below` it."""
     figure.add_annotation(

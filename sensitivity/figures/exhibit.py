@@ -67,6 +67,8 @@ class Exhibit(Generic[T]):
     options: tuple[Option, ...] = ()
     depends: tuple[Depends, ...]
     """What of the view it shows."""
+    in_paper: bool = False
+    """Whether `sensitivity paper` prints it."""
     choosable: bool = False
     """Whether its marks are cells that can be chosen (``customdata`` is their ids)."""
     steps: tuple[Callable[[StudyResults], object], ...] = ()

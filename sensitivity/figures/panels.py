@@ -88,6 +88,7 @@ def wrapped(parts: Sequence[str], characters: int) -> list[str]:
         for place, word in enumerate(part.split(" ")):
             joint = "" if not lines[-1] else " · " if place == 0 else " "
             if lines[-1] and len(lines[-1]) + len(joint) + len(word) > characters:
+                lines[-1] += joint.rstrip()  # what a line ends with is told from what goes on
                 lines.append(word)
             else:
                 lines[-1] += joint + word

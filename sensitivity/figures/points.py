@@ -1,17 +1,17 @@
 """Drawn configurations of two hyperparameters as points: nothing is interpolated between them.
 
-Momentum is shown as 1 - momentum, in logarithms: from .9 to .99 the step a velocity can take grows tenfold.
+Momentum is shown as 1 - momentum, in logarithms: from .9 to .99 the step a velocity can take grows tenfold. The larger
+momentum is on top, as in a grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import plotly.graph_objects as go
 
 from sensitivity.analysis.maps import Cell, RobustnessMap
-from sensitivity.figures.axes import add_extend_mark, style_axis
+from sensitivity.figures.axes import add_extend_mark, falls, style_axis
 from sensitivity.figures.labels import cell_hover
 from sensitivity.figures.scales import Scale
 from sensitivity.figures.theme import Theme
@@ -30,7 +30,6 @@ def add_points(
 ) -> None:
     """Add the points of `map_` to a panel; `shown` holds the legend's entries so far, and grows."""
     declared = hyperparameter(map_.y_name or "")
-    flipped = declared.scale == "one_minus"
 
     def add(cells: Sequence[Cell], name: str, **marker: object) -> None:
         if not cells:
@@ -87,11 +86,13 @@ def add_points(
                 at = declared.coordinate(map_.best_cell.y)
                 add_extend_mark(figure, edge, edge.value, at, theme, row, column, along_x=True)
             elif edge.parameter == map_.y_name:
-                seen = replace(edge, side="low" if edge.side == "high" else "high") if flipped else edge
                 at = declared.coordinate(edge.value)
-                add_extend_mark(figure, seen, map_.best_cell.x, at, theme, row, column, along_x=False)
+                add_extend_mark(figure, edge, map_.best_cell.x, at, theme, row, column, along_x=False)
     ends = {name: [edge.value for edge in map_.edges if edge.parameter == name] for name in (map_.x_name, map_.y_name)}
     xs, ys = [cell.x for cell in map_.cells], [declared.coordinate(cell.y) for cell in map_.cells]
     style_axis(figure.update_xaxes, map_.x_name, xs + ends[map_.x_name], row, column)
     beyond = [declared.coordinate(value) for value in ends[map_.y_name]]
+    flipped = falls(map_.y_name or "")
     style_axis(figure.update_yaxes, "" if flipped else map_.y_name or "", ys + beyond, row, column)
+    if flipped:
+        figure.for_each_yaxis(lambda axis: axis.update(range=axis.range[::-1]), row=row, col=column)

@@ -35,7 +35,7 @@ def _budget(results: StudyResults) -> str:
 
 
 SECTIONS: tuple[Section, ...] = (
-    Section(name="answers", title="The answers, and their evidence", short="Answers"),
+    Section(name="answers", title="", short="Answers"),
     Section(
         name="settling",
         title="How it was settled",
@@ -70,7 +70,7 @@ SECTIONS: tuple[Section, ...] = (
         introduction=lambda _: (
             "The share of configurations that reach a target within the budget, for every target from the untrained"
             " network to the best value seen; a diverged run never reaches one. Of configurations drawn from the"
-            " declared box it is a probability; of a grid it is a quadrature of the box."
+            " declared box it is a probability; of a grid it is the share of the grid's points."
         ),
     ),
     Section(
@@ -78,8 +78,8 @@ SECTIONS: tuple[Section, ...] = (
         title="Scaling with batch size",
         short="Scaling",
         introduction=lambda results: (
-            "The time to a target by the best configuration of each batch size. A completed run reaches a target at its"
-            " first evaluation that meets it; one that never does is censored at its budget. A diverged run never"
+            "The time to a target by the fastest configuration of each batch size. A completed run reaches a target at"
+            " its first evaluation that meets it; one that never does is censored at its budget. A diverged run never"
             f" reaches it, even where it met it on its way. {_budget(results)}"
         ),
     ),

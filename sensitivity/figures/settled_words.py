@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from sensitivity.figures.labels import count, optimizer_name
 from sensitivity.study.amendments import PHASE_NAMES, Answer
-from sensitivity.study.ledger import Ledger, LedgerEntry, StepCost
+from sensitivity.study.ledger import Ledger, LedgerEntry, Standing, StepCost
 from sensitivity.study.words import duration, size
+
+_STANDING: dict[Standing, str] = {
+    "under_way": "under way",
+    "stopped": "stopped",
+    "settled": "settled",
+    "open": "open",
+}
+"""As it is read."""
+
+
+def standing_in_words(standing: Standing | None, runs: int) -> str:
+    """Return how far a study has been settled in a few words; empty where nobody has begun."""
+    return "" if standing is None else f"{_STANDING[standing]}, {count(runs, 'run')}"
 
 
 def what_it_took(ledger: Ledger) -> str:
@@ -15,7 +28,7 @@ def what_it_took(ledger: Ledger) -> str:
     grid = ledger.declaration.grid_runs
     instead = f" The design of the study file has {count(grid, 'run')}." if grid else ""
     if settlement is None:
-        return f"On the way: {count(len(ledger.entries), 'step')}, {took} so far.{instead}"
+        return f"So far: {count(len(ledger.entries), 'step')}, {took}.{instead}"
     if settlement.stopped:
         stopped = settlement.stopped[0].upper() + settlement.stopped[1:]
         return f"Not settled within {took}. {stopped}.{instead}"

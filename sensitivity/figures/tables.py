@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+_NOTHING = ("–", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +18,21 @@ class Table:
     """Text and numbers, not escaped."""
     text_columns: int
     """The first so many columns are words; the others are numbers, and stand to the right."""
+
+    def without_empty(self, *names: str) -> Table:
+        """Return the table without those of the columns `names` in which no row has anything."""
+        empty = {
+            at for at, name in enumerate(self.header) if name in names and all(row[at] in _NOTHING for row in self.rows)
+        }
+        if not empty:
+            return self
+        left = [at for at in range(len(self.header)) if at not in empty]
+        return replace(
+            self,
+            header=tuple(self.header[at] for at in left),
+            rows=[[row[at] for at in left] for row in self.rows],
+            text_columns=sum(at < self.text_columns for at in left),
+        )
 
     def __bool__(self) -> bool:
         """Whether there is a row."""

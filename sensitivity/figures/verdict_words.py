@@ -9,6 +9,7 @@ from sensitivity.analysis.claims import Claim
 from sensitivity.analysis.names import merged
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.verdict import Verdict
+from sensitivity.figures.gauge import Gauge, gauge
 from sensitivity.figures.labels import count, interval_text, level_in_words, number, optimizer_name
 from sensitivity.figures.settled_words import next_look, role, what_it_took
 from sensitivity.study import amendments
@@ -28,7 +29,15 @@ _HEADLINES = {
     ("sensitivity", "worse"): "{one} is more sensitive than {other}: tuning it takes more trials.",
     ("sensitivity", "equivalent"): "{one} and {other} are equally sensitive, within the margin.",
 }
+_LEANS = {
+    ("scaling", True): "{one} scaling further with batch size than {other}",
+    ("scaling", False): "{one} scaling less far with batch size than {other}",
+    ("sensitivity", True): "{one} being cheaper to tune than {other}",
+    ("sensitivity", False): "{one} being dearer to tune than {other}",
+}
+"""By whether the candidate is ahead."""
 _SETTLE = "Or let it settle itself: `sensitivity settle` runs what the questions need, and no more, on fresh seeds."
+_RUNNING = "The study is running: what is missing of its runs is on the way, and the answer may change."
 _ROLES = {
     "primary": "The claim of this study, declared before it ran. Error rate {rate}.",
     "confirmatory": "One of the claims that share the study's error rate. Error rate {rate}.",
@@ -51,6 +60,8 @@ class Answer:
     reasons: tuple[str, ...]
     settle: tuple[str, ...]
     """What would settle it, with its cost."""
+    gauge: Gauge | None = None
+    """Its interval against the margin; None where there is none."""
 
 
 def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ...]:
@@ -58,23 +69,23 @@ def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ..
 
     A question that was settled has the answer of the settlement instead of that of the study file's own design.
     """
-    settled, ledger = {_key(answer.claim): answer for answer in results.settled}, results.tables.ledger
+    ledger = results.tables.ledger
     found = []
     for claim in results.claims:
         if pair not in (None, (claim.verdict.candidate, claim.verdict.reference)):
             continue
-        answer = settled.get(_key(claim.verdict))
+        answer = results.settled_answer(claim.verdict)
         if answer is not None and ledger is not None:
             found.append(_settled(answer, ledger))
             continue
-        own = answer_in_words(claim)
-        open_ = own.answer == "undetermined" and ledger is None and results.spec.observed is None
-        found.append(replace(own, settle=(*own.settle, _SETTLE)) if open_ else own)
+        own = answer_in_words(claim, running=results.tables.running)
+        further = ""
+        if ledger is not None and ledger.settlement is None:
+            further = f"A settlement is under way, and the same command goes on with it. {what_it_took(ledger)}"
+        elif ledger is None and own.answer == "undetermined" and results.spec.observed is None:
+            further = _SETTLE
+        found.append(replace(own, settle=(*own.settle, further)) if further else own)
     return tuple(found)
-
-
-def _key(asked: amendments.Claim | Verdict) -> tuple[str, str, str]:
-    return asked.question, asked.candidate, asked.reference
 
 
 def _settled(answer: amendments.Answer, ledger: Ledger) -> Answer:
@@ -86,31 +97,74 @@ def _settled(answer: amendments.Answer, ledger: Ledger) -> Answer:
     return Answer(
         question=_QUESTIONS[answer.claim.question].format(**names),
         answer=word,
-        headline=headline.format(**names) if headline else "Not settled.",
+        headline=headline.format(**names) if headline else _not_settled(answer, names),
         role=role(answer),
         effect=answer.says,
         reasons=merged(text for text in (what_it_took(ledger), answer.reason) if text and text not in answer.says),
         settle=(more,) if more else (),
+        gauge=gauge(
+            ratio=answer.estimate,
+            ends=(answer.low, answer.high),
+            margin=answer.claim.margin,
+            flipped=answer.claim.question == "sensitivity",
+            **names,
+        ),
     )
 
 
-def answer_in_words(claim: Claim) -> Answer:
-    """Return a verdict as it is read."""
+def answer_in_words(claim: Claim, *, running: bool = False) -> Answer:
+    """Return a verdict as it is read; one on a study that is running says so instead of asking for it to be run."""
     verdict = claim.verdict
     names = {"one": optimizer_name(verdict.candidate), "other": optimizer_name(verdict.reference)}
-    headline = _HEADLINES.get((verdict.question, verdict.answer))
+    headline = _HEADLINES.get((verdict.question, verdict.answer), _open(verdict, running=running))
     rate = f"{claim.rate:.2%}" if claim.rate else "0: nothing is claimed at this look"
     return Answer(
         question=_QUESTIONS[verdict.question].format(**names),
         answer=verdict.answer,
-        headline=headline.format(**names) if headline else "This study can't tell.",
+        headline=headline.format(**names),
         role=_ROLES[claim.role].format(rate=rate),
         effect=_effect(verdict, names),
-        reasons=merged(reason.text for reason in verdict.reasons),
-        settle=tuple(
-            remedy.text + _price(remedy.runs, remedy.device_seconds) for remedy in dict.fromkeys(verdict.settle)
+        reasons=merged(
+            _RUNNING if running and reason.code == "incomplete" else reason.text for reason in verdict.reasons
         ),
+        settle=tuple(
+            remedy.text + _price(remedy.runs, remedy.device_seconds)
+            for remedy in dict.fromkeys(verdict.settle)
+            if not (running and remedy.code == "finish")
+        ),
+        gauge=_gauge(verdict, names),
     )
+
+
+def _gauge(verdict: Verdict, names: dict[str, str]) -> Gauge | None:
+    if verdict.primary is None or verdict.effect.interval is None:
+        return None
+    return gauge(
+        ratio=verdict.effect.value,
+        ends=verdict.effect.interval,
+        margin=math.exp(verdict.primary.margin),
+        flipped=verdict.question == "sensitivity",
+        **names,
+    )
+
+
+def _open(verdict: Verdict, *, running: bool) -> str:
+    """Return the headline of a question without an answer: which way it points, if any, to be filled with names."""
+    low, high = verdict.effect.interval or (math.nan, math.nan)
+    if math.isnan(low) and math.isnan(high):
+        return "Still running: nothing can be told so far." if running else "This study can't tell."
+    begun = "Still running. So far it" if running else "Not settled. It"
+    if low <= 1 <= high:
+        return f"{begun} may be either way."
+    return f"{begun} points to {_LEANS[verdict.question, (low > 1) == (verdict.question == 'scaling')]}."
+
+
+def _not_settled(answer: amendments.Answer, names: dict[str, str]) -> str:
+    """Return the headline of a question that a settlement has left open."""
+    if answer.direction not in ("better", "worse"):
+        return "Not settled."
+    leans = _LEANS[answer.claim.question, answer.direction == "better"]
+    return f"Not settled. It points to {leans.format(**names)}."
 
 
 def _effect(verdict: Verdict, names: dict[str, str]) -> str:

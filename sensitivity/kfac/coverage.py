@@ -35,10 +35,14 @@ def attentions_of(model: nn.Module, layers: Sequence[Layer]) -> dict[nn.Multihea
 def uncovered_modules(model: nn.Module, layers: Sequence[Layer], exclude: Collection[str]) -> tuple[str, ...]:
     """Name the modules whose own parameters K-FAC does not cover.
 
-    Not normalisation layers, transposed convolutions whose bias alone is left, and what was excluded by name.
+    Not normalisation layers, modules whose bias alone is left (transposed convolutions, linear layers tied to an
+    embedding), and what was excluded by name.
     """
     covered = {name for layer in layers for name in layer.parameters}
     covered |= {f"{layer.name}.bias".lstrip(".") for layer in layers if layer.adjoint is not None}
+    tables = {id(model.get_parameter(layer.weight)) for layer in layers if layer.kind == "embedding"}
+    tied = [name for name, module in model.named_modules() if id(getattr(module, "weight", None)) in tables]
+    covered |= {f"{name}.{own}".lstrip(".") for name in tied for own in ("weight", "bias")}
     return tuple(
         f"{name or 'the model itself'} ({type(module).__name__})"
         for name, module in model.named_modules()

@@ -19,7 +19,8 @@ from torch.distributed import ProcessGroup
 from sensitivity.kfac.config import Hyperparameters, KFACConfig, is_due
 from sensitivity.kfac.diagonal import average_squares, example_squares
 from sensitivity.kfac.ekfac import average_moments, batch_moments
-from sensitivity.kfac.factors import Capture, full_precision
+from sensitivity.kfac.factors import Capture
+from sensitivity.kfac.precision import full_precision
 from sensitivity.kfac.precondition import SolveFailure, precondition, refresh
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import (

@@ -15,7 +15,6 @@ Everything is accumulated: target ← keep * target + scale * Σ, so that a runn
 
 import functools
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -96,7 +95,7 @@ def add_input_moment(
             moment = patch_moment(
                 inputs.to(target.dtype), layer.geometry, layer.groups, lead, bias=layer.bias is not None
             )
-            _add(target, moment, held, scale)
+            add_scaled(target, moment, held, scale)
 
 
 def add_output_moment(
@@ -187,13 +186,6 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Keep autocast away: a backward pass or a step may well run inside of it, and it would round products to bf16."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
-
-
 def _flat_rows(rows: Tensor, lead: int, dtype: torch.dtype) -> Tensor:
     """Rows [*lead, R, d] of a tensor [*lead, N, ..., d]."""
     rows = rows.flatten(lead, -2) if rows.dim() > lead + 2 else rows
@@ -244,7 +236,8 @@ def _add_rows(target: Tensor, rows: Tensor, keep: float, scale: float) -> None:
     target.view(-1, *target.shape[-2:]).baddbmm_(batch.mT, batch, beta=keep, alpha=scale)
 
 
-def _add(target: Tensor, moment: Tensor, keep: float, scale: float) -> None:
+def add_scaled(target: Tensor, moment: Tensor, keep: float, scale: float) -> None:
+    """Set target ← keep * target + scale * moment; `keep` 0 forgets even a NaN."""
     if keep == 0.0:
         torch.mul(moment, scale, out=target)
     else:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from sensitivity.kfac.attention import Rerouted, View
+from sensitivity.kfac.products import Multiplied
 
 Names = tuple[str | None, ...]
 """The layers whose outputs are side by side in a call, None for those that are not covered."""
@@ -81,6 +82,47 @@ class AttentionHook:
         names = tuple(self.names.get(each) for each in which)
         if any(name is not None for name in names) and outputs.requires_grad:
             self.see(names, view(x.detach()), outputs, view)
+        return outputs
+
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        return _forgotten, ()
+
+
+@dataclass(eq=False, slots=True)
+class ProductHook:
+    """Tells `see` of the products that a model's forward pass forms with the weights of `tables`, as `Hook` does.
+
+    Tables are embeddings by the name of their layer. Compiled models are left alone.
+    """
+
+    own: nn.Module
+    tables: Mapping[str, nn.Module]
+    see: Sight
+    _open: list[Multiplied] = field(default_factory=list)
+
+    def before(self, module: nn.Module, *_: Any) -> None:
+        """Look at the products from now on."""
+        if module is self.own and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._open.append(Multiplied(self._weights, self._multiply))
+            self._open[-1].__enter__()  # type: ignore[no-untyped-call]
+
+    def __call__(self, module: nn.Module, *_: Any) -> None:
+        """Look no longer."""
+        if module is self.own and self._open:
+            self._open.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    def attach(self) -> list[RemovableHandle]:
+        """Put it on the model."""
+        before = self.own.register_forward_pre_hook(_Quiet(self.before))
+        return [before, self.own.register_forward_hook(self, always_call=True)]
+
+    def _weights(self) -> dict[str, Any]:
+        return {name: module.weight for name, module in self.tables.items()}
+
+    def _multiply(self, name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        outputs = functional.linear(x, weight, bias)
+        if outputs.requires_grad:
+            self.see((name,), x.detach(), outputs, None)
         return outputs
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:

@@ -151,8 +151,9 @@ def layers_of(model: nn.Module, exclude: Collection[str] = ()) -> tuple[Layer, .
 
     A layer is covered if all its parameters require gradients and are its weight and bias alone, not what a
     parametrization makes these of. Two modules that hold the same parameters are described once, under the first name,
-    as `named_parameters` does; modules that share a weight in any other way (an embedding tied to a linear layer, say)
-    are left uncovered, and so are the modules whose names are in `exclude`, and their parts.
+    as `named_parameters` does; so are an embedding and the linear layers tied to it, as an embedding, whose calls are
+    of both kinds (see `use_of`) and which the linear layers' biases are not part of. Modules that share a weight in any
+    other way are left uncovered, and so are the modules whose names are in `exclude`, and their parts.
     """
     found = dict[int, tuple[tuple[Layer, ...], list[int]]]()
     broken, unseen = set[int](), set[str]()
@@ -164,12 +165,19 @@ def layers_of(model: nn.Module, exclude: Collection[str] = ()) -> tuple[Layer, .
             unseen.add(f"{name}.out_proj" if name else "out_proj")  # no module is called for its product
         if not layers or out or not _holds_only(name, module, layers):
             broken.update(id(parameter) for parameter in own)
+        elif own[0].requires_grad and (both := _tied(found.get(id(own[0]), ((), []))[0], layers)):
+            found[id(own[0])] = both, [id(own[0])]
         elif all(parameter.requires_grad for parameter in own):
             first, ids = found.setdefault(id(own[0]), (layers, [id(parameter) for parameter in own]))
             same = _shapes(first) == _shapes(layers)
             if not same or ids != [id(p) for p in own]:
                 broken.update(ids)
     return tuple(layer for layers, ids in found.values() if broken.isdisjoint(ids) for layer in layers)
+
+
+def use_of(layer: Layer, inputs: torch.Tensor) -> Layer:
+    """Describe a call of a layer: an embedding's on numbers, rather than indices, is that of a linear map (tied.py)."""
+    return replace(layer, kind="linear") if layer.kind == "embedding" and inputs.is_floating_point() else layer
 
 
 def within(name: str, modules: Collection[str]) -> bool:
@@ -191,6 +199,13 @@ def _holds_only(name: str, module: nn.Module, layers: tuple[Layer, ...]) -> bool
     if layers[0].adjoint is not None:
         held -= {f"{name}.bias" if name else "bias"}
     return held == known
+
+
+def _tied(first: tuple[Layer, ...], layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """Describe an embedding and a linear layer of one weight, in any order, under the first name; () if they aren't."""
+    if not first or {first[0].kind, layers[0].kind} != {"embedding", "linear"}:
+        return ()
+    return (replace(first[0], kind="embedding", bias=None),) if first[0].part == layers[0].part else ()
 
 
 def _shapes(layers: tuple[Layer, ...]) -> list[object]:

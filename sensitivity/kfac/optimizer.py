@@ -19,10 +19,10 @@ from sensitivity.kfac.config import KFACConfig, check_numbers, is_due, needs_sta
 from sensitivity.kfac.coverage import uncovered_message
 from sensitivity.kfac.damping import adapted, predicted_change
 from sensitivity.kfac.engine import StepReport, advance
-from sensitivity.kfac.factors import full_precision
 from sensitivity.kfac.fisher import pseudo_losses
 from sensitivity.kfac.groups import NUMBERS, check_groups, numbers_of, refuse_outsiders, shaped
 from sensitivity.kfac.passes import unexplained
+from sensitivity.kfac.precision import full_precision, without_autocast
 from sensitivity.kfac.state import carry, check_saved, restore, saved
 from sensitivity.kfac.update import FlatNumbers
 
@@ -160,7 +160,7 @@ class KFAC(torch.optim.Optimizer):
             count = float(weights.sum() if terms is None and weights is not None else terms or 0)
             self._recorder.terms.state(outputs, count, weights)
         if self.config.fisher != "empirical":
-            with full_precision(outputs.device):
+            with without_autocast(outputs.device):  # TF32 may stay: the backward pass is the network's
                 self._recorder.observe(
                     outputs, pseudo_losses(outputs, self.config, (self._generator,), weights=weights)
                 )

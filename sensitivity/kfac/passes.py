@@ -18,8 +18,9 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from sensitivity.kfac.convolution import padded_inputs
-from sensitivity.kfac.factors import Capture, accumulation_dtype, full_precision, grads_of, inputs_of
+from sensitivity.kfac.factors import Capture, accumulation_dtype, grads_of, inputs_of
 from sensitivity.kfac.layers import Layer
+from sensitivity.kfac.precision import full_precision
 
 _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-2}
 _LOW_PRECISION = 0.1
@@ -259,7 +260,10 @@ class PassLedger:
 
 def _product(layer: Layer, inputs: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
     """Sum g (aᵀ v) over the rows of a call, and bound the size of its terms."""
-    if layer.kind == "embedding":
+    if layer.kind == "embedding" and inputs.is_floating_point():
+        probe = _probe(layer.input_dim).to(grads)
+        through, rows = (grads @ probe).flatten(), inputs.reshape(-1, inputs.shape[-1]).to(grads.dtype)
+    elif layer.kind == "embedding":
         through, rows = _probe(layer.input_dim).to(grads)[inputs].flatten(), grads.flatten(0, -2)
     elif layer.kind == "linear":
         through = (inputs.to(grads.dtype) @ _probe(inputs.shape[-1]).to(grads)).flatten()
@@ -316,5 +320,5 @@ def unexplained(found: Iterable[tuple[str, int]]) -> str | None:
         f"{index} since the last step (layer {name!r}) reaches the weight in another way, so that K-FAC's statistics "
         "would not be those of the gradient. For a gradient penalty or another term to be left out of the statistics, "
         "call loss.backward() and then penalty.backward() within `with optimizer.uncounted():`. For a weight that is "
-        f"also used by a function, such as F.linear(x, embedding.weight), pass KFAC(..., exclude=[{name!r}])."
+        f"also used by a function, such as torch.einsum, pass KFAC(..., exclude=[{name!r}])."
     )

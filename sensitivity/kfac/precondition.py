@@ -17,7 +17,7 @@ from torch.distributed import ProcessGroup
 
 from sensitivity.kfac.distributed import shared
 from sensitivity.kfac.layout import Cohort, Layout, Placement, whole
-from sensitivity.kfac.solves import condition_number, eigenbasis, inverse
+from sensitivity.kfac.solves import any_failed, condition_number, eigenbasis, inverse, inverses_of
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.thin import Rows
 
@@ -47,13 +47,16 @@ def refresh(
     """
     layout = state.layout
     sources = state.factors if exact else damped_factors(state, damping)
-    solved, bad = dict[int, tuple[Tensor, ...]](), dict[int, Tensor]()
-    solve = shared(eigenbasis if exact else inverse, group)
-    for dim, bank in sources.items():
-        *found, bad[dim] = solve(bank)
-        solved[dim] = tuple(found)
+    found: Sequence[tuple[Tensor, ...]]
+    if exact or group is not None:
+        solve = shared(eigenbasis if exact else inverse, group)
+        found = [solve(bank) for bank in sources.values()]
+        keep = any_failed(found)
+    else:
+        found, keep = inverses_of(list(sources.values()))
+    solved = {dim: each[:-1] for dim, each in zip(sources, found, strict=True)}
+    bad = {dim: each[-1] for dim, each in zip(sources, found, strict=True)}
     failed = torch.cat(list(bad.values())).any(0)
-    keep = bool(failed.any())
     for dim, parts in solved.items():
         targets = (state.eigenvalues[dim], state.inverses[dim]) if exact else (state.inverses[dim],)
         for target, new in zip(targets, parts, strict=True):

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sensitivity.kfac.attention import View, run
 from sensitivity.kfac.config import KFACConfig
-from sensitivity.kfac.diagonal import Norm, average_squares, example_squares
+from sensitivity.kfac.diagonal import Norm, average_squares
 from sensitivity.kfac.distributed import pooled
 from sensitivity.kfac.ekfac import average_moments, batch_moments
 from sensitivity.kfac.factors import (
@@ -26,7 +26,6 @@ from sensitivity.kfac.factors import (
     accumulation_dtype,
     add_input_moment,
     add_output_moment,
-    full_precision,
     input_parts,
     row_count,
 )
@@ -35,6 +34,7 @@ from sensitivity.kfac.hooks import (
     Hook,
     Names,
     PassCounter,
+    ProductHook,
     Sighting,
     first_of,
     parts_of,
@@ -43,22 +43,17 @@ from sensitivity.kfac.hooks import (
     transformed,
     version_of,
 )
+from sensitivity.kfac.norm_sums import NormSums
 from sensitivity.kfac.observations import Observations
 from sensitivity.kfac.passes import PassLedger
+from sensitivity.kfac.precision import full_precision
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import Statistics, accumulate, average, newest_weights
-from sensitivity.kfac.sums import (
-    Place,
-    Seen,
-    add_rows,
-    enter,
-    keep_averages,
-    normalise,
-    share_of_terms,
-    weigh,
-)
+from sensitivity.kfac.sums import Place, Seen, add_rows, enter, keep_averages, normalise, share_of_terms, weigh
 from sensitivity.kfac.terms import LossTerms, batch_first, batched, examples_of, examples_seen, has_positions
 from sensitivity.kfac.thin import Rows, keep_call, may_pay, rows_of
+from sensitivity.kfac.tied import add_squares
+from sensitivity.kfac.tied_sums import Maps
 
 
 class Recorder:
@@ -91,6 +86,7 @@ class Recorder:
         self._config, self._layout, self._group, self._scaler = config, state.layout, group, scaler
         self._ledger, self._per_example = ledger, config.terms_per_example or 1
         self.terms = LossTerms(config, ledger)
+        self._norms, self._maps = NormSums(config, ledger, self.terms), Maps()
         self.unscaled = 1.0
         """The loss scale that gradients were divided by before the step, without a scaler that tells."""
         like = state.momentum
@@ -118,7 +114,10 @@ class Recorder:
         apart: Callable[[Any], Any] = torch.compiler.disable
         see, see_norm = apart(self._see), apart(self._see_norm)
         self._passes = PassCounter(model)
-        self._hooks: list[Hook | AttentionHook | PassCounter] = [self._passes]
+        self._hooks: list[Hook | AttentionHook | PassCounter | ProductHook] = [self._passes]
+        tables = {name: held[0] for name, held in modules.items() if self._places[name].layer.kind == "embedding"}
+        if tables and not any(isinstance(module, nn.Linear) for name in tables for module in modules[name]):
+            self._hooks.append(ProductHook(model, tables, see))
         self._hooks += [Hook(name, module, see) for name, held in modules.items() for module in held]
         self._hooks += [AttentionHook(names, module, see, apart(run)) for module, names in attentions.items()]
         self._hooks += [Hook(norm.name, module, partial(see_norm, norm)) for norm, module in norms.items()]
@@ -144,8 +143,9 @@ class Recorder:
     def clear(self) -> None:
         """Forget everything recorded since the last step."""
         self._seen: dict[str, Seen] = {}
+        self._maps.seen.clear()
         self._kept: dict[int, dict[str, list[Capture]]] = {}
-        self._squares: dict[str, Tensor] = {}
+        self._norms.squares.clear()
         self._rows: dict[str, list[Capture]] = {}
         self.observations.clear()
         self.terms.clear()
@@ -154,33 +154,39 @@ class Recorder:
     def forget(self, name: str) -> None:
         """Forget what one layer contributed, whose gradient was cleared."""
         self._seen.pop(name, None)
+        self._maps.seen.pop(name, None)
         self._rows.pop(name, None)
         for captures in self._kept.values():
             captures.pop(name, None)
 
     def forget_cleared(self) -> None:
         """Forget what layers contributed that have no gradient now."""
-        for name in [*self._seen] if self._config.fisher == "empirical" else ():
+        for name in [*self._used] if self._config.fisher == "empirical" else ():
             if self._ledger.cleared(name):
                 self.forget(name)
 
     @property
     def idle(self) -> bool:
         """Whether nothing was recorded since the last step."""
-        return not (self._seen or self._rows)
+        return not (self._used or self._rows)
 
     @property
     def missing(self) -> tuple[str, ...]:
         """Names of the layers that were not recorded."""
-        return tuple(name for name in self._places if name not in self._seen)
+        return tuple(name for name in self._places if name not in self._used)
+
+    @property
+    def _used(self) -> Mapping[str, Seen]:
+        return self._seen | self._maps.seen if self._maps.seen else self._seen
 
     def drop_skipped(self) -> None:
         """Forget observations of batches that were skipped."""
         if self.observations.are_stale():
             self.observations.drop()
             self._seen.clear()
+            self._maps.seen.clear()
             self._kept.clear()
-            self._squares.clear()
+            self._norms.squares.clear()
             self.terms.clear()
 
     def observe(self, outputs: Tensor, losses: Iterator[Tensor]) -> None:
@@ -196,7 +202,7 @@ class Recorder:
             grads = torch.autograd.grad(loss, edges, retain_graph=True, allow_unused=True)
             for (call, _), grad, kept in zip(calls, grads, columns, strict=True):
                 if grad is not None and call.norm is not None:
-                    self._add_squares(call.norm, Capture(call.inputs, grad))
+                    self._norms.add(call.norm, Capture(call.inputs, grad))
                     continue
                 for name, part in () if grad is None else call.parts(grad):
                     if self._whole_calls:
@@ -227,16 +233,17 @@ class Recorder:
         decay, layers = self._config.factor_decay, examples_seen(self._places, self._seen)
         examples = examples_of(layers)
         terms = self.terms.total(examples, layers)
-        keep_averages(self._places, self._seen, state)
+        keep_averages(self._places, self._used, state)
         self._normalise(examples, terms)
         self._pool(terms)
+        self._maps.join(self._places)
         moved = average(state, self._sums, decay, mask)
-        enters = any(name in self._seen for name in state.waiting) or (state.waiting and self._group is not None)
+        enters = any(name in self._used for name in state.waiting) or (state.waiting and self._group is not None)
         if enters and (moved is None or bool(moved)):
-            self.urgent |= enter(self._places, self._seen, state, self._group)
-        if self._squares:
+            self.urgent |= enter(self._places, self._used, state, self._group)
+        if self._norms.squares:
             weight = newest_weights(decay, state.averaged, state.momentum.dtype)
-            average_squares(state.squares, self._squares, weight, moved)
+            average_squares(state.squares, self._norms.squares, weight, moved)
         return moved
 
     def rescale(self, state: KFACState, mask: Tensor | None) -> None:
@@ -255,11 +262,12 @@ class Recorder:
         """Turn raw sums into factors of this rank's batch."""
         scale = self._scale(terms)
         if self._whole_calls:
-            for name in self._seen:
+            for name in self._used:
                 self._places[name].inputs.zero_()
                 self._places[name].outputs.zero_()
         else:
             normalise(self._places, self._seen, terms, scale)
+            self._maps.normalise(self._places, self._seen, terms, scale)
         for batch, captures in self._kept.items():
             weight = examples.get(batch, 0) / sum(examples.values())
             accumulate(
@@ -272,19 +280,21 @@ class Recorder:
                 loss_scale=scale,
                 terms=terms * weight,
             )
-        for squares in self._squares.values():
+        for squares in self._norms.squares.values():
             squares.mul_(scale**2 / terms)
 
     def _pool(self, terms: float) -> None:
         """Average over ranks."""
         if self._group is None:
             return
+        self._maps.share(self._places, self._group)
         inferred = self._config.fisher == "empirical" and self._config.reduction == "mean" and not self.terms.stated
         share = share_of_terms(terms, self._sums, self._group, inferred=inferred)
         weigh(self._places, self._seen, share, self._group)
-        for squares in self._squares.values():
+        for squares in self._norms.squares.values():
             squares.mul_(share)
-        pooled([*self._sums.banks.values(), *self._sums.diagonals.values(), *self._squares.values()], self._group)
+        self._maps.pool(share, self._group)
+        pooled([*self._sums.banks.values(), *self._sums.diagonals.values(), *self._norms.squares.values()], self._group)
 
     def _scale(self, terms: float) -> float:
         """Give what turns recorded gradients into those of one loss term."""
@@ -345,29 +355,14 @@ class Recorder:
         version = version_of(inputs)
         if self._config.fisher != "empirical":
             self.observations.note(names, inputs, version, output, None, norm)
-            return
-
-        def after_backward(grad: Tensor) -> None:
-            if not self._ledger.counts(norm.name):
-                return
-            refuse_changed(names, inputs, version)
-            if self._ledger.begins_anew(norm.name):
-                for parameter in norm.parameters:
-                    self._squares.pop(parameter, None)
-            with full_precision(grad.device):
-                self._add_squares(norm, Capture(inputs, grad.detach()))
-
-        output.register_hook(after_backward)  # type: ignore[no-untyped-call]
-
-    def _add_squares(self, norm: Norm, call: Capture) -> None:
-        spread = norm.kind in ("layer", "rms") and call.inputs.dim() > 1 + len(norm.shape)
-        call = self.terms.unweighted(norm.name, batch_first(call) if spread and self._config.batch_dim == 1 else call)
-        for name, squares in example_squares(norm, [call], 0).items():
-            self._squares[name] = squares + self._squares[name] if name in self._squares else squares
+        else:
+            self._norms.follow(norm, names, inputs, version, output)
 
     def _add(self, name: str, call: Capture, batch: int, *, first: bool) -> None:
         """Add the output gradients of one call; its input counts with the first of them only."""
-        place = self._places[name]
+        place, known = self._places[name], self._seen
+        if place.layer.kind == "embedding" and call.inputs.is_floating_point():
+            place, known = self._maps.place(place), self._maps.seen
         layer = place.layer
         plain = self._plain and self.terms.roots is None
         if plain and place.parts is not None and call.inputs.dim() == 2 and name not in self._seen:
@@ -377,14 +372,14 @@ class Recorder:
         positions = has_positions(layer, call.inputs)
         call = batch_first(call) if positions and self._config.batch_dim == 1 else call
         call = self.terms.unweighted(name, batched(layer, call))
-        sharing, new = self._config.sharing, name not in self._seen
+        sharing, new = "expand" if known is self._maps.seen else self._config.sharing, name not in known
         used = call.head(0, self._config.batch_fraction)
         rows, terms = row_count(layer, (used,), 0, sharing), call.inputs.shape[0] * self._per_example
         if new:
             scale = terms if self._config.reduction == "mean" and self._config.fisher == "empirical" else 1
             share = used.inputs.shape[0] / call.inputs.shape[0]
-            self._seen[name] = Seen((1 / (terms * share), scale**2 / rows))
-        seen = self._seen[name]
+            known[name] = Seen((1 / (terms * share), scale**2 / rows))
+        seen = known[name]
         seen.positions |= positions
         if first:
             seen.full[batch], seen.used[batch] = call.inputs.shape[0], used.inputs.shape[0]
@@ -396,5 +391,7 @@ class Recorder:
         # In a transposed convolution gradients have the patches, of which the input factor is made.
         if first or layer.adjoint is not None:
             add_input_moment(layer, (used,), 0, sharing, place.inputs, held, seen.scales[0])
-        if first or layer.adjoint is None:
+        if known is self._maps.seen:
+            add_squares([used], 0, place.outputs, held, seen.scales[1])
+        elif first or layer.adjoint is None:
             add_output_moment(layer, (used,), 0, sharing, place.outputs, held, seen.scales[1])

@@ -4,6 +4,7 @@ Matrices are [*batch, d, d], symmetric; `failed` is [*batch].
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,15 +23,62 @@ def inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns (inverses [*batch, d, d], failed [*batch]); entries of a failed inverse mean nothing.
     """
-    inverses, failed = _spd_inverse(matrices)
-    if _by_blocks(matrices):
-        inverses, failed = _accurate(matrices, inverses, failed)
-    if matrices.dtype == torch.float64 or not bool(failed.any()):
+    (found,), _ = inverses_of([matrices])
+    return found
+
+
+def inverses_of(banks: Sequence[Tensor]) -> tuple[list[tuple[Tensor, Tensor]], bool]:
+    """Invert as `inverse` does, matrices of several sizes; return what it returns of each, and whether any has failed.
+
+    An accelerator is asked once for all of them.
+    """
+    found = [_by_lapack(bank) if _on_host(bank) else _by_triangles(bank) for bank in banks]
+    if not any_failed(found):
+        return found, False
+    found = [
+        (inverses, failed) if matrices.dtype == torch.float64 else _again(matrices, inverses, failed)
+        for matrices, (inverses, failed) in zip(banks, found, strict=True)
+    ]
+    return found, any_failed(found)
+
+
+def any_failed(found: Sequence[tuple[Tensor, ...]]) -> bool:
+    """Whether any of what solvers returned, of each size `failed` as the last, has failed; waits for an accelerator."""
+    return bool(torch.cat([each[-1].flatten() for each in found]).any())
+
+
+def _again(matrices: Tensor, inverses: Tensor, failed: Tensor) -> tuple[Tensor, Tensor]:
+    """Invert those that failed in float64."""
+    if not bool(failed.any()):
         return inverses, failed
-    again, still = _cholesky_inverse(matrices[failed].double())
+    doubles = matrices[failed].double()
+    again, still = _cholesky_inverse(doubles) if _on_host(doubles) else _by_triangles(doubles)
     inverses[failed] = again.to(matrices.dtype)
     failed[failed.clone()] = still | ~torch.isfinite(inverses[failed].diagonal(dim1=-2, dim2=-1).sum(-1))
     return inverses, failed
+
+
+def _on_host(matrices: Tensor) -> bool:
+    return matrices.device.type == "cpu"
+
+
+def _by_triangles(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Invert on an accelerator: M = L Lᵀ and M⁻¹ = L⁻ᵀ L⁻¹, in three batched operations that ask for no number.
+
+    Its library's inverse from a root may take matrices one by one, and elimination by blocks takes many more launches.
+    """
+    root, info = torch.linalg.cholesky_ex(matrices)
+    sound = (info == 0) & (root.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
+    identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    root = torch.where(sound[..., None, None], root, identity)
+    half = torch.linalg.solve_triangular(root, identity.expand_as(matrices), upper=False)
+    inverses = half.mT @ half
+    return inverses, ~sound | ~torch.isfinite(inverses.diagonal(dim1=-2, dim2=-1).sum(-1))
+
+
+def _by_lapack(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    inverses, failed = _spd_inverse(matrices)
+    return _accurate(matrices, inverses, failed) if _by_blocks(matrices) else (inverses, failed)
 
 
 def eigenbasis(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,7 +89,8 @@ def eigenbasis(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     finite = torch.isfinite(matrices.sum((-2, -1)))
     identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
-    clean = matrices if bool(finite.all()) else torch.where(finite[..., None, None], matrices, identity)
+    all_finite = _on_host(matrices) and bool(finite.all())
+    clean = matrices if all_finite else torch.where(finite[..., None, None], matrices, identity)
     try:
         values, vectors = torch.linalg.eigh(clean)
     except LinAlgError:
@@ -125,7 +174,7 @@ def _spd_inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
 
 def _cholesky_inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
     root, info = _cholesky(matrices)
-    if root.device.type == "cpu" and root.numel() and not bool(info.any()):
+    if root.numel() and not bool(info.any()):
         try:
             inverses = torch.cholesky_inverse(root)
         except LinAlgError:  # a zero on the diagonal of one root, and the whole batch is refused
@@ -140,9 +189,9 @@ def _cholesky_inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cholesky(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Give roots and LAPACK's verdicts; on the host away from sides whose columns share lines of the cache."""
+    """Give roots and LAPACK's verdicts, away from sides whose columns share lines of the cache."""
     side = matrices.shape[-1]
-    if matrices.device.type != "cpu" or side % _ALIASED or not side:
+    if side % _ALIASED or not side:
         root, info = torch.linalg.cholesky_ex(matrices)
         return root, info
     padded = functional.pad(matrices, (0, _PAD, 0, _PAD))

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from sensitivity.kfac.config import KFACConfig
-from sensitivity.kfac.factors import Capture, add_input_moment, add_output_moment, full_precision, row_count
+from sensitivity.kfac.factors import Capture, add_input_moment, add_output_moment, row_count
 from sensitivity.kfac.layers import counted
 from sensitivity.kfac.layout import Layout, Placement, whole
+from sensitivity.kfac.precision import full_precision
 from sensitivity.kfac.state import KFACState
+from sensitivity.kfac.tied import add_both
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,14 @@ def accumulate(
         layer, full = placement.layer, captures[placement.layer.name]
         calls = [call.head(lead, config.batch_fraction) for call in full]
         used = terms * calls[0].inputs.shape[lead] / full[0].inputs.shape[lead]
-        rows = row_count(layer, calls, lead, config.sharing)
         inputs = target.diagonals[layer.name] if placement.inputs is None else placement.inputs.of(target.banks)
-        add_input_moment(layer, calls, lead, config.sharing, inputs, keep, weight / used)
         outputs = placement.outputs.of(target.banks)
+        if layer.kind == "embedding" and any(call.inputs.is_floating_point() for call in calls):
+            targets, scales = (inputs, outputs), (1 / used, loss_scale**2)
+            add_both(layer, calls, lead, config.sharing, targets, keep, weight, scales)
+            continue
+        rows = row_count(layer, calls, lead, config.sharing)
+        add_input_moment(layer, calls, lead, config.sharing, inputs, keep, weight / used)
         add_output_moment(layer, calls, lead, config.sharing, outputs, keep, weight * loss_scale**2 / rows)
 
 

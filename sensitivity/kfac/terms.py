@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sensitivity.kfac.config import KFACConfig
 from sensitivity.kfac.factors import Capture
-from sensitivity.kfac.layers import Layer, counted
+from sensitivity.kfac.layers import Layer, counted, use_of
 from sensitivity.kfac.passes import PassLedger
 from sensitivity.kfac.sums import Place, Seen
 
@@ -189,13 +189,15 @@ def _refuse_ambiguous(layers: Sequence[ExamplesSeen]) -> None:
 
 def batched(layer: Layer, call: Capture) -> Capture:
     """Give a call on a single example its batch dimension."""
-    alone = call.inputs.dim() == {"linear": 1, "conv": len(layer.weight_shape) - 1, "embedding": 0}[layer.kind]
+    kind = use_of(layer, call.inputs).kind
+    alone = call.inputs.dim() == {"linear": 1, "conv": len(layer.weight_shape) - 1, "embedding": 0}[kind]
     return Capture(call.inputs.unsqueeze(0), tuple(g.unsqueeze(0) for g in call.columns)) if alone else call
 
 
 def has_positions(layer: Layer, inputs: Tensor) -> bool:
     """Whether the inputs have positions beside examples."""
-    return layer.kind != "conv" and inputs.dim() > (2 if layer.kind == "linear" else 1)
+    kind = use_of(layer, inputs).kind
+    return kind != "conv" and inputs.dim() > (2 if kind == "linear" else 1)
 
 
 def batch_first(call: Capture) -> Capture:

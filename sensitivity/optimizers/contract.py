@@ -94,6 +94,13 @@ class Rule(Protocol):
 
 
 @runtime_checkable
+class ElementWise(Protocol):
+    """The update of an entry does not depend on others: a pack's parameters may be one tensor ``[trials, entries]``."""
+
+    element_wise: Literal[True]
+
+
+@runtime_checkable
 class Intervals(Protocol):
     """Steps differ: some work is done every few steps."""
 

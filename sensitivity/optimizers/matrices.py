@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sensitivity.kfac.precision import full_precision
+
 
 def as_matrices(tensor: Tensor) -> Tensor:
     """Return parameters of two or more dimensions as matrices: the first dimension by all others."""
@@ -72,7 +74,8 @@ def inverse_root(matrices: Tensor, damping: Tensor, order: int) -> Tensor:
     vectors: Tensor
     values, vectors = torch.linalg.eigh(decomposable(matrices))
     roots = (values.clamp_min(0) + damping[:, None].to(values.dtype)) ** (-1 / order)
-    return (vectors * roots.unsqueeze(-2)) @ vectors.mT
+    with full_precision(matrices.device):  # TF32 would round what rests on eigenvalues as small as the damping
+        return (vectors * roots.unsqueeze(-2)) @ vectors.mT
 
 
 EIGEN_FLOPS = 9.0

@@ -16,6 +16,7 @@ from sensitivity.kfac import Capture
 from sensitivity.optimizers.average import Average
 from sensitivity.optimizers.contract import (
     RULES,
+    ElementWise,
     EvaluatesElsewhere,
     Explains,
     Intervals,
@@ -32,6 +33,7 @@ from sensitivity.optimizers.contract import (
     Tensors,
     TrainsModules,
 )
+from sensitivity.optimizers.joint import WHOLE, Joint, joint_of
 from sensitivity.optimizers.numbers import Numbers, per_trial
 from sensitivity.optimizers.width import decouples_decay, lr_multipliers
 from sensitivity.study.arms import declared_kind, kinds
@@ -86,7 +88,8 @@ class PackOptimizer:
         like = next(iter(params.values())).detach()
         self._numbers = Numbers(rows, like, began)
         self._lr = self._numbers.cast("lr")
-        self._state = self._rule.init(params, self._numbers)
+        self._joint = joint_of(params) if isinstance(rule, ElementWise) else None
+        self._state = self._rule.init(self._whole(params), self._numbers)
         self._clips = settings.get("kl_clip") is not None or "kl_clip" in self._numbers
         self._clip_norm: float | None = settings.get("clip_norm")
         self._clip_sum, self._clipped = torch.zeros_like(self._lr), torch.zeros_like(self._lr)
@@ -182,10 +185,13 @@ class PackOptimizer:
         began = time.perf_counter()
         if grads and len(grads) < len(params) and not isinstance(self._rule, LeavesUnused):
             grads = {name: grads[name] if name in grads else torch.zeros_like(p) for name, p in params.items()}
+        whole = self._whole(params)
+        if self._joint is not None:
+            grads = {WHOLE: self._joint.gradient(grads)}
         grads = self._clipped_to_norm(grads)
         lr = self._lr if isinstance(lr_multiplier, float) and lr_multiplier == 1.0 else self._lr * lr_multiplier
         before = {name: params[name].detach().clone() for name in self._multipliers}
-        report = self._rule.step(params, grads, self._state, self._numbers, lr=lr, step=step) or Report()
+        report = self._rule.step(whole, grads, self._state, self._numbers, lr=lr, step=step) or Report()
         if before:
             self._rescale(params, before, lr)
         for phase, seconds in report.seconds.items():
@@ -206,6 +212,14 @@ class PackOptimizer:
                 start = start * per_trial(1 - lr.double() * self._numbers["weight_decay"], start)
             params[name].copy_(start.lerp(params[name], self._multipliers[name]))
 
+    def _whole(self, params: Tensors) -> Tensors:
+        """Return parameters as the rule takes them: by name, or all in one."""
+        if self._joint is None:
+            return params
+        if not self._joint.holds(params):  # members were dropped
+            self._joint = Joint(params)
+        return {WHOLE: self._joint.whole}
+
     def _clipped_to_norm(self, grads: Tensors) -> Tensors:
         """Return gradients of no larger norm than `clip_norm`, over all parameters of a member."""
         if self._clip_norm is None and "clip_norm" not in self._numbers:
@@ -222,7 +236,7 @@ class PackOptimizer:
         if self._average is not None:
             elsewhere = self._average.evaluating(params)
         elif self._elsewhere is not None:
-            elsewhere = self._elsewhere.evaluating(params, self._state, self._numbers)
+            elsewhere = self._elsewhere.evaluating(self._whole(params), self._state, self._numbers)
         else:
             yield
             return
@@ -257,7 +271,11 @@ class PackOptimizer:
         if self._own_state is not None:
             self._state = self._own_state.select(self._state, index)
         else:
-            self._state = tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, self._state)
+            # Some of it may be the host's, such as seeds.
+            places = {index.device: index, torch.device("cpu"): index.cpu()}
+            self._state = tree_map(
+                lambda leaf: leaf[places[leaf.device]] if isinstance(leaf, Tensor) else leaf, self._state
+            )
         self._numbers.select(index)
         self._lr = self._numbers.cast("lr")
         self._clip_sum, self._clipped = self._clip_sum[index], self._clipped[index]
@@ -274,7 +292,7 @@ class PackOptimizer:
         if self._own_state is not None:
             self._own_state.restore(self._state, state["rule"])
         else:
-            _copy(self._state, state["rule"])
+            _copy(self._saved(), state["rule"])
         self._clip_sum.copy_(state["clip_sum"])
         self._clipped.copy_(state["clipped"])
         if self._average is not None:
@@ -286,7 +304,10 @@ class PackOptimizer:
         return reason or "gradient or update not finite"
 
     def _saved(self) -> dict[str, Any]:
-        return self._state if self._own_state is None else self._own_state.saved(self._state)
+        if self._own_state is not None:
+            return self._own_state.saved(self._state)
+        named: dict[str, Any] = self._state if self._joint is None else self._joint.by_name(self._state)
+        return named
 
 
 def _copy(held: Any, saved: Any) -> None:

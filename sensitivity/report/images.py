@@ -1,4 +1,4 @@
-"""Figures as files: PNG and SVG, all drawn in one browser, without a request to anywhere."""
+"""Figures as files: PNG, SVG and PDF, all drawn in one browser, without a request to anywhere."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import plotly.graph_objects as go
 
 from sensitivity.figures.labels import count
 from sensitivity.figures.theme import LIGHT
@@ -23,6 +26,22 @@ _TIMEOUT_S = 120
 """For one figure: the first one waits for the browser."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """A figure and the file that it is drawn into, by the suffix of its name."""
+
+    path: Path
+    figure: Mapping[str, Any]
+    """Data and layout, as Plotly draws them."""
+    width: float
+    """In pixels."""
+
+    @classmethod
+    def of(cls, path: Path, figure: go.Figure) -> Image:
+        """Return a figure that says how wide it is."""
+        return cls(path=path, figure=figure.to_plotly_json(), width=float(figure.layout.width))
+
+
 def write_images(figures: Mapping[str, str], folder: Path) -> tuple[Written, ...]:
     """Write each figure of a report's ``figures`` to `folder` as PNG (two pixels a point) and SVG; return the files.
 
@@ -31,20 +50,32 @@ def write_images(figures: Mapping[str, str], folder: Path) -> tuple[Written, ...
     """
     with output_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    return _write([(folder / f"{name}.{suffix}", text) for name, text in figures.items() for suffix in FORMATS])
+    named = ((folder / f"{name}.{suffix}", figure) for name, figure in figures.items() for suffix in FORMATS)
+    return write_drawn([_in_light(path, figure) for path, figure in named])
 
 
 def write_image(figure: str, path: Path) -> Written:
-    """Write a figure of a report's ``figures`` as PNG or SVG, by the suffix of the file; return it.
+    """Write a figure of a report's ``figures`` as PNG, SVG or PDF, by the suffix of the file; return it.
 
     Raises:
         UserError: as `write_images`.
     """
-    (written,) = _write([(path, figure)])
+    (written,) = write_drawn([_in_light(path, figure)])
     return written
 
 
-def _write(files: Sequence[tuple[Path, str]]) -> tuple[Written, ...]:
+def _in_light(path: Path, text: str) -> Image:
+    figure = in_theme(text, LIGHT)
+    width = min(max(figure["layout"].get("meta", {}).get("min_width", _WIDEST), 800), _WIDEST)
+    return Image(path=path, figure=figure, width=width)
+
+
+def write_drawn(files: Sequence[Image]) -> tuple[Written, ...]:
+    """Draw figures in one browser and write them; return the files.
+
+    Raises:
+        UserError: as `write_images`.
+    """
     logging.getLogger("choreographer").setLevel(logging.CRITICAL)  # it logs tracebacks of what it then ignores
     stopped = threading.Event()
     with ThreadPoolExecutor(1) as own:  # a thread without an event loop, which a notebook's has
@@ -55,7 +86,7 @@ def _write(files: Sequence[tuple[Path, str]]) -> tuple[Written, ...]:
             raise
 
 
-async def _draw(files: Sequence[tuple[Path, str]], stopped: threading.Event) -> tuple[Written, ...]:
+async def _draw(files: Sequence[Image], stopped: threading.Event) -> tuple[Written, ...]:
     import kaleido  # slow to import, and needed for this alone
     from kaleido.errors import ChromeNotFoundError, KaleidoError
 
@@ -63,12 +94,11 @@ async def _draw(files: Sequence[tuple[Path, str]], stopped: threading.Event) -> 
     page = kaleido.PageGenerator(mathjax=False)  # its default page asks a CDN for MathJax
     try:
         async with kaleido.Kaleido(page_generator=page, timeout=_TIMEOUT_S) as browser:
-            for path, text in files:
+            for file in files:
                 if stopped.is_set():
                     break
-                figure = in_theme(text, LIGHT)
-                image = await browser.calc_fig(figure, opts=_options(figure, path.suffix[1:].lower()))
-                written.append(write_output(path, image))
+                image = await browser.calc_fig(file.figure, opts=_options(file))
+                written.append(write_output(file.path, image))
     except ChromeNotFoundError:
         raise UserError(
             "images need Chromium or Chrome, and none was found; install it (Debian: apt-get install chromium), or name"
@@ -77,13 +107,13 @@ async def _draw(files: Sequence[tuple[Path, str]], stopped: threading.Event) -> 
         ) from None
     except (OSError, RuntimeError, TimeoutError, KaleidoError) as error:
         raise UserError(
-            f"{files[len(written)][0]}: the browser did not draw it; of {count(len(files), 'image')} {len(written)} are"
-            f" there ({first_line(error)})\n  Try again; if memory is short, close other programs first"
+            f"{files[len(written)].path}: the browser did not draw it; of {count(len(files), 'image')} {len(written)}"
+            f" are there ({first_line(error)})\n  Try again; if memory is short, close other programs first"
         ) from None
     return tuple(written)
 
 
-def _options(figure: Mapping[str, Any], suffix: str) -> dict[str, Any]:
-    layout = figure["layout"]
-    width = min(max(layout.get("meta", {}).get("min_width", _WIDEST), 800), _WIDEST)
-    return {"format": suffix, "width": width, "height": layout["height"], "scale": 2 if suffix == "png" else 1}
+def _options(file: Image) -> dict[str, Any]:
+    suffix = file.path.suffix[1:].lower()
+    scale = 2 if suffix == "png" else 1
+    return {"format": suffix, "width": file.width, "height": file.figure["layout"]["height"], "scale": scale}

@@ -14,7 +14,7 @@ from sensitivity.study.words import duration
 def what_was_run(spec: StudySpec) -> str:
     """Return a sentence on the study's question."""
     names = _listed([optimizer_name(name) for name in spec.optimizers])
-    batches = _listed([f"{size:,}" for size in spec.batch_sizes])
+    batches = _listed([f"{size:,}" for size in sorted(spec.batch_sizes)])
     drawn = [name for name, arm in spec.optimizers.items() if arm.design in ("random", "sobol")]
     seeds = f"with {count(len(spec.seeds), 'seed')}" + ("" if drawn else " a configuration")
     if drawn:

@@ -21,11 +21,16 @@ from sensitivity.study.designs import quantiles
 
 FIRST = 8
 """Blocks of the first step."""
+FEWEST = 4
+"""Of a later one."""
+HOPELESS = 128
+"""Draws of either optimizer none of which has worked, from which no further ones are asked for: less than 2.4% of them
+work (at 95%), and to tell two such shares apart takes tens of thousands of runs."""
 
 
 def next_blocks(blocks: int, most: int) -> int:
-    """Return how many blocks the next step has: a quarter of those before it, and 8 at least."""
-    return min(max(FIRST, blocks // 4), most - blocks)
+    """Return how many blocks the next step has: an eighth of those before it, and after the first 4 at least."""
+    return min(max(FEWEST, blocks // 8) if blocks else FIRST, most - blocks)
 
 
 def draw(arm: DeclaredArm, seed: int) -> Hyperparameters:
@@ -96,6 +101,17 @@ def wager(claim: Claim, one: Draws, other: Draws) -> Wager:
         anytime=bet(a, b, claim.margin, "blocks", independent=True),
         shares=(float(a.mean()), float(b.mean())),
         stakes={name: next_stake(a, b, ratio, above=above, independent=True) for name, (ratio, above) in sides.items()},
+    )
+
+
+def hopeless(one: Draws, other: Draws) -> str:
+    """Return why further draws would be in vain; empty where they would not."""
+    a, b = one.success(), other.success()
+    if a.any() or b.any() or a.size < HOPELESS:
+        return ""
+    return (
+        f"none of {a.size:,} draws of either reaches the target within its budget: raise the budget, choose a target"
+        " that is easier to reach, or declare ranges in which it is"
     )
 
 

@@ -250,7 +250,10 @@ def _judge_sensitivity(progress: Progress) -> Asks:
         for claim in claims:
             pair = draws[claim.candidate], draws[claim.reference]
             found = judge_sensitivity.wager(claim, *pair)
-            progress.answers[claim] = _sensitivity_answer(progress, claim, found, pair, looks, following or None)
+            answer = _sensitivity_answer(progress, claim, found, pair, looks, following or None)
+            if answer.answer == "undetermined" and (vain := judge_sensitivity.hopeless(*pair)):
+                answer = _said(progress, claim, "blocked", reason=vain, looks=looks, observations=done)
+            progress.answers[claim] = answer
             facts[f"{claim.candidate} against {claim.reference}"] = found.facts()
             one, other = found.shares
             said.append(

@@ -26,11 +26,11 @@ from scipy.special import ndtri
 
 from sensitivity.analysis.estimates import Floats
 from sensitivity.settling.boxes import Box
-from sensitivity.settling.response import Bools, Ints, Response, fit
+from sensitivity.settling.response import Bools, Ints, Response, fit, walled
 from sensitivity.study.amendments import Hyperparameters, Observation
 
 MOST_ROUNDS = 12
-FEWEST_REFINED = 3
+FEWEST_REFINED = 2
 ENOUGH = 0.02
 """Expected regret at which an arm needs no further round."""
 BLOCKS = 0.1
@@ -142,8 +142,11 @@ class ArmSearch:
             return self.found
         # A definite surface may have its optimum beyond the box; where a limit is closed, it ends there.
         ends = [np.where(box.closed[0], box.least, -np.inf), np.full(d, np.inf)]
-        free = response.optimum(*ends) if response.definite else self._lowest(response)
-        optimum, moved = self._survivable(free, x, b, y, lost)
+        definite = response.definite
+        free = response.optimum(*ends)
+        if not definite.all():
+            free = np.where(definite[:, None], free, self._lowest(response))
+        optimum, moved = self._survivable(free, x, b, y, lost | walled(response.predict(x, b), y))
         hits = none.copy()
         margin = 0.1 * np.minimum(box.width, 3.0)
         over = np.stack([box.low - optimum, optimum - box.high], axis=1)  # [batches, 2, dimensions]
@@ -151,10 +154,10 @@ class ArmSearch:
         near = (over > -margin) & stays & growing
         hits[near] = over[near]
         # Of a ridge, a lowest point as near to a limit as may be chosen may well be lower still beyond it.
-        least = 0.0 if response.definite else -1.02 * margin
+        least = np.where(definite[:, None, None], 0.0, -1.02 * margin)
         beyond = bool(((over >= least) & stays & ~growing & ~box.closed).any())
         inside = np.clip(optimum, box.low, box.high)
-        regret = response.regret(inside) if response.definite else response.regret_between(inside, box.low, box.high)
+        regret = response.regret(inside, box.low, box.high)
         reached = np.array([(~lower & alive & (b == k)).any() for k in range(self.batches)])
         self.found = Found(response, inside, np.where(reached, regret, np.inf), hits, beyond)
         return self.found
@@ -301,7 +304,7 @@ class ArmSearch:
         assert self.found is not None
         assert self.found.response is not None
         box, centre = self.box, self.found.optimum[k]
-        values, vectors = np.linalg.eigh(self.found.response.curvature_at(centre[None])[0])
+        values, vectors = np.linalg.eigh(self.found.response.curvature_at(self.found.optimum)[k])
         half = box.width / 2
         # A direction in which the surface hardly bends is explored as far as the box goes.
         reach = np.minimum(np.sqrt(2 * self._radius() / np.maximum(values, 1e-6)), np.linalg.norm(half))

@@ -1,4 +1,4 @@
-"""Checkpoints: where a pack in training stands, so that a lost worker's or driver's work is not done again.
+"""Checkpoints of packs in training, so that the work of a lost worker or driver is not repeated.
 
 A checkpoint is one file, ``checkpoints/<pack id>.checkpoint``: a line of JSON that says whose it is, and then bytes
 that this room does not look into. The line stands in front, so that a driver that cuts packs anew can keep those that
@@ -26,7 +26,7 @@ _MOST_HEADER_BYTES = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointHeader:
-    """Whose a checkpoint is."""
+    """The pack and the study that a checkpoint belongs to."""
 
     trials: tuple[str, ...]
     """Ids of the pack's trials, in order."""
@@ -38,7 +38,7 @@ class CheckpointHeader:
 
 
 def write_checkpoint(directory: Place, pack_id: str, header: CheckpointHeader, payload: bytes) -> None:
-    """Put a pack's checkpoint in place of its last one, whole or not at all.
+    """Replace a pack's last checkpoint atomically.
 
     Raises:
         StorageError: the place can't be written.
@@ -48,7 +48,7 @@ def write_checkpoint(directory: Place, pack_id: str, header: CheckpointHeader, p
 
 
 def read_checkpoint(directory: Place, pack_id: str) -> tuple[CheckpointHeader, bytes] | None:
-    """Return a pack's checkpoint; None if it has none, or a damaged one, which the log then tells.
+    """Return a pack's checkpoint; None if there is none, or if it is damaged (which is logged).
 
     Raises:
         StorageError: the place can't be read.
@@ -64,7 +64,7 @@ def read_checkpoint(directory: Place, pack_id: str) -> tuple[CheckpointHeader, b
 
 
 def delete_checkpoint(directory: Place, pack_id: str) -> None:
-    """Remove a pack's checkpoint if there is one; one that can't be removed stays for the next sweep."""
+    """Remove a pack's checkpoint if it exists; one that can't be removed is left to the next sweep."""
     try:
         directory.delete(_name(pack_id))
     except StorageError as error:
@@ -72,7 +72,7 @@ def delete_checkpoint(directory: Place, pack_id: str) -> None:
 
 
 def sweep_checkpoints(directory: Place, missing: AbstractSet[str]) -> tuple[tuple[str, ...], ...]:
-    """Remove the checkpoints that nothing can go on from; return the trials of each that stays, most steps first.
+    """Remove checkpoints that can't be resumed; return the trials of each remaining one, most steps first.
 
     One stays if all its trials are in `missing` and in no other that stays. A damaged one is left to its pack.
 

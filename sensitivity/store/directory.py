@@ -35,7 +35,7 @@ _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder on a file system. All writing is whole files that appear at once or not at all."""
+    """A folder on a file system. Files are only ever written whole: each appears at once or not at all."""
 
     filesystem: fs.FileSystem
     path: str
@@ -44,20 +44,20 @@ class Place:
 
     @property
     def is_local(self) -> bool:
-        """Whether it lies on this machine's file tree."""
+        """Whether the folder is on a local file system."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def child(self, name: str) -> Place:
-        """Return the folder `name` in this one."""
+        """Return the subfolder `name`."""
         return Place(self.filesystem, f"{self.path}/{name}", self.uri_of(name))
 
     def uri_of(self, name: str) -> str:
-        """Return the URI of a file or folder in this one; options such as ``?region=`` stay at its end."""
+        """Return the URI of a file or subfolder; options such as ``?region=`` stay at its end."""
         folder, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
         return f"{folder.rstrip('/')}/{name}{mark}{options}"
 
     def folders(self) -> tuple[Place, ...]:
-        """Return the folders in this one, by name; none if it does not exist.
+        """Return the subfolders by name; empty if this folder does not exist.
 
         Raises:
             StorageError: it can't be reached, or is a file.
@@ -65,7 +65,7 @@ class Place:
         return tuple(self.child(info.base_name) for info in self._entries() if info.type == fs.FileType.Directory)
 
     def files(self, suffix: str) -> tuple[str, ...]:
-        """Return the names of this folder's files that end in `suffix`, sorted; none without the folder.
+        """Return the sorted names of the files that end in `suffix`; empty if this folder does not exist.
 
         Raises:
             StorageError: it can't be reached, or is a file.
@@ -73,7 +73,7 @@ class Place:
         return tuple(i.base_name for i in self._entries() if i.is_file and i.base_name.endswith(suffix))
 
     def sizes(self, suffix: str) -> dict[str, int]:
-        """Return the sizes in bytes of the files that `files` names, by name.
+        """Return the size in bytes of each file that `files` returns, by name.
 
         Raises:
             StorageError: it can't be reached, or is a file.
@@ -81,7 +81,7 @@ class Place:
         return {i.base_name: int(i.size) for i in self._entries() if i.is_file and i.base_name.endswith(suffix)}
 
     def hidden(self, pattern: re.Pattern[str]) -> tuple[str, ...]:
-        """Return the names of this folder's files that begin with a dot and that `pattern` fits, sorted.
+        """Return the sorted names of the files that begin with a dot and match `pattern`.
 
         Raises:
             StorageError: it can't be reached, or is a file.
@@ -103,7 +103,7 @@ class Place:
             return None
 
     def exists(self, name: str) -> bool:
-        """Whether the file `name` is there.
+        """Whether the file `name` exists.
 
         Raises:
             StorageError: the place can't be reached.
@@ -111,7 +111,7 @@ class Place:
         return bool(self._info(name).is_file)
 
     def modified_at(self, name: str) -> float:
-        """Return when a file was last written, in seconds since the epoch; 0 where that is not known."""
+        """Return the time a file was last written, in seconds since the epoch; 0 if unknown."""
         written = self._info(name).mtime
         return float(written.timestamp()) if written is not None else 0.0
 
@@ -129,7 +129,7 @@ class Place:
             return bytes(stream.read())
 
     def read_start(self, name: str, most: int) -> bytes:
-        """Return the first `most` bytes of a file, or all of a shorter one.
+        """Return at most the first `most` bytes of a file.
 
         Raises:
             StorageError: it can't be read.
@@ -138,7 +138,7 @@ class Place:
             return bytes(stream.read(most))
 
     def open(self, name: str) -> pa.NativeFile | None:
-        """Return a file to read at any position, a small one held in memory; None if it is not there.
+        """Open a file for random access (small ones are read into memory); None if it does not exist.
 
         Raises:
             StorageError: it can't be read.
@@ -154,7 +154,7 @@ class Place:
                 return pa.BufferReader(stream.read())
 
     def read_through(self, name: str) -> None:
-        """Read a file to its end, for the error if that fails.
+        """Read a file to its end, to raise the error of a failing read.
 
         Raises:
             StorageError: it can't be read.
@@ -164,7 +164,7 @@ class Place:
                 pass
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
-        """Put a whole file in its place, replacing one of the same name.
+        """Write a file atomically, replacing one of the same name.
 
         On a local disk it is written beside, flushed to the disk and renamed; an object store shows an object only
         when complete.
@@ -183,7 +183,7 @@ class Place:
                 stream.write(data)
 
     def delete(self, name: str) -> None:
-        """Remove a file if it is there.
+        """Remove a file if it exists.
 
         Raises:
             StorageError: it can't be removed.
@@ -194,7 +194,7 @@ class Place:
 
     @contextlib.contextmanager
     def _faults(self, what: str, name: str = "") -> Iterator[None]:
-        """Turn a file system's errors into one that a user can fix."""
+        """Turn a file system's errors into a message that says how to fix them."""
         try:
             yield
         except (OSError, pa.ArrowException) as error:
@@ -259,7 +259,7 @@ def _no_place(uri: str, reason: str) -> StorageError:
 
 
 def _in_one_request(uri: str) -> str:
-    """Return a URI of S3 with the option to send what is small in one request, where an upload in parts takes three."""
+    """Return an S3 URI with the option to upload small files in one request instead of three."""
     if not uri.startswith("s3://") or "allow_delayed_open=" in uri:
         return uri
     return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
@@ -283,7 +283,7 @@ def _refuse_credentials(uri: str) -> None:
 def patiently(
     write: Callable[[], None], *, patience: float = PATIENCE_S, wait: Callable[[float], None] = time.sleep
 ) -> None:
-    """Call `write`; where a place is out of reach, again after longer and longer waits, for `patience` seconds in all.
+    """Call `write`, and retry with growing waits while the storage is unreachable, for up to `patience` seconds.
 
     Raises:
         StorageError: a fault that waiting does not fix, or that it has not fixed.
@@ -301,5 +301,5 @@ def patiently(
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error's message, cut to its first line."""
+    """Return the first line of an error's message."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""What runs that were made elsewhere say of their design: the axes of an optimizer, and whether they are a grid."""
+"""Infer the design of runs that were made elsewhere: each optimizer's axes, and whether they form a grid."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _TAKEN = "_"
 
 
 def hyperparameter_field(name: str) -> str:
-    """Return the name that a hyperparameter has in a study."""
+    """Return the name of a hyperparameter in study files."""
     return f"{name}{_TAKEN}" if name in ObservedArm.model_fields else name
 
 
 def params_of(own: pd.DataFrame) -> list[str]:
-    """Return the columns of the hyperparameters that some of the runs `own` has."""
+    """Return the columns of the hyperparameters that at least one of the runs `own` has."""
     return [str(name) for name in own if str(name).startswith(PARAM_PREFIX) and own[name].notna().any()]
 
 
 def arm_of(own: pd.DataFrame, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an optimizer whose runs are `own`; what is `given` of them stands."""
+    """Return the fields of the optimizer with the runs `own`; fields in `given` take precedence."""
     params = params_of(own)
     design = str(given.get("design", "grid" if grid_of(own, params) is not None else OBSERVED))
     axes = {hyperparameter_field(name.removeprefix(PARAM_PREFIX)): _axis(own[name], design) for name in params}
@@ -40,7 +40,7 @@ def arm_of(own: pd.DataFrame, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def grid_of(own: pd.DataFrame, params: Sequence[str]) -> dict[str, list[float]] | None:
-    """Return the values of a grid that most of `own` fill, each with most seeds; None if they are none."""
+    """Return the grid values that most of the runs fill, each with most of the seeds; None if they form no grid."""
     values = {name: _levels(own[name]) for name in params}
     product = math.prod(map(len, values.values()))
     cells = len(own[list(params)].drop_duplicates()) if params else 1

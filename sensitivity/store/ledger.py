@@ -48,7 +48,7 @@ class _Steps(Amendment):
 
     @property
     def own_hash(self) -> str:
-        """That of its content."""
+        """Hash of the content."""
         return content_hash(self.model_dump(mode="json", exclude={"hash"}))
 
 
@@ -65,7 +65,7 @@ def settling_place(directory: Place) -> Place:
 
 
 def refuse_settling_folder(directory: Place) -> None:
-    """Raise if a directory is the folder of a settlement, whose runs aren't those of a study's own design.
+    """Raise if a directory is the ``settle`` folder of a study, whose runs do not belong to the study's own design.
 
     Raises:
         StorageError: naming what to give instead.
@@ -78,7 +78,7 @@ def refuse_settling_folder(directory: Place) -> None:
 
 
 def read_declared(directory: Place) -> Declared | None:
-    """Return what a study's settlement has declared; None where none has begun.
+    """Return the declaration of a study's settlement; None if none has begun.
 
     Raises:
         StorageError: the file is damaged, or was changed.
@@ -93,7 +93,7 @@ def read_declared(directory: Place) -> Declared | None:
 
 
 def read_ledger(directory: Place) -> Ledger | None:
-    """Return how far a study has been settled; None where no settlement has begun.
+    """Return the ledger of a study's settlement; None if none has begun.
 
     Raises:
         StorageError: a file is damaged, or was changed.
@@ -113,7 +113,7 @@ def read_ledger(directory: Place) -> Ledger | None:
 
 
 def write_declared(directory: Place, declared: Declared) -> None:
-    """Keep what a settlement declares, before its first run.
+    """Write the declaration of a settlement, before its first run.
 
     Raises:
         StorageError: the place can't be written.
@@ -122,7 +122,7 @@ def write_declared(directory: Place, declared: Declared) -> None:
 
 
 def write_freeze(directory: Place, freeze: Freeze) -> None:
-    """Keep what is fixed before the judging runs; the same may be written again by a command that goes on.
+    """Write what is fixed before the judging runs; a command that resumes may write the same content again.
 
     Raises:
         StorageError: another one is there, or the place can't be written.
@@ -138,7 +138,7 @@ def write_freeze(directory: Place, freeze: Freeze) -> None:
 
 
 def write_ledger(directory: Place, ledger: Ledger) -> None:
-    """Bring ledger.json up to date.
+    """Update ledger.json.
 
     Raises:
         StorageError: the place can't be written.

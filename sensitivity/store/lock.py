@@ -1,4 +1,4 @@
-"""One writer a study directory: a lock file that names its holder and is kept fresh by a heartbeat."""
+"""One writer per study directory: a lock file that names its holder and is refreshed by a heartbeat."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LEFT_BEHIND = re.compile(r"\.([0-9a-f]{32}\.tmp|writer\.lock\.[0-9a-f]{32}|pref
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Who a lock names."""
+    """The holder that a lock file names."""
 
     token: str
     host: str
@@ -54,7 +54,7 @@ class Holder:
 
     @property
     def lives_here(self) -> bool | None:
-        """Whether it is a process of this machine that runs; None if it is, or was, one of another."""
+        """Whether the holder is a running process of this machine; None if it is from another machine."""
         if not self.machine or self.machine != _machine() or self.pid <= 0:
             return None
         return bool(self.began) and _began(self.pid) == self.began
@@ -65,7 +65,7 @@ class Holder:
 
 
 def live_holder(directory: Place) -> Holder | None:
-    """Return who writes in `directory` now; None if nobody does, or the lock is stale as `WriterLock` has it.
+    """Return the current writer of `directory`; None if there is none or its lock is stale (see `WriterLock`).
 
     Nothing is written, so the lock's age is told by this machine's clock, not by the storage's.
 
@@ -80,7 +80,7 @@ def live_holder(directory: Place) -> Holder | None:
 
 
 class WriterLock:
-    """Held for as long as a study is written; a context manager.
+    """The lock of a study directory, held while it is written; a context manager.
 
     A lock is stale when its holder is a dead process of this machine, or has not renewed it for `STALE_S` seconds by
     the storage's own clock; a stale lock is taken over. Whether a holder elsewhere is alive, its heartbeat tells: a
@@ -106,7 +106,7 @@ class WriterLock:
         return self
 
     def _take(self) -> None:
-        """Write the lock when nobody holds it, or who did is dead.
+        """Take the lock if nobody holds it or its holder is dead.
 
         Raises:
             StorageError: its holder is alive, or the place can't be written.
@@ -146,7 +146,7 @@ class WriterLock:
                 self._directory.delete(LOCK)
 
     def require(self) -> None:
-        """Make sure, before something is written, that the lock is still held.
+        """Raise unless the lock is still held; called before each write.
 
         Raises:
             StorageError: it is not, or (passing) the place is out of reach.
@@ -163,7 +163,7 @@ class WriterLock:
         )
 
     def sweep(self) -> None:
-        """Remove the files that killed commands and workers have left half written: none but theirs are there now.
+        """Remove half-written files of killed commands and workers; while the lock is held, no others exist.
 
         Raises:
             StorageError: the place can't be read or written.
@@ -177,7 +177,7 @@ class WriterLock:
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Be the only one of a file system to look at the lock and change it."""
+        """Hold exclusive access, across the file system, to the lock file while it is read and changed."""
         if not self._directory.is_local:
             yield
             return
@@ -199,7 +199,7 @@ class WriterLock:
             guard.release()
 
     def _age(self, holder: Holder) -> float:
-        """Return the seconds since a lock was renewed, by the clock that stamps the storage's files."""
+        """Return the seconds since a lock was renewed, by the storage's own clock."""
         probe = f".{LOCK}.{self._token}"
         self._directory.write(probe, b"")
         try:
@@ -259,7 +259,7 @@ def _read(directory: Place) -> Holder | None:
 
 @functools.cache
 def _machine() -> str:
-    """Return what tells apart those who see different processes by the same number: machines, and containers on one."""
+    """Return an identifier of the process namespace: it differs between machines and between containers on one."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
@@ -268,7 +268,7 @@ def _machine() -> str:
 
 
 def _began(pid: int) -> str:
-    """Return what tells a process from another that had its number before; nothing if it is no more."""
+    """Return an identifier of a process that survives reuse of its number; empty if the process has ended."""
     if not Path("/proc/self/stat").exists():
         try:
             os.kill(pid, 0)

@@ -33,7 +33,7 @@ _UNFINISHED = "it has not ended: it is being recorded, or its process was killed
 
 
 class Log:
-    """The log of one run, for its one writer."""
+    """The log of one run, written by one process."""
 
     def __init__(self, directory: Place, run: str) -> None:
         self._place = directory.child(RECORDED)
@@ -50,7 +50,7 @@ class Log:
                 raise _unwritable(self._place, error) from None
 
     def write(self, content: Mapping[str, Any]) -> None:
-        """Add a line. It is kept once this returns.
+        """Append a line; it is on disk once this returns.
 
         Raises:
             StorageError: the place can't be written.
@@ -68,14 +68,14 @@ class Log:
         patiently(lambda: self._place.write(self._name(), b"".join(self._lines)))
 
     def delete(self) -> None:
-        """Remove the log: the run has its parts."""
+        """Remove the log, once the run has its parts."""
         self.close()
         with contextlib.suppress(StorageError):  # what is left is read after the parts, which count
             for chunk in range(self._chunk + 1):
                 self._place.delete(self._name(chunk))
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the log."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -89,7 +89,7 @@ def _unwritable(place: Place, error: OSError) -> StorageError:
 
 
 def log_parts(directory: Place) -> tuple[str, ...]:
-    """Return the logs that there are, each with its length: one that has grown has another name.
+    """Return the names of all logs, which include their length, so that a log that has grown has a new name.
 
     Raises:
         StorageError: the place can't be read.
@@ -102,12 +102,12 @@ def log_parts(directory: Place) -> tuple[str, ...]:
 
 
 def is_log(part: str) -> bool:
-    """Whether a part is a log."""
+    """Whether a part's name is that of a log."""
     return "@" in part
 
 
 def read_log(directory: Place, part: str) -> tuple[pa.Table, pa.Table]:
-    """Return the row of a run that is being recorded, and its evaluations; none if its log has gone meanwhile.
+    """Return the row of a run that is being recorded, and its evaluations; both empty if its log is gone.
 
     Raises:
         StorageError: the place can't be read.
@@ -146,7 +146,7 @@ def run_table(
     message: str = "",
     traceback: str = "",
 ) -> pa.Table:
-    """Return the row of a recorded run: `header` is the first line of its log."""
+    """Return the row of a recorded run from `header`, the first line of its log."""
     params = {PARAM_PREFIX + name: value for name, value in header["hyperparameters"].items()}
     last = evaluations[-1] if evaluations else {}
     row: dict[str, Any] = {
@@ -174,7 +174,7 @@ def run_table(
 
 
 def curve_table(trial_id: str, evaluations: list[dict[str, Any]]) -> pa.Table:
-    """Return the evaluations of a recorded run; of several at one step the last values count."""
+    """Return the evaluations of a recorded run; of several at one step, the last values count."""
     by_step: dict[int, dict[str, Any]] = {}
     for each in evaluations:
         step = int(each["step"])
@@ -184,6 +184,6 @@ def curve_table(trial_id: str, evaluations: list[dict[str, Any]]) -> pa.Table:
 
 
 def _of_rows(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Return a table in which numbers that no row has are NaN."""
+    """Return a table of rows; missing numbers are NaN."""
     lacking = {field.name: math.nan for field in schema if pa.types.is_floating(field.type)}
     return pa.Table.from_pylist([{**lacking, **row} for row in rows], schema=schema)

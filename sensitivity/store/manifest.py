@@ -1,4 +1,4 @@
-"""``study.json``: which study a directory holds, every spec it was run with, and what made its results."""
+"""``study.json``: the study that a directory holds, every spec it was run with, and the provenance of its results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Manifest:
 
     @property
     def history(self) -> dict[str, dict[str, Any]]:
-        """Every study file that the directory was run with, as JSON-like data, by its hash."""
+        """All study files that the directory was run with, as JSON-like data, by hash."""
         return {name: entry["spec"] for name, entry in self.specs.items() if isinstance(entry.get("spec"), dict)}
 
     @functools.cached_property
@@ -105,7 +105,7 @@ def read_manifest(directory: Place) -> Manifest:
 
 
 def _is_comparison(found: Any) -> bool:
-    """Whether it is nothing, or has what is shown of a comparison: a sentence and its faults."""
+    """Whether a value is None or a comparison: a sentence and its faults."""
     if found is None:
         return True
     if not isinstance(found, dict) or not isinstance(found.get("sentence"), str):
@@ -115,7 +115,7 @@ def _is_comparison(found: Any) -> bool:
 
 
 def _without_retired(spec: Any) -> Any:
-    """Return a spec without fields that were in study files once, and that no result depends on."""
+    """Return a spec without retired fields, on which no result depends."""
     margins = spec.get("margins") if isinstance(spec, dict) else None
     if not isinstance(margins, dict):
         return spec
@@ -123,7 +123,7 @@ def _without_retired(spec: Any) -> Any:
 
 
 def write_manifest(directory: Place, spec: StudySpec, source: str, origin: Origin | None = None) -> Manifest:
-    """Create study.json, or bring it up to date with an extended spec; keep the user's code beside it.
+    """Create study.json or update it with an extended spec; store the user's code beside it.
 
     Args:
         directory: the study's own.
@@ -161,7 +161,7 @@ def write_manifest(directory: Place, spec: StudySpec, source: str, origin: Origi
 
 
 def record_determinism(directory: Place, manifest: Manifest, found: dict[str, Any]) -> None:
-    """Put into study.json what came of training some runs again.
+    """Record in study.json the outcome of training some runs again.
 
     Raises:
         StorageError: the place can't be written.
@@ -170,7 +170,7 @@ def record_determinism(directory: Place, manifest: Manifest, found: dict[str, An
 
 
 def declared_there(directory: Place) -> dict[str, Any] | None:
-    """Return the study that study.json declares, as it stands there; None without one.
+    """Return the study that study.json declares, unparsed; None if there is none.
 
     Raises:
         StorageError: it can't be read.
@@ -185,7 +185,7 @@ def declared_there(directory: Place) -> dict[str, Any] | None:
 
 
 def write_recorded(directory: Place, declared: dict[str, Any]) -> None:
-    """Create the study.json of a directory whose study is whatever runs are recorded there.
+    """Create the study.json of a directory whose study is inferred from the runs recorded in it.
 
     Args:
         directory: of the study.
@@ -220,7 +220,7 @@ def _write(directory: Place, manifest: Manifest) -> None:
 def refuse_other_study(
     directory: Place, known: Manifest, spec: StudySpec, source: str, origin: Origin | None = None
 ) -> None:
-    """Raise if `known`, of `directory`, is another study than `spec` with `source`, and not the same one extended.
+    """Raise unless `known`, the study in `directory`, is `spec` with `source`, or is extended by it.
 
     Args:
         directory: where it is kept.

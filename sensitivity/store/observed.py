@@ -1,4 +1,4 @@
-"""Study directories of runs that were trained elsewhere: their tables, written as a whole."""
+"""Write the study directory of runs that were trained elsewhere."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ IMPORTED = f"{OBSERVED_PART}imported-"
 def write_observed(
     directory: Place, spec: StudySpec, plan: pd.DataFrame, runs: pd.DataFrame, evaluations: pd.DataFrame
 ) -> None:
-    """Write a study directory, or replace what an earlier import of the same source wrote.
+    """Write a study directory, or replace that of an earlier import of the same source.
 
     Args:
         directory: of the study.
@@ -77,7 +77,7 @@ def _refuse_other(directory: Place, spec: StudySpec) -> None:
 
 
 def _table(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
-    """Return a table in the types of `schema`; columns that `frame` lacks are unknown."""
+    """Return a table with the types of `schema`; columns that `frame` lacks are null."""
     columns = []
     for field in schema:
         if field.name in frame:
@@ -101,7 +101,7 @@ def _curves(runs: pd.DataFrame, evaluations: pd.DataFrame) -> pa.Table:
 
 
 def write_observed_plan(directory: Place, rows: Sequence[Mapping[str, Any]], hyperparameters: Iterable[str]) -> None:
-    """Write the plan of a study whose runs are to be trained elsewhere: a row a trial.
+    """Write the plan of a study whose runs are trained elsewhere: one row per trial.
 
     Raises:
         StorageError: the place can't be written.

@@ -1,4 +1,4 @@
-"""Read one Parquet file without trusting it: its footer and its size set a limit before anything is decoded.
+"""Read a Parquet file without trusting it: its footer and its size limit what is decoded.
 
 Parquet stores a billion equal values in a few bytes, so a small file may stand for any amount of memory. A table that
 this product wrote does not compress that far: every run carries two hashes, every evaluation a measured loss. What the
@@ -22,17 +22,17 @@ _CARELESS_BYTES = 16 * 2**20
 
 
 class Allowance:
-    """Bytes that the tables of one study directory may still take in memory."""
+    """Memory budget, in bytes, for the tables of one study directory."""
 
     def __init__(self) -> None:
         self._left = FREE_BYTES
 
     def add_file(self, size: int) -> None:
-        """Count a file of `size` bytes: it allows for ``BYTES_PER_BYTE`` times as many in memory."""
+        """Raise the budget by ``BYTES_PER_BYTE`` times the file size `size`."""
         self._left += BYTES_PER_BYTE * size
 
     def take(self, amount: int, what: str) -> None:
-        """Count `amount` bytes of a table.
+        """Spend `amount` bytes on a table.
 
         Raises:
             ArrowInvalid: they are more than is left; `what` describes the table.
@@ -52,7 +52,7 @@ def read_parquet(
     *,
     dictionaries: Sequence[str] = (),
 ) -> pa.Table:
-    """Return the columns of a file that `columns_of` chooses from the names of all; those of `dictionaries` encoded.
+    """Return the columns that `columns_of` selects by name; those in `dictionaries` stay dictionary-encoded.
 
     Raises:
         OSError, ArrowException: the file can't be read, is damaged, or holds more than its size allows.
@@ -92,7 +92,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _decoded_bytes(column: pa.ChunkedArray) -> int:
-    """Return the length of all strings of a dictionary-encoded column together."""
+    """Return the total length in bytes of the strings of a dictionary-encoded column."""
     total = 0
     for chunk in column.chunks:
         lengths = pc.cast(pc.binary_length(chunk.dictionary), pa.int64())

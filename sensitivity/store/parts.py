@@ -1,4 +1,4 @@
-"""The Parquet files of a study directory as validated tables; a fault names its file, its column and its row."""
+"""The Parquet files of a study directory as validated tables; errors name file, column and row."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _ROWS = 1_000_000
 
 
 class DamagedError(StorageError):
-    """A file does not hold what was written."""
+    """A file is damaged."""
 
 
 def damaged(directory: Place, name: str, reason: str, *, what: str = "damaged Parquet file") -> StorageError:
-    """Return the error for a file of a study directory, with how to go on without it."""
+    """Return the error for a damaged file, with how to go on without it."""
     folder, _, part = name.rpartition("/")
     fix = (
         f"Move {directory.uri_of(f'{RUNS}/{part}')} away and run the same study again: only its runs are done again"
@@ -49,7 +49,7 @@ def damaged(directory: Place, name: str, reason: str, *, what: str = "damaged Pa
 
 
 def params(columns: Iterable[str]) -> list[str]:
-    """Return the names of the hyperparameters that have a column among `columns`."""
+    """Return the hyperparameters that have a column in `columns`."""
     return [name.removeprefix(PARAM_PREFIX) for name in columns if name.startswith(PARAM_PREFIX)]
 
 
@@ -65,7 +65,7 @@ def read_plan_table(directory: Place, spec: StudySpec) -> pa.Table:
 
 
 def read_run_tables(directory: Place, parts: Sequence[str], columns: Sequence[str] = ()) -> dict[str, pa.Table]:
-    """Return parts of runs by name; of each the given columns, or all.
+    """Return parts of runs by name, with all or the given columns.
 
     Raises:
         StorageError: a part is damaged, or can't be read.
@@ -94,7 +94,7 @@ def read_run_tables(directory: Place, parts: Sequence[str], columns: Sequence[st
 def read_curve_tables(
     directory: Place, parts: Sequence[str], columns: Sequence[str], allowance: Allowance
 ) -> Iterator[tuple[str, pa.Table]]:
-    """Yield parts of curves by name; ``trial_id`` comes as a dictionary.
+    """Yield parts of curves by name; ``trial_id`` is dictionary-encoded.
 
     Raises:
         StorageError: a part is damaged, or can't be read.
@@ -120,7 +120,7 @@ def read_curve_tables(
 
 
 def _by_origin(tables: dict[str, pa.Table]) -> Iterator[tuple[bool, dict[str, pa.Table]]]:
-    """Yield the parts whose runs were trained here, and those whose runs were trained elsewhere."""
+    """Yield the parts of runs trained here, then those of runs trained elsewhere."""
     for elsewhere in (False, True):
         yield (
             elsewhere,
@@ -152,7 +152,7 @@ def _valid_curves(directory: Place, held: dict[str, pa.Table]) -> Iterator[tuple
 def _read(
     directory: Place, names: Sequence[str], schema_of: Callable[[Sequence[str]], pa.Schema], allowance: Allowance
 ) -> Iterator[pa.Table]:
-    """Yield the tables of files in the types of the schema that `schema_of` gives for the columns of each."""
+    """Yield the tables of files, cast to the schema that `schema_of` returns for each file's columns."""
     schemas: dict[tuple[str, ...], pa.Schema] = {}  # made once for the many parts that have the same columns
 
     def schema_for(columns: Sequence[str]) -> pa.Schema:
@@ -221,7 +221,7 @@ def _type_of(schema: pa.Schema, name: str) -> pa.DataType:
 
 
 def _validate(directory: Place, tables: dict[str, pa.Table], check: Callable[[pa.Table], Fault | None]) -> None:
-    """Raise for the first fault in `tables`, by file name; they are checked together, which is faster for many."""
+    """Raise for the first fault in `tables` by file name; many tables are checked together for speed."""
     tables = {name: table for name, table in tables.items() if len(table)}
     if not tables:
         return

@@ -1,4 +1,4 @@
-"""Tidy tables from a study directory. A reader never needs torch or Ray."""
+"""Read a study directory as tidy tables, without torch or Ray."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _FINAL = [status.value for status in Status if status.final]
 
 @dataclass(frozen=True)
 class Study:
-    """A study as read from its directory."""
+    """A study with its runs and curves, as read from its directory."""
 
     manifest: Manifest
     runs: pd.DataFrame
@@ -53,6 +53,8 @@ class Study:
     """Runs that are kept in the directory but belong to no cell of the present plan."""
     ledger: Ledger | None = None
     """How far the study has been settled; None where nobody has begun."""
+    running: bool = False
+    """Whether its results were being written when it was read."""
 
     def at_start(self, metric: MetricName) -> pd.DataFrame:
         """Return the curves, in which the evaluations of untrained networks are; so do the three below for theirs."""
@@ -90,13 +92,15 @@ class StudyRuns:
 
 @dataclass(frozen=True)
 class StudyCounts:
-    """How far a study is, without its results."""
+    """Progress of a study, without its results."""
 
     manifest: Manifest
     planned: int
     """Runs in the plan."""
     by_status: Mapping[str, int]
     """How many of them have each status."""
+    ledger: Ledger | None
+    """How far the study has been settled; None where nobody has begun."""
 
 
 def read_study(directory: Place) -> Study:
@@ -111,7 +115,7 @@ def read_study(directory: Place) -> Study:
 
 
 def read_runs(directory: Place, kept: MutableMapping[str, pa.Table] | None = None) -> StudyRuns:
-    """Read a study directory's runs, which are few beside their evaluations.
+    """Read a study's runs without their evaluations, which are far more numerous.
 
     Parts never change once they are there: those that `kept` holds by name are not read again, and new ones are added.
 
@@ -138,7 +142,7 @@ def read_runs(directory: Place, kept: MutableMapping[str, pa.Table] | None = Non
 
 
 def read_counts(directory: Place) -> StudyCounts:
-    """Count a study's runs by status. Of its results, only the columns that say so are read and validated.
+    """Count a study's runs by status, reading and validating only the columns needed for that.
 
     Raises:
         StorageError: as `read_study`.
@@ -148,13 +152,14 @@ def read_counts(directory: Place) -> StudyCounts:
     planned = _read_plan(directory, manifest, results)["trial_id"]
     status = results.loc[results["trial_id"].isin(planned), "status"].value_counts()
     counts = {str(name): int(count) for name, count in status.items()}
-    return StudyCounts(manifest, len(planned), {**counts, Status.PENDING.value: len(planned) - sum(counts.values())})
+    by_status = {**counts, Status.PENDING.value: len(planned) - sum(counts.values())}
+    return StudyCounts(manifest, len(planned), by_status, read_ledger(directory))
 
 
 def read_evaluations(
     directory: Place, part: str, columns: Sequence[str], trial_ids: Collection[str] | None = None
 ) -> pa.Table:
-    """Return `columns` of the evaluations in one part of curves, of all its runs or of `trial_ids`.
+    """Return `columns` of the evaluations in one part of curves, for all runs or for `trial_ids`.
 
     Only these columns are read from the storage; ``trial_id`` comes as a dictionary. Rows are in the order in which
     they were written: run by run, by step. A part may hold runs whose result that counts stands in another
@@ -170,7 +175,7 @@ def read_evaluations(
 
 
 def read_plan(directory: Place) -> pd.DataFrame:
-    """Return the plan that a command left: one row a planned trial; of a damaged plan, the trials with a result.
+    """Return the plan, one row per planned trial; if the plan is damaged, the trials that have a result.
 
     Raises:
         StorageError: no study there, another schema version, or a damaged part.
@@ -184,7 +189,7 @@ def read_plan(directory: Place) -> pd.DataFrame:
 
 
 def finished_trials(directory: Place) -> frozenset[str]:
-    """Return the ids of the trials whose results are final: `run` leaves them as they are.
+    """Return the ids of the trials with final results, which `run` does not train again.
 
     Raises:
         StorageError: a damaged part.
@@ -194,7 +199,7 @@ def finished_trials(directory: Place) -> frozenset[str]:
 
 
 def studies(root: Place) -> tuple[Place, ...]:
-    """Return the study directories directly below `root`, and `root` itself if it is one.
+    """Return the study directories directly below `root`, or `root` itself if it is one.
 
     A folder that may not be looked into is among them: to read it tells why, and the others are listed nevertheless.
 
@@ -205,7 +210,7 @@ def studies(root: Place) -> tuple[Place, ...]:
 
 
 def export_runs(directory: Place, suffix: str) -> bytes:
-    """Return the table of runs as a file's bytes; `suffix` is ``.csv`` or ``.parquet``.
+    """Return the table of runs as the bytes of a ``.csv`` or ``.parquet`` file.
 
     Raises:
         UserError: another suffix.
@@ -233,7 +238,7 @@ def _may_be_study(folder: Place) -> bool:
 
 
 def _parts(directory: Place, manifest: Manifest) -> tuple[str, ...]:
-    """Return the parts of runs; of a study that is trained elsewhere also the logs of runs that go on."""
+    """Return the parts of runs, and the logs of unfinished runs if the study is trained elsewhere."""
     logs = log_parts(directory) if manifest.spec.observed is not None else ()  # first: a log that ends becomes a part
     return (*logs, *directory.child(RUNS).files(".parquet"))
 
@@ -250,7 +255,7 @@ def _read_plan(directory: Place, manifest: Manifest, results: pd.DataFrame) -> p
 
 
 def _results(directory: Place, kept: MutableMapping[str, pa.Table], names: Sequence[str]) -> pd.DataFrame:
-    """Return the result that counts of each trial, and the part of `names` it stands in."""
+    """Return the result that counts for each trial, and the part in `names` that contains it."""
     kept.update(read_run_tables(directory, [name for name in names if name not in kept]))
     return _counting({name: kept[name] for name in names})
 
@@ -260,7 +265,7 @@ def _results_by_status(directory: Place, names: Sequence[str]) -> dict[str, pa.T
 
 
 def _counting(parts: Mapping[str, pa.Table]) -> pd.DataFrame:
-    """Return the result that counts of each trial.
+    """Return the result that counts for each trial.
 
     That is the last one, except that an interruption never hides a final result, whatever the clocks said.
     """
@@ -273,7 +278,7 @@ def _counting(parts: Mapping[str, pa.Table]) -> pd.DataFrame:
 
 
 def _read_curves(directory: Place, parts: pd.Series[str], metrics: Sequence[str]) -> pd.DataFrame:
-    """Return the curve of each run from the part that its result stands in, ordered by run and step."""
+    """Return each run's curve from the part that contains its result, ordered by run and step."""
     schema = curves_schema(tuple(metrics))
     tables = [schema.empty_table()]
     groups = dict(list(parts.groupby(parts)))
@@ -291,7 +296,7 @@ def _read_curves(directory: Place, parts: pd.Series[str], metrics: Sequence[str]
 
 
 def _by_run_and_step(table: pa.Table) -> np.ndarray:
-    """Return the rows of `table` in the order of their runs' ids and of steps."""
+    """Return the rows of `table` ordered by run id and step."""
     runs = table["trial_id"].combine_chunks().dictionary_encode()
     ids = np.asarray(runs.dictionary.to_pylist(), dtype=object)
     rank = np.empty(len(ids), dtype=np.int64)

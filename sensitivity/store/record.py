@@ -1,4 +1,4 @@
-"""The files that are a study's record, which nothing but a run may write."""
+"""The files that form a study's record; only runs may write them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RECORD = (MANIFEST, PLAN, RUNS, CURVES, CHECKPOINTS, RECORDED, LOCK)
 
 
 def refuse_record(path: Path) -> None:
-    """Raise if an output at `path` would replace or join what a study directory on this machine holds.
+    """Raise if an output at `path` would overwrite or join the record in a local study directory.
 
     Raises:
         UserError: it would; a file beside the record, in the directory itself, is allowed.

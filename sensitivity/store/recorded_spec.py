@@ -1,4 +1,4 @@
-"""The study that recorded runs make up, as it is when it is read: nobody has declared it, and runs are added to it."""
+"""Infer the study that recorded runs form; it is not declared, and changes as runs are added."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sensitivity.study.section import MOST_ITEMS
 
 
 def of_recorded_runs(directory: Place, declared: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a study: those that are declared, and what the runs in `directory` say.
+    """Return a study's fields: the declared ones, and those inferred from the runs in `directory`.
 
     Raises:
         StorageError: no run has been recorded yet, or a part is damaged.

@@ -1,4 +1,4 @@
-"""``RecordedRun``: a run of the user's own loop, recorded as it trains; any number of processes record at once.
+"""``RecordedRun``: a run of the user's own training loop. Any number of processes can record at once.
 
 Each process writes files of its own alone: a log (``logs``) while the run lasts, and one part of curves and of runs
 once it has ended, so that nothing is ever locked, waited for, or written twice.
@@ -32,7 +32,7 @@ _LOSSES = ("train_loss", "test_loss")
 
 
 class RecordedRun:
-    """A run that is being recorded; a context manager.
+    """A run while it is recorded; a context manager.
 
     Leaving the block ends the run: *completed*; *diverged* where a loss was logged that is not finite; *failed* where
     the block raised, with its message and traceback; *interrupted* where it was stopped (Ctrl-C, ``sys.exit``), as a
@@ -76,7 +76,7 @@ class RecordedRun:
         self._log.write(self._header)
 
     def log(self, *, step: int, **values: float) -> None:
-        """Record an evaluation. It is kept once this returns.
+        """Record an evaluation; it is on disk once this returns.
 
         Args:
             step: steps of the optimizer so far; 0 is the untrained network.
@@ -100,7 +100,7 @@ class RecordedRun:
         self._evaluations.append(evaluation)
 
     def finish(self, status: str = "completed", message: str = "") -> None:
-        """End the run before its block does, or without one.
+        """End the run, before or without the end of a ``with`` block.
 
         Args:
             status: completed, stopped (early, on purpose), failed or diverged.

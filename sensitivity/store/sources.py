@@ -13,12 +13,12 @@ _ABOUT = "snapshot.json"
 
 
 def source_folder(directory: Place, source: str) -> Place:
-    """Return where the code of the hash `source` is kept."""
+    """Return the folder of the code with hash `source`."""
     return directory.child(SOURCE).child(source)
 
 
 def write_source(directory: Place, source: str, snapshot: Snapshot) -> None:
-    """Keep a snapshot under the hash `source`; nothing without a hash, as of shipped problems, or if it is there.
+    """Store a snapshot under the hash `source`, unless it exists or the hash is empty (shipped problems).
 
     Raises:
         StorageError: the place can't be written.
@@ -37,7 +37,7 @@ def write_source(directory: Place, source: str, snapshot: Snapshot) -> None:
 
 
 def read_source(directory: Place, source: str) -> Snapshot | None:
-    """Return the snapshot that is kept under the hash `source`; None if there is none.
+    """Return the snapshot stored under the hash `source`; None if there is none.
 
     Raises:
         StorageError: it is damaged, or can't be read.
@@ -67,7 +67,7 @@ def read_source(directory: Place, source: str) -> Snapshot | None:
 
 
 def changed_files(directory: Place, source: str, now: Snapshot) -> list[str]:
-    """Return in words which files of the user's code are others `now` than those kept under the hash `source`."""
+    """Describe which files of the user's code differ `now` from those stored under the hash `source`."""
     kept = read_source(directory, source)
     if kept is None:
         return ["code: the modules that the study names, or that they import, have changed"] if now.files else []

@@ -1,4 +1,4 @@
-"""What each value of the study directory's tables must be: checked when they are read, so that analysis can trust them.
+"""Validation of the study directory's tables when they are read, so that analysis can trust every value.
 
 Each column of ``schema`` has one rule here. A table that passes has no null or NaN where a run always has a number, no
 number outside its range, and no text that a page or a terminal could not show.
@@ -35,7 +35,7 @@ _Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Fault:
-    """A value that can't be: where it stands, and what is wrong with it."""
+    """An invalid value: its place, and what is wrong with it."""
 
     row: int
     """Of the table, from 0."""
@@ -44,7 +44,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Number:
-    """A float in a range, its ends included; NaN and null alike are missing."""
+    """A float in a closed range; NaN and null both count as missing."""
 
     low: float = 0.0
     high: float = _MOST_FLOAT
@@ -88,7 +88,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Text:
-    """A string of at most so many bytes that a pattern fits."""
+    """A string of limited length that matches a pattern."""
 
     pattern: str = ""
     words: str = "a text"
@@ -113,7 +113,7 @@ class Text:
 
 @dataclass(frozen=True)
 class OneOf:
-    """One of a few strings."""
+    """One of a fixed set of strings."""
 
     values: tuple[str, ...]
 
@@ -129,7 +129,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Time:
-    """A moment that clocks show."""
+    """A valid timestamp."""
 
     missing: bool = False
     allowed: str = "a time from 1970 to 2200"
@@ -218,7 +218,7 @@ _PARAM = Number(-_MOST_FLOAT, missing=True)
 
 
 def plan_fault(table: pa.Table, spec: StudySpec) -> Fault | None:
-    """Return what is wrong with a plan of the study `spec`, the first fault if there are several."""
+    """Return the first fault in a plan of the study `spec`, or None."""
     fault = _first_fault(table, TRIAL_RULES)
     if fault is not None:
         return fault
@@ -242,7 +242,7 @@ def plan_fault(table: pa.Table, spec: StudySpec) -> Fault | None:
 
 
 def runs_fault(table: pa.Table, *, elsewhere: bool = False) -> Fault | None:
-    """Return what is wrong with results, the first fault if there are several; `table` may lack columns.
+    """Return the first fault in a table of results, or None; `table` may lack columns.
 
     `elsewhere` is whether the runs were trained elsewhere, so that not all is known of them.
     """
@@ -260,12 +260,12 @@ def runs_fault(table: pa.Table, *, elsewhere: bool = False) -> Fault | None:
 
 
 def curves_fault(table: pa.Table, *, elsewhere: bool = False) -> Fault | None:
-    """Return what is wrong with evaluations, the first fault if there are several; arguments as of `runs_fault`."""
+    """Return the first fault in a table of evaluations, or None; arguments as for `runs_fault`."""
     return _first_fault(table, {**CURVE_RULES, **(UNKNOWN_ELSEWHERE if elsewhere else {})})
 
 
 def repeated_evaluation(runs: npt.NDArray[np.int64], steps: npt.NDArray[np.int64]) -> int | None:
-    """Return a row that has the run and the step of another one, if any; `runs` numbers the runs."""
+    """Return a row with the same run and step as another one, if any; `runs` numbers the runs."""
     if not len(runs):
         return None
     order = np.arange(len(runs))
@@ -306,7 +306,7 @@ def _param_fault(column: pa.ChunkedArray, own: _Mask, param: str, optimizer: str
 
 
 def _repeated(table: pa.Table) -> Fault | None:
-    """Return a row whose trial, or cell and seed, an earlier row has already."""
+    """Return a row that repeats the trial, or the cell and seed, of an earlier row."""
     for names in (["trial_id"], ["cell_id", "seed"]):
         rows = table.select(names).to_pandas().duplicated().to_numpy()
         if rows.any():

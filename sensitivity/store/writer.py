@@ -1,4 +1,4 @@
-"""The single writer of a study directory: the plan, then one part of curves and one of runs a pack."""
+"""The single writer of a study directory: the plan, then one part of curves and one of runs per pack."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _MOST_SIDE = 50_000
 
 
 def write_plan(directory: Place, trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> None:
-    """Replace the plan: one row a planned trial; `hyperparameters` as of ``append``."""
+    """Replace the plan, one row per planned trial; `hyperparameters` as for ``append``."""
     directory.write(PLAN, parquet_bytes(plan_table(trials, hyperparameters)))
 
 
 def plan_table(trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> pa.Table:
-    """Return one row a planned trial; `hyperparameters` as of ``append``."""
+    """Return the plan as a table, one row per planned trial; `hyperparameters` as for ``append``."""
     schema = plan_schema({*_param_names(trials), *hyperparameters})
     return pa.Table.from_pylist([trial_row(trial) for trial in trials], schema=schema)
 
@@ -47,7 +47,7 @@ def plan_table(trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> 
 def append(
     directory: Place, result: PackResult, *, spec_hash: str, code_version: str, hyperparameters: Iterable[str] = ()
 ) -> None:
-    """Add a pack's results. They count once this returns; an interruption before leaves none of them.
+    """Append a pack's results atomically: they all count once this returns, and none do if it is interrupted.
 
     Args:
         directory: of the study.
@@ -100,7 +100,7 @@ def parquet_bytes(table: pa.Table) -> pa.Buffer:
 
 
 def trial_row(trial: Trial) -> dict[str, Any]:
-    """Return the columns of a run that are known before it is trained."""
+    """Return the columns of a run that are known before training."""
     return {
         "trial_id": trial.id,
         "cell_id": trial.cell_id,
@@ -114,13 +114,13 @@ def trial_row(trial: Trial) -> dict[str, Any]:
 
 
 def _cut(text: str) -> str:
-    """Return a text that the tables take: what it can't encode replaced, the middle of a very long one left out."""
+    """Return a text that fits the tables: unencodable characters replaced, the middle of a very long text cut."""
     text = text.encode(errors="replace").decode()
     return text if len(text) <= 2 * _MOST_SIDE else f"{text[:_MOST_SIDE]}\n...\n{text[-_MOST_SIDE:]}"
 
 
 def result_row(run: RunResult) -> dict[str, Any]:
-    """Return the columns of a run that its result alone decides."""
+    """Return the columns of a run that depend on its result."""
     return {
         "status": run.status.value,
         "message": _cut(redacted(run.message)),

@@ -1,4 +1,4 @@
-"""What `settle` adds to a study, apart from its file: the declaration, the runs it asks for, the freeze, the answers.
+"""What `settle` adds to a study, kept apart from its file: declaration, requested runs, freeze and answers.
 
 These are the nouns of ``sensitivity.settling``, as JSON-like data: they are written to the study directory and read by
 reports without the procedure. A settling is a sequence of steps. Each asks for runs (``Point``), whose outcomes
@@ -21,7 +21,7 @@ from sensitivity.study.primary import Question
 from sensitivity.study.section import Count, Seed
 from sensitivity.study.seed_ranges import MOST_SERIES, SeedPurpose
 
-PROCEDURE_VERSION = 1
+PROCEDURE_VERSION = 2
 """Raised whenever the same observations would lead to other steps: a settling that began under another version is
 replayed by that version or begun again in a new series."""
 
@@ -81,11 +81,11 @@ class Side(Amendment):
 
     @property
     def searched(self) -> bool:
-        """Whether a search moves along it."""
+        """Whether a search varies this hyperparameter."""
         return self.scale != "levels"
 
     def model_post_init(self, _context: Any) -> None:
-        """Restore what an axis as a study file has it doesn't say: that its values are whole."""
+        """Restore that an axis has whole values, which its form in a study file does not say."""
         if hyperparameter(self.name).whole and not self.axis.whole:
             object.__setattr__(self, "axis", self.axis.model_copy(update={"whole": True}))
 
@@ -98,7 +98,7 @@ class DeclaredArm(Amendment):
 
     @property
     def dimensions(self) -> int:
-        """Number of hyperparameters that a search moves along."""
+        """Number of hyperparameters that a search varies."""
         return sum(side.searched for side in self.sides)
 
 
@@ -166,16 +166,16 @@ class Declaration(Amendment):
         return content_hash(self.model_dump(mode="json", exclude=set(NOT_DECLARED)))
 
     def arm(self, name: str) -> DeclaredArm:
-        """Return an arm by its name."""
+        """Return the arm with a name."""
         return next(arm for arm in self.arms if arm.name == name)
 
     def asks(self, question: Question) -> bool:
-        """Whether some claim is on `question`."""
+        """Whether any claim concerns `question`."""
         return any(claim.question == question for claim in self.claims)
 
 
 class Point(Amendment):
-    """One run asked for."""
+    """A requested run."""
 
     arm: str
     batch_size: int
@@ -186,7 +186,7 @@ class Point(Amendment):
 
 
 class Observation(Amendment):
-    """What came of a run, for the target of the declaration.
+    """The outcome of a run with respect to the declared target.
 
     reached: the target was met after more than `after` and at most `steps` steps. censored: the run ended after `steps`
     steps without meeting it. A diverged run never meets it, even one that met it on its way; a failed one raised an
@@ -216,7 +216,7 @@ class Observation(Amendment):
 
     @property
     def log_steps(self) -> tuple[float, float]:
-        """Return the ends of the interval of log T; infinite where there is none, both for a diverged run."""
+        """Return the bounds of log T; infinite where there is no bound, both for a diverged run."""
         low = math.log(self.after) if self.after > 0 else -math.inf
         if self.outcome == "reached":
             return low, math.log(self.steps) if self.steps > 0 else -math.inf
@@ -232,7 +232,7 @@ class Shown(Amendment):
 
 
 class Winner(Amendment):
-    """The configuration of an arm at a batch size that was frozen to be judged."""
+    """The frozen configuration of an arm at a batch size, to be judged."""
 
     arm: str
     batch_size: int
@@ -244,7 +244,7 @@ class Winner(Amendment):
 
 
 class FrozenClaim(Amendment):
-    """A claim, and by what it will be judged."""
+    """A claim and the criteria by which it will be judged."""
 
     claim: Claim
     blocked: str = ""
@@ -256,7 +256,7 @@ class FrozenClaim(Amendment):
 
 
 class ExtendedBox(Amendment):
-    """The box of an arm as the search left it."""
+    """The box of an arm at the end of the search."""
 
     arm: str
     sides: tuple[tuple[str, float, float], ...]
@@ -264,7 +264,7 @@ class ExtendedBox(Amendment):
 
 
 class Freeze(Amendment):
-    """What is fixed, and written with its hash, before a judging seed runs."""
+    """What is fixed, and written with its hash, before any judging seed runs."""
 
     declaration: str
     """Hash of the declaration."""
@@ -282,7 +282,7 @@ class Freeze(Amendment):
 
 
 class Step(Amendment):
-    """What the procedure asks for next, and why."""
+    """The next runs that the procedure requests, and why."""
 
     number: int
     """From 1."""
@@ -298,7 +298,7 @@ class Step(Amendment):
 
     @property
     def runs_by_arm(self) -> dict[str, int]:
-        """Runs asked for, by arm."""
+        """Requested runs, by arm."""
         counts: dict[str, int] = {}
         for point in self.points:
             counts[point.arm] = counts.get(point.arm, 0) + 1
@@ -306,14 +306,14 @@ class Step(Amendment):
 
 
 class Stop(Amendment):
-    """Sent in place of observations: the budget has ended, or the user has, and the last look's answer stands."""
+    """Sent instead of observations when the budget is spent or the user stops: the last look's answer stands."""
 
     reason: str
     """Such as "the budget of 30 device-minutes is used up"."""
 
 
 class Answer(Amendment):
-    """How a claim was settled, or how far it came."""
+    """The answer to a claim, or how far it was settled."""
 
     claim: Claim
     answer: SettledAnswer
@@ -339,7 +339,7 @@ class Answer(Amendment):
 
 
 class Settlement(Amendment):
-    """The end of a settling."""
+    """The outcome of a settlement."""
 
     declaration: str
     freeze: str = ""
@@ -357,7 +357,7 @@ class Settlement(Amendment):
 
     @property
     def total_runs(self) -> int:
-        """Runs asked for, in all phases."""
+        """Requested runs in all phases."""
         return sum(sum(by_arm.values()) for by_arm in self.runs.values())
 
     @property

@@ -49,7 +49,7 @@ TABLES: dict[str, type[Varying]] = {"schedule": ScheduleSpec, "problem": Problem
 
 
 class Arm(Section):
-    """What every optimizer of a study declares.
+    """The fields that every optimizer of a study has.
 
     Fields are checked against those above them, not once all are valid, so that one reading of a study file
     finds every mistake.
@@ -123,16 +123,16 @@ class Arm(Section):
 
     @property
     def adaptive(self) -> bool:
-        """Whether its configurations depend on results, so that they are known only as the study runs."""
+        """Whether configurations depend on results, and so are unknown before the study runs."""
         return self.design in SEARCHES
 
     @property
     def open_ended(self) -> bool:
-        """Whether it is a search of as many configurations as its `device_hours` allow."""
+        """Whether it is a search limited by `device_hours` rather than by a number of configurations."""
         return self.adaptive and self.samples is None
 
     def most_cells(self) -> int:
-        """Return the number of configurations, before repeated draws are dropped; 0 where only time decides it."""
+        """Return the number of configurations, before repeated draws are dropped; 0 if only time limits it."""
         if self.samples is not None:
             return self.samples
         if self.kind == OBSERVED:
@@ -140,7 +140,7 @@ class Arm(Section):
         return math.prod(axis.points or len(axis.values) for axis in self.axes().values())
 
     def axes(self) -> dict[str, Axis]:
-        """Return the axis of each hyperparameter, by name."""
+        """Return each hyperparameter's axis, by name."""
         given = {**{name: getattr(self, name) for name in type(self).model_fields}, **(self.model_extra or {})}
         own = {name: value for name, value in given.items() if isinstance(value, Axis)}
         return {
@@ -150,12 +150,12 @@ class Arm(Section):
         }
 
     def _tables(self) -> dict[str, OwnTable]:
-        """Return what it has other than the study, by table."""
+        """Return the arm's own values that override the study's, by table."""
         return {name: table for name in TABLES if (table := getattr(self, name)) is not None}
 
     @classmethod
     def number_fields(cls) -> tuple[str, ...]:
-        """Names of the declared fields that have an axis, or may have one."""
+        """Names of the declared fields that can have an axis."""
         annotations = {name: field.annotation for name, field in cls.model_fields.items()}
         return tuple(name for name, each in annotations.items() if Axis in (each, *get_args(each)))
 
@@ -165,7 +165,7 @@ class Arm(Section):
         return tuple(self.axes())
 
     def settings(self) -> dict[str, Any]:
-        """Return what is equal for all trials of the arm and determines their results."""
+        """Return the values that all trials of the arm share and that determine their results."""
         fields = type(self).model_fields
         skipped = {*self.axes(), *TABLES, "design", "samples", "device_hours", "design_seed"}
         skipped |= {name for name in self.later if getattr(self, name) == fields[name].default}
@@ -173,7 +173,7 @@ class Arm(Section):
         return {**content, **{name: table.content for name, table in self._tables().items() if table.values}}
 
     def with_tables(self, tables: Iterable[Varying]) -> Arm:
-        """Return the arm with the axes that the tables of its study have, but where it has values of its own.
+        """Return the arm with the axes of its study's tables, except where it has values of its own.
 
         Raises:
             ValidationError: an axis doesn't fit its design, or what it has for itself makes no valid table with these.
@@ -212,7 +212,7 @@ class Arm(Section):
 
 
 class ObservedArm(Arm):
-    """An optimizer of runs that are trained elsewhere: all its other fields are hyperparameters of any name."""
+    """An optimizer whose runs are trained elsewhere: every other field is a hyperparameter of any name."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, AxisField]
@@ -238,23 +238,23 @@ _KINDS = "sensitivity.optimizers.kinds"
 
 
 def declare(kind: str, arm: type[Arm]) -> None:
-    """Declare an optimizer by its arm."""
+    """Register an optimizer by its arm class."""
     ARMS[kind] = arm
 
 
 def kinds() -> tuple[str, ...]:
-    """Return the kinds of all declared optimizers."""
+    """Return the kinds of all registered optimizers."""
     importlib.import_module(_KINDS)
     return tuple(sorted(ARMS, key=lambda kind: kind == OWN))  # last in what is said of them
 
 
 def declared_kind(kind: str) -> str:
-    """Return the kind under which an optimizer is declared: its own, or `OWN` of an import path."""
+    """Return the kind under which an optimizer is registered: its own, or `OWN` for an import path."""
     return OWN if IMPORT_PATH.fullmatch(kind) else kind
 
 
 def arm_class(kind: object) -> type[Arm] | None:
-    """Return the arm of a kind; None if no optimizer has that name."""
+    """Return the arm class of a kind; None if there is no such optimizer."""
     if kind == OBSERVED:
         return ObservedArm
     kinds()
@@ -262,7 +262,7 @@ def arm_class(kind: object) -> type[Arm] | None:
 
 
 def _arm(raw: Any) -> Any:
-    """Read an arm by its kind."""
+    """Validate an arm by its kind."""
     if isinstance(raw, Arm):
         return raw
     if not isinstance(raw, dict):

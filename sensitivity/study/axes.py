@@ -1,4 +1,4 @@
-"""A hyperparameter's values: one, a list, or an interval of a log or linear scale.
+"""A hyperparameter's values: one value, a list, or an interval on a log or linear scale.
 
 In a grid design an interval gives `points` values, its ends included. In a random or Sobol design it
 is one side of the box that configurations are drawn from, and a list is drawn from uniformly.
@@ -29,7 +29,7 @@ from sensitivity.study.section import MOST_POINTS, AsList, Count, Section
 
 
 def round_significant(value: float) -> float:
-    """Round to six significant digits; minus zero becomes zero, so that both are one cell."""
+    """Round to six significant digits; -0 becomes 0, so that both are the same cell."""
     return float(f"{value:.6g}") + 0.0
 
 
@@ -46,7 +46,7 @@ class Axis(Section):
 
     @model_serializer
     def as_written(self) -> Any:
-        """Return the axis in the form that a study file has it in."""
+        """Return the axis as written in a study file."""
         if self.scale == "values":
             values = [int(value) if self.whole else value for value in self.values]
             return values if len(values) > 1 else values[0]
@@ -56,19 +56,19 @@ class Axis(Section):
 
     @property
     def varies(self) -> bool:
-        """Whether more than one value can come out."""
+        """Whether the axis has more than one value."""
         return self.scale != "values" or len(self.values) > 1
 
     def bounds(self) -> tuple[float, float]:
-        """Smallest and largest value."""
+        """Return the smallest and the largest value."""
         return (min(self.values), max(self.values)) if self.scale == "values" else (self.low, self.high)
 
     def holds(self, value: float) -> bool:
-        """Whether `value` is one of the list, or lies in the interval."""
+        """Whether `value` is in the list or the interval."""
         return value in self.values if self.scale == "values" else self.low <= value <= self.high
 
     def grid(self) -> tuple[float, ...]:
-        """Return the values of a grid design, in the order of the study file.
+        """Return the values of a grid design in the order of the study file.
 
         Raises:
             ValueError: an interval without `points`.
@@ -80,7 +80,7 @@ class Axis(Section):
         return tuple(dict.fromkeys(self.quantile(i / (self.points - 1)) for i in range(self.points)))
 
     def quantile(self, u: float) -> float:
-        """Return the value at fraction `u` in [0, 1] of the box's side (of the list, in a list)."""
+        """Return the value at fraction `u` in [0, 1] of the interval (or of the list)."""
         if self.scale == "values":
             return self.values[min(int(u * len(self.values)), len(self.values) - 1)]
         if self.scale == "log":
@@ -89,7 +89,7 @@ class Axis(Section):
         return self.rounded(self.low + u * (self.high - self.low))
 
     def rounded(self, value: float) -> float:
-        """Return a value of the interval as a configuration has it: six significant digits, or a whole number."""
+        """Round a value of the interval as configurations do: to six significant digits, or to a whole number."""
         return float(round(value)) if self.whole else round_significant(value)
 
 
@@ -98,7 +98,7 @@ _Ends = Annotated[tuple[_End, _End], AsList]
 
 
 class _Interval(Section):
-    """An interval as it stands in a study file."""
+    """An interval in a study file."""
 
     log: _Ends | None = None
     linear: _Ends | None = None
@@ -127,7 +127,7 @@ class _Interval(Section):
         return self
 
     def axis(self) -> Axis:
-        """Return the axis that it describes."""
+        """Return the axis."""
         low, high = self.log or self.linear or (0.0, 0.0)
         return Axis(scale="linear" if self.log is None else "log", low=low, high=high, points=self.points)
 
@@ -140,7 +140,7 @@ def _value(raw: Any) -> float:
 
 
 def parse_axis(raw: Any) -> Axis:
-    """Read an axis from a number, a list or a table."""
+    """Parse an axis from a number, a list or a table."""
     if isinstance(raw, Axis):
         return raw
     if isinstance(raw, dict):
@@ -171,12 +171,12 @@ AxisField = Annotated[Axis, BeforeValidator(parse_axis)]
 
 
 def fixed(value: float) -> Axis:
-    """Return the axis of one value."""
+    """Return the axis with a single value."""
     return Axis(scale="values", values=(value,))
 
 
 def _value_or_axis(kind: Any) -> PlainValidator:
-    """Return what reads a number of `kind` as it is, and a list or an interval as an axis."""
+    """Return a validator that keeps a number of `kind` and parses a list or an interval as an axis."""
     adapter: TypeAdapter[Any] = TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
 
     def read(raw: Any) -> Any:
@@ -195,7 +195,7 @@ LimitOrAxis = Annotated[float | Axis | None, _value_or_axis(Annotated[float, Fie
 
 
 def _own_value(raw: Any) -> Any:
-    """Read what an optimizer of the user's is given: a number, list or interval as an axis, all else as it is."""
+    """Parse an argument of a user's optimizer: a number, list or interval as an axis, anything else unchanged."""
     if isinstance(raw, (bool, str)) or (isinstance(raw, dict) and raw.keys() == {"fixed"}):
         return raw
     return parse_axis(raw)

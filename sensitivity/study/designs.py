@@ -24,7 +24,7 @@ _OWN = 48
 
 
 def configurations(arm: Arm, seed: int = 0) -> tuple[Configuration, ...]:
-    """Return the configurations of an arm's design that run with `seed`, without repeats, the same on every call.
+    """Return the distinct configurations of an arm's design that run with `seed`; deterministic.
 
     A grid is the full factorial, whatever the seed. Of draws every seed has its own, so that a run is a draw of a
     setting and a seed together: shares of runs are then probabilities, and seeds are independent of each other.
@@ -50,7 +50,7 @@ def configurations(arm: Arm, seed: int = 0) -> tuple[Configuration, ...]:
 
 
 def _quantiles(arm: Arm, seed: int, names: Sequence[str]) -> NDArray[np.float64]:
-    """Return where on their axes the hyperparameters `names` are drawn: [samples, names], from 0 to 1."""
+    """Return the positions of draws on the axes of `names`: [samples, names], in [0, 1]."""
     count = arm.samples or 0
     places = _places(names, tuple(arm.axes()))
     if arm.design == "random":
@@ -59,7 +59,7 @@ def _quantiles(arm: Arm, seed: int, names: Sequence[str]) -> NDArray[np.float64]
 
 
 def quantiles(names: Sequence[str], among: Sequence[str], seed: int) -> list[float]:
-    """Return where on their axes hyperparameters are in the first random draw of a seed, from 0 to 1.
+    """Return the position of each hyperparameter on its axis, in [0, 1], in a seed's first random draw.
 
     They are those of the design "random" with ``design_seed`` 0: the same for every arm that has a hyperparameter of
     the name. `among` are all of the arm's, in its order.
@@ -68,7 +68,7 @@ def quantiles(names: Sequence[str], among: Sequence[str], seed: int) -> list[flo
 
 
 def _places(names: Sequence[str], among: Sequence[str]) -> list[int]:
-    """Return which dimension each of `names` is, where an arm has the hyperparameters `among`."""
+    """Return the dimension of each of `names` among the arm's hyperparameters `among`."""
     order = {name: place for place, name in enumerate(HYPERPARAMETERS)}  # the same in every arm
     own = [name for name in among if name not in HYPERPARAMETERS]
     order |= {name: _OWN + place for place, name in enumerate(own)}
@@ -96,5 +96,5 @@ def _sobol(design_seed: int, seed: int, place: int, count: int) -> NDArray[np.fl
 
 
 def stand_ins(arm: Arm, count: int) -> tuple[Configuration, ...]:
-    """Return `count` configurations all over the box of a search, or all there are: they show what it may cost."""
+    """Return up to `count` configurations spread over the box of a search, to estimate its cost."""
     return configurations(arm.model_copy(update={"design": "sobol", "device_hours": None, "samples": count}))

@@ -1,4 +1,4 @@
-"""What a study can do in Python beyond what its file says: take functions, be changed, and be written as a file."""
+"""Studies in Python: built from functions, changed, and written as study files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sensitivity.study.toml_text import toml_text
 
 
 class Editable(Section):
-    """The part of a ``StudySpec`` that is not a field of the study file."""
+    """The methods of a ``StudySpec`` for use from Python."""
 
     _code: str = PrivateAttr(default="")
 
     def __init__(self, /, **fields: Any) -> None:
-        """Validate a study from the fields of a study file, where functions may stand in place of import paths.
+        """Validate a study from the fields of a study file; functions may replace import paths.
 
         Raises:
             StudyFileError: with every mistake found, in the words of a study file.
@@ -35,7 +35,7 @@ class Editable(Section):
 
     @classmethod
     def read(cls, study: str | os.PathLike[str]) -> Self:
-        """Read a study file, or a shipped one by its name; paths in it are then relative to the current folder.
+        """Read a study file, or a shipped one by name; its paths become relative to the current folder.
 
         Raises:
             UserError: there is none, or it has mistakes, all of which are listed.
@@ -52,13 +52,13 @@ class Editable(Section):
         return self._code
 
     def with_code(self, code: str) -> Self:
-        """Return the same study with the functions that it was given once, as their source."""
+        """Return the study with functions restored from the source stored with it."""
         found = self.model_copy()
         found._code = code
         return found
 
     def replace(self, **changes: Any) -> Self:
-        """Return the study with other values of some fields, validated as a whole.
+        """Return a copy with some fields replaced, validated as a whole.
 
         Args:
             changes: values by field, or by the dotted path of a field as a study file would have it:
@@ -84,7 +84,7 @@ class Editable(Section):
         return found.with_code(self.code) if kept else found
 
     def __repr__(self) -> str:
-        """Return what the study is, in a line; `to_toml` has all of it."""
+        """Return a one-line summary; `to_toml` returns the whole study."""
         content = self.model_dump(mode="json")
         sizes = ", ".join(map(str, content["batch_sizes"]))
         return f"Study({content['name']!r}: {', '.join(content['optimizers'])}; batch sizes {sizes})"
@@ -100,7 +100,7 @@ class Editable(Section):
 
 
 def _parts(path: str) -> list[str]:
-    """Return the names along a dotted path, which are quoted where they hold dots, as TOML has it."""
+    """Split a dotted TOML path into names; names with dots are quoted."""
     try:
         below: Any = tomllib.loads(f"{path} = 0")
     except ValueError:

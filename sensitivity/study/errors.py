@@ -15,7 +15,7 @@ _MOST_LINES, _LAST_LINES, _MOST_OF_LINE = 60, 5, 1_500
 
 
 class UserError(Exception):
-    """A mistake outside this code. The commands print it without a traceback and exit with 2.
+    """An error that the user can fix. Commands print it without a traceback and exit with code 2.
 
     A message quotes what the user gave, which may be of any size and kind: it holds no control characters or lone
     surrogates, no more than fits a screen is kept, and credentials in URIs are masked.
@@ -25,12 +25,12 @@ class UserError(Exception):
         super().__init__(_clipped(printable(redacted(message))))
 
     def _render_traceback_(self) -> list[str]:
-        """Return what IPython shows in a notebook: the message, as a command prints it."""
+        """Return what IPython shows in a notebook: the message without a traceback."""
         return [f"error: {self}"]
 
 
 class StudyFileError(UserError):
-    """The mistakes of a study file, one line each; of very many, the first."""
+    """The mistakes of a study file, one per line; only the first ones if there are very many."""
 
     def __init__(self, source: str, mistakes: Sequence[str], *, more: int = 0) -> None:
         self.source = source
@@ -41,7 +41,7 @@ class StudyFileError(UserError):
         super().__init__("\n".join([title, *(f"  - {line}" for line in self.mistakes)]))
 
     def of(self, source: str) -> StudyFileError:
-        """Return the same mistakes, of the file `source`."""
+        """Return the same mistakes with `source` as the file's name."""
         return _study_file_error(source, self.mistakes[: -1 if self._more else None], self._more)
 
     def __reduce__(self) -> tuple[Callable[..., StudyFileError], tuple[str, tuple[str, ...], int]]:
@@ -49,7 +49,7 @@ class StudyFileError(UserError):
 
 
 class StorageError(UserError):
-    """A study directory that can't be read or written as asked. What it holds stays as it was."""
+    """A study directory that can't be read or written; its content is unchanged."""
 
     def __init__(self, message: str, *, passing: bool = False) -> None:
         super().__init__(message)
@@ -70,7 +70,7 @@ def _study_file_error(source: str, mistakes: tuple[str, ...], more: int) -> Stud
 
 
 def printable(text: str) -> str:
-    """Return `text` with what no terminal or file may be given escaped, as Python writes it.
+    """Return `text` with unprintable characters escaped as in Python literals.
 
     These are control characters other than line ends and tabs, and lone surrogates, which stand for the bytes of a
     file name that is not UTF-8.
@@ -79,7 +79,7 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Return `text`, with its middle left out where it is longer than `most`."""
+    """Return `text` with its middle cut if it is longer than `most` characters."""
     return text if len(text) <= most else f"{text[: most - most // 3]} ... {text[-(most // 3) :]}"
 
 

@@ -14,7 +14,7 @@ _RAYS_OWN = ("CPU", "GPU", "memory", "object_store_memory", "bundle")
 
 
 class ExecutionSpec(Section):
-    """How the machine is used. No result depends on it, beyond rounding."""
+    """How the machine is used. Results do not depend on it, apart from rounding."""
 
     pack_size: Annotated[int, Field(ge=1, le=1024)] | None = None
     micro_batch: Count | None = None

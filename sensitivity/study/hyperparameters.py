@@ -1,4 +1,4 @@
-"""Hyperparameters declare themselves once: their names in words, what they may be, and the scale they are compared on.
+"""Declarations of hyperparameters: label, allowed range, and the scale on which values are compared.
 
 Study files, stored tables, analysis, figures, pages and forms read the declarations. A hyperparameter that isn't
 declared here is a number of any size, in its own name, compared in decades.
@@ -26,7 +26,7 @@ Scale = Literal["log", "one_minus"]
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameter:
-    """A number that changes training, and that the runs of a study may have different values of."""
+    """A number that affects training and may differ between the runs of a study."""
 
     name: str
     label: str
@@ -51,12 +51,12 @@ class Hyperparameter:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """Where it stands in a study file: its table, and its name there."""
+        """Its table in a study file and its name there."""
         return (*self.table, self.name.removeprefix(MODEL_ARGUMENT))
 
     @property
     def allowed(self) -> str:
-        """The range in words, such as ">= 0 and < 1"; empty where any number is allowed."""
+        """The allowed range in words, such as ">= 0 and < 1"; empty if any number is allowed."""
         parts = []
         if self.low > -math.inf:
             parts.append(f"{'>=' if self.low_allowed else '>'} {self.low:g}")
@@ -66,29 +66,29 @@ class Hyperparameter:
         return f"a whole number {words}".strip() if self.whole else words
 
     def allows(self, values: ArrayLike) -> NDArray[np.bool_]:
-        """Return which of `values` lie in the range; NaN doesn't."""
+        """Return which of `values` lie in the range; NaN does not."""
         array = np.asarray(values, dtype=float)
         above = array >= self.low if self.low_allowed else array > self.low
         return np.asarray(above & (array < self.high))
 
     @property
     def coordinate_label(self) -> str:
-        """What a logarithmic axis of it shows: the name itself, or 1 − it."""
+        """The label of a logarithmic axis: the name, or 1 − the name."""
         return f"1 − {self.label}" if self.scale == "one_minus" else self.label
 
     def coordinate(self, value: float) -> float:
-        """Return what stands on a logarithmic axis: `value`, or 1 - `value`."""
+        """Return the coordinate on a logarithmic axis: `value`, or 1 - `value`."""
         return 1.0 - value if self.scale == "one_minus" else value
 
     def decades(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Return `values` in decades, rising with them; NaN where they have none, as log10(0)."""
+        """Return `values` in decades, increasing; NaN where undefined, as for log10(0)."""
         array = np.asarray(values, dtype=float)
         positive = 1.0 - array if self.scale == "one_minus" else array
         found = np.log10(np.where(positive > 0, positive, np.nan))
         return -found if self.scale == "one_minus" else found
 
     def from_decades(self, value: float) -> float:
-        """Return the value at `value` decades."""
+        """Return the value whose position is `value` decades."""
         return 1.0 - math.pow(10.0, -value) if self.scale == "one_minus" else math.pow(10.0, value)
 
 
@@ -148,7 +148,7 @@ which random numbers its draws come from."""
 
 
 def hyperparameter(name: str) -> Hyperparameter:
-    """Return the declaration of a hyperparameter, or what holds of one that isn't declared."""
+    """Return the declaration of a hyperparameter, or a default one if it is not declared."""
     if name.startswith(MODEL_ARGUMENT):
         label = name.replace(".", " ").replace("_", " ")
         return Hyperparameter(name=name, label=label, structural=True, table=MODEL_ARGUMENTS)
@@ -156,7 +156,7 @@ def hyperparameter(name: str) -> Hyperparameter:
 
 
 def of_table(path: Sequence[str]) -> Hyperparameter | None:
-    """Return the hyperparameter that stands at a path of a study file, such as ("schedule", "warmup_epochs")."""
+    """Return the hyperparameter at a path of a study file, such as ("schedule", "warmup_epochs")."""
     if not path:
         return None
     *table, leaf = path
@@ -165,7 +165,7 @@ def of_table(path: Sequence[str]) -> Hyperparameter | None:
 
 
 def decades(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """Return `values` of a hyperparameter in decades, as it declares them.
+    """Return `values` of a hyperparameter in decades of its declared scale.
 
     >>> decades("momentum", [0.9, 0.99]).round(9).tolist()  # averages over 10 and over 100 steps
     [1.0, 2.0]
@@ -174,11 +174,11 @@ def decades(name: str, values: ArrayLike) -> NDArray[np.float64]:
 
 
 def ridge(names: Collection[str]) -> tuple[str, str] | None:
-    """Return the first of `names` that divides another one, after that one; None where none does."""
+    """Return the first pair (numerator, denominator) among `names` whose quotient matters; None if there is none."""
     pairs = ((str(hyperparameter(name).divides), name) for name in sorted(names, key=rank))
     return next((pair for pair in pairs if pair[0] in names), None)
 
 
 def rank(name: str) -> tuple[int, str]:
-    """Return a key that sorts hyperparameters: declared ones in their order, then the others by name."""
+    """Return a sort key: declared hyperparameters in order of declaration, then the others by name."""
     return list(HYPERPARAMETERS).index(name) if name in HYPERPARAMETERS else len(HYPERPARAMETERS), name

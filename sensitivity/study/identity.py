@@ -1,4 +1,4 @@
-"""What was trained, told from what it may have become: digests of the data and of the network's initialisation.
+"""Digests of the data and of the network's initialisation, to detect later changes.
 
 A recipe (the study file, the user's source) does not say what data a function returned, or which weights a network
 began with. So digests of both are taken when a study is planned, kept in study.json, and compared in every process
@@ -26,7 +26,7 @@ NETWORK_SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Digest:
-    """One array, or several taken together."""
+    """The digest of one or several arrays."""
 
     form: str
     """Types and shapes, and a hash of what is not floating-point: never rounded."""
@@ -38,7 +38,7 @@ class Digest:
     """Euclidean, of the floating-point numbers, each divided by the scale of its column."""
 
     def is_same(self, other: Digest) -> bool:
-        """Whether both are of the same arrays, but for rounding."""
+        """Whether both are digests of the same arrays, apart from rounding."""
         if self.sha256 == other.sha256 or self.form != other.form:
             return self.sha256 == other.sha256
         most = ROUNDING * self.norm
@@ -47,7 +47,7 @@ class Digest:
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The data that a study trains and tests on, and the network that it trains."""
+    """Digests of a study's training and test data and of its network."""
 
     train_inputs: Digest
     train_targets: Digest
@@ -57,7 +57,7 @@ class Identity:
     """Parameters and buffers at `NETWORK_SEED`."""
 
     def differences(self, now: Identity) -> list[str]:
-        """Return which parts are others `now`, in words, with their types and shapes."""
+        """Describe which parts differ `now`, with their types and shapes."""
         lines = []
         for field in fields(self):
             before, after = getattr(self, field.name), getattr(now, field.name)
@@ -73,7 +73,7 @@ class Identity:
 
     @classmethod
     def of_content(cls, content: Mapping[str, Any]) -> Identity:
-        """Return what `content` gave.
+        """Restore an identity from the result of `content`.
 
         Raises:
             KeyError, TypeError, ValueError: it is something else.

@@ -1,18 +1,21 @@
-"""The ledger of a settlement: every step, why it was taken, what it cost and what it showed."""
+"""The ledger of a settlement: each step, its reason, its cost and its result."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
 from sensitivity.study.amendments import Amendment, Declaration, Freeze, Observation, Point, Settlement, Shown, Step
 
+Standing = Literal["under_way", "stopped", "settled", "open"]
+"""Of a settlement: not at its end; ended by a budget; every question answered; at its end with a question open."""
+
 
 class StepCost(Amendment):
-    """What the runs of a step took."""
+    """The cost of a step's runs."""
 
     runs: Annotated[int, Field(ge=0)] = 0
     device_seconds: Annotated[float, Field(ge=0)] = 0.0
@@ -21,7 +24,7 @@ class StepCost(Amendment):
 
     @classmethod
     def total(cls, costs: Iterable[StepCost]) -> Self:
-        """Return the sum of costs."""
+        """Return the sum of several costs."""
         every = tuple(costs)
         return cls(
             runs=sum(cost.runs for cost in every),
@@ -31,7 +34,7 @@ class StepCost(Amendment):
 
 
 class LedgerEntry(Amendment):
-    """A step that was taken."""
+    """A completed step."""
 
     step: Step
     shown: Shown | None
@@ -40,7 +43,7 @@ class LedgerEntry(Amendment):
 
 
 class Declared(Amendment):
-    """What is written before the first run, and never changed."""
+    """The declaration, written before the first run and never changed."""
 
     declaration: Declaration
     hash: str
@@ -49,7 +52,7 @@ class Declared(Amendment):
 
 
 class Ledger(Amendment):
-    """How far a study has been settled."""
+    """All completed steps of a settlement."""
 
     declared: Declared
     entries: tuple[LedgerEntry, ...] = ()
@@ -63,10 +66,19 @@ class Ledger(Amendment):
 
     @cached_property
     def cost(self) -> StepCost:
-        """What all steps took."""
+        """The cost of all steps."""
         return StepCost.total(entry.cost for entry in self.entries)
 
     @property
+    def standing(self) -> Standing:
+        """How far it has come."""
+        if self.settlement is None:
+            return "under_way"
+        if self.settlement.stopped:
+            return "stopped"
+        return "settled" if self.settlement.settled else "open"
+
+    @property
     def freeze(self) -> Freeze | None:
-        """What was fixed before the judging runs; None before that."""
+        """What is fixed before the judging runs; None until then."""
         return next((entry.step.freeze for entry in self.entries if entry.step.freeze is not None), None)

@@ -1,4 +1,4 @@
-"""From a TOML file to a ``StudySpec``, or to all of its mistakes at once."""
+"""Read a TOML file as a ``StudySpec``, or report all its mistakes at once."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ _SLIPS = (
 
 
 def shipped() -> dict[str, Path]:
-    """Return the study files that ship with the product, by name."""
+    """Return the shipped study files, by name."""
     folder = Path(str(importlib.resources.files("search_spaces")))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def find_study(study: str) -> Path:
-    """Return the file that `study` names: a path, or a file of `search_spaces/` by its name.
+    """Return the file that `study` names, either by path or by the name of a shipped study.
 
     Raises:
         UserError: there is neither.
@@ -133,7 +133,7 @@ def read_study(path: Path) -> str:
 
 
 def parse_toml(text: str, *, source: str) -> dict[str, Any]:
-    """Return the content of a text in TOML; `source` names it in messages.
+    """Parse TOML text; `source` names it in messages.
 
     Raises:
         StudyFileError: it is none; the line and the likely fix are named.
@@ -162,7 +162,7 @@ def parse_study(raw: dict[str, Any], *, source: str) -> StudySpec:
 
 @contextlib.contextmanager
 def mistakes_told(raw: Mapping[str, Any], *, source: str) -> Iterator[None]:
-    """Check the size of a study's content, and turn what validating it raises into sentences.
+    """Check the size of a study's content, and turn validation errors into sentences.
 
     Raises:
         StudyFileError: with every mistake found.
@@ -178,7 +178,7 @@ def mistakes_told(raw: Mapping[str, Any], *, source: str) -> Iterator[None]:
 
 
 def _oversized(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what nobody writes by hand, before any work is done on it: each check of a list looks at all its values."""
+    """Yield the oversized parts of a study before validation, whose checks take time in proportion to lists."""
     waiting: list[tuple[tuple[Any, ...], Any]] = [((), dict(raw))]
     while waiting:
         location, value = waiting.pop()
@@ -200,7 +200,7 @@ def _oversized(raw: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _no_toml(why: str, text: str) -> str:
-    """Return what is wrong with a text that is no TOML, the line where it is, and the likely fix."""
+    """Return the error of invalid TOML, with its line and the likely fix."""
     place = re.search(r"at line (\d+), ", why)
     line = text.split("\n")[int(place[1]) - 1].strip() if place else ""
     said = f"not valid TOML: {shortened(why, 200)}"
@@ -265,7 +265,7 @@ def _path(location: Iterable[Any]) -> str:
 
 
 def _fields_at(location: tuple[Any, ...], raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names that are allowed in the table at `location`."""
+    """Return the allowed names in the table at `location`."""
     if len(location) >= 2 and location[0] == "optimizers":
         arm = raw["optimizers"][location[1]]
         found = arm_class(arm["kind"])

@@ -1,4 +1,4 @@
-"""The name that a misspelt one most likely stands for."""
+"""Suggest the name that was probably meant by a misspelt one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """Return the one of `known` that is spelt most like `name`, None if none is; small and capital letters are alike.
+    """Return the closest match to `name` in `known`, ignoring case; None if none is close.
 
     `cutoff` is the least similarity, from 0 to 1, of ``difflib``.
 

@@ -1,4 +1,4 @@
-"""Studies whose runs were trained elsewhere: the ``[observed]`` table of a study file, and the ids of their runs.
+"""Studies whose runs were trained elsewhere: the ``[observed]`` table of a study file, and run ids.
 
 Such a study has no problem, budget, schedule or evaluation of ours: what was trained isn't known here, only what was
 measured. Its runs were imported, recorded by the user's own loop, or handed out to it (``sensitivity.trials``).
@@ -24,7 +24,7 @@ TRAINED_HERE = ("problem", "budget", "schedule", "evaluation", "search", "execut
 
 
 class ObservedSpec(Section):
-    """What is known of runs that were trained elsewhere."""
+    """What is known about runs that were trained elsewhere."""
 
     metrics: Annotated[tuple[MetricName, ...], AsList] = tuple(metric.name for metric in USUAL)
     """Those that were measured."""
@@ -58,12 +58,12 @@ class ObservedSpec(Section):
         return tuple(METRICS[name] for name in self.metrics)
 
     def where(self) -> str:
-        """Return in words where the runs were trained."""
+        """Describe where the runs were trained."""
         return f"elsewhere ({self.source})" if self.source else "elsewhere"
 
 
 def trained_elsewhere(name: str) -> UserError:
-    """Return the error for what can be done only with a study that is trained here."""
+    """Return the error for an action that requires a study trained by this product."""
     return UserError(
         f"{name}: its runs are trained elsewhere, so nothing of it can be trained here\n"
         "  `sensitivity.trials` hands out what it plans (docs/importing.md); its results can be read: verdict, report, "
@@ -72,7 +72,7 @@ def trained_elsewhere(name: str) -> UserError:
 
 
 def observed_ids(optimizer: str, hyperparameters: Mapping[str, float], batch_size: int, seed: int) -> tuple[str, str]:
-    """Return the ids of a run that was trained elsewhere, and of its cell: hashes of all that tells it from others."""
+    """Return the ids of a run trained elsewhere and of its cell: hashes of all that distinguishes them."""
     cell = {
         OBSERVED: True,
         "arm": optimizer,

@@ -1,4 +1,4 @@
-"""``Origin``: all that a problem is loaded from, and what must come of it."""
+"""``Origin``: everything a problem is loaded from, and the expected result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sensitivity.study.snapshot import Snapshot
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What a problem is loaded from, wherever that is; it travels with the packs and is kept with the study."""
+    """What a problem is loaded from, on any machine; sent with each pack and stored with the study."""
 
     problem: ProblemSpec
     snapshot: Snapshot
@@ -21,5 +21,5 @@ class Origin:
 
     @property
     def folder(self) -> str:
-        """Where the study file lies, for paths relative to it."""
+        """The study file's folder, for relative paths."""
         return self.snapshot.roots[0]

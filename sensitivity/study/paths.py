@@ -1,4 +1,4 @@
-"""The boundary to the file system: whatever a path of the user's raises becomes a message."""
+"""The boundary to the file system: errors raised by a user's path become messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST = 500
 
 @contextlib.contextmanager
 def path_faults(place: str | Path, fix: str, *, what: str = "can't be read") -> Iterator[None]:
-    """Turn what a path and its file system may raise into a message: the place, what failed, why, and the fix.
+    """Turn file system errors into a message with the place, what failed, why, and the fix.
 
     Beside OSError these are RuntimeError (a home folder that is not known, links in a circle), ValueError (a zero byte)
     and UnicodeError.
@@ -35,7 +35,7 @@ def path_faults(place: str | Path, fix: str, *, what: str = "can't be read") -> 
 
 
 def reason(error: Exception) -> str:
-    """Return in a few words why a path can't be used."""
+    """Return a short reason why a path can't be used."""
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 text (byte {error.start})"
     if isinstance(error, OSError) and error.strerror:

@@ -1,4 +1,4 @@
-"""Plain numbers and lists from what Python callers have: NumPy's scalars and arrays, tensors, fractions."""
+"""Convert NumPy scalars and arrays, tensors and fractions to plain numbers and lists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def plain(value: Any) -> Any:
-    """Return `value` with every number in it as Python's own int or float; what is no number stays as it is.
+    """Return `value` with every number as a Python int or float; anything else is unchanged.
 
     Arrays and tensors, of any library whose arrays have `tolist`, become numbers or lists.
     """

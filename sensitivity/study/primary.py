@@ -1,4 +1,4 @@
-"""What a study claims: the pairs that are compared, and the one claim that is fixed before anything runs.
+"""The claims of a study: compared pairs, and the primary claim, fixed before anything runs.
 
 One claim of a study is confirmatory: its question, target and pair stand in `[primary]` before the first run, and it
 gets the whole error rate. Everything else that a verdict says is exploratory and is labelled so. Without `[primary]`,
@@ -48,12 +48,12 @@ class PrimarySpec(Section):
 
 
 def default_pairs(optimizers: tuple[str, ...]) -> tuple[Pair, ...]:
-    """Return every optimizer against the first."""
+    """Return the pairs of each optimizer with the first one."""
     return tuple((name, optimizers[0]) for name in optimizers[1:])
 
 
 def require_pair(pair: Pair, optimizers: Collection[str] | None) -> None:
-    """Raise unless `pair` names two different ones of `optimizers`; None is not known, as they have mistakes."""
+    """Raise unless `pair` names two different `optimizers`, which are None if invalid themselves."""
     if optimizers is not None and (pair[0] == pair[1] or not set(pair) <= set(optimizers)):
         raise PydanticCustomError(
             "pair",

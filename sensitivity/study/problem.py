@@ -178,6 +178,13 @@ class ProblemSpec(Varying):
                 return value
         return _known_or_import_path(value, DATASETS, "data set", "".join(f", {kind}PATH" for kind in _PATHS))
 
+    @field_validator("columns")
+    @classmethod
+    def _of_a_table(cls, value: ColumnsSpec | None, info: ValidationInfo) -> ColumnsSpec | None:
+        if value is not None and not info.data.get("dataset", TABLE).startswith(TABLE):
+            raise PydanticCustomError("problem", 'belongs to dataset = "table:PATH"; remove it')
+        return value
+
     @field_validator("model")
     @classmethod
     def _model_known(cls, value: str) -> str:

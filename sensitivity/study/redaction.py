@@ -1,4 +1,4 @@
-"""Credentials in URIs are masked wherever a URI is shown, logged or stored."""
+"""Mask the credentials in URIs wherever they are shown, logged or stored."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def redacted_address(address: str) -> str:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Masks credentials in what is logged, tracebacks included."""
+    """Masks credentials in log records, including tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, or lines, of a record."""
+        """Return a formatted record."""
         return redacted(super().format(record))
 
 

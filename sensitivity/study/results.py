@@ -1,4 +1,4 @@
-"""What a run yields: a status, a curve, and how it was made. Failure is a value here."""
+"""The result of a run: status, curve and provenance. Failure is a value here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sensitivity.study.trials import Trial
 
 
 class Status(StrEnum):
-    """Where a planned run stands. Every planned run has exactly one (docs/statistics.md, section 0)."""
+    """The status of a planned run. Every planned run has exactly one (docs/statistics.md, section 0)."""
 
     PENDING = "pending"
     """Planned, no result yet."""
@@ -29,7 +29,7 @@ class Status(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether another `run` leaves it as it is."""
+        """Whether the status is final: `run` does not train such a run again."""
         return self in (Status.COMPLETED, Status.DIVERGED, Status.STOPPED, Status.FAILED)
 
 
@@ -74,7 +74,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """The outcome of one trial; the defaults are those of a trial that never trained."""
+    """The result of one trial; the defaults describe a trial that never trained."""
 
     trial: Trial
     status: Status
@@ -99,7 +99,7 @@ class RunResult:
 
 @dataclass(frozen=True, kw_only=True)
 class PackResult:
-    """The outcome of a pack, and where and when it was made."""
+    """The result of a pack, and where and when it was computed."""
 
     runs: tuple[RunResult, ...]
     pack_id: str

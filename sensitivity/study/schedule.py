@@ -16,7 +16,7 @@ DIVERGENCE_BATCHES = 10
 
 
 def steps_of_epochs(epochs: float, *, train_size: int, batch_size: int) -> int:
-    """Return the number of steps that draw at least `epochs` x `train_size` examples.
+    """Return the smallest number of steps that draws at least `epochs` x `train_size` examples.
 
     >>> steps_of_epochs(3, train_size=1000, batch_size=128)
     24
@@ -37,7 +37,7 @@ def total_steps(budget: BudgetSpec, *, train_size: int, batch_size: int) -> int:
 
 
 def evaluation_steps(evaluation: EvaluationSpec, *, total: int, train_size: int, batch_size: int) -> tuple[int, ...]:
-    """Return after how many steps a run is measured, rising, the last step always included.
+    """Return the steps after which a run is evaluated, increasing and including the last one.
 
     The untrained network, at step 0, is measured besides. All but the last step are the same whatever the budget, so
     the evaluations of a longer one continue those of a shorter one.
@@ -68,7 +68,7 @@ def _geometric_steps(growth: float, total: int) -> tuple[int, ...]:
 
 
 def training_steps(evaluation: EvaluationSpec, *, total: int, train_size: int, batch_size: int) -> tuple[int, ...]:
-    """Return the evaluations that measure the training split, and judge a run by it: stop or call it diverged.
+    """Return the evaluations that measure the training split, which decide on stopping and divergence.
 
     With a fixed spacing these are all of them. With `growth` they are the first ones after 1, 2, 4, 8, ... epochs, and
     the last: often enough to judge, and a small part of what training costs, however large the training split.
@@ -86,7 +86,7 @@ def training_steps(evaluation: EvaluationSpec, *, total: int, train_size: int, b
 
 
 def divergence_patience(evaluation: EvaluationSpec, *, train_size: int, batch_size: int) -> int | None:
-    """Return after how many batches in a row with a loss above the divergence bound a run has diverged.
+    """Return the number of consecutive batches above the divergence bound after which a run has diverged.
 
     None with a fixed spacing, where the training split is measured at each evaluation and decides alone. In a row,
     because momentum and K-FAC take single batches, and sometimes a few, above the bound in runs that end well.
@@ -97,7 +97,7 @@ def divergence_patience(evaluation: EvaluationSpec, *, train_size: int, batch_si
 
 
 def lr_scale(schedule: ScheduleSpec, *, batch_size: int) -> float:
-    """Return what the scaling rule multiplies a learning rate of the study file with at `batch_size`."""
+    """Return the factor of the scaling rule on the learning rate at `batch_size`."""
     if schedule.base_batch_size is None:
         return 1.0
     ratio = batch_size / schedule.base_batch_size

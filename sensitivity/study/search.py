@@ -1,4 +1,4 @@
-"""What adaptive searches look for, and how their winners are confirmed: the `[search]` table of a study file."""
+"""The `[search]` table of a study file: the objective of adaptive searches, and how winners are confirmed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class SearchSpec(Section):
         return value
 
     def metrics(self) -> tuple[str, ...]:
-        """Return the metrics that have to be measured for it."""
+        """Return the metrics that the objective needs."""
         return tuple(name for name in (*self.objective, *self.target) if name not in COSTS)
 
     def with_metrics(self, measured: Iterable[Metric]) -> SearchSpec:

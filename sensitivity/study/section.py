@@ -1,4 +1,4 @@
-"""What all tables of a study file have in common, and the limits that keep a slip of the hand from filling memory."""
+"""The base of all tables of a study file, with limits that keep a slip from filling memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_CHARACTERS = 10_000
 
 
 class Section(BaseModel):
-    """A table of a study file: no unknown fields, no NaN or infinity, and no value of another type.
+    """A table of a study file: unknown fields, NaN, infinity and values of other types are refused.
 
     Strict types, because ``batch_sizes = [true]`` or ``epochs = "5"`` is a mistake. An integer is a fine float, and so
     is a number of any type that Python callers have, such as ``numpy.float32``.

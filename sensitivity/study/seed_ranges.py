@@ -1,4 +1,4 @@
-"""Which seeds serve which purpose: a study file's own, those that confirm winners, and those of `settle`.
+"""Ranges of seeds by purpose: the study file's own, those that confirm winners, and those of `settle`.
 
 The ranges are disjoint, so a seed tells what its run was for, and no run that a choice has seen can judge:
 
@@ -25,7 +25,7 @@ _SETTLING = get_args(SeedPurpose)[2:]
 
 
 def first_seed(purpose: SeedPurpose, series: int = 0) -> int:
-    """Return the first seed of a purpose, which has ``SERIES_SIZE`` of them in each series of `settle`.
+    """Return the first seed of a purpose; each series of `settle` has ``SERIES_SIZE`` seeds per purpose.
 
     Raises:
         ValueError: a series below 0 or beyond the last.
@@ -40,7 +40,7 @@ def first_seed(purpose: SeedPurpose, series: int = 0) -> int:
 
 
 def purpose(seed: int) -> SeedPurpose:
-    """Return what a run with `seed` is for."""
+    """Return the purpose of a run with `seed`."""
     if seed < CONFIRMATION_SEEDS:
         return "design"
     place = (seed - CONFIRMATION_SEEDS) // _RANGE_SIZE
@@ -48,5 +48,5 @@ def purpose(seed: int) -> SeedPurpose:
 
 
 def series(seed: int) -> int:
-    """Return the series of `settle` that a seed belongs to; 0 for a seed of no such range."""
+    """Return the series of `settle` that a seed belongs to; 0 if it belongs to none."""
     return 0 if purpose(seed) in ("design", "confirmation") else seed % _RANGE_SIZE // SERIES_SIZE

@@ -1,4 +1,4 @@
-"""Every random stream of a run comes from its seed and the stream's purpose, and from nothing else.
+"""Every random stream of a run is derived from its seed and the stream's purpose alone.
 
 So runs that share a seed share their initialisation and their data order across optimizers, batch
 sizes and hyperparameters, and comparisons are paired.

@@ -1,4 +1,4 @@
-"""Functions and classes given as objects in place of ``"module:function"``: by import path, or by their source.
+"""Functions and classes passed as objects instead of ``"module:function"``, by import path or source.
 
 What can be imported from a module is named by its path. What was defined in a notebook or a script is kept by its
 source text, as the module `MODULE`, with what it needs of its globals: imports, other functions and classes, and plain
@@ -53,7 +53,7 @@ def with_import_paths(fields: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def _path(value: Any) -> str | None:
-    """Return the import path of a function or class of a module; None if it belongs to this session alone."""
+    """Return the import path of a function or class; None if it exists in this session only."""
     module, name = getattr(value, "__module__", None), str(getattr(value, "__qualname__", ""))
     if module is None or not _is_importable(module) or getattr(sys.modules[module], name, None) is not value:
         return None
@@ -65,7 +65,7 @@ def _is_importable(module: str) -> bool:
 
 
 class _SessionCode:
-    """A module of what was defined in this session, as it grows."""
+    """A module under construction from definitions made in this session."""
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
@@ -85,7 +85,7 @@ class _SessionCode:
         return "\n\n".join(["\n".join(heads), *self._definitions] if heads else self._definitions)
 
     def add(self, value: Any) -> str:
-        """Add a function or class with all that it needs, and return its name.
+        """Add a function or class with everything it needs, and return its name.
 
         Raises:
             UserError: it, or what it needs, can't be kept.
@@ -116,7 +116,7 @@ class _SessionCode:
         return name
 
     def _need(self, name: str, value: Any, where: Definition, *, by: str) -> None:
-        """Add what a definition finds under a name.
+        """Add the value that a definition refers to by a name.
 
         Raises:
             UserError: it can't be kept.
@@ -154,7 +154,7 @@ class _SessionCode:
 
 
 def _imports(name: str, value: Any, where: Definition) -> set[str]:
-    """Return the statements that make `value` known as `name`; none if no import does."""
+    """Return the import statements that bind `value` to `name`; empty if none can."""
     if isinstance(value, ModuleType):
         if not _is_importable(value.__name__):
             return set()
@@ -169,7 +169,7 @@ def _imports(name: str, value: Any, where: Definition) -> set[str]:
 
 
 def _literal(value: Any) -> str | None:
-    """Return a plain constant, or a path, as source text; None if it is none."""
+    """Return a constant or a path as source text; None for any other value."""
     if value is None or type(value) in (bool, int, str, bytes) or (type(value) is float and math.isfinite(value)):
         return repr(value)
     if isinstance(value, PurePath):

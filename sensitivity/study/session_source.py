@@ -40,7 +40,7 @@ class Definition:
     """Whether its annotations are not evaluated (``from __future__ import annotations``)."""
 
     def global_names(self) -> set[str]:
-        """Return the names that it looks up in its module, or else among Python's own."""
+        """Return the global and built-in names that it refers to."""
         module = symtable.symtable(self.text, "definition", "exec")
         names = {symbol.get_name() for symbol in module.get_symbols() if symbol.is_referenced()}
         waiting = module.get_children()
@@ -51,7 +51,7 @@ class Definition:
         return names
 
     def submodules(self, name: str, module: ModuleType) -> set[str]:
-        """Return the modules below `module` that are reached as attributes of `name`, such as ``scipy.stats``."""
+        """Return the submodules that are used as attributes of `name`, such as ``scipy.stats``."""
         found = set()
         for node in ast.walk(ast.parse(self.text)):
             parts: list[str] = []
@@ -82,7 +82,7 @@ class Definition:
 
 
 def find_definition(value: Any) -> Definition | str:
-    """Return the statement that defined a function or a class, or in words why it can't be had."""
+    """Return the statement that defined a function or class, or the reason why it is unavailable."""
     functions = list(_functions(inspect.unwrap(value)))
     for function in functions:
         code = function.__code__
@@ -106,7 +106,7 @@ def find_definition(value: Any) -> Definition | str:
 
 
 def _functions(value: Any) -> Iterator[FunctionType]:
-    """Yield a function, or those that a class has defined itself."""
+    """Yield a function, or the functions that a class itself defines."""
     if isinstance(value, FunctionType):
         yield value
     elif isinstance(value, type):
@@ -125,7 +125,7 @@ def _definitions(file: str) -> Iterator[_Statement]:
 
 
 def _top_level(file: str) -> Iterator[ast.stmt]:
-    """Yield the statements of a file's module, those in blocks such as ``if`` and ``try`` among them."""
+    """Yield a module's statements, including those in blocks such as ``if`` and ``try``."""
     linecache.checkcache(file)
     try:
         waiting: list[ast.AST] = [ast.parse("".join(linecache.getlines(file)))]
@@ -140,7 +140,7 @@ def _top_level(file: str) -> Iterator[ast.stmt]:
 
 
 def _holds(node: _Statement, code: CodeType, value: Any) -> bool:
-    """Whether a statement is the one that made `value`, with `code` in it."""
+    """Whether a statement defined `value` and contains `code`."""
     if isinstance(node, ast.ClassDef) != isinstance(value, type) or node.name != _name(value):
         return False
     if isinstance(node, ast.ClassDef):
@@ -164,7 +164,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _is_same(one: CodeType, other: CodeType) -> bool:
-    """Whether two codes do the same, wherever their lines stand."""
+    """Whether two code objects are equal apart from line numbers."""
     mine, yours = (
         [
             (c.co_name, c.co_code, c.co_names, c.co_varnames, [k for k in c.co_consts if not isinstance(k, CodeType)])

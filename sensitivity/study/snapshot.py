@@ -1,4 +1,4 @@
-"""The user's own code as it was at one moment: what is hashed is what every process then imports.
+"""A snapshot of the user's code: every process imports exactly what was hashed.
 
 Problems and optimizers of the user's own are named by import paths. ``take_snapshot`` reads those modules and every
 module that they import from beside the study file, or from beside a named module that lies elsewhere, wherever the
@@ -35,7 +35,7 @@ _DYNAMIC = {"import_module", "__import__"}
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """One module of the user's."""
+    """A module of the user's code."""
 
     name: str
     """Its full name, ``package.module``."""
@@ -53,7 +53,7 @@ class Module:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The modules that a problem consists of, beside installed packages."""
+    """The user's modules that a study needs, apart from installed packages."""
 
     roots: tuple[str, ...]
     """Folders in which the user's modules lie: that of the study file first, then those of modules named elsewhere."""
@@ -64,7 +64,7 @@ class Snapshot:
 
     @cached_property
     def hash(self) -> str:
-        """16 hex digits that identify the content of all modules; empty without any."""
+        """16 hex digits that identify the content of all modules; empty if there are none."""
         by_path = {module.path: module for module in (*self.modules, *self.installed) if module.path}
         if not by_path:
             return ""
@@ -75,7 +75,7 @@ class Snapshot:
 
     @cached_property
     def files(self) -> dict[str, Module]:
-        """The modules with a file, by its path below the study file's folder, or by name where it lies elsewhere."""
+        """The modules with a file, by path relative to the study file's folder, or by name if outside it."""
         folder = Path(self.roots[0])
         named = {}
         for module in (*self.modules, *self.installed):
@@ -89,7 +89,7 @@ class Snapshot:
 def take_snapshot(
     problem: ProblemSpec, folder: str, optimizers: Mapping[str, str] | None = None, *, code: str = ""
 ) -> Snapshot:
-    """Read the modules that a study names and all that they import of the user's own, without running any.
+    """Read the modules that a study names and the user's modules they import, without running any.
 
     Args:
         problem: of the study.
@@ -122,7 +122,7 @@ def take_snapshot(
 
 
 def find_module(name: str, parent: Module | None, roots: Sequence[str], asked_by: str) -> Module | None:
-    """Read one module of the user's; None if there is none of that name.
+    """Read a module of the user's code; None if there is no such module.
 
     Args:
         name: its full name.
@@ -163,7 +163,7 @@ def find_module(name: str, parent: Module | None, roots: Sequence[str], asked_by
 
 
 def is_installed(name: str) -> bool:
-    """Whether a top-level module is of the standard library, of an installed package, or of this one."""
+    """Whether a top-level module belongs to the standard library, an installed package, or this one."""
     if name in _OURS or name in sys.stdlib_module_names:
         return True
     places = [entry for entry in sys.path if _in_environment(Path(entry or ".").resolve())]
@@ -172,7 +172,7 @@ def is_installed(name: str) -> bool:
 
 
 def spec_elsewhere(name: str, roots: Sequence[str]) -> ModuleSpec | None:
-    """Return where a top-level module is found on the path without the user's folders."""
+    """Return the spec of a top-level module found on the path without the user's folders."""
     places = [entry for entry in sys.path if str(Path(entry or ".").resolve()) not in roots]
     spec = PathFinder.find_spec(name, places)
     return None if spec is None or spec.origin is None else spec
@@ -208,7 +208,7 @@ def _read_installed(name: str, field: str) -> Module:
 
 
 def _root(name: str, folder: str, field: str) -> str | None:
-    """Return the folder in which a named top-level module of the user's lies; None for one of an installed package."""
+    """Return the folder of a named top-level module; None if it belongs to an installed package."""
     place = _place(name, folder)
     if place == "":
         raise _not_found(name, field)
@@ -216,7 +216,7 @@ def _root(name: str, folder: str, field: str) -> str | None:
 
 
 def _place(name: str, folder: str) -> str | None:
-    """Return the folder of a top-level module of the user's, None for an installed one, "" where there is none."""
+    """Return the folder of a user's top-level module; None if it is installed, "" if it does not exist."""
     spec = PathFinder.find_spec(name, [folder])
     if spec is not None and not (spec.origin is None and is_installed(name)):
         return folder
@@ -241,7 +241,7 @@ def _in_environment(path: Path) -> bool:
 
 
 def _add(modules: dict[str, Module], name: str, roots: Sequence[str], asked_by: str) -> None:
-    """Add a module, the packages that it is in, and what they import."""
+    """Add a module, its parent packages, and everything they import."""
     waiting = [(prefix, asked_by) for prefix in reversed(_prefixes(name))]
     while waiting:
         each, by = waiting.pop()
@@ -256,7 +256,7 @@ def _add(modules: dict[str, Module], name: str, roots: Sequence[str], asked_by: 
 
 
 def imports(module: Module) -> Iterator[tuple[int, str]]:
-    """Yield the line and the full name of everything that a module may import, by statement or by a literal name.
+    """Yield line and full name of each possible import, by statement or by a literal name.
 
     ``from a import b`` yields ``a`` and ``a.b``, which may be no module.
     """

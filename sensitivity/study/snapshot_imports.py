@@ -1,4 +1,4 @@
-"""Imports from a snapshot: in the process that checks a study, and in every one that trains.
+"""Import from a snapshot, in the process that checks a study and in those that train it.
 
 The folder of the study file need not be on the path, and what lies there has no effect but through the snapshot: an
 installed package is never shadowed by a file of its name, and a module that the snapshot lacks is refused by name
@@ -23,7 +23,7 @@ from sensitivity.study.snapshot import Module, Snapshot, find_module, is_install
 
 
 def use_snapshot(snapshot: Snapshot) -> SnapshotFinder:
-    """Let this process import the modules of a snapshot, and no others of the user's; a second call replaces it.
+    """Restrict this process's imports of user code to a snapshot; a second call replaces it.
 
     Modules of the same names that were imported from elsewhere, or as they were earlier, are imported again.
     """
@@ -41,7 +41,7 @@ def use_snapshot(snapshot: Snapshot) -> SnapshotFinder:
 
 @contextlib.contextmanager
 def own_imports_kept() -> Iterator[None]:
-    """Put back on exit what a snapshot that is used inside the block has changed in this process's imports.
+    """Restore this process's imports on exit from the block.
 
     In a notebook the user's own modules stay the ones that were imported there, and further ones can be imported.
     """
@@ -62,7 +62,7 @@ def _current() -> SnapshotFinder | None:
 
 
 def _same(one: Snapshot, other: Snapshot) -> set[str]:
-    """Return the names of all modules if both snapshots have the same; any difference may matter to each of them."""
+    """Return the names of all modules if both snapshots are equal, else none: any change may affect each."""
     return {module.name for module in one.modules} if one.modules == other.modules else set()
 
 
@@ -77,7 +77,7 @@ def _forget(names: set[str]) -> None:
 
 
 class SnapshotFinder(importlib.abc.MetaPathFinder):
-    """Finds the modules of a snapshot first of all finders."""
+    """An import finder for the modules of a snapshot, before all others."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._roots = snapshot.roots
@@ -87,13 +87,13 @@ class SnapshotFinder(importlib.abc.MetaPathFinder):
 
     @property
     def snapshot(self) -> Snapshot:
-        """The snapshot as it is now."""
+        """The current snapshot."""
         modules = tuple(self._modules[name] for name in sorted(self._modules))
         return Snapshot(roots=self._roots, modules=modules, installed=self._installed)
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Add further modules beside the study file as they are imported, for a while, instead of refusing them.
+        """Inside the block, add modules beside the study file as they are imported, instead of refusing them.
 
         While a study is checked: a module whose name is put together as the code runs can't be found before.
         """
@@ -106,7 +106,7 @@ class SnapshotFinder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return where a module is loaded from; None leaves it to Python's own finders.
+        """Return the spec of a module in the snapshot; None defers to Python's finders.
 
         Raises:
             UserError: it lies beside the study file and is not part of the snapshot.
@@ -145,22 +145,22 @@ def _spec(module: Module) -> importlib.machinery.ModuleSpec | None:
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    """Loads a module's source as it was; any other file of its package is read where it lies."""
+    """Loads a module's source from the snapshot; other files of its package are read from disk."""
 
     def __init__(self, module: Module) -> None:
         super().__init__(module.name, module.path)
         self.module = module
 
     def get_data(self, path: str) -> bytes:
-        """Return the module's source; other files as they are."""
+        """Return the module's source; other files are read from disk."""
         return self.module.source if Path(path) == Path(self.module.path) else super().get_data(path)
 
     def path_stats(self, path: str) -> Any:
-        """Keep Python from taking or writing a compiled form, which would belong to the file as it is now."""
+        """Prevent Python from reading or writing compiled files, which would belong to the current file."""
         raise OSError
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module; tracebacks and `inspect` show its lines as they were."""
+        """Run the module; tracebacks and `inspect` show the lines of the snapshot."""
         text = importlib.util.decode_source(self.module.source)
         linecache.cache[self.module.path] = (len(text), None, text.splitlines(keepends=True), self.module.path)
         super().exec_module(module)

@@ -1,4 +1,4 @@
-"""``StudySpec``: a study file, validated: its tables, and what they must have in common.
+"""``StudySpec``: a validated study file, with the checks across its tables.
 
 Every field, its default and its range stand once, here or beside: optimizers in `arms`, how runs train in `protocol`,
 searches in `search`, what is claimed in `primary`, how the machine is used in `execution`.
@@ -39,7 +39,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class MarginsSpec(Section):
-    """Differences that don't matter, for the verdict's tests of equivalence (docs/statistics.md, section 8)."""
+    """Margins of equivalence for the verdict's tests (docs/statistics.md, section 8)."""
 
     scaling_ratio: Annotated[float, Field(gt=1, le=1000)] = 1.25
     """Critical batch sizes within this factor are as good as equal."""
@@ -73,7 +73,7 @@ class StudySpec(Editable):
 
     @property
     def required_problem(self) -> ProblemSpec:
-        """The problem, for what trains here.
+        """The problem of a study that is trained here.
 
         Raises:
             UserError: the runs are trained elsewhere.
@@ -84,7 +84,7 @@ class StudySpec(Editable):
 
     @property
     def required_budget(self) -> BudgetSpec:
-        """The budget, likewise."""
+        """The budget of a study that is trained here."""
         if self.budget is None:
             raise trained_elsewhere(self.name)
         return self.budget
@@ -117,12 +117,12 @@ class StudySpec(Editable):
 
     @property
     def axes(self) -> dict[str, dict[str, Axis]]:
-        """What each optimizer's hyperparameters are drawn from."""
+        """Each optimizer's axes."""
         return {name: arm.axes() for name, arm in self.optimizers.items()}
 
     @property
     def comparisons(self) -> tuple[Pair, ...]:
-        """Each (candidate, reference) that the verdict is on, that of the primary claim first."""
+        """The (candidate, reference) pairs of the verdict, the primary claim's first."""
         pairs = self.pairs or default_pairs(tuple(self.optimizers))
         if self.primary is None or self.primary.pair is None:
             return pairs
@@ -130,7 +130,7 @@ class StudySpec(Editable):
 
     @property
     def primary_target(self) -> tuple[Metric, float] | None:
-        """The target of the verdict: that of the primary claim, or the first one declared."""
+        """The target of the verdict: the primary claim's, or else the first one declared."""
         if self.primary is not None and self.primary.target is not None:
             return next((self.metric(name), level) for name, level in self.primary.target.items())
         return next(((self.metric(name), levels[0]) for name, levels in self.targets.items()), None)
@@ -142,7 +142,7 @@ class StudySpec(Editable):
 
     @property
     def asks_for_training(self) -> bool:
-        """Whether the time to some level of a metric of the training split is asked for."""
+        """Whether a target is a metric of the training split."""
         timed = (*self.targets, *(self.search.target if self.search else ()))
         return any(self.metric(name).of_training for name in timed)
 
@@ -320,7 +320,7 @@ class StudySpec(Editable):
 
     @model_serializer(mode="wrap")
     def _only_what_is_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what an observed study hasn't; of others its table, so that their hashes stay as they were."""
+        """Omit fields that an observed study lacks, or the ``[observed]`` table of others, to keep their hashes."""
         content: dict[str, Any] = handler(self)
         for name in ("observed",) if self.observed is None else TRAINED_HERE:
             content.pop(name, None)
@@ -346,7 +346,7 @@ class StudySpec(Editable):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return what makes this study the one it is; designs, seeds and targets may be extended."""
+        """Return the study's identity; designs, seeds and targets are excluded, as they may be extended."""
         if self.observed is not None:
             return {"name": self.name, "observed": True}
         tables = {

@@ -14,12 +14,12 @@ from sensitivity.study.section import MOST_SEEDS
 
 
 def repeated(values: Iterable[float]) -> list[float]:
-    """Return the values that stand more than once, rising."""
+    """Return the repeated values, sorted."""
     return sorted(value for value, times in Counter(values).items() if times > 1)
 
 
 def seed_list(raw: Any) -> Any:
-    """Return the seeds that a number of them stands for; a list stays as it is."""
+    """Expand a number of seeds to a list; a list is unchanged."""
     if isinstance(raw, int) and not isinstance(raw, bool):
         if not 1 <= raw <= MOST_SEEDS:
             raise PydanticCustomError(
@@ -50,7 +50,7 @@ def unmeasured(name: str, measured: tuple[Metric, ...]) -> str | None:
 
 
 def target_mistakes(name: MetricName, levels: tuple[float, ...], measured: tuple[Metric, ...]) -> Iterator[str]:
-    """Yield what is wrong with the levels of a metric, where the metrics `measured` are."""
+    """Yield the mistakes in a metric's target levels, given the `measured` metrics."""
     if (mistake := unmeasured(name, measured)) is not None:
         yield mistake
     if not levels:

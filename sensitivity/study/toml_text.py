@@ -1,4 +1,4 @@
-"""A study as the text of a study file. Comments aren't kept; what it says is."""
+"""Write a study as the text of a study file, without comments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def toml_text(content: Mapping[str, Any]) -> str:
-    """Return JSON-like `content` as TOML: tables for the tables at the first two levels, inline ones below."""
+    """Return JSON-like `content` as TOML, with tables at the first two levels and inline tables below."""
     lines = [f"{_key(name)} = {_value(value)}" for name, value in content.items() if _plain(value)]
     for name, value in content.items():
         if isinstance(value, Mapping):

@@ -23,7 +23,7 @@ RESULT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What all trials of a study share."""
+    """What all trials of a study have in common."""
 
     problem: ProblemSpec
     source: str
@@ -39,7 +39,7 @@ class Workload:
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """Everything here that determines results, as JSON-like data."""
+        """Everything that determines results, as JSON-like data."""
         sections = {
             name: getattr(self, name).model_dump(mode="json")
             for name in ("problem", "budget", "schedule", "evaluation")
@@ -54,7 +54,7 @@ Group = tuple[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A cell (arm, batch size, hyperparameters) with a seed."""
+    """A cell (arm, batch size, hyperparameters) and a seed."""
 
     arm: str
     settings: Mapping[str, Any]
@@ -66,32 +66,32 @@ class Trial:
 
     @cached_property
     def id(self) -> str:
-        """Hash of all that determines the result, and of the arm's name (each arm has its own runs)."""
+        """Hash of everything that determines the result, and of the arm's name (each arm has its own runs)."""
         return content_hash({**self._cell_content(), "seed": self.seed})
 
     @property
     def group(self) -> Group:
-        """Arm and batch size."""
+        """The arm and the batch size."""
         return self.arm, self.batch_size
 
     @property
     def structure(self) -> tuple[tuple[str, float], ...]:
-        """The hyperparameters that decide which code runs: the members of a pack share them."""
+        """The structural hyperparameters, which the members of a pack share."""
         return tuple((name, value) for name, value in self.hyperparameters if hyperparameter(name).structural)
 
     @cached_property
     def schedule(self) -> ScheduleSpec:
-        """The study's schedule, with what the trial's arm has other than it, and the trial's own numbers."""
+        """The study's schedule with the values of the trial's arm and of the trial itself."""
         return self._own(self.workload.schedule)
 
     @cached_property
     def problem(self) -> ProblemSpec:
-        """The study's problem, likewise."""
+        """The study's problem with the values of the trial's arm and of the trial itself."""
         return self._own(self.workload.problem)
 
     @cached_property
     def evaluation(self) -> EvaluationSpec:
-        """The study's evaluation, likewise."""
+        """The study's evaluation with the values of the trial's arm and of the trial itself."""
         return self._own(self.workload.evaluation)
 
     def _own(self, table: _Table) -> _Table:
@@ -100,12 +100,12 @@ class Trial:
 
     @property
     def confirmation(self) -> bool:
-        """Whether it runs a winner again on a fresh seed."""
+        """Whether the trial confirms a winner on a fresh seed."""
         return purpose(self.seed) == "confirmation"
 
     @cached_property
     def cell_id(self) -> str:
-        """The same without the seed."""
+        """The id of the cell: like the trial's, without the seed."""
         return content_hash(self._cell_content())
 
     def _cell_content(self) -> dict[str, Any]:
@@ -125,38 +125,38 @@ class Trial:
 
 @dataclass(frozen=True)
 class Pack:
-    """Trials that are trained as one computation: equal but for seeds and hyperparameters, structural ones aside."""
+    """Trials trained as one computation; they differ only in seeds and non-structural hyperparameters."""
 
     trials: tuple[Trial, ...]
 
     @cached_property
     def id(self) -> str:
-        """Hash of its trials' ids."""
+        """Hash of the trials' ids."""
         return content_hash({"trials": [trial.id for trial in self.trials]})
 
     @property
     def arm(self) -> str:
-        """The arm that all its trials belong to."""
+        """The arm of all trials."""
         return self.trials[0].arm
 
     @property
     def group(self) -> Group:
-        """The arm and batch size that all its trials have."""
+        """The arm and batch size of all trials."""
         return self.trials[0].group
 
     def halves(self) -> tuple[Pack, Pack]:
-        """Return the packs of its first and of its second half; it has more than one trial."""
+        """Split a pack of two or more trials into two."""
         middle = len(self.trials) // 2
         return Pack(self.trials[:middle]), Pack(self.trials[middle:])
 
     @property
     def batch_size(self) -> int:
-        """The batch size that all its trials have."""
+        """The batch size of all trials."""
         return self.trials[0].batch_size
 
 
 class Expander:
-    """Makes the trials of a study."""
+    """Creates the trials of a study."""
 
     def __init__(self, spec: StudySpec, *, source: str = "") -> None:
         self._workload = Workload(
@@ -182,7 +182,7 @@ class Expander:
 
 
 def expand(spec: StudySpec, *, source: str = "") -> tuple[Trial, ...]:
-    """Return every trial of a study that is known before it runs, seeds outermost, so that whole maps fill early.
+    """Return every trial that is known before the study runs, seed by seed, so that maps fill early.
 
     Those of searches, and confirmations, become known as it runs.
     """
@@ -200,7 +200,7 @@ def expand(spec: StudySpec, *, source: str = "") -> tuple[Trial, ...]:
 
 
 def group(trials: Iterable[Trial], size: int | Mapping[Group, int]) -> tuple[Pack, ...]:
-    """Return packs of at most `size` trials of equal arm, batch size and structure, evenly filled, in order.
+    """Group trials of equal arm, batch size and structure into evenly filled packs of at most `size`, in order.
 
     Where the trials of one seed fill more than half of a pack, a pack holds one seed, whose members share every batch;
     where they are fewer, seeds are put together. `size` may differ by arm and batch size.

@@ -1,4 +1,4 @@
-"""Functions of the user's own code, by import path."""
+"""Import the user's functions by path."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def import_function(path: str, field: str) -> Callable[..., Any]:
-    """Return the function that ``"module:function"`` names; `field` of the study file names it in messages.
+    """Return the function ``"module:function"``; `field` is its place in the study file, for messages.
 
     Raises:
         UserError: there is none, or importing its module raises.
@@ -42,7 +42,7 @@ def import_function(path: str, field: str) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _missing_told(module_name: str, where: str) -> Iterator[None]:
-    """Tell a module that is not there from one that imports what is not installed."""
+    """Distinguish a missing module from one that imports a missing package."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -54,7 +54,7 @@ def _missing_told(module_name: str, where: str) -> Iterator[None]:
 
 
 def signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a function by name; none of a class in C, which doesn't tell."""
+    """Return a function's parameters by name; empty for C classes, which have no signature."""
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -62,7 +62,7 @@ def signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 
 def fitted_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments as a function takes them: whole numbers and tuples where its defaults are such.
+    """Convert arguments to ints and tuples where the function's defaults have these types.
 
     What a study file has as ``{ fixed = ... }`` is taken out of it.
     """
@@ -86,7 +86,7 @@ def check_arguments(
     given: int,
     also: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
-    """Refuse arguments that a function does not take, and those that it needs and are not given.
+    """Refuse unknown arguments and missing required ones.
 
     Args:
         function: the function.

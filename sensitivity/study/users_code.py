@@ -1,4 +1,4 @@
-"""The boundary to code of the user's own: modules, data sets, models. Whatever it raises becomes a message."""
+"""The boundary to user code (modules, data sets, models): whatever it raises becomes a message."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 @contextlib.contextmanager
 def users_code(what: str) -> Iterator[None]:
-    """Turn whatever the user's code raises into a message that says what raised, and where.
+    """Turn any exception of user code into a message that says what was raised, and where.
 
     An exit or an interrupt that the code itself raises is a mistake like any other; Ctrl-C still interrupts. Where the
     code takes long, the log says what is being waited for.
@@ -58,7 +58,7 @@ def users_code(what: str) -> Iterator[None]:
 
 
 def described(error: BaseException) -> str:
-    """Return an exception's type and message, shortened where it is very long."""
+    """Return an exception's type and message, shortened if very long."""
     try:
         message = str(error)
     except (Exception, SystemExit):  # it is the user's own class
@@ -67,7 +67,7 @@ def described(error: BaseException) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """Return the last place in the user's own code, or else the last at all, as a line of a message."""
+    """Return the last line of user code in a traceback, or else the last line, for a message."""
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"\n  at {error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -77,7 +77,7 @@ def _where(error: BaseException) -> str:
 
 
 def _is_own(filename: str) -> bool:
-    """Whether a file is neither of an installed package, nor of Python, nor of this one."""
+    """Whether a file belongs to neither an installed package, nor Python, nor this package."""
     path = Path(filename)
     installed = "site-packages" in path.parts or "dist-packages" in path.parts
     library = Path(traceback.__file__).parent
@@ -99,7 +99,7 @@ def _said_when_slow(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Yield a list that a stop from outside (a signal) adds to, before it is handled as it would have been."""
+    """Yield a list that receives each stop signal before its previous handler runs."""
     arrived: list[int] = []
     before: dict[int, Callable[[int, FrameType | None], Any]] = {}
     if threading.current_thread() is threading.main_thread():  # no signal arrives elsewhere

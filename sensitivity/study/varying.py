@@ -1,4 +1,4 @@
-"""Tables of a study file whose numbers may have axes: for all optimizers alike, or for one of them.
+"""Tables of a study file whose numbers can be axes, for all optimizers or for one.
 
 ``schedule.warmup_epochs = [0, 1, 5]`` gives every optimizer that axis, ``optimizers.sgd.schedule.warmup_epochs`` one
 of them alone. Which numbers these are, their declarations say (``Hyperparameter.table``). Where a table of the study
@@ -37,7 +37,7 @@ from sensitivity.study.section import Section
 
 
 class Varying(Section):
-    """A table of a study file, some of whose numbers may have axes."""
+    """A table of a study file in which some numbers can be axes."""
 
     table: ClassVar[str]
     """Its name in the study file."""
@@ -48,7 +48,7 @@ class Varying(Section):
     @model_validator(mode="wrap")
     @classmethod
     def _split(cls, raw: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Take the axes out; the rest of the table must be valid with either end of them."""
+        """Extract the axes; the rest must be valid with either end of each."""
         if not isinstance(raw, Mapping):
             return handler(raw)
         values, axes = _split(plain(dict(raw)), (cls.table,))
@@ -64,26 +64,26 @@ class Varying(Section):
         return _put(content, {name: axis.as_written() for name, axis in self._axes.items()})
 
     def _unused(self) -> Collection[str]:
-        """Return fields that are left out when it is written: trials keep the ids from before there were any."""
+        """Return the unused fields, omitted when written so that trial ids do not change."""
         return ()
 
     def _kept(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields that stay beside those in `own`."""
+        """Return the fields that are kept beside those in `own`."""
         return self.model_dump()
 
     @property
     def axes(self) -> Mapping[str, Axis]:
-        """The axes that every optimizer has, by hyperparameter."""
+        """The axes common to all optimizers, by hyperparameter."""
         return self._axes
 
     def fixed(self) -> Self:
-        """Return the table without axes: what it says of every trial."""
+        """Return the table without axes: the values of every trial."""
         found = self.model_copy()
         found._axes = {}
         return found
 
     def having(self, own: Mapping[str, Any], numbers: Mapping[str, float]) -> Self:
-        """Return the table with the fields in `own` instead, and hyperparameters that stand in it.
+        """Return the table overridden by `own` and by hyperparameter values.
 
         Raises:
             ValidationError: these make no valid table.
@@ -95,33 +95,33 @@ class Varying(Section):
 
 @dataclass(frozen=True)
 class OwnTable:
-    """What one optimizer has other than the study in one of its tables."""
+    """One optimizer's own values for a table of the study."""
 
     values: Mapping[str, Any]
     axes: Mapping[str, Axis]
 
     def has(self, name: str) -> bool:
-        """Whether it has a value of a hyperparameter."""
+        """Whether the table has a value of a hyperparameter."""
         inside: Any = self.values
         for part in hyperparameter(name).path[1:]:
             inside = inside.get(part) if isinstance(inside, Mapping) else None
         return inside is not None
 
     def as_written(self) -> dict[str, Any]:
-        """Return it as a study file has it."""
+        """Return the table as written in a study file."""
         written = {name: axis.as_written() for name, axis in self.axes.items()}
         content: dict[str, Any] = to_jsonable_python(_put(self.values, written))
         return content
 
     @property
     def content(self) -> dict[str, Any]:
-        """Its values, as JSON-like data."""
+        """The values, as JSON-like data."""
         content: dict[str, Any] = to_jsonable_python(dict(self.values))
         return content
 
 
 def own_table(section: type[Varying]) -> Any:
-    """Return the type of a pydantic field that reads an optimizer's own form of a table."""
+    """Return the pydantic field type for an optimizer's own form of a table."""
 
     def read(raw: Any, info: ValidationInfo) -> Any:
         if raw is None or isinstance(raw, OwnTable):
@@ -159,7 +159,7 @@ def _reader(section: type[Varying], name: str) -> TypeAdapter[Any]:
 
 
 def moved(error: ValidationError, *where: str) -> list[InitErrorDetails]:
-    """Return the mistakes of one table as those of another, in which it stands at `where`."""
+    """Return the mistakes of a nested table, located at `where` in its parent."""
     found: list[InitErrorDetails] = []
     for each in error.errors(include_url=False):
         place, context = (*where, *each["loc"]), each.get("ctx", {})
@@ -174,7 +174,7 @@ def moved(error: ValidationError, *where: str) -> list[InitErrorDetails]:
 
 
 def fitting(axis: Axis, name: str, design: str | None) -> Axis:
-    """Return an axis as its hyperparameter has it (whole numbers or not); refuse it where it is out of range."""
+    """Convert an axis to its hyperparameter's type (whole or real), and refuse values out of range."""
     number = hyperparameter(name)
     bad = [value for value in axis.bounds() if not number.allows(value)]
     bad += [value for value in (*axis.bounds(), *axis.values) if number.whole and value != round(value)]
@@ -192,7 +192,7 @@ def fitting(axis: Axis, name: str, design: str | None) -> Axis:
 
 
 def _split(raw: Mapping[str, Any], at: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Axis]]:
-    """Return the values of the table at `at` of a study file, and its axes by hyperparameter."""
+    """Split the table at `at` of a study file into plain values and axes by hyperparameter."""
     values: dict[str, Any] = {}
     axes: dict[str, Axis] = {}
     errors: list[InitErrorDetails] = []
@@ -231,13 +231,13 @@ def _may_be_axis(value: Any) -> bool:
 
 
 def _counts(raw: Any) -> bool:
-    """Whether a list, or the ends of an interval, are whole numbers as they are written."""
+    """Whether a list, or the ends of an interval, are written as whole numbers."""
     numbers = next((raw[scale] for scale in ("log", "linear") if scale in raw), ()) if isinstance(raw, dict) else raw
     return isinstance(numbers, (list, tuple)) and all(isinstance(each, int) for each in numbers)
 
 
 def _put(values: Mapping[str, Any], numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a table with what belongs to its hyperparameters, each where it stands."""
+    """Return a table with the values of its hyperparameters inserted."""
     found = copy.deepcopy(dict(values))
     for name, number in numbers.items():
         _, *tables, leaf = hyperparameter(name).path
@@ -249,7 +249,7 @@ def _put(values: Mapping[str, Any], numbers: Mapping[str, Any]) -> dict[str, Any
 
 
 def _merged(values: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` with those in `own` instead, tables in them merged likewise."""
+    """Return `values` overridden by `own`, merging tables recursively."""
     merged = dict(values)
     for name, value in own.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)

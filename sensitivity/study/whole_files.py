@@ -1,4 +1,4 @@
-"""Files written whole: beside their place, flushed to the disk, and renamed, so that an old file stays until then.
+"""Write files atomically: to a temporary file, flushed to disk and then renamed.
 
 Every file that is written for a user or kept for later goes through `replacing` or `write_whole`, which raise
 ``OSError`` as the system does, or through `write_output`, which raises a `UserError` that says how to fix it. A
@@ -26,7 +26,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class Written:
-    """A file as it was found after it was written."""
+    """A written file, as read back."""
 
     path: Path
     size: int
@@ -75,7 +75,7 @@ def write_whole(path: Path, data: bytes | Any, *, mode: int = 0o666) -> Written:
 
 
 def write_output(path: Path, data: bytes, *, mode: int = 0o666) -> Written:
-    """Write a file that a user has asked for, and return what is there afterwards.
+    """Write an output file of a command, and return it as read back.
 
     Raises:
         UserError: it can't be written; what was there is unchanged.
@@ -85,7 +85,7 @@ def write_output(path: Path, data: bytes, *, mode: int = 0o666) -> Written:
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Raise what `write_output` would, before the content is computed; what only the writing shows is not found.
+    """Raise early the errors of `write_output` that can be found without writing.
 
     Raises:
         UserError: `path` is a folder or a write-protected file, or its folder can't be written.
@@ -131,7 +131,7 @@ def _fix(code: int | None, path: Path) -> str:
 
 
 def _resolved(path: Path) -> tuple[Path, os.stat_result | None]:
-    """Return where `path` leads and what is there, if anything is."""
+    """Return the target of `path` and its status, if it exists."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -145,7 +145,7 @@ def _resolved(path: Path) -> tuple[Path, os.stat_result | None]:
 
 @contextlib.contextmanager
 def _beside(target: Path, mode: int) -> Iterator[Path]:
-    """Yield an empty file in the folder of `target`; remove it, and the folders made for it, unless it was renamed."""
+    """Yield an empty file beside `target`; unless it is renamed, remove it and the folders made for it."""
     missing = [folder for folder in target.parents if not os.path.lexists(folder)]
     beside = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:

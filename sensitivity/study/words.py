@@ -1,4 +1,4 @@
-"""Numbers, counts, durations and sizes in words: the same in a terminal, a report, a dashboard and a figure."""
+"""Numbers, counts, durations and sizes in words, equal on all faces."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 
 
 def number(value: float, digits: int = 2) -> str:
-    """Return `value` with `digits` significant digits, the shorter of 0.03 and 3e-4; a dash for NaN."""
+    """Format `value` with `digits` significant digits in the shorter notation; a dash for NaN."""
     if not math.isfinite(value):
         return "–" if math.isnan(value) else "∞"
     if value == 0 or 0.01 <= abs(value) < 10_000:
@@ -19,13 +19,13 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def count(n: int, noun: str) -> str:
-    """Return `n` and its noun, in the plural unless n is 1."""
+    """Return `n` with its noun, in the plural unless n is 1."""
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
     return f"{n:,} {noun if n == 1 else plural}"
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time in the largest unit of which it has two, such as "51.5 s" or "2.1 h"; a dash for NaN.
+    """Format a duration in its largest unit of at least two, such as "51.5 s" or "2.1 h"; a dash for NaN.
 
     Two of a unit, as one decimal of it is then an error of 3% at most.
     """
@@ -39,12 +39,12 @@ def duration(seconds: float) -> str:
 
 
 def ago(moment: datetime.datetime, now: datetime.datetime) -> str:
-    """Return how long before `now` something was."""
+    """Format how long before `now` something happened."""
     return f"{duration(max((now - moment).total_seconds(), 0.0))} ago"
 
 
 def size(amount: float, unit: str) -> str:
-    """Return an amount with a decimal prefix, as in 1.2 GFLOP."""
+    """Format an amount with a decimal prefix, as in 1.2 GFLOP."""
     for prefix in ("", "k", "M", "G", "T", "P"):
         if abs(amount) < 1000:
             return f"{amount:.3g} {prefix}{unit}"

@@ -28,7 +28,7 @@ def crop_flip(images: Tensor, codes: Tensor) -> Tensor:
         codes: ``[...]``, from 0 to 161: (vertical offset x 9 + horizontal offset) x 2 + whether flipped.
     """
     height, width = images.shape[-2:]
-    flat, codes = images.flatten(0, -4), codes.flatten().to(images.device)
+    flat, codes = images.flatten(0, -4), codes.flatten()
     flipped, offsets = codes % 2 == 1, codes // 2
     rows = (offsets // _OFFSETS)[:, None] + torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device).expand(len(flat), -1)
@@ -38,6 +38,16 @@ def crop_flip(images: Tensor, codes: Tensor) -> Tensor:
     # Advanced indices around a slice put their own dimensions first: [images, height, width, channels].
     taken = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return taken.permute(0, 3, 1, 2).reshape(images.shape)
+
+
+def augmented(images: Tensor, codes: Tensor) -> Tensor:
+    """Return images ``[trials, batch, C, H, W]`` cropped and flipped as `codes` ``[1 or trials, batch]`` say.
+
+    Images that are one member's, expanded, are augmented once if their codes are one row, and the result is expanded.
+    """
+    if len(codes) == 1 and images.stride(0) == 0:
+        return crop_flip(images[0], codes[0]).expand(images.shape)
+    return crop_flip(images, codes.expand(len(images), -1))
 
 
 def _codes(count: int, generator: torch.Generator) -> Tensor:
@@ -57,15 +67,12 @@ class PackAugmentation:
             for start in range(0, skipped, _SKIPPED_AT_ONCE):
                 _codes(min(_SKIPPED_AT_ONCE, skipped - start), generator)
 
-    def apply(self, images: Tensor) -> Tensor:
-        """Return the next images of each member's stream ``[trials, batch, C, H, W]``, augmented.
-
-        Images that are one member's, expanded, are augmented once and the result is expanded.
-        """
-        codes = {seed: _codes(images.shape[1], generator) for seed, generator in self._generators.items()}
-        if len(codes) == 1 and images.stride(0) == 0:
-            return crop_flip(images[0], next(iter(codes.values()))).expand(images.shape)
-        return crop_flip(images, torch.stack([codes[seed] for seed in self._seeds]))
+    def draw(self, count: int) -> Tensor:
+        """Return the codes of the next `count` images of each stream ``[trials, count]``; one row if all are equal."""
+        codes = {seed: _codes(count, generator) for seed, generator in self._generators.items()}
+        if len(codes) == 1:
+            return next(iter(codes.values()))[None]
+        return torch.stack([codes[seed] for seed in self._seeds])
 
     def select(self, index: Sequence[int]) -> None:
         """Keep only the members at `index`."""

@@ -1,16 +1,26 @@
-"""The examples of each step: drawn, gathered, augmented and standardised, in micro-batches that bound memory."""
+"""The examples of each step: drawn, gathered, augmented and standardised, in micro-batches that bound memory.
+
+What is drawn is drawn on the host, so that a run sees the same examples on every device. An accelerator gets it for
+many steps at once, from memory that the copy need not wait for; everything else happens there.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sensitivity.training.augmentation import PackAugmentation
+from sensitivity.training.augmentation import PackAugmentation, augmented
 from sensitivity.training.order import PackOrder, gather
 from sensitivity.training.problems import Problem
+
+_AHEAD = {"cpu": 1, "cuda": 64}
+"""Steps whose draws go to the device at once."""
+_NUMBERS_AHEAD = 2**22
+"""Indices that go there at once, if those of several steps are more."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,24 @@ class MicroBatch:
     """``[trials, examples, ...]``."""
     share: float
     """Of the whole batch."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What decides the batch of a step, on the device; with one row where it is the same for all members."""
+
+    rows: Tensor
+    """Indices of the examples, ``[1 or trials, batch]``."""
+    codes: Tensor | None
+    """Of their augmentation, ``[1 or trials, batch]``; None without any."""
+
+    def select(self, index: Tensor, *, alike: bool) -> Draw:
+        """Return that of the members at `index`, which are all the same if `alike`."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            return tensor if len(tensor) == 1 else tensor[index[:1] if alike else index]
+
+        return Draw(kept(self.rows), None if self.codes is None else kept(self.codes))
 
 
 class PackBatches:
@@ -48,14 +76,31 @@ class PackBatches:
             seeds, train_size=self._dataset.train_size, batch_size=batch_size, skipped=drawn * batch_size
         )
         self._augmentation = PackAugmentation(seeds, skipped=drawn * batch_size) if augment else None
+        self._seeds = list(seeds)
+        self._ahead: deque[Draw] = deque()
+        """Of the next steps, drawn already."""
 
     def draw(self) -> Iterator[MicroBatch]:
         """Yield the parts of the next step's batch; all of them must be taken."""
-        data = self._dataset
-        for rows in torch.split(self._order.draw(), self.chunk, dim=1):
+        return self.parts(self.next())
+
+    def next(self) -> Draw:
+        """Return what decides the next step's batch."""
+        if not self._ahead:
+            self._ahead.extend(self._uploaded())
+        return self._ahead.popleft()
+
+    def parts(self, draw: Draw) -> Iterator[MicroBatch]:
+        """Yield the parts of a step's batch: the same operations on the device each time."""
+        data, every_row = self._dataset, draw.rows.expand(len(self._seeds), -1)
+        for start in range(0, self.batch_size, self.chunk):
+            rows, codes = every_row, draw.codes
+            if self.chunk < self.batch_size:
+                rows = rows[:, start : start + self.chunk]
+                codes = None if codes is None else codes[:, start : start + self.chunk]
             inputs = gather(data.train_inputs, rows)
-            if self._augmentation is not None:
-                inputs = self._augmentation.apply(inputs)
+            if codes is not None:
+                inputs = augmented(inputs, codes)
             yield MicroBatch(
                 inputs=data.standardised(inputs),
                 targets=data.labels(gather(data.train_targets, rows)),
@@ -64,6 +109,27 @@ class PackBatches:
 
     def select(self, index: Sequence[int]) -> None:
         """Keep only the members at `index`."""
+        self._seeds = [self._seeds[k] for k in index]
         self._order.select(index)
         if self._augmentation is not None:
             self._augmentation.select(index)
+        places = torch.tensor(index, device=self._dataset.train_inputs.device)
+        self._ahead = deque(draw.select(places, alike=len(set(self._seeds)) == 1) for draw in self._ahead)
+
+    def _uploaded(self) -> Iterator[Draw]:
+        """Draw for some steps, and yield what was drawn for each, on the device."""
+        device = self._dataset.train_inputs.device
+        numbers = len(self._seeds) * self.batch_size
+        steps = range(max(1, min(_AHEAD[device.type], _NUMBERS_AHEAD // numbers)))
+        rows = _uploaded([self._order.draw() for _ in steps], device)
+        if self._augmentation is None:
+            return (Draw(each, None) for each in rows)
+        codes = _uploaded([self._augmentation.draw(self.batch_size) for _ in steps], device)
+        return (Draw(*pair) for pair in zip(rows, codes, strict=True))
+
+
+def _uploaded(tensors: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """Return tensors of the host's on a device; an accelerator copies them when it comes to it, without a wait."""
+    if device.type != "cuda":
+        return [tensor.to(device) for tensor in tensors]
+    return torch.stack(tuple(tensors)).pin_memory().to(device, non_blocking=True).unbind()

@@ -1,8 +1,9 @@
 """A short measurement, on the device that will train: which pack size is fastest, what a step costs, what it holds.
 
 Sizes are tried from 1 upwards, four times the last, until one would not or does not fit in memory, or would take long
-to measure. A size is measured in whole periods of the optimizer's updates, after two steps that warm up; the quickest
-period counts, because other work on the machine only ever adds to it.
+to measure. A size is measured in whole periods of the optimizer's updates, after two steps that warm up, or on an
+accelerator so many that all kinds of steps are recorded; the quickest period counts, because other work on the machine
+only ever adds to it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from sensitivity.study.schedule import evaluation_steps, total_steps, training_s
 from sensitivity.study.trials import Pack, Trial
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.cost import step_flops
+from sensitivity.training.device_errors import out_of_memory
 from sensitivity.training.evaluation import evaluate
-from sensitivity.training.memory import out_of_memory, peak_bytes
+from sensitivity.training.memory import peak_bytes, release_unused
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 from sensitivity.training.recorded_steps import Steps
@@ -34,7 +36,7 @@ _LONGEST_S = 2.0
 """A larger size is not tried if measuring it would take longer: a pack that slow gains nothing from being larger."""
 _WORTH_IT = 1.05
 """A larger size is taken if it is so many times as fast."""
-_EVALUATED = 1000
+_EVALUATED = {"cpu": 1_000, "cuda": 10_000}
 """Examples of each split from which the time of an evaluation is taken, or as many as are differentiated at once."""
 _MEMORY_SIZE = 4
 """Pack in which memory is measured; it grows linearly with members (benchmarks/packs.py)."""
@@ -102,6 +104,7 @@ def calibrate(
         if bench.size < size:
             most = bench.size
             break
+        del bench  # or what was not chosen would be in memory beside the next one
     assert chosen is not None
     workload, batch_size = trials[0].workload, trials[0].batch_size
     lengths = {"train_size": problem.dataset.train_size, "batch_size": batch_size}
@@ -131,11 +134,12 @@ def member_bytes(
     """Return the peak memory of a member of a pack of these trials, measured in a pack of so many `members`."""
     some = _Bench(trials[:members], problem, micro_batch)
     try:
-        return peak_bytes(some.two_steps, some.held()) / some.size
+        return peak_bytes(some.all_work, some.held()) / some.size
     except Exception as error:
         if some.size == 1 or not out_of_memory(error):
             raise
     del some
+    release_unused()
     return member_bytes(trials, problem, micro_batch=micro_batch, members=1)
 
 
@@ -146,7 +150,7 @@ class _Bench:
         seeds = [trial.seed for trial in trials]
         spec, problem = trials[0].problem, problem.of(trials[0].problem)
         self.size, self._problem = len(trials), problem
-        self._model = PackedModel(problem.build_model, seeds, products=problem.products)
+        self._model = PackedModel(problem.build_model, seeds, products=problem.products, shipped=problem.shipped)
         self.optimizer = make_optimizer(Pack(tuple(trials)), self._model, problem)
         self._batches = PackBatches(
             seeds,
@@ -172,15 +176,47 @@ class _Bench:
         self.step()
         self.step()
 
+    def warm(self) -> None:
+        """Take the first two steps, and further ones until all that a period repeats has been recorded, if it can be.
+
+        A recording takes many times as long as a step, and steps before it are not what a run's are.
+        """
+        self.two_steps()
+        kinds = {self.optimizer.repeated_kind(step) for step in range(self.optimizer.period)} - {None}
+        began = time.perf_counter()
+        while not self._steps.has_recorded(kinds) and time.perf_counter() - began < _LONGEST_S:
+            self.step()
+        self.wait()
+
+    def all_work(self) -> None:
+        """Do what may take most memory: on the host the first steps, followed operation by operation.
+
+        On an accelerator, whose allocator tells, a period and an evaluation too, after what is recorded for them.
+        """
+        if self._model.device.type == "cpu":
+            self.two_steps()
+            return
+        self.warm()
+        for _ in range(self.optimizer.period):
+            self.step()
+        self.evaluation_seconds(training=True)
+
     def evaluation_seconds(self, *, training: bool) -> float:
         """Return what one evaluation takes, of the training split too if `training`.
 
         It is that of the second of two of some examples: the first asks for memory.
         """
         data = self._problem.dataset
-        count, tested = (self._examples or data.train_size) if training else 0, len(data.test_inputs)
-        some = max(self._batches.chunk, _EVALUATED)
-        part = replace(data, test_inputs=data.test_inputs[:some], test_targets=data.test_targets[:some])
+        count = (self._examples or data.train_size) if training else 0
+        held = [inputs for inputs in (data.validation_inputs, data.test_inputs) if inputs is not None]
+        some = max(self._batches.chunk, _EVALUATED[self._model.device.type])
+        part = replace(
+            data,
+            validation_inputs=None if data.validation_inputs is None else data.validation_inputs[:some],
+            validation_targets=None if data.validation_targets is None else data.validation_targets[:some],
+            test_inputs=data.test_inputs[:some],
+            test_targets=data.test_targets[:some],
+        )
         problem, seconds = replace(self._problem, dataset=part), 0.0
         for _ in range(2):
             began = time.perf_counter()
@@ -192,7 +228,8 @@ class _Bench:
                 training=training,
             )
             seconds = time.perf_counter() - began
-        return seconds * (count + tested) / (min(count, some) + min(tested, some))
+        sizes = [count, *map(len, held)]
+        return seconds * sum(sizes) / sum(min(size, some) for size in sizes)
 
     def wait(self) -> None:
         if self._model.device.type == "cuda":
@@ -201,18 +238,28 @@ class _Bench:
 
 def _measured(trials: Sequence[Trial], problem: Problem, micro_batch: int | None) -> tuple[_Bench, float]:
     """Return a pack of these trials with its seconds a step and trial: of all, or of half as often as memory asks."""
+    while (found := _measured_if_it_fits(trials, problem, micro_batch)) is None:
+        release_unused()
+        trials = trials[: len(trials) // 2]
+    return found
+
+
+def _measured_if_it_fits(
+    trials: Sequence[Trial], problem: Problem, micro_batch: int | None
+) -> tuple[_Bench, float] | None:
+    """Do so for all of them; None, and the pack is gone, if it runs out of memory and could be halved."""
     try:
         bench = _Bench(trials, problem, micro_batch)
         return bench, _step_seconds(bench)
     except Exception as error:
         if len(trials) == 1 or not out_of_memory(error):
             raise
-    return _measured(trials[: len(trials) // 2], problem, micro_batch)
+        return None
 
 
 def _step_seconds(bench: _Bench) -> float:
     period, taken = bench.optimizer.period, list[float]()
-    bench.two_steps()
+    bench.warm()
     while not taken or (taken[-1] < _LONG_S and (len(taken) < 2 or sum(taken) < _MEASURE_S)):
         began = time.perf_counter()
         for _ in range(period):

@@ -13,9 +13,10 @@ from sensitivity.training.metrics import accumulator
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 
-_ROWS, _NUMBERS, _TERMS = 2**14, 2**19, 2**16
+_AT_ONCE = {"cpu": (2**14, 2**19, 2**16), "cuda": (2**18, 2**25, 2**20)}
 """Examples x trials, numbers in their inputs, and terms of their losses, that go through the networks at once where
-training has fewer."""
+training has fewer: on the host what its caches hold; on an accelerator so many that launches are nothing beside their
+work."""
 
 Scores = Mapping[str, Tensor]
 """Of each metric that was measured, the value of each trial ``[trials]``, on the CPU."""
@@ -29,9 +30,8 @@ def evaluate(
     `chunk` examples of each member are known to fit in memory: so many are differentiated at once in training.
     """
     data = problem.dataset
-    numbers = math.prod(data.train_inputs.shape[1:])
-    most = min(_ROWS, _NUMBERS // numbers, _TERMS // problem.terms_per_example)
-    rows = max(1, chunk, most // model.trials)
+    at_once = _rows(model.device, math.prod(data.train_inputs.shape[1:]), problem.terms_per_example)
+    rows = max(1, chunk, at_once // model.trials)
     by_split: dict[Split, list[Metric]] = {}
     for metric in problem.measured:
         if training or not metric.of_training:
@@ -45,6 +45,12 @@ def evaluate(
         names += metrics
         values += _measured(model, problem, metrics, inputs, targets, rows)
     return dict(zip(names, torch.stack(values).cpu(), strict=True))  # one wait for the device
+
+
+def _rows(device: torch.device, numbers: int, terms: int) -> int:
+    """Return how many examples x trials, each of so many numbers and terms, go through the networks at once."""
+    rows, most_numbers, most_terms = _AT_ONCE[device.type]
+    return min(rows, most_numbers // numbers, most_terms // terms)
 
 
 def _measured(

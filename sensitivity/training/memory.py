@@ -1,9 +1,10 @@
-"""The memory of a training process: its allocator, what tensors take at most, and when it has run out."""
+"""The memory of a training process: its allocator, and what tensors take at most."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,11 +41,19 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def release_unused() -> None:
+    """Give back to the accelerator what nothing holds any more: models and their recordings refer to themselves."""
+    gc.collect()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+
+
 def peak_bytes(work: Callable[[], object], held: Sequence[Tensor]) -> int:
     """Return the most memory that tensors take at any time during `work`, those `held` throughout included.
 
-    On an accelerator its allocator tells; on the host every operation's results are followed until they are freed,
-    which leaves out what an operation takes for itself and gives back.
+    On an accelerator its allocator tells, with the gaps that it leaves and the memory that recordings keep to
+    themselves; on the host every operation's results are followed until they are freed, which leaves out what an
+    operation takes for itself and gives back.
     """
     kept: dict[int, int] = {}
     for tensor in held:
@@ -52,10 +61,11 @@ def peak_bytes(work: Callable[[], object], held: Sequence[Tensor]) -> int:
         kept[storage._cdata] = storage.nbytes()
     device = next((tensor.device for tensor in held if tensor.device.type == "cuda"), None)
     if device is not None:
+        release_unused()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
-        return sum(kept.values()) + int(torch.cuda.max_memory_allocated(device) - before)
+        return sum(kept.values()) + int(torch.cuda.max_memory_reserved(device) - before)
     followed = _Followed(set(kept))
     with followed:
         work()
@@ -80,10 +90,3 @@ class _Followed(FollowingMode):
                 self._live[storage._cdata] = (alive, storage.nbytes())
         self.peak = max(self.peak, sum(size for _, size in self._live.values()))
         return result
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory has run out, on an accelerator or on the host."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # the host allocator has no type

@@ -40,10 +40,10 @@ class PackOrder:
         self._seeds = tuple(seeds)
 
     def draw(self) -> Tensor:
-        """Return the next step's indices ``[trials, batch]``; a view of one row where all seeds are equal."""
+        """Return the next step's indices ``[trials, batch]``; one row where all seeds are equal."""
         rows = {seed: next(stream) for seed, stream in self._streams.items()}
         if len(rows) == 1:
-            return next(iter(rows.values())).expand(len(self._seeds), -1)
+            return next(iter(rows.values()))[None]
         return torch.stack([rows[seed] for seed in self._seeds])
 
     def select(self, index: Sequence[int]) -> None:
@@ -57,6 +57,6 @@ def gather(table: Tensor, indices: Tensor) -> Tensor:
 
     Indices that are one row, expanded, are gathered once and the result is expanded.
     """
-    if indices.shape[0] > 1 and indices.stride(0) == 0:  # asked here, because moving a tensor writes its rows out
-        return table[indices[0].to(table.device)].expand(indices.shape[0], *(-1,) * (table.dim()))
-    return table[indices.to(table.device)]
+    if indices.shape[0] > 1 and indices.stride(0) == 0:
+        return table[indices[0]].expand(indices.shape[0], *(-1,) * (table.dim()))
+    return table[indices]

@@ -44,6 +44,12 @@ def loss_mistake(spec: ProblemSpec, problem: Problem, outputs: Tensor, targets: 
     if not bool(torch.isfinite(terms).all()):
         count = int((~torch.isfinite(terms)).sum())
         return f"{where}: the loss of the untrained network is not finite on {count} of {len(outputs)} examples"
+    mean = float(terms.detach().mean())
+    if not mean > 0:
+        return (
+            f"{where}: the loss of the untrained network is {mean:.4g}; it must be above 0, as "
+            "runs diverge beyond a multiple of it: add a constant"
+        )
     both = torch.cat([each[0] for each in alone])
     whole = terms[0][[0, -1]]
     if bool(((both - whole).abs() > _ROUNDING * whole.abs().max() + 1e-6).any()):

@@ -141,7 +141,13 @@ class PackTraining:
         trials = tuple(member.trial for member in self._live) or self._pack.trials[:1]
         seeds = [trial.seed for trial in trials]
         spec = self._pack.trials[0].workload.problem
-        self._model = PackedModel(self._problem.build_model, seeds, products=self._problem.products)
+        self._model = PackedModel(
+            self._problem.build_model,
+            seeds,
+            products=self._problem.products,
+            shipped=self._problem.shipped,
+            began=len(self._pack.trials),
+        )
         self._optimizer = make_optimizer(Pack(trials), self._model, self._problem, began=self._pack.trials)
         self._watch = Watch(len(seeds), patience=self._patience)
         self._batches = PackBatches(

@@ -5,11 +5,14 @@ The calls of normalisation layers are noted too.
 The model runs under ``torch.func.vmap`` over trials. An ``autograd.Function`` with a rule for vmap is
 handed the physical tensors ``[trials, batch, ...]``, computes them as fast as the device allows, and notes the
 layer's input and output, which K-FAC needs. Outside of vmap the same layers compute and note one trial.
-Dropout draws each member's masks from that member's own generator, so that they are those of the member alone.
+Dropout draws each member's masks from that member's own generator, so that they are those of the member alone. The
+generator is the device's: from one seed an accelerator draws other masks than the host, and masks are the same among
+runs on one kind of device only.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +23,7 @@ from torch.nn import functional
 
 from sensitivity.kfac import layer_of, norms_of, projections_of
 from sensitivity.kfac.attention import Rerouted, View
+from sensitivity.kfac.products import Multiplied
 
 
 @dataclass
@@ -75,6 +79,7 @@ def install(model: nn.Module, tape: Tape) -> None:
     the same weight are noted under the first one's name, as ``named_parameters`` names the weight.
     """
     names: dict[int, str] = {}
+    _route_products(model, tape)
     norms = {norm.name for norm in norms_of(model)}
     for own_name, module in model.named_modules():
         name = names.setdefault(id(getattr(module, "weight", module)), own_name)
@@ -102,6 +107,8 @@ def _route_layer(module: nn.Module, name: str, tape: Tape) -> None:
     elif isinstance(module, nn.Embedding):
         one = _embedding(module)
         _route(module, name, tape, one, each_alone(one))
+    elif isinstance(module, nn.EmbeddingBag):
+        _route_bag(module, name, tape)
 
 
 def _route(
@@ -123,6 +130,25 @@ def _route(
         return outputs
 
     module.forward = forward
+
+
+def _route_bag(module: nn.EmbeddingBag, name: str, tape: Tape) -> None:
+    """Note the rows that a bag sums, or averages, as those of an embedding; it computes as it did if nobody looks."""
+    plain, one = module.forward, _embedding(module)
+    _route(module, name, tape, one, each_alone(one))
+    looked_up = module.forward
+
+    def forward(x: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        if not tape.recording or x.dim() != 2 or offsets is not None:
+            return plain(x, offsets, per_sample_weights)
+        shares = torch.ones_like(x, dtype=module.weight.dtype) if per_sample_weights is None else per_sample_weights
+        if module.padding_idx is not None:
+            shares = shares * (x != module.padding_idx)
+        if module.mode == "mean":
+            shares = shares / shares.sum(1, keepdim=True).clamp_min(1)
+        return (looked_up(x) * shares.unsqueeze(-1)).sum(1)
+
+    module.forward = forward  # type: ignore[method-assign, assignment]
 
 
 def _note_norm(module: nn.Module, name: str, tape: Tape) -> None:
@@ -153,18 +179,7 @@ def _route_attention(module: nn.MultiheadAttention, name: str, tape: Tape) -> No
         given, parts = view(x), []
         biases = [None] * len(names) if bias is None else bias.chunk(len(names))
         for each, w, b in zip(names, weight.chunk(len(names)), biases, strict=True):
-            label = f"{name}.{each}" if name else each
-
-            def physical(x: Tensor, weight: Tensor, bias: Tensor | None, label: str = label) -> Tensor:
-                outputs = packed_linear(x, weight, bias)
-                tape.note(label, x, outputs)
-                return outputs
-
-            if tape.vmapped:
-                parts.append(_PackedCall.apply(physical, given, w, b))  # type: ignore[no-untyped-call]
-            else:
-                parts.append(functional.linear(given, w, b))
-                tape.note(label, given, parts[-1])
+            parts.append(_linear_call(f"{name}.{each}" if name else each, tape, given, w, b))
         outputs = torch.cat(parts, -1).transpose(0, 1)
         return outputs.flatten(0, 1) if x.dim() == 2 else outputs.contiguous()
 
@@ -173,6 +188,45 @@ def _route_attention(module: nn.MultiheadAttention, name: str, tape: Tape) -> No
             return plain(*args, **kwargs)
 
     module.forward = forward  # type: ignore[method-assign]
+
+
+def _route_products(model: nn.Module, tape: Tape) -> None:
+    """Note the products that functions form with the weights of embeddings, where these aren't a linear layer's too."""
+    linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    tables = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and layer_of(name, module) is not None and id(module.weight) not in linear
+    }
+    plain = model.forward
+
+    def multiply(name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _linear_call(name, tape, x, weight, bias)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not tape.recording:
+            return plain(*args, **kwargs)
+        with Multiplied(lambda: {name: module.weight for name, module in tables.items()}, multiply):
+            return plain(*args, **kwargs)
+
+    if tables:
+        model.forward = forward
+
+
+def _linear_call(label: str, tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute and note what a linear layer does."""
+
+    def physical(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        outputs = packed_linear(x, weight, bias)
+        tape.note(label, x, outputs)
+        return outputs
+
+    if tape.vmapped:
+        result: Tensor = _PackedCall.apply(physical, x, weight, bias)  # type: ignore[no-untyped-call]
+        return result
+    outputs = functional.linear(x, weight, bias)
+    tape.note(label, x, outputs)
+    return outputs
 
 
 def _route_dropout(module: nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d, tape: Tape) -> None:
@@ -248,7 +302,7 @@ def each_alone(one: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return packed
 
 
-def _embedding(module: nn.Embedding) -> Callable[..., Tensor]:
+def _embedding(module: nn.Embedding | nn.EmbeddingBag) -> Callable[..., Tensor]:
     return lambda x, weight, _: functional.embedding(x, weight, module.padding_idx)
 
 
@@ -263,13 +317,23 @@ def _transposed(module: nn.modules.conv._ConvTransposeNd) -> Callable[..., Tenso
     return compute
 
 
+_FILLS = 2**15
+"""Outputs of a channel, over a member's examples, that keep an accelerator busy: in tiles of 128, two for each of its
+multiprocessors. An estimate: benchmarks/accelerator.py measures on both sides of it."""
+
+
 def packed_convolution(module: nn.Conv1d | nn.Conv2d) -> Callable[..., Tensor]:
-    """Return a convolution of the whole pack: one of as many groups as there are members."""
+    """Return a convolution of the whole pack: one of as many groups as there are members.
+
+    Where a member fills the device by itself, members come one after the other, since a library's kernels for grouped
+    convolutions are slower than those for plain ones.
+    """
     looped = each_alone(module._conv_forward)
     grouped = functional.conv1d if isinstance(module, nn.Conv1d) else functional.conv2d
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if module.padding_mode != "zeros":
+        fills = x.shape[1] * x.shape[3:].numel() >= _FILLS * math.prod(module.stride)
+        if module.padding_mode != "zeros" or fills:
             return looped(x, weight, bias)
         trials = len(x)
         outputs = grouped(

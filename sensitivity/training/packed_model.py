@@ -20,12 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from sensitivity.optimizers.joint import are_joined, laid_out
 from sensitivity.study.seeds import derive
-from sensitivity.training.memory import out_of_memory
+from sensitivity.training.device_errors import of_device
 from sensitivity.training.packed_composed import Layers, layers_of
 from sensitivity.training.packed_layers import Tape, install
 from sensitivity.training.packed_sequence import Step, run_sequence, sequence_of
 from sensitivity.training.precision import autocast
+from sensitivity.training.random_states import cuda_of, draws, random_state, random_state_now, set_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +57,23 @@ class PackedModel:
     """The networks of a pack."""
 
     def __init__(
-        self, build: Callable[[], nn.Module], seeds: Sequence[int], *, products: torch.dtype | None = None
+        self,
+        build: Callable[[], nn.Module],
+        seeds: Sequence[int],
+        *,
+        products: torch.dtype | None = None,
+        shipped: bool = False,
+        began: int | None = None,
     ) -> None:
         """Build one network a seed with torch's global generator; equal seeds give equal networks.
 
-        `products` are computed in that type, if one is given; outputs are float32 then.
+        Args:
+            build: a network.
+            seeds: of the members.
+            products: type in which products are computed, if one is given; outputs are float32 then.
+            shipped: whether the model is one of this product's: each pass does the same, and draws no random numbers
+                but in layers that are made for it. A user's code can't promise that.
+            began: the number of members that the pack began with, where some were dropped since.
         """
         self._products, self._build = products, build
         networks = {seed: initialised(build, seed) for seed in dict.fromkeys(seeds)}
@@ -67,19 +81,22 @@ class PackedModel:
         self._tape = Tape()
         self._sequence = sequence_of(self._skeleton, self._tape)
         self._layers = layers_of(self._skeleton, self._tape)
+        self._shipped, self._draws = shipped, any(draws(module) for module in self._skeleton.modules())
         self._loops = None if self._sequence or self._layers else _loop_reason(self._skeleton)
         if self._loops and len(seeds) > 1:
             logger.info("%s: members of a pack run one by one", self._loops)
         install(self._skeleton, self._tape)
         members = [networks[seed] for seed in seeds]
         trained = [name for name, p in self._skeleton.named_parameters() if p.requires_grad]
-        self.params = {name: _stack(members, name).requires_grad_() for name in trained}
+        stacked = {name: _stack(members, name) for name in trained}
+        self._joint = are_joined(stacked, began or len(seeds))
+        self.params = self._trained(stacked)
         """Trained parameters, each ``[trials, *shape]``."""
         frozen = [name for name, p in self._skeleton.named_parameters() if not p.requires_grad]
         self._constants = {name: _stack(members, name) for name in frozen}
         self._buffers = {name: _stack(members, name) for name, _ in self._skeleton.named_buffers()}
         self._generators = [torch.Generator(self.device).manual_seed(derive(seed, "dropout")) for seed in seeds]
-        self._random = [_random_state(derive(seed, "layer"), self.device) for seed in seeds]
+        self._random = [random_state(derive(seed, "layer"), self.device) for seed in seeds]
         self._followed: set[bool] = set()
         """Modes (training or not) in which the model has run as it does now; until then what a try changes is kept."""
         self._writes = False
@@ -101,15 +118,15 @@ class PackedModel:
         shared = len(list(self._skeleton.named_parameters(remove_duplicate=False))) != len(self.params)
         return self._sequence is not None or (self._layers is not None and not shared)
 
-    def repeats(self, *, shipped: bool) -> bool:
+    @property
+    def repeats(self) -> bool:
         """Whether each training pass does the same operations to the same tensors, as a user's code can't promise.
 
         Members that run one by one, and dropout, draw from generators on the host's side.
         """
-        random = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self._skeleton.modules())
         known = self._sequence is not None or self._layers is not None
-        together = known or (shipped and self._loops is None and self.trials > 1)
-        return together and not random
+        together = known or (self._shipped and (self._loops is None or self.trials == 1))
+        return together and not self._draws
 
     @property
     def trials(self) -> int:
@@ -155,10 +172,10 @@ class PackedModel:
 
     def train_member(self, place: int, module: nn.Module, inputs: Tensor) -> Tensor:
         """Run a member's own module in training mode on ``[batch, ...]``, with the member's random numbers."""
-        with torch.random.fork_rng(devices=_cuda_of(self.device)), autocast(self._products, self.device):
-            _set_random_state(self._random[place], self.device)
+        with torch.random.fork_rng(devices=cuda_of(self.device)), autocast(self._products, self.device):
+            set_random_state(self._random[place], self.device)
             outputs: Tensor = module.train()(inputs)
-            self._random[place] = _random_state_now(self.device)
+            self._random[place] = random_state_now(self.device)
         for name, buffer in module.named_buffers():
             inside = self._buffers[name][place]
             if buffer.data_ptr() != inside.data_ptr():  # the model has put a new one in its place
@@ -168,11 +185,22 @@ class PackedModel:
 
     def select(self, index: Tensor) -> None:
         """Keep only the members at `index`."""
-        self.params = {name: p.detach()[index].requires_grad_() for name, p in self.params.items()}
+        self.params = self._trained({name: p.detach()[index] for name, p in self.params.items()})
         self._constants = {name: p[index] for name, p in self._constants.items()}
         self._buffers = {name: b[index] for name, b in self._buffers.items()}
         self._random = [self._random[k] for k in index.tolist()]
         self._generators = [self._generators[k] for k in index.tolist()]
+
+    def _trained(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        trained = {name: p.requires_grad_() for name, p in (laid_out(params) if self._joint else params).items()}
+        single = len(next(iter(trained.values()))) == 1
+        self._single = tuple(p.detach()[0].requires_grad_() for p in trained.values()) if single else ()
+        return trained
+
+    @property
+    def leaves(self) -> tuple[Tensor, ...]:
+        """What gradients are taken by, in the order of `params`: of a single sequence views ``[*shape]`` of these."""
+        return self._single if self._single and self._sequence is not None else tuple(self.params.values())
 
     def state(self) -> dict[str, Any]:
         """Return all that training changes, as plain containers of tensors."""
@@ -210,6 +238,8 @@ class PackedModel:
             return self._run_sequence(self._sequence, inputs)
         if self._layers:
             return self._run_layers(self._layers, inputs)
+        if self._shipped and not self._draws and self.trials == 1:
+            return self._run_alone(inputs)
         if self._loops is not None or self.trials == 1:
             return self._try_one_by_one(inputs)
         if self._skeleton.training in self._followed:
@@ -221,7 +251,7 @@ class PackedModel:
                 warnings.filterwarnings("error", "There is a performance drop", UserWarning)
                 result = self._run_together(inputs)
         except (RuntimeError, UserWarning) as error:
-            if out_of_memory(error):
+            if of_device(error):
                 raise
             # Whatever vmap can't follow, the loop can; a fault of the model's own comes up again there.
             self._loops = f"vmap can't follow the model ({str(error).splitlines()[0]})"
@@ -250,7 +280,12 @@ class PackedModel:
 
     def _run_sequence(self, steps: tuple[Step, ...], inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
         self._tape.calls, self._tape.generators = {}, self._generators
-        outputs = run_sequence(steps, inputs, {**self.params, **self._constants})
+        if self.trials > 1:
+            tensors = {**self.params, **self._constants}
+        else:
+            tensors = dict(zip(self.params, self.leaves, strict=True))
+            tensors |= {name: p[0] for name, p in self._constants.items()}
+        outputs = run_sequence(steps, inputs, tensors)
         return outputs, self._joint_calls()
 
     def _run_layers(self, layers: Layers, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
@@ -272,6 +307,18 @@ class PackedModel:
             name: [LayerCall((x,), (y,), together=True) for x, y in recorded]
             for name, recorded in self._tape.calls.items()
         }
+
+    def _run_alone(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
+        """Run the only member as it is, without the generators' states that any code of a user's may need."""
+        self._tape.calls = {}
+        tensors = {**self.params, **self._constants, **self._buffers}
+        member = {name: tensor.squeeze(0) for name, tensor in tensors.items()}
+        outputs: Tensor = functional_call(self._skeleton, member, (inputs.squeeze(0),))
+        calls = {
+            name: [LayerCall((x,), (y,), together=False) for x, y in recorded]
+            for name, recorded in self._tape.calls.items()
+        }
+        return outputs.unsqueeze(0), calls
 
     def _try_one_by_one(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
         if self._writes or self.trials == 1 or self._skeleton.training in self._followed:
@@ -298,10 +345,10 @@ class PackedModel:
         rest = {**self._constants, **self._buffers}
         # A model may write to its input: not to what other members see too, or to the data set.
         borrowed = inputs.stride(0) == 0 or not self._skeleton.training
-        with torch.random.fork_rng(devices=_cuda_of(self.device)):
+        with torch.random.fork_rng(devices=cuda_of(self.device)):
             for k in range(self.trials):
                 self._tape.calls, self._tape.generators = {}, (self._generators[k],)
-                _set_random_state(self._random[k], self.device)
+                set_random_state(self._random[k], self.device)
                 member = {name: members[k] for name, members in trained.items()}
                 member |= {name: tensor[k] for name, tensor in rest.items()}
                 before = {name: member[name] for name in self._buffers}
@@ -311,7 +358,7 @@ class PackedModel:
                     if member[name] is not buffer:  # the model has put a new one in its place
                         self._buffers[name][k] = member[name].detach()
                 if self._skeleton.training:
-                    self._random[k] = _random_state_now(self.device)
+                    self._random[k] = random_state_now(self.device)
                 tapes.append(self._tape.calls)
         return torch.stack(outputs), _side_by_side(tapes)
 
@@ -352,26 +399,6 @@ def initialised(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init"))
         return build()
-
-
-def _cuda_of(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
-
-
-def _random_state(seed: int, device: torch.device) -> list[Tensor]:
-    """Return the states of torch's own generators after seeding them: the CPU's, and an accelerator's if used."""
-    devices = [torch.device("cpu"), *_cuda_of(device)]
-    return [torch.Generator(device).manual_seed(seed).get_state() for device in devices]
-
-
-def _random_state_now(device: torch.device) -> list[Tensor]:
-    return [torch.random.get_rng_state(), *(torch.cuda.get_rng_state(each) for each in _cuda_of(device))]
-
-
-def _set_random_state(state: Sequence[Tensor], device: torch.device) -> None:
-    torch.random.set_rng_state(state[0])
-    for each, kept in zip(_cuda_of(device), state[1:], strict=True):
-        torch.cuda.set_rng_state(kept, each)
 
 
 def _stack(members: Sequence[nn.Module], name: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 What ``vmap`` and ``functional_call`` spend around a small network is more than the network itself costs. An
 ``nn.Sequential`` of layers whose packed form is known needs neither: ``[trials, batch, ...]`` goes from layer to layer.
-A pack of one takes the same way, at the price of a bare forward pass.
+A pack of one takes the same way, at the price of a bare forward pass: its parameters have no dimension of trials.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _altered(module: nn.Module) -> bool:
 def _step(name: str, module: nn.Module, tape: Tape) -> Step | None:
     kind = type(module)
     if kind in _ELEMENTWISE and not getattr(module, "inplace", False):
-        return lambda x, _: module(x)
+        return lambda x, _: module.forward(x)
     if isinstance(module, nn.Flatten) and kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
         return lambda x, _: x.flatten(2)
     if kind in _POOLS and not getattr(module, "return_indices", False):
@@ -79,16 +79,17 @@ def _layer(name: str, module: nn.Linear | nn.Conv1d | nn.Conv2d, tape: Tape) -> 
         alone: Callable[..., Tensor] = functional.linear
         packed: Callable[..., Tensor] = packed_linear
     else:
-        alone, packed = module._conv_forward, packed_convolution(module)
+        convolve, packed = module._conv_forward, packed_convolution(module)
         if module.weight.device.type == "cpu":  # measured: there one by one is as fast as any joint form
-            packed = each_alone(alone)
+            packed = each_alone(convolve)
+
+        def alone(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            outputs: Tensor = convolve(x.squeeze(0), weight, bias).unsqueeze(0)
+            return outputs
 
     def step(x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         weight, bias = tensors[weight_name], None if bias_name is None else tensors[bias_name]
-        if len(x) == 1:
-            outputs = alone(x.squeeze(0), weight.squeeze(0), None if bias is None else bias.squeeze(0)).unsqueeze(0)
-        else:
-            outputs = packed(x, weight, bias)
+        outputs = alone(x, weight, bias) if len(x) == 1 else packed(x, weight, bias)
         tape.note(name, x, outputs)
         return outputs
 
@@ -96,7 +97,10 @@ def _layer(name: str, module: nn.Linear | nn.Conv1d | nn.Conv2d, tape: Tape) -> 
 
 
 def run_sequence(steps: tuple[Step, ...], x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return the outputs ``[trials, batch, ...]`` of the networks with these parameters."""
+    """Return the outputs ``[trials, batch, ...]`` of the networks with these parameters.
+
+    Those of a single network are without the dimension of trials.
+    """
     for step in steps:
         x = step(x, tensors)
     return x

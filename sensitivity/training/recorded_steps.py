@@ -2,23 +2,24 @@
 
 A step of a pack of small networks is a hundred launches, each of which costs the host more than its work costs the
 device. A recording has fixed memory and runs no Python, so a step is recorded only where nothing but its tensors
-decides what it does: models that repeat the same operations, whole batches, steps of the optimizer that say so. Batch
-and learning rate are copied to where the recording looks for them. All other steps, and all steps where recording
-fails, are taken as they are on the host.
+decides what it does: models that repeat the same operations, whole batches, steps of the optimizer that say so. The
+indices of the batch, the codes of its augmentation and the learning rate are copied to where the recording looks for
+them; to gather, augment and standardise is part of it. All other steps, and all steps where recording fails, are taken
+as they are on the host.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from sensitivity.optimizers.pack import PackOptimizer
-from sensitivity.training.batches import MicroBatch, PackBatches
+from sensitivity.training.batches import Draw, MicroBatch, PackBatches
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 from sensitivity.training.step import take_step
@@ -43,11 +44,15 @@ class Graphs(Protocol):
 
 
 class CudaGraphs:
-    """CUDA graphs, recorded on a stream of their own."""
+    """CUDA graphs, recorded on a stream of their own and in memory that they share: one of them runs at a time."""
+
+    failed: ClassVar[bool] = False
+    """Whether a recording has failed in this process: its allocator may still wait for the end of it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
 
     def warm(self, work: Callable[[], Outcome]) -> Outcome:
         """Do work on the stream that records."""
@@ -60,23 +65,35 @@ class CudaGraphs:
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record work, which does not do it, and launch it once."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
-            work()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                work()
+        except BaseException:
+            CudaGraphs.failed = True
+            raise
+        finally:  # torch leaves the process on the recording's stream where a recording can't be ended
+            torch.cuda.set_stream(current)
         graph.replay()
         return graph.replay
 
 
 @dataclass(frozen=True)
 class _Held:
-    """A batch in a fixed place."""
+    """What decides a batch, in a fixed place."""
 
-    inputs: Tensor
-    targets: Tensor
+    batches: PackBatches
+    held: Draw
 
     def draw(self) -> Iterator[MicroBatch]:
-        """Yield it whole."""
-        yield MicroBatch(inputs=self.inputs, targets=self.targets, share=1.0)
+        """Yield the batch whole."""
+        return self.batches.parts(self.held)
+
+    def put(self, draw: Draw) -> None:
+        """Put another one in its place."""
+        self.held.rows.copy_(draw.rows)
+        if self.held.codes is not None and draw.codes is not None:
+            self.held.codes.copy_(draw.codes)
 
 
 class Steps:
@@ -90,16 +107,20 @@ class Steps:
         batches: PackBatches,
         graphs: Graphs | None = None,
     ) -> None:
-        """Record with `graphs`; if none are given, with CUDA's on such a device."""
+        """Record with `graphs`; if none are given, with CUDA's on such a device, unless that has failed before."""
         self._model, self._problem, self._optimizer, self._batches = model, problem, optimizer, batches
-        if graphs is None and model.device.type == "cuda":
+        if graphs is None and model.device.type == "cuda" and not CudaGraphs.failed:
             graphs = CudaGraphs(model.device)
-        repeats = model.repeats(shipped=problem.shipped) and batches.chunk == batches.batch_size
+        repeats = model.repeats and batches.chunk == batches.batch_size
         self._graphs = graphs if repeats else None
         self._held: _Held | None = None
         self._lr_scale = torch.zeros((), device=model.device)
         self._warmed: dict[str, int] = {}
         self._recorded: dict[str, tuple[Callable[[], None], Outcome]] = {}
+
+    def has_recorded(self, kinds: Collection[str | None]) -> bool:
+        """Whether steps of all these kinds are recorded, or none ever will be."""
+        return self._graphs is None or all(kind in self._recorded for kind in kinds)
 
     def take(self, *, step: int, lr_scale: float) -> Outcome:
         """Do one step, as ``take_step`` does. What it returns is only good until the next one."""
@@ -132,11 +153,11 @@ class Steps:
         return found[0]
 
     def _hold(self) -> _Held:
-        """Put the next batch where recordings look for it."""
-        (part,) = self._batches.draw()
+        """Put what decides the next batch where recordings look for it."""
+        draw = self._batches.next()
         if self._held is None:
-            self._held = _Held(part.inputs.clone(), part.targets.clone())
+            codes = None if draw.codes is None else draw.codes.clone()
+            self._held = _Held(self._batches, Draw(draw.rows.clone(), codes))
         else:
-            self._held.inputs.copy_(part.inputs)
-            self._held.targets.copy_(part.targets)
+            self._held.put(draw)
         return self._held

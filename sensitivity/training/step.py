@@ -59,7 +59,7 @@ def take_step(
         return _take_alone(model, problem, optimizer, modules, batches, step=step, lr_scale=lr_scale)
     record, judged = optimizer.begin(step), optimizer.is_judged(step)
     total: dict[str, Tensor] = {}
-    loss = torch.zeros(())
+    loss: Tensor | None = None
     parts: Iterable[MicroBatch] = batches.draw()
     before = model.volatile() if judged else None
     if judged:
@@ -73,8 +73,9 @@ def take_step(
         else:
             for name, g in grads.items():
                 total[name] = total[name].add_(g, alpha=part.share) if name in total else g * part.share
-            loss = losses * part.share + loss
+            loss = losses * part.share if loss is None else losses * part.share + loss
         del grads  # or the next part would find the memory of this one's taken
+    assert loss is not None
     failed = optimizer.step(model.params, total, lr_scale, step=step)
     if before is not None:
         optimizer.judge(model.params, _loss_again(model, problem, parts, before) - loss)
@@ -138,14 +139,16 @@ def _differentiate(
     pseudo = optimizer.pseudo_losses(outputs) if record else ()
     columns = [torch.autograd.grad(each, watched, retain_graph=True, allow_unused=True) for each in pseudo]
     if (sampled := optimizer.sampled_loss(outputs, step=step, done=done)) is not None:
-        slopes = torch.autograd.grad(sampled, [*model.params.values()], retain_graph=True, materialize_grads=True)
-        optimizer.take_sampled(dict(zip(model.params, slopes, strict=True)), part.share)
-    wanted = [*model.params.values(), *(() if columns else watched)]
+        slopes = torch.autograd.grad(sampled, [*model.leaves], retain_graph=True, materialize_grads=True)
+        found = zip(model.params.items(), slopes, strict=True)
+        optimizer.take_sampled({name: slope.view(p.shape) for (name, p), slope in found}, part.share)
+    wanted = [*model.leaves, *(() if columns else watched)]
     gradients = torch.autograd.grad(losses.sum(), wanted, allow_unused=True)
     if record:
         optimizer.observe(_captures(calls, columns or [gradients[len(model.params) :]]), part.share)
-    used = zip(model.params, gradients, strict=False)
-    return losses.detach(), {name: gradient for name, gradient in used if gradient is not None}
+    used = zip(model.params.items(), gradients, strict=False)
+    # Of leaves without the dimension of trials too.
+    return losses.detach(), {name: gradient.view(p.shape) for (name, p), gradient in used if gradient is not None}
 
 
 def _captures(

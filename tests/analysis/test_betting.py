@@ -40,6 +40,16 @@ def test_a_first_bet_stakes_nothing_and_later_ones_what_the_earlier_blocks_sugge
     assert wealth(a, b, 1.0, above=False).tolist() == [1.0, 1.0, 1.0]
 
 
+def test_single_draws_are_first_bet_on_as_if_a_quarter_worked_on_either_side():
+    """Six blocks before the first: a mean of -(1 - 1.5) / 4, and a mean square of (1 + 1.5^2) / 4 - 3 / 16."""
+    a, b = np.array([[1.0, 0.0]]), np.array([[1.0, 1.0]])
+    stake = (0.5 / 4) / ((1 + 1.5**2) / 4 - 2 * 1.5 / 16)
+    assert wealth(a, b, 1.5, above=False, independent=True)[0] == pytest.approx((1 + 0.5 * stake) * (1 + 1.5 * stake))
+    assert wealth(a, b, 1.5, above=True, independent=True)[0] == 1.0, "nothing on the side that would lose"
+    after = (6 * 0.125 + 1.0) / (6 * (3.25 / 4 - 3 / 16) + (0.5**2 + 1.5**2) / 2)
+    assert next_stake(a, b, 1.5, above=False, independent=True) == pytest.approx(min(after, 0.9))
+
+
 def test_answers_take_forty_on_one_side_or_twenty_on_both():
     rng = np.random.default_rng(2)
     rates = {name: (rng.random(600) < p).astype(float) for name, p in {"high": 0.8, "same": 0.8, "low": 0.3}.items()}
@@ -74,11 +84,10 @@ def test_independent_batch_sizes_are_bets_of_their_own(shares, ratio, above):
         np.testing.assert_allclose(mean, 1.0)
 
 
-def test_one_batch_size_is_the_same_bet_either_way():
+def test_the_stake_on_the_next_block_is_that_of_the_wealth_after_it():
     rng = np.random.default_rng(0)
     a, b = (rng.random((50, 1)) < p for p in (0.6, 0.3))
-    together = wealth(a[:, 0] * 1.0, b[:, 0] * 1.0, 1.5, above=True)
-    np.testing.assert_allclose(wealth(a * 1.0, b * 1.0, 1.5, above=True, independent=True), together)
+    together = wealth(a * 1.0, b * 1.0, 1.5, above=True, independent=True)
     stake = next_stake(a * 1.0, b * 1.0, 1.5, above=True, independent=True)
     grown = np.append(a, [[True]], axis=0) * 1.0, np.append(b, [[False]], axis=0) * 1.0
     assert wealth(*grown, 1.5, above=True, independent=True)[-1] == pytest.approx(together[-1] * (1 + stake))

@@ -4,9 +4,15 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+
+from sensitivity.cli.display import table_lines
+from sensitivity.cli.shrinking import shrunk
+from sensitivity.study.load import load_study, parse_study, shipped
+from sensitivity.study.provenance import code_version
 
 
 def test_help_answers_within_a_second():
@@ -51,9 +57,15 @@ def test_list_counts_every_state(command, half_done):
         "stopped": 0,
         "failed": 0,
         "interrupted": 0,
+        "settlement": None,
+        "settlement_runs": 0,
     }
     assert "small" in command("list", half_done.parent).out
+    (half_done.parent / "nothing").mkdir()
     assert "no studies" in command("list", half_done.parent / "nothing").out
+    absent = command("list", half_done.parent / "nowhere")
+    assert (absent.code, absent.out) == (2, "")
+    assert "nowhere: no such folder" in absent.err
 
 
 def test_list_shows_a_damaged_study_beside_the_others(command, half_done):
@@ -153,3 +165,64 @@ def test_code_that_ends_the_process_does_not_end_the_command_without_a_word(comm
     answer = command("plan", path, "--storage", tmp_path / "none")
     assert answer.code == 2
     assert "problem.model: it_exits:model: it ends the process (sys.exit(3))" in answer.err
+
+
+def test_the_version_is_that_of_the_code(command):
+    assert command("--version").out == f"sensitivity {code_version()}\n"
+
+
+def test_a_study_file_is_begun_from_one_that_ships(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = command("new", "mine", "--from", "quickstart")
+    assert (answer.code, answer.err) == (0, "")
+    made, ships = load_study(tmp_path / "mine.toml"), load_study(shipped()["quickstart"])
+    assert made == ships.model_copy(update={"name": "mine"})
+    assert "# K-FAC against SGD" in (tmp_path / "mine.toml").read_text(), "with its comments"
+    again = command("new", "mine")
+    assert (again.code, "mine.toml is there already" in again.err) == (2, True)
+    for odd in ("a/b", 'x"y', "x\\1"):
+        assert "the name becomes a folder" in command("new", odd).err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
+
+
+def test_a_plan_is_priced_by_its_operations_where_its_device_is_not_at_hand(command, study_file, study_text):
+    study_file.write_text(study_text + '[execution]\ndevice = "cuda"\n')
+    answer = command("plan", study_file, "--tflops", "1e-6")
+    assert answer.code == 0
+    header, line, total = answer.out.splitlines()
+    assert header.split() == ["optimizer", "batch", "runs", "steps", "FLOP/run", "time"]
+    assert line.split()[:4] == ["sgd", "64", "4", "2"]
+    assert "FLOP in all" in total
+    assert "nothing to --shrink-to" in command("plan", study_file, "--tflops", 1, "--shrink-to", "1h").err
+    assert "--tflops: give a number above 0" in command("plan", study_file, "--tflops", 0).err
+
+
+def test_what_to_leave_out_of_a_study_that_takes_too_long():
+    spec = parse_study(
+        {
+            "name": "s", "batch_sizes": [16, 32, 64, 128], "seeds": 20, "budget": {"steps": 2},
+            "optimizers": {"sgd": {"kind": "sgd", "lr": 0.1}},
+        },
+        source="s",
+    )  # fmt: skip
+
+    def lines(seconds):
+        each = [SimpleNamespace(batch_size=size, device_seconds=100.0 * size) for size in spec.batch_sizes]
+        return shrunk(spec, SimpleNamespace(lines=each, workers=2, wall_seconds=12_000.0), seconds)
+
+    assert lines(12_000) == ("It fits into 3.3 h as it is.",)
+    less = lines(6_000)
+    assert less[1] == "  seeds = 10"
+    assert "Scaling with batch size can be answered." in less[3]
+    fewer = lines(4_000)
+    assert fewer[1:3] == ("  batch_sizes = [16, 32, 128]", "  seeds = 9"), "the ends of the range stay"
+    few = lines(2_000)
+    assert few[2] == "  seeds = 4"
+    assert "gets a direction at most: a claim takes 7 seeds" in few[4]
+    assert "does not fit into" in lines(100)[0]
+
+
+def test_a_table_is_whole_in_a_narrow_terminal_and_in_a_pipe():
+    header, row = table_lines(("optimizer", "n"), [["a long name of an optimizer" * 4, 1]], 1)
+    assert row.endswith("  1")
+    assert len(header) == len(row)

@@ -135,6 +135,7 @@ def test_plan_of_a_search_by_time(printed, study_text, tmp_path):
 
 
 def test_list(printed, half_done, tmp_path):
+    (tmp_path / "nothing").mkdir()
     assert printed("list", tmp_path / "nothing") == []
     broken = half_done.parent / "broken"
     broken.mkdir()

@@ -104,11 +104,16 @@ def visit(window):
         if not re.match(r"(http://127\.0\.0\.1[:/]|data:|blob:)", request.url):
             faults.append(f"request to {request.url}")
 
-    def open_(address, scheme="light", width=1360):
+    def open_(address, scheme="light", width=1360, *, absent=False):
+        def hear(message):
+            remark = absent and "404 (NOT FOUND)" in message.text  # Chromium's, on the page's own status
+            if message.type == "error" and not remark:
+                faults.append(message.text)
+
         tab = window(scheme, width).new_page()
         _open.append(tab)
         tab.on("request", watch)
-        tab.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
+        tab.on("console", hear)
         tab.on("pageerror", lambda error: faults.append(str(error)))
         tab.goto(address)
         return tab

@@ -1,5 +1,6 @@
 """An address says how a study is looked at: read back it is the same, and nothing in it is believed."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -69,7 +70,22 @@ def test_defaults_leave_the_address_short():
     ],
 )
 def test_what_cannot_be_is_left_out(search):
-    assert parse("/study/s/robustness", search) == Address(page="robustness", study="s")
+    assert replace(parse("/study/s/robustness", search), unread=()) == Address(page="robustness", study="s")
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ("?metric=colour", "There is no metric colour."),
+        ("?cell=zz", "There is no cell zz."),
+        ("?beside=1", "There is no cell 1."),
+        ("?run=x", "There is no run x."),
+        ("?target=colour:1", "There is no target colour:1."),
+    ],
+)
+def test_what_cannot_be_is_named(search, said, make):
+    _, (found,) = fit(parse("/study/s/robustness", search), make.make_spec())
+    assert found.startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 import plotly.graph_objects as go
 import pytest
 
-from dashboards import blocks
+from dashboards import blocks, jobs
 from sensitivity.analysis.maps import compute_maps
 from sensitivity.figures import catalogue
 from sensitivity.figures.data import Data
@@ -111,6 +111,57 @@ def test_a_filter_reaches_every_figure_and_number(site, studies, visit, at):
     maps_now = compute_maps(kept, study.curves, METRICS["test_accuracy"], designs={"kfac": "grid", "sgd": "grid"})
     inside = sum(cell.in_region for cell in maps_now[0].cells)
     numbers.get_by_text(f"{inside:,}/{len(maps_now[0].cells):,}").first.wait_for()
+
+
+@pytest.mark.parametrize("page", ["robustness", "overview"])
+def test_no_control_keeps_the_page_from_drawing_its_next_frame(site, visit, at, page):
+    """Half a second of the page's own processor time, which is the same on a busy machine, for each that is pressed."""
+    tab = visit(f"{site}/study/bowl/{page}")
+    at.figure(tab, {"robustness": "robustness-sgd", "overview": "targets"}[page])
+    clock = tab.context.new_cdp_session(tab)
+    clock.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def spent():
+        return {each["name"]: each["value"] for each in clock.send("Performance.getMetrics")["metrics"]}["TaskDuration"]
+
+    pressed, slow = 0, {}
+    for control in tab.query_selector_all(
+        "#page button.quiet, #page summary, #bar summary, #page [data-active] ~ label"
+    ):
+        name = control.inner_text()
+        if not control.is_visible() or name == "CSV":
+            continue
+        before = spent()
+        control.click()
+        tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        tab.wait_for_timeout(300)
+        pressed += 1
+        if (took := spent() - before) > 0.5:
+            slow[name] = took
+    assert pressed > 3
+    assert slow == {}
+
+
+def test_shift_chooses_the_second_cell_beside_the_maps_and_the_keyboard_has_a_frame(site, visit, at):
+    tab = visit(f"{site}/study/bowl/robustness")
+    maps = at.figure(tab, "robustness-kfac")
+    first = at.click_cell(tab, maps, panel=0, column=3, row=4)
+    at.figure(tab, "curves-a")
+    tab.keyboard.down("Shift")
+    second = at.click_cell(tab, maps, panel=0, column=4, row=5)
+    tab.keyboard.up("Shift")
+    tab.wait_for_url(f"**cell={first}&beside={second}")
+    at.figure(tab, "curves-b")
+    dock, canvas = tab.locator(".dock").bounding_box(), maps.bounding_box()
+    assert dock["x"] >= canvas["x"] + canvas["width"], "beside the maps"
+    names = "gd => gd.layout.annotations.filter((note) => note.name).map((note) => note.name + note.text.trim())"
+    framed = ["chosen", "chosen<b>A</b>", "chosen", "chosen<b>B</b>"]
+    at.until(lambda: maps.locator(".js-plotly-plot").evaluate(names) == framed)
+    maps.focus()
+    tab.keyboard.press("ArrowRight")
+    at.until(lambda: "cursor" in maps.locator(".js-plotly-plot").evaluate(names))
+    maps.blur()
+    at.until(lambda: "cursor" not in maps.locator(".js-plotly-plot").evaluate(names))
 
 
 def test_the_tolerance_moves_the_region(site, visit, at):
@@ -256,7 +307,7 @@ def test_a_live_study_grows_on_the_page_and_neither_zoom_nor_a_click_is_lost(mak
         tab.mouse.move(x, y)
         tab.mouse.down()
         make.write_study(folder, spec, make.mixed, packs=2)
-        maps.locator(".gtitle-subtitle", has_text="36 completed").wait_for(timeout=5_000)
+        maps.locator(".gtitle-subtitle", has_text="36 completed").wait_for()
         assert maps.locator(".js-plotly-plot").evaluate(reach) == zoomed
         assert tab.evaluate("window.scrollY") == pytest.approx(300, abs=2)
         tab.mouse.up()
@@ -426,7 +477,42 @@ def test_a_running_study_is_stopped_from_its_card(make, visit, at, tmp_path):
         process.wait()
 
 
+SETTLES = """
+import sys
+from pathlib import Path
+from sensitivity.settling import Settling, declare
+from sensitivity.store.directory import place
+from sensitivity.store.ledger import write_declared, write_ledger
+from sensitivity.study.ledger import Declared, Ledger
+from sensitivity.study.load import load_study
+command, file, _, root = sys.argv[1:]
+assert command == "settle"
+spec = load_study(Path(file))
+settling = Settling(declare(spec, "", [10] * len(spec.batch_sizes)))
+declared = Declared(declaration=settling.declaration, hash=settling.declaration.hash)
+directory = place(root).child(spec.name)
+write_declared(directory, declared)
+write_ledger(directory, Ledger(declared=declared, settlement=settling.stop("the stand-in had enough")))
+"""
+
+
+def test_a_study_is_settled_from_its_overview(make, visit, at, axe, tmp_path, monkeypatch):
+    """By a stand-in for `sensitivity settle` that writes a settlement which a budget has ended."""
+    root, script = tmp_path / "root", tmp_path / "sensitivity"
+    make.write_study(root / "open", make.make_spec(name="open", targets={"test_accuracy": [0.9]}), lambda _: None)
+    script.write_text(SETTLES)
+    monkeypatch.setattr(jobs, "_COMMAND", (sys.executable, str(script)))
+    with at.served(root, allow_run=True) as address:
+        tab = visit(f"{address}/study/open/overview")
+        tab.get_by_role("button", name="Settle it").click()
+        tab.get_by_text("Settling. What it does, and what it costs, is listed below as it goes").wait_for()
+        tab.get_by_text("The stand-in had enough").first.wait_for()
+        check(tab, axe)
+        tab.get_by_role("link", name="Studies").click()
+        tab.get_by_text("stopped, 0 runs").wait_for()
+
+
 def test_nothing_can_be_started_unless_allowed(site, visit):
-    tab = visit(f"{site}/start")
+    tab = visit(f"{site}/start", absent=True)
     tab.get_by_text("There is no such page.").wait_for()
     assert tab.get_by_role("link", name="Start a study").count() == 0

@@ -76,8 +76,22 @@ def test_parallel_lines_cross_the_axes_where_their_values_lie(studies):
     done = runs[(runs["status"] == "completed") & (runs["optimizer"] == "kfac")]
     figure = draw_parallel(done, METRICS["train_loss"], ("lr", "damping"), of=99, said="")
     assert f"n = {len(done)} of 99 completed runs" in figure.layout.title.subtitle.text
-    assert list(figure.layout.xaxis.ticktext) == ["batch size", "learning rate", "damping", "training loss"]
-    lines = [tuple(trace.y[k : k + 4]) for trace in figure.data for k in range(0, len(trace.y), 5)]
+    axes = ["optimizer", "batch size", "learning rate", "damping", "training loss"]
+    assert list(figure.layout.xaxis.ticktext) == axes
+    lines = [tuple(trace.y[k : k + 5]) for trace in figure.data for k in range(0, len(trace.y), 6)]
     assert len(lines) == len(done)
-    assert {round(line[1], 6) for line in lines} == {0.0, 1.0}, "learning rates of 0.01 and 0.1"
-    assert {round(line[2], 6) for line in lines} == {0.0, 0.5, 1.0}, "three levels, evenly spaced in logarithms"
+    assert {round(line[2], 6) for line in lines} == {0.0, 1.0}, "learning rates of 0.01 and 0.1"
+    assert {round(line[3], 6) for line in lines} == {0.0, 0.5, 1.0}, "three levels, evenly spaced in logarithms"
+
+
+def test_a_line_goes_on_where_its_optimizer_lacks_a_hyperparameter_and_momentum_rises(studies):
+    runs = read_study(place(str(studies / "half"))).runs
+    done = runs[runs["status"] == "completed"]
+    figure = draw_parallel(done, METRICS["train_loss"], ("lr", "damping", "momentum"), of=99, said="")
+    momentum = 4
+    assert figure.layout.xaxis.ticktext[momentum] == "1 − momentum"
+    ticks = {note.text: note.y for note in figure.layout.annotations if note.x == momentum}
+    assert ticks["0.1"] > ticks["1"], "as in the maps: the largest momentum on top"
+    for trace in figure.data:
+        lines = " ".join("/" if x is None else str(x) for x in trace.x).split("/")
+        assert {line.strip() for line in lines} <= {"0 1 2 3 4 5", "0 1 2 4 5", ""}, "SGD has no damping"

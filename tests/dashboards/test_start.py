@@ -96,6 +96,20 @@ def test_each_mistake_stands_beside_its_field():
     assert "colour: unknown field" in left[0]
 
 
+def test_a_module_that_is_not_there_is_named_and_nothing_is_imported(tmp_path):
+    def absent(dataset):
+        raw = {
+            "name": "s", "batch_sizes": [8], "seeds": 1, "budget": {"steps": 1}, "problem": {"dataset": dataset},
+            "optimizers": {"sgd": {"kind": "sgd", "lr": 0.1}},
+        }  # fmt: skip
+        return jobs.absent_modules(place(str(tmp_path)), parse_study(raw, source="s"))
+
+    assert absent("digits") == ()
+    assert "problem.dataset: there is no module 'mine'" in absent("mine:data")[0]
+    (tmp_path / "mine.py").write_text("raise SystemExit")
+    assert absent("mine:data") == ()
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

@@ -9,6 +9,7 @@ import pickle
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from sensitivity.execution import checkpointing, worker
 from sensitivity.store.checkpoints import CHECKPOINTS, read_checkpoint, write_checkpoint
@@ -18,6 +19,7 @@ from sensitivity.study.load import parse_study
 from sensitivity.study.origin import Origin
 from sensitivity.study.snapshot import Snapshot
 from sensitivity.study.trials import Pack, expand, group
+from sensitivity.training import cost
 from sensitivity.training.identity import identity
 from sensitivity.training.problems import load_problem
 
@@ -112,6 +114,24 @@ def test_a_killed_pack_goes_on_bit_for_bit(pack, spec, directory, tmp_path, kill
 def test_without_the_study_in_sight_nothing_is_written(pack, spec, tmp_path):
     train(pack, spec, place(str(tmp_path / "elsewhere")))
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_checkpoint_is_loaded_on_the_host_wherever_the_data_are(pack, spec, directory, caplog):
+    """A generator takes its state from the host alone; to the data's device went all of it, and no run resumed."""
+    with pytest.raises(KilledError):
+        train(pack, spec, directory, kill_after=1)
+    problem = load_problem(spec.problem)
+    elsewhere = dataclasses.replace(
+        problem,
+        dataset=dataclasses.replace(problem.dataset, train_inputs=problem.dataset.train_inputs.to("meta")),
+        _variants={},
+    )
+    cost._counted[elsewhere] = cost.example_cost(problem)  # which would train on them
+    state = checkpointing.PackCheckpoint(directory, pack, every_s=1.0).load(elsewhere, micro_batch=None)
+    assert caplog.text == ""
+    assert state["done"] == 16
+    assert {x.device.type for x in tree_leaves(state) if isinstance(x, torch.Tensor)} == {"cpu"}
+    assert {x.dtype for x in state["model"]["generators"]} == {torch.uint8}
 
 
 class Weapon:

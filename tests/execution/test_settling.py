@@ -10,6 +10,7 @@ import math
 import random
 import shutil
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,8 @@ import pytest
 
 import sensitivity
 from sensitivity.cli.json_output.verdict import verdict_output
+from sensitivity.cli.listing import show_studies
+from sensitivity.execution import settler
 from sensitivity.execution.launch import launch
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.settler import Budget
@@ -26,9 +29,10 @@ from sensitivity.figures.exhibits.settling import SETTLING
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.report import write_report
 from sensitivity.store.directory import place
-from sensitivity.store.ledger import DECLARATION, FREEZE, LEDGER, read_ledger, settling_place
+from sensitivity.store.ledger import DECLARATION, FREEZE, LEDGER, read_ledger, settling_place, write_freeze
 from sensitivity.store.reader import read_runs
 from sensitivity.store.writer import append
+from sensitivity.study.amendments import PHASE_OF
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.results import Measurement, PackResult, RunResult, Status
 from sensitivity.study.seed_ranges import purpose
@@ -95,8 +99,11 @@ def trained(trial):
 
 @pytest.fixture(scope="module")
 def in_process():
-    """Train in this process, as above; where `after` is set, the process ends once so many packs have been recorded."""
-    limit = {"after": None}
+    """Train in this process, as above; where `after` is set, the process ends once so many packs have been recorded.
+
+    Where `phase` is set, packs of that phase alone count.
+    """
+    limit = {"after": None, "phase": ""}
 
     def train(work, machines, *, show, stop):
         sizes = {trial.group: 64 for trial in work.plan.trials}
@@ -108,6 +115,7 @@ def in_process():
                 continue
             if done == limit["after"]:
                 raise Killed
+            counts = limit["phase"] in work.source.stage
             pack, now = packs.pop(0), time.time()
             runs = tuple(trained(trial) for trial in pack.trials)
             result = PackResult(
@@ -115,7 +123,7 @@ def in_process():
             )
             append(work.directory, result, spec_hash=work._manifest.spec_hash, code_version="test")
             work.source.tell(result)
-            done += 1
+            done += counts
         assert not list(work.source.new_trials(wait=False))  # as Tune asks once more before it ends
 
     with pytest.MonkeyPatch.context() as patch:
@@ -202,21 +210,52 @@ def test_no_judging_run_was_visible_to_a_choice(undisturbed):
     assert runs.loc[judged, "started_at"].min().timestamp() >= written - 0.01
 
 
-def test_a_settlement_that_was_killed_ends_as_an_undisturbed_one(study, in_process, undisturbed):
-    draw, kills = random.Random(0), 0
-    for _ in range(60):
-        in_process["after"] = draw.randrange(4, 20)
+def test_a_settlement_that_was_killed_in_every_phase_ends_as_an_undisturbed_one(
+    study, in_process, undisturbed, monkeypatch
+):
+    """Killed after a random number of packs of each phase, and right before and after the freeze is written."""
+    draw = random.Random(0)
+
+    def killed_while_freezing(directory, freeze, *, written):
+        if written:
+            write_freeze(directory, freeze)
+        raise Killed
+
+    for phase in PHASE_OF:
+        if phase == "judge_scaling":
+            for written in (False, True):
+                with monkeypatch.context() as freezing:
+                    freezing.setattr(settler, "write_freeze", partial(killed_while_freezing, written=written))
+                    with pytest.raises(Killed):
+                        settle(study)
+        in_process |= {"phase": phase.replace("_", " "), "after": draw.randrange(1, 6)}
         try:
-            directory, settled = settle(study)
-        except Killed:
-            kills += 1
-            continue
+            with pytest.raises(Killed):
+                settle(study)
         finally:
-            in_process["after"] = None
-        break
-    assert kills >= 3
+            in_process |= {"phase": "", "after": None}
+    directory, settled = settle(study)
     assert told(settled.ledger) == told(undisturbed[1].ledger)
     assert told(read_ledger(directory)) == told(undisturbed[1].ledger)
+
+
+def test_a_kill_leaves_no_answer_of_an_earlier_budget(study, in_process):
+    directory, stopped = settle(study, budget=Budget(runs=150))
+    assert "150 runs" in sensitivity.open(directory.uri).verdict().text
+    in_process["after"] = 2
+    try:
+        with pytest.raises(Killed):
+            settle(study)
+    finally:
+        in_process["after"] = None
+    killed = read_ledger(directory)
+    assert killed.standing == "under_way"
+    assert killed.entries == stopped.ledger.entries
+    text = " ".join(sensitivity.open(directory.uri).verdict().text.split())
+    assert "150 runs" not in text
+    assert (
+        f"A settlement is under way, and the same command goes on with it. So far: {len(killed.entries)} steps" in text
+    )
 
 
 def test_a_budget_ends_it_and_a_larger_one_goes_on(study, in_process, undisturbed):
@@ -379,7 +418,7 @@ def test_a_freeze_that_is_missing_is_said_to_be(copied):
         read_ledger(directory)
 
 
-def test_every_face_shows_the_same_answers(undisturbed):
+def test_every_face_shows_the_same_answers(undisturbed, capsys):
     folder, settled = undisturbed
     directory, ledger = place(str(folder / "studies" / "alike")), settled.ledger
     opened = sensitivity.open(directory.uri)
@@ -394,7 +433,11 @@ def test_every_face_shows_the_same_answers(undisturbed):
         assert answer.says in text
         assert answer.says in page
         assert (printed.says, printed.estimate, printed.answer) == (answer.says, answer.estimate, answer.answer)
+    assert not any(answer.settle for answer in output.answers)  # nothing to advise on the file's own design
     assert f"Settled in {ledger.cost.runs:,} runs" in text
+    show_studies(str(folder / "studies"), as_json=False)
+    _, listed = capsys.readouterr().out.splitlines()
+    assert f"settled, {ledger.cost.runs:,} runs" in listed
     for entry in ledger.entries:
         assert entry.step.why in page
     table = opened.table("settling")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ekfac": {"damping_form": "exact", "ekfac": True, "inverse_interval": 4},
     "type2, reduce": {"fisher": "type2", "sharing": "reduce"},
     "late layer": {"inverse_interval": 4},
+    "tied": {},
+    "monte_carlo": {"fisher": "monte_carlo"},
 }
 UNEVEN: dict[str, dict[str, Any]] = {
-    **{f"uneven, {name}": VARIANTS[name] for name in ("factored", "exact", "ekfac", "late layer")},
+    **{f"uneven, {name}": VARIANTS[name] for name in ("factored", "exact", "ekfac", "late layer", "tied")},
     "uneven, reduce": {"sharing": "reduce"},
     "uneven, type2": {"fisher": "type2", "others": "diagonal"},
 }
@@ -44,8 +47,22 @@ class Late(nn.Module):
         return self.last(self.inner(x)) if self.calls > 2 else self.inner(x)
 
 
+class Tied(nn.Module):
+    """Four words, looked up and multiplied with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.inner = nn.Embedding(4, 3), nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        word = (x[:, 0, 0, 0] > 0) + 2 * (x[:, 0, 0, 1] > 0)
+        return functional.linear(torch.tanh(self.inner(self.words(word))), self.words.weight)
+
+
 def network(variant: str) -> nn.Module:
     torch.manual_seed(0)
+    if "tied" in variant:
+        return Tied().to(DOUBLE)
     model = nn.Sequential(
         nn.Conv2d(1, 3, 3, padding=1),
         nn.GroupNorm(1, 3),
@@ -59,18 +76,29 @@ def network(variant: str) -> nn.Module:
 
 
 def train(
-    model: nn.Module, config: KFACConfig, part: slice, *, uneven: bool = False, stated: bool = True
+    model: nn.Module,
+    config: KFACConfig,
+    part: slice,
+    *,
+    uneven: bool = False,
+    stated: bool = True,
+    generators: Sequence[torch.Generator] = (),
 ) -> dict[str, torch.Tensor]:
+    """Train; `generators` draw the labels of every other example each, as those of two ranks do."""
     optimizer = KFAC(model, config)
     for index in range(5):
         generator = torch.Generator().manual_seed(index)
         x = torch.randn(60, 1, 3, 3, generator=generator, dtype=DOUBLE)[part]
         y = torch.randint(4, (60,), generator=generator)[part]
         optimizer.zero_grad()
-        outputs = model(x)
-        optimizer.observe(outputs, terms=30 if uneven and stated else None)
-        loss = functional.cross_entropy(outputs, y, reduction="sum" if uneven else "mean")
-        (loss / 30 if uneven else loss).backward()
+        batches = [(x[i::2], y[i::2]) for i in range(2)] if generators else [(x, y)]
+        for i, (inputs, labels) in enumerate(batches):
+            if generators:
+                optimizer._generator = generators[i]
+            outputs = model(inputs)
+            optimizer.observe(outputs, terms=30 if uneven and stated else None)
+            loss = functional.cross_entropy(outputs, labels, reduction="sum" if uneven else "mean")
+            (loss / 30 if uneven else loss / max(1, len(generators))).backward()
         optimizer.step()
     return {name.removeprefix("module."): p.detach() for name, p in model.named_parameters()}
 
@@ -114,12 +142,12 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, dict[str, torch.Tensor]]:
-    return {
-        variant: train(
-            network(variant), KFACConfig(lr=0.1, damping=0.1, **{"inverse_interval": 2, **options}), slice(None)
-        )
-        for variant, options in (VARIANTS | UNEVEN).items()
-    }
+    found = {}
+    for variant, options in (VARIANTS | UNEVEN).items():
+        config = KFACConfig(lr=0.1, damping=0.1, **{"inverse_interval": 2, **options})
+        drawn = [torch.Generator().manual_seed(rank) for rank in range(2)] if variant == "monte_carlo" else []
+        found[variant] = train(network(variant), config, slice(None), generators=drawn)
+    return found
 
 
 @pytest.mark.parametrize("variant", [*VARIANTS, *UNEVEN])

@@ -238,13 +238,6 @@ class Scaled(nn.Linear):
         return functional.linear(x, 2 * self.weight, self.bias)
 
 
-def tied() -> nn.Module:
-    table = nn.Embedding(5, 4)
-    made = Spelled({"table": table, "head": nn.Linear(4, 5, bias=False)}, lambda o, x: o.head(o.table(x)))
-    made.head.weight = table.weight
-    return made
-
-
 UNCOVERED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "recurrent": (lambda: nn.LSTM(4, 4), "(LSTM)"),
     "recurrent cell": (lambda: nn.GRUCell(4, 4), "(GRUCell)"),
@@ -254,7 +247,6 @@ UNCOVERED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "attention to other widths": (lambda: nn.MultiheadAttention(4, 2, kdim=3), "(MultiheadAttention), 1.out_proj"),
     "attention with extra rows": (lambda: nn.MultiheadAttention(4, 2, add_bias_kv=True), "(MultiheadAttention)"),
     "bag of maxima": (lambda: nn.EmbeddingBag(5, 4, mode="max"), "(EmbeddingBag)"),
-    "embedding tied to a linear layer": (tied, ".table (Embedding), 1.head (Linear)"),
 }
 
 

@@ -1,7 +1,9 @@
 """What stands around a training loop: autocast, loss scaling, compilation, pickling, devices, ranks."""
 
+import contextlib
 import copy
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,8 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sensitivity.kfac import KFAC, KFACConfig
+from sensitivity.kfac import KFAC, KFACConfig, engine, recorder, statistics
+from sensitivity.kfac import optimizer as optimizer_module
+from sensitivity.kfac.precision import full_precision
 
 DOUBLE = torch.float64
 
@@ -42,6 +47,58 @@ def test_a_backward_pass_and_a_step_within_autocast_round_nothing_more(options: 
         found.append([optimizer.kfac.factor(n, s) for n in "03" for s in ("inputs", "outputs")] + [*model.parameters()])
     for outside, inside in zip(*found, strict=True):
         assert torch.equal(outside, inside)
+
+
+@pytest.fixture
+def tf32(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """TF32 as a caller may have switched it on: by torch's older interface, or by its newer one."""
+    backends: Any = torch.backends
+    kept = backends.cuda.matmul.fp32_precision, backends.cudnn.allow_tf32
+    if request.param == "older":
+        backends.cuda.matmul.allow_tf32 = True
+    else:
+        backends.cuda.matmul.fp32_precision = "tf32"
+    yield backends.cuda.matmul
+    backends.cuda.matmul.allow_tf32 = False
+    backends.cuda.matmul.fp32_precision, backends.cudnn.allow_tf32 = kept
+
+
+@pytest.mark.parametrize("tf32", ["older", "newer"], indirect=True)
+def test_tf32_is_off_where_full_precision_is_wanted_and_then_as_it_was(tf32: Any) -> None:
+    backends: Any = torch.backends
+    with contextlib.suppress(KeyError), full_precision(torch.device("cuda")):
+        assert (tf32.fp32_precision, backends.cudnn.allow_tf32) == ("ieee", False)
+        raise KeyError
+    assert (tf32.fp32_precision, backends.cudnn.allow_tf32) == ("tf32", True)
+    with full_precision(torch.device("cpu")):
+        assert tf32.fp32_precision == "tf32"
+
+
+@pytest.mark.parametrize("tf32", ["older"], indirect=True)
+def test_no_product_of_a_step_is_of_tf32_but_the_networks(tf32: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step and the statistics are told that they run on an accelerator: every product finds TF32 off."""
+    found: dict[bool, set[str]] = {False: set(), True: set()}
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = func.overloadpacket.__name__ if hasattr(func, "overloadpacket") else func.__name__
+            if any(word in name for word in ("mm", "matmul", "cholesky", "addmv", "eigh")):
+                found[tf32.allow_tf32].add(name)
+            return func(*args, **(kwargs or {}))
+
+    for module in (engine, optimizer_module, recorder, statistics):
+        monkeypatch.setattr(module, "full_precision", lambda _: full_precision(torch.device("cuda")))
+    model, (x, y) = model_of(), batch()
+    optimizer = KFAC(model, KFACConfig())
+    with Products():
+        loss = functional.cross_entropy(model(x), y)
+        assert found[False] == set()
+        assert found[True] == {"addmm"}
+        loss.backward()
+        found[True].clear()
+        optimizer.step()
+    assert found[True] == set()
+    assert any("cholesky" in name for name in found[False])
 
 
 @pytest.mark.parametrize("fisher", ["empirical", "type2"])

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._pytree import tree_flatten_with_path
 
 from sensitivity.study.arms import OWN, arm_class, kinds
 from sensitivity.study.axes import Axis
@@ -13,6 +14,7 @@ from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.load import parse_study
 from sensitivity.study.results import Status
 from sensitivity.study.trials import Pack
+from sensitivity.training import packed_model
 from sensitivity.training.loop import train_pack
 from sensitivity.training.pack_training import PackTraining
 from tests.optimizers.cases import ARMS, WILD, losses, pack, problem
@@ -68,6 +70,23 @@ def goes_on_to_the_bit(trained):
     for one, other in zip(whole, resumed, strict=True):
         assert losses(one)[8:] == losses(other)[8:] or one.status == Status.DIVERGED
         assert (one.status, one.steps, one.message) == (other.status, other.steps, other.message)
+
+
+@pytest.mark.parametrize("kind", ARMS)
+def test_parameters_may_be_side_by_side_or_apart(kind, monkeypatch):
+    clip = {} if kind == "kfac" else {"clip_norm": 0.5}
+    found, trained = [], pack(kind, steps=8, every=4, lr=[ARMS[kind]["lr"][0], WILD], **clip)
+    for joined in (True, False):
+        monkeypatch.setattr(packed_model, "are_joined", lambda params, trials, joined=joined: joined)
+        training = PackTraining(trained, problem(), micro_batch=None)
+        training.measure()
+        training.advance(8)
+        training.measure()
+        found.append((training.results(), training.state()["optimizer"]["rule"]))
+    for one, other in zip(found[0][0], found[1][0], strict=True):
+        assert losses(one) == pytest.approx(losses(other), rel=1e-12)
+    named = [[key for key, _ in tree_flatten_with_path(state)[0]] for _, state in found]
+    assert named[0] == named[1], "states are by name, whatever they lie in"
 
 
 @pytest.mark.parametrize("kind", ARMS)

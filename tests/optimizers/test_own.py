@@ -261,7 +261,7 @@ def test_one_that_raises_takes_nobody_with_it():
             pass
 
     pack = Pack(expand(study("users_optimizers:Raises", at=[0, 7])))
-    results = _train(pack, lambda pack, _: train_pack(pack, problem()), lambda pack: Checkpoint())
+    results = _train(torch.device("cpu"), pack, lambda pack, _: train_pack(pack, problem()), lambda pack: Checkpoint())
     assert [result.status for result in results] == [Status.COMPLETED, Status.FAILED]
     assert results[1].message == "ArithmeticError: step 7 is too much"
     assert "self.at" in results[1].traceback

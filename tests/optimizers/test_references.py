@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.linalg import fractional_matrix_power
 
-from sensitivity.optimizers.kinds import adam
+from sensitivity.optimizers import fused
 from tests.optimizers.cases import GRADIENTS, walked
 from tests.optimizers.references import GOLDEN, STEPS, foreign, start, trajectory
 
@@ -68,15 +68,16 @@ def test_it_is_torchs(kind, exact):
     close(walked(kind, **numbers), trajectory(build), 1e-13)
 
 
-@pytest.mark.parametrize("kind", ["adam", "adamw"])
+@pytest.mark.parametrize("kind", ["adam", "adamw", "adagrad"])
 def test_it_is_torchs_too_where_all_members_are_updated_at_once(kind, exact, monkeypatch):
-    monkeypatch.setattr(adam, "by_member", lambda lr: False)
+    monkeypatch.setattr(fused, "by_member", lambda lr: False)
     numbers, build = TORCH[kind]
     close(walked(kind, **numbers), trajectory(build), 1e-13)
 
 
-@pytest.mark.parametrize("kind", ["nadam", "rmsprop"])
-def test_the_other_forms_are_torchs(kind, exact):
+@pytest.mark.parametrize(("kind", "alone"), [("nadam", True), ("rmsprop", True), ("rmsprop", False)])
+def test_the_other_forms_are_torchs(kind, alone, exact, monkeypatch):
+    monkeypatch.setattr(fused, "by_member", lambda lr: alone)
     build = {
         "nadam": lambda p: torch.optim.NAdam(p, lr=0.01, weight_decay=0.1),
         "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),

@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SLOW_3D = ("willReadFrequently", "GPU stall due to ReadPixels")
@@ -167,16 +168,23 @@ def test_on_a_phone_figures_scroll_and_the_page_does_not(page_of, visit):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_it_prints_light_with_what_is_shown_painted(page_of, visit):
+def test_it_prints_every_figure_in_the_light_theme_between_the_margins(page_of, visit, tmp_path):
+    """Right after it was opened, in the dark; the pages are looked at, as a printer would have them."""
+    pdfium = pytest.importorskip("pypdfium2")
     tab = visit(page_of("landscape"), scheme="dark")
-    wait_until_painted(tab)
-    painted = tab.evaluate(
-        """() => {
-          dispatchEvent(new Event("beforeprint"));
-          return new Promise((done) => setTimeout(() => done(
-            [...document.querySelectorAll(".canvas[data-painted]")].map((c) => c.dataset.painted)), 0));
-        }"""
+    tab.wait_for_selector("html[data-printable]")
+    titles = tab.evaluate(
+        "[...document.querySelectorAll('.canvas')].filter((c) => c.offsetParent).map((c) => c.ariaLabel)"
     )
-    assert len(painted) > 10
-    assert set(painted) == {"light"}
-    assert tab.pdf()[:5] == b"%PDF-"
+    tab.pdf(path=tmp_path / "printed.pdf", format="A4", print_background=True)
+    document = pdfium.PdfDocument(tmp_path / "printed.pdf")
+    text = " ".join(" ".join(page.get_textpage().get_text_range().split()) for page in document)
+    assert len(titles) > 10
+    assert [title for title in titles if title not in text] == [], "a figure's title is drawn with it"
+    assert "had not been drawn" not in text
+    for page in document:
+        seen = np.asarray(page.render(scale=0.6).to_pil().convert("L"))
+        margin = int(10 / 210 * seen.shape[1])
+        assert seen[:, :margin].min() > 250
+        assert seen[:, -margin:].min() > 250, "cut off, or dark"
+    assert tab.get_attribute("html", "data-theme") == "dark"

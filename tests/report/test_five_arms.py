@@ -28,6 +28,7 @@ def study(tmp_path_factory):
     raw = tomllib.loads(shipped()["optimizers_digits"].read_text())
     raw |= {"batch_sizes": [32], "seeds": 12, "budget": {"steps": 8}, "targets": {"train_loss": [2.2]}}
     raw["evaluation"] = {"every_steps": 8}
+    del raw["search"]
     raw["problem"] |= {"train_subset": 200, "test_subset": 60, "model_arguments": {"width": [8, 12]}}
     boxes = {"sgd": [1e-7, 3.0], "adamw": [3e-3, 3e-2], "kfac": [0.03, 0.3], "muon": [0.01, 0.1], "soap": [3e-3, 3e-2]}
     for arm, box in boxes.items():

@@ -187,7 +187,7 @@ def test_a_best_setting_at_the_bound_of_its_search_box_is_said_wherever_a_grids_
     )
     report = render_report([read_study(made)])
     page = report.html
-    assert "the best cell has a learning rate at the upper bound (1) of its search box" in page
+    assert "has a learning rate at the upper bound (1) of its search box" in page
     assert "the best configuration has a learning rate at the upper bound (1) of its search box" in page
     assert "box: set lr = { log = [0.01, 10] } under [optimizers.sgd] in the study file" in page
     assert "<td>high learning rate</td>" in page.replace(' class="n"', "")

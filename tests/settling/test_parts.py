@@ -10,9 +10,9 @@ from sensitivity.settling import declare
 from sensitivity.settling.boxes import Box
 from sensitivity.settling.declaring import LOOKS
 from sensitivity.settling.judge_scaling import Judged, levels, look
-from sensitivity.settling.judge_sensitivity import draw
+from sensitivity.settling.judge_sensitivity import Draws, draw, hopeless
 from sensitivity.settling.observing import observe
-from sensitivity.settling.response import Response, fit
+from sensitivity.settling.response import Response, Terms, fit, walled
 from sensitivity.settling.sentences import answer_sentence
 from sensitivity.study.amendments import Claim, Declaration, Observation
 from sensitivity.study.designs import configurations
@@ -129,29 +129,51 @@ def test_a_surface_finds_the_optimum_of_each_batch_size(skew, off):
     y = bowl.sum(axis=1) + b + 0.02 * rng.standard_normal(180)
     found = fit(x, b, y, np.zeros(180, dtype=bool), 3, 2.0, np.array([[-2.0, -2.0], [2.0, 2.0]]))
     assert bool(found.third.any()) == (skew > 0)
-    optimum = found.optimum(np.full(2, -2.0), np.full(2, 2.0))
+    assert found.terms.shared or skew > 0
+    ends = np.full(2, -2.0), np.full(2, 2.0)
+    optimum = found.optimum(*ends)
     np.testing.assert_allclose(optimum, centre, atol=off)
-    assert found.regret(optimum).max() < 0.001
+    assert found.regret(optimum, *ends).max() < 0.001
     np.testing.assert_allclose(found.predict(optimum, np.arange(3)), [0, 1, 2], atol=0.05)
 
 
 def test_regret_is_never_negative_where_cubic_terms_bend_a_surface_the_other_way():
-    third, coefficients = np.array([-4.0, 0.0]), 1 + 2 + 3 + 2
+    third, terms = np.array([-4.0, 0.0]), Terms(batches=1, dimensions=2, cubic=True)
     surface = Response(
         centre=np.zeros(2),
         level=np.zeros(1),
         slope=np.array([[0.5, 0.0]]),
-        curvature=np.array([[1.0, 0.9], [0.9, 1.0]]),
-        third=third,
+        curvature=np.array([[[1.0, 0.9], [0.9, 1.0]]]),
+        third=third[None],
         reach=np.array([[-1.0, -1.0], [1.0, 1.0]]),
-        covariance=0.01 * np.eye(coefficients),
+        terms=terms,
+        covariance=0.01 * np.eye(terms.count),
         noise=0.1,
-        points=30,
+        freedom=22.0,
     )
     at = np.array([[0.4, 0.0]])
     assert np.linalg.eigvalsh(surface.curvature + np.diag(third * 0.4)).min() < 0
-    np.testing.assert_allclose(surface.curvature_at(at)[0], surface.curvature)
-    assert surface.regret(at).min() > 0
+    np.testing.assert_allclose(surface.curvature_at(at), surface.curvature)
+    assert surface.regret(at, *surface.reach).min() > 0
+
+
+def test_batch_sizes_may_bend_differently():
+    """A small batch has its optimum in the noise, a large one hardly bends below the edge of stability at 0.9."""
+    rng = np.random.default_rng(0)
+    b, x = np.repeat(np.arange(2), 40), rng.uniform(-1.0, 1.2, (80, 1))
+    truth = np.where(b == 0, 3.0 * x[:, 0] ** 2, 1 - 0.8 * x[:, 0] + 0.6 * x[:, 0] ** 2)
+    unstable = (b == 1) & (x[:, 0] > 0.9)
+    y = truth + 0.02 * rng.standard_normal(80) + 4.0 * unstable
+    box = np.array([[-2.0], [2.0]])
+    found = fit(x, b, y, unstable, 2, 1.5, box)
+    assert not found.terms.shared
+    assert found.noise < 0.05, "the runs beyond the edge are left out"
+    assert walled(found.predict(x, b), y).tolist() == unstable.tolist()
+    np.testing.assert_allclose(found.optimum(*box), [[0.0], [2 / 3]], atol=0.05)
+    gradient = found.terms.gradient(np.array([0.3]), 1)
+    step = 1e-6 * np.ones((1, 1))
+    columns = [found.terms.columns(np.array([[0.3]]) + way * step, np.array([1])) for way in (-1, 1)]
+    np.testing.assert_allclose(gradient, (columns[1] - columns[0]) / 2e-6, atol=1e-6)
 
 
 def test_levels_of_all_looks_add_up_to_the_error_rate():
@@ -303,12 +325,31 @@ def test_a_flat_ridge_has_a_fastest_setting(noise):
     y = truth + noise * random.standard_normal(90)
     box = np.array([[-1.0, -1.0], [1.0, 1.0]])
     found = fit(x, b, y, np.zeros(90, dtype=bool), 3, 1.2, box)
-    assert not found.definite
+    assert not found.definite.any()
     lowest = found.optimum(*box)
     assert np.abs(lowest[:, 0] - lowest[:, 1]).max() <= 0.25
     regret = 2.0 * (lowest[:, 0] - lowest[:, 1]) ** 2
-    assert (found.regret_between(lowest, *box) >= 0).all()
-    assert found.regret_between(lowest, *box).max() < 0.1
+    assert (found.regret(lowest, *box) >= 0).all()
+    assert found.regret(lowest, *box).max() < 0.1
     assert regret.max() < 0.1
     far = np.tile([0.8, -0.8], (3, 1))
-    assert found.regret_between(far, *box) == pytest.approx(2 * 1.6**2, rel=0.2)
+    assert found.regret(far, *box) == pytest.approx(2 * 1.6**2, rel=0.2)
+
+
+def test_a_surface_without_a_minimum_is_not_believed_beyond_its_points():
+    """log T falls along a line; nothing is known of where no run was."""
+    x = np.random.default_rng(0).uniform(-0.5, 0.5, (40, 1))
+    y = 4 - x[:, 0] + 0.02 * np.random.default_rng(1).standard_normal(40)
+    found = fit(x, np.arange(40) % 2, y, np.zeros(40, dtype=bool), 2, 1.2, np.array([[-3.0], [3.0]]))
+    assert not found.definite.any()
+    assert found.optimum(np.array([-3.0]), np.array([3.0])) == pytest.approx(np.full((2, 1), x.max()))
+
+
+def test_draws_that_never_work_are_in_vain_but_not_at_once():
+    never, now_and_then = Draws(), Draws()
+    for block in range(64):
+        never.rows.append([Observation(outcome="censored", steps=8), Observation(outcome="diverged")])
+        now_and_then.rows.append([Observation(outcome="reached", steps=8) if block == 9 else never.rows[0][0]] * 2)
+    assert "none of 128 draws of either reaches the target" in hopeless(never, never)
+    assert not hopeless(never, now_and_then)
+    assert not hopeless(Draws(never.rows[:63]), Draws(never.rows[:63]))

@@ -68,7 +68,39 @@ class Volume(nn.Module):
         return self.head(torch.tanh(self.up(x)).flatten(1))
 
 
+class Tied(nn.Module):
+    """Three words, looked up and multiplied with, as a module or by a function."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.words, self.inner, self.form = nn.Embedding(3, 4), nn.Linear(4, 4), form
+        if form == "module":
+            self.head = nn.Linear(4, 3)
+            self.head.weight = self.words.weight
+
+    def forward(self, x):
+        h = torch.tanh(self.inner(self.words((x[..., 0] > 0).long() + (x[..., 1] > 0)))).mean(1)
+        if self.form == "module":
+            return self.head(h)
+        return h @ self.words.weight.T if self.form == "at" else functional.linear(h, self.words.weight)
+
+
+class Bags(nn.Module):
+    """Means of words, of which the first does not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.EmbeddingBag(3, 4, mode="mean", padding_idx=0), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.words((x[..., 0] > 0).long() + (x[..., 1] > 0))))
+
+
 MODELS = {
+    "bags of words": Bags,
+    "tied module": lambda: Tied("module"),
+    "tied by a function": lambda: Tied("linear"),
+    "tied by a product": lambda: Tied("at"),
     "encoder": Pooled,
     "attention, time first": Causal,
     "conditional": Conditional,

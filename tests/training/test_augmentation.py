@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from sensitivity.study.seeds import derive
-from sensitivity.training.augmentation import PackAugmentation, crop_flip
+from sensitivity.training.augmentation import PackAugmentation, augmented, crop_flip
+
+
+def apply(augmentation, batch):
+    """The next images of each stream, augmented."""
+    return augmented(batch, augmentation.draw(batch.shape[1]))
 
 
 def images(*shape, seed=0):
@@ -44,33 +49,33 @@ def test_members_equal_the_same_alone_and_draw_from_their_seeds():
     packed = PackAugmentation(seeds)
     alone = [PackAugmentation([seed]) for seed in seeds]
     for _ in range(3):
-        together = packed.apply(batch)
+        together = apply(packed, batch)
         for k in range(3):
-            assert torch.equal(together[k], alone[k].apply(batch[k : k + 1])[0])
+            assert torch.equal(together[k], apply(alone[k], batch[k : k + 1])[0])
     packed.select([1])
-    assert torch.equal(packed.apply(batch[:1]), alone[1].apply(batch[:1]))
+    assert torch.equal(apply(packed, batch[:1]), apply(alone[1], batch[:1]))
 
 
 def test_the_stream_does_not_depend_on_how_batches_are_cut():
     batch = images(1, 30, 3, 8, 8)
-    whole = PackAugmentation([2]).apply(batch)
+    whole = apply(PackAugmentation([2]), batch)
     parts = PackAugmentation([2])
-    assert torch.equal(torch.cat([parts.apply(part) for part in batch.split((7, 1, 22), dim=1)], dim=1), whole)
+    assert torch.equal(torch.cat([apply(parts, part) for part in batch.split((7, 1, 22), dim=1)], dim=1), whole)
 
 
 def test_a_stream_goes_on_after_any_number_of_images(monkeypatch):
     monkeypatch.setattr("sensitivity.training.augmentation._SKIPPED_AT_ONCE", 7)
     batch = images(1, 30, 1, 4, 4)
-    whole = PackAugmentation([3]).apply(batch)
+    whole = apply(PackAugmentation([3]), batch)
     for skipped in (0, 6, 7, 20):
-        assert torch.equal(PackAugmentation([3], skipped=skipped).apply(batch[:, skipped:]), whole[:, skipped:])
+        assert torch.equal(apply(PackAugmentation([3], skipped=skipped), batch[:, skipped:]), whole[:, skipped:])
 
 
 def test_shared_images_are_augmented_once():
     batch = images(1, 10, 3, 8, 8).expand(4, -1, -1, -1, -1)
-    shared = PackAugmentation([7] * 4).apply(batch)
+    shared = apply(PackAugmentation([7] * 4), batch)
     assert shared.stride(0) == 0
-    assert torch.equal(shared, PackAugmentation([7] * 4).apply(batch.contiguous()))
+    assert torch.equal(shared, apply(PackAugmentation([7] * 4), batch.contiguous()))
 
 
 def test_all_crops_and_flips_are_equally_likely():
@@ -78,7 +83,7 @@ def test_all_crops_and_flips_are_equally_likely():
     image = torch.zeros(1, 1, 11, 11, dtype=torch.uint8)
     image[..., 5, 5] = 255
     image[..., 5, 4] = 1
-    result = PackAugmentation([0]).apply(image.expand(16_200, -1, -1, -1)[None])[0, :, 0]
+    result = apply(PackAugmentation([0]), image.expand(16_200, -1, -1, -1)[None])[0, :, 0]
     place = result.flatten(1).argmax(1)
     flipped = result.flatten(1).gather(1, (place - 1)[:, None])[:, 0] == 0
     kinds = torch.bincount(place * 2 + flipped, minlength=242)
@@ -92,4 +97,4 @@ def test_the_generator_is_the_seeds_own():
     generator = torch.Generator().manual_seed(derive(9, "augment"))
     batch = images(1, 50, 1, 4, 4)
     codes = torch.randint(162, (50,), generator=generator)
-    assert torch.equal(PackAugmentation([9]).apply(batch)[0], crop_flip(batch[0], codes))
+    assert torch.equal(apply(PackAugmentation([9]), batch)[0], crop_flip(batch[0], codes))

@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sensitivity.study.trials import Pack, expand
 from sensitivity.training import calibration
@@ -94,6 +96,34 @@ def test_a_size_that_runs_out_of_memory_after_all_is_halved(make_study, monkeypa
     cost = calibrate(expand(spec), load_problem(spec.problem), sizes=sizes, memory_bytes=1e12)
     assert asked == tried
     assert (cost.pack_size, cost.gain) == (16, pytest.approx(16))
+
+
+def test_what_ran_out_of_memory_is_gone_before_its_half_is_measured(make_study, monkeypatch):
+    """Models, and recordings with them, refer to themselves: a pack is gone once garbage is collected."""
+    spec, benches = make_study(optimizers={"a": ARMS["sgd"]}), []
+
+    def small_machine(bench):
+        assert [ref() for ref in benches] == [None] * len(benches)
+        benches.append(weakref.ref(bench._model))
+        if bench.size > 1:
+            raise torch.OutOfMemoryError
+        return 1.0
+
+    monkeypatch.setattr(calibration, "_step_seconds", small_machine)
+    assert calibration._measured(expand(spec), load_problem(spec.problem), None)[0].size == 1
+    assert len(benches) == 3
+
+
+def test_on_an_accelerator_the_allocator_says_what_it_took(monkeypatch):
+    """What it reserves counts, gaps and recordings' own memory included, beyond what lived before."""
+    log = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: log.append("reset"))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5_000)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 2**21)
+    with FakeTensorMode():
+        held = torch.empty(1000, device="cuda")
+        assert peak_bytes(lambda: log.append("work"), [held]) == 4_000 + 2**21 - 5_000
+    assert log == ["reset", "work"]
 
 
 def test_a_member_that_fits_alone_is_measured_alone(make_study, monkeypatch):

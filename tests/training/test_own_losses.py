@@ -23,6 +23,7 @@ def half_squares(o, y): return ((o - y) ** 2).sum(1) / 2
 def mean(o, y): return ((o - y) ** 2).mean()
 def centred(o, y): return ((o - o.mean()) - y).square().sum(1)
 def nan(o, y): return (o * float("nan")).sum(1)
+def negative(o, y): return ((o - y) ** 2).sum(1) - 100
 def cut(o, y): return (o.detach() - y).square().sum(1)
 def raises(o, y): raise RuntimeError("no idea")
 def text(o, y): return "good"
@@ -75,6 +76,7 @@ def test_a_loss_of_ones_own_trains_as_the_shipped_one_that_it_equals(folder):
         ({"loss": "mean"}, r"problem\.loss: own_functions:mean returned a tensor of shape \[\] for 8 examples"),
         ({"loss": "centred"}, "the loss of an example depends on the others in its batch"),
         ({"loss": "nan"}, "the loss of the untrained network is not finite on 8 of 8 examples"),
+        ({"loss": "negative"}, "the loss of the untrained network is -.*; it must be above 0"),
         ({"loss": "cut"}, "returned losses that nothing can learn from"),
         ({"loss": "raises"}, "problem.loss: own_functions:raises: RuntimeError: no idea"),
         ({"loss": "absent"}, "problem.loss: own_functions has no function 'absent'"),

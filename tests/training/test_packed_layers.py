@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sensitivity.study.results import Status
 from sensitivity.study.trials import Pack, expand
-from sensitivity.training import packed_model
+from sensitivity.training import packed_layers, packed_model
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.loop import train_pack
 from sensitivity.training.losses import cross_entropy
@@ -99,6 +100,30 @@ def test_buffers_and_dropout_are_computed_together(monkeypatch, model, caplog):
         pack = PackedModel(lambda: MODELS[model]().double(), [0, 1, 2])
         pack.train_outputs(torch.ones(3, 5, 2, 6, 6, dtype=torch.float64), record=False)
     assert "one by one" not in caplog.text
+
+
+def test_members_that_fill_the_device_are_convolved_one_by_one(monkeypatch):
+    """On both sides of the size the numbers are the same; what differs is the groups of each convolution."""
+    monkeypatch.setattr(packed_model, "_loop_reason", lambda network: None)
+    inputs = torch.randn(3, 5, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found, groups = [], []
+
+    class Convolutions(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten.convolution.default:
+                groups[-1].append(args[8])
+            return func(*args, **(kwargs or {}))
+
+    for size in (5 * 6 * 6, 5 * 6 * 6 + 1):  # a member's outputs of a channel, in the first convolution
+        monkeypatch.setattr(packed_layers, "_FILLS", size)
+        pack = PackedModel(lambda: MODELS["batch norm"]().double(), [0, 1, 2])
+        groups.append([])
+        with Convolutions():
+            outputs, _ = pack.train_outputs(inputs, record=False)
+        found.append([outputs, *torch.autograd.grad(outputs.square().sum(), list(pack.params.values()))])
+    assert groups == [[1, 1, 1, 6], [3, 6]]  # the second one has a stride, and a quarter of the outputs
+    for alone, together in zip(*found, strict=True):
+        torch.testing.assert_close(alone, together)
 
 
 def test_a_try_that_vmap_could_not_finish_leaves_no_trace(monkeypatch, caplog):

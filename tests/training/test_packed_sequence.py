@@ -42,12 +42,13 @@ def derivatives(pack: PackedModel, inputs: torch.Tensor) -> list[torch.Tensor]:
     outputs, calls = pack.train_outputs(inputs, record=True)
     weights = torch.randn(outputs.shape, dtype=outputs.dtype, generator=torch.Generator().manual_seed(9))
     watched = [tensor for called in calls.values() for call in called for tensor in call.outputs]
-    gradients = torch.autograd.grad((outputs * weights).sum(), [*pack.params.values(), *watched])
+    gradients = torch.autograd.grad((outputs * weights).sum(), [*pack.leaves, *watched])
     left = iter(gradients[len(pack.params) :])
     captured = [
         (call.packed(call.inputs), call.packed([next(left) for _ in call.outputs])) for (call,) in calls.values()
     ]
-    return [outputs, *gradients[: len(pack.params)], *(tensor for pair in captured for tensor in pair)]
+    slopes = [g.view(p.shape) for g, p in zip(gradients, pack.params.values(), strict=False)]
+    return [outputs, *slopes, *(tensor for pair in captured for tensor in pair)]
 
 
 @pytest.mark.parametrize("members", [1, 3])

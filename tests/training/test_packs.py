@@ -159,6 +159,18 @@ def test_a_model_that_vmap_cannot_follow_falls_back_to_the_loop(monkeypatch, cap
         torch.testing.assert_close(outputs[k], plain * 2 if plain.sum() > 0 else plain)
 
 
+def test_an_error_of_the_device_is_no_fault_of_the_model(caplog):
+    class Asserts(nn.Linear):
+        def forward(self, x):
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    model = PackedModel(lambda: Asserts(3, 2), [0, 1, 2])
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        model.train_outputs(torch.ones(3, 5, 3), record=False)
+    assert caplog.text == ""
+    assert model._loops is None
+
+
 @pytest.mark.parametrize("members", [1, 3])
 def test_recorded_calls_are_the_layers_inputs_and_outputs(members):
     model = PackedModel(lambda: Residual().double(), list(range(members)))

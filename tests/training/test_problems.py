@@ -167,8 +167,6 @@ def test_gathering_shared_rows_equals_gathering_each():
     shared = gather(table, rows.expand(5, -1))
     assert torch.equal(shared, gather(table, rows.repeat(5, 1)))
     assert shared.stride(0) == 0
-    # Rows that are drawn on the host, for a table elsewhere.
-    assert gather(table.to("meta"), rows.expand(5, -1)).stride(0) == 0
 
 
 def test_kfac_on_a_model_without_a_layer_it_covers_is_refused_before_anything_runs(module, make_study):

@@ -13,6 +13,7 @@ from torch.nn import functional
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.trials import Pack, expand
+from sensitivity.training import evaluation
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.checks import check_study
 from sensitivity.training.datasets import Dataset
@@ -119,7 +120,7 @@ def plain_run(trial, dataset, *, batch_size, steps):
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 def test_members_of_a_pack_equal_a_plain_loop(make_study, monkeypatch, masked):
-    monkeypatch.setattr("sensitivity.training.evaluation._ROWS", 16)  # chunks have different numbers of targets
+    monkeypatch.setitem(evaluation._AT_ONCE, "cpu", (16, 2**19, 2**16))  # chunks have different numbers of targets
     arms = {"a": {"kind": "sgd", "lr": [0.1, 0.5], "momentum": 0.9}}
     spec = make_study(batch_sizes=[7], seeds=2, budget={"steps": 9}, optimizers=arms)
     task = problem(sequences(masked=masked))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from sensitivity.cli.json_output.base import Count, Output
+from sensitivity.study.ledger import Standing
 
 
 class StudyOutput(Output):
@@ -19,6 +20,11 @@ class StudyOutput(Output):
     stopped: Count = Field(description="Runs that were stopped early for being worse than their pack's median.")
     failed: Count = Field(description="Runs whose code raised an error; not retried.")
     interrupted: Count = Field(description="Runs under which the machine failed; the next `run` retries them.")
+    settlement: Standing | None = Field(
+        description="How far `settle` has come, whose runs are none of the plan: under_way, stopped by a budget,"
+        " settled, or open at its end. Null where nobody has begun."
+    )
+    settlement_runs: Count = Field(description="Runs that its steps took.")
 
 
 class UnreadableOutput(Output):

@@ -74,7 +74,9 @@ class AnswerPart(Part):
     p_equivalence: Number = Field(description="p-value of a difference within the margin; null without a test.")
     margin: Number = Field(description="Ratio up to which the two are as good as equal, above 1; null without a test.")
     reasons: tuple[ReasonPart, ...] = Field(description="Why the answer is what it is, the gravest first.")
-    settle: tuple[RemedyPart, ...] = Field(description="What would settle the question; empty where it is settled.")
+    settle: tuple[RemedyPart, ...] = Field(
+        description="What would settle the question; empty where it is settled, and where `settlement` has its answer."
+    )
 
 
 class VerdictOutput(Output):
@@ -99,14 +101,16 @@ def verdict_output(results: StudyResults) -> VerdictOutput:
     return VerdictOutput(
         study=results.spec.name,
         target=None if target is None else TargetPart(metric=target[0], level=target[1]),
-        answers=tuple(_answer(claim) for claim in results.claims),
+        answers=tuple(
+            _answer(claim, settled=results.settled_answer(claim.verdict) is not None) for claim in results.claims
+        ),
         looks=tuple(ReasonPart.model_validate(look) for look in results.look_cautions),
         why_not=tuple(ReasonPart.model_validate(why) for why in results.why_not),
         settlement=None if results.tables.ledger is None else settlement_part(results.tables.ledger),
     )
 
 
-def _answer(claim: Claim) -> AnswerPart:
+def _answer(claim: Claim, *, settled: bool) -> AnswerPart:
     verdict = claim.verdict
     effect, primary = verdict.effect, verdict.primary
     return AnswerPart(
@@ -123,5 +127,5 @@ def _answer(claim: Claim) -> AnswerPart:
         p_equivalence=None if primary is None else primary.p_equivalence,
         margin=None if primary is None else math.exp(primary.margin),
         reasons=tuple(ReasonPart.model_validate(reason) for reason in verdict.reasons),
-        settle=tuple(RemedyPart.model_validate(remedy) for remedy in verdict.settle),
+        settle=() if settled else tuple(RemedyPart.model_validate(remedy) for remedy in verdict.settle),
     )

@@ -71,7 +71,7 @@ def best_table(found_cells: BestCells) -> Table:
     )  # fmt: skip
     caption = f"Best cell by {metric.label}, each optimizer and batch size."
     caption += f" {capitalized(tested.label)} had no part in the choice." if tested else ""
-    return Table(caption=caption, header=header, rows=rows, text_columns=3)
+    return Table(caption=caption, header=header, rows=rows, text_columns=3).without_empty("on the edge of")
 
 
 def _range(map_: RobustnessMap, cell: Cell) -> str:

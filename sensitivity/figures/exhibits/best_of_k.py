@@ -112,6 +112,7 @@ class TuningCurves:
 
 
 BEST_OF_K = Exhibit(
+    in_paper=True,
     name="best-of-k",
     section="tuning",
     title="Expected best of k trials",

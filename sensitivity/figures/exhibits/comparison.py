@@ -261,6 +261,7 @@ def compute_all_profiles(results: StudyResults, unit: str) -> tuple[PerformanceP
 
 
 EVIDENCE = Exhibit(
+    in_paper=True,
     name="verdict",
     section="answers",
     title="The evidence behind the verdict",

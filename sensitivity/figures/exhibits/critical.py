@@ -95,7 +95,7 @@ def draw_critical(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
         "Critical batch size of each optimizer",
         [
             f"n = {seed_counts(curves)}",
-            "S(B) = Smin (1 + Bc/B), fitted to the steps of the best configurations",
+            "S(B) = Smin (1 + Bc/B), fitted to the steps of the fastest configurations",
             *([interval] if any(covers) else []),
             "shaded: batch sizes reached",
         ],
@@ -136,6 +136,7 @@ def _of_fit(curve: ScalingCurve) -> Iterable[Caution]:
 
 
 CRITICAL = Exhibit(
+    in_paper=True,
     name="critical-batch-size",
     section="scaling",
     title="Critical batch sizes",

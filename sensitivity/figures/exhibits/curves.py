@@ -81,7 +81,7 @@ def draw_curves(
             "text": f"{capitalized(metric.label)} of {subject} by epoch",
             "subtitle": {
                 "text": f"n = {n} of {count(planned, 'run')} in {count(len(cells), 'cell')}, {diverged} diverged"
-                f" · bold: median · band: smallest to largest seed · thin: {_thin(cells)}"
+                f" · bold: median · band: all seeds · thin: {_thin(cells)}"
             },
         },
         height=plot + _TOP + _BOTTOM,

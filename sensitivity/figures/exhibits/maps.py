@@ -201,6 +201,7 @@ def _marks(map_: RobustnessMap, cell: Cell) -> str:
 
 
 ROBUSTNESS = Exhibit(
+    in_paper=True,
     name="robustness",
     section="maps",
     title="Robustness maps, a panel a batch size",

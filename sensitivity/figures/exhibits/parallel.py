@@ -16,13 +16,15 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from sensitivity.analysis.study_results import StudyResults
+from sensitivity.figures.axes import falls
 from sensitivity.figures.data import Data
 from sensitivity.figures.exhibit import Exhibit
-from sensitivity.figures.labels import number, parameter_label
+from sensitivity.figures.labels import number, optimizer_label, safe
 from sensitivity.figures.nothing import NO_RESULT, NothingToShowError
 from sensitivity.figures.scales import Scale, metric_scale
 from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.metrics import Metric
 from sensitivity.study.results import Status
 
@@ -55,11 +57,12 @@ def draw_parallel(
         raise NothingToShowError(NO_RESULT)
     scale = metric_scale(metric, runs[metric.name])
     coordinates = [
+        _of_names("optimizer", [str(name) for name in runs["optimizer"]]),
         _coordinate("batch size", [float(size) for size in runs["batch_size"]]),
-        *(_coordinate(parameter_label(name), [float(v) for v in runs[PARAM_PREFIX + name]]) for name in parameters),
+        *(_of_parameter(name, [float(v) for v in runs[PARAM_PREFIX + name]]) for name in parameters),
         _of_metric(metric, scale, [float(value) for value in runs[metric.name]]),
     ]
-    figure = go.Figure(_lines(coordinates, scale))
+    figure = go.Figure(_lines(coordinates, scale, theme))
     for x, coordinate in enumerate(coordinates):
         figure.add_shape(type="line", x0=x, x1=x, y0=0, y1=1, line={"color": theme.muted, "width": 1})
         for y, text in coordinate.ticks:
@@ -71,7 +74,9 @@ def draw_parallel(
         template=theme.template(),
         title={
             "text": f"Completed runs across their hyperparameters, by {metric.label}",
-            "subtitle": {"text": f"n = {len(runs):,} of {of:,} completed runs{said} · a line is a run"},
+            "subtitle": {
+                "text": f"n = {len(runs):,} of {of:,} completed runs{said} · a line is a run{_lacking(coordinates)}"
+            },
         },
         xaxis={
             "tickvals": list(range(len(coordinates))),
@@ -88,10 +93,15 @@ def draw_parallel(
     return figure
 
 
-def _lines(coordinates: Sequence[_Coordinate], scale: Scale) -> list[go.Scatter]:
+def _lacking(coordinates: Sequence[_Coordinate]) -> str:
+    some = any(not math.isfinite(place) for coordinate in coordinates for place in coordinate.places)
+    return ", straight across the axes of hyperparameters that its optimizer lacks" if some else ""
+
+
+def _lines(coordinates: Sequence[_Coordinate], scale: Scale, theme: Theme) -> list[go.Scatter]:
     """Return the lines, the worst first, so that the best lie on top; a gap parts two lines of a trace."""
     quality = coordinates[-1].places
-    colours = sample_colorscale(scale.colours, [k / (_SHADES - 1) for k in range(_SHADES)])
+    colours = _shades(scale.colours, theme)
     by_shade: dict[int, list[int]] = {}
     for run, place in enumerate(quality):
         by_shade.setdefault(min(int(place * _SHADES), _SHADES - 1), []).append(run)
@@ -101,10 +111,10 @@ def _lines(coordinates: Sequence[_Coordinate], scale: Scale) -> list[go.Scatter]
         xs: list[float | None] = []
         ys: list[float | None] = []
         for run in by_shade[shade]:
-            for x, coordinate in enumerate(coordinates):
-                there = math.isfinite(coordinate.places[run])  # an optimizer may lack a hyperparameter
-                xs.append(x if there else None)
-                ys.append(coordinate.places[run] if there else None)
+            # An optimizer may lack a hyperparameter: its line goes straight on to the next axis that it has.
+            there = [x for x, coordinate in enumerate(coordinates) if math.isfinite(coordinate.places[run])]
+            xs += there
+            ys += [coordinates[x].places[run] for x in there]
             xs.append(None)
             ys.append(None)
         traces.append(
@@ -120,6 +130,30 @@ def _of_metric(metric: Metric, scale: Scale, values: Sequence[float]) -> _Coordi
     places = [(scale.position(value) - scale.bottom) / span for value in values]
     ticks = [((at - scale.bottom) / span, text) for at, text in zip(scale.tickvals, scale.ticktext, strict=True)]
     return _Coordinate(metric.label, places, ticks)
+
+
+def _shades(colours: str, theme: Theme) -> list[str]:
+    """Return the colours of lines, of the part of a scale that is told from the ground: its bad end is nearly dark."""
+    low, high = (0.0, 1.0) if theme.name != "dark" else (0.0, 0.72) if colours.endswith("_r") else (0.28, 1.0)
+    shades: list[str] = sample_colorscale(colours, [low + k / (_SHADES - 1) * (high - low) for k in range(_SHADES)])
+    return shades
+
+
+def _of_names(label: str, names: Sequence[str]) -> _Coordinate:
+    """Return an axis of names, the first of the study on top."""
+    known = list(dict.fromkeys(sorted(names)))
+    place = {name: 1 - (k + 0.5) / len(known) for k, name in enumerate(known)}
+    ticks = [(place[name], optimizer_label(name)) for name in known]
+    return _Coordinate(label, [place[name] for name in names], ticks)
+
+
+def _of_parameter(name: str, values: Sequence[float]) -> _Coordinate:
+    """Return the axis of a hyperparameter, in the coordinate and the direction that maps draw it in."""
+    declared = hyperparameter(name)
+    found = _coordinate(safe(declared.coordinate_label), [declared.coordinate(value) for value in values])
+    if not falls(name):
+        return found
+    return _Coordinate(found.label, [1 - at for at in found.places], [(1 - at, text) for at, text in found.ticks])
 
 
 def _coordinate(label: str, values: Sequence[float]) -> _Coordinate:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 
 from sensitivity.analysis.designs import Parameters
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.success_plane import SuccessCell, SuccessPlane
-from sensitivity.figures.axes import add_panel_title
+from sensitivity.figures.axes import add_panel_title, falls
 from sensitivity.figures.data import Data
 from sensitivity.figures.exhibit import OPTIMIZER, Exhibit
 from sensitivity.figures.labels import count, number, optimizer_label, parameter_label, safe, target_label
@@ -106,7 +107,9 @@ def draw_planes(
 
 def _axis(name: str, values: Sequence[float]) -> dict[str, object]:
     if min(values) > 0:
-        return log_axis(values)
+        axis = log_axis(values)
+        ends: Any = axis["range"]
+        return {**axis, "range": ends[::-1] if falls(name) else ends}
     shown = sorted(set(values))
     return {"tickvals": shown, "ticktext": [number(value) for value in shown]}
 

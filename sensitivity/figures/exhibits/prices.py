@@ -209,6 +209,7 @@ def compute_tuning_prices(results: StudyResults) -> Prices:
 
 
 PRICES = Exhibit(
+    in_paper=True,
     name="prices",
     section="tuning",
     title="The price of tuning: trials and costs until a setting works",

@@ -263,13 +263,16 @@ def sensitivity_data(lr: Sequence[LrSensitivity], tunings: Sequence[Tuning]) -> 
     return Data(columns=("quantity", "optimizer", "batch_size", "metric", *ESTIMATE), rows=rows)
 
 
+_NOTHING_TO_TUNE = "nothing from that setting on"
+
+
 def tuning_table(tunings: Sequence[Tuning]) -> Table:
     """Return the one setting for all batch sizes, and what has to be tuned at each."""
     rows = [
         [
             optimizer_name(t.optimizer), f"{at.batch_size:,}", settings(t.default), settings(at.best),
             "–" if at.effective_dimension is None else f"{at.effective_dimension}",
-            ", ".join(map(parameter_name, at.to_tune)) or "–",
+            "–" if at.effective_dimension is None else ", ".join(map(parameter_name, at.to_tune)) or _NOTHING_TO_TUNE,
         ]
         for t in tunings
         for at in t.tunability
@@ -281,7 +284,8 @@ def tuning_table(tunings: Sequence[Tuning]) -> Table:
         "What has to be tuned. Effective dimension: the fewest hyperparameters to tune, from the one setting, for 95%"
         " of what the best gains over the untrained network."
     )
-    return Table(caption=caption, header=header, rows=rows, text_columns=6)
+    table = Table(caption=caption, header=header, rows=rows, text_columns=6)
+    return table.without_empty("effective dimension", "to tune")
 
 
 @dataclass(frozen=True, kw_only=True)

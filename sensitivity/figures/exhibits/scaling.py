@@ -82,7 +82,7 @@ def draw_scaling(groups: Groups, *, theme: Theme = LIGHT, several: bool = False)
         f"Time to target in {UNIT_WORDS[unit]}, against ideal scaling",
         [
             _n(curves, several=several),
-            "best configuration of each batch size, timed on seeds that did not choose it where there are several",
+            "fastest configuration of each batch size, timed on seeds that did not choose it where there are several",
             "dashed: ideal scaling from the smallest batch size reached",
             "open: reached by some seeds only (expected running time, which may exceed the budget), (pointing up) by"
             " none within the budget, (pointing down) by the first evaluation already",
@@ -165,7 +165,7 @@ def _n(curves: Sequence[ScalingCurve], *, several: bool = False) -> str:
         first.setdefault(curve.optimizer, curve)
     counted = curves if several else first.values()
     planned = sum(point.planned for curve in counted for point in curve.points)
-    return f"n = {count(planned, 'run')} planned, best cells timed on {seed_counts(curves)}"
+    return f"n = {count(planned, 'run')} planned, fastest cells timed on {seed_counts(curves)}"
 
 
 def seed_counts(curves: Sequence[ScalingCurve]) -> str:
@@ -306,6 +306,7 @@ def _units(results: StudyResults) -> dict[TimeUnit, str]:
 UNIT = Option(name="unit", label="Time to target in", values=_units)
 
 SCALING = Exhibit(
+    in_paper=True,
     name="scaling",
     section="scaling",
     title="Time to the target by batch size",

@@ -30,15 +30,16 @@ def draw_success(surfaces: Sequence[SuccessSurface], *, theme: Theme = LIGHT) ->
     if len(shown[0].batch_sizes) < 2 or len(shown[0].targets) < 2:
         return _lines(shown, scale, theme)
     panels = make_panels(len(shown), columns=2, height=360)
+    end = float(str(_rates_axis(shown)["cmax"]))
     for (row, column), surface in zip(panels.places(), shown, strict=True):
         x, y = _positions(surface, scale)
-        for trace in _contours(x, y, surface.rate.T):
+        for trace in _contours(x, y, surface.rate.T, end):
             panels.figure.add_trace(trace, row=row, col=column)
         hover = [[_rate_hover(surface, b, t) for t in range(len(y))] for b in range(len(x))]
         panels.figure.add_trace(_dots(x, y, hover, "rgba(255,255,255,0.4)"), row=row, col=column)
         add_panel_title(panels.figure, optimizer_label(surface.optimizer), row, column)
     _log_axes(panels, shown[0].batch_sizes, scale)
-    panels.figure.update_layout(coloraxis=_rates_axis())
+    panels.figure.update_layout(coloraxis=_rates_axis(shown))
     return panels.finish(theme, *_words(shown, "Success rate over batch size and target"), panel_width=440)
 
 
@@ -218,8 +219,12 @@ def _rate_hover(surface: SuccessSurface, b: int, t: int) -> str:
     )
 
 
-def _contours(x: Sequence[float], y: Sequence[float], z: np.ndarray) -> list[go.Contour]:
-    """Return the rates `z` [targets, batches] as colour, and lines a tenth apart: white on dark, black on light."""
+def _contours(x: Sequence[float], y: Sequence[float], z: np.ndarray, most: float) -> list[go.Contour]:
+    """Return the rates `z` [targets, batches] as colour, and lines a tenth apart: white on dark, black on light.
+
+    The colours go up to the rate `most`.
+    """
+    middle = math.floor(5 * most + 1e-6) / 10
     ground = go.Contour(
         x=x, y=y, z=z, coloraxis="coloraxis", contours={"coloring": "heatmap"}, line={"width": 0}, hoverinfo="skip"
     )
@@ -242,7 +247,7 @@ def _contours(x: Sequence[float], y: Sequence[float], z: np.ndarray) -> list[go.
             showscale=False,
             showlegend=False,
         )
-        for start, end, ink in ((0.1, 0.4, "#ffffff"), (0.5, 0.9, "#000000"))
+        for start, end, ink in ((0.1, max(middle - 0.1, 0.1), "#ffffff"), (max(middle, 0.2), 0.9, "#000000"))
     ]
     return [ground, *lines]
 
@@ -260,10 +265,12 @@ def _dots(x: Sequence[float], y: Sequence[float], hover: Sequence[Sequence[str]]
     )
 
 
-def _rates_axis() -> dict[str, object]:
+def _rates_axis(surfaces: Sequence[SuccessSurface]) -> dict[str, object]:
+    """Return the colours, from 0 to the first tenth that no rate exceeds."""
+    largest = max(float(np.nanmax(surface.rate, initial=0.0)) for surface in surfaces)
     return {
         "cmin": 0,
-        "cmax": 1,
+        "cmax": max(math.ceil(round(10 * largest, 6)), 1) / 10,
         "colorscale": "Cividis",
         "colorbar": {"title": {"text": "success rate<br> "}, "tickformat": ".0%"},
     }

@@ -96,6 +96,7 @@ def draw_success_rates(rates: SuccessRates, theme: Theme) -> go.Figure:
 
 
 SUCCESS = Exhibit(
+    in_paper=True,
     name="success",
     section="success",
     title="Success rate over batch size and target",

@@ -170,7 +170,8 @@ def target_table(outcomes: Sequence[TargetOutcome]) -> Table:
         "median device-seconds", "expected running time in steps",
     )  # fmt: skip
     caption = "Runs that reach each target. Medians are over the runs that reach it."
-    return Table(caption=caption, header=header, rows=rows, text_columns=2)
+    table = Table(caption=caption, header=header, rows=rows, text_columns=2)
+    return table.without_empty("95% interval")
 
 
 def _steps(outcome: TargetOutcome) -> str:

@@ -32,6 +32,8 @@ class AdagradArm(Arm):
 class Adagrad:
     """v ← v + g²; p ← p − η / (1 + (t − 1) d) · g / (√v + ε)."""
 
+    element_wise: Literal[True] = True
+
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         pass
 
@@ -43,8 +45,12 @@ class Adagrad:
 
     def step(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, *, lr: Tensor, step: int) -> None:
         """Update the sums and the parameters."""
+        from sensitivity.optimizers.fused import by_member
         from sensitivity.optimizers.numbers import per_trial
 
+        if by_member(lr):
+            self._step_each(params, grads, state, numbers, lr)
+            return
         rate = -lr.double() / (1 + state["steps"] * numbers["lr_decay"])
         state["steps"].add_(1)
         for name, p in params.items():
@@ -53,3 +59,19 @@ class Adagrad:
                 g = g.addcmul(p, numbers.like("weight_decay", p))
             square.addcmul_(g, g)
             p.addcmul_(g / square.sqrt().add_(numbers.like("eps", p)), per_trial(rate, p))
+
+    def _step_each(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, lr: Tensor) -> None:
+        """Update member by member with torch's own kernel."""
+        import torch
+
+        from sensitivity.optimizers.fused import members_of
+
+        counts = state["steps"].add_(1).float().unbind()
+        members = members_of(params, grads, state["square"])
+        names = ("lr_decay", "weight_decay", "eps")
+        values = zip(lr.tolist(), *(numbers[name].tolist() for name in names), strict=True)
+        for (p, g, square), count, (rate, lr_decay, decay, eps) in zip(members, counts, values, strict=True):
+            torch._fused_adagrad_(
+                p, g, square, [count] * len(p), lr=rate, lr_decay=lr_decay, weight_decay=decay, eps=eps,
+                maximize=False,
+            )  # fmt: skip

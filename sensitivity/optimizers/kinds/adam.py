@@ -45,11 +45,6 @@ class AdamWArm(Arm):
     weight_decay: AxisField = fixed(0.01)
 
 
-def by_member(lr: Tensor) -> bool:
-    """Whether members are updated one after the other: on the host, where that is faster (benchmarks/optimizers.py)."""
-    return lr.device.type == "cpu"
-
-
 @registered(AdamWArm)
 @registered(AdamArm)
 class Adam:
@@ -57,6 +52,8 @@ class Adam:
 
     Adam adds λ p to the gradient; AdamW multiplies p by 1 − η λ before the step.
     """
+
+    element_wise: Literal[True] = True
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         self._decoupled = settings["kind"] == "adamw"
@@ -70,6 +67,8 @@ class Adam:
     def step(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, *, lr: Tensor, step: int) -> None:
         """Update the moments and the parameters."""
         steps = state["steps"].add_(1)
+        from sensitivity.optimizers.fused import by_member
+
         if by_member(lr):
             self._step_each(params, grads, state, numbers, lr, steps)
         else:
@@ -78,22 +77,19 @@ class Adam:
     def _step_each(
         self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, lr: Tensor, steps: Tensor
     ) -> None:
-        """Update member by member with torch's own kernel.
-
-        It passes over memory once, where element-wise operations on the whole pack pass a dozen times.
-        """
+        """Update member by member with torch's own kernel."""
         import torch
 
+        from sensitivity.optimizers.fused import members_of
+
         update = torch._fused_adamw_ if self._decoupled else torch._fused_adam_
-        groups = ([p.detach() for p in params.values()], [grads[name].detach() for name in params])
-        moments = ([state[kind][name] for name in params] for kind in ("mean", "square"))
-        members = zip(*(zip(*(t.unbind() for t in group), strict=True) for group in (*groups, *moments)), strict=True)
+        members = members_of(params, grads, state["mean"], state["square"])
         names = ("beta1", "beta2", "weight_decay", "eps")
         values = zip(lr.tolist(), *(numbers[name].tolist() for name in names), strict=True)
         counts = steps.float().unbind()
         for (p, g, mean, square), count, (rate, beta1, beta2, decay, eps) in zip(members, counts, values, strict=True):
             update(
-                list(p), list(g), list(mean), list(square), [], [count] * len(p), amsgrad=False, lr=rate, beta1=beta1,
+                p, g, mean, square, [], [count] * len(p), amsgrad=False, lr=rate, beta1=beta1,
                 beta2=beta2, weight_decay=decay, eps=eps, maximize=False,
             )  # fmt: skip
 

@@ -370,12 +370,10 @@ def generator_of(seed: int) -> Generator:
 
 
 def _layers_of(network: nn.Module) -> tuple[Layer, ...]:
-    """Describe the layers that K-FAC covers, but for bags of embeddings, whose calls a pack does not record."""
-    from torch import nn
-
+    """Describe the layers that K-FAC covers."""
     from sensitivity import kfac
 
-    return kfac.layers_of(network, [name for name, m in network.named_modules() if isinstance(m, nn.EmbeddingBag)])
+    return kfac.layers_of(network)
 
 
 def _shared(call: Capture, share: float) -> Capture:

@@ -32,6 +32,8 @@ class LionArm(Arm):
 class Lion:
     """p ← (1 − η λ) p − η sign(β₁ m + (1 − β₁) g); then m ← β₂ m + (1 − β₂) g."""
 
+    element_wise: Literal[True] = True
+
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         pass
 

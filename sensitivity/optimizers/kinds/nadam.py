@@ -38,6 +38,8 @@ class NAdam:
     m and v are Adam's; μₜ = β₁ (1 − 0.96^(t ψ) / 2) with ψ the momentum decay, and Πₜ = μ₁ ⋯ μₜ.
     """
 
+    element_wise: Literal[True] = True
+
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         self._decoupled = bool(settings["decoupled"])
 

@@ -34,6 +34,8 @@ class RMSpropArm(Arm):
 class RMSprop:
     """v ← β₂ v + (1 − β₂) g²; b ← m b + g / (√v + ε); p ← p − η b. Centered: v less the squared average of g."""
 
+    element_wise: Literal[True] = True
+
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         self._centered = bool(settings["centered"])
 
@@ -50,8 +52,12 @@ class RMSprop:
 
     def step(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, *, lr: Tensor, step: int) -> None:
         """Update the averages and the parameters."""
+        from sensitivity.optimizers.fused import by_member
         from sensitivity.optimizers.numbers import per_trial
 
+        if by_member(lr) and state.keys() == {"square"} and not numbers.any("weight_decay"):
+            self._step_each(params, grads, state, numbers, lr)
+            return
         for name, p in params.items():
             g, square = grads[name], state["square"][name]
             if numbers.any("weight_decay"):
@@ -67,3 +73,18 @@ class RMSprop:
             if "velocity" in state:
                 update = state["velocity"][name].mul_(numbers.like("momentum", p)).add_(update)
             p.addcmul_(update, per_trial(-lr, p))
+
+    def _step_each(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, lr: Tensor) -> None:
+        """Update member by member with Adam's kernel: of β₁ = 0, whose mean is the gradient, long after the start."""
+        import torch
+
+        from sensitivity.optimizers.fused import members_of
+
+        members = members_of(params, grads, state["square"])
+        late = torch.tensor(torch.inf)
+        values = zip(lr.tolist(), numbers["beta2"].tolist(), numbers["eps"].tolist(), strict=True)
+        for (p, g, square), (rate, beta2, eps) in zip(members, values, strict=True):
+            torch._fused_adam_(
+                p, g, g, square, [], [late] * len(p), amsgrad=False, lr=rate, beta1=0.0, beta2=beta2, weight_decay=0.0,
+                eps=eps, maximize=False,
+            )  # fmt: skip

@@ -78,6 +78,8 @@ class ScheduleFree:
     rates so far. Parameters hold y while training, and x = y + (1 − 1 / β)(z − y) when they are evaluated.
     """
 
+    element_wise: Literal[True] = True
+
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         self._adam = settings["kind"] == "schedule_free_adamw"
         self._beta = "beta1" if self._adam else "momentum"

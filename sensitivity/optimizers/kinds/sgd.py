@@ -33,6 +33,8 @@ class SGDArm(Arm):
 class SGD:
     """g ← ∇ + λ p; b ← m b + g; p ← p − η b, or with Nesterov's form p ← p − η (g + m b)."""
 
+    element_wise: Literal[True] = True
+
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         self._nesterov = bool(settings["nesterov"])
 

@@ -60,10 +60,11 @@
     return JSON.parse(text.replace(/#fade[0-9a-f]{2}/g, (standIn) => theme[standIn] ?? standIn));
   }
 
-  function paint(canvas, shared, theme) {
+  function paint(canvas, shared, theme, width) {
     const figure = inTheme(figures.get(canvas.dataset.figure), shared.themes[theme]);
     for (const trace of figure.data) if (trace.hovertext?.forms) trace.hovertext = unfoldTexts(trace.hovertext);
     figure.layout.template = inTheme(JSON.stringify(shared.template), shared.themes[theme]);
+    if (width) figure.layout.width = width;
     canvas.dataset.painted = theme; // at once: a second call must not draw it again
     return Plotly.react(canvas, figure.data, figure.layout, shared.config);
   }
@@ -122,21 +123,54 @@
   prefersDark.addEventListener("change", (event) => setTheme(event.matches ? "dark" : "light"));
   setTheme(prefersDark.matches ? "dark" : "light");
 
-  // Paper is white: what is drawn is drawn again in the light theme while the page prints.
-  let printed = null;
-  async function repaint(theme) {
-    if (!ready) return;
-    const shared = await ready;
-    for (const canvas of canvases) if (canvas.dataset.painted && canvas.offsetParent) paint(canvas, shared, theme);
+  // A browser waits for no promise before it prints: figures are unpacked soon after the page has opened, and all that
+  // are shown are drawn in the light theme at the width of paper, at once. What is wider still is made smaller.
+  const PAPER = 700; // CSS pixels between the margins of A4, and of letter, which is wider
+  let shared = null;
+  async function unpackAll() {
+    const loaded = await load();
+    for (const { dataset } of canvases) {
+      if (!figures.has(dataset.figure)) figures.set(dataset.figure, await unpack(`figure-${dataset.figure}`));
+    }
+    shared = loaded;
+    root.dataset.printable = "yes";
   }
+  const unpacked = canvases.length ? unpackAll().catch(fail) : Promise.resolve();
+  addEventListener("keydown", (event) => { // Ctrl+P before they are unpacked
+    if (event.key.toLowerCase() !== "p" || !(event.ctrlKey || event.metaKey) || shared || !canvases.length) return;
+    event.preventDefault();
+    unpacked.then(() => print());
+  });
+
+  let printed = null;
+  let opened = [];
+  const fit = (element, width) => (element.style.zoom = width > PAPER ? PAPER / width : "");
+  const shownCanvases = () => canvases.filter((canvas) => canvas.offsetParent);
   addEventListener("beforeprint", () => {
+    if (printed) return; // the print preview of a page that is printed anew
     printed = root.dataset.theme;
     root.dataset.theme = "light";
-    if (printed !== "light") repaint("light");
+    root.classList.add("printing");
+    opened = [...document.querySelectorAll("details.why:not([open])")];
+    opened.forEach((details) => (details.open = true));
+    for (const canvas of shared ? shownCanvases() : []) {
+      const width = Math.max(PAPER, parseFloat(canvas.style.minWidth) || 0);
+      paint(canvas, shared, "light", width);
+      fit(canvas, width);
+    }
+    for (const table of document.querySelectorAll("main table")) fit(table, table.scrollWidth);
   });
   addEventListener("afterprint", () => {
+    if (!printed) return;
     root.dataset.theme = printed;
-    if (printed !== "light") repaint(printed);
+    root.classList.remove("printing");
+    opened.forEach((details) => (details.open = false));
+    document.querySelectorAll("main table").forEach((table) => (table.style.zoom = ""));
+    for (const canvas of shared ? shownCanvases() : []) {
+      canvas.style.zoom = "";
+      paint(canvas, shared, printed);
+    }
+    printed = null;
   });
 
   const buttons = [...document.querySelectorAll("[data-show]")];

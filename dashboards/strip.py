@@ -1,0 +1,134 @@
+"""The strip above every page of a study: whether it runs, how far it is, and what can be done about it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+from dash import ALL, Dash, Input, Output, State, callback_context, dcc, html
+from dash.development.base_component import Component
+from dash.exceptions import PreventUpdate
+from flask import Flask, Response
+
+from dashboards import jobs
+from dashboards.address import Address, parse
+from dashboards.catalog import Entry
+from dashboards.progress import pace
+from dashboards.site import Site
+from sensitivity.store.lock import Holder, live_holder
+from sensitivity.study.errors import UserError
+from sensitivity.study.words import duration
+
+_FATES = ("diverged", "stopped", "failed", "interrupted")
+
+
+def register(app: Dash, site: Site, routes: str) -> None:
+    """Connect the strip; `routes` is what the paths of this server begin with."""
+    _shown(app, site)
+    _resume(app, site)
+    _report(app, site, routes)
+
+
+def _shown(app: Dash, site: Site) -> None:
+    @app.callback(
+        Output("strip", "children"),
+        Output("stripped", "data"),
+        Input("tick", "n_intervals"),
+        Input("version", "data"),
+        Input("url", "pathname"),
+        State("stripped", "data"),
+    )
+    def show(_: int | None, version: str | None, pathname: str, before: str | None) -> tuple[Any, str]:
+        study = parse(site.inner(pathname), "").study
+        if study is None or version is None:
+            if before:
+                return None, ""
+            raise PreventUpdate
+        try:
+            entry, directory = site.catalog.entry(study), site.catalog.place(study)
+            holder = jobs.writer_of(directory)
+            own = holder is not None and live_holder(directory) is not None
+        except UserError:  # the page itself says so
+            return None, ""
+        now = datetime.datetime.now(tz=datetime.UTC)
+        said = standing(entry, holder, now, settling=holder is not None and not own)
+        key = f"{study} {said} {holder}"
+        if key == before:
+            raise PreventUpdate
+        return list(_strip(site, entry, holder, said)), key
+
+
+def standing(entry: Entry, holder: Holder | None, now: datetime.datetime, *, settling: bool) -> tuple[str, ...]:
+    """Return whether a study runs, its counts, and the time left, a part each."""
+    total = entry.summary.total
+    done = total.planned - total.waiting
+    counts = [f"{done:,} of {total.planned:,} runs"]
+    counts += [f"{n:,} {fate}" for fate in _FATES if (n := getattr(total, fate))]
+    if holder is None:
+        return ("Complete" if entry.summary.complete else "Not running", *counts)
+    if settling:
+        return ("Settling", *counts)
+    left = pace(entry.times, total.waiting, now).seconds_left
+    return ("Running", *counts, "time left not known yet" if left is None else f"about {_rounded(left)} left")
+
+
+def _rounded(seconds: float) -> str:
+    """Return a time left without digits that change at every look."""
+    return duration(round(seconds / 10) * 10) if seconds >= 20 else f"{round(seconds)} s"
+
+
+def _strip(site: Site, entry: Entry, holder: Holder | None, said: tuple[str, ...]) -> Iterator[Component]:
+    state, *counts = said
+    look = "live-badge" if holder is not None else "good" if state == "Complete" else ""
+    yield html.Span(state, className=f"badge {look}", title="" if holder is None else str(holder))
+    yield html.Span(" · ".join(counts), className="counted")
+    elsewhere = entry.spec.observed is not None
+    if site.may_run:
+        if holder is not None:
+            yield html.Button("Stop", id={"type": "stop", "study": entry.name}, className="quiet")
+        elif not entry.summary.complete and not elsewhere:
+            yield html.Button("Resume", id={"type": "resume", "study": entry.name}, className="quiet")
+        if not elsewhere:
+            copy = site.href(Address(page="start", others=(entry.name,)))
+            yield dcc.Link("Duplicate", href=copy, className="quiet", title="Start a study from this one's file")
+    path, file = f"{site.prefix}report/{entry.name}.html", f"{entry.spec.name}.html"
+    yield html.A("Report", href=path, className="quiet", download=file, title="Download the report")
+
+
+def _resume(app: Dash, site: Site) -> None:
+    @app.callback(
+        Output("stopped", "children", allow_duplicate=True),
+        Input({"type": "resume", "study": ALL}, "n_clicks"),
+        prevent_initial_call=True,
+    )
+    def resume(clicks: list[int | None]) -> str:
+        asked = callback_context.triggered_id
+        if not site.may_run or not any(clicks) or not isinstance(asked, dict):
+            raise PreventUpdate
+        try:
+            spec, root = site.catalog.load(str(asked["study"])).spec, site.catalog.root
+            site.started.start(root, jobs.keep(root, spec.to_toml(), spec), spec)
+        except UserError as error:
+            return str(error)
+        return f"{spec.name} goes on: what is missing of it is run."
+
+
+def _report(app: Dash, site: Site, routes: str) -> None:
+    server: Flask = app.server
+
+    def report(name: str) -> Response:
+        from sensitivity.report import render_report  # here, as a page needs none of it
+
+        try:
+            tables = site.catalog.load(name).results.tables
+            with site.turns.take(late=True):
+                html_ = render_report([tables]).html
+        except UserError as error:
+            return Response(f"{error}\n", HTTPStatus.NOT_FOUND, mimetype="text/plain")
+        made = Response(html_, mimetype="application/octet-stream")
+        made.headers["Content-Disposition"] = "attachment"  # its own scripts are none of this server's
+        return made
+
+    server.add_url_rule(f"{routes}report/<name>.html", "report", report)

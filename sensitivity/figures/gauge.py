@@ -1,0 +1,66 @@
+"""An interval against its margin, on a line: what an answer shows before any figure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+_FARTHEST = math.log(100.0)
+"""Of a ratio's logarithm that a line reaches to."""
+_ROOM = 1.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gauge:
+    """Places on a line in percent of its length: equality is in the middle, and the candidate is ahead on the right."""
+
+    band: tuple[float, float]
+    """Within the margin, as good as equal."""
+    interval: tuple[float, float]
+    value: float | None
+    """None where there is no estimate."""
+    left: str
+    right: str
+    said: str
+    """What it shows, for those who can't see it."""
+
+
+def gauge(
+    *, ratio: float | None, ends: tuple[float | None, float | None], margin: float, flipped: bool, one: str, other: str
+) -> Gauge | None:
+    """Return the line of a ratio and the `ends` of its interval; None without an interval.
+
+    Args:
+        ratio: the estimate, candidate over reference; None or NaN without one.
+        ends: of the interval; None, 0 or infinity where it has no such end.
+        margin: the ratio up to which the two are as good as equal, above 1.
+        flipped: whether a smaller ratio means that the candidate is ahead.
+        one: name of the candidate.
+        other: name of the reference.
+    """
+    sign = -1.0 if flipped else 1.0
+    low, high = sorted(sign * _log(end, end_of) for end, end_of in zip(ends, (-_FARTHEST, _FARTHEST), strict=True))
+    if (low, high) == (-_FARTHEST, _FARTHEST):
+        return None
+    known = ratio is not None and math.isfinite(ratio) and ratio > 0
+    value = sign * _log(ratio, 0.0) if known else None
+    reach = max(abs(end) for end in (low, high, 2 * math.log(margin)) if abs(end) < _FARTHEST) * _ROOM
+
+    def place(at: float) -> float:
+        return round(50 + 50 * min(max(at / reach, -1.0), 1.0), 2)
+
+    edge = math.log(margin)
+    return Gauge(
+        band=(place(-edge), place(edge)),
+        interval=(place(low), place(high)),
+        value=None if value is None else place(value),
+        left=f"{other} ahead",
+        right=f"{one} ahead",
+        said=f"The interval on a line from {other} ahead, over equal, to {one} ahead; shaded: within the margin.",
+    )
+
+
+def _log(ratio: float | None, otherwise: float) -> float:
+    if ratio is None or not math.isfinite(ratio) or ratio <= 0:
+        return otherwise
+    return min(max(math.log(ratio), -_FARTHEST), _FARTHEST)

@@ -1,0 +1,95 @@
+"""All parameters of a pack side by side in one tensor, for updates that are the same for every entry.
+
+What the update of a small pack costs is the calls of its operations, up to a dozen for every parameter; an element-wise
+rule takes all of them at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WHOLE = ""
+"""The name of what holds all parameters."""
+_ALIGNED = 16
+"""Entries at multiples of which parameters begin, so that products read whole lines of the cache."""
+
+
+_MOST = 2**19
+"""Entries of a pack above which copying gradients together costs more than fewer operations save (measured)."""
+
+
+def are_joined(params: Mapping[str, Tensor], trials: int) -> bool:
+    """Whether it pays to lay out parameters side by side: those of small packs on the host."""
+    entries = trials * sum(math.prod(p.shape[1:]) for p in params.values())
+    on_host = all(p.device.type == "cpu" for p in params.values())
+    return on_host and entries <= _MOST and len({p.dtype for p in params.values()}) == 1
+
+
+def laid_out(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors ``[trials, *shape]`` of one type into one ``[trials, entries]``, and return its parts.
+
+    To autograd they are tensors of their own, which a model may write to in its forward pass.
+    """
+    like = next(iter(tensors.values()))
+    sizes = {name: math.prod(tensor.shape[1:]) for name, tensor in tensors.items()}
+    width = sum(-(-size // _ALIGNED) * _ALIGNED for size in sizes.values())
+    whole, offset, views = like.new_zeros(len(like), width), 0, dict[str, Tensor]()
+    for name, tensor in tensors.items():
+        views[name] = whole[:, offset : offset + sizes[name]].view(tensor.shape).data
+        views[name].copy_(tensor)
+        offset += -(-sizes[name] // _ALIGNED) * _ALIGNED
+    return views
+
+
+class Joint:
+    """Where each parameter is in the tensor ``[trials, entries]`` that holds all of them, as `laid_out` made it."""
+
+    def __init__(self, params: Mapping[str, Tensor]) -> None:
+        first = next(iter(params.values())).detach()
+        # Not its stride, which torch chooses freely where there is one member.
+        width = first.untyped_storage().nbytes() // first.element_size() // len(first)
+        shape, strides = (len(first), width), (width, 1)
+        self.whole = first.new_empty(0).set_(first.untyped_storage(), 0, shape, strides)
+        self._places = {name: (p.storage_offset(), p.shape[1:]) for name, p in params.items()}
+        self._grads = torch.zeros_like(self.whole)
+        self._views = self.views(self._grads)
+
+    def views(self, whole: Tensor) -> dict[str, Tensor]:
+        """View a tensor ``[trials, entries]`` as parameters, by name."""
+        return {
+            name: whole[:, offset : offset + math.prod(shape)].view(len(whole), *shape)
+            for name, (offset, shape) in self._places.items()
+        }
+
+    def gradient(self, grads: Mapping[str, Tensor]) -> Tensor:
+        """Copy gradients, 0 for those that are missing, to one tensor ``[trials, entries]``, good until the next."""
+        if len(grads) < len(self._views):
+            self._grads.zero_()
+        torch._foreach_copy_([self._views[name] for name in grads], list(grads.values()))
+        return self._grads
+
+    def holds(self, params: Mapping[str, Tensor]) -> bool:
+        """Whether these parameters lie in the tensor."""
+        return next(iter(params.values())).untyped_storage().data_ptr() == self.whole.untyped_storage().data_ptr()
+
+    def by_name(self, state: Any) -> Any:
+        """View a state that was made for the whole as one of parameters by name."""
+        if isinstance(state, dict):
+            if state.keys() == {WHOLE}:
+                return self.views(state[WHOLE])
+            return {key: self.by_name(value) for key, value in state.items()}
+        return state
+
+
+def joint_of(params: Mapping[str, Tensor]) -> Joint | None:
+    """Find the tensor ``[trials, entries]`` that holds all parameters, if there is one."""
+    places = {(p.untyped_storage().data_ptr(), len(p), p.stride(0)) for p in params.values()}
+    (memory, trials, width), *others = places
+    size = next(iter(params.values())).untyped_storage().nbytes()
+    bytes_of = trials * width * next(iter(params.values())).element_size()
+    return Joint(params) if not others and len(params) > 1 and memory and size == bytes_of else None

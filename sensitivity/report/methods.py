@@ -1,0 +1,105 @@
+"""The methods of a study in words: every fact of its protocol, for a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sensitivity.analysis.draws import prior_in_words
+from sensitivity.analysis.study_results import StudyResults
+from sensitivity.figures.labels import (
+    number,
+    optimizer_name,
+    parameter_name,
+    target_in_words,
+    target_label,
+)
+from sensitivity.figures.verdict_words import answers
+from sensitivity.report.story import what_was_run, where_it_stands
+from sensitivity.study.metrics import METRICS
+
+_NO_FACTS = ("kind", "design_seed", "schedule", "problem", "evaluation")
+"""Fields of an optimizer that are said elsewhere."""
+
+
+def methods(results: StudyResults) -> tuple[str, ...]:
+    """Return paragraphs on how the study was made and judged."""
+    return (" ".join(_protocol(results)), " ".join(_judgement(results)), " ".join(_provenance(results)))
+
+
+def _protocol(results: StudyResults) -> Iterator[str]:
+    spec = results.spec
+    yield what_was_run(spec)
+    for name, arm in spec.optimizers.items():
+        axes = arm.axes()
+        drawn = tuple(parameter for parameter, axis in axes.items() if axis.varies)
+        fixed = {
+            parameter_name(parameter): number(axis.grid()[0], 4) for parameter, axis in axes.items() if not axis.varies
+        }
+        rest = {key: value for key, value in _declared(arm) if key not in axes and key not in _NO_FACTS}
+        searched = f": {prior_in_words(axes, results.searched, drawn)}" if drawn else ""
+        yield f"{optimizer_name(name)}{searched}; {_listed({**fixed, **rest})}."
+    sections = {
+        "The problem": spec.problem, "The schedule of the learning rate": spec.schedule, "Evaluation": spec.evaluation,
+    }  # fmt: skip
+    for title, section in sections.items():
+        if section is not None:
+            yield f"{title}: {_listed(dict(_declared(section)))}."
+    yield (
+        "An epoch is as many examples as the training set has, drawn from an endless stream of shuffled passes."
+        " A run diverges when its loss is no finite number or passes the bound above; it then counts as the untrained"
+        " network, and never reaches a target."
+    )
+
+
+def _judgement(results: StudyResults) -> Iterator[str]:
+    spec = results.spec
+    targets = [target_label(METRICS[name], level) for name, level in results.targets]
+    if targets:
+        yield f"Targets: {', '.join(targets)}. The verdict is on {target_in_words(results.target)}."
+    margins = spec.margins
+    yield (
+        f"Critical batch sizes that differ by less than a factor of {margins.scaling_ratio:g}, and expected numbers of"
+        f" trials that differ by less than a factor of {margins.tuning_ratio:g}, count as equal."
+    )
+    yield from dict.fromkeys(f"{answer.question} {answer.role}" for answer in answers(results))
+    yield where_it_stands(results.summary)
+    for caution in (*results.look_cautions, *results.cautions):
+        yield caution.text
+
+
+def _provenance(results: StudyResults) -> Iterator[str]:
+    manifest, runs = results.manifest, results.tables.runs
+    done = runs[runs["code_version"].notna()]
+    for column, words in (("code_version", "code"), ("device", "devices"), ("host", "hosts")):
+        values = ", ".join(map(str, done[column].dropna().unique()))
+        if values:
+            yield f"Runs were made with {words} {values}." if words == "code" else f"On the {words} {values}."
+    entry: Mapping[str, Any] = manifest.specs.get(manifest.spec_hash, {})
+    for title in ("machine", "packages"):
+        if facts := entry.get(title):
+            yield f"{title.capitalize()}: {_listed(facts)}."
+    if manifest.determinism is not None:
+        yield f"Checked: {manifest.determinism['sentence']}."
+    yield f"The hash of the study is {manifest.spec_hash}."
+
+
+def _declared(section: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a table of the study file that have a value."""
+    for name, value in section.model_dump(mode="json").items():
+        if value not in (None, [], {}, ()):
+            yield name, value
+
+
+def _listed(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{str(name).replace('_', ' ')} {_value(value)}" for name, value in facts.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return f"({_listed(value)})"
+    if isinstance(value, list):
+        return ", ".join(map(_value, value))
+    return number(value, 4) if isinstance(value, float) else str(value).replace("_", " ")

@@ -1,0 +1,90 @@
+"""What a paper takes from a study: figures at the width of a column, tables, methods and references."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sensitivity.analysis.evaluations import read_tables
+from sensitivity.analysis.study_results import StudyResults
+from sensitivity.figures import catalogue
+from sensitivity.figures.exhibits.maps import ROBUSTNESS
+from sensitivity.figures.exhibits.prices import PRICES
+from sensitivity.figures.tables import Table
+from sensitivity.figures.theme import LIGHT
+from sensitivity.report.latex import booktabs, cited, escaped
+from sensitivity.report.methods import methods
+from sensitivity.report.paper_figures import WIDTHS, caption, of_width
+
+
+@pytest.fixture
+def results(study_of):
+    return StudyResults(read_tables(study_of("landscape")))
+
+
+@pytest.mark.parametrize("name", [exhibit.name for exhibit in catalogue.EXHIBITS if exhibit.in_paper])
+def test_a_figure_has_the_width_and_the_letters_of_print_and_no_title(results, name):
+    figure = catalogue.show(results, name).figure(LIGHT)
+    for inches in WIDTHS:
+        made = of_width(figure, inches)
+        assert made.layout.width == pytest.approx(96 * inches)
+        assert made.layout.height <= 96 * 9.9
+        assert made.layout.title.text is None
+        assert made.layout.font.size == pytest.approx(8 * 96 / 72), "eight points"
+        domains = [(x.domain, y.domain) for x, y in zip(made.select_xaxes(), made.select_yaxes(), strict=True)]
+        assert len(set(domains)) == len(domains), "no two panels on one place"
+        if inches < 4:
+            assert len({x for x, _ in domains}) <= 1, "one panel a row in a column"
+    said = caption(figure)
+    assert "n = " in said
+    assert "<" not in said.replace("<=", "")
+
+
+def test_the_pages_of_figures_are_as_wide_as_stated_and_nothing_is_cut_off(command, study_of, tmp_path, monkeypatch):
+    pdfium = pytest.importorskip("pypdfium2")
+    if not Path("/usr/bin/chromium").exists():
+        pytest.skip("no Chromium")
+    monkeypatch.setattr(catalogue, "EXHIBITS", (ROBUSTNESS, PRICES))
+    code, out, err = command("paper", study_of("landscape").uri, "-o", tmp_path / "made")
+    assert (code, err) == (0, "")
+    figures = sorted((tmp_path / "made" / "figures").iterdir())
+    assert len(figures) == 3 * 2 * 2, "maps of two optimizers, and prices: two widths as PDF and SVG"
+    for file in figures:
+        if file.suffix == ".pdf":
+            (page,) = pdfium.PdfDocument(file)
+            inches = float(file.stem.rpartition("-")[2].removesuffix("in"))
+            assert page.get_width() == pytest.approx(72 * inches, abs=1)
+            seen = np.asarray(page.render(scale=2).to_pil().convert("L"))
+            assert seen.min() < 128
+            for edge in (seen[:2], seen[-2:], seen[:, :2], seen[:, -2:]):
+                assert edge.min() > 200, f"{file.name}: something is cut off"
+    tex = (tmp_path / "made" / "figures.tex").read_text()
+    assert tex.count(r"\includegraphics[width=3.3in]{figures/") == 3
+    rows = list(csv.DictReader((tmp_path / "made" / "tables" / "best.csv").read_text().splitlines()))
+    assert {row["optimizer"] for row in rows} == {"kfac", "sgd"}
+    assert r"\toprule" in (tmp_path / "made" / "tables" / "targets.tex").read_text()
+    (digest,) = [line.removeprefix("study hash: ") for line in out.splitlines() if line.startswith("study hash: ")]
+    assert digest in (tmp_path / "made" / "references.bib").read_text()
+    assert digest in (tmp_path / "made" / "methods.tex").read_text()
+
+
+def test_the_methods_have_every_fact_of_the_protocol(results):
+    text = " ".join(methods(results))
+    for fact in (
+        "batch sizes 32 and 128", "4 seeds", "20 epochs", "learning rate 0.01 to 3 (log)", "damping 0.0001 to 1 (log)",
+        "momentum one of 3 values", "weight decay 0", "decay step", "test fraction 0.2", "training loss ≤ 0.2",
+        "a factor of 1.25", "Error rate",
+    ):  # fmt: skip
+        assert fact in text, fact
+
+
+def test_latex_is_escaped_and_references_are_found():
+    assert escaped("50% of a_b ≥ {1} & <x>") == r"50\% of a\_b $\geq$ \{1\} \& \textless{}x\textgreater{}"
+    table = Table(caption="A.", header=("name", "n"), rows=[["a_b", 1]], text_columns=1)
+    assert r"\begin{tabular}{lr}" in booktabs(table, "t")
+    assert r"a\_b & 1 \\" in booktabs(table, "t")
+    (first, second) = cited(["Gupta, Koren and Singer 2018, arXiv 1802.09568; Anil et al. 2020; torch.optim.SGD"])
+    assert "author = {Gupta and Koren and Singer}" in first
+    assert "eprint = {1802.09568}" in first
+    assert "author = {Anil and others}" in second
