@@ -1,6 +1,7 @@
 """What every test of the suite gets: caches of its own, so that no test depends on what this machine ran before."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,18 @@ def pytest_addoption(parser):
         action="store_true",
         help="tests/cluster: the quickstart on a cluster too, recorded in benchmarks/results/cluster.md",
     )
+
+
+def pytest_configure():
+    """Heed the signals that the caller ignores, as `nohup` and a shell's background do: tests send them to commands."""
+    defaults = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    for number, handler in defaults.items():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 LONGEST = (
