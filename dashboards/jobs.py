@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +175,8 @@ class Started:
                 [*_COMMAND, command, str(file), "--storage", root.uri],
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
+        # Whoever waits for it keeps its end from staying behind as a zombie until a page asks.
+        threading.Thread(target=process.wait, name=f"waits for {spec.name}", daemon=True).start()
         self._running[spec.name] = (process, log)
 
     def said(self) -> list[tuple[str, str, str]]:

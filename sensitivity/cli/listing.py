@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from sensitivity.cli.json_output.base import json_text
 from sensitivity.cli.json_output.studies import StudyOutput, UnreadableOutput
 from sensitivity.figures.settled_words import standing_in_words
 from sensitivity.store.directory import Place, place
 from sensitivity.store.reader import read_counts, studies
-from sensitivity.study.errors import UserError
+from sensitivity.study.errors import UserError, shortened
 from sensitivity.study.results import Status
 
+_USUAL = "studies"
+"""Where a study's results go if nobody says."""
 
-def show_studies(root: str, *, as_json: bool) -> None:
+
+def show_studies(root: str | None, *, as_json: bool) -> None:
     """Print each study below `root` with its counts; one that can't be read has its error instead.
 
+    Where nobody has named a folder and the usual one isn't there, there are no studies, which is no mistake.
+
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no folder of the name that was given.
     """
-    where = place(root)
-    if where.is_local and not Path(where.path).exists():
-        raise UserError(f"{root}: no such folder\n  Give a folder of studies; `sensitivity run quickstart` makes one")
+    where = place(_USUAL if root is None else root)
+    if root is not None and where.is_local and not os.path.exists(where.path):  # noqa: PTH110 - Path's may raise
+        said = f"{shortened(root, 300)}: no such folder"
+        raise UserError(f"{said}\n  Give a folder of studies; `sensitivity run quickstart` makes one")
     found = [_study(directory) for directory in studies(where)]
     if as_json:
         print(json_text(found))
         return
     if not found:
-        print(f"no studies below {root}; `sensitivity run quickstart` makes one")
+        print(f"no studies below {root or _USUAL}; `sensitivity run quickstart` makes one")
         return
     names = ("study", "planned", *Status, "settlement", "directory")
     readable = [each for each in found if isinstance(each, StudyOutput)]

@@ -129,7 +129,8 @@ def new(
     ] = "template",
 ) -> None:
     """Write a study file of your own, begun from one that ships."""
-    from sensitivity.cli.starting import new_study
+    with _importing():
+        from sensitivity.cli.starting import new_study
 
     print(new_study(name, source))
 
@@ -301,7 +302,9 @@ def import_(
 
 @app.command(name="list")
 def list_(
-    root: Annotated[str, typer.Argument(metavar="[ROOT]", help="a folder of study directories")] = "studies",
+    root: Annotated[
+        str | None, typer.Argument(metavar="[ROOT]", help="a folder of study directories; studies/ unless given")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the studies below ROOT with the state of their runs."""

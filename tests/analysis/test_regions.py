@@ -175,7 +175,7 @@ def test_seeds_that_agree_give_no_interval(plain):
     (region,) = compute_regions(*plain.tables(noisy), METRIC, target=0.3)
     low, high = region.decades.interval
     assert low < region.decades.value < high
-    assert "quadrature" in region.decades.covers
+    assert "between the points of a grid" in region.decades.covers
 
 
 def test_of_draws_it_is_a_share_of_the_box(plain):

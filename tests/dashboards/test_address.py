@@ -76,11 +76,13 @@ def test_what_cannot_be_is_left_out(search):
 @pytest.mark.parametrize(
     ("search", "said"),
     [
-        ("?metric=colour", "There is no metric colour."),
+        ("?metric=colour", "This study has no metric colour."),
+        ("?metric=drop table", "There is no metric drop table."),
         ("?cell=zz", "There is no cell zz."),
         ("?beside=1", "There is no cell 1."),
         ("?run=x", "There is no run x."),
-        ("?target=colour:1", "There is no target colour:1."),
+        ("?target=colour:1", "This study has no metric colour."),
+        ("?target=colour:x", "There is no target colour:x."),
     ],
 )
 def test_what_cannot_be_is_named(search, said, make):

@@ -54,6 +54,7 @@ def tf32(request: pytest.FixtureRequest) -> Iterator[Any]:
     """TF32 as a caller may have switched it on: by torch's older interface, or by its newer one."""
     backends: Any = torch.backends
     kept = backends.cuda.matmul.fp32_precision, backends.cudnn.allow_tf32
+    backends.cudnn.allow_tf32 = True  # torch's default, which a study trained in this process may have changed
     if request.param == "older":
         backends.cuda.matmul.allow_tf32 = True
     else:
