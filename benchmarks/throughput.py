@@ -5,7 +5,7 @@
 Both sides index the same bytes in memory, standardise them, and take an SGD step with momentum; there is no loader.
 Steps are interleaved in one process with one math thread; the figure is the median over rounds of the ratio of a round.
 What is measured apart, as a share of a step: gathering and standardising a batch, augmenting it, and what a step does
-besides (the watch for divergence, the learning rate's schedule). Evaluation is given for an epoch's 391 steps.
+besides (the monitor for divergence, the learning rate's schedule). Evaluation is given for an epoch's 391 steps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sensitivity.training.batches import PackBatches
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.evaluation import evaluate
 from sensitivity.training.losses import cross_entropy
-from sensitivity.training.members import Watch
+from sensitivity.training.members import DivergenceMonitor
 from sensitivity.training.memory import keep_freed_memory
 from sensitivity.training.models.resnet import resnet20
 from sensitivity.training.packed_model import PackedModel
@@ -103,14 +103,14 @@ def main() -> None:
     optimizer = make_optimizer(Pack((trial,)), model, problem)
     batches = PackBatches([0], problem, batch_size=BATCH, micro_batch=None, augment=False)
     steps = Steps(model, problem, optimizer, batches)
-    watch, count = Watch(1), iter(range(10**9))
+    monitor, count = DivergenceMonitor(1), iter(range(10**9))
 
     def ours() -> None:
         step = next(count)
         scale = lr_multiplier(trial.workload.schedule, step=step, total=10**6, train_size=TRAIN, batch_size=BATCH)
-        watch.see(step, *steps.take(step=step, lr_scale=scale))
+        monitor.observe(step, *steps.take(step=step, lr_scale=scale))
         if step % 16 == 15:
-            watch.faults([math.inf])
+            monitor.faults([math.inf])
 
     ratios, alone = [], []
     for k in range(arguments.rounds + 1):
@@ -125,9 +125,9 @@ def main() -> None:
 
     def book() -> None:
         for step in range(16):
-            watch.see(step, losses, None)
+            monitor.observe(step, losses, None)
             lr_multiplier(trial.workload.schedule, step=5, total=10**6, train_size=TRAIN, batch_size=BATCH)
-        watch.faults([math.inf])
+        monitor.faults([math.inf])
 
     parts = {
         "gathering and standardising": seconds(lambda: list(drawn.draw()), 20),

@@ -14,7 +14,7 @@ from dashboards.address import parse
 from dashboards.catalog import Catalog
 from dashboards.cluster import Cluster
 from dashboards.pages import compare, pages, runs, settle, start, studies
-from dashboards.questions import refuse_malformed
+from dashboards.request_validation import refuse_malformed
 from dashboards.security import protect
 from dashboards.site import Site
 from sensitivity.store.directory import Place

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dashboards.jobs import answer, lent
+from dashboards.jobs import answer, temporary_study_file
 from sensitivity.store.directory import Place
 from sensitivity.study.errors import UserError
 from sensitivity.study.spec import StudySpec
@@ -83,7 +83,7 @@ class Cluster:
         Raises:
             UserError: what ``sensitivity submit`` says instead.
         """
-        with lent(self._root, text, spec) as file:
+        with temporary_study_file(self._root, text, spec) as file:
             job = json.loads(self._answer("submit", str(file), "--storage", self._root.uri, "--json"))
         self._forget()
         return str(job["id"])

@@ -97,7 +97,7 @@ def keep(root: Place, text: str, spec: StudySpec) -> Path:
 
 
 @contextlib.contextmanager
-def lent(root: Place, text: str, spec: StudySpec) -> Iterator[Path]:
+def temporary_study_file(root: Place, text: str, spec: StudySpec) -> Iterator[Path]:
     """Have a study file beside the studies for a while, under a name that is sent to a cluster: no hidden one.
 
     Raises:

@@ -11,8 +11,8 @@ from dashboards.address import Address, fit, fit_options, path_of, search_of
 from dashboards.blocks import FigureBlock, Scene, TextBlock
 from dashboards.catalog import Catalog
 from dashboards.cluster import Cluster
+from dashboards.compute_queue import ComputeQueue
 from dashboards.jobs import Started
-from dashboards.turns import Turns
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.theme import DARK, LIGHT
 from sensitivity.study.errors import StorageError, UserError
@@ -30,7 +30,7 @@ class Site:
     cluster: Cluster | None = None
     """Where studies can be submitted to."""
     started: Started = field(default_factory=Started)
-    turns: Turns = field(default_factory=Turns)
+    compute_queue: ComputeQueue = field(default_factory=ComputeQueue)
 
     def href(self, address: Address) -> str:
         """Return what is written for an address."""
@@ -56,17 +56,17 @@ class Site:
     def in_turn(self, scene: Scene, block: FigureBlock | TextBlock) -> Iterator[None]:
         """Hold the turn of a block to compute; what takes long is computed before, in turns of its own."""
         if block.steps:
-            self.turns.give_way()
+            self.compute_queue.give_way()
             with contextlib.suppress(StorageError):  # the block says it
                 if scene.results.target is not None and "target" in (block.depends or ()):
                     scene.results.tables.meeting(*scene.results.target)  # in no turn, for reading holds up nobody
                 for step in block.steps:
-                    with self.turns.take(late=True):
+                    with self.compute_queue.take(late=True):
                         step(scene.results)
                 if block.show is not None:
                     with contextlib.suppress(NothingToShowError):
                         block.show(scene)
-        with self.turns.take(late=bool(block.steps)):
+        with self.compute_queue.take(late=bool(block.steps)):
             yield
 
     def scene(self, address: Address, theme: str | None) -> tuple[Scene, tuple[str, ...]]:

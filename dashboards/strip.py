@@ -123,7 +123,7 @@ def _report(app: Dash, site: Site, routes: str) -> None:
 
         try:
             tables = site.catalog.load(name).results.tables
-            with site.turns.take(late=True):
+            with site.compute_queue.take(late=True):
                 html_ = render_report([tables]).html
         except UserError as error:
             return Response(f"{error}\n", HTTPStatus.NOT_FOUND, mimetype="text/plain")

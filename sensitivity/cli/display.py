@@ -34,7 +34,7 @@ def shown_file(written: Written) -> str:
 @contextlib.contextmanager
 def shown(progress: Progress, console: Console) -> Iterator[Callable[[], None]]:
     """Show progress while inside; yield what to call when it has changed."""
-    from sensitivity.execution.telling import progress_line  # here, as `display` serves commands that only read
+    from sensitivity.execution.messages import progress_line  # here, as `display` serves commands that only read
 
     if console.is_terminal:
         columns = (TextColumn("{task.percentage:>3.0f}%"), BarColumn(), TextColumn("{task.description}"))

@@ -12,9 +12,9 @@ from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
 from sensitivity.cli.json_output.base import json_text
 from sensitivity.cli.json_output.runs import run_output
 from sensitivity.execution.launch import Outcome, launch
+from sensitivity.execution.messages import extent, outcome_lines
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.study_run import Machines
-from sensitivity.execution.telling import extent, outcome_lines
 from sensitivity.store.directory import place
 from sensitivity.study.redaction import redacted
 

@@ -16,11 +16,11 @@ from sensitivity.cli.json_output.base import json_text
 from sensitivity.cli.json_output.settle import next_step_output, settle_output
 from sensitivity.cli.limits import Limits
 from sensitivity.cli.running import command_again
+from sensitivity.execution.messages import outcome_lines
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.settler import Budget
 from sensitivity.execution.settling import NextStep, next_step, settle_study
 from sensitivity.execution.study_run import Machines
-from sensitivity.execution.telling import outcome_lines
 from sensitivity.figures.settled_words import step_in_words, what_it_took
 from sensitivity.figures.verdict_text import verdict_text
 from sensitivity.store.directory import place

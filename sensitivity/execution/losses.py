@@ -11,7 +11,7 @@ from typing import Any
 import ray
 import ray._private.worker
 
-from sensitivity.execution.last_words import last_words, quoted
+from sensitivity.execution.worker_stderr import quoted, read_stderr
 from sensitivity.study.errors import UserError
 
 GONE = (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError)
@@ -57,7 +57,7 @@ def words_of_lost_worker(error: str, *, since: float) -> str:
     address = re.search(r"^\tip: (\S+)$", error, re.MULTILINE)
     if address is not None and address[1] != node.node_ip_address:
         return ""
-    return last_words(Path(node.get_logs_dir_path()), error, since=since)
+    return read_stderr(Path(node.get_logs_dir_path()), error, since=since)
 
 
 def last_line(error: BaseException) -> str:

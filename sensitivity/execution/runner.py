@@ -1,7 +1,7 @@
 """Ray Tune distributes packs: one Tune trial is one pack. The driver alone writes the study directory.
 
 What is finished is decided by the study directory, never by Tune's own snapshots (docs/ray.md, "Faults"), and what
-starts next by ``supply``: Tune only asks for it, as of any ``Searcher``, and tells what came of it.
+starts next by ``pack_scheduler``: Tune only asks for it, as of any ``Searcher``, and tells what came of it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from sensitivity.execution.last_words import crash_line
 from sensitivity.execution.losses import words_of_lost_worker
+from sensitivity.execution.pack_scheduler import PackScheduler
 from sensitivity.execution.prepare import Plan
 from sensitivity.execution.progress import Progress
-from sensitivity.execution.supply import Supply
 from sensitivity.execution.worker_pool import RunWorkers
 from sensitivity.execution.worker_pool import workers as workers_for
 from sensitivity.execution.worker_process import Job
+from sensitivity.execution.worker_stderr import crash_line
 from sensitivity.store.checkpoints import delete_checkpoint
 from sensitivity.store.directory import Place, first_line, patiently
 from sensitivity.store.lock import WriterLock
@@ -54,7 +54,7 @@ class Destination:
 
 def run_packs(
     plan: Plan,
-    supply: Supply,
+    scheduler: PackScheduler,
     destination: Destination,
     *,
     workers: int,
@@ -67,7 +67,7 @@ def run_packs(
 
     Args:
         plan: what the packs are part of.
-        supply: of packs.
+        scheduler: of packs.
         destination: of the results; its lock is held.
         workers: packs at a time.
         scratch: a folder for Tune's own files, which nobody reads.
@@ -79,7 +79,7 @@ def run_packs(
         KeyboardInterrupt: a stop was asked for.
         UserError: the study directory or this machine's temporary folder can't be written, or workers can't live.
     """
-    recorder = _Recorder(supply, destination, progress, on_change)
+    recorder = _Recorder(scheduler, destination, progress, on_change)
     stopper = _StopOn(lambda: stopped() or recorder.fault is not None)
     execution = plan.spec.execution
     job = Job(execution=execution, origin=plan.origin, directory=destination.directory)
@@ -89,7 +89,7 @@ def run_packs(
         tuner = tune.Tuner(
             _InWorkers,
             tune_config=tune.TuneConfig(
-                search_alg=_Asker(supply, recorder),
+                search_alg=_PackSearcher(scheduler, recorder),
                 num_samples=-1,
                 max_concurrent_trials=workers,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
@@ -102,7 +102,7 @@ def run_packs(
                 callbacks=[recorder, _EachStep(run_workers.on_step_end)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 stop=stopper,
-                failure_config=tune.FailureConfig(max_failures=0),  # `supply` decides what starts again
+                failure_config=tune.FailureConfig(max_failures=0),  # `scheduler` decides what starts again
             ),
         )
         with run_workers.given_to_tune():
@@ -137,12 +137,12 @@ class _InWorkers(tune.Trainable):
     """What Tune takes for the class of its actors; `RunWorkers` gives it a worker each time that it starts one."""
 
 
-class _Asker(Searcher):
+class _PackSearcher(Searcher):
     """Tune's way to ask for the next pack."""
 
-    def __init__(self, supply: Supply, recorder: _Recorder) -> None:
+    def __init__(self, scheduler: PackScheduler, recorder: _Recorder) -> None:
         super().__init__()
-        self._supply, self._recorder = supply, recorder
+        self._scheduler, self._recorder = scheduler, recorder
 
     def __getstate__(self) -> dict[str, Any]:
         """Hold nothing back for Tune's snapshots: they are never read."""
@@ -151,13 +151,13 @@ class _Asker(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Return a pack in a configuration, nothing for now, or that there will be no more."""
         try:
-            pack = self._supply.take()
+            pack = self._scheduler.take()
         except UserError as error:  # the plan of a search's next round can't be written
             self._recorder.fault = error
             return Searcher.FINISHED
         if pack is not None:
             return {"parcel": _Parcel(pack)}
-        return Searcher.FINISHED if self._supply.done else None
+        return Searcher.FINISHED if self._scheduler.done else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Leave it to the callback, which is told more."""
@@ -177,9 +177,9 @@ class _Recorder(tune.Callback):
     """Takes results from Tune's event loop to the study directory."""
 
     def __init__(
-        self, supply: Supply, destination: Destination, progress: Progress, on_change: Callable[[], None]
+        self, scheduler: PackScheduler, destination: Destination, progress: Progress, on_change: Callable[[], None]
     ) -> None:
-        self._supply = supply
+        self._scheduler = scheduler
         self._to = destination
         self._progress = progress
         self._on_change = on_change
@@ -193,7 +193,7 @@ class _Recorder(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record that a pack has a live worker."""
-        self._supply.advance(trial.config["parcel"].pack, 0.0)
+        self._scheduler.advance(trial.config["parcel"].pack, 0.0)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -204,7 +204,7 @@ class _Recorder(tune.Callback):
             found: PackResult = result["result"]
             result["result"] = pack.id  # Tune keeps what it was told to the end: curves of all packs, if let
             self._record(pack, found)
-            self._supply.finish(pack, found)
+            self._scheduler.finish(pack, found)
         elif "changed" in result:
             self.fault = UserError(
                 f"{result['changed']}\n"
@@ -212,21 +212,21 @@ class _Recorder(tune.Callback):
                 "as it is now, a new name"
             )
         elif "fraction" in result:
-            self._supply.advance(pack, result["fraction"])
+            self._scheduler.advance(pack, result["fraction"])
             self._progress.advance(pack, result["fraction"])
         self._on_change()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Restart a pack whose worker or node died, or record that it is given up."""
         pack: Pack = trial.config["parcel"].pack
-        if not self._supply.runs(pack):
+        if not self._scheduler.runs(pack):
             return  # its results are here; the worker was lost on its way to the next pack
         said = _error_of(trial)
         cause, out_of_memory = cause_of_loss(said)
         words = words_of_lost_worker(said, since=self._began)
         logger.warning("pack %s: its worker was lost: %s", pack.id, crash_line(words) or cause)
         try:
-            given_up = self._supply.lose(pack, cause, out_of_memory=out_of_memory, last_words=words)
+            given_up = self._scheduler.lose(pack, cause, out_of_memory=out_of_memory, stderr=words)
         except UserError as error:
             self.fault = error
             return
@@ -234,7 +234,7 @@ class _Recorder(tune.Callback):
         if given_up is not None:
             result = _interrupted(pack, given_up)
             self._record(pack, result)
-            self._supply.give_up(result)
+            self._scheduler.give_up(result)
         self._on_change()
 
     def _record(self, pack: Pack, result: PackResult) -> None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from sensitivity.execution.costs import measure_here, pack_sizes, samples
 from sensitivity.execution.executor import Sessions, one_session
 from sensitivity.execution.interruption import Interruptible
+from sensitivity.execution.pack_scheduler import PackScheduler
 from sensitivity.execution.prepare import Plan, available_workers
 from sensitivity.execution.progress import Part, Progress, Share, Show, part_of
 from sensitivity.execution.sources import SourceOf, TrialSource
-from sensitivity.execution.supply import Supply
 from sensitivity.execution.verification import (
     Comparison,
     budget_seconds,
@@ -143,7 +143,7 @@ class StudyRun:
                 on_change()
                 run_packs(
                     self.plan,
-                    Supply(
+                    PackScheduler(
                         self._packs(sizes, at_once),
                         workers=at_once,
                         source=self.source,

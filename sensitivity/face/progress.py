@@ -67,7 +67,7 @@ class StatusLine:
     @contextlib.contextmanager
     def following(self, progress: Progress) -> Iterator[Callable[[], None]]:
         """Show progress while inside; yield what to call when it has changed."""
-        from sensitivity.execution.telling import progress_line
+        from sensitivity.execution.messages import progress_line
 
         last = float("-inf")
 

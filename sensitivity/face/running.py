@@ -78,8 +78,8 @@ def run(
     _check_workers(workers)
     with _prepared(study) as ready:
         from sensitivity.execution.launch import launch
+        from sensitivity.execution.messages import extent
         from sensitivity.execution.study_run import Machines
-        from sensitivity.execution.telling import extent
 
         line.show(f"{ready.spec.name}: {extent(ready)}")
         directory = place(os.fspath(storage)).child(ready.spec.name)
@@ -150,7 +150,7 @@ def settle(
 
 def _end(outcome: Outcome, line: StatusLine) -> None:
     """Say how a study stands, and raise where it was stopped or nothing of it could be trained."""
-    from sensitivity.execution.telling import outcome_lines
+    from sensitivity.execution.messages import outcome_lines
 
     said = "\n".join(outcome_lines(outcome))
     line.end(said)

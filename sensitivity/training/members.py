@@ -109,7 +109,7 @@ class Member:
         return {**kept, "phase_seconds": dict(self.phase_seconds), "measurements": rows}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` gave."""
+        """Continue from what `state` returned."""
         for name in _KEPT:
             setattr(self, name, state[name])
         self.phase_seconds = dict(self.phase_seconds)
@@ -137,20 +137,20 @@ class Fault:
     kind: Kind
 
 
-class Watch:
-    """Finds the step at which each live member first went wrong; losses stay on the device from look to look."""
+class DivergenceMonitor:
+    """Finds the step at which each live member first diverged or failed; losses stay on the device between checks."""
 
     def __init__(self, trials: int, *, patience: int | None = None) -> None:
-        """Watch so many members; `patience` batches in a row above the bound are a fault, or none if it is None."""
+        """Monitor `trials` members; `patience` batches in a row above the bound are a fault, or none if it is None."""
         self._patience = patience
         self._seen: list[tuple[int, Tensor, Tensor | None]] = []
         self._above = torch.zeros(trials, dtype=torch.int64)
-        """Batches in a row above the bound, up to the last look."""
+        """Batches in a row above the bound, up to the last check."""
         self._first = torch.full((len(_KINDS), trials), -1)
         """The step of the first fault of each kind; -1 without one."""
 
-    def see(self, step: int, losses: Tensor, failed: Tensor | None) -> None:
-        """Note the losses before `step` and the members ``[trials]`` that it could not update."""
+    def observe(self, step: int, losses: Tensor, failed: Tensor | None) -> None:
+        """Record the losses before `step` and the members ``[trials]`` that it could not update."""
         self._seen.append((step, losses.clone(), None if failed is None else failed.clone()))
 
     def faults(self, bounds: Sequence[float]) -> list[Fault]:
@@ -183,11 +183,11 @@ class Watch:
         return too_long
 
     def select(self, kept: Sequence[int]) -> None:
-        """Keep only the members at `kept`, after a look."""
+        """Keep only the members at `kept`; call it right after `faults`."""
         self._above, self._first = self._above[kept], self._first[:, kept]
 
     def state(self) -> dict[str, Tensor]:
-        """Return what was found up to the last look."""
+        """Return what was found up to the last call of `faults`."""
         return {"above": self._above, "first": self._first}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:

@@ -21,7 +21,7 @@ from sensitivity.study.trials import Pack
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.cost import step_flops
 from sensitivity.training.evaluation import evaluate
-from sensitivity.training.members import Fault, Member, Watch, stop_worse, unharmed
+from sensitivity.training.members import DivergenceMonitor, Fault, Member, stop_worse, unharmed
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.precision import denormals_flushed
 from sensitivity.training.problems import Problem
@@ -122,7 +122,7 @@ class PackTraining:
             "live": [self._members.index(member) for member in self._live],
             "model": self._model.state(),
             "optimizer": self._optimizer.state(),
-            "watch": self._watch.state(),
+            "monitor": self._monitor.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -134,7 +134,7 @@ class PackTraining:
         if self._live:
             self._model.restore(state["model"])
             self._optimizer.restore(state["optimizer"])
-            self._watch.restore(state["watch"])
+            self._monitor.restore(state["monitor"])
 
     def _build(self, live: Sequence[int]) -> None:
         self._live = [self._members[place] for place in live]
@@ -149,7 +149,7 @@ class PackTraining:
             began=len(self._pack.trials),
         )
         self._optimizer = make_optimizer(Pack(trials), self._model, self._problem, began=self._pack.trials)
-        self._watch = Watch(len(seeds), patience=self._patience)
+        self._monitor = DivergenceMonitor(len(seeds), patience=self._patience)
         self._batches = PackBatches(
             seeds,
             self._problem,
@@ -164,7 +164,7 @@ class PackTraining:
         schedule = self._pack.trials[0].schedule
         self._lr_scale = lr_multiplier(schedule, step=step, total=self.total, **self._sizes)
         losses, failed = self._steps.take(step=step, lr_scale=self._lr_scale)
-        self._watch.see(step, losses, failed)
+        self._monitor.observe(step, losses, failed)
         self.done += 1
 
     def _settle(self, began: float, steps: int) -> None:
@@ -189,7 +189,7 @@ class PackTraining:
 
     def _find_faults(self) -> int:
         """Note who went wrong, and at which step; return how many have, dropped ones aside."""
-        for fault in self._watch.faults([member.bound for member in self._live]):
+        for fault in self._monitor.faults([member.bound for member in self._live]):
             member = self._live[fault.place]
             if not member.fault:
                 member.steps = fault.step
@@ -215,5 +215,5 @@ class PackTraining:
             self._model.select(index)
             self._optimizer.select(index)
             self._batches.select(kept)
-            self._watch.select(kept)
+            self._monitor.select(kept)
             self._steps = Steps(self._model, self._problem, self._optimizer, self._batches)

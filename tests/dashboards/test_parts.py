@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 from dashboards.address import Address
 from dashboards.blocks import TextBlock
 from dashboards.catalog import Catalog
+from dashboards.compute_queue import ComputeQueue
 from dashboards.figure_updates import frame_of, patch_of
 from dashboards.site import Site
-from dashboards.turns import Turns
 from sensitivity.figures.exhibits.parallel import draw_parallel
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
@@ -18,17 +18,17 @@ from sensitivity.study.metrics import METRICS
 
 
 def test_late_turns_wait_for_early_ones():
-    turns, order = Turns(), []
+    queue, order = ComputeQueue(), []
 
     def take(name):
-        with turns.take(late=name == "late"):
+        with queue.take(late=name == "late"):
             order.append(name)
 
-    with turns.take(late=False):
+    with queue.take(late=False):
         threads = [threading.Thread(target=take, args=(name,)) for name in ("late", "early", "early")]
         for waiting, thread in enumerate(threads, start=1):
             thread.start()
-            while len(turns._changed._waiters) < waiting:  # each asks before the next, the late one first
+            while len(queue._changed._waiters) < waiting:  # each asks before the next, the late one first
                 time.sleep(0.001)
     for thread in threads:
         thread.join()
@@ -36,12 +36,12 @@ def test_late_turns_wait_for_early_ones():
 
 
 def test_what_takes_long_lets_others_go_between_its_steps(studies, monkeypatch):
-    monkeypatch.setattr("dashboards.turns._GRACE_S", 0.0)
+    monkeypatch.setattr("dashboards.compute_queue._GRACE_S", 0.0)
     site, order = Site(catalog=Catalog(place(str(studies))), prefix="/", may_run=False), []
     scene, _ = site.scene(Address(page="robustness", study="half"), None)
 
     def click():
-        with site.turns.take(late=False):
+        with site.compute_queue.take(late=False):
             order.append("click")
 
     thread = threading.Thread(target=click)
@@ -49,7 +49,7 @@ def test_what_takes_long_lets_others_go_between_its_steps(studies, monkeypatch):
     def first(results):
         order.append("first")
         thread.start()
-        while not site.turns._changed._waiters:
+        while not site.compute_queue._changed._waiters:
             time.sleep(0.001)
 
     block = TextBlock(name="x", content=str, steps=(first, lambda results: order.append("second")))

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from sensitivity.execution.launch import launch
+from sensitivity.execution.pack_scheduler import PackScheduler
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.progress import Progress, Share, part_of
 from sensitivity.execution.settler import Budget
 from sensitivity.execution.settling import settle_study
 from sensitivity.execution.study_run import Machines
-from sensitivity.execution.supply import Supply
 from sensitivity.execution.verification import recorded_packs
 from sensitivity.store.directory import place
 from sensitivity.store.ledger import read_ledger, settling_place
@@ -182,15 +182,15 @@ def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(kept_worker
 
     plan, directory = prepare(str(write_study())), place(str(tmp_path / "study"))
     manifest, packs = write_manifest(directory, plan.spec, plan.source), group(plan.trials, 5)
-    supply = Supply(packs, workers=1)
+    scheduler = PackScheduler(packs, workers=1)
     shares = {part_of(trial): Share(work=5.0) for trial in plan.trials}
     progress = Progress(planned=20, finished_before=0, shares=shares, weigh=lambda batch_size: 1.0)
     runs = tuple(RunResult(trial=trial, status=Status.FAILED) for trial in packs[0].trials)
     result = PackResult(runs=runs, pack_id=packs[0].id, host="", device="", started_at=0.0, wall_seconds=0.0)
-    trial = SimpleNamespace(config={"parcel": runner._Parcel(supply.take())}, error_file=None)
+    trial = SimpleNamespace(config={"parcel": runner._Parcel(scheduler.take())}, error_file=None)
     with WriterLock(directory) as lock:
         to = runner.Destination(directory=directory, manifest=manifest, lock=lock)
-        recorder = runner._Recorder(supply, to, progress, lambda: None)
+        recorder = runner._Recorder(scheduler, to, progress, lambda: None)
         told = {"result": result}
         recorder.on_trial_result(0, [], trial, told)
         recorder.on_trial_error(0, [], trial)
@@ -198,7 +198,7 @@ def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(kept_worker
     assert recorder.fault is None
     assert progress.done == len(packs[0].trials)
     assert progress.fraction == progress.done / 20
-    assert [supply.take() for _ in packs] == [*packs[1:], None], "it is not trained again"
+    assert [scheduler.take() for _ in packs] == [*packs[1:], None], "it is not trained again"
 
 
 HOURS = """

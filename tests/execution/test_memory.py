@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sensitivity.execution import worker, worker_process
-from sensitivity.execution.last_words import crash_line
+from sensitivity.execution.worker_stderr import crash_line
 from sensitivity.store.directory import place
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.load import parse_study

@@ -22,9 +22,9 @@ import pytest
 import torch
 
 from sensitivity.execution.environment import ray_environment
+from sensitivity.execution.pack_scheduler import PackScheduler
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.searches import Searches
-from sensitivity.execution.supply import Supply
 from sensitivity.execution.worker import run_pack
 from sensitivity.store.checkpoints import CHECKPOINTS
 from sensitivity.store.directory import place
@@ -202,12 +202,12 @@ def undisturbed(tmp_path_factory):
 
     with Searches(plan.spec, plan.source, plan.trials) as searches:
         packs = plan.packs({}, finished=frozenset(), workers=1)
-        supply = Supply(packs, workers=1, source=searches, cut=cut)
-        while not supply.done:
-            if (pack := supply.take()) is not None:
+        scheduler = PackScheduler(packs, workers=1, source=searches, cut=cut)
+        while not scheduler.done:
+            if (pack := scheduler.take()) is not None:
                 result = run_pack(pack, plan.spec.execution, plan.origin, place(str(study.directory / "none")))
                 append(directory, result, spec_hash="", code_version="")
-                supply.finish(pack, result)
+                scheduler.finish(pack, result)
     torch.set_num_threads(threads)
     write_plan(directory, known)
     study.check()

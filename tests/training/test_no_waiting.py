@@ -10,7 +10,7 @@ from torch import nn
 from sensitivity.study.trials import Pack, expand
 from sensitivity.training import packed_model
 from sensitivity.training.batches import MicroBatch
-from sensitivity.training.members import Watch
+from sensitivity.training.members import DivergenceMonitor
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import load_problem
 from sensitivity.training.step import make_optimizer, take_step
@@ -59,8 +59,8 @@ def test_a_step_asks_for_nothing(make_study, monkeypatch, model, arm):
     pack.params = {name: p.detach().to(META).requires_grad_() for name, p in pack.params.items()}
     pack._buffers = {name: buffer.to(META) for name, buffer in pack._buffers.items()}
     pack._followed.add(True)
-    optimizer, watch = make_optimizer(Pack(trials), pack, problem), Watch(len(trials))
+    optimizer, monitor = make_optimizer(Pack(trials), pack, problem), DivergenceMonitor(len(trials))
     for step in range(1, 4):  # K-FAC's inversion is behind it
         losses, failed = take_step(pack, problem, optimizer, Shapes(), step=step, lr_scale=0.5)
-        watch.see(step, losses, failed)
+        monitor.observe(step, losses, failed)
         assert losses.device == META

@@ -14,7 +14,7 @@ from sensitivity.study.trials import Pack, expand
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.loop import train_pack
 from sensitivity.training.losses import cross_entropy, squared_error
-from sensitivity.training.members import Watch
+from sensitivity.training.members import DivergenceMonitor
 from sensitivity.training.problems import Problem
 
 SGD = {"kind": "sgd", "lr": [0.01, 0.1], "momentum": [0.0, 0.9]}
@@ -123,31 +123,31 @@ def above(*steps, trials=1, of=100):
     ],
 )
 def test_batches_in_a_row_above_the_bound_are_found_whenever_one_looks(look_every, steps, found):
-    watch, faults = Watch(1, patience=4), []
+    monitor, faults = DivergenceMonitor(1, patience=4), []
     for step, losses in enumerate(above(*steps)):
-        watch.see(step, losses, None)
+        monitor.observe(step, losses, None)
         if step % look_every == look_every - 1:
-            faults = watch.faults([2.0])
-    faults = faults or watch.faults([2.0])
+            faults = monitor.faults([2.0])
+    faults = faults or monitor.faults([2.0])
     assert [(fault.step, fault.kind) for fault in faults] == (
         [] if found is None else [(found, "loss above the bound")]
     )
 
 
 def test_the_first_fault_of_each_member_counts():
-    watch = Watch(4, patience=2)
+    monitor = DivergenceMonitor(4, patience=2)
     nan, inf = math.nan, math.inf
     seen = [[1, 1, 1, 1], [3, 3, 1, 1], [3, nan, inf, 1], [nan, 3, 1, 1]]
     for step, losses in enumerate(seen):
-        watch.see(step, torch.tensor(losses, dtype=torch.float32), torch.tensor([False, False, step == 1, False]))
-    faults = watch.faults([2.0] * 4)
+        monitor.observe(step, torch.tensor(losses, dtype=torch.float32), torch.tensor([False, False, step == 1, False]))
+    faults = monitor.faults([2.0] * 4)
     assert [(fault.place, fault.step, fault.kind) for fault in faults] == [
         (0, 2, "loss above the bound"),
         (1, 2, "loss not finite"),
         (2, 1, "update failed"),
     ]
-    watch.select([3, 0])
-    assert [(fault.place, fault.step) for fault in watch.faults([2.0] * 2)] == [(1, 2)]
+    monitor.select([3, 0])
+    assert [(fault.place, fault.step) for fault in monitor.faults([2.0] * 2)] == [(1, 2)]
 
 
 @pytest.mark.parametrize("members", [1, 3])
@@ -170,13 +170,13 @@ def test_a_run_above_the_bound_is_found_within_an_epoch_of_steps_between_evaluat
         schedule={"warmup_epochs": 100 / 12},
         optimizers={"a": {"kind": "sgd", "lr": [*(0.1, 0.2, 0.3)[:members], 3.0]}},
     )
-    losses, see = {}, Watch.see
+    losses, observe = {}, DivergenceMonitor.observe
 
     def spy(self, step, batch, failed):
         losses[step] = batch[-1].item()
-        see(self, step, batch, failed)
+        observe(self, step, batch, failed)
 
-    monkeypatch.setattr(Watch, "see", spy)
+    monkeypatch.setattr(DivergenceMonitor, "observe", spy)
     *calm, wild = train_pack(Pack(expand(spec)), line)
     (alone,) = train_pack(Pack((wild.trial,)), line)
     assert {run.status for run in calm} == {Status.COMPLETED}

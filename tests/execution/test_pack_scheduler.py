@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sensitivity.execution.supply import STARTS, Supply
+from sensitivity.execution.pack_scheduler import STARTS, PackScheduler
 from sensitivity.study.errors import UserError
 from sensitivity.study.load import parse_study
 from sensitivity.study.trials import Pack, expand
@@ -22,22 +22,22 @@ def trials():
     return expand(parse_study(spec, source="test"))
 
 
-def play(supply, dies, *, out_of_memory=False, reaches=lambda pack, start: 0.0):
-    """Run a supply to its end; `dies` tells whether a pack takes its worker with it.
+def play(scheduler, dies, *, out_of_memory=False, reaches=lambda pack, start: 0.0):
+    """Run a scheduler to its end; `dies` tells whether a pack takes its worker with it.
 
     Returns the finished packs' trials, those given up with their reasons, and the sizes of all that started.
     """
     finished, given_up, started, starts = [], {}, [], {}
-    while not supply.done:
-        pack = supply.take()
+    while not scheduler.done:
+        pack = scheduler.take()
         started.append(len(pack.trials))
         starts[pack.id] = starts.get(pack.id, 0) + 1
         if not dies(pack, starts[pack.id]):
-            supply.finish(pack, None)
+            scheduler.finish(pack, None)
             finished += pack.trials
             continue
-        supply.advance(pack, reaches(pack, starts[pack.id]))
-        reason = supply.lose(pack, "killed", out_of_memory=out_of_memory)
+        scheduler.advance(pack, reaches(pack, starts[pack.id]))
+        reason = scheduler.lose(pack, "killed", out_of_memory=out_of_memory)
         if reason is not None:
             given_up |= dict.fromkeys((trial.id for trial in pack.trials), reason)
     return finished, given_up, started
@@ -45,14 +45,14 @@ def play(supply, dies, *, out_of_memory=False, reaches=lambda pack, start: 0.0):
 
 def test_packs_start_in_order_and_each_once(trials):
     packs = [Pack(trials[:8]), Pack(trials[8:20]), Pack(trials[20:])]
-    finished, given_up, started = play(Supply(packs, workers=2), lambda pack, start: False)
+    finished, given_up, started = play(PackScheduler(packs, workers=2), lambda pack, start: False)
     assert tuple(finished) == trials
     assert started == [8, 12, 12]
     assert not given_up
 
 
 def test_a_pack_whose_machine_was_lost_starts_again_whole(trials):
-    finished, given_up, started = play(Supply([Pack(trials)], workers=1), lambda pack, start: start < STARTS)
+    finished, given_up, started = play(PackScheduler([Pack(trials)], workers=1), lambda pack, start: start < STARTS)
     assert tuple(finished) == trials
     assert started == [32] * STARTS
     assert not given_up
@@ -61,7 +61,7 @@ def test_a_pack_whose_machine_was_lost_starts_again_whole(trials):
 @pytest.mark.parametrize("deadly", [0, 13, 31])
 def test_a_deadly_trial_ends_up_alone_and_its_neighbours_finish(trials, deadly):
     finished, given_up, started = play(
-        Supply([Pack(trials)], workers=1), lambda pack, start: trials[deadly] in pack.trials
+        PackScheduler([Pack(trials)], workers=1), lambda pack, start: trials[deadly] in pack.trials
     )
     assert {trial.id for trial in finished} == {trial.id for trial in trials} - {trials[deadly].id}
     assert given_up == {trials[deadly].id: f"its worker was lost {STARTS} times: killed"}
@@ -71,8 +71,8 @@ def test_a_deadly_trial_ends_up_alone_and_its_neighbours_finish(trials, deadly):
 @pytest.mark.parametrize("fits", [1, 3, 8])
 def test_what_ran_out_of_memory_is_halved_at_once_and_so_are_later_packs(trials, fits):
     packs = [Pack(trials[:16]), Pack(trials[16:])]
-    supply = Supply(packs, workers=1)
-    finished, given_up, started = play(supply, lambda pack, start: len(pack.trials) > fits, out_of_memory=True)
+    scheduler = PackScheduler(packs, workers=1)
+    finished, given_up, started = play(scheduler, lambda pack, start: len(pack.trials) > fits, out_of_memory=True)
     assert tuple(finished) == trials
     largest = 2 ** int(math.log2(fits))
     assert started == [16 // 2**k for k in range(int(math.log2(16 / largest)))] + [largest] * (32 // largest)
@@ -80,14 +80,14 @@ def test_what_ran_out_of_memory_is_halved_at_once_and_so_are_later_packs(trials,
 
 
 def test_a_single_trial_without_memory_says_what_would_help(trials):
-    supply = Supply([Pack(trials[:1])], workers=1)
-    _, given_up, _ = play(supply, lambda pack, start: True, out_of_memory=True)
+    scheduler = PackScheduler([Pack(trials[:1])], workers=1)
+    _, given_up, _ = play(scheduler, lambda pack, start: True, out_of_memory=True)
     assert "set execution.micro_batch" in given_up[trials[0].id]
 
 
 def test_a_pack_that_gets_further_each_time_is_never_cut(trials):
     finished, _, started = play(
-        Supply([Pack(trials)], workers=1),
+        PackScheduler([Pack(trials)], workers=1),
         lambda pack, start: start < 15,
         reaches=lambda pack, start: start / 15,
     )
@@ -98,7 +98,7 @@ def test_a_pack_that_gets_further_each_time_is_never_cut(trials):
 def test_a_long_pack_on_machines_that_come_and_go_is_not_taken_for_a_broken_cluster(trials):
     starts = 200
     finished, given_up, _ = play(
-        Supply([Pack(trials)], workers=1),
+        PackScheduler([Pack(trials)], workers=1),
         lambda pack, start: start < starts,
         reaches=lambda pack, start: start / starts,
     )
@@ -107,24 +107,24 @@ def test_a_long_pack_on_machines_that_come_and_go_is_not_taken_for_a_broken_clus
 
 
 def test_a_worker_that_is_lost_before_it_begins_is_held_against_no_pack(trials):
-    supply = Supply([Pack(trials[:1])], workers=1)
+    scheduler = PackScheduler([Pack(trials[:1])], workers=1)
     for k in range(3 * STARTS):
         cause = "abc"[k % 3]  # each another accident
-        assert supply.lose(supply.take(), cause, out_of_memory=False) is None
-    pack = supply.take()
-    supply.advance(pack, 0.0)
-    assert supply.lose(pack, "killed", out_of_memory=False) is None
-    assert supply.take() is pack
-    supply.finish(pack, None)
-    assert supply.done
+        assert scheduler.lose(scheduler.take(), cause, out_of_memory=False) is None
+    pack = scheduler.take()
+    scheduler.advance(pack, 0.0)
+    assert scheduler.lose(pack, "killed", out_of_memory=False) is None
+    assert scheduler.take() is pack
+    scheduler.finish(pack, None)
+    assert scheduler.done
 
 
-def lose_some(supply, count, *, cause="killed", last_words="", begins=False):
+def lose_some(scheduler, count, *, cause="killed", stderr="", begins=False):
     for _ in range(count):
-        pack = supply.take()
+        pack = scheduler.take()
         if begins:
-            supply.advance(pack, 0.0)
-        assert supply.lose(pack, cause, out_of_memory=False, last_words=last_words) is None
+            scheduler.advance(pack, 0.0)
+        assert scheduler.lose(pack, cause, out_of_memory=False, stderr=stderr) is None
 
 
 CRASH = 'some warning\nTraceback (most recent call last):\n  File "pandas.py", line 1\nAttributeError: no DataFrame'
@@ -140,47 +140,47 @@ CRASH = 'some warning\nTraceback (most recent call last):\n  File "pandas.py", l
     ],
 )
 def test_where_no_worker_begins_for_the_same_reason_the_command_ends(trials, words, workers, enough, cause):
-    supply = Supply([Pack((trial,)) for trial in trials], workers=workers)
-    lose_some(supply, enough - 1, last_words=words)
+    scheduler = PackScheduler([Pack((trial,)) for trial in trials], workers=workers)
+    lose_some(scheduler, enough - 1, stderr=words)
     with pytest.raises(UserError, match=f"^{enough} workers in a row were lost; the last one: {cause}\n") as said:
-        supply.lose(supply.take(), "killed", out_of_memory=False, last_words=words)
+        scheduler.lose(scheduler.take(), "killed", out_of_memory=False, stderr=words)
     for line in words.splitlines():
         assert f"    {line}\n" in str(said.value)
 
 
 def test_numbers_do_not_make_two_causes_of_one(trials):
-    supply = Supply([Pack((trial,)) for trial in trials], workers=1)
-    lose_some(supply, 1, cause="worker 17 at 0x7f00 died")
-    lose_some(supply, 1, cause="worker 4711 at 0x7e00 died")
+    scheduler = PackScheduler([Pack((trial,)) for trial in trials], workers=1)
+    lose_some(scheduler, 1, cause="worker 17 at 0x7f00 died")
+    lose_some(scheduler, 1, cause="worker 4711 at 0x7e00 died")
     with pytest.raises(UserError, match="worker 5 at"):
-        supply.lose(supply.take(), "worker 5 at 0x1 died", out_of_memory=False)
+        scheduler.lose(scheduler.take(), "worker 5 at 0x1 died", out_of_memory=False)
 
 
 def test_where_no_worker_begins_for_changing_reasons_the_command_ends_later(trials):
-    supply = Supply([Pack((trial,)) for trial in trials], workers=2)
+    scheduler = PackScheduler([Pack((trial,)) for trial in trials], workers=2)
     for k in range(39):
-        lose_some(supply, 1, cause="abc"[k % 3])
+        lose_some(scheduler, 1, cause="abc"[k % 3])
     with pytest.raises(UserError, match="40 workers in a row were lost"):
-        supply.lose(supply.take(), "d", out_of_memory=False)
+        scheduler.lose(scheduler.take(), "d", out_of_memory=False)
 
 
 def test_three_packs_that_crash_alike_before_anything_is_finished_end_the_command(trials):
-    supply = Supply([Pack(trials[:16]), Pack(trials[16:31]), Pack(trials[31:])], workers=4)
-    lose_some(supply, 2, last_words=CRASH, begins=True)
+    scheduler = PackScheduler([Pack(trials[:16]), Pack(trials[16:31]), Pack(trials[31:])], workers=4)
+    lose_some(scheduler, 2, stderr=CRASH, begins=True)
     with pytest.raises(UserError, match="3 workers in a row were lost; the last one: AttributeError"):
-        lose_some(supply, 1, last_words=CRASH, begins=True)
+        lose_some(scheduler, 1, stderr=CRASH, begins=True)
 
 
 def test_a_pack_that_crashes_is_tried_after_the_others_and_costs_them_nothing(trials):
     packs = [Pack(trials[:8]), Pack(trials[8:20]), Pack(trials[20:])]
-    supply, finished, given_up = Supply(packs, workers=1), [], {}
-    while not supply.done:
-        pack = supply.take()
-        supply.advance(pack, 0.0)
+    scheduler, finished, given_up = PackScheduler(packs, workers=1), [], {}
+    while not scheduler.done:
+        pack = scheduler.take()
+        scheduler.advance(pack, 0.0)
         if trials[3] not in pack.trials:
-            supply.finish(pack, None)
+            scheduler.finish(pack, None)
             finished += pack.trials
-        elif (reason := supply.lose(pack, "died", out_of_memory=False, last_words=CRASH)) is not None:
+        elif (reason := scheduler.lose(pack, "died", out_of_memory=False, stderr=CRASH)) is not None:
             given_up[pack.trials[0].id] = reason
     assert finished[:24] == list(trials[8:])
     assert {trial.id for trial in finished} == {trial.id for trial in trials} - {trials[3].id}
@@ -190,4 +190,4 @@ def test_a_pack_that_crashes_is_tried_after_the_others_and_costs_them_nothing(tr
 def test_when_worker_after_worker_is_lost_the_command_ends(trials):
     packs = [Pack((trial,)) for trial in trials]
     with pytest.raises(UserError, match=r"40 workers in a row were lost; the last one: killed\n"):
-        play(Supply(packs, workers=2), lambda pack, start: True)
+        play(PackScheduler(packs, workers=2), lambda pack, start: True)

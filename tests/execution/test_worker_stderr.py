@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sensitivity.execution.last_words import crash_line, last_words, quoted
+from sensitivity.execution.worker_stderr import crash_line, quoted, read_stderr
 
 TRACEBACK = (
     'Traceback (most recent call last):\n  File "pandas.py", line 1, in <module>\nValueError: no\n'
@@ -34,15 +34,15 @@ def logs(tmp_path):
 
 def test_the_process_that_ray_names_is_quoted(logs):
     said = "The actor died unexpectedly before finishing this task.\n\tpid: {}\n\tip: 10.0.0.1\nEnd of file"
-    assert last_words(logs, said.format(GONE + 2), since=50.0) == TRACEBACK.strip()
-    assert last_words(logs, said.format(GONE + 1), since=50.0) == "", "an earlier process of that number"
-    assert last_words(logs, said.format(7), since=50.0) == ""
+    assert read_stderr(logs, said.format(GONE + 2), since=50.0) == TRACEBACK.strip()
+    assert read_stderr(logs, said.format(GONE + 1), since=50.0) == "", "an earlier process of that number"
+    assert read_stderr(logs, said.format(7), since=50.0) == ""
 
 
 def test_where_ray_names_none_it_is_the_last_that_wrote_and_has_ended(logs):
-    assert last_words(logs, "", since=50.0) == TRACEBACK.strip()
-    assert last_words(logs, "", since=101.0) == ""
-    assert last_words(logs / "gone", "", since=0.0) == ""
+    assert read_stderr(logs, "", since=50.0) == TRACEBACK.strip()
+    assert read_stderr(logs, "", since=101.0) == ""
+    assert read_stderr(logs / "gone", "", since=0.0) == ""
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ _MOST_BYTES = 65_536
 _MOST_LINES = 12
 
 
-def last_words(logs: Path, error: str, *, since: float) -> str:
+def read_stderr(logs: Path, error: str, *, since: float) -> str:
     """Return the end of the standard error of a lost worker on this machine; empty if unknown.
 
     Args:

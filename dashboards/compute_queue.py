@@ -11,8 +11,8 @@ _GRACE_S = 0.25
 """A late computation first leaves others so long to ask: those of one page come within it."""
 
 
-class Turns:
-    """Turns to compute; early ones go before late ones."""
+class ComputeQueue:
+    """Lets one thread compute at a time, in order of arrival; late computations wait until no early one does."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

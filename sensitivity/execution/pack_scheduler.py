@@ -18,8 +18,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sensitivity.execution.last_words import crash_line, quoted
 from sensitivity.execution.sources import TrialSource
+from sensitivity.execution.worker_stderr import crash_line, quoted
 from sensitivity.study.errors import UserError
 from sensitivity.study.results import PackResult
 from sensitivity.study.trials import Group, Pack, Trial
@@ -57,8 +57,8 @@ class _Record:
     """In a row without getting further than that."""
 
 
-class Supply:
-    """The pending packs, in order, and the running ones."""
+class PackScheduler:
+    """Holds the pending packs, in order, and the running ones; decides what starts next and what a loss leads to."""
 
     def __init__(
         self,
@@ -123,14 +123,14 @@ class Supply:
         if self._source is not None:
             self._source.tell(result)
 
-    def lose(self, pack: Pack, cause: str, *, out_of_memory: bool, last_words: str = "") -> str | None:
+    def lose(self, pack: Pack, cause: str, *, out_of_memory: bool, stderr: str = "") -> str | None:
         """Record that a pack's worker was lost, and decide how to proceed.
 
         Args:
             pack: which one.
             cause: what Ray says of it.
             out_of_memory: whether it is known to have been killed for its memory.
-            last_words: the end of its standard error.
+            stderr: the end of its standard error.
 
         Returns:
             None if the pack, or its halves, wait again; otherwise why its runs are given up.
@@ -144,14 +144,14 @@ class Supply:
         if (reached or 0.0) > record.furthest:
             record.losses = 0
             self._losses.clear()
-        crash = crash_line(last_words)
+        crash = crash_line(stderr)
         cause = crash or cause
         self._losses.append(
             _Loss(pack=pack, cause=_CHANGES.sub("#", cause), crashed=bool(crash), began=reached is not None)
         )
         if self._is_hopeless():
             raise UserError(
-                f"{len(self._losses)} workers in a row were lost; the last one: {cause}\n{quoted(last_words)}"
+                f"{len(self._losses)} workers in a row were lost; the last one: {cause}\n{quoted(stderr)}"
                 "  No reported result is lost. Fix the cause, and run again"
             )
         if reached is None and not out_of_memory:
