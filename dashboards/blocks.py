@@ -118,7 +118,7 @@ class Page:
 
 
 def seen(scene: Scene, block: FigureBlock | TextBlock) -> str:
-    """Return what changes whenever a block has to be renewed, the theme apart."""
+    """Return a token that changes whenever a block has to be redrawn, the theme aside."""
     address, results = scene.address, scene.results
     if block.depends is None:
         return repr((scene.version, address))
@@ -196,7 +196,7 @@ def _data_place(name: str, label: str) -> list[Component]:
 
 
 def noted(texts: Sequence[str]) -> list[Component]:
-    """Return what has to be known to read something, all but the first few folded."""
+    """Return notes on how to read a block, all but the first few folded."""
     return [listed(texts, _MOST_NOTES, "notes")] if texts else []
 
 

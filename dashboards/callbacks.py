@@ -1,4 +1,4 @@
-"""How address, controls, blocks and new results move each other.
+"""Connect address, controls, blocks and new results through callbacks.
 
 The address is the one place that says what is seen. Controls and clicks write it; the router fills the page from it,
 unless the page that stands already follows by itself; every block renews itself when the address, the version of the

@@ -1,4 +1,4 @@
-"""The studies below the root: which there are, in which version, and their tables; each part is read once.
+"""The studies below the root, their versions and their tables; each part is read once per version.
 
 A study is known by the name of its folder. Names from outside are looked up in the listing, never joined to a path, so
 no other place can be reached. A version changes whenever the study file or the results do.
@@ -122,7 +122,7 @@ class Catalog:
         return places[name]
 
     def version(self, name: str) -> str:
-        """Return what changes with the study's content.
+        """Return a token that changes whenever the study's content does.
 
         Raises:
             UserError: there is no such study, or it can't be read.

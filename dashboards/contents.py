@@ -1,4 +1,4 @@
-"""How the blocks of a page are filled: figures, texts, and their data, renewed when what they show has changed."""
+"""Fill the blocks of a page with figures, texts and data, and redraw them when their content changes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Drawn:
 
 
 def drawn(block: FigureBlock, scene: Scene) -> Drawn:
-    """Return the figure of a block and what stands below it, or why there is none."""
+    """Return a block's figure with its notes and tables, or the reason why there is none."""
     if not len(scene.results.runs):
         return Drawn(figure=None, why=EMPTY)
     below: list[Component] = []

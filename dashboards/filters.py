@@ -1,4 +1,4 @@
-"""The filter bar: controls that drive every page, and what their values make of the view.
+"""The filter bar: controls shared by all pages, and the view that their values select.
 
 A side of a prior box is a slider over positions: the values of a grid or a list, in order, or a hundred steps of an
 interval on its own scale.
@@ -167,7 +167,7 @@ def _side(optimizer: str, parameter: str, axis: Axis, narrowed: Narrowed | None)
 
 
 def filtered_words(results: StudyResults) -> str:
-    """Return what the filters leave."""
+    """Describe in words what the filters leave."""
     left, all_ = len(results.runs), len(results.tables.runs)
     if left == all_:
         return f"All {all_:,} planned runs."

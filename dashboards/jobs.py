@@ -98,7 +98,7 @@ def keep(root: Place, text: str, spec: StudySpec) -> Path:
 
 @contextlib.contextmanager
 def temporary_study_file(root: Place, text: str, spec: StudySpec) -> Iterator[Path]:
-    """Have a study file beside the studies for a while, under a name that is sent to a cluster: no hidden one.
+    """Write a study file beside the studies, and remove it afterwards. No hidden one: a cluster's upload skips those.
 
     Raises:
         UserError: it can't be written.

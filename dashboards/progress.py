@@ -1,4 +1,4 @@
-"""How a running study gets on: its rate, and when it may be done."""
+"""The pace of a running study: its rate, and the time left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study file of one run: the same trial, by the same id, as in the study that it came from."""
+"""Write a study file for a single run: the same trial with the same id as in its study."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def reproduction(loaded: Loaded, run: Mapping[str, Any]) -> str | None:
 
 
 def _without_empty(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `content` as it reads back from TOML, which has no word for nothing."""
+    """Return `content` without None values, which TOML can't express."""
     return {k: _without_empty(v) if isinstance(v, Mapping) else v for k, v in content.items() if v is not None}

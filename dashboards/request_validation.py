@@ -1,4 +1,4 @@
-"""What a page may ask: requests for callbacks, looked at before Dash, which trusts what it is sent, sees them.
+"""Validate requests for callbacks before Dash sees them, as Dash trusts what it is sent.
 
 A request names a callback by its outputs, and gives a component, a property and a value for each of its inputs and
 states; where the component's id holds the wildcard ALL, a list of them.
@@ -48,7 +48,7 @@ _IS: Mapping[str, Callable[[Any], bool]] = {
 
 
 def refuse_malformed(app: Dash) -> None:
-    """Answer what no page of `app` asks with 400 and a line that says why."""
+    """Reject any request that no page of `app` would send, with status 400 and a line that says why."""
     server: Flask = app.server
 
     @server.before_request

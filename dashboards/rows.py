@@ -37,7 +37,7 @@ def _metrics(runs: pd.DataFrame) -> list[str]:
 
 
 def rows_of(runs: pd.DataFrame, request: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int]:
-    """Return the rows that the grid asks for, and how many there are in all; what isn't understood is not applied."""
+    """Return the rows that the grid requests, and their total number; filters that aren't understood are ignored."""
     shown = columns(runs)
     left = runs
     model = request.get("filterModel")

@@ -1,4 +1,4 @@
-"""Who may ask, and what a page may do.
+"""Access control: who may send requests, and what a page may do.
 
 * Only requests that name a known host are answered, so that a page of another site can't reach this server under a
   name of its own (DNS rebinding).

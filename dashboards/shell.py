@@ -1,4 +1,4 @@
-"""What is around every page: header, navigation, filter bar, and the places that callbacks fill."""
+"""The frame of every page: header, navigation, filter bar, and placeholders that callbacks fill."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Site:
         return "/" + path.removeprefix(self.prefix) if path.startswith(self.prefix) else path
 
     def expect(self, address: Address) -> None:
-        """Begin to read the study of a page that is being opened, while the browser still starts the page."""
+        """Start reading a study while the browser is still loading its page."""
 
         def read() -> None:
             with contextlib.suppress(UserError):  # the page itself will say so
@@ -54,7 +54,7 @@ class Site:
 
     @contextlib.contextmanager
     def in_turn(self, scene: Scene, block: FigureBlock | TextBlock) -> Iterator[None]:
-        """Hold the turn of a block to compute; what takes long is computed before, in turns of its own."""
+        """Hold the compute queue for a block; its slow steps are computed before, each with a turn of its own."""
         if block.steps:
             self.compute_queue.give_way()
             with contextlib.suppress(StorageError):  # the block says it

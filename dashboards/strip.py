@@ -1,4 +1,4 @@
-"""The strip above every page of a study: whether it runs, how far it is, and what can be done about it."""
+"""The strip above every page of a study: its state, its progress, and what can be done next."""
 
 from __future__ import annotations
 

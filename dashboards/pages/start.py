@@ -301,7 +301,7 @@ def _read(text: str) -> Any:
 
 
 def _asked(button: str) -> bool:
-    """Whether a button was pressed; else the study file has changed, and what was said of it holds no more."""
+    """Whether a button was pressed; otherwise the study file changed, and earlier messages no longer apply."""
     return any(one["prop_id"] == f"{button}.n_clicks" and one["value"] for one in callback_context.triggered)
 
 

@@ -45,7 +45,7 @@ def studies_page(site: Site) -> TopPage:
 
 
 def _version(site: Site) -> str:
-    """Return what changes with any study, and with a running one every few seconds."""
+    """Return a token that changes with any study, and every few seconds while one runs."""
     parts = []
     for name in site.catalog.places():
         try:

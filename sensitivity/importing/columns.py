@@ -1,4 +1,4 @@
-"""Names by which columns are recognised. A name that isn't here is asked for, or left out by name."""
+"""Column names that an import recognises. Any other column is asked about, or reported as left out."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ STATUSES: Mapping[str, Status] = {
 
 
 def plain_name(column: str) -> str:
-    """Return a column's name in small letters and underscores, without the prefix of settings."""
+    """Return a column's name in lower case with underscores, without the prefix that marks a setting."""
     bare = next((column.removeprefix(prefix) for prefix in CONFIG_PREFIXES if column.startswith(prefix)), column)
     return re.sub(r"[^a-z0-9]+", "_", bare.lower()).strip("_")
 

@@ -1,4 +1,4 @@
-"""A first mapping, from the names and values of columns; what they don't tell is a question, never an assumption."""
+"""Guess a mapping from the names and values of columns; what they leave open is asked, never assumed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MOST_SHOWN = 12
 
 @dataclass
 class Guess:
-    """What a source seems to be."""
+    """A guessed mapping of a source, with the questions that it leaves open."""
 
     content: dict[str, Any] = field(default_factory=dict)
     """Of a mapping; it lacks what is asked."""
@@ -39,7 +39,7 @@ class Guess:
     """What was left out."""
 
     def text(self, source: str, command: str) -> str:
-        """Return it as the TOML file that a user corrects."""
+        """Return the guess as the TOML file that a user corrects."""
         lines = [f"How {source} is read. Correct it, and import with it:", f"  {command}"]
         lines += [f"ASKED: {question}" for question in self.questions]
         lines += self.remarks
@@ -99,7 +99,7 @@ def run_codes(table: pa.Table, keys: list[str]) -> np.ndarray:
 
 
 def of_runs(table: pa.Table, name: str, code: np.ndarray) -> tuple[np.ndarray, int | None]:
-    """Return the row in which each run first has a value in a column, -1 without one; and a row that has another."""
+    """Return the first row of each run with a value in a column (-1 if none), and a row whose value differs from it."""
     values = pd.factorize(table[name].to_pandas())[0]
     there = np.flatnonzero(values >= 0)
     runs, places = np.unique(code[there], return_index=True)
@@ -114,7 +114,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _roles(names: list[str]) -> dict[str, str]:
-    """Return the column of each role: that with the surest name."""
+    """Return the column of each role: the one with the most specific name."""
     plain: dict[str, str] = {}
     for name in names:
         plain.setdefault(plain_name(name), name)
@@ -123,7 +123,7 @@ def _roles(names: list[str]) -> dict[str, str]:
 
 
 def _metrics(found: Guess, table: pa.Table, names: list[str]) -> dict[str, dict[str, str]]:
-    """Return the metrics that are told by name and values; the others of their kind are questions."""
+    """Return the metrics that names and values identify; ask about other columns that look like metrics."""
     metrics: dict[str, dict[str, str]] = {}
     asked = len(found.questions)
     for name in sorted(names, key=lambda each: plain_name(each) not in METRICS):  # the surest names first
@@ -170,7 +170,7 @@ def _rest(
     *,
     evaluations: bool,
 ) -> None:
-    """Take columns that are constant in each run for hyperparameters; tell or ask of all others that vary."""
+    """Treat columns that are constant within each run as hyperparameters; report or ask about those that vary."""
     runs, left = len(np.unique(codes)), []
     named = found.content["columns"].get("optimizer")
     optimizers = run_codes(table, [named] if named else [])
@@ -203,7 +203,7 @@ def _some(values: pa.ChunkedArray) -> str:
 
 
 def _values(found: Guess, roles: dict[str, str], *, evaluations: bool) -> None:
-    """Ask for what every run has and no column says."""
+    """Ask for what every run must have and no column gives."""
     if "optimizer" not in roles:
         found.questions.append('which optimizer is it? Add, in [constants], optimizer = "adamw", say')
     if "batch_size" not in roles:

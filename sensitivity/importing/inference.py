@@ -1,4 +1,4 @@
-"""The study that runs make up: a grid where the settings of an optimizer are one, else settings of unknown origin."""
+"""Infer the study that runs form: a grid where an optimizer's settings form one, else a design of unknown origin."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sensitivity.study.spec import StudySpec
 
 @dataclass(frozen=True, kw_only=True)
 class Inferred:
-    """A study, and those of its runs that the source lacks."""
+    """An inferred study, and the runs of its design that the source lacks."""
 
     spec: StudySpec
     missing: pd.DataFrame
@@ -36,7 +36,7 @@ class Inferred:
 
 
 def infer(runs: Runs, mapping: ImportMapping, *, name: str, source: str) -> Inferred:
-    """Return the study that `runs` make up.
+    """Return the study that `runs` form.
 
     Raises:
         StudyFileError: they make up none, or what the mapping says of it has mistakes.
@@ -126,7 +126,7 @@ def _lacking(own: pd.DataFrame, params: Sequence[str], grid: Mapping[str, Sequen
 
 
 def _seed_defects(table: pd.DataFrame, *, unpaired: bool) -> list[str]:
-    """Return that optimizers have seeds of their own at a batch size: such runs are in no pair."""
+    """Report batch sizes at which optimizers share no seeds: their runs can't be paired."""
     if unpaired or table["optimizer"].nunique() < 2:
         return []
     own = table[~table["confirmation"].astype(bool)][["batch_size", "seed", "optimizer"]].drop_duplicates()

@@ -1,4 +1,4 @@
-"""``ImportMapping``: how a source is read, as a small TOML file that a user can correct. It is never guessed over."""
+"""``ImportMapping``: how to read a source, as a small TOML file that a user can correct. No guess overwrites it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MetricColumn(Section):
 
 
 class KnownValues(Section):
-    """What no column says."""
+    """Values that no column holds, the same for every run."""
 
     optimizer: str | None = None
     batch_size: Count | None = None
@@ -44,7 +44,7 @@ class KnownValues(Section):
 
 
 class ColumnRoles(Section):
-    """The column of each part of a run, by its name there. Several for the optimizer make up its name together."""
+    """The column that holds each part of a run. Several columns for the optimizer together form its name."""
 
     run: Columns = ()
     """Rows of equal values are one run; without it, rows of equal settings and seed are."""
@@ -150,7 +150,7 @@ def mapping_text(mapping: ImportMapping, remarks: tuple[str, ...] = ()) -> str:
 
 
 def check_columns(mapping: ImportMapping, columns: list[str], *, source: str) -> None:
-    """Raise for columns of a mapping that the table hasn't.
+    """Raise if a mapping names columns that the table doesn't have.
 
     Raises:
         UserError: naming each of them, and those that there are.

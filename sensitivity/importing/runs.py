@@ -1,4 +1,4 @@
-"""From a table and a mapping to runs and evaluations, with what is wrong with them: each defect with a count."""
+"""Convert a table, read as a mapping says, into runs and evaluations, and count the defects found."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PLAIN_OPTIMIZER = r"[^A-Za-z0-9._-]+"
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """Runs with a row each, and their evaluations."""
+    """Runs, a row each, and their evaluations."""
 
     runs: pd.DataFrame
     """optimizer, batch_size, seed, confirmation, status, message, steps, epochs, train_seconds, eval_seconds, flops,
@@ -41,7 +41,7 @@ class Runs:
 
 
 def read_runs_of(source: Source, mapping: ImportMapping) -> Runs:
-    """Return the runs of a source, read as a mapping says.
+    """Read the runs of a source as a mapping says.
 
     Raises:
         UserError: columns are missing, or values are none that they can be.
@@ -110,7 +110,7 @@ class _Numbers:
 
 @dataclass(frozen=True)
 class _OfRuns:
-    """What each run has in a column that is the same in all its rows; rows may leave it empty."""
+    """The values of columns that are constant within a run; some of its rows may be empty."""
 
     table: pa.Table
     code: NDArray[np.int_]
@@ -170,7 +170,7 @@ def _times(table: pa.Table, column: str | None, rows: NDArray[np.int_], source: 
 
 
 def _sized(runs: pd.DataFrame, defects: Defects, number: _Numbers, mapping: ImportMapping) -> None:
-    """Check batch sizes, and make whole numbers of them."""
+    """Check batch sizes and convert them to integers."""
     sizes = runs["batch_size"]
     bad = ~(np.isfinite(sizes) & (sizes >= 1) & (sizes == sizes.round()))
     if bad.all():
@@ -185,7 +185,7 @@ def _sized(runs: pd.DataFrame, defects: Defects, number: _Numbers, mapping: Impo
 def _evaluations(
     table: pa.Table, mapping: ImportMapping, number: _Numbers, code: NDArray[np.int_], runs: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return one row an evaluation, as they stand in the table."""
+    """Return a row per evaluation, in the order of the table."""
     columns, constants = mapping.columns, mapping.constants
     batch = runs["batch_size"].to_numpy(dtype=float)[code]
     epoch = number(columns.epoch)
@@ -224,7 +224,7 @@ def _evaluations(
 
 
 def _nan_losses(table: pa.Table, mapping: ImportMapping, code: NDArray[np.int_], count: int) -> NDArray[np.bool_]:
-    """Return which runs have a loss that is NaN or infinite, as it was written: an empty value is not measured."""
+    """Return which runs recorded a NaN or infinite loss; an empty value means not measured."""
     found = np.zeros(count, dtype=bool)
     for ours in _LOSSES:
         if ours in mapping.metrics:
@@ -262,7 +262,7 @@ def _totals(
     *,
     one_row_a_run: bool,
 ) -> None:
-    """Add how long each run trained: to its last evaluation."""
+    """Add each run's training length: the step of its last evaluation."""
     ends = measured.groupby("run")[["step", "epoch", "train_seconds", "flops"]].max()
     for ours, name in (("steps", "step"), ("epochs", "epoch"), ("train_seconds",) * 2, ("flops",) * 2):
         runs[ours] = ends[name].reindex(runs.index)
@@ -276,7 +276,7 @@ def _totals(
 
 
 def _cleaned(runs: pd.DataFrame, measured: pd.DataFrame, mapping: ImportMapping, defects: Defects) -> Runs:
-    """Leave out runs that can't be placed, and number seeds that aren't known."""
+    """Drop runs that lack a required value, and number seeds that aren't known."""
     for name in mapping.hyperparameters:
         column = PARAM_PREFIX + name
         has = runs[column].notna()

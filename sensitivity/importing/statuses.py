@@ -1,4 +1,4 @@
-"""The status of each run: what its source says, and what its values show; each defect with a count."""
+"""Decide each run's status from what its source says and what its values show, and count contradictions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHORT = 0.999
 
 @dataclass
 class Defects:
-    """What is wrong with runs as they came in: a sentence each, with its count."""
+    """The defects of imported runs: a sentence each, with its count."""
 
     found: list[str] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""``import_study``: runs made elsewhere become a study directory, as a mapping says, or as it is guessed."""
+"""``import_study``: turn runs made elsewhere into a study directory, by a given or guessed mapping."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MAPPING = "import.toml"
 
 
 class OpenQuestionsError(UserError):
-    """A source that doesn't tell all that has to be known; `guess` is the mapping to complete."""
+    """The source leaves questions open; `guess` is the mapping to complete."""
 
     def __init__(self, source: str, found: Guess) -> None:
         self.guess = found
@@ -46,7 +46,7 @@ class OpenQuestionsError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What was imported."""
+    """The outcome of an import."""
 
     directory: Place
     source: str

@@ -24,7 +24,7 @@ _PACKED = ".gz"
 
 @dataclass(frozen=True)
 class Source:
-    """Runs that were made elsewhere, as one table: a row a run or an evaluation."""
+    """Runs made elsewhere, as one table with a row per run or per evaluation."""
 
     description: str
     """Where they come from, in words."""
@@ -74,7 +74,7 @@ def _suffix(path: Path) -> str:
 
 
 def _named(table: pa.Table, file: Path, *, alone: bool) -> pa.Table:
-    """Return the table of one of several files: where no column tells runs apart, each file is a run."""
+    """Return the table of one of several files; where no column identifies runs, each file is one run."""
     if alone or {"run", "run_id"} & set(table.column_names):
         return table
     return table.append_column("run", pa.array([file.name.partition(".")[0]] * len(table), pa.string()))

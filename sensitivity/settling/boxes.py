@@ -111,12 +111,12 @@ class Box:
         return tuple(found)
 
     def point(self, configuration: Hyperparameters) -> Floats:
-        """Return where a configuration lies [dimensions]."""
+        """Return the coordinates of a configuration [dimensions]."""
         values = dict(configuration)
         return np.array([_coordinate(side, values[side.name]) for side in self.sides])
 
     def has_levels(self, configuration: Hyperparameters) -> bool:
-        """Tell whether a configuration has the levels that were chosen."""
+        """Return whether a configuration has the levels that were chosen."""
         values = dict(configuration)
         return all(values[name] == value for name, value in self.levels)
 

@@ -50,7 +50,7 @@ class Candidate:
 
 
 def contradicted(candidate: Candidate, predicted: float, noise: float) -> bool:
-    """Tell whether fresh runs of an optimum disagree with the surface that it is the optimum of.
+    """Return whether fresh runs of an optimum disagree with the fitted surface that predicted it.
 
     One lost run is chance; two are the setting.
     """

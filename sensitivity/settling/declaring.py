@@ -1,4 +1,4 @@
-"""From a study file to the declaration of its settling: claims and error rates, boxes and extension limits."""
+"""Derive the declaration of a settlement from a study file: claims, error rates, boxes and extension limits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def declare(
     series: int = 0,
     grid_runs: int | None = None,
 ) -> Declaration:
-    """Return the declaration of a settling of `spec`.
+    """Return the declaration of a settlement of `spec`.
 
     Without `[primary]` the error rate is split evenly over all pairs and `questions`, so that all claims together are
     false in 5% of studies at most. With it, the primary claim has all of it and the others are exploratory.

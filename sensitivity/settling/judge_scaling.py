@@ -72,7 +72,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Times:
-    """What an arm's judging runs took."""
+    """The times to target of an arm's judging runs."""
 
     log: LogTimes
     """log T by interval midpoints, and by how much evaluations and the budget may put their means off. A censored run

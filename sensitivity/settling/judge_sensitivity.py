@@ -69,7 +69,7 @@ class Draws:
 
 @dataclass(frozen=True, kw_only=True)
 class Wager:
-    """What the blocks so far say of a pair."""
+    """The betting result on a pair from the blocks drawn so far."""
 
     anytime: Anytime
     shares: tuple[float, float]
@@ -105,7 +105,7 @@ def wager(claim: Claim, one: Draws, other: Draws) -> Wager:
 
 
 def hopeless(one: Draws, other: Draws) -> str:
-    """Return why further draws would be in vain; empty where they would not."""
+    """Return why further draws can't settle the question; empty if they can."""
     a, b = one.success(), other.success()
     if a.any() or b.any() or a.size < HOPELESS:
         return ""

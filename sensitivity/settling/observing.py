@@ -1,4 +1,4 @@
-"""From the tables of a study to observations: what came of runs, for one target.
+"""Convert the tables of a study into observations of its runs, for one target.
 
 "Reached" means what it means in every analysis: the first crossing of a run that didn't diverge (``analysis.times``).
 """
@@ -16,7 +16,7 @@ from sensitivity.study.metrics import MetricName
 
 
 def observe(runs: pd.DataFrame, curves: pd.DataFrame, target: tuple[MetricName, float]) -> dict[str, Observation]:
-    """Return what came of every run that has a result, by its ``trial_id``.
+    """Return the observation of every run that has a result, by ``trial_id``.
 
     Args:
         runs: rows of the runs, and `curves` all of their evaluations, with the columns of ``store.schema``.

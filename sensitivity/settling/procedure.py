@@ -35,7 +35,7 @@ Settles = Generator[Step, Sequence[Observation] | Stop, Settlement]
 
 
 def settle(declaration: Declaration, known: Known = ()) -> Settles:
-    """Yield the steps of a settling; each is answered with what its runs came to, in their order, or with ``Stop``.
+    """Yield the steps of a settlement; send back the observations of each step's runs, in order, or ``Stop``.
 
     The freeze is a step without runs, answered with no observations once it has been persisted.
 

@@ -1,4 +1,4 @@
-"""Where a settling stands: what was asked for and shown, and the answers as they are now."""
+"""The state of a settlement: runs requested, results shown, and the current answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where runs come from: tables, and what other tools keep; each tool is one file that declares how it is recognised."""
+"""Sources of imported runs: tables and the stores of other tools, each tool in one file with how to recognise it."""
 
 from __future__ import annotations
 

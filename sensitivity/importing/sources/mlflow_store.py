@@ -64,7 +64,7 @@ def _run(client: MlflowClient, run: Run) -> LoggedRun:
 
 
 def _number(text: str) -> float | str:
-    """Return a parameter, which MLflow keeps as a text."""
+    """Parse a parameter, which MLflow stores as text."""
     try:
         return float(text)
     except ValueError:

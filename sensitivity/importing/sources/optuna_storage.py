@@ -71,12 +71,12 @@ def _runs(study: optuna.Study) -> Iterator[LoggedRun]:
 
 
 def _status(trial: FrozenTrial) -> str:
-    """Return the state of a trial; one of our own exports has its own status."""
+    """Return the status of a trial; a study exported by this package recorded its own."""
     return str(trial.user_attrs.get("status", trial.state.name))
 
 
 def _evaluations(trial: FrozenTrial, names: list[str]) -> Iterator[dict[str, float]]:
-    """Yield intermediate values, which Optuna has of single objectives; of a trial without, its values."""
+    """Yield a trial's intermediate values (single objectives only), or its final values where it has none."""
     for step, value in sorted(trial.intermediate_values.items()):
         yield {REPORTED: step, names[0]: value}
     if not trial.intermediate_values and trial.values is not None:

@@ -89,7 +89,7 @@ def _reports(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _statuses(folder: Path) -> dict[str, str]:
-    """Return the status of each trial by its id, as the experiment's last state has it; none without one."""
+    """Return each trial's status by id from the experiment's last state file; empty if there is none."""
     states = sorted(folder.glob("experiment_state-*.json"))
     found: dict[str, str] = {}
     for trial, _ in json.loads(states[-1].read_text()).get("trial_data", ()) if states else ():

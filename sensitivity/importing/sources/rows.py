@@ -1,4 +1,4 @@
-"""What the stores of other tools have in common: runs with settings, and what was logged of each."""
+"""The common form of other tools' stores: runs with settings and logged values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPORTED = "reported"
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedRun:
-    """A run as another tool keeps it."""
+    """A run as another tool logged it."""
 
     run: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class LoggedRun:
 def source_of(
     runs: Iterable[LoggedRun], description: str, *, reported: str = "", notes: tuple[str, ...] = ()
 ) -> Source:
-    """Return runs as one table: a row an evaluation, and one for a run without any.
+    """Return runs as one table: a row per evaluation, and one for a run without any.
 
     Args:
         runs: of the store.

@@ -1,0 +1,85 @@
+"""Write what settled studies found into ``docs/findings``: ``python docs/hooks/findings.py studies/NAME ...``.
+
+Each study's page, ``docs/findings/NAME.md``, is written by hand around a part between two marks, which this replaces:
+the answers with their intervals, what they took, and a figure of the looks. The tables of runs and the figures go
+beside the page. Where the page is missing, it is begun.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import sensitivity
+from sensitivity.figures.labels import number, optimizer_name
+from sensitivity.figures.settled_words import what_it_took
+from sensitivity.store.directory import place
+from sensitivity.store.ledger import settling_place
+from sensitivity.store.reader import export_runs
+from sensitivity.study.amendments import Answer
+from sensitivity.study.ledger import Ledger
+
+FINDINGS = Path(__file__).parents[1] / "findings"
+_MARKS = ("<!-- results -->", "<!-- /results -->")
+_QUESTIONS = {"scaling": "scales further", "sensitivity": "is cheaper to tune"}
+_HEADER = f"| pair | question | answer | ratio | interval | error rate | looks |\n{'| --- ' * 7}|"
+
+
+def write_finding(directory: Path) -> Path:
+    """Write a settled study's results into its page, and return the page.
+
+    Raises:
+        SystemExit: nobody has settled the study.
+    """
+    study = sensitivity.open(directory)
+    ledger = study.results.tables.ledger
+    if ledger is None or ledger.settlement is None:
+        raise SystemExit(f"{directory}: `sensitivity settle` has not ended there")
+    folder = FINDINGS / study.name
+    folder.mkdir(exist_ok=True)
+    (folder / "runs.parquet").write_bytes(export_runs(settling_place(place(str(directory))), ".parquet"))
+    for pair in dict.fromkeys((a.claim.candidate, a.claim.reference) for a in study.results.settled if a.looks):
+        figure = folder / f"looks-{'-'.join(pair)}.svg"
+        command = [sys.executable, "-m", "sensitivity.cli.main", "figure", str(directory), "looks"]
+        subprocess.run([*command, f"pair={'-'.join(pair)}", "-o", str(figure)], check=True, stdout=subprocess.DEVNULL)
+    page = FINDINGS / f"{study.name}.md"
+    text = page.read_text(encoding="utf-8") if page.exists() else f"# {study.name}\n\n{_MARKS[0]}\n{_MARKS[1]}\n"
+    before, _, rest = text.partition(_MARKS[0])
+    after = rest.partition(_MARKS[1])[2]
+    page.write_text(f"{before}{_MARKS[0]}\n{_results(study, ledger)}\n{_MARKS[1]}{after}", encoding="utf-8")
+    return page
+
+
+def _results(study: sensitivity.StudyView, ledger: Ledger) -> str:
+    lines = [_row(answer) for answer in study.results.settled]
+    version = study.results.manifest.code_version
+    return "\n\n".join(
+        [
+            "\n".join([_HEADER, *lines]),
+            f"{what_it_took(ledger)} Declared before the first run: `{ledger.declared.hash[:16]}`. Code {version}.",
+            f"[Every run of it]({study.name}/runs.parquet), [the study file]({study.name}.toml).",
+        ]
+    )
+
+
+def _row(answer: Answer) -> str:
+    claim = answer.claim
+    pair = f"{optimizer_name(claim.candidate)} against {optimizer_name(claim.reference)}"
+    ends = [("–" if end is None else number(end)) for end in (answer.low, answer.high)]
+    cells = [
+        pair,
+        _QUESTIONS[claim.question],
+        f"**{answer.answer}**",
+        "–" if answer.estimate is None else number(answer.estimate),
+        f"{ends[0]} to {ends[1]}",
+        f"{claim.alpha:.2%}",
+        str(answer.looks),
+    ]
+    return f"| {' | '.join(re.sub(r'[|]', '/', cell) for cell in cells)} |"
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        write_finding(Path(name))
