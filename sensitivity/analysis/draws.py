@@ -44,6 +44,7 @@ from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.axes import Axis
 from sensitivity.study.results import Status
 from sensitivity.study.section import CONFIRMATION_SEEDS
+from sensitivity.study.words import count
 
 FEWEST_BLOCKS = 8
 """Over fewer blocks of draws, whose shares are skewed, Student's t isn't to be trusted."""
@@ -176,7 +177,7 @@ def _unjudged(name: str, design: Design, declared: str, crossed: bool, seeds: in
         return Caution(code="grid", text=text)
     if seeds < 2 or (not crossed and seeds < FEWEST_BLOCKS):
         text = (
-            f"{name} has draws of {seeds} seed{'s' if seeds > 1 else ''}. A seed with all that it draws is one"
+            f"{name} has draws of {count(seeds, 'seed')}. A seed with all that it draws is one"
             f" observation, and it takes {FEWEST_BLOCKS} of them or more to judge."
         )
         return Caution(code="few-seeds", text=text)

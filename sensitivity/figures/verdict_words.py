@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from sensitivity.analysis.claims import Claim
 from sensitivity.analysis.names import merged
+from sensitivity.analysis.settled import OWN_DESIGN_WAITS
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.verdict import Verdict
 from sensitivity.figures.gauge import Gauge, gauge
@@ -36,6 +37,10 @@ _LEANS = {
     ("sensitivity", False): "{one} being dearer to tune than {other}",
 }
 """By whether the candidate is ahead."""
+_NOT_ASKED = (
+    "The settlement wasn't asked this question with this target and margin, and the design of the study file has not"
+    " been run."
+)
 _SETTLE = "Or let it settle itself: `sensitivity settle` runs what the questions need, and no more, on fresh seeds."
 _RUNNING = "The study is running: what is missing of its runs is on the way, and the answer may change."
 _ROLES = {
@@ -67,7 +72,8 @@ class Answer:
 def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ...]:
     """Return the answers to a study's questions as they are read, of one pair or all.
 
-    A question that was settled has the answer of the settlement instead of that of the study file's own design.
+    A question that was settled has the answer of the settlement instead of that of the study file's own design. One
+    that the settlement was not asked is left open in a sentence while that design has no runs.
     """
     ledger = results.tables.ledger
     found = []
@@ -79,6 +85,8 @@ def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ..
             found.append(_settled(answer, ledger))
             continue
         own = answer_in_words(claim, running=results.tables.running)
+        if OWN_DESIGN_WAITS in results.cautions:  # of which every reason would say that it has no runs
+            own = replace(own, reasons=(_NOT_ASKED,), settle=own.settle[:1])
         further = ""
         if ledger is not None and ledger.settlement is None:
             further = f"A settlement is under way, and the same command goes on with it. {what_it_took(ledger)}"

@@ -27,6 +27,7 @@ from sensitivity.execution.settling import next_step, settle_study
 from sensitivity.execution.study_run import Machines, StudyRun
 from sensitivity.figures.exhibits.settling import SETTLING
 from sensitivity.figures.nothing import NothingToShowError
+from sensitivity.figures.verdict_words import answers
 from sensitivity.report import write_report
 from sensitivity.store.directory import place
 from sensitivity.store.ledger import DECLARATION, FREEZE, LEDGER, read_ledger, settling_place, write_freeze
@@ -471,3 +472,8 @@ def test_another_target_or_margin_has_no_settled_answer(undisturbed):
     assert results.under(target=("test_accuracy", 0.8)).settled == ()
     wider = results.margins.model_copy(update={"tuning_ratio": 3.0})
     assert [answer.claim.question for answer in results.under(margins=wider).settled] == ["scaling"]
+    _, unasked = answers(results.under(margins=wider))
+    assert unasked.answer == "undetermined"
+    (reason,) = unasked.reasons
+    assert reason.startswith("The settlement wasn't asked this question with this target and margin")
+    assert len(unasked.settle) == 1
