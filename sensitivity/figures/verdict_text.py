@@ -6,6 +6,7 @@ import textwrap
 
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.labels import target_in_words
+from sensitivity.figures.settled_words import what_it_took
 from sensitivity.figures.verdict_words import answers
 
 _WIDTH = 100
@@ -20,9 +21,12 @@ def verdict_text(results: StudyResults) -> str:
     for answer in answers(results):
         lines += ["", answer.question, f"  {answer.answer.upper()}: {answer.headline}"]
         lines += [_wrapped(text, "  ") for text in (answer.effect, answer.role) if text]
-        lines += ["  why:", *(_wrapped(text, "  - ") for text in answer.reasons)]
+        lines += ["  why:"] * bool(answer.reasons)
+        lines += [_wrapped(text, "  - ") for text in answer.reasons]
         lines += ["  what would settle it:"] * bool(answer.settle)
         lines += [_wrapped(text, "  - ") for text in answer.settle]
+    if results.settled and results.tables.ledger is not None:
+        lines += ["", _wrapped(what_it_took(results.tables.ledger))]
     return "\n".join(lines)
 
 

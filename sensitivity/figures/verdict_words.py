@@ -14,7 +14,6 @@ from sensitivity.figures.gauge import Gauge, gauge
 from sensitivity.figures.labels import count, interval_text, level_in_words, number, optimizer_name
 from sensitivity.figures.settled_words import next_look, role, what_it_took
 from sensitivity.study import amendments
-from sensitivity.study.ledger import Ledger
 from sensitivity.study.primary import Pair
 from sensitivity.study.words import duration
 
@@ -81,8 +80,8 @@ def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ..
         if pair not in (None, (claim.verdict.candidate, claim.verdict.reference)):
             continue
         answer = results.settled_answer(claim.verdict)
-        if answer is not None and ledger is not None:
-            found.append(_settled(answer, ledger))
+        if answer is not None:
+            found.append(_settled(answer))
             continue
         own = answer_in_words(claim, running=results.tables.running)
         if OWN_DESIGN_WAITS in results.cautions:  # of which every reason would say that it has no runs
@@ -96,7 +95,7 @@ def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ..
     return tuple(found)
 
 
-def _settled(answer: amendments.Answer, ledger: Ledger) -> Answer:
+def _settled(answer: amendments.Answer) -> Answer:
     """Return an answer of a settlement as it is read."""
     names = {"one": optimizer_name(answer.claim.candidate), "other": optimizer_name(answer.claim.reference)}
     word = "undetermined" if answer.answer == "blocked" else answer.answer
@@ -108,7 +107,7 @@ def _settled(answer: amendments.Answer, ledger: Ledger) -> Answer:
         headline=headline.format(**names) if headline else _not_settled(answer, names),
         role=role(answer),
         effect=answer.says,
-        reasons=merged(text for text in (what_it_took(ledger), answer.reason) if text and text not in answer.says),
+        reasons=merged(text for text in (answer.reason,) if text and text not in answer.says),
         settle=(more,) if more else (),
         gauge=gauge(
             ratio=answer.estimate,

@@ -435,7 +435,8 @@ def test_every_face_shows_the_same_answers(undisturbed, capsys):
         assert answer.says in page
         assert (printed.says, printed.estimate, printed.answer) == (answer.says, answer.estimate, answer.answer)
     assert not any(answer.settle for answer in output.answers)  # nothing to advise on the file's own design
-    assert f"Settled in {ledger.cost.runs:,} runs" in text
+    assert text.count(f"Settled in {ledger.cost.runs:,} runs") == 1
+    assert f"Settled in {ledger.cost.runs:,} runs" in page
     show_studies(str(folder / "studies"), as_json=False)
     _, listed = capsys.readouterr().out.splitlines()
     assert f"settled, {ledger.cost.runs:,} runs" in listed

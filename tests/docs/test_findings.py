@@ -1,0 +1,42 @@
+"""What the pages of findings say is what their tables of runs hold."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sensitivity.study.load import load_study
+from sensitivity.study.results import Status
+from sensitivity.study.seed_ranges import purpose
+
+FINDINGS = Path(__file__).parents[2] / "docs" / "findings"
+STUDIES = sorted(path.stem for path in FINDINGS.glob("*.toml"))
+_TOOK = re.compile(r"(?:in|within|after) ([\d,]+) runs")
+_WINNER = re.compile(r"^\| [^|]+ \| (?P<size>\d+) \| [^|]+ \| [\d.,–]+ \| (?P<seeds>\d+) \| \d+ \|$", re.MULTILINE)
+
+
+def test_every_finding_is_listed_with_its_page():
+    listed = (FINDINGS / "index.md").read_text(encoding="utf-8")
+    assert STUDIES
+    assert all(f"({name}.md)" in listed for name in STUDIES)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_page_agrees_with_its_table_of_runs(name):
+    spec = load_study(FINDINGS / f"{name}.toml")
+    assert spec.name == name
+    page = (FINDINGS / f"{name}.md").read_text(encoding="utf-8")
+    runs = pd.read_parquet(FINDINGS / name / "runs.parquet")
+    assert set(runs["optimizer"]) == set(spec.optimizers)
+    assert set(runs["batch_size"]) == set(spec.batch_sizes)
+    (took,) = _TOOK.findall(page)
+    assert int(took.replace(",", "")) == runs["status"].isin(list(Status)).sum()
+    # The frozen winners ran on judging seeds, as many as the page says, at every batch size.
+    judged = runs[runs["seed"].map(purpose) == "judge_scaling"]
+    seeds = judged.groupby(["optimizer", "batch_size"])["seed"].nunique()
+    rows = [match.groupdict() for match in _WINNER.finditer(page)]
+    assert len(rows) == len(spec.optimizers) * len(spec.batch_sizes)
+    assert sorted((int(row["size"]), int(row["seeds"])) for row in rows) == sorted(
+        (size, int(count)) for (_, size), count in seeds.items()
+    )
