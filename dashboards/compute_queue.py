@@ -12,7 +12,7 @@ _GRACE_S = 0.25
 
 
 class ComputeQueue:
-    """Lets one thread compute at a time, in order of arrival; late computations wait until no early one does."""
+    """Lets one thread compute at a time; a late computation waits until no early one is waiting."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

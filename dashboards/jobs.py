@@ -175,7 +175,7 @@ class Started:
                 [*_COMMAND, command, str(file), "--storage", root.uri],
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-        # Whoever waits for it keeps its end from staying behind as a zombie until a page asks.
+        # Waiting reaps the process when it ends; otherwise it would stay a zombie until a page asks for it.
         threading.Thread(target=process.wait, name=f"waits for {spec.name}", daemon=True).start()
         self._running[spec.name] = (process, log)
 

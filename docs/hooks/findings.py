@@ -102,7 +102,7 @@ def _row(answer: Answer) -> str:
         _QUESTIONS[claim.question],
         f"**{answer.answer}**",
         "–" if answer.estimate is None else number(answer.estimate),
-        f"{ends[0]} to {ends[1]}",
+        "–" if answer.estimate is None else f"{ends[0]} to {ends[1]}",
         f"{claim.alpha:.2%}",
         str(answer.looks),
     ]

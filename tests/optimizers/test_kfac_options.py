@@ -16,7 +16,7 @@ from sensitivity.study.trials import Pack, expand
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.checks import check_study
 from sensitivity.training.loop import train_pack
-from sensitivity.training.packed_model import initialised
+from sensitivity.training.random_states import initialised
 from tests.optimizers.cases import losses, problem
 
 OPTIONS = {

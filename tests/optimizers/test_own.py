@@ -21,7 +21,7 @@ from sensitivity.training.batches import PackBatches
 from sensitivity.training.checks import check_study
 from sensitivity.training.loop import train_pack
 from sensitivity.training.pack_training import PackTraining
-from sensitivity.training.packed_model import initialised
+from sensitivity.training.random_states import initialised
 from tests.optimizers.cases import bare, losses, problem, walked
 from tests.optimizers.references import trajectory
 

@@ -13,8 +13,8 @@ from sensitivity.study.trials import Pack, expand
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.checks import check_study
 from sensitivity.training.loop import train_pack
-from sensitivity.training.packed_model import initialised
 from sensitivity.training.problems import load_problem
+from sensitivity.training.random_states import initialised
 from tests.optimizers.cases import losses, problem
 
 STEPS, LR, BETA1, BETA2, RHO, DECAY = 10, 0.01, 0.8, 0.9, 2.0, 0.1

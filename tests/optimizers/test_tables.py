@@ -19,8 +19,8 @@ from sensitivity.training.batches import PackBatches
 from sensitivity.training.calibration import Cost
 from sensitivity.training.checks import check_study
 from sensitivity.training.loop import train_pack
-from sensitivity.training.packed_model import initialised
 from sensitivity.training.problems import load_problem
+from sensitivity.training.random_states import initialised
 from tests.optimizers.cases import losses
 from tests.optimizers.cases import problem as small_problem
 

@@ -10,8 +10,9 @@ from sensitivity.study.trials import Pack, expand
 from sensitivity.training.batches import MicroBatch
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.losses import cross_entropy
-from sensitivity.training.packed_model import PackedModel, initialised
+from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
+from sensitivity.training.random_states import initialised
 from sensitivity.training.step import make_optimizer, take_step
 
 

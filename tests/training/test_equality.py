@@ -62,7 +62,7 @@ def problem(model: str, dtype: torch.dtype) -> Problem:
 
 def go_by_vmap(monkeypatch) -> None:
     monkeypatch.setattr(packed_model, "sequence_of", lambda network, tape: None)
-    monkeypatch.setattr(packed_model, "_loop_reason", lambda network: None)
+    monkeypatch.setattr(packed_model, "loop_reason", lambda network: None)
 
 
 _alone: dict[tuple[str, str, torch.dtype], RunResult] = {}

@@ -51,7 +51,7 @@ def test_the_meta_device_tells_no_number():
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("model", MODELS)
 def test_a_step_asks_for_nothing(make_study, monkeypatch, model, arm):
-    monkeypatch.setattr(packed_model, "_loop_reason", lambda network: None)
+    monkeypatch.setattr(packed_model, "loop_reason", lambda network: None)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which knows no such device
     spec = make_study(optimizers={"a": ARMS[arm]})
     trials, problem = expand(spec)[:2], load_problem(spec.problem)

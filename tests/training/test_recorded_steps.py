@@ -95,7 +95,7 @@ class Tapes:
 @pytest.fixture
 def accelerator(monkeypatch):
     """Let K-FAC and models take the ways that they take on one."""
-    monkeypatch.setattr(packed_model, "_loop_reason", lambda network: None)
+    monkeypatch.setattr(packed_model, "loop_reason", lambda network: None)
     monkeypatch.setattr(fused, "by_member", lambda lr: False)
     monkeypatch.setattr(statistics, "finite", torch.isfinite)
     monkeypatch.setattr(engine, "finite", torch.isfinite)
