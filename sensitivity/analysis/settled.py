@@ -15,8 +15,8 @@ from sensitivity.study.spec import MarginsSpec
 
 OWN_DESIGN_WAITS = Caution(
     code="own-design-waits",
-    text="The design of the study file has not been run, so figures that need it are empty. The answers are those of"
-    " the settlement, which has runs of its own.",
+    text="The design of the study file has not been run, so there are no maps, curves or success rates. The answers are"
+    " those of the settlement, which has runs of its own.",
 )
 PHASES: dict[Question, Phase] = {"scaling": "judge_scaling", "sensitivity": "judge_sensitivity"}
 

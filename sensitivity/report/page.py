@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from sensitivity.analysis.evaluations import read_tables
+from sensitivity.analysis.settled import OWN_DESIGN_WAITS
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.tables import Tables
 from sensitivity.figures.exhibit import Computed
@@ -98,7 +99,9 @@ def _study(results: StudyResults, label: str, figures: Figures, key: str) -> _St
     prefix = f"{key}-" if key else ""
     page = StudyPage(results, figures, prefix)
     first = opening(page)
-    sections = [page.section(section) for section in SECTIONS if section.name != "answers"]
+    waits = OWN_DESIGN_WAITS in results.cautions  # every other section would be empty
+    shown = [each for each in SECTIONS if (each.name == "settling" if waits else each.name != "answers")]
+    sections = [page.section(section) for section in shown]
     return _Study(key=key, label=label, opening=first, sections=[*sections, provenance_section(results, prefix)])
 
 

@@ -437,6 +437,8 @@ def test_every_face_shows_the_same_answers(undisturbed, capsys):
     assert not any(answer.settle for answer in output.answers)  # nothing to advise on the file's own design
     assert text.count(f"Settled in {ledger.cost.runs:,} runs") == 1
     assert f"Settled in {ledger.cost.runs:,} runs" in page
+    assert "No run has a result" not in page, "sections of the design, which has no runs, are left out"
+    assert "are pending" not in page
     show_studies(str(folder / "studies"), as_json=False)
     _, listed = capsys.readouterr().out.splitlines()
     assert f"settled, {ledger.cost.runs:,} runs" in listed
