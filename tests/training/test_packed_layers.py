@@ -79,7 +79,7 @@ def curve(result):
 @pytest.mark.parametrize("model", MODELS)
 def test_members_equal_the_same_trials_alone(make_study, monkeypatch, model, together, arm):
     if together:  # as on an accelerator, where convolutions are computed together too; and by vmap whatever it is
-        monkeypatch.setattr(packed_model, "_loop_reason", lambda network: None)
+        monkeypatch.setattr(packed_model, "loop_reason", lambda network: None)
         monkeypatch.setattr(packed_model, "sequence_of", lambda network, tape: None)
     spec = make_study(
         batch_sizes=[10], seeds=2, budget={"steps": 9}, evaluation={"every_steps": 3}, optimizers={"a": ARMS[arm]}
@@ -95,7 +95,7 @@ def test_members_equal_the_same_trials_alone(make_study, monkeypatch, model, tog
 
 @pytest.mark.parametrize("model", ["batch norm", "dropout of channels", "dropout", "buffers put anew"])
 def test_buffers_and_dropout_are_computed_together(monkeypatch, model, caplog):
-    monkeypatch.setattr(packed_model, "_loop_reason", lambda network: None)
+    monkeypatch.setattr(packed_model, "loop_reason", lambda network: None)
     with caplog.at_level("INFO"):
         pack = PackedModel(lambda: MODELS[model]().double(), [0, 1, 2])
         pack.train_outputs(torch.ones(3, 5, 2, 6, 6, dtype=torch.float64), record=False)
@@ -104,7 +104,7 @@ def test_buffers_and_dropout_are_computed_together(monkeypatch, model, caplog):
 
 def test_members_that_fill_the_device_are_convolved_one_by_one(monkeypatch):
     """On both sides of the size the numbers are the same; what differs is the groups of each convolution."""
-    monkeypatch.setattr(packed_model, "_loop_reason", lambda network: None)
+    monkeypatch.setattr(packed_model, "loop_reason", lambda network: None)
     inputs = torch.randn(3, 5, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found, groups = [], []
 

@@ -62,7 +62,7 @@ def test_a_sequence_is_the_same_network_by_every_way(monkeypatch, model, members
     assert ours._sequence is not None
     monkeypatch.setattr(packed_model, "sequence_of", lambda network, tape: None)
     reason = "as asked" if other == "member by member" else None
-    monkeypatch.setattr(packed_model, "_loop_reason", lambda network: reason)
+    monkeypatch.setattr(packed_model, "loop_reason", lambda network: reason)
     theirs = PackedModel(build, seeds)
     for a, b in zip(derivatives(ours, inputs), derivatives(theirs, inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
