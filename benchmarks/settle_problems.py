@@ -22,14 +22,13 @@ import torch
 
 from sensitivity.execution.prepare import Plan, prepare_spec
 from sensitivity.execution.replay import Replay
-from sensitivity.execution.settler import DEFAULT_RUNS
 from sensitivity.settling import declare
 from sensitivity.settling.judge_scaling import Judged, look
 from sensitivity.settling.observing import observe
 from sensitivity.settling.search import score
 from sensitivity.store.schema import CURVE_COLUMNS
 from sensitivity.store.writer import result_row, trial_row
-from sensitivity.study.amendments import Declaration, Observation
+from sensitivity.study.amendments import DEFAULT_SETTLING_RUNS, Declaration, Observation
 from sensitivity.study.ledger import Declared
 from sensitivity.study.schedule import total_steps
 from sensitivity.study.seed_ranges import first_seed
@@ -116,8 +115,8 @@ class Trained:
             taken += sum(entry.cost.runs for entry in replay.advance())
             if replay.step is None:
                 break
-            if taken + len(replay.step.points) > DEFAULT_RUNS:
-                replay.stop(f"the budget of {DEFAULT_RUNS:,} runs ends here")
+            if taken + len(replay.step.points) > DEFAULT_SETTLING_RUNS:
+                replay.stop(f"the budget of {DEFAULT_SETTLING_RUNS:,} runs ends here")
                 break
             replay.take_in(*self.train(replay.missing))
         assert replay.settlement is not None

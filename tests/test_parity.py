@@ -139,7 +139,7 @@ def test_report_and_python_show_the_same_figures_numbers_and_words(case, root, p
         if shown.exhibit.draw is None or name in report.figures:
             for value in (value for table in shown.tables for row in table.rows for value in row):
                 assert re.sub(r"\s+", " ", str(value)).strip() in page, (name, value)
-    for claim in study.verdict().claims:
+    for claim in study.results.claims:
         assert claim.verdict.answer in page
     for why in study.results.why_not:
         assert why.text in page
@@ -180,9 +180,10 @@ def test_terminal_and_python_say_the_same(case, root, capsys, tmp_path):
     assert capsys.readouterr().out.strip() == str(study.verdict()).strip()
     show_verdict(str(root / case), as_json=True)
     said = json.loads(capsys.readouterr().out)
-    assert len(said["answers"]) == len(study.verdict().claims)
-    for answer, claim in zip(said["answers"], study.verdict().claims, strict=True):
+    assert len(said["answers"]) == len(study.results.claims)
+    for answer, claim in zip(said["answers"], study.results.claims, strict=True):
         verdict = claim.verdict
+        assert answer["source"] == "design"
         assert (answer["question"], answer["answer"], answer["role"]) == (verdict.question, verdict.answer, claim.role)
         value = verdict.effect.value
         assert answer["effect"]["value"] == (value if math.isfinite(value) else None)

@@ -13,6 +13,7 @@ from sensitivity.analysis.names import merged
 from sensitivity.figures.exhibit import PAIR, pair_of
 from sensitivity.figures.gauge import Gauge
 from sensitivity.figures.labels import target_label
+from sensitivity.figures.settled_words import settling_price
 from sensitivity.figures.verdict_words import Answer, answers
 from sensitivity.study.metrics import METRICS
 from sensitivity.study.words import duration
@@ -36,7 +37,7 @@ def _verdict(scene: Scene) -> Any:
             *on,
             *refused,
             html.Div(list(map(_answer, found)), className="answers"),
-            *(_settle_button() if settles else []),
+            *(_settle_button(scene) if settles else []),
             html.Div(beware, className="card verdict") if beware else None,
         ]
     )
@@ -80,14 +81,14 @@ def _gauge(found: Gauge) -> Component:
     return html.Div([line, ends], className="gauge")
 
 
-def _settle_button() -> list[Component]:
+def _settle_button(scene: Scene) -> list[Component]:
     return [
         html.Div(
             [
                 html.Button("Settle it", id="settle", className="main-button"),
                 html.Span(
-                    "Runs what these questions need, and no more, until each has an answer; kept apart from the"
-                    " study's own runs.",
+                    "Runs what these questions need until each has an answer, kept apart from the study's own runs."
+                    f" {settling_price(scene.results)}",
                     className="note",
                 ),
             ],

@@ -22,7 +22,8 @@ class Remedy:
     """NaN where this study can't tell."""
 
 
-def _cost(runs: pd.DataFrame, count: int) -> float:
+def cost_of(runs: pd.DataFrame, count: int) -> float:
+    """Return the device-seconds of so many runs like those that have a result; NaN where none has."""
     observed = runs[runs["status"].isin(OBSERVED)]
     return float(observed["seconds"].mean()) * count if len(observed) else math.nan
 
@@ -33,12 +34,17 @@ def finish(runs: pd.DataFrame) -> Remedy | None:
     if not len(waiting):
         return None
     seconds = sum(
-        _cost(runs[runs["optimizer"] == optimizer], len(rows)) for optimizer, rows in waiting.groupby("optimizer")
+        cost_of(runs[runs["optimizer"] == optimizer], len(rows)) for optimizer, rows in waiting.groupby("optimizer")
     )
-    fix = "Make the missing runs and import them" if made_elsewhere(runs) else "Run the study again"
+    begun = len(waiting) < len(runs)
+    fix = "Run the study again" if begun else "Run the study"
+    if made_elsewhere(runs):
+        fix = "Make the missing runs and import them"
+    planned = f"of {len(runs):,} planned runs"
+    lacking = f"{len(waiting):,} {planned} have no" if begun else f"none {planned} has a"
     return Remedy(
         code="finish",
-        text=f"{fix}: {len(waiting):,} of {len(runs):,} planned runs have no result yet.",
+        text=f"{fix}: {lacking} result yet.",
         runs=len(waiting),
         device_seconds=seconds,
     )

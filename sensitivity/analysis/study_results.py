@@ -16,6 +16,7 @@ from sensitivity.analysis.best_of_k import BestOfK, compute_best_of_k
 from sensitivity.analysis.cautions import compute_cautions
 from sensitivity.analysis.claims import Claim, Evidence, compared_pairs, compute_claims, unanswered
 from sensitivity.analysis.clipping import Clipping, compute_clipping
+from sensitivity.analysis.conclusions import Conclusion
 from sensitivity.analysis.cost import Cost, CostRatio, compute_cost, compute_cost_ratios
 from sensitivity.analysis.curves import CellCurves, compute_curves
 from sensitivity.analysis.designs import varying
@@ -44,7 +45,6 @@ from sensitivity.analysis.targets import TargetOutcome, compute_targets
 from sensitivity.analysis.time_split import TimeSplit, compute_time_split
 from sensitivity.analysis.times import TimeUnit, compute_times
 from sensitivity.analysis.tuning import Tuning, compute_tuning
-from sensitivity.analysis.verdict import Verdict
 from sensitivity.analysis.view import Target
 from sensitivity.study.amendments import Answer
 from sensitivity.study.observed import OBSERVED
@@ -284,11 +284,19 @@ class StudyResults(LookedAt):
         """The answers of the study's settlement to what is looked at; none where nobody has settled it so far."""
         return settled_answers(self.tables.ledger, self.target, self.margins, self.optimizers)
 
-    def settled_answer(self, verdict: Verdict) -> Answer | None:
-        """Return the settlement's answer to what a verdict of the study's own design answers; None without one."""
-        asked = verdict.question, verdict.candidate, verdict.reference
-        claims = ((a, a.claim) for a in self.settled)
-        return next((a for a, c in claims if (c.question, c.candidate, c.reference) == asked), None)
+    @property
+    def conclusions(self) -> tuple[Conclusion, ...]:
+        """The answer to each question about each pair, of the settlement where that was asked it."""
+        settled = {(a.claim.question, a.claim.candidate, a.claim.reference): a for a in self.settled}
+        verdicts = ((claim, claim.verdict) for claim in self.claims)
+        return tuple(
+            Conclusion(claim=claim, settled=settled.get((v.question, v.candidate, v.reference)))
+            for claim, v in verdicts
+        )
+
+    def conclusion(self, question: Question) -> Conclusion | None:
+        """Return the answer to a question about the first pair; None without one."""
+        return next((one for one in self.conclusions if one.question == question), None)
 
     @property
     def why_not(self) -> tuple[Caution, ...]:

@@ -16,7 +16,7 @@ from sensitivity.store.directory import Place, patiently
 from sensitivity.store.ledger import read_ledger, write_freeze, write_ledger
 from sensitivity.store.schema import CURVE_COLUMNS, further_metrics
 from sensitivity.store.writer import result_row, trial_row
-from sensitivity.study.amendments import Freeze, Step
+from sensitivity.study.amendments import DEFAULT_SETTLING_RUNS, Freeze, Step
 from sensitivity.study.errors import UserError
 from sensitivity.study.ledger import Declared, Ledger, LedgerEntry, StepCost
 from sensitivity.study.results import PackResult
@@ -24,15 +24,12 @@ from sensitivity.study.trials import Group, Trial
 from sensitivity.study.words import count, duration
 from sensitivity.training.cost import run_cost
 
-DEFAULT_RUNS = 2_000
-"""Where no limit is given: two optimizers just at the margin would go on for tens of thousands."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """What a settlement may take; it ends before a step that does not fit.
 
-    None is no limit, but of all three, which is ``DEFAULT_RUNS``.
+    None is no limit, but of all three, which is ``DEFAULT_SETTLING_RUNS``.
     """
 
     runs: int | None = None
@@ -45,7 +42,7 @@ class Budget:
     @property
     def most_runs(self) -> int | None:
         """The limit to runs that holds; None for none."""
-        return DEFAULT_RUNS if (self.runs, self.flops, self.seconds) == (None, None, None) else self.runs
+        return DEFAULT_SETTLING_RUNS if (self.runs, self.flops, self.seconds) == (None, None, None) else self.runs
 
 
 class Settler:

@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from sensitivity.analysis.claims import Claim
+    from sensitivity.analysis.conclusions import Conclusion
     from sensitivity.analysis.evaluations import StoredTables
     from sensitivity.analysis.study_results import StudyResults
     from sensitivity.figures.exhibit import Computed
-    from sensitivity.study.amendments import Answer
 
 T = TypeVar("T")
 
@@ -54,11 +53,10 @@ def opened(directory: Place) -> OpenedStudy:
 class Verdict:
     """The answers to a study's two questions for every pair of optimizers that it compares."""
 
-    claims: tuple[Claim, ...]
-    """With the statistics behind them: ``claims[0].verdict.answer`` is "better", "worse", "equivalent" or
-    "undetermined". Empty where the study has no target, or nothing to compare."""
-    settled: tuple[Answer, ...]
-    """The answers of the study's settlement, which stand above the others; empty where nobody has settled it."""
+    conclusions: tuple[Conclusion, ...]
+    """``conclusions[0].answer`` is "better", "worse", "equivalent" or "undetermined", and ``.effect`` the ratio with
+    its interval. Those of a settlement stand above those of the study file's own design, and may be "blocked". Empty
+    where the study has no target, or nothing to compare."""
     text: str
     """All of it in words, as ``sensitivity verdict`` prints it."""
 
@@ -130,7 +128,7 @@ class OpenedStudy:
         from sensitivity.figures.verdict_text import verdict_text
 
         results = self.results
-        return Verdict(claims=results.claims, settled=results.settled, text=verdict_text(results))
+        return Verdict(conclusions=results.conclusions, text=verdict_text(results))
 
     @property
     def exhibits(self) -> pd.DataFrame:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+from sensitivity.analysis.remedies import cost_of
+from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.labels import count, optimizer_name
-from sensitivity.study.amendments import PHASE_NAMES, Answer
+from sensitivity.study.amendments import DEFAULT_SETTLING_RUNS, PHASE_NAMES, Answer
 from sensitivity.study.ledger import Ledger, LedgerEntry, Standing, StepCost
 from sensitivity.study.words import duration, size
 
@@ -37,8 +41,20 @@ def what_it_took(ledger: Ledger) -> str:
     return f"Ended after {took}, not every question settled.{instead}"
 
 
+def settling_price(results: StudyResults) -> str:
+    """Return the most that `settle` takes of a study unless it is told otherwise, at the speed of the study's runs."""
+    ledger = results.tables.ledger
+    most = f"At most {count(DEFAULT_SETTLING_RUNS, 'run')} unless a budget is given"
+    seconds = cost_of(results.tables.runs, DEFAULT_SETTLING_RUNS)
+    if ledger is not None and ledger.cost.runs:
+        seconds = DEFAULT_SETTLING_RUNS * ledger.cost.device_seconds / ledger.cost.runs
+    return f"{most}, about {duration(seconds)} of device time." if math.isfinite(seconds) else f"{most}."
+
+
 def role(answer: Answer) -> str:
     """Return what a settled answer may claim."""
+    if answer.answer == "blocked":
+        return "Nothing is claimed."
     rate = f"{answer.claim.alpha:.2%} at any moment at which it may stop"
     judged = "Judged on fresh seeds that no choice has seen. " if answer.looks else ""
     if answer.claim.confirmatory:

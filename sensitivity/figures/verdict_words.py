@@ -12,7 +12,7 @@ from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.verdict import Verdict
 from sensitivity.figures.gauge import Gauge, gauge
 from sensitivity.figures.labels import count, interval_text, level_in_words, number, optimizer_name
-from sensitivity.figures.settled_words import next_look, role, what_it_took
+from sensitivity.figures.settled_words import next_look, role, settling_price, what_it_took
 from sensitivity.study import amendments
 from sensitivity.study.primary import Pair
 from sensitivity.study.words import duration
@@ -40,7 +40,7 @@ _NOT_ASKED = (
     "The settlement wasn't asked this question with this target and margin, and the design of the study file has not"
     " been run."
 )
-_SETTLE = "Or let it settle itself: `sensitivity settle` runs what the questions need, and no more, on fresh seeds."
+_SETTLE = "Or let it settle itself: `sensitivity settle` runs what the questions need, on fresh seeds. {price}"
 _RUNNING = "The study is running: what is missing of its runs is on the way, and the answer may change."
 _ROLES = {
     "primary": "The claim of this study, declared before it ran. Error rate {rate}.",
@@ -55,7 +55,7 @@ class Answer:
 
     question: str
     answer: str
-    """better, worse, equivalent or undetermined."""
+    """better, worse, equivalent or undetermined; of a settlement also blocked: no budget would do."""
     headline: str
     role: str
     """What the verdict may claim: the study's own claim, one of several, or exploratory; and its error rate."""
@@ -76,21 +76,20 @@ def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ..
     """
     ledger = results.tables.ledger
     found = []
-    for claim in results.claims:
-        if pair not in (None, (claim.verdict.candidate, claim.verdict.reference)):
+    for conclusion in results.conclusions:
+        if pair not in (None, conclusion.pair):
             continue
-        answer = results.settled_answer(claim.verdict)
-        if answer is not None:
-            found.append(_settled(answer))
+        if conclusion.settled is not None:
+            found.append(_settled(conclusion.settled))
             continue
-        own = answer_in_words(claim, running=results.tables.running)
+        own = answer_in_words(conclusion.claim, running=results.tables.running)
         if OWN_DESIGN_WAITS in results.cautions:  # of which every reason would say that it has no runs
             own = replace(own, reasons=(_NOT_ASKED,), settle=own.settle[:1])
         further = ""
         if ledger is not None and ledger.settlement is None:
             further = f"A settlement is under way, and the same command goes on with it. {what_it_took(ledger)}"
         elif ledger is None and own.answer == "undetermined" and results.spec.observed is None:
-            further = _SETTLE
+            further = _SETTLE.format(price=settling_price(results))
         found.append(replace(own, settle=(*own.settle, further)) if further else own)
     return tuple(found)
 
@@ -98,12 +97,11 @@ def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ..
 def _settled(answer: amendments.Answer) -> Answer:
     """Return an answer of a settlement as it is read."""
     names = {"one": optimizer_name(answer.claim.candidate), "other": optimizer_name(answer.claim.reference)}
-    word = "undetermined" if answer.answer == "blocked" else answer.answer
-    headline = _HEADLINES.get((answer.claim.question, word))
+    headline = _HEADLINES.get((answer.claim.question, answer.answer))
     more = next_look(answer)
     return Answer(
         question=_QUESTIONS[answer.claim.question].format(**names),
-        answer=word,
+        answer=answer.answer,
         headline=headline.format(**names) if headline else _not_settled(answer, names),
         role=role(answer),
         effect=answer.says,
@@ -168,6 +166,8 @@ def _open(verdict: Verdict, *, running: bool) -> str:
 
 def _not_settled(answer: amendments.Answer, names: dict[str, str]) -> str:
     """Return the headline of a question that a settlement has left open."""
+    if answer.answer == "blocked":
+        return "No budget would settle this study as it is."
     if answer.direction not in ("better", "worse"):
         return "Not settled."
     leans = _LEANS[answer.claim.question, answer.direction == "better"]

@@ -88,8 +88,13 @@ class Joint:
 
 def joint_of(params: Mapping[str, Tensor]) -> Joint | None:
     """Find the tensor ``[trials, entries]`` that holds all parameters, if there is one."""
-    places = {(p.untyped_storage().data_ptr(), len(p), p.stride(0)) for p in params.values()}
-    (memory, trials, width), *others = places
-    size = next(iter(params.values())).untyped_storage().nbytes()
-    bytes_of = trials * width * next(iter(params.values())).element_size()
-    return Joint(params) if not others and len(params) > 1 and memory and size == bytes_of else None
+    first, *others = params.values()
+    memory, trials = first.untyped_storage(), len(first)
+    width = memory.nbytes() // first.element_size() // max(trials, 1)
+
+    def inside(p: Tensor) -> bool:
+        # The stride of a dimension of one member means nothing, and torch chooses it freely.
+        rows = len(p) == trials and (trials == 1 or p.stride(0) == width)
+        return rows and p.untyped_storage().data_ptr() == memory.data_ptr()
+
+    return Joint(params) if others and memory.data_ptr() and all(map(inside, params.values())) else None

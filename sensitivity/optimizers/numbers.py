@@ -58,6 +58,13 @@ class Numbers:
             self._shaped[shape] = per_trial(self.cast(name), tensor)
         return self._shaped[shape]
 
+    def complement(self, name: str, tensor: Tensor) -> Tensor:
+        """Return 1 less a hyperparameter, taken in double precision, shaped to multiply `tensor` ``[trials, ...]``."""
+        shape = f"1 - {name}", tensor.dim()
+        if shape not in self._shaped:
+            self._shaped[shape] = per_trial(1 - self._values[name], tensor)
+        return self._shaped[shape]
+
     def select(self, index: Tensor) -> None:
         """Keep only the members at `index`."""
         self._values = {name: values[index] for name, values in self._values.items()}

@@ -180,7 +180,8 @@ class PackOptimizer:
     def step(self, params: Tensors, grads: Tensors, lr_multiplier: float | Tensor, *, step: int) -> Tensor | None:
         """Update `params` in place; return which trials ``[trials]`` could not be updated, if that can happen.
 
-        What a model left unused is not in `grads`, and has a gradient of zeros for rules that do not ask.
+        What a model left unused is not in `grads`, and has a gradient of zeros for rules that do not ask. Gradients of
+        a single member may lack the dimension of trials.
         """
         began = time.perf_counter()
         if grads and len(grads) < len(params) and not isinstance(self._rule, LeavesUnused):
@@ -188,6 +189,8 @@ class PackOptimizer:
         whole = self._whole(params)
         if self._joint is not None:
             grads = {WHOLE: self._joint.gradient(grads)}
+        else:
+            grads = {name: g.view(params[name].shape) for name, g in grads.items()}
         grads = self._clipped_to_norm(grads)
         lr = self._lr if isinstance(lr_multiplier, float) and lr_multiplier == 1.0 else self._lr * lr_multiplier
         before = {name: params[name].detach().clone() for name in self._multipliers}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from sensitivity.analysis.claims import Claim
+from sensitivity.analysis.conclusions import Conclusion
 from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.scaling import ScalingCurve
 from sensitivity.analysis.study_results import StudyResults
@@ -76,7 +76,7 @@ def _answers(studies: Mapping[str, StudyResults]) -> Table:
                 label, spec.problem_in_words(), spec.budget_in_words(),
                 f"{total.completed + total.diverged:,}/{total.planned:,}",
                 next(iter(PAIR.values(results).values()), "–"), target_in_words(results.target) or "–",
-                _answer(results.claim("scaling")), _answer(results.claim("sensitivity")),
+                _answer(results.conclusion("scaling")), _answer(results.conclusion("sensitivity")),
             ]
         )  # fmt: skip
     header = (
@@ -86,11 +86,10 @@ def _answers(studies: Mapping[str, StudyResults]) -> Table:
     return Table(caption="Answers of each study, with the effect.", header=header, rows=rows, text_columns=8)
 
 
-def _answer(claim: Claim | None) -> str:
-    if claim is None:
+def _answer(one: Conclusion | None) -> str:
+    if one is None:
         return "–"
-    verdict = claim.verdict
-    return f"{verdict.answer}: {interval_text(verdict.effect)}" if verdict.effect.known else verdict.answer
+    return f"{one.answer}: {interval_text(one.effect)}" if one.effect.known else one.answer
 
 
 def _optimizers(studies: Mapping[str, StudyResults]) -> Table:

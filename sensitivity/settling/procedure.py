@@ -316,7 +316,6 @@ def _said(
         direction=direction,
         basis=basis,
         reason=reason,
-        total=progress.total,
         next_runs=next_runs,
     )
     return Answer(

@@ -36,7 +36,6 @@ def answer_sentence(
     direction: str,
     basis: str,
     reason: str,
-    total: int,
     next_runs: int | None,
 ) -> str:
     """Return what a claim came to; `basis` is what it rests on, such as "16 judging seeds"."""
@@ -47,7 +46,7 @@ def answer_sentence(
     if answer == "blocked":
         return f"Whether {one} {_asks(claim, other)} can't be judged: {reason}."
     if answer == "undetermined":
-        said = f"Not settled within {count(total, 'run')}: {reason}."
+        said = f"Not settled: {reason}."
         ahead = {"better": "larger" if scaling else "smaller", "worse": "smaller" if scaling else "larger"}
         if estimate is not None and direction in ahead:
             said += (

@@ -25,6 +25,9 @@ PROCEDURE_VERSION = 2
 """Raised whenever the same observations would lead to other steps: a settling that began under another version is
 replayed by that version or begun again in a new series."""
 
+DEFAULT_SETTLING_RUNS = 2_000
+"""The budget where none is given: two optimizers just at the margin would go on for tens of thousands."""
+
 Phase = Literal["scout", "search", "candidates", "freeze", "judge_scaling", "judge_sensitivity"]
 PHASE_OF: dict[Phase, SeedPurpose] = {
     "scout": "scout",

@@ -128,7 +128,7 @@ def _differentiate(
     step: int,
     done: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the losses of a part of a batch ``[trials]``, and their gradients; its activations end here.
+    """Return the losses of a part of a batch ``[trials]``, and their gradients by `model.leaves`; its activations end.
 
     `done` examples of the batch came in earlier parts.
     """
@@ -143,12 +143,11 @@ def _differentiate(
         found = zip(model.params.items(), slopes, strict=True)
         optimizer.take_sampled({name: slope.view(p.shape) for (name, p), slope in found}, part.share)
     wanted = [*model.leaves, *(() if columns else watched)]
-    gradients = torch.autograd.grad(losses.sum(), wanted, allow_unused=True)
+    gradients = torch.autograd.grad(losses, wanted, torch.ones_like(losses), allow_unused=True)
     if record:
         optimizer.observe(_captures(calls, columns or [gradients[len(model.params) :]]), part.share)
-    used = zip(model.params.items(), gradients, strict=False)
-    # Of leaves without the dimension of trials too.
-    return losses.detach(), {name: gradient.view(p.shape) for (name, p), gradient in used if gradient is not None}
+    used = zip(model.params, gradients, strict=False)
+    return losses.detach(), {name: gradient for name, gradient in used if gradient is not None}
 
 
 def _captures(

@@ -34,11 +34,12 @@ def test_the_tables_are_those_that_are_stored(study, read):
 
 def test_the_verdict_is_that_of_the_results_in_words(study):
     verdict = study.verdict()
-    assert [claim.verdict.question for claim in verdict.claims] == ["scaling", "sensitivity"]
-    assert verdict.claims == study.results.claims
+    assert [one.question for one in verdict.conclusions] == ["scaling", "sensitivity"]
+    assert tuple(one.claim for one in verdict.conclusions) == study.results.claims
     assert str(verdict).splitlines()[0] == "stored, training loss ≤ 0.2"
-    for claim in verdict.claims:
-        assert f"  {claim.verdict.answer.upper()}: " in str(verdict)
+    for one in verdict.conclusions:
+        assert (one.answer, one.source) == (one.claim.verdict.answer, "design")
+        assert f"  {one.answer.upper()}: " in str(verdict)
     assert "≤" in verdict._repr_html_()
 
 

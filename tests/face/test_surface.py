@@ -41,7 +41,7 @@ CLASSES = {
         "table": "(self, exhibit: 'str', **options: 'object') -> 'pd.DataFrame'",
         "verdict": "(self) -> 'Verdict'",
     },
-    "Verdict": {"claims": None, "settled": None, "text": None},
+    "Verdict": {"conclusions": None, "text": None},
     "StudyPrice": dict.fromkeys(("device_seconds", "missing", "planned", "spec", "table", "wall_seconds")),
     "Study": {
         "code": None,

@@ -193,7 +193,7 @@ def test_trials_are_handed_out_once_and_their_results_are_those_of_a_planned_stu
             run.log(step=1, test_accuracy=0.1)
     study = sensitivity.open(tmp_path / "planned")
     assert set(study.runs["status"]) == {"completed"}
-    assert {claim.role for claim in study.verdict().claims} == {"confirmatory"}
+    assert {claim.role for claim in study.results.claims} == {"confirmatory"}
     assert study.results.draws[1].refused is None  # its box was declared, and its seeds drew from it
 
 

@@ -141,7 +141,7 @@ def test_the_same_numbers_in_the_exhibits(both, exhibit):
 
 
 def test_the_same_verdict(both):
-    one, other = (study.verdict().claims for study in both)
+    one, other = (study.results.claims for study in both)
     assert len(one) == len(other) == 2
     for native, again in zip(one, other, strict=True):
         assert (native.verdict.answer, native.verdict.question) == (again.verdict.answer, again.verdict.question)

@@ -90,7 +90,7 @@ def test_a_whole_grid_is_read_number_by_number(tmp_path):
     (curve, _) = study.results.scaling("steps")
     assert [point.bounds for point in curve.points] == [(pytest.approx(30), pytest.approx(40))] * 2
     assert study.results.units == ("steps",)
-    assert {claim.role for claim in study.verdict().claims} == {"exploratory"}
+    assert {claim.role for claim in study.results.claims} == {"exploratory"}
 
 
 def test_rows_of_runs_and_json_lines_give_the_same_ends(tmp_path):
@@ -117,7 +117,7 @@ def test_missing_cells_are_pending_and_block_the_verdict(tmp_path):
     study = imported(table[~run_rows(table) & ~run_rows(table, seed=1)], tmp_path)
     assert "missing from the source: 2." in cautions(study)
     assert dict(study.runs["status"].value_counts()) == {"completed": 22, "pending": 2}
-    assert all(claim.verdict.answer == "undetermined" for claim in study.verdict().claims)
+    assert all(claim.verdict.answer == "undetermined" for claim in study.results.claims)
     assert "Make the missing runs and import them: 2 of 24 planned runs" in str(study.verdict())
     assert "missing from the source: 2." in str(study.verdict())
 
@@ -165,7 +165,7 @@ def test_unknown_seeds_are_numbered_and_refuse_every_claim(tmp_path):
     study = imported(evaluations(), tmp_path, columns=columns)
     assert "Runs without a seed: 24." in cautions(study)
     assert sorted(study.runs["seed"].unique()) == [0, 1, 2]
-    claims = study.verdict().claims
+    claims = study.results.claims
     assert {claim.verdict.answer for claim in claims} == {"undetermined"}
     assert all(claim.verdict.blocks[0].code == "unpaired" for claim in claims)
 

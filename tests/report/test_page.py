@@ -29,7 +29,11 @@ SAYS = {
     ),
     "mixed": (["failed with an exception", "18 failed"], "+robustness-train_loss-sgd +curves-test_accuracy-diverged"),
     "pending": (
-        ["No run has a measured value", "planned runs have no result yet", "No run has completed yet."],
+        [
+            "No run has a measured value",
+            "Run the study: none of 108 planned runs has a result yet.",
+            "No run has completed yet.",
+        ],
         "-success-contours -cost",
     ),
     "half-finished": (

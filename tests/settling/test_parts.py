@@ -249,11 +249,11 @@ def test_times_that_follow_no_law_block():
             "scaling",
             "undetermined",
             {"direction": "better"},
-            "Not settled within 1,080 runs: it was late. K-FAC's critical",
+            "Not settled: it was late. K-FAC's critical",
         ),
         ("scaling", "undetermined", {"direction": "worse"}, "is smaller, 1.6 times that of SGD"),
         ("scaling", "undetermined", {}, "so it may be larger or smaller. The next look costs 228 runs."),
-        ("scaling", "undetermined", {"estimate": None}, "Not settled within 1,080 runs: it was late."),
+        ("scaling", "undetermined", {"estimate": None}, "Not settled: it was late."),
         ("sensitivity", "better", {}, "K-FAC is less sensitive to its hyperparameters than SGD"),
         ("sensitivity", "worse", {}, "K-FAC is more sensitive to its hyperparameters than SGD"),
         ("sensitivity", "equivalent", {}, "K-FAC is as sensitive to its hyperparameters as SGD"),
@@ -281,7 +281,6 @@ def test_sentences(question, answer, changes, said):
         "direction": "undetermined",
         "basis": "16 judging seeds",
         "reason": "it was late",
-        "total": 1080,
         "next_runs": 228,
     }
     claim = SCALING.model_copy(update={"question": question})

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from pydantic import Field
 
-from sensitivity.analysis.claims import Claim, Role
-from sensitivity.analysis.paired import Answer
+from sensitivity.analysis.claims import Role
+from sensitivity.analysis.conclusions import Conclusion
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.cli.json_output.base import Count, Number, Output, Part
 from sensitivity.cli.json_output.settle import SettlementPart, settlement_part
+from sensitivity.figures.settled_words import next_look
+from sensitivity.study.amendments import Answer, SettledAnswer
 from sensitivity.study.primary import Question
 
 
@@ -31,9 +34,9 @@ class EffectPart(Part):
     interval: tuple[Number, Number] | None = Field(
         description="Its two ends, null for an end without a bound; null without an interval."
     )
-    level: float = Field(description="Level of the interval, such as 0.975.")
+    level: float = Field(description="Level of the interval, such as 0.975; that of a settlement holds at any look.")
     n: Count = Field(description="Number of what `of` names.")
-    of: str = Field(description="What n counts: seeds, runs or configurations.")
+    of: str = Field(description="What n counts, such as seeds.")
 
 
 class ReasonPart(Part):
@@ -61,22 +64,33 @@ class AnswerPart(Part):
     )
     candidate: str = Field(description="Name of the optimizer that the answer is about.")
     reference: str = Field(description="Name of the optimizer that it is compared with.")
-    answer: Answer = Field(description="Of the candidate; better means that it scales further, or is less sensitive.")
+    answer: SettledAnswer = Field(
+        description="Of the candidate; better means that it scales further, or is less sensitive. blocked: no budget"
+        " would settle the study as it is."
+    )
+    source: Literal["design", "settlement"] = Field(
+        description="Which runs the answer rests on: those of the study file's own design, or those of `settle`, whose"
+        " answer counts where it was asked the question."
+    )
     role: Role = Field(
         description="primary: the claim that the study declares; confirmatory: one of several that share the error"
         " rate; exploratory: outside of it."
     )
-    error_rate: float = Field(description="One-sided error rate of this claim; 0 where nothing may be claimed.")
+    error_rate: float = Field(
+        description="Probability of a false claim: one-sided, or of a settlement at any moment at which it may stop; 0"
+        " where nothing may be claimed."
+    )
     effect: EffectPart = Field(description="Size of the difference between the two, as a ratio.")
     p: Number = Field(
-        description="Two-sided p-value of a difference beyond the margin; null without a test and with too few seeds."
+        description="Two-sided p-value of a difference beyond the margin; null without a test, with too few seeds and"
+        " of a settlement."
     )
-    p_equivalence: Number = Field(description="p-value of a difference within the margin; null without a test.")
+    p_equivalence: Number = Field(
+        description="p-value of a difference within the margin; null without a test and of a settlement."
+    )
     margin: Number = Field(description="Ratio up to which the two are as good as equal, above 1; null without a test.")
     reasons: tuple[ReasonPart, ...] = Field(description="Why the answer is what it is, the gravest first.")
-    settle: tuple[RemedyPart, ...] = Field(
-        description="What would settle the question; empty where it is settled, and where `settlement` has its answer."
-    )
+    settle: tuple[RemedyPart, ...] = Field(description="What would settle the question; empty where it is settled.")
 
 
 class VerdictOutput(Output):
@@ -90,8 +104,7 @@ class VerdictOutput(Output):
     )
     why_not: tuple[ReasonPart, ...] = Field(description="Why a question has no answer at all.")
     settlement: SettlementPart | None = Field(
-        description="How far `settle` has come; its answers stand above those of the study file's own design. Null"
-        " where nobody has begun."
+        description="How far `settle` has come, and its answers in full. Null where nobody has begun."
     )
 
 
@@ -101,31 +114,40 @@ def verdict_output(results: StudyResults) -> VerdictOutput:
     return VerdictOutput(
         study=results.spec.name,
         target=None if target is None else TargetPart(metric=target[0], level=target[1]),
-        answers=tuple(
-            _answer(claim, settled=results.settled_answer(claim.verdict) is not None) for claim in results.claims
-        ),
+        answers=tuple(map(_answer, results.conclusions)),
         looks=tuple(ReasonPart.model_validate(look) for look in results.look_cautions),
         why_not=tuple(ReasonPart.model_validate(why) for why in results.why_not),
         settlement=None if results.tables.ledger is None else settlement_part(results.tables.ledger),
     )
 
 
-def _answer(claim: Claim, *, settled: bool) -> AnswerPart:
-    verdict = claim.verdict
-    effect, primary = verdict.effect, verdict.primary
+def _answer(one: Conclusion) -> AnswerPart:
+    verdict, settled = one.claim.verdict, one.settled
+    primary = verdict.primary if settled is None else None
+    margin = None if primary is None else math.exp(primary.margin)
     return AnswerPart(
-        question=verdict.question,
+        question=one.question,
         candidate=verdict.candidate,
         reference=verdict.reference,
-        answer=verdict.answer,
-        role=claim.role,
-        error_rate=claim.rate,
+        answer=one.answer,
+        source=one.source,
+        role=one.role,
+        error_rate=one.error_rate,
         effect=EffectPart(
-            value=effect.value, interval=effect.interval, level=1 - verdict.alpha, n=effect.n, of=effect.of
+            value=one.effect.value, interval=one.effect.interval, level=one.level, n=one.effect.n, of=one.effect.of
         ),
         p=None if primary is None else primary.p,
         p_equivalence=None if primary is None else primary.p_equivalence,
-        margin=None if primary is None else math.exp(primary.margin),
-        reasons=tuple(ReasonPart.model_validate(reason) for reason in verdict.reasons),
-        settle=() if settled else tuple(RemedyPart.model_validate(remedy) for remedy in verdict.settle),
+        margin=margin if settled is None else settled.claim.margin,
+        reasons=tuple(map(ReasonPart.model_validate, verdict.reasons)) if settled is None else _reasons(settled),
+        settle=tuple(map(RemedyPart.model_validate, verdict.settle)) if settled is None else _next_look(settled),
     )
+
+
+def _reasons(settled: Answer) -> tuple[ReasonPart, ...]:
+    return (ReasonPart(code=settled.answer, text=settled.reason),) if settled.reason else ()
+
+
+def _next_look(settled: Answer) -> tuple[RemedyPart, ...]:
+    runs = settled.next_look_runs
+    return (RemedyPart(code="next-look", text=next_look(settled), runs=runs, device_seconds=None),) if runs else ()

@@ -51,5 +51,5 @@ class Lion:
             g, mean = grads[name], state["mean"][name]
             if numbers.any("weight_decay"):
                 p.mul_(per_trial(1 - lr.double() * numbers["weight_decay"], p))
-            p.addcmul_(mean.lerp(g, per_trial(1 - numbers["beta1"], p)).sign_(), per_trial(-lr, p))
-            mean.lerp_(g, per_trial(1 - numbers["beta2"], p))
+            p.addcmul_(mean.lerp(g, numbers.complement("beta1", p)).sign_(), per_trial(-lr, p))
+            mean.lerp_(g, numbers.complement("beta2", p))

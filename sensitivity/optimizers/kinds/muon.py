@@ -89,7 +89,7 @@ class Muon:
         hidden, others = self._parts(params)
         for name, p in hidden.items():
             g = grads[name]
-            mean = state["mean"][name].lerp_(g, per_trial(1 - numbers["momentum"], p))
+            mean = state["mean"][name].lerp_(g, numbers.complement("momentum", p))
             update = g.lerp(mean, numbers.like("momentum", p)) if self._nesterov else mean
             rows, columns = self._sides[name]
             scale = (

@@ -70,8 +70,8 @@ class NAdam:
                 p.mul_(per_trial(1 - lr.double() * numbers["weight_decay"], p))
             elif decays:
                 g = g.addcmul(p, numbers.like("weight_decay", p))
-            mean.lerp_(g, per_trial(1 - numbers["beta1"], p))
-            square.mul_(numbers.like("beta2", p)).addcmul_(g * per_trial(1 - numbers["beta2"], p), g)
+            mean.lerp_(g, numbers.complement("beta1", p))
+            square.mul_(numbers.like("beta2", p)).addcmul_(g * numbers.complement("beta2", p), g)
             denominator = square.sqrt().mul_(per_trial(scale, p)).add_(numbers.like("eps", p))
             update = (g * per_trial(of_gradient, p)).addcmul_(mean, per_trial(of_mean, p))
             p.addcdiv_(update, denominator)

@@ -62,7 +62,7 @@ class RMSprop:
             g, square = grads[name], state["square"][name]
             if numbers.any("weight_decay"):
                 g = g.addcmul(p, numbers.like("weight_decay", p))
-            weight = per_trial(1 - numbers["beta2"], p)
+            weight = numbers.complement("beta2", p)
             square.mul_(numbers.like("beta2", p)).addcmul_(g * weight, g)
             if self._centered:
                 mean = state["mean"][name].lerp_(g, weight)

@@ -100,17 +100,15 @@ class ScheduleFree:
 
         rate = lr.double()
         steps = state["steps"].add_(1)
-        largest = state["largest"].copy_(torch.maximum(state["largest"], rate))
-        weight = largest.square()
-        weights = state["weights"].add_(weight)
-        share = torch.where(weights > 0, weight / weights, 0.0)
+        weight = torch.maximum(state["largest"], rate, out=state["largest"]).square()
+        share = (weight / state["weights"].add_(weight)).nan_to_num_(0.0)  # while every rate so far was 0
         along = rate * (numbers[self._beta] * (1 - share) - 1)
         scale = correction(numbers["beta2"], steps).rsqrt() if self._adam else None
         for name, y in params.items():
             direction, z = grads[name], state["z"][name]
             if scale is not None:
                 square, g = state["square"][name], direction
-                square.mul_(numbers.like("beta2", y)).addcmul_(g * per_trial(1 - numbers["beta2"], y), g)
+                square.mul_(numbers.like("beta2", y)).addcmul_(g * numbers.complement("beta2", y), g)
                 direction = g / square.sqrt().mul_(per_trial(scale, y)).add_(numbers.like("eps", y))
             if numbers.any("weight_decay"):
                 direction = direction.addcmul(y, numbers.like("weight_decay", y))

@@ -95,7 +95,7 @@ class Shampoo:
         for name, p in params.items():
             g = grads[name]
             matrix = _matrix(g)
-            mean = state["mean"][name].lerp_(g, per_trial(1 - numbers["beta1"], p))
+            mean = state["mean"][name].lerp_(g, numbers.complement("beta1", p))
             update = mean * per_trial(first, p)
             length = self._length(name, g, update, state, numbers, second)
             keys = [f"{name}/{side}" for side in (0, 1) if f"{name}/{side}" in state["factors"]]
@@ -107,7 +107,7 @@ class Shampoo:
                 if self._sum:
                     factor.add_(outer)
                 else:
-                    factor.lerp_(outer, per_trial(1 - numbers["beta2"], outer))
+                    factor.lerp_(outer, numbers.complement("beta2", outer))
                 if step % self._interval == 0:
                     whole = factor if self._sum else factor * per_trial(second, factor)
                     root.copy_(inverse_root(whole, numbers["eps"], 2 * len(keys)))
@@ -130,7 +130,7 @@ class Shampoo:
 
         if self._graft == "adam":
             square = state["square"][name]
-            square.mul_(numbers.like("beta2", g)).addcmul_(g * per_trial(1 - numbers["beta2"], g), g)
+            square.mul_(numbers.like("beta2", g)).addcmul_(g * numbers.complement("beta2", g), g)
             update = update / (square * per_trial(second, g)).sqrt().add_(numbers.like("eps", g))
         return None if self._graft == "none" else torch.linalg.vector_norm(update.flatten(1), dim=1)
 

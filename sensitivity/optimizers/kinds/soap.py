@@ -87,21 +87,21 @@ class SOAP:
         if step == 0:
             for name, g in grads.items():
                 for key, outer in _outer_products(name, g, state):
-                    state["factors"][key].lerp_(outer, per_trial(1 - numbers["beta2"], outer))
+                    state["factors"][key].lerp_(outer, numbers.complement("beta2", outer))
                     state["bases"][key].copy_(eigenvectors(state["factors"][key]))
             return
         steps = state["steps"].add_(1)
         rate = -lr.double() * correction(numbers["beta2"], steps).sqrt() / correction(numbers["beta1"], steps)
         for name, p in params.items():
             g, mean, square = grads[name], state["mean"][name], state["square"][name]
-            mean.lerp_(g, per_trial(1 - numbers["beta1"], p))
-            square.lerp_(_rotated(name, g, state, into=True).square(), per_trial(1 - numbers["beta2"], p))
+            mean.lerp_(g, numbers.complement("beta1", p))
+            square.lerp_(_rotated(name, g, state, into=True).square(), numbers.complement("beta2", p))
             update = _rotated(name, mean, state, into=True) / square.sqrt().add_(numbers.like("eps", p))
             p.addcmul_(_rotated(name, update, state, into=False), per_trial(rate, p))
             if numbers.any("weight_decay"):
                 p.mul_(per_trial(1 - lr.double() * numbers["weight_decay"], p))
             for key, outer in _outer_products(name, g, state):
-                state["factors"][key].lerp_(outer, per_trial(1 - numbers["beta2"], outer))
+                state["factors"][key].lerp_(outer, numbers.complement("beta2", outer))
                 if step % self._interval == 0:
                     _renew(key, square, state)
 

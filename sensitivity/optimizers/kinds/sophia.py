@@ -107,9 +107,9 @@ class Sophia:
         scale = numbers["rho"] * self._terms
         for name, p in params.items():
             mean, curvature = state["mean"][name], state["curvature"][name]
-            mean.lerp_(grads[name], per_trial(1 - numbers["beta1"], p))
+            mean.lerp_(grads[name], numbers.complement("beta1", p))
             if name in self._sampled:
-                curvature.lerp_(self._sampled[name].square(), per_trial(1 - numbers["beta2"], p))
+                curvature.lerp_(self._sampled[name].square(), numbers.complement("beta2", p))
             if numbers.any("weight_decay"):
                 p.mul_(per_trial(1 - lr.double() * numbers["weight_decay"], p))
             ratio = (mean.abs() / curvature.mul(per_trial(scale, p)).add_(_EPS)).clamp_max_(1.0)
