@@ -22,8 +22,7 @@ class Remedy:
     """NaN where this study can't tell."""
 
 
-def cost_of(runs: pd.DataFrame, count: int) -> float:
-    """Return the device-seconds of so many runs like those that have a result; NaN where none has."""
+def _cost(runs: pd.DataFrame, count: int) -> float:
     observed = runs[runs["status"].isin(OBSERVED)]
     return float(observed["seconds"].mean()) * count if len(observed) else math.nan
 
@@ -34,7 +33,7 @@ def finish(runs: pd.DataFrame) -> Remedy | None:
     if not len(waiting):
         return None
     seconds = sum(
-        cost_of(runs[runs["optimizer"] == optimizer], len(rows)) for optimizer, rows in waiting.groupby("optimizer")
+        _cost(runs[runs["optimizer"] == optimizer], len(rows)) for optimizer, rows in waiting.groupby("optimizer")
     )
     begun = len(waiting) < len(runs)
     fix = "Run the study again" if begun else "Run the study"

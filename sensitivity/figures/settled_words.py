@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-from sensitivity.analysis.remedies import cost_of
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.labels import count, optimizer_name
 from sensitivity.study.amendments import DEFAULT_SETTLING_RUNS, PHASE_NAMES, Answer
@@ -43,12 +40,12 @@ def what_it_took(ledger: Ledger) -> str:
 
 def settling_price(results: StudyResults) -> str:
     """Return the most that `settle` takes of a study unless it is told otherwise, at the speed of the study's runs."""
-    ledger = results.tables.ledger
-    most = f"At most {count(DEFAULT_SETTLING_RUNS, 'run')} unless a budget is given"
-    seconds = cost_of(results.tables.runs, DEFAULT_SETTLING_RUNS)
+    ledger, total = results.tables.ledger, results.summary.total
+    runs, seconds = total.completed + total.diverged, total.train_seconds + total.eval_seconds
     if ledger is not None and ledger.cost.runs:
-        seconds = DEFAULT_SETTLING_RUNS * ledger.cost.device_seconds / ledger.cost.runs
-    return f"{most}, about {duration(seconds)} of device time." if math.isfinite(seconds) else f"{most}."
+        runs, seconds = ledger.cost.runs, ledger.cost.device_seconds
+    most = f"At most {count(DEFAULT_SETTLING_RUNS, 'run')} unless a budget is given"
+    return f"{most}, about {duration(DEFAULT_SETTLING_RUNS * seconds / runs)} of device time." if runs else f"{most}."
 
 
 def role(answer: Answer) -> str:

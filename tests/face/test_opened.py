@@ -12,6 +12,7 @@ from sensitivity.figures.catalogue import EXHIBITS
 from sensitivity.figures.exhibits.maps import draw_maps
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
+from sensitivity.study.words import duration
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,13 @@ def test_the_verdict_is_that_of_the_results_in_words(study):
         assert (one.answer, one.source) == (one.claim.verdict.answer, "design")
         assert f"  {one.answer.upper()}: " in str(verdict)
     assert "≤" in verdict._repr_html_()
+
+
+def test_an_open_question_says_what_settling_it_takes_at_most(study):
+    done = study.runs[study.runs["status"].isin(["completed", "diverged"])]
+    seconds = 2_000 * float((done["train_seconds"] + done["eval_seconds"]).mean())
+    said = " ".join(str(study.verdict()).split())
+    assert f"At most 2,000 runs unless a budget is given, about {duration(seconds)} of device time." in said
 
 
 def test_a_figure_is_that_of_the_catalogue(study):
