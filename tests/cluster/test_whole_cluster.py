@@ -86,7 +86,7 @@ def test_a_killed_drivers_quickstart_is_finished_and_equals_a_local_one(cluster,
         ["trial_id", "step", "train_loss", "test_loss", "train_accuracy", "test_accuracy"],
         ["trial_id", "step"],
     )
-    one, other = (each.curves[columns].sort_values(keys, ignore_index=True) for each in (there, here))
+    one, other = (each.curves[columns].sort_values(columns[:2], ignore_index=True) for each in (there, here))
     pd.testing.assert_frame_equal(one, other)
     same = int(np.sum(there.runs["status"] == "completed"))
     record(
