@@ -9,9 +9,9 @@ import pytest
 RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def held():
-    """The functions of held.py."""
+    """The functions of held.py, which imports torch: tests that are skipped do without."""
     return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("held.py"))))
 
 
