@@ -29,7 +29,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--cluster",
         action="store_true",
-        help="tests/cluster: the quickstart on a cluster too, recorded in benchmarks/results/cluster.md",
+        help="tests/cluster: also the quickstart on a cluster, SLURM and object stores; recorded in benchmarks/results",
     )
 
 

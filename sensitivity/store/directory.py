@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
+from sensitivity.store.connections import connect, credentials_refused
 from sensitivity.study.errors import StorageError
 from sensitivity.study.redaction import SECRET_OPTION
 from sensitivity.study.whole_files import write_whole
@@ -25,7 +27,7 @@ PATIENCE_S = 180.0
 SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 """Of the URIs that pyarrow's file systems answer to."""
 _SECRET = re.compile(SECRET_OPTION, re.IGNORECASE)
-_WITHOUT_FOLDERS = ("s3", "gcs")
+_OBJECT_STORES = ("s3", "gcs", "abfs")
 """There a folder would be an object of its own, made anew with each file: half of all that a write asks for."""
 _SMALL_FILE = 8 * 2**20
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
@@ -47,6 +49,12 @@ class Place:
         """Whether the folder is on a local file system."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle object stores by their URI: each process connects with the credentials of its own environment."""
+        if self.filesystem.type_name in _OBJECT_STORES:
+            return place, (self.uri,)
+        return Place, (self.filesystem, self.path, self.uri)
+
     def child(self, name: str) -> Place:
         """Return the subfolder `name`."""
         return Place(self.filesystem, f"{self.path}/{name}", self.uri_of(name))
@@ -62,7 +70,16 @@ class Place:
         Raises:
             StorageError: it can't be reached, or is a file.
         """
+        if self.filesystem.type_name == "gcs":
+            return tuple(self.child(name) for name in self._first_parts())
         return tuple(self.child(info.base_name) for info in self._entries() if info.type == fs.FileType.Directory)
+
+    def _first_parts(self) -> tuple[str, ...]:
+        """Return the subfolders by the files below them: pyarrow lists no others on Google's storage."""
+        with self._faults("can't be read"):
+            infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True, recursive=True))
+        below = (info.path.removeprefix(f"{self.path}/").partition("/") for info in infos)
+        return tuple(sorted({first for first, slash, _ in below if slash and not first.startswith(".")}))
 
     def files(self, suffix: str) -> tuple[str, ...]:
         """Return the sorted names of the files that end in `suffix`; empty if this folder does not exist.
@@ -177,7 +194,7 @@ class Place:
             if self.is_local:
                 write_whole(Path(target), data)
                 return
-            if self.filesystem.type_name not in _WITHOUT_FOLDERS:
+            if self.filesystem.type_name not in _OBJECT_STORES:
                 self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
             with self.filesystem.open_output_stream(target) as stream:
                 stream.write(data)
@@ -189,8 +206,12 @@ class Place:
             StorageError: it can't be removed.
         """
         if self.exists(name):
-            with self._faults("can't be written"), contextlib.suppress(FileNotFoundError):
-                self.filesystem.delete_file(f"{self.path}/{name}")
+            with self._faults("can't be written"):
+                try:
+                    self.filesystem.delete_file(f"{self.path}/{name}")
+                except OSError:  # on S3 also where the file is gone, but the server takes no object for its folder
+                    if self.exists(name):
+                        raise
 
     @contextlib.contextmanager
     def _faults(self, what: str, name: str = "") -> Iterator[None]:
@@ -198,13 +219,18 @@ class Place:
         try:
             yield
         except (OSError, pa.ArrowException) as error:
-            fix = (
-                "Give a place that you may write to, with space left: --storage URI"
-                if "written" in what
-                else "Check that it is the right place, and that you may read it"
-            )
+            refused = credentials_refused(error)
+            if refused:
+                fix = (
+                    "Its credentials are not accepted, or have expired: renew them where this command and the nodes "
+                    "take them from, and run the same again. What was reported is kept"
+                )
+            elif "written" in what:
+                fix = "Give a place that you may write to, with space left: --storage URI"
+            else:
+                fix = "Check that it is the right place, and that you may read it"
             where = self.uri_of(name) if name else self.uri
-            passing = not isinstance(error, OSError) or error.errno not in _LASTING
+            passing = not refused and (not isinstance(error, OSError) or error.errno not in _LASTING)
             raise StorageError(f"{where}: {what} ({first_line(error)})\n  {fix}", passing=passing) from None
 
 
@@ -232,7 +258,7 @@ def place(uri: str) -> Place:
     if not rest.partition("?")[0].strip("/"):
         raise _no_place(uri, "the whole disk is no folder" if scheme == "file" else f"nothing follows {scheme}://")
     try:
-        filesystem, path_text = fs.FileSystem.from_uri(_in_one_request(uri))
+        filesystem, path_text = connect(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise _no_place(uri, first_line(error)) from None
     return Place(filesystem, path_text.rstrip("/"), uri.rstrip("/"))
@@ -258,13 +284,6 @@ def _no_place(uri: str, reason: str) -> StorageError:
     return StorageError(f"storage {uri!r}: {reason}\n  Give a folder, or a URI such as s3://bucket/folder")
 
 
-def _in_one_request(uri: str) -> str:
-    """Return an S3 URI with the option to upload small files in one request instead of three."""
-    if not uri.startswith("s3://") or "allow_delayed_open=" in uri:
-        return uri
-    return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
-
-
 def _refuse_credentials(uri: str) -> None:
     scheme, _, rest = uri.partition("://")
     authority, options = rest.partition("/")[0].partition("?")[0], rest.partition("?")[2]
@@ -276,7 +295,8 @@ def _refuse_credentials(uri: str) -> None:
         raise StorageError(
             f"storage {scheme}://{host}/...: a URI that holds credentials would show them in logs and reports\n"
             "  Leave them out of it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "GOOGLE_APPLICATION_CREDENTIALS, or what else the platform's tools read, here and on every node"
+            "GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_KEY, or what else the platform's tools read, here and on "
+            "every node"
         )
 
 

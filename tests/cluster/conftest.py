@@ -1,7 +1,31 @@
+import datetime
+import os
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+RESULTS = Path(__file__).parents[2] / "benchmarks/results"
+
+
+@pytest.fixture(scope="module")
+def held():
+    """The functions of held.py, which imports torch: tests that are skipped do without."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("held.py"))))
+
+
+@pytest.fixture(scope="session")
+def write_record():
+    """Write what the tests of a file saw to a page of benchmarks/results."""
+
+    def write(name: str, title: str, circumstances: str, seen: list[str]) -> None:
+        today = datetime.datetime.now(tz=datetime.UTC).date()
+        command = f"`pytest --cluster -n 0 tests/cluster/test_{name}.py`, {today}, {os.cpu_count()} cores"
+        lines = [f"# {title}", "", f"{command}, {circumstances}:", "", *(f"- {line}" for line in seen)]
+        (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
+
+    return write
 
 
 @pytest.fixture(scope="module")
