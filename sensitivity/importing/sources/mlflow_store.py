@@ -11,7 +11,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from sensitivity.importing.sources.rows import LoggedRun, source_of
+from sensitivity.importing.sources.rows import SUMMARY, LoggedRun, source_of
 from sensitivity.importing.tables import Source
 from sensitivity.store.directory import first_line
 from sensitivity.study.errors import UserError
@@ -48,12 +48,12 @@ def _runs(client: MlflowClient) -> Iterator[Run]:
 
 def _run(client: MlflowClient, run: Run) -> LoggedRun:
     by_step: dict[int, dict[str, Any]] = {}
-    for name in run.data.metrics:
+    for name in (each for each in run.data.metrics if not each.startswith(SUMMARY)):
         for metric in client.get_metric_history(run.info.run_id, name):
             by_step.setdefault(metric.step, {"step": metric.step})[name] = metric.value
     return LoggedRun(
         run=run.info.run_id,
-        settings={name: _number(value) for name, value in run.data.params.items()},
+        settings={name: _value(value) for name, value in run.data.params.items()},
         facts={
             "status": run.info.status,
             "started_at": _moment(run.info.start_time),
@@ -63,8 +63,10 @@ def _run(client: MlflowClient, run: Run) -> LoggedRun:
     )
 
 
-def _number(text: str) -> float | str:
+def _value(text: str) -> float | bool | str:
     """Parse a parameter, which MLflow stores as text."""
+    if text in ("True", "False"):
+        return text == "True"
     try:
         return float(text)
     except ValueError:

@@ -34,11 +34,16 @@ def read(address: str) -> Source:
     root = Path(address).expanduser()
     files = [root] if root.is_file() else sorted(root.glob("**/run-*.wandb"))
     with path_faults(root, "Give a folder of W&B runs, such as wandb/"):
-        runs = [_run(file) for file in files]
+        runs = [read_file(file) for file in files]
     return source_of(runs, root.name, reported="the step of wandb.log")
 
 
-def _run(file: Path) -> LoggedRun:
+def read_file(file: Path) -> LoggedRun:
+    """Return the run of one file, up to where it was cut off.
+
+    Raises:
+        UserError: it isn't W&B's.
+    """
     settings: dict[str, Any] = {}
     facts: dict[str, Any] = {"status": "running"}
     evaluations = []
