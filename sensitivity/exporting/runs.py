@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from sensitivity.store.directory import Place
 from sensitivity.store.reader import StudyRuns, read_evaluations
 from sensitivity.store.schema import CURVE_COLUMNS, PARAM_PREFIX, PHASE_PREFIX, further_metrics
+from sensitivity.study.arms import Arm
 from sensitivity.study.results import Status
 from sensitivity.study.spec import StudySpec
 
@@ -85,12 +86,19 @@ def finished_runs(
     metrics = further_metrics(spec.measured())
     columns = [*CURVE_COLUMNS, *metrics]
     config = {**_shared(spec), **more}
+    fixed = {name: _fixed(arm) for name, arm in spec.optimizers.items()}
     by_id = {row["trial_id"]: row for row in wanted.to_dict("records")}
     parts = study.parts[study.parts.index.isin(by_id.keys())]
     for part, own in parts.groupby(parts, sort=False):
         curves = _by_run(read_evaluations(directory, str(part), columns, set(own.index)))
         for trial_id in own.index:
-            yield _finished(by_id[trial_id], curves.get(str(trial_id), []), config)
+            row = by_id[trial_id]
+            yield _finished(row, curves.get(str(trial_id), []), config, fixed.get(row["optimizer"], frozenset()))
+
+
+def _fixed(arm: Arm) -> frozenset[str]:
+    """Return the hyperparameters of one value, which names leave out."""
+    return frozenset(name for name, axis in arm.axes().items() if axis.scale == "values" and len(axis.values) == 1)
 
 
 def _by_run(table: pa.Table) -> MutableMapping[str, list[dict[str, Any]]]:
@@ -107,14 +115,17 @@ def _shared(spec: StudySpec) -> dict[str, Setting]:
     return shared if spec.budget is None else {**shared, "budget": spec.budget_in_words()}
 
 
-def _finished(row: Mapping[Any, Any], curve: Sequence[Mapping[str, Any]], shared: Mapping[str, Setting]) -> FinishedRun:
+def _finished(
+    row: Mapping[Any, Any], curve: Sequence[Mapping[str, Any]], shared: Mapping[str, Setting], fixed: Collection[str]
+) -> FinishedRun:
     values = {
         str(name).removeprefix(PARAM_PREFIX): float(value)
         for name, value in row.items()
         if str(name).startswith(PARAM_PREFIX) and not _absent(value)
     }
     status = Status(row["status"])
-    words = ", ".join([str(row["optimizer"]), f"batch {row['batch_size']}", *(f"{k}={v:g}" for k, v in values.items())])
+    varied = [f"{name}={value:g}" for name, value in values.items() if name not in fixed]
+    words = ", ".join([str(row["optimizer"]), f"batch {row['batch_size']}", *varied])
     started, finished = _seconds(row["started_at"]), _seconds(row["finished_at"])
     started = finished if math.isnan(started) else started
     extra = {name: row[name] for name in row if name in _SUMMARY or str(name).startswith(PHASE_PREFIX)}

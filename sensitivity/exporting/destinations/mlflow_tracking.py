@@ -1,11 +1,12 @@
 """MLflow: an experiment per study and a run per run, tagged with its group (all seeds of one setting).
 
-A run's MLflow status is FINISHED or FAILED; its parameter ``status`` tells diverged from failed. A run that is still
-RUNNING was left half-way by a process that was killed, and is deleted.
+A run's MLflow status is FINISHED or FAILED; its tag ``sensitivity.status`` tells diverged from failed. A run that is
+still RUNNING was left half-way by a process that was killed, and is deleted.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,11 +16,12 @@ from mlflow.tracking import MlflowClient
 
 from sensitivity.exporting.artefacts import Artefacts
 from sensitivity.exporting.runs import FinishedRun
+from sensitivity.importing.sources.mlflow_store import STATUS_TAG, VERDICT_TAG
 from sensitivity.importing.sources.rows import SUMMARY
 from sensitivity.study.redaction import redacted
 
 _TAG = "sensitivity."
-_STUDY, _TRIAL, _VERSION = f"{_TAG}study", f"{_TAG}trial_id", f"{_TAG}version"
+_STUDY, _TRIAL = f"{_TAG}study", f"{_TAG}trial_id"
 _PAGE, _BATCH = 1000, 900
 """Runs of an answer, metrics of a request: a server takes up to 1,000 of them."""
 _MOST = 500
@@ -30,6 +32,8 @@ def open_tracker(address: str, study: str) -> MlflowTracker:
     """Return a tracker of a study's runs at a tracking URI; empty takes MLflow's own default."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # minutes otherwise, for a server that is down
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # what goes wrong is raised, too
     uri = address if "://" in address or not address else Path(address).expanduser().resolve().as_uri()
     return MlflowTracker(MlflowClient(uri or None), study)
 
@@ -64,12 +68,11 @@ class MlflowTracker:
             _TRIAL: run.trial_id,
             f"{_TAG}cell_id": run.cell_id,
             f"{_TAG}group": run.group,
-            f"{_TAG}status": run.status.value,
+            STATUS_TAG: run.status.value,
             f"{_TAG}message": run.message,
         }
         made = self._create(run.name, run.started_at, tags)
-        params = {"status": run.status.value, **run.config}
-        self._client.log_batch(made, params=[Param(name, str(value)[:_MOST]) for name, value in params.items()])
+        self._client.log_batch(made, params=[Param(name, str(value)[:_MOST]) for name, value in run.config.items()])
         for batch in _batches(_metrics(run)):
             self._client.log_batch(made, metrics=batch)
         ended = "FINISHED" if run.succeeded else "FAILED"
@@ -77,9 +80,9 @@ class MlflowTracker:
 
     def send_study(self, artefacts: Artefacts) -> None:
         """Send the verdict, the report and the figures as artifacts of a run; earlier ones are deleted."""
-        tags = {_STUDY: self._study, _VERSION: artefacts.version, "mlflow.note.content": artefacts.verdict}
-        earlier = [run for run in self._runs() if _VERSION in run.data.tags]
-        if any(run.data.tags[_VERSION] == artefacts.version and run.info.status == "FINISHED" for run in earlier):
+        tags = {_STUDY: self._study, VERDICT_TAG: artefacts.version, "mlflow.note.content": artefacts.verdict}
+        earlier = [run for run in self._runs() if VERDICT_TAG in run.data.tags]
+        if any(run.data.tags[VERDICT_TAG] == artefacts.version and run.info.status == "FINISHED" for run in earlier):
             return
         made = self._create(f"verdict of {self._study}", None, tags, most=5000)
         counts = [Metric(f"runs.{status}", count, 0, 0) for status, count in artefacts.counts.items()]

@@ -6,6 +6,7 @@ run. Runs that a killed process has left half-way are resumed; in offline mode t
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import wandb
 
 from sensitivity.exporting.artefacts import REPORT, Artefacts
 from sensitivity.exporting.runs import FinishedRun
-from sensitivity.importing.sources.wandb_runs import read_file
+from sensitivity.importing.sources.wandb_runs import TRIAL_ID, read_file
 from sensitivity.study.hashing import content_hash
 
 _LONGEST = 120
@@ -26,6 +27,7 @@ _VERDICT = "verdict"
 
 def open_tracker(address: str, study: str) -> WandbTracker:
     """Return a tracker of a study's runs in ENTITY/PROJECT or PROJECT; empty takes the study's name as the project."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # what goes wrong is raised, too
     entity, _, project = address.rpartition("/")
     settings = wandb.setup().settings
     if settings.mode == "disabled":
@@ -54,16 +56,16 @@ class WandbTracker:
 
     def known(self) -> set[str]:
         """Return the trials that are there whole."""
-        return {str(config["trial_id"]) for config, _ in self._found("trial_id")}
+        return {str(config[TRIAL_ID]) for config, _ in self._found(TRIAL_ID)}
 
     def send(self, run: FinishedRun) -> None:
         """Send a run; its end is written last."""
         group = run.group if len(run.group) <= _LONGEST else f"{run.group[: _LONGEST - 10]} {run.cell_id[:8]}"
-        config = {**run.config, "status": run.status.value, "trial_id": run.trial_id, "cell_id": run.cell_id}
+        config = {**run.config, "status": run.status.value, TRIAL_ID: run.trial_id}
         made = self._begin(run.trial_id, name=run.name, group=group, kind="run", config=config, tag=run.status.value)
         for evaluation in run.evaluations:
             made.log({"step": evaluation.step, **evaluation.values}, step=evaluation.step)
-        made.summary.update({**run.summary, "status": run.status.value, "message": run.message})
+        made.summary.update({**run.summary, "cell_id": run.cell_id, "message": run.message})
         made.finish(exit_code=0 if run.succeeded else 1)
 
     def send_study(self, artefacts: Artefacts) -> None:

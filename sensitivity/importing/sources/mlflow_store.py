@@ -17,6 +17,8 @@ from sensitivity.store.directory import first_line
 from sensitivity.study.errors import UserError
 from sensitivity.study.redaction import redacted
 
+STATUS_TAG, VERDICT_TAG = "sensitivity.status", "sensitivity.version"
+"""Tags of runs that this package has sent: a run's status, and that of the one that holds the verdict."""
 _PAGE = 1000
 
 
@@ -29,7 +31,7 @@ def read(address: str) -> Source:
     shown = redacted(address)
     try:
         client = MlflowClient(address if "://" in address else Path(address).expanduser().resolve().as_uri())
-        found = [_run(client, run) for run in _runs(client)]
+        found = [_run(client, run) for run in _runs(client) if VERDICT_TAG not in run.data.tags]
     except MlflowException as error:
         raise UserError(f"{shown}: no MLflow store ({first_line(error)})") from None
     return source_of(found, shown if "://" in address else Path(address).name)
@@ -55,7 +57,7 @@ def _run(client: MlflowClient, run: Run) -> LoggedRun:
         run=run.info.run_id,
         settings={name: _value(value) for name, value in run.data.params.items()},
         facts={
-            "status": run.info.status,
+            "status": run.data.tags.get(STATUS_TAG, run.info.status),
             "started_at": _moment(run.info.start_time),
             "finished_at": _moment(run.info.end_time),
         },

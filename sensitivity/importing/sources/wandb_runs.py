@@ -10,7 +10,8 @@ import contextlib
 import json
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.paths import path_faults
 
 _MAGIC, _HEADER, _BLOCK, _FRAGMENT = b":W&B", 7, 32 * 1024, struct.Struct("<IHB")
+TRIAL_ID, _STATUS = "trial_id", "status"
+"""In the configuration of runs that this package has sent."""
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
@@ -34,7 +37,8 @@ def read(address: str) -> Source:
     root = Path(address).expanduser()
     files = [root] if root.is_file() else sorted(root.glob("**/run-*.wandb"))
     with path_faults(root, "Give a folder of W&B runs, such as wandb/"):
-        runs = [read_file(file) for file in files]
+        found = [read_file(file) for file in files]
+    runs = [replace(run, settings=_without_id(run.settings)) for run in found if not is_verdict(run.settings)]
     return source_of(runs, root.name, reported="the step of wandb.log")
 
 
@@ -62,8 +66,19 @@ def read_file(file: Path) -> LoggedRun:
             evaluations.append({**logged, REPORTED: record.history.step.num, "train_seconds": values.get("_runtime")})
         elif kind == "exit":
             facts["status"] = "finished" if record.exit.exit_code == 0 else "crashed"
-    settings = {name: value for name, value in settings.items() if name != "_wandb"}
+    if facts["status"] != "running":
+        facts["status"] = settings.get(_STATUS, facts["status"])
+    settings = {name: value for name, value in settings.items() if name not in ("_wandb", _STATUS)}
     return LoggedRun(run=file.stem.removeprefix("run-"), settings=settings, facts=facts, evaluations=evaluations)
+
+
+def _without_id(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != TRIAL_ID}
+
+
+def is_verdict(settings: Mapping[str, Any]) -> bool:
+    """Whether a run that this package has sent holds a study's verdict, and nothing was trained."""
+    return {"study", "version"} <= settings.keys() and TRIAL_ID not in settings
 
 
 def _items(items: Any) -> dict[str, Any]:
