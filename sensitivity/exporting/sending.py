@@ -81,8 +81,10 @@ class Sender:
         self.on_sent()
 
     def reset(self) -> None:
-        """Forget the connection and what is known to be there."""
-        self._tracker, self._there = None, set()
+        """End the connection, and forget what is known to be there."""
+        tracker, self._tracker, self._there = self._tracker, None, set()
+        if tracker is not None:
+            tracker.close()
 
     def close(self) -> None:
         """Wait until all has arrived."""

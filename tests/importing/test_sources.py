@@ -179,6 +179,7 @@ def test_wandb_runs_of_the_offline_mode(tmp_path, monkeypatch):
         for step in STEPS:
             value = accuracy(configuration["lr"], configuration["seed"], step)
             run.log({"val_accuracy": value, "global_step": step})
+    wandb.teardown()  # its own process writes files to their ends
     study = sensitivity.import_runs(tmp_path / "wandb", "mine", storage=tmp_path)
     (row,) = study.runs.to_dict("records")
     assert (row["status"], row["optimizer"], row["param.lr"], row["seed"]) == ("completed", "sgd", 0.1, 1)

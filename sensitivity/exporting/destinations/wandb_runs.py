@@ -56,7 +56,7 @@ class WandbTracker:
 
     def known(self) -> set[str]:
         """Return the trials that are there whole."""
-        return {str(config[TRIAL_ID]) for config, _ in self._found(TRIAL_ID)}
+        return {str(config[TRIAL_ID]) for config in self._found(TRIAL_ID)}
 
     def send(self, run: FinishedRun) -> None:
         """Send a run; its end is written last."""
@@ -70,11 +70,8 @@ class WandbTracker:
 
     def send_study(self, artefacts: Artefacts) -> None:
         """Send the verdict, the report and the figures as an artifact of a run, which shows the report."""
-        for config, file in list(self._found("version")):
-            if config["version"] == artefacts.version:
-                return
-            if file is not None:
-                shutil.rmtree(file.parent)
+        if any(config["version"] == artefacts.version for config in self._found("version")):
+            return
         config = {"study": self.study, "version": artefacts.version}
         made = self._begin(_VERDICT, name=_VERDICT, group=_VERDICT, kind=_VERDICT, config=config, tag=_VERDICT)
         made.config.update({"version": artefacts.version}, allow_val_change=True)
@@ -95,10 +92,14 @@ class WandbTracker:
         return content_hash({"study": self.study, "of": of})
 
     def _begin(self, of: str, *, name: str, group: str, kind: str, config: Mapping[str, Any], tag: str) -> Any:
+        own = self._id(of)
+        if self.offline is not None:
+            for earlier in self.offline.glob(f"offline-run-*-{own}"):
+                shutil.rmtree(earlier)
         return wandb.init(
             entity=self.entity,
             project=self.project,
-            id=self._id(of),
+            id=own,
             name=name[:_LONGEST],
             group=group,
             job_type=kind,
@@ -111,19 +112,17 @@ class WandbTracker:
             ),
         )
 
-    def _found(self, key: str) -> Iterator[tuple[Mapping[str, Any], Path | None]]:
-        """Yield the configuration, and offline the file, of each whole run of the study that has `key` in it."""
+    def _found(self, key: str) -> Iterator[Mapping[str, Any]]:
+        """Yield the configuration of each whole run of the study that has `key` in it."""
         if self.offline is None:
-            yield from ((config, None) for config in self._at_server() if key in config)
+            yield from (config for config in self._at_server() if key in config)
             return
         for file in sorted(self.offline.glob("offline-run-*/run-*.wandb")):
             found = read_file(file)
             if key not in found.settings or found.settings.get("study") != self.study:
                 continue
-            if found.facts["status"] == "running":
-                shutil.rmtree(file.parent)
-            else:
-                yield found.settings, file
+            if found.facts["status"] != "running":
+                yield found.settings
 
     def _at_server(self) -> Iterator[Mapping[str, Any]]:
         path = f"{self.entity}/{self.project}" if self.entity else self.project

@@ -51,7 +51,7 @@ def read_file(file: Path) -> LoggedRun:
     settings: dict[str, Any] = {}
     facts: dict[str, Any] = {"status": "running"}
     evaluations = []
-    for data in _records(file):
+    for data in records_of(file):
         record = Record.FromString(data)
         kind = record.WhichOneof("record_type")
         if kind == "run":
@@ -63,7 +63,7 @@ def read_file(file: Path) -> LoggedRun:
             values = _items(record.history.item)
             facts["finished_at"] = values.get("_timestamp")
             logged = {name: value for name, value in values.items() if not name.startswith("_")}
-            evaluations.append({**logged, REPORTED: record.history.step.num, "train_seconds": values.get("_runtime")})
+            evaluations.append({"train_seconds": values.get("_runtime"), **logged, REPORTED: record.history.step.num})
         elif kind == "exit":
             facts["status"] = "finished" if record.exit.exit_code == 0 else "crashed"
     if facts["status"] != "running":
@@ -89,10 +89,10 @@ def _items(items: Any) -> dict[str, Any]:
     return found
 
 
-def _records(file: Path) -> Iterator[bytes]:
+def records_of(file: Path) -> Iterator[bytes]:
     """Yield the records of a file, up to where it was cut off."""
     data = file.read_bytes()
-    if not data.startswith(_MAGIC):
+    if not data.startswith(_MAGIC) and data:  # an empty one is of a run that was killed at its start
         raise UserError(f"{file}: no W&B run: it doesn't begin as one")
     place, parts = _HEADER, bytearray()
     while place + _FRAGMENT.size <= len(data):
