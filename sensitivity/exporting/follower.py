@@ -23,9 +23,9 @@ from sensitivity.study.redaction import redacted
 from sensitivity.study.trackers import Target, parse_target
 
 Say = Callable[[Mapping[str, Any]], None]
-_EVERY_S, _AT_MOST_S = 1.0, 60.0
+_EVERY_S, _AT_MOST_S = 1.0, 30.0
 """Between two looks at the study directory; longer where a look takes long."""
-_SHARE = 20
+_SHARE = 5
 """A look may take one part in so many of the time."""
 _PAUSE_S, _LONGEST_PAUSE_S = 15.0, 300.0
 """Before another attempt to reach a tool that has failed."""

@@ -144,6 +144,8 @@ class LiveExport:
             process.wait()
         if self._reader is not None:
             self._reader.join(1.0)
+        assert process.stdout is not None
+        process.stdout.close()
 
     def _give_up(self, reason: str, *, only: set[str] | None = None) -> None:
         for target in self._targets:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from sensitivity.exporting import live
+from sensitivity.exporting import follower, live
 from sensitivity.exporting.follower import Signals, follow
 from sensitivity.exporting.live import LiveExport, sending, targets_of
 from sensitivity.store.manifest import spec_hash
@@ -63,8 +63,11 @@ def test_a_process_that_is_killed_is_a_warning_with_the_command_that_sends_the_r
     assert f"sensitivity export {study.directory.uri} tensorboard:{tmp_path}/logs" in record.message
 
 
-def test_a_tool_that_fails_is_one_warning_and_gets_the_rest_once_it_answers(study, tmp_path):
+def test_a_tool_that_fails_is_one_warning_and_gets_the_rest_once_it_answers(study, tmp_path, monkeypatch):
     """A file stands where the folder should; other targets are not held up."""
+    monkeypatch.setattr(follower, "_SHARE", 0)
+    monkeypatch.setattr(follower, "_EVERY_S", 0.05)
+    monkeypatch.setattr(follower.Sender, "send_study", lambda _: None)  # its files take seconds
     (tmp_path / "blocked").write_text("")
     events, signals = [], Signals()
     targets = [parse_target(f"tensorboard:{tmp_path}/{name}") for name in ("blocked", "open")]
@@ -74,8 +77,12 @@ def test_a_tool_that_fails_is_one_warning_and_gets_the_rest_once_it_answers(stud
     study.add()
     until(lambda: len(sent_to(tmp_path / "open")) == 10)
     (tmp_path / "blocked").unlink()
-    signals.listen(iter(["end\n"]))
-    thread.join()
+
+    def stream():
+        yield "end\n"
+        thread.join()
+
+    signals.listen(stream())
     (warning,) = (event["text"] for event in events if event["event"] == "warning")
     assert re.match(r"tensorboard:.*blocked: runs can't be sent \(.*\). The study goes on", warning)
     assert "Check that the folder can be written" in warning
