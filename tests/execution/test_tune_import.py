@@ -28,7 +28,7 @@ def test_a_folder_that_plain_tune_has_written(running_ray, tmp_path, monkeypatch
     tuner = tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),
         param_space={
-            "lr": tune.grid_search([0.1, 0.3]),
+            "lr": 0.3,
             "seed": tune.grid_search([0, 1]),
             "optimizer": "sgd",
             "batch_size": 32,
@@ -38,8 +38,8 @@ def test_a_folder_that_plain_tune_has_written(running_ray, tmp_path, monkeypatch
     results = tuner.fit()
     study = sensitivity.import_runs(tmp_path / "experiment", "mine", storage=tmp_path)
     runs = study.runs.sort_values(["param.lr", "seed"]).set_index(["param.lr", "seed"])
-    assert list(runs.index) == [(0.1, 0), (0.1, 1), (0.3, 0), (0.3, 1)]
-    assert list(runs["status"]) == ["completed", "failed"] * 2
+    assert list(runs.index) == [(0.3, 0), (0.3, 1)]
+    assert list(runs["status"]) == ["completed", "failed"]
     curves = study.curves.set_index("trial_id")
     for (lr, seed), row in runs.iterrows():
         own = curves.loc[row["trial_id"]]
@@ -51,4 +51,4 @@ def test_a_folder_that_plain_tune_has_written(running_ray, tmp_path, monkeypatch
         frame = result.metrics_dataframe
         assert np.array_equal(curves.loc[row["trial_id"], "test_accuracy"], frame["val_accuracy"])
         assert np.array_equal(curves.loc[row["trial_id"], "train_seconds"], frame["time_total_s"])
-    assert any("Crashed or failed runs: 2" in caution for caution in study.spec.observed.cautions)
+    assert any("Crashed or failed runs: 1" in caution for caution in study.spec.observed.cautions)

@@ -196,7 +196,7 @@ def test_wandb_runs_of_the_offline_mode(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_wandb_project_as_its_public_api_returns_it(tmp_path, monkeypatch):
-    """With objects in the place of the API's own, whose server isn't here: what they hold is as its documentation says."""
+    """A fake: objects in the place of the API's own, as its server isn't here, with the fields that it documents."""
     wandb = pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
 
     def run(place, configuration):
