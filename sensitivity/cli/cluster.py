@@ -39,14 +39,19 @@ def submit(
     runs: Annotated[int | None, typer.Option(min=1, help="as of `settle`")] = None,
     flops: Annotated[float | None, typer.Option(metavar="N", help="as of `settle`")] = None,
     question: Annotated[str | None, typer.Option(help="as of `settle`")] = None,
+    log: Annotated[
+        list[str] | None, typer.Option(metavar="TOOL[:ADDRESS]", help="as of `run`; sent from there")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Send a study to a Ray cluster: it runs there what is missing, or settles it, and this machine may go."""
     from sensitivity.cli.jobs import submit_study
     from sensitivity.cli.limits import limits as read_limits
+    from sensitivity.study.trackers import target_without_credentials
 
     read_limits(within=within, runs=runs, flops=flops, question=question)  # a mistake is told before anything is sent
     given = {"--within": within, "--runs": runs, "--flops": flops, "--question": question}
+    sent = [word for target in log or [] for word in ("--log", target_without_credentials(target))]
     limits = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     if limits and not settle:
         raise UserError(f"{limits[0]}: only with --settle")
@@ -57,7 +62,7 @@ def submit(
         workers=workers,
         with_package=not installed,
         include=include or [],
-        command=["settle", *limits] if settle else ["run"],
+        command=[*(["settle", *limits] if settle else ["run"]), *sent],
         as_json=as_json,
     )
 

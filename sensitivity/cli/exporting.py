@@ -1,4 +1,4 @@
-"""The ``export`` command's work: the table of runs as a file, or an Optuna storage."""
+"""The ``export`` command's work: the table of runs as a file, or all runs to an Optuna storage or to a tracker."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sensitivity.cli.display import shown_file
-from sensitivity.store.directory import place
+from sensitivity.store.directory import Place, first_line, place
+from sensitivity.store.ledger import refuse_settling_folder
 from sensitivity.store.reader import export_runs
 from sensitivity.store.record import refuse_record
+from sensitivity.study.errors import UserError
 from sensitivity.study.redaction import redacted
+from sensitivity.study.trackers import Target, names_tracker, parse_target
 from sensitivity.study.whole_files import refuse_unwritable, write_output
-from sensitivity.study.words import size
+from sensitivity.study.words import count, size
 
 _OPTUNA = "optuna:"
 
@@ -34,7 +37,38 @@ def export_study(study_dir: str, target: str) -> Iterator[str]:
         written = "" if file is None else f" ({size(file.stat().st_size, 'B')})"
         yield f"storage: {redacted(url) if '://' in url else f'sqlite:///{url}'}{written}"
         return
+    if names_tracker(target):
+        yield from _send(directory, parse_target(target))
+        return
     file = Path(target)
     refuse_record(file)
     refuse_unwritable(file)
     yield f"runs: {shown_file(write_output(file, export_runs(directory, file.suffix.lower())))}"
+
+
+def _send(directory: Place, target: Target) -> Iterator[str]:
+    """Send what a tool lacks of a study; again sends only what is new.
+
+    Raises:
+        UserError: the tool's package isn't installed, or it can't be reached.
+    """
+    if target.missing:
+        raise UserError(target.missing)
+    from sensitivity.exporting.sending import Sender  # heavy, as the report is part of what is sent
+
+    refuse_settling_folder(directory)
+    sender = Sender(directory, target)
+    try:
+        sender.send_runs()
+        sender.send_study()
+        where = sender.where
+        sender.close()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{target.shown}: can't be sent to ({redacted(first_line(error))}); {count(sender.sent, 'run')} arrived\n"
+            f"  {target.kind.check}; the same command then sends the rest"
+        ) from None
+    yield f"{target.shown}: {count(sender.sent, 'run')} sent, {sender.there:,} there, with the verdict and the report"
+    yield f"see:    {where}"

@@ -64,6 +64,10 @@ DirectoryArgument = Annotated[str, typer.Argument(metavar="STUDY_DIR", help="a s
 StorageOption = Annotated[str, typer.Option(metavar="URI", help="where study directories are kept: a folder, s3://...")]
 WorkersOption = Annotated[int | None, typer.Option(min=1, help="packs at a time (default: one a core)")]
 AddressOption = Annotated[str | None, typer.Option(help="a running Ray cluster (default: start Ray here)")]
+LogOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TOOL[:ADDRESS]", help="send runs as they end to mlflow, tensorboard or wandb, too"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
 
 
@@ -141,13 +145,14 @@ def run(
     storage: StorageOption = "studies",
     address: AddressOption = None,
     workers: WorkersOption = None,
+    log: LogOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run what is missing of a study, and keep it in STORAGE/NAME."""
     with _importing():
         from sensitivity.cli.running import run_study
 
-    raise typer.Exit(run_study(study, storage=storage, address=address, workers=workers, as_json=as_json))
+    raise typer.Exit(run_study(study, storage=storage, address=address, workers=workers, log=log, as_json=as_json))
 
 
 @app.command()
@@ -167,6 +172,7 @@ def settle(
     storage: StorageOption = "studies",
     address: AddressOption = None,
     workers: WorkersOption = None,
+    log: LogOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run what a study's questions need, and no more, until each has its answer or a budget ends."""
@@ -185,6 +191,7 @@ def settle(
         address=address,
         workers=workers,
         limits=asked,
+        log=log,
         as_json=as_json,
     )
     raise typer.Exit(code)
@@ -270,10 +277,13 @@ def verify(
 def export(
     study_dir: DirectoryArgument,
     target: Annotated[
-        str, typer.Argument(metavar="FILE.{csv,parquet}|optuna:URL", help="the table of runs, or an Optuna storage")
+        str,
+        typer.Argument(
+            metavar="FILE.{csv,parquet}|TOOL[:ADDRESS]", help="a file, or optuna:, mlflow:, tensorboard:, wandb:"
+        ),
     ],
 ) -> None:
-    """Write the table of runs, every planned run included, as CSV or Parquet; or all runs to an Optuna storage."""
+    """Write the table of runs, every planned run included, to a file; or send the runs to another tool."""
     with _importing():
         from sensitivity.cli.exporting import export_study
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 
@@ -15,25 +16,39 @@ from sensitivity.execution.launch import Outcome, launch
 from sensitivity.execution.messages import extent, outcome_lines
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.study_run import Machines
+from sensitivity.exporting.live import sending, targets_of
 from sensitivity.store.directory import place
 from sensitivity.study.redaction import redacted
 
 
-def run_study(study: str, *, storage: str, address: str | None, workers: int | None, as_json: bool) -> int:
+def run_study(
+    study: str,
+    *,
+    storage: str,
+    address: str | None,
+    workers: int | None,
+    log: Sequence[str] | None,
+    as_json: bool,
+) -> int:
     """Run what is missing of a study, show it, and return the exit code."""
     console = plain_console(stderr=as_json)
     plan = prepare(study)
     console.print(f"{plan.spec.name}: {extent(plan)}", soft_wrap=True)
-    outcome = launch(
-        plan,
-        place(storage).child(plan.spec.name),
-        Machines(address=address, workers=workers),
-        show=lambda progress: shown(progress, console),
-    )
+    directory = place(storage).child(plan.spec.name)
+    with sending(directory, targets_of(plan.spec, log), show=lambda text: console.print(text, soft_wrap=True)) as sent:
+        outcome = launch(
+            plan,
+            directory,
+            Machines(address=address, workers=workers),
+            show=lambda progress: shown(progress, console),
+        )
+        if not outcome.interrupted:
+            sent.end()
     if as_json:
         print(json_text(run_output(outcome)))
     else:
-        _tell(outcome, console, again=command_again("run", study, storage=storage, address=address, workers=workers))
+        again = command_again("run", study, storage=storage, address=address, workers=workers, log=log)
+        _tell(outcome, console, again=again)
     if outcome.interrupted:
         return STOPPED
     if not outcome.trained:
@@ -54,9 +69,18 @@ def _tell(outcome: Outcome, console: Console, *, again: str) -> None:
     line(f"report:  sensitivity report {shlex.quote(outcome.directory)}")
 
 
-def command_again(command: str, study: str, *, storage: str, address: str | None, workers: int | None) -> str:
+def command_again(
+    command: str,
+    study: str,
+    *,
+    storage: str,
+    address: str | None,
+    workers: int | None,
+    log: Sequence[str] | None,
+) -> str:
     """Return the command that goes on with a study where it was stopped."""
     shown = None if address is None else redacted(address)
     options = {"--storage": storage, "--address": shown, "--workers": workers}
     given = [f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
+    given += [f"--log {shlex.quote(redacted(target))}" for target in log or ()]
     return " ".join([f"sensitivity {command}", shlex.quote(study), *given])

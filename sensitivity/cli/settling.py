@@ -21,6 +21,7 @@ from sensitivity.execution.prepare import prepare
 from sensitivity.execution.settler import Budget
 from sensitivity.execution.settling import NextStep, next_step, settle_study
 from sensitivity.execution.study_run import Machines
+from sensitivity.exporting.live import sending, targets_of
 from sensitivity.figures.settled_words import step_in_words, what_it_took
 from sensitivity.figures.verdict_text import verdict_text
 from sensitivity.store.directory import place
@@ -36,6 +37,7 @@ def settle(
     address: str | None,
     workers: int | None,
     limits: Limits,
+    log: Sequence[str] | None,
     as_json: bool,
 ) -> int:
     """Settle a study, show each step, and return the exit code."""
@@ -44,25 +46,32 @@ def settle(
     directory = place(storage).child(plan.spec.name)
 
     def entered(entry: LedgerEntry) -> None:
-        console.print(step_in_words(entry), soft_wrap=True)
+        line(step_in_words(entry))
 
-    console.print(f"{plan.spec.name}: settling, in {directory.uri}", soft_wrap=True)
-    settled = settle_study(
-        plan,
-        directory,
-        Machines(address=address, workers=workers),
-        questions=limits.questions,
-        budget=Budget(runs=limits.runs, flops=limits.flops, seconds=limits.seconds),
-        show=lambda progress: shown(progress, console),
-        on_entry=entered,
-    )
-    outcome = settled.outcome
+    def line(text: str) -> None:
+        console.print(text, soft_wrap=True)
+
+    targets = targets_of(plan.spec, log)
+    line(f"{plan.spec.name}: settling, in {directory.uri}")
+    with sending(directory, targets, show=line) as sent:
+        settled = settle_study(
+            plan,
+            directory,
+            Machines(address=address, workers=workers),
+            questions=limits.questions,
+            budget=Budget(runs=limits.runs, flops=limits.flops, seconds=limits.seconds),
+            show=lambda progress: shown(progress, console),
+            on_entry=entered,
+        )
+        outcome = settled.outcome
+        if not outcome.interrupted:
+            sent.end()
     if as_json:
         print(json_text(settle_output(settled.ledger, interrupted=outcome.interrupted), indent=2))
     else:
         _tell(settled.ledger.settlement is not None, directory.uri, outcome_lines(outcome), console)
     if outcome.interrupted:
-        again = command_again("settle", study, storage=storage, address=address, workers=workers)
+        again = command_again("settle", study, storage=storage, address=address, workers=workers, log=log)
         print(f"stopped; every reported result is kept. To go on: {again}", file=sys.stderr)
         return STOPPED
     if not outcome.trained:

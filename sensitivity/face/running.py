@@ -55,6 +55,7 @@ def run(
     storage: str | os.PathLike[str] = "studies",
     address: str | None = None,
     workers: int | None = None,
+    log: str | Sequence[str] | None = None,
     progress: bool = True,
 ) -> OpenedStudy:
     """Run what is missing of a study, keep it in ``storage/NAME``, and return that study directory, opened.
@@ -68,6 +69,8 @@ def run(
         storage: where study directories are kept: a folder or a URI.
         address: of a running Ray cluster; None uses this machine.
         workers: packs at a time; one a core by default.
+        log: tools to which runs are sent as they end, such as "mlflow" or "mlflow:http://HOST:5000"; by default those
+            of the study file. One that can't be reached is a warning.
         progress: whether to show a line that says how far the study is.
 
     Raises:
@@ -80,15 +83,19 @@ def run(
         from sensitivity.execution.launch import launch
         from sensitivity.execution.messages import extent
         from sensitivity.execution.study_run import Machines
+        from sensitivity.exporting.live import sending, targets_of
 
         line.show(f"{ready.spec.name}: {extent(ready)}")
         directory = place(os.fspath(storage)).child(ready.spec.name)
-        outcome = launch(
-            ready,
-            directory,
-            Machines(address=address, workers=workers, sessions=_this_executor().session),
-            show=line.following,
-        )
+        with sending(directory, targets_of(ready.spec, _several(log)), show=line.show) as sent:
+            outcome = launch(
+                ready,
+                directory,
+                Machines(address=address, workers=workers, sessions=_this_executor().session),
+                show=line.following,
+            )
+            if not outcome.interrupted:
+                sent.end()
     _end(outcome, line)
     return opened(directory)
 
@@ -103,6 +110,7 @@ def settle(
     storage: str | os.PathLike[str] = "studies",
     address: str | None = None,
     workers: int | None = None,
+    log: str | Sequence[str] | None = None,
     progress: bool = True,
 ) -> OpenedStudy:
     """Run what a study's questions need until each has its answer or a budget ends, and return the study, opened.
@@ -120,6 +128,8 @@ def settle(
         storage: where study directories are kept: a folder or a URI.
         address: of a running Ray cluster; None uses this machine.
         workers: packs at a time; one a core by default.
+        log: tools to which runs are sent as they end, such as "mlflow" or "mlflow:http://HOST:5000"; by default those
+            of the study file. One that can't be reached is a warning.
         progress: whether to show a line that says how far it is.
 
     Raises:
@@ -134,16 +144,20 @@ def settle(
         from sensitivity.execution.settler import Budget
         from sensitivity.execution.settling import settle_study
         from sensitivity.execution.study_run import Machines
+        from sensitivity.exporting.live import sending, targets_of
 
         directory = place(os.fspath(storage)).child(ready.spec.name)
-        settled = settle_study(
-            ready,
-            directory,
-            Machines(address=address, workers=workers, sessions=_this_executor().session),
-            questions=(questions,) if isinstance(questions, str) else questions,
-            budget=Budget(runs=runs, flops=flops, seconds=None if hours is None else 3600 * hours),
-            show=line.following,
-        )
+        with sending(directory, targets_of(ready.spec, _several(log)), show=line.show) as sent:
+            settled = settle_study(
+                ready,
+                directory,
+                Machines(address=address, workers=workers, sessions=_this_executor().session),
+                questions=(questions,) if isinstance(questions, str) else questions,
+                budget=Budget(runs=runs, flops=flops, seconds=None if hours is None else 3600 * hours),
+                show=line.following,
+            )
+            if not settled.outcome.interrupted:
+                sent.end()
     _end(settled.outcome, line)
     return opened(directory)
 
@@ -166,6 +180,10 @@ def _check_budget(**limits: float | None) -> None:
     for name, limit in limits.items():
         if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
             raise UserError(f"{name}: give a number above 0, or None for no limit; got {limit!r}")
+
+
+def _several(log: str | Sequence[str] | None) -> Sequence[str] | None:
+    return (log,) if isinstance(log, str) else log
 
 
 def _check_workers(workers: int | None) -> None:

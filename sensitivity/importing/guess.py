@@ -55,7 +55,7 @@ def guess(source: Source) -> Guess:
         del roles["message"]
     hyperparameters = {
         own: name
-        for name in table.column_names
+        for name in sorted(table.column_names, key=is_setting)  # of several, the setting: a curve may be scheduled
         if (own := HYPERPARAMETER_NAMES.get(plain_name(name))) and name in numbers and name not in roles.values()
     }
     settings = [
@@ -180,7 +180,7 @@ def _rest(
         if kinds < 2 or (measured(name)[1] is not None):
             continue
         constant = len(np.unique(codes * (kinds + 1) + values)) == runs
-        if name in numbers and evaluations and constant:
+        if name in numbers and evaluations and constant and plain_name(name) not in hyperparameters:
             hyperparameters[plain_name(name)] = name
         elif name in numbers and not evaluations and kinds < max(2, runs / 2):
             found.questions.append(

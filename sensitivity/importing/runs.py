@@ -22,6 +22,8 @@ from sensitivity.study.metrics import METRICS
 from sensitivity.study.section import CONFIRMATION_SEEDS
 
 _LOSSES = ("train_loss", "test_loss")
+_LARGEST = 1e100
+"""A loss beyond it is infinite: no table of a study has one, and MLflow's databases write so of an infinite one."""
 _PLAIN_OPTIMIZER = r"[^A-Za-z0-9._-]+"
 
 
@@ -211,6 +213,8 @@ def _evaluations(
         found[name] = number(getattr(columns, name))
     for ours, metric in mapping.metrics.items():
         own = number(metric.column)
+        if ours in _LOSSES:
+            own = np.where(np.abs(own) > _LARGEST, np.inf, own)
         scale = 100.0 if metric.unit.endswith("percent") else 1.0
         found[ours] = (scale - own if metric.unit.startswith("error") else own) / scale
         high = np.nanmax(found[ours], initial=0.0)
@@ -230,7 +234,8 @@ def _nan_losses(table: pa.Table, mapping: ImportMapping, code: NDArray[np.int_],
         if ours in mapping.metrics:
             values = table[mapping.metrics[ours].column]
             if pa.types.is_floating(values.type):
-                lost = pc.fill_null(pc.invert(pc.is_finite(values)), fill_value=False).to_numpy()
+                beyond = pc.or_(pc.invert(pc.is_finite(values)), pc.greater(pc.abs(values), _LARGEST))
+                lost = pc.fill_null(beyond, fill_value=False).to_numpy()
                 found[code[lost]] = True
     return found
 

@@ -51,8 +51,8 @@ class Manifest:
 
 
 def spec_hash(spec: StudySpec) -> str:
-    """Return the hash of a resolved study."""
-    return content_hash(spec.model_dump(mode="json"))
+    """Return the hash of a resolved study; where its runs are sent is no part of it."""
+    return content_hash(spec.model_dump(mode="json", exclude={"log"}))
 
 
 def read_manifest(directory: Place) -> Manifest:

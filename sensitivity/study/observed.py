@@ -19,7 +19,7 @@ from sensitivity.study.section import AsList, Section
 
 OBSERVED = "observed"
 """The kind of an optimizer that trains elsewhere, and the design of settings that nobody has declared."""
-TRAINED_HERE = ("problem", "budget", "schedule", "evaluation", "search", "execution")
+TRAINED_HERE = ("problem", "budget", "schedule", "evaluation", "search", "execution", "log")
 """Tables of a study file that say how runs are trained here."""
 
 

@@ -1,7 +1,8 @@
 """``StudySpec``: a validated study file, with the checks across its tables.
 
 Every field, its default and its range stand once, here or beside: optimizers in `arms`, how runs train in `protocol`,
-searches in `search`, what is claimed in `primary`, how the machine is used in `execution`.
+searches in `search`, what is claimed in `primary`, how the machine is used in `execution`, where runs are sent in
+`trackers`.
 `search_spaces/template.toml` shows each field in use.
 """
 
@@ -34,6 +35,7 @@ from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
 from sensitivity.study.section import CONFIRMATION_SEEDS, MOST_RUNS, AsList, Count, Section, Seed
 from sensitivity.study.spec_checks import repeated, seed_list, target_mistakes, unmeasured
+from sensitivity.study.trackers import LogSpec
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -67,6 +69,7 @@ class StudySpec(Editable):
     search: Annotated[SearchSpec | None, Field(validate_default=True)] = None
     margins: MarginsSpec = MarginsSpec()
     execution: Annotated[ExecutionSpec, Field(validate_default=True)] = ExecutionSpec()
+    log: LogSpec = LogSpec()
 
     def __init__(self, /, **fields: Any) -> None:  # typed so, as lists and tables are given for tuples and sections
         super().__init__(**fields)
@@ -322,6 +325,8 @@ class StudySpec(Editable):
     def _only_what_is_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit fields that an observed study lacks, or the ``[observed]`` table of others, to keep their hashes."""
         content: dict[str, Any] = handler(self)
+        if not self.log.to:
+            content.pop("log", None)
         for name in ("observed",) if self.observed is None else TRAINED_HERE:
             content.pop(name, None)
         return content

@@ -1,6 +1,13 @@
 """Runs that other tools have written themselves, imported and compared number by number."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from types import SimpleNamespace
 
 import numpy as np
@@ -179,11 +186,99 @@ def test_wandb_runs_of_the_offline_mode(tmp_path, monkeypatch):
         for step in STEPS:
             value = accuracy(configuration["lr"], configuration["seed"], step)
             run.log({"val_accuracy": value, "global_step": step})
+    wandb.teardown()  # its own process writes files to their ends
     study = sensitivity.import_runs(tmp_path / "wandb", "mine", storage=tmp_path)
     (row,) = study.runs.to_dict("records")
     assert (row["status"], row["optimizer"], row["param.lr"], row["seed"]) == ("completed", "sgd", 0.1, 1)
     assert tuple(study.curves["step"]) == STEPS
     assert list(study.curves["test_accuracy"]) == [accuracy(0.1, 1, step) for step in STEPS]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_wandb_project_as_its_public_api_returns_it(tmp_path, monkeypatch):
+    """A fake: objects in the place of the API's own, as its server isn't here, with the fields that it documents."""
+    wandb = pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+
+    def run(place, configuration):
+        history = [
+            {
+                "_step": at,
+                "_runtime": 1.5 * at,
+                "_timestamp": 1.75e9 + at,
+                "global_step": step,
+                "val_accuracy": accuracy(configuration["lr"], configuration["seed"], step),
+            }
+            for at, step in enumerate(STEPS[: 2 if place == 3 else 3])
+        ]
+        return SimpleNamespace(
+            id=f"r{place}",
+            state="crashed" if place == 3 else "finished",
+            created_at="2025-06-15T15:06:40Z",
+            config={**configuration, "_wandb": {}},
+            scan_history=lambda: iter(history),
+        )
+
+    projects = {"me/mine": [run(place, each) for place, each in enumerate(configurations())]}
+    monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(runs=projects.get))
+    study = sensitivity.import_runs("wandb:me/mine", "mine", storage=tmp_path)
+    check(study, statuses=("completed",) * 3 + ("failed",))
+    assert sorted(study.runs["train_seconds"]) == [1.5, 3.0, 3.0, 3.0]
+
+    def gone(_):
+        raise ValueError("Could not find project")
+
+    monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(runs=gone))
+    with pytest.raises(UserError, match=r"W&B gives no project of this name \(Could not find project\)"):
+        sensitivity.import_runs("wandb:me/other", "other", storage=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_mlflow_server(tmp_path):
+    """Over http: sent by this package, imported again, and the server's numbers are those of the first import."""
+    pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
+    from sensitivity.exporting.sending import Sender
+    from sensitivity.store.directory import place
+    from sensitivity.study.trackers import parse_target
+
+    table = "run,optimizer,lr,batch_size,seed,step,test_accuracy\n" + "".join(
+        f"{lr}-{seed},sgd,{lr},32,{seed},{step},{accuracy(lr, seed, step)}\n"
+        for lr in LRS
+        for seed in SEEDS
+        for step in STEPS
+    )
+    (tmp_path / "runs.csv").write_text(table)
+    sensitivity.import_runs(tmp_path / "runs.csv", "first", storage=tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination",
+        str(tmp_path / "a"),
+    ]
+    server = subprocess.Popen(
+        command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        url, end = f"http://127.0.0.1:{port}", time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=1).close()
+                break
+            except OSError:
+                if server.poll() is not None:
+                    pytest.skip("this MLflow has no server")
+                assert time.monotonic() < end
+                time.sleep(0.2)
+        sender = Sender(place(str(tmp_path / "first")), parse_target(f"mlflow:{url}"))
+        sender.send_runs()
+        sender.send_study()
+        check(sensitivity.import_runs(f"mlflow:{url}", "again", storage=tmp_path))
+        assert list((tmp_path / "a").rglob("report.html"))
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(20)
 
 
 def test_a_package_that_is_missing_is_named_with_its_install_line(tmp_path, monkeypatch):

@@ -86,7 +86,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
         "name: the name becomes a folder: a letter or digit, then up to 63 of letters, digits, . _ - (got '../escape')",
         "batch_size: unknown field (did you mean 'batch_sizes'?). Allowed here: name, description, batch_sizes, seeds, "
         "observed, problem, budget, schedule, evaluation, optimizers, targets, pairs, primary, search, margins, "
-        "execution",
+        "execution, log",
         "batch_sizes: the list is empty: give at least one (got [])",
         "seeds: repeated: 1 (got [1, 1])",
         "problem.dataset: unknown data set 'digit'. Allowed: digits, diabetes, mnist, fashion_mnist, cifar10, "

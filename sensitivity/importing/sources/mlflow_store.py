@@ -11,12 +11,14 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from sensitivity.importing.sources.rows import LoggedRun, source_of
+from sensitivity.importing.sources.rows import SUMMARY, LoggedRun, source_of
 from sensitivity.importing.tables import Source
 from sensitivity.store.directory import first_line
 from sensitivity.study.errors import UserError
 from sensitivity.study.redaction import redacted
 
+STATUS_TAG, VERDICT_TAG = "sensitivity.status", "sensitivity.version"
+"""Tags of runs that this package has sent: a run's status, and that of the one that holds the verdict."""
 _PAGE = 1000
 
 
@@ -29,7 +31,7 @@ def read(address: str) -> Source:
     shown = redacted(address)
     try:
         client = MlflowClient(address if "://" in address else Path(address).expanduser().resolve().as_uri())
-        found = [_run(client, run) for run in _runs(client)]
+        found = [_run(client, run) for run in _runs(client) if VERDICT_TAG not in run.data.tags]
     except MlflowException as error:
         raise UserError(f"{shown}: no MLflow store ({first_line(error)})") from None
     return source_of(found, shown if "://" in address else Path(address).name)
@@ -48,14 +50,14 @@ def _runs(client: MlflowClient) -> Iterator[Run]:
 
 def _run(client: MlflowClient, run: Run) -> LoggedRun:
     by_step: dict[int, dict[str, Any]] = {}
-    for name in run.data.metrics:
+    for name in (each for each in run.data.metrics if not each.startswith(SUMMARY)):
         for metric in client.get_metric_history(run.info.run_id, name):
             by_step.setdefault(metric.step, {"step": metric.step})[name] = metric.value
     return LoggedRun(
         run=run.info.run_id,
-        settings={name: _number(value) for name, value in run.data.params.items()},
+        settings={name: _value(value) for name, value in run.data.params.items()},
         facts={
-            "status": run.info.status,
+            "status": run.data.tags.get(STATUS_TAG, run.info.status),
             "started_at": _moment(run.info.start_time),
             "finished_at": _moment(run.info.end_time),
         },
@@ -63,8 +65,10 @@ def _run(client: MlflowClient, run: Run) -> LoggedRun:
     )
 
 
-def _number(text: str) -> float | str:
+def _value(text: str) -> float | bool | str:
     """Parse a parameter, which MLflow stores as text."""
+    if text in ("True", "False"):
+        return text == "True"
     try:
         return float(text)
     except ValueError:

@@ -14,6 +14,8 @@ from sensitivity.study.errors import UserError
 
 REPORTED = "reported"
 """The column of what a tool counts, which may be steps of the optimizer, epochs, or reports."""
+SUMMARY = "summary."
+"""Begins the names of numbers of a run as a whole where a tool has but one kind of number; they are no curves."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ def read(address: str) -> Source:
     """
     root = Path(address).expanduser()
     folders = sorted({file.parent for file in root.glob("**/*tfevents*")})
-    return source_of([_run(folder, root) for folder in folders], root.name)
+    runs = [_run(folder, root) for folder in folders]
+    return source_of([run for run in runs if run.settings or run.evaluations], root.name)
 
 
 def _run(folder: Path, root: Path) -> LoggedRun:
@@ -35,10 +36,12 @@ def _run(folder: Path, root: Path) -> LoggedRun:
         for event in events.Scalars(tag):
             by_step.setdefault(event.step, {"step": event.step})[tag] = event.value
             times.append(event.wall_time)
+    settings = dict(_settings(events))
+    status = {"status": settings.pop("status")} if "status" in settings else {}
     return LoggedRun(
         run=folder.relative_to(root).as_posix(),
-        settings=dict(_settings(events)),
-        facts={"started_at": min(times), "finished_at": max(times)} if times else {},
+        settings=settings,
+        facts=status | ({"started_at": min(times), "finished_at": max(times)} if times else {}),
         evaluations=[by_step[step] for step in sorted(by_step)],
     )
 

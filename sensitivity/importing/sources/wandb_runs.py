@@ -1,48 +1,94 @@
-"""W&B runs on this machine: the ``run-ID.wandb`` file of each, as written with ``WANDB_MODE=offline`` or beside a sync.
+"""W&B runs: those of a project at its server, or the ``run-ID.wandb`` files of runs on this machine.
 
-Such a file is a log of protobuf records in LevelDB's format: after a header of 7 bytes, blocks of 32 KiB of fragments,
-each with a checksum, a length and a type. Runs of a server are exported from its pages as CSV, and imported from that.
+Such a file, as written with ``WANDB_MODE=offline`` or beside a sync, is a log of protobuf records in LevelDB's format:
+after a header of 7 bytes, blocks of 32 KiB of fragments, each with a checksum, a length and a type.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
+import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 from sensitivity.importing.sources.rows import REPORTED, LoggedRun, source_of
 from sensitivity.importing.tables import Source
+from sensitivity.store.directory import first_line
 from sensitivity.study.errors import UserError
 from sensitivity.study.paths import path_faults
 
 _MAGIC, _HEADER, _BLOCK, _FRAGMENT = b":W&B", 7, 32 * 1024, struct.Struct("<IHB")
+_PROJECT = re.compile(r"[\w.-]+/[\w.-]+")
+_REPORTED = "the step of wandb.log"
+TRIAL_ID, _STATUS = "trial_id", "status"
+"""In the configuration of runs that this package has sent."""
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 def read(address: str) -> Source:
-    """Read all runs below a folder, or that of one file.
+    """Read all runs below a folder, that of one file, or those of a project at the server, ``ENTITY/PROJECT``.
 
     Raises:
-        UserError: there are none, or a file isn't W&B's.
+        UserError: there are none, the server doesn't give them, or a file isn't W&B's.
     """
     root = Path(address).expanduser()
+    if not root.exists() and _PROJECT.fullmatch(address):
+        return source_of(_of_project(address), f"W&B project {address}", reported=_REPORTED)
     files = [root] if root.is_file() else sorted(root.glob("**/run-*.wandb"))
     with path_faults(root, "Give a folder of W&B runs, such as wandb/"):
-        runs = [_run(file) for file in files]
-    return source_of(runs, root.name, reported="the step of wandb.log")
+        found = [read_file(file) for file in files]
+    runs = [replace(run, settings=_without_id(run.settings)) for run in found if not is_verdict(run.settings)]
+    return source_of(runs, root.name, reported=_REPORTED)
 
 
-def _run(file: Path) -> LoggedRun:
+def _of_project(address: str) -> list[LoggedRun]:
+    try:
+        return [_of_server(run) for run in wandb.Api().runs(address) if not is_verdict(run.config)]
+    except (wandb.Error, ValueError, OSError) as error:
+        raise UserError(
+            f"{address}: no such file or folder, and W&B gives no project of this name ({first_line(error)})\n"
+            "  Give an existing folder, or check the name, the network and `wandb login`"
+        ) from None
+
+
+def _of_server(run: Any) -> LoggedRun:
+    """Return a run of W&B's public API, with every row of its history."""
+    settings = {name: value for name, value in run.config.items() if not name.startswith("_")}
+    evaluations = []
+    last = None
+    for row in run.scan_history():
+        last = row.get("_timestamp", last)
+        logged = {name: value for name, value in row.items() if not name.startswith("_") and value is not None}
+        evaluations.append({"train_seconds": row.get("_runtime"), **logged, REPORTED: row.get("_step")})
+    ended = run.state in ("finished", "failed")
+    status = settings.pop(_STATUS, run.state) if ended and TRIAL_ID in settings else run.state
+    facts = {"status": status, "started_at": run.created_at, "finished_at": _moment(last)}
+    return LoggedRun(run=run.id, settings=_without_id(settings), facts=facts, evaluations=evaluations)
+
+
+def _moment(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC).isoformat()
+
+
+def read_file(file: Path) -> LoggedRun:
+    """Return the run of one file, up to where it was cut off.
+
+    Raises:
+        UserError: it isn't W&B's.
+    """
     settings: dict[str, Any] = {}
     facts: dict[str, Any] = {"status": "running"}
     evaluations = []
-    for data in _records(file):
+    for data in records_of(file):
         record = Record.FromString(data)
         kind = record.WhichOneof("record_type")
         if kind == "run":
@@ -54,11 +100,22 @@ def _run(file: Path) -> LoggedRun:
             values = _items(record.history.item)
             facts["finished_at"] = values.get("_timestamp")
             logged = {name: value for name, value in values.items() if not name.startswith("_")}
-            evaluations.append({**logged, REPORTED: record.history.step.num, "train_seconds": values.get("_runtime")})
+            evaluations.append({"train_seconds": values.get("_runtime"), **logged, REPORTED: record.history.step.num})
         elif kind == "exit":
             facts["status"] = "finished" if record.exit.exit_code == 0 else "crashed"
-    settings = {name: value for name, value in settings.items() if name != "_wandb"}
+    if TRIAL_ID in settings and facts["status"] != "running":
+        facts["status"] = settings.pop(_STATUS, facts["status"])
+    settings.pop("_wandb", None)
     return LoggedRun(run=file.stem.removeprefix("run-"), settings=settings, facts=facts, evaluations=evaluations)
+
+
+def _without_id(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != TRIAL_ID}
+
+
+def is_verdict(settings: Mapping[str, Any]) -> bool:
+    """Whether a run that this package has sent holds a study's verdict, and nothing was trained."""
+    return {"study", "version"} <= settings.keys() and TRIAL_ID not in settings
 
 
 def _items(items: Any) -> dict[str, Any]:
@@ -69,10 +126,10 @@ def _items(items: Any) -> dict[str, Any]:
     return found
 
 
-def _records(file: Path) -> Iterator[bytes]:
+def records_of(file: Path) -> Iterator[bytes]:
     """Yield the records of a file, up to where it was cut off."""
     data = file.read_bytes()
-    if not data.startswith(_MAGIC):
+    if not data.startswith(_MAGIC) and data:  # an empty one is of a run that was killed at its start
         raise UserError(f"{file}: no W&B run: it doesn't begin as one")
     place, parts = _HEADER, bytearray()
     while place + _FRAGMENT.size <= len(data):
