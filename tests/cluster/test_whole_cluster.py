@@ -82,10 +82,7 @@ def test_a_killed_drivers_quickstart_is_finished_and_equals_a_local_one(cluster,
     # Confirmations of winners are planned in the order in which their searches end.
     one, other = (each.runs[MEASURED].sort_values("trial_id", ignore_index=True) for each in (there, here))
     pd.testing.assert_frame_equal(one, other)
-    columns, keys = (
-        ["trial_id", "step", "train_loss", "test_loss", "train_accuracy", "test_accuracy"],
-        ["trial_id", "step"],
-    )
+    columns = ["trial_id", "step", "train_loss", "test_loss", "train_accuracy", "test_accuracy"]
     one, other = (each.curves[columns].sort_values(columns[:2], ignore_index=True) for each in (there, here))
     pd.testing.assert_frame_equal(one, other)
     same = int(np.sum(there.runs["status"] == "completed"))
