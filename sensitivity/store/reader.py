@@ -206,7 +206,9 @@ def studies(root: Place) -> tuple[Place, ...]:
     Raises:
         StorageError: the root can't be read.
     """
-    return tuple(folder for folder in (root, *root.folders()) if _may_be_study(folder))
+    if root.exists(MANIFEST):
+        return (root,)  # its subfolders are its own, such as that of its settlement
+    return tuple(folder for folder in root.folders() if _may_be_study(folder))
 
 
 def export_runs(directory: Place, suffix: str) -> bytes:

@@ -171,7 +171,8 @@ def test_studies_are_listed_with_their_root(directory, make):
     root = type(directory)(directory.filesystem, directory.path.rpartition("/")[0], directory.uri.rpartition("/")[0])
     root.child("other").write("notes.txt", b"")
     assert [found.path for found in studies(root)] == [directory.path]
-    assert [found.path for found in studies(directory)] == [directory.path]
+    write_manifest(directory.child("settle"), make.study(), "")
+    assert [found.path for found in studies(directory)] == [directory.path], "without its settlement's folder"
     assert studies(root.child("absent")) == ()
 
 
