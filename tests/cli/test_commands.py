@@ -131,7 +131,7 @@ def test_an_output_beside_the_record_leaves_the_study_as_it_was(command, half_do
         (["export", "{half}", "{tmp}/runs.xlsx"], [".xlsx", ".csv, .parquet"]),
         (["export", "{half}", "{half}/study.json/runs.csv"], ["can't be written"]),
         (["report", "{half}", "-o", "{half}/study.json/x.html"], ["can't be written"]),
-        (["figure", "{half}", "status", "-o", "{half}/settle/ledger.json"], ["settle is part of the record"]),
+        (["report", "{half}", "-o", "{half}/settle/ledger.html"], ["settle is part of the record"]),
         (["run", "{file}", "--storage", "{file}"], ["can't be written", "--storage"]),
         (["run", "{file}", "--storage", "nosuch://x/y"], ["nosuch", "s3://"]),
         (["report", "s3//typo"], ["no study here"]),

@@ -21,7 +21,7 @@ from sensitivity.store.reader import (
     read_study,
     studies,
 )
-from sensitivity.store.schema import CURVE_COLUMNS, RESULT_COLUMNS, SCHEMA_VERSION, TRIAL_COLUMNS
+from sensitivity.store.schema import CURVE_COLUMNS, NOTE_COLUMNS, RESULT_COLUMNS, SCHEMA_VERSION, TRIAL_COLUMNS
 from sensitivity.store.writer import write_plan
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.results import Status
@@ -55,7 +55,7 @@ def test_every_planned_run_is_read_back_with_its_status(directory, make):
     np.testing.assert_array_equal(runs["param.damping"], [math.nan, math.nan, 0.01, 0.1] * 2)
     assert runs["message"].tolist()[1:5] == ["loss above the bound", "boom", "its worker was lost", ""]
     assert runs["traceback"].tolist()[2:5] == ["Traceback ...", "", ""]
-    assert set(runs.columns) == {*TRIAL_COLUMNS, *RESULT_COLUMNS} | {
+    assert set(runs.columns) == {*TRIAL_COLUMNS, *RESULT_COLUMNS, *NOTE_COLUMNS} | {
         "param.lr", "param.momentum", "param.damping", "param.weight_decay"
     }  # fmt: skip
     assert study.unplanned == 0
