@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
+from dashboards.listing import Listing, listing_pairs, parse_listing
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.view import Narrowed, Target, View
 from sensitivity.figures import catalogue
@@ -35,6 +36,7 @@ _PARAMETER = re.compile(r"[^:\x00-\x1f]{1,100}")
 _OPTION = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _OWN = (
     "metric", "within", "optimizer", "batch", "target", "box", "click", "cell", "beside", "run", "study", "token",
+    "where", "sort", "column", "chosen",
 )  # fmt: skip
 """Names that say something else than the value of an exhibit's option."""
 
@@ -54,6 +56,8 @@ class Address:
     cell_a: str | None = None
     cell_b: str | None = None
     run: str | None = None
+    listing: Listing = field(default_factory=Listing)
+    """What of the table of runs is shown."""
     others: tuple[str, ...] = ()
     """Studies to compare, or the one that a new study begins with."""
     unread: tuple[str, ...] = ()
@@ -93,6 +97,7 @@ def parse(pathname: str | None, search: str | None) -> Address:
         cell_a=_id(one.get("cell")),
         cell_b=_id(one.get("beside")),
         run=_id(one.get("run")),
+        listing=parse_listing(given),
         others=_names(given.get("study", [])),
         unread=_unread(one),
     )
@@ -179,6 +184,7 @@ def search_of(address: Address) -> str:
         ("cell", address.cell_a),
         ("beside", address.cell_b),
         ("run", address.run),
+        *listing_pairs(address.listing),
         *(("study", name) for name in address.others),
     ]
     text = urlencode([(name, value) for name, value in pairs if value is not None])

@@ -110,7 +110,9 @@ class OpenedStudy:
         """One row per planned run: its hyperparameters (``param.lr``, ...), status, final metrics, and what is noted of it."""
         return self._tables.runs
 
-    def annotate(self, run: str, *, note: str | None = None, tags: Sequence[str] = (), untag: Sequence[str] = ()) -> None:
+    def annotate(
+        self, run: str, *, note: str | None = None, tags: Sequence[str] = (), untag: Sequence[str] = ()
+    ) -> None:
         """Note something of a run, in the study directory beside the results: columns ``note`` and ``tags`` of `runs`.
 
         Args:

@@ -80,7 +80,9 @@ def _of_run(annotations: Iterable[tuple[str, Annotation]]) -> Noted:
         tags = (tags | set(each.tags)) - set(each.removed)
     standing = {name: text for name, text in notes.items() if name not in replaced and text}
     return Noted(
-        note="\n".join(standing.values()), ids=tuple(standing), tags=tuple(sorted(tags, key=lambda t: (t.casefold(), t)))
+        note="\n".join(standing.values()),
+        ids=tuple(standing),
+        tags=tuple(sorted(tags, key=lambda t: (t.casefold(), t))),
     )
 
 
