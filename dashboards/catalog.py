@@ -24,10 +24,10 @@ from sensitivity.store.ledger import LEDGER, read_ledger, settling_place
 from sensitivity.store.lock import live_holder
 from sensitivity.store.logs import log_parts
 from sensitivity.store.manifest import MANIFEST, Manifest
-from sensitivity.store.notes import note_parts
+from sensitivity.store.notes import note_parts, read_notes
 from sensitivity.store.reader import read_runs, studies
 from sensitivity.store.schema import RUNS
-from sensitivity.study.annotations import Annotation
+from sensitivity.study.annotations import NOTHING_NOTED, Annotation, Noted
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.ledger import Ledger
 from sensitivity.study.spec import StudySpec
@@ -182,6 +182,14 @@ class Catalog:
             return Entry(name, loaded.spec, compute_summary(loaded.runs), times, loaded.results.tables.ledger)
 
         return self._entries.get((name, self.version(name)), summarise)
+
+    def noted(self, name: str, run: str) -> Noted:
+        """Return what is noted of a run now.
+
+        Raises:
+            UserError: there is no such study, or it can't be read.
+        """
+        return read_notes(self.place(name)).get(run, NOTHING_NOTED)
 
     def renew(self, name: str) -> None:
         """Look at a study anew when it is asked for next, because something was just written to it."""

@@ -42,7 +42,7 @@ class Condition:
     """One of the alternatives of a filter."""
 
     kind: str
-    values: tuple[str, ...] = ()
+    operands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, order=True)
@@ -110,7 +110,7 @@ def parse_where(text: str) -> Where | None:
 
 def where_text(where: Where) -> str:
     """Return the text of a filter."""
-    alternatives = (":".join((each.kind, *(quote(v, safe=" ") for v in each.values))) for each in where.any_of)
+    alternatives = (":".join((each.kind, *(quote(v, safe=" ") for v in each.operands))) for each in where.any_of)
     return f"{where.column}:{'|'.join(alternatives)}"
 
 
@@ -133,7 +133,7 @@ def grid_model(where: Collection[Where], numeric: Collection[str]) -> dict[str, 
 
 
 def _condition(condition: Condition, *, of_numbers: bool) -> dict[str, Any] | None:
-    values: list[Any] = list(condition.values)
+    values: list[Any] = list(condition.operands)
     if of_numbers:
         try:
             values = [float(value) for value in values]
@@ -154,7 +154,7 @@ def in_words(where: Where, label: str) -> str:
     said = []
     for each in where.any_of:
         words = KINDS[each.kind][1]
-        said.append(" ".join((words, " and ".join(each.values))).strip())
+        said.append(" ".join((words, " and ".join(each.operands))).strip())
     same = {each.kind for each in where.any_of} == {"equals"}
-    text = "is " + " or ".join(each.values[0] for each in where.any_of) if same else " or ".join(said)
+    text = "is " + " or ".join(each.operands[0] for each in where.any_of) if same else " or ".join(said)
     return f"{label} {text}"

@@ -107,13 +107,15 @@ class OpenedStudy:
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row per planned run: its hyperparameters (``param.lr``, ...), status, final metrics, and what is noted of it."""
+        """One row per planned run: its hyperparameters (``param.lr``, ...), status, final metrics, notes."""
         return self._tables.runs
 
     def annotate(
         self, run: str, *, note: str | None = None, tags: Sequence[str] = (), untag: Sequence[str] = ()
     ) -> None:
-        """Note something of a run, in the study directory beside the results: columns ``note`` and ``tags`` of `runs`.
+        """Note something of a run; it is kept beside the results, and read as columns ``note`` and ``tags`` of `runs`.
+
+        Open the study again to see it there.
 
         Args:
             run: its ``trial_id``.

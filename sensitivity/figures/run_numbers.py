@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,12 @@ import pandas as pd
 
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.axes import falls
-from sensitivity.figures.labels import number, safe
+from sensitivity.figures.labels import metric_value, number, safe
 from sensitivity.figures.scales import metric_scale
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.metrics import Metric, named
+from sensitivity.study.words import duration
 
 COSTS: Mapping[str, str] = {
     "batch_size": "batch size",
@@ -27,6 +28,8 @@ COSTS: Mapping[str, str] = {
     "initial_train_loss": "training loss of the untrained network",
 }
 """Columns of runs with a number beside hyperparameters and metrics, and what they are called."""
+_LABELS = {"trial_id": "run", "cell_id": "cell", "started_at": "started", "finished_at": "ended"}
+_WHOLE = ("batch_size", "steps", "pack_size")
 _LOG_FROM = 20.0
 """Positive numbers whose largest is so many times the smallest lie at their logarithm."""
 _MOST_TICKS = 7
@@ -42,6 +45,32 @@ class Axis:
     tickvals: tuple[float, ...]
     ticktext: tuple[str, ...]
     reversed: bool = False
+
+
+def column_label(column: str, measured: Iterable[Metric]) -> str:
+    """Return what a column of the table of runs is called."""
+    metric = named(column, measured)
+    if metric is not None:
+        return metric.label
+    if column.startswith(PARAM_PREFIX):
+        return hyperparameter(column.removeprefix(PARAM_PREFIX)).label
+    return _LABELS.get(column) or COSTS.get(column) or column.replace("_", " ").replace(".", " of ")
+
+
+def column_value(column: str, value: object, measured: Iterable[Metric]) -> str:
+    """Return a value of a column of the table of runs as it is read; a dash where there is none."""
+    if value is None or value is pd.NaT or value != value or value == "":
+        return "–"
+    metric = named(column, measured)
+    if metric is not None and isinstance(value, float):
+        return metric_value(metric, value)
+    if isinstance(value, pd.Timestamp):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if column in ("train_seconds", "eval_seconds") and isinstance(value, float):
+        return duration(value)
+    if isinstance(value, float):
+        return f"{int(value):,}" if column in _WHOLE and value.is_integer() else number(value, 4)
+    return f"{value:,}" if isinstance(value, int) and column in _WHOLE else str(value)
 
 
 def run_numbers(results: StudyResults) -> dict[str, str]:

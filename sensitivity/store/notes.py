@@ -90,5 +90,7 @@ def write_note(
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+    if annotation == Annotation(run=run):  # nothing is said
+        return
     name = f"{time.time_ns() // 1000:016d}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
     directory.child(NOTES).write(name, annotation.model_dump_json(exclude_defaults=True).encode())

@@ -162,7 +162,7 @@ def _lay(update: object, axis: Axis, **where: int) -> None:
 
 def _words(runs: pd.DataFrame) -> np.ndarray:
     """Return what is read at each point: the run, its settings, and how it ended."""
-    parameters = [name for name in runs if str(name).startswith(PARAM_PREFIX) and runs[name].nunique() > 1]
+    parameters = [name for name in runs if str(name).startswith(PARAM_PREFIX) and len(runs[name].dropna().unique()) > 1]
     said = []
     for run in runs.to_dict("records"):
         settings = ", ".join(
