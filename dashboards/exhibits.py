@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -91,12 +91,18 @@ def chosen_key(option: Option, scene: Scene) -> str | None:
     return asked if asked in values else next(iter(values), None)
 
 
-def option_block(option: Option, results: StudyResults) -> FixedBlock | None:
-    """Return the control of an option; None where there is nothing to choose."""
-    values = option.values(results)
-    if len(values) < 2:
+def option_block(options: Sequence[Option], results: StudyResults) -> FixedBlock | None:
+    """Return the controls of options, beside each other; None where there is nothing to choose."""
+    offered = [(option, values) for option in options if len(values := option.values(results)) > 1]
+    if not offered:
         return None
-    return FixedBlock(name=f"{option.name} {' '.join(values)}", content=partial(_control, option, values))
+    name = " ".join(f"{option.name} {' '.join(values)}" for option, values in offered)
+    return FixedBlock(
+        name=name,
+        content=lambda scene: html.Div(
+            [_control(option, values, scene) for option, values in offered], className="options"
+        ),
+    )
 
 
 def _control(option: Option, values: Mapping[str, str], scene: Scene) -> Component:

@@ -24,7 +24,7 @@ from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.store.logs import read_lines
 from sensitivity.store.notes import write_note
 from sensitivity.store.schema import PARAM_PREFIX
-from sensitivity.study.annotations import MOST_NOTE, Noted, parse_tags
+from sensitivity.study.annotations import Noted, parse_tags
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.words import duration
 
@@ -171,7 +171,6 @@ def _notes(run: str, noted: Noted, said: str = "", typed: tuple[str, str] | None
         html.H2("Notes"),
         dmc.Textarea(
             id="note", label="Note", value=note, autosize=True, minRows=2, maxRows=10, size="sm",
-            maxLength=MOST_NOTE,
         ),
         dmc.TextInput(
             id="tags", label="Tags, separated by commas", value=tags, size="sm", mt="xs",

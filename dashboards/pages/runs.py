@@ -6,13 +6,14 @@ from collections import Counter
 from typing import Any
 
 import dash_ag_grid as dag
+import dash_mantine_components as dmc
 import pandas as pd
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
 from dashboards.blocks import Block, FixedBlock, Page, Scene, aria
-from dashboards.listing import MOST_CHOSEN, Where, grid_model, in_words
+from dashboards.listing import Where, grid_model, in_words
 from dashboards.pages import run
 from dashboards.pages.side_by_side import CHOSEN_BLOCKS
 from dashboards.rows import CHOSEN, available, columns, csv_text, listed, numeric, rows_of, shown_columns
@@ -28,6 +29,10 @@ from sensitivity.study.spec import StudySpec
 _GROUPS = ("Settings", "Results", "How it ran", "Notes")
 _COSTS = ("status", "steps", "epochs", "train_seconds", "eval_seconds", "flops", "message")
 _MOST_TAGS = 12
+_STATUSES = (
+    Status.COMPLETED, Status.DIVERGED, Status.STOPPED, Status.FAILED, Status.INTERRUPTED, Status.PENDING,
+)  # fmt: skip
+"""As they are offered."""
 
 
 def _grid(scene: Scene) -> Component:
@@ -79,8 +84,8 @@ def _grid(scene: Scene) -> Component:
                 style={"height": "460px"},
             ),
             html.P(
-                "Click a row, or press Enter on it, to open the run; tick the first column (or Space) to put runs side"
-                f" by side, {MOST_CHOSEN} at most. The head of a column sorts and filters; the address keeps it all.",
+                "Click a row, or press Enter on it, to open the run. The heads of columns sort and filter; the address"
+                " keeps what is shown.",
                 className="note",
             ),
             dcc.Store(id="refreshed"),
@@ -140,19 +145,20 @@ def _picker(runs: pd.DataFrame, spec: StudySpec, shown: tuple[str, ...]) -> Comp
             html.Summary("Columns"),
             html.Div(
                 [
-                    html.Fieldset(
-                        [
-                            html.Legend(group),
-                            dcc.Checklist(
-                                id={"type": "columns", "name": group},
-                                options=[
-                                    {"label": capitalized(column_label(name, spec.measured())), "value": name}
-                                    for name in names
-                                ],
-                                value=[name for name in names if name in shown],
-                                className="checks",
-                            ),
-                        ]
+                    dmc.CheckboxGroup(
+                        html.Div(
+                            [
+                                dmc.Checkbox(
+                                    label=capitalized(column_label(name, spec.measured())), value=name, size="xs"
+                                )
+                                for name in names
+                            ],
+                            className="checks",
+                        ),
+                        id={"type": "columns", "name": group},
+                        label=group,
+                        value=[name for name in names if name in shown],
+                        size="xs",
                     )
                     for group, names in groups.items()
                     if names
@@ -256,7 +262,7 @@ def _filter_row(scene: Scene) -> Component:
     left = len(listed(runs, scene.address.listing)) if where else len(runs)
     said = f"{left:,} of {len(runs):,} runs" if where else f"{len(runs):,} runs"
     counts = runs["status"].value_counts()
-    statuses = [(status.value, int(counts[status.value])) for status in Status if status.value in counts]
+    statuses = [(status.value, int(counts[status.value])) for status in _STATUSES if status.value in counts]
     tags = Counter(tag for text in runs["tags"].unique() if text for tag in parse_tags(text))
     for tag in tags:
         tags[tag] = int(runs["tags"].str.split(", ").map(lambda found, tag=tag: tag in found).sum())

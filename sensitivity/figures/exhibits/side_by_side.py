@@ -61,7 +61,9 @@ def compute_side_by_side(results: StudyResults, chosen: Sequence[str]) -> SideBy
     table = results.tables.runs.set_index("trial_id", drop=False)
     ids = [run for run in chosen if run in table.index]
     if not ids:
-        raise NothingToShowError("Tick runs in the first column of the table to see them side by side here.")
+        raise NothingToShowError(
+            "Tick runs in the first column of the table, 12 at most, to see them side by side here."
+        )
     runs, metric = table.loc[ids], results.metric
     rows = results.tables.curves_of(ids)
     rows = rows[np.isfinite(rows[metric.name].to_numpy(dtype=float))].sort_values("step")

@@ -20,7 +20,7 @@ from sensitivity.study.words import duration
 
 MOST_LINES = 2_000
 _COLOURS = {
-    Status.COMPLETED: 0, Status.DIVERGED: 1, Status.STOPPED: 2, Status.FAILED: 3, Status.INTERRUPTED: 5,
+    Status.COMPLETED: 0, Status.DIVERGED: 4, Status.STOPPED: 2, Status.FAILED: 3, Status.INTERRUPTED: 5,
 }  # fmt: skip
 """Of each status, among the categories of a theme."""
 
