@@ -1,4 +1,4 @@
-"""The page of runs as a workbench, in Chromium: filters, order, columns, runs side by side, notes, and what is taken."""
+"""The page of runs as a workbench, in Chromium: filters, order, columns, runs side by side, notes, downloads."""
 
 import io
 from urllib.parse import parse_qs
