@@ -10,6 +10,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       return [now, now, now === "dark" ? "Light" : "Dark"];
     },
     mark: function (search) {
+      if (pending && pending.to === (search || "")) pending = null; // the page has it
       // A letter on each chosen cell, wherever a figure has it; again whenever the figure has been drawn anew.
       const asked = new URLSearchParams(search);
       const letters = [["A", asked.get("cell")], ["B", asked.get("beside")]];
@@ -18,7 +19,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
     },
     choose: function (clicks, slots, search, shown) {
       // A click on a map chooses cell A or B, as the switch stands, or with Shift cell B; both stand in the address.
-      const asked = new URLSearchParams(search);
+      const asked = new URLSearchParams(latest(search));
       const second = slots[0] === "b" || window.sensitivityShift;
       if (slots.length) slots[0] === "b" ? asked.set("click", "b") : asked.delete("click");
       dash_clientside.callback_context.triggered.forEach(function (each) {
@@ -30,11 +31,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
         if (id && canvas.classList.contains("of-runs")) asked.set("run", id);
         else if (id) asked.set(second ? "beside" : "cell", id);
       });
-      const text = asked.toString() ? `?${asked}` : "";
-      if (asked.toString() === new URLSearchParams(search).toString()) {
-        return [dash_clientside.no_update, dash_clientside.no_update];
-      }
-      return [text, Object.assign({}, shown, { search: text })];
+      return written(search, asked, shown);
     },
     table: function (data, id) {
       // The rows of a figure's data: built here, for a component a cell keeps a browser busy for seconds.
@@ -77,8 +74,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
     },
     listed: function (request, changes, columns, removed, usual, search, shown) {
       // Filters, order, ticks and columns of the table of runs, as an address says them (listing.py).
-      const none = [dash_clientside.no_update, dash_clientside.no_update];
-      const asked = new URLSearchParams(search);
+      const asked = new URLSearchParams(latest(search));
       const put = function (name, values) {
         asked.delete(name);
         values.forEach((value) => asked.append(name, value));
@@ -108,9 +104,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
           put("column", same ? [] : all.filter((name) => now.includes(name)));
         }
       });
-      if (asked.toString() === new URLSearchParams(search).toString()) return none;
-      const text = asked.toString() ? `?${asked}` : "";
-      return [text, Object.assign({}, shown, { search: text })];
+      return written(search, asked, shown);
     },
     quick: function () {
       // A button of a status or a tag adds it to the filter of its column, or takes it away; one of a filter removes it.
@@ -128,16 +122,12 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
     },
     open: function (cell, opened, search, shown) {
       // A click on a row opens its run, and the drawer's own button closes it.
-      const asked = new URLSearchParams(search);
+      const asked = new URLSearchParams(latest(search));
       dash_clientside.callback_context.triggered.forEach(function (each) {
         if (each.prop_id === "runs.cellClicked" && each.value && each.value.colId !== "chosen") asked.set("run", each.value.rowId);
         if (each.prop_id === "run.opened" && each.value === false) asked.delete("run");
       });
-      if (asked.toString() === new URLSearchParams(search).toString()) {
-        return [dash_clientside.no_update, dash_clientside.no_update];
-      }
-      const text = asked.toString() ? `?${asked}` : "";
-      return [text, Object.assign({}, shown, { search: text })];
+      return written(search, asked, shown);
     },
   },
 });
@@ -147,6 +137,20 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
     return options.words[position];
   },
 });
+
+// An address that was written and that the page does not have yet: what is done meanwhile goes on from it.
+let pending = null;
+function latest(search) {
+  return pending && pending.from === (search || "") ? pending.to : search;
+}
+function written(search, asked, shown) {
+  // The outputs of a callback that writes the address: the address, and that the page follows it by itself.
+  const none = dash_clientside.no_update;
+  if (asked.toString() === new URLSearchParams(latest(search)).toString()) return [none, none];
+  const text = asked.toString() ? `?${asked}` : "";
+  pending = { from: search || "", to: text };
+  return [text, Object.assign({}, shown, { search: text })];
+}
 
 function gridOf() {
   // The table of runs, once it is there.

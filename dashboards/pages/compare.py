@@ -239,7 +239,7 @@ def _table(scenes: Sequence[Scene]) -> Component:
     ]
     table = Table(
         caption=f"Results of each optimizer and batch size; medians are of {scenes[0].results.metric.label}.",
-        header=("optimizer", "batch size", "", *(scene.results.spec.name for scene in scenes)),
+        header=("optimizer", "batch size", "quantity", *(scene.results.spec.name for scene in scenes)),
         rows=rows,
         text_columns=3,
     )

@@ -111,7 +111,6 @@ def _tick() -> dict[str, Any]:
         "minWidth": 44,
         "width": 44,
         "suppressAutoSize": True,
-        "pinned": "left",
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from dashboards.blocks import FigureBlock, Scene, TextBlock, html_table
+from dashboards.blocks import FigureBlock, Scene, TextBlock, aria, html_table
 from sensitivity.figures.exhibit import Computed
 from sensitivity.figures.exhibits.side_by_side import SideBySide, chosen_exhibit, compute_side_by_side
 from sensitivity.figures.nothing import NothingToShowError
@@ -55,13 +55,14 @@ def _table(scene: Scene) -> Any:
 def _tools(scene: Scene, run: str, place: int) -> Component:
     return html.Span(
         [
-            dcc.Link("open", href=scene.href(replace(scene.address, run=run)), title=f"Open run {place}"),
+            dcc.Link(f"open {place}", href=scene.href(replace(scene.address, run=run)), title=run),
             html.Button(
-                "remove", id={"type": "unchoose", "run": run}, className="quiet", title=f"Remove run {place}: {run}"
+                "remove", id={"type": "unchoose", "run": run}, className="quiet", title=run,
+                **aria(label=f"Remove run {place}"),
             ),
         ],
         className="run-tools",
-    )
+    )  # fmt: skip
 
 
 CHOSEN_BLOCKS: tuple[FigureBlock | TextBlock, ...] = (

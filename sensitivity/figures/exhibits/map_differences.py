@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -26,7 +27,9 @@ from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.theme import Theme
 
 _PANELS_A_ROW = 3
-_TOP, _BOTTOM, _BETWEEN = 100, 96, 104
+_TOP, _BOTTOM, _BETWEEN = 120, 84, 104
+_COLOURED = 0.9
+"""Share of the cells within the ends of the colour scale; one that lost a seed in one study would pale the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +71,9 @@ def draw_differences(found: Differences, theme: Theme) -> go.Figure:
     )  # fmt: skip
     metric = maps[0].metric
     sign = -1.0 if metric.lower_is_better else 1.0
-    largest = max((abs(cell.change) for map_ in maps for cell in map_.cells if math.isfinite(cell.change)), default=0)
-    largest = largest or 1e-3
+    sizes = [abs(cell.change) for map_ in maps for cell in map_.cells if math.isfinite(cell.change)]
+    largest = float(np.quantile(sizes, _COLOURED)) if sizes else 0.0
+    largest = largest or max(sizes, default=0.0) or 1e-3
     for panel, map_ in enumerate(maps):
         row, column = panel // columns + 1, panel % columns + 1
         _add(figure, map_, sign, row, column)
