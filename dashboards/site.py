@@ -27,6 +27,8 @@ class Site:
     """Of every address, beginning and ending with a slash."""
     may_run: bool
     """Whether studies can be started and stopped from the browser."""
+    may_note: bool = True
+    """Whether notes and tags of runs can be written from the browser."""
     cluster: Cluster | None = None
     """Where studies can be submitted to."""
     started: Started = field(default_factory=Started)

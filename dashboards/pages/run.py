@@ -100,7 +100,7 @@ def _show(app: Dash, site: Site) -> None:
             raise PreventUpdate
         title = f"{optimizer_name(str(run['optimizer']))}, batch size {run['batch_size']:,}, seed {run['seed']}"
         noted = site.catalog.noted(scene.loaded.name, str(run["trial_id"]))
-        return True, _run(scene, run, noted), title, now
+        return True, _run(scene, run, noted, may_note=site.may_note), title, now
 
 
 def _rows(scene: Scene) -> pd.DataFrame:
@@ -109,7 +109,7 @@ def _rows(scene: Scene) -> pd.DataFrame:
     return runs[runs["trial_id"] == scene.address.run]
 
 
-def _run(scene: Scene, run: Mapping[str, Any], noted: Noted) -> list[Any]:
+def _run(scene: Scene, run: Mapping[str, Any], noted: Noted, *, may_note: bool) -> list[Any]:
     loaded = scene.loaded
     settings = [
         (parameter_name(name), number(float(run[PARAM_PREFIX + name]), 6))
@@ -134,7 +134,7 @@ def _run(scene: Scene, run: Mapping[str, Any], noted: Noted) -> list[Any]:
     ]
     command = reproduction(loaded, run)
     return [
-        html.Div(_notes(str(run["trial_id"]), noted), id="run-notes"),
+        html.Div(_notes(str(run["trial_id"]), noted) if may_note else _read(noted), id="run-notes"),
         _facts("Configuration", settings),
         _facts("Outcome", outcome),
         *([html.P(str(run["message"]), className="notice")] if run["message"] else []),
@@ -187,6 +187,14 @@ def _notes(run: str, noted: Noted, said: str = "", typed: tuple[str, str] | None
     ]  # fmt: skip
 
 
+def _read(noted: Noted) -> list[Component]:
+    """Return what is noted of a run, where nobody may write."""
+    if not (noted.note or noted.tags):
+        return []
+    tags = [html.P(f"Tags: {', '.join(noted.tags)}", className="note")] if noted.tags else []
+    return [html.H2("Notes"), html.P(noted.note, style={"whiteSpace": "pre-wrap"}), *tags]
+
+
 def _noting(app: Dash, site: Site) -> None:
     @app.callback(
         Output("run-notes", "children"),
@@ -209,7 +217,7 @@ def _noting(app: Dash, site: Site) -> None:
     ) -> tuple[Any, Any]:
         scene = scene_of(site, pathname, search)
         rows = _rows(scene)
-        if not clicks or before is None or not len(rows) or before.get("run") != scene.address.run:
+        if not site.may_note or not clicks or before is None or not len(rows) or before.get("run") != scene.address.run:
             raise PreventUpdate
         run, name = str(scene.address.run), scene.loaded.name
         seen = [one for one in before.get("ids", []) if isinstance(one, str)]

@@ -328,6 +328,9 @@ def dashboard(
         bool,
         typer.Option("--allow-run", help="let anyone who has its token start and stop studies, which runs their code"),
     ] = False,
+    notes: Annotated[
+        bool, typer.Option("--notes/--no-notes", help="let who reaches it write notes and tags of runs")
+    ] = True,
     cluster: Annotated[
         str | None,
         typer.Option(metavar="URL", help="a cluster's Jobs server: shows its jobs; --allow-run submits to it"),
@@ -345,6 +348,7 @@ def dashboard(
         prefix=prefix,
         strip_prefix=strip_prefix,
         allow_run=allow_run,
+        allow_notes=notes,
         cluster=cluster,
     )
 

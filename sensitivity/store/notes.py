@@ -21,6 +21,8 @@ from sensitivity.study.errors import UserError
 logger = logging.getLogger(__name__)
 
 NOTES = "notes"
+MOST_NOTES = 10_000
+"""Amendments of a study: more are a fault of some program, and would slow every reader down."""
 _SUFFIX = ".json"
 _FILE = re.compile(rf"([0-9]{{16}}-[0-9a-f]{{8}}){re.escape(_SUFFIX)}")
 
@@ -77,7 +79,7 @@ def write_note(
         seen: ids of the notes that it replaces; by default those that stand now.
 
     Raises:
-        UserError: the note is too long, or a tag is none.
+        UserError: the note is too long, a tag is none, or there are too many already.
         StorageError: the place can't be written.
     """
     if seen is None:
@@ -92,5 +94,7 @@ def write_note(
         raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
     if annotation == Annotation(run=run):  # nothing is said
         return
+    if len(note_parts(directory)) >= MOST_NOTES:
+        raise UserError(f"{directory.child(NOTES).uri}: has {MOST_NOTES:,} notes\n  Delete those that nobody needs")
     name = f"{time.time_ns() // 1000:016d}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
     directory.child(NOTES).write(name, annotation.model_dump_json(exclude_defaults=True).encode())
