@@ -134,13 +134,13 @@ def _run(scene: Scene, run: Mapping[str, Any], noted: Noted, *, may_note: bool) 
     ]
     command = reproduction(loaded, run)
     return [
-        html.Div(_notes(str(run["trial_id"]), noted) if may_note else _read(noted), id="run-notes"),
         _facts("Configuration", settings),
         _facts("Outcome", outcome),
         *([html.P(str(run["message"]), className="notice")] if run["message"] else []),
         *([html.Details([html.Summary("Traceback"), html.Pre(str(run["traceback"]))])] if run["traceback"] else []),
         *_log(scene, str(run["trial_id"])),
         place_block(CURVE, scene),
+        html.Div(_notes(str(run["trial_id"]), noted) if may_note else _read(noted), id="run-notes"),
         html.H2("Reproduce it"),
         html.Pre(command, tabIndex="0")
         if command

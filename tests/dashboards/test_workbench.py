@@ -138,6 +138,11 @@ def test_a_note_is_kept_in_the_study_and_found_by_its_tag(bench, root, visit, at
     tab.get_by_role("button", name="look again 1").click()
     at.until(lambda: count(tab) == 1)
     assert taken(tab).set_index("trial_id").loc[run, "param.lr"] == known.loc[run, "param.lr"]
+    with at.served(root, allow_notes=False) as address:
+        tab = visit(f"{address}/study/half/runs?run={run}")
+        drawer = tab.get_by_role("dialog")
+        drawer.get_by_text("jumps at epoch 3").wait_for()
+        assert drawer.get_by_role("button", name="Save").count() == 0
 
 
 def test_a_scatter_shows_the_runs_of_the_table_and_a_point_opens_its_run(bench, runs, visit, at):
