@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
+import pandas as pd
+
 from dashboards.listing import Listing, listing_pairs, parse_listing
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.view import Narrowed, Target, View
@@ -150,6 +152,27 @@ def fit_options(address: Address, results: StudyResults) -> tuple[Address, tuple
         else:
             missing.append(f"{found[0].label}: {key} is not among the choices of this study.")
     return replace(address, options=kept), tuple(missing)
+
+
+def fit_listing(address: Address, runs: pd.DataFrame) -> tuple[Address, tuple[str, ...]]:
+    """Return the address with those columns and runs of its listing that a table has, and a sentence on the others."""
+    listing = address.listing
+    if listing == Listing():
+        return address, ()
+    names = set(runs.columns)
+    asked = dict.fromkeys((*(w.column for w in listing.where), *(name for name, _ in listing.sort), *listing.columns))
+    ids = set(runs["trial_id"]) if listing.chosen else set()
+    fitted = Listing(
+        where=tuple(one for one in listing.where if one.column in names),
+        sort=tuple(one for one in listing.sort if one[0] in names),
+        columns=tuple(name for name in listing.columns if name in names),
+        chosen=tuple(run for run in listing.chosen if run in ids),
+    )
+    missing = (
+        *(f"The table of runs has no column {name}." for name in asked if name not in names),
+        *(f"This study has no run {run}." for run in listing.chosen if run not in ids),
+    )
+    return replace(address, listing=fitted), missing
 
 
 def parse_target(text: str | None) -> Target | None:
