@@ -13,6 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
+import pandas as pd
+
+from dashboards.listing import Listing, listing_pairs, parse_listing
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.view import Narrowed, Target, View
 from sensitivity.figures import catalogue
@@ -35,6 +38,7 @@ _PARAMETER = re.compile(r"[^:\x00-\x1f]{1,100}")
 _OPTION = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _OWN = (
     "metric", "within", "optimizer", "batch", "target", "box", "click", "cell", "beside", "run", "study", "token",
+    "where", "sort", "column", "chosen",
 )  # fmt: skip
 """Names that say something else than the value of an exhibit's option."""
 
@@ -54,6 +58,8 @@ class Address:
     cell_a: str | None = None
     cell_b: str | None = None
     run: str | None = None
+    listing: Listing = field(default_factory=Listing)
+    """What of the table of runs is shown."""
     others: tuple[str, ...] = ()
     """Studies to compare, or the one that a new study begins with."""
     unread: tuple[str, ...] = ()
@@ -93,6 +99,7 @@ def parse(pathname: str | None, search: str | None) -> Address:
         cell_a=_id(one.get("cell")),
         cell_b=_id(one.get("beside")),
         run=_id(one.get("run")),
+        listing=parse_listing(given),
         others=_names(given.get("study", [])),
         unread=_unread(one),
     )
@@ -147,6 +154,27 @@ def fit_options(address: Address, results: StudyResults) -> tuple[Address, tuple
     return replace(address, options=kept), tuple(missing)
 
 
+def fit_listing(address: Address, runs: pd.DataFrame) -> tuple[Address, tuple[str, ...]]:
+    """Return the address with those columns and runs of its listing that a table has, and a sentence on the others."""
+    listing = address.listing
+    if listing == Listing():
+        return address, ()
+    names = set(runs.columns)
+    asked = dict.fromkeys((*(w.column for w in listing.where), *(name for name, _ in listing.sort), *listing.columns))
+    ids = set(runs["trial_id"]) if listing.chosen else set()
+    fitted = Listing(
+        where=tuple(one for one in listing.where if one.column in names),
+        sort=tuple(one for one in listing.sort if one[0] in names),
+        columns=tuple(name for name in listing.columns if name in names),
+        chosen=tuple(run for run in listing.chosen if run in ids),
+    )
+    missing = (
+        *(f"The table of runs has no column {name}." for name in asked if name not in names),
+        *(f"This study has no run {run}." for run in listing.chosen if run not in ids),
+    )
+    return replace(address, listing=fitted), missing
+
+
 def parse_target(text: str | None) -> Target | None:
     """Return the metric and the level that a target's text names; None where there can't be any."""
     name, _, level = (text or "").partition(":")
@@ -179,6 +207,7 @@ def search_of(address: Address) -> str:
         ("cell", address.cell_a),
         ("beside", address.cell_b),
         ("run", address.run),
+        *listing_pairs(address.listing),
         *(("study", name) for name in address.others),
     ]
     text = urlencode([(name, value) for name, value in pairs if value is not None])

@@ -25,6 +25,7 @@ def create_app(
     root: Place,
     *,
     allow_run: bool = False,
+    allow_notes: bool = True,
     cluster: str | None = None,
     hosts: Collection[str] = (),
     token: str | None = None,
@@ -34,12 +35,13 @@ def create_app(
     """Return the dashboard of the studies below `root`.
 
     `cluster` is the address of a Jobs server that shows the jobs of these studies and, with `allow_run`, takes new
-    ones. `hosts` are names, or addresses that a proxy shows (``https://lab.example``), by which the server is reached
-    besides loopback; with `token` every request needs it.
+    ones. With `allow_notes`, whoever reaches it may write notes and tags of runs. `hosts` are names, or addresses that
+    a proxy shows (``https://lab.example``), by which the server is reached besides loopback; with `token` every request
+    needs it.
     `prefix` is the path below which a proxy shows it; `prefix_stripped` says that the proxy removes it before asking.
     """
     jobs = None if cluster is None else Cluster(cluster, root)
-    site = Site(catalog=Catalog(root), prefix=prefix, may_run=allow_run, cluster=jobs)
+    site = Site(catalog=Catalog(root), prefix=prefix, may_run=allow_run, may_note=allow_notes, cluster=jobs)
     app = Dash(
         __name__,
         server=Flask(__name__),  # type: ignore[arg-type]

@@ -61,6 +61,8 @@ class FigureBlock:
     """Names of the options that it reads from the address."""
     choosable: bool = False
     """Whether a click on it chooses a cell."""
+    of_runs: bool = False
+    """Whether a click on it opens a run."""
     heading: tuple[str, str] | None = None
     """A heading above it, and the address that it leads to."""
     width: Width = "wide"
@@ -130,6 +132,8 @@ def seen(scene: Scene, block: FigureBlock | TextBlock) -> str:
         "target": results.target,
         "margins": results.margins,
         "cells": (address.cell_a, address.cell_b),
+        "rows": address.listing.where,
+        "chosen": address.listing.chosen,
     }
     shown = [decided[name] if name in decided else getattr(address, name) for name in block.depends]
     return repr((scene.version, shown, [address.options.get(name) for name in block.options]))
@@ -158,13 +162,15 @@ def place_block(block: Block, scene: Scene) -> Component:
 def _figure_place(block: FigureBlock) -> Component:
     name = block.name
     hint = " Arrow keys move between cells, Enter chooses one." if block.choosable else ""
+    hint = " Arrow keys move between runs, Enter opens one." if block.of_runs else hint
+    marked = block.choosable or block.of_runs
     graph = dcc.Graph(id={"type": "figure", "name": name}, config=_CONFIG, style={"display": "none"})
     canvas = html.Div(
         dcc.Loading(graph, type="dot", delay_show=400, color="var(--accent)"),
         id={"type": "canvas", "name": name},
-        className="canvas choosable" if block.choosable else "canvas",
-        role="application" if block.choosable else "group",
-        tabIndex="0" if block.choosable else None,
+        className=f"canvas{' choosable' if marked else ''}{' of-runs' if block.of_runs else ''}",
+        role="application" if marked else "group",
+        tabIndex="0" if marked else None,
         **aria(label=f"{block.label}.{hint}"),
     )
     above = [] if block.heading is None else [html.H2(dcc.Link(block.heading[0], href=block.heading[1]))]

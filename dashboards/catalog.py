@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -24,8 +24,10 @@ from sensitivity.store.ledger import LEDGER, read_ledger, settling_place
 from sensitivity.store.lock import live_holder
 from sensitivity.store.logs import log_parts
 from sensitivity.store.manifest import MANIFEST, Manifest
+from sensitivity.store.notes import note_parts, read_notes
 from sensitivity.store.reader import read_runs, studies
 from sensitivity.store.schema import RUNS
+from sensitivity.study.annotations import NOTHING_NOTED, Annotation, Noted
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.ledger import Ledger
 from sensitivity.study.spec import StudySpec
@@ -75,6 +77,15 @@ class Entry:
     """started_at and finished_at of each result."""
     ledger: Ledger | None
     """How far the study has been settled; None where nobody has begun."""
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What has been read of a study, which never changes."""
+
+    evaluations: Evaluations
+    runs: dict[str, pa.Table] = field(default_factory=dict)
+    notes: dict[str, Annotation | None] = field(default_factory=dict)
 
 
 class Catalog:
@@ -131,7 +142,7 @@ class Catalog:
         with self._lock:
             read, version = self._versions.get(name, (-1e9, ""))
             if time.monotonic() - read > _LISTING_S:
-                parts = (*directory.child(RUNS).files(".parquet"), *log_parts(directory))
+                parts = (*directory.child(RUNS).files(".parquet"), *log_parts(directory), *note_parts(directory))
                 ledger = settling_place(directory).modified_at(LEDGER)
                 running = live_holder(directory) is not None
                 content = f"{directory.modified_at(MANIFEST)} {ledger} {running}\n" + "\n".join(parts)
@@ -150,9 +161,10 @@ class Catalog:
         def read() -> Loaded:
             self._loaded.drop(lambda key: isinstance(key, tuple) and key[0] == name and key[1] != version)
             directory = self.place(name)
-            kept, evaluations = self._parts.get(name, lambda: (_known_parts(), Evaluations(directory)))
+            kept = self._parts.get(name, lambda: _Parts(Evaluations(directory)))
             running = live_holder(directory) is not None
-            tables = StoredTables(read_runs(directory, kept), evaluations, read_ledger(directory), running)
+            runs = read_runs(directory, kept.runs, kept.notes)
+            tables = StoredTables(runs, kept.evaluations, read_ledger(directory), running)
             return Loaded(name, version, directory, StudyResults(tables))
 
         return self._loaded.get((name, version), read)
@@ -171,6 +183,15 @@ class Catalog:
 
         return self._entries.get((name, self.version(name)), summarise)
 
+    def noted(self, name: str, run: str) -> Noted:
+        """Return what is noted of a run now.
 
-def _known_parts() -> dict[str, pa.Table]:
-    return {}
+        Raises:
+            UserError: there is no such study, or it can't be read.
+        """
+        return read_notes(self.place(name)).get(run, NOTHING_NOTED)
+
+    def renew(self, name: str) -> None:
+        """Look at a study anew when it is asked for next, because something was just written to it."""
+        with self._lock:
+            self._versions.pop(name, None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,13 @@ from dash import html
 from dash.development.base_component import Component
 
 from dashboards.blocks import FigureBlock, FixedBlock, Scene, TextBlock, aria, folded, html_table, noted
+from dashboards.listing import Listing
+from dashboards.rows import listed
+from sensitivity.analysis.evaluations import StoredTables
+from sensitivity.analysis.memo import Memo
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.exhibit import Computed, Exhibit, Option, computed
+from sensitivity.figures.nothing import NothingToShowError
 
 _MOST_SEGMENTS = 4
 """Choices that stand beside each other; more are a list that opens."""
@@ -39,6 +45,7 @@ def _block(exhibit: Exhibit[Any], names: list[str], case: tuple[tuple[str, str],
         )  # fmt: skip
     return FigureBlock(
         name=name, label=label, show=show, depends=exhibit.depends, options=chosen, choosable=exhibit.choosable,
+        of_runs=exhibit.of_runs,
         steps=exhibit.steps,
     )  # fmt: skip
 
@@ -50,12 +57,26 @@ def shown(exhibit: Exhibit[Any], fixed: Mapping[str, str], scene: Scene) -> Comp
         NothingToShowError: there is nothing to show, and why.
     """
     asked = scene.address.options
+    results = _narrowed(scene) if exhibit.of_runs else scene.results
     own = {
         option.name: asked[option.name]
         for option in choices(exhibit)
-        if option.name in asked and asked[option.name] in option.values(scene.results)
+        if option.name in asked and asked[option.name] in option.values(results)
     }
-    return computed(exhibit, scene.results, **fixed, **own)
+    return computed(exhibit, results, **fixed, **own)
+
+
+def _narrowed(scene: Scene) -> StudyResults:
+    """Return the results of the runs that the page's list of runs has."""
+    tables = scene.loaded.results.tables
+    where = scene.address.listing.where
+    if not where or not isinstance(tables, StoredTables):
+        return scene.results
+    runs = listed(tables.runs, Listing(where=where))
+    if not len(scene.results.view.filtered(runs)):
+        raise NothingToShowError("The filters of the table leave no run.")
+    narrowed = replace(tables, study=replace(tables.study, runs=runs.sort_index()))
+    return replace(scene.results, tables=narrowed, memo=Memo(1))
 
 
 def choices(exhibit: Exhibit[Any]) -> tuple[Option, ...]:
@@ -70,12 +91,18 @@ def chosen_key(option: Option, scene: Scene) -> str | None:
     return asked if asked in values else next(iter(values), None)
 
 
-def option_block(option: Option, results: StudyResults) -> FixedBlock | None:
-    """Return the control of an option; None where there is nothing to choose."""
-    values = option.values(results)
-    if len(values) < 2:
+def option_block(options: Sequence[Option], results: StudyResults) -> FixedBlock | None:
+    """Return the controls of options, beside each other; None where there is nothing to choose."""
+    offered = [(option, values) for option in options if len(values := option.values(results)) > 1]
+    if not offered:
         return None
-    return FixedBlock(name=f"{option.name} {' '.join(values)}", content=partial(_control, option, values))
+    name = " ".join(f"{option.name} {' '.join(values)}" for option, values in offered)
+    return FixedBlock(
+        name=name,
+        content=lambda scene: html.Div(
+            [_control(option, values, scene) for option, values in offered], className="options"
+        ),
+    )
 
 
 def _control(option: Option, values: Mapping[str, str], scene: Scene) -> Component:

@@ -3,31 +3,73 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from dashboards.listing import Listing, grid_model
 from sensitivity.store.schema import PARAM_PREFIX, metric_columns
 
 MOST_ROWS = 500
 """Of one answer."""
 
+CHOSEN = "chosen"
+"""Whether a run stands beside others: a column that the table has and no study."""
 _LEADING = ("optimizer", "batch_size", "seed", "status")
 _FOLLOWING = (
     "steps", "epochs", "train_seconds", "flops",
     "device", "host", "finished_at", "message", "trial_id",
 )  # fmt: skip
+_NOTED = ("tags", "note")
+_NEVER = ("traceback",)
+"""Of many lines: the run itself shows it."""
 
 
 def columns(runs: pd.DataFrame) -> tuple[str, ...]:
-    """Return the columns of the table, in order; metrics and hyperparameters that no run has are left out."""
+    """Return the usual columns of the table, in order; what no run has is left out."""
     params = [
         str(name) for name in runs if str(name).startswith(PARAM_PREFIX) and len(runs[name].dropna().unique()) > 1
     ]
+    noted = [name for name in _NOTED if name in runs and (runs[name] != "").any()]
     following = [name for name in (*_metrics(runs), *_FOLLOWING) if name in runs and runs[name].notna().any()]
-    return (*_LEADING[:2], *params, *_LEADING[2:], *following)
+    return (*_LEADING[:2], *params, *_LEADING[2:], *noted, *following)
+
+
+def available(runs: pd.DataFrame) -> tuple[str, ...]:
+    """Return all columns that the table can have: the usual ones, and others that some run has."""
+    usual = columns(runs)
+    rest = [str(name) for name in runs if name in _NOTED or (name not in _NEVER and runs[name].notna().any())]
+    return tuple(dict.fromkeys((*usual, *rest)))
+
+
+def shown_columns(runs: pd.DataFrame, listing: Listing) -> tuple[str, ...]:
+    """Return the columns that a listing shows, in the order of the table; the usual ones where it names none."""
+    return tuple(name for name in available(runs) if name in listing.columns) or columns(runs)
+
+
+def listed(runs: pd.DataFrame, listing: Listing) -> pd.DataFrame:
+    """Return the runs that the filters of a listing leave, in its order, with all their columns."""
+    model = grid_model(listing.where, numeric(runs))
+    sort = [{"colId": name, "sort": "desc" if falls else "asc"} for name, falls in listing.sort]
+    return _ordered(_left(runs, model), sort)
+
+
+def numeric(runs: pd.DataFrame) -> set[str]:
+    """Return the columns of numbers."""
+    return {str(name) for name in runs if _is_numeric(runs[name])}
+
+
+def _is_numeric(values: pd.Series[Any]) -> bool:
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def csv_text(runs: pd.DataFrame, listing: Listing) -> str:
+    """Return the rows and columns that a listing shows as CSV, numbers in full."""
+    table = listed(runs, listing)[list(shown_columns(runs, listing))]
+    text: str = table.to_csv(index=False)
+    return text
 
 
 def _metrics(runs: pd.DataFrame) -> list[str]:
@@ -36,24 +78,41 @@ def _metrics(runs: pd.DataFrame) -> list[str]:
     return [*known, *(name for name in metric_columns(map(str, runs.columns)) if name not in known)]
 
 
-def rows_of(runs: pd.DataFrame, request: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int]:
-    """Return the rows that the grid requests, and their total number; filters that aren't understood are ignored."""
-    shown = columns(runs)
-    left = runs
-    model = request.get("filterModel")
-    for name, wanted in (model if isinstance(model, dict) else {}).items():
-        if name in shown and isinstance(wanted, dict):
-            left = left[_matches(pd.Series(left[name]), wanted)]
-    sorting = request.get("sortModel")
-    by = [s for s in (sorting if isinstance(sorting, list) else []) if isinstance(s, dict) and s.get("colId") in shown]
-    if by:
-        left = left.sort_values(
-            [s["colId"] for s in by], ascending=[s.get("sort") != "desc" for s in by], kind="stable", na_position="last"
-        )
+def rows_of(
+    runs: pd.DataFrame, request: Mapping[str, Any], chosen: Collection[str] = ()
+) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows that the grid requests, and their total number; filters that aren't understood are ignored.
+
+    `chosen` are the runs that stand side by side.
+    """
+    left = _ordered(_left(runs, request.get("filterModel")), request.get("sortModel"))
     start = _whole(request.get("startRow"))
     stop = min(_whole(request.get("endRow")), start + MOST_ROWS)
-    page = left.iloc[start:stop]
-    return [{name: _plain(row[name]) for name in shown} for row in page.to_dict("records")], len(left)
+    page = left.iloc[start:stop][list(available(runs))].to_dict("records")
+    among = set(chosen)
+    return [
+        {CHOSEN: row["trial_id"] in among, **{str(name): _plain(value) for name, value in row.items()}} for row in page
+    ], len(left)
+
+
+def _left(runs: pd.DataFrame, model: Any) -> pd.DataFrame:
+    """Return the runs that the grid's model of filters leaves."""
+    there, left = set(available(runs)), runs
+    for name, wanted in (model if isinstance(model, dict) else {}).items():
+        if name in there and isinstance(wanted, dict):
+            left = left[_matches(pd.Series(left[name]), wanted)]
+    return left
+
+
+def _ordered(runs: pd.DataFrame, sorting: Any) -> pd.DataFrame:
+    """Return the runs as the grid's model of sorting orders them."""
+    there = set(available(runs))
+    by = [s for s in (sorting if isinstance(sorting, list) else []) if isinstance(s, dict) and s.get("colId") in there]
+    if not by:
+        return runs
+    falls = [s.get("sort") == "desc" for s in by]
+    names = [s["colId"] for s in by]
+    return runs.sort_values(names, ascending=[not each for each in falls], kind="stable", na_position="last")
 
 
 def _matches(values: pd.Series[Any], wanted: Mapping[str, Any]) -> np.ndarray:
@@ -66,8 +125,11 @@ def _matches(values: pd.Series[Any], wanted: Mapping[str, Any]) -> np.ndarray:
     if kind in ("blank", "notBlank"):
         empty = (values.isna() | (values.astype(str) == "")).to_numpy()
         return empty if kind == "blank" else ~empty
-    if wanted.get("filterType") == "number" and pd.api.types.is_numeric_dtype(values):
+    if wanted.get("filterType") == "number" and _is_numeric(values):
         return _numbers(values.to_numpy(dtype=float), str(kind), given, wanted.get("filterTo"))
+    if values.name == "tags" and kind in ("equals", "notEqual"):  # one of several
+        has = values.astype(str).str.casefold().str.split(", ").map(lambda tags: str(given).casefold() in tags)
+        return np.asarray(has if kind == "equals" else ~has, dtype=bool)
     return _text(values, str(kind), str(given or "").casefold())
 
 

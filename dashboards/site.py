@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from dashboards.address import Address, fit, fit_options, path_of, search_of
+from dashboards.address import Address, fit, fit_listing, fit_options, path_of, search_of
 from dashboards.blocks import FigureBlock, Scene, TextBlock
 from dashboards.catalog import Catalog
 from dashboards.cluster import Cluster
@@ -27,6 +27,8 @@ class Site:
     """Of every address, beginning and ending with a slash."""
     may_run: bool
     """Whether studies can be started and stopped from the browser."""
+    may_note: bool = True
+    """Whether notes and tags of runs can be written from the browser."""
     cluster: Cluster | None = None
     """Where studies can be submitted to."""
     started: Started = field(default_factory=Started)
@@ -79,6 +81,7 @@ class Site:
         fitted, missing = fit(address, loaded.spec)
         results = replace(loaded.results, view=fitted.view)
         fitted, unknown = fit_options(fitted, results)
+        fitted, unlisted = fit_listing(fitted, loaded.runs)
         scene = Scene(
             address=fitted,
             loaded=loaded,
@@ -88,4 +91,4 @@ class Site:
             version=loaded.version,
             may_run=self.may_run,
         )
-        return scene, (*missing, *unknown)
+        return scene, (*missing, *unknown, *unlisted)

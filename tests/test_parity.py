@@ -4,7 +4,6 @@ import contextlib
 import csv
 import functools
 import io
-import itertools
 import json
 import math
 import re
@@ -111,10 +110,9 @@ def python(root):
         if case not in made:
             study, found = sensitivity.open(root / case), {}
             for exhibit in catalogue.EXHIBITS:
-                values = exhibit.values(study.results)
-                for keys in itertools.product(*values.values()):
+                for options in exhibit.cases(study.results):
                     with contextlib.suppress(NothingToShowError):
-                        shown = computed(exhibit, study.results, **dict(zip(values, keys, strict=True)))
+                        shown = computed(exhibit, study.results, **options)
                         found[shown.name] = shown
             made[case] = study, found, functools.cache(lambda name: _content(found[name].figure(ANY)))
         return made[case]

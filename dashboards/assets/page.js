@@ -10,6 +10,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       return [now, now, now === "dark" ? "Light" : "Dark"];
     },
     mark: function (search) {
+      if (pending && pending.to === (search || "")) pending = null; // the page has it
       // A letter on each chosen cell, wherever a figure has it; again whenever the figure has been drawn anew.
       const asked = new URLSearchParams(search);
       const letters = [["A", asked.get("cell")], ["B", asked.get("beside")]];
@@ -18,7 +19,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
     },
     choose: function (clicks, slots, search, shown) {
       // A click on a map chooses cell A or B, as the switch stands, or with Shift cell B; both stand in the address.
-      const asked = new URLSearchParams(search);
+      const asked = new URLSearchParams(latest(search));
       const second = slots[0] === "b" || window.sensitivityShift;
       if (slots.length) slots[0] === "b" ? asked.set("click", "b") : asked.delete("click");
       dash_clientside.callback_context.triggered.forEach(function (each) {
@@ -27,13 +28,10 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
         if (!canvas || !canvas.classList.contains("choosable")) return;
         const ids = (each.value ? each.value.points : []).map((point) => point.customdata);
         const id = ids.find((one) => typeof one === "string" && /^[0-9a-f]{16}$/.test(one));
-        if (id) asked.set(second ? "beside" : "cell", id);
+        if (id && canvas.classList.contains("of-runs")) asked.set("run", id);
+        else if (id) asked.set(second ? "beside" : "cell", id);
       });
-      const text = asked.toString() ? `?${asked}` : "";
-      if (asked.toString() === new URLSearchParams(search).toString()) {
-        return [dash_clientside.no_update, dash_clientside.no_update];
-      }
-      return [text, Object.assign({}, shown, { search: text })];
+      return written(search, asked, shown);
     },
     table: function (data, id) {
       // The rows of a figure's data: built here, for a component a cell keeps a browser busy for seconds.
@@ -64,10 +62,72 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       place.append(scroll);
       return "data open";
     },
-    refresh: function () {
-      const grid = document.getElementById("runs") && dash_ag_grid.getApi("runs");
-      if (grid) grid.refreshInfiniteCache(); // rows in view are asked for again; scroll and selection stay
+    refresh: function (version, search, before) {
+      // Rows in view are asked for again, scroll and selection stay; what the grid itself has asked for, it has.
+      const asked = new URLSearchParams(search);
+      ["where", "sort", "column", "run", "x", "y", "by"].forEach((name) => asked.delete(name));
+      const now = `${version} ${asked}`;
+      if (now === before) return dash_clientside.no_update;
+      const grid = gridOf();
+      if (grid) grid.refreshInfiniteCache();
+      return now;
+    },
+    listed: function (request, changes, columns, removed, usual, search, shown) {
+      // Filters, order, ticks and columns of the table of runs, as an address says them (listing.py).
+      const asked = new URLSearchParams(latest(search));
+      const put = function (name, values) {
+        asked.delete(name);
+        values.forEach((value) => asked.append(name, value));
+      };
+      const chosen = asked.getAll("chosen");
+      dash_clientside.callback_context.triggered.forEach(function (each) {
+        if (each.prop_id === "runs.getRowsRequest" && each.value) {
+          put("where", filtersOf(each.value.filterModel || {}));
+          put("sort", (each.value.sortModel || []).map((one) => one.colId + (one.sort === "desc" ? ":desc" : "")));
+        } else if (each.prop_id === "runs.cellValueChanged") {
+          (each.value || []).filter((one) => one.colId === "chosen").forEach(function (one) {
+            const at = chosen.indexOf(one.rowId);
+            if (one.value && at < 0) chosen.push(one.rowId);
+            if (!one.value && at >= 0) chosen.splice(at, 1);
+          });
+          put("chosen", chosen.slice(0, 12));
+        } else if (each.prop_id.includes('"unchoose"') && each.value) {
+          const run = JSON.parse(each.prop_id.slice(0, each.prop_id.lastIndexOf("."))).run;
+          put("chosen", chosen.filter((one) => one !== run));
+        } else if (each.prop_id.includes('"columns"')) {
+          const grid = gridOf(), now = columns.flat();
+          if (!grid) return; // the boxes are there before the table is
+          const all = grid.getColumns().map((column) => column.getColId()).filter((name) => name !== "chosen");
+          grid.setColumnsVisible(all.filter((name) => now.includes(name)), true);
+          grid.setColumnsVisible(all.filter((name) => !now.includes(name)), false);
+          const same = now.length === usual.length && usual.every((name) => now.includes(name));
+          put("column", same ? [] : all.filter((name) => now.includes(name)));
+        }
+      });
+      return written(search, asked, shown);
+    },
+    quick: function () {
+      // A button of a status or a tag adds it to the filter of its column, or takes it away; one of a filter removes it.
+      const which = dash_clientside.callback_context.triggered.find((each) => each.value);
+      const grid = gridOf();
+      if (!which || !grid) return dash_clientside.no_update;
+      const { column, value } = JSON.parse(which.prop_id.slice(0, which.prop_id.lastIndexOf(".")));
+      const model = grid.getColumnFilterModel(column);
+      const before = (model ? model.conditions || [model] : []).filter((one) => one.type === "equals").map((one) => one.filter);
+      const now = value === "" ? [] : before.includes(value) ? before.filter((one) => one !== value) : [...before, value];
+      const conditions = now.map((filter) => ({ filterType: "text", type: "equals", filter }));
+      const several = { filterType: "text", operator: "OR", conditions };
+      grid.setColumnFilterModel(column, now.length > 1 ? several : conditions[0] || null).then(() => grid.onFilterChanged());
       return dash_clientside.no_update;
+    },
+    open: function (cell, opened, search, shown) {
+      // A click on a row opens its run, and the drawer's own button closes it.
+      const asked = new URLSearchParams(latest(search));
+      dash_clientside.callback_context.triggered.forEach(function (each) {
+        if (each.prop_id === "runs.cellClicked" && each.value && each.value.colId !== "chosen") asked.set("run", each.value.rowId);
+        if (each.prop_id === "run.opened" && each.value === false) asked.delete("run");
+      });
+      return written(search, asked, shown);
     },
   },
 });
@@ -77,6 +137,41 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
     return options.words[position];
   },
 });
+
+// An address that was written and that the page does not have yet: what is done meanwhile goes on from it.
+let pending = null;
+function latest(search) {
+  return pending && pending.from === (search || "") ? pending.to : search;
+}
+function written(search, asked, shown) {
+  // The outputs of a callback that writes the address: the address, and that the page follows it by itself.
+  const none = dash_clientside.no_update;
+  if (asked.toString() === new URLSearchParams(latest(search)).toString()) return [none, none];
+  const text = asked.toString() ? `?${asked}` : "";
+  pending = { from: search || "", to: text };
+  return [text, Object.assign({}, shown, { search: text })];
+}
+
+function gridOf() {
+  // The table of runs, once it is there.
+  try {
+    const grid = document.getElementById("runs") && dash_ag_grid.getApi("runs");
+    return grid && !grid.isDestroyed() ? grid : null;
+  } catch {
+    return null;
+  }
+}
+
+function filtersOf(model) {
+  // Each filter of the grid's model as COLUMN:KIND:VALUE, alternatives parted by "|"; those that hold together apart.
+  const text = (one) =>
+    [one.type, ...[one.filter, one.filterTo].filter((v) => v !== null && v !== undefined).map((v) => encodeURIComponent(v).replace(/%20/g, " "))].join(":");
+  return Object.keys(model).flatMap(function (column) {
+    const own = model[column], parts = own.conditions || [own];
+    if (own.operator === "AND") return parts.map((one) => `${column}:${text(one)}`);
+    return [`${column}:${parts.map(text).join("|")}`];
+  });
+}
 
 (function () {
   const chosen = new WeakMap(); // the point of each figure that the keyboard stands on
@@ -217,6 +312,13 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
     });
   });
   addEventListener("afterprint", () => document.querySelectorAll(".canvas").forEach((canvas) => { canvas.style.zoom = ""; }));
+
+  document.addEventListener("keydown", function (event) {
+    const row = event.key === "Enter" && event.target.matches?.("#runs .ag-cell") && event.target.closest("[row-id]");
+    if (!row || event.target.getAttribute("col-id") === "chosen") return;
+    const cell = { colId: event.target.getAttribute("col-id"), rowId: row.getAttribute("row-id"), timestamp: Date.now() };
+    dash_clientside.set_props("runs", { cellClicked: cell });
+  });
 
   document.addEventListener("keydown", function (event) {
     const canvas = event.target;

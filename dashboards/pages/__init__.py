@@ -69,11 +69,10 @@ def blocks_of(page: Page, scene: Scene) -> Iterator[Block]:
         if exhibit.section in page.parts and exhibit.section not in begun:
             begun.add(exhibit.section)
             yield from _head(exhibit.section, scene, titled=several)
-        for option in choices(exhibit):
-            control = None if option.name in controls else option_block(option, scene.results)
-            controls.add(option.name)
-            if control is not None:
-                yield control
+        new = [option for option in choices(exhibit) if option.name not in controls]
+        controls.update(option.name for option in new)
+        if (control := option_block(new, scene.results)) is not None:
+            yield control
         yield from page.before.get(exhibit.name, ())
         yield from exhibit_blocks(exhibit, scene)
         yield from page.after.get(exhibit.name, ())

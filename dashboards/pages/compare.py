@@ -1,4 +1,4 @@
-"""Compare studies: their maps on one colour scale, their best cells and counts side by side."""
+"""Compare studies: results side by side, what differs between the files, maps on one colour scale, differences."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from dashboards.site import Site
 from dashboards.top import TopPage
 from sensitivity.analysis.view import View
 from sensitivity.figures.exhibit import Computed, computed
+from sensitivity.figures.exhibits.map_differences import differences_exhibit
 from sensitivity.figures.exhibits.maps import ROBUSTNESS
 from sensitivity.figures.labels import capitalized, metric_value, number, optimizer_name
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.scales import map_scale
 from sensitivity.figures.tables import Table
+from sensitivity.study.differences import spec_differences
 from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import METRICS, USUAL, Metric
 from sensitivity.study.words import duration
@@ -39,7 +41,10 @@ def compare_page(site: Site) -> TopPage:
         metrics = [{"value": metric.name, "label": capitalized(metric.label)} for metric in _metrics(site, address)]
         return [
             html.H1("Compare studies"),
-            html.P(f"Up to {MOST} studies, their maps on one colour scale.", className="lead"),
+            html.P(
+                f"Up to {MOST} studies: results, study files, maps on one colour scale, and the differences of maps.",
+                className="lead",
+            ),
             html.Section(
                 [
                     dmc.MultiSelect(
@@ -147,8 +152,20 @@ def _blocks(scenes: Sequence[Scene]) -> list[tuple[Scene, FigureBlock | TextBloc
     if not scenes:
         return []
     blocks: list[tuple[Scene, FigureBlock | TextBlock]] = [
-        (scenes[0], TextBlock(name="side-by-side", content=lambda _: _table(scenes)))
+        (scenes[0], TextBlock(name="side-by-side", content=lambda _: _table(scenes))),
     ]
+    if len(scenes) > 1:
+        blocks.append((scenes[0], TextBlock(name="files", content=lambda _: _files(scenes))))
+    first = scenes[0].results
+    for place, scene in enumerate(scenes[1:], 1):
+        for optimizer in (name for name in first.spec.optimizers if name in scene.results.spec.optimizers):
+            block = FigureBlock(
+                name=f"difference-{place}-{optimizer}",
+                label=f"{scene.results.spec.name} less {first.spec.name}: {optimizer_name(optimizer)}",
+                show=partial(_difference, scenes, optimizer),
+                depends=("study", "metric"),
+            )
+            blocks.append((scene, block))
     for place, scene in enumerate(scenes):
         for optimizer in scene.results.spec.optimizers:
             study = scene.results.spec.name
@@ -163,6 +180,14 @@ def _blocks(scenes: Sequence[Scene]) -> list[tuple[Scene, FigureBlock | TextBloc
     return blocks
 
 
+def _difference(scenes: Sequence[Scene], optimizer: str, scene: Scene) -> Computed[Any]:
+    """Return the difference of a study's maps of an optimizer from those of the first study."""
+    first = scenes[0].results
+    if scene.results.metric != first.metric:
+        raise NothingToShowError(f"{scene.results.spec.name} has no {first.metric.label}.")
+    return computed(differences_exhibit(first, optimizer), scene.results)
+
+
 def _show(scenes: Sequence[Scene], optimizer: str, scene: Scene) -> Computed[Any]:
     """Return an optimizer's robustness maps on the colour scale of all studies with the metric."""
     asked = [one.results.metric for one in scenes if one.results.view.metric is not None]
@@ -174,34 +199,74 @@ def _show(scenes: Sequence[Scene], optimizer: str, scene: Scene) -> Computed[Any
     return replace(found, result=replace(found.result, scale=map_scale(every)))
 
 
+def _files(scenes: Sequence[Scene]) -> Component:
+    """Return what differs between the study files."""
+    specs = [scene.results.spec for scene in scenes]
+    found = spec_differences(specs)
+    heading = html.H2("What differs between the study files")
+    if not found:
+        return html.Section([heading, html.P("Nothing but their names.", className="note")], className="card")
+    table = Table(
+        caption="Fields of the study files that are not the same; a dash where a file has none.",
+        header=("field", *(spec.name for spec in specs)),
+        rows=[[one.field, *(value or "–" for value in one.values)] for one in found],
+        text_columns=len(specs) + 1,
+    )
+    return html.Section([heading, html_table(table)], className="card")
+
+
+_QUANTITIES = (
+    "completed", "diverged", "waiting", "best median", "cells within tolerance",
+    "robust region, decades a dimension", "device time",
+)  # fmt: skip
+
+
 def _table(scenes: Sequence[Scene]) -> Component:
-    header = (
-        "study", "optimizer", "batch size", "metric", "completed", "diverged", "waiting", "best median",
-        "cells within tolerance", "robust region, decades a dimension", "device time",
-    )  # fmt: skip
-    rows = []
-    for scene in scenes:
-        results = scene.results
-        maps = {(m.optimizer, m.batch_size): m for m in results.maps}
-        regions = {(r.optimizer, r.batch_size): r.decades for r in results.target_regions or results.own_regions}
-        for group in results.summary.groups:
-            key = (group.optimizer, group.batch_size)
-            map_, decades, tally = maps.get(key), regions.get(key), group.tally
-            best = None if map_ is None else map_.best_cell
-            rows.append(
-                [
-                    results.spec.name,
-                    optimizer_name(group.optimizer),
-                    f"{group.batch_size:,}",
-                    results.metric.label,
-                    f"{tally.completed:,} of {tally.planned:,}",
-                    tally.diverged,
-                    tally.waiting,
-                    "–" if best is None or map_ is None else metric_value(map_.metric, best.median),
-                    "–" if map_ is None else f"{sum(c.in_region for c in map_.cells):,} of {len(map_.cells):,}",
-                    "–" if decades is None or not decades.known else number(decades.value, 3),
-                    duration(tally.train_seconds + tally.eval_seconds),
-                ]
-            )
-    table = Table(caption="Each study, optimizer and batch size.", header=header, rows=rows, text_columns=2)
+    """Return the results of each optimizer and batch size, studies in columns."""
+    of_study = [_results(scene) for scene in scenes]
+    groups = dict.fromkeys(key for found in of_study for key in found)
+    rows = [
+        [
+            optimizer_name(optimizer),
+            f"{batch_size:,}",
+            quantity,
+            *(found.get(group, {}).get(quantity, "–") for found in of_study),
+        ]
+        for group in groups
+        for optimizer, batch_size in [group]
+        for quantity in _QUANTITIES
+        if any(found.get(group, {}).get(quantity, "–") not in ("–", "0") for found in of_study)
+    ]
+    table = Table(
+        caption=f"Results of each optimizer and batch size; medians are of {scenes[0].results.metric.label}.",
+        header=("optimizer", "batch size", "quantity", *(scene.results.spec.name for scene in scenes)),
+        rows=rows,
+        text_columns=3,
+    )
     return html.Section([html.H2("Side by side"), html_table(table)], className="card")
+
+
+def _results(scene: Scene) -> dict[tuple[str, int], dict[str, str]]:
+    """Return the quantities of each optimizer and batch size of a study."""
+    results = scene.results
+    maps = {(m.optimizer, m.batch_size): m for m in results.maps}
+    regions = {(r.optimizer, r.batch_size): r.decades for r in results.target_regions or results.own_regions}
+    found = {}
+    for group in results.summary.groups:
+        key = (group.optimizer, group.batch_size)
+        map_, decades, tally = maps.get(key), regions.get(key), group.tally
+        best = None if map_ is None else map_.best_cell
+        found[key] = {
+            "completed": f"{tally.completed:,} of {tally.planned:,}",
+            "diverged": f"{tally.diverged:,}",
+            "waiting": f"{tally.waiting:,}",
+            "best median": "–" if best is None or map_ is None else metric_value(map_.metric, best.median),
+            "cells within tolerance": "–"
+            if map_ is None
+            else f"{sum(c.in_region for c in map_.cells):,} of {len(map_.cells):,}",
+            "robust region, decades a dimension": "–"
+            if decades is None or not decades.known
+            else number(decades.value, 3),
+            "device time": duration(tally.train_seconds + tally.eval_seconds),
+        }
+    return found

@@ -1,52 +1,79 @@
-"""Runs: every planned run in a table, their parallel coordinates, and one run with all that is known of it."""
+"""Runs: every planned run in a table, those chosen side by side, and figures of what the table shows."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
 from typing import Any
 
 import dash_ag_grid as dag
 import dash_mantine_components as dmc
 import pandas as pd
-from dash import ClientsideFunction, Dash, Input, Output, State, callback_context, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
-from dashboards.address import parse, search_of
-from dashboards.blocks import FigureBlock, FixedBlock, Page, Scene, place_block
-from dashboards.pages.robustness import curves_exhibit
-from dashboards.reproduce import reproduction
-from dashboards.rows import columns, rows_of
+from dashboards.blocks import Block, FixedBlock, Page, Scene, aria
+from dashboards.listing import Where, grid_model, in_words
+from dashboards.pages import run
+from dashboards.pages.side_by_side import CHOSEN_BLOCKS
+from dashboards.rows import CHOSEN, available, columns, csv_text, listed, numeric, rows_of, shown_columns
 from dashboards.site import Site
-from sensitivity.analysis.curves import compute_curves
-from sensitivity.figures.exhibit import Computed
-from sensitivity.figures.labels import metric_value, number, optimizer_name, parameter_name
-from sensitivity.figures.nothing import NothingToShowError
-from sensitivity.store.schema import PARAM_PREFIX
-from sensitivity.study.errors import UserError
+from sensitivity.figures.labels import capitalized
+from sensitivity.figures.run_numbers import column_label
+from sensitivity.store.schema import PARAM_PREFIX, metric_columns
+from sensitivity.study.annotations import parse_tags
 from sensitivity.study.metrics import named
+from sensitivity.study.results import Status
 from sensitivity.study.spec import StudySpec
-from sensitivity.study.words import duration
+
+_GROUPS = ("Settings", "Results", "How it ran", "Notes")
+_COSTS = ("status", "steps", "epochs", "train_seconds", "eval_seconds", "flops", "message")
+_MOST_TAGS = 12
+_STATUSES = (
+    Status.COMPLETED, Status.DIVERGED, Status.STOPPED, Status.FAILED, Status.INTERRUPTED, Status.PENDING,
+)  # fmt: skip
+"""As they are offered."""
 
 
 def _grid(scene: Scene) -> Component:
-    runs = scene.loaded.runs
-    said = "Filter and sort in the header; select a row (click, or Space) to open the run."
+    runs, listing = scene.loaded.runs, scene.address.listing
+    shown = shown_columns(runs, listing)
+    sort = {name: ("desc" if falls else "asc", at) for at, (name, falls) in enumerate(listing.sort)}
+    model = grid_model([one for one in listing.where if one.column in available(runs)], numeric(runs))
     return html.Section(
         [
-            html.H2("Every planned run"),
-            html.P(said, className="note"),
+            html.Div(
+                [
+                    html.H2("Every planned run", id="runs-title"),
+                    html.Div(
+                        [
+                            html.Button(
+                                "Download CSV", id="runs-csv", className="quiet", title="The rows and columns shown"
+                            ),
+                            dcc.Download(id="runs-download"),
+                        ],
+                        className="tools",
+                    ),
+                ],
+                className="card-head apart",
+            ),
+            html.Div(id="runs-where"),
+            _picker(runs, scene.results.spec, shown),
             dag.AgGrid(
                 id="runs",
-                columnDefs=[_column(runs, name, scene.results.spec) for name in columns(runs)],
+                columnDefs=[
+                    _tick(),
+                    *(
+                        _column(runs, name, scene.results.spec) | {"hide": name not in shown} | _sorted(sort.get(name))
+                        for name in available(runs)
+                    ),
+                ],
                 defaultColDef={"sortable": True, "filter": True, "resizable": True, "minWidth": 90},
                 rowModelType="infinite",
                 getRowId="params.data.trial_id",
                 columnSize="autoSize",
                 dashGridOptions={
-                    "rowSelection": {"mode": "singleRow", "enableClickSelection": True, "checkboxes": False},
+                    "initialState": {"filter": {"filterModel": model}} if model else {},
                     "suppressFieldDotNotation": True,
                     "cacheBlockSize": 100,
                     "maxBlocksInCache": 10,
@@ -56,61 +83,109 @@ def _grid(scene: Scene) -> Component:
                 },
                 style={"height": "460px"},
             ),
+            html.P(
+                "Click a row, or press Enter on it, to open the run. The heads of columns sort and filter; the address"
+                " keeps what is shown.",
+                className="note",
+            ),
             dcc.Store(id="refreshed"),
+            dcc.Store(id="listed"),
         ],
         className="card",
+        **aria(labelledby="runs-title"),
     )
+
+
+def _tick() -> dict[str, Any]:
+    """Return the column that chooses runs to stand side by side."""
+    return {
+        "field": CHOSEN,
+        "headerName": "",
+        "headerTooltip": "Side by side",
+        "cellDataType": "boolean",
+        "cellRenderer": "agCheckboxCellRenderer",
+        "editable": True,
+        "sortable": False,
+        "filter": False,
+        "resizable": False,
+        "minWidth": 44,
+        "width": 44,
+        "suppressAutoSize": True,
+    }
+
+
+def _sorted(asked: tuple[str, int] | None) -> dict[str, Any]:
+    return {} if asked is None else {"initialSort": asked[0], "initialSortIndex": asked[1]}
 
 
 def _column(runs: pd.DataFrame, name: str, spec: StudySpec) -> dict[str, Any]:
     metric = named(name, spec.measured())
-    title = name.replace("_", " ") if metric is None else metric.label
-    title = parameter_name(name.removeprefix(PARAM_PREFIX)) if name.startswith(PARAM_PREFIX) else title
-    found: dict[str, Any] = {"field": name, "headerName": title}
-    if pd.api.types.is_numeric_dtype(runs[name]):
+    found: dict[str, Any] = {"field": name, "headerName": column_label(name, spec.measured())}
+    if name in numeric(runs):
         found |= {"filter": "agNumberColumnFilter", "type": "rightAligned"}
         if metric is not None and metric.percent:
             found["valueFormatter"] = {"function": "params.value == null ? '' : d3.format('.2%')(params.value)"}
         elif pd.api.types.is_float_dtype(runs[name]):
             found["valueFormatter"] = {"function": "params.value == null ? '' : d3.format('.4~g')(params.value)"}
     else:
-        found["filter"] = "agTextColumnFilter"
-    if name == "message":
+        found |= {"filter": "agTextColumnFilter", "filterParams": {"maxNumConditions": len(Status) + 2}}
+    if name in ("message", "note"):
         found["maxWidth"] = 320
     return found
 
 
-def _drawer(scene: Scene) -> Component:
-    drawer = dmc.Drawer(
-        id="run",
-        title="Run",
-        opened=False,
-        position="right",
-        size="min(680px, 100%)",
-        closeButtonProps={"aria-label": "Close"},
+def _picker(runs: pd.DataFrame, spec: StudySpec, shown: tuple[str, ...]) -> Component:
+    """Return the boxes that show and hide columns, a group a kind."""
+    groups: dict[str, list[str]] = {group: [] for group in _GROUPS}
+    for name in available(runs):
+        groups[_group(name)].append(name)
+    return html.Details(
+        [
+            html.Summary("Columns"),
+            html.Div(
+                [
+                    dmc.CheckboxGroup(
+                        html.Div(
+                            [
+                                dmc.Checkbox(
+                                    label=capitalized(column_label(name, spec.measured())), value=name, size="xs"
+                                )
+                                for name in names
+                            ],
+                            className="checks",
+                        ),
+                        id={"type": "columns", "name": group},
+                        label=group,
+                        value=[name for name in names if name in shown],
+                        size="xs",
+                    )
+                    for group, names in groups.items()
+                    if names
+                ],
+                className="picker",
+            ),
+            dcc.Store(id="usual-columns", data=list(columns(runs))),
+        ],
+        className="boxes",
     )
-    return html.Div([drawer, dcc.Store(id="run-shown")])
+
+
+def _group(name: str) -> str:
+    if name in ("note", "tags"):
+        return "Notes"
+    if name.startswith(PARAM_PREFIX) or name in ("optimizer", "kind", "batch_size", "seed", "confirmation"):
+        return "Settings"
+    return "Results" if metric_columns([name]) or name in _COSTS else "How it ran"
 
 
 def register(app: Dash, site: Site) -> None:
     """Connect the table and the drawer."""
     _table(app, site)
-    _open_and_close(app, site)
-    _show(app, site)
-
-
-def _scene(site: Site, pathname: str, search: str) -> Scene:
-    address = parse(site.inner(pathname), search)
-    if address.page != "runs" or address.study is None:
-        raise PreventUpdate
-    try:
-        return site.scene(address, None)[0]
-    except UserError:
-        raise PreventUpdate from None
+    _filters(app, site)
+    run.register(app, site)
 
 
 def _table(app: Dash, site: Site) -> None:
-
     @app.callback(
         Output("runs", "getRowsResponse"),
         Input("runs", "getRowsRequest"),
@@ -120,143 +195,124 @@ def _table(app: Dash, site: Site) -> None:
     def rows(request: dict[str, Any] | None, pathname: str, search: str) -> dict[str, Any]:
         if not isinstance(request, dict):
             raise PreventUpdate
-        found, count = rows_of(_scene(site, pathname, search).results.runs, request)
+        scene = run.scene_of(site, pathname, search)
+        found, count = rows_of(scene.results.runs, request, scene.address.listing.chosen)
         return {"rowData": found, "rowCount": count}
 
+    @app.callback(
+        Output("runs-download", "data"),
+        Input("runs-csv", "n_clicks"),
+        State("url", "pathname"),
+        State("url", "search"),
+        prevent_initial_call=True,
+    )
+    def download(clicks: int | None, pathname: str, search: str) -> dict[str, Any]:
+        if not clicks:
+            raise PreventUpdate
+        scene = run.scene_of(site, pathname, search)
+        text = csv_text(scene.results.runs, scene.address.listing)
+        return {"content": text, "filename": f"{scene.loaded.spec.name}-runs.csv", "type": "text/csv"}
+
+    # What is sorted, filtered, ticked and shown is an address at once, as a choice of a cell is.
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        ClientsideFunction("sensitivity", "listed"),
+        Output("url", "search", allow_duplicate=True),
+        Output("shown", "data", allow_duplicate=True),
+        Input("runs", "getRowsRequest"),
+        Input("runs", "cellValueChanged"),
+        Input({"type": "columns", "name": ALL}, "value"),
+        Input({"type": "unchoose", "run": ALL}, "n_clicks"),
+        State("usual-columns", "data"),
+        State("url", "search"),
+        State("shown", "data"),
+        prevent_initial_call=True,
+    )
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "refresh"),
         Output("refreshed", "data"),
         Input("version", "data"),
         Input("url", "search"),
+        State("refreshed", "data"),
         prevent_initial_call=True,
     )
 
 
-def _open_and_close(app: Dash, site: Site) -> None:
+def _filters(app: Dash, site: Site) -> None:
     @app.callback(
-        Output("url", "search", allow_duplicate=True),
-        Output("shown", "data", allow_duplicate=True),
-        Input("runs", "selectedRows"),
-        Input("run", "opened"),
-        State("url", "pathname"),
-        State("url", "search"),
-        State("shown", "data"),
-        prevent_initial_call=True,
-    )
-    def choose(
-        selected: list[dict[str, Any]] | None, opened: bool, pathname: str, search: str, shown: dict[str, str] | None
-    ) -> tuple[Any, ...]:
-        address = parse(site.inner(pathname), search)
-        if callback_context.triggered_id == "run":
-            name = address.run if opened else None
-        else:
-            name = str(selected[0].get("trial_id")) if selected else address.run
-        written = search_of(replace(address, run=name))
-        if written == search_of(address):
-            raise PreventUpdate
-        return written, {**(shown or {}), "search": written}
-
-
-def _show(app: Dash, site: Site) -> None:
-    @app.callback(
-        Output("run", "opened"),
-        Output("run", "children"),
-        Output("run", "title"),
-        Output("run-shown", "data"),
+        Output("runs-where", "children"),
         Input("url", "search"),
         Input("version", "data"),
         State("url", "pathname"),
-        State("run-shown", "data"),
     )
-    def show(search: str, version: str | None, pathname: str, before: str | None) -> tuple[Any, ...]:
-        scene = _scene(site, pathname, search)
-        if scene.address.run is None:
-            return False, no_update, no_update, None
-        rows = _rows(scene)
-        if not len(rows):
-            return True, html.P("This study has no such run.", className="notice"), "Run", None
-        run = {str(name): value for name, value in rows.iloc[0].items()}
-        now = f"{run['trial_id']} {run['finished_at']}"
-        if now == before:  # new results are of other runs; zoom and scroll stay
-            raise PreventUpdate
-        title = f"{optimizer_name(str(run['optimizer']))}, batch size {run['batch_size']:,}, seed {run['seed']}"
-        return True, _run(scene, run), title, now
+    def show(search: str, version: str | None, pathname: str) -> Component:
+        return _filter_row(run.scene_of(site, pathname, search))
+
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        ClientsideFunction("sensitivity", "quick"),
+        Output("listed", "data"),
+        Input({"type": "quick", "column": ALL, "value": ALL}, "n_clicks"),
+        prevent_initial_call=True,
+    )
 
 
-def _rows(scene: Scene) -> pd.DataFrame:
-    """Return the row of the run that the drawer shows; none without one."""
-    runs = scene.loaded.runs
-    return runs[runs["trial_id"] == scene.address.run]
-
-
-def _run(scene: Scene, run: Mapping[str, Any]) -> list[Any]:
-    loaded = scene.loaded
-    settings = [
-        (parameter_name(name), number(float(run[PARAM_PREFIX + name]), 6))
-        for name in loaded.spec.optimizers[str(run["optimizer"])].hyperparameter_names
+def _filter_row(scene: Scene) -> Component:
+    """Return buttons for each status and tag with how many runs have it, and the other filters that are set."""
+    runs, where = scene.results.runs, scene.address.listing.where
+    left = len(listed(runs, scene.address.listing)) if where else len(runs)
+    said = f"{left:,} of {len(runs):,} runs" if where else f"{len(runs):,} runs"
+    counts = runs["status"].value_counts()
+    statuses = [(status.value, int(counts[status.value])) for status in _STATUSES if status.value in counts]
+    tags = Counter(tag for text in runs["tags"].unique() if text for tag in parse_tags(text))
+    for tag in tags:
+        tags[tag] = int(runs["tags"].str.split(", ").map(lambda found, tag=tag: tag in found).sum())
+    buttons = [
+        *(_quick("status", name, f"{name} {count:,}", where, dot=True) for name, count in statuses),
+        *(_quick("tags", tag, f"{tag} {count:,}", where) for tag, count in tags.most_common(_MOST_TAGS)),
     ]
-    outcome = [("status", run["status"])]
-    outcome += [
-        (metric.label, metric_value(metric, float(run[metric.name])))
-        for metric in loaded.spec.measured()
-        if run.get(metric.name, math.nan) == run.get(metric.name, math.nan)
-    ]
-    if run["steps"] == run["steps"]:
-        outcome += [("steps", f"{int(run['steps']):,}"), ("device time", duration(float(run["train_seconds"])))]
-        outcome += [("trained on", f"{run['device']}, {run['host']}"), ("pack", f"{run['pack_size']:.0f} runs")]
-    made = loaded.manifest.specs.get(str(run["spec_hash"]), {})
-    packages = made.get("packages", {})
-    machine = made.get("machine", {})
-    environment = [
-        ("code version", str(run["code_version"])),
-        *((str(name), str(value)) for name, value in machine.items()),
-        *((str(name), str(value)) for name, value in packages.items()),
-    ]
-    command = reproduction(loaded, run)
-    return [
-        _facts("Configuration", settings),
-        _facts("Outcome", outcome),
-        *([html.P(str(run["message"]), className="notice")] if run["message"] else []),
-        *([html.Details([html.Summary("Traceback"), html.Pre(str(run["traceback"]))])] if run["traceback"] else []),
-        place_block(_CURVE, scene),
-        html.H2("Reproduce it"),
-        html.Pre(command, tabIndex="0")
-        if command
-        else html.P("The study file that made this run isn't kept, so no command is known.", className="note"),
-        html.P(
-            f"With code version {run['code_version']}; the run has the same id there: {run['trial_id']}",
-            className="note",
+    offered = {(c, v) for c, names in (("status", dict(statuses)), ("tags", tags)) for v in names}
+    others = [one for one in where if one.column in available(runs) and not _is_quick(one, offered)]
+    measured = scene.results.spec.measured()
+    chips = [
+        html.Button(
+            [in_words(one, column_label(one.column, measured)), html.Span(" ×", **aria(hidden="true"))],
+            id={"type": "quick", "column": one.column, "value": ""},
+            className="quiet pressed",
+            title="Remove this filter",
         )
-        if run["code_version"] == run["code_version"]
-        else None,
-        html.Details([html.Summary("Environment"), _facts("", environment)]),
+        for one in {one.column: one for one in others}.values()
     ]
+    return html.Div([*buttons, *chips, html.Span(said, className="counted", role="status")], className="quick")
 
 
-def _facts(title: str, pairs: Sequence[tuple[str, object]]) -> Component:
-    items = [item for name, value in pairs for item in (html.Dt(name), html.Dd(str(value)))]
-    return html.Section([*([html.H2(title)] if title else []), html.Dl(items, className="facts")])
+def _is_quick(where: Where, offered: set[tuple[str, str]]) -> bool:
+    return all(each.kind == "equals" and (where.column, each.operands[0]) in offered for each in where.any_of)
 
 
-def _curve(scene: Scene) -> Computed[Any]:
-    rows = _rows(scene)
-    cells = [str(cell) for cell in rows["cell_id"]]
-    found = compute_curves(rows, scene.results.tables.curves_of(rows["trial_id"]), scene.results.metric, cells)
-    curves = [curve for curve in found if curve.epochs]
-    if not curves:
-        raise NothingToShowError("This run has no learning curve.")
-    return Computed(curves_exhibit("run-curve", "this run", tuple(scene.results.spec.optimizers)), curves)
+def _quick(column: str, value: str, text: str, where: tuple[Where, ...], *, dot: bool = False) -> Component:
+    pressed = any(
+        one.column == column and any(each.kind == "equals" and each.operands == (value,) for each in one.any_of)
+        for one in where
+    )
+    return html.Button(
+        [*([html.Span(className=f"dot {value}")] if dot else []), text],
+        id={"type": "quick", "column": column, "value": value},
+        className="quiet pressed" if pressed else "quiet",
+        title=f"Only runs {'that are' if dot else 'tagged'} {value}",
+        **aria(pressed=str(pressed).lower()),
+    )
 
 
-_CURVE = FigureBlock(
-    name="run-curve", label="Learning curve of the run", show=_curve, depends=("metric", "run"), width="half"
+_FIRST: tuple[Block, ...] = (
+    FixedBlock(name="grid", content=_grid),
+    *CHOSEN_BLOCKS,
+    FixedBlock(name="drawer", content=run.drawer),
 )
 
 RUNS = Page(
     name="runs",
     title="Runs",
     lead="Every planned run, and all that is known of it.",
-    parts=("parallel", "runs"),
-    first=(FixedBlock(name="grid", content=_grid), FixedBlock(name="drawer", content=_drawer)),
-    further=(_CURVE,),
+    parts=("scatter", "slices", "timeline", "parallel", "runs"),
+    first=_FIRST,
+    further=(run.CURVE,),
 )

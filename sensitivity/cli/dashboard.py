@@ -28,6 +28,7 @@ def serve(
     prefix: str,
     strip_prefix: bool,
     allow_run: bool,
+    allow_notes: bool,
     cluster: str | None,
 ) -> None:
     """Serve the dashboard of the studies below `root` until the process is stopped.
@@ -44,6 +45,7 @@ def serve(
     app = create_app(
         place(root),
         allow_run=allow_run,
+        allow_notes=allow_notes,
         cluster=cluster,
         hosts=[own, *proxied],
         token=token,

@@ -10,10 +10,8 @@ from sensitivity.figures.settled_words import standing_in_words
 from sensitivity.store.directory import Place, place
 from sensitivity.store.reader import read_counts, studies
 from sensitivity.study.errors import UserError, shortened
+from sensitivity.study.paths import STUDIES
 from sensitivity.study.results import Status
-
-_USUAL = "studies"
-"""Where a study's results go if nobody says."""
 
 
 def show_studies(root: str | None, *, as_json: bool) -> None:
@@ -24,16 +22,17 @@ def show_studies(root: str | None, *, as_json: bool) -> None:
     Raises:
         UserError: there is no folder of the name that was given.
     """
-    where = place(_USUAL if root is None else root)
-    if root is not None and where.is_local and not os.path.exists(where.path):  # noqa: PTH110 - Path's may raise
-        said = f"{shortened(root, 300)}: no such folder"
+    where = place(STUDIES if root is None else root)
+    if root is not None and where.is_local and not os.path.isdir(where.path):  # noqa: PTH112 - Path's may raise
+        there = os.path.exists(where.path)  # noqa: PTH110
+        said = f"{shortened(root, 300)}: {'a file, and no folder' if there else 'no such folder'}"
         raise UserError(f"{said}\n  Give a folder of studies; `sensitivity run quickstart` makes one")
     found = [_study(directory) for directory in studies(where)]
     if as_json:
         print(json_text(found))
         return
     if not found:
-        print(f"no studies below {root or _USUAL}; `sensitivity run quickstart` makes one")
+        print(f"no studies below {root or STUDIES}; `sensitivity run quickstart` makes one")
         return
     names = ("study", "planned", *Status, "settlement", "directory")
     readable = [each for each in found if isinstance(each, StudyOutput)]

@@ -22,7 +22,7 @@ from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
 from sensitivity.cli.streams import standard_streams
 from sensitivity.cli.version import show_version
 from sensitivity.study.errors import UserError
-from sensitivity.study.paths import path_faults
+from sensitivity.study.paths import STUDIES, path_faults
 from sensitivity.study.redaction import RedactingFormatter
 
 _STOPPED = "stopped; what is stored stays as it was"
@@ -103,7 +103,7 @@ def options(
 @app.command()
 def plan(
     study: StudyArgument,
-    storage: StorageOption = "studies",
+    storage: StorageOption = STUDIES,
     workers: WorkersOption = None,
     tflops: Annotated[
         float | None, typer.Option(metavar="RATE", help="price it by its FLOPs at this rate, and measure nothing")
@@ -142,7 +142,7 @@ def new(
 @app.command()
 def run(
     study: StudyArgument,
-    storage: StorageOption = "studies",
+    storage: StorageOption = STUDIES,
     address: AddressOption = None,
     workers: WorkersOption = None,
     log: LogOption = None,
@@ -169,7 +169,7 @@ def settle(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="show the next step and its price, and run nothing")
     ] = False,
-    storage: StorageOption = "studies",
+    storage: StorageOption = STUDIES,
     address: AddressOption = None,
     workers: WorkersOption = None,
     log: LogOption = None,
@@ -300,7 +300,7 @@ def import_(
     mapping: Annotated[
         Path | None, typer.Option("--map", metavar="FILE", help="how the source is read (default: guessed, and shown)")
     ] = None,
-    storage: StorageOption = "studies",
+    storage: StorageOption = STUDIES,
 ) -> None:
     """Import runs that were made elsewhere as a study, into STORAGE/NAME."""
     with _importing():
@@ -313,7 +313,7 @@ def import_(
 @app.command(name="list")
 def list_(
     root: Annotated[
-        str | None, typer.Argument(metavar="[ROOT]", help="a folder of study directories; studies/ unless given")
+        str | None, typer.Argument(metavar="[ROOT]", help=f"a folder of study directories; {STUDIES}/ unless given")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -326,7 +326,7 @@ def list_(
 
 @app.command()
 def dashboard(
-    root: Annotated[str, typer.Argument(metavar="[ROOT]", help="a folder or URI of study directories")] = "studies",
+    root: Annotated[str, typer.Argument(metavar="[ROOT]", help="a folder or URI of study directories")] = STUDIES,
     host: Annotated[str, typer.Option(help="listen here; beyond loopback a token is required")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="listen on this port; 0 is a free one")] = 8050,
     host_name: Annotated[
@@ -338,6 +338,9 @@ def dashboard(
         bool,
         typer.Option("--allow-run", help="let anyone who has its token start and stop studies, which runs their code"),
     ] = False,
+    notes: Annotated[
+        bool, typer.Option("--notes/--no-notes", help="let who reaches it write notes and tags of runs")
+    ] = True,
     cluster: Annotated[
         str | None,
         typer.Option(metavar="URL", help="a cluster's Jobs server: shows its jobs; --allow-run submits to it"),
@@ -355,6 +358,7 @@ def dashboard(
         prefix=prefix,
         strip_prefix=strip_prefix,
         allow_run=allow_run,
+        allow_notes=notes,
         cluster=cluster,
     )
 

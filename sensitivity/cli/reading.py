@@ -28,7 +28,7 @@ def write_report_file(study_dirs: Sequence[str], output: Path | None, figures: P
 
     directories = [place(study_dir) for study_dir in study_dirs]
     name = directories[0].path.rpartition("/")[2] if len(directories) == 1 else "comparison"
-    target = output or Path(f"{name}.html")
+    target = _page(output or Path(f"{name}.html"))
     for each in (target, *([figures] if figures is not None else [])):
         refuse_record(each)
     refuse_unwritable(target)
@@ -37,6 +37,11 @@ def write_report_file(study_dirs: Sequence[str], output: Path | None, figures: P
     if figures is not None:
         images = write_images(made.figures, figures)
         yield f"figures: {len(images)} files in {figures} ({size(sum(image.size for image in images), 'B')})"
+
+
+def _page(output: Path) -> Path:
+    """Return the file of the page: a new name without a suffix ends in ``.html``, so that a browser opens it."""
+    return output if output.suffix or output.exists() else output.with_name(f"{output.name}.html")
 
 
 def show_verdict(study_dir: str, *, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -105,8 +105,30 @@ class OpenedStudy:
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row per planned run: its hyperparameters (``param.lr``, ...), status, and final metrics."""
+        """One row per planned run: its hyperparameters (``param.lr``, ...), status, final metrics, notes."""
         return self._tables.runs
+
+    def annotate(
+        self, run: str, *, note: str | None = None, tags: Sequence[str] = (), untag: Sequence[str] = ()
+    ) -> None:
+        """Note something of a run; it is kept beside the results, and read as columns ``note`` and ``tags`` of `runs`.
+
+        Open the study again to see it there.
+
+        Args:
+            run: its ``trial_id``.
+            note: replaces the note that stands; empty to delete it, None to leave it.
+            tags: to be added, such as ``["outlier"]``.
+            untag: tags to be removed.
+
+        Raises:
+            UserError: there is no such run, the note is too long, a tag has a comma, or the place can't be written.
+        """
+        from sensitivity.store.notes import write_note
+
+        if run not in set(self.runs["trial_id"]):
+            raise UserError(f"{self.name} has no run {run!r}\n  Give a `trial_id` of the table `runs`")
+        write_note(self._place, run, note=note, tags=tags, untag=untag)
 
     @cached_property
     def curves(self) -> pd.DataFrame:

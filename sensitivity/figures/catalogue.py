@@ -24,10 +24,12 @@ from sensitivity.figures.exhibits.planes import REACHED
 from sensitivity.figures.exhibits.prices import PRICES
 from sensitivity.figures.exhibits.regions import REGIONS, SENSITIVITY
 from sensitivity.figures.exhibits.scaling import EFFICIENCY, SCALING
+from sensitivity.figures.exhibits.scatter import SCATTER, SLICES
 from sensitivity.figures.exhibits.settling import SETTLING
 from sensitivity.figures.exhibits.status import CLIPPING, STATUS
 from sensitivity.figures.exhibits.success_rates import SUCCESS
 from sensitivity.figures.exhibits.targets import TARGETS
+from sensitivity.figures.exhibits.timeline import TIMELINE
 from sensitivity.study.errors import UserError
 from sensitivity.study.nearest import nearest
 
@@ -43,7 +45,7 @@ EXHIBITS: tuple[Exhibit[Any], ...] = (
     REGIONS, SENSITIVITY,
     IMPORTANCE, RIDGE,
     CURVES,
-    STATUS, CLIPPING, PARALLEL,
+    STATUS, CLIPPING, PARALLEL, SCATTER, SLICES, TIMELINE,
 )  # fmt: skip
 
 

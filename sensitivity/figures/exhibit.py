@@ -7,8 +7,9 @@ study's results under another view.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
@@ -24,7 +25,7 @@ from sensitivity.figures.theme import Theme
 T = TypeVar("T")
 Options = Mapping[str, str]
 """Name of an option -> the key of its value."""
-Depends = Literal["filters", "metric", "tolerance", "target", "margins", "cells"]
+Depends = Literal["filters", "metric", "tolerance", "target", "margins", "cells", "rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,8 @@ class Option:
     """Whether all values are shown below each other, rather than one at a time; such are optimizers and questions."""
     of_view: bool = False
     """Whether it is the field of ``View`` of this name, whose value is what is looked at unless another is given."""
+    free: bool = False
+    """Whether its values are many and go with any of the others: what is shown unasked has the first."""
     none: Callable[[StudyResults], str] = lambda _: NO_RESULT
     """Why there is nothing to show where it has no value."""
 
@@ -71,9 +74,22 @@ class Exhibit(Generic[T]):
     """Whether `sensitivity paper` prints it."""
     choosable: bool = False
     """Whether its marks are cells that can be chosen (``customdata`` is their ids)."""
+    of_runs: bool = False
+    """Whether its marks are single runs (``customdata`` is their ids), so that a page with a list of runs narrows it as
+    the list is, and opens the run of a mark."""
+    in_report: bool = True
+    """Whether a report shows it; what is explored by its options is left to the other faces."""
     steps: tuple[Callable[[StudyResults], object], ...] = ()
     """Of one that takes long: the answers that it needs, which a page computes one after the other once it has shown
     what is quick, so that nobody waits for all of them."""
+
+    def cases(self, results: StudyResults) -> Iterator[dict[str, str]]:
+        """Yield the options of each of its figures: every combination of their values, of free ones the first."""
+        values = [
+            [(option.name, key) for key in option.values(results)][: 1 if option.free else None]
+            for option in self.options
+        ]
+        yield from map(dict, itertools.product(*values))
 
     def values(self, results: StudyResults) -> dict[str, Mapping[str, str]]:
         """Return the values of each option, key -> label."""

@@ -61,7 +61,7 @@ class StudyPage:
         """Return the exhibits of a section; options that are `switched` elsewhere have no buttons here."""
         self.said.clear()
         parts: list[Part] = []
-        for exhibit in catalogue.of_section(section):
+        for exhibit in (each for each in catalogue.of_section(section) if each.in_report):
             shown = self._show(exhibit, {}, switched)
             parts += [*shown.parts, *self._nothing(shown.why_not)]
             parts += [Exhibited(notes=shown.notes)] if shown.notes else []

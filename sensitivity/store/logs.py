@@ -130,6 +130,21 @@ def read_log(directory: Place, part: str) -> tuple[pa.Table, pa.Table]:
     )
 
 
+def read_lines(directory: Place, run: str, most: int) -> str:
+    """Return the last lines of the log of a run that is being recorded; empty where there is none.
+
+    Raises:
+        StorageError: the place can't be read.
+    """
+    place = directory.child(RECORDED)
+    text = ""
+    for name in place.files(_SUFFIX):
+        if (found := _FILE.fullmatch(name)) is not None and found[1].partition("-")[0] == run:
+            with contextlib.suppress(StorageError):  # the run has ended meanwhile
+                text += place.read(name).decode(errors="replace")
+    return "\n".join(text.splitlines()[-most:])
+
+
 def _parsed(data: bytes) -> list[dict[str, Any]]:
     found = []
     for line in data.splitlines():

@@ -16,6 +16,7 @@ from sensitivity.store.directory import Place
 from sensitivity.store.ledger import read_ledger
 from sensitivity.store.logs import log_parts
 from sensitivity.store.manifest import MANIFEST, Manifest, read_manifest
+from sensitivity.store.notes import read_notes
 from sensitivity.store.parquet import Allowance
 from sensitivity.store.parts import DamagedError, params, read_curve_tables, read_plan_table, read_run_tables
 from sensitivity.store.schema import (
@@ -25,9 +26,11 @@ from sensitivity.store.schema import (
     TRIAL_COLUMNS,
     curves_schema,
     further_metrics,
+    noted_schema,
     runs_schema,
 )
 from sensitivity.store.writer import plan_table
+from sensitivity.study.annotations import NOTHING_NOTED, Annotation
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.ledger import Ledger
 from sensitivity.study.metrics import MetricName
@@ -114,10 +117,15 @@ def read_study(directory: Place) -> Study:
     return Study(read.manifest, read.runs, curves, read.unplanned, read_ledger(directory))
 
 
-def read_runs(directory: Place, kept: MutableMapping[str, pa.Table] | None = None) -> StudyRuns:
+def read_runs(
+    directory: Place,
+    kept: MutableMapping[str, pa.Table] | None = None,
+    notes: MutableMapping[str, Annotation | None] | None = None,
+) -> StudyRuns:
     """Read a study's runs without their evaluations, which are far more numerous.
 
-    Parts never change once they are there: those that `kept` holds by name are not read again, and new ones are added.
+    Parts never change once they are there: those that `kept` holds by name are not read again, and new ones are added;
+    so it is with what is noted of runs, and `notes`.
 
     Raises:
         StorageError: as `read_study`.
@@ -136,6 +144,10 @@ def read_runs(directory: Place, kept: MutableMapping[str, pa.Table] | None = Non
     runs["status"] = runs["status"].fillna(Status.PENDING.value)
     for name in ("message", "traceback"):
         runs[name] = runs[name].fillna("")
+    said = read_notes(directory, notes)
+    noted = [said.get(str(name), NOTHING_NOTED) for name in runs["trial_id"]] if said else [NOTHING_NOTED] * len(runs)
+    runs["note"] = pd.Series([each.note for each in noted], index=runs.index, dtype="str")
+    runs["tags"] = pd.Series([", ".join(each.tags) for each in noted], index=runs.index, dtype="str")
     parts = runs.set_index("trial_id")[_PART].dropna()
     unplanned = int((~results["trial_id"].isin(plan["trial_id"])).sum())
     return StudyRuns(manifest, runs.drop(columns=_PART), parts, unplanned)
@@ -206,7 +218,9 @@ def studies(root: Place) -> tuple[Place, ...]:
     Raises:
         StorageError: the root can't be read.
     """
-    return tuple(folder for folder in (root, *root.folders()) if _may_be_study(folder))
+    if root.exists(MANIFEST):
+        return (root,)  # its subfolders are its own, such as that of its settlement
+    return tuple(folder for folder in root.folders() if _may_be_study(folder))
 
 
 def export_runs(directory: Place, suffix: str) -> bytes:
@@ -219,7 +233,7 @@ def export_runs(directory: Place, suffix: str) -> bytes:
     if suffix not in (".csv", ".parquet"):
         raise UserError(f"can't export to a file that ends in {suffix!r}; allowed: .csv, .parquet")
     runs = read_study(directory).runs
-    schema = runs_schema(params(runs.columns), further_metrics(runs.columns))
+    schema = noted_schema(runs_schema(params(runs.columns), further_metrics(runs.columns)))
     # Pending runs have made pandas turn integers into floats; a table written for others has its own types again.
     table = pa.Table.from_pandas(runs[schema.names], schema=schema, preserve_index=False)
     if suffix == ".csv":

@@ -6,13 +6,16 @@ import os
 from pathlib import Path
 
 from sensitivity.store.checkpoints import CHECKPOINTS
+from sensitivity.store.ledger import FOLDER
 from sensitivity.store.lock import LOCK
 from sensitivity.store.logs import RECORDED
 from sensitivity.store.manifest import MANIFEST
+from sensitivity.store.notes import NOTES
 from sensitivity.store.schema import CURVES, PLAN, RUNS
+from sensitivity.store.sources import SOURCE
 from sensitivity.study.errors import UserError
 
-_RECORD = (MANIFEST, PLAN, RUNS, CURVES, CHECKPOINTS, RECORDED, LOCK)
+_RECORD = (MANIFEST, PLAN, RUNS, CURVES, CHECKPOINTS, RECORDED, LOCK, FOLDER, SOURCE, NOTES)
 
 
 def refuse_record(path: Path) -> None:

@@ -75,6 +75,12 @@ RESULT_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 }
 """Further columns of runs."""
 
+NOTE_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
+    "note": (_S, "what people have noted of it (notes/)"),
+    "tags": (_S, "the tags that it was given, separated by a comma and a space"),
+}
+"""The last columns of the table of runs, which no part has."""
+
 CURVE_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "trial_id": (_S, "the run"),
     "step": (_I, "steps trained before this evaluation; 0 is the untrained network"),
@@ -130,6 +136,11 @@ def runs_schema(params: Iterable[str], metrics: Iterable[str] = ()) -> pa.Schema
     """Return the schema of a part of runs for hyperparameters `params`, and `metrics` beside the usual ones."""
     further = _metrics(metrics, "at the last evaluation of its split with a finite loss")
     return pa.schema([*_fields(TRIAL_COLUMNS), *_params(params), *_fields(RESULT_COLUMNS), *further])
+
+
+def noted_schema(schema: pa.Schema) -> pa.Schema:
+    """Return a schema of runs with what is noted of them."""
+    return pa.schema([*schema, *_fields(NOTE_COLUMNS)])
 
 
 @functools.cache

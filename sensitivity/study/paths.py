@@ -9,6 +9,8 @@ from pathlib import Path
 
 from sensitivity.study.errors import UserError, shortened
 
+STUDIES = "studies"
+"""The folder of study directories where nobody names another."""
 _MOST = 500
 """Characters of a path that a message shows."""
 

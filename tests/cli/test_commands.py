@@ -11,6 +11,7 @@ import pytest
 
 from sensitivity.cli.display import table_lines
 from sensitivity.cli.shrinking import shrunk
+from sensitivity.report.page import Report
 from sensitivity.study.load import load_study, parse_study, shipped
 from sensitivity.study.provenance import code_version
 
@@ -66,6 +67,10 @@ def test_list_counts_every_state(command, half_done):
     absent = command("list", half_done.parent / "nowhere")
     assert (absent.code, absent.out) == (2, "")
     assert "nowhere: no such folder" in absent.err
+    file = command("list", half_done / "study.json")
+    assert (file.code, file.out) == (2, "")
+    assert file.err.startswith(f"error: {half_done / 'study.json'}: a file, and no folder\n  Give a folder of studies;")
+    assert "Errno" not in file.err
 
 
 def test_list_shows_a_damaged_study_beside_the_others(command, half_done):
@@ -98,6 +103,24 @@ def test_report_is_one_file(command, half_done, tmp_path):
     assert target.read_text().startswith("<!doctype html>")
 
 
+def test_a_report_named_without_a_suffix_is_an_html_file(command, half_done, tmp_path, monkeypatch):
+    monkeypatch.setattr("sensitivity.report.write_report", lambda _: Report(html="a page", figures={}))
+    answer = command("report", half_done, "-o", tmp_path / "mine")
+    assert f"report: {tmp_path / 'mine.html'}" in answer.out
+    assert (tmp_path / "mine.html").read_text() == "a page"
+    assert not (tmp_path / "mine").exists()
+    (tmp_path / "folder").mkdir()
+    assert "folder" in command("report", half_done, "-o", tmp_path / "folder").err
+
+
+def test_an_output_beside_the_record_leaves_the_study_as_it_was(command, half_done):
+    before = {path: path.read_bytes() for path in half_done.rglob("*") if path.is_file()}
+    listed = command("list", half_done).out
+    assert command("figure", half_done, "status", "-o", half_done / "status.csv").code == 0
+    assert command("list", half_done).out == listed
+    assert {path: path.read_bytes() for path in before} == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -108,6 +131,7 @@ def test_report_is_one_file(command, half_done, tmp_path):
         (["export", "{half}", "{tmp}/runs.xlsx"], [".xlsx", ".csv, .parquet"]),
         (["export", "{half}", "{half}/study.json/runs.csv"], ["can't be written"]),
         (["report", "{half}", "-o", "{half}/study.json/x.html"], ["can't be written"]),
+        (["report", "{half}", "-o", "{half}/settle/ledger.html"], ["settle is part of the record"]),
         (["run", "{file}", "--storage", "{file}"], ["can't be written", "--storage"]),
         (["run", "{file}", "--storage", "nosuch://x/y"], ["nosuch", "s3://"]),
         (["report", "s3//typo"], ["no study here"]),

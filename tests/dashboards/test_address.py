@@ -130,6 +130,18 @@ def test_options_are_kept_where_a_figure_has_them_and_the_others_are_said(studie
     assert missing == ("No figure has an option colour.", "Success rate as: 4d is not among the choices of this study.")
 
 
+def test_columns_and_runs_that_a_study_lacks_are_said_and_left_out(studies):
+    site = Site(catalog=Catalog(place(str(studies))), prefix="/", may_run=False)
+    search = "?where=colour:equals:red&where=status:equals:failed&sort=size:desc&column=seed&chosen=0000000000000000"
+    scene, missing = site.scene(parse("/study/half/runs", search), None)
+    assert search_of(scene.address) == "?where=status%3Aequals%3Afailed&column=seed"
+    assert missing == (
+        "The table of runs has no column colour.",
+        "The table of runs has no column size.",
+        "This study has no run 0000000000000000.",
+    )
+
+
 @pytest.mark.parametrize("name", ["beta1", "Beta.1", "nesterov-x"])
 def test_a_box_is_narrowed_on_a_hyperparameter_of_any_name(make, name):
     """By its slider and by an address, and the runs with it."""

@@ -337,7 +337,7 @@ def test_a_phone_scrolls_figures_and_not_the_page(site, visit, at, path, name):
 def test_a_run_is_found_by_filter_and_opened_with_all_that_is_known(site, studies, visit, at):
     study = read_study(place(str(studies / "half")))
     tab = visit(f"{site}/study/half/runs")
-    first = tab.locator("#runs .ag-row[row-index='0'] .ag-cell").first
+    first = tab.locator("#runs .ag-row[row-index='0'] [col-id='optimizer']")
     first.wait_for()
     at.until(lambda: tab.locator("#runs .ag-row").count() > 3)
     wanted = {"status": {"filterType": "text", "type": "equals", "filter": "failed"}}
@@ -359,14 +359,19 @@ def test_a_run_is_found_by_filter_and_opened_with_all_that_is_known(site, studie
     at.until(lambda: "run" not in query(again))
 
 
-def test_studies_are_compared(site, visit, axe):
+def test_studies_are_compared(site, visit, at, axe):
     tab = visit(f"{site}/compare?study=bowl&study=half")
-    tab.locator("#comparison .main-svg").first.wait_for()
+    at.figure(tab, "compared-1-sgd")
     check(tab, axe)
-    rows = tab.locator("#comparison table").first
-    assert rows.locator("tbody tr", has_text="bowl").count() == 6
-    assert rows.locator("tbody tr", has_text="half").count() == 4
-    assert tab.locator("#comparison figure").count() == 4
+    results, files = tab.locator("#comparison table").nth(0), tab.locator("#comparison table").nth(1)
+    assert results.locator("th").all_text_contents() == ["optimizer", "batch size", "quantity", "bowl", "half"]
+    completed = results.locator("tbody tr", has_text="completed").all_text_contents()
+    assert len(completed) == 6  # two optimizers at the three batch sizes of bowl, of which half has two
+    assert "12 of 27" in completed[0]
+    assert "–" in completed[2]
+    assert "batch_sizes32, 128, 51232, 128" in files.inner_text().replace("\t", "")
+    assert tab.locator("#comparison figure").count() == 6
+    tab.get_by_text("half and bowl share no configuration of K-FAC with a value").wait_for()
     tab.locator("#comparison figure").last.get_by_role("button", name="Data").click()
     table = tab.locator("#comparison figure .data table")
     table.wait_for()
@@ -507,6 +512,11 @@ def test_a_study_is_settled_from_its_overview(make, visit, at, axe, tmp_path, mo
         tab.get_by_role("button", name="Settle it").click()
         tab.get_by_text("Settling. What it does, and what it costs, is listed below as it goes").wait_for()
         tab.get_by_text("The stand-in had enough").first.wait_for()
+        lines = (
+            "nav => new Set([...nav.children].map((each) => Math.round(each.getBoundingClientRect().bottom / 9))).size"
+        )
+        assert tab.locator("#nav").evaluate(lines) == 1, "one line of links, whatever can be started"
+        assert tab.locator("#nav").evaluate("nav => nav.scrollWidth <= nav.clientWidth")
         check(tab, axe)
         tab.get_by_role("link", name="Studies").click()
         tab.get_by_text("stopped, 0 runs").wait_for()

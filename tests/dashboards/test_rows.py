@@ -1,9 +1,13 @@
 """The table of runs against pandas, and what is not understood."""
 
+import io
+
 import pandas as pd
 import pytest
 
-from dashboards.rows import MOST_ROWS, columns, rows_of
+from dashboards.address import Address, parse, path_of, search_of
+from dashboards.listing import Listing, grid_model, in_words, parse_where, where_text
+from dashboards.rows import MOST_ROWS, columns, csv_text, listed, rows_of
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
 
@@ -86,3 +90,67 @@ def test_what_is_not_understood_is_not_applied(runs, request_):
     rows, count = rows_of(runs, request_)
     assert count == len(runs)
     assert len(rows) in (0, 9)
+
+
+@pytest.fixture(scope="module")
+def parts(studies):
+    """The runs with a result, as their parts have them, without the code that is tested."""
+    return pd.concat([pd.read_parquet(part) for part in sorted((studies / "half" / "runs").glob("*.parquet"))])
+
+
+def listing_of(*where, **changes):
+    return Listing(where=tuple(map(parse_where, where)), **changes)
+
+
+def test_the_download_has_exactly_what_is_shown_in_full(runs, parts):
+    listing = listing_of(
+        "status:equals:completed|equals:diverged", "param.lr:greaterThan:0.05", "param.lr:lessThanOrEqual:1",
+        sort=(("train_loss", True), ("seed", False)), columns=("trial_id", "param.lr", "seed", "train_loss", "host"),
+    )  # fmt: skip
+    expected = parts[parts["status"].isin(["completed", "diverged"]) & (parts["param.lr"] > 0.05)]
+    file = pd.read_csv(io.StringIO(csv_text(runs, listing)))
+    assert list(file.columns) == ["param.lr", "seed", "train_loss", "host", "trial_id"], "in the order of the table"
+    assert file["train_loss"].is_monotonic_decreasing
+    same = expected.set_index("trial_id").loc[file["trial_id"]].reset_index()
+    assert len(file) == len(expected) > 20
+    for name in file.columns:
+        assert list(file[name]) == list(same[name]), name
+    rows, count = ask(runs, grid_model(listing.where, {"param.lr"}), [{"colId": "train_loss", "sort": "desc"}], end=500)
+    assert count == len(file)
+    assert [row["train_loss"] for row in rows] == list(file["train_loss"])
+
+
+def test_a_listing_is_an_address_and_back():
+    listing = listing_of(
+        "message:contains:a%3Ab%7Cc d&e", "status:equals:failed|equals:completed", "test_loss:inRange:0.1:2e-3",
+        "host:blank",
+        sort=(("param.lr", True),), columns=("seed", "param.lr"), chosen=("0123456789abcdef",),
+    )  # fmt: skip
+    assert listing.where[0].any_of[0].operands == ("a:b|c d&e",)
+    address = Address(page="runs", study="s", listing=listing)
+    assert parse(path_of(address), search_of(address)) == address
+    assert [where_text(parse_where(where_text(one))) for one in listing.where] == list(map(where_text, listing.where))
+    assert in_words(listing.where[1], "status") == "status is failed or completed"
+    assert in_words(listing.where[2], "test loss") == "test loss is between 0.1 and 2e-3"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "status", "status:is:x", "status:equals", "a:inRange:1", ":equals:1", "a:blank:1"]
+)
+def test_what_is_no_filter_is_none(text):
+    assert parse_where(text) is None
+
+
+@pytest.mark.parametrize("where", ["param.lr:lessThan:x", "nothing:equals:1", "param.lr:lessThan:nan"])
+def test_a_filter_that_means_nothing_here_leaves_all(runs, where):
+    assert len(listed(runs, listing_of(where))) == len(runs)
+
+
+def test_a_tag_is_one_of_several_and_chosen_runs_are_ticked(runs):
+    tagged = runs.assign(tags=["odd, look again"] + ["oddly"] * (len(runs) - 1))
+    assert list(listed(tagged, listing_of("tags:equals:odd")).index) == [0]
+    assert len(listed(tagged, listing_of("tags:notEqual:odd"))) == len(runs) - 1
+    assert "tags" in columns(tagged)
+    assert "tags" not in columns(runs)
+    rows, _ = rows_of(tagged, {"startRow": 0, "endRow": 3}, chosen=[tagged["trial_id"].iloc[1]])
+    assert [row["chosen"] for row in rows] == [False, True, False]

@@ -86,10 +86,11 @@ def test_what_is_asked_for_reaches_the_application(tmp_path, monkeypatch, host, 
     with pytest.raises(UserError, match="enough"):
         command.serve(
             str(tmp_path), host=host, port=0, host_names=["lab", "http://b:81"], prefix="p", strip_prefix=True,
-            allow_run=runs, cluster="http://head:8265",
+            allow_run=runs, allow_notes=not runs, cluster="http://head:8265",
         )  # fmt: skip
     assert (asked["token"] is not None) is has_token
     assert has_token is False or len(asked["token"]) >= 32
     assert asked["hosts"] == [own, "https://lab", "http://b:81"], "pages of `own` are its own at its port alone"
     assert (asked["prefix"], asked["prefix_stripped"]) == ("/p/", True)
     assert (asked["allow_run"], asked["cluster"]) == (runs, "http://head:8265")
+    assert asked["allow_notes"] is not runs

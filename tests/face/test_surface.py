@@ -30,6 +30,8 @@ FUNCTIONS = {
 }
 CLASSES = {
     "OpenedStudy": {
+        "annotate": "(self, run: 'str', *, note: 'str | None' = None, tags: 'Sequence[str]' = (),"
+        " untag: 'Sequence[str]' = ()) -> 'None'",
         "curves": None,
         "directory": None,
         "exhibits": None,

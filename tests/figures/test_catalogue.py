@@ -1,6 +1,5 @@
 """Every exhibit, over studies of every kind: it shows its numbers, or says in a sentence why it can't."""
 
-import itertools
 import json
 import re
 from types import SimpleNamespace
@@ -72,9 +71,7 @@ def results_of(synthetic, tmp_path_factory):
 def every_case(results):
     """Each exhibit with each combination of its options: what it shows, or why not."""
     for exhibit in catalogue.EXHIBITS:
-        values = exhibit.values(results)
-        for keys in itertools.product(*values.values()):
-            options = dict(zip(values, keys, strict=True))
+        for options in exhibit.cases(results):
             try:
                 shown = catalogue.show(results, exhibit.name, **options)
                 yield exhibit, options, shown, shown.figure(LIGHT)

@@ -21,7 +21,7 @@ from sensitivity.store.reader import (
     read_study,
     studies,
 )
-from sensitivity.store.schema import CURVE_COLUMNS, RESULT_COLUMNS, SCHEMA_VERSION, TRIAL_COLUMNS
+from sensitivity.store.schema import CURVE_COLUMNS, NOTE_COLUMNS, RESULT_COLUMNS, SCHEMA_VERSION, TRIAL_COLUMNS
 from sensitivity.store.writer import write_plan
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.results import Status
@@ -55,7 +55,7 @@ def test_every_planned_run_is_read_back_with_its_status(directory, make):
     np.testing.assert_array_equal(runs["param.damping"], [math.nan, math.nan, 0.01, 0.1] * 2)
     assert runs["message"].tolist()[1:5] == ["loss above the bound", "boom", "its worker was lost", ""]
     assert runs["traceback"].tolist()[2:5] == ["Traceback ...", "", ""]
-    assert set(runs.columns) == {*TRIAL_COLUMNS, *RESULT_COLUMNS} | {
+    assert set(runs.columns) == {*TRIAL_COLUMNS, *RESULT_COLUMNS, *NOTE_COLUMNS} | {
         "param.lr", "param.momentum", "param.damping", "param.weight_decay"
     }  # fmt: skip
     assert study.unplanned == 0
@@ -171,7 +171,8 @@ def test_studies_are_listed_with_their_root(directory, make):
     root = type(directory)(directory.filesystem, directory.path.rpartition("/")[0], directory.uri.rpartition("/")[0])
     root.child("other").write("notes.txt", b"")
     assert [found.path for found in studies(root)] == [directory.path]
-    assert [found.path for found in studies(directory)] == [directory.path]
+    write_manifest(directory.child("settle"), make.study(), "")
+    assert [found.path for found in studies(directory)] == [directory.path], "without its settlement's folder"
     assert studies(root.child("absent")) == ()
 
 
