@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any
 
 from sensitivity.exporting.sending import Sender
@@ -27,6 +27,8 @@ _EVERY_S, _AT_MOST_S = 1.0, 30.0
 """Between two looks at the study directory; longer where a look takes long."""
 _SHARE = 5
 """A look may take one part in so many of the time."""
+_LONGEST = 200
+"""Characters of a reason."""
 _PAUSE_S, _LONGEST_PAUSE_S = 15.0, 300.0
 """Before another attempt to reach a tool that has failed."""
 
@@ -62,7 +64,7 @@ class _Attempts:
     failed: str = ""
     _again_at: float = 0.0
     _pause: float = _PAUSE_S
-    _warned: bool = field(default=False)
+    _warned: bool = False
 
     def send(self, action: Callable[[], None], *, now: bool) -> None:
         """Call `action` unless an attempt has failed a short time ago; `now` whenever it was."""
@@ -71,7 +73,7 @@ class _Attempts:
         try:
             action()
         except (Exception, SystemExit) as error:
-            self.failed = redacted(first_line(error))
+            self.failed = redacted(first_line(error))[:_LONGEST]
             self._again_at, self._pause = time.monotonic() + self._pause, min(2 * self._pause, _LONGEST_PAUSE_S)
             with contextlib.suppress(Exception):
                 self.sender.reset()

@@ -96,7 +96,7 @@ class LiveExport:
                 self._process.wait(0.2)
         self._close(0.0)
         for event in self._done:
-            missing = " and are there" if not event["failed"] else f", then it failed: {event['failed']}"
+            missing = " and are there" if not event["failed"] else "; what is missing could not be sent (see above)"
             self._show(f"{event['target']}: {count(event['sent'], 'run')} sent{missing}. {event['where']}".rstrip(". "))
         silent = {target.shown for target in self._targets} - {event["target"] for event in self._done}
         if silent:

@@ -17,11 +17,13 @@ FUNCTIONS = {
     "plan": "(study: 'StudyLike', *, storage: 'str | os.PathLike[str]' = 'studies', workers: 'int | None' = None)"
     " -> 'StudyPrice'",
     "run": "(study: 'StudyLike', *, storage: 'str | os.PathLike[str]' = 'studies', address: 'str | None' = None,"
-    " workers: 'int | None' = None, progress: 'bool' = True) -> 'OpenedStudy'",
+    " workers: 'int | None' = None, log: 'str | Sequence[str] | None' = None, progress: 'bool' = True)"
+    " -> 'OpenedStudy'",
     "settle": "(study: 'StudyLike', *, hours: 'float | None' = None, runs: 'int | None' = None,"
     " flops: 'float | None' = None, questions: 'Question | Sequence[Question]' = (),"
     " storage: 'str | os.PathLike[str]' = 'studies', address: 'str | None' = None,"
-    " workers: 'int | None' = None, progress: 'bool' = True) -> 'OpenedStudy'",
+    " workers: 'int | None' = None, log: 'str | Sequence[str] | None' = None, progress: 'bool' = True)"
+    " -> 'OpenedStudy'",
     "record": "(directory: 'str | os.PathLike[str]', *, optimizer: 'str', batch_size: 'int', seed: 'int', targets:"
     " 'Mapping[str, Sequence[float]] | None' = None, **hyperparameters: 'float') -> 'RecordedRun'",
     "shutdown": "() -> 'None'",
