@@ -33,6 +33,11 @@ def credentials_refused(error: BaseException) -> bool:
     return _REFUSED.search(str(error)) is not None
 
 
+def is_foreign_s3(uri: str) -> bool:
+    """Whether a URI is served by an S3 server other than Amazon's."""
+    return uri.startswith("s3://") and ("endpoint_override=" in uri or any(map(os.environ.get, _ENDPOINTS)))
+
+
 def connect(uri: str) -> tuple[fs.FileSystem, str]:
     """Return the file system of a URI, and the path on it.
 
@@ -40,7 +45,7 @@ def connect(uri: str) -> tuple[fs.FileSystem, str]:
         StorageError: credentials that the place needs are missing.
         OSError: no file system answers to it; so do pyarrow's exceptions.
     """
-    if uri.startswith("s3://") and ("endpoint_override=" in uri or any(map(os.environ.get, _ENDPOINTS))):
+    if is_foreign_s3(uri):
         os.environ.setdefault(*_PLAIN_UPLOADS)
     filesystem, path = fs.FileSystem.from_uri(_with_options(uri))
     if filesystem.type_name == "s3":

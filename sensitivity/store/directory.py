@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from sensitivity.store.connections import connect, credentials_refused
+from sensitivity.store.connections import connect, credentials_refused, is_foreign_s3
 from sensitivity.study.errors import StorageError
 from sensitivity.study.redaction import SECRET_OPTION
 from sensitivity.study.whole_files import write_whole
@@ -209,9 +209,34 @@ class Place:
             with self._faults("can't be written"):
                 try:
                     self.filesystem.delete_file(f"{self.path}/{name}")
-                except OSError:  # on S3 also where the file is gone, but the server takes no object for its folder
+                except FileNotFoundError:
+                    pass
+                except OSError:  # on S3 also where the file is gone, but no object can be made for its folder
                     if self.exists(name):
                         raise
+
+    def require_folder_objects(self, scratch: str) -> None:
+        """Check, in a folder `scratch` that is new, that files can be removed without harm to others.
+
+        When a file is removed pyarrow makes an object for its folder. Amazon's S3 and most servers keep
+        that; rclone's loses it or makes a file of it, and nothing can be written below.
+
+        Raises:
+            StorageError: it can't be reached, or is such a server.
+        """
+        if not is_foreign_s3(self.uri):
+            return
+        folder = self.child(scratch)
+        folder.write("file", b"")
+        folder.delete("file")
+        with self._faults("can't be written"):
+            try:
+                self.filesystem.delete_dir(folder.path)
+            except FileNotFoundError:
+                raise StorageError(
+                    f"{self.uri}: this server keeps no objects that stand for folders, so files in them would be lost\n"
+                    "  Keep studies on another server, or in a folder"
+                ) from None
 
     @contextlib.contextmanager
     def _faults(self, what: str, name: str = "") -> Iterator[None]:

@@ -97,6 +97,7 @@ class WriterLock:
         self._heart = threading.Thread(target=self._beat, name="writer-lock", daemon=True)
 
     def __enter__(self) -> WriterLock:
+        self._directory.require_folder_objects(f".{LOCK}.{self._token}")
         self._take()
         if not self._directory.is_local:
             time.sleep(SETTLE_S)

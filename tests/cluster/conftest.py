@@ -15,13 +15,32 @@ def held():
     return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("held.py"))))
 
 
+def _today() -> str:
+    return str(datetime.datetime.now(tz=datetime.UTC).date())
+
+
+@pytest.fixture(scope="session")
+def update_record():
+    """Renew the rows of a table in benchmarks/results by their first column; other rows stay as they are."""
+
+    def update(name: str, head: str, seen: dict[str, str]) -> None:
+        path = RESULTS / f"{name}.md"
+        old = path.read_text().splitlines() if path.exists() else []
+        rows = {line.split("|")[1].strip(): line for line in old if line.startswith("| ") and line[2:5] != "---"}
+        rows |= {what: f"| {what} | {_today()} | {told} |" for what, told in seen.items()}
+        rows.pop("what", None)
+        table = ["| what | seen on | what was seen |", "| --- | --- | --- |", *rows.values()]
+        path.write_text("\n".join([head, "", *table]) + "\n")
+
+    return update
+
+
 @pytest.fixture(scope="session")
 def write_record():
     """Write what the tests of a file saw to a page of benchmarks/results."""
 
     def write(name: str, title: str, circumstances: str, seen: list[str]) -> None:
-        today = datetime.datetime.now(tz=datetime.UTC).date()
-        command = f"`pytest --cluster -n 0 tests/cluster/test_{name}.py`, {today}, {os.cpu_count()} cores"
+        command = f"`pytest --cluster -n 0 tests/cluster/test_{name}.py`, {_today()}, {os.cpu_count()} cores"
         lines = [f"# {title}", "", f"{command}, {circumstances}:", "", *(f"- {line}" for line in seen)]
         (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
 
