@@ -40,6 +40,15 @@ def test_the_list_repeats_the_answers_of_the_pages():
     assert took == set(_TOOK.findall(pages))
 
 
+def test_the_readme_repeats_the_list():
+    readme = (FINDINGS.parents[1] / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| \[.*?\]\(docs/findings/(?!index)(\w+)\.md\).*? \| (.*) \|$", readme, re.MULTILINE)
+    listed = (FINDINGS / "index.md").read_text(encoding="utf-8")
+    assert shown
+    for name, cells in shown:
+        assert re.search(rf"\({name}\.md\)[^|]*\|[^|]*\| {re.escape(cells)} \|$", listed, re.MULTILINE), name
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_page_agrees_with_its_table_of_runs(name):
     spec = load_study(FINDINGS / f"{name}.toml")
