@@ -46,16 +46,17 @@ def pytest_configure():
 
 
 LONGEST = (
-    "faults/test_faults.py",
-    "cluster/test_cluster.py",
-    "face/test_notebook.py",
-    "execution/test_interruption.py",
     "dashboards/test_browser.py",
+    "faults/test_faults.py",
+    "execution/test_interruption.py",
+    "cluster/test_cluster.py",
+    "execution/test_worker_pool.py",
+    "face/test_notebook.py",
     "report/test_page.py",
     "report/test_browser.py",
     "execution/test_identity.py",
     "dashboards/test_results.py",
-    "execution/test_worker_pool.py",
+    "dashboards/test_workbench.py",
     "execution/test_launch.py",
     "kfac/test_optimises.py",
 )

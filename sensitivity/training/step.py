@@ -143,7 +143,7 @@ def _differentiate(
         found = zip(model.params.items(), slopes, strict=True)
         optimizer.take_sampled({name: slope.view(p.shape) for (name, p), slope in found}, part.share)
     wanted = [*model.leaves, *(() if columns else watched)]
-    gradients = torch.autograd.grad(losses, wanted, torch.ones_like(losses), allow_unused=True)
+    gradients = torch.autograd.grad(losses.sum(), wanted, allow_unused=True)
     if record:
         optimizer.observe(_captures(calls, columns or [gradients[len(model.params) :]]), part.share)
     used = zip(model.params, gradients, strict=False)

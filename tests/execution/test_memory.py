@@ -28,17 +28,26 @@ SPEC = {
 }
 
 
+ACCELERATOR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("error", "fits"),
     [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory: you tried to"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        MemoryError(),
+        (ACCELERATOR, 3),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory: you tried to"
+            ),
+            3,
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), 3),
+        (MemoryError(), 3),
+        (ACCELERATOR, 1),
+        (ACCELERATOR, 0),
     ],
-    ids=["accelerator", "host", "library", "python"],
+    ids=["accelerator", "host", "library", "python", "one at a time", "not even one"],
 )
-@pytest.mark.parametrize("fits", [3, 1, 0])
 def test_a_pack_is_halved_until_it_fits(monkeypatch, caplog, tmp_path, error, fits):
     train_pack, sizes = worker.train_pack, []
 
