@@ -302,7 +302,9 @@ equal to that of an undisturbed run to the last bit; no reported run was done ag
     (Path(__file__).parents[2] / "benchmarks/results/faults.md").write_text(text)
 
 
-def test_a_machine_that_loses_its_ray_finishes_when_run_again(processes, undisturbed, tmp_path):
+def test_a_machine_that_loses_its_ray_finishes_when_run_again(request, processes, undisturbed, tmp_path):
+    if not request.config.getoption("--faults"):
+        pytest.skip("takes a minute; --faults N runs it")
     study = Study(tmp_path / "study", None)
     study.start()
     wait_for_work(study)
