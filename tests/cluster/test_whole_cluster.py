@@ -109,7 +109,8 @@ def test_its_report_is_read_from_s3(cluster, tmp_path, record):
 def test_a_killed_drivers_settlement_is_finished_and_equals_a_local_one(cluster, tmp_path, record):
     study, directory = quickstart(tmp_path), place(f"{STORAGE}/settled")
     study.write_text(study.read_text().replace('name = "quickstart"', 'name = "settled"'))
-    sent = ("submit", study, "--storage", STORAGE, "--settle", "--runs", "400")
+    events = "s3://studies/events"
+    sent = ("submit", study, "--storage", STORAGE, "--settle", "--runs", "400", "--log", f"tensorboard:{events}")
     job = cluster.command(*sent).stdout.split()[1]
     folder = settling_place(directory)
     wait(lambda: folder.exists("study.json") and len(finished_trials(folder)) >= 100)
@@ -125,9 +126,14 @@ def test_a_killed_drivers_settlement_is_finished_and_equals_a_local_one(cluster,
     assert [entry.step for entry in there.entries] == [entry.step for entry in here.entries]
     assert there.settlement.model_dump() == here.settlement.model_dump()
     assert 100 <= before < there.cost.runs == here.cost.runs <= 400
+    cells = place(f"{events}/settled").folders()
+    sent_files = [file for cell in cells for seed in cell.folders() for file in seed.files("") if ".tfevents." in file]
+    trials = {file.rpartition(".")[2] for file in sent_files}
+    assert len(sent_files) == len(trials) == there.cost.runs
     record(
         f"the quickstart settled by `submit --settle`, its driver killed after {before} of {there.cost.runs} runs and"
-        " submitted again: the steps of its ledger and its answers equal those of `settle` on one machine"
+        " submitted again: the steps of its ledger and its answers equal those of `settle` on one machine, and"
+        " TensorBoard's events of each run are on S3 once (`--log`)"
     )
 
 
