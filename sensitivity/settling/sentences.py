@@ -62,7 +62,11 @@ def answer_sentence(
     )
     if answer == "equivalent":
         verb = "scales as far as" if scaling else "is as sensitive to its hyperparameters as"
-        return f"{one} {verb} {other}: {measured}, within the margin of {claim.margin:g}, by {basis}."
+        low, high = (0.0 if ends[0] is None else ends[0]), (math.inf if ends[1] is None else ends[1])
+        # Each claim of the two has the whole error rate, and so the interval behind it is narrower than the one shown.
+        beyond = low < 1 / claim.margin or high > claim.margin
+        tested = f", each side of which is tested by itself at {100 * claim.alpha:.3g}%" if beyond else ""
+        return f"{one} {verb} {other}: {measured}, within the margin of {claim.margin:g}{tested}, by {basis}."
     verbs = {
         ("scaling", "better"): "scales further than",
         ("scaling", "worse"): "scales less far than",
