@@ -65,10 +65,11 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
     refresh: function (version, search, before) {
       // Rows in view are asked for again, scroll and selection stay; what the grid itself has asked for, it has.
       const asked = new URLSearchParams(search);
-      ["where", "sort", "column", "run", "x", "y", "by"].forEach((name) => asked.delete(name));
+      const grid = gridOf(), chosen = asked.getAll("chosen");
+      if (grid && chosen.join() !== ticked) tick(grid, chosen);
+      ["where", "sort", "column", "run", "x", "y", "by", "chosen"].forEach((name) => asked.delete(name));
       const now = `${version} ${asked}`;
       if (now === before) return dash_clientside.no_update;
-      const grid = gridOf();
       if (grid) grid.refreshInfiniteCache();
       return now;
     },
@@ -91,6 +92,8 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
             if (!one.value && at >= 0) chosen.splice(at, 1);
           });
           put("chosen", chosen.slice(0, 12));
+          ticked = asked.getAll("chosen").join();
+          if (chosen.length > 12) tick(gridOf(), chosen.slice(0, 12));
         } else if (each.prop_id.includes('"unchoose"') && each.value) {
           const run = JSON.parse(each.prop_id.slice(0, each.prop_id.lastIndexOf("."))).run;
           put("chosen", chosen.filter((one) => one !== run));
@@ -137,6 +140,17 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
     return options.words[position];
   },
 });
+
+// What the boxes of the table of runs last wrote to the address. Where it says something else, they follow it: a run was
+// removed with its button, or one went back. They don't follow their own, which a tick that came meanwhile is ahead of.
+let ticked = "";
+function tick(grid, chosen) {
+  ticked = chosen.join();
+  grid.forEachNode(function (node) {
+    const wanted = chosen.includes(node.id);
+    if (node.data && Boolean(node.data.chosen) !== wanted) node.setDataValue("chosen", wanted);
+  });
+}
 
 // An address that was written and that the page does not have yet: what is done meanwhile goes on from it.
 let pending = null;

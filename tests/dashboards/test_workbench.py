@@ -94,13 +94,13 @@ def test_runs_that_are_ticked_stand_side_by_side(bench, runs, visit, at, axe):
     tick = tab.locator("#runs .ag-row[row-index='0'] [col-id='chosen'] input")
     tick.click()
     at.until(lambda: len(query(tab).get("chosen", [])) == 1)
-    tab.locator("#runs .ag-row[row-index='4'] [col-id='chosen']").focus()
-    tab.keyboard.press("Space")
+    tab.locator("#runs .ag-row[row-index='4'] [col-id='chosen'] input").click()
     at.until(lambda: len(query(tab).get("chosen", [])) == 2)
     chosen = query(tab)["chosen"]
     curves = at.figure(tab, "chosen-curves")
     at.until(lambda: curves.locator(".js-plotly-plot").evaluate(NUMBERS) == [3, 3])  # evaluations
     table = tab.locator("table", has_text="What differs between the chosen runs")
+    at.until(lambda: "learning rate" in table.inner_text())
     rows = {row[0]: row[1:] for row in (r.split("\t") for r in table.inner_text().splitlines()) if len(row) == 3}
     pair = runs.set_index("trial_id").loc[chosen]
     assert [float(text) for text in rows["learning rate"]] == list(pair["param.lr"])
