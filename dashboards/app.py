@@ -35,7 +35,7 @@ def create_app(
     """Return the dashboard of the studies below `root`.
 
     `cluster` is the address of a Jobs server that shows the jobs of these studies and, with `allow_run`, takes new
-    ones. With `allow_notes`, whoever reaches it may write notes and tags of runs. `hosts` are names, or addresses that
+    ones. With `allow_notes`, anyone who reaches it may write notes and tags. `hosts` are names, or addresses that
     a proxy shows (``https://lab.example``), by which the server is reached besides loopback; with `token` every request
     needs it.
     `prefix` is the path below which a proxy shows it; `prefix_stripped` says that the proxy removes it before asking.

@@ -91,9 +91,9 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
             if (one.value && at < 0) chosen.push(one.rowId);
             if (!one.value && at >= 0) chosen.splice(at, 1);
           });
-          put("chosen", chosen.slice(0, 12));
+          put("chosen", chosen.slice(0, MOST_CHOSEN));
           ticked = asked.getAll("chosen").join();
-          if (chosen.length > 12) tick(gridOf(), chosen.slice(0, 12));
+          if (chosen.length > MOST_CHOSEN) tick(gridOf(), chosen.slice(0, MOST_CHOSEN));
         } else if (each.prop_id.includes('"unchoose"') && each.value) {
           const run = JSON.parse(each.prop_id.slice(0, each.prop_id.lastIndexOf("."))).run;
           put("chosen", chosen.filter((one) => one !== run));
@@ -140,6 +140,8 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
     return options.words[position];
   },
 });
+
+const MOST_CHOSEN = 12; // as in listing.py
 
 // What the boxes of the table of runs last wrote to the address. Where it says something else, they follow it: a run was
 // removed with its button, or one went back. They don't follow their own, which a tick that came meanwhile is ahead of.

@@ -66,6 +66,14 @@ class Conclusion:
         )
 
     @property
+    def margin(self) -> float | None:
+        """Ratio up to which the two are as good as equal, above 1; None without a test."""
+        if self.settled is not None:
+            return self.settled.claim.margin
+        primary = self.claim.verdict.primary
+        return None if primary is None else math.exp(primary.margin)
+
+    @property
     def level(self) -> float:
         """Level of the effect's interval; that of a settlement holds at any look."""
         return 1 - self.claim.verdict.alpha if self.settled is None else self.settled.level

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
+from sensitivity.cli.options import JsonOption, StudyArgument
 from sensitivity.study.errors import UserError
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="as `submit` and `status` name it")]
 AddressOption = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", metavar="URL", help="the cluster's Jobs server (its dashboard)")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
 JOBS_SERVER = "http://127.0.0.1:8265"
 
 
@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="a .toml file, or a name of search_spaces/")],
+    study: StudyArgument,
     storage: Annotated[str, typer.Option(metavar="URI", help="a place that all nodes share: s3://..., gs://..., NFS")],
     address: AddressOption = JOBS_SERVER,
     workers: Annotated[int | None, typer.Option(min=1, help="packs at a time (default: what fits)")] = None,

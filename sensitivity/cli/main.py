@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import logging
 import os
 import signal
@@ -13,12 +12,22 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from sensitivity.cli.cluster import register
 from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
+from sensitivity.cli.group import Commands, Stopped
+from sensitivity.cli.options import (
+    AddressOption,
+    DirectoryArgument,
+    JsonOption,
+    LogOption,
+    StorageOption,
+    StudyArgument,
+    WorkersOption,
+)
 from sensitivity.cli.streams import standard_streams
 from sensitivity.cli.version import show_version
 from sensitivity.study.errors import UserError
@@ -26,49 +35,15 @@ from sensitivity.study.paths import STUDIES, path_faults
 from sensitivity.study.redaction import RedactingFormatter
 
 _STOPPED = "stopped; what is stored stays as it was"
-_OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Faults of the machine that any system call may meet, wherever it stands in the code."""
-
-
-class _Stopped(Exception):  # noqa: N818
-    """A command was stopped by a signal. Typer would turn a ``KeyboardInterrupt`` into an exit without a message."""
-
-
-class _Commands(typer.core.TyperGroup):
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise _Stopped from None
-        except OSError as error:
-            if error.errno not in _OF_THE_SYSTEM:
-                raise
-            where = f"{error.filename}: " if error.filename is not None else ""
-            raise UserError(
-                f"{where}{error.strerror}\n"
-                "  Free what this machine lacks, and give the same command again; what is stored is whole"
-            ) from None
-
 
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     epilog="Exit codes: 0, the command has done its work; 2, a mistake or a fault, which a message explains; 130, "
     "stopped by Ctrl-C, SIGTERM or SIGHUP.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="a .toml file, or a name of search_spaces/")]
-DirectoryArgument = Annotated[str, typer.Argument(metavar="STUDY_DIR", help="a study directory: a path or URI")]
-StorageOption = Annotated[str, typer.Option(metavar="URI", help="where study directories are kept: a folder, s3://...")]
-WorkersOption = Annotated[int | None, typer.Option(min=1, help="packs at a time (default: one a core)")]
-AddressOption = Annotated[str | None, typer.Option(help="a running Ray cluster (default: start Ray here)")]
-LogOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="TOOL[:ADDRESS]", help="send runs as they end to mlflow, tensorboard or wandb, too"),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
 
 
 @contextlib.contextmanager
@@ -397,7 +372,7 @@ def _exit_code_of_command() -> int:
             Path.cwd()  # where it was removed, libraries fail in their own ways, some by ending the process
         with Interruptible():
             app()
-    except (_Stopped, KeyboardInterrupt):
+    except (Stopped, KeyboardInterrupt):
         print(_STOPPED, file=sys.stderr)
         return STOPPED
     except UserError as error:

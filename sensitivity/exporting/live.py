@@ -38,7 +38,7 @@ def targets_of(spec: StudySpec, log: Sequence[str] | None) -> tuple[Target, ...]
 
 @contextlib.contextmanager
 def sending(directory: Place, targets: Sequence[Target], show: Callable[[str], None]) -> Iterator[LiveExport]:
-    """Send the runs of a study directory while inside; whoever is inside calls `end` when the study has ended.
+    """Send the runs of a study directory while inside; call `end` there when the study has ended.
 
     Args:
         directory: of the study, which need not exist yet.

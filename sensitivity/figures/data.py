@@ -8,8 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sensitivity.analysis.estimates import Estimate
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Value = str | int | float | None
 ESTIMATE = ("value", "low", "high", "n")
@@ -23,6 +27,11 @@ class Data:
     columns: tuple[str, ...]
     """With units where there are any; a column has one kind of value."""
     rows: Sequence[Sequence[Value]]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, columns: Sequence[str]) -> Data:
+        """Return these columns of a data frame."""
+        return cls(columns=tuple(columns), rows=frame[list(columns)].to_numpy(dtype=object).tolist())
 
     def fields(self) -> list[list[str]]:
         """Return the fields of CSV (RFC 4180), quoted where they have to be; names of columns first.

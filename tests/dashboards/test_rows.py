@@ -1,12 +1,15 @@
 """The table of runs against pandas, and what is not understood."""
 
 import io
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import dashboards
 from dashboards.address import Address, parse, path_of, search_of
-from dashboards.listing import Listing, grid_model, in_words, parse_where, where_text
+from dashboards.listing import MOST_CHOSEN, Listing, grid_model, in_words, parse_where, where_text
 from dashboards.rows import MOST_ROWS, columns, csv_text, listed, rows_of
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
@@ -154,3 +157,8 @@ def test_a_tag_is_one_of_several_and_chosen_runs_are_ticked(runs):
     assert "tags" not in columns(runs)
     rows, _ = rows_of(tagged, {"startRow": 0, "endRow": 3}, chosen=[tagged["trial_id"].iloc[1]])
     assert [row["chosen"] for row in rows] == [False, True, False]
+
+
+def test_the_page_takes_as_many_ticks_as_an_address():
+    script = (Path(dashboards.__file__).parent / "assets" / "page.js").read_text(encoding="utf-8")
+    assert re.search(r"const MOST_CHOSEN = (\d+);", script)[1] == str(MOST_CHOSEN)

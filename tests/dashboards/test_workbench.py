@@ -94,7 +94,8 @@ def test_runs_that_are_ticked_stand_side_by_side(bench, runs, visit, at, axe):
     tick = tab.locator("#runs .ag-row[row-index='0'] [col-id='chosen'] input")
     tick.click()
     at.until(lambda: len(query(tab).get("chosen", [])) == 1)
-    tab.locator("#runs .ag-row[row-index='4'] [col-id='chosen'] input").click()
+    tab.locator("#runs .ag-row[row-index='4'] [col-id='chosen']").focus()
+    tab.keyboard.press("Space")
     at.until(lambda: len(query(tab).get("chosen", [])) == 2)
     chosen = query(tab)["chosen"]
     curves = at.figure(tab, "chosen-curves")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from pydantic import Field
@@ -13,7 +12,7 @@ from sensitivity.analysis.study_results import StudyResults
 from sensitivity.cli.json_output.base import Count, Number, Output, Part
 from sensitivity.cli.json_output.settle import SettlementPart, settlement_part
 from sensitivity.figures.settled_words import next_look
-from sensitivity.study.amendments import Answer, SettledAnswer
+from sensitivity.study.amendments import SettledAnswer
 from sensitivity.study.primary import Question
 
 
@@ -122,9 +121,8 @@ def verdict_output(results: StudyResults) -> VerdictOutput:
 
 
 def _answer(one: Conclusion) -> AnswerPart:
-    verdict, settled = one.claim.verdict, one.settled
-    primary = verdict.primary if settled is None else None
-    margin = None if primary is None else math.exp(primary.margin)
+    verdict = one.claim.verdict
+    primary = verdict.primary if one.settled is None else None
     return AnswerPart(
         question=one.question,
         candidate=verdict.candidate,
@@ -138,16 +136,21 @@ def _answer(one: Conclusion) -> AnswerPart:
         ),
         p=None if primary is None else primary.p,
         p_equivalence=None if primary is None else primary.p_equivalence,
-        margin=margin if settled is None else settled.claim.margin,
-        reasons=tuple(map(ReasonPart.model_validate, verdict.reasons)) if settled is None else _reasons(settled),
-        settle=tuple(map(RemedyPart.model_validate, verdict.settle)) if settled is None else _next_look(settled),
+        margin=one.margin,
+        reasons=_reasons(one),
+        settle=_remedies(one),
     )
 
 
-def _reasons(settled: Answer) -> tuple[ReasonPart, ...]:
-    return (ReasonPart(code=settled.answer, text=settled.reason),) if settled.reason else ()
+def _reasons(one: Conclusion) -> tuple[ReasonPart, ...]:
+    if one.settled is None:
+        return tuple(map(ReasonPart.model_validate, one.claim.verdict.reasons))
+    return (ReasonPart(code=one.settled.answer, text=one.settled.reason),) if one.settled.reason else ()
 
 
-def _next_look(settled: Answer) -> tuple[RemedyPart, ...]:
-    runs = settled.next_look_runs
-    return (RemedyPart(code="next-look", text=next_look(settled), runs=runs, device_seconds=None),) if runs else ()
+def _remedies(one: Conclusion) -> tuple[RemedyPart, ...]:
+    if one.settled is None:
+        return tuple(map(RemedyPart.model_validate, one.claim.verdict.settle))
+    runs = one.settled.next_look_runs
+    text = next_look(one.settled)
+    return (RemedyPart(code="next-look", text=text, runs=runs, device_seconds=None),) if runs else ()

@@ -223,7 +223,7 @@ def line_data(lines: Lines) -> Data:
     """Return the runs that are drawn."""
     parameters = [PARAM_PREFIX + name for name in lines.parameters]
     columns = ["optimizer", "batch_size", "seed", *parameters, lines.metric.name, "steps", "train_seconds", "trial_id"]
-    return Data(columns=tuple(columns), rows=lines.runs[columns].to_numpy(dtype=object).tolist())
+    return Data.of(lines.runs, columns)
 
 
 PARALLEL = Exhibit(

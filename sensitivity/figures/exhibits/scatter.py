@@ -180,7 +180,7 @@ def point_data(points: Points) -> Data:
     """Return the runs that are drawn."""
     leading = ["optimizer", "batch_size", "seed", "status"]
     columns = list(dict.fromkeys([*points.columns, *leading, "trial_id"]))
-    return Data(columns=tuple(columns), rows=points.runs[columns].to_numpy(dtype=object).tolist())
+    return Data.of(points.runs, columns)
 
 
 SCATTER = Exhibit(
@@ -282,7 +282,7 @@ def draw_slices(slices: Slices, theme: Theme) -> go.Figure:
 def slice_data(slices: Slices) -> Data:
     """Return the runs that are drawn."""
     columns = ["optimizer", "batch_size", "seed", *(name for name, _ in slices.across), slices.metric.name, "trial_id"]
-    return Data(columns=tuple(columns), rows=slices.runs[columns].to_numpy(dtype=object).tolist())
+    return Data.of(slices.runs, columns)
 
 
 SLICES = Exhibit(

@@ -112,7 +112,7 @@ def timeline_data(timeline: Timeline) -> Data:
     times = {name: runs[name].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ") for name in ("started_at", "finished_at")}
     table = runs.assign(**times, seconds=(runs["finished_at"] - runs["started_at"]).dt.total_seconds())
     columns = ["started_at", "finished_at", "seconds", "status", "optimizer", "batch_size", "seed", "host", "trial_id"]
-    return Data(columns=tuple(columns), rows=table[columns].to_numpy(dtype=object).tolist())
+    return Data.of(table, columns)
 
 
 TIMELINE = Exhibit(

@@ -1,0 +1,41 @@
+"""How a command ends where it is stopped, or where the machine fails."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import typer
+
+from sensitivity.study.errors import UserError
+
+_OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Faults of the machine that any system call may meet, wherever it stands in the code."""
+
+
+class Stopped(Exception):  # noqa: N818
+    """A command was stopped by a signal. Typer would turn a ``KeyboardInterrupt`` into an exit without a message."""
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands, whose stop and whose machine's faults are messages."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command.
+
+        Raises:
+            Stopped: by a signal.
+            UserError: the machine lacks something, such as space on a disk.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Stopped from None
+        except OSError as error:
+            if error.errno not in _OF_THE_SYSTEM:
+                raise
+            where = f"{error.filename}: " if error.filename is not None else ""
+            raise UserError(
+                f"{where}{error.strerror}\n"
+                "  Free what this machine lacks, and give the same command again; what is stored is whole"
+            ) from None
