@@ -34,7 +34,10 @@ def curve_cautions(optimizer: str, unit: TimeUnit, points: Sequence[ScalingPoint
             text = f"{where}: {point.waiting:,} of {point.planned:,} runs have no result yet."
             found.append(Caution(code="incomplete", text=text))
     if any(point.method == "same-runs" and point.cell_id is not None for point in points):
-        text = f"{optimizer_name(optimizer)}: with one seed the runs that choose the winner also time it: too fast."
+        text = (
+            f"{optimizer_name(optimizer)}: with one seed of each setting the runs that choose the winner also time it:"
+            " too fast."
+        )
         found.append(Caution(code="winner", text=text))
     fell = sum(point.fell_back for point in points)
     if fell:

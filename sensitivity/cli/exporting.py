@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from sensitivity.cli.display import shown_file
 from sensitivity.store.directory import Place, first_line, place
-from sensitivity.store.ledger import refuse_settling_folder
+from sensitivity.store.ledger import refuse_settling_folder, settling_place
+from sensitivity.store.manifest import MANIFEST
 from sensitivity.store.reader import export_runs
 from sensitivity.store.record import refuse_record
 from sensitivity.study.errors import UserError
 from sensitivity.study.redaction import redacted
-from sensitivity.study.trackers import Target, names_tracker, parse_target
+from sensitivity.study.trackers import Target, names_tracker, parse_target, target_without_credentials
 from sensitivity.study.whole_files import refuse_unwritable, write_output
 from sensitivity.study.words import count, size
 
@@ -37,13 +39,16 @@ def export_study(study_dir: str, target: str) -> Iterator[str]:
         written = "" if file is None else f" ({size(file.stat().st_size, 'B')})"
         yield f"storage: {redacted(url) if '://' in url else f'sqlite:///{url}'}{written}"
         return
-    if names_tracker(target):
-        yield from _send(directory, parse_target(target))
-        return
     file = Path(target)
+    if names_tracker(target) or (":" in target and not file.suffix):  # the latter names a tool, and misspells it
+        yield from _send(directory, parse_target(target_without_credentials(target)))
+        return
     refuse_record(file)
     refuse_unwritable(file)
     yield f"runs: {shown_file(write_output(file, export_runs(directory, file.suffix.lower())))}"
+    settled = settling_place(directory)
+    if settled.exists(MANIFEST):
+        yield f"Its settlement has runs of its own: sensitivity export {shlex.quote(settled.uri)} FILE"
 
 
 def _send(directory: Place, target: Target) -> Iterator[str]:

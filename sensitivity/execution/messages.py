@@ -40,7 +40,8 @@ def progress_line(progress: Progress) -> str:
 
 def outcome_lines(outcome: Outcome) -> list[str]:
     """Describe the state of a study at the end of a command, in lines."""
-    lines = [f"{outcome.study}: " + ", ".join(f"{count} {status}" for status, count in outcome.statuses.items())]
+    counts = ", ".join(f"{count} {status}" for status, count in outcome.statuses.items())
+    lines = [f"{outcome.study}: {counts or 'no runs'}"]
     lines += [f"  {count} × {cause}" for cause, count in outcome.causes.items()]
     if outcome.determinism is not None and not outcome.interrupted:
         lines.append(f"checked: {outcome.determinism['sentence']}")

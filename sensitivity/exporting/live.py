@@ -16,7 +16,7 @@ from typing import Any
 from sensitivity.exporting.follower import warning
 from sensitivity.store.directory import Place
 from sensitivity.study.spec import StudySpec
-from sensitivity.study.trackers import Target, parse_target
+from sensitivity.study.trackers import Target, parse_target, target_without_credentials
 from sensitivity.study.words import count
 
 logger = logging.getLogger(__name__)
@@ -31,9 +31,10 @@ def targets_of(spec: StudySpec, log: Sequence[str] | None) -> tuple[Target, ...]
     """Return the targets that a command names, or else those of the study file.
 
     Raises:
-        UserError: no such tool.
+        UserError: no such tool, or an address that holds credentials.
     """
-    return tuple(map(parse_target, dict.fromkeys(spec.log.to if log is None else log)))
+    given = dict.fromkeys(spec.log.to if log is None else log)
+    return tuple(parse_target(target_without_credentials(text)) for text in given)
 
 
 @contextlib.contextmanager

@@ -124,10 +124,17 @@ class OpenedStudy:
         Raises:
             UserError: there is no such run, the note is too long, a tag has a comma, or the place can't be written.
         """
+        from sensitivity.store.ledger import settling_place
+        from sensitivity.store.manifest import MANIFEST
         from sensitivity.store.notes import write_note
 
+        for name, given in (("tags", tags), ("untag", untag)):
+            if isinstance(given, str):  # whose letters would be the tags
+                raise UserError(f"{name}: give a list, such as [{given!r}]; got one text")
         if run not in set(self.runs["trial_id"]):
-            raise UserError(f"{self.name} has no run {run!r}\n  Give a `trial_id` of the table `runs`")
+            settled = settling_place(self._place)
+            more = f"; the runs of its settlement are in {settled.uri}" if settled.exists(MANIFEST) else ""
+            raise UserError(f"{self.name} has no run {run!r}\n  Give a `trial_id` of the table `runs`{more}")
         write_note(self._place, run, note=note, tags=tags, untag=untag)
 
     @cached_property

@@ -10,7 +10,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Collection, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -89,12 +90,20 @@ def write_note(
             run=run, note=note, replaces=tuple(seen if note is not None else ()), tags=tuple(tags), removed=tuple(untag)
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise UserError(_mistake(error.errors()[0])) from None
     if annotation == Annotation(run=run):  # nothing is said
         return
     if len(note_parts(directory)) >= MOST_NOTES:
         raise UserError(f"{directory.child(NOTES).uri}: has {MOST_NOTES:,} notes\n  Delete those that nobody needs")
     name = f"{time.time_ns() // 1000:016d}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
     directory.child(NOTES).write(name, annotation.model_dump_json(exclude_defaults=True).encode())
+
+
+def _mistake(first: Mapping[str, Any]) -> str:
+    """Return a mistake in an amendment in words."""
+    where, most = first["loc"][0], first.get("ctx", {}).get("max_length")
+    if first["type"] == "too_long":
+        return f"{where}: {most} at most"
+    if first["type"] == "string_too_long":
+        return f"{where}: {most:,} characters at most"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}"

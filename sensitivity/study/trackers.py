@@ -108,7 +108,7 @@ def parse_target(text: str) -> Target:
     if kind is None:
         known = [each.name for each in TRACKERS]
         near = nearest(name, known)
-        meant = f"; did you mean {near!r}?" if near else ""
+        meant = f" (did you mean {near!r}?)" if near else ""
         raise UserError(f"{redacted(text)!r}: no tool that tracks runs{meant}\n  Allowed: {', '.join(known)}")
     return Target(kind, address)
 

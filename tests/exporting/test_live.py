@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from sensitivity.cli.exporting import export_study
 from sensitivity.exporting import follower, live
 from sensitivity.exporting.follower import Signals, follow
 from sensitivity.exporting.live import LiveExport, sending, targets_of
@@ -114,7 +115,7 @@ def test_where_runs_are_sent_is_no_part_of_what_they_are(study):
 @pytest.mark.parametrize(
     ("to", "words"),
     [
-        ("mlfow", "log.to: 'mlfow': no tool that tracks runs; did you mean 'mlflow'?"),
+        ("mlfow", "log.to: 'mlfow': no tool that tracks runs (did you mean 'mlflow'?)"),
         ("mlflow:http://me:secret@host", "holds credentials, which would be kept and shown"),
     ],
 )
@@ -128,3 +129,8 @@ def test_mistakes_in_the_study_file_are_told(study, to, words):
 def test_a_name_that_no_tool_has_stops_the_command_before_anything_runs(study):
     with pytest.raises(UserError, match="no tool that tracks runs"):
         targets_of(study.spec, ["tensorbord"])
+    with pytest.raises(UserError, match="holds credentials") as told:
+        targets_of(study.spec, ["mlflow:http://me:secret@host"])
+    assert "secret" not in str(told.value)
+    with pytest.raises(UserError, match="did you mean 'tensorboard'"):
+        list(export_study(study.directory.uri, "tensorbord:events"))

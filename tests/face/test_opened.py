@@ -1,6 +1,7 @@
 """An opened study: the tables that are stored, the numbers of analysis, the figures of the catalogue."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from sensitivity.figures.catalogue import EXHIBITS
 from sensitivity.figures.exhibits.maps import draw_maps
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
+from sensitivity.study.errors import UserError
 from sensitivity.study.words import duration
 
 
@@ -49,6 +51,20 @@ def test_an_open_question_says_what_settling_it_takes_at_most(study):
     seconds = 2_000 * float((done["train_seconds"] + done["eval_seconds"]).mean())
     said = " ".join(str(study.verdict()).split())
     assert f"At most 2,000 runs unless a budget is given, about {duration(seconds)} of device time." in said
+
+
+def test_a_run_is_annotated(stored, tmp_path):
+    shutil.copytree(stored, tmp_path / "stored")
+    study = sensitivity.open(tmp_path / "stored")
+    run = study.runs["trial_id"].iloc[3]
+    study.annotate(run, note="look again", tags=["odd"])
+    again = sensitivity.open(tmp_path / "stored").runs.set_index("trial_id")
+    assert tuple(again.loc[run, ["note", "tags"]]) == ("look again", "odd")
+    assert (again["tags"] != "").sum() == 1
+    with pytest.raises(UserError, match=r"tags: give a list, such as \['odd'\]; got one text"):
+        study.annotate(run, tags="odd")
+    with pytest.raises(UserError, match="stored has no run 'nope'"):
+        study.annotate("nope", note="x")
 
 
 def test_a_figure_is_that_of_the_catalogue(study):

@@ -117,10 +117,18 @@ def test_amendments_are_read_once(directory, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "given", [{"tags": ["a,b"]}, {"tags": [" "]}, {"tags": ["x" * 41]}, {"note": "x" * 4_001}, {"tags": ["a\nb"]}]
+    ("given", "words"),
+    [
+        ({"tags": ["a,b"]}, "tags: a tag is a word or a few on one line, without a comma"),
+        ({"tags": [" "]}, "tags: a tag is a word or a few on one line, without a comma"),
+        ({"tags": ["a\nb"]}, "tags: a tag is a word or a few on one line, without a comma"),
+        ({"tags": ["x" * 41]}, "tags: 40 characters at most"),
+        ({"tags": [f"{k}" for k in range(21)]}, "tags: 20 at most"),
+        ({"note": "x" * 4_001}, "note: 4,000 characters at most"),
+    ],
 )
-def test_what_is_no_note_is_refused_and_nothing_written(directory, given):
-    with pytest.raises(UserError):
+def test_what_is_no_note_is_refused_and_nothing_written(directory, given, words):
+    with pytest.raises(UserError, match=words):
         write_note(directory, RUN, **given)
     assert note_parts(directory) == ()
 
