@@ -123,12 +123,13 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       grid.setColumnFilterModel(column, now.length > 1 ? several : conditions[0] || null).then(() => grid.onFilterChanged());
       return dash_clientside.no_update;
     },
-    open: function (cell, opened, search, shown) {
-      // A click on a row opens its run, and the drawer's own button closes it.
+    open: function (cell, opened, drawn, search, shown) {
+      // A click on a row opens its run, and the drawer's own button closes the run that it shows. That the page has
+      // closed the drawer, which shows none then, says nothing of a run that was clicked meanwhile.
       const asked = new URLSearchParams(latest(search));
       dash_clientside.callback_context.triggered.forEach(function (each) {
         if (each.prop_id === "runs.cellClicked" && each.value && each.value.colId !== "chosen") asked.set("run", each.value.rowId);
-        if (each.prop_id === "run.opened" && each.value === false) asked.delete("run");
+        if (each.prop_id === "run.opened" && !each.value && drawn && drawn.run === asked.get("run")) asked.delete("run");
       });
       return written(search, asked, shown);
     },

@@ -70,6 +70,7 @@ def _open_and_close(app: Dash) -> None:
         Output("shown", "data", allow_duplicate=True),
         Input("runs", "cellClicked"),
         Input("run", "opened"),
+        State("run-shown", "data"),
         State("url", "search"),
         State("shown", "data"),
         prevent_initial_call=True,
@@ -87,15 +88,15 @@ def _show(app: Dash, site: Site) -> None:
         State("url", "pathname"),
         State("run-shown", "data"),
     )
-    def show(search: str, version: str | None, pathname: str, before: str | None) -> tuple[Any, ...]:
+    def show(search: str, version: str | None, pathname: str, before: dict[str, str] | None) -> tuple[Any, ...]:
         scene = scene_of(site, pathname, search)
         if scene.address.run is None:
             return False, no_update, no_update, None
         rows = _rows(scene)
         if not len(rows):
-            return True, html.P("This study has no such run.", className="notice"), "Run", None
+            return True, html.P("This study has no such run.", className="notice"), "Run", {"run": scene.address.run}
         run = {str(name): value for name, value in rows.iloc[0].items()}
-        now = f"{run['trial_id']} {run['finished_at']}"
+        now = {"run": run["trial_id"], "finished_at": str(run["finished_at"])}
         if now == before:  # new results are of other runs; zoom and scroll stay
             raise PreventUpdate
         title = f"{optimizer_name(str(run['optimizer']))}, batch size {run['batch_size']:,}, seed {run['seed']}"

@@ -359,6 +359,21 @@ def test_a_run_is_found_by_filter_and_opened_with_all_that_is_known(site, studie
     at.until(lambda: "run" not in query(again))
 
 
+def test_a_click_on_a_run_outlives_a_late_answer_that_closes_the_drawer(site, studies, visit, at):
+    failed = read_study(place(str(studies / "half"))).runs.query("status == 'failed'")["trial_id"].iloc[0]
+    tab = visit(f"{site}/study/half/runs")
+    tab.locator("#runs .ag-row[row-index='0'] [col-id='optimizer']").wait_for()
+    tab.evaluate(
+        """run => {
+            dash_clientside.set_props("runs", {cellClicked: {colId: "optimizer", rowId: run, timestamp: Date.now()}});
+            dash_clientside.set_props("run", {opened: false});
+        }""",
+        failed,
+    )
+    tab.get_by_role("dialog").get_by_text("Reproduce it").wait_for()
+    assert query(tab)["run"] == [failed]
+
+
 def test_studies_are_compared(site, visit, at, axe):
     tab = visit(f"{site}/compare?study=bowl&study=half")
     at.figure(tab, "compared-1-sgd")
