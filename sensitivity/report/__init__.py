@@ -6,11 +6,10 @@
 * ``page`` puts the page together, of ``parts``, which ``templates/`` make HTML of.
 * ``exhibits`` iterates over the catalogue; ``opening``, ``several`` and ``provenance`` are the parts that no exhibit
   is. ``story`` holds their sentences.
-* ``embed`` holds the figures and their data, ``fold`` makes them smaller.
+* ``embed`` holds the figures and their data.
 * ``images``: figures as PNG and SVG.
 
-Text from the study is escaped by the templates; figures and data travel in base 85 of characters that mean nothing in
-HTML.
+Text from the study is escaped by the templates; figures and data travel in base 64.
 """
 
 from sensitivity.report.page import Report, render_exhibit, render_report, write_report

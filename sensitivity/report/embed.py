@@ -1,10 +1,8 @@
-"""Figures inside a page: plotly.js once, and each figure and its data by themselves, compressed with gzip in base 85.
+"""Figures inside a page: plotly.js once, and each figure and its data by themselves, compressed with gzip in base 64.
 
-Base 85 takes 25% more than what it encodes, where base 64 takes 33%; three of its characters are replaced by others, so
-that none means anything in HTML. Texts and tables are folded into columns (``fold``). The page unpacks them with the
-browser's own ``DecompressionStream`` and draws a figure when it scrolls into view, so that a report of many figures
-opens at once. A figure is drawn in stand-in colours (``theme.ANY``), which the page replaces by those of the theme that
-is shown; the template is there once.
+The page unpacks them with the browser's own ``DecompressionStream`` and draws a figure when it scrolls into view, so that
+a report of many figures opens at once. A figure is drawn in stand-in colours (``theme.ANY``), which the page replaces by
+those of the theme that is shown; the template is there once.
 """
 
 from __future__ import annotations
@@ -22,12 +20,9 @@ from plotly.offline import get_plotlyjs
 
 from sensitivity.figures.data import Data
 from sensitivity.figures.theme import ANY, CONFIG, DARK, LIGHT, Theme, colours
-from sensitivity.report.fold import fold_rows, fold_texts
 
 _MOST_ROWS = 6_000
 """Of a figure's data in the page; `sensitivity export` writes all runs, the study's folder `curves` has the rest."""
-_PLAIN = str.maketrans("<>&", ",.:")
-"""Characters of base 85 that mean something in HTML, and those that stand for them."""
 _WIDE = 1000
 """Pixels below which a figure is scrolled, where it doesn't say itself."""
 
@@ -70,7 +65,7 @@ class Figures:
     def add(self, name: str, figure: go.Figure, data: Data) -> Embedded:
         """Hold a figure, drawn in ``theme.ANY``, and its data."""
         self.drawn[name] = _content(figure)
-        self.packed.append(_packed(f"figure-{name}", _folded(self.drawn[name])))
+        self.packed.append(_packed(f"figure-{name}", self.drawn[name]))
         layout = figure.layout
         return replace(
             self.add_data(name, data),
@@ -82,11 +77,11 @@ class Figures:
     def add_data(self, name: str, data: Data) -> Embedded:
         """Hold data that have no figure."""
         held = Data(columns=data.columns, rows=data.rows[:_MOST_ROWS])
-        folded = fold_rows(held.fields())
-        if folded not in self.tables:
-            self.tables[folded] = name
-            self.packed.append(_packed(f"data-{name}", folded))
-        return Embedded(name=name, table=self.tables[folded], rows=len(data.rows), held=len(held.rows))
+        table = "".join(",".join(row) + "\r\n" for row in held.fields())
+        if table not in self.tables:
+            self.tables[table] = name
+            self.packed.append(_packed(f"data-{name}", table))
+        return Embedded(name=name, table=self.tables[table], rows=len(data.rows), held=len(held.rows))
 
     def scripts(self) -> str:
         """Return the script elements that hold the figures and data and, if there is a figure, library and themes."""
@@ -116,14 +111,6 @@ def _content(figure: go.Figure) -> str:
     return json.dumps({"data": content["data"], "layout": content["layout"]}, separators=(",", ":"))
 
 
-def _folded(figure: str) -> str:
-    content = json.loads(figure)
-    for trace in content["data"]:
-        if isinstance(trace.get("hovertext"), list):
-            trace["hovertext"] = fold_texts(trace["hovertext"])
-    return json.dumps(content, separators=(",", ":"))
-
-
 def _template() -> Any:
     empty = go.Figure(layout={"template": ANY.template()})
     return json.loads(empty.to_json())["layout"]["template"]
@@ -135,5 +122,5 @@ def _library() -> str:
 
 
 def _packed(name: str, text: str) -> str:
-    data = base64.b85encode(gzip.compress(text.encode(), mtime=0)).decode().translate(_PLAIN)
+    data = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
     return f'<script type="text/plain" id="packed-{name}">{data}</script>\n'

@@ -89,7 +89,7 @@ def test_every_figure_is_painted_and_nothing_is_asked_for(case, report_of, page_
     texts = {
         name: [t.get("hovertext") for t in json.loads(drawn)["data"]] for name, drawn in report_of(case).figures.items()
     }
-    assert tab.evaluate(HOVER) == texts, "folded in the file, and whole again in the page"
+    assert tab.evaluate(HOVER) == texts
     assert len(tab.query_selector_all(".canvas")) == len(report_of(case).figures)
 
 

@@ -7,40 +7,10 @@
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
   const figures = new Map(); // name -> JSON of data and layout, once unpacked
 
-  // Base 85 as Python's base64.b85encode has it, but for three characters that mean something in HTML.
-  const ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%:()*+-;,=.?@^_`{|}~";
-  const digits = new Uint8Array(128).fill(84); // what the last group lacks
-  [...ALPHABET].forEach((character, digit) => (digits[character.charCodeAt(0)] = digit));
-  function bytesOf(text) {
-    const view = new DataView(new ArrayBuffer(Math.ceil(text.length / 5) * 4));
-    for (let from = 0, to = 0; from < text.length; to += 4) {
-      let group = 0;
-      for (const end = from + 5; from < end; from++) group = group * 85 + digits[from < text.length ? text.charCodeAt(from) : 127];
-      view.setUint32(to, group);
-    }
-    return new Uint8Array(view.buffer, 0, Math.floor((text.length * 4) / 5));
-  }
-
   async function unpack(name) {
-    const bytes = bytesOf(document.getElementById(`packed-${name}`).textContent);
+    const bytes = Uint8Array.from(atob(document.getElementById(`packed-${name}`).textContent), (one) => one.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     return new Response(stream).text();
-  }
-
-  // Texts and tables are there by column (fold.py).
-  function unfoldTexts({ forms, which, columns, width }) {
-    const pieces = forms.map((form) => form.split("\u0001"));
-    const numbers = columns.map((ofForm) => ofForm.map((column) => column.split("|")));
-    const next = forms.map(() => 0);
-    const texts = which.map((form) => {
-      const at = next[form]++;
-      return pieces[form].reduce((text, piece, k) => text + numbers[form][k - 1][at] + piece);
-    });
-    return width ? Array.from({ length: texts.length / width }, (_, row) => texts.slice(row * width, (row + 1) * width)) : texts;
-  }
-  async function tableOf(name) {
-    const columns = (await unpack(`data-${name}`)).split("\u001e").map((column) => column.split("\u001f"));
-    return columns[0].map((_, row) => columns.map((column) => column[row]).join(",") + "\r\n").join("");
   }
 
   let ready = null;
@@ -62,7 +32,6 @@
 
   function paint(canvas, shared, theme, width) {
     const figure = inTheme(figures.get(canvas.dataset.figure), shared.themes[theme]);
-    for (const trace of figure.data) if (trace.hovertext?.forms) trace.hovertext = unfoldTexts(trace.hovertext);
     figure.layout.template = inTheme(JSON.stringify(shared.template), shared.themes[theme]);
     if (width) figure.layout.width = width;
     canvas.dataset.painted = theme; // at once: a second call must not draw it again
@@ -199,7 +168,7 @@
   }
 
   async function take(name, kind, table) {
-    if (kind === "csv") return save(`${name}.csv`, "text/csv", await tableOf(table));
+    if (kind === "csv") return save(`${name}.csv`, "text/csv", await unpack(`data-${table}`));
     const canvas = canvases.find((one) => one.dataset.figure === name);
     await draw(canvas);
     const { width, height } = canvas.getBoundingClientRect();
@@ -228,7 +197,7 @@
   async function fill(details) {
     if (details.dataset.filled) return;
     details.dataset.filled = "yes";
-    const [header, ...rows] = parse(await tableOf(details.dataset.table));
+    const [header, ...rows] = parse(await unpack(`data-${details.dataset.table}`));
     const table = document.createElement("table");
     const caption = table.createCaption();
     const more = rows.length > MOST_ROWS ? `; the first ${MOST_ROWS} are shown, the CSV has all` : "";
