@@ -14,7 +14,6 @@ from dashboards.address import parse
 from dashboards.catalog import Catalog
 from dashboards.cluster import Cluster
 from dashboards.pages import compare, pages, runs, settle, start, studies
-from dashboards.request_validation import refuse_malformed
 from dashboards.security import protect
 from dashboards.site import Site
 from sensitivity.store.directory import Place
@@ -68,7 +67,6 @@ def create_app(
     strip.register(app, site, "/" if prefix_stripped else prefix)
     _expect(app, site, tops)
     protect(app.server, hosts=hosts, token=token, scripts=[f"'{value}'" for value in _hashes(app)])
-    refuse_malformed(app)  # after the guard: strangers learn nothing of what is asked
     return app
 
 

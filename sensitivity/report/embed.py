@@ -1,8 +1,8 @@
 """Figures inside a page: plotly.js once, and each figure and its data by themselves, compressed with gzip in base 64.
 
-The page unpacks them with the browser's own ``DecompressionStream`` and draws a figure when it scrolls into view, so that
-a report of many figures opens at once. A figure is drawn in stand-in colours (``theme.ANY``), which the page replaces by
-those of the theme that is shown; the template is there once.
+The page unpacks them with the browser's own ``DecompressionStream`` and draws a figure when it scrolls into view, so
+that a report of many figures opens at once. A figure is drawn in stand-in colours (``theme.ANY``), which the page
+replaces by those of the theme that is shown; the template is there once.
 """
 
 from __future__ import annotations

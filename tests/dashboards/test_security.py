@@ -56,6 +56,16 @@ def test_only_known_hosts_are_answered(client, host, status):
     assert client.get("/", headers={"Host": host}).status_code == status
 
 
+@pytest.mark.parametrize("body", ["", "[]", "{}", '{"output": "page.children"}', "[" * 5000])
+def test_a_request_that_no_page_sends_is_an_error_without_a_traceback_and_harms_nothing(client, body):
+    answer = client.post(
+        "/_dash-update-component", data=body, base_url=LOCAL, headers=OWN, content_type="application/json"
+    )
+    assert answer.status_code >= 400
+    assert "Traceback" not in answer.text
+    assert "Studies" in ask(client, "/")
+
+
 HERE = "127.0.0.1:8050"
 
 
