@@ -1,4 +1,7 @@
-"""The checks that `.ci/run` and the CI workflow call. Each session uses the environment that nox is run from."""
+"""The checks that `.ci/run` and the CI workflow call, in the environment that nox is run from; others in their own."""
+
+import tomllib
+from pathlib import Path
 
 import nox
 
@@ -31,3 +34,19 @@ def tests(session: nox.Session) -> None:
 def package(session: nox.Session) -> None:
     """Build sdist and wheel into dist/; `tests/test_package.py` builds, installs and uses them too."""
     session.run("hatchling", "build", "--clean")
+
+
+@nox.session(python=["3.12", "3.13"], venv_backend="venv")
+def newer(session: nox.Session) -> None:
+    """Run the test suite, or what is named after `--`, with a newer Python, in an environment of its own."""
+    session.install("--constraint", "constraints.txt", "--editable", ".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(venv_backend="venv")
+def lowest(session: nox.Session) -> None:
+    """Run the test suite, or what is named after `--`, with the lowest versions that `pyproject.toml` allows."""
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    session.install(*(each.replace(">=", "==") for each in wanted), "--editable", ".")
+    session.run("pytest", *session.posargs)
