@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import logging
@@ -29,11 +30,13 @@ LOCK = "writer.lock"
 HEARTBEAT_S = 5.0
 STALE_S = 60.0
 SETTLE_S = 1.0
-"""On an object store, longer than another writer takes from its look at the lock to its own write."""
+"""Without a guard, longer than another writer takes from its look at the lock to its own write."""
 JOB_VARIABLE = "SENSITIVITY_JOB"
 """Names the cluster's job that this process is, if it is one."""
 _GUARD = f".{LOCK}.guard"
 _GUARD_S = 30.0
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What a file system without file locks answers, such as Lustre or NFS that is mounted without them."""
 _LOOK_AGAIN_S = 0.5
 _LEFT_BEHIND = re.compile(r"\.([0-9a-f]{32}\.tmp|writer\.lock\.[0-9a-f]{32}|preflight-.*)")
 """Files that are there for a moment: on their way to their names, to ask for the time, to be seen by nodes."""
@@ -83,23 +86,25 @@ class WriterLock:
     """The lock of a study directory, held while it is written; a context manager.
 
     A lock is stale when its holder is a dead process of this machine, or has not renewed it for `STALE_S` seconds by
-    the storage's own clock; a stale lock is taken over. Whether a holder elsewhere is alive, its heartbeat tells: a
+    the storage's own clock; a stale lock is taken over. The heartbeat shows whether a holder elsewhere is alive: a
     writer that finds the lock waits for a beat, and is refused once there is one. On a file system a writer holds a
     guard while it looks at the lock and changes it, so that of several that find it stale one takes it over. Object
-    stores have no such guard: there the last one to write the lock holds it, and the others see so when they read it
-    again. A writer that was suspended and has lost its lock finds out before it writes anything: see `require`.
+    stores and file systems without file locks have no such guard: there the last one to write the lock holds it, and
+    the others see so when they read it again. A writer that was suspended and has lost its lock finds out before it
+    writes anything: see `require`.
     """
 
     def __init__(self, directory: Place) -> None:
         self._directory = directory
         self._token = uuid.uuid4().hex
+        self._has_guard = directory.is_local
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="writer-lock", daemon=True)
 
     def __enter__(self) -> WriterLock:
         self._directory.require_folder_objects(f".{LOCK}.{self._token}")
         self._take()
-        if not self._directory.is_local:
+        if not self._has_guard:
             time.sleep(SETTLE_S)
             if not self._is_mine():
                 raise StorageError(f"{self._directory.uri}: another writer was quicker; wait for it")
@@ -179,7 +184,7 @@ class WriterLock:
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
         """Hold exclusive access, across the file system, to the lock file while it is read and changed."""
-        if not self._directory.is_local:
+        if not self._has_guard:
             yield
             return
         folder = Path(self._directory.path)
@@ -189,7 +194,14 @@ class WriterLock:
             guard.acquire()
         except filelock.Timeout:
             raise StorageError(f"{self._directory.uri}: another writer is starting; wait for it") from None
-        except (OSError, NotImplementedError) as error:  # the latter where a file system knows no locks
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, NotImplementedError) or error.errno in _WITHOUT_LOCKS:
+                self._has_guard = False
+                logger.info(
+                    "%s: this file system has no file locks; writers are told apart as on an object store", folder
+                )
+                yield
+                return
             raise StorageError(
                 f"{self._directory.uri}: can't be written ({first_line(error)})\n"
                 "  Give a place that you may write to, with space left: --storage URI"

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import socket
@@ -8,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import filelock
 import pytest
 from pyarrow import fs
 
@@ -277,6 +279,25 @@ def test_of_two_that_write_an_object_at_once_the_last_wins(directory, monkeypatc
     monkeypatch.setattr(type(directory), "write", outrun)
     with pytest.raises(StorageError, match="another writer was quicker"), WriterLock(directory):
         pytest.fail("two writers")
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock")])
+def test_a_folder_without_file_locks_has_one_writer_too(directory, monkeypatch, fault):
+    """Lustre and NFS may be mounted without locks; the last to write the lock holds it, as on an object store."""
+
+    def without(*arguments, **options):
+        raise fault
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", without)
+    monkeypatch.setattr(lock, "SETTLE_S", 0.0)
+    with WriterLock(directory) as first:
+        first.require()
+        with pytest.raises(StorageError, match="being written by"), WriterLock(directory):
+            pass
+        leave(directory, pid=12345)
+        with pytest.raises(StorageError, match="lock was lost"):
+            first.require()
+    assert directory.exists(LOCK), "the other's"
 
 
 def test_of_many_that_find_a_stale_lock_one_takes_it_over(tmp_path, dead):
