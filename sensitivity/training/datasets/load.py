@@ -14,7 +14,6 @@ from sensitivity.training.datasets import downloaded
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.datasets.diabetes import diabetes
 from sensitivity.training.datasets.digits import digits
-from sensitivity.training.datasets.image_folder import image_folder
 from sensitivity.training.datasets.own import user_dataset
 from sensitivity.training.datasets.split import held_out
 from sensitivity.training.datasets.stand_in import is_missing, stand_in
@@ -77,6 +76,8 @@ def _whole(spec: ProblemSpec, folder: Path | None) -> Dataset:
     if spec.dataset in downloaded.NAMES:
         return downloaded.downloaded(spec)
     if spec.dataset.startswith(IMAGE_FOLDER):
+        from sensitivity.training.datasets.image_folder import image_folder  # the only one that needs Pillow
+
         return image_folder(spec, beside=folder)
     if spec.is_text:
         return text(spec, beside=folder)
