@@ -1,8 +1,9 @@
-"""Write what settled studies found into ``docs/findings``: ``python docs/hooks/findings.py studies/NAME ...``.
+"""Write what studies found into ``docs/findings``: ``python docs/hooks/findings.py studies/NAME ...``.
 
-Each study's page, ``docs/findings/NAME.md``, is written by hand around a part between two marks, which this replaces:
-the answers with their intervals, what they took, and a figure of the looks. The tables of runs and the figures go
-beside the page. Where the page is missing, it is begun.
+Each study's page, ``docs/findings/NAME.md``, is written by hand around a part between two marks, which this replaces.
+Of a settled study it holds the answers with their intervals, what they took, and a figure of the looks; of a grid over
+learning rate and damping, how much their ratio explains. The tables of runs and the figures go beside the page. Where
+the page is missing, it is begun.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from sensitivity.store.reader import export_runs, read_study
 from sensitivity.study.amendments import Answer
 from sensitivity.study.ledger import Ledger
 from sensitivity.study.seed_ranges import purpose
+from sensitivity.study.words import duration
 
 FINDINGS = Path(__file__).parents[1] / "findings"
 _MARKS = ("<!-- results -->", "<!-- /results -->")
@@ -34,25 +36,29 @@ _HEADER = f"| pair | question | answer | ratio | interval | error rate | looks |
 
 
 def write_finding(directory: Path) -> Path:
-    """Write a settled study's results into its page, and return the page.
+    """Write a study's results into its page, and return the page.
 
     Raises:
-        SystemExit: nobody has settled the study.
+        SystemExit: the study is neither settled nor a grid of which every run is done.
     """
     study = sensitivity.open(directory)
     ledger = study.results.tables.ledger
-    if ledger is None or ledger.settlement is None:
-        raise SystemExit(f"{directory}: `sensitivity settle` has not ended there")
+    settled = ledger is not None and ledger.settlement is not None
+    if not settled and not any(each.ridge for each in study.results.importance):
+        raise SystemExit(f"{directory}: neither `sensitivity settle` nor a grid of learning rate and damping has ended")
     folder = FINDINGS / study.name
     folder.mkdir(exist_ok=True)
-    (folder / "runs.parquet").write_bytes(export_runs(settling_place(place(str(directory))), ".parquet"))
-    command = [sys.executable, "-m", "sensitivity.cli.main", "figure", str(directory), "looks"]
-    subprocess.run([*command, "-o", str(folder / "looks.svg")], check=True, stdout=subprocess.DEVNULL)
+    runs = settling_place(place(str(directory))) if settled else place(str(directory))
+    (folder / "runs.parquet").write_bytes(export_runs(runs, ".parquet"))
+    figure = "looks" if settled else "ridge"
+    command = [sys.executable, "-m", "sensitivity.cli.main", "figure", str(directory), figure]
+    subprocess.run([*command, "-o", str(folder / f"{figure}.svg")], check=True, stdout=subprocess.DEVNULL)
     page = FINDINGS / f"{study.name}.md"
     text = page.read_text(encoding="utf-8") if page.exists() else f"# {study.name}\n\n{_MARKS[0]}\n{_MARKS[1]}\n"
     before, _, rest = text.partition(_MARKS[0])
     after = rest.partition(_MARKS[1])[2]
-    page.write_text(f"{before}{_MARKS[0]}\n{_results(study, ledger)}\n{_MARKS[1]}{after}", encoding="utf-8")
+    results = _map_results(study) if ledger is None or not settled else _results(study, ledger)
+    page.write_text(f"{before}{_MARKS[0]}\n{results}\n{_MARKS[1]}{after}", encoding="utf-8")
     return page
 
 
@@ -70,6 +76,54 @@ def _results(study: OpenedStudy, ledger: Ledger) -> str:
             f"[Every run of it]({study.name}/runs.parquet), [the study file]({study.name}.toml).",
         ]
     )
+
+
+def _map_results(study: OpenedStudy) -> str:
+    """Return what a grid of learning rate and damping showed: how much their ratio explains, and the best settings."""
+    stored = read_study(place(study.directory))
+    declared = study.results.target
+    assert declared is not None
+    metric = study.results.metric
+    times = compute_times(stored.runs, stored.curves, *declared)
+    header = (
+        f"| batch size | {metric.label} explained by lr / damping alone | by lr alone | by damping alone "
+        "| slope of the ridge | fewest steps | setting |"
+    )
+    lines = [header, "| --- " * 7 + "|"]
+    for each in study.results.importance:
+        if not each.ridge:
+            continue
+        own = times[(times["optimizer"] == each.optimizer) & (times["batch_size"] == each.batch_size)]
+        best, slope = _ridge(own)
+        setting = f"learning rate {number(best['param.lr'])}, damping {number(best['param.damping'])}"
+        explained = [f"{each.share_of(name).value:.0%}" for name in ("lr / damping", "lr", "damping")]
+        cells = [each.batch_size, *explained, number(slope, 2), number(best["steps"], 3), setting]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    versions = ", ".join(sorted(stored.runs["code_version"].dropna().unique()))
+    return "\n\n".join(
+        [
+            "\n".join(lines),
+            f"![{metric.label.capitalize()} across the ridge of learning rate and damping]({study.name}/ridge.svg)",
+            f"Measured in {len(stored.runs):,} runs and {duration(stored.runs['train_seconds'].sum())} of device time."
+            f" Code {versions}.",
+            f"[Every run of it]({study.name}/runs.parquet), [the study file]({study.name}.toml).",
+        ]
+    )
+
+
+def _ridge(times: pd.DataFrame) -> tuple[pd.Series, float]:
+    """Return the setting with the fewest steps, and the slope of log best learning rate against log damping.
+
+    Steps are geometric means over seeds, all of which reached the target. A damping whose best learning rate is the
+    smallest or the largest of the grid doesn't enter the slope.
+    """
+    seeds = times.groupby(["param.damping", "param.lr"])["outcome"].agg(lambda outcomes: (outcomes == "reached").all())
+    steps = times.groupby(["param.damping", "param.lr"])["steps"].agg(lambda values: np.exp(np.log(values).mean()))
+    table = steps[seeds].reset_index()
+    best = table.loc[table.groupby("param.damping")["steps"].idxmin()]
+    inside = best[best["param.lr"].between(times["param.lr"].min(), times["param.lr"].max(), inclusive="neither")]
+    slope = np.polyfit(np.log(inside["param.damping"]), np.log(inside["param.lr"]), 1)[0]
+    return table.loc[table["steps"].idxmin()], float(slope)
 
 
 def _winners(directory: Place, ledger: Ledger) -> list[str]:

@@ -172,7 +172,7 @@ def grid_variances(grid: Floats) -> dict[tuple[int, ...], Floats]:
 
 def ridge_names(pair: tuple[str, str]) -> tuple[str, str]:
     """Return what the coordinates across and along the ridge of two hyperparameters are called."""
-    return f"{pair[0]} / {pair[1]}", f"{pair[0]} × {pair[1]}"
+    return f"{pair[0]} / {pair[1]}", f"{pair[0]} · {pair[1]}"
 
 
 def _ridge_variances(x: Floats, scores: Floats) -> dict[tuple[int, ...], Floats]:

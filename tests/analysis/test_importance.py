@@ -69,7 +69,7 @@ def test_a_ridge_is_all_interaction_along_the_axes_and_one_coordinate_across_it(
     assert found.method == "exact"
     assert found.share_of("lr", "damping").value == pytest.approx(5 / 7, abs=0.05)
     assert found.share_of("lr / damping").value == pytest.approx(1, abs=1e-4)
-    assert found.share_of("lr × damping").value < 0.4
+    assert found.share_of("lr · damping").value < 0.4
     assert [share.names for share in found.shares][-1] == ("lr", "damping"), "mains first"
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,6 +13,9 @@ from sensitivity.study.seed_ranges import purpose
 
 FINDINGS = Path(__file__).parents[2] / "docs" / "findings"
 STUDIES = sorted(path.stem for path in FINDINGS.glob("*.toml"))
+MAPS = [name for name in STUDIES if (FINDINGS / name / "ridge.svg").exists()]
+"""Grids that were run; the others are settled."""
+SETTLED = [name for name in STUDIES if name not in MAPS]
 _TOOK = re.compile(r"(?:in|within|after) ([\d,]+) runs")
 _WINNER = re.compile(r"^\| [^|]+ \| (?P<size>\d+) \| [^|]+ \| [\d.,–]+ \| (?P<seeds>\d+) \| \d+ \|$", re.MULTILINE)
 
@@ -28,7 +32,7 @@ def test_the_list_repeats_the_answers_of_the_pages():
     shown = [re.findall(r"(better|worse|equivalent|undetermined), (\S+) \[(\S+), (\S+)\]", row) for row in listed]
     told = {
         answer
-        for name in STUDIES
+        for name in SETTLED
         for answer in re.findall(
             r"\| \*\*(\w+)\*\* \| (\S+) \| (\S+) to (\S+) \|", (FINDINGS / f"{name}.md").read_text(encoding="utf-8")
         )
@@ -36,7 +40,7 @@ def test_the_list_repeats_the_answers_of_the_pages():
     assert all(shown)
     assert {answer for row in shown for answer in row} <= told
     took = {row.split("|")[-2].strip() for row in listed} - {""}
-    pages = "".join((FINDINGS / f"{name}.md").read_text(encoding="utf-8") for name in STUDIES)
+    pages = "".join((FINDINGS / f"{name}.md").read_text(encoding="utf-8") for name in SETTLED)
     assert took == set(_TOOK.findall(pages))
 
 
@@ -49,7 +53,7 @@ def test_the_readme_repeats_the_list():
         assert re.search(rf"\({name}\.md\)[^|]*\|[^|]*\| {re.escape(cells)} \|$", listed, re.MULTILINE), name
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", SETTLED)
 def test_a_page_agrees_with_its_table_of_runs(name):
     spec = load_study(FINDINGS / f"{name}.toml")
     assert spec.name == name
@@ -67,3 +71,21 @@ def test_a_page_agrees_with_its_table_of_runs(name):
     assert sorted((int(row["size"]), int(row["seeds"])) for row in rows) == sorted(
         (size, int(count)) for (_, size), count in seeds.items()
     )
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_map_explains_what_its_table_of_runs_does(name):
+    page = (FINDINGS / f"{name}.md").read_text(encoding="utf-8")
+    runs = pd.read_parquet(FINDINGS / name / "runs.parquet")
+    assert _TOOK.findall(page) == [f"{len(runs):,}"]
+    runs = runs[runs["optimizer"] == "kfac"]
+    untrained = 0.1  # of ten classes
+    runs["score"] = runs["test_accuracy"].fillna(0).clip(lower=untrained)
+    runs["ratio"] = np.log10(runs["param.lr"] / runs["param.damping"]).round(3)
+    rows = re.findall(r"^\| (\d+) \| (\d+)% \| (\d+)% \| (\d+)% \|", page, re.MULTILINE)
+    assert [int(row[0]) for row in rows] == sorted(runs["batch_size"].unique())
+    for size, *shares in rows:
+        cells = runs[runs["batch_size"] == int(size)].groupby(["param.lr", "param.damping", "ratio"])["score"].mean()
+        for coordinate, share in zip(("ratio", "param.lr", "param.damping"), shares, strict=True):
+            means = cells.groupby(coordinate).transform("mean")
+            assert means.var() / cells.var() == pytest.approx(int(share) / 100, abs=0.06)

@@ -104,7 +104,7 @@ def draw_importance(importances: Sequence[Importance], *, theme: Theme = LIGHT) 
             f"n = {', '.join(_counted(estimate) for estimate in most.values())}",
             "functional ANOVA in decades: mains and pairs",
             *dict.fromkeys(methods[importance.method] for importance in shown),
-            "lr / damping and lr × damping, each by itself, are another split of the same",
+            "lr / damping and lr · damping, each by itself, are another split of the same",
             f"bars: 95% interval over {' or '.join(over[of] for of in most)} (jackknife)",
         ],
         panel_width=430,
