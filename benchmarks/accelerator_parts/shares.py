@@ -44,7 +44,7 @@ def _profiled(on: Workloads, model: str, batch: int, arm: str, members: int, rec
     there = on.device.type == "cuda"
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if there else [ProfilerActivity.CPU]
     period = bench.optimizer.period
-    with profile(activities=activities) as profiler:
+    with profile(activities=activities, acc_events=True) as profiler:
         began = time.perf_counter()
         for _ in range(period):
             bench.step()
