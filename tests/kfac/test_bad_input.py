@@ -192,7 +192,7 @@ def test_a_layer_that_got_no_gradient_does_not_move() -> None:
 def test_an_empty_batch_is_refused() -> None:
     model = network()
     optimizer = KFAC(model, KFACConfig())
-    with pytest.raises(ValueError, match="saw an empty batch"):
+    with pytest.raises(ValueError, match="received an empty batch"):
         model(torch.zeros(0, 4))
     assert optimizer.report().steps == 0
 
@@ -209,7 +209,7 @@ def test_uncovered_modules_are_named_in_a_warning_and_move_by_plain_gradients() 
             return self.head(self.norm(self.cell(x.unsqueeze(1))[0][:, 0]))
 
     model = Recurrent()
-    with pytest.warns(UserWarning, match=r"K-FAC does not cover cell \(GRU\): plain gradients"):
+    with pytest.warns(UserWarning, match=r"K-FAC does not cover cell \(GRU\): their parameters follow plain gradients"):
         optimizer = KFAC(model, KFACConfig(lr=0.1, momentum=0.0))
     report = optimizer.report()
     assert report.uncovered == ("cell (GRU)",)
@@ -286,7 +286,7 @@ def test_statistics_in_the_place_of_captures_are_refused_where_they_do_not_do(
     params = {n: p.detach().clone() for n, p in model.named_parameters()}
     state = init_state(layers_of(model), params, config, norms_of(model))
     grads, captures = truth.captures_of(model, lambda: model(torch.randn(3, 4)).sum())
-    with pytest.raises(ValueError, match=r"needs captures of the whole batch, not Statistics\. Give those, or set"):
+    with pytest.raises(ValueError, match=r"needs captures of the whole batch, not Statistics\. Pass those, or set"):
         step(
             config,
             state,
