@@ -110,15 +110,15 @@ def test_a_grid_is_not_extended_on_other_data_or_code_and_the_difference_is_name
 
     own.write_data(study.parent, 1)
     first, *lines, fix = refusal()
-    assert first == f"{directory.uri}: holds a different study named 'mine'"
+    assert first == f"{directory.uri}: contains a different study named 'mine'"
     assert [line.split(":")[0].strip(" -") for line in lines] == ARRAYS
-    assert fix.startswith("  Put back what has changed, and it goes on; or give this one another name")
+    assert fix.startswith("  Undo these changes to continue it; or choose another name for this study")
 
     own.write_data(study.parent, 0)
     edit(study, "identity_own_helper", "> 0", ">= 0")
     _, line, _ = refusal()
     kept = f"{directory.uri}/source/{plan.source}/identity_own_helper.py"
-    assert line == f"  - code: identity_own_helper.py has changed; as it was trained it is kept in {kept}"
+    assert line == f"  - code: identity_own_helper.py has changed; the version that was trained is in {kept}"
 
     study.with_name("identity_own_helper.py").write_bytes(Path(kept).read_bytes())
     edit(study, "identity_own", "Linear(shape[0], 8)", "Linear(shape[0], 9)")

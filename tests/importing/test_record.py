@@ -129,7 +129,7 @@ def test_how_a_run_ends(tmp_path):
         ({"targets": {"test_acc": [0.9]}}, {}, "test_acc"),
         ({}, {"loss": 1.0}, "unknown 'loss'"),
         ({}, {"test_accuracy": 93.0}, "a fraction from 0 to 1"),
-        ({}, {}, "nothing was measured"),
+        ({}, {}, "no metric: log at least one of"),
         ({}, {"train_loss": 1.0, "step": -1}, "step: give the number of steps"),
     ],
 )

@@ -287,7 +287,7 @@ def test_another_source_does_not_replace_a_study(tmp_path):
     imported(evaluations(), tmp_path)
     other = tmp_path / "other.csv"
     evaluations().to_csv(other, index=False)
-    with pytest.raises(UserError, match=r"holds runs from runs\.csv\n  Import under another name"):
+    with pytest.raises(UserError, match=r"contains runs from runs\.csv\n  Import under another name"):
         sensitivity.import_runs(other, "mine", mapping=MAPPING, storage=tmp_path)
     assert len(imported(evaluations().iloc[:-11], tmp_path).runs) == 24  # the same source replaces what it wrote
     assert len(list((tmp_path / "mine" / "runs").iterdir())) == 1

@@ -305,7 +305,7 @@ ARGUMENTS = [
     (lambda: KFAC(dict(network().named_parameters()), KFACConfig()), TypeError, f"of type dict, {TYPE}. {MODEL}"),
     (lambda: KFAC([{"params": network().parameters()}], KFACConfig()), TypeError, "pass param_groups=[...] too"),
     (lambda: KFAC(torch.ones(3), KFACConfig()), TypeError, f"model is of type Tensor, {TYPE}. {MODEL}"),
-    (lambda: KFAC(nn.Linear, KFACConfig()), TypeError, "the class Linear, not a torch.nn.Module. Pass a network of it"),
+    (lambda: KFAC(nn.Linear, KFACConfig()), TypeError, "the class Linear, not a torch.nn.Module. Pass an instance"),
     (lambda: KFAC(None, KFACConfig()), TypeError, "of type NoneType, not a torch.nn.Module. Pass the network itself"),
     (lambda: KFAC(nn.DataParallel(network()), KFACConfig()), TypeError, "model is a DataParallel, whose copies K-FAC"),
     (lambda: KFAC(nn.Linear(2, 2, device="meta"), KFACConfig()), ValueError, "'weight' is on the \"meta\" device"),

@@ -275,7 +275,7 @@ def test_of_two_that_write_an_object_at_once_the_last_wins(directory, monkeypatc
         write(self, name, json.dumps({**json.loads(data), "token": "other"}).encode())
 
     monkeypatch.setattr(type(directory), "write", outrun)
-    with pytest.raises(StorageError, match="another writer was quicker"), WriterLock(directory):
+    with pytest.raises(StorageError, match="another writer took the lock first"), WriterLock(directory):
         pytest.fail("two writers")
 
 
@@ -351,7 +351,7 @@ def test_a_lock_whose_place_is_out_of_reach_may_come_back(tmp_path, make):
     write_manifest(directory, make.study(), "")
     with WriterLock(directory) as held:
         (tmp_path / "mounted").rename(tmp_path / "away")
-        with pytest.raises(StorageError, match=r"study is gone") as caught:
+        with pytest.raises(StorageError, match=r"study is no longer here") as caught:
             held.require()
         assert caught.value.passing
         (tmp_path / "away").rename(tmp_path / "mounted")
