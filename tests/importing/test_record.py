@@ -130,7 +130,7 @@ def test_how_a_run_ends(tmp_path):
         ({}, {"loss": 1.0}, "unknown 'loss'"),
         ({}, {"test_accuracy": 93.0}, "a fraction from 0 to 1"),
         ({}, {}, "no metric: log at least one of"),
-        ({}, {"train_loss": 1.0, "step": -1}, "step: give the number of steps"),
+        ({}, {"train_loss": 1.0, "step": -1}, "step: must be the number of steps"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_kept(tmp_path, changes, values, words):

@@ -307,7 +307,7 @@ ARGUMENTS = [
     (lambda: KFAC(torch.ones(3), KFACConfig()), TypeError, f"model is of type Tensor, {TYPE}. {MODEL}"),
     (lambda: KFAC(nn.Linear, KFACConfig()), TypeError, "the class Linear, not a torch.nn.Module. Pass an instance"),
     (lambda: KFAC(None, KFACConfig()), TypeError, "of type NoneType, not a torch.nn.Module. Pass the network itself"),
-    (lambda: KFAC(nn.DataParallel(network()), KFACConfig()), TypeError, "model is a DataParallel, whose copies K-FAC"),
+    (lambda: KFAC(nn.DataParallel(network()), KFACConfig()), TypeError, "model is a DataParallel, whose replicas K-FAC"),
     (lambda: KFAC(nn.Linear(2, 2, device="meta"), KFACConfig()), ValueError, "'weight' is on the \"meta\" device"),
     (lambda: KFAC(nn.LazyLinear(2), KFACConfig()), ValueError, "'weight' has no shape yet. Pass a batch through"),
     (lambda: KFAC(network(), 0.1), TypeError, "config is of type float, not a KFACConfig. Pass KFAC(model, KFACCo"),
