@@ -128,7 +128,7 @@ def test_crashed_and_running_runs_have_their_status(tmp_path):
     table.loc[run_rows(table, seed=1), "state"] = "Running"
     table.loc[run_rows(table, seed=2), "state"] = "odd"
     columns = {**MAPPING["columns"], "status": "state"}
-    with pytest.raises(UserError, match=r"the status 'odd' isn't known\n  Say, in \[statuses\]"):
+    with pytest.raises(UserError, match=r"the status 'odd' is unknown\n  Map it in \[statuses\]"):
         imported(table, tmp_path, columns=columns)
     study = imported(table, tmp_path, columns=columns, statuses={"odd": "stopped"})
     assert "Crashed or failed runs: 1." in cautions(study)
@@ -206,13 +206,13 @@ def test_duplicates_are_counted_and_the_last_stands(tmp_path):
     table = evaluations()
     again = table[run_rows(table)].assign(run="again", loss=0.25, val_acc=75.0)
     study = imported(pd.concat([table, again]), tmp_path)
-    assert "Duplicate runs, of equal optimizer, setting, batch size and seed: 1." in cautions(study)
+    assert "Duplicate runs, with equal optimizer, setting, batch size and seed: 1." in cautions(study)
     assert len(study.runs) == 24
     cell = study.runs.set_index(["optimizer", "batch_size", "param.lr", "seed"]).loc[("sgd", 32, 0.01, 0)]
     assert cell["train_loss"] == 0.25
     repeated = pd.concat([table, table[run_rows(table) & (table["step"] == 50)]])
     study = imported(repeated, tmp_path)
-    assert "Evaluations at a step of another one of their run: 1." in cautions(study)
+    assert "Further evaluations at the same step of a run: 1." in cautions(study)
 
 
 def test_metrics_that_stop_early_are_censored_not_completed(tmp_path):
@@ -230,7 +230,7 @@ def test_runs_that_lack_a_setting_are_left_out_and_counted(tmp_path):
     table = evaluations().astype({"learning_rate": float})
     table.loc[run_rows(table), "learning_rate"] = math.nan
     study = imported(table, tmp_path)
-    assert "Runs without the lr that others of their optimizer have: 1. They are left out." in cautions(study)
+    assert "Runs without the lr that other runs of their optimizer have: 1. They are left out." in cautions(study)
 
 
 def test_what_a_table_does_not_tell_is_asked_and_nothing_is_imported(tmp_path):
@@ -243,7 +243,7 @@ def test_what_a_table_does_not_tell_is_asked_and_nothing_is_imported(tmp_path):
     assert "runs.csv: 3 questions to answer" in text
     assert "does 'decay' (cosine, linear) change results? Then add it to columns.optimizer" in text
     assert "'val_acc' has values above 1: is it a percentage?" in text
-    assert "which optimizer is it?" in text
+    assert "which optimizer was used?" in text
     assert not (tmp_path / "mine").exists()
 
 
@@ -253,14 +253,14 @@ def test_what_a_table_does_not_tell_is_asked_and_nothing_is_imported(tmp_path):
         ({"metrics": {}}, "name the column of at least one"),
         ({"metrics": {"train_loss": {"column": "loss", "unit": "percent"}}}, 'a loss has unit = "as_is"'),
         ({"metrics": {"test_accuracy": {"column": "val_acc", "unit": "fraction"}}}, "in the unit 'fraction'"),
-        ({"hyperparameters": {"lr": "lr"}}, r"there is no column 'lr'\n  There are: run, opt"),
+        ({"hyperparameters": {"lr": "lr"}}, r"there is no column 'lr'\n  Columns: run, opt"),
         ({"hyperparameters": {"momentum": "bs"}}, "momentum must be >= 0 and < 1"),
         ({"study": {"seeds": 3}}, "study.seeds: not among"),
         (
             {"study": {"optimizers": {"lion": {"design": "random"}}}},
-            r"no run has this optimizer\n  There are: sgd, adamw",
+            r"no run has this optimizer\n  Optimizers of the runs: sgd, adamw",
         ),
-        ({"columns": {**MAPPING["columns"], "batch_size": "opt"}}, "column 'opt' holds string, not numbers"),
+        ({"columns": {**MAPPING["columns"], "batch_size": "opt"}}, "column 'opt' has type string, not numbers"),
         ({"rows": "cells"}, "rows: input should be"),
     ],
 )
@@ -280,7 +280,7 @@ def test_rows_of_one_run_may_leave_its_settings_out_but_not_differ(tmp_path):
         imported(repeats, tmp_path)
     guessed = guess(Source(description="x", table=pa.Table.from_pandas(repeats, preserve_index=False)))
     assert "run" not in guessed.content["columns"]
-    assert any("run doesn't tell runs apart" in remark for remark in guessed.remarks)
+    assert any("run doesn't identify runs" in remark for remark in guessed.remarks)
 
 
 def test_another_source_does_not_replace_a_study(tmp_path):

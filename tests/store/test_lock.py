@@ -47,7 +47,7 @@ def _paths(directory):
 def impatient(monkeypatch):
     """Locks are stale soon."""
     monkeypatch.setattr(lock, "STALE_S", 0.3)
-    monkeypatch.setattr(lock, "_LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(lock, "_POLL_INTERVAL_S", 0.01)
 
 
 @pytest.fixture(scope="module")

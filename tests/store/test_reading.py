@@ -91,7 +91,7 @@ def test_each_column_has_a_rule():
         ("runs", "steps", -1, "-1; it must be a whole number from 0"),
         ("runs", "trial_id", "x" * 10**4, r"column trial_id, row 0: 'x+\.\.\. \(10,002 characters\); it must be an id"),
         ("plan", "optimizer", "adam", "'adam'; it must be an optimizer of the study: sgd, kfac"),
-        ("plan", "kind", "kfac", "'kfac'; it must be sgd, as optimizer sgd has it"),
+        ("plan", "kind", "kfac", "'kfac'; it must be sgd, the kind of optimizer sgd"),
         ("plan", "batch_size", 0, "0; it must be a whole number from 1"),
         ("plan", "seed", None, "nothing; it must be a whole number"),
         ("plan", "param.lr", -0.1, "-0.1; it must be > 0"),
