@@ -104,7 +104,7 @@ def test_a_server_that_will_not_do(server, handler, message):
 
 @pytest.mark.parametrize("address", ["nonsense:port", "ray://127.0.0.1:10001", "http://", "http://h:99999"])
 def test_an_address_that_is_none(address):
-    with pytest.raises(UserError, match=r"give the Jobs server's, such as http://HEAD:8265"):
+    with pytest.raises(UserError, match=r"not the address of a Jobs server\n  Use one such as http://HEAD:8265"):
         jobs.Cluster(address)
 
 

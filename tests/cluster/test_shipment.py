@@ -82,7 +82,7 @@ def test_what_is_too_large_is_named(own, monkeypatch):
     (own / "weights.bin").write_bytes(b"x" * 3 * 2**20)
     with shipment(str(own / "mine.toml"), with_package=False) as ready:
         assert ready.fault() is None
-        monkeypatch.setattr(shipments, "MOST_BYTES", 2**20)
+        monkeypatch.setattr(shipments, "MAX_BYTES", 2**20)
         fault = ready.fault()
         assert fault.startswith(
             f"a job's files may have 1 MiB, these have 3 MiB in {own}, most of it in weights.bin (3"

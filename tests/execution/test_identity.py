@@ -70,7 +70,7 @@ def test_modules_that_are_saved_again_after_the_plan_change_nothing(study, tmp_p
     assert prepare(str(study)).source != plan.source
 
 
-def test_data_that_change_after_the_plan_stop_every_process_before_its_first_step(study, tmp_path):
+def test_data_changed_after_the_plan_stop_every_process(study, tmp_path):
     plan = prepare(str(study))
     assert problem_fault(plan.origin) == ""
     own.write_data(study.parent, 1)
@@ -94,7 +94,7 @@ def test_data_that_differ_by_rounding_alone_are_the_same(study):
     assert problem_fault(plan.origin) == ""
 
 
-def test_a_grid_is_not_extended_on_other_data_or_code_and_the_difference_is_named(study, tmp_path):
+def test_grid_is_not_extended_on_other_data_or_code(study, tmp_path):
     directory = place(str(tmp_path / "mine"))
     plan = prepare(str(study))
     trained(plan, directory)
@@ -176,9 +176,7 @@ def test_a_shipped_problem_adds_nothing_to_the_ids():
     assert plan.trials == expand(plan.spec), "as the study file alone gives them"
 
 
-def test_a_run_is_that_of_the_plan_whatever_is_saved_meanwhile_and_is_not_extended_on_other_data(
-    study, tmp_path, monkeypatch, capsys
-):
+def test_run_uses_the_planned_code_whatever_is_saved_meanwhile(study, tmp_path, monkeypatch, capsys):
     """From outside, as a user runs it: the module is saved again as soon as the plan is printed."""
     undisturbed = trained(prepare(str(study)), place(str(tmp_path / "undisturbed")))
     storage = tmp_path / "studies"

@@ -51,7 +51,7 @@ def test_runs_arrive_as_they_end_and_the_verdict_at_the_end(study, tmp_path):
     assert lines[-1] == f"tensorboard:{tmp_path}/logs: 10 runs sent. tensorboard --logdir {tmp_path}/logs/sent"
 
 
-def test_a_process_that_is_killed_is_a_warning_with_the_command_that_sends_the_rest(study, tmp_path, caplog):
+def test_killed_process_is_a_warning_with_the_command_to_resume(study, tmp_path, caplog):
     target = parse_target(f"tensorboard:{tmp_path}/logs")
     with caplog.at_level(logging.WARNING), sending(study.directory, [target], lambda _: None) as sent:
         os.kill(sent._process.pid, signal.SIGKILL)

@@ -62,7 +62,7 @@ def test_an_optuna_storage(tmp_path):
     with pytest.raises(UserError) as asked:
         sensitivity.import_runs(tmp_path / "runs.db", "mine", storage=tmp_path)
     for words in (
-        "does 'reported' (the step of trial.report) count steps",
+        "does 'reported' (the step of trial.report) count optimizer steps",
         "which column is the metric (",
         "which optimizer was used",
     ):

@@ -137,7 +137,7 @@ def test_crashed_and_running_runs_have_their_status(tmp_path):
     assert counts == {"completed": 21, "failed": 1, "interrupted": 1, "stopped": 1}
 
 
-def test_a_loss_that_is_not_a_number_is_divergence_and_an_empty_one_is_not_measured(tmp_path):
+def test_nan_loss_is_divergence_and_empty_loss_is_not_measured(tmp_path):
     table = evaluations()
     text = table.astype({"loss": object})
     text.loc[run_rows(table) & (table["step"] >= 50), "loss"] = "NaN"
@@ -157,7 +157,7 @@ def test_seeds_that_are_not_paired_are_counted(tmp_path):
     moved = (table["opt"] == "sgd") & (table["seed"] == 2) & (table["bs"] == 32)
     study = imported(table.assign(seed=table["seed"].where(~moved, 7)), tmp_path)
     # At batch size 32 SGD ran seeds 0, 1, 7 and AdamW 0, 1, 2; at 64 both ran 0, 1, 2.
-    assert "Seeds that some optimizers alone ran, counted at each batch size: 2 of 7." in cautions(study)
+    assert "Seeds that only some optimizers ran, counted at each batch size: 2 of 7." in cautions(study)
 
 
 def test_unknown_seeds_are_numbered_and_refuse_every_claim(tmp_path):
@@ -251,11 +251,11 @@ def test_what_a_table_does_not_tell_is_asked_and_nothing_is_imported(tmp_path):
     ("changes", "words"),
     [
         ({"metrics": {}}, "name the column of at least one"),
-        ({"metrics": {"train_loss": {"column": "loss", "unit": "percent"}}}, 'a loss has unit = "as_is"'),
+        ({"metrics": {"train_loss": {"column": "loss", "unit": "percent"}}}, 'must be "as_is" for a loss'),
         ({"metrics": {"test_accuracy": {"column": "val_acc", "unit": "fraction"}}}, "in the unit 'fraction'"),
         ({"hyperparameters": {"lr": "lr"}}, r"there is no column 'lr'\n  Columns: run, opt"),
         ({"hyperparameters": {"momentum": "bs"}}, "momentum must be >= 0 and < 1"),
-        ({"study": {"seeds": 3}}, "study.seeds: not among"),
+        ({"study": {"seeds": 3}}, "study.seeds: not a field of a study in a mapping"),
         (
             {"study": {"optimizers": {"lion": {"design": "random"}}}},
             r"no run has this optimizer\n  Optimizers of the runs: sgd, adamw",
@@ -276,7 +276,7 @@ def test_rows_of_one_run_may_leave_its_settings_out_but_not_differ(tmp_path):
     sparse = table.assign(**{name: table[name].where(~later) for name in ("opt", "bs", "learning_rate", "seed")})
     assert imported(sparse, tmp_path).curves.equals(imported(table, tmp_path).curves)
     repeats = table.assign(run=table["seed"])
-    with pytest.raises(UserError, match=r"rows of one run have .* in column .*\n  Name, in columns\.run"):
+    with pytest.raises(UserError, match=r"rows of one run have .* in column .*\n  In columns\.run"):
         imported(repeats, tmp_path)
     guessed = guess(Source(description="x", table=pa.Table.from_pandas(repeats, preserve_index=False)))
     assert "run" not in guessed.content["columns"]

@@ -40,7 +40,7 @@ def factors(optimizer: KFAC) -> list[Tensor]:
     return [optimizer.kfac.factor(layer, side) for layer in optimizer.report().layers for side in ("inputs", "outputs")]
 
 
-def test_hooks_are_on_the_model_only_while_statistics_are_due_and_the_optimizer_lives() -> None:
+def test_hooks_exist_only_while_statistics_are_due() -> None:
     model = network()
     optimizer = KFAC(model, KFACConfig(factor_interval=3))
     seen = []

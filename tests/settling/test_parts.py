@@ -137,7 +137,7 @@ def test_a_surface_finds_the_optimum_of_each_batch_size(skew, off):
     np.testing.assert_allclose(found.predict(optimum, np.arange(3)), [0, 1, 2], atol=0.05)
 
 
-def test_regret_is_never_negative_where_cubic_terms_bend_a_surface_the_other_way():
+def test_regret_is_not_negative_with_cubic_terms():
     third, terms = np.array([-4.0, 0.0]), Terms(batches=1, dimensions=2, cubic=True)
     surface = Response(
         centre=np.zeros(2),

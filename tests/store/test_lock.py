@@ -115,7 +115,7 @@ def test_a_process_of_another_machine_that_beats_is_not_disturbed(directory, dea
     assert caplog.text.count("waiting up to") == 1
 
 
-def test_a_process_of_another_machine_that_beats_no_more_is_waited_for_and_succeeded(directory, impatient, dead):
+def test_stale_lock_of_another_machine_is_taken_over(directory, impatient, dead):
     leave(directory, pid=dead, host="elsewhere")
     began = time.time()
     with WriterLock(directory):

@@ -264,7 +264,7 @@ def changed(table, what, which, row, draw):
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # functions alone
 )
 @given(data=st.data())
-def test_any_cell_gives_a_table_that_can_be_trusted_or_an_error_that_names_the_file(make, data):
+def test_any_cell_gives_a_valid_table_or_an_error_with_the_file(make, data):
     directory = in_memory()
     if not _FILLED:
         make.filled(directory)
