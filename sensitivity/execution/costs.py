@@ -214,7 +214,7 @@ def measure_here(plan: Plan, groups: Mapping[Group, Sequence[Sample]], *, worker
     if execution.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             'execution.device = "cuda", but this machine has no accelerator to measure on\n'
-            '  For times and memory plan on a machine that has one, or set device = "cpu"; --tflops prices it\n'
+            '  For times and memory, plan on a machine that has one, or set device = "cpu"; --tflops gives a price\n'
             + _counted(plan)
         )
     problem = plan.problem
@@ -256,7 +256,7 @@ def _counted(plan: Plan) -> str:
         each = f"{one.steps:,} steps, {one.flops:.2g} FLOP each"
         lines.append(f"    {one.optimizer} at batch size {one.batch_size}: {many} of {each}")
     runs, total = sum(one.runs for one in found), sum(one.runs * one.flops for one in found)
-    return "\n".join([f"  Known without it: {runs:,} runs, {total:.2g} FLOP in all", *lines])
+    return "\n".join([f"  Known without measuring: {runs:,} runs, {total:.2g} FLOP in all", *lines])
 
 
 def measure(

@@ -184,8 +184,8 @@ class Cluster:
     def _lost(self, id_: str, storage: str, error: UserError) -> UserError:
         return UserError(
             f"the cluster at {self._address} was lost while following {id_} ({str(error).splitlines()[0]})\n"
-            f"  If its head is gone, so is the job; what was reported is in {storage}. Submit the study again to a "
-            "cluster, and it goes on from there"
+            f"  If its head node is lost, so is the job; reported results are in {storage}. Submit the study again to "
+            "continue it"
         )
 
     def _require_version(self) -> None:
@@ -194,7 +194,7 @@ class Cluster:
             needed = ".".join(map(str, OLDEST_RAY))
             raise UserError(
                 f"the cluster at {self._address} runs Ray {version}; a study needs {needed} or later\n"
-                "  Upgrade Ray on every node, or give the --address of another cluster"
+                "  Upgrade Ray on every node, or use the --address of another cluster"
             )
 
     @contextlib.contextmanager
@@ -203,7 +203,7 @@ class Cluster:
         try:
             yield
         except AuthenticationError as error:
-            wrong = "wants another token than this one" if "Forbidden" in str(error) else "wants a token"
+            wrong = "requires another token" if "Forbidden" in str(error) else "requires a token"
             raise UserError(
                 f"the cluster at {self._address} {wrong}\n"
                 "  Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with what `ray get-auth-token` prints "
@@ -214,18 +214,18 @@ class Cluster:
             if isinstance(error, OSError) and error.filename is not None:
                 raise UserError(
                     f"{error.filename}: {error.strerror}\n"
-                    "  It would travel with the job: let it be read, or name it in a .rayignore beside the study file"
+                    "  It would be sent with the job. Make it readable, or name it in a .rayignore beside the study"
                 ) from None
             if job and "status code 404" in text:
                 raise UserError(
-                    f"no job {job!r} on the cluster at {self._address}\n  `sensitivity status` lists those it has"
+                    f"no job {job!r} on the cluster at {self._address}\n  `sensitivity status` lists its jobs"
                 ) from None
             if taken is not None and "already exists" in text:
                 raise taken from None
             cause = (text.splitlines() or [type(error).__name__])[0][:200]
             raise UserError(
                 f"no Jobs server answers at {self._address} ({cause})\n"
-                "  Give the address of the cluster's dashboard, such as http://HEAD:8265; behind a firewall forward "
+                "  Use the address of the cluster's dashboard, such as http://HEAD:8265; behind a firewall, forward "
                 "its port: ssh -L 8265:localhost:8265 HEAD"
             ) from None
 
@@ -250,7 +250,7 @@ def _job_id(key: str, number: int) -> str:
 
 def _running(job: str, study: str, storage: str) -> UserError:
     return UserError(
-        f"{study!r} in {storage} is being run already, by the job {job}\n"
+        f"{study!r} in {storage} is already being run by the job {job}\n"
         f"  Follow it with `sensitivity logs -f {job}`, or stop it with `sensitivity stop {job}` and submit again"
     )
 

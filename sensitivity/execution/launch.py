@@ -94,6 +94,6 @@ def _lost(cause: str, directory: Place) -> UserError:
     there = int((~statuses.isin(UNFINISHED)).sum())
     return UserError(
         f"{cause}\n"
-        f"  No reported result is lost: {there} of {len(statuses)} runs have theirs in {directory.uri}\n"
-        "  Run the same again, and it goes on from there. If the memory was full (`dmesg` tells), give fewer --workers"
+        f"  No reported result is lost: {there} of {len(statuses)} runs have a result in {directory.uri}\n"
+        "  Run the same command again to continue. If the memory was full (see `dmesg`), use fewer --workers"
     )

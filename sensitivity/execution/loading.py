@@ -47,15 +47,15 @@ def _load(origin: Origin, device: torch.device) -> Problem:
             problem = load_problem(origin.problem, device=device, folder=Path(origin.folder))
             found = identity(problem)
     except UserError as error:
-        raise ChangedError(f"it could be loaded when the study was planned, and now can't\n  {error}") from None
+        raise ChangedError(f"it could be loaded when the study was planned, but not now\n  {error}") from None
     except SystemExit as error:
         raise ChangedError(f"its own code ends the process (sys.exit({error.code!r}))") from None
     if differences := origin.identity.differences(found):
         files = ", ".join(origin.snapshot.files)
         reader = f"a file that the code reads; the code itself ({files}) is a snapshot" if files else "the data set"
         raise ChangedError(
-            "it is another one than when the study was planned\n"
+            "it differs from the planned one\n"
             + "".join(f"  - {line}\n" for line in differences)
-            + f"  What has changed is {reader}"
+            + f"  The change is in {reader}"
         )
     return problem

@@ -64,12 +64,12 @@ def check_nodes(plan: Plan, directory: Place) -> None:
             directory.delete(name)
     own = versions()
     mistakes = faults(reports, own, driver=platform.node(), place=directory.uri)
-    mistakes += [f"{directory.uri}: what {node} writes there does not appear here{_SHARED}" for node in unseen]
+    mistakes += [f"{directory.uri}: files that {node} writes there do not appear here{_SHARED}" for node in unseen]
     if mistakes:
         raise UserError("the cluster is not ready; nothing was run\n" + "\n".join(f"  - {line}" for line in mistakes))
 
 
-_SHARED = "; give a place that all nodes share with --storage: NFS mounted at the same path, s3://..., gs://..."
+_SHARED = "; use a place that all nodes share for --storage: NFS mounted at the same path, s3://..., gs://..."
 
 
 def faults(reports: Sequence[NodeReport], own: Mapping[str, str], *, driver: str, place: str) -> list[str]:
@@ -134,7 +134,7 @@ def _query(nodes: Sequence[str], plan: Plan, directory: Place, mark: str, attemp
         names = ", ".join(_name(nodes[answers.index(each)]) for each in silent)
         raise UserError(
             f"no answer within {ANSWER_S:.0f} s from {names}; nothing was run\n"
-            "  See what keeps it in Ray's dashboard, or take it out of the cluster"
+            "  Look for the reason in Ray's dashboard, or remove it from the cluster"
         )
     reports, again = [], []
     for each in answered:
@@ -149,7 +149,7 @@ def _query(nodes: Sequence[str], plan: Plan, directory: Place, mark: str, attemp
                 continue
             raise UserError(
                 f"{_name(node) if node else 'a new node'} can't run this study ({last_line(error)}); nothing was run\n"
-                "  Install there what the driver has, or take it out of the cluster"
+                "  Install the driver's versions there, or remove it from the cluster"
             ) from None
     if again or not reports:
         reports += _query([node for node in again if node], plan, directory, mark, attempts=attempts - bool(again))
@@ -188,7 +188,7 @@ def lacking_accelerator(device: str) -> str:
 def _storage(directory: Place, mark: str, node: str) -> str:
     try:
         if not directory.exists(mark):  # write nothing, because that would create a folder nobody knows of
-            return f"what the driver wrote there does not appear{_SHARED}"
+            return f"files that the driver wrote there do not appear{_SHARED}"
         directory.write(f"{mark}-{node}", b"")
     except StorageError as error:
         return " ".join(str(error).split())
@@ -200,5 +200,5 @@ def problem_fault(origin: Origin) -> str:
     try:
         load(origin, torch.device("cpu"))
     except ChangedError as error:
-        return f"{' '.join(str(error).split())}; put the same on every node"
+        return f"{' '.join(str(error).split())}; use the same files on every node"
     return ""

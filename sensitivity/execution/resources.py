@@ -83,7 +83,7 @@ def _infeasible(nodes: Sequence[Mapping[str, Any]], execution: ExecutionSpec) ->
     if execution.device == "cuda" and not most["GPU"]:
         return UserError(
             'execution.device = "cuda", but Ray sees no accelerator: no pack could ever start\n'
-            '  Set device = "cpu", or give the --address of a cluster that has one'
+            '  Set device = "cpu", or use the --address of a cluster that has one'
         )
     if most["CPU"] < execution.threads:
         return UserError(
@@ -92,21 +92,21 @@ def _infeasible(nodes: Sequence[Mapping[str, Any]], execution: ExecutionSpec) ->
         )
     if execution.accelerator_type is not None and not most[f"accelerator_type:{execution.accelerator_type}"]:
         kinds = sorted({name for node in nodes for name in node["Resources"] if name.startswith("accelerator_type:")})
-        there = ", ".join(name.partition(":")[2] for name in kinds) or "none that Ray knows by name"
+        there = ", ".join(name.partition(":")[2] for name in kinds) or "none whose type Ray recognises"
         return UserError(
             f'execution.accelerator_type = "{execution.accelerator_type}", but the cluster has {there}\n'
-            "  Give one of those, or leave it out"
+            "  Use one of these, or omit it"
         )
     for name, amount in execution.resources.items():
         if most[name] < amount:
             return UserError(
                 f"execution.resources: {name} = {amount:g}, but no node has more than {most[name]:g}\n"
-                f"  Start nodes with `ray start --resources='{{\"{name}\": {amount:g}}}'`, or ask for less"
+                f"  Start nodes with `ray start --resources='{{\"{name}\": {amount:g}}}'`, or request less"
             )
     wanted = ", ".join(f"{name} = {value!r}" for name, value in execution.labels.items())
     with_labels = f" and the labels {wanted}" if wanted else ""
     return UserError(
-        f"execution: no single node has all that a pack asks for{with_labels}: no pack could ever start\n"
-        "  Ask for less, or start such a node (`ray start --labels`, `--resources`); set elastic = true where the "
-        "cluster grows by itself"
+        f"execution: no single node has all resources of a pack{with_labels}: no pack could ever start\n"
+        "  Request less, or start such a node (`ray start --labels`, `--resources`); set elastic = true if the cluster "
+        "is autoscaled"
     )

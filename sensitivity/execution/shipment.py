@@ -67,8 +67,8 @@ class Shipment:
         for path in self.needed:
             if not any(file.is_relative_to(path) for file in sizes):
                 return (
-                    f"{path} would not travel: a .gitignore or .rayignore names it, it is hidden, or it is empty\n"
-                    "  The study needs it: change what names it, or move it"
+                    f"{path} would not be sent: a .gitignore or .rayignore names it, it is hidden, or it is empty\n"
+                    "  The study needs it: change the ignore file, or move it"
                 )
         private = [
             path.relative_to(self.folder).as_posix()
@@ -80,17 +80,17 @@ class Shipment:
                 len(private) > _SHOWN_PRIVATE
             )
             return (
-                f"{named} in {self.folder}: what looks like credentials is not sent, as a cluster keeps what it gets\n"
-                "  Name what the study does not need in a .rayignore beside it, or give "
-                f"--include {shlex.quote(private[0])}, and so on for each, to send it"
+                f"{named} in {self.folder}: looks like credentials, which are not sent, because a cluster keeps files\n"
+                "  Name files that the study does not need in a .rayignore next to it; or, to send them, add "
+                f"--include {shlex.quote(private[0])}, and the same for each other file"
             )
         if shadowing := shadowing_files(sizes, self.folder):
             first = shadowing[0].relative_to(self.folder).as_posix()
             named = ", ".join(path.relative_to(self.folder).as_posix() for path in shadowing[:_SHOWN_PRIVATE])
             return (
-                f"{named} in {self.folder}: the name of a module of Python or of an installed package, whose place it "
-                "would take in the job, as Ray puts this folder first on Python's path there\n"
-                f"  Rename it, or, where the study does not need it, put the line /{first} into a .rayignore beside it"
+                f"{named} in {self.folder}: has the name of a module of Python or of an installed package, which it "
+                "would shadow in the job, because Ray puts this folder first on Python's path there\n"
+                f"  Rename it; or, if the study does not need it, add the line /{first} to a .rayignore next to it"
             )
         total = sum(sizes.values())
         if total <= MAX_BYTES:
@@ -100,8 +100,8 @@ class Shipment:
         return (
             f"a job's files may have {MAX_BYTES // 2**20} MiB, these have {total / 2**20:.0f} MiB in {self.folder}, "
             f"most of it in {named}\n"
-            "  Put data on every node, and name it by its full path or in $SENSITIVITY_DATA there; name what the study "
-            "does not need in a .rayignore beside it"
+            "  Copy data to every node, and name it by its full path or through $SENSITIVITY_DATA there; name files "
+            "that the study does not need in a .rayignore next to it"
         )
 
     def extent(self) -> tuple[int, int]:
@@ -131,8 +131,8 @@ def shipment(study: str, *, with_package: bool, include: Sequence[str] = ()) -> 
     for each in included:
         if not own or not each.exists() or not each.is_relative_to(folder):
             raise UserError(
-                f"--include {each.name!r}: no such file in {folder}, or the study needs no code and travels alone"
-                "\n  Name a file or folder as it lies below the study file's folder, or leave the option out"
+                f"--include {each.name!r}: no such file in {folder}, or the study needs no code and is sent alone"
+                "\n  Use a path relative to the study file's folder, or omit the option"
             )
     if own:
         file = path.resolve()
@@ -193,10 +193,10 @@ def refuse_local(storage: str) -> None:
     if os.path.normpath(path).strip("/") == "" or path.startswith(_LOCAL_FOLDERS):
         raise UserError(
             f"--storage {storage!r}: every machine has its own\n"
-            "  Give the full path of a folder that all nodes share (NFS), or a URI such as s3://bucket/studies"
+            "  Use the full path of a folder that all nodes share (NFS), or a URI such as s3://bucket/studies"
         )
     if not path.startswith("/"):
         raise UserError(
-            f"--storage {storage!r}: on the cluster that is a folder that goes away with the job\n"
-            "  Give the full path of a folder that all nodes share (NFS), or a URI such as s3://bucket/studies"
+            f"--storage {storage!r}: on the cluster, this folder is deleted with the job\n"
+            "  Use the full path of a folder that all nodes share (NFS), or a URI such as s3://bucket/studies"
         )

@@ -90,8 +90,8 @@ def test_the_address_asked_for_is_the_one_used(server, monkeypatch):
 @pytest.mark.parametrize(
     ("handler", "message"),
     [
-        (text("Unauthorized: Missing authentication token", 401), r"wants a token\n  Set RAY_AUTH_MODE=token"),
-        (text("Forbidden: Invalid authentication token", 403), r"wants another token than this one\n  Set RAY_AUTH_"),
+        (text("Unauthorized: Missing authentication token", 401), r"requires a token\n  Set RAY_AUTH_MODE=token"),
+        (text("Forbidden: Invalid authentication token", 403), r"requires another token\n  Set RAY_AUTH_"),
         (text("a page of something else", 404), r"no Jobs server answers at .*\n  Give the address of the cluster's"),
         (text("a page of something else", 200), r"no Jobs server answers at .*\n  Give the address of the cluster's"),
         (answer({"ray_version": "2.40.0"}), r"runs Ray 2\.40\.0; a study needs 2\.55 or later\n  Upgrade Ray"),
@@ -171,7 +171,7 @@ def test_files_that_can_not_be_read_are_not_the_clusters_fault(server):
         def fault(self):
             raise PermissionError(errno.EACCES, "Permission denied", "/home/me/key.pem")
 
-    with pytest.raises(UserError, match=r"^/home/me/key.pem: Permission denied\n  It would travel with the job"):
+    with pytest.raises(UserError, match=r"^/home/me/key.pem: Permission denied\n  It would be sent with the job"):
         jobs.Cluster(server(VERSION)).submit(Unreadable(), storage="/shared", workers=None)
 
 

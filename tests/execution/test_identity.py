@@ -80,9 +80,9 @@ def test_data_changed_after_the_plan_stop_every_process(study, tmp_path):
     assert "the code itself (identity_own.py, identity_own_helper.py) is a snapshot" in str(caught.value)
     fault = problem_fault(plan.origin)  # what a node with other data says to the driver
     assert "data, train targets: int64 [80]" in fault
-    assert fault.endswith("put the same on every node")
+    assert fault.endswith("use the same files on every node")
     (study.parent / "x.npy").unlink()
-    assert "could be loaded when the study was planned, and now can't problem.dataset: " in problem_fault(plan.origin)
+    assert "could be loaded when the study was planned, but not now problem.dataset: " in problem_fault(plan.origin)
     own.write_data(study.parent, 0)
     assert problem_fault(plan.origin) == ""
 
