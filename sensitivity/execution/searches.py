@@ -228,7 +228,7 @@ class Searches:
         return with_search_seconds(plan, search_seconds(runs))
 
     def tell(self, result: PackResult) -> None:
-        """Take in a pack's results."""
+        """Add the results of a pack."""
         if not self.wanted:
             return  # converting the curves of a large pack is slow
         for run in result.runs:

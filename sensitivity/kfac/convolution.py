@@ -74,7 +74,8 @@ def moment_flops(layer: Layer, rows: float) -> float:
     """FLOPs of `patch_moment` for `rows` patches, without those of the border strips.
 
     With stride 1, 2 c² per position and autocorrelation, of which there are (k_y - 1)(2 k_x - 1) + k_x (the gradient of
-    a convolution computes k_x - 1 more). Otherwise 2 d² (k_y + 1) / (2 k_y) per patch, by symmetry.
+    a convolution computes k_x - 1 more). Otherwise 2 d² (k_y + 1) / (2 k_y) per patch, by symmetry; with three spatial
+    dimensions 2 d².
     """
     assert layer.geometry is not None
     sides = layer.geometry.kernel

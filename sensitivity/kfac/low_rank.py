@@ -97,7 +97,7 @@ def can_be_faster(layer: Layer) -> bool:
 
 
 def keep_call(rows: dict[str, list[Capture]], layer: Layer, call: Capture) -> None:
-    """Keep one more call of a layer, or discard all if the low-rank form of so many rows would not be faster."""
+    """Keep one more call of a layer, or discard all calls if their low-rank form would not be faster."""
     calls = rows.setdefault(layer.name, [])
     calls.append(call)
     count = sum(each.columns[0].shape[:-1].numel() for each in calls)

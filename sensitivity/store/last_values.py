@@ -20,8 +20,8 @@ def by_split(names: Sequence[str]) -> dict[str, list[str]]:
 def last_values(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return each metric at the last evaluation at which the loss of its split is finite.
 
-    Without a loss, the first metric of the split decides. The loss is preferred because accuracies are finite even if
-    the outputs of the network are not.
+    If no evaluation has a finite loss, the next metric of the split decides. The loss comes first because accuracies
+    are finite even if the outputs of the network are not.
     """
     last: dict[str, float] = {}
     for names in by_split([name for each in evaluations for name in each]).values():
