@@ -92,8 +92,8 @@ def test_the_address_asked_for_is_the_one_used(server, monkeypatch):
     [
         (text("Unauthorized: Missing authentication token", 401), r"requires a token\n  Set RAY_AUTH_MODE=token"),
         (text("Forbidden: Invalid authentication token", 403), r"requires another token\n  Set RAY_AUTH_"),
-        (text("a page of something else", 404), r"no Jobs server answers at .*\n  Give the address of the cluster's"),
-        (text("a page of something else", 200), r"no Jobs server answers at .*\n  Give the address of the cluster's"),
+        (text("a page of something else", 404), r"no Jobs server answers at .*\n  Use the address of the cluster's"),
+        (text("a page of something else", 200), r"no Jobs server answers at .*\n  Use the address of the cluster's"),
         (answer({"ray_version": "2.40.0"}), r"runs Ray 2\.40\.0; a study needs 2\.55 or later\n  Upgrade Ray"),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_head_that_goes_away_while_its_logs_are_followed(server, goodbye):
         cluster.follow("mine-1", seen.append)
     assert seen == ["1/4 runs\n"]
     assert "was lost while following mine-1" in str(lost.value)
-    assert "what was reported is in /shared. Submit the study again" in str(lost.value)
+    assert "reported results are in /shared. Submit the study again" in str(lost.value)
 
 
 def test_who_stops_following_stops_no_job(server, monkeypatch, capsys):

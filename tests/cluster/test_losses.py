@@ -54,7 +54,7 @@ def ask(monkeypatch):
         cluster = Cluster(says, alive)
         monkeypatch.setattr(preflight, "ray", cluster)
         plan = SimpleNamespace(spec=SimpleNamespace(execution=ExecutionSpec()), origin=None)
-        return [each.node for each in preflight._ask(nodes, plan, None, "mark")], cluster.asked
+        return [each.node for each in preflight._query(nodes, plan, None, "mark")], cluster.asked
 
     return asked
 

@@ -196,7 +196,7 @@ def test_a_file_that_would_take_the_place_of_a_package_in_the_job_is_named(own, 
         assert ready.fault().startswith(
             f"{module} in {own}: has the name of a module of Python or of an installed package"
         )
-        assert f"put the line /{module} into a .rayignore" in ready.fault()
+        assert f"add the line /{module} to a .rayignore" in ready.fault()
     (own / ".rayignore").write_text(f"/{module}\n")
     with shipment(str(own / "mine.toml"), with_package=False) as ready:
         assert ready.fault() is None
