@@ -85,7 +85,7 @@ class KFACConfig:
     EKFAC replaces the products s_G s_Aᵀ with running averages of the second moments of per-example gradients in that
     basis.
 
-    Example:
+    Examples:
         >>> config = KFACConfig(lr=0.01, damping=0.03, factor_interval=5, inverse_interval=50)
         >>> needs_statistics(config, 10), needs_statistics(config, 11)
         (True, False)
@@ -219,7 +219,7 @@ class Hyperparameters:
     A tensor [trials] holds one value per member of the pack, so that members train with different values in one batched
     step. See `KFAC` for the equations in which they stand, and `KFACConfig` for typical ranges.
 
-    Example:
+    Examples:
         >>> import torch
         >>> hyper = Hyperparameters(lr=torch.tensor([0.1, 0.01]), damping=0.03)
 

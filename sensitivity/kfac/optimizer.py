@@ -78,7 +78,7 @@ class KFAC(torch.optim.Optimizer):
     over the ranks, and each rank inverts a share of them. Layers that are unfrozen later, or added by
     `add_param_group`, start from the statistics of the first step that uses them.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from sensitivity.kfac import KFAC, KFACConfig
         >>> _ = torch.manual_seed(0)
