@@ -118,7 +118,7 @@ class Trained:
             if taken + len(replay.step.points) > DEFAULT_SETTLING_RUNS:
                 replay.stop(f"the budget of {DEFAULT_SETTLING_RUNS:,} runs ends here")
                 break
-            replay.take_in(*self.train(replay.missing))
+            replay.add_runs(*self.train(replay.missing))
         assert replay.settlement is not None
         (answer,) = replay.settlement.answers
         return answer.answer, answer.says, taken

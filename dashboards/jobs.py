@@ -207,7 +207,7 @@ def stop(directory: Place) -> None:
         raise UserError("nothing runs this study now")
     if holder.job:
         raise UserError(f"a cluster's job runs it: `sensitivity stop {holder.job}`, with --address if need be")
-    if not holder.lives_here:
+    if not holder.is_running_here:
         raise UserError(f"another machine or container runs it: stop {holder} there")
     if not _is_ours(holder.pid):
         raise UserError(f"process {holder.pid} is not a `sensitivity` command of this user; it is left alone")

@@ -37,7 +37,7 @@ def _inverses(on: Workloads, side: int, count: int) -> Mapping[str, Any]:
         return torch.cholesky_inverse(torch.linalg.cholesky_ex(m)[0])
 
     forms: dict[str, Callable[[Tensor], Tensor]] = {
-        "triangles": lambda m: solves._by_triangles(m)[0],
+        "triangles": lambda m: solves._by_triangular_solve(m)[0],
         "the library's": library,
         "by blocks": lambda m: solves._spd_inverse(m)[0],
         "LU": torch.linalg.inv,

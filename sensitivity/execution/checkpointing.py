@@ -1,4 +1,4 @@
-"""A worker's side of checkpoints: a pack in training is saved every few minutes and resumed from there."""
+"""Checkpoints in workers: a pack in training is saved every few minutes, and resumed from its checkpoint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 class PackCheckpoint:
     """The checkpoint of one pack in a study directory, for the worker that trains it.
 
-    Nothing here ends a training: what can't be written is written later, and what can't be used is not used.
+    Errors never end the training: a checkpoint that can't be written is written later, and one that can't be restored
+    is ignored.
     """
 
     def __init__(self, directory: Place, pack: Pack, *, every_s: float) -> None:
@@ -40,7 +41,7 @@ class PackCheckpoint:
         self._trials = tuple(trial.id for trial in pack.trials)
 
     def load(self, problem: Problem, *, micro_batch: int | None) -> Mapping[str, Any] | None:
-        """Return the state to go on from, on the host; None without one that fits this pack and code."""
+        """Return the state to resume from, on the CPU; None without a checkpoint of this pack and code."""
         try:
             found = read_checkpoint(self._directory, self._pack.id)
         except StorageError as error:
@@ -50,35 +51,35 @@ class PackCheckpoint:
             return None
         header, payload = found
         if header != self._header(header.step):
-            logger.warning("the checkpoint of pack %s is of other code or another pack, not used", self._pack.id)
+            logger.warning("the checkpoint of pack %s belongs to other code or another pack; ignored", self._pack.id)
             return None
         try:
-            # A study directory from someone else must not run code: plain containers of tensors alone are read. To
-            # the host, whatever trained: states of generators belong there, and restoring copies the rest in place.
+            # A study directory from someone else must not run code, so only plain containers of tensors are read. They
+            # are loaded to the CPU, where states of generators must be; restoring copies the rest to the device.
             state = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
             PackTraining(self._pack, problem, micro_batch=micro_batch).restore(state)
-        except Exception as error:  # whatever a foreign file holds
+        except Exception as error:  # the file may contain anything
             reason = str(error).partition("\n")[0]
-            logger.warning("the checkpoint of pack %s can't be restored (%s), not used", self._pack.id, reason)
+            logger.warning("the checkpoint of pack %s can't be restored (%s); ignored", self._pack.id, reason)
             return None
         return dict(state)
 
-    def look(self, training: PackTraining) -> None:
-        """Save a checkpoint if the last one is old enough."""
+    def save_if_due(self, training: PackTraining) -> None:
+        """Save a checkpoint if the interval since the last one has passed."""
         if time.monotonic() - self._last < self._every_s:
             return
         payload = io.BytesIO()
         torch.save(training.state(), payload)
         try:
-            # A worker elsewhere that does not see the study would leave files that nobody ever reads.
+            # On a machine without access to the study directory, nobody would ever read the file.
             if self._directory.exists(MANIFEST):
                 write_checkpoint(self._directory, self._pack.id, self._header(training.done), payload.getvalue())
         except StorageError as error:
             logger.warning("%s", error)
-        self._last = time.monotonic()  # writing aside, so that a slow place does not take all the time
+        self._last = time.monotonic()  # after writing, so that a slow place does not use up the training time
 
     def discard(self) -> None:
-        """Delete the checkpoint, as the pack will not be trained further in this form."""
+        """Delete the checkpoint of a pack that will not be trained further in this form."""
         delete_checkpoint(self._directory, self._pack.id)
 
     def _header(self, step: int) -> CheckpointHeader:

@@ -1,4 +1,4 @@
-"""A cache of measured costs by device and workload, so that they are not measured again."""
+"""A cache of measured costs by device and workload."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from sensitivity.training.problems import Problem
 
 
 class CostCache:
-    """A folder with a small file per measurement: ``$XDG_CACHE_HOME/sensitivity/costs``, by default in ``~/.cache``."""
+    """A folder with one file per measurement: ``$XDG_CACHE_HOME/sensitivity/costs``, by default in ``~/.cache``."""
 
     def __init__(self, problem: Problem, execution: ExecutionSpec, *, workers: int) -> None:
-        """Of packs of a problem, so many at a time: they share the memory that bounds their size."""
+        """Create the cache for packs of a problem, of which `workers` at a time share the memory."""
         root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         try:
             self._folder = Path(root).expanduser() / "sensitivity" / "costs"
-        except RuntimeError:  # no home folder is known: then nothing can be kept
+        except RuntimeError:  # without a home folder, nothing can be cached
             self._folder = Path(os.devnull)
         device = torch.cuda.get_device_name() if execution.device == "cuda" else platform.processor()
         self._setting = {
@@ -43,10 +43,10 @@ class CostCache:
         }
 
     def get(self, trials: Sequence[Trial]) -> Cost | None:
-        """Return the cost of such trials, if known."""
+        """Return the cached cost of these trials; None if there is none."""
         try:
             return Cost(**json.loads(self._file(trials).read_text()))
-        except (OSError, ValueError, TypeError):  # absent, or of no use: then it is measured
+        except (OSError, ValueError, TypeError):  # absent or damaged
             return None
 
     def put(self, trials: Sequence[Trial], cost: Cost) -> None:

@@ -1,4 +1,4 @@
-"""The cost of trials on a device, from a short measurement; it determines pack sizes and the price of a plan."""
+"""Cost of trials on a device, from a short measurement; it determines pack sizes and the price of a plan."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ logger = logging.getLogger(__name__)
 
 _LARGEST_PACK = 64
 _SHORTEST_PACK_S = 1.0
-"""To hand a pack out and to record it takes a tenth of a second: even where training gains nothing, larger packs do."""
-_MOST_MODELS = 3
-"""Models of different arguments that are measured; others cost as the nearest of these."""
+"""Distributing and recording a pack takes 0.1 s, so larger packs are faster even if training itself does not gain."""
+_MAX_MODELS = 3
+"""Most models of different arguments that are measured; others have the cost of the nearest one."""
 _SHARE_OF_MEMORY = 0.5
-"""Of the machine's memory that all packs may take together; an accelerator's free memory is taken at 0.8."""
+"""Share of the machine's memory that all packs together may use."""
 _SHARE_OF_ACCELERATOR = 0.8
+"""Share of an accelerator's free memory that packs may use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +49,14 @@ class PriceLine:
     optimizer: str
     batch_size: int
     planned: int
-    """Runs of the study."""
+    """Number of runs of the study."""
     missing: int
-    """Runs that have no result yet: the price is theirs."""
+    """Number of runs without a result, which are priced."""
     cost: Cost
     limit: float | None = None
-    """Device-seconds after which a search asks for no more, and those of the round that it may be in then."""
+    """Device-seconds after which a search proposes no further runs, plus those of its last round."""
     estimated: bool = False
-    """Whether the numbers of runs are what a search's device-hours are likely to allow."""
+    """Whether the numbers of runs are estimated from a search's device-hours."""
 
     @property
     def device_seconds(self) -> float:
@@ -65,12 +66,12 @@ class PriceLine:
 
     @property
     def pack_size(self) -> int:
-        """Members of a pack."""
+        """Number of trials in a pack."""
         return _pack_size(self.cost)
 
     @property
     def pack_bytes(self) -> float:
-        """Peak memory of a pack, beyond the process and the data set."""
+        """Peak memory of a pack in bytes, without the process and the data set."""
         return self.pack_size * self.cost.member_bytes
 
 
@@ -88,7 +89,7 @@ class Price:
 
     @property
     def wall_seconds(self) -> float:
-        """Time on this machine, Ray's start aside; an upper bound, since diverged runs end early."""
+        """Time on this machine without Ray's start; an upper bound, because diverged runs end early."""
         return self.device_seconds / self.workers
 
 
@@ -119,20 +120,20 @@ def price(plan: Plan, costs: Mapping[Group, Cost], *, finished: AbstractSet[str]
 
 
 def _further_runs(plan: Plan, trials: Sequence[Trial], missing: Sequence[Trial], most: float) -> int:
-    """Return how many runs a search has beyond `trials`, when its hours end after `most` of those that are missing.
+    """Return the number of runs of a search beyond `trials`, if its hours are used up after `most` missing runs.
 
-    The last of `trials` stand for one round. It goes on in whole rounds, until the time is over.
+    The last of `trials` represent one round. The search continues in whole rounds until the time is used up.
     """
     arm, seeds = plan.spec.optimizers[trials[0].arm], len(plan.spec.seeds)
-    a_round = plan.spec.search.round * seeds if plan.spec.search else 1
-    known = sum(not trial.confirmation for trial in missing) - a_round
-    further = (max(math.ceil((most - known) / a_round), 0) - 1) * a_round
-    cells = arm.most_cells()  # of lists alone, which are tried sooner or later; 0 otherwise
+    runs_per_round = plan.spec.search.round * seeds if plan.spec.search else 1
+    known = sum(not trial.confirmation for trial in missing) - runs_per_round
+    further = (max(math.ceil((most - known) / runs_per_round), 0) - 1) * runs_per_round
+    cells = arm.most_cells()  # number of settings if all axes are lists, otherwise 0
     return min(further, max(0, cells * seeds - len(trials))) if cells else further
 
 
 def _pack_size(cost: Cost) -> int:
-    """Return the size of packs: as measured, or as memory allows if they take almost no time."""
+    """Return the size of packs: the measured one, or more within memory if packs would take almost no time."""
     return max(cost.pack_size, min(_LARGEST_PACK, cost.most, math.ceil(_SHORTEST_PACK_S / cost.seconds)))
 
 
@@ -143,18 +144,18 @@ def pack_sizes(costs: Mapping[Group, Cost]) -> dict[Group, int]:
 
 @dataclass(frozen=True)
 class Sample:
-    """Trials that represent their arm and batch size, as many as the largest pack holds."""
+    """Trials that represent an arm at a batch size, at most as many as the largest pack has."""
 
     trials: tuple[Trial, ...]
-    """Of one structure."""
+    """Trials of equal structure."""
     share: float
-    """Of the runs of that arm and batch size."""
+    """Share of the arm's runs at the batch size that they represent."""
 
 
 def samples(plan: Plan, *, finished: AbstractSet[str]) -> dict[Group, tuple[Sample, ...]]:
-    """Return samples that represent each arm and batch size: one for each of its models, at most three.
+    """Return samples that represent each arm and batch size, one per model, at most three.
 
-    Where other structural hyperparameters vary, they have the middle one of the study's values.
+    Other structural hyperparameters have the middle one of the study's values.
     """
     most = plan.spec.execution.pack_size or _LARGEST_PACK
     by_group: dict[Group, list[Trial]] = {}
@@ -173,18 +174,18 @@ def _samples(trials: Sequence[Trial], most: int) -> Iterator[Sample]:
         model = tuple(item for item in trial.structure if hyperparameter(item[0]).table == MODEL_ARGUMENTS)
         by_model.setdefault(model, []).append(trial)
     models = sorted(by_model)
-    for low, high in itertools.pairwise(round(k * len(models) / _MOST_MODELS) for k in range(_MOST_MODELS + 1)):
+    for low, high in itertools.pairwise(round(k * len(models) / _MAX_MODELS) for k in range(_MAX_MODELS + 1)):
         alike = models[low:high]
         if not alike:
             continue
-        stands = alike[-1] if high == len(models) else alike[len(alike) // 2]  # the largest decides what fits
-        structures = sorted({trial.structure for trial in by_model[stands]})
+        chosen = alike[-1] if high == len(models) else alike[len(alike) // 2]  # the largest determines what fits
+        structures = sorted({trial.structure for trial in by_model[chosen]})
         middle = structures[len(structures) // 2]
         share = sum(len(by_model[model]) for model in alike) / len(trials)
         yield Sample(tuple([trial for trial in trials if trial.structure == middle][:most]), share)
 
 
-def _together(costs: Sequence[tuple[Cost, float]]) -> Cost:
+def _average_cost(costs: Sequence[tuple[Cost, float]]) -> Cost:
     """Return the cost of an average trial from weighted costs; a pack of each kind must fit in memory."""
 
     def mean(of: Callable[[Cost], float]) -> float:
@@ -207,13 +208,13 @@ def measure_here(plan: Plan, groups: Mapping[Group, Sequence[Sample]], *, worker
     """Measure on this machine, as `measure` does.
 
     Raises:
-        UserError: the device is not there, or the user's code raises in training.
+        UserError: the device is not available, or the user's code raises in training.
     """
     execution = plan.spec.execution
     if execution.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             'execution.device = "cuda", but this machine has no accelerator to measure on\n'
-            '  For times and memory plan on a machine that has one, or set device = "cpu"; --tflops prices it\n'
+            '  For times and memory, plan on a machine that has one, or set device = "cpu"; --tflops gives a price\n'
             + _counted(plan)
         )
     problem = plan.problem
@@ -224,19 +225,19 @@ def measure_here(plan: Plan, groups: Mapping[Group, Sequence[Sample]], *, worker
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """What can be told of one arm at one batch size without measuring."""
+    """Counts of one arm at one batch size, known without measuring."""
 
     optimizer: str
     batch_size: int
     runs: int
-    """0 of a search that only its device-hours end."""
+    """Number of runs; 0 for a search that only its device-hours limit."""
     steps: int
     flops: float
-    """Of a run's training."""
+    """FLOPs of training one run."""
 
 
 def counted(plan: Plan) -> tuple[Counted, ...]:
-    """Return what can be told of a study without measuring."""
+    """Return the counts of a study that are known without measuring."""
     runs, found = Counter(trial.group for trial in plan.counted), []
     for group, of_group in samples(plan, finished=frozenset()).items():
         each = [(*run_cost(sample.trials[0], plan.problem), sample.share) for sample in of_group]
@@ -247,7 +248,7 @@ def counted(plan: Plan) -> tuple[Counted, ...]:
 
 
 def _counted(plan: Plan) -> str:
-    """Describe what is known about a study without measuring."""
+    """Describe the counts of a study that are known without measuring."""
     found, lines = counted(plan), []
     for one in found:
         hours = plan.spec.optimizers[one.optimizer].device_hours
@@ -255,26 +256,26 @@ def _counted(plan: Plan) -> str:
         each = f"{one.steps:,} steps, {one.flops:.2g} FLOP each"
         lines.append(f"    {one.optimizer} at batch size {one.batch_size}: {many} of {each}")
     runs, total = sum(one.runs for one in found), sum(one.runs * one.flops for one in found)
-    return "\n".join([f"  Known without it: {runs:,} runs, {total:.2g} FLOP in all", *lines])
+    return "\n".join([f"  Known without measuring: {runs:,} runs, {total:.2g} FLOP in all", *lines])
 
 
 def measure(
     groups: Mapping[Group, Sequence[Sample]], problem: Problem, execution: ExecutionSpec, *, workers: int
 ) -> dict[Group, Cost]:
-    """Choose each group's pack size by measuring it as a worker would train it, except for cached ones.
+    """Choose each group's pack size by measuring training as in a worker, unless it is cached.
 
     Args:
-        groups: what stands for the trials of each arm and batch size.
-        problem: theirs, on the device.
-        execution: with a `pack_size`, that one alone is measured, against one trial at a time.
-        workers: packs at a time, which share the machine's memory.
+        groups: samples that represent each arm and batch size.
+        problem: the problem, on the device.
+        execution: with a `pack_size`, only that size is measured, and compared with a single trial.
+        workers: number of packs at a time, which share the machine's memory.
 
     Raises:
         UserError: the user's problem raises in training.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(execution.threads)
-    keep_freed_memory()  # as the workers do
+    keep_freed_memory()  # as in workers
     set_tf32(next(iter(groups.values()))[0].trials[0].workload.problem.precision)
     cache = CostCache(problem, execution, workers=workers)
     sizes = {} if execution.pack_size is None else {"sizes": (execution.pack_size,)}
@@ -293,8 +294,8 @@ def measure(
         except UserError as error:
             if declared_kind(trials[0].settings["kind"]) != OWN:
                 raise
-            # Other optimizers of the study may do well, and so may other settings of this one.
-            logger.warning("%s\n  Its runs are tried nevertheless, and priced as SGD's", error)
+            # Other optimizers of the study may work, and so may other settings of this one.
+            logger.warning("%s\n  Its runs are still trained, and are priced like SGD's", error)
             return calibrated([_as_sgd(trial) for trial in trials])
         cache.put(trials, cost)
         return cost
@@ -302,7 +303,7 @@ def measure(
     try:
         for group, of_group in groups.items():
             measured = [(one(sample.trials), sample.share) for sample in of_group]
-            costs[group] = measured[0][0] if len(measured) == 1 else _together(measured)
+            costs[group] = measured[0][0] if len(measured) == 1 else _average_cost(measured)
     finally:
         torch.set_num_threads(threads)
     return costs

@@ -1,6 +1,6 @@
-"""Ray sessions for `launch`: for one command, or kept across several.
+"""Ray sessions for `launch`, for one command or kept across several.
 
-Nothing here imports Ray before its environment is prepared.
+Ray is imported only after its environment variables are set.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from sensitivity.execution.prepare import available_workers
 from sensitivity.execution.resources import local_cores
 from sensitivity.study.execution import ExecutionSpec
 
-_NOT_OURS = ("RAY_", "TUNE_", "KMP_", "PYTEST_")
-"""Prefixes of environment variables that Ray and libraries set for themselves as they are imported."""
+_SET_BY_LIBRARIES = ("RAY_", "TUNE_", "KMP_", "PYTEST_")
+"""Prefixes of environment variables that Ray and other libraries set when they are imported."""
 
 
 class Sessions(Protocol):
-    """Provides Ray inside a block: how many packs may run at once, and a folder for Tune's own files."""
+    """Provides Ray inside a block, with the number of packs that may run at once and a folder for Tune's files."""
 
     def __call__(
         self, *, address: str | None, workers: int | None, execution: ExecutionSpec, on_loss: Callable[[str], None]
@@ -35,7 +35,7 @@ class Sessions(Protocol):
 def one_session(
     *, address: str | None, workers: int | None, execution: ExecutionSpec, on_loss: Callable[[str], None]
 ) -> Iterator[tuple[int, Path]]:
-    """Start Ray, or join the cluster at `address`, and leave it at the end."""
+    """Start Ray, or join the cluster at `address`; shut it down or leave it at the end."""
     with ray_environment(local=address is None) as scratch:
         from sensitivity.execution.session import session
 
@@ -51,10 +51,10 @@ class Executor:
     """
 
     def __init__(self) -> None:
-        self._surroundings = contextlib.ExitStack()
-        """What Ray starts with. Its token stays the same in a process, as Ray keeps the first that it reads."""
+        self._ray_environment = contextlib.ExitStack()
+        """Environment of Ray. Its access token never changes in a process, because Ray keeps the first one it reads."""
         self._variables: dict[str, str] = {}
-        """Of the environment, for Ray alone."""
+        """Environment variables that are set only for Ray."""
         self._ray: contextlib.ExitStack | None = None
         self._cores = 0
         self._inherited: tuple[str, dict[str, str]] | None = None
@@ -96,10 +96,10 @@ class Executor:
     def _end(self) -> None:
         """Clean up at the end of the process."""
         self.close()
-        self._surroundings.close()
+        self._ray_environment.close()
 
     def _prepare(self, workers: int, execution: ExecutionSpec) -> None:
-        """Start Ray unless the one that runs fits."""
+        """Start Ray, unless the running one fits."""
         cores = local_cores(workers, execution, available=available_workers(1))
         fits = cores <= self._cores and self._inherited == _inherited() and not self._lost
         if self._ray is not None and fits:
@@ -107,18 +107,18 @@ class Executor:
         self.close()
         if not self._variables:
             before = dict(os.environ)
-            self._surroundings.enter_context(ray_environment(local=True))
+            self._ray_environment.enter_context(ray_environment(local=True))
             self._variables = {name: value for name, value in os.environ.items() if name not in before}
             for name in self._variables:
                 os.environ.pop(name)
         with self._environment(), contextlib.ExitStack() as stack:
             from sensitivity.execution.session import session
 
-            stack.enter_context(session(address=None, workers=workers, execution=execution, on_loss=self._lose))
+            stack.enter_context(session(address=None, workers=workers, execution=execution, on_loss=self._on_ray_loss))
             self._ray = stack.pop_all()
-        self._cores, self._inherited = cores, _inherited()  # with what Ray has set itself
+        self._cores, self._inherited = cores, _inherited()  # including what Ray itself has set
         atexit.unregister(self._end)
-        atexit.register(self._end)  # behind Ray's own, so that it comes before it
+        atexit.register(self._end)  # registered after Ray's own handler, so that it runs before it
 
     @contextlib.contextmanager
     def _environment(self) -> Iterator[None]:
@@ -131,16 +131,18 @@ class Executor:
             for name in added:
                 os.environ.pop(name, None)
 
-    def _lose(self, cause: str) -> None:
+    def _on_ray_loss(self, cause: str) -> None:
         """Stop the current run, or an idle Ray, before Ray terminates this process."""
         self._lost = True
         if self._on_loss is not None:
             self._on_loss(cause)
         else:
-            # In another thread, as it waits for the one that tells this.
+            # In another thread, because `close` waits for the thread that called this.
             threading.Thread(target=self.close, name="executor-close", daemon=True).start()
 
 
 def _inherited() -> tuple[str, dict[str, str]]:
     """Return the folder and the environment variables that Ray's workers would inherit."""
-    return str(Path.cwd()), {name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)}
+    return str(Path.cwd()), {
+        name: value for name, value in os.environ.items() if not name.startswith(_SET_BY_LIBRARIES)
+    }

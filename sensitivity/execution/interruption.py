@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM (a job's stop) and SIGHUP (a closed terminal) end a command as SIGINT (Ctrl-C) does."""
+"""Stops on request: SIGTERM (a stopped job) and SIGHUP (a closed terminal) end a command like SIGINT (Ctrl-C)."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from types import FrameType, TracebackType
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE_S = 90.0
-"""How long a stop may take to end the work: what waits longer waits for something that no longer comes."""
+"""How long a stop may take; afterwards the process is ended, because it waits for something that never happens."""
 _STOPPED = 130
 
 
 def heeded() -> tuple[signal.Signals, ...]:
-    """Return the signals that stop this process, except those its caller ignores, as ``nohup`` does SIGHUP."""
+    """Return the signals that stop this process, without those that its parent ignores, such as SIGHUP in ``nohup``."""
     return tuple(each for each in STOPS if signal.getsignal(each) is not signal.SIG_IGN)
 
 
 class Interruptible:
-    """A block in which the signals of `STOPS` raise ``KeyboardInterrupt`` (in the main thread, which alone gets them).
+    """A block in which the signals in `STOPS` raise ``KeyboardInterrupt`` (in the main thread, which receives them).
 
-    It is ``KeyboardInterrupt`` because Ray's native code lets no other exception through while it waits. Where even
-    that is swallowed (raised in a callback of the interpreter, say), `requested` still tells. After the first
-    signal, others are ignored until the block is left, and an outer one too, so that they do not break the cleanup.
+    Ray's native code propagates no other exception while it waits. If even that one is swallowed, for instance in a
+    callback of the interpreter, `requested` is still set. After the first signal, others are ignored until this block
+    and any outer one are left, so that they do not interrupt the cleanup.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self.cause = ""
-        """Why, where it was not a user who asked."""
+        """Reason of the stop, if the user did not request it."""
         self._signals = heeded() if threading.current_thread() is threading.main_thread() else ()
         self._last_resort = threading.Timer(_PATIENCE_S, _end)
         self._last_resort.daemon = True
@@ -58,27 +58,27 @@ class Interruptible:
                 signal.signal(number, handler)
 
     def stop(self, cause: str) -> None:
-        """Stop as a signal does, because of `cause`; from any thread."""
+        """Stop like a signal, because of `cause`; can be called from any thread."""
         if self.requested:
             return
         self.cause = cause
         if self._signals:
-            os.kill(os.getpid(), self._signals[0])  # wakes the main thread, whatever it waits for
+            os.kill(os.getpid(), self._signals[0])  # interrupts any wait of the main thread
         else:
             self.requested = True
 
     def _stop(self, number: int, _: FrameType | None) -> None:
-        if self.requested:  # a second signal that came while the first was being handled
+        if self.requested:  # a second signal arrived while the first was handled
             return
         self.requested = True
         for each in self._signals:
-            signal.signal(each, _pass)  # not SIG_IGN: Python reports a signal that has come meanwhile as a race
+            signal.signal(each, _ignore)  # not SIG_IGN: Python reports a signal that has just arrived as a race
         self._last_resort.start()
         raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _end() -> None:
-    """End this process at once; stored results are complete, and the lock of a dead process is taken over."""
+    """End this process immediately. Stored results are complete, and the lock of a dead process is taken over."""
     if faulthandler.is_enabled():
         faulthandler.dump_traceback()
     os.write(
@@ -87,11 +87,11 @@ def _end() -> None:
     os._exit(_STOPPED)
 
 
-def _pass(number: int, _: FrameType | None) -> None:
-    """Ignore further signals, as a stop is under way."""
+def _ignore(number: int, _: FrameType | None) -> None:
+    """Ignore further signals during a stop."""
 
 
 def ignore_stops() -> None:
-    """Ignore stop signals while the interpreter exits, when it no longer runs Python handlers."""
+    """Ignore stop signals while the interpreter exits and no longer runs Python handlers."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Studies as jobs of a Ray cluster, through its Jobs server. The driver runs on the cluster."""
+"""Studies as jobs of a Ray cluster, submitted to its Jobs server. The driver runs on the cluster."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.hashing import content_hash
 
 OLDEST_RAY = (2, 55)
-"""As in pyproject.toml."""
+"""Lower bound of Ray in pyproject.toml."""
 _CONNECT_S = 5.0
 _REQUEST_S = 60.0
 _OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-"""Variables by which Ray would go to another cluster than the one that was asked for."""
+"""Environment variables that would redirect Ray to another cluster than the requested one."""
 _CHATTY = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-"""Loggers by which Ray's client tells what it does; each sets its own level."""
+"""Verbose loggers of Ray's client, each of which sets its own level."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +66,10 @@ class _Client(JobSubmissionClient):
 
 
 class Cluster:
-    """A Ray cluster as its Jobs server shows it.
+    """Client of a Ray cluster's Jobs server.
 
     Raises:
-        UserError: at birth and of every method, where nothing answers, or not as a Jobs server does.
+        UserError: raised by the constructor and every method if no Jobs server answers at the address.
     """
 
     def __init__(self, address: str) -> None:
@@ -80,28 +80,30 @@ class Cluster:
         except ValueError:
             host = None
         if not host or parts.scheme not in ("http", "https"):
-            raise UserError(f"--address {address!r}: give the Jobs server's, such as http://HEAD:8265")
+            raise UserError(
+                f"--address {address!r}: not the address of a Jobs server\n  Use one such as http://HEAD:8265"
+            )
         with self._reachable():
-            socket.create_connection((host, port), timeout=_CONNECT_S).close()  # Ray's client would wait for minutes
+            socket.create_connection((host, port), timeout=_CONNECT_S).close()  # Ray's client waits for minutes
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
         with self._reachable(), _without(*_OVERRIDES):
             self._client = _Client(address)
-        self._refuse_old()
+        self._require_version()
 
     def submit(
         self, shipment: Shipment, *, storage: str, workers: int | None, command: Sequence[str] = ("run",)
     ) -> Job:
-        """Submit a study; if an earlier job of the same study has ended, the new one resumes it.
+        """Submit a study; if an earlier job of the same study has ended, the new job resumes it.
 
         Args:
-            shipment: what is sent.
-            storage: where study directories are kept.
-            workers: packs at a time; None takes what fits.
-            command: what the job does with the study, "run" or "settle", and its own options.
+            shipment: the files to send.
+            storage: place of the study directories.
+            workers: number of packs at a time; None for as many as fit.
+            command: command of the job, "run" or "settle", with its options.
 
         Raises:
-            UserError: a job of the study waits or runs already, or the shipment lacks something or is too large.
+            UserError: a job of the study is pending or running already, or the shipment is incomplete or too large.
         """
         study, spec = shipment.spec.name, spec_hash(shipment.spec)
         with self._reachable():
@@ -113,8 +115,8 @@ class Cluster:
                 raise _running(job.id, study, storage)
         key = f"{study}-{content_hash({'spec': spec, 'storage': storage})[:12]}"
         earlier = {job.id for job in jobs}
-        number = next(n for n in range(1, len(earlier) + 2) if _numbered(key, n) not in earlier)
-        id_ = _numbered(key, number)
+        number = next(n for n in range(1, len(earlier) + 2) if _job_id(key, n) not in earlier)
+        id_ = _job_id(key, number)
         with self._reachable(taken=_running(id_, study, storage)):
             self._client.submit_job(
                 entrypoint=_entrypoint(command, shipment.file_name, storage=storage, workers=workers),
@@ -128,13 +130,13 @@ class Cluster:
         """Return the state of a job.
 
         Raises:
-            UserError: there is none of that name.
+            UserError: there is no such job.
         """
         with self._reachable(job=id_):
             return _job(self._client.get_job_info(id_))
 
     def jobs(self) -> tuple[Job, ...]:
-        """Return the cluster's jobs that run studies, in order of their start."""
+        """Return the cluster's jobs that run studies, in the order of their start."""
         with self._reachable():
             found = [_job(details) for details in self._client.list_jobs() if details.submission_id]
         return tuple(sorted((job for job in found if job.study), key=lambda job: job.started_at or 0.0))
@@ -143,7 +145,7 @@ class Cluster:
         """Return a job's output so far.
 
         Raises:
-            UserError: there is none of that name.
+            UserError: there is no such job.
         """
         with self._reachable(job=id_):
             return str(self._client.get_job_logs(id_))
@@ -152,7 +154,7 @@ class Cluster:
         """Stream a job's output until it ends, and return its final state.
 
         Raises:
-            UserError: there is none of that name, or the cluster went away meanwhile.
+            UserError: there is no such job, or the connection to the cluster was lost.
         """
         storage = self.job(id_).storage
 
@@ -171,10 +173,10 @@ class Cluster:
         return job
 
     def stop(self, id_: str) -> bool:
-        """Ask a job to stop; return whether it was running. Its results so far are kept.
+        """Request that a job stop, and return whether it was running. Its results so far are kept.
 
         Raises:
-            UserError: there is none of that name.
+            UserError: there is no such job.
         """
         with self._reachable(job=id_):
             return bool(self._client.stop_job(id_))
@@ -182,26 +184,26 @@ class Cluster:
     def _lost(self, id_: str, storage: str, error: UserError) -> UserError:
         return UserError(
             f"the cluster at {self._address} was lost while following {id_} ({str(error).splitlines()[0]})\n"
-            f"  If its head is gone, so is the job; what was reported is in {storage}. Submit the study again to a "
-            "cluster, and it goes on from there"
+            f"  If its head node is lost, so is the job; reported results are in {storage}. Submit the study again to "
+            "continue it"
         )
 
-    def _refuse_old(self) -> None:
+    def _require_version(self) -> None:
         version = str(self._client._server_ray_version)
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_RAY:
             needed = ".".join(map(str, OLDEST_RAY))
             raise UserError(
                 f"the cluster at {self._address} runs Ray {version}; a study needs {needed} or later\n"
-                "  Upgrade Ray on every node, or give the --address of another cluster"
+                "  Upgrade Ray on every node, or use the --address of another cluster"
             )
 
     @contextlib.contextmanager
     def _reachable(self, *, job: str = "", taken: UserError | None = None) -> Iterator[None]:
-        """Turn errors of Ray's client into one message with its fix."""
+        """Convert errors of Ray's client to a `UserError` with a fix."""
         try:
             yield
         except AuthenticationError as error:
-            wrong = "wants another token than this one" if "Forbidden" in str(error) else "wants a token"
+            wrong = "requires another token" if "Forbidden" in str(error) else "requires a token"
             raise UserError(
                 f"the cluster at {self._address} {wrong}\n"
                 "  Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with what `ray get-auth-token` prints "
@@ -212,18 +214,18 @@ class Cluster:
             if isinstance(error, OSError) and error.filename is not None:
                 raise UserError(
                     f"{error.filename}: {error.strerror}\n"
-                    "  It would travel with the job: let it be read, or name it in a .rayignore beside the study file"
+                    "  It would be sent with the job. Make it readable, or name it in a .rayignore beside the study"
                 ) from None
             if job and "status code 404" in text:
                 raise UserError(
-                    f"no job {job!r} on the cluster at {self._address}\n  `sensitivity status` lists those it has"
+                    f"no job {job!r} on the cluster at {self._address}\n  `sensitivity status` lists its jobs"
                 ) from None
             if taken is not None and "already exists" in text:
                 raise taken from None
             cause = (text.splitlines() or [type(error).__name__])[0][:200]
             raise UserError(
                 f"no Jobs server answers at {self._address} ({cause})\n"
-                "  Give the address of the cluster's dashboard, such as http://HEAD:8265; behind a firewall forward "
+                "  Use the address of the cluster's dashboard, such as http://HEAD:8265; behind a firewall, forward "
                 "its port: ssh -L 8265:localhost:8265 HEAD"
             ) from None
 
@@ -242,13 +244,13 @@ def _job(details: JobDetails) -> Job:
     )
 
 
-def _numbered(key: str, number: int) -> str:
+def _job_id(key: str, number: int) -> str:
     return key if number == 1 else f"{key}-{number}"
 
 
 def _running(job: str, study: str, storage: str) -> UserError:
     return UserError(
-        f"{study!r} in {storage} is being run already, by the job {job}\n"
+        f"{study!r} in {storage} is already being run by the job {job}\n"
         f"  Follow it with `sensitivity logs -f {job}`, or stop it with `sensitivity stop {job}` and submit again"
     )
 

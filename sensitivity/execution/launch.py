@@ -1,4 +1,4 @@
-"""Run a study's missing runs until all have results or a stop is requested."""
+"""Trains a study's missing runs until all have results or a stop is requested."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Outcome:
     planned: int
     statuses: dict[str, int]
     causes: dict[str, int]
-    """What failed and interrupted runs say, the most frequent first, with their counts."""
+    """Messages of failed and interrupted runs with their counts, the most frequent first."""
     interrupted: bool
     determinism: dict[str, Any] | None = None
-    """What came of training some runs again, by this command or the last that trained any."""
+    """Result of training some runs again, by this command or the latest one that did."""
 
     @property
     def trained(self) -> bool:
@@ -47,14 +47,14 @@ def launch(
     """Train a plan's missing runs and store them in `directory`; Ray is not started if none are missing.
 
     Args:
-        plan: of the study.
-        directory: the study's own.
-        machines: where packs are trained.
-        show: shows progress.
-        source_of: makes the source of trials that become known only as the study runs.
+        plan: plan of the study.
+        directory: study directory.
+        machines: machines on which packs are trained.
+        show: displays progress.
+        source_of: creates the source of trials that are generated while the study runs.
 
     Raises:
-        UserError: the directory can't be written or holds another study, or the cluster does not answer.
+        UserError: the directory can't be written or contains another study, or the cluster does not answer.
     """
     interrupted = False
     with StudyRun.begin(plan, directory, source_of) as work:
@@ -68,7 +68,7 @@ def launch(
             except UserError:
                 if not stop.cause:
                     raise
-            except Exception:  # Ray's own on the way to the interruption, or those of a terminal that was closed
+            except Exception:  # raised by Ray during the interruption, or by a closed terminal
                 if not stop.cause and not stop.requested:
                     raise
                 interrupted = True
@@ -94,6 +94,6 @@ def _lost(cause: str, directory: Place) -> UserError:
     there = int((~statuses.isin(UNFINISHED)).sum())
     return UserError(
         f"{cause}\n"
-        f"  No reported result is lost: {there} of {len(statuses)} runs have theirs in {directory.uri}\n"
-        "  Run the same again, and it goes on from there. If the memory was full (`dmesg` tells), give fewer --workers"
+        f"  No reported result is lost: {there} of {len(statuses)} runs have a result in {directory.uri}\n"
+        "  Run the same command again to continue. If the memory was full (see `dmesg`), use fewer --workers"
     )

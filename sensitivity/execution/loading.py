@@ -1,4 +1,4 @@
-"""Load a problem in any process from the study's snapshot, and compare it with the plan."""
+"""Loads a problem in any process from the study's snapshot, and compares it with the plan."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from sensitivity.training.problems import Problem, load_problem
 
 
 class ChangedError(UserError):
-    """A problem differs from the plan or can't be loaded. This is no failure of a run, and no run is given up."""
+    """A problem differs from the plan or can't be loaded. It does not count as a failure of runs."""
 
 
 _loaded: tuple[Origin, torch.device, Problem] | None = None
 
 
 def load(origin: Origin, device: torch.device) -> Problem:
-    """Load a problem, or return the last one loaded in this process, as workers train many packs.
+    """Load a problem, or return the latest one loaded in this process, because workers train many packs.
 
     Raises:
-        ChangedError: it can't be loaded here, or has other data or another network than when the study was planned.
+        ChangedError: the problem can't be loaded here, or its data or network differ from those of the plan.
     """
     global _loaded
     if _loaded is None or _loaded[:2] != (origin, device):
-        _loaded = None  # first of all, so that two are never in memory
+        _loaded = None  # before loading, so that two problems are never in memory
         _loaded = (origin, device, _load(origin, device))
     return _loaded[2]
 
 
 def forget_loaded() -> None:
-    """Forget the last problem, so that the next one is loaded anew."""
+    """Discard the cached problem, so that the next call loads it again."""
     global _loaded
     _loaded = None
 
@@ -47,15 +47,15 @@ def _load(origin: Origin, device: torch.device) -> Problem:
             problem = load_problem(origin.problem, device=device, folder=Path(origin.folder))
             found = identity(problem)
     except UserError as error:
-        raise ChangedError(f"it could be loaded when the study was planned, and now can't\n  {error}") from None
+        raise ChangedError(f"it could be loaded when the study was planned, but not now\n  {error}") from None
     except SystemExit as error:
         raise ChangedError(f"its own code ends the process (sys.exit({error.code!r}))") from None
     if differences := origin.identity.differences(found):
         files = ", ".join(origin.snapshot.files)
         reader = f"a file that the code reads; the code itself ({files}) is a snapshot" if files else "the data set"
         raise ChangedError(
-            "it is another one than when the study was planned\n"
+            "it differs from the planned one\n"
             + "".join(f"  - {line}\n" for line in differences)
-            + f"  What has changed is {reader}"
+            + f"  The change is in {reader}"
         )
     return problem

@@ -1,4 +1,4 @@
-"""Describe a plan, a running study and its end in words, for the terminal and Python alike."""
+"""Texts about a plan, the progress of a study and its outcome, for the terminal and for Python."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from sensitivity.execution.prepare import Plan
 from sensitivity.execution.progress import Progress
 from sensitivity.study.words import duration
 
-_SHOWN = 3
-"""Runs that are named of those that came out otherwise when they were trained again."""
+_MAX_SHOWN = 3
+"""Most runs listed among those whose result differed when they were trained again."""
 
 
 def extent(plan: Plan) -> str:
@@ -45,5 +45,5 @@ def outcome_lines(outcome: Outcome) -> list[str]:
     lines += [f"  {count} × {cause}" for cause, count in outcome.causes.items()]
     if outcome.determinism is not None and not outcome.interrupted:
         lines.append(f"checked: {outcome.determinism['sentence']}")
-        lines += [f"  {fault}" for fault in outcome.determinism["faults"][:_SHOWN]]
+        lines += [f"  {fault}" for fault in outcome.determinism["faults"][:_MAX_SHOWN]]
     return lines

@@ -1,4 +1,4 @@
-"""The objective of a run, and of a configuration over its seeds, for searches."""
+"""Objectives of runs, and of configurations over their seeds, for searches."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from sensitivity.study.results import Status
 from sensitivity.study.search import Objective, SearchSpec, lower_is_better
 
 MISSED = 2.0
-"""A run that misses its target counts as so many times its budget (PAR2, as in algorithm configuration)."""
+"""Factor on the budget of a run that misses its target (PAR2, as in algorithm configuration)."""
 
 Values = tuple[float, ...] | None
-"""The objectives of a run; None for one that diverged or failed, whose worth is the worst observed, and for one that
-was stopped early where an objective is what it costs, or a target that it had not reached: a part of a run is cheap."""
+"""Objectives of a run. None for a diverged or failed run, which counts as the worst observed one; and for a run that
+was stopped early if an objective is its cost, or a target that it had not reached, because partial runs are cheap."""
 
 
 def run_values(row: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], search: SearchSpec) -> Values:
     """Return the objectives of a finished run.
 
     Args:
-        row: its row in the table of runs.
-        curve: its rows in the table of curves, by step.
-        search: which objectives.
+        row: row of the run in the table of runs.
+        curve: rows of the run in the table of curves, by step.
+        search: the search, which names the objectives.
     """
     if row["status"] not in (Status.COMPLETED, Status.STOPPED):
         return None
@@ -50,13 +50,13 @@ def _value(name: Objective, row: Mapping[str, Any], curve: Sequence[Mapping[str,
 def configuration_values(
     configurations: Sequence[Sequence[Values]], search: SearchSpec
 ) -> tuple[tuple[float, ...] | None, ...]:
-    """Return the objectives of each configuration over its seeds; None of one without a finished run.
+    """Return the objectives of each configuration over its seeds; None for one without a finished run.
 
-    A run without a value counts as the worst that any has shown; where none has shown any, all are alike.
+    A run without a value counts as the worst observed one; if no run has a value, all are equal.
 
     Args:
-        configurations: of each, its finished runs.
-        search: how seeds are put together.
+        configurations: objectives of the finished runs of each configuration.
+        search: the search, which defines the average over seeds.
     """
     shown = [values for runs in configurations for values in runs if values is not None]
     worst = tuple(

@@ -1,6 +1,6 @@
-"""Insert many trials into an Optuna storage in one transaction; Optuna itself issues several queries per number.
+"""Inserts many trials into an Optuna storage in one transaction; Optuna itself issues several queries per number.
 
-The tables are those of Optuna's own models, so that types and the encoding of infinities are its own.
+The tables are those of Optuna's own models, which define the types and the encoding of infinities.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, Table, insert, select
 
 _ROWS = 10_000
-"""Inserted at a time."""
+"""Number of rows per insert."""
 
 
 def add_trials(storage: RDBStorage, study_id: int, trials: Sequence[FrozenTrial]) -> None:
     """Add finished trials, with their times, to a study that has none.
 
     Raises:
-        SQLAlchemyError: the storage can't be written; none of them is there then.
+        SQLAlchemyError: the storage can't be written; no trial is added then.
     """
     with storage.engine.begin() as connection:
         _insert(connection, models.TrialModel, (_trial(study_id, place, each) for place, each in enumerate(trials)))

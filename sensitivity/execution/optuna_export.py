@@ -1,9 +1,8 @@
 """Export a study to an Optuna storage, for Optuna's own functions and optuna-dashboard.
 
-There is one Optuna study for each optimizer and batch size, named ``study/optimizer/batch size``, and one Optuna trial
-for each run, with its times, its seed and status as user attributes, and its learning curve as intermediate values. A
-diverged run is there with the worst value observed, as searches count it: without a value Optuna's figures would leave
-it out.
+There is one Optuna study per optimizer and batch size, named ``study/optimizer/batch size``, and one Optuna trial per
+run, with its times, with its seed and status as user attributes, and with its learning curve as intermediate values. A
+diverged run has the worst observed value, as in searches; without a value, Optuna's figures would omit it.
 """
 
 from __future__ import annotations
@@ -50,15 +49,14 @@ _STATES = {
 def export_optuna(directory: Place, url: str) -> tuple[str, ...]:
     """Write a study directory to the Optuna storage at `url`; return the names of the Optuna studies.
 
-    A new SQLite file appears once it is whole. In a storage that exists already, what was written is removed again if
-    the rest can't be.
+    A new SQLite file appears only once it is complete. In an existing storage, a partial export is removed again.
 
     Args:
-        directory: of the study.
-        url: as SQLAlchemy has it; a mere path is a SQLite file.
+        directory: study directory.
+        url: SQLAlchemy URL; a plain path is a SQLite file.
 
     Raises:
-        UserError: the storage can't be opened or written, or has these studies already.
+        UserError: the storage can't be opened or written, or already contains these studies.
         StorageError: as `read_study`.
     """
     study = read_study(directory)
@@ -71,7 +69,7 @@ def export_optuna(directory: Place, url: str) -> tuple[str, ...]:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """Return the file of a storage; None if it is not a file or its URL is invalid."""
+    """Return the file of a storage; None if the storage is not a file or its URL is invalid."""
     if "://" not in url:
         return Path(url)
     try:
@@ -84,7 +82,7 @@ def sqlite_file(url: str) -> Path | None:
 
 def _export(study: Study, url: str, *, shown: str) -> tuple[str, ...]:
     spec = study.manifest.spec
-    evaluations = study.curves.to_dict("records")  # at once, and in the order of runs: a call each takes far longer
+    evaluations = study.curves.to_dict("records")  # one call for all runs, because one call per run is far slower
     curves = {str(name): list(rows) for name, rows in itertools.groupby(evaluations, key=itemgetter("trial_id"))}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     best = next(metric for metric in telling_first(spec.measured()) if metric.on != "train" or spec.observed)
@@ -109,12 +107,12 @@ def _export(study: Study, url: str, *, shown: str) -> tuple[str, ...]:
             return tuple(made)
     except optuna.exceptions.DuplicatedStudyError:
         raise UserError(
-            f"{shown}: has an Optuna study {name!r} already\n  Give another file, or move it away"
+            f"{shown}: already contains an Optuna study {name!r}\n  Use another file, or move this one away"
         ) from None
     except (ImportError, ValueError, OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise UserError(
             f"Optuna storage {shown!r}: can't be opened or written ({first_line(error.__cause__ or error)})\n"
-            "  Give a file in a folder that can be written and has space left, or sqlite:///FILE"
+            "  Use a file in a folder with free space and write permission, or sqlite:///FILE"
         ) from None
 
 
@@ -168,7 +166,7 @@ def _trial(
         params={name: float(row[PARAM_PREFIX + name]) for name in arm.axes()},
         distributions={name: _distribution(axis) for name, axis in arm.axes().items()},
         user_attrs={name: row[name] for name in shown},
-        # Optuna has them of single objectives alone.
+        # Optuna supports them only for single objectives.
         intermediate_values={m["step"]: m[metric] for m in curve if math.isfinite(m[metric])}
         if len(search.objective) == 1
         else {},

@@ -1,13 +1,12 @@
-"""Decide which pack is trained next, and what happens to a pack whose worker was lost (without Ray).
+"""Chooses the next pack to train, and handles packs whose worker was lost (without Ray).
 
-A lost worker may have met a preempted machine, or its pack may be what kills it (a model that crashes the
-interpreter, or takes more memory than there is). So a pack starts again a few times, from its checkpoint if it has
-one; then its halves start instead of it, so that a deadly trial ends up alone, and its neighbours have results. A
-pack that is known to have run out of memory is halved at once, and so are later ones like it. A worker that was lost
-before it began with its pack, or after it had reported its results, is held against no pack.
+A worker may be lost because its machine was preempted, or because of its pack (a model that crashes the interpreter or
+exceeds the memory). A pack is therefore restarted a few times, from its checkpoint if it has one; afterwards its halves
+are started instead, so that a trial that kills its worker ends up alone and the others have results. A pack that is
+known to have run out of memory is halved immediately, and so are later ones like it. The loss of a worker before it
+started its pack, or after it reported its results, is not attributed to a pack.
 
-Where workers are lost for the same reason again and again and nothing gets any further, starting more of them only
-hides the reason, so the command ends and says it.
+If workers are repeatedly lost for the same reason without any progress, the command ends with that reason.
 """
 
 from __future__ import annotations
@@ -25,40 +24,40 @@ from sensitivity.study.results import PackResult
 from sensitivity.study.trials import Group, Pack, Trial
 
 STARTS = 3
-"""How often a pack is started without getting further than before, until its halves, or nothing, start instead."""
-_SAME_DEATHS = 3
-"""So many workers lost in the same way, without any progress, are no accident of a pack or a machine."""
-_LOST_IN_A_ROW = 20
-"""So many lost in any way without progress, for each that may run at once, are none either."""
-_CHANGES = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+")
-"""What differs between two messages of one cause: addresses, ids, numbers."""
+"""Number of starts of a pack without progress before its halves are started, or a single trial is given up."""
+_MAX_EQUAL_LOSSES = 3
+"""Number of workers lost for the same reason, without progress, that ends the command."""
+_MAX_LOSSES = 20
+"""Number of workers lost for any reason, without progress and per concurrent worker, that ends the command."""
+_VARIABLE_PARTS = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+")
+"""Parts in which messages of the same cause differ: addresses, ids, numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Loss:
-    """Of a worker."""
+    """The loss of a worker."""
 
     pack: Pack
     cause: str
-    """Without what differs from time to time."""
+    """Cause, without the parts that differ between messages of one cause."""
     crashed: bool
-    """Whether the worker itself said why it ended; it was not killed from outside."""
+    """Whether the worker's own output has the cause, so that it was not killed from outside."""
     began: bool
-    """Whether it had begun to train."""
+    """Whether it had started to train."""
 
 
 @dataclass
 class _Record:
-    """What is known of a pack that has lost a worker."""
+    """History of a pack that has lost a worker."""
 
     furthest: float = 0.0
-    """Of its budget, when it had last lost one."""
+    """Largest fraction of its budget that it had reached at a loss."""
     losses: int = 0
-    """In a row without getting further than that."""
+    """Number of consecutive losses without further progress."""
 
 
 class PackScheduler:
-    """Holds the pending packs, in order, and the running ones; decides what starts next and what a loss leads to."""
+    """Queue of pending packs and set of running ones; chooses the next pack and handles losses of workers."""
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class PackScheduler:
         source: TrialSource | None = None,
         cut: Callable[[Sequence[Trial]], Sequence[Pack]] = lambda trials: [Pack(tuple(trials))],
     ) -> None:
-        """Begin with `packs`; trials that `source` generates are grouped into packs by `cut`."""
+        """Start with `packs`; trials that `source` generates are grouped into packs by `cut`."""
         self._waiting = deque(packs)
         self._source, self._cut = source, cut
         self._running: dict[str, Pack] = {}
@@ -77,16 +76,16 @@ class PackScheduler:
         self._fits: dict[Group, int] = {}
         self._workers = workers
         self._losses: list[_Loss] = []
-        """Since anything has got further."""
+        """Losses since the latest progress of any pack."""
         self._any_finished = False
 
     @property
     def done(self) -> bool:
-        """Whether nothing is pending or running, and no more trials will come."""
+        """Whether nothing is pending or running, and no more trials will be generated."""
         return not self._waiting and not self._running and not (self._source and self._source.open)
 
     def take(self) -> Pack | None:
-        """Return the next pack to start; None if there is none at present."""
+        """Return the next pack to start; None if there is currently none."""
         if self._source is not None:
             for trials in self._source.new_trials(wait=not self._waiting and not self._running):
                 self._waiting.extend(self._cut(trials))
@@ -104,7 +103,7 @@ class PackScheduler:
         return pack.id in self._running
 
     def advance(self, pack: Pack, fraction: float) -> None:
-        """Record a running pack's progress; the first call tells where it began: at 0 or at a checkpoint."""
+        """Record a running pack's progress; the first call has its start, 0 or the position of a checkpoint."""
         self._reached[pack.id] = fraction
 
     def finish(self, pack: Pack, result: PackResult) -> None:
@@ -127,16 +126,16 @@ class PackScheduler:
         """Record that a pack's worker was lost, and decide how to proceed.
 
         Args:
-            pack: which one.
-            cause: what Ray says of it.
-            out_of_memory: whether it is known to have been killed for its memory.
-            stderr: the end of its standard error.
+            pack: the pack.
+            cause: Ray's message about the loss.
+            out_of_memory: whether the worker is known to have been killed for its memory.
+            stderr: end of the worker's standard error.
 
         Returns:
-            None if the pack, or its halves, wait again; otherwise why its runs are given up.
+            None if the pack or its halves are pending again; otherwise the reason why its runs are given up.
 
         Raises:
-            UserError: worker after worker is lost, whatever it trains.
+            UserError: workers are lost repeatedly, whatever they train.
         """
         del self._running[pack.id]
         record = self._records.setdefault(pack.id, _Record())
@@ -147,9 +146,9 @@ class PackScheduler:
         crash = crash_line(stderr)
         cause = crash or cause
         self._losses.append(
-            _Loss(pack=pack, cause=_CHANGES.sub("#", cause), crashed=bool(crash), began=reached is not None)
+            _Loss(pack=pack, cause=_VARIABLE_PARTS.sub("#", cause), crashed=bool(crash), began=reached is not None)
         )
-        if self._is_hopeless():
+        if self._is_futile():
             raise UserError(
                 f"{len(self._losses)} workers in a row were lost; the last one: {cause}\n{quoted(stderr)}"
                 "  No reported result is lost. Fix the cause, and run again"
@@ -165,27 +164,31 @@ class PackScheduler:
             self._waiting.extendleft(reversed(pack.halves()))
             return None
         if record.losses < STARTS:
-            # A pack that crashes comes after the others: whether they crash too tells what is to blame.
+            # A pack that crashes is moved to the end: whether others crash too shows whether it is the cause.
             (self._waiting.append if crash else self._waiting.appendleft)(pack)
             return None
         fix = "; set execution.micro_batch or problem.ghost_batch" if out_of_memory else ""
         return f"its worker was lost {record.losses} times: {cause}{fix}"
 
-    def _is_hopeless(self) -> bool:
-        """Whether recent losses show that workers die whatever they train."""
+    def _is_futile(self) -> bool:
+        """Whether recent losses show that workers are lost whatever they train."""
         last = self._losses[-1]
         alike = list(itertools.takewhile(lambda loss: loss.cause == last.cause, reversed(self._losses)))
         idle = sum(not loss.began for loss in alike)
-        # One event, such as a node's end, takes all of its workers; a crash is each one's own.
-        if idle >= _SAME_DEATHS * (1 if last.crashed else self._workers):
+        # One event, such as the loss of a node, ends all of its workers; crashes are independent.
+        if idle >= _MAX_EQUAL_LOSSES * (1 if last.crashed else self._workers):
             return True
-        if last.crashed and not self._any_finished and _apart([loss.pack for loss in alike]) >= _SAME_DEATHS:
+        if (
+            last.crashed
+            and not self._any_finished
+            and _count_disjoint([loss.pack for loss in alike]) >= _MAX_EQUAL_LOSSES
+        ):
             return True
-        return len(self._losses) >= _LOST_IN_A_ROW * self._workers
+        return len(self._losses) >= _MAX_LOSSES * self._workers
 
 
-def _apart(packs: Sequence[Pack]) -> int:
-    """Return the number of packs that share no trial."""
+def _count_disjoint(packs: Sequence[Pack]) -> int:
+    """Return the size of a greedily chosen set of packs without common trials."""
     taken: set[str] = set()
     count = 0
     for pack in sorted(packs, key=lambda pack: len(pack.trials)):

@@ -1,7 +1,7 @@
-"""Checks of a cluster before training: one message with its fix for each thing that would fail later.
+"""Checks of a cluster before training, with a message and a fix for each problem that would occur later.
 
-Every node on which packs may run is asked for its versions, for what it sees of the storage place, and for the data
-set. A storage place that each machine has for itself works until the first checkpoint is missed, so it is found here.
+Every node on which packs may run reports its versions, its access to the storage place, and its data set. A storage
+place that is local to each machine would only be noticed at the first missing checkpoint, so it is detected here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.origin import Origin
 
 ANSWER_S = 600.0
-"""How long nodes have for an answer: one that has no data set yet fetches it."""
+"""How long nodes have to answer; a node without the data set downloads it first."""
 _MARK = ".preflight-"
 
 
@@ -35,51 +35,51 @@ class NodeReport:
     """The report of one node."""
 
     node: str
-    """Its host name, or address."""
+    """Host name or address of the node."""
     versions: Mapping[str, str]
-    """Of Python and of the packages on which agreement depends."""
+    """Versions of Python and of the packages that must agree."""
     storage: str
-    """What is wrong with the storage place there; nothing if it is the driver's own, and can be written."""
+    """Problem with the storage place on the node; empty if it is the driver's and can be written."""
     dataset: str
-    """What is wrong with the data set or the user's code there; nothing if they are the driver's."""
+    """Problem with the data set or the user's code on the node; empty if they equal the driver's."""
     accelerator: str = ""
-    """What keeps its PyTorch from the accelerators that Ray counts there; nothing if it was built for them."""
+    """Reason why PyTorch can't use the node's accelerators; empty if it can."""
 
 
 def check_nodes(plan: Plan, directory: Place) -> None:
     """Query every node that can run packs, and compare it with this process, the driver.
 
     Raises:
-        UserError: whatever is not as it has to be, on all nodes at once.
+        UserError: there are problems; the message lists those of all nodes.
     """
     mark = f"{_MARK}{uuid.uuid4().hex}"
     nodes = [id_ for id_, node in _alive().items() if packs_on(node, plan.spec.execution)]
     directory.write(mark, b"")
     reports: list[NodeReport] = []
     try:
-        reports += _ask(nodes, plan, directory, mark)
+        reports += _query(nodes, plan, directory, mark)
         unseen = [each.node for each in reports if not each.storage and not directory.exists(f"{mark}-{each.node}")]
     finally:
         for name in (mark, *(f"{mark}-{each.node}" for each in reports)):
             directory.delete(name)
     own = versions()
     mistakes = faults(reports, own, driver=platform.node(), place=directory.uri)
-    mistakes += [f"{directory.uri}: what {node} writes there does not appear here{_SHARED}" for node in unseen]
+    mistakes += [f"{directory.uri}: files that {node} writes there do not appear here{_SHARED}" for node in unseen]
     if mistakes:
         raise UserError("the cluster is not ready; nothing was run\n" + "\n".join(f"  - {line}" for line in mistakes))
 
 
-_SHARED = "; give a place that all nodes share with --storage: NFS mounted at the same path, s3://..., gs://..."
+_SHARED = "; use a place that all nodes share for --storage: NFS mounted at the same path, s3://..., gs://..."
 
 
 def faults(reports: Sequence[NodeReport], own: Mapping[str, str], *, driver: str, place: str) -> list[str]:
     """Return the reasons why a study can't run on the nodes that sent `reports`, one per line.
 
     Args:
-        reports: of the nodes.
-        own: the driver's versions.
-        driver: its host name.
-        place: where results go.
+        reports: reports of the nodes.
+        own: versions of the driver.
+        driver: host name of the driver.
+        place: place of the results.
     """
     lines = []
     for report in reports:
@@ -109,10 +109,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def _ask(nodes: Sequence[str], plan: Plan, directory: Place, mark: str, attempts: int = ATTEMPTS) -> list[NodeReport]:
-    """Return the reports of `nodes`; without any, that of the node on which Ray would place a pack.
+def _query(nodes: Sequence[str], plan: Plan, directory: Place, mark: str, attempts: int = ATTEMPTS) -> list[NodeReport]:
+    """Return the reports of `nodes`; without nodes, that of the node on which Ray places a pack.
 
-    A node that goes away meanwhile says nothing; one whose worker dies is asked again, `attempts` times in all.
+    A node that is removed meanwhile has no report; one whose worker is lost is queried again, `attempts` times in all.
     """
     asked = request(plan.spec.execution)
     anywhere = {
@@ -128,13 +128,13 @@ def _ask(nodes: Sequence[str], plan: Plan, directory: Place, mark: str, attempts
     question = (directory, mark, plan.origin, device)
     task = ray.remote(max_retries=0)(_report)
     answers = [task.options(**where).remote(*question) for where in wheres]
-    # A node that is yet to come takes its time, as the packs would wait for it.
+    # Without nodes there is no time limit, because packs would wait for a new node, too.
     answered, silent = ray.wait(answers, num_returns=len(answers), timeout=ANSWER_S if nodes else None)
     if silent:
         names = ", ".join(_name(nodes[answers.index(each)]) for each in silent)
         raise UserError(
             f"no answer within {ANSWER_S:.0f} s from {names}; nothing was run\n"
-            "  See what keeps it in Ray's dashboard, or take it out of the cluster"
+            "  Look for the reason in Ray's dashboard, or remove it from the cluster"
         )
     reports, again = [], []
     for each in answered:
@@ -143,16 +143,16 @@ def _ask(nodes: Sequence[str], plan: Plan, directory: Place, mark: str, attempts
             reports.append(ray.get(each))
         except ray.exceptions.RayError as error:
             if node and (isinstance(error, GONE) or node not in _alive()):
-                continue  # it went away meanwhile, as nodes do; no pack will run there
+                continue  # the node was removed meanwhile, so no pack will run there
             if isinstance(error, LOST) and attempts > 1:
                 again.append(node)
                 continue
             raise UserError(
                 f"{_name(node) if node else 'a new node'} can't run this study ({last_line(error)}); nothing was run\n"
-                "  Install there what the driver has, or take it out of the cluster"
+                "  Install the driver's versions there, or remove it from the cluster"
             ) from None
     if again or not reports:
-        reports += _ask([node for node in again if node], plan, directory, mark, attempts=attempts - bool(again))
+        reports += _query([node for node in again if node], plan, directory, mark, attempts=attempts - bool(again))
     return reports
 
 
@@ -179,7 +179,7 @@ def _report(directory: Place, mark: str, origin: Origin, device: str) -> NodeRep
 
 
 def lacking_accelerator(device: str) -> str:
-    """Return why this PyTorch can't train on `device`, or an empty text. Ray counts accelerators without PyTorch."""
+    """Return the reason why this PyTorch can't train on `device`; empty if it can. Ray does not check this."""
     if device == "cpu" or torch.version.cuda or torch.version.hip:
         return ""
     return f'device = "{device}", but PyTorch {torch.__version__} there is built without it; install one that has it'
@@ -187,8 +187,8 @@ def lacking_accelerator(device: str) -> str:
 
 def _storage(directory: Place, mark: str, node: str) -> str:
     try:
-        if not directory.exists(mark):  # and write nothing: it would be a folder that nobody looks for
-            return f"what the driver wrote there does not appear{_SHARED}"
+        if not directory.exists(mark):  # write nothing, because that would create a folder nobody knows of
+            return f"files that the driver wrote there do not appear{_SHARED}"
         directory.write(f"{mark}-{node}", b"")
     except StorageError as error:
         return " ".join(str(error).split())
@@ -196,9 +196,9 @@ def _storage(directory: Place, mark: str, node: str) -> str:
 
 
 def problem_fault(origin: Origin) -> str:
-    """Return how the problem in this process differs from the plan; empty if it does not."""
+    """Return a description of how the problem in this process differs from the plan; empty if it does not."""
     try:
         load(origin, torch.device("cpu"))
     except ChangedError as error:
-        return f"{' '.join(str(error).split())}; put the same on every node"
+        return f"{' '.join(str(error).split())}; use the same files on every node"
     return ""

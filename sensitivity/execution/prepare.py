@@ -1,4 +1,4 @@
-"""Turn a study file into a checked plan: the study, its problem, all trials, and the packs to run."""
+"""Validated plans from study files: the study, its problem, all trials, and the packs to run."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from sensitivity.training.problems import Problem, load_problem
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A study that has passed every check, expanded."""
+    """A validated study with its trials."""
 
     spec: StudySpec
     problem: Problem
     source: str
     """Hash of the user's own code, and of an image folder's content; empty for shipped problems."""
     origin: Origin
-    """What every process loads the problem from, and what must come of it."""
+    """Source of the problem for every process, and the identity that the loaded problem must have."""
     trials: tuple[Trial, ...]
-    """Those known so far."""
+    """Trials known so far."""
     stand_ins: tuple[Trial, ...] = ()
-    """As many as searches and confirmations may still come up with, to judge by what these will cost; of a search that
-    only its device-hours end, those of a round."""
+    """Placeholders for trials that searches and confirmations may still generate, to estimate their cost; for a search
+    that only its device-hours limit, those of one round."""
     search_seconds: Mapping[Group, float] = field(default_factory=dict)
-    """Device-seconds that runs of earlier commands have taken of each search's hours."""
+    """Device-seconds of each search's hours that runs of earlier commands used."""
 
     @property
     def expected(self) -> tuple[Trial, ...]:
@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def counted(self) -> tuple[Trial, ...]:
-        """The trials in `expected` whose number is known; excludes searches limited by device-hours."""
+        """The trials in `expected` whose number is known, without those of searches limited only by device-hours."""
         arms = self.spec.optimizers
         return self.trials + tuple(t for t in self.stand_ins if t.confirmation or not arms[t.arm].open_ended)
 
@@ -65,16 +65,16 @@ class Plan:
         workers: int,
         begun: Sequence[Sequence[str]] = (),
     ) -> tuple[Pack, ...]:
-        """Return the trials that are not in `finished`, packed, in the order they should start.
+        """Return the packs of the trials that are not in `finished`, in the order in which they should start.
 
-        Packs of the sizes given by arm and batch size are made smaller where there would be fewer than two for each
-        worker, so that none stays idle long, unless the study file says how large they are.
+        Packs are smaller than `sizes` if there would be fewer than two per worker, so that no worker is idle for long,
+        unless the study file sets the pack size.
 
         Args:
-            sizes: of packs.
+            sizes: pack sizes by arm and batch size.
             finished: ids of trials with a result.
-            workers: packs at a time.
-            begun: the ids of the trials of each pack that has a checkpoint: these packs come first, as they were cut.
+            workers: number of packs at a time.
+            begun: trial ids of each pack that has a checkpoint; these packs come first, unchanged.
         """
         by_id = {trial.id: trial for trial in self.trials if trial.id not in finished}
         first = tuple(Pack(tuple(by_id.pop(trial) for trial in ids)) for ids in begun)
@@ -82,17 +82,17 @@ class Plan:
         even = max(1, -(-len(missing) // (2 * workers)))
         packs = group(missing, self.spec.execution.pack_size or {key: min(size, even) for key, size in sizes.items()})
         place = {seed: k for k, seed in enumerate(self.spec.seeds)}  # confirmations come last
-        # Earlier seeds first, so that whole maps fill early; smaller batches first, because they take longest.
+        # Earlier seeds first, so that maps are complete early; smaller batches first, because they take longest.
         return first + tuple(
             sorted(packs, key=lambda pack: (place.get(pack.trials[0].seed, len(place)), pack.batch_size))
         )
 
 
 def prepare(study: str, *, for_price: bool = False) -> Plan:
-    """Find, validate and expand a study, and check it against its data set and model; `for_price` as of `prepare_spec`.
+    """Find, validate and expand a study, and check it against its data set and model; `for_price` as in `prepare_spec`.
 
     Raises:
-        UserError: whatever is wrong with the study, all at once where possible.
+        UserError: the study has mistakes, which are all listed where possible.
     """
     path = find_study(study)
     return prepare_spec(load_study(path), folder=path.resolve().parent, source=str(path), for_price=for_price)
@@ -103,12 +103,12 @@ def prepare_spec(spec: StudySpec, *, folder: Path, source: str, for_price: bool 
 
     Args:
         spec: the study.
-        folder: for paths relative to it and for modules.
-        source: of the study, for messages.
-        for_price: whether it will only be priced, so that a data set that would have to be downloaded need not be.
+        folder: folder of relative paths and modules.
+        source: name of the study file, for messages.
+        for_price: whether the study is only priced, so that its data set is not downloaded.
 
     Raises:
-        UserError: whatever is wrong with the study, all at once where possible.
+        UserError: the study has mistakes, which are all listed where possible.
     """
     finder = use_snapshot(snapshot_of(spec, folder))
     with finder.recording():
@@ -118,7 +118,7 @@ def prepare_spec(spec: StudySpec, *, folder: Path, source: str, for_price: bool 
         if spec.required_problem.has_own_data:
             again = load_problem(spec.required_problem, folder=folder).dataset
             check_repeats(found, again, named=spec.required_problem.dataset)
-    snapshot = finder.snapshot  # with what was imported meanwhile
+    snapshot = finder.snapshot  # including the modules imported since
     code = "-".join(part for part in (snapshot.hash, problem.dataset.fingerprint) if part)
     origin = Origin(problem=spec.required_problem.fixed(), snapshot=snapshot, identity=found)
     plan = Plan(spec=spec, problem=problem, source=code, origin=origin, trials=expand(spec, source=code))
@@ -129,9 +129,9 @@ def snapshot_of(spec: StudySpec, folder: Path) -> Snapshot:
     """Return a snapshot of the user's current modules, for a study file in `folder`.
 
     Raises:
-        UserError: one is not found, or can't be kept.
+        UserError: a module is not found, or can't be stored.
     """
-    use_snapshot(Snapshot(roots=(str(folder),)))  # what an earlier study in this process has loaded is forgotten
+    use_snapshot(Snapshot(roots=(str(folder),)))  # discards modules that an earlier study in this process loaded
     kinds = {name: arm.kind for name, arm in spec.optimizers.items()}
     return take_snapshot(spec.required_problem, str(folder), kinds, code=spec.code)
 
@@ -157,7 +157,7 @@ def with_recorded(plan: Plan, recorded: Sequence[Trial]) -> Plan:
 
 
 def with_search_seconds(plan: Plan, seconds: Mapping[Group, float]) -> Plan:
-    """Return a plan with the device-hours that earlier commands used, and the searches that have none left."""
+    """Return a plan with the device-seconds that earlier commands used, without searches that have none left."""
     plan = dataclasses.replace(plan, search_seconds=seconds)
     kept = tuple(trial for trial in plan.stand_ins if trial.confirmation or plan.seconds_left(trial.group) != 0)
     return dataclasses.replace(plan, stand_ins=kept)

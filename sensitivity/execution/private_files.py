@@ -1,4 +1,4 @@
-"""Detect files that look like credentials, which are not sent to a cluster unless the user names them."""
+"""Detection of files that look like credentials, which are not sent to a cluster unless the user names them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMES = (
 )
 _FOLDERS = (".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".ssh", ".docker")
 _HARMLESS = (".py", ".pyi", ".pub", ".md", ".rst")
-"""Endings of files whose names may speak of keys and tokens; what they hold is looked at all the same."""
+"""Suffixes of files whose names may mention keys and tokens; only their content is checked."""
 _CONTENT = re.compile(
     rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"
     rb"|aws_secret_access_key\s*[=:]\s*[\"']?\S{8}"
@@ -26,8 +26,8 @@ _CONTENT = re.compile(
     rb"|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_\w{36}|\bgithub_pat_\w{50}|\bhf_[A-Za-z]{34}\b|\bxox[abps]-[\w-]{20}|\bAIza[\w-]{35}",
     re.IGNORECASE,
 )
-_MOST_BYTES = 2**18
-"""A larger file holds data or weights, not a key."""
+_MAX_BYTES = 2**18
+"""Larger files contain data or weights, not keys."""
 
 
 def private_files(files: Iterable[Path], folder: Path) -> tuple[Path, ...]:
@@ -41,4 +41,4 @@ def _looks_private(path: Path, folder: Path) -> bool:
         return True
     if path.suffix.lower() not in _HARMLESS and any(fnmatch(name, pattern) for pattern in _NAMES):
         return True
-    return path.stat().st_size <= _MOST_BYTES and _CONTENT.search(path.read_bytes()) is not None
+    return path.stat().st_size <= _MAX_BYTES and _CONTENT.search(path.read_bytes()) is not None

@@ -13,7 +13,7 @@ from sensitivity.study.results import PackResult
 from sensitivity.study.trials import Group, Pack, Trial
 
 Part = tuple[Group, bool]
-"""An optimizer at a batch size, and whether it is the confirmation of its winner."""
+"""An optimizer at a batch size, and whether the part consists of confirmations of its winner."""
 
 
 def part_of(trial: Trial) -> Part:
@@ -26,29 +26,29 @@ class Share:
     """The work of one command in a part of the study; less if a search's device time runs out first."""
 
     work: float = 0.0
-    """FLOPs; infinite where device time alone ends it."""
+    """Work in FLOPs; infinite if only device time limits it."""
     limit: float = math.inf
-    """Device-seconds of a search, those of earlier commands included."""
+    """Limit of a search in device-seconds, including those of earlier commands."""
     before: float = 0.0
     """Device-seconds of earlier commands."""
     finished_work: float = 0.0
-    """FLOPs of what this command has finished."""
+    """FLOPs of the runs that this command has finished."""
     finished_seconds: float = 0.0
-    """Device-seconds of that."""
+    """Device-seconds of the runs that this command has finished."""
 
     def seconds(self, rate: float) -> float:
         """Return the device-seconds of all work at `rate` seconds per FLOP."""
         return min(self._left, self._untimed(rate))
 
     def done_seconds(self, rate: float, running: float) -> float:
-        """Return those that are done, with `running` FLOPs done of packs that are not finished."""
+        """Return the device-seconds of finished work, including `running` FLOPs of unfinished packs."""
         timed = self._left < self._untimed(rate)
         finished = self.finished_seconds if timed else rate * self.finished_work
         return min(self.seconds(rate), finished + rate * running)
 
     @property
     def _left(self) -> float:
-        """Device-seconds left when the command began; where they were used up, a last round may wait all the same."""
+        """Device-seconds left at the start of the command; infinite if none, because a last round may be pending."""
         return self.limit - self.before if self.before < self.limit else math.inf
 
     def _untimed(self, rate: float) -> float:
@@ -59,31 +59,31 @@ class Share:
 class Progress:
     """Counts and rates of a running study.
 
-    Work is weighed in FLOPs, because batch sizes differ in cost. What device time ends is measured in device-seconds,
-    and so is all beside it, at the rate seen so far.
+    Work is measured in FLOPs, because batch sizes differ in cost. If a part is limited by device time, all parts are
+    measured in device-seconds, at the rate observed so far.
     """
 
     planned: int | None
-    """Runs of the study; None where that can't be told before its end."""
+    """Number of runs of the study; None if it is unknown before the end."""
     finished_before: int
-    """Runs that earlier commands finished."""
+    """Number of runs that earlier commands finished."""
     shares: Mapping[Part, Share]
-    """What this command has to do."""
+    """Work of this command by part."""
     weigh: Callable[[int], float]
-    """Gives the FLOPs of a run by its batch size."""
+    """Returns the FLOPs of a run from its batch size."""
     expected_rate: float | None = None
-    """Device-seconds a FLOP, measured before; None where nothing was measured."""
+    """Device-seconds per FLOP, measured before the start; None without a measurement."""
     stage: str = ""
-    """What the source of its trials is doing; empty where there is nothing to say."""
+    """Current stage of the source of trials; may be empty."""
     counts: Counter[str] = field(default_factory=Counter)
-    """Runs that this command finished, by status."""
+    """Number of runs that this command finished, by status."""
     _began: float = field(default_factory=time.monotonic)
     _began_stage: float = field(default_factory=time.monotonic)
     _running: dict[str, tuple[Pack, float]] = field(default_factory=dict)
-    """Packs that run, and the fraction of each that is done, by pack id."""
+    """Running packs with their finished fraction, by pack id."""
 
     def begin(self, stage: str, trials: Sequence[Trial]) -> None:
-        """Begin a stage; the remaining time is estimated for its trials alone, as later ones are unknown."""
+        """Start a stage; the remaining time is estimated for its trials only, because later ones are unknown."""
         self.stage, self._began_stage = stage, time.monotonic()
         shares: defaultdict[Part, Share] = defaultdict(Share)
         for trial in trials:
@@ -121,7 +121,7 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """Completed share of this command's work; 0 while unknown."""
+        """Completed fraction of this command's work; 0 while unknown."""
         rate = self._rate
         if rate is None:
             return 0.0
@@ -135,7 +135,7 @@ class Progress:
 
     @property
     def _rate(self) -> float | None:
-        """Device-seconds a FLOP: any will do where nothing is limited by time."""
+        """Device-seconds per FLOP; its value does not matter if nothing is limited by time."""
         if self.device_time is None:
             return 1.0
         work = sum(share.finished_work for share in self.shares.values())
@@ -159,4 +159,4 @@ class Progress:
 
 
 Show = Callable[[Progress], AbstractContextManager[Callable[[], None]]]
-"""Shows progress while inside, and gives what to call when it has changed."""
+"""Shows progress inside a context, which yields a function to call after each change."""

@@ -1,4 +1,4 @@
-"""The processes that Ray starts from this one: what they inherit, and how they are ended if Ray fails to."""
+"""Processes that Ray starts from this one: their process groups, and their end if Ray does not end them."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from sensitivity.execution.interruption import STOPS
 _END_S = 5.0
 
 
-_SURVIVOR = 'while read -r group; do groups="$groups -$group"; done; kill -s KILL -- $groups 2>/dev/null'
-"""A shell that is told process groups, and kills them when the one who told it is no more."""
+_KILL_SCRIPT = 'while read -r group; do groups="$groups -$group"; done; kill -s KILL -- $groups 2>/dev/null'
+"""Shell script that reads process groups, and kills them when its standard input is closed."""
 
 
 class RayProcesses:
     """Ray's daemons below this process: its control store, its raylet and their helpers.
 
-    Those that this process starts die with it, however it dies, but Ray's agents, which the raylet starts, would look
-    for the raylet for another ten seconds or more. So a process of ours outlives this one, and kills their group.
+    The daemons that this process starts end with it, but Ray's agents, which the raylet starts, would wait for the
+    raylet for ten seconds or more. Therefore a helper process outlives this one and kills their process group.
     """
 
     def __init__(self) -> None:
         self._started: list[subprocess.Popen[Any]] = []
-        self._survivor: subprocess.Popen[bytes] | None = None
+        self._killer: subprocess.Popen[bytes] | None = None
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
-        """Start Ray's processes in this block in their own process groups, and remember them.
+        """Start Ray's processes in this block in process groups of their own, and record them.
 
-        A signal to this process's group (Ctrl-C, a closed terminal, a batch system's stop) then does not end Ray
-        before this process has finished its work with it.
+        A signal to this process's group (Ctrl-C, a closed terminal, a batch system's stop) then does not end Ray while
+        this process still uses it.
         """
-        popen, started, survive = ray._private.services.ConsolePopen, self._started, self._tell_survivor
+        popen, started, survive = ray._private.services.ConsolePopen, self._started, self._kill_with_parent
 
         class Recorded(popen):  # type: ignore[misc, valid-type]
             def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -58,18 +58,18 @@ class RayProcesses:
         finally:
             ray._private.services.ConsolePopen = popen  # type: ignore[misc]
 
-    def _tell_survivor(self, group: int) -> None:
-        if self._survivor is None:
-            self._survivor = subprocess.Popen(
-                ["/bin/sh", "-c", _SURVIVOR],
+    def _kill_with_parent(self, group: int) -> None:
+        if self._killer is None:
+            self._killer = subprocess.Popen(
+                ["/bin/sh", "-c", _KILL_SCRIPT],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        assert self._survivor.stdin is not None
-        self._survivor.stdin.write(f"{group}\n".encode())
-        self._survivor.stdin.flush()
+        assert self._killer.stdin is not None
+        self._killer.stdin.write(f"{group}\n".encode())
+        self._killer.stdin.flush()
 
     def kill(self) -> list[int]:
         """Kill all of them and their children; return the ids of any that survive."""
@@ -77,10 +77,10 @@ class RayProcesses:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
-        if self._survivor is not None:
-            self._survivor.kill()  # before the numbers can be those of other processes
-            self._survivor.communicate()
-            self._survivor = None
+        if self._killer is not None:
+            self._killer.kill()  # before the ids can be reused by other processes
+            self._killer.communicate()
+            self._killer = None
         deadline = time.monotonic() + _END_S
         left = []
         for process in self._started:
@@ -93,10 +93,10 @@ class RayProcesses:
 
 
 def keep_quiet() -> None:
-    """Suppress output of Ray that no setting disables.
+    """Suppress output and signal handlers of Ray that no setting disables.
 
-    It prints the log of what dies to the standard output, where ``--json`` has its answer, and it takes SIGTERM for
-    itself, in Python and in its native core, to end this process without a word of ours.
+    Ray prints logs of lost processes to standard output, where ``--json`` has its answer, and it handles SIGTERM in
+    Python and in its native core by ending this process immediately.
     """
     ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
     ray._private.utils.set_sigterm_handler = lambda handler: None
@@ -112,7 +112,7 @@ class _CoreWorker:
         self._real = real
 
     def __call__(self, *arguments: Any) -> Any:
-        handlers = {number: signal.getsignal(number) for number in STOPS}  # as Python knows them
+        handlers = {number: signal.getsignal(number) for number in STOPS}  # the Python handlers
         try:
             return self._real(*arguments)
         finally:

@@ -1,4 +1,4 @@
-"""Detects at once that an essential process of Ray has ended, through its sockets (without importing Ray)."""
+"""Detects the end of an essential process of Ray immediately, through its sockets (without importing Ray)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 RAYLET_LOST = "Ray's daemon on this machine (its raylet) was killed or has crashed"
 GCS_LOST = "Ray's control store (its gcs_server) was killed or has crashed"
-_AGAIN_S = 0.5
+_RETRY_S = 0.5
 
 
 class RayWatch:
@@ -23,9 +23,9 @@ class RayWatch:
         """Watch Ray at `addresses`; does nothing if this machine has no raylet (an address ``ray://``).
 
         Args:
-            addresses: as ``ray.init`` returns them.
-            on_loss: called in another thread with what was lost.
-            patience_s: how long the control store may be away.
+            addresses: addresses returned by ``ray.init``.
+            on_loss: called in another thread with a description of the lost process.
+            patience_s: how long the control store may be unreachable.
         """
         self.lost = False
         self._raylet: str | None = addresses.get("raylet_socket_name")
@@ -70,7 +70,7 @@ class RayWatch:
                     over = _ended(self._left, raylet, *([gcs] if gcs else []))
                 if over is not gcs:
                     return RAYLET_LOST if over is raylet else ""
-                # The control store closes connections that say nothing: it has ended only if it takes no other.
+                # The control store closes idle connections; it has ended only if it accepts no new one.
 
     def _connection(self) -> socket.socket | None:
         """Connect to the control store; None if it is unreachable or the block was left."""
@@ -80,9 +80,9 @@ class RayWatch:
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
-                return socket.create_connection((host.strip("[]"), int(port)), timeout=_AGAIN_S)
+                return socket.create_connection((host.strip("[]"), int(port)), timeout=_RETRY_S)
             except OSError:
-                if time.monotonic() >= deadline or _ended(self._left, wait=_AGAIN_S) is not None:
+                if time.monotonic() >= deadline or _ended(self._left, wait=_RETRY_S) is not None:
                     return None
 
 

@@ -1,4 +1,4 @@
-"""A settlement followed from its declaration, with the runs that are there, up to the step that lacks some."""
+"""Replay of a settlement from its declaration and the stored runs, up to the first step with missing runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FINAL = frozenset(status.value for status in Status if status.final)
 
 @dataclass(frozen=True)
 class _Found:
-    """What came of a run, and what it took."""
+    """Observation and cost of a run."""
 
     observation: Observation
     device_seconds: float
@@ -28,15 +28,15 @@ class _Found:
 
 
 class Replay:
-    """The procedure, answered from runs as they become known. It writes nothing and trains nothing."""
+    """The settling procedure, answered from runs as they become known. It writes and trains nothing."""
 
     def __init__(self, spec: StudySpec, source: str, declared: Declared) -> None:
-        """Begin at the first step.
+        """Start at the first step.
 
         Args:
             spec: the study.
-            source: the hash that its trials' ids hold.
-            declared: what was declared before the first run.
+            source: hash of the problem's own code, which is part of the trial ids.
+            declared: the declaration of the settlement.
         """
         self._settling = Settling(declared.declaration, declared.known)
         name, level = declared.declaration.target
@@ -47,22 +47,22 @@ class Replay:
 
     @property
     def step(self) -> Step | None:
-        """The step that is being taken; None once there is a settlement."""
+        """The current step; None once there is a settlement."""
         return self._settling.next_step
 
     @property
     def settlement(self) -> Settlement | None:
-        """The answers; None before the end."""
+        """The settlement with its answers; None before the end."""
         return self._settling.settlement
 
     @property
     def missing(self) -> tuple[Trial, ...]:
-        """The runs of the step that have no result."""
+        """The runs of the current step that have no result."""
         step = self.step
         return () if step is None else tuple(each for each in self.trials(step) if each.id not in self._found)
 
     def trials(self, step: Step) -> tuple[Trial, ...]:
-        """Return the runs of a step: the same objects each time, as Tune's loop asks often and ids are hashes."""
+        """Return the runs of a step, cached, because Tune's loop asks often and computing ids is expensive."""
         if step.number not in self._trials:
             self._trials[step.number] = tuple(
                 self._expander.trial(point.arm, point.hyperparameters, point.batch_size, point.seed)
@@ -71,25 +71,25 @@ class Replay:
         return self._trials[step.number]
 
     def device_seconds(self, trial: Trial) -> float | None:
-        """Return what a run took; None of one without a result."""
+        """Return the device-seconds of a run; None for one without a result."""
         found = self._found.get(trial.id)
         return None if found is None else found.device_seconds
 
-    def take_in(self, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
-        """Take in runs, from the tables of a study directory."""
+    def add_runs(self, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
+        """Add runs from the tables of a study directory."""
         done = runs[runs["status"].isin(_FINAL)]
         if done.empty:
             return
-        seen = observe(done, curves, self._target)
+        observations = observe(done, curves, self._target)
         taken = done[["trial_id", "train_seconds", "eval_seconds", "flops"]].fillna(0.0)
         for trial_id, training, evaluation, flops in taken.itertuples(index=False):
-            self._found[trial_id] = _Found(seen[trial_id], float(training) + float(evaluation), float(flops))
+            self._found[trial_id] = _Found(observations[trial_id], float(training) + float(evaluation), float(flops))
 
     def advance(self, keep: Callable[[Freeze], None] = lambda _: None) -> Iterator[LedgerEntry]:
-        """Answer every step whose runs are all there, and yield its entry of the ledger.
+        """Answer every step whose runs all have results, and yield its ledger entries.
 
         Args:
-            keep: is given what is frozen before it is judged.
+            keep: called with the freeze before judging, to persist it.
         """
         while (step := self.step) is not None:
             found = [self._found[trial.id] for trial in self.trials(step) if trial.id in self._found]
@@ -106,5 +106,5 @@ class Replay:
             yield LedgerEntry(step=step, shown=shown, cost=cost)
 
     def stop(self, reason: str) -> None:
-        """End it before the step's runs: the last look's answers stand."""
+        """End the settlement before the runs of the current step; the answers of the latest look are final."""
         self._settling.stop(reason)

@@ -1,7 +1,7 @@
-"""Ray Tune distributes packs: one Tune trial is one pack. The driver alone writes the study directory.
+"""Distribution of packs with Ray Tune: one Tune trial is one pack. Only the driver writes the study directory.
 
-What is finished is decided by the study directory, never by Tune's own snapshots (docs/ray.md, "Faults"), and what
-starts next by ``pack_scheduler``: Tune only asks for it, as of any ``Searcher``, and tells what came of it.
+The study directory determines which runs are finished, never Tune's own snapshots (docs/ray.md, "Faults"). Tune obtains
+the next pack from ``pack_scheduler`` through its ``Searcher`` interface, and reports results through callbacks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from sensitivity.execution.losses import words_of_lost_worker
+from sensitivity.execution.losses import stderr_of_lost_worker
 from sensitivity.execution.pack_scheduler import PackScheduler
 from sensitivity.execution.prepare import Plan
 from sensitivity.execution.progress import Progress
@@ -40,12 +40,12 @@ from sensitivity.study.trials import Pack
 logger = logging.getLogger(__name__)
 
 _MEMORY_WORDS = re.compile(r"OutOfMemoryError|running low on memory")
-"""What Ray says of a worker that its memory monitor has killed; of the kernel's victims it can't tell."""
+"""Ray's messages about a worker killed by its memory monitor; processes killed by the kernel are not recognised."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """Where results go."""
+    """Study directory of the results, with its manifest and lock."""
 
     directory: Place
     manifest: Manifest
@@ -63,31 +63,32 @@ def run_packs(
     on_change: Callable[[], None],
     stopped: Callable[[], bool],
 ) -> None:
-    """Run packs on the Ray that is there, and append each one's results to the study directory as they come.
+    """Train packs on the current Ray session, and append their results to the study directory.
 
     Args:
-        plan: what the packs are part of.
-        scheduler: of packs.
-        destination: of the results; its lock is held.
-        workers: packs at a time.
-        scratch: a folder for Tune's own files, which nobody reads.
-        progress: kept up to date.
+        plan: plan of the study.
+        scheduler: scheduler of the packs.
+        destination: study directory of the results; its lock is held.
+        workers: number of packs at a time.
+        scratch: folder for Tune's own files, which are never read.
+        progress: updated with each result.
         on_change: called after each change of `progress`.
-        stopped: whether a stop was asked for.
+        stopped: returns whether a stop was requested.
 
     Raises:
-        KeyboardInterrupt: a stop was asked for.
-        UserError: the study directory or this machine's temporary folder can't be written, or workers can't live.
+        KeyboardInterrupt: a stop was requested.
+        UserError: the study directory or this machine's temporary folder can't be written, or workers are lost
+            repeatedly.
     """
     recorder = _Recorder(scheduler, destination, progress, on_change)
     stopper = _StopOn(lambda: stopped() or recorder.fault is not None)
     execution = plan.spec.execution
     job = Job(execution=execution, origin=plan.origin, directory=destination.directory)
     run_workers = RunWorkers(workers_for(execution), job, limit=workers)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters of it is in the results
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the results contain the relevant messages
     try:
         tuner = tune.Tuner(
-            _InWorkers,
+            _WorkerPlaceholder,
             tune_config=tune.TuneConfig(
                 search_alg=_PackSearcher(scheduler, recorder),
                 num_samples=-1,
@@ -98,21 +99,21 @@ def run_packs(
                 name="packs",
                 storage_path=str(scratch),
                 verbose=0,
-                progress_reporter=tune.CLIReporter(),  # says nothing at this verbosity; the one of notebooks does
-                callbacks=[recorder, _EachStep(run_workers.on_step_end)],
+                progress_reporter=tune.CLIReporter(),  # silent at this verbosity, unlike the default in notebooks
+                callbacks=[recorder, _OnStep(run_workers.on_step_end)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 stop=stopper,
-                failure_config=tune.FailureConfig(max_failures=0),  # `scheduler` decides what starts again
+                failure_config=tune.FailureConfig(max_failures=0),  # `scheduler` restarts packs
             ),
         )
-        with run_workers.given_to_tune():
+        with run_workers.used_by_tune():
             tuner.fit()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
             f"{tempfile.gettempdir()}: Ray Tune's own files can't be written there ({first_line(error)})\n"
-            "  What was reported is kept. Make room, or set TMPDIR to a folder that has some, and run again"
+            "  Reported results are kept. Free some space, or set TMPDIR to a folder with free space, and run again"
         ) from None
     if recorder.fault is not None:
         raise recorder.fault
@@ -120,25 +121,25 @@ def run_packs(
         raise KeyboardInterrupt
 
 
-class _Parcel:
-    """A pack in the configuration of a Tune trial, which Tune copies, prints and hashes."""
+class _PackConfig:
+    """Wrapper of a pack in the configuration of a Tune trial, which Tune copies, prints and hashes."""
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Parcel:
+    def __deepcopy__(self, memo: dict[int, Any]) -> _PackConfig:
         return self
 
     def __repr__(self) -> str:
         return self.pack.id
 
 
-class _InWorkers(tune.Trainable):
-    """What Tune takes for the class of its actors; `RunWorkers` gives it a worker each time that it starts one."""
+class _WorkerPlaceholder(tune.Trainable):
+    """Placeholder for the class of Tune's actors; `RunWorkers` provides a worker each time Tune starts one."""
 
 
 class _PackSearcher(Searcher):
-    """Tune's way to ask for the next pack."""
+    """Provides the next pack to Tune."""
 
     def __init__(self, scheduler: PackScheduler, recorder: _Recorder) -> None:
         super().__init__()
@@ -149,32 +150,32 @@ class _PackSearcher(Searcher):
         return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """Return a pack in a configuration, nothing for now, or that there will be no more."""
+        """Return a configuration with the next pack, None if there is currently none, or `Searcher.FINISHED`."""
         try:
             pack = self._scheduler.take()
-        except UserError as error:  # the plan of a search's next round can't be written
+        except UserError as error:  # for instance, the plan of a search's next round can't be written
             self._recorder.fault = error
             return Searcher.FINISHED
         if pack is not None:
-            return {"parcel": _Parcel(pack)}
+            return {"parcel": _PackConfig(pack)}
         return Searcher.FINISHED if self._scheduler.done else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Leave it to the callback, which is told more."""
+        """Do nothing; the callback, which receives more information, records the result."""
 
     def get_state(self) -> dict[str, Any]:
         """Hold nothing back for Tune's snapshots: they are never read."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Save nothing, for the same reason."""
+        """Save nothing: Tune's snapshots are never read."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Have nothing to restore."""
+        """Restore nothing: Tune's snapshots are never read."""
 
 
 class _Recorder(tune.Callback):
-    """Takes results from Tune's event loop to the study directory."""
+    """Writes results from Tune's event loop to the study directory."""
 
     def __init__(
         self, scheduler: PackScheduler, destination: Destination, progress: Progress, on_change: Callable[[], None]
@@ -192,7 +193,7 @@ class _Recorder(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record that a pack has a live worker."""
+        """Record that a pack has a worker."""
         self._scheduler.advance(trial.config["parcel"].pack, 0.0)
 
     def on_trial_result(
@@ -202,14 +203,14 @@ class _Recorder(tune.Callback):
         pack: Pack = trial.config["parcel"].pack
         if "result" in result:
             found: PackResult = result["result"]
-            result["result"] = pack.id  # Tune keeps what it was told to the end: curves of all packs, if let
+            result["result"] = pack.id  # Tune keeps all results until its end, which would include all curves
             self._record(pack, found)
             self._scheduler.finish(pack, found)
         elif "changed" in result:
             self.fault = UserError(
                 f"{result['changed']}\n"
-                "  Put back what was there, and run the same again: every reported result is kept. Or give the study, "
-                "as it is now, a new name"
+                "  Undo these changes and run the same again; every reported result is kept. Or choose a new name for "
+                "the changed study"
             )
         elif "fraction" in result:
             self._scheduler.advance(pack, result["fraction"])
@@ -217,16 +218,16 @@ class _Recorder(tune.Callback):
         self._on_change()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Restart a pack whose worker or node died, or record that it is given up."""
+        """Restart a pack whose worker or node was lost, or record that it is given up."""
         pack: Pack = trial.config["parcel"].pack
         if not self._scheduler.runs(pack):
-            return  # its results are here; the worker was lost on its way to the next pack
-        said = _error_of(trial)
-        cause, out_of_memory = cause_of_loss(said)
-        words = words_of_lost_worker(said, since=self._began)
-        logger.warning("pack %s: its worker was lost: %s", pack.id, crash_line(words) or cause)
+            return  # its results are recorded; the worker was lost before its next pack
+        message = _error_of(trial)
+        cause, out_of_memory = cause_of_loss(message)
+        stderr = stderr_of_lost_worker(message, since=self._began)
+        logger.warning("pack %s: its worker was lost: %s", pack.id, crash_line(stderr) or cause)
         try:
-            given_up = self._scheduler.lose(pack, cause, out_of_memory=out_of_memory, stderr=words)
+            given_up = self._scheduler.lose(pack, cause, out_of_memory=out_of_memory, stderr=stderr)
         except UserError as error:
             self.fault = error
             return
@@ -253,14 +254,14 @@ class _Recorder(tune.Callback):
         except UserError as error:
             self.fault = error
             return
-        # Which a shorter pack has not; what one leaves that went on from a checkpoint, the sweep at the end removes.
+        # Shorter packs have no checkpoint; one left by a pack that was resumed is deleted by the sweep at the end.
         if result.wall_seconds >= 60 * self._to.manifest.spec.execution.checkpoint_minutes or _given_up(result):
             delete_checkpoint(self._to.directory, pack.id)
         self._progress.finish(pack, result)
 
 
-class _EachStep(tune.Callback):
-    """Calls something at each step of Tune's event loop."""
+class _OnStep(tune.Callback):
+    """Calls a function at each step of Tune's event loop."""
 
     def __init__(self, action: Callable[[], None]) -> None:
         self._action = action
@@ -270,7 +271,7 @@ class _EachStep(tune.Callback):
         return {}
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Call it."""
+        """Call the function."""
         self._action()
 
 
@@ -285,22 +286,22 @@ class _StopOn(tune.Stopper):
         return {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Never end a single pack."""
+        """Return False: single packs are never ended."""
         return False
 
     def stop_all(self) -> bool:
-        """Whether to end everything."""
+        """Whether to end the run."""
         return self._condition()
 
 
 def _error_of(trial: Any) -> str:
-    """Return what Ray says of a trial's failure. Tune's own `get_error` looks where it is copied much later."""
+    """Return Ray's message about a trial's failure. Tune's own `get_error` reads a copy that is written much later."""
     file = trial.error_file
     return Path(file).read_text().rpartition("Failure # ")[2] if file and Path(file).is_file() else ""
 
 
 def cause_of_loss(error: str) -> tuple[str, bool]:
-    """Return what killed a worker, in a line, and whether it was the memory, from what Ray says of it."""
+    """Return the cause of a worker's loss in one line, and whether it was out of memory, from Ray's message."""
     lines = [line.strip() for line in error.splitlines() if line.strip()]
     cause = lines[-1].partition(" Some common causes")[0] if lines else "unknown"
     return cause, bool(_MEMORY_WORDS.search(error))

@@ -1,8 +1,8 @@
-"""Choose the next configurations: Optuna's samplers behind one pure function.
+"""Choice of the next configurations: Optuna's samplers as one pure function.
 
-The Optuna study is built anew from what is known each time, so that the next configurations are a function of the
-earlier ones, their objectives, and the seed. A search that was killed goes on as the undisturbed one does. What is not
-reproducible is an objective that measures time, and GP's fits across machines, in the last digits.
+The Optuna study is rebuilt from the known results each time, so that the next configurations are a function of the
+earlier ones, their objectives, and the seed. A killed search therefore continues like an undisturbed one. Objectives
+that measure time are not reproducible, nor are the last digits of Gaussian processes across machines.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from sensitivity.study.axes import Axis
 from sensitivity.study.designs import Configuration
 
 _STATEFUL = ("cmaes", "nsga2")
-"""Samplers that keep a state in the trials they have made: their history is played through them again."""
-_ASKS = 20
-"""For each configuration wanted; a space of lists alone is exhausted at some time."""
-_REPEATS = 3
-"""Asks in a row that gave nothing new, until configurations are drawn at random instead: where all runs are alike, or
-the best lies in a corner, a Gaussian process asks for the same again and again."""
+"""Samplers that store their state in the trials they generated, so that their history is replayed."""
+_MAX_ASKS = 20
+"""Most suggestions per requested configuration; a space that consists of lists can be exhausted."""
+_MAX_REPEATS = 3
+"""Consecutive suggestions without a new configuration after which configurations are drawn at random. A Gaussian
+process repeats its suggestion if all runs are equal, or the best one is in a corner."""
 
 
 Direction = Literal["minimize", "maximize"]
@@ -37,7 +37,7 @@ Direction = Literal["minimize", "maximize"]
 
 @dataclass(frozen=True)
 class Tried:
-    """A configuration and its objectives, which are None if its runs gave no result."""
+    """A configuration and its objectives, which are None if its runs have no result."""
 
     configuration: Configuration
     objectives: tuple[float, ...] | None
@@ -57,22 +57,22 @@ def next_configurations(
 
     Args:
         arm: the optimizer, whose design names the sampler.
-        tried: in the order in which they were asked for.
-        count: how many to ask for.
+        tried: earlier configurations, in the order in which they were suggested.
+        count: number of configurations.
         directions: "minimize" or "maximize" for each objective.
-        stream: names the search, so that several of the same seed differ.
-        round_size: how many of `tried` were asked for at a time.
-        cancelled: asked before each configuration: whether nobody waits for the answer any more.
+        stream: name of the search, so that several searches with the same seed differ.
+        round_size: number of configurations of `tried` that were suggested at a time.
+        cancelled: called before each suggestion; returns whether the result is no longer needed.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of experimental samplers
-        played = 0 if arm.design in _STATEFUL else len(tried)
-        seed = hashlib.sha256(f"{arm.design_seed}/{stream}/{played}".encode()).digest()
+        warnings.simplefilter("ignore")  # warnings about experimental samplers
+        replayed = 0 if arm.design in _STATEFUL else len(tried)
+        seed = hashlib.sha256(f"{arm.design_seed}/{stream}/{replayed}".encode()).digest()
         study = optuna.create_study(
             sampler=_sampler(arm, int.from_bytes(seed[:4], "big"), round_size), directions=list(directions)
         )
-        _teach(study, arm, tried, round_size=round_size)
+        _add_history(study, arm, tried, round_size=round_size)
         return _ask(study, arm, {each.configuration for each in tried}, count, cancelled)
 
 
@@ -88,7 +88,7 @@ def _distribution(axis: Axis) -> BaseDistribution:
 
 
 def _sampler(arm: Arm, seed: int, round_size: int) -> BaseSampler:
-    # A generation is a round: of a larger round CMA-ES would leave the rest aside.
+    # A generation is a round: CMA-ES would ignore the rest of a larger round.
     generation = max(round_size, 4 + int(3 * math.log(len(distributions(arm)))))
     match arm.design:
         case "tpe":
@@ -101,7 +101,7 @@ def _sampler(arm: Arm, seed: int, round_size: int) -> BaseSampler:
             return NSGAIISampler(seed=seed, population_size=generation)
 
 
-def _teach(study: optuna.Study, arm: Arm, tried: Sequence[Tried], *, round_size: int) -> None:
+def _add_history(study: optuna.Study, arm: Arm, tried: Sequence[Tried], *, round_size: int) -> None:
     space = distributions(arm)
     if arm.design not in _STATEFUL:
         for each in tried:
@@ -122,7 +122,7 @@ def _teach(study: optuna.Study, arm: Arm, tried: Sequence[Tried], *, round_size:
         asked = []
         for _ in part:
             trial = study.ask(space)
-            # Optuna leaves it out where all is given, and with it the sampler's notes on the trial.
+            # Optuna does not sample enqueued trials, so the sampler would not store its state in the trial.
             _ = trial.relative_params
             asked.append(trial)
         for trial, each in zip(asked, part, strict=True):
@@ -138,11 +138,11 @@ def _ask(
     space, found = distributions(arm), dict.fromkeys(known)
     chosen, repeats = study.sampler, 0
     drawn = RandomSampler(seed=arm.design_seed + len(known))
-    for _ in range(_ASKS * count):
+    for _ in range(_MAX_ASKS * count):
         if len(found) == len(known) + count or cancelled():
             break
-        study.sampler = drawn if repeats >= _REPEATS else chosen
-        # Whatever is asked for stays open: samplers keep away from there.
+        study.sampler = drawn if repeats >= _MAX_REPEATS else chosen
+        # Suggested trials stay running, so that samplers avoid their region.
         configuration = _configuration(arm, study.ask(space).params)
         repeats = repeats + 1 if configuration in found else 0
         found[configuration] = None

@@ -1,8 +1,8 @@
-"""Trials that become known as a study runs: rounds of searches, and confirmations of winners.
+"""Trials that are generated as a study runs: rounds of searches, and confirmations of winners.
 
-A search asks for a round of configurations once every run of the rounds before has ended, in whatever order. So what it
-asks for depends on results and the seed alone, not on workers, kills and resumptions; several searches, one for each
-optimizer and batch size, keep the workers busy meanwhile.
+A search proposes a round of configurations once every run of the previous rounds has ended, in any order. Its proposals
+therefore depend only on results and the seed, not on workers, kills and resumptions. Several searches, one per
+optimizer and batch size, keep the workers busy.
 """
 
 from __future__ import annotations
@@ -95,21 +95,21 @@ class Campaign:
         arm, tried = self._spec.optimizers[self._group[0]], list(self._tried.values())
         if arm.device_hours is None:
             return True
-        # Where every run fails at once, hours would never end a search.
+        # If every run fails immediately, hours would never end a search.
         idle = arm.open_ended and tried and not self._seconds(tried[-self._search.round :])
         return not idle and self._seconds(tried) < 3600 * arm.device_hours
 
     def _seconds(self, configurations: Sequence[Sequence[str]]) -> float:
         return sum(self._ended[run].seconds for runs in configurations for run in runs if run in self._ended)
 
-    def note(self, trial_id: str, ended: Ended | None) -> None:
+    def record(self, trial_id: str, ended: Ended | None) -> None:
         """Record that a run has ended; None if it has no result and a later command will repeat it."""
         self._waiting.discard(trial_id)
         if ended is not None:
             self._ended[trial_id] = ended
 
     def more(self) -> tuple[Trial, ...]:
-        """Propose the next runs, once all earlier ones have ended. Can take seconds."""
+        """Propose the next runs after all earlier ones have ended. This can take seconds."""
         return (self._next_round() if self._searching else ()) or self._confirmations()
 
     def accept(self, trials: Sequence[Trial]) -> None:
@@ -139,7 +139,7 @@ class Campaign:
         if not self._search.confirm or all(self._ended[run].objectives is None for run in tried if run in self._ended):
             return ()
         sign = 1 if lower_is_better(self._search.objective[0]) else -1
-        # Where all others miss the target, one that diverged counts as much as they: it is the last to be chosen.
+        # If all others miss the target, a diverged run has the same score; the tie is resolved against it.
         scores = {
             configuration: (
                 sign * values[0],
@@ -170,14 +170,14 @@ class Searches:
 
     def __init__(self, spec: StudySpec, source: str, trials: Sequence[Trial]) -> None:
         confirms = spec.search is not None and spec.search.confirm > 0
-        self._left = threading.Event()
+        self._cancelled = threading.Event()
         self._campaigns = {
             (name, batch_size): Campaign(
                 spec,
                 source,
                 (name, batch_size),
                 [trial for trial in trials if trial.group == (name, batch_size)],
-                cancelled=self._left.is_set,
+                cancelled=self._cancelled.is_set,
             )
             for name, arm in spec.optimizers.items()
             for batch_size in spec.batch_sizes
@@ -185,7 +185,7 @@ class Searches:
         }
         self._search = spec.search
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="searches")
-        self._asked: dict[Group, concurrent.futures.Future[tuple[Trial, ...]]] = {}
+        self._pending: dict[Group, concurrent.futures.Future[tuple[Trial, ...]]] = {}
 
     def __enter__(self) -> Searches:
         return self
@@ -193,7 +193,7 @@ class Searches:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._left.set()  # or the process would not end before a round's last configuration
+        self._cancelled.set()  # otherwise the process would not end before the last configuration of a round
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -213,7 +213,7 @@ class Searches:
 
     @property
     def stage(self) -> str:
-        """Empty, as rounds are not described."""
+        """Empty: rounds are not described."""
         return ""
 
     def learn(self, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
@@ -221,47 +221,47 @@ class Searches:
         finished = runs[runs["status"].isin(_FINAL)]
         by_run = {str(name): rows.to_dict("records") for name, rows in curves.groupby("trial_id")}
         for row in finished.to_dict("records"):
-            self._note((row["optimizer"], row["batch_size"]), row["trial_id"], row, by_run.get(row["trial_id"], []))
+            self._record((row["optimizer"], row["batch_size"]), row["trial_id"], row, by_run.get(row["trial_id"], []))
 
     def expect(self, plan: Plan, runs: pd.DataFrame) -> Plan:
         """Return the plan with the device-hours used so far, without searches that have none left."""
         return with_search_seconds(plan, search_seconds(runs))
 
     def tell(self, result: PackResult) -> None:
-        """Take in a pack's results."""
+        """Add the results of a pack."""
         if not self.wanted:
-            return  # a large pack's curves take a while
+            return  # converting the curves of a large pack is slow
         for run in result.runs:
             row = result_row(run) if run.status.final else None
-            self._note(run.trial.group, run.trial.id, row, [each.row() for each in run.measurements])
+            self._record(run.trial.group, run.trial.id, row, [each.row() for each in run.measurements])
 
-    def _note(
+    def _record(
         self, group: Group, trial_id: str, row: Mapping[Any, Any] | None, curve: Sequence[Mapping[Any, Any]]
     ) -> None:
         if group in self._campaigns:
             assert self._search is not None
             ended = row and Ended(run_values(row, curve, self._search), row["train_seconds"] + row["eval_seconds"])
-            self._campaigns[group].note(trial_id, ended or None)
+            self._campaigns[group].record(trial_id, ended or None)
 
     def new_trials(self, *, wait: bool) -> Iterator[tuple[Trial, ...]]:
         """Yield the trials proposed since the last call; with `wait`, block until there are some.
 
         Raises:
-            UserError: a sampler can't go on.
+            UserError: a sampler raised an exception.
         """
         for group, campaign in self._campaigns.items():
-            if campaign.idle and group not in self._asked:
-                self._asked[group] = self._thread.submit(campaign.more)
-        if wait and self._asked:
-            concurrent.futures.wait(self._asked.values(), return_when=concurrent.futures.FIRST_COMPLETED)
-        for group in [group for group, future in self._asked.items() if future.done()]:
+            if campaign.idle and group not in self._pending:
+                self._pending[group] = self._thread.submit(campaign.more)
+        if wait and self._pending:
+            concurrent.futures.wait(self._pending.values(), return_when=concurrent.futures.FIRST_COMPLETED)
+        for group in [group for group, future in self._pending.items() if future.done()]:
             try:
-                trials = self._asked.pop(group).result()
-            except Exception as error:  # whatever Optuna's numerics meet
+                trials = self._pending.pop(group).result()
+            except Exception as error:  # Optuna's numerics may raise anything
                 raise UserError(
-                    f"optimizers.{group[0]} at batch size {group[1]}: its search can't go on "
+                    f"optimizers.{group[0]} at batch size {group[1]}: its search can't continue "
                     f"({type(error).__name__}: {first_line(error)})\n"
-                    "  What was reported is kept. Take another design, under another name, and run again"
+                    "  Reported results are kept. Use another design, under another name, and run again"
                 ) from error
             self._campaigns[group].accept(trials)
             if trials:
@@ -272,9 +272,9 @@ def with_searches(plan: Plan, planned: pd.DataFrame | None, lock: WriterLock) ->
     """Return a plan with the trials that earlier searches and confirmations generated, and their source.
 
     Args:
-        plan: of a study.
-        planned: the table of planned runs that an earlier command left, if there was one.
-        lock: of the study directory; searches write nothing.
+        plan: plan of a study.
+        planned: table of planned runs of an earlier command; None if there was none.
+        lock: lock of the study directory, which searches do not use.
     """
     if planned is not None:
         plan = with_recorded(plan, recorded_trials(planned, plan.spec, plan.source))
@@ -290,9 +290,9 @@ def confirmations(
 
 
 def search_seconds(runs: pd.DataFrame) -> dict[Group, float]:
-    """Return the device-seconds that count towards each search's limit, by optimizer and batch size.
+    """Return the device-seconds that count towards each search's `device_hours`, by optimizer and batch size.
 
-    They are those of all runs with a final result but confirmations; `device_hours` is a limit to them.
+    They are those of all runs with a final result, without confirmations.
     """
     counted = runs[runs["status"].isin(_FINAL) & ~runs["confirmation"].astype(bool)]
     seconds = counted["train_seconds"] + counted["eval_seconds"]
@@ -305,8 +305,7 @@ def search_seconds(runs: pd.DataFrame) -> dict[Group, float]:
 def recorded_trials(plan: pd.DataFrame, spec: StudySpec, source: str) -> tuple[Trial, ...]:
     """Return the trials that earlier commands generated, from their plan, for the study's current seeds.
 
-    Rows of another study file that do not fit this one, such as those outside a box that has become smaller, are not
-    among them.
+    Rows that do not match the current study file, such as those outside a smaller box, are omitted.
     """
     expander, found = Expander(spec, source=source), dict[str, Trial]()
     for row in plan.to_dict("records"):

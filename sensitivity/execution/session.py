@@ -1,4 +1,4 @@
-"""Start Ray quietly in this process, or join a cluster by address."""
+"""Starts Ray without output in this process, or joins a cluster by address."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 _OBJECT_STORE_BYTES = 100 * 2**20
 _CONNECT_S = 5.0
 _STARTS = 2
-"""How often a local Ray is started: on a busy machine its daemons may miss each other the first time."""
+"""Number of attempts to start a local Ray: on a busy machine, its daemons may fail to connect at first."""
 _RESTART_S = 40.0
-"""How long a cluster's control store may be away: after 60 s Ray ends every process that uses it."""
+"""How long a cluster's control store may be unreachable; after 60 s, Ray ends every process that uses it."""
 
 
 _at_end = contextlib.ExitStack()
@@ -35,12 +35,12 @@ _own = False
 
 
 def is_own() -> bool:
-    """Whether Ray was started by this process, so that no one else waits for its resources."""
+    """Whether this process started Ray, so that nobody else waits for its resources."""
     return _own
 
 
 def at_end(action: Callable[[], None]) -> None:
-    """Register a function to run at the end of the session that started Ray, or else of this one."""
+    """Register a function that is called at the end of the session that started Ray, or otherwise of this session."""
     _at_end.callback(action)
 
 
@@ -50,16 +50,16 @@ def session(
 ) -> Iterator[int]:
     """Provide Ray inside the block; yield the number of packs that may run at once.
 
-    Without an address Ray starts in this process, on `workers` x `threads` cores, and is shut down at the end; a Ray
-    that the caller has started already is used, and left running.
+    Without an address, Ray is started in this process, on `workers` x `threads` cores, and shut down at the end. If the
+    caller has already started Ray, that session is used and left running.
 
     Args:
-        address: of a running cluster.
-        workers: packs at a time.
-        execution: what a pack takes.
-        on_loss: called in another thread, with what was lost, when Ray's daemon on this machine (its raylet) or the
-            control store (its gcs_server) is no more. Ray ends every process that goes on working with it, within
-            seconds or a minute, without a chance to say why.
+        address: address of a running cluster.
+        workers: number of packs at a time.
+        execution: resources of a pack.
+        on_loss: called in another thread, with a description, when Ray's daemon on this machine (its raylet) or the
+            control store (its gcs_server) has ended. Ray then ends every process that still uses it, within seconds or
+            a minute and without a message.
 
     Raises:
         UserError: nothing answers at `address`, Ray does not start here, or there are too few cores.
@@ -86,7 +86,7 @@ def session(
     finally:
         _own = False
         _at_end.close()
-        # What is left of a Ray that has lost a part would keep its own shutdown waiting.
+        # If a process of Ray was lost, its own shutdown would wait for it.
         if cores is None or watch is None or not watch.lost:
             ray.shutdown()
         processes.kill()
@@ -94,12 +94,12 @@ def session(
 
 
 def _start(cores: int, processes: RayProcesses) -> Any:
-    """Start Ray on this machine, with one retry."""
+    """Start Ray on this machine, with `_STARTS` attempts."""
     for start in range(1, _STARTS + 1):
         try:
             with processes.starting():
                 return ray.init(
-                    address="local",  # or a cluster that runs on this machine would be joined
+                    address="local",  # otherwise Ray would join a cluster that runs on this machine
                     num_cpus=cores,
                     include_dashboard=False,
                     object_store_memory=_OBJECT_STORE_BYTES,
@@ -111,9 +111,9 @@ def _start(cores: int, processes: RayProcesses) -> Any:
             ray.shutdown()
             left, cause = processes.kill(), first_line(error)
             if start < _STARTS:
-                logger.warning("Ray did not start (%s); starting it once more", cause)
+                logger.warning("Ray did not start (%s); starting it again", cause)
                 continue
-            kill = f"  Processes of it are left that do not end: kill -9 {' '.join(map(str, left))}\n" if left else ""
+            kill = f"  Some of its processes did not end: kill -9 {' '.join(map(str, left))}\n" if left else ""
             raise UserError(
                 f"Ray does not start here, tried {_STARTS} times ({cause})\n{kill}"
                 "  A busy machine may be the reason: run again when it has less to do, or with fewer --workers"
@@ -125,10 +125,10 @@ def _join(address: str) -> Any:
     """Connect to a running cluster."""
     try:
         if ":" in address:
-            # Ray itself would try again for minutes.
+            # Ray itself would retry for minutes.
             host, _, port = address.removeprefix("ray://").rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
-        # A ray:// server makes the job itself, and gives its workers no folder of this machine.
+        # A ray:// server creates the job itself, and its workers have no folder of this machine on their path.
         job: dict[str, Any] = {} if address.startswith("ray://") else {"job_config": _OwnPath()}
         return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **job)
     except Exception as error:  # Ray raises plain exceptions too
@@ -136,15 +136,15 @@ def _join(address: str) -> Any:
         cause = first_line(error).replace(address, shown).replace(address.rpartition(":")[0], shown.rpartition(":")[0])
         raise UserError(
             f"no Ray cluster answers at {shown!r} ({cause})\n"
-            "  Start one with `ray start --head`, check the address, or leave --address out to use this machine"
+            "  Start one with `ray start --head`, check the address, or omit --address to use this machine"
         ) from None
 
 
 class _OwnPath(JobConfig):
     """Ray job settings whose workers import installed packages only.
 
-    Ray puts this process's current folder first on the path of its workers, where any ``pandas.py`` would take the
-    place of the package.
+    By default, Ray puts this process's current folder first on the path of its workers, where a file ``pandas.py``
+    would shadow the package.
     """
 
     def _serialize(self) -> Any:

@@ -1,4 +1,4 @@
-"""The source of a settlement's runs: it asks for the steps of the procedure, and keeps the ledger as it grows."""
+"""Source of a settlement's trials: requests the runs of each step of the procedure, and writes the ledger."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from sensitivity.training.cost import run_cost
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a settlement may take; it ends before a step that does not fit.
+    """Budget of a settlement, which ends before a step that exceeds it.
 
-    None is no limit, but of all three, which is ``DEFAULT_SETTLING_RUNS``.
+    None is no limit; without any limit, ``DEFAULT_SETTLING_RUNS`` applies.
     """
 
     runs: int | None = None
-    """Of the whole settlement, those of earlier commands included."""
+    """Runs of the whole settlement, including earlier commands."""
     flops: float | None = None
-    """Of the whole settlement."""
+    """FLOPs of the whole settlement."""
     seconds: float | None = None
-    """Of this command, on the clock."""
+    """Wall-clock seconds of this command."""
 
     @property
     def most_runs(self) -> int | None:
-        """The limit to runs that holds; None for none."""
+        """The effective limit on runs; None for no limit."""
         return DEFAULT_SETTLING_RUNS if (self.runs, self.flops, self.seconds) == (None, None, None) else self.runs
 
 
 class Settler:
-    """Asks for the runs of one step after the other, and keeps the ledger of a study directory."""
+    """Requests the runs of one step after another, and writes the ledger of a study directory."""
 
     wanted = True
     unbounded = True
@@ -61,20 +61,20 @@ class Settler:
         budget: Budget,
         on_entry: Callable[[LedgerEntry], None] = lambda _: None,
     ) -> None:
-        """Begin, or go on from what `learn` is told.
+        """Start a settlement; `learn` adds the runs of earlier commands.
 
         Args:
-            plan: of the settlement's runs so far.
-            declared: what was declared before the first of them.
-            directory: the study's own, whose ledger is written.
+            plan: plan of the settlement's runs so far.
+            declared: the declaration of the settlement.
+            directory: study directory, whose ledger is written.
             require: raises if the lock of the settlement's folder was lost.
-            budget: limits.
+            budget: limits of the settlement.
             on_entry: called with each new entry of the ledger.
         """
         self._plan, self._declared, self._directory = plan, declared, directory
         self._require, self._budget, self._on_entry = require, budget, on_entry
         self._replay = Replay(plan.spec, plan.source, declared)
-        self._asked = {trial.id for trial in plan.trials}
+        self._requested = {trial.id for trial in plan.trials}
         self._entries: list[LedgerEntry] = []
         self._before: tuple[LedgerEntry, ...] = ()
         self._ended_before = False
@@ -87,52 +87,52 @@ class Settler:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave nothing open."""
+        """Do nothing: there are no resources to release."""
 
     @property
     def open(self) -> bool:
-        """Whether more runs may come in this command: a step that has lost a run waits for the next one."""
+        """Whether this command may generate more runs; a step with a lost run waits for the next command."""
         return self._replay.step is not None and not self._lost
 
     @property
     def stage(self) -> str:
-        """The step that is being taken."""
+        """Description of the current step."""
         step = self._replay.step
         return "" if step is None else f"step {step.number} ({step.phase.replace('_', ' ')})"
 
     @property
     def ledger(self) -> Ledger:
-        """How far the study has been settled."""
+        """The ledger so far."""
         return Ledger(declared=self._declared, entries=tuple(self._entries), settlement=self._replay.settlement)
 
     def learn(self, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
-        """Take in the runs of earlier commands, and follow the ledger that they left.
+        """Add the runs of earlier commands, and replay the ledger that they wrote.
 
         Raises:
-            UserError: the runs no longer lead to the steps that the ledger has.
+            UserError: the runs do not reproduce the steps of the ledger.
         """
         before = read_ledger(self._directory)
         self._before = before.entries if before is not None else ()
         self._ended_before = before is not None and before.settlement is not None
-        self._replay.take_in(runs, curves)
+        self._replay.add_runs(runs, curves)
         self._advance()
 
     def expect(self, plan: Plan, runs: pd.DataFrame) -> Plan:
-        """Return the plan with the runs of the step, which stand for all that come."""
-        return replace(plan, stand_ins=tuple(each for each in self._replay.missing if each.id not in self._asked))
+        """Return the plan with the missing runs of the current step, as placeholders for all later ones."""
+        return replace(plan, stand_ins=tuple(each for each in self._replay.missing if each.id not in self._requested))
 
     def tell(self, result: PackResult) -> None:
-        """Take in a pack's results."""
+        """Add the results of a pack."""
         self._lost += sum(not run.status.final for run in result.runs)
         rows = [{**trial_row(run.trial), **result_row(run)} for run in result.runs]
         curves = [{"trial_id": run.trial.id, **each.row()} for run in result.runs for each in run.measurements]
-        self._replay.take_in(
+        self._replay.add_runs(
             pd.DataFrame(rows),
             pd.DataFrame(curves, columns=[*CURVE_COLUMNS, *further_metrics(self._plan.spec.measured())]),
         )
 
     def new_trials(self, *, wait: bool) -> Iterator[tuple[Trial, ...]]:
-        """Yield the runs of the next step once all of the step before have ended.
+        """Yield the runs of the next step once all runs of the previous step have ended.
 
         Raises:
             UserError: the ledger can't be written.
@@ -141,49 +141,49 @@ class Settler:
         step = self._replay.step
         if step is None:
             return
-        new = tuple(trial for trial in self._replay.missing if trial.id not in self._asked)
-        reason = self._beyond(step, new) if new else ""
+        new = tuple(trial for trial in self._replay.missing if trial.id not in self._requested)
+        reason = self._budget_problem(step, new) if new else ""
         if reason:
             self._replay.stop(reason)
             self._write()
         elif new:
-            if self._ended_before:  # the answers of a smaller budget don't stand while it goes on
+            if self._ended_before:  # the answers of a smaller budget are no longer final
                 self._ended_before = False
                 self._write()
-            self._asked.update(trial.id for trial in new)
+            self._requested.update(trial.id for trial in new)
             yield new
 
     def _advance(self) -> None:
-        """Answer every step whose runs are all there."""
+        """Answer every step whose runs all have results."""
         known = len(self._entries)
-        for entry in self._replay.advance(self._keep):
+        for entry in self._replay.advance(self._write_freeze):
             place = len(self._entries)
             self._entries.append(entry)
             if place >= len(self._before):
                 self._on_entry(entry)
             elif entry.step != self._before[place].step:
                 raise UserError(
-                    f"{self._directory.uri}: the runs that are there no longer lead to step {entry.step.number} of"
-                    " its ledger\n  Restore the study directory from a copy, or settle the study under another name"
+                    f"{self._directory.uri}: the stored runs no longer reproduce step {entry.step.number} of its"
+                    " ledger\n  Restore the study directory from a copy, or settle the study under another name"
                 )
         if len(self._entries) > max(known, len(self._before)):
             self._write()
 
-    def _keep(self, freeze: Freeze) -> None:
-        self._patiently(lambda: write_freeze(self._directory, freeze))
+    def _write_freeze(self, freeze: Freeze) -> None:
+        self._write_under_lock(lambda: write_freeze(self._directory, freeze))
 
     def _write(self) -> None:
-        self._patiently(lambda: write_ledger(self._directory, self.ledger))
+        self._write_under_lock(lambda: write_ledger(self._directory, self.ledger))
 
-    def _patiently(self, write: Callable[[], None]) -> None:
+    def _write_under_lock(self, write: Callable[[], None]) -> None:
         def under_lock() -> None:
             self._require()
             write()
 
         patiently(under_lock)
 
-    def _beyond(self, step: Step, new: Sequence[Trial]) -> str:
-        """Return in words why a step does not fit the budget; nothing if it does."""
+    def _budget_problem(self, step: Step, new: Sequence[Trial]) -> str:
+        """Return the reason why a step exceeds the budget; empty if it does not."""
         budget, spent = self._budget, StepCost.total(entry.cost for entry in self._entries)
         what = f"step {step.number} takes {count(len(new), 'run')} more"
         most = budget.most_runs
@@ -206,15 +206,15 @@ class Settler:
         return ""
 
     def _flops(self, trials: Sequence[Trial]) -> float:
-        """Return what trials take at most: a diverged one ends early."""
+        """Return an upper bound on the FLOPs of trials; diverged ones end early."""
         many = Counter((trial.group, trial.structure) for trial in trials)
         one = {(trial.group, trial.structure): trial for trial in trials}
         return sum(number * run_cost(one[key], self._plan.problem)[1] for key, number in many.items())
 
     def _seconds(self, trials: Sequence[Trial]) -> float:
-        """Return how long trials take on the clock, judged by those of their optimizer and batch size that have ended.
+        """Estimate the wall-clock seconds of trials, from finished ones with the same optimizer and batch size.
 
-        A device-second has taken this command so much on the clock as its steps show, what is between them included.
+        Device-seconds are converted at the rate of this command's steps so far, including the time between them.
         """
         taken: defaultdict[Group, list[float]] = defaultdict(list)
         for entry in self._entries:

@@ -1,4 +1,4 @@
-"""Settling a study: what is declared before the first run, and the command that runs until its answers stand."""
+"""Settling a study: its declaration before the first run, and the command that runs until its claims are answered."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ _DECLARED = {
     "claims": "claims: other questions, or other pairs, margins or primary in the study file",
     "looks": "primary.looks: {then} there, {now} now",
 }
-"""What is said where a field of the declaration has changed."""
+"""Messages about changed fields of the declaration."""
 
 
 @dataclass(frozen=True)
 class Settled:
-    """How a settlement stands at the end of a command."""
+    """State of a settlement at the end of a command."""
 
     outcome: Outcome
-    """Of its runs."""
+    """Outcome of its runs."""
     ledger: Ledger
 
 
 @dataclass(frozen=True)
 class NextStep:
-    """What a settlement would do next, and what that costs here."""
+    """The next step of a settlement, with its price on this machine."""
 
     ledger: Ledger
     step: Step | None
-    """None where it has ended."""
+    """The next step; None if the settlement has ended."""
     price: Price | None
-    """None where it asks for no runs."""
+    """Price of the step; None if it has no runs."""
 
 
 def settle_study(
@@ -72,25 +72,25 @@ def settle_study(
     show: Show,
     on_entry: Callable[[LedgerEntry], None] = lambda _: None,
 ) -> Settled:
-    """Run what settles a study's questions, until each has its answer or the budget ends, and keep the ledger.
+    """Train runs until each question of a study has an answer or the budget ends, and write the ledger.
 
-    The runs are kept in the folder ``settle`` of the study directory, apart from those of the file's own design.
+    The runs are stored in the folder ``settle`` of the study directory, separate from those of the file's own design.
 
     Args:
-        plan: of the study.
-        directory: the study's own.
-        machines: where packs are trained.
-        questions: to be settled; empty goes on with those declared before, or takes both.
-        budget: limits.
-        show: shows progress.
+        plan: plan of the study.
+        directory: study directory.
+        machines: machines on which packs are trained.
+        questions: questions to settle; empty for those declared earlier, or both.
+        budget: limits of the settlement.
+        show: displays progress.
         on_entry: called after each step with its entry of the ledger.
 
     Raises:
-        UserError: the study can't be settled, was declared otherwise before, or `launch` raises.
+        UserError: the study can't be settled, its declaration differs from an earlier one, or `launch` raises.
     """
-    _refuse_other(plan, directory)
+    _require_same_study(plan, directory)
     declared = _declared(plan, directory, questions)  # before anything is written
-    _keep_study(plan, directory)
+    _create_study(plan, directory)
     write_declared(directory, declared)
     settlers: list[Settler] = []
 
@@ -107,17 +107,17 @@ def settle_study(
 
 
 def next_step(plan: Plan, directory: Place, *, questions: Sequence[Question] = (), workers: int | None) -> NextStep:
-    """Return what `settle_study` would do next, and its price on this machine. Nothing is written.
+    """Return the next step of `settle_study`, and its price on this machine, without writing anything.
 
     Raises:
-        UserError: the study can't be settled, was declared otherwise before, or can't be trained here.
+        UserError: the study can't be settled, its declaration differs from an earlier one, or it can't be trained here.
     """
-    _refuse_other(plan, directory)
+    _require_same_study(plan, directory)
     declared = _declared(plan, directory, questions)
     replay, folder = Replay(plan.spec, plan.source, declared), settling_place(directory)
     if folder.exists(MANIFEST):
         study = read_study(folder)
-        replay.take_in(study.runs, study.curves)
+        replay.add_runs(study.runs, study.curves)
     entries = tuple(replay.advance())
     ledger = Ledger(declared=declared, entries=entries, settlement=replay.settlement)
     if replay.step is None:
@@ -128,23 +128,23 @@ def next_step(plan: Plan, directory: Place, *, questions: Sequence[Question] = (
     return NextStep(ledger, replay.step, price(plan, costs, finished=frozenset(), workers=at_once))
 
 
-def _refuse_other(plan: Plan, directory: Place) -> None:
+def _require_same_study(plan: Plan, directory: Place) -> None:
     if directory.exists(MANIFEST):
         refuse_other_study(directory, read_manifest(directory), plan.spec, plan.source, plan.origin)
 
 
-def _keep_study(plan: Plan, directory: Place) -> None:
-    """Make the directory that of this study, though none of its own design may have run yet."""
+def _create_study(plan: Plan, directory: Place) -> None:
+    """Create the study directory, which may have no runs of the study's own design yet."""
     if not directory.exists(MANIFEST):
         with StudyRun.begin(plan, directory, with_searches):
             pass
 
 
 def _declared(plan: Plan, directory: Place, questions: Sequence[Question]) -> Declared:
-    """Return what was declared when the settlement began, or what is to be declared now.
+    """Return the declaration of an existing settlement, or a new one.
 
     Raises:
-        UserError: it was declared otherwise.
+        UserError: the existing declaration differs from the requested one.
     """
     before = read_declared(directory)
     if before is None:
@@ -157,15 +157,15 @@ def _declared(plan: Plan, directory: Place, questions: Sequence[Question]) -> De
     if different:
         lines = "\n".join(f"  - {line}" for line in different)
         raise UserError(
-            f"{directory.uri}: its settlement began under another declaration\n{lines}\n"
-            "  The error rate holds for what was declared before the first run. Put back what was changed in the study"
-            " file or in --question, and it goes on; or settle the study under another name"
+            f"{directory.uri}: its settlement has another declaration\n{lines}\n"
+            "  The error rate holds only for the declaration before the first run. Undo the changes in the study file"
+            " or in --question to continue it; or settle the study under another name"
         )
     return before
 
 
 def _differences(then: Declaration, now: Declaration) -> list[str]:
-    """Return, in the words of a study file, what differs between two declarations."""
+    """Return the differences between two declarations, in terms of the study file."""
     fields = [name for name in Declaration.model_fields if name not in NOT_DECLARED]
     return [
         _DECLARED.get(name, name).format(then=getattr(then, name), now=getattr(now, name))

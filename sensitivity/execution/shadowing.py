@@ -1,4 +1,4 @@
-"""Detect files that would shadow installed packages if their folder came first on Python's path."""
+"""Detection of files that would shadow installed packages if their folder came first on Python's path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 _HARMLESS = {"test", "tests", "setup", "conftest", "this", "antigravity"}
-"""Names of installed modules that nothing imports, and that many give to a script."""
+"""Names of installed modules that nothing imports and that are common names of scripts."""
 _INSTALLED = {"site-packages", "dist-packages"}
 
 
@@ -16,8 +16,8 @@ def shadowing_files(files: Iterable[Path], folder: Path) -> tuple[Path, ...]:
     """Return modules and packages directly below `folder` with the name of a standard or installed module.
 
     Args:
-        files: in `folder`, at any depth.
-        folder: that would come first.
+        files: files in `folder`, at any depth.
+        folder: folder that would come first on the path.
     """
     modules: dict[str, Path] = {}
     for file in files:

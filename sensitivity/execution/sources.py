@@ -1,4 +1,4 @@
-"""Sources of trials that are not known before a study runs."""
+"""Interface of sources that generate trials while a study runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sensitivity.study.trials import Expander, Trial
 
 
 class TrialSource(AbstractContextManager["TrialSource"], Protocol):
-    """Generates trials as results arrive: searches and confirmations of winners, or a settlement."""
+    """Generates trials from results: searches and confirmations of winners, or a settlement."""
 
     @property
     def wanted(self) -> bool:
@@ -24,7 +24,7 @@ class TrialSource(AbstractContextManager["TrialSource"], Protocol):
 
     @property
     def open(self) -> bool:
-        """Whether more trials may come."""
+        """Whether more trials may be generated."""
 
     @property
     def unbounded(self) -> bool:
@@ -32,30 +32,30 @@ class TrialSource(AbstractContextManager["TrialSource"], Protocol):
 
     @property
     def stage(self) -> str:
-        """Its current activity, for a line of progress; may be empty."""
+        """Description of the current activity, for a line of progress; may be empty."""
 
     def learn(self, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
         """Load the results of earlier commands from the tables of a study directory."""
 
     def expect(self, plan: Plan, runs: pd.DataFrame) -> Plan:
-        """Return the plan with the trials known to come; call after `learn`."""
+        """Return the plan with the trials that will be generated, as far as known; call after `learn`."""
 
     def tell(self, result: PackResult) -> None:
-        """Take in a pack's results."""
+        """Add the results of a pack."""
 
     def new_trials(self, *, wait: bool) -> Iterator[tuple[Trial, ...]]:
         """Yield the trials generated since the last call; with `wait`, block until there are some.
 
         Raises:
-            UserError: it can't go on.
+            UserError: the source can't continue.
         """
 
 
 SourceOf = Callable[[Plan, pd.DataFrame | None, WriterLock], tuple[Plan, TrialSource]]
-"""Makes the source of a plan's further trials, and completes the plan with those of earlier commands.
+"""Creates the source of a plan's further trials, and adds the trials of earlier commands to the plan.
 
-Its arguments are the plan, the table of planned runs that an earlier command left, if there was one, and the lock that
-the directory is written under.
+Its arguments are the plan, the table of planned runs of an earlier command (None if there was none), and the lock of
+the study directory.
 """
 
 

@@ -1,4 +1,4 @@
-"""One command's work on a study directory: plan, lock, known results and trials to come."""
+"""The work of one command on a study directory: plan, lock, known results and further trials."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Machines:
     """The machines on which packs are trained."""
 
     address: str | None = None
-    """Of a running Ray cluster; None starts Ray on this machine."""
+    """Address of a running Ray cluster; None starts Ray on this machine."""
     workers: int | None = None
-    """Packs at a time; None takes one for each core (`threads` cores a pack)."""
+    """Number of packs at a time; None for as many as fit, with `threads` cores per pack."""
     sessions: Sessions = one_session
-    """Gives Ray."""
+    """Provides Ray."""
 
 
 class StudyRun:
@@ -81,11 +81,13 @@ class StudyRun:
         """Acquire the directory's lock, write the manifest and the plan, and load the known results.
 
         Raises:
-            UserError: the directory can't be written, is damaged, or holds another study.
+            UserError: the directory can't be written, is damaged, or contains another study.
         """
         with WriterLock(directory) as lock:
             lock.sweep()
-            finished = finished_trials(directory)  # first: a damaged part stops the command before anything is written
+            finished = finished_trials(
+                directory
+            )  # before anything is written, so that a damaged part stops the command
             planned = read_plan(directory) if directory.exists(MANIFEST) else None
             manifest = write_manifest(directory, plan.spec, plan.source, plan.origin)
             plan, source = source_of(plan, planned, lock)
@@ -95,7 +97,7 @@ class StudyRun:
                 source.learn(known.runs, known.curves)
                 plan = source.expect(plan, known.runs)
             yield cls(plan, directory, lock, manifest, source, finished)
-            lock.sweep()  # of workers that were killed meanwhile
+            lock.sweep()  # files of workers that were killed meanwhile
 
     @property
     def anything_missing(self) -> bool:
@@ -113,24 +115,24 @@ class StudyRun:
         """Train all missing and newly generated runs, then train one pack again to compare.
 
         Args:
-            machines: where.
-            show: shows progress.
-            stop: entered by the caller; it is armed again once Ray has put handlers of its own in place, and told of a
-                part of Ray that is lost.
+            machines: machines on which packs are trained.
+            show: displays progress.
+            stop: block entered by the caller; its handlers are installed again after Ray has replaced them, and it is
+                stopped if a process of Ray is lost.
 
         Raises:
-            KeyboardInterrupt: a stop was asked for.
-            UserError: the directory can't be written, the cluster does not answer, or workers can't live.
+            KeyboardInterrupt: a stop was requested.
+            UserError: the directory can't be written, the cluster does not answer, or workers are lost repeatedly.
         """
         execution, workers = self.plan.spec.execution, machines.workers
         if machines.address is None:
             workers = workers or available_workers(execution.threads)
         ray = machines.sessions(address=machines.address, workers=workers, execution=execution, on_loss=stop.stop)
         with ray as (at_once, scratch):
-            # These import Ray, which by now has read the environment.
+            # These modules import Ray, whose environment is set by now.
             from sensitivity.execution.preflight import check_nodes
             from sensitivity.execution.runner import Destination, run_packs
-            from sensitivity.execution.worker_tasks import again_there
+            from sensitivity.execution.worker_tasks import train_again_on_cluster
 
             stop.arm()
             if machines.address is not None:
@@ -158,7 +160,7 @@ class StudyRun:
                 )
             again = functools.partial(train_again, self.plan.problem)
             if not here:
-                again = functools.partial(again_there, self.plan)
+                again = functools.partial(train_again_on_cluster, self.plan)
             self._check_determinism(again, seconds=budget_seconds(progress.elapsed))
 
     def _costs(self, at_once: int, *, here: bool) -> dict[Group, Cost]:
@@ -205,8 +207,8 @@ class StudyRun:
                 found = again(chosen, curves_of(self.directory, chosen), seconds=seconds)
                 self._lock.require()
                 record_determinism(self.directory, self._manifest, found.content())
-        except (Exception, SystemExit) as error:  # all results are there: nothing that happens here may cost them
-            logger.warning("no run could be trained again to compare: %s", first_line(error))
+        except (Exception, SystemExit) as error:  # an error here must not affect the results
+            logger.warning("no run could be trained again for comparison: %s", first_line(error))
 
     def _progress(self, costs: Mapping[Group, Cost]) -> Progress:
         """Return this command's initial progress, with durations estimated from the measured costs."""
@@ -233,7 +235,7 @@ class StudyRun:
         )
 
     def _weigher(self) -> Callable[[int], float]:
-        """Return a function from batch size to the FLOPs of a run's gradients, its weight in the progress."""
+        """Return a function from a batch size to the FLOPs of a run's gradients, its weight in the progress."""
         per_example = example_cost(self.plan.problem).gradient_flops
         train_size = self.plan.problem.dataset.train_size
         budget = self.plan.spec.required_budget

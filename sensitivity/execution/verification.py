@@ -1,9 +1,9 @@
-"""Recorded runs trained again and compared: at the end of every `run`, and by `verify`.
+"""Verification: recorded runs are trained again and compared, at the end of every `run` and by `verify`.
 
-A pack is trained again as it was, the same members in the same order, because only that can be compared exactly: on the
-same machine, with the same code and packages, every loss must be equal to the last bit. Elsewhere rounding differs, and
-training amplifies it where a network is near the edge of stability. There only the untrained networks' scores are
-judged, within a tolerance: they tell other data and other networks. What training made of the rounding is reported.
+A pack is trained again with the same members in the same order, because only then is an exact comparison possible: on
+the same machine, with the same code and packages, every loss must be equal to the last bit. Elsewhere rounding differs,
+and training amplifies it if a network is near the edge of stability. There, only the scores of untrained networks are
+compared, within a tolerance, which detects other data and other networks; differences in training are reported.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from sensitivity.training.precision import set_tf32
 from sensitivity.training.problems import Problem
 
 TOLERANCE = 1e-4
-"""Relative, of an untrained network's losses on another machine."""
+"""Relative tolerance of an untrained network's losses on another machine."""
 SHARE = 0.005
-"""Of a command's time, for training again at its end."""
-_LEAST_S = 0.25
-"""For short commands: little beside Ray's start."""
-_EVALUATIONS = 2
-"""The fewest that a run has: of the untrained network, and after the last step."""
-_INTERVALS = 20
-"""Between evaluations, in a typical run: to judge how soon something can be compared."""
+"""Share of a command's time that is spent on training again at its end."""
+_MIN_SECONDS = 0.25
+"""Smallest time for training again, small compared with Ray's start."""
+_MIN_EVALUATIONS = 2
+"""Smallest number of evaluations of a run: of the untrained network, and after the last step."""
+_TYPICAL_INTERVALS = 20
+"""Number of intervals between evaluations of a typical run, to estimate the time to the first comparison."""
 _COLUMNS = (
     *("status", "pack_id", "pack_size", "host", "device", "spec_hash", "code_version"),
     *("train_seconds", "eval_seconds"),
 )
 _TRAINED = (Status.COMPLETED.value, Status.DIVERGED.value, Status.STOPPED.value)
-_DECIDING = ("torch", "numpy")
-"""Packages whose versions decide rounding."""
+_NUMERIC_PACKAGES = ("torch", "numpy")
+"""Packages whose versions affect rounding."""
 
 Curve = Mapping[int, tuple[float, ...]]
-"""The values of a run's metrics by step, in the order of ``RecordedPack.metrics``."""
+"""Values of a run's metrics by step, in the order of ``RecordedPack.metrics``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,28 +62,28 @@ class RecordedPack:
 
     pack: Pack
     part: str
-    """Of the tables in which its runs stand."""
+    """Name of the part with its runs."""
     execution: ExecutionSpec
-    """As it was for the command that trained it."""
+    """Execution settings of the command that trained it."""
     statuses: Mapping[str, str]
-    """By trial id."""
+    """Statuses by trial id."""
     seconds: float
-    """That its training took."""
+    """Training time."""
     eval_seconds: float
     host: str
     device: str
     versions: tuple[str, ...]
-    """Of this package and of those that decide rounding."""
+    """Versions of this package and of those that affect rounding."""
     is_part: bool
-    """Whether it was trained as a part of another pack, which can't be put together again."""
+    """Whether it was trained as part of a pack that can't be reassembled."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """What was measured of its runs."""
+        """Measured metrics of its runs."""
         return self.pack.trials[0].workload.problem.measured()
 
     def unlike(self) -> str:
-        """Return why results can differ in the last bits here; empty if they must be equal."""
+        """Return the reason why results may differ in the last bits here; empty if they must be equal."""
         if self.is_part:
             return "alone"
         if self.device != "cpu":
@@ -101,18 +101,18 @@ class Comparison:
     batch_size: int
     runs: int
     steps: int
-    """Trained again."""
+    """Number of steps that were trained again."""
     of_steps: int
     unlike: str
-    """Why losses need not be equal to the last bit; nothing if they must be."""
+    """Reason why losses need not be equal to the last bit; empty if they must be."""
     largest: float
-    """Relative difference of a loss, over all evaluations that both have."""
+    """Largest relative difference of a loss, over all common evaluations."""
     faults: tuple[str, ...]
-    """What is not as it has to be, a line a run."""
+    """Unexpected differences, one line per run."""
     seconds: float
 
     def sentence(self) -> str:
-        """Return it in words."""
+        """Return the result as a sentence."""
         what = f"{self.runs} run{'s' * (self.runs != 1)} of {self.optimizer} at batch size {self.batch_size}"
         again = f"{what} trained again for {self.steps:,} of {self.of_steps:,} steps"
         if self.faults:
@@ -127,7 +127,7 @@ class Comparison:
         )
 
     def content(self) -> dict[str, Any]:
-        """Return it as JSON-like data, with where and when it was done."""
+        """Return the result as JSON-like data, with place and time of the comparison."""
         done = {"host": platform.node(), "code_version": code_version(), "at": time.time()}
         largest = self.largest if math.isfinite(self.largest) else None
         return {**dataclasses.asdict(self), "largest": largest, "sentence": self.sentence(), **done}
@@ -136,7 +136,7 @@ class Comparison:
 def recorded_packs(directory: Place, manifest: Manifest) -> list[RecordedPack]:
     """Return the packs of a study whose runs were all trained, in no particular order.
 
-    A run whose pack can't be put together again, since it was trained as a part of one, is a pack of its own.
+    A run that was trained in a pack that can't be reassembled is returned as a pack of its own.
     """
     parts: dict[str, pa.Table] = {}
     read = read_runs(directory, parts)
@@ -171,36 +171,36 @@ def _recorded(
         eval_seconds=sum(float(row["eval_seconds"]) for row in own.values()),
         host=str(first["host"]),
         device=str(first["device"]),
-        versions=(str(first["code_version"]), *(str(packages.get(name)) for name in _DECIDING)),
+        versions=(str(first["code_version"]), *(str(packages.get(name)) for name in _NUMERIC_PACKAGES)),
         is_part=not whole and int(first["pack_size"]) > 1,
     )
 
 
 def _versions() -> tuple[str, ...]:
     here = package_versions()
-    return (code_version(), *(str(here.get(name)) for name in _DECIDING))
+    return (code_version(), *(str(here.get(name)) for name in _NUMERIC_PACKAGES))
 
 
 def sample(packs: Sequence[RecordedPack], runs: int, draw: random.Random) -> list[RecordedPack]:
-    """Return the packs of `runs` runs drawn at random, each pack once."""
+    """Return the packs of `runs` random runs, each pack once."""
     places = [place for place, each in enumerate(packs) for _ in each.pack.trials]
     chosen = draw.sample(places, min(runs, len(places)))
     return [packs[place] for place in dict.fromkeys(chosen)]
 
 
 def choose(packs: Sequence[RecordedPack], seconds: float, draw: random.Random) -> RecordedPack | None:
-    """Return a pack that can be evaluated within `seconds`, drawn at random; None if there is none.
+    """Return a random pack that can be evaluated within `seconds`; None if there is none.
 
-    Those that can be trained some of their steps in that time come first.
+    Packs that can be trained for some steps in that time are preferred.
     """
-    fitting = [each for each in packs if each.eval_seconds / _EVALUATIONS <= seconds]
-    short = [each for each in fitting if each.seconds / _INTERVALS <= seconds]
+    fitting = [each for each in packs if each.eval_seconds / _MIN_EVALUATIONS <= seconds]
+    short = [each for each in fitting if each.seconds / _TYPICAL_INTERVALS <= seconds]
     return draw.choice(short or fitting) if fitting else None
 
 
 def budget_seconds(elapsed: float) -> float:
-    """Return the seconds that training again may take after a command of `elapsed` seconds."""
-    return max(_LEAST_S, SHARE * elapsed)
+    """Return the time for training again after a command of `elapsed` seconds."""
+    return max(_MIN_SECONDS, SHARE * elapsed)
 
 
 def curves_of(directory: Place, recorded: RecordedPack) -> dict[str, Curve]:
@@ -219,10 +219,10 @@ def train_again(
     """Train a recorded pack again from its start, and compare the curves.
 
     Args:
-        problem: of the study, on the device.
+        problem: problem of the study, on the device.
         recorded: the pack.
-        curves: of its runs, as recorded.
-        seconds: no further evaluation is begun that would end after so long, judged by the recorded times.
+        curves: recorded curves of its runs.
+        seconds: time limit; an interval that would exceed it, according to the recorded times, is not started.
     """
     threads, execution = torch.get_num_threads(), recorded.execution
     torch.set_num_threads(execution.threads)
@@ -270,7 +270,7 @@ def compare(
         fault = (
             _differs_untrained(recorded.metrics, before, now)
             if unlike
-            else _differs(recorded.metrics, before, now) or _other(status, run.status.value)
+            else _differs(recorded.metrics, before, now) or _status_difference(status, run.status.value)
         )
         if fault:
             faults.append(f"{run.trial.label()}: {fault}")
@@ -303,7 +303,7 @@ def _differs(metrics: Sequence[Metric], before: Curve, now: Curve) -> str:
     return ""
 
 
-def _other(before: str, now: str) -> str:
+def _status_difference(before: str, now: str) -> str:
     return f"was {before}, and is {now}" if before != now else ""
 
 

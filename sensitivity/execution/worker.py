@@ -1,4 +1,4 @@
-"""Train one pack on any machine. An exception in the user's code becomes a result here."""
+"""Trains one pack on any machine. Exceptions in the user's code are converted to results here."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def run_pack(
     *,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> PackResult:
-    """Train a pack in this process and return its result; a failing trial never raises.
+    """Train a pack in this process and return its result; a failing trial does not raise.
 
-    A pack that takes long is put aside in the study directory now and then, and goes on from there if it is there.
+    Long packs are saved in the study directory at intervals, and resumed from there.
 
     Raises:
-        ChangedError: the problem here is not the one that was planned; nothing was trained.
-        DeviceLostError: the device answers no more in this process, which must end.
+        ChangedError: the problem on this machine is not the planned one; nothing was trained.
+        DeviceLostError: the device no longer works in this process, which must end.
     """
     torch.set_num_threads(execution.threads)
     keep_freed_memory()
@@ -73,7 +73,7 @@ def _train_whole(
         problem,
         micro_batch=execution.micro_batch,
         on_progress=on_progress,
-        on_look=checkpoint.look,
+        on_look=checkpoint.save_if_due,
         resume=checkpoint.load(problem, micro_batch=execution.micro_batch),
     )
 

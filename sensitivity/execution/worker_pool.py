@@ -1,10 +1,10 @@
-"""Worker processes, kept from pack to pack and from run to run for as long as Ray runs.
+"""Worker processes that are reused for several packs and runs as long as Ray runs.
 
-A new one takes seconds: it imports PyTorch and loads the problem. It has to be new where an earlier run trained other
-code of the user's, as what that code has changed in its process (a default of PyTorch, say) would reach into this run.
+A new worker takes seconds to start, because it imports PyTorch and loads the problem. A worker is not reused for a run
+with other code of the user, because that code may have changed global state (such as a default of PyTorch).
 
-Tune takes workers from here through its interface for resources: what a trial acquires is not a share of a machine on
-which its actor is then started, but a worker, which is an actor that has its share already.
+Tune obtains workers through its interface for resources: a trial acquires a worker, which is an actor that already has
+its resources, instead of resources on which an actor is then started.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.snapshot import Snapshot
 
 _ANSWER_S = 5.0
-"""How long a worker that waits for work may take to say that it lives."""
+"""How long an idle worker may take to respond."""
 _IDLE_S = 10.0
-"""How long a worker may wait for the next pack where it holds a share of a cluster."""
+"""How long a worker may wait for the next pack while it occupies resources of a cluster."""
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
-"""Environment variables that workers elsewhere get from here, as Tune's own actors do: for checkpoints."""
+"""Environment variables that are passed to workers for checkpoints, as Tune does for its own actors."""
 
 
 @dataclass(eq=False)
@@ -44,7 +44,7 @@ class PooledWorker:
     actor: Any
     """Handle of an actor of `PackWorker`."""
     code: Snapshot | None = None
-    """The user's own code that it has imported."""
+    """User code that the worker has imported."""
     used: bool = False
     idle_since: float = field(default_factory=time.monotonic)
 
@@ -53,7 +53,7 @@ class PooledWorker:
         answer = self.actor.__ray_ready__.remote()
         try:
             ray.get(answer, timeout=_ANSWER_S)
-        except ray.exceptions.RayError:  # a timeout is one, too
+        except ray.exceptions.RayError:  # includes timeouts
             return False
         return True
 
@@ -66,8 +66,8 @@ class WorkerPool:
     """Idle workers for one kind of resource request; starts new ones as needed."""
 
     def __init__(self, execution: ExecutionSpec) -> None:
-        self.fits = _share(execution)
-        """What its workers take."""
+        self.fits = _resource_request(execution)
+        """Resource request of its workers."""
         cpus, gpus, resources, labels = self.fits
         given = {name: os.environ[name] for name in _CREDENTIALS if name in os.environ}
         options: dict[str, Any] = {"runtime_env": {"env_vars": given}} if given else {}
@@ -92,27 +92,27 @@ class WorkerPool:
         self._idle += [PooledWorker(self._new_actor()) for _ in range(count - len(self._idle))]
 
     def take(self, code: Snapshot) -> PooledWorker:
-        """Take an idle worker, preferably the last one used, which may have the problem loaded."""
+        """Return an idle worker, preferably the last one used, which may have loaded the problem; or start one."""
         self._end_others(code)
         while self._idle:
             worker = self._idle.pop(0)
-            if not worker.used or worker.lives():  # one that does not even start is found out by who takes it
+            if not worker.used or worker.lives():  # a worker that fails to start is detected by its user
                 break
             worker.kill()
         else:
             worker = PooledWorker(self._new_actor())
-        worker.used, worker.code = True, _own(code) or worker.code
+        worker.used, worker.code = True, _user_code(code) or worker.code
         self._taken += 1
         return worker
 
     def give_back(self, worker: PooledWorker) -> None:
-        """Return a worker to the pool, even if it was lost."""
+        """Return a worker to the pool; it may have been lost."""
         worker.idle_since = time.monotonic()
         self._idle.insert(0, worker)
         self._taken -= 1
 
     def discard(self, worker: PooledWorker) -> None:
-        """Kill a worker that was taken."""
+        """Kill a worker that is in use."""
         worker.kill()
         self._taken -= 1
 
@@ -123,13 +123,13 @@ class WorkerPool:
                 worker.actor.rest.remote()
 
     def end(self, *, idle_s: float = 0.0) -> None:
-        """End the workers that have been idle for at least this long."""
+        """Kill the workers that have been idle for at least this time."""
         now = time.monotonic()
         self._end([worker for worker in self._idle if now - worker.idle_since >= idle_s])
 
     def _end_others(self, code: Snapshot) -> None:
-        """End the workers that have imported different user code."""
-        self._end([worker for worker in self._idle if worker.code not in (None, _own(code))])
+        """Kill the workers that have imported different user code."""
+        self._end([worker for worker in self._idle if worker.code not in (None, _user_code(code))])
 
     def _end(self, workers: list[PooledWorker]) -> None:
         for worker in workers:
@@ -138,13 +138,13 @@ class WorkerPool:
 
 
 _pool: WorkerPool | None = None
-"""Of this process's Ray."""
+"""Pool of the Ray session of this process."""
 
 
 def workers(execution: ExecutionSpec) -> WorkerPool:
     """Return the pool for the resource request of `execution`, replacing a pool for another request."""
     global _pool
-    if _pool is None or _pool.fits != _share(execution):
+    if _pool is None or _pool.fits != _resource_request(execution):
         if _pool is None:
             at_end(_end_workers)
         else:
@@ -169,21 +169,21 @@ class RunWorkers(ResourceManager):
         self._busy: list[PooledWorker] = []
 
     def on_step_end(self) -> None:
-        """On a cluster, end idle workers, whose resources others may need or pay for."""
+        """Kill idle workers on a cluster, where others may need or pay for their resources."""
         if not is_own():
             self._pool.end(idle_s=_IDLE_S)
 
     @contextlib.contextmanager
-    def given_to_tune(self) -> Iterator[None]:
+    def used_by_tune(self) -> Iterator[None]:
         """Let Tune use pooled workers inside the block; those still training at its end are killed."""
-        # The argument of its controller for this is out of reach of `Tuner`.
+        # `Tuner` does not expose the corresponding argument of its controller.
         controller: Any = tune_controller
         controller.PlacementGroupResourceManager = _resource_manager
-        token = _of_run.set(self)
+        token = _current_run.set(self)
         try:
             yield
         finally:
-            _of_run.reset(token)
+            _current_run.reset(token)
             for worker in self._busy:
                 self._pool.discard(worker)
             self._pool.rest()
@@ -192,14 +192,14 @@ class RunWorkers(ResourceManager):
         """Do nothing: `acquire_resources` takes a worker on demand."""
 
     def cancel_resource_request(self, resource_request: ResourceRequest) -> None:
-        """Do nothing, for the same reason."""
+        """Do nothing: requests are not queued."""
 
     def has_resources_ready(self, resource_request: ResourceRequest) -> bool:
         """Whether another pack can start."""
         return len(self._busy) < self._limit and self._pool.has_room
 
     def acquire_resources(self, resource_request: ResourceRequest) -> AcquiredWorker:
-        """Take a worker."""
+        """Acquire a worker from the pool."""
         worker = self._pool.take(self._code)
         self._busy.append(worker)
         return AcquiredWorker(resource_request=resource_request, worker=worker, job=self._job)
@@ -211,12 +211,12 @@ class RunWorkers(ResourceManager):
         self._pool.give_back(acquired_resource.worker)
 
     def clear(self) -> None:
-        """Do nothing: workers still in use belong to the caller."""
+        """Do nothing: the caller handles workers that are still in use."""
 
 
 @dataclass
 class AcquiredWorker(AcquiredResources):
-    """A pooled worker in the place of an actor class that Tune would start."""
+    """A pooled worker, which replaces the actor class that Tune would start."""
 
     worker: PooledWorker
     job: ray.ObjectRef[Job]
@@ -231,19 +231,19 @@ class AcquiredWorker(AcquiredResources):
         return self.worker.actor
 
 
-_of_run: ContextVar[RunWorkers | None] = ContextVar("_of_run", default=None)
+_current_run: ContextVar[RunWorkers | None] = ContextVar("_current_run", default=None)
 
 
 def _resource_manager() -> ResourceManager:
-    return _of_run.get() or PlacementGroupResourceManager()
+    return _current_run.get() or PlacementGroupResourceManager()
 
 
-def _share(execution: ExecutionSpec) -> tuple[float, float, dict[str, float], dict[str, str]]:
-    """Return a pack's resource request to Ray: cores, accelerators, custom resources, node labels."""
+def _resource_request(execution: ExecutionSpec) -> tuple[float, float, dict[str, float], dict[str, str]]:
+    """Return the resource request of a pack: cores, accelerators, custom resources, node labels."""
     asked = request(execution)
     return asked.pop("CPU"), asked.pop("GPU", 0), asked, dict(execution.labels)
 
 
-def _own(code: Snapshot) -> Snapshot | None:
+def _user_code(code: Snapshot) -> Snapshot | None:
     """Return a snapshot if it contains user code."""
     return code if code.modules or code.installed else None

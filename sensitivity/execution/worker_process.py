@@ -25,24 +25,24 @@ from sensitivity.training.memory import release_unused, return_freed_memory
 
 _REPORT_EVERY_S = 1.0
 _LAST_REPORT_S = 10.0
-"""How long a thread that has reported its last may take to end."""
+"""How long a thread may take to end after its last report."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What all packs of a run have in common."""
+    """Settings shared by all packs of a run."""
 
     execution: ExecutionSpec
     origin: Origin
     directory: Place
-    """Of the study, for checkpoints."""
+    """Study directory, for checkpoints."""
 
 
 class PackWorker:
     """The actor of a Tune trial. It does not import Tune, which would take a third of the start-up time.
 
-    A trial begins with `begin`; then Tune calls `train` again and again, and each time gets a report: of progress, and
-    at last of the results. The pack trains in a thread of its own, so that `train` can return while it goes on.
+    A trial starts with `begin`; then Tune calls `train` repeatedly, each time receiving a report of progress and
+    finally of the results. The pack is trained in a separate thread, so that `train` can return meanwhile.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class PackWorker:
         """Return the next report.
 
         Raises:
-            BaseException: what the training raised that is no result of a run.
+            BaseException: an exception of the training that is not the result of a run.
         """
         report = self._reports.get()
         if isinstance(report, BaseException):
@@ -74,7 +74,7 @@ class PackWorker:
         return {"pid": os.getpid()}
 
     def stop(self) -> None:
-        """End the trial, and this process too if training has not ended, as nothing else stops it."""
+        """End the trial, and this process too if training has not ended, because it can't be stopped otherwise."""
         if self._thread is not None:
             if self._ended:
                 self._thread.join(_LAST_REPORT_S)
@@ -83,31 +83,31 @@ class PackWorker:
         self._thread = None
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run another function than training."""
+        """Call a function other than training."""
         return function(*arguments)
 
     def rest(self) -> None:
-        """Release unused memory to the system and the accelerator, as the next run may be far off."""
+        """Release unused memory to the system and the accelerator until the next run."""
         release_unused()
         return_freed_memory()
 
 
 def _train(pack: Pack, job: Job, report: Callable[[dict[str, Any] | BaseException], None]) -> None:
-    """Train a pack, and report its progress now and then, and what came of it; where the device is lost, end."""
+    """Train a pack, and report its progress and results; end the process if the device is lost."""
     last = -math.inf
 
     def on_progress(fraction: float) -> None:
         nonlocal last
         if time.monotonic() - last >= _REPORT_EVERY_S:
             last = time.monotonic()
-            if fraction:  # first of all where a checkpoint has left off, for that is more than was known
+            if fraction:  # a start at 0 is known without a report; a start from a checkpoint is reported
                 report({"fraction": fraction})
 
     try:
         report({"result": run_pack(pack, job.execution, job.origin, job.directory, on_progress=on_progress)})
     except ChangedError as error:
         report({"changed": f"the problem on {platform.node()}: {error}"})
-    except DeviceLostError:  # the pack starts again in another process; the driver reads why from these last words
+    except DeviceLostError:  # the pack is restarted in another process; the driver reads the reason from stderr
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)

@@ -9,7 +9,7 @@ import torch
 
 from sensitivity.execution.costs import Sample, measure
 from sensitivity.execution.loading import load
-from sensitivity.execution.losses import answer
+from sensitivity.execution.losses import result_with_restarts
 from sensitivity.execution.prepare import Plan
 from sensitivity.execution.verification import Comparison, Curve, RecordedPack, train_again
 from sensitivity.execution.worker_pool import PooledWorker
@@ -22,22 +22,22 @@ from sensitivity.training.calibration import Cost
 
 
 def start_workers(count: int, plan: Plan) -> None:
-    """Start `count` workers, which import their modules while this process is busy."""
+    """Start `count` workers, which import their modules while this process is occupied."""
     workers_for(plan.spec.execution).start(count, plan.origin.snapshot)
 
 
-def _ask(plan: Plan, function: Callable[..., Any], *arguments: Any, doing: str, fix: str) -> Any:
+def _run_in_worker(plan: Plan, function: Callable[..., Any], *arguments: Any, doing: str, fix: str) -> Any:
     """Return the result of a function run in a worker.
 
     Args:
-        plan: of the study.
-        function: what to call.
-        arguments: of the function.
-        doing: what it does, for the message.
-        fix: what to do where it never gets done.
+        plan: plan of the study.
+        function: function to call.
+        arguments: arguments of the function.
+        doing: description of the task, for the error message.
+        fix: fix in the error message.
 
     Raises:
-        UserError: no worker lives long enough.
+        UserError: every worker is lost before it has the result.
     """
     pool, taken = workers_for(plan.spec.execution), list[PooledWorker]()
 
@@ -46,12 +46,12 @@ def _ask(plan: Plan, function: Callable[..., Any], *arguments: Any, doing: str, 
         return taken[-1].actor.call.remote(function, *arguments)
 
     try:
-        found = answer(start, doing=doing, fix=fix)
+        found = result_with_restarts(start, doing=doing, fix=fix)
     except BaseException:
         for worker in taken:
             pool.discard(worker)
         raise
-    for worker in taken[:-1]:  # which were lost
+    for worker in taken[:-1]:  # these were lost
         pool.discard(worker)
     taken[-1].actor.rest.remote()  # packs that share its accelerator need the memory
     pool.give_back(taken[-1])
@@ -62,9 +62,9 @@ def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Sample]], *, 
     """Run `costs.measure` in a worker.
 
     Raises:
-        UserError: the user's code raises in training, or no worker lives long enough to measure.
+        UserError: the user's code raises in training, or every worker is lost before it has the result.
     """
-    costs: dict[Group, Cost] | UserError = _ask(
+    costs: dict[Group, Cost] | UserError = _run_in_worker(
         plan,
         _measure_there,
         dict(groups),
@@ -72,22 +72,24 @@ def measure_on_cluster(plan: Plan, groups: Mapping[Group, Sequence[Sample]], *, 
         plan.spec.execution,
         workers,
         doing="measuring the pack sizes on the cluster",
-        fix="Give the study a size, and nothing is measured: [execution] pack_size = 8",
+        fix="Set a pack size, so that nothing is measured: [execution] pack_size = 8",
     )
     if isinstance(costs, UserError):
         raise costs
     return costs
 
 
-def again_there(plan: Plan, recorded: RecordedPack, curves: Mapping[str, Curve], *, seconds: float) -> Comparison:
+def train_again_on_cluster(
+    plan: Plan, recorded: RecordedPack, curves: Mapping[str, Curve], *, seconds: float
+) -> Comparison:
     """Run `verification.train_again` in a worker.
 
     Raises:
-        UserError: no worker lives long enough.
+        UserError: every worker is lost before it has the result.
     """
-    found: Comparison = _ask(
+    found: Comparison = _run_in_worker(
         plan,
-        _again,
+        _train_again_there,
         recorded,
         dict(curves),
         plan.origin,
@@ -98,7 +100,9 @@ def again_there(plan: Plan, recorded: RecordedPack, curves: Mapping[str, Curve],
     return found
 
 
-def _again(recorded: RecordedPack, curves: Mapping[str, Curve], origin: Origin, seconds: float) -> Comparison:
+def _train_again_there(
+    recorded: RecordedPack, curves: Mapping[str, Curve], origin: Origin, seconds: float
+) -> Comparison:
     problem = load(origin, torch.device(recorded.execution.device))
     return train_again(problem, recorded, curves, seconds=seconds)
 
@@ -108,5 +112,5 @@ def _measure_there(
 ) -> dict[Group, Cost] | UserError:
     try:
         return measure(groups, load(origin, torch.device(execution.device)), execution, workers=workers)
-    except UserError as error:  # as a value: Ray would wrap it in its own
+    except UserError as error:  # returned as a value, because Ray would wrap the exception
         return error

@@ -1,11 +1,11 @@
-"""A study's runs sent to tools that track runs: while it runs, and after the fact, by the same code.
+"""Export of a study's runs to experiment trackers, during and after a study, by the same code.
 
-What is sent is read from the study directory, so training, Ray and searches know nothing of it. A *target* is a tool at
-an address (``mlflow:http://...``; ``study.trackers``), a *tracker* an open connection to one.
+Runs are read from the study directory, so training, Ray and searches do not depend on the export. A *target* is a tool
+at an address (``mlflow:http://...``; ``study.trackers``), and a *tracker* is an open connection to one.
 
-* ``runs``: a finished run as any tool takes it, and the finished runs of a study directory.
+* ``runs``: finished runs of a study directory, in a form common to all tools.
 * ``artefacts``: the verdict, the report and the figures as files.
-* ``sending``: what a target lacks is sent to it.
-* ``follower`` does so in a process of its own while a study runs, which ``live`` starts, listens to and ends.
-* ``destinations``: a file for each tool.
+* ``sending``: sends the runs that a target lacks.
+* ``follower``: a separate process that sends runs while a study runs; ``live`` starts, monitors and ends it.
+* ``destinations``: one file per tool.
 """

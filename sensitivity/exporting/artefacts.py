@@ -1,4 +1,4 @@
-"""What a study says as a whole, as files: the verdict, the report, and the data of each figure for Plotly."""
+"""Artefacts of a study as files: the verdict, the report, and the data of each figure for Plotly."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ VERDICT, REPORT, FIGURES = "verdict.txt", "report.html", "figures"
 
 @dataclass(frozen=True, kw_only=True)
 class Artefacts:
-    """The files, in a folder."""
+    """Files in a folder, with the information that trackers show."""
 
     study: str
     folder: Path
-    """With ``verdict.txt``, ``report.html`` and ``figures/NAME.json``."""
+    """Folder with ``verdict.txt``, ``report.html`` and ``figures/NAME.json``."""
     verdict: str
     counts: Mapping[str, int]
-    """Runs of the study's own design, by status; those without a result included."""
+    """Number of runs of the study's own design by status, including those without a result."""
     version: str
-    """Hash of what the verdict rests on: equal where nothing has been added."""
+    """Hash of the verdict and the statuses of the runs."""
 
 
 def write_artefacts(directory: Place, folder: Path) -> Artefacts:

@@ -1,4 +1,4 @@
-"""Send a study's runs while it runs, from a process of its own, so that nothing of it can slow or stop the study."""
+"""Sends a study's runs while it runs, from a separate process, so that it can neither slow down nor stop the study."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from sensitivity.study.words import count
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 120.0
-"""How long the end of a study waits for a tool from which nothing is heard."""
+"""How long the end of a study waits for a target that reports no progress."""
 _STOP_S = 5.0
-"""How long a command that was stopped waits for the run that is being sent."""
+"""How long a stopped command waits for the run that is being sent."""
 
 
 def targets_of(spec: StudySpec, log: Sequence[str] | None) -> tuple[Target, ...]:
-    """Return the targets that a command names, or else those of the study file.
+    """Return the targets of a command (`log`), or if None those of the study file.
 
     Raises:
-        UserError: no such tool, or an address that holds credentials.
+        UserError: a tool is unknown, or an address contains credentials.
     """
     given = dict.fromkeys(spec.log.to if log is None else log)
     return tuple(parse_target(target_without_credentials(text)) for text in given)
@@ -39,31 +39,31 @@ def targets_of(spec: StudySpec, log: Sequence[str] | None) -> tuple[Target, ...]
 
 @contextlib.contextmanager
 def sending(directory: Place, targets: Sequence[Target], show: Callable[[str], None]) -> Iterator[LiveExport]:
-    """Send the runs of a study directory while inside; call `end` there when the study has ended.
+    """Send the runs of a study directory inside the block; call `end` there when the study has ended.
 
     Args:
-        directory: of the study, which need not exist yet.
-        targets: what is sent to; what a missing package needs is a warning.
-        show: takes lines that say what was sent.
+        directory: study directory, which need not exist yet.
+        targets: targets to send to; one whose package is not installed is skipped with a warning.
+        show: called with lines about the progress.
     """
-    there = []
+    available = []
     for target in targets:
         if target.missing:
             logger.warning("%s", _without_package(target, directory))
         else:
-            there.append(target)
-    with LiveExport(directory, there, show) as live:
+            available.append(target)
+    with LiveExport(directory, available, show) as live:
         yield live
 
 
 class LiveExport:
-    """The process that sends, seen from the command that runs the study."""
+    """Handle of the sending process in the command that runs the study."""
 
     def __init__(self, directory: Place, targets: Sequence[Target], show: Callable[[str], None]) -> None:
         self._directory, self._targets, self._show = directory, targets, show
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
-        self._heard_at = 0.0
+        self._last_event_at = 0.0
         self._done: list[dict[str, Any]] = []
         self._warned: set[str] = set()
 
@@ -83,25 +83,25 @@ class LiveExport:
             self._close(_STOP_S)
 
     def end(self) -> None:
-        """Send the rest and the verdict, for as long as something arrives, and show what was sent."""
+        """Send the remaining runs and the verdict, as long as there is progress, and show the totals."""
         if self._process is None:
             return
-        self._show(f"sending what is left to {', '.join(target.shown for target in self._targets)}")
+        self._show(f"sending the remaining runs to {', '.join(target.shown for target in self._targets)}")
         with contextlib.suppress(OSError):
             assert self._process.stdin is not None
             self._process.stdin.write("end\n")
             self._process.stdin.flush()
-        self._heard_at = time.monotonic()
-        while self._process.poll() is None and time.monotonic() - self._heard_at < PATIENCE_S:
+        self._last_event_at = time.monotonic()
+        while self._process.poll() is None and time.monotonic() - self._last_event_at < PATIENCE_S:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.2)
         self._close(0.0)
         for event in self._done:
-            missing = " and are there" if not event["failed"] else "; what is missing could not be sent (see above)"
+            missing = "" if not event["failed"] else "; others could not be sent (see above)"
             self._show(f"{event['target']}: {count(event['sent'], 'run')} sent{missing}. {event['where']}".rstrip(". "))
         silent = {target.shown for target in self._targets} - {event["target"] for event in self._done}
         if silent:
-            self._give_up(f"nothing was heard for {PATIENCE_S:.0f} s, or its process was killed", only=silent)
+            self._give_up(f"no progress for {PATIENCE_S:.0f} s, or its process was killed", only=silent)
 
     def _start(self) -> None:
         command = [sys.executable, "-P", "-m", "sensitivity.exporting.follower"]
@@ -111,7 +111,7 @@ class LiveExport:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the study, which then tells
+            start_new_session=True,  # Ctrl-C is handled by the study, which then ends this process
         )
         work = {"directory": self._directory.uri, "targets": [target.text for target in self._targets]}
         assert self._process.stdin is not None
@@ -124,7 +124,7 @@ class LiveExport:
         assert self._process is not None
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._heard_at = time.monotonic()
+            self._last_event_at = time.monotonic()
             event = json.loads(line)
             if event["event"] == "warning":
                 logger.warning("%s", event["text"])
@@ -132,7 +132,7 @@ class LiveExport:
                 self._done.append(event)
 
     def _close(self, seconds: float) -> None:
-        """Let the process end by itself for some time, then kill it."""
+        """Wait for the process to end for this time, then kill it."""
         process, self._process = self._process, None
         assert process is not None
         with contextlib.suppress(OSError):
@@ -157,6 +157,6 @@ class LiveExport:
 def _without_package(target: Target, directory: Place) -> str:
     why, _, fix = target.missing.partition("\n")
     return (
-        f"{target.shown}: runs aren't sent: {why}. The study goes on, and every result is kept\n"
+        f"{target.shown}: runs aren't sent: {why}. The study continues, and every result is kept\n"
         f"{fix}, then send them: sensitivity export {directory.uri} {target.shown}"
     )

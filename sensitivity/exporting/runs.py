@@ -1,4 +1,4 @@
-"""``FinishedRun``: a run as any tracker takes it, and the finished runs of a study directory."""
+"""``FinishedRun``: a run in a form common to all trackers, and the finished runs of a study directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sensitivity.study.spec import StudySpec
 
 Setting = str | int | float | bool
 _SUMMARY = ("steps", "initial_train_loss", "eval_seconds", "clip_share")
-"""Columns of runs that their curves don't have; those of phases follow."""
+"""Columns of runs that curves do not have; those of phases are added."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,9 @@ class Evaluation:
 
     step: int
     at: float
-    """Seconds since the epoch, as far as it is known: the start of the pack and the run's own training time."""
+    """Approximate time in seconds since the epoch: the start of the pack plus the run's own training time."""
     values: Mapping[str, float]
-    """By column of the curves; what was not measured is left out."""
+    """Measured values by column of the curves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,31 +40,31 @@ class FinishedRun:
 
     trial_id: str
     name: str
-    """For people, such as "sgd, batch 64, lr=0.1, seed 3"."""
+    """Readable name, such as "sgd, batch 64, lr=0.1, seed 3"."""
     group: str
-    """The same without the seed; runs of one group differ in the seed alone."""
+    """The name without the seed; runs of a group differ only in the seed."""
     cell_id: str
     config: Mapping[str, Setting]
-    """What was set: optimizer, batch size, seed, hyperparameters, problem, budget."""
+    """Configuration: optimizer, batch size, seed, hyperparameters, problem, budget."""
     status: Status
     message: str
     started_at: float
-    """Seconds since the epoch."""
+    """Start in seconds since the epoch."""
     finished_at: float
     evaluations: Sequence[Evaluation]
     summary: Mapping[str, float] = field(default_factory=dict)
-    """Numbers of the run as a whole, by column of the runs. Metrics are the last finite ones."""
+    """Numbers that describe the run as a whole, by column of the runs; metrics are the last finite ones."""
     extra: Mapping[str, float] = field(default_factory=dict)
-    """Those of the summary that no curve has."""
+    """Entries of the summary that curves do not have."""
 
     @property
     def succeeded(self) -> bool:
-        """Whether it trained to its end, or as far as its pruning let it."""
+        """Whether the run was completed, or stopped early by pruning."""
         return self.status in (Status.COMPLETED, Status.STOPPED)
 
 
 def final_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs whose result is final; the others are pending, or will be trained again."""
+    """Return the runs with a final result; others are pending, or will be trained again."""
     return runs[runs["status"].isin([status.value for status in Status if status.final])]
 
 
@@ -74,9 +74,9 @@ def finished_runs(
     """Yield runs of a study directory with their curves, part by part.
 
     Args:
-        directory: of the study.
-        study: its runs.
-        wanted: those rows of ``study.runs`` that are yielded.
+        directory: study directory.
+        study: runs of the study.
+        wanted: rows of ``study.runs`` to yield.
         more: further entries of each configuration.
 
     Raises:
@@ -97,7 +97,7 @@ def finished_runs(
 
 
 def _fixed(arm: Arm) -> frozenset[str]:
-    """Return the hyperparameters of one value, which names leave out."""
+    """Return the hyperparameters with a single value, which names omit."""
     return frozenset(name for name, axis in arm.axes().items() if axis.scale == "values" and len(axis.values) == 1)
 
 
@@ -157,7 +157,7 @@ def _finished(
 
 
 def _evaluations(curve: Sequence[Mapping[str, Any]], started: float, *, diverged: bool) -> list[Evaluation]:
-    """Return a curve without what was not measured, except for the loss that shows that a run has diverged."""
+    """Return the measured values of a curve, and for a diverged run also the loss at which it diverged."""
     found = []
     for place, row in enumerate(curve, start=1):
         values = {str(name): float(value) for name, value in row.items() if name != "step" and not _absent(value)}

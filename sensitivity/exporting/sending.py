@@ -1,4 +1,4 @@
-"""Send to a target what it lacks of a study; sending again sends only what is new."""
+"""Sends the runs of a study that a target lacks; sending again sends only new runs."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from sensitivity.study.trackers import Target
 
 @dataclass
 class Sender:
-    """Sends the finished runs of a study directory, those of its settlement included, to one target."""
+    """Sends the finished runs of a study directory, including those of its settlement, to one target."""
 
     directory: Place
     target: Target
     on_sent: Callable[[], None] = lambda: None
     """Called after each run, and after the artefacts."""
     sent: int = 0
-    """Runs that were sent by this sender."""
+    """Number of runs sent by this sender."""
     _there: set[str] = field(default_factory=set)
     _parts: dict[str, dict[str, pa.Table]] = field(default_factory=dict)
     _tracker: Tracker | None = None
 
     @property
     def where(self) -> str:
-        """What to look at; empty before anything was sent."""
+        """Where the runs can be viewed; empty before anything was sent."""
         return "" if self._tracker is None else self._tracker.where
 
     @property
     def there(self) -> int:
-        """Runs that the target has of the study."""
+        """Number of runs of the study that the target has."""
         return len(self._there)
 
     def send_runs(self, *, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Send every finished run that the target doesn't have, until it is told to stop.
+        """Send every finished run that the target lacks, until `stopped` returns True.
 
         Raises:
-            Exception: whatever the tool's library raises; `reset` makes the next call begin with a new connection.
+            Exception: any exception of the tool's library; after `reset`, the next call opens a new connection.
             StorageError: the study can't be read.
         """
         for place in (self.directory, settling_place(self.directory)):
@@ -73,7 +73,7 @@ class Sender:
         """Send the verdict, the report and the figures.
 
         Raises:
-            Exception: as of `send_runs`.
+            Exception: as for `send_runs`.
         """
         tracker = self._open(read_manifest(self.directory).spec.name)
         with tempfile.TemporaryDirectory(prefix="sensitivity-export-") as folder:
@@ -81,13 +81,13 @@ class Sender:
         self.on_sent()
 
     def reset(self) -> None:
-        """End the connection, and forget what is known to be there."""
+        """Close the connection, and discard the known contents of the target."""
         tracker, self._tracker, self._there = self._tracker, None, set()
         if tracker is not None:
             tracker.close()
 
     def close(self) -> None:
-        """Wait until all has arrived."""
+        """Wait until everything has been sent."""
         if self._tracker is not None:
             self._tracker.close()
 

@@ -1,4 +1,4 @@
-"""``Tracker``: what a destination does. Its file has ``open_tracker(address, study) -> Tracker``."""
+"""``Tracker``: interface of a destination. The file of a tool has ``open_tracker(address, study) -> Tracker``."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from sensitivity.exporting.runs import FinishedRun
 
 
 class Tracker(Protocol):
-    """A tool that tracks runs, ready for those of one study.
+    """Connection to an experiment tracker for the runs of one study.
 
-    Any method may raise whatever the tool's library raises: the caller turns it into one warning, and tries again later
-    with a new tracker. A run that a killed process has left half-way is removed or replaced, so that each run is there
-    once.
+    Any method may raise exceptions of the tool's library: the caller reports them as one warning, and tries again later
+    with a new tracker. A run left incomplete by a killed process is removed or replaced, so that the target has each
+    run once.
     """
 
     @property
     def where(self) -> str:
-        """What to look at, in words."""
+        """Description of where the runs can be viewed."""
 
     def known(self) -> set[str]:
-        """Return the ids of the trials whose runs are there, whole."""
+        """Return the ids of the trials whose complete runs the target has."""
 
     def send(self, run: FinishedRun) -> None:
-        """Send a run that isn't there; once this returns, `known` has it."""
+        """Send a run that the target lacks; once this returns, `known` includes it."""
 
     def send_study(self, artefacts: Artefacts) -> None:
-        """Send the verdict, the report and the figures, in place of earlier ones; nothing if they are there already."""
+        """Send the verdict, the report and the figures, replacing earlier ones; do nothing if they are unchanged."""
 
     def close(self) -> None:
-        """Wait until all has arrived, and let go."""
+        """Wait until everything has been sent, and close the connection."""

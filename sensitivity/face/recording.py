@@ -11,7 +11,7 @@ from typing import Any
 from sensitivity.store.directory import Place, place
 from sensitivity.store.manifest import (
     MANIFEST,
-    declared_there,
+    read_declared_spec,
     read_manifest,
     spec_hash,
     write_manifest,
@@ -66,7 +66,7 @@ def record(
     if targets is not None:
         declared["targets"] = {name: plain(list(levels)) for name, levels in targets.items()}
     _check(declared, run, given)
-    there = declared_there(folder)
+    there = read_declared_spec(folder)
     if there is not None:
         _refuse_other(folder, there, declared)
     found = RecordedRun(

@@ -1,11 +1,11 @@
-"""Runs made elsewhere, as ordinary study directories.
+"""Import of runs that were trained elsewhere, as ordinary study directories.
 
-    source (``tables``, ``sources``) --> one table --> ``mapping``: what each column is --> ``runs``: runs and their
-    evaluations, and what is wrong with them --> ``inference``: the study that they make up --> ``store``
+    source (``tables``, ``sources``) --> one table --> ``mapping``: the role of each column --> ``runs``: runs, their
+    evaluations and their defects --> ``inference``: the study that they form --> ``store``
 
-* ``tables``: CSV, Parquet and JSON lines. ``sources``: what other tools keep, a file each.
-* ``columns``: names by which columns are known. ``guess``: a mapping from them, and what has to be asked.
-* ``mapping``: the TOML file that says how a source is read; what a user corrects.
-* ``runs``: from a table and a mapping to runs with a status each, and defects with a count each.
-* ``inference``: axes, grids and seeds of runs; ``study``: all of it together.
+* ``tables``: CSV, Parquet and JSON lines. ``sources``: stores of other tools, one file per tool.
+* ``columns``: column names that are recognised. ``guess``: a mapping derived from them, with open questions.
+* ``mapping``: the TOML file that describes how to read a source, which users can correct.
+* ``runs``: runs with a status each, from a table and a mapping, and counts of defects.
+* ``inference``: axes, grids and seeds of the runs; ``study``: the complete import.
 """

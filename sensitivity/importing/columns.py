@@ -1,4 +1,4 @@
-"""Column names that an import recognises. Any other column is asked about, or reported as left out."""
+"""Column names that an import recognises. Other columns raise a question, or are reported as left out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "flops": ("flops",),
     "confirmation": ("confirmation",),
 }
-"""What a column may be, and the names that say so, the surest first."""
+"""Column names by role, the most specific first."""
 
 _HYPERPARAMETERS: Mapping[str, tuple[str, ...]] = {
     "lr": ("learning_rate", "learningrate", "base_lr", "max_lr", "initial_lr"),
@@ -40,17 +40,17 @@ HYPERPARAMETER_NAMES: Mapping[str, str] = {
     **{name: name for name in HYPERPARAMETERS},
     **{alias: name for name, aliases in _HYPERPARAMETERS.items() for alias in aliases},
 }
-"""Ours, by each name that a column of it may have."""
+"""Hyperparameter by recognised column name."""
 
 CONFIG_PREFIXES = ("config/", "config.", "param.", "params.", "params_", "hparams/", "hparams.", "hyperparameters.")
-"""Before the names of settings, in what trackers write."""
+"""Prefixes of the names of settings in the files of trackers."""
 _SPLITS = {
     "train": ("train", "training"),
     "test": ("test", "val", "valid", "validation", "eval", "evaluation", "dev", "heldout"),
 }
 _KINDS = {"loss": ("loss", "nll", "xent"), "accuracy": ("acc", "accuracy", "top1", "precision1")}
 ERRORS = ("err", "error")
-"""In the name of a column that may be 1 less an accuracy."""
+"""Words in the names of columns that may be error rates, 1 - accuracy."""
 
 STATUSES: Mapping[str, Status] = {
     **{status.value: status for status in Status},
@@ -61,7 +61,7 @@ STATUSES: Mapping[str, Status] = {
     **dict.fromkeys(("pruned", "early_stopped", "stopped_early"), Status.STOPPED),
     **dict.fromkeys(("nan", "exploded"), Status.DIVERGED),
 }
-"""Statuses by the words of trackers, in small letters."""
+"""Statuses by the words that trackers use, in lower case."""
 
 
 def plain_name(column: str) -> str:
@@ -71,12 +71,12 @@ def plain_name(column: str) -> str:
 
 
 def is_setting(column: str) -> bool:
-    """Whether a column's prefix says that it is a setting."""
+    """Whether a column is a setting according to its prefix."""
     return column.startswith(CONFIG_PREFIXES)
 
 
 def measured(column: str) -> tuple[str | None, str | None]:
-    """Return the split and the kind of a metric, as far as a column's name tells."""
+    """Return the split and the kind of a metric according to the column's name, each None if unknown."""
     words = set(plain_name(column).split("_"))
     split = next((name for name, aliases in _SPLITS.items() if words & set(aliases)), None)
     kind = next((name for name, aliases in _KINDS.items() if words & set(aliases)), None)
@@ -84,7 +84,7 @@ def measured(column: str) -> tuple[str | None, str | None]:
 
 
 def metric_name(split: str, kind: str) -> MetricName:
-    """Return the metric of a split and a kind."""
+    """Return the name of the metric with a split and a kind."""
     names: dict[tuple[str, str], MetricName] = {
         ("train", "loss"): "train_loss",
         ("train", "accuracy"): "train_accuracy",

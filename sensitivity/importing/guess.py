@@ -1,4 +1,4 @@
-"""Guess a mapping from the names and values of columns; what they leave open is asked, never assumed."""
+"""Guesses a mapping from the names and values of columns; what they leave open becomes a question to the user."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sensitivity.importing.tables import Source
 from sensitivity.study.metrics import METRICS
 from sensitivity.study.toml_text import toml_text
 
-_MOST_SHOWN = 12
+_MAX_SHOWN = 12
 
 
 @dataclass
@@ -32,11 +32,11 @@ class Guess:
     """A guessed mapping of a source, with the questions that it leaves open."""
 
     content: dict[str, Any] = field(default_factory=dict)
-    """Of a mapping; it lacks what is asked."""
+    """Content of the mapping, without the answers to the questions."""
     questions: list[str] = field(default_factory=list)
-    """What has to be answered in the mapping before anything is imported."""
+    """Questions that the user must answer in the mapping before the import."""
     remarks: list[str] = field(default_factory=list)
-    """What was left out."""
+    """Descriptions of what was left out."""
 
     def text(self, source: str, command: str) -> str:
         """Return the guess as the TOML file that a user corrects."""
@@ -47,15 +47,15 @@ class Guess:
 
 
 def guess(source: Source) -> Guess:
-    """Return a first mapping of a source."""
+    """Return a guessed mapping of a source."""
     table, found = source.table, Guess(questions=list(source.asks))
     numbers = [name for name in table.column_names if _is_number(table.schema.field(name).type)]
     roles = _roles(table.column_names)
-    if roles.get("message") in numbers:  # an error that is a number is a rate
+    if roles.get("message") in numbers:  # a numeric column named "error" is an error rate, not a message
         del roles["message"]
     hyperparameters = {
         own: name
-        for name in sorted(table.column_names, key=is_setting)  # of several, the setting: a curve may be scheduled
+        for name in sorted(table.column_names, key=is_setting)  # settings take precedence over (scheduled) curves
         if (own := HYPERPARAMETER_NAMES.get(plain_name(name))) and name in numbers and name not in roles.values()
     }
     settings = [
@@ -64,8 +64,8 @@ def guess(source: Source) -> Guess:
     ]
     if "run" in roles:
         by_run = run_codes(table, [roles["run"]])
-        if mixed := next((name for name in settings if of_runs(table, name, by_run)[1] is not None), None):
-            found.remarks.append(f"{roles.pop('run')} doesn't tell runs apart: rows of equal value differ in {mixed}")
+        if mixed := next((name for name in settings if constant_within_runs(table, name, by_run)[1] is not None), None):
+            found.remarks.append(f"{roles.pop('run')} doesn't identify runs: rows with equal values differ in {mixed}")
     keys = [roles["run"]] if "run" in roles else []
     keys = keys or settings
     codes = run_codes(table, keys)
@@ -85,20 +85,20 @@ def guess(source: Source) -> Guess:
         "metrics": metrics,
     }
     _rest(found, table, rest, numbers, codes, hyperparameters, evaluations=evaluations)
-    _values(found, roles, evaluations=evaluations)
+    _required_values(found, roles, evaluations=evaluations)
     _statuses(found, table, roles)
     return found
 
 
 def run_codes(table: pa.Table, keys: list[str]) -> np.ndarray:
-    """Return the number of the run that each row belongs to: rows with equal `keys` are one."""
+    """Return the number of the run that each row belongs to; rows with equal `keys` belong to one run."""
     if not keys:
         return np.zeros(len(table), dtype=np.int64)
     frame = pd.DataFrame({str(place): table[name].to_pandas() for place, name in enumerate(keys)})
     return frame.groupby(list(frame), dropna=False, sort=False).ngroup().to_numpy()
 
 
-def of_runs(table: pa.Table, name: str, code: np.ndarray) -> tuple[np.ndarray, int | None]:
+def constant_within_runs(table: pa.Table, name: str, code: np.ndarray) -> tuple[np.ndarray, int | None]:
     """Return the first row of each run with a value in a column (-1 if none), and a row whose value differs from it."""
     values = pd.factorize(table[name].to_pandas())[0]
     there = np.flatnonzero(values >= 0)
@@ -114,7 +114,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _roles(names: list[str]) -> dict[str, str]:
-    """Return the column of each role: the one with the most specific name."""
+    """Return the column of each role, the one with the most specific name."""
     plain: dict[str, str] = {}
     for name in names:
         plain.setdefault(plain_name(name), name)
@@ -123,10 +123,10 @@ def _roles(names: list[str]) -> dict[str, str]:
 
 
 def _metrics(found: Guess, table: pa.Table, names: list[str]) -> dict[str, dict[str, str]]:
-    """Return the metrics that names and values identify; ask about other columns that look like metrics."""
+    """Return the metrics identified by names and values; add questions about other columns that look like metrics."""
     metrics: dict[str, dict[str, str]] = {}
     asked = len(found.questions)
-    for name in sorted(names, key=lambda each: plain_name(each) not in METRICS):  # the surest names first
+    for name in sorted(names, key=lambda each: plain_name(each) not in METRICS):  # exact names first
         split, kind = measured(name)
         if kind is None:
             if set(plain_name(name).split("_")) & set(ERRORS):
@@ -137,12 +137,13 @@ def _metrics(found: Guess, table: pa.Table, names: list[str]) -> dict[str, dict[
             continue
         if split is None:
             found.questions.append(
-                f"is {name!r} of the training or of the test split? Add it in [metrics] as train_{kind} or test_{kind}"
+                f"does {name!r} belong to the training or the test split? Add it in [metrics] as train_{kind} or "
+                f"test_{kind}"
             )
             continue
         ours = metric_name(split, kind)
         if ours in metrics:
-            found.remarks.append(f"{name} is left out: {metrics[ours]['column']} is taken for {ours}")
+            found.remarks.append(f"{name} is left out: {metrics[ours]['column']} is used as {ours}")
         elif kind == "accuracy" and (pc.max(table[name]).as_py() or 0.0) > 1:
             found.questions.append(
                 f"{name!r} has values above 1: is it a percentage? Then add, in [metrics], "
@@ -151,10 +152,10 @@ def _metrics(found: Guess, table: pa.Table, names: list[str]) -> dict[str, dict[
         else:
             metrics[ours] = {"column": name, "unit": "as_is" if kind == "loss" else "fraction"}
     if not metrics and len(found.questions) == asked:
-        shown = ", ".join(names[:_MOST_SHOWN]) or "no column of numbers is left"
+        shown = ", ".join(names[:_MAX_SHOWN]) or "no column of numbers is left"
         found.questions.append(
-            f"which column is the metric ({shown})? Add it in [metrics]: a quantity that is better low as "
-            'test_loss = { column = "NAME", unit = "as_is" }, a share that is better high as '
+            f"which column is the metric ({shown})? Add it in [metrics]: a quantity to minimise as "
+            'test_loss = { column = "NAME", unit = "as_is" }, a fraction to maximise as '
             'test_accuracy = { column = "NAME", unit = "fraction" }'
         )
     return metrics
@@ -170,7 +171,7 @@ def _rest(
     *,
     evaluations: bool,
 ) -> None:
-    """Treat columns that are constant within each run as hyperparameters; report or ask about those that vary."""
+    """Use columns that are constant within each run as hyperparameters; report or ask about those that vary."""
     runs, left = len(np.unique(codes)), []
     named = found.content["columns"].get("optimizer")
     optimizers = run_codes(table, [named] if named else [])
@@ -184,37 +185,44 @@ def _rest(
             hyperparameters[plain_name(name)] = name
         elif name in numbers and not evaluations and kinds < max(2, runs / 2):
             found.questions.append(
-                f"is {name!r}, which has {kinds} values, a hyperparameter? Then add it in [hyperparameters]; else "
-                "leave it out"
+                f"is {name!r}, which has {kinds} values, a hyperparameter? Then add it in [hyperparameters]; otherwise "
+                "omit it"
             )
-        elif name in numbers or not constant or kinds > _MOST_SHOWN or of_runs(table, name, optimizers)[1] is None:
-            left.append(name)  # it says no more than the optimizer does
+        elif (
+            name in numbers
+            or not constant
+            or kinds > _MAX_SHOWN
+            or constant_within_runs(table, name, optimizers)[1] is None
+        ):
+            left.append(name)  # it has no information beyond the optimizer
         else:
             found.questions.append(
                 f"does {name!r} ({_some(table[name])}) change results? Then add "
-                f'it to columns.optimizer = ["...", "{name}"], whose values make up the name; else leave it out'
+                f'it to columns.optimizer = ["...", "{name}"], whose values form the name; otherwise omit it'
             )
     if left:
-        found.remarks.append(f"left out: {', '.join(left[:_MOST_SHOWN])}{' ...' * (len(left) > _MOST_SHOWN)}")
+        found.remarks.append(f"left out: {', '.join(left[:_MAX_SHOWN])}{' ...' * (len(left) > _MAX_SHOWN)}")
 
 
 def _some(values: pa.ChunkedArray) -> str:
     return ", ".join(map(str, pc.unique(values).to_pylist()[:4]))
 
 
-def _values(found: Guess, roles: dict[str, str], *, evaluations: bool) -> None:
-    """Ask for what every run must have and no column gives."""
+def _required_values(found: Guess, roles: dict[str, str], *, evaluations: bool) -> None:
+    """Ask for required values that no column contains."""
     if "optimizer" not in roles:
-        found.questions.append('which optimizer is it? Add, in [constants], optimizer = "adamw", say')
+        found.questions.append('which optimizer was used? Add, in [constants], for example optimizer = "adamw"')
     if "batch_size" not in roles:
-        found.questions.append("at which batch size were the runs trained? Add, in [constants], batch_size = 128, say")
+        found.questions.append(
+            "at which batch size were the runs trained? Add, in [constants], for example batch_size = 128"
+        )
     if "step" not in roles and "epoch" in roles:
         found.questions.append(
-            "how many examples does the training set have, so that epochs are steps? Add, in [constants], "
-            "train_size = 50000, say"
+            "how many examples does the training set have, to convert epochs to steps? Add, in [constants], for "
+            "example train_size = 50000"
         )
     elif "step" not in roles and not evaluations:
-        found.questions.append("for how many steps did each run train? Add, in [constants], steps = 1000, say")
+        found.questions.append("for how many steps did each run train? Add, in [constants], for example steps = 1000")
 
 
 def _statuses(found: Guess, table: pa.Table, roles: dict[str, str]) -> None:
@@ -223,7 +231,7 @@ def _statuses(found: Guess, table: pa.Table, roles: dict[str, str]) -> None:
     words = [str(word) for word in pc.unique(table[roles["status"]]).to_pylist() if word is not None]
     known = {word: STATUSES.get(word.lower().rpartition(".")[2]) for word in words}
     found.content["statuses"] = {word: status.value for word, status in known.items() if status is not None}
-    for word in [word for word, status in known.items() if status is None][:_MOST_SHOWN]:
+    for word in [word for word, status in known.items() if status is None][:_MAX_SHOWN]:
         found.questions.append(
             f'what does the status {word!r} mean? Add, in [statuses], "{word}" = "completed", "failed", "diverged", '
             '"stopped" or "interrupted"'

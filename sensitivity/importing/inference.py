@@ -1,4 +1,4 @@
-"""Infer the study that runs form: a grid where an optimizer's settings form one, else a design of unknown origin."""
+"""Inference of the study that runs form: a grid if the settings form one, otherwise a design of unknown origin."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ from sensitivity.study.spec import StudySpec
 
 @dataclass(frozen=True, kw_only=True)
 class Inferred:
-    """An inferred study, and the runs of its design that the source lacks."""
+    """An inferred study, and the runs of its design that are missing from the source."""
 
     spec: StudySpec
     missing: pd.DataFrame
-    """optimizer, batch_size, seed and ``param.*`` of the runs that would complete the grids."""
+    """Missing runs of incomplete grids: optimizer, batch_size, seed and ``param.*``."""
     designs: dict[str, str]
-    """Each optimizer's design in words."""
+    """Description of each optimizer's design."""
 
 
 def infer(runs: Runs, mapping: ImportMapping, *, name: str, source: str) -> Inferred:
     """Return the study that `runs` form.
 
     Raises:
-        StudyFileError: they make up none, or what the mapping says of it has mistakes.
+        StudyFileError: they form no valid study, or the mapping's [study] table has mistakes.
+        UserError: the mapping declares an optimizer that no run has.
     """
     table = runs.runs
     declared: Mapping[str, Any] = mapping.study.get("optimizers", {})
     if unknown := sorted(set(declared) - set(table["optimizer"])):
         raise UserError(
-            f"study.optimizers.{unknown[0]}: no run has this optimizer\n  There are: "
+            f"study.optimizers.{unknown[0]}: no run has this optimizer\n  Optimizers of the runs: "
             f"{', '.join(map(str, table['optimizer'].unique()))}"
         )
     arms, missing, designs = {}, [], {}
@@ -54,10 +55,10 @@ def infer(runs: Runs, mapping: ImportMapping, *, name: str, source: str) -> Infe
         of_optimizer = str(optimizer)
         has = params_of(own)
         arm = arms[of_optimizer] = arm_of(own, declared.get(of_optimizer, {}))
-        designs[of_optimizer] = _words(arm["design"], own, has, stated=of_optimizer in declared)
+        designs[of_optimizer] = _description(arm["design"], own, has, stated=of_optimizer in declared)
         grid = grid_of(own, has)
         if arm["design"] == "grid" and grid is not None:
-            missing.append(_lacking(own, has, grid).assign(optimizer=of_optimizer))
+            missing.append(_missing_cells(own, has, grid).assign(optimizer=of_optimizer))
     lacking = [each for each in missing if len(each)]
     defects = [*runs.defects.found]
     if lacking:
@@ -86,16 +87,16 @@ def infer(runs: Runs, mapping: ImportMapping, *, name: str, source: str) -> Infe
         },
     }
     if len(seeds) > MOST_ITEMS:
-        raw["seeds"] = list(range(MOST_ITEMS))  # those of the runs stand in the tables
+        raw["seeds"] = list(range(MOST_ITEMS))  # the tables contain the seeds of the runs
     columns = ["optimizer", "batch_size", "seed", *params]
     return Inferred(
-        spec=parse_study(raw, source="the study that the runs make up"),
+        spec=parse_study(raw, source="the study that the runs form"),
         missing=pd.concat(lacking, ignore_index=True) if lacking else pd.DataFrame(columns=columns),
         designs=designs,
     )
 
 
-def _words(design: str, own: pd.DataFrame, params: Sequence[str], *, stated: bool) -> str:
+def _description(design: str, own: pd.DataFrame, params: Sequence[str], *, stated: bool) -> str:
     counts = [
         f"{len(levels(own[column]))} of {column.removeprefix(PARAM_PREFIX)}"
         for column in params
@@ -106,12 +107,12 @@ def _words(design: str, own: pd.DataFrame, params: Sequence[str], *, stated: boo
     if design == OBSERVED:
         settings = len(own[list(params)].drop_duplicates()) if params else 1
         return f"{settings:,} settings, and how they were chosen is not known"
-    adaptive = ", which seeks success" if design in SEARCHES else ""
-    return f"{design} draws as the mapping {'says' if stated else 'has it'}{adaptive}"
+    adaptive = ", an adaptive design" if design in SEARCHES else ""
+    return f"{design} draws {'according to the mapping' if stated else 'by default'}{adaptive}"
 
 
-def _lacking(own: pd.DataFrame, params: Sequence[str], grid: Mapping[str, Sequence[float]]) -> pd.DataFrame:
-    """Return the cells of a grid, at each batch size and seed of `own`, that have no run."""
+def _missing_cells(own: pd.DataFrame, params: Sequence[str], grid: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """Return the cells of a grid without a run, at each batch size and seed of `own`."""
     keys = ["batch_size", "seed", *params]
     whole = pd.DataFrame(
         list(
@@ -126,7 +127,7 @@ def _lacking(own: pd.DataFrame, params: Sequence[str], grid: Mapping[str, Sequen
 
 
 def _seed_defects(table: pd.DataFrame, *, unpaired: bool) -> list[str]:
-    """Report batch sizes at which optimizers share no seeds: their runs can't be paired."""
+    """Describe seeds that not all optimizers have at a batch size: their runs can't be paired."""
     if unpaired or table["optimizer"].nunique() < 2:
         return []
     own = table[~table["confirmation"].astype(bool)][["batch_size", "seed", "optimizer"]].drop_duplicates()
@@ -139,8 +140,8 @@ def _seed_defects(table: pd.DataFrame, *, unpaired: bool) -> list[str]:
         return []
     of = len(own[["batch_size", "seed"]].drop_duplicates())
     return [
-        f"Seeds that some optimizers alone ran, counted at each batch size: {alone:,} of {of:,}. They are in no pair,"
-        " and the tests, which compare pairs, leave them out."
+        f"Seeds that only some optimizers ran, counted at each batch size: {alone:,} of {of:,}. They form no pairs, and"
+        " the tests, which compare pairs, leave them out."
     ]
 
 

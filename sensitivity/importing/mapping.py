@@ -1,4 +1,4 @@
-"""``ImportMapping``: how to read a source, as a small TOML file that a user can correct. No guess overwrites it."""
+"""``ImportMapping``: how to read a source, as a small TOML file that users can correct. Guesses never overwrite it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sensitivity.study.section import AsList, Count, Section, Seed
 from sensitivity.study.toml_text import toml_text
 
 Unit = Literal["fraction", "percent", "error", "error_percent", "as_is"]
-"""fraction: an accuracy from 0 to 1; percent: from 0 to 100; error: 1 less a fraction; error_percent: 100 less a
-percentage; as_is: a loss."""
+"""fraction: an accuracy from 0 to 1; percent: an accuracy from 0 to 100; error: 1 - fraction; error_percent:
+100 - percentage; as_is: a loss."""
 Columns = Annotated[tuple[str, ...], AsList, BeforeValidator(lambda raw: [raw] if isinstance(raw, str) else raw)]
 
 
@@ -30,24 +30,24 @@ class MetricColumn(Section):
 
 
 class KnownValues(Section):
-    """Values that no column holds, the same for every run."""
+    """Values that no column contains, equal for all runs."""
 
     optimizer: str | None = None
     batch_size: Count | None = None
     seed: Seed | None = None
     steps: Count | None = None
-    """Of every run, where each is one row and no column says it."""
+    """Number of steps of every run, if each run is one row and no column contains it."""
     steps_per_unit: Annotated[float, Field(gt=0)] = 1.0
-    """Steps of the optimizer for one unit of the column of steps, which may count reports."""
+    """Optimizer steps per unit of the column of steps, which may count reports."""
     train_size: Count | None = None
-    """Examples of the training set: what an epoch is in steps."""
+    """Number of examples in the training set, which converts epochs to steps."""
 
 
 class ColumnRoles(Section):
-    """The column that holds each part of a run. Several columns for the optimizer together form its name."""
+    """The column of each property of a run. Several columns for the optimizer are joined to its name."""
 
     run: Columns = ()
-    """Rows of equal values are one run; without it, rows of equal settings and seed are."""
+    """Rows with equal values belong to one run; without such columns, rows with equal settings and seed do."""
     optimizer: Columns = ()
     batch_size: str | None = None
     seed: str | None = None
@@ -63,13 +63,13 @@ class ColumnRoles(Section):
     confirmation: str | None = None
 
     def named(self) -> dict[str, tuple[str, ...]]:
-        """Return the columns that are named, by role."""
+        """Return the columns of the mapping, by role."""
         given = ((name, getattr(self, name)) for name in type(self).model_fields)
         return {name: (value,) if isinstance(value, str) else value for name, value in given if value}
 
 
 class ImportMapping(Section):
-    """How a table of runs is read."""
+    """Description of how to read a table of runs."""
 
     rows: Literal["runs", "evaluations"]
     columns: ColumnRoles = ColumnRoles()
@@ -79,7 +79,7 @@ class ImportMapping(Section):
     statuses: dict[str, Literal["completed", "diverged", "stopped", "failed", "interrupted", "pending"]] = Field(
         default_factory=dict
     )
-    """Ours, by the source's word."""
+    """Status by the source's word for it."""
     constants: KnownValues = KnownValues()
     study: dict[str, Any] = Field(default_factory=dict)
     """Fields of a study file: description, targets, pairs, margins, and the design and box of an optimizer."""
@@ -91,7 +91,7 @@ class ImportMapping(Section):
 
 
 STUDY_FIELDS = ("description", "targets", "pairs", "primary", "margins", "optimizers")
-"""What a mapping may say of the study."""
+"""Fields of a study file that a mapping may contain."""
 
 
 def mapping_of(raw: Mapping[str, Any], *, source: str) -> ImportMapping:
@@ -105,12 +105,12 @@ def mapping_of(raw: Mapping[str, Any], *, source: str) -> ImportMapping:
     except ValidationError as error:
         raise StudyFileError(source, [_sentence(dict(item)) for item in error.errors(include_url=False)]) from None
     mistakes = [
-        f"study.{name}: not among what a mapping says of a study: {', '.join(STUDY_FIELDS)}"
+        f"study.{name}: not a field of a study in a mapping; allowed: {', '.join(STUDY_FIELDS)}"
         for name in found.study
         if name not in STUDY_FIELDS
     ]
     mistakes += [
-        f'metrics.{name}.unit: a loss has unit = "as_is"; an accuracy fraction, percent, error or error_percent'
+        f'metrics.{name}.unit: must be "as_is" for a loss; fraction, percent, error or error_percent for an accuracy'
         for name, metric in found.metrics.items()
         if is_metric(name) and METRICS[name].percent == (metric.unit == "as_is")
     ]
@@ -135,7 +135,7 @@ def read_mapping(path: str | os.PathLike[str]) -> ImportMapping:
     """Read a mapping from a TOML file.
 
     Raises:
-        UserError: it can't be read, or has mistakes, all of which are listed.
+        UserError: the file can't be read, or has mistakes, all of which are listed.
     """
     file = Path(path)
     return mapping_of(parse_toml(read_study(file), source=str(file)), source=str(file))
@@ -150,14 +150,14 @@ def mapping_text(mapping: ImportMapping, remarks: tuple[str, ...] = ()) -> str:
 
 
 def check_columns(mapping: ImportMapping, columns: list[str], *, source: str) -> None:
-    """Raise if a mapping names columns that the table doesn't have.
+    """Raise if a mapping names columns that the table does not have.
 
     Raises:
-        UserError: naming each of them, and those that there are.
+        UserError: the message lists these columns and those of the table.
     """
     if absent := sorted(mapping.used() - set(columns)):
         raise UserError(
-            f"{source}: there is no column {', '.join(map(repr, absent))}\n  There are: {', '.join(columns[:60])}"
+            f"{source}: there is no column {', '.join(map(repr, absent))}\n  Columns: {', '.join(columns[:60])}"
         )
 
 

@@ -1,4 +1,4 @@
-"""``import_study``: turn runs made elsewhere into a study directory, by a given or guessed mapping."""
+"""``import_study``: converts runs that were trained elsewhere to a study directory, with a given or guessed mapping."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from sensitivity.study.redaction import redacted
 from sensitivity.study.results import Status
 
 MAPPING = "import.toml"
-"""In a study directory: the mapping that its runs were imported with."""
+"""File in a study directory with the mapping of the import."""
 
 
 class OpenQuestionsError(UserError):
-    """The source leaves questions open; `guess` is the mapping to complete."""
+    """The mapping can't be guessed completely; `guess` is the mapping to complete."""
 
     def __init__(self, source: str, found: Guess) -> None:
         self.guess = found
@@ -52,7 +52,7 @@ class Imported:
     source: str
     mapping: ImportMapping
     guessed: Guess | None
-    """None where a mapping was given."""
+    """The guessed mapping; None if a mapping was passed."""
     runs: Runs
     inferred: Inferred
 
@@ -62,12 +62,12 @@ def import_study(source: str, directory: Place, mapping: ImportMapping | Mapping
 
     Args:
         source: a file, a folder, or the address of a store of another tool (``sources``).
-        directory: of the study.
-        mapping: how the source is read; None guesses it.
+        directory: study directory.
+        mapping: how to read the source; guessed if None.
 
     Raises:
-        OpenQuestionsError: no mapping is given, and the source doesn't tell all.
-        UserError: it can't be read, or not as the mapping says.
+        OpenQuestionsError: no mapping is passed, and the guess leaves questions open.
+        UserError: the source can't be read, or does not match the mapping.
     """
     found = find_source(source)
     guessed = None
@@ -116,7 +116,7 @@ def _renamed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _identified(table: pd.DataFrame, params: list[str]) -> pd.DataFrame:
-    """Return runs with their ids, and the kind of their optimizer."""
+    """Return runs with their ids and the kind of their optimizer."""
     columns = [table[name].to_numpy() for name in params if name in table]
     names = [name.removeprefix(PARAM_PREFIX) for name in params if name in table]
     ids = [
@@ -131,17 +131,18 @@ def _identified(table: pd.DataFrame, params: list[str]) -> pd.DataFrame:
 
 
 def _with_last_values(runs: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataFrame:
-    """Return runs with the metrics of their last evaluation that measured them, and the loss before the first step.
+    """Return runs with their final metrics, and the loss before the first step.
 
-    Other metrics are those of the evaluation with the last finite loss of its split, where any of the run's has one, as
-    the accuracy of a network whose outputs are not finite is a number too.
+    Metrics of a split are those at the last evaluation with a finite loss of the split; for runs without one, at the
+    last evaluation with a finite value. The loss decides because accuracies are finite even if the outputs of the
+    network are not.
     """
     found = {}
     run = evaluations["run"].to_numpy()
     for names in by_split(list(map(str, evaluations.columns))).values():
         own = {name: evaluations[name].to_numpy() for name in names if name in evaluations}
         counts, decided = np.zeros(len(run), dtype=bool), np.zeros(len(run), dtype=bool)
-        for values in own.values():  # by the first, the loss; of runs that have none by the next
+        for values in own.values():  # the loss comes first; runs without finite losses use the next metric
             finite = np.isfinite(values) & ~decided
             counts |= finite
             decided |= np.isin(run, run[finite])

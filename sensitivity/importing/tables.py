@@ -1,4 +1,4 @@
-"""CSV, Parquet and JSON lines as Arrow tables, in which an empty value is null and a NaN that was written is NaN."""
+"""CSV, Parquet and JSON lines as Arrow tables; empty values are null, written NaNs are NaN."""
 
 from __future__ import annotations
 
@@ -24,46 +24,46 @@ _PACKED = ".gz"
 
 @dataclass(frozen=True)
 class Source:
-    """Runs made elsewhere, as one table with a row per run or per evaluation."""
+    """Runs that were trained elsewhere, as one table with a row per run or per evaluation."""
 
     description: str
-    """Where they come from, in words."""
+    """Description of the source."""
     table: pa.Table
     notes: tuple[str, ...] = ()
-    """What has to be known of them: a sentence each."""
+    """Cautions about the runs, one sentence each."""
     asks: tuple[str, ...] = ()
-    """What can't be known from the source, and a mapping has to say: a sentence each."""
+    """Questions that the source leaves open and a mapping must answer, one sentence each."""
     rows: Literal["runs", "evaluations"] | None = None
-    """What a row is; None where it is to be guessed."""
+    """Meaning of a row; None to guess it."""
 
 
 def is_table(path: Path) -> bool:
-    """Whether `path` names a file that `read_table` reads, or a folder of such."""
+    """Whether `path` is a file that `read_table` reads, or a folder with such files."""
     return bool(_files(path))
 
 
 def read_table(path: Path) -> Source:
-    """Read a file, or all files of a folder that have the same columns or some of them.
+    """Read a file, or all files of a folder; columns that some files lack are null there.
 
     Raises:
-        UserError: it can't be read, or holds no rows.
+        UserError: a file can't be read, or there are no rows.
     """
     files = _files(path)
-    with path_faults(path, "Give a file that can be read"):
+    with path_faults(path, "Use a file with read permission"):
         tables = [_named(_read(file), file, alone=len(files) == 1) for file in files]
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         raise UserError(
-            f"{path}: its files don't fit together ({first_line(error)})\n  Import them one by one"
+            f"{path}: columns of its files have different types ({first_line(error)})\n  Import them one by one"
         ) from None
     if not len(table):
-        raise UserError(f"{path}: there are no rows in it")
+        raise UserError(f"{path}: contains no rows\n  Check that it is the right file")
     return Source(description=path.name, table=table)
 
 
 def _files(path: Path) -> list[Path]:
-    with path_faults(path, "Give a file or folder that can be read"):
+    with path_faults(path, "Use a file or folder with read permission"):
         if path.is_dir():
             return sorted(file for file in path.iterdir() if file.is_file() and _suffix(file) in SUFFIXES)
         return [path] if path.is_file() and _suffix(path) in SUFFIXES else []
@@ -74,7 +74,7 @@ def _suffix(path: Path) -> str:
 
 
 def _named(table: pa.Table, file: Path, *, alone: bool) -> pa.Table:
-    """Return the table of one of several files; where no column identifies runs, each file is one run."""
+    """Return the table of a file; without a column that identifies runs, each of several files is one run."""
     if alone or {"run", "run_id"} & set(table.column_names):
         return table
     return table.append_column("run", pa.array([file.name.partition(".")[0]] * len(table), pa.string()))
@@ -93,11 +93,11 @@ def _read(file: Path) -> pa.Table:
             )
         return pa.Table.from_pylist(list(_objects(file)))
     except (pa.ArrowException, ValueError) as error:
-        raise UserError(f"{file}: can't be read ({first_line(error)})\n  Give a whole file in this format") from None
+        raise UserError(f"{file}: can't be read ({first_line(error)})\n  Use a complete file in this format") from None
 
 
 def _objects(file: Path) -> Iterator[dict[str, object]]:
-    """Yield the objects of JSON lines, nested ones flattened with dots; the columns are those of all lines."""
+    """Yield the objects of JSON lines, with nested objects flattened; each has the columns of all lines."""
     rows: list[dict[str, object]] = []
     names: dict[str, None] = {}
     packed = file.suffix == _PACKED
@@ -107,7 +107,7 @@ def _objects(file: Path) -> Iterator[dict[str, object]]:
                 continue
             found = json.loads(line)
             if not isinstance(found, dict):
-                raise ValueError(f"line {number} is no object")  # noqa: TRY004 - as other damage
+                raise ValueError(f"line {number} is not an object")  # noqa: TRY004 - reported as damage
             rows.append(flat(found))
             names |= dict.fromkeys(rows[-1])
     for row in rows:
@@ -115,7 +115,7 @@ def _objects(file: Path) -> Iterator[dict[str, object]]:
 
 
 def flat(content: dict[str, object], above: str = "") -> dict[str, object]:
-    """Return nested objects as one, their names joined with dots."""
+    """Return nested objects as a flat one, with names joined by dots."""
     found: dict[str, object] = {}
     for name, value in content.items():
         if isinstance(value, dict):

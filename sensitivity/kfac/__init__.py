@@ -12,23 +12,24 @@ For a pack, whose tensors all carry leading dimensions ([trials]), there is no h
     layers = layers_of(model)                            # frozen descriptions, by qualified name
     state = init_state(layers, params, config)           # params: {name: [trials, *shape]}, all of the model's
     due = needs_statistics(config, state.steps)
-    captures = {layer.name: [Capture(inputs, output_grads)]} if due else None      # one capture a call
+    captures = {layer.name: [Capture(inputs, output_grads)]} if due else None      # one capture per call
     report = step(config, state, params, grads, captures, Hyperparameters(lr=..., damping=...))
     state = select(state, survivors)                     # survivors: indices of members to keep
 
-`step` works in place on params and on state, whose tensors the engine owns. Captured inputs are [trials, N, ...,
-features] (Linear), [trials, N, C, *spatial] (Conv1d, Conv2d) or [trials, N, ...] indices (Embedding), with gradients of
-the loss summed over trials and reduced over examples as `config.reduction` says; `loss_scale` overrides the factor
-that turns them into gradients of one loss term. Hyperparameters are floats or tensors of shape [] or [trials].
+`step` updates params and state in place; the engine owns the tensors of the state. Captured inputs are [trials, N, ...,
+features] (Linear), [trials, N, C, *spatial] (Conv1d, Conv2d) or [trials, N, ...] indices (Embedding). Captured output
+gradients are those of the loss summed over trials and reduced over examples as `config.reduction` says; `loss_scale`
+overrides the factor that converts them to gradients of one loss term. Hyperparameters are floats or tensors of shape []
+or [trials].
 
-`report.failed` [trials] marks members that were not updated: their gradients were not finite, or a factor of theirs
-could not be inverted (`report.solves` names it), in which case they wait for the next inverse. They keep their
-parameters and momentum, and nobody else's numbers depend on them. Where a batch comes in parts, give `step` the
-`Statistics` of all in the place of captures. With `others="diagonal"` give `init_state` the `norms_of(model)`, and
-capture these layers too. `calls` gives `step` the calls that gradients came from: small batches are preconditioned at
-less cost then. For the "monte_carlo" and "type2" Fisher, `pseudo_losses` gives what to differentiate by the
-layers' outputs; its gradients go into a capture as a tuple, with loss_scale 1.0. `step_flops` counts what all this
-costs. The room imports torch alone.
+`report.failed` [trials] marks members that were not updated, because their gradients were not finite or because one of
+their factors could not be inverted (`report.solves` names it; the member then waits for the next inverse). They keep
+their parameters and momentum, and the numbers of the other members do not depend on them. If a batch is computed in
+parts, pass the `Statistics` of the whole batch to `step` instead of captures. With `others="diagonal"`, pass
+`norms_of(model)` to `init_state` and capture these layers too. `calls` are the layer calls that the gradients were
+computed from; with them, small batches are preconditioned at lower cost. For the "monte_carlo" and "type2" Fisher,
+`pseudo_losses` yields the scalars to differentiate with respect to the layers' outputs; put the gradients into a
+capture as a tuple, with loss_scale 1.0. `step_flops` counts the cost of a step. The package depends on torch alone.
 """
 
 from sensitivity.kfac.config import Hyperparameters, KFACConfig, LevenbergMarquardt, needs_statistics
@@ -38,11 +39,11 @@ from sensitivity.kfac.factors import Capture
 from sensitivity.kfac.fisher import pseudo_losses
 from sensitivity.kfac.flops import StepFlops, step_flops
 from sensitivity.kfac.layers import Geometry, Layer, layer_of, layers_of, projections_of
+from sensitivity.kfac.low_rank import uses_calls
 from sensitivity.kfac.optimizer import KFAC, RunReport
 from sensitivity.kfac.precondition import SolveFailure
 from sensitivity.kfac.state import KFACState, init_state, select
 from sensitivity.kfac.statistics import Statistics, statistics_of
-from sensitivity.kfac.thin import uses_calls
 
 __all__ = [
     "KFAC",

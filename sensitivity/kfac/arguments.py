@@ -1,4 +1,4 @@
-"""The arguments of `KFAC`, checked before anything is built from them."""
+"""Validation of the arguments of `KFAC`."""
 
 import numbers
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ from sensitivity.kfac.config import KFACConfig
 
 
 def check_arguments(model: Any, config: Any, *, generator: Any, scaler: Any) -> None:
-    """Raise TypeError for an argument of another type, and ValueError for a model that can't be trained as it is.
+    """Raise TypeError for an argument of the wrong type, and ValueError for a model that K-FAC cannot train.
 
-    The message names what was given and the call that works.
+    The message names the argument, its type and a call that works.
     """
     _check_model(model)
     if not isinstance(config, KFACConfig):
@@ -33,8 +33,8 @@ def _check_model(model: Any) -> None:
         raise TypeError(f"model is {_named(model)}, not a torch.nn.Module. {_model_fix(model)}")
     if isinstance(model, nn.DataParallel):
         raise TypeError(
-            "model is a DataParallel, whose copies K-FAC can't follow. Pass model.module and train on one device, or "
-            "use torch.nn.parallel.DistributedDataParallel."
+            "model is a DataParallel, whose replicas K-FAC cannot record. Pass model.module and train on one device, "
+            "or use torch.nn.parallel.DistributedDataParallel."
         )
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
@@ -48,8 +48,8 @@ def _check_model(model: Any) -> None:
             )
         if parameter.layout != torch.strided or not parameter.is_floating_point():
             raise ValueError(
-                f"The parameter {name!r} is {parameter.dtype} in the layout {parameter.layout}. K-FAC trains dense "
-                "real parameters."
+                f"The parameter {name!r} has dtype {parameter.dtype} and layout {parameter.layout}. K-FAC trains dense "
+                "floating-point parameters; freeze it or convert it."
             )
     for name, module in model.named_modules():
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse and module.weight.requires_grad:
@@ -60,28 +60,28 @@ def _check_model(model: Any) -> None:
 
 
 def terms_of(outputs: Tensor, config: KFACConfig) -> float:
-    """Count the loss terms of outputs: rows before the classes for cross entropy, and examples otherwise."""
+    """Count the loss terms of `outputs`: rows before the class dimension for cross entropy, otherwise examples."""
     return float((outputs.shape[:-1] if config.loss == "cross_entropy" else outputs.shape[:1]).numel())
 
 
 def check_terms(outputs: Tensor, weights: Tensor | None, terms: float | None, config: KFACConfig) -> None:
-    """Raise ValueError for weights that do not fit the loss terms of `outputs`, or bad terms."""
+    """Raise ValueError for weights that do not match the loss terms of `outputs`, or terms that are not positive."""
     if weights is not None:
         shape = outputs.shape[:-1] if config.loss == "cross_entropy" else outputs.shape[:1]
         if weights.shape != shape:
             raise ValueError(
-                f"weights have shape {tuple(weights.shape)}, the loss terms of these outputs {tuple(shape)}. Give one "
-                "weight for each loss term."
+                f"weights have shape {tuple(weights.shape)}, but the loss terms of these outputs have shape "
+                f"{tuple(shape)}. Pass one weight for each loss term."
             )
         if not bool(((weights >= 0) & torch.isfinite(weights)).all()) or not bool(weights.any()):
-            raise ValueError("weights must be finite and >= 0, and not all 0. Skip a batch without loss terms.")
+            raise ValueError("Invalid weights: must be finite, >= 0 and not all 0. Skip batches without loss terms.")
     if terms is not None and not (isinstance(terms, numbers.Real) and 0 < float(terms) < float("inf")):
         raise ValueError(f"Invalid terms: {terms!r}. Must be a finite number > 0.")
 
 
 def _model_fix(model: Any) -> str:
     if isinstance(model, type) and issubclass(model, nn.Module):
-        return f"Pass a network of it: KFAC({model.__name__}(...), config)."
+        return f"Pass an instance: KFAC({model.__name__}(...), config)."
     if isinstance(model, (Tensor, Iterable)) and not isinstance(model, str):
         return (
             "Pass the model, not its parameters: KFAC(model, config). It reads the inputs and output gradients of "

@@ -1,4 +1,4 @@
-"""What an optimizer of one model is made of, built from the model as it is now: state, hooks, and what they follow."""
+"""Construction of the parts of `KFAC` from the current state of a model: optimizer state, pass ledger and hooks."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ from sensitivity.kfac.state import KFACState, init_state
 class Assembly:
     """The parts of an optimizer.
 
-    named: parameters that train, in the order of the layout. untrained: those that do not.
+    named: trained parameters by name, in the order of the layout. untrained: frozen parameters with their names.
+    uncovered: descriptions of the modules that K-FAC does not cover.
     """
 
     named: dict[str, nn.Parameter]
@@ -39,7 +40,10 @@ def assemble(
     group: ProcessGroup | None,
     scaler: torch.amp.GradScaler | None,
 ) -> Assembly:
-    """Build the parts for the parameters of `model` that require gradients; ValueError if no layer is covered."""
+    """Build the parts for the parameters of `model` that require gradients.
+
+    Raises ValueError if K-FAC covers no layer.
+    """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     layers = layers_of(model, exclude)
     state = init_state(layers, {name: p.detach() for name, p in named.items()}, config, norms_of(model))

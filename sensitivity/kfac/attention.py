@@ -1,9 +1,10 @@
-"""The projections of `nn.MultiheadAttention`, which calls no module for them.
+"""Interception of the projections of `nn.MultiheadAttention`, which are not computed by submodules.
 
-Its forward pass is `torch.nn.functional.multi_head_attention_forward`, whatever the attention itself is computed by
-(the fast path for inference has no gradients). While a `Rerouted` mode is active, that function's own code runs with
-another `linear`: three projections of [time, batch, features], or fewer where one product serves several of them, and
-then the one of the outputs, whose rows are [time * batch, features].
+The forward pass of the module is `torch.nn.functional.multi_head_attention_forward`, whichever kernel computes the
+attention itself (the fast path for inference has no gradients). While a `Rerouted` mode is active, the code of that
+function runs with a replaced `linear`. It is called for the three input projections of [time, batch, features], or
+fewer times where one product computes several of them, and then for the output projection, whose rows are [time *
+batch, features].
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from sensitivity.kfac.layers import PROJECTIONS
 
 View = Callable[[Tensor], Tensor]
 Project = Callable[[tuple[str, ...], Tensor, Tensor, Tensor | None, View], Tensor]
-"""From names, rows, a weight and a bias to outputs, those of several names side by side.
+"""Computes projections from their names, rows, weight and bias; outputs of several names are concatenated.
 
 The last argument views inputs and outputs as [batch, time, features].
 """
@@ -33,29 +34,29 @@ def run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 class Rerouted(TorchFunctionMode):
-    """Has `project` compute the projections of the attention that is called meanwhile.
+    """Context in which `project` computes the projections of multi-head attention.
 
-    `run_apart` is `run`, outside of a compiled graph: the compiler would mix up the two forms of the function.
+    `run_uncompiled` is `run`, excluded from compiled graphs: the compiler would confuse the two forms of the function.
     """
 
-    def __init__(self, project: Project, run_apart: Callable[..., Any] = run) -> None:
+    def __init__(self, project: Project, run_uncompiled: Callable[..., Any] = run) -> None:
         super().__init__()
-        self._project, self._run = project, run_apart
-        self._left: list[str] = []
+        self._project, self._run = project, run_uncompiled
+        self._remaining: list[str] = []
         self._batch = 1
 
     def __torch_function__(
         self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run any function as it is, but for the attention's."""
+        """Run a function unchanged, unless it is the attention's forward function."""
         if func is not functional.multi_head_attention_forward:
             return func(*args, **(kwargs or {}))
-        self._left = [*PROJECTIONS, OUT]
+        self._remaining = [*PROJECTIONS, OUT]
         return self._run(_with_linear(self._linear), *args, **(kwargs or {}))
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         count = weight.shape[0] // weight.shape[1]
-        names, self._left = tuple(self._left[:count]), self._left[count:]
+        names, self._remaining = tuple(self._remaining[:count]), self._remaining[count:]
         if names == (OUT,):
             batch = self._batch
             return self._project(
@@ -66,7 +67,7 @@ class Rerouted(TorchFunctionMode):
 
 
 def _with_linear(linear: Callable[..., Tensor]) -> Callable[..., Any]:
-    """Copy the attention's function, to run with another `linear`."""
+    """Copy the attention's forward function, with `linear` replaced."""
     scope = {**vars(functional), "linear": linear, "has_torch_function": lambda _: False}
     scope["_in_projection_packed"] = _copy(vars(functional)["_in_projection_packed"], scope)
     return _copy(functional.multi_head_attention_forward, scope)

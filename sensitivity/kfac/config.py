@@ -1,7 +1,8 @@
-"""What a K-FAC run is told: its structure (`KFACConfig`) and its numbers (`Hyperparameters`).
+"""Configuration of K-FAC: its structure (`KFACConfig`) and its numeric hyperparameters (`Hyperparameters`).
 
-Structure decides which code runs and is shared by all members of a pack. Numbers may differ from member to member: each
-is a float or a tensor of shape [] or [trials]. A configuration takes numbers of any real type and keeps Python's own.
+The structure decides which code runs and is shared by all members of a pack. Hyperparameters may differ between
+members: each is a float or a tensor of shape [] or [trials]. A configuration accepts numbers of any real type, such as
+numpy.float32, and stores Python numbers.
 """
 
 import numbers
@@ -23,10 +24,35 @@ Interval = int | tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class LevenbergMarquardt:
-    """Adaptation of the damping by the reduction ratio (Martens and Grosse 2015, section 6.5).
+    """Levenberg-Marquardt adaptation of the damping λ to how well the quadratic model predicts the loss.
 
-    Every `interval` steps the damping is divided by `grow` ** interval when the quadratic model predicted the loss well
-    (ratio above 3/4), and multiplied by it when it did badly (ratio below 1/4), within [`smallest`, `largest`].
+    For the update δ of a step, with gradient g and Kronecker-factored Fisher F, the reduction ratio compares the change
+    of the loss on the batch with the change that the damped quadratic model predicts:
+
+        ρ = (L(θ + δ) - L(θ)) / (g·δ + ½ δᵀ (F + λI) δ)
+
+        λ ← λ grow^interval   if ρ < 1/4, or ρ is not finite
+        λ ← λ / grow^interval if ρ > 3/4
+        λ clipped to [smallest, largest]
+
+    Each adaptation needs the loss of the batch after the step, one more forward pass:
+
+        before = criterion(model(x), y)
+        before.backward()
+        optimizer.step()
+        with torch.no_grad():
+            after = criterion(model(x), y)
+        optimizer.adapt_damping(before.item(), after.item())
+
+    Args:
+        interval: steps between adaptations; 5 is the value of the paper.
+        grow: factor per step, above 1; the paper's decay 19/20 is 20/19 here. A larger one adapts faster and
+            fluctuates more.
+        smallest: lower bound of the damping, which keeps the factors invertible.
+        largest: upper bound of the damping.
+
+    References:
+        Martens and Grosse, 2015, arXiv 1503.05671, section 6.5.
     """
 
     interval: int = 5
@@ -49,36 +75,78 @@ class LevenbergMarquardt:
 
 @dataclass(frozen=True, kw_only=True)
 class KFACConfig:
-    """Everything that K-FAC can be told, checked at birth.
+    """Structure of a K-FAC optimizer and initial values of its hyperparameters; validated on construction.
 
-    lr, damping, momentum, weight_decay, kl_clip: the numbers; `KFAC` copies them to its parameter groups, where
-    schedulers change them.
-    damping_schedule: factor on the damping by step index, for the torch optimizer.
-    levenberg_marquardt: adapt the damping instead; off by default.
-    decoupled_weight_decay: decay the parameters by lr * weight_decay (AdamW style) instead of adding to the gradient.
-    fisher: whose output gradients enter the factors: the training loss's own, those of labels sampled from the model,
-        or all columns of a square root of the loss's Hessian (exact in the labels).
-    loss: the training loss, needed to sample for "monte_carlo" and "type2": cross entropy of logits (label smoothing
-        included), `binary_cross_entropy_with_logits` (averaged over outputs), half the squared error summed over
-        outputs, or `torch.nn.functional.mse_loss` (averaged over outputs).
-    reduction: how the training loss joins examples; decides how per-example gradients are recovered.
-    terms_per_example: loss terms in one entry of the batch dimension, such as tokens in a sequence when the loss
-        averages over tokens. With None `KFAC` infers one term for each example where that is certain, and raises
-        otherwise; `KFAC.observe` states the number batch by batch. A pack takes 1 for None.
-    batch_dim: dimension of the examples in inputs of linear, embedding and layer normalisation layers that have
-        positions too: 0 for [batch, time, features], 1 for [time, batch, features]. For `KFAC`; the captures of a pack
-        have the batch first.
-    damping_form: "factored" Tikhonov (Martens and Grosse 2015, section 6.3) by Cholesky, or "exact" Tikhonov in the
-    Kronecker eigenbasis.
-    ekfac: re-estimate the eigenvalues as second moments in the eigenbasis (George et al. 2018); needs damping_form
-    "exact".
-    sharing: how positions of a shared weight enter: "expand" or "reduce" (Eschenhagen et al. 2023).
-    factor_decay: of the bias-corrected running average of factors.
-    factor_interval, inverse_interval: steps between updates, or pairs (first step, interval), such as ((0, 1), (1000,
-    10)).
-    batch_fraction: share of the batch whose statistics enter the factors.
-    others: rule of parameters that no Kronecker block covers: plain SGD, or the diagonal Fisher for the scale and
-    shift of normalisation layers.
+    See `KFAC` for the equations of the update. Damping is applied in one of two forms:
+
+        "factored":  U = (G + √λ/π I)⁻¹ D (A + π√λ I)⁻¹,  π = √((tr A / dim A) / (tr G / dim G))
+        "exact":     U = Q_G [(Q_Gᵀ D Q_A) / (s_G s_Aᵀ + λ)] Q_Aᵀ,  with A = Q_A diag(s_A) Q_Aᵀ and the same for G
+
+    EKFAC replaces the products s_G s_Aᵀ with running averages of the second moments of per-example gradients in that
+    basis.
+
+    Examples:
+        >>> config = KFACConfig(lr=0.01, damping=0.03, factor_interval=5, inverse_interval=50)
+        >>> needs_statistics(config, 10), needs_statistics(config, 11)
+        (True, False)
+        >>> KFACConfig(damping=0)
+        Traceback (most recent call last):
+        ValueError: Invalid damping: 0. Must be a finite number > 0.
+
+    Args:
+        lr: learning rate α. Tune it together with the damping: with a large damping λ the update is about α / λ times
+            the gradient, so SGD's learning rate is usually far too large. Typically 1e-3 to 0.1.
+        damping: Tikhonov damping λ, added to the curvature. Small values trust the Fisher, large ones approach SGD.
+            Typically 1e-3 to 1.
+        momentum: momentum μ of the preconditioned gradient, in [0, 1); typically 0.9.
+        weight_decay: coefficient ω of the weight decay; typically 0 to 1e-3.
+        kl_clip: upper bound κ on Σ α² ⟨U, D⟩, which approximates twice the KL divergence of a step; larger updates are
+            scaled down to it. None for no clip; typically 1e-3 to 1e-2. Costs one inner product.
+        damping_schedule: factor on the damping as a function of the step index, for `KFAC`.
+        levenberg_marquardt: adapts the damping during training; see `LevenbergMarquardt`.
+        nesterov: whether to use Nesterov momentum, as torch.optim.SGD does.
+        decoupled_weight_decay: whether to decay the parameters by lr * weight_decay as AdamW does, instead of adding
+            the decay to the gradient before it is preconditioned.
+        fisher: the output gradients that the factor G is computed from. "empirical": those of the training loss, at no
+            extra backward pass. "monte_carlo": those of labels sampled from the model, an unbiased estimate of the
+            true Fisher; one more backward pass on steps that update the factors. "type2": all columns of a square root
+            of the loss's Hessian, the true Fisher without sampling error; one more backward pass per model output.
+        loss: the training loss, which "monte_carlo" and "type2" sample from or differentiate. "cross_entropy": of
+            logits, with or without label smoothing. "binary_cross_entropy": `binary_cross_entropy_with_logits`,
+            averaged over outputs. "squared_error": half the squared error, summed over outputs. "mse":
+            `torch.nn.functional.mse_loss`, averaged over outputs.
+        reduction: how the training loss reduces over examples. With "mean", captured gradients are multiplied by the
+            number of loss terms to recover those of one term.
+        terms_per_example: number of loss terms in one entry of the batch dimension, such as the tokens of a sequence
+            when the loss averages over tokens. With None, `KFAC` infers one term per example where that is certain and
+            raises otherwise (`KFAC.observe` states the number per batch); a pack then assumes 1.
+        batch_dim: dimension of the examples in inputs that have positions too, for linear, embedding and layer
+            normalisation layers: 0 for [batch, time, features], 1 for [time, batch, features]. For `KFAC`; captures of
+            a pack have the batch first.
+        damping_form: "factored" (one Cholesky inverse per factor), or "exact" (one eigendecomposition per factor, about
+            9 times the FLOPs of the inverse, and twice the matrix products in each step).
+        ekfac: whether to re-estimate the eigenvalues in the eigenbasis (EKFAC). Needs damping_form="exact"; layer
+            inputs and output gradients are kept until the step.
+        sharing: how a weight that is applied at several positions enters the factors: "expand" counts each position as
+            a row, "reduce" first averages inputs and sums gradients over positions, which makes the factors cheaper
+            but keeps captures until the step.
+        factor_decay: decay of the running averages of A and G, in [0, 1); averages are bias-corrected. Typically 0.95.
+        factor_interval: steps between updates of the factors, or pairs (first step, interval) such as
+            ((0, 1), (1000, 10)). An update costs about as much as the layer's backward pass; typically 1 to 10.
+        inverse_interval: steps between inverses, in the same form. An inverse is cubic in the side of a factor;
+            typically 10 to 100.
+        batch_fraction: fraction of the batch, in (0, 1], whose examples enter the factors; their cost falls in
+            proportion.
+        others: update rule of parameters that no Kronecker block covers: "sgd", or "diagonal", which divides the
+            gradients of normalisation layers' scales and shifts by their damped diagonal Fisher.
+
+    Raises:
+        ValueError: a field is outside its range; the message names the field, its value and the allowed range.
+
+    References:
+        Martens and Grosse, 2015, arXiv 1503.05671 (factored damping: section 6.3); George et al., 2018,
+        arXiv 1806.03884 (EKFAC); Eschenhagen et al., 2023, arXiv 2311.00636 (weight sharing); Kunstner et al., 2019,
+        arXiv 1905.12558 (empirical Fisher).
     """
 
     lr: float = 0.1
@@ -146,9 +214,22 @@ class KFACConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """The numbers of one step, each a float or a tensor of shape [] or [trials].
+    """Numeric hyperparameters of one step; each is a float or a tensor of shape [] or [trials].
 
-    `kl_clip` None means no clip. A `weight_decay` that is the float 0 costs nothing.
+    A tensor [trials] holds one value per member of the pack, so that members train with different values in one batched
+    step. See `KFAC` for the equations in which they stand, and `KFACConfig` for typical ranges.
+
+    Examples:
+        >>> import torch
+        >>> hyper = Hyperparameters(lr=torch.tensor([0.1, 0.01]), damping=0.03)
+
+    Args:
+        lr: learning rate α, >= 0.
+        damping: Tikhonov damping λ, > 0.
+        momentum: momentum μ of the preconditioned gradient, in [0, 1).
+        weight_decay: coefficient ω of the weight decay, >= 0. The float 0 skips its computation; a tensor of zeros
+            does not.
+        kl_clip: upper bound κ on Σ lr² ⟨update, gradient⟩, > 0; None for no clip.
     """
 
     lr: float | Tensor
@@ -159,9 +240,9 @@ class Hyperparameters:
 
 
 def check_numbers(*, lr: float, damping: float, momentum: float, weight_decay: float, kl_clip: float | None) -> None:
-    """Raise ValueError, naming the field, its value and its range, for a number outside its range.
+    """Raise ValueError for a number outside its range, with the field, its value and the range.
 
-    Schedules begin or end at a learning rate of 0.
+    A learning rate of 0 is allowed, because schedules start or end at it.
     """
     _require("lr", lr, _finite(lr) and lr >= 0, "a finite number >= 0")
     _require("damping", damping, _finite(damping) and damping > 0, "a finite number > 0")
@@ -171,7 +252,7 @@ def check_numbers(*, lr: float, damping: float, momentum: float, weight_decay: f
 
 
 def is_due(interval: Interval, step: int) -> bool:
-    """Whether work repeated at `interval` falls on this step; a schedule counts from each of its first steps."""
+    """Whether work repeated at `interval` is due at this step; pairs count from their first step."""
     if isinstance(interval, int):
         return step % interval == 0
     first, every = max(pair for pair in interval if pair[0] <= step)
@@ -179,7 +260,7 @@ def is_due(interval: Interval, step: int) -> bool:
 
 
 def mean_rate(interval: Interval, steps: int) -> float:
-    """Share of the first `steps` steps on which work at `interval` is due."""
+    """Fraction of the first `steps` steps at which work repeated at `interval` is due."""
     if isinstance(interval, int):
         return 1 / interval
     return sum(is_due(interval, step) for step in range(steps)) / steps
@@ -206,9 +287,9 @@ def _require(name: str, value: object, holds: bool, allowed: str) -> None:
 
 
 def plain_number(value: Any) -> Any:
-    """Return a number of any real type, such as numpy.float32 or a tensor of shape [], as Python's own.
+    """Convert a number of any real type, such as numpy.float32 or a tensor of shape [], to a Python number.
 
-    What is no number comes back as it is, to be refused by name.
+    Other values are returned unchanged; validation rejects them with the name of their field.
     """
     if isinstance(value, bool):
         return value
@@ -217,7 +298,7 @@ def plain_number(value: Any) -> Any:
     if isinstance(value, numbers.Real):
         try:
             return float(value)
-        except OverflowError:  # a fraction beyond every float
+        except OverflowError:  # a fraction outside the range of floats
             return value
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         return value.item()
@@ -225,7 +306,7 @@ def plain_number(value: Any) -> Any:
 
 
 def _make_plain(config: Any) -> None:
-    """Make the numbers among the fields of a frozen dataclass Python's own."""
+    """Convert the numbers among the fields of a frozen dataclass to Python numbers, in place."""
     for field in fields(config):
         object.__setattr__(config, field.name, _all_plain(getattr(config, field.name)))
 
@@ -237,7 +318,7 @@ def _all_plain(value: Any) -> Any:
 def _finite(value: object) -> bool:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
-    return abs(value) <= sys.float_info.max  # also of an integer beyond every float
+    return abs(value) <= sys.float_info.max  # an integer may be outside the range of floats
 
 
 def _positive_int(value: object) -> bool:

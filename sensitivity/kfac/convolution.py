@@ -1,17 +1,17 @@
-"""Second moments of the patches that a convolution sees: [*lead, N, C, *spatial] to [groups, *lead, d, d].
+"""Second moments of the input patches of a convolution: [*lead, N, C, *spatial] to [groups, *lead, d, d].
 
-d counts channels of a group times kernel positions, and the bias last. Inside this file images are [B, N, c, H, W],
-with B the groups and leading dimensions together, c the channels of a group, and H = 1 for one spatial dimension;
-kernel positions are p and q, outputs y.
+d is the number of channels of a group times kernel positions, plus one (last) with a bias. In this file images are
+[B, N, c, H, W], with B the groups and leading dimensions together, c the channels of a group, and H = 1 for one spatial
+dimension; p and q are kernel positions.
 
-With stride 1 the moment of positions p and q is, but for the border, a function of q - p alone. So the moment over the
-*full* grid of outputs, all that overlap the image at all, is put together from the (2k - 1)² autocorrelations of the
-channels, half of them by symmetry, each one product of the image with a shifted view of itself (together they are the
-gradient of a convolution's weight, for which a CPU has a quicker kernel); then the outputs that the convolution does
-not have are taken off. These lie in strips along the border, where only the kernel rows (or columns) that reach the
-image are not zero. Exact, and without patches of the image's interior. With a larger stride the
-patches are made (im2col), and blocks of the symmetric product are computed once. Those of three spatial dimensions are
-made in windows.py.
+With stride 1, the moment of positions p and q depends on q - p alone, except at the border. The moment over the *full*
+grid of outputs (all that overlap the image at all) is therefore assembled from the (2k - 1)² autocorrelations of the
+channels, half of them by symmetry. Each is one product of the image with a shifted view of itself; together they are
+the gradient of a convolution's weight, for which a CPU has a faster kernel. Then the outputs that the convolution does
+not have are subtracted. They lie in strips along the border, where only the kernel rows (or columns) that overlap the
+image are nonzero. The result is exact, and no patches of the interior are formed. With a larger stride the patches are
+formed (im2col), and each block of the symmetric product is computed once. Patches of three spatial dimensions are
+formed in windows.py.
 """
 
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ from sensitivity.kfac.layers import Geometry, Layer
 from sensitivity.kfac.windows import window_moment, windows
 
 Pair = tuple[int, int]
-_FEWEST_CHANNELS = 3
-_POSITIONS = 2**14
+_MIN_CHANNELS = 3
+_POSITIONS_PER_SUM = 2**14
 
 
 def patch_moment(inputs: Tensor, geometry: Geometry, groups: int, lead: int, *, bias: bool) -> Tensor:
-    """Sum p pᵀ over all patches p, which end with a 1 if there is a bias: [groups, *lead, d, d]."""
+    """Sum of p pᵀ over all patches p, [groups, *lead, d, d]; with a bias, each patch ends with a 1."""
     if len(geometry.kernel) == 3:
         return window_moment(inputs, geometry, groups, lead, bias=bias)
     images, plane = _plane(inputs, geometry, groups, lead)
@@ -45,7 +45,7 @@ def patch_moment(inputs: Tensor, geometry: Geometry, groups: int, lead: int, *, 
 
 
 def patch_means(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> Tensor:
-    """Average each example's patches over positions: [groups, *lead, N, d], without bias."""
+    """Mean patch of each example over positions, [groups, *lead, N, d], without bias."""
     if len(geometry.kernel) == 3:
         return windows(inputs, geometry, groups, lead).mean(-1)
     images, plane = _plane(inputs, geometry, groups, lead)
@@ -54,7 +54,7 @@ def patch_means(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> T
 
 
 def patches(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> Tensor:
-    """Make the patches of each example: [groups, *lead, N, d, positions], without bias."""
+    """Patches of each example, [groups, *lead, N, d, positions], without bias."""
     if len(geometry.kernel) == 3:
         return windows(inputs, geometry, groups, lead)
     images, plane = _plane(inputs, geometry, groups, lead)
@@ -63,7 +63,7 @@ def patches(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> Tenso
 
 
 def padded_inputs(inputs: Tensor, geometry: Geometry) -> Tensor:
-    """Pad inputs [N, C, *spatial] as the convolution does."""
+    """Apply the padding of the convolution to inputs [N, C, *spatial]."""
     pads = [side for low_high in reversed(geometry.padding) for side in low_high]
     if not any(pads):
         return inputs
@@ -71,10 +71,11 @@ def padded_inputs(inputs: Tensor, geometry: Geometry) -> Tensor:
 
 
 def moment_flops(layer: Layer, rows: float) -> float:
-    """FLOPs of `patch_moment` over this many patches, border strips left out.
+    """FLOPs of `patch_moment` for `rows` patches, without those of the border strips.
 
-    2 c² for each autocorrelation and position where stride is 1: (k_y - 1)(2 k_x - 1) + k_x of them (a convolution's
-    gradient has k_x - 1 more); otherwise two thirds of 2 d² a patch, or all of it for a kernel of one row.
+    With stride 1, 2 c² per position and autocorrelation, of which there are (k_y - 1)(2 k_x - 1) + k_x (the gradient of
+    a convolution computes k_x - 1 more). Otherwise 2 d² (k_y + 1) / (2 k_y) per patch, by symmetry; with three spatial
+    dimensions 2 d².
     """
     assert layer.geometry is not None
     sides = layer.geometry.kernel
@@ -91,7 +92,7 @@ def moment_flops(layer: Layer, rows: float) -> float:
 
 @dataclass(frozen=True)
 class _Plane:
-    """A convolution's geometry in two dimensions; images come padded already, unless with zeros."""
+    """Geometry of a convolution in two dimensions; padding other than with zeros is already part of the images."""
 
     kernel: Pair
     stride: Pair
@@ -115,7 +116,7 @@ class _Plane:
 
 
 def _plane(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> tuple[Tensor, _Plane]:
-    """Bring inputs [*lead, N, C, *spatial] to [B, N, c, H, W], padded unless with zeros."""
+    """Reshape inputs [*lead, N, C, *spatial] to images [B, N, c, H, W]; padding other than with zeros is applied."""
     zeros = geometry.padding_mode == "zeros"
     if not zeros:
         pads = [side for pair in reversed(geometry.padding) for side in pair]
@@ -142,8 +143,8 @@ def _by_correlation(images: Tensor, plane: _Plane) -> Tensor:
     dy = (rows[None, :] - rows[:, None] + ky - 1)[:, None, :, None]
     dx = (columns[None, :] - columns[:, None] + kx - 1)[None, :, None, :]
     full = table[dy, dx].permute(4, 5, 0, 1, 6, 2, 3).contiguous()  # [B, c, py, px, c, qy, qx]
-    _take_rows_off(full, images, plane)
-    _take_columns_off(full, images, plane)
+    _subtract_rows(full, images, plane)
+    _subtract_columns(full, images, plane)
     side = channels * ky * kx
     return full.view(-1, side, side)
 
@@ -151,10 +152,10 @@ def _by_correlation(images: Tensor, plane: _Plane) -> Tensor:
 def _autocorrelations(images: Tensor, plane: _Plane) -> Tensor:
     """Σ u[c, z] u[c', z + dilation * lag] over examples and z, for all lags: [2 ky - 1, 2 kx - 1, B, c, c'].
 
-    Zeros behind every line, and the first lines of all images before the second ones, make a lag in the plane one in
-    the flat vector, which then ends where the lag leaves the images.
+    Lines are padded with zeros, and the first lines of all images precede their second lines, so that a lag in the
+    plane is a lag in the flat vector and does not wrap around.
     """
-    if _has_quick_gradients(images):
+    if _has_fast_gradients(images):
         return torch.stack([_correlated_by_gradient(each, plane) for each in images], 2)
     (ky, kx), (height, width) = plane.kernel, images.shape[-2:]
     batch, examples, channels = images.shape[:3]
@@ -172,12 +173,12 @@ def _autocorrelations(images: Tensor, plane: _Plane) -> Tensor:
     return table
 
 
-def _has_quick_gradients(images: Tensor) -> bool:
-    """Whether oneDNN takes the gradient of a convolution's weight: half the time of as many products (measured)."""
+def _has_fast_gradients(images: Tensor) -> bool:
+    """Whether oneDNN computes the weight gradient of a convolution, in half the time of the products (measured)."""
     return (
         images.device.type == "cpu"
         and images.dtype == torch.float32
-        and images.shape[2] >= _FEWEST_CHANNELS
+        and images.shape[2] >= _MIN_CHANNELS
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     )
 
@@ -185,13 +186,13 @@ def _has_quick_gradients(images: Tensor) -> bool:
 def _correlated_by_gradient(images: Tensor, plane: _Plane) -> Tensor:
     """`_autocorrelations` of images [N, c, H, W]: [2 ky - 1, 2 kx - 1, c, c'].
 
-    The lags are the places of a kernel that slides over the images, and its gradient, where the images are also that
-    of the outputs, is the sum of products. A few examples at a time, as it sums one position after the other, and the
-    rounding of long sums in float32 adds up.
+    The lags are the kernel positions of a convolution over the images. If the images also serve as the output gradient,
+    the gradient of its weight is the sum of products. It is computed for a few examples at a time, because the kernel
+    sums positions sequentially in float32, whose rounding errors accumulate.
     """
     (ky, kx), channels = plane.kernel, images.shape[1]
     weight, half = images.new_empty(channels, channels, ky, 2 * kx - 1), images.new_zeros(())
-    at_once = max(1, _POSITIONS // prod(images.shape[-2:]))
+    at_once = max(1, _POSITIONS_PER_SUM // prod(images.shape[-2:]))
     for some in torch.split(images, at_once):
         below = functional.pad(some, (0, 0, 0, plane.span[0]))
         padding, dilation, mask = [0, plane.span[1]], list(plane.dilation), [False, True, False]
@@ -201,49 +202,49 @@ def _correlated_by_gradient(images: Tensor, plane: _Plane) -> Tensor:
     return torch.cat([half[1:].flip(0, 1).mT, half])
 
 
-def _take_rows_off(full: Tensor, images: Tensor, plane: _Plane) -> None:
-    """Subtract the outputs above and below those that the convolution has, in the full grid's whole width."""
+def _subtract_rows(full: Tensor, images: Tensor, plane: _Plane) -> None:
+    """Subtract the outputs above and below those of the convolution, over the whole width of the full grid."""
     (ky, kx), height = plane.kernel, images.shape[-2]
-    for y in _beyond(plane.outputs(images)[0], plane.padding[0], plane.span[0]):
+    for y in _outputs_outside(plane.outputs(images)[0], plane.padding[0], plane.span[0]):
         start = y - plane.padding[0][0]
-        first, last, line = _reach(start, plane.dilation[0], ky, height)
+        first, last, line = _positions_inside(start, plane.dilation[0], ky, height)
         if first < last:
             strip = images[..., line, :].flatten(2, 3)
-            rows = _slid(strip, kx, plane.dilation[1], (plane.span[1], plane.span[1]))
+            rows = _strip_patches(strip, kx, plane.dilation[1], (plane.span[1], plane.span[1]))
             moment = torch.unflatten(rows @ rows.mT, 2, (-1, last - first, kx))
             full[:, :, first:last, :, :, first:last] -= torch.unflatten(moment, 1, (-1, last - first, kx))
 
 
-def _take_columns_off(full: Tensor, images: Tensor, plane: _Plane) -> None:
-    """Subtract the outputs to the left and right, in the rows that the convolution has."""
+def _subtract_columns(full: Tensor, images: Tensor, plane: _Plane) -> None:
+    """Subtract the outputs to the left and right, in the rows of the convolution's outputs."""
     (ky, kx), width = plane.kernel, images.shape[-1]
-    for x in _beyond(plane.outputs(images)[1], plane.padding[1], plane.span[1]):
+    for x in _outputs_outside(plane.outputs(images)[1], plane.padding[1], plane.span[1]):
         start = x - plane.padding[1][0]
-        first, last, line = _reach(start, plane.dilation[1], kx, width)
+        first, last, line = _positions_inside(start, plane.dilation[1], kx, width)
         if first < last:
             strip = images[..., line].movedim(-1, -2).flatten(2, 3)
-            rows = _slid(strip, ky, plane.dilation[0], plane.padding[0])
+            rows = _strip_patches(strip, ky, plane.dilation[0], plane.padding[0])
             moment = torch.unflatten(rows @ rows.mT, 2, (-1, last - first, ky))
             moment = torch.unflatten(moment, 1, (-1, last - first, ky))
             full[:, :, :, first:last, :, :, first:last] -= moment.transpose(2, 3).transpose(5, 6)
 
 
-def _slid(strips: Tensor, kernel: int, dilation: int, padding: Pair) -> Tensor:
-    """Patches of a kernel that slides along strips [B, N, d, length]: [B, d * kernel, N * positions]."""
+def _strip_patches(strips: Tensor, kernel: int, dilation: int, padding: Pair) -> Tensor:
+    """Patches of a one-dimensional kernel along strips [B, N, d, length]: [B, d * kernel, N * positions]."""
     padded = functional.pad(strips, padding).transpose(1, 2)
     count = padded.shape[-1] - dilation * (kernel - 1)
     shifted = [padded[..., p * dilation : p * dilation + count] for p in range(kernel)]
     return torch.stack(shifted, 2).flatten(1, 2).flatten(2)
 
 
-def _beyond(outputs: int, padding: Pair, span: int) -> list[int]:
-    """List the outputs of the full grid that lie before 0 or from `outputs` on."""
+def _outputs_outside(outputs: int, padding: Pair, span: int) -> list[int]:
+    """List the indices of outputs of the full grid that are below 0, or at least `outputs`."""
     before, after = max(0, span - padding[0]), max(0, span - padding[1])
     return [*range(-before, 0), *range(outputs, outputs + after)]
 
 
-def _reach(start: int, dilation: int, kernel: int, size: int) -> tuple[int, int, slice]:
-    """Find the kernel positions, first to last, whose places start + dilation * p lie in the image; and the places."""
+def _positions_inside(start: int, dilation: int, kernel: int, size: int) -> tuple[int, int, slice]:
+    """Return the range [first, last) of kernel positions p whose pixels start + dilation * p exist, and their slice."""
     inside = [p for p in range(kernel) if 0 <= start + dilation * p < size]
     if not inside:
         return 0, 0, slice(0)
@@ -252,7 +253,7 @@ def _reach(start: int, dilation: int, kernel: int, size: int) -> tuple[int, int,
 
 
 def _by_patches(images: Tensor, plane: _Plane) -> Tensor:
-    """Moment of explicit patches, [B, d, d]; blocks of kernel rows p < q stand for q < p too."""
+    """Moment of explicit patches, [B, d, d]; blocks of kernel rows p < q are computed once and transposed."""
     columns = _unfolded(images.flatten(0, 1), plane)
     ky, kx = plane.kernel
     if ky == 1:
@@ -287,19 +288,21 @@ def _moment(columns: Tensor, batch: int) -> Tensor:
 
 
 def _window_sums(images: Tensor, plane: _Plane) -> Tensor:
-    """Sum, over outputs, of what each kernel position sees: images [M, c, H, W] to [M, c, ky, kx]."""
+    """Sum over outputs of the pixels under each kernel position: images [M, c, H, W] to [M, c, ky, kx]."""
     (ky, kx), (high, wide) = plane.kernel, plane.outputs(images)
     sums = images.new_zeros(*images.shape[:2], ky, kx)
     for py in range(ky):
-        lines = images[..., _seen(py * plane.dilation[0], plane.padding[0][0], plane.stride[0], high), :].sum(-2)
+        lines = images[..., _pixels_under(py * plane.dilation[0], plane.padding[0][0], plane.stride[0], high), :].sum(
+            -2
+        )
         for px in range(kx):
-            places = _seen(px * plane.dilation[1], plane.padding[1][0], plane.stride[1], wide)
+            places = _pixels_under(px * plane.dilation[1], plane.padding[1][0], plane.stride[1], wide)
             sums[..., py, px] = lines[..., places].sum(-1)
     return sums
 
 
-def _seen(offset: int, padding: int, stride: int, outputs: int) -> slice:
-    """Places of the image that outputs 0 to `outputs` see at this offset of the kernel."""
+def _pixels_under(offset: int, padding: int, stride: int, outputs: int) -> slice:
+    """Slice of the pixels under one kernel offset, over outputs 0 to `outputs`."""
     start, last = offset - padding, offset - padding + stride * (outputs - 1)
     if last < 0:
         return slice(0)

@@ -1,4 +1,4 @@
-"""What of a model an optimizer covers, and modules left to plain gradients."""
+"""Which modules of a model K-FAC covers, and which ones follow plain gradients."""
 
 from collections.abc import Collection, Sequence
 
@@ -7,16 +7,16 @@ from torch import nn
 from sensitivity.kfac.attention import OUT
 from sensitivity.kfac.layers import PROJECTIONS, Layer, within
 
-_RULED = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def comparable(modules: Sequence[nn.Module]) -> bool:
-    """Whether the gradient is the sum over calls of all rows: an embedding's leaves out its padding."""
+    """Whether the weight gradient is the sum over all rows of the calls; an embedding with padding omits some."""
     return all(getattr(module, "padding_idx", None) is None for module in modules)
 
 
 def attentions_of(model: nn.Module, layers: Sequence[Layer]) -> dict[nn.MultiheadAttention, dict[str, str]]:
-    """Find the attention modules of these layers, with the names of their layers by projection."""
+    """Attention modules that contain some of these layers, with their layer names by projection."""
     by_weight: dict[int, dict[int, str]] = {}
     for layer in layers:
         by_weight.setdefault(id(model.get_parameter(layer.weight)), {})[layer.part[0]] = layer.name
@@ -33,10 +33,10 @@ def attentions_of(model: nn.Module, layers: Sequence[Layer]) -> dict[nn.Multihea
 
 
 def uncovered_modules(model: nn.Module, layers: Sequence[Layer], exclude: Collection[str]) -> tuple[str, ...]:
-    """Name the modules whose own parameters K-FAC does not cover.
+    """Describe the modules with trained parameters of their own that K-FAC does not cover.
 
-    Not normalisation layers, modules whose bias alone is left (transposed convolutions, linear layers tied to an
-    embedding), and what was excluded by name.
+    Omits normalisation layers, modules of which only the bias is not covered (transposed convolutions, linear layers
+    tied to an embedding), and excluded modules.
     """
     covered = {name for layer in layers for name in layer.parameters}
     covered |= {f"{layer.name}.bias".lstrip(".") for layer in layers if layer.adjoint is not None}
@@ -46,7 +46,7 @@ def uncovered_modules(model: nn.Module, layers: Sequence[Layer], exclude: Collec
     return tuple(
         f"{name or 'the model itself'} ({type(module).__name__})"
         for name, module in model.named_modules()
-        if not isinstance(module, _RULED)
+        if not isinstance(module, _NORMALISATIONS)
         and not within(name, exclude)
         and any(
             p.requires_grad and (f"{name}.{own}" if name else own) not in covered
@@ -56,8 +56,8 @@ def uncovered_modules(model: nn.Module, layers: Sequence[Layer], exclude: Collec
 
 
 def uncovered_message(names: Sequence[str]) -> str:
-    """Warn of modules that plain gradients move, and say what to write if that is meant."""
+    """Warning about modules that follow plain gradients, with the argument that silences it."""
     plain = [name.rpartition(" (")[0] for name in names if not name.startswith("the model itself")]
     listed = ", ".join(repr(name) for name in plain)
-    meant = f" If that is meant, pass KFAC(..., exclude=[{listed}])." if plain else ""
-    return f"K-FAC does not cover {', '.join(names)}: plain gradients move their parameters.{meant}"
+    fix = f" If this is intended, pass KFAC(..., exclude=[{listed}])." if plain else ""
+    return f"K-FAC does not cover {', '.join(names)}: their parameters follow plain gradients.{fix}"

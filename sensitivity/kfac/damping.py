@@ -8,10 +8,10 @@ from sensitivity.kfac.update import FlatNumbers
 
 
 def predicted_change(state: KFACState, numbers: FlatNumbers) -> float:
-    """Change of the loss that the damped quadratic model foretells for the step just taken, without leading dimensions.
+    """Change of the loss that the damped quadratic model predicts for the latest step of a single model.
 
-    With the step δ and the gradient g: g·δ + ½ δᵀ(F + λI)δ over the covered parameters, F the Kronecker blocks, and g·δ
-    over the others.
+    For the update δ and the gradient g, it is g·δ + ½ δᵀ(F + λI)δ over the covered parameters, with F the Kronecker
+    blocks, plus g·δ over the others.
     """
     space, layout = state.workspace, state.layout
     grads, move = space.grads, space.updates
@@ -28,8 +28,8 @@ def predicted_change(state: KFACState, numbers: FlatNumbers) -> float:
     return change
 
 
-def adapted(damping: float, ratio: float, rule: LevenbergMarquardt) -> float:
-    """Give the next damping after a step whose loss changed by `ratio` times what was predicted."""
+def adapted_damping(damping: float, ratio: float, rule: LevenbergMarquardt) -> float:
+    """Return the next damping, from the ratio of the actual to the predicted change; see `LevenbergMarquardt`."""
     factor = rule.grow**rule.interval
     if not math.isfinite(ratio) or ratio < 0.25:
         damping *= factor

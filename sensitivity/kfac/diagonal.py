@@ -1,8 +1,8 @@
-"""The diagonal Fisher of normalisation layers' scale and shift, from per-example gradients.
+"""Diagonal Fisher of the scale and shift of normalisation layers, from per-example gradients.
 
-For s = γ x̂ + β the gradients that one example gives are Σ_positions g x̂ and Σ_positions g; their mean squares over
-the loss terms are the diagonal. A batch normalisation's examples meet in x̂; that dependence is left out, as in its own
-backward rule for γ and β. Calls of one layer in a batch count as examples of their own.
+For s = γ x̂ + β, the gradients of one example are Σ_positions g x̂ and Σ_positions g; the diagonal is their mean square
+over the loss terms. In a batch normalisation x̂ depends on all examples; that dependence is neglected, as it is in the
+gradients of γ and β. Several calls of one layer in a batch count as further examples.
 
 Inputs and gradients are [*lead, N, C, ...] (batch and group normalisation) or [*lead, N, ..., *normalised shape].
 """
@@ -30,7 +30,10 @@ _KINDS: dict[type[nn.Module], Kind] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Norm:
-    """A normalisation layer whose scale and shift (if it has one), of this shape, have a diagonal Fisher here."""
+    """A normalisation layer with its scale and optional shift.
+
+    shape: shape of the scale and the shift. groups: of a group normalisation, otherwise 1.
+    """
 
     name: str
     kind: Kind
@@ -47,7 +50,7 @@ class Norm:
 
 
 def norms_of(model: nn.Module) -> tuple[Norm, ...]:
-    """Describe every normalisation layer with scale and shift to train, in the order of `named_modules`."""
+    """Describe every normalisation layer whose scale and shift are trained, in the order of `named_modules`."""
     found = []
     for name, module in model.named_modules():
         kind = _KINDS.get(type(module))
@@ -69,7 +72,7 @@ def norms_of(model: nn.Module) -> tuple[Norm, ...]:
 
 
 def example_squares(norm: Norm, calls: Sequence[Capture], lead: int) -> dict[str, Tensor]:
-    """Sum over examples the squared gradients of scale and shift: [*lead, *shape] by the parameter's name."""
+    """Sum over examples of the squared gradients of scale and shift, [*lead, *shape] by parameter name."""
     total: dict[str, Tensor] = {}
     trailing = len(norm.shape) if norm.kind in ("layer", "rms") else 0
     for call in calls:
@@ -89,9 +92,9 @@ def example_squares(norm: Norm, calls: Sequence[Capture], lead: int) -> dict[str
 def average_squares(
     held: dict[str, Tensor], new: Mapping[str, Tensor], weight: float | Tensor, moved: Tensor | None
 ) -> None:
-    """Move running squares towards a batch's, in place, for members inside `moved` (None: all).
+    """Update running averages of squares with those of a batch, in place, for members inside `moved` (None: all).
 
-    weight and moved are [*lead].
+    `weight` is the weight of the batch; weight and moved are [*lead].
     """
     for name, squares in new.items():
         first = name not in held

@@ -1,4 +1,4 @@
-"""Data-parallel K-FAC: factors pooled over ranks, and each rank inverting its share of them."""
+"""Data-parallel K-FAC: factors are summed over the ranks, and each rank inverts a share of them."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,15 +9,15 @@ from torch import Tensor
 Solver = Callable[[Tensor], tuple[Tensor, ...]]
 
 
-def pooled(tensors: Iterable[Tensor], group: dist.ProcessGroup | None) -> None:
-    """Sum each tensor over the ranks of the group, in place; nothing without a group."""
+def sum_over_ranks(tensors: Iterable[Tensor], group: dist.ProcessGroup | None) -> None:
+    """Sum each tensor over the ranks of the group, in place; does nothing without a group."""
     if group is not None:
         for tensor in tensors:
             dist.all_reduce(tensor, group=group)
 
 
-def shared(solve: Solver, group: dist.ProcessGroup | None) -> Solver:
-    """Make a solver of banks [slots, d, d] that solves its rank's slots and gathers the others'."""
+def distributed_solver(solve: Solver, group: dist.ProcessGroup | None) -> Solver:
+    """Solver of banks [slots, d, d] that solves the slots of its own rank and gathers the others."""
     if group is None:
         return solve
 

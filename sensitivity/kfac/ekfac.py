@@ -1,8 +1,8 @@
-"""EKFAC: eigenvalues of a block re-estimated as second moments of per-example gradients in its Kronecker eigenbasis.
+"""EKFAC: eigenvalues of a block, re-estimated as second moments of per-example gradients in its Kronecker eigenbasis.
 
-George et al. 2018, arXiv 1806.03884. In the basis U_G ⊗ U_A, the diagonal of the Fisher of the mean loss is
-(1/M) Σ_n (U_Gᵀ W_n U_A)², with W_n the gradient that example n gives to the layer's matrix, summed over its positions
-and calls, and M loss terms. Embeddings keep the products of their factors' eigenvalues.
+In the basis U_G ⊗ U_A, the diagonal of the Fisher of the mean loss is (1/M) Σ_n (U_Gᵀ W_n U_A)², where W_n is the
+gradient of example n with respect to the layer's matrix, summed over positions and calls, and M is the number of loss
+terms. Embeddings keep the products of their factors' eigenvalues. (George et al. 2018, arXiv 1806.03884.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from sensitivity.kfac.layout import Placement
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.statistics import newest_weight
 
-_CHUNK = 2**24
+_ENTRIES_PER_CHUNK = 2**24
 
 
 def batch_moments(
@@ -29,9 +29,9 @@ def batch_moments(
     *,
     loss_scale: float,
 ) -> dict[str, Tensor]:
-    """Sum squares over a batch's examples in the eigenbases: [*lead, groups, output_dim, input_dim] by layer.
+    """Sum over examples of squared gradients in the eigenbases, [*lead, groups, output_dim, input_dim] by layer.
 
-    Layers without captures are left out.
+    Layers without captures are omitted.
     """
     lead = len(state.layout.lead)
     found = {}
@@ -44,7 +44,7 @@ def batch_moments(
 
 
 def average_moments(state: KFACState, new: Mapping[str, Tensor], decay: float, mask: Tensor | None) -> None:
-    """Move the running second moments towards a batch's, in place; members outside `mask` keep theirs."""
+    """Update the running second moments with those of a batch, in place; members outside `mask` keep theirs."""
     state.moments_averaged += 1
     weight = newest_weight(decay, state.moments_averaged)
     for name, batch in new.items():
@@ -72,17 +72,17 @@ def _squares(state: KFACState, placement: Placement, calls: Sequence[Capture]) -
 
 
 def _sum_of_squares(inputs: Tensor, grads: Tensor) -> Tensor:
-    """Sum over examples the squares of their gradients, from rows [groups, *lead, N, positions, d] of both sides."""
+    """Sum over examples of their squared gradients, from inputs and gradients [groups, *lead, N, positions, d]."""
     if inputs.shape[-2] == 1:
         return grads.squeeze(-2).square().mT @ inputs.squeeze(-2).square()
     members = max(1, inputs.shape[:-3].numel())
-    size = max(1, _CHUNK // (members * inputs.shape[-1] * grads.shape[-1]))
+    size = max(1, _ENTRIES_PER_CHUNK // (members * inputs.shape[-1] * grads.shape[-1]))
     pairs = zip(torch.split(inputs, size, -3), torch.split(grads, size, -3), strict=True)
     return torch.stack([(g.mT @ a).square().sum(-3) for a, g in pairs]).sum(0)
 
 
 def _input_rows(layer: Layer, inputs: Tensor, lead: int) -> Tensor:
-    """Rows of each example, [groups, *lead, N, positions, d] with the bias."""
+    """Input rows of each example, [groups, *lead, N, positions, d], with the bias."""
     if layer.kind == "linear":
         rows = inputs.unsqueeze(-2) if inputs.dim() == lead + 2 else inputs.flatten(lead + 1, -2)
         rows = rows.unsqueeze(0)
@@ -93,7 +93,7 @@ def _input_rows(layer: Layer, inputs: Tensor, lead: int) -> Tensor:
 
 
 def _gradient_rows(layer: Layer, grads: Tensor, lead: int) -> Tensor:
-    """Rows of each example, [groups, *lead, N, positions, d]."""
+    """Output gradient rows of each example, [groups, *lead, N, positions, d]."""
     if layer.kind == "linear":
         return (grads.unsqueeze(-2) if grads.dim() == lead + 2 else grads.flatten(lead + 1, -2)).unsqueeze(0)
     maps = torch.unflatten(grads.flatten(lead + 2), lead + 1, (layer.groups, layer.output_dim))

@@ -1,9 +1,9 @@
-"""One K-FAC step on plain tensors, for one model or a pack of them.
+"""One K-FAC step on plain tensors, for one model or a pack of models.
 
-Order: check the gradients; average the batch's factors; invert when due; add coupled weight decay; precondition; clip;
-momentum; move the parameters. A member whose gradients, factors, inverses or update are not finite keeps its parameters
-and momentum, and is reported; no member sees another's numbers, so the others' results are bit for bit what they would
-have been.
+A step checks the gradients, updates the running averages of the factors, recomputes inverses when they are due, adds
+coupled weight decay, preconditions, clips, applies momentum and updates the parameters, in this order. A member whose
+gradients, factors, inverses or update are not finite keeps its parameters and momentum, and is reported. Members are
+independent: the results of the others are bit for bit what they would have been without it.
 """
 
 import time
@@ -20,6 +20,7 @@ from sensitivity.kfac.config import Hyperparameters, KFACConfig, is_due
 from sensitivity.kfac.diagonal import average_squares, example_squares
 from sensitivity.kfac.ekfac import average_moments, batch_moments
 from sensitivity.kfac.factors import Capture
+from sensitivity.kfac.low_rank import Rows, rows_of
 from sensitivity.kfac.precision import full_precision
 from sensitivity.kfac.precondition import SolveFailure, precondition, refresh
 from sensitivity.kfac.state import KFACState
@@ -35,27 +36,30 @@ from sensitivity.kfac.statistics import (
     start_late,
     statistics_of,
 )
-from sensitivity.kfac.thin import Rows, rows_of
 from sensitivity.kfac.update import (
     FlatNumbers,
+    apply_updates,
     as_tensor,
     clip_updates,
+    copy_uncovered,
     flat_numbers,
-    move,
-    pass_on_others,
+    flat_parameters,
     per_member,
-    weights_of,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What one step did; every tensor is [*lead].
+    """Report of one step; every tensor is [*lead].
 
-    failed: the member was not updated. gradient_norm: of the raw gradient. clip: the KL clip's factor on the update (1
-    where it does not bind). lr: before the clip. solves: factors that could not be inverted in this step.
-    seconds: by phase ("factors", "inverses", "precondition", "update"), host time, which on an accelerator is the time
-    to launch.
+    Attributes:
+        failed: whether the member was not updated.
+        gradient_norm: norm of the raw gradient.
+        clip: factor of the KL clip on the update, 1 where it does not bind.
+        lr: learning rate before the clip.
+        solves: factors that could not be inverted in this step.
+        seconds: host time by phase ("factors", "inverses", "precondition", "update"); on an accelerator, the time to
+            launch the kernels.
     """
 
     failed: Tensor
@@ -67,27 +71,27 @@ class StepReport:
 
     @property
     def effective_lr(self) -> Tensor:
-        """The learning rate that counts, lr times clip; 0 where the member was not updated."""
+        """Learning rate times clip; 0 where the member was not updated."""
         return torch.where(self.failed, 0.0, self.clip * self.lr)
 
 
 class Source(Protocol):
-    """Where a step's statistics come from."""
+    """Source of the statistics of a step."""
 
     @property
     def urgent(self) -> bool:
-        """Whether inverses are wanted after `average`, whatever their interval."""
+        """Whether inverses must be recomputed after `average`, whatever their interval."""
 
     def average(self, state: KFACState, mask: Tensor | None) -> Tensor | None:
-        """Move the running averages of members inside `mask` (None: all); return the mask of those that moved."""
+        """Update the running averages of members inside `mask` (None: all); return the mask of those updated."""
 
     def rescale(self, state: KFACState, mask: Tensor | None) -> None:
-        """Move EKFAC's second moments, in the eigenbases of now."""
+        """Update EKFAC's second moments, in the current eigenbases."""
 
 
 @dataclass(eq=False)
-class _Captures:
-    """Statistics from captures that the caller holds."""
+class _CaptureSource:
+    """Statistics computed from captures."""
 
     captures: Mapping[str, Sequence[Capture]]
     config: KFACConfig
@@ -114,14 +118,14 @@ class _Captures:
         average_moments(state, {name: x / terms for name, x in new.items()}, self.config.factor_decay, mask)
 
     def _scale(self, state: KFACState) -> tuple[float, int]:
-        """Give what turns captured gradients into those of one loss term, and the number of these."""
+        """Factor that converts captured gradients to those of one loss term, and the number of loss terms."""
         scale = default_scale(state.layout, self.captures, self.config) if self.loss_scale is None else self.loss_scale
         return scale, loss_terms(state.layout, self.captures, self.config)
 
 
 @dataclass(eq=False)
-class _Given:
-    """Statistics that the caller has summed, over the micro-batches of a batch for instance."""
+class _StatisticsSource:
+    """Statistics that the caller has computed, for instance over the micro-batches of a batch."""
 
     statistics: Statistics
     config: KFACConfig
@@ -134,11 +138,11 @@ class _Given:
         return moved
 
     def rescale(self, state: KFACState, mask: Tensor | None) -> None:
-        raise AssertionError("step() refuses this")
+        raise AssertionError("step() rejects Statistics with EKFAC")
 
 
 class _Clock:
-    """Seconds by phase."""
+    """Accumulates host seconds by phase."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -162,34 +166,44 @@ def step(
     loss_scale: float | None = None,
     calls: Mapping[str, Sequence[Capture]] | None = None,
 ) -> StepReport:
-    """Take one step, in place on `params` and `state`.
+    """Take one K-FAC step, in place on `params` and `state`.
 
-    `params` and `grads` hold the parameters that `state` was made for, each [*lead, *parameter shape]. Parameters that
-    a batch did not use are left out of `grads`, and their layers out of the captures; they keep their values, momentum
-    and averages. `captures` may
-    be None on steps where `needs_statistics(config, state.steps)` is False; a first step needs them. In their place
-    stands `Statistics` of the batch, where it came in parts: those of the parts (`statistics_of`), averaged by size.
-    `loss_scale`: see `statistics_of`. `calls` holds, for any layers, all the calls that their gradients in `grads` came
-    from: with them a small batch's gradients are preconditioned at less cost, on any step, to the same result. With the
-    rule "diagonal" captures are also of the normalisation layers that `init_state` was given. Raises ValueError for
-    missing captures, and for `Statistics` with EKFAC or that rule, which need captures; never for bad numbers, which
-    are reported.
+    Parameters that a batch did not use are omitted from `grads`, and their layers from the captures; they keep their
+    values, momentum and averages. Non-finite numbers raise nothing and are reported instead.
+
+    Args:
+        config: structure of the optimizer.
+        state: state of the run, from `init_state`.
+        params: parameters of the state's layout by name, each [*lead, *parameter shape].
+        grads: their gradients, of the same shapes.
+        captures: layer calls of the batch, by layer; None on steps where `needs_statistics(config, state.steps)` is
+            False, except the first. With others="diagonal", includes the normalisation layers passed to `init_state`.
+            For a batch computed in parts, pass `Statistics` instead: those of the parts (`statistics_of`), averaged
+            by size.
+        hyper: hyperparameters of the step.
+        loss_scale: factor on captured gradients; see `statistics_of`.
+        calls: for any layers, all calls that their gradients in `grads` were computed from. With them, gradients of
+            small batches are preconditioned at lower cost, on any step and with the same result.
+
+    Raises:
+        ValueError: captures are missing, or `Statistics` were passed with EKFAC or others="diagonal", which need
+            captures.
     """
     if config.others == "diagonal" and state.layout.others and not state.norms:
         raise ValueError(
-            f"Invalid others: 'diagonal'. {state.layout.others[0][0]!r} is uncovered, and the state knows of no norms. "
+            f"Invalid others: 'diagonal'. {state.layout.others[0][0]!r} is uncovered, and the state has no norms. "
             "Call init_state(..., norms=norms_of(model)) and capture these layers too, or set others='sgd'."
         )
     source: Source | None = None
     if isinstance(captures, Statistics):
         if config.ekfac or state.norms:
             rule, other = ("ekfac=True", "ekfac=False") if config.ekfac else ("others='diagonal'", "others='sgd'")
-            raise ValueError(f"{rule} needs captures of the whole batch, not Statistics. Give those, or set {other}.")
-        source = _Given(captures, config)
+            raise ValueError(f"{rule} needs captures of the whole batch, not Statistics. Pass those, or set {other}.")
+        source = _StatisticsSource(captures, config)
     elif captures is not None:
         used = [p.layer.name for p in state.layout.placements if p.layer.weight in grads]
         check_captures([*used, *(norm.name for norm in state.norms if norm.weight in grads)], captures)
-        source = _Captures(captures, config, loss_scale)
+        source = _CaptureSource(captures, config, loss_scale)
     names = state.layout.names
     values = [params[name] for name in names]
     slopes = [grads[name] if name in grads else torch.zeros_like(params[name]) for name in names]
@@ -213,10 +227,10 @@ def advance(
     rows: Mapping[str, Rows],
     group: ProcessGroup | None = None,
 ) -> StepReport:
-    """Take one step with the statistics of `source`, inverses shared by the ranks of `group`; otherwise as `step`.
+    """Take one step with the statistics of `source`; `step` and `KFAC` share this implementation.
 
-    `values` and `grads` are the parameters and their gradients in the order of the layout's names; `rows` holds what
-    the latter are the products of, for any layers.
+    `values` and `grads` are the parameters and their gradients in the order of the layout's names. `rows` holds, for
+    any layers, the low-rank factors of their gradients. The ranks of `group` invert a share of the factors each.
     """
     space, clock = state.workspace, _Clock()
     exact = config.damping_form == "exact"
@@ -225,20 +239,20 @@ def advance(
     norm = torch.linalg.vector_norm(flat, dim=-1)
     mask = good = finite(norm)
     if good is not None and state.alone:
-        return _skipped(norm, clock)
+        return _skipped_report(norm, clock)
     if source is not None:
         clock.start()
         mask = source.average(state, mask)
         clock.stop("factors")
     if mask is not None:
         if state.alone:
-            return _skipped(norm, clock)
+            return _skipped_report(norm, clock)
         good = mask if good is None else good & mask
         flat.copy_(torch.where(mask.unsqueeze(-1), flat, 0.0))
     urgent = (source is not None and source.urgent) or (state.alone and not bool(state.usable))
     if urgent or is_due(config.inverse_interval, state.steps):
         if source is None and state.steps == 0 and not bool(state.averaged.any()):
-            raise ValueError("The first step needs captures: there are no factors to invert yet.")
+            raise ValueError("The first step needs captures: there are no factors to invert yet. Pass captures.")
         clock.start()
         solves = refresh(state, numbers.damping, exact=exact, group=group)
         clock.stop("inverses")
@@ -247,20 +261,20 @@ def advance(
         source.rescale(state, mask)
         clock.stop("factors")
     clock.start()
-    weights = weights_of(state, values, numbers)
+    weights = flat_parameters(state, values, numbers)
     if weights is not None and not config.decoupled_weight_decay:
         flat.addcmul_(weights, as_tensor(numbers.weight_decay, flat))
-        rows = {}  # the gradient is more than their product now
+        rows = {}  # with weight decay, the gradient is no longer their product
     precondition(state, numbers.damping, exact=exact, rows=rows)
-    pass_on_others(state, numbers)
+    copy_uncovered(state, numbers)
     clip = clip_updates(state, numbers)
     mask = _all_of(good, finite(torch.linalg.vector_norm(space.updates, dim=-1)), _mask(state.usable))
     clock.stop("precondition")
     state.steps += 1
     if mask is not None and state.alone:
-        return _skipped(norm, clock, solves)
+        return _skipped_report(norm, clock, solves)
     clock.start()
-    move(config, state, values, weights if config.decoupled_weight_decay else None, numbers, mask)
+    apply_updates(config, state, values, weights if config.decoupled_weight_decay else None, numbers, mask)
     clock.stop("update")
     return StepReport(
         failed=torch.zeros_like(norm, dtype=torch.bool) if mask is None else ~mask,
@@ -273,19 +287,19 @@ def advance(
 
 
 def _mask(good: Tensor) -> Tensor | None:
-    """None if all are good, which on an accelerator is not asked, so as not to wait."""
+    """Return None if all members are good; on an accelerator always the mask, to avoid a synchronization."""
     if good.device.type != "cpu":
         return good
     return None if bool(good if good.dim() == 0 else good.all()) else good
 
 
 def _all_of(*masks: Tensor | None) -> Tensor | None:
-    """Join masks of which None stands for all."""
+    """Intersection of masks, of which None stands for all members."""
     present = [mask for mask in masks if mask is not None]
     return torch.stack(present).all(0) if present else None
 
 
-def _skipped(norm: Tensor, clock: _Clock, solves: tuple[SolveFailure, ...] = ()) -> StepReport:
+def _skipped_report(norm: Tensor, clock: _Clock, solves: tuple[SolveFailure, ...] = ()) -> StepReport:
     ones, failed = torch.ones_like(norm), torch.ones_like(norm, dtype=torch.bool)
     return StepReport(
         failed=failed,

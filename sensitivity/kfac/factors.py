@@ -1,16 +1,16 @@
-"""Second moments of layer inputs and output gradients, of which Kronecker factors are averages.
+"""Second moments of layer inputs and output gradients, whose running averages are the Kronecker factors.
 
-One call of a layer gives inputs [*lead, N, ..., features] and output gradients [*lead, N, ..., features] (linear),
-[*lead, N, C, *spatial] (convolutions, one or two spatial dimensions), or inputs [*lead, N, ...] of indices
-(embeddings). Moments are [groups, *lead, d, d] with the bias as last row and column, as banks hold them (layout.py).
-Positions are everything between N and the features; all calls of a layer in one batch are positions too.
+One call of a layer has inputs [*lead, N, ..., features] and output gradients [*lead, N, ..., features] (linear),
+both [*lead, N, C, *spatial] (convolutions), or inputs [*lead, N, ...] of indices (embeddings). Moments are [groups,
+*lead, d, d] with the bias as last row and column, as in the banks (layout.py). Positions are all dimensions between N
+and the features; the calls of a layer in one batch count as positions too.
 
-With M loss terms in the batch, R rows (examples times positions) and g the gradient of one loss term by an output, a
-layer's block of the Fisher of the mean loss is A ⊗ G with A = (1/M) Σ a aᵀ and G = (1/R) Σ g gᵀ ("expand"); in the
-"reduce" setting positions are first averaged (a) and summed (g), so that R counts examples only. (Martens and Grosse
-2015; Grosse and Martens 2016; Eschenhagen et al. 2023, arXiv 2311.00636.)
+With M loss terms in the batch, R rows (examples times positions) and g the gradient of one loss term with respect to an
+output, the block of a layer in the Fisher of the mean loss is A ⊗ G, where A = (1/M) Σ a aᵀ and G = (1/R) Σ g gᵀ
+("expand"). In the "reduce" setting inputs are first averaged and gradients summed over positions, so that R counts
+examples only. (Martens and Grosse 2015; Grosse and Martens 2016; Eschenhagen et al. 2023, arXiv 2311.00636.)
 
-Everything is accumulated: target ← keep * target + scale * Σ, so that a running average costs no pass of its own.
+Functions accumulate, target ← keep * target + scale * Σ, so that a running average needs no additional pass.
 """
 
 import functools
@@ -24,16 +24,16 @@ from sensitivity.kfac.config import Sharing
 from sensitivity.kfac.convolution import patch_means, patch_moment
 from sensitivity.kfac.layers import Layer
 
-_WIDTH, _WORTH = 128, 2e7
-"""Width of the blocks of a symmetric product, and the size, rows * side², from which it is computed in blocks."""
+_BLOCK_WIDTH, _MIN_BLOCKED_SIZE = 128, 2e7
+"""Width of the blocks of a symmetric product, and the smallest rows * side² for which it is computed in blocks."""
 
 
 @dataclass(frozen=True)
 class Capture:
-    """One call of a layer: what went in, and the gradients that came back to what went out.
+    """One call of a layer: its inputs, and the gradient of the loss with respect to its outputs.
 
     `output_grads` is the gradient of the reduced loss (summed over leading dimensions), or a tuple of such gradients,
-    one for each pseudo-loss of the Monte-Carlo or type-2 Fisher, whose second moments are added.
+    one for each pseudo-loss of the Monte-Carlo or type-2 Fisher; their second moments are added.
     """
 
     inputs: Tensor
@@ -41,11 +41,11 @@ class Capture:
 
     @property
     def columns(self) -> tuple[Tensor, ...]:
-        """The output gradients, as a tuple in any case."""
+        """The output gradients as a tuple."""
         return self.output_grads if isinstance(self.output_grads, tuple) else (self.output_grads,)
 
     def head(self, lead: int, fraction: float) -> "Capture":
-        """Keep the first share of the examples, at least one."""
+        """Return a capture of the first `fraction` of the examples, at least one."""
         if fraction == 1.0:
             return self
         examples = self.inputs.shape[lead]
@@ -56,7 +56,7 @@ class Capture:
 
 
 def row_count(layer: Layer, calls: Sequence[Capture], lead: int, sharing: Sharing) -> int:
-    """Rows of all calls of a layer in one batch: examples times positions, or examples in the "reduce" setting."""
+    """Count the rows of a layer in one batch: examples times positions, or examples in the "reduce" setting."""
     if sharing == "reduce" and layer.kind != "embedding":
         return calls[0].inputs.shape[lead]
     grads = [call.columns[0] if layer.adjoint is None else call.inputs for call in calls]
@@ -68,7 +68,7 @@ def add_input_moment(
 ) -> None:
     """Set target ← keep * target + scale * Σ a aᵀ over all calls.
 
-    target is [groups, *lead, d, d], and for an embedding the diagonal [*lead, vocabulary].
+    The target is [groups, *lead, d, d], or the diagonal [*lead, vocabulary] for an embedding.
     """
     columns = inputs_of(layer, calls)
     if sharing == "reduce" and layer.kind != "embedding":
@@ -112,29 +112,29 @@ def add_output_moment(
 
 
 def input_parts(factor: Tensor, *, bias: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """View an input factor [d, d] without its bias, and the bias's row, column and corner."""
+    """Return views of an input factor [d, d]: the block without the bias, and the bias row, column and corner."""
     side = len(factor) - bias
     return factor[:side, :side], factor[-1, :side], factor[:side, -1], factor[-1, -1]
 
 
 def add_gram(target: Tensor, rows: Tensor, keep: float, scale: float) -> None:
-    """Set target ← keep * target + scale * Σ r rᵀ for rows [R, d]; `target` is symmetric.
+    """Set target ← keep * target + scale * Σ r rᵀ for rows [R, d] and a symmetric target.
 
-    So blocks below its diagonal are copies where the product is large, on the host: two thirds of the time at a side of
-    1024, four fifths at 256 (measured).
+    For large products on a CPU, blocks below the diagonal are copied instead of computed: two thirds of the time at a
+    side of 1024, four fifths at 256 (measured).
     """
     side, columns = rows.shape[1], rows.mT
-    if side < 2 * _WIDTH or len(rows) * side**2 < _WORTH or rows.device.type != "cpu":
+    if side < 2 * _BLOCK_WIDTH or len(rows) * side**2 < _MIN_BLOCKED_SIZE or rows.device.type != "cpu":
         target.addmm_(columns, rows, beta=keep, alpha=scale)
         return
-    for start in range(0, side, _WIDTH):
-        stop = min(start + _WIDTH, side)
+    for start in range(0, side, _BLOCK_WIDTH):
+        stop = min(start + _BLOCK_WIDTH, side)
         target[start:stop, start:].addmm_(columns[start:stop], rows[:, start:], beta=keep, alpha=scale)
         target[stop:, start:stop].copy_(target[start:stop, stop:].mT)
 
 
 def add_bias(parts: tuple[Tensor, Tensor, Tensor, Tensor], rows: Tensor, keep: float, scale: float) -> None:
-    """Do as `add_gram` for the rest of an input factor (see `input_parts`), of rows that end with a 1 not in them."""
+    """Apply `add_gram` to the bias parts of an input factor (see `input_parts`); `rows` omit the 1 of the bias."""
     _, last_row, last_column, corner = parts
     last_row.addmv_(rows.mT, _ones(len(rows), rows.dtype, rows.device), beta=keep, alpha=scale)
     last_column.copy_(last_row)
@@ -146,15 +146,15 @@ def add_bias(parts: tuple[Tensor, Tensor, Tensor, Tensor], rows: Tensor, keep: f
 
 @functools.lru_cache(maxsize=16)
 def _ones(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a vector of ones, which nobody writes to."""
+    """Vector of ones, cached; callers must not write to it."""
     return torch.ones(count, dtype=dtype, device=device)
 
 
 def inputs_of(layer: Layer, calls: Sequence[Capture]) -> list[list[Tensor]]:
-    """Give what the input factor is made of, by column: the inputs of all calls.
+    """Tensors that the input factor is computed from, by column: the inputs of all calls.
 
-    A transposed convolution, whose gradient is Σ x pᵀ, has the output gradients, which p are patches of: in the product
-    of both factors it does not matter which of them is scaled.
+    For a transposed convolution, whose gradient is Σ x pᵀ with p patches of its output gradient, they are the output
+    gradients. The product of both factors does not depend on which of them is scaled.
     """
     if layer.adjoint is None:
         return [[call.inputs for call in calls]]
@@ -163,26 +163,26 @@ def inputs_of(layer: Layer, calls: Sequence[Capture]) -> list[list[Tensor]]:
 
 
 def grads_of(layer: Layer, calls: Sequence[Capture]) -> list[list[Tensor]]:
-    """Give what the output factor is made of, by column: the output gradients of all calls; see `inputs_of`."""
+    """Tensors that the output factor is computed from, by column: output gradients of all calls; see `inputs_of`."""
     if layer.adjoint is not None:
         return [[call.inputs for call in calls]]
     return [list(column) for column in zip(*(call.columns for call in calls), strict=True)]
 
 
 def _padded_adjoint(layer: Layer, inputs: Tensor, grads: Tensor) -> Tensor:
-    """Pad (or crop) the gradient of a transposed convolution's output so that it has a patch for every input."""
+    """Pad or crop the output gradient of a transposed convolution so that it has one patch per input position."""
     assert layer.adjoint is not None
     assert layer.geometry is not None
     pads: list[int] = []
     sizes = list(zip(inputs.shape[::-1], grads.shape[::-1], strict=True))
     shape = zip(layer.geometry.kernel, layer.geometry.stride, layer.geometry.dilation, layer.adjoint, strict=True)
-    for (given, made), (kernel, stride, dilation, low) in zip(sizes, reversed(list(shape)), strict=False):
-        pads += [low, (given - 1) * stride + dilation * (kernel - 1) + 1 - made - low]
+    for (size, output_size), (kernel, stride, dilation, low) in zip(sizes, reversed(list(shape)), strict=False):
+        pads += [low, (size - 1) * stride + dilation * (kernel - 1) + 1 - output_size - low]
     return torch.nn.functional.pad(grads, pads) if any(pads) else grads
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Precision in which products of this type are summed: float32, or float64 for float64."""
+    """Type in which products of `dtype` are accumulated: float64 for float64, otherwise float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -193,7 +193,7 @@ def _flat_rows(rows: Tensor, lead: int, dtype: torch.dtype) -> Tensor:
 
 
 def _grad_rows(layer: Layer, grads: Tensor, lead: int, dtype: torch.dtype) -> Tensor:
-    """Rows of output gradients, [groups, *lead, R, d], or [*lead, R, d] of layers that have no groups."""
+    """Rows of output gradients: [groups, *lead, R, d] for convolutions, [*lead, R, d] for other layers."""
     if layer.kind != "conv":
         return _flat_rows(grads, lead, dtype)
     maps = torch.unflatten(grads.to(dtype).flatten(lead + 2), lead + 1, (layer.groups, layer.output_dim))
@@ -209,7 +209,7 @@ def _summed_grad(layer: Layer, grads: Tensor, lead: int, dtype: torch.dtype) -> 
 
 
 def _mean_input(layer: Layer, inputs: Tensor, lead: int, dtype: torch.dtype) -> Tensor:
-    """Average inputs (or patches) over positions: [groups, *lead, N, d] without bias."""
+    """Mean of inputs or patches over positions, [groups, *lead, N, d], without bias."""
     inputs = inputs.to(dtype)
     if layer.kind == "linear":
         return (inputs.flatten(lead + 1, -2).mean(-2) if inputs.dim() > lead + 2 else inputs).unsqueeze(0)
@@ -226,7 +226,7 @@ def _with_ones(rows: Tensor) -> Tensor:
 
 
 def _add_rows(target: Tensor, rows: Tensor, keep: float, scale: float) -> None:
-    """Set target ← keep * target + scale * Σ r rᵀ for rows [(groups,) *lead, R, d]; `keep` 0 forgets even a NaN."""
+    """Set target ← keep * target + scale * Σ r rᵀ for rows [(groups,) *lead, R, d]; `keep` 0 overwrites NaNs too."""
     if rows.dim() == 3 and len(rows) == len(target) == 1:
         rows = rows[0]
     if rows.dim() == 2:
@@ -237,7 +237,7 @@ def _add_rows(target: Tensor, rows: Tensor, keep: float, scale: float) -> None:
 
 
 def add_scaled(target: Tensor, moment: Tensor, keep: float, scale: float) -> None:
-    """Set target ← keep * target + scale * moment; `keep` 0 forgets even a NaN."""
+    """Set target ← keep * target + scale * moment; `keep` 0 overwrites NaNs too."""
     if keep == 0.0:
         torch.mul(moment, scale, out=target)
     else:

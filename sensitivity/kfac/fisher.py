@@ -1,11 +1,11 @@
-"""Pseudo-losses whose backward pass gives the output gradients of the true Fisher, from a model's outputs alone.
+"""Pseudo-losses, functions of a model's outputs alone, whose backward pass yields the output gradients of the Fisher.
 
-Outputs are [*lead, N, ..., classes] logits for cross entropy, every row before the classes a loss term, and [*lead, N,
-...] logits for binary cross entropy, or predictions for squared errors, every example a loss term. Each pseudo-loss
-sums over all terms, so its captures have loss_scale 1. The sum over pseudo-losses of gradient outer products is, for
-"type2", exactly Jᵀ H J summed over terms (H the loss's Hessian, which is the Fisher of these losses, and does not
-depend on how labels are smoothed), and for "monte_carlo" an unbiased estimate of it
-(Martens 2020, arXiv 1412.1193; Kunstner et al. 2019 on why the empirical Fisher differs).
+Outputs are logits [*lead, N, ..., classes] for cross entropy, with one loss term per row before the classes, and logits
+or predictions [*lead, N, ...] for binary cross entropy and squared errors, with one loss term per example. Each
+pseudo-loss is a sum over all terms, so its captures have loss_scale 1. The sum over pseudo-losses of gradient outer
+products is exactly Jᵀ H J summed over terms for "type2", and an unbiased estimate of it for "monte_carlo". H is the
+Hessian of the loss with respect to the outputs; for these losses it equals their Fisher, and it does not depend on
+label smoothing. (Martens 2020, arXiv 1412.1193; Kunstner et al. 2019 on why the empirical Fisher differs.)
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,12 +24,18 @@ def pseudo_losses(
     lead: int = 0,
     weights: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """Yield the scalars to differentiate by the layers' outputs: one for "monte_carlo", one an output for "type2".
+    """Yield scalars to differentiate with respect to layer outputs: one for "monte_carlo", one per output for "type2".
 
-    `generators` has one generator for each member of the flattened leading dimensions (one without any); each member's
-    samples come from its own, as they would alone. `weights`, such as a mask, are one for each row before the
-    classes (cross entropy) or for each example. Raises ValueError for the empirical Fisher, whose gradients are the
-    training loss's own.
+    Args:
+        outputs: outputs of the model; see the module docstring.
+        config: configuration whose `fisher` and `loss` select the pseudo-losses.
+        generators: one generator per member of the flattened leading dimensions (one without any). Each member draws
+            from its own, so its samples do not depend on the pack.
+        lead: number of leading dimensions.
+        weights: weights of the loss terms, such as a mask: one per row before the classes (cross entropy) or example.
+
+    Raises:
+        ValueError: the Fisher is the empirical one, which uses the gradients of the training loss.
     """
     if config.fisher == "empirical":
         raise ValueError('The "empirical" Fisher needs no pseudo-loss: capture the backward pass of the training loss.')
@@ -43,13 +49,13 @@ def pseudo_losses(
 def _coefficients(
     rows: Tensor, config: KFACConfig, generators: Sequence[torch.Generator], lead: int
 ) -> Iterator[Tensor]:
-    """Gradients by rows [*lead, N, ..., C]: columns of a square root of the Hessian, or samples of that covariance."""
+    """Gradients [*lead, N, ..., C] of pseudo-losses, as columns of a root of the Hessian or its samples."""
     classes = rows.shape[-1]
     rows = rows.to(torch.float64 if rows.dtype == torch.float64 else torch.float32)
     if config.loss == "cross_entropy":
         probabilities = rows.softmax(-1)
         if config.fisher == "monte_carlo":
-            labels = _sampled(
+            labels = _sample_labels(
                 probabilities.unsqueeze(0) if lead == 0 else probabilities.flatten(0, lead - 1), generators
             )
             yield probabilities - torch.nn.functional.one_hot(labels.reshape(rows.shape[:-1]), classes)
@@ -92,8 +98,8 @@ def _coefficients(
             yield column
 
 
-def _sampled(probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw labels [members, terms] by inverting the cumulative distribution, which raises nothing for a NaN."""
+def _sample_labels(probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw labels [members, terms] by inverting the cumulative distribution, which does not raise for NaNs."""
     cumulative = probabilities.flatten(1, -2).cumsum(-1)
     uniform = [
         torch.rand((cumulative.shape[1], 1), generator=generator, dtype=cumulative.dtype, device=generator.device)

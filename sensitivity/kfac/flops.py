@@ -1,4 +1,4 @@
-"""Floating-point operations of K-FAC beside the forward and backward pass; a multiplication and an addition are two."""
+"""Floating-point operations of K-FAC, without the forward and backward pass; a multiply-add counts as two."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from sensitivity.kfac.config import KFACConfig, mean_rate
 from sensitivity.kfac.convolution import moment_flops
 from sensitivity.kfac.layers import Layer
-from sensitivity.kfac.thin import full_flops, thin_flops, uses_calls
+from sensitivity.kfac.low_rank import full_flops, low_rank_flops, uses_calls
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepFlops:
-    """FLOPs of one average step of one trial, by phase."""
+    """FLOPs of an average step of one trial, by phase."""
 
     factors: float
     inverses: float
@@ -19,7 +19,7 @@ class StepFlops:
 
     @property
     def total(self) -> float:
-        """All phases."""
+        """Sum over all phases."""
         return self.factors + self.inverses + self.precondition
 
 
@@ -32,26 +32,35 @@ def step_flops(
     steps: int = 10_000,
     calls: bool = False,
 ) -> StepFlops:
-    """Count the FLOPs of an average step over a batch of `examples`, update intervals averaged over `steps` steps.
+    """Count the FLOPs of K-FAC in an average step.
 
-    `positions` holds, by layer name, the positions of an example (height times width of a convolution's output, the
-    length of a sequence); 1 where absent. For a group with factors of sides a and g, and R rows:
+    For a group with factors of sides a and g, and R rows (examples times positions, or examples in the "reduce"
+    setting), the phases cost:
 
-    - factors: 2 R a² (an embedding's are counted: 0; a convolution's by `moment_flops`) and 2 R g², the latter once for
-      each pseudo-loss; rows are examples alone in the "reduce" setting;
-    - inverses: a³ + g³ by Cholesky; 9 (a³ + g³) by eigendecomposition;
-    - preconditioning: 2 a g (a + g), and twice that in and out of an eigenbasis; 2 R (a f + g² + a g), R of the whole
-      batch and f = a without the bias, where `calls` are given to `step` and it uses them (`uses_calls`).
+    - factors: 2 R a² for the inputs (0 for an embedding, whose inputs are counted; `moment_flops` for a convolution)
+      and 2 R g² for the output gradients, once per pseudo-loss;
+    - inverses: a³ + g³ by Cholesky, 9 (a³ + g³) by eigendecomposition;
+    - preconditioning: 2 a g (a + g), and twice that in an eigenbasis; 2 R (a f + g² + a g), with R the rows of the
+      whole batch and f = a without the bias, for layers whose `calls` `step` uses (`uses_calls`).
 
-    The backward passes of pseudo-losses are not counted: they are the caller's.
+    The backward passes of pseudo-losses are not included.
+
+    Args:
+        layers: covered layers.
+        config: configuration of the optimizer.
+        examples: number of examples in the batch.
+        positions: positions per example by layer name (height times width of a convolution's output, length of a
+            sequence); 1 where absent.
+        steps: number of steps over which update intervals are averaged.
+        calls: whether `step` receives the calls of the batch.
     """
-    known = positions or {}
+    positions_by_layer = positions or {}
     factor_cost = inverse_cost = solve_cost = 0.0
     used = examples * config.batch_fraction
     exact = config.damping_form == "exact"
     for layer in layers:
         a, g = layer.input_dim, layer.output_dim
-        places = known.get(layer.name, 1)
+        places = positions_by_layer.get(layer.name, 1)
         reduced = config.sharing == "reduce"
         rows = used * (1 if reduced else places)
         if layer.kind == "embedding":
@@ -63,7 +72,7 @@ def step_flops(
             both = _eigen_or_cholesky(a, exact=exact) + _eigen_or_cholesky(g, exact=exact)
             inverse_cost += layer.groups * both
             if calls and not exact and uses_calls(layer, examples * places):
-                solve_cost += thin_flops(layer, examples * places)
+                solve_cost += low_rank_flops(layer, examples * places)
             else:
                 solve_cost += full_flops(layer) * (2 if exact else 1)
         factor_cost += layer.groups * 2 * rows * g**2

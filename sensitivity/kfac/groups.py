@@ -1,4 +1,4 @@
-"""Parameter groups of `KFAC`: what they may hold, and their numbers as the engine takes them."""
+"""Parameter groups of `KFAC`: their validation, and conversion of their hyperparameters for the engine."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,37 +14,38 @@ NUMBERS = ("lr", "damping", "momentum", "weight_decay", "kl_clip")
 
 
 def check_groups(groups: list[dict[str, Any]], model: nn.Module, named: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless the groups hold all of these parameters, and none of another model."""
+    """Raise ValueError unless the groups contain all of these parameters, and none of another model."""
     held, own = {id(p) for group in groups for p in group["params"]}, {id(p) for p in model.parameters()}
     left = [name for name, p in named.items() if id(p) not in held]
     if left:
         raise ValueError(f"param_groups leave out {', '.join(left)}. Freeze these parameters or add them to a group.")
     if held - own:
-        raise ValueError(f"param_groups hold {len(held - own)} parameters that are not of this model. Take them out.")
+        raise ValueError(f"param_groups hold {len(held - own)} parameters that are not of this model. Remove them.")
 
 
-def refuse_outsiders(untrained: Sequence[tuple[str, Tensor]], groups: Sequence[Mapping[str, Any]]) -> None:
-    """Raise RuntimeError for a parameter that was unfrozen and has a gradient, but is in no group."""
+def require_in_groups(untrained: Sequence[tuple[str, Tensor]], groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise RuntimeError for an unfrozen parameter that has a gradient but is in no group."""
     held = {id(p) for group in groups for p in group["params"]}
     for name, p in untrained:
         if p.requires_grad and p.grad is not None and id(p) not in held:
             raise RuntimeError(
-                f"The parameter {name!r} was frozen when KFAC was built, and has a gradient now, but is in no "
+                f"The parameter {name!r} was frozen when KFAC was built and has a gradient now, but is in no "
                 "parameter group. Call optimizer.add_param_group({'params': [...]}) with it after unfreezing."
             )
 
 
 def numbers_of(groups: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
-    """Read the numbers of each group."""
+    """Hyperparameters of each group, in the order of `NUMBERS`."""
     return [tuple(plain_number(group[name]) for name in NUMBERS) for group in groups]
 
 
-def shaped(
+def numbers_for_engine(
     groups: Sequence[Mapping[str, Any]], state: KFACState, named: Mapping[str, Tensor], factor: float
 ) -> FlatNumbers:
-    """Give the engine one number for everything, or with several groups one for each parameter and layer.
+    """Hyperparameters for the engine: scalars for one group, otherwise one value per parameter and layer.
 
-    Damping is multiplied by `factor`. Numbers are filled in, where a copy from the host would wait for an accelerator.
+    Damping is multiplied by `factor`. Tensors are filled with the numbers instead of copied from the host, which would
+    synchronize with an accelerator.
     """
     like = state.momentum
     if len(groups) == 1:

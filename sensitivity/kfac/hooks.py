@@ -1,4 +1,4 @@
-"""Forward hooks that tell of a module's calls, and leave no trace on copies of it."""
+"""Forward hooks that report the calls of a module; copies of the module do not carry them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,107 +13,108 @@ from sensitivity.kfac.attention import Rerouted, View
 from sensitivity.kfac.products import Multiplied
 
 Names = tuple[str | None, ...]
-"""The layers whose outputs are side by side in a call, None for those that are not covered."""
+"""Names of the layers whose outputs are concatenated in a call; None for those that are not covered."""
 
-Sight = Callable[[Names, Tensor, Tensor, View | None], None]
-"""Told of a call: names, inputs, outputs, and the form in which the latter correspond to the inputs."""
+CallHandler = Callable[[Names, Tensor, Tensor, View | None], None]
+"""Receives a call: names, inputs, outputs, and the view of the outputs that corresponds to the inputs."""
 
 
 @dataclass(eq=False, slots=True)
 class Hook:
-    """Tells `see` the input, detached, and the output of every call of `own` that a backward pass may come to.
+    """Passes the detached input and the output of every differentiable call of `own` to `handle`.
 
-    Copies of the model share or lose it: the calls of a copy that shares it are not ours, and what is pickled or
-    deeply copied has `_nothing` in its place.
+    Calls of a shallow copy of the module, which shares the hook, are ignored; a pickled or deeply copied module has
+    `_no_op` in its place.
     """
 
     name: str
     own: nn.Module
-    see: Sight
+    handle: CallHandler
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        """Look at one call of a module."""
+        """Handle one call of a module."""
         if module is not self.own or not output.requires_grad:
             return
         inputs, view = (args[0] if args else kwargs["input"]).detach(), None
         if isinstance(module, nn.EmbeddingBag):
             inputs, view = bag_rows(module, inputs, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
-        self.see((self.name,), inputs, output, view)
+        self.handle((self.name,), inputs, output, view)
 
     def attach(self) -> list[RemovableHandle]:
-        """Put it on the module."""
+        """Register the hook on the module."""
         return [self.own.register_forward_hook(self, with_kwargs=True)]
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
-        return _forgotten, ()
+        return _no_op_factory, ()
 
 
 @dataclass(eq=False, slots=True)
 class AttentionHook:
-    """Tells `see` of the projections of every call of `own`, as `Hook` does; `names` are those that are covered.
+    """Passes the projections of every call of `own` to `handle`, as `Hook` does.
 
-    It goes on the module before its forward pass, as `before`, and after it.
+    `names` holds the names of the covered layers by projection. `before` runs as a forward pre-hook, and the call
+    itself as a forward hook.
     """
 
     names: Mapping[str, str]
     own: nn.MultiheadAttention
-    see: Sight
-    run_apart: Callable[..., Any]
-    _open: list[Rerouted] = field(default_factory=list)
+    handle: CallHandler
+    run_uncompiled: Callable[..., Any]
+    _active: list[Rerouted] = field(default_factory=list)
 
     def before(self, module: nn.Module, *_: Any) -> None:
-        """Look at the projections that a call of a module computes from now on."""
+        """Start to intercept the projections of a call."""
         if module is self.own and torch.is_grad_enabled():
-            self._open.append(Rerouted(self._project, self.run_apart))
-            self._open[-1].__enter__()  # type: ignore[no-untyped-call]
+            self._active.append(Rerouted(self._project, self.run_uncompiled))
+            self._active[-1].__enter__()  # type: ignore[no-untyped-call]
 
     def __call__(self, module: nn.Module, *_: Any) -> None:
-        """Look no longer."""
-        if module is self.own and self._open:
-            self._open.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        """Stop intercepting projections."""
+        if module is self.own and self._active:
+            self._active.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def attach(self) -> list[RemovableHandle]:
-        """Put it on the module."""
-        before = self.own.register_forward_pre_hook(_Quiet(self.before))
+        """Register the hook on the module."""
+        before = self.own.register_forward_pre_hook(_UncopiedHook(self.before))
         return [before, self.own.register_forward_hook(self, always_call=True)]
 
     def _project(self, which: tuple[str, ...], x: Tensor, weight: Tensor, bias: Tensor | None, view: View) -> Tensor:
         outputs = functional.linear(x, weight, bias)
         names = tuple(self.names.get(each) for each in which)
         if any(name is not None for name in names) and outputs.requires_grad:
-            self.see(names, view(x.detach()), outputs, view)
+            self.handle(names, view(x.detach()), outputs, view)
         return outputs
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
-        return _forgotten, ()
+        return _no_op_factory, ()
 
 
 @dataclass(eq=False, slots=True)
 class ProductHook:
-    """Tells `see` of the products that a model's forward pass forms with the weights of `tables`, as `Hook` does.
+    """Passes products with the weights of `tables` in a model's forward pass to `handle`, as `Hook` does.
 
-    Tables are embeddings by the name of their layer. Compiled models are left alone.
+    Tables are embeddings by layer name. Compiled models are not intercepted.
     """
 
     own: nn.Module
     tables: Mapping[str, nn.Module]
-    see: Sight
-    _open: list[Multiplied] = field(default_factory=list)
+    handle: CallHandler
+    _active: list[Multiplied] = field(default_factory=list)
 
     def before(self, module: nn.Module, *_: Any) -> None:
-        """Look at the products from now on."""
+        """Start to intercept products."""
         if module is self.own and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self._open.append(Multiplied(self._weights, self._multiply))
-            self._open[-1].__enter__()  # type: ignore[no-untyped-call]
+            self._active.append(Multiplied(self._weights, self._multiply))
+            self._active[-1].__enter__()  # type: ignore[no-untyped-call]
 
     def __call__(self, module: nn.Module, *_: Any) -> None:
-        """Look no longer."""
-        if module is self.own and self._open:
-            self._open.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        """Stop intercepting products."""
+        if module is self.own and self._active:
+            self._active.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def attach(self) -> list[RemovableHandle]:
-        """Put it on the model."""
-        before = self.own.register_forward_pre_hook(_Quiet(self.before))
+        """Register the hook on the model."""
+        before = self.own.register_forward_pre_hook(_UncopiedHook(self.before))
         return [before, self.own.register_forward_hook(self, always_call=True)]
 
     def _weights(self) -> dict[str, Any]:
@@ -122,36 +123,36 @@ class ProductHook:
     def _multiply(self, name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         outputs = functional.linear(x, weight, bias)
         if outputs.requires_grad:
-            self.see((name,), x.detach(), outputs, None)
+            self.handle((name,), x.detach(), outputs, None)
         return outputs
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
-        return _forgotten, ()
+        return _no_op_factory, ()
 
 
 @dataclass(eq=False, slots=True)
 class PassCounter:
-    """Counts the forward passes of a model, other than those of copies."""
+    """Counts the forward passes of a model, without those of its copies."""
 
     own: nn.Module
     count: int = 0
 
     def __call__(self, module: nn.Module, *_: Any) -> None:
-        """Count one."""
+        """Count one forward pass."""
         self.count += module is self.own
 
     def attach(self) -> list[RemovableHandle]:
-        """Put it on the model."""
-        apart: Callable[[Any], Any] = torch.compiler.disable  # the model would be compiled anew for every count
-        return [self.own.register_forward_pre_hook(_Quiet(apart(self)))]
+        """Register the hook on the model."""
+        uncompiled: Callable[[Any], Any] = torch.compiler.disable  # the model would be recompiled for every count
+        return [self.own.register_forward_pre_hook(_UncopiedHook(uncompiled(self)))]
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
-        return _forgotten, ()
+        return _no_op_factory, ()
 
 
 @dataclass(eq=False, slots=True)
-class _Quiet:
-    """A hook that leaves no trace on copies of its module."""
+class _UncopiedHook:
+    """A hook that copies of its module do not carry."""
 
     hook: Callable[..., None]
 
@@ -159,15 +160,16 @@ class _Quiet:
         self.hook(*args)
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
-        return _forgotten, ()
+        return _no_op_factory, ()
 
 
 def bag_rows(
     module: nn.EmbeddingBag, indices: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
 ) -> tuple[Tensor, View]:
-    """Return the indices of all bags, and what gives each its share of the gradient of its bag's sum or mean.
+    """Return the indices of all bags, and a view that distributes the gradient of each bag to its indices.
 
-    They are [bags, length], or [indices] where `offsets` part them: K-FAC treats the places of a bag as positions.
+    Indices are [bags, length], or [indices] if `offsets` separate the bags. K-FAC treats the entries of a bag as
+    positions.
     """
     flat = indices.flatten()
     if offsets is None:
@@ -190,11 +192,11 @@ def bag_rows(
     return indices, lambda grad: (grad[owners] * shares.unsqueeze(-1)).reshape(*shape, -1)
 
 
-class Sighting(NamedTuple):
-    """A call that a backward pass may come to: as `Sight` has it, and when it was.
+class LayerCall(NamedTuple):
+    """A differentiable call of one or several layers.
 
-    version: as `version_of` counts. outer: the backward pass within which it was recomputed, or -1. forward: the
-    forward pass of the model that it was part of, None if it was recomputed.
+    version: version counter of the inputs (`version_of`). outer: id of the backward pass in which the call was
+    recomputed, or -1. forward: number of the model's forward pass that the call was part of, None if it was recomputed.
     """
 
     names: Names
@@ -206,7 +208,7 @@ class Sighting(NamedTuple):
 
 
 def parts_of(names: Names, grad: Tensor, view: View | None) -> Iterator[tuple[str, Tensor]]:
-    """Give each covered layer its part of the gradient of outputs that lie side by side."""
+    """Yield the part of each covered layer of the gradient of concatenated outputs."""
     shaped = grad if view is None else view(grad)
     for name, part in zip(names, shaped.chunk(len(names), -1) if len(names) > 1 else [shaped], strict=True):
         if name is not None:
@@ -214,40 +216,40 @@ def parts_of(names: Names, grad: Tensor, view: View | None) -> Iterator[tuple[st
 
 
 def positions_first(view: View) -> View:
-    """Turn a view as [batch, positions, ...] into one as [positions, batch, ...]."""
+    """View as [positions, batch, ...], from a view as [batch, positions, ...]."""
     return lambda grad: view(grad).transpose(0, 1)
 
 
-def first_of(names: Names) -> str:
-    """Name one covered layer of a call."""
+def first_name(names: Names) -> str:
+    """Name of the first covered layer of a call."""
     return names[0] if names[0] is not None else next(name for name in names if name is not None)
 
 
-def _forgotten() -> Callable[..., None]:
-    return _nothing
+def _no_op_factory() -> Callable[..., None]:
+    return _no_op
 
 
-def _nothing(*_: Any) -> None:
-    """Watch no call."""
+def _no_op(*_: Any) -> None:
+    """Ignore a call."""
 
 
-def transformed(output: Tensor) -> bool:
-    """Whether a call was within a transform of torch.func, which never accumulates into `.grad`."""
+def is_functorch_output(output: Tensor) -> bool:
+    """Whether an output was computed in a transform of torch.func, which never accumulates into `.grad`."""
     return torch._C._functorch.is_functorch_wrapped_tensor(output)
 
 
 def version_of(inputs: Tensor) -> int:
-    """Count the changes in place of an input so far, which tensors of the inference mode do not."""
+    """Version counter of an input, which counts in-place changes; -1 for inference tensors, which have none."""
     return -1 if inputs.is_inference() else inputs._version
 
 
-def refuse_changed(names: Names, inputs: Tensor, version: int) -> None:
-    """Raise RuntimeError for an input that was changed in place since.
+def require_unchanged(names: Names, inputs: Tensor, version: int) -> None:
+    """Raise RuntimeError if the inputs were changed in place since they had this version.
 
-    Autograd does so where it keeps the same tensor, but not where autocast, or a hook on saved tensors, made it a copy.
+    Autograd raises if it saved the same tensor, but not if autocast or a hook on saved tensors made a copy.
     """
     if version_of(inputs) != version:
         raise RuntimeError(
-            f"The input of layer {first_of(names)!r} was changed in place after the layer had seen it, so that K-FAC's "
-            "statistics would be of another input. Write x = x + y, say, for x += y."
+            f"The input of layer {first_name(names)!r} was changed in place after the layer had used it, so K-FAC's "
+            "statistics would be those of another input. Replace in-place operations: write x = x + y for x += y."
         )

@@ -1,10 +1,10 @@
-"""Which layers K-FAC covers, described without reference to any tensor.
+"""Descriptions of the layers that K-FAC covers, without reference to tensors.
 
-A layer maps inputs a to outputs s = W a; W is seen as `groups` matrices [output_dim, input_dim], where input_dim counts
-a column for the bias, last. A convolution is a linear map of its patches, [channels / groups * kernel positions] in the
-order of `Tensor.flatten`. A transposed convolution is the adjoint of a convolution with the same weight: its gradient
-is Σ x pᵀ over positions of its input x, with p the patches of its output's gradient. The input projections of an
-`nn.MultiheadAttention` are three layers, each with its third of one weight and one bias.
+A layer maps inputs a to outputs s = W a. W consists of `groups` matrices [output_dim, input_dim], where input_dim
+includes a last column for the bias. A convolution is a linear map of its patches, [channels / groups * kernel
+positions] in the order of `Tensor.flatten`. A transposed convolution is the adjoint of a convolution with the same
+weight: its gradient is Σ x pᵀ over positions of its input x, with p the patches of its output gradient. The input
+projections of an `nn.MultiheadAttention` are three layers, each with a third of one weight and one bias.
 """
 
 import copy
@@ -33,7 +33,7 @@ PROJECTIONS = ("query", "key", "value")
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """How a convolution takes its patches; every tuple has one entry a spatial dimension."""
+    """Geometry of the patches of a convolution; every tuple has one entry per spatial dimension."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -42,7 +42,7 @@ class Geometry:
     dilation: tuple[int, ...]
 
     def positions(self, spatial: tuple[int, ...]) -> int:
-        """Output positions of an input with this spatial shape."""
+        """Count the output positions for an input with this spatial shape."""
         count = 1
         shape = zip(spatial, self.kernel, self.stride, self.padding, self.dilation, strict=True)
         for size, kernel, stride, (low, high), dilation in shape:
@@ -52,10 +52,18 @@ class Geometry:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One covered layer: where its parameters are found, and the shape of its Kronecker block.
+    """A covered layer: the names of its parameters, and the shape of its Kronecker block.
 
-    weight_shape: of the weight, or of its part, number `part[0]` of `part[1]` equal parts one below the other. adjoint:
-    the padding of a transposed convolution, whose `geometry` is that of patches of its output, padded already.
+    Attributes:
+        name: qualified name of the module, or of a projection of it.
+        kind: whether inputs are features ("linear"), images ("conv") or indices ("embedding").
+        weight: name of the weight.
+        bias: name of the bias, None if the block has none.
+        weight_shape: shape of the weight, or of its part.
+        groups: groups of a convolution.
+        geometry: geometry of a convolution.
+        part: index of the part of the weight that belongs to the layer, and number of equal parts along its rows.
+        adjoint: padding of a transposed convolution, whose `geometry` is that of patches of its padded output.
     """
 
     name: str
@@ -75,12 +83,12 @@ class Layer:
 
     @property
     def output_dim(self) -> int:
-        """Side of the output factor, for each group."""
+        """Side of the output factor of a group."""
         return self.weight_shape[1] if self.kind == "embedding" else self.weight_shape[0] // self.groups
 
     @property
     def input_dim(self) -> int:
-        """Side of the input factor, for each group, bias included."""
+        """Side of the input factor of a group, including the bias."""
         if self.kind == "embedding":
             return self.weight_shape[0]
         return math.prod(self.weight_shape[1:]) + (self.bias is not None)
@@ -92,10 +100,10 @@ class Layer:
 
 
 def layer_of(name: str, module: nn.Module) -> Layer | None:
-    """Describe a module of the model by its qualified name; None if K-FAC does not cover its type.
+    """Describe a module with this qualified name; None if K-FAC does not cover its type.
 
-    A subclass of a covered type is covered if its forward pass is that type's own, or was tried on a copy and gives the
-    same outputs. The bias of a transposed convolution is not part of the layer.
+    A subclass of a covered type is covered if it inherits the forward pass of that type, or if a copy of the module
+    computes the same outputs. The bias of a transposed convolution is not part of the layer.
     """
     base = next((each for each in _KINDS if isinstance(module, each)), None)
     if base is None or not isinstance(getattr(module, "weight", None), nn.Parameter) or not _computes_as(module, base):
@@ -124,9 +132,9 @@ def layer_of(name: str, module: nn.Module) -> Layer | None:
 
 
 def projections_of(name: str, module: nn.MultiheadAttention) -> tuple[Layer, ...]:
-    """Describe the projections of queries, keys and values: none if their inputs differ in width, or have extra rows.
+    """Describe the projections of queries, keys and values; empty if their input widths differ or biases are appended.
 
-    A subclass is covered if its forward pass is nn.MultiheadAttention's own.
+    A subclass is covered if it inherits the forward pass of nn.MultiheadAttention.
     """
     weight, prefix = module.in_proj_weight, f"{name}." if name else ""
     if weight is None or module.bias_k is not None or type(module).forward is not nn.MultiheadAttention.forward:
@@ -147,22 +155,22 @@ def projections_of(name: str, module: nn.MultiheadAttention) -> tuple[Layer, ...
 
 
 def layers_of(model: nn.Module, exclude: Collection[str] = ()) -> tuple[Layer, ...]:
-    """Describe every covered layer of the model that has parameters to train, in the order of `named_modules`.
+    """Describe every covered layer of the model that is trained, in the order of `named_modules`.
 
-    A layer is covered if all its parameters require gradients and are its weight and bias alone, not what a
-    parametrization makes these of. Two modules that hold the same parameters are described once, under the first name,
-    as `named_parameters` does; so are an embedding and the linear layers tied to it, as an embedding, whose calls are
-    of both kinds (see `use_of`) and which the linear layers' biases are not part of. Modules that share a weight in any
-    other way are left uncovered, and so are the modules whose names are in `exclude`, and their parts.
+    A layer is covered if all its parameters require gradients and are its weight and bias alone, without a
+    parametrization. Modules with the same parameters are described once, under the first name, as in
+    `named_parameters`. An embedding and the linear layers tied to it are described as one embedding, whose calls are of
+    both kinds (see `layer_of_call`) and which excludes the biases of the linear layers. Modules that share a weight in
+    any other way are not covered, nor are the modules named in `exclude` and their submodules.
     """
     found = dict[int, tuple[tuple[Layer, ...], list[int]]]()
-    broken, unseen = set[int](), set[str]()
+    broken, uncalled = set[int](), set[str]()
     for name, module in model.named_modules():
         layers = _described(name, module)
         own = list(module.parameters(recurse=False))
-        out = within(name, exclude) or name in unseen
+        out = within(name, exclude) or name in uncalled
         if isinstance(module, nn.MultiheadAttention) and (out or not layers):
-            unseen.add(f"{name}.out_proj" if name else "out_proj")  # no module is called for its product
+            uncalled.add(f"{name}.out_proj" if name else "out_proj")  # its product is computed without a module call
         if not layers or out or not _holds_only(name, module, layers):
             broken.update(id(parameter) for parameter in own)
         elif own[0].requires_grad and (both := _tied(found.get(id(own[0]), ((), []))[0], layers)):
@@ -175,13 +183,13 @@ def layers_of(model: nn.Module, exclude: Collection[str] = ()) -> tuple[Layer, .
     return tuple(layer for layers, ids in found.values() if broken.isdisjoint(ids) for layer in layers)
 
 
-def use_of(layer: Layer, inputs: torch.Tensor) -> Layer:
-    """Describe a call of a layer: an embedding's on numbers, rather than indices, is that of a linear map (tied.py)."""
+def layer_of_call(layer: Layer, inputs: torch.Tensor) -> Layer:
+    """Layer of one call: that of an embedding on floating-point inputs, not indices, is a linear map (tied.py)."""
     return replace(layer, kind="linear") if layer.kind == "embedding" and inputs.is_floating_point() else layer
 
 
 def within(name: str, modules: Collection[str]) -> bool:
-    """Whether this is one of these modules, or a part of one."""
+    """Whether the named module is one of `modules` or a submodule of one."""
     return any(name == each or name.startswith(f"{each}.") for each in modules)
 
 
@@ -193,7 +201,7 @@ def _described(name: str, module: nn.Module) -> tuple[Layer, ...]:
 
 
 def _holds_only(name: str, module: nn.Module, layers: tuple[Layer, ...]) -> bool:
-    """Whether the module's own parameters are those of its layers, and the bias of a transposed convolution."""
+    """Whether the module has no parameters but those of its layers, and the bias of a transposed convolution."""
     held = {f"{name}.{each}" if name else each for each, _ in module.named_parameters(recurse=False)}
     known = {parameter for layer in layers for parameter in layer.parameters}
     if layers[0].adjoint is not None:
@@ -202,7 +210,7 @@ def _holds_only(name: str, module: nn.Module, layers: tuple[Layer, ...]) -> bool
 
 
 def _tied(first: tuple[Layer, ...], layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """Describe an embedding and a linear layer of one weight, in any order, under the first name; () if they aren't."""
+    """Describe an embedding and a linear layer with one weight, in any order, under the first name; otherwise ()."""
     if not first or {first[0].kind, layers[0].kind} != {"embedding", "linear"}:
         return ()
     return (replace(first[0], kind="embedding", bias=None),) if first[0].part == layers[0].part else ()
@@ -213,28 +221,28 @@ def _shapes(layers: tuple[Layer, ...]) -> list[object]:
 
 
 def _computes_as(module: nn.Module, base: type[nn.Module]) -> bool:
-    """Whether a module's forward pass is that of `base`: by its code, or by trying a copy of it."""
+    """Whether a module's forward pass equals that of `base`: by its code, or by the outputs of a copy."""
     own = type(module)
-    if own is base or (own.forward is base.forward and _inner(own) is _inner(base)):
+    if own is base or (own.forward is base.forward and _conv_forward_of(own) is _conv_forward_of(base)):
         return True
     if issubclass(base, (nn.modules.conv._ConvTransposeNd, nn.EmbeddingBag)):
         return False
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            tried, given = copy.deepcopy(module).train(), _example(module)
-            for hooks in (tried._forward_hooks, tried._forward_pre_hooks):
+            trial, inputs = copy.deepcopy(module).train(), _example_input(module)
+            for hooks in (trial._forward_hooks, trial._forward_pre_hooks):
                 hooks.clear()
-            return bool(torch.allclose(tried(given), base.forward(tried, given), rtol=1e-5, atol=1e-8))
+            return bool(torch.allclose(trial(inputs), base.forward(trial, inputs), rtol=1e-5, atol=1e-8))
     except Exception:
         return False
 
 
-def _inner(kind: type[nn.Module]) -> object:
+def _conv_forward_of(kind: type[nn.Module]) -> object:
     return getattr(kind, "_conv_forward", None)
 
 
-def _example(module: nn.Module) -> torch.Tensor:
-    """Make an input for a module, of 2 examples."""
+def _example_input(module: nn.Module) -> torch.Tensor:
+    """Return an example input for a module."""
     weight = cast(torch.Tensor, module.weight)
     if isinstance(module, nn.Embedding):
         return torch.arange(module.num_embeddings, device=weight.device)[:64]
@@ -245,8 +253,8 @@ def _example(module: nn.Module) -> torch.Tensor:
     return torch.randn(2, module.in_channels, *spans).to(weight)
 
 
-def counted(layers: Iterable[Layer]) -> list[Layer]:
-    """Pick the layers whose first dimension counts examples: embeddings only where there is nothing else.
+def layers_over_examples(layers: Iterable[Layer]) -> list[Layer]:
+    """Layers whose first input dimension counts examples: all but embeddings, or all if there are only embeddings.
 
     An embedding of positions is looked up once for all examples.
     """

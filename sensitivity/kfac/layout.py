@@ -1,10 +1,10 @@
-"""Where everything lies: one flat vector for all parameters, and one bank of square matrices for each size of factor.
+"""Memory layout: one flat vector for all parameters, and one bank of square matrices for each size of factor.
 
-Flat vectors are [*lead, parameters]. Layers with blocks of one shape form a cohort and lie next to each other, so that
-without leading dimensions a whole cohort is one batched product. Each layer's part is its joint matrix [groups,
-output_dim, input_dim], weight first and bias as the last column (an embedding's is its weight, [vocabulary, width]).
-Banks are [slots, *lead, d, d]; a layer takes `groups` slots in the bank of its input factor and as many in that of its
-output factor. The input factor of an embedding is diagonal and stands outside the banks.
+Flat vectors are [*lead, parameters]. Layers with blocks of the same shape form a cohort and are adjacent, so that
+without leading dimensions a cohort is one batched product. The part of each layer is its joint matrix [groups,
+output_dim, input_dim], with the bias as last column (for an embedding its weight, [vocabulary, width]). Banks are
+[slots, *lead, d, d]; a layer has `groups` slots in the bank of its input factor and as many in that of its output
+factor. The input factor of an embedding is diagonal and is stored outside the banks.
 """
 
 import math
@@ -20,20 +20,20 @@ from sensitivity.kfac.layers import Layer
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """Consecutive matrices `start` to `stop` of the bank of size `dim`."""
+    """Range `start` to `stop` of matrices in the bank of size `dim`."""
 
     dim: int
     start: int
     stop: int
 
     def of(self, banks: Mapping[int, Tensor]) -> Tensor:
-        """Return the view [slots, ...] of these slots."""
+        """View [slots, ...] of these slots."""
         return banks[self.dim][self.start : self.stop]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """A layer's part of the flat vector, and its slots; `inputs` is None for a diagonal input factor."""
+    """Position of a layer in the flat vector, and its slots; `inputs` is None for a diagonal input factor."""
 
     layer: Layer
     offset: int
@@ -46,9 +46,9 @@ class Placement:
         return self.layer.groups * self.layer.output_dim * self.layer.input_dim
 
     def block(self, flat: Tensor) -> Tensor:
-        """View the layer's joint matrix in a flat vector.
+        """View of the layer's joint matrix in a flat vector.
 
-        It is [*lead, groups, output_dim, input_dim], and [*lead, vocabulary, width] for an embedding.
+        Its shape is [*lead, groups, output_dim, input_dim], or [*lead, vocabulary, width] for an embedding.
         """
         part = flat[..., self.offset : self.offset + self.size]
         if self.layer.kind == "embedding":
@@ -56,9 +56,9 @@ class Placement:
         return torch.unflatten(part, -1, (self.layer.groups, self.layer.output_dim, self.layer.input_dim))
 
     def parameter_views(self, flat: Tensor) -> list[Tensor]:
-        """View the layer's parameters in a flat vector, each [*lead, *parameter shape].
+        """Return views of the layer's parameters in a flat vector, each [*lead, *parameter shape].
 
-        Parts of one weight lie next to each other, so that the first of them views all, and the others nothing.
+        Parts of one weight are adjacent: the first of them returns the view of the whole weight, the others none.
         """
         if self.layer.part[0] > 0:
             return []
@@ -76,7 +76,7 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """Layers with blocks of one shape, side by side in the flat vector and in the banks."""
+    """Layers with blocks of the same shape, adjacent in the flat vector and in the banks."""
 
     placements: tuple[Placement, ...]
 
@@ -93,7 +93,7 @@ class Cohort:
         return joined
 
     def block(self, flat: Tensor) -> Tensor:
-        """View all joint matrices in a flat vector without leading dimensions: [slots, output_dim, input_dim]."""
+        """View of all joint matrices in a flat vector without leading dimensions: [slots, output_dim, input_dim]."""
         first, layer = self.placements[0], self.placements[0].layer
         part = flat[first.offset : first.offset + sum(placement.size for placement in self.placements)]
         return torch.unflatten(part, 0, (-1, layer.output_dim, layer.input_dim))
@@ -101,11 +101,11 @@ class Cohort:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """Where factors stand, in LongTensors; slots are counted through the banks in order, then the diagonal factors.
+    """Positions of factors, as LongTensors; slots are numbered through the banks in order, then the diagonal factors.
 
-    owners, inputs, outputs: for each layer and group the layer's index, its input's slot and its output's. entries,
-    slots: for each entry of a diagonal its place in the banks' one buffer (see `whole`), and its slot. sides: of each
-    slot in a bank.
+    owners, inputs, outputs: for each layer and group, the index of the layer, and the slots of its input and output
+    factors. entries, slots: for each diagonal entry of the banks, its index in their common buffer (see
+    `common_buffer`), and its slot. sides: side of the matrix in each slot of a bank.
     """
 
     owners: Tensor
@@ -118,7 +118,7 @@ class Index:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The places of all parameters of a model and of all factors; equal models have equal layouts."""
+    """Positions of all parameters of a model and of all factors; equal models have equal layouts."""
 
     lead: tuple[int, ...]
     cohorts: tuple[Cohort, ...]
@@ -140,9 +140,9 @@ class Layout:
         return tuple(placement for cohort in self.cohorts for placement in cohort.placements)
 
     def index(self, device: torch.device) -> "Index":
-        """Index the factors, with tensors on this device."""
+        """Index of the factors, with tensors on this device."""
         if device not in self._indices:
-            owners, inputs, outputs = torch.tensor(self._pairs(), device=device).unbind(1)
+            owners, inputs, outputs = torch.tensor(self._slot_indices(), device=device).unbind(1)
             sides = torch.tensor([dim for dim, count in self.slots.items() for _ in range(count)])
             starts = (sides**2).cumsum(0) - sides**2
             slots = torch.arange(len(sides)).repeat_interleave(sides)
@@ -151,7 +151,8 @@ class Layout:
             self._indices[device] = Index(owners, inputs, outputs, entries, slots.to(device), sides.to(device))
         return self._indices[device]
 
-    def _pairs(self) -> list[tuple[int, int, int]]:
+    def _slot_indices(self) -> list[tuple[int, int, int]]:
+        """For each layer and group, the index of the layer, and the slots of its input and output factors."""
         before, total = dict[int, int](), 0
         for dim, count in self.slots.items():
             before[dim] = total
@@ -166,7 +167,7 @@ class Layout:
         return found
 
     def views(self, flat: Tensor) -> list[Tensor]:
-        """For each layer and group: the layer's index, and the slots of its input and its output."""
+        """Return views of all parameters in a flat vector, in the order of `names`, each [*lead, *parameter shape]."""
         found = [view for placement in self.placements for view in placement.parameter_views(flat)]
         for _, shape, offset in self.others:
             part = flat[..., offset : offset + math.prod(shape)]
@@ -174,7 +175,7 @@ class Layout:
         return found
 
     def new_banks(self, like: Tensor, dtype: torch.dtype) -> dict[int, Tensor]:
-        """Make zeroed banks, [slots, *lead, d, d] by d; without leading dimensions all in one buffer (see `whole`)."""
+        """Banks of zeros, [slots, *lead, d, d] by d; without leading dimensions in one buffer (`common_buffer`)."""
         shapes = {dim: (count, *self.lead, dim, dim) for dim, count in self.slots.items()}
         if self.lead:
             return {dim: torch.zeros(shape, dtype=dtype, device=like.device) for dim, shape in shapes.items()}
@@ -182,27 +183,27 @@ class Layout:
         return self.banks_in(torch.zeros(size, dtype=dtype, device=like.device))
 
     def banks_in(self, buffer: Tensor) -> dict[int, Tensor]:
-        """View one buffer as banks without leading dimensions."""
+        """Return views of one buffer as banks without leading dimensions."""
         parts = torch.split(buffer, [count * dim**2 for dim, count in self.slots.items()])
         return {dim: part.view(-1, dim, dim) for dim, part in zip(self.slots, parts, strict=True)}
 
     def new_diagonals(self, like: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Make zeroed diagonal input factors, [*lead, vocabulary] by the name of the embedding."""
+        """Diagonal input factors of zeros, [*lead, vocabulary] by the name of the embedding."""
         diagonal = [placement.layer for placement in self.placements if placement.inputs is None]
         return {x.name: torch.zeros((*self.lead, x.input_dim), dtype=dtype, device=like.device) for x in diagonal}
 
 
-def whole(banks: Mapping[int, Tensor]) -> Tensor | None:
-    """Return the buffer that the banks make up together, if there is one."""
+def common_buffer(banks: Mapping[int, Tensor]) -> Tensor | None:
+    """Buffer that all banks are views of, if there is one."""
     buffer = next(iter(banks.values()))._base
     shared = buffer is not None and all(bank._base is buffer for bank in banks.values())
     return buffer if shared else None
 
 
 def layout_of(layers: Sequence[Layer], params: Mapping[str, Tensor]) -> Layout:
-    """Lay out the parameters [*lead, *parameter shape], of which `layers` cover some.
+    """Layout of the parameters [*lead, *parameter shape], of which `layers` cover some.
 
-    Raises ValueError for a layer whose parameters are missing or whose shapes disagree about the leading dimensions.
+    Raises ValueError if there is no layer, or a layer's parameters are missing or have inconsistent leading dimensions.
     """
     lead = _lead(layers, params)
     families: dict[tuple[object, ...], list[Layer]] = {}
@@ -238,20 +239,29 @@ def layout_of(layers: Sequence[Layer], params: Mapping[str, Tensor]) -> Layout:
 def _lead(layers: Sequence[Layer], params: Mapping[str, Tensor]) -> tuple[int, ...]:
     if not layers:
         raise ValueError(
-            "No layer that K-FAC covers (Linear, Conv, ConvTranspose, Embedding, MultiheadAttention). Use "
+            "No layer that K-FAC covers (Linear, Conv, ConvTranspose, Embedding, MultiheadAttention) is trained. Use "
             "torch.optim.SGD for this model."
         )
     leads = set()
     for layer in layers:
         missing = [name for name in layer.parameters if name not in params]
         if missing:
-            raise ValueError(f"Layer {layer.name!r}: no parameter named {missing[0]!r} among {', '.join(params)}.")
+            raise ValueError(
+                f"Layer {layer.name!r}: no parameter named {missing[0]!r} among {', '.join(params)}. Pass all of the "
+                "model's parameters."
+            )
         shape, own = tuple(params[layer.weight].shape), layer.parameter_shape
         if shape[len(shape) - len(own) :] != own:
-            raise ValueError(f"Parameter {layer.weight!r} has shape {shape}, which does not end with {own}.")
+            raise ValueError(
+                f"Parameter {layer.weight!r} has shape {shape}, which does not end with {own}. Pass parameters of the "
+                "model that the layers were taken from."
+            )
         leads.add(shape[: len(shape) - len(own)])
     if len(leads) > 1:
-        raise ValueError(f"Layers disagree about the leading dimensions of their parameters: {sorted(leads)}.")
+        raise ValueError(
+            f"Layers disagree about the leading dimensions of their parameters: {sorted(leads)}. Give all parameters "
+            "the same leading dimensions."
+        )
     return tuple(leads.pop())
 
 

@@ -1,9 +1,9 @@
-"""Layer calls of the sampled Fisher, and which observations belong to the gradient that is stepped.
+"""Layer calls of the sampled Fisher, and the observations that belong to the gradient of the next step.
 
-A call is kept with the node of the autograd graph that made its output, so that it lives as long as the graph does: a
-forward pass that is not observed costs nothing once its graph is gone. An observation counts if a backward pass that
-accumulates gradients goes through its outputs; when the next one begins and no gradient is left, those before were of
-batches that were skipped.
+A call is stored in the metadata of the autograd node that computed its output, so that it lives as long as the graph: a
+forward pass that is not observed costs nothing once its graph is freed. An observation counts if a backward pass that
+accumulates gradients goes through its outputs. If no gradient is left when the next observation begins, the earlier
+ones belong to batches that were skipped.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,10 @@ from sensitivity.kfac.passes import PassLedger
 
 
 class Call(NamedTuple):
-    """A call whose output gradients an observation is to find.
+    """A call whose output gradients an observation computes.
 
-    `version` as `version_of` counts, names and view as `Sight` has them; norm: the normalisation layer, if it is one.
+    names, view: as for `CallHandler`. version: version counter of the inputs (`version_of`). output_number: index of
+    the output of its autograd node. norm: the normalisation layer, if it is one.
     """
 
     names: Names
@@ -32,32 +33,32 @@ class Call(NamedTuple):
     norm: Norm | None = None
 
     def parts(self, grad: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Give each covered layer its part of the gradient of the outputs."""
+        """Yield the part of each covered layer of the gradient of the outputs."""
         return parts_of(self.names, grad, self.view)
 
 
 class Observations:
-    """The observations since the last step."""
+    """Observations since the last step."""
 
     def __init__(self, ledger: PassLedger) -> None:
         self._ledger, self._key, self._last = ledger, f"K-FAC {id(self)}", 0
         self.clear()
 
     def clear(self) -> None:
-        """Forget all observations."""
+        """Discard all observations."""
         self._reached: dict[int, bool] = {}
         self._dropped_reached = False
 
-    def note(
+    def record(
         self, names: Names, inputs: Tensor, version: int, output: Tensor, view: View | None, norm: Norm | None = None
     ) -> None:
-        """Keep a call with the graph of its output."""
+        """Store a call with the graph of its output."""
         edge = get_gradient_edge(output)
         kept: dict[str, list[Call]] = edge.node.metadata  # type: ignore[assignment]  # a property
         kept.setdefault(self._key, []).append(Call(names, inputs, version, edge.output_nr, view, norm))
 
     def take(self, outputs: Tensor) -> list[tuple[Call, GradientEdge]]:
-        """Find the calls that these outputs were computed by, and forget them."""
+        """Remove and return the calls that these outputs were computed from, with the edges of their outputs."""
         found, waiting = list[tuple[Call, GradientEdge]](), [outputs.grad_fn]
         known = set[Node]()
         while waiting:
@@ -72,7 +73,7 @@ class Observations:
         return found[::-1]
 
     def begin(self, outputs: Tensor) -> int:
-        """Begin an observation; return its id, which no backward pass has."""
+        """Begin an observation; return its id, a negative number (ids of backward passes are not negative)."""
         self._last -= 1
         own = self._last
         self._reached[own] = False
@@ -89,23 +90,23 @@ class Observations:
         return own
 
     def are_stale(self) -> bool:
-        """Whether there are observations, and nothing of their batches is left in the gradients."""
+        """Whether there are observations of batches whose gradients have all been cleared."""
         return bool(self._reached) and self._ledger.all_cleared()
 
     def drop(self) -> None:
-        """Forget the observations so far, of batches that were skipped."""
+        """Discard the observations so far; their batches were skipped."""
         self._reached.clear()
 
-    def refuse_mixed(self) -> None:
-        """Raise RuntimeError where backward passes went through some of the observed outputs only."""
+    def require_all_reached(self) -> None:
+        """Raise RuntimeError if backward passes went through some of the observed outputs only."""
         if self._dropped_reached:
             raise RuntimeError(
-                "observe() was called more than once before a backward pass. Where one loss is of several outputs, "
-                "observe them together: optimizer.observe(torch.cat([first, second])) before loss.backward()."
+                "observe() was called more than once before a backward pass. If one loss is computed from several "
+                "outputs, observe them together: optimizer.observe(torch.cat([first, second])) before loss.backward()."
             )
         if len(set(self._reached.values())) > 1:
             raise RuntimeError(
-                "observe() was called for a batch whose loss had no backward pass, beside others that had one: the "
+                "observe() was called for a batch whose loss had no backward pass, and for others that had one: the "
                 "statistics would not be those of the gradient. Call observe() after deciding to use a batch, or clear "
-                "all gradients with optimizer.zero_grad() when one is skipped."
+                "all gradients with optimizer.zero_grad() when a batch is skipped."
             )

@@ -1,4 +1,4 @@
-"""`KFAC`: the engine as a `torch.optim.Optimizer` for one model."""
+"""The K-FAC optimizer for one model, as a `torch.optim.Optimizer`."""
 
 import warnings
 import weakref
@@ -17,24 +17,28 @@ from sensitivity.kfac.arguments import check_arguments, check_terms, terms_of
 from sensitivity.kfac.assembly import Assembly, assemble
 from sensitivity.kfac.config import KFACConfig, check_numbers, is_due, needs_statistics, plain_number
 from sensitivity.kfac.coverage import uncovered_message
-from sensitivity.kfac.damping import adapted, predicted_change
+from sensitivity.kfac.damping import adapted_damping, predicted_change
 from sensitivity.kfac.engine import StepReport, advance
 from sensitivity.kfac.fisher import pseudo_losses
-from sensitivity.kfac.groups import NUMBERS, check_groups, numbers_of, refuse_outsiders, shaped
-from sensitivity.kfac.passes import unexplained
+from sensitivity.kfac.groups import NUMBERS, check_groups, numbers_for_engine, numbers_of, require_in_groups
+from sensitivity.kfac.passes import unexplained_message
 from sensitivity.kfac.precision import full_precision, without_autocast
-from sensitivity.kfac.state import carry, check_saved, restore, saved
+from sensitivity.kfac.state import check_saved, copy_shared, restore, saved
 from sensitivity.kfac.update import FlatNumbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """What an optimizer covers and what it has done.
+    """Coverage of a model and counts of the steps so far.
 
-    layers: covered layers with their parameters. others: the rule of every other parameter. uncovered: modules with
-    parameters, normalisation layers excepted, that K-FAC does not cover. clip_share: share of the steps taken whose KL
-    clip was below 1.
-    last: the latest step.
+    Attributes:
+        layers: parameter names of each covered layer, by layer name.
+        others: update rule ("sgd" or "diagonal") of every other parameter, by parameter name.
+        uncovered: modules with parameters that K-FAC does not cover, except normalisation layers.
+        steps: number of calls of `step`, failed ones included.
+        failed_steps: number of steps that changed nothing because gradients or factors were not usable.
+        clip_share: fraction of the steps whose KL clip was below 1.
+        last: report of the latest step, None before the first.
     """
 
     layers: Mapping[str, tuple[str, ...]]
@@ -47,24 +51,69 @@ class RunReport:
 
 
 class KFAC(torch.optim.Optimizer):
-    """K-FAC for the parameters of `model` that require gradients.
+    """K-FAC: gradient descent preconditioned with a Kronecker-factored approximation of the Fisher matrix.
+
+    For a layer s = W a, let W [outputs, inputs] be its weight with the bias as last column, a its inputs, g the
+    gradient of one loss term with respect to s, and L the mean loss. With learning rate α, damping λ, momentum μ,
+    weight decay ω and KL clip κ, a step computes
+
+        A ← average of a aᵀ,  G ← average of g gᵀ        (running averages, on every `factor_interval`-th step)
+        D = ∇L(W) + ω W
+        U = (G + √λ/π I)⁻¹ D (A + π√λ I)⁻¹               (inverses recomputed on every `inverse_interval`-th step)
+        ν = min(1, √(κ / Σ α² ⟨U, D⟩))                   (sum over layers; ν = 1 without a clip)
+        V ← μ V + ν U
+        W ← W - α V
+
+    where π = √((tr A / dim A) / (tr G / dim G)) balances the two factors. `KFACConfig` selects the variants: the Fisher
+    that g is taken from, exact Tikhonov damping in the Kronecker eigenbasis, EKFAC, Nesterov momentum, and decoupled
+    weight decay. Parameters that no Kronecker block covers follow SGD with the same momentum, U = D, or their diagonal
+    Fisher (`others="diagonal"`). The larger the damping, the closer the update is to SGD with learning rate α / λ.
 
     Use it like any optimizer: `loss.backward(); optimizer.step()`. With the "monte_carlo" and "type2" Fisher, call
-    `optimizer.observe(outputs)` between the forward pass and `loss.backward()`. Parameter groups hold lr, damping,
-    momentum, weight_decay and kl_clip (the first group's clip counts for all); a layer's damping is that of its
-    weight's group. Build the optimizer when the model is on its device. Layers that are unfrozen later, or join by
-    `add_param_group`, start from the statistics of the first step that sees them. Gradients of several backward passes
-    before a step are those of micro-batches of one batch. On the host, the inputs and output gradients of linear layers
-    much wider than their batch are kept until the step, which they make cheaper. A model in DistributedDataParallel has
-    its factors averaged over the ranks, and its inverses shared out.
+    `optimizer.observe(outputs)` between the forward pass and `loss.backward()`. Build the optimizer when the model is
+    on its device. Hooks on the model record layer inputs and output gradients; only backward passes that accumulate
+    into the covered weights enter the statistics, until these gradients are cleared. Several backward passes before a
+    step are micro-batches of one batch. On a CPU, the inputs and output gradients of linear layers much wider than
+    their batch are kept until the step and make it faster. For a model in DistributedDataParallel, factors are averaged
+    over the ranks, and each rank inverts a share of them. Layers that are unfrozen later, or added by
+    `add_param_group`, start from the statistics of the first step that uses them.
 
-    param_groups: as for any optimizer, in place of one group of everything. generator: draws the labels of the
-    Monte-Carlo Fisher; seeded with 0 if None. scaler: the `torch.amp.GradScaler` in use, whose scale is taken off
-    the captured gradients. exclude: names of modules that plain gradients are to move. Only backward passes that
-    accumulate into the covered weights enter the statistics, until their gradients are cleared.
+    Examples:
+        >>> import torch
+        >>> from sensitivity.kfac import KFAC, KFACConfig
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        >>> optimizer = KFAC(model, KFACConfig(lr=0.01, damping=0.03))
+        >>> x, y = torch.randn(32, 4), torch.randint(3, (32,))
+        >>> for _ in range(5):
+        ...     optimizer.zero_grad()
+        ...     loss = torch.nn.functional.cross_entropy(model(x), y)
+        ...     loss.backward()
+        ...     report = optimizer.step()
+        >>> optimizer.report().layers
+        {'0': ('0.weight', '0.bias'), '2': ('2.weight', '2.bias')}
 
-    Raises TypeError for arguments of other types, such as the model's parameters in place of the model, and ValueError
-    for a model without supported layers; warns of modules that K-FAC does not cover.
+    Args:
+        model: the network; its parameters that require gradients are trained.
+        config: the structure of the optimizer, and the initial values of its hyperparameters.
+        param_groups: parameter groups as for any optimizer, instead of one group with all parameters. A group may set
+            lr, damping, momentum, weight_decay and kl_clip. A layer uses the damping of its weight's group; the KL clip
+            of the first group applies to all.
+        generator: random generator of the labels of the Monte-Carlo Fisher; without one, a generator seeded with the
+            rank (0 for a single process).
+        scaler: the `torch.amp.GradScaler` in use; captured gradients are divided by its scale.
+        exclude: names of modules whose parameters follow plain gradients, such as an output layer whose vocabulary
+            makes the factor too large.
+
+    Raises:
+        TypeError: an argument has the wrong type, such as the model's parameters instead of the model.
+        ValueError: the model has no layer that K-FAC covers, or parameters that it cannot train.
+
+    Warns of modules that K-FAC does not cover.
+
+    References:
+        Martens and Grosse, Optimizing Neural Networks with Kronecker-factored Approximate Curvature, 2015,
+        arXiv 1503.05671; Grosse and Martens, 2016, arXiv 1602.01407 (convolutions).
     """
 
     def __init__(
@@ -84,7 +133,7 @@ class KFAC(torch.optim.Optimizer):
         elif dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             warnings.warn(
                 f"{dist.get_world_size()} ranks, and a model that is not in DistributedDataParallel: every rank keeps "
-                "factors of its own batches. If the ranks train one model, wrap it before building KFAC.",
+                "factors of its own batches. If the ranks train one model, wrap it before you build KFAC.",
                 stacklevel=2,
             )
         self.config = config
@@ -92,7 +141,7 @@ class KFAC(torch.optim.Optimizer):
         if unknown:
             raise ValueError(f"Invalid exclude: no module of this model is named {', '.join(sorted(unknown))}.")
         self._model, self._exclude, self._scaler = model, tuple(exclude), scaler
-        parts = self._assembled()
+        parts = self._assemble()
         defaults = {name: getattr(config, name) for name in NUMBERS}
         super().__init__(list(model.parameters()) if param_groups is None else param_groups, defaults)
         check_groups(self.param_groups, model, parts.named)
@@ -101,53 +150,57 @@ class KFAC(torch.optim.Optimizer):
         self._counts: dict[str, int | Tensor] = {"failed": 0, "clipped": 0, "taken": 0}
         self._last: StepReport | None = None
         self._predicted: float | None = None
-        self._take(parts)
+        self._install(parts)
         if self._uncovered:
             warnings.warn(uncovered_message(self._uncovered), stacklevel=2)
 
-    def _assembled(self) -> Assembly:
+    def _assemble(self) -> Assembly:
         return assemble(self._model, self.config, exclude=self._exclude, group=self._group, scaler=self._scaler)
 
-    def _take(self, parts: Assembly) -> None:
-        """Work with these parts from now on."""
+    def _install(self, parts: Assembly) -> None:
+        """Install newly built parts: state, pass ledger, and hooks."""
         self.kfac, self._ledger, self._recorder = parts.state, parts.ledger, parts.recorder
         self._named, self._untrained, self._uncovered = parts.named, parts.untrained, parts.uncovered
         self._values: list[Tensor] = list(parts.named.values())
-        self._known: tuple[list[tuple[Any, ...]], float, FlatNumbers] | None = None
-        self._grown = self._fresh = False
-        """Whether groups joined that are to be looked at; and layers, whose statistics the next step takes."""
-        self._listen()
+        self._checked_numbers: tuple[list[tuple[Any, ...]], float, FlatNumbers] | None = None
+        self._groups_added = self._has_new_layers = False
+        """Whether parameter groups were added that are not covered yet, and layers that have no statistics yet."""
+        self._update_hooks()
         self._finalizer = weakref.finalize(self, self._recorder.record, on=False, small=False)
         self._finalizer.atexit = False
 
-    def _take_up_new(self) -> None:
-        """Cover parameters that have joined the groups or were unfrozen; what is known of the others stays."""
-        self._grown = False
+    def _cover_new_parameters(self) -> None:
+        """Cover parameters that were added to the groups or unfrozen; the state of all others is kept."""
+        self._groups_added = False
         held = {id(p) for group in self.param_groups for p in group["params"]}
         if not any(p.requires_grad and id(p) in held for _, p in self._untrained):
             known = {id(p) for p in (*self._values, *(p for _, p in self._untrained))}
             if held <= known:
                 return
-        parts = self._assembled()
+        parts = self._assemble()
         check_groups(self.param_groups, self._model, parts.named)
-        carry(self.kfac, parts.state)
+        copy_shared(self.kfac, parts.state)
         self._finalizer()
-        self._take(parts)
-        self._fresh = bool(self.kfac.steps)
-        self._listen()
+        self._install(parts)
+        self._has_new_layers = bool(self.kfac.steps)
+        self._update_hooks()
 
     def observe(self, outputs: Tensor, *, weights: Tensor | None = None, terms: float | None = None) -> None:
-        """Take the statistics of the "monte_carlo" or "type2" Fisher from the outputs [N, ...], and state loss terms.
+        """Compute the statistics of the "monte_carlo" or "type2" Fisher from model outputs, and state the loss terms.
 
-        Call it between the forward pass and `loss.backward()`, with the tensor that the loss is computed from. Does
-        nothing on steps that do not update the factors, so that a training loop may always call it. For cross entropy
-        the last dimension of outputs is that of the classes.
+        Call it between the forward pass and `loss.backward()`. It does nothing on steps that do not update the factors,
+        so a training loop may always call it.
 
-        weights: of the loss terms, shaped as these are, such as a mask of the tokens that count; `outputs` without the
-        classes for cross entropy, [N] otherwise. The Fisher is that of the weighted loss; for the empirical one, terms
-        of one example must have one weight, or 0. terms: what the sum of the (weighted) losses is divided by; the sum
-        of `weights` if those are given, and for the sampled Fisher otherwise the number of terms in `outputs`. Raises
-        ValueError for weights of another shape or below 0, or terms that are not positive.
+        Args:
+            outputs: the tensor [N, ...] that the loss is computed from; for cross entropy, classes come last.
+            weights: weights of the loss terms, such as a mask of the tokens that count: the shape of `outputs` without
+                the classes for cross entropy, [N] otherwise. The Fisher is that of the weighted loss. For the empirical
+                Fisher, the terms of one example must have one common weight, or 0.
+            terms: the number that the sum of the (weighted) losses is divided by. Without it, the sum of `weights`, or
+                for the sampled Fisher the number of terms in `outputs`.
+
+        Raises:
+            ValueError: weights have another shape or are negative, or terms are not positive.
         """
         if not self._recorder.active:
             return
@@ -167,7 +220,10 @@ class KFAC(torch.optim.Optimizer):
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
-        """Leave the backward passes within out of the statistics, though not out of the gradient that is stepped."""
+        """Exclude the backward passes in this context from the statistics; their gradients are still part of the step.
+
+        Use it for terms of the loss that are no sum over layer calls, such as a gradient penalty.
+        """
         before, self._ledger.paused = self._ledger.paused, True
         try:
             yield
@@ -182,13 +238,18 @@ class KFAC(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step and report on it.
+        """Update the parameters and return a report of the step.
 
-        A `closure` is called once, before the step, to compute the loss and its gradients as for torch.optim.SGD; then
-        the loss is returned, and `report().last` has the report. A step whose gradients are not finite changes nothing
-        and is reported as failed. Raises RuntimeError without a backward pass, or, with a sampled Fisher, without
-        `observe`; where the statistics would not be those of the gradient; and where the number of loss terms is
-        ambiguous. Raises ValueError for a hyperparameter outside its range.
+        A step whose gradients are not finite changes nothing and is reported as failed.
+
+        Args:
+            closure: computes the loss and its gradients, as for torch.optim.SGD; it is called once, before the update.
+                `step` then returns the loss, and `report().last` is the report.
+
+        Raises:
+            RuntimeError: there was no backward pass, or, with a sampled Fisher, no call of `observe`; the recorded
+                statistics are not those of the gradient; or the number of loss terms is ambiguous.
+            ValueError: a hyperparameter is outside its range.
         """
         if closure is not None:
             with torch.enable_grad():
@@ -196,17 +257,17 @@ class KFAC(torch.optim.Optimizer):
             self.step()
             return loss
         if self._untrained:
-            refuse_outsiders(self._untrained, self.param_groups)
+            require_in_groups(self._untrained, self.param_groups)
         numbers, index, source = self._numbers(), self.kfac.steps, None
         grads = [p.grad for p in self._values]
-        given = [torch.zeros_like(p) if g is None else g for p, g in zip(self._values, grads, strict=True)]
-        kept = self._without(grads)
+        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(self._values, grads, strict=True)]
+        kept = self._values_without_gradient(grads)
         if self._due:
             self._check_statistics(grads)
             source = self._recorder
         with full_precision(self.kfac.momentum.device):
             rows = self._recorder.rows(dict(zip(self._named, grads, strict=True)))
-            report = advance(self.config, self.kfac, self._values, given, source, numbers, rows, self._group)
+            report = advance(self.config, self.kfac, self._values, filled, source, numbers, rows, self._group)
             for tensor, value in kept:
                 tensor.copy_(value)
             if source is not None:
@@ -214,44 +275,55 @@ class KFAC(torch.optim.Optimizer):
             self._recorder.clear()
             self._ledger.clear(stepped=source is not None)
             self._finish(report, numbers, index)
-        self._fresh &= source is None
-        if self._untrained or self._grown:
-            self._take_up_new()
-        self._listen()
+        self._has_new_layers &= source is None
+        if self._untrained or self._groups_added:
+            self._cover_new_parameters()
+        self._update_hooks()
         return report
 
     def adapt_damping(self, before: float, after: float) -> float | None:
-        """Adapt the damping after a step, from the loss on the same batch before and after it (Levenberg-Marquardt).
+        """Adapt the damping after a step by the Levenberg-Marquardt rule, and return the reduction ratio.
 
-        With coupled weight decay the losses include its penalty, half the decay times the squared norm.
-        Returns the reduction ratio, or None on steps between adaptations. Raises ValueError if the configuration has no
-        `levenberg_marquardt`.
+        Call it after every step; it returns None on steps between adaptations. See `LevenbergMarquardt`.
+
+        Args:
+            before: loss on the batch of the step, before the step. With coupled weight decay, the loss includes the
+                penalty: half the decay times the squared norm of the parameters.
+            after: loss on the same batch, after the step.
+
+        Raises:
+            ValueError: the configuration has no `levenberg_marquardt`.
         """
         rule = self.config.levenberg_marquardt
         if rule is None:
-            raise ValueError("KFACConfig.levenberg_marquardt is None: set it to adapt the damping.")
+            raise ValueError(
+                "KFACConfig.levenberg_marquardt is None. Set KFACConfig(levenberg_marquardt=LevenbergMarquardt()) to "
+                "adapt the damping."
+            )
         if self._predicted is None:
             return None
         ratio = (after - before) / self._predicted
         for group in self.param_groups:
-            group["damping"] = adapted(plain_number(group["damping"]), ratio, rule)
+            group["damping"] = adapted_damping(plain_number(group["damping"]), ratio, rule)
         self._predicted = None
         return ratio
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients, and what the hooks recorded along with them."""
+        """Clear the gradients and the statistics recorded with them."""
         super().zero_grad(set_to_none)
         if self.config.fisher == "empirical":
             self._recorder.clear()
             self._ledger.clear(stepped=False)
         if self._untrained and self._recorder.idle:
-            self._take_up_new()
+            self._cover_new_parameters()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of the model's parameters, such as those of layers that were unfrozen or added to it.
+        """Add a group of the model's parameters, such as those of layers that were unfrozen or added to the model.
 
-        Their layers take the statistics of the next step, whatever the interval, and start from these. Raises
-        ValueError for parameters that are not the model's, or are in a group already.
+        The next step computes statistics whatever the interval, and the factors of the new layers start from them.
+
+        Raises:
+            ValueError: a parameter is not one of the model's, or is in a group already.
         """
         super().add_param_group(param_group)
         if not hasattr(self, "_recorder"):
@@ -261,9 +333,9 @@ class KFAC(torch.optim.Optimizer):
         except ValueError:
             self.param_groups.pop()
             raise
-        self._known, self._grown = None, True
+        self._checked_numbers, self._groups_added = None, True
         if self._recorder.idle:
-            self._take_up_new()
+            self._cover_new_parameters()
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError(
@@ -272,7 +344,7 @@ class KFAC(torch.optim.Optimizer):
         )
 
     def report(self) -> RunReport:
-        """Say which rule moves each parameter, and what the steps so far came to."""
+        """Return the update rule of each parameter and the counts of the steps so far."""
         ruled = {name for norm in self.kfac.norms for name in norm.parameters}
         others = {name: "diagonal" if name in ruled else "sgd" for name, _, _ in self.kfac.layout.others}
         return RunReport(
@@ -288,7 +360,7 @@ class KFAC(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a restored run needs to continue exactly.
 
-        Beside the parameter groups: factors, inverses, momentum, counters, and the generator's state.
+        In addition to the parameter groups: factors, inverses, momentum, counters, and the state of the generator.
         """
         counts = {name: int(count) for name, count in self._counts.items()}
         small = sorted(self._recorder.small)
@@ -296,14 +368,17 @@ class KFAC(torch.optim.Optimizer):
         return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` saved, from an optimizer of an equal model and configuration.
+        """Restore the state that `state_dict` returned, for an equal model and configuration.
 
-        Raises ValueError, and changes nothing, if it is of another optimizer, model or form of damping.
+        Raises:
+            ValueError: the state is of another optimizer, model or form of damping; nothing is changed then.
         """
         keys = ("state", "param_groups", "kfac", "counts", "small", "generator")
         missing = [key for key in keys if key not in state_dict]
         if missing:
-            raise ValueError(f"No {missing[0]!r} in this state: not KFAC's. Load what KFAC.state_dict() returned.")
+            raise ValueError(
+                f"The state has no {missing[0]!r}, so it is not a state of KFAC. Load what KFAC.state_dict() returned."
+            )
         check_saved(self.kfac, state_dict["kfac"])
         super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         restore(self.kfac, state_dict["kfac"])
@@ -313,20 +388,23 @@ class KFAC(torch.optim.Optimizer):
         self._recorder.small = frozenset(state_dict["small"])
         self._recorder.clear()
         self._ledger.clear(stepped=False)
-        self._listen()
+        self._update_hooks()
 
-    def _listen(self) -> None:
-        """Have recorded what the next step needs. Coupled weight decay adds to what rows alone make up."""
+    def _update_hooks(self) -> None:
+        """Record what the next step needs.
+
+        With coupled weight decay, the gradient is not the product of a layer's calls, so these are not kept.
+        """
         coupled = not self.config.decoupled_weight_decay and any(group["weight_decay"] for group in self.param_groups)
         self._recorder.record(on=self._due, small=not coupled)
 
     @property
     def _due(self) -> bool:
-        """Whether the next step takes statistics."""
-        return self._fresh or needs_statistics(self.config, self.kfac.steps)
+        """Whether the next step updates the factors."""
+        return self._has_new_layers or needs_statistics(self.config, self.kfac.steps)
 
-    def _without(self, grads: list[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
-        """Copy the values and momenta of parameters without a gradient, which a step leaves as they are."""
+    def _values_without_gradient(self, grads: list[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
+        """Copy the values and momenta of parameters without a gradient, which a step must not change."""
         if all(g is not None for g in grads):
             return []
         if all(g is None for g in grads):
@@ -341,7 +419,7 @@ class KFAC(torch.optim.Optimizer):
         self._predicted = predicted_change(self.kfac, numbers) if adapts else None
         counts = self._counts
         counts["taken"] += 1
-        # On an accelerator these stay there, so as not to wait.
+        # The counts of an accelerator stay on it, which avoids a synchronization.
         counts["failed"] = counts["failed"] + (bool(report.failed) if self.kfac.alone else report.failed)
         if numbers.kl_clip is not None:
             counts["clipped"] = counts["clipped"] + (report.clip < 1)
@@ -351,13 +429,15 @@ class KFAC(torch.optim.Optimizer):
         """Raise RuntimeError unless the statistics are those of these gradients."""
         if all(g is None for g in grads):
             return
-        self._recorder.forget_cleared()
+        self._recorder.discard_cleared()
         self._require_statistics()
-        if self.config.fisher != "empirical" or not _may_wait(self.kfac.momentum, self.kfac.steps, self.config):
+        if self.config.fisher != "empirical" or not _may_read_gradients(
+            self.kfac.momentum, self.kfac.steps, self.config
+        ):
             return
-        told = unexplained(self._ledger.differences())
-        if told is not None:
-            raise RuntimeError(told)
+        message = unexplained_message(self._ledger.differences())
+        if message is not None:
+            raise RuntimeError(message)
         scale = 1.0 if self._scaler is not None else self._ledger.rescaled()
         if scale is None:
             raise RuntimeError(
@@ -368,7 +448,7 @@ class KFAC(torch.optim.Optimizer):
         self._recorder.unscaled, self._ledger.scaled = scale, scale != 1.0
 
     def _require_statistics(self) -> None:
-        self._recorder.observations.refuse_mixed()
+        self._recorder.observations.require_all_reached()
         missing = set(self._recorder.missing)
         sampled = self.config.fisher != "empirical"
         cause = "optimizer.observe(outputs) before loss.backward()" if sampled else "the module itself"
@@ -380,18 +460,22 @@ class KFAC(torch.optim.Optimizer):
                 raise RuntimeError(f"Layer {layer.name!r} has a gradient but no statistics. Call {cause}{also}.")
 
     def _numbers(self) -> FlatNumbers:
-        """Check the numbers of all groups and shape them for the engine, anew where they changed."""
+        """Return the hyperparameters of all groups for the engine; checked and rebuilt only when one has changed."""
         numbers = numbers_of(self.param_groups)
         schedule = self.config.damping_schedule
         factor = 1.0 if schedule is None else plain_number(schedule(self.kfac.steps))
-        if self._known is None or self._known[0] != numbers or self._known[1] != factor:
+        if self._checked_numbers is None or self._checked_numbers[0] != numbers or self._checked_numbers[1] != factor:
             for lr, damping, momentum, decay, clip in numbers:
                 strength = damping * factor
                 check_numbers(lr=lr, damping=strength, momentum=momentum, weight_decay=decay, kl_clip=clip)
-            self._known = numbers, factor, shaped(self.param_groups, self.kfac, self._named, factor)
-        return self._known[2]
+            self._checked_numbers = (
+                numbers,
+                factor,
+                numbers_for_engine(self.param_groups, self.kfac, self._named, factor),
+            )
+        return self._checked_numbers[2]
 
 
-def _may_wait(like: Tensor, index: int, config: KFACConfig) -> bool:
-    """Whether to look at numbers of the gradients: on an accelerator only where inverses wait for it anyway."""
+def _may_read_gradients(like: Tensor, index: int, config: KFACConfig) -> bool:
+    """Whether the gradients may be read on the host: on an accelerator, only on steps that synchronize anyway."""
     return like.device.type == "cpu" or is_due(config.inverse_interval, index)

@@ -1,9 +1,9 @@
-"""Which backward passes belong to the gradient that is stepped, and whether the statistics explain that gradient.
+"""Which backward passes belong to the gradient of the next step, and whether the statistics explain that gradient.
 
-A backward pass counts for a layer if it accumulates into the layer's weight: `torch.autograd.grad`, passes through
-other parameters and passes whose gradient was cleared since do not. For some layers in turn, the gradient times a fixed
-vector v is compared with Σ g (aᵀ v) over the captured calls: they differ where the loss uses the weight outside of its
-layer. A factor of 2^-k between the last backward pass and the step is a loss scale that was taken off in between.
+A backward pass counts for a layer if it accumulates into the layer's weight; `torch.autograd.grad`, passes through
+other parameters, and passes whose gradient has been cleared do not count. For one layer at a time, the gradient times a
+fixed vector v is compared with Σ g (aᵀ v) over the captured calls; they differ if the loss uses the weight outside of
+its layer. A factor of 2^-k between the last backward pass and the step is taken for a loss scale that was removed.
 """
 
 import functools
@@ -24,23 +24,23 @@ from sensitivity.kfac.precision import full_precision
 
 _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-2}
 _LOW_PRECISION = 0.1
-"""Relative differences that are put down to rounding, by the type of the output gradients."""
+"""Relative differences attributed to rounding, by the type of the output gradients."""
 
-_EVERY = 10
-"""Steps with statistics from one comparison of a layer to the next."""
+_STEPS_BETWEEN_COMPARISONS = 10
+"""Number of steps with statistics between two comparisons of a layer."""
 
-_SMALLEST_CLIP = 2.0**-10
-"""A smaller factor between backward pass and step may be a loss scale that was taken off, and is not guessed at."""
+_SMALLEST_CLIP_FACTOR = 2.0**-10
+"""A smaller factor between backward pass and step may be a removed loss scale; it is reported as ambiguous."""
 
 
 @dataclass(eq=False, slots=True)
 class _Track:
-    """The weight of one layer, and its gradient since the last step.
+    """The weight of one layer, and the history of its gradient since the last step.
 
-    node: accumulates the gradient. task: the backward pass under way or the last one. accumulated: how many passes
-    accumulated. version: of the gradient after the last one. entries: some of the gradient's after it.
-    before: the gradient times the probe, ahead of it.
-    explained: the same from captured calls. magnitude: bounds the rounding error of `explained`.
+    node: autograd node that accumulates the gradient. task: id of the current or latest backward pass. accumulated:
+    number of passes that accumulated. version: version counter of the gradient after the latest one. before: gradient
+    times the probe before the pass. entries: some entries of the gradient after it. explained: the change of the
+    gradient times the probe, computed from captured calls. magnitude: scale of the rounding error of `explained`.
     """
 
     weight: nn.Parameter
@@ -58,7 +58,10 @@ class _Track:
 
 @dataclass(frozen=True)
 class _Difference:
-    """A gradient, times a probe, that one pass gave to a layer's weight, and what the layer's calls explain of it."""
+    """Comparison of one pass for one layer: gradient times the probe (`found`), and the same from captured calls.
+
+    index: number of the pass since the last step. floor: bound on the rounding error. decay: weight times the probe.
+    """
 
     name: str
     index: int
@@ -71,9 +74,9 @@ class _Difference:
 
 @dataclass(eq=False)
 class PassLedger:
-    """Follows the gradients of weights, by layer name, between two steps.
+    """Tracks the gradients of weights between two steps.
 
-    weights: with the layer to compare, or None for one that is only followed.
+    weights: weights by layer name, each with the layer to compare, or None if its gradient is only tracked.
     """
 
     weights: Mapping[str, tuple[nn.Parameter, Layer | None]]
@@ -86,16 +89,16 @@ class PassLedger:
         self._comparable = [name for name, track in self._tracks.items() if track.layer is not None]
         self._handles: list[RemovableHandle] = []
         self.scaled = False
-        """Whether a loss scale was recognised in the last step, so that the next step looks for one again."""
+        """Whether a removed loss scale was recognised in the last step, so that the next step checks for one again."""
         self.paused = False
-        """Whether backward passes are not to count."""
-        self.intruded = False
-        """Whether a pass accumulated while paused, so that gradients are more than what the statistics explain."""
+        """Whether backward passes do not count."""
+        self.uncounted = False
+        """Whether a pass accumulated while paused, so that the statistics do not explain all of the gradient."""
         self._compared = frozenset(self._comparable)
         self._watched = self._comparable[:1]
 
-    def follow(self, *, on: bool) -> None:
-        """Put hooks on the weights, or take them off."""
+    def set_hooks(self, *, on: bool) -> None:
+        """Register hooks on the weights, or remove them."""
         if on and not self._handles:
             for name, track in self._tracks.items():
                 hook = functools.partial(self._after, name)
@@ -108,44 +111,44 @@ class PassLedger:
                 track.node = None
 
     def clear(self, *, stepped: bool) -> None:
-        """Forget all passes; after a step the next layer is compared."""
+        """Discard all passes; after a step, select the next layer to compare."""
         for name in self._tracks if self._handles else ():
             track = self._tracks[name]
             track.accumulated, track.version, track.task = 0, -1, -1
             track.before = track.entries = track.explained = track.magnitude = None
         self._differences.clear()
-        self.intruded = False
+        self.uncounted = False
         if stepped and self._comparable:
             self._turn += 1
-            turn = self._turn // _EVERY % len(self._comparable)
-            layer, due = self._comparable[turn : turn + 1], self._turn % _EVERY == 0
+            turn = self._turn // _STEPS_BETWEEN_COMPARISONS % len(self._comparable)
+            layer, due = self._comparable[turn : turn + 1], self._turn % _STEPS_BETWEEN_COMPARISONS == 0
             self._compared = frozenset(layer if due else ())
             self._watched = layer if due or self.scaled else []
 
     def counts(self, name: str) -> bool:
-        """Whether the backward pass under way accumulates into the layer's weight."""
+        """Whether the current backward pass accumulates into the layer's weight."""
         track = self._tracks[name]
         if self.paused or not track.weight.requires_grad:
             return False
         if track.node is not None and _executes(track.node):
             return True
-        # The node is made anew where a model is moved or its parameters were frozen in between.
+        # The node is recreated when a model is moved or its parameters were frozen in between.
         node = get_gradient_edge(track.weight).node
         known, track.node = track.node, node
         return node is not known and _executes(node)
 
-    def counts_one_of(self, names: Sequence[str | None]) -> bool:
-        """Whether the backward pass under way accumulates into the weight of one of these layers."""
+    def any_counts_of(self, names: Sequence[str | None]) -> bool:
+        """Whether the current backward pass accumulates into the weight of one of these layers."""
         if len(names) == 1 and names[0] is not None:
             return self.counts(names[0])
         return any(self.counts(name) for name in names if name is not None)
 
     def any_counts(self) -> bool:
-        """Whether the backward pass under way accumulates into any weight."""
+        """Whether the current backward pass accumulates into any weight."""
         return any(self.counts(name) for name in self._tracks)
 
-    def begins_anew(self, name: str) -> bool:
-        """Whether this is a layer's first call in a pass, and the gradient of the passes before was cleared."""
+    def begins_after_clearing(self, name: str) -> bool:
+        """Whether this is the first call of a layer in a pass and the gradient of earlier passes was cleared."""
         track, task = self._tracks[name], torch._C._current_graph_task_id()
         if track.task == task:
             return False
@@ -168,16 +171,16 @@ class PassLedger:
         return bool(track.accumulated and grad._version != track.version and not grad.any())
 
     def all_cleared(self) -> bool:
-        """Whether no weight has a gradient other than 0."""
+        """Whether every gradient is None or zero."""
         grads = (track.weight.grad for track in self._tracks.values())
         return not any(grad is not None and bool(grad.any()) for grad in grads)
 
     def compares(self, name: str) -> bool:
-        """Whether the layer's gradient is compared with its calls before the next step."""
+        """Whether the gradient of the layer is compared with its calls before the next step."""
         return name in self._compared
 
-    def explain(self, name: str, call: Capture) -> None:
-        """Add a call to what explains the gradient of a layer that is compared."""
+    def add_call(self, name: str, call: Capture) -> None:
+        """Add a call to the explained gradient of a layer that is compared."""
         track = self._tracks[name]
         if track.layer is None or track.weight._backward_hooks:
             return
@@ -192,11 +195,11 @@ class PassLedger:
         track.magnitude = magnitude if track.magnitude is None else track.magnitude + magnitude
 
     def differences(self) -> Iterator[tuple[str, int]]:
-        """Give layers, and which pass since the last step, whose gradient is not what the layer's calls make up.
+        """Yield layers whose gradient is not explained by their calls, with the number of the pass since the last step.
 
-        A term proportional to the weight, of a penalty in the loss, does not count.
+        A difference proportional to the weight, as from an L2 penalty in the loss, is accepted.
         """
-        for each in () if self.intruded else self._differences:
+        for each in () if self.uncounted else self._differences:
             rest = each.found - each.explained
             bound = _tolerance(each.dtype) * torch.linalg.vector_norm(each.found) + each.floor
             if bool(torch.linalg.vector_norm(rest) > bound):
@@ -205,11 +208,11 @@ class PassLedger:
                     yield each.name, each.index
 
     def rescaled(self) -> float | None:
-        """Give the loss scale that gradients were divided by since the last backward pass, 1 for none.
+        """Loss scale that gradients were divided by since the last backward pass, 1 for none.
 
-        None if they were multiplied by so small a factor that clipping alone does not explain it.
+        None if gradients were multiplied by a factor too small to be explained by clipping alone.
         """
-        for name in () if self.intruded else self._watched:
+        for name in () if self.uncounted else self._watched:
             track = self._tracks[name]
             grad = track.weight.grad
             if track.entries is None or grad is None:
@@ -225,7 +228,7 @@ class PassLedger:
             exponent = round(math.log2(ratio))
             if same and exponent < 0 and abs(ratio / 2.0**exponent - 1) < 1e-5:
                 return 2.0**-exponent
-            if ratio < _SMALLEST_CLIP:
+            if ratio < _SMALLEST_CLIP_FACTOR:
                 return None
         return 1.0
 
@@ -233,7 +236,7 @@ class PassLedger:
         track, grad = self._tracks[name], weight.grad
         assert grad is not None
         if self.paused:
-            self.intruded = True
+            self.uncounted = True
         track.accumulated += 1
         track.version = grad._version
         if name in self._watched:
@@ -259,7 +262,7 @@ class PassLedger:
 
 
 def _product(layer: Layer, inputs: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum g (aᵀ v) over the rows of a call, and bound the size of its terms."""
+    """Sum of g (aᵀ v) over the rows of a call, and the scale of its rounding error."""
     if layer.kind == "embedding" and inputs.is_floating_point():
         probe = _probe(layer.input_dim).to(grads)
         through, rows = (grads @ probe).flatten(), inputs.reshape(-1, inputs.shape[-1]).to(grads.dtype)
@@ -286,7 +289,7 @@ def _product(layer: Layer, inputs: Tensor, grads: Tensor) -> tuple[Tensor, Tenso
 
 
 def _entries(grad: Tensor) -> Tensor:
-    """View some entries, spread over a gradient."""
+    """View of about 64 entries, spread over a gradient."""
     flat = grad.detach().reshape(-1)
     return flat[:: max(1, len(flat) // 64)]
 
@@ -304,12 +307,12 @@ def _tolerance(dtype: torch.dtype) -> float:
 
 @functools.lru_cache(maxsize=64)
 def _probe(size: int) -> Tensor:
-    """Return a fixed vector that no gradient depends on."""
+    """Return a fixed random vector, independent of all gradients."""
     return torch.randn(size, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
 
 
-def unexplained(found: Iterable[tuple[str, int]]) -> str | None:
-    """Say which layers have gradients that their calls do not explain, and what to write instead."""
+def unexplained_message(found: Iterable[tuple[str, int]]) -> str | None:
+    """Error message that names the layers whose calls do not explain their gradients, with the fixes; None for none."""
     listed = list(found)
     if not listed:
         return None
@@ -317,8 +320,8 @@ def unexplained(found: Iterable[tuple[str, int]]) -> str | None:
     names = ", ".join(repr(each) for each in dict.fromkeys(each for each, _ in listed))
     return (
         f"The gradient of layer {names} is not the sum over its calls of output gradient times input: backward pass "
-        f"{index} since the last step (layer {name!r}) reaches the weight in another way, so that K-FAC's statistics "
-        "would not be those of the gradient. For a gradient penalty or another term to be left out of the statistics, "
-        "call loss.backward() and then penalty.backward() within `with optimizer.uncounted():`. For a weight that is "
-        f"also used by a function, such as torch.einsum, pass KFAC(..., exclude=[{name!r}])."
+        f"{index} since the last step (layer {name!r}) reaches the weight in another way, so K-FAC's statistics would "
+        "not be those of the gradient. For a gradient penalty, or another term to exclude from the statistics, call "
+        "loss.backward() and then penalty.backward() within `with optimizer.uncounted():`. For a weight that a "
+        f"function such as torch.einsum uses too, pass KFAC(..., exclude=[{name!r}])."
     )

@@ -1,7 +1,7 @@
-"""Contexts that keep lower precisions out of K-FAC's own products: autocast, and TF32 on an accelerator.
+"""Contexts that disable autocast, and TF32 on an accelerator, in K-FAC's own products.
 
-Statistics and inverses lose what damping rests on otherwise: with operands rounded to TF32, inverses by blocks erred by
-4 to 7% at a condition number of 1e3, where float32 errs by 2e-5 to 5e-5 (measured).
+Statistics and inverses need float32: with operands rounded to TF32, block inverses had relative errors of 4 to 7% at a
+condition number of 1e3, against 2e-5 to 5e-5 in float32 (measured).
 """
 
 import contextlib
@@ -13,23 +13,23 @@ import torch
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Keep autocast away: a backward pass or a step may well run inside of it, and it would round products to bf16."""
+    """Disable autocast: a backward pass or a step may run inside it, and products would be rounded to bfloat16."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Compute float32 products on this device as float32: without autocast, and without TF32 on tensor cores."""
+    """Compute float32 products on this device in float32: without autocast, and without TF32 on tensor cores."""
     return without_autocast(device) if device.type == "cpu" else _full_precision(device)
 
 
 @contextlib.contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
-    # The settings are the process's, not a thread's: what else trains in this process is slower for a moment.
+    # The settings are those of the process, not of a thread: other training in this process is slower meanwhile.
     backends: Any = torch.backends
-    switched = [_switched_off(backends.cuda.matmul, backends.cuda.matmul)]
-    switched += [_switched_off(backends.cudnn, backends.cudnn.conv)]
+    switched = [_disable_tf32(backends.cuda.matmul, backends.cuda.matmul)]
+    switched += [_disable_tf32(backends.cudnn, backends.cudnn.conv)]
     try:
         with without_autocast(device):
             yield
@@ -39,11 +39,11 @@ def _full_precision(device: torch.device) -> Iterator[None]:
                 setattr(owner, name, before)
 
 
-def _switched_off(legacy: Any, modern: Any) -> tuple[Any, str, Any]:
-    """Switch TF32 off; return what to set, by name, to which value, for it to be as it was.
+def _disable_tf32(legacy: Any, modern: Any) -> tuple[Any, str, Any]:
+    """Disable TF32; return the owner, name and previous value of the setting.
 
-    torch has two interfaces, and from a mixture of both raises wherever the older one is read, in its profiler too. So
-    the one that is in use is used.
+    torch has two interfaces. After a mixture of both, it raises wherever the older one is read, including in its
+    profiler; so this uses the interface that the process already uses.
     """
     try:
         before: Any = legacy.allow_tf32

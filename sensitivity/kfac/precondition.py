@@ -1,10 +1,12 @@
-"""From averaged factors to inverses or eigenbases, and from gradients to preconditioned gradients.
+"""Inverses or eigenbases of the averaged factors, and preconditioned gradients.
 
-With W a layer's matrix, A and G its factors and λ the damping:
-"factored": (G + (√λ/π) I)⁻¹ W (A + π√λ I)⁻¹, π = √((tr A / dim A) / (tr G / dim G)) (Martens and Grosse 2015, section
-6.3);
-"exact": U_G ((U_Gᵀ W U_A) / (d_G d_Aᵀ + λ)) U_Aᵀ, with the eigenbases of A and G; EKFAC (George et al. 2018, arXiv
-1806.03884) puts second moments of per-example gradients in that basis in the place of d_G d_Aᵀ.
+With W the gradient of a layer's matrix, A and G its factors and λ the damping, the preconditioned gradient is
+
+    "factored": (G + (√λ/π) I)⁻¹ W (A + π√λ I)⁻¹, with π = √((tr A / dim A) / (tr G / dim G));
+    "exact":    U_G ((U_Gᵀ W U_A) / (d_G d_Aᵀ + λ)) U_Aᵀ, with eigenvalues d and eigenvectors U of the factors.
+
+EKFAC (George et al. 2018, arXiv 1806.03884) replaces d_G d_Aᵀ with second moments of per-example gradients in that
+basis. (Factored damping: Martens and Grosse 2015, section 6.3.)
 """
 
 import math
@@ -15,16 +17,20 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from sensitivity.kfac.distributed import shared
-from sensitivity.kfac.layout import Cohort, Layout, Placement, whole
+from sensitivity.kfac.distributed import distributed_solver
+from sensitivity.kfac.layout import Cohort, Layout, Placement, common_buffer
+from sensitivity.kfac.low_rank import Rows
 from sensitivity.kfac.solves import any_failed, condition_number, eigenbasis, inverse, inverses_of
 from sensitivity.kfac.state import KFACState
-from sensitivity.kfac.thin import Rows
 
 
 @dataclass(frozen=True)
 class SolveFailure:
-    """A factor that could not be inverted: of which layer and member, and its damped matrix [d, d]."""
+    """A factor that could not be inverted.
+
+    layer: name of the layer. side: "inputs" or "outputs". member: index of the member in the leading dimensions.
+    matrix: the damped factor [d, d].
+    """
 
     layer: str
     side: str
@@ -33,23 +39,23 @@ class SolveFailure:
 
     @property
     def condition(self) -> float:
-        """Condition number of the damped factor; NaN if it is not finite, inf if it is not positive definite."""
+        """Condition number of the damped factor; NaN if it is not finite, infinity if it is not positive definite."""
         return condition_number(self.matrix)
 
 
 def refresh(
     state: KFACState, damping: Tensor, *, exact: bool, group: ProcessGroup | None = None
 ) -> tuple[SolveFailure, ...]:
-    """Recompute inverses (or eigenbases) from the averaged factors, in place.
+    """Recompute inverses (or eigenbases) from the averaged factors, in place; return the factors that failed.
 
-    A member with a failure keeps its old ones and is marked unusable. `damping` broadcasts to [layers, *lead]; the
-    exact form does not need it here.
+    A member with a failure keeps its previous inverses and is marked unusable. `damping` broadcasts to [layers, *lead];
+    the exact form does not use it here.
     """
     layout = state.layout
     sources = state.factors if exact else damped_factors(state, damping)
     found: Sequence[tuple[Tensor, ...]]
     if exact or group is not None:
-        solve = shared(eigenbasis if exact else inverse, group)
+        solve = distributed_solver(eigenbasis if exact else inverse, group)
         found = [solve(bank) for bank in sources.values()]
         keep = any_failed(found)
     else:
@@ -67,7 +73,7 @@ def refresh(
     for placement in layout.placements:
         name = placement.layer.name
         if placement.inputs is None:
-            strength = 0.0 if exact else _input_strength(state, placement, damping)
+            strength = 0.0 if exact else _input_damping(state, placement, damping)
             new = state.diagonals[name] + strength
             target = state.diagonal_inverses[name]
             target.copy_(torch.where(failed[..., None], target, new if exact else new.reciprocal()))
@@ -79,7 +85,7 @@ def refresh(
 
 def damped_factors(state: KFACState, damping: Tensor) -> dict[int, Tensor]:
     """Copy the banks with factored Tikhonov damping on their diagonals; `damping` broadcasts to [layers, *lead]."""
-    layout, buffer = state.layout, whole(state.factors)
+    layout, buffer = state.layout, common_buffer(state.factors)
     index = layout.index(damping.device)
     if buffer is None:
         means = [bank.diagonal(dim1=-2, dim2=-1).mean(-1) for bank in state.factors.values()]
@@ -103,10 +109,10 @@ def damped_factors(state: KFACState, damping: Tensor) -> dict[int, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """One batched product of a step, as views of the state and its workspace: of a cohort, or with members of one slot.
+    """One batched product of a step, as views of the state and its workspace: of a cohort, or of one slot in a pack.
 
-    middle: room for the first of two products. slots: the layer's index and name, and the group, of each matrix.
-    `strengths` indexes damping [layers, *lead].
+    middle: buffer of the first of two products. slots: index and name of the layer, and the group, of each matrix.
+    strengths: index into damping [layers, *lead].
     """
 
     block: Tensor
@@ -120,15 +126,15 @@ class Product:
     strengths: int | list[int]
 
     @property
-    def apart(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
-        """Inverses of inputs, of outputs, and targets, by slot."""
+    def by_slot(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+        """Inverses of input factors, inverses of output factors, and targets, by slot."""
         if isinstance(self.strengths, int):
             return [self.inputs], [self.outputs], [self.target]
         return self.inputs.unbind(), self.outputs.unbind(), self.target.unbind()
 
 
 def products_of(state: KFACState) -> tuple[Product, ...]:
-    """List the products of a step, embeddings excepted."""
+    """Products of a step, without those of embeddings."""
     lead, space, found = state.layout.lead, state.workspace, []
     order = {p.layer.name: i for i, p in enumerate(state.layout.placements)}
     for cohort in state.layout.cohorts:
@@ -173,20 +179,20 @@ def _product(
 
 
 def precondition(state: KFACState, damping: Tensor, *, exact: bool, rows: Mapping[str, Rows]) -> None:
-    """Write the preconditioned gradients of all covered layers from the workspace's gradients to its updates.
+    """Precondition the workspace's gradients of all covered layers, and write the results to its updates.
 
-    `damping` broadcasts to [layers, *lead]. `rows` holds, by layer, what some of these gradients are the products of:
-    the factored form is cheaper for it.
+    `damping` broadcasts to [layers, *lead]. `rows` holds the low-rank factors of some gradients by layer, which make
+    the factored form cheaper.
     """
     space = state.workspace
     if space.products is None:
         space.products = products_of(state)
     strengths = damping.expand(len(state.layout.placements), *state.layout.lead) if exact else damping
     for product in space.products:
-        # In the exact form eigenvalues stand between the products.
-        thin = [] if exact else [rows[name] for _, name, _ in product.slots if name in rows]
-        if len(thin) == len(product.slots):
-            for own, inputs, outputs, target in zip(thin, *product.apart, strict=True):
+        # The exact form divides by eigenvalues between the products, so that low-rank factors do not help.
+        low_rank = [] if exact else [rows[name] for _, name, _ in product.slots if name in rows]
+        if len(low_rank) == len(product.slots):
+            for own, inputs, outputs, target in zip(low_rank, *product.by_slot, strict=True):
                 own.precondition(inputs, outputs, target)
             continue
         if not exact:
@@ -198,11 +204,11 @@ def precondition(state: KFACState, damping: Tensor, *, exact: bool, rows: Mappin
         torch.matmul(product.outputs @ rotated, product.inputs.mT, out=product.target)
     for i, placement in enumerate(state.layout.placements):
         if placement.inputs is None:
-            _embedding(state, placement, space.grads, space.updates, strengths[i] if exact else None)
+            _precondition_embedding(state, placement, space.grads, space.updates, strengths[i] if exact else None)
 
 
 def _scales(state: KFACState, product: Product) -> Tensor:
-    """Eigenvalues of the blocks in their bases, shaped like the product's block."""
+    """Eigenvalues of the blocks in their eigenbases, in the shape of the product's block."""
     assert product.input_values is not None
     assert product.output_values is not None
     values = product.output_values.unsqueeze(-1) * product.input_values.unsqueeze(-2)
@@ -216,7 +222,9 @@ def _scales(state: KFACState, product: Product) -> Tensor:
     return scales[0] if single else torch.stack(scales)
 
 
-def _embedding(state: KFACState, placement: Placement, grads: Tensor, out: Tensor, damping: Tensor | None) -> None:
+def _precondition_embedding(
+    state: KFACState, placement: Placement, grads: Tensor, out: Tensor, damping: Tensor | None
+) -> None:
     block, inputs = placement.block(grads), state.diagonal_inverses[placement.layer.name]
     outputs = placement.outputs.of(state.inverses)[0]
     if damping is None:
@@ -229,12 +237,12 @@ def _embedding(state: KFACState, placement: Placement, grads: Tensor, out: Tenso
 
 
 def _trace_ratio(inputs: Tensor, outputs: Tensor) -> Tensor:
-    """π from the mean diagonals of both factors; 1 where that is not a positive number."""
+    """π from the mean diagonals of both factors; 1 where the ratio is not positive and finite."""
     ratio = (inputs / outputs).sqrt_()
     return torch.where((ratio > 0) & (ratio < math.inf), ratio, 1.0)
 
 
-def _input_strength(state: KFACState, placement: Placement, damping: Tensor) -> Tensor:
+def _input_damping(state: KFACState, placement: Placement, damping: Tensor) -> Tensor:
     i = state.layout.placements.index(placement)
     root = damping.sqrt().expand(len(state.layout.placements), *state.layout.lead)[i]
     outputs = placement.outputs.of(state.factors)[0].diagonal(dim1=-2, dim2=-1).mean(-1)

@@ -1,6 +1,6 @@
-"""Batched inverses and eigenbases of factors, by matrix: a bad matrix is reported and never disturbs its neighbours.
+"""Batched inverses and eigenbases of factors; a matrix that fails is reported and does not affect the others.
 
-Matrices are [*batch, d, d], symmetric; `failed` is [*batch].
+Matrices are symmetric, [*batch, d, d]; `failed` is [*batch].
 """
 
 import math
@@ -11,48 +11,50 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.nn import functional
 
-_LEAF = 32  # side below which LAPACK's Cholesky beats batched products
-_MANY = 16  # matrices from which block elimination pays (measured on CPU: 292 to 125 µs a matrix of side 128)
-_ACCURATE = 0.6
-"""Backward error, in units of the precision, that LAPACK stays below (0.23 to 0.47 measured, any condition)."""
-_ALIASED, _PAD = 128, 8  # Cholesky of side 128 took 104 µs, of side 136 42 µs; 1390 and 934 µs at 512 and 520
+_LEAF_SIDE = 32  # side below which LAPACK's Cholesky beats batched products
+_MIN_MATRICES = (
+    16  # matrices from which block elimination is faster (measured on CPU: 292 to 125 µs per matrix of side 128)
+)
+_MAX_BACKWARD_ERROR = 0.6
+"""Backward error, in units of the precision, that LAPACK stays below (0.23 to 0.47 measured, at any condition)."""
+_ALIASED_SIDE, _PADDING = 128, 8  # Cholesky of side 128 took 104 µs, of side 136 42 µs; 1390 and 934 µs at 512 and 520
 
 
 def inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Invert symmetric positive definite matrices by Cholesky, in float64 where their own precision fails.
 
-    Returns (inverses [*batch, d, d], failed [*batch]); entries of a failed inverse mean nothing.
+    Returns (inverses [*batch, d, d], failed [*batch]); the entries of a failed inverse are undefined.
     """
     (found,), _ = inverses_of([matrices])
     return found
 
 
 def inverses_of(banks: Sequence[Tensor]) -> tuple[list[tuple[Tensor, Tensor]], bool]:
-    """Invert as `inverse` does, matrices of several sizes; return what it returns of each, and whether any has failed.
+    """Invert matrices of several sizes as `inverse` does; return its results, and whether any matrix failed.
 
-    An accelerator is asked once for all of them.
+    Synchronizes with an accelerator once for all of them.
     """
-    found = [_by_lapack(bank) if _on_host(bank) else _by_triangles(bank) for bank in banks]
+    found = [_by_lapack(bank) if _on_host(bank) else _by_triangular_solve(bank) for bank in banks]
     if not any_failed(found):
         return found, False
     found = [
-        (inverses, failed) if matrices.dtype == torch.float64 else _again(matrices, inverses, failed)
+        (inverses, failed) if matrices.dtype == torch.float64 else _retry_in_float64(matrices, inverses, failed)
         for matrices, (inverses, failed) in zip(banks, found, strict=True)
     ]
     return found, any_failed(found)
 
 
 def any_failed(found: Sequence[tuple[Tensor, ...]]) -> bool:
-    """Whether any of what solvers returned, of each size `failed` as the last, has failed; waits for an accelerator."""
+    """Whether any matrix failed, from solver results that end with `failed`; synchronizes with an accelerator."""
     return bool(torch.cat([each[-1].flatten() for each in found]).any())
 
 
-def _again(matrices: Tensor, inverses: Tensor, failed: Tensor) -> tuple[Tensor, Tensor]:
-    """Invert those that failed in float64."""
+def _retry_in_float64(matrices: Tensor, inverses: Tensor, failed: Tensor) -> tuple[Tensor, Tensor]:
+    """Invert the failed matrices in float64, in place."""
     if not bool(failed.any()):
         return inverses, failed
     doubles = matrices[failed].double()
-    again, still = _cholesky_inverse(doubles) if _on_host(doubles) else _by_triangles(doubles)
+    again, still = _cholesky_inverse(doubles) if _on_host(doubles) else _by_triangular_solve(doubles)
     inverses[failed] = again.to(matrices.dtype)
     failed[failed.clone()] = still | ~torch.isfinite(inverses[failed].diagonal(dim1=-2, dim2=-1).sum(-1))
     return inverses, failed
@@ -62,10 +64,11 @@ def _on_host(matrices: Tensor) -> bool:
     return matrices.device.type == "cpu"
 
 
-def _by_triangles(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Invert on an accelerator: M = L Lᵀ and M⁻¹ = L⁻ᵀ L⁻¹, in three batched operations that ask for no number.
+def _by_triangular_solve(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Invert on an accelerator: M = L Lᵀ and M⁻¹ = L⁻ᵀ L⁻¹, in three batched operations without synchronization.
 
-    Its library's inverse from a root may take matrices one by one, and elimination by blocks takes many more launches.
+    The library's inverse from a Cholesky factor may process matrices one by one, and block elimination launches many
+    more kernels.
     """
     root, info = torch.linalg.cholesky_ex(matrices)
     sound = (info == 0) & (root.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
@@ -78,14 +81,14 @@ def _by_triangles(matrices: Tensor) -> tuple[Tensor, Tensor]:
 
 def _by_lapack(matrices: Tensor) -> tuple[Tensor, Tensor]:
     inverses, failed = _spd_inverse(matrices)
-    return _accurate(matrices, inverses, failed) if _by_blocks(matrices) else (inverses, failed)
+    return _with_lapack_if_inaccurate(matrices, inverses, failed) if _uses_blocks(matrices) else (inverses, failed)
 
 
 def eigenbasis(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues (clamped at 0, rising), eigenvectors (columns), and which matrices failed even in float64.
+    """Eigenvalues (ascending, clamped at 0), eigenvectors (columns), and which matrices failed even in float64.
 
-    Returns (values [*batch, d], vectors [*batch, d, d], failed [*batch]). LAPACK raises for the whole batch when one
-    matrix holds a NaN or does not converge; here the others are computed as if it were not there.
+    Returns (values [*batch, d], vectors [*batch, d, d], failed [*batch]). LAPACK raises for the whole batch if one
+    matrix contains a NaN or does not converge; this function still returns correct results for the others.
     """
     finite = torch.isfinite(matrices.sum((-2, -1)))
     identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
@@ -96,13 +99,16 @@ def eigenbasis(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     except LinAlgError:
         values, vectors, converged = _one_by_one(clean)
         finite = finite & converged
-    # Entries that are nothing beside 1, and make denormal products: with them a step took nine times as long.
+    # Entries far below the precision make denormal products, which slowed a step down nine times.
     vectors = functional.hardshrink(vectors, torch.finfo(vectors.dtype).eps ** 2)
     return values.clamp_min(0.0), vectors, ~finite
 
 
 def condition_number(matrix: Tensor) -> float:
-    """Ratio of the largest to the smallest eigenvalue of a symmetric matrix [d, d]; inf if indefinite, or NaN."""
+    """Ratio of the largest to the smallest eigenvalue of a symmetric matrix [d, d].
+
+    Infinity if the matrix is not positive definite, NaN if it is not finite.
+    """
     if not bool(torch.isfinite(matrix).all()):
         return float("nan")
     values = torch.linalg.eigvalsh(matrix.double())
@@ -126,15 +132,15 @@ def _one_by_one(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return values.reshape(*batch, -1), vectors.reshape(matrices.shape), converged.reshape(batch)
 
 
-def _by_blocks(matrices: Tensor) -> bool:
-    return matrices.shape[-1] > _LEAF and matrices.shape[:-2].numel() >= _MANY
+def _uses_blocks(matrices: Tensor) -> bool:
+    return matrices.shape[-1] > _LEAF_SIDE and matrices.shape[:-2].numel() >= _MIN_MATRICES
 
 
-def _accurate(matrices: Tensor, inverses: Tensor, failed: Tensor) -> tuple[Tensor, Tensor]:
-    """Invert matrices again, one by one with LAPACK, where block elimination lost accuracy.
+def _with_lapack_if_inaccurate(matrices: Tensor, inverses: Tensor, failed: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace inverses for which block elimination lost accuracy with LAPACK's.
 
-    Its error grows with the condition squared. The backward error of X = M⁻¹, tried on one vector v, tells:
-    ‖M X v - v‖ / (‖M‖ ‖X v‖ + ‖v‖).
+    The error of block elimination grows with the square of the condition number. It is detected by the backward error
+    of X = M⁻¹ on one vector v, ‖M X v - v‖ / (‖M‖ ‖X v‖ + ‖v‖).
     """
     side = matrices.shape[-1]
     generator = torch.Generator().manual_seed(side)
@@ -142,7 +148,7 @@ def _accurate(matrices: Tensor, inverses: Tensor, failed: Tensor) -> tuple[Tenso
     solved = inverses @ probe
     error = torch.linalg.vector_norm(matrices @ solved - probe, dim=(-2, -1))
     size = torch.linalg.matrix_norm(matrices) * torch.linalg.vector_norm(solved, dim=(-2, -1))
-    bound = _ACCURATE * torch.finfo(matrices.dtype).eps * (size + torch.linalg.vector_norm(probe))
+    bound = _MAX_BACKWARD_ERROR * torch.finfo(matrices.dtype).eps * (size + torch.linalg.vector_norm(probe))
     again = failed | ~(error <= bound)
     if bool(again.any()):
         inverses[again], failed[again] = _cholesky_inverse(matrices[again])
@@ -150,13 +156,13 @@ def _accurate(matrices: Tensor, inverses: Tensor, failed: Tensor) -> tuple[Tenso
 
 
 def _spd_inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Invert by Cholesky; many matrices by block elimination down to small Choleskys, which batched products speed up.
+    """Invert by Cholesky; for many matrices by recursive block elimination, most of which is batched products.
 
-    With M = [[P, Q], [Qᵀ, S]], T = P⁻¹ Q and the Schur complement Z = S - Qᵀ T, which is positive definite where M is:
+    With M = [[P, Q], [Qᵀ, S]], T = P⁻¹ Q and the Schur complement Z = S - Qᵀ T, which is positive definite if M is,
     M⁻¹ = [[P⁻¹ + T Z⁻¹ Tᵀ, -T Z⁻¹], [., Z⁻¹]].
     """
     side = matrices.shape[-1]
-    if not _by_blocks(matrices):
+    if not _uses_blocks(matrices):
         return _cholesky_inverse(matrices)
     half = (side // 2 + 7) // 8 * 8
     corner, cross, rest = matrices[..., :half, :half], matrices[..., :half, half:], matrices[..., half:, half:]
@@ -177,7 +183,7 @@ def _cholesky_inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
     if root.numel() and not bool(info.any()):
         try:
             inverses = torch.cholesky_inverse(root)
-        except LinAlgError:  # a zero on the diagonal of one root, and the whole batch is refused
+        except LinAlgError:  # raised for the whole batch if one root has a zero on its diagonal
             pass
         else:
             if math.isfinite(inverses.sum().item()):
@@ -189,12 +195,12 @@ def _cholesky_inverse(matrices: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cholesky(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Give roots and LAPACK's verdicts, away from sides whose columns share lines of the cache."""
+    """Cholesky factors and LAPACK's info, with padding of sides whose columns would share cache lines."""
     side = matrices.shape[-1]
-    if side % _ALIASED or not side:
+    if side % _ALIASED_SIDE or not side:
         root, info = torch.linalg.cholesky_ex(matrices)
         return root, info
-    padded = functional.pad(matrices, (0, _PAD, 0, _PAD))
+    padded = functional.pad(matrices, (0, _PADDING, 0, _PADDING))
     padded.diagonal(dim1=-2, dim2=-1)[..., side:] = 1.0
     root, info = torch.linalg.cholesky_ex(padded)
     return root[..., :side, :side], info

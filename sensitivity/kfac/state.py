@@ -1,7 +1,7 @@
-"""What K-FAC remembers between steps, and how members are dropped from it.
+"""State of K-FAC between steps: construction, selection of members, saving and restoring.
 
-The engine owns these tensors and updates them in place. Banks are [slots, *lead, d, d] (layout.py), everything else
-starts with *lead, the leading dimensions of the parameters.
+The engine owns these tensors and updates them in place. Banks are [slots, *lead, d, d] (layout.py); all other tensors
+start with *lead, the leading dimensions of the parameters.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from sensitivity.kfac.layout import Layout, Slots, layout_of
 
 @dataclass(eq=False)
 class Workspace:
-    """Flat vectors of a step with their views of the parameters, and the products of a step; never saved."""
+    """Flat vectors of a step with views by parameter, and the products of a step; never saved."""
 
     grads: Tensor
     updates: Tensor
@@ -34,17 +34,22 @@ class Workspace:
 class KFACState:
     """Factors, their inverses or eigenbases, momentum, and counters.
 
-    steps: steps taken; the index of the next one.
-    waiting: names of the layers that have no averages yet.
-    averaged: [*lead] factor updates that each member's averages hold.
-    usable: [*lead] whether each member has inverses to use: False before the first inverse and after one that failed.
-    factors: banks of running averages; diagonals: those of embeddings' inputs, [*lead, vocabulary] by layer name.
-    inverses: banks of damped inverses ("factored") or of eigenvectors ("exact"), with their `eigenvalues` [slots,
-    *lead, d].
-    diagonal_inverses: what `inverses` are to `factors`, for `diagonals`.
-    moments: EKFAC's second moments in the eigenbasis, [*lead, groups, output_dim, input_dim] by layer name;
-    `moments_averaged` [] counts them.
-    squares: running diagonal Fisher of the parameters of `norms`, [*lead, *shape] by parameter name.
+    Attributes:
+        layout: positions of parameters and factors.
+        norms: normalisation layers with a diagonal Fisher.
+        steps: number of steps taken, which is the index of the next one.
+        waiting: names of the layers that have no averages yet.
+        averaged: number of factor updates in each member's averages, [*lead].
+        usable: whether each member has inverses, [*lead]: False before the first inverse and after a failed one.
+        momentum: flat vector [*lead, parameters].
+        factors: banks of running averages, by size.
+        inverses: banks of damped inverses ("factored") or of eigenvectors ("exact").
+        eigenvalues: eigenvalues of the "exact" form, [slots, *lead, d] by size.
+        diagonals: running averages of embeddings' input factors, [*lead, vocabulary] by layer name.
+        diagonal_inverses: damped inverses ("factored") or copies ("exact") of `diagonals`.
+        moments: EKFAC's second moments in the eigenbasis, [*lead, groups, output_dim, input_dim] by layer name.
+        moments_averaged: number of updates of `moments` since the last inverse.
+        squares: running diagonal Fisher of the parameters of `norms`, [*lead, *shape] by parameter name.
     """
 
     layout: Layout
@@ -66,7 +71,7 @@ class KFACState:
 
     @property
     def alone(self) -> bool:
-        """Whether this is one model on the host, where a failed step may simply end: asking costs no waiting."""
+        """Whether this is a single model on a CPU, where reading a tensor costs no synchronization."""
         return not self.layout.lead and self.momentum.device.type == "cpu"
 
     @property
@@ -79,7 +84,7 @@ class KFACState:
         return self._workspace
 
     def factor(self, layer: str, side: str) -> Tensor:
-        """Copy a layer's averaged factor, [*lead, groups, d, d]; an embedding's for its inputs is [*lead, vocabulary].
+        """Copy of a layer's averaged factor, [*lead, groups, d, d]; [*lead, vocabulary] for the inputs of an embedding.
 
         `side` is "inputs" or "outputs". Raises KeyError for a layer that is not covered.
         """
@@ -97,11 +102,18 @@ class KFACState:
 def init_state(
     layers: Sequence[Layer], params: Mapping[str, Tensor], config: KFACConfig, norms: Sequence[Norm] = ()
 ) -> KFACState:
-    """Make the state of a run that has taken no step.
+    """Create the initial state of a run.
 
-    `params` holds all parameters of the model, each [*lead, *parameter shape]. Those that no layer covers are moved by
-    plain gradients, or those of `norms` by their diagonal Fisher where `config.others` says so. Raises ValueError for a
-    layer without its parameters, disagreeing leading dimensions, or no layer at all.
+    Args:
+        layers: covered layers, from `layers_of`.
+        params: all parameters of the model by name, each [*lead, *parameter shape]. Those that no layer covers follow
+            plain gradients.
+        config: structure of the optimizer.
+        norms: normalisation layers, from `norms_of`, whose parameters follow their diagonal Fisher if `config.others`
+            is "diagonal".
+
+    Raises:
+        ValueError: there is no layer, a layer's parameters are missing, or leading dimensions differ.
     """
     layout = layout_of(layers, params)
     like = next(iter(params.values()))
@@ -130,9 +142,11 @@ def init_state(
 
 
 def select(state: KFACState, index: Tensor) -> KFACState:
-    """Copy the members `index` (a LongTensor) of the first leading dimension, in that order, to a new state."""
+    """Copy members of the first leading dimension to a new state, in the order of the LongTensor `index`."""
     if not state.layout.lead:
-        raise ValueError("This state has no leading dimension to select members from.")
+        raise ValueError(
+            "This state has no leading dimension to select members from. Build it from parameters [trials, ...]."
+        )
 
     def own(tensor: Tensor) -> Tensor:
         return tensor.index_select(0, index)
@@ -159,8 +173,8 @@ def select(state: KFACState, index: Tensor) -> KFACState:
     )
 
 
-def carry(old: KFACState, new: KFACState) -> None:
-    """Copy what a state holds of layers and parameters that are also in another one, of the same configuration."""
+def copy_shared(old: KFACState, new: KFACState) -> None:
+    """Copy the state of the layers and parameters that both states have; their configurations are equal."""
     places = {placement.layer.name: placement for placement in old.layout.placements}
     for target in new.layout.placements:
         name, source = target.layer.name, places.get(target.layer.name)
@@ -191,53 +205,53 @@ def carry(old: KFACState, new: KFACState) -> None:
 
 
 def saved(state: KFACState) -> dict[str, Any]:
-    """Everything but the layout and the workspace, as plain containers of tensors and numbers."""
+    """State without layout, norms and workspace, as plain containers of tensors and numbers."""
     return {name: getattr(state, name) for name in _SAVED}
 
 
 def check_saved(state: KFACState, values: Mapping[str, Any]) -> None:
-    """Raise ValueError if `values` were not saved from a state of an equal layout and form of damping."""
+    """Raise ValueError unless `values` were saved from a state with equal layout and form of damping."""
     for name in _SAVED:
         if name not in values:
-            raise ValueError(f"No {name!r} in the saved state: another version wrote it. Start the run anew.")
-        held, given = getattr(state, name), values[name]
-        if isinstance(held, Mapping) and name not in _LATE and set(held) != set(given):
+            raise ValueError(f"The saved state has no {name!r}: another version wrote it. Start the run again.")
+        held, stored = getattr(state, name), values[name]
+        if isinstance(held, Mapping) and name not in _CREATED_LATER and set(held) != set(stored):
             raise ValueError(
-                f"Saved {name} are of {sorted(given)}, not {sorted(held)}: the models or the forms of damping differ. "
-                "Build the model and the KFACConfig that were saved."
+                f"Saved {name} are of {sorted(stored)}, not {sorted(held)}: the models or the forms of damping differ. "
+                "Build the same model and KFACConfig as for the saved state."
             )
-        for key, own, new in _tensors(held, given):
+        for key, own, new in _tensors(held, stored):
             if own.shape != new.shape:
                 raise ValueError(
                     f"Saved {name}{key} has shape {tuple(new.shape)}, this optimizer's {tuple(own.shape)}: the models "
-                    "differ. Build the model that was saved."
+                    "differ. Build the same model as for the saved state."
                 )
 
 
 def restore(state: KFACState, values: Mapping[str, Any]) -> None:
-    """Copy what `saved` gave into a state of an equal layout, in place; ValueError as `check_saved`."""
+    """Copy the result of `saved` into a state with an equal layout, in place; raises ValueError as `check_saved`."""
     check_saved(state, values)
     for name in _SAVED:
-        held, given = getattr(state, name), values[name]
-        if name in _LATE:
-            setattr(state, name, {key: new.to(state.momentum.device, copy=True) for key, new in given.items()})
+        held, stored = getattr(state, name), values[name]
+        if name in _CREATED_LATER:
+            setattr(state, name, {key: new.to(state.momentum.device, copy=True) for key, new in stored.items()})
         elif isinstance(held, (Tensor, Mapping)):
-            for _, own, new in _tensors(held, given):
+            for _, own, new in _tensors(held, stored):
                 own.copy_(new)
         else:
-            setattr(state, name, given)
+            setattr(state, name, stored)
     state._workspace = None
 
 
-_LATE = ("moments", "squares")  # tensors that a run makes on its way
+_CREATED_LATER = ("moments", "squares")  # tensors that are created during a run
 _SAVED = tuple(f.name for f in fields(KFACState) if f.name not in ("layout", "norms", "_workspace"))
 
 
-def _tensors(held: Any, given: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Pair the tensors that are in both, each with its key."""
+def _tensors(held: Any, stored: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Pairs of tensors that are in both, with their keys."""
     if isinstance(held, Tensor):
-        yield "", held, given
+        yield "", held, stored
     elif isinstance(held, Mapping):
         for key in held:
-            if key in given:
-                yield f"[{key!r}]", held[key], given[key]
+            if key in stored:
+                yield f"[{key!r}]", held[key], stored[key]

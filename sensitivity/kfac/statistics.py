@@ -1,4 +1,4 @@
-"""How one batch enters the averaged factors: scaled for the Fisher of the mean loss, and with bias correction."""
+"""Factors of a batch, scaled for the Fisher of the mean loss, and their bias-corrected running averages."""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sensitivity.kfac.config import KFACConfig
 from sensitivity.kfac.factors import Capture, add_input_moment, add_output_moment, row_count
-from sensitivity.kfac.layers import counted
-from sensitivity.kfac.layout import Layout, Placement, whole
+from sensitivity.kfac.layers import layers_over_examples
+from sensitivity.kfac.layout import Layout, Placement, common_buffer
 from sensitivity.kfac.precision import full_precision
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.tied import add_both
@@ -18,9 +18,10 @@ from sensitivity.kfac.tied import add_both
 
 @dataclass(frozen=True)
 class Statistics:
-    """Factors or averages of them: banks [slots, *lead, d, d] by d; diagonals [*lead, vocabulary] by layer.
+    """Factors of a batch, or running averages of factors.
 
-    missing: layers that the batch did not use, whose factors here are 0.
+    banks: [slots, *lead, d, d] by d. diagonals: input factors of embeddings, [*lead, vocabulary] by layer. missing:
+    layers that the batch did not use; their factors are 0.
     """
 
     banks: Mapping[int, Tensor]
@@ -28,8 +29,8 @@ class Statistics:
     missing: frozenset[str] = frozenset()
 
     def finite(self, layout: Layout) -> Tensor | None:
-        """Whether each member's factors are finite, as `finite` says: their diagonals tell, which bound the rest."""
-        buffer = whole(self.banks)
+        """Whether each member's factors are finite, as returned by `finite`; their diagonals bound all entries."""
+        buffer = common_buffer(self.banks)
         if buffer is None:
             traces = [bank.diagonal(dim1=-2, dim2=-1).sum((0, -1)) for bank in self.banks.values()]
         else:
@@ -38,9 +39,9 @@ class Statistics:
         return finite(torch.stack(traces).sum(0) if len(traces) > 1 else traces[0])
 
     def move(self, new: "Statistics", weight: float | Tensor, mask: Tensor | None) -> None:
-        """Self ← (1 - weight) self + weight new, in place, for members inside `mask`; weight and mask are [*lead]."""
+        """Set self ← (1 - weight) self + weight new for members inside `mask`; weight and mask are [*lead]."""
         if mask is None and isinstance(weight, float):
-            buffers = whole(self.banks), whole(new.banks)
+            buffers = common_buffer(self.banks), common_buffer(new.banks)
             if buffers[0] is not None and buffers[1] is not None and not self.diagonals:
                 buffers[0].lerp_(buffers[1], weight)
             else:
@@ -57,14 +58,14 @@ class Statistics:
             held.lerp_(batch, shaped)
 
     def pick(self, members: Tensor) -> "Statistics":
-        """Copy the members where the bool mask [*lead] holds; they have one leading dimension."""
+        """Copy the members where the bool mask [*lead] is True; requires a single leading dimension."""
         return Statistics(
             {dim: bank[:, members] for dim, bank in self.banks.items()},
             {name: diagonal[members] for name, diagonal in self.diagonals.items()},
         )
 
     def put(self, members: Tensor, values: "Statistics") -> None:
-        """Write what `pick` gave back to its place."""
+        """Write the result of `pick` back to these members."""
         for dim, bank in self.banks.items():
             bank[:, members] = values.banks[dim]
         for name, diagonal in self.diagonals.items():
@@ -74,12 +75,20 @@ class Statistics:
 def statistics_of(
     layout: Layout, captures: Mapping[str, Sequence[Capture]], config: KFACConfig, *, loss_scale: float | None = None
 ) -> Statistics:
-    """Compute the factors of one batch from the captures of every covered layer that it used.
+    """Factors of one batch, from the captures of every covered layer that it used.
 
-    The batch has as many examples as the smallest first dimension among the inputs (embeddings apart, see `counted`): a
-    layer that sees [examples * positions, features] counts its positions as rows like any other. `loss_scale` times the
-    captured gradients are the gradients of one loss term: the number of terms for a mean (the default where
-    `config.reduction` is "mean"), 1 for a sum. Raises ValueError for an empty batch.
+    The number of examples is the smallest first dimension among the inputs (without embeddings, see
+    `layers_over_examples`); a layer with inputs [examples * positions, features] counts positions as rows.
+
+    Args:
+        layout: layout of the model.
+        captures: layer calls of the batch, by layer name.
+        config: configuration of the optimizer.
+        loss_scale: factor that converts captured gradients to those of one loss term: the number of terms for a mean
+            loss, 1 for a sum. By default it follows from `config.reduction`.
+
+    Raises:
+        ValueError: the batch is empty.
     """
     names = [placement.layer.name for placement in layout.placements]
     missing = frozenset(name for name in names if not captures.get(name))
@@ -104,9 +113,9 @@ def accumulate(
     loss_scale: float | None,
     terms: float | None = None,
 ) -> None:
-    """Target ← keep * target + weight * the factors of one batch, in place, for layers that have captures.
+    """Set target ← keep * target + weight * (factors of one batch), for layers that have captures.
 
-    `terms` is the number of loss terms, counted from the captures if None.
+    `terms` is the number of loss terms, layers_over_examples from the captures if None.
     """
     lead = len(layout.lead)
     if terms is None:
@@ -138,40 +147,40 @@ def average_captures(
     mask: Tensor | None,
     loss_scale: float | None,
 ) -> Tensor | None:
-    """Move the running averages towards the factors of a batch; otherwise as `average`.
+    """Update the running averages with the factors of a batch, from its captures; see `average`.
 
-    A pack on the host accumulates straight into its averages: finite gradients, which `mask` tells of, vouch for finite
-    captures. Members that skipped an update are computed apart, at their own pace, so that the others' arithmetic does
-    not depend on them.
+    A pack on a CPU accumulates directly into its averages: where gradients are finite (`mask`), captures are too.
+    Members that skipped an earlier update have other averaging weights and are computed separately, so that the
+    arithmetic of the others does not depend on them.
     """
     if not state.layout.lead or state.averaged.device.type != "cpu":
         new = statistics_of(state.layout, captures, config, loss_scale=loss_scale)
         return average(state, new, config.factor_decay, mask)
     moving = torch.ones_like(state.usable) if mask is None else mask
     top = int(state.averaged.max())
-    apart = (state.averaged != top) | ~moving
+    separate = (state.averaged != top) | ~moving
     target = Statistics(state.factors, state.diagonals)
-    saved = target.pick(apart) if bool(apart.any()) else None
+    saved = target.pick(separate) if bool(separate.any()) else None
     weight = newest_weight(config.factor_decay, top + 1)
     accumulate(state.layout, captures, config, target, keep=1 - weight, weight=weight, loss_scale=loss_scale)
     state.averaged.add_(moving)
     if saved is not None:
-        late = apart & moving
+        late = separate & moving
         if bool(late.any()):
             batch = statistics_of(state.layout, captures, config, loss_scale=loss_scale)
             fill_missing(state, batch)
-            batch = batch.pick(apart)
-            weights = newest_weights(config.factor_decay, state.averaged[apart], state.momentum.dtype)
-            saved.move(batch, weights, late[apart])
-        target.put(apart, saved)
+            batch = batch.pick(separate)
+            weights = newest_weights(config.factor_decay, state.averaged[separate], state.momentum.dtype)
+            saved.move(batch, weights, late[separate])
+        target.put(separate, saved)
     return mask
 
 
 def average(state: KFACState, new: Statistics, decay: float, mask: Tensor | None) -> Tensor | None:
-    """Move the running averages towards the factors of a batch, in place.
+    """Update the running averages with the factors of a batch, in place.
 
-    Members outside `mask` [*lead], or whose batch's factors are not finite, keep theirs. Returns the mask of those that
-    moved, None for all.
+    Members outside `mask` [*lead], or with factors that are not finite, keep their averages. Returns the mask of the
+    updated members, None for all.
     """
     fill_missing(state, new)
     good = new.finite(state.layout)
@@ -186,7 +195,7 @@ def average(state: KFACState, new: Statistics, decay: float, mask: Tensor | None
 
 
 def fill_missing(state: KFACState, new: Statistics) -> None:
-    """Give layers that a batch did not use their averages."""
+    """Set the factors of layers that a batch did not use to their running averages."""
     for placement in state.layout.placements if new.missing else ():
         if placement.layer.name in new.missing:
             for target, held in zip(_slots(placement, new), _slots(placement, state), strict=True):
@@ -196,11 +205,11 @@ def fill_missing(state: KFACState, new: Statistics) -> None:
 def start_late(
     state: KFACState, used: Collection[str], statistics: Callable[[], Statistics], moved: Tensor | None
 ) -> bool:
-    """Start the averages of layers that no step before used; whether inverses are wanted for them.
+    """Start the averages of layers that no earlier step used; return whether their inverses must be computed now.
 
-    Those of the first step of all have nothing else in them. Members outside `moved` wait for the next step.
+    On the first step of all, the averages consist of this batch already. Members outside `moved` start later.
     """
-    first = len(state.waiting) == len(state.layout.placements)  # to ask the averages would wait for the device
+    first = len(state.waiting) == len(state.layout.placements)  # reading the averages would synchronize
     entering = {name for name in state.waiting if name in used}
     state.waiting = tuple(name for name in state.waiting if name not in entering)
     if not entering or first:
@@ -221,7 +230,7 @@ def _slots(placement: Placement, of: KFACState | Statistics) -> tuple[Tensor, Te
 
 
 def finite(sums: Tensor) -> Tensor | None:
-    """Whether these are finite, [*lead]; None if all are, which only the host is asked, where that costs no waiting."""
+    """Whether sums [*lead] are finite; on a CPU, None if all are (elsewhere, checking for this would synchronize)."""
     if sums.device.type != "cpu":
         return torch.isfinite(sums)
     if sums.dim() == 0:
@@ -233,17 +242,19 @@ def finite(sums: Tensor) -> Tensor | None:
 def loss_terms(layout: Layout, captures: Mapping[str, Sequence[Capture]], config: KFACConfig) -> int:
     """Count the loss terms of a batch."""
     lead = len(layout.lead)
-    layers = counted(placement.layer for placement in layout.placements if placement.layer.name in captures)
+    layers = layers_over_examples(
+        placement.layer for placement in layout.placements if placement.layer.name in captures
+    )
     return (config.terms_per_example or 1) * min(captures[layer.name][0].inputs.shape[lead] for layer in layers)
 
 
 def default_scale(layout: Layout, captures: Mapping[str, Sequence[Capture]], config: KFACConfig) -> float:
-    """Give what turns gradients of the reduced loss into those of one loss term."""
+    """Factor that converts gradients of the reduced loss to those of one loss term."""
     return float(loss_terms(layout, captures, config)) if config.reduction == "mean" else 1.0
 
 
 def newest_weight(decay: float, count: int) -> float:
-    """Weight of the newest of `count` batches in a bias-corrected average, so that the first one is the average."""
+    """Weight of the newest of `count` batches in a bias-corrected running average; 1 for the first."""
     return (1 - decay) / (1 - decay**count)
 
 
@@ -253,12 +264,12 @@ def newest_weights(decay: float, counts: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def check_captures(names: Iterable[str], captures: Mapping[str, Sequence[Capture]]) -> None:
-    """Raise ValueError for one of these layers without captures, or with an empty batch."""
+    """Raise ValueError if one of these layers has no captures, or an empty batch."""
     for name in names:
         if not captures.get(name):
             raise ValueError(
-                f"Layer {name!r} was not captured in this step: did its output reach the loss? If the batch did not "
-                "use it, leave its parameters out of the gradients."
+                f"Layer {name!r} was not captured in this step. Check that the loss depends on its output; if the "
+                "batch did not use it, omit its parameters from the gradients."
             )
         if captures[name][0].inputs.numel() == 0:
-            raise ValueError(f"Layer {name!r} saw an empty batch. Drop such batches before the forward pass.")
+            raise ValueError(f"Layer {name!r} received an empty batch. Drop such batches before the forward pass.")

@@ -1,4 +1,4 @@
-"""The number of loss terms of the batches between two steps: stated, or inferred where it is certain."""
+"""Number of loss terms of the batches between two steps: stated by the user, or inferred where it is certain."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,28 +8,31 @@ from torch import Tensor
 
 from sensitivity.kfac.config import KFACConfig
 from sensitivity.kfac.factors import Capture
-from sensitivity.kfac.layers import Layer, counted, use_of
+from sensitivity.kfac.layers import Layer, layer_of_call, layers_over_examples
 from sensitivity.kfac.passes import PassLedger
-from sensitivity.kfac.sums import Place, Seen
+from sensitivity.kfac.sums import Contribution, Place
 
 
 @dataclass(frozen=True)
-class ExamplesSeen:
-    """The first dimension of a layer's inputs in each batch, and whether they had positions beside examples."""
+class ExampleCounts:
+    """First input dimension of a layer by batch (`counts`), and whether its inputs also have positions."""
 
     name: str
     positions: bool
     counts: Mapping[int, int]
 
 
-def examples_seen(places: Mapping[str, Place], seen: Mapping[str, Seen]) -> list[ExamplesSeen]:
-    """List the layers whose first dimension counts examples."""
-    layers = counted(places[name].layer for name in seen)
-    return [ExamplesSeen(layer.name, seen[layer.name].positions, seen[layer.name].full) for layer in layers]
+def example_counts(places: Mapping[str, Place], contributions: Mapping[str, Contribution]) -> list[ExampleCounts]:
+    """Return the example counts of the layers whose first input dimension counts examples."""
+    layers = layers_over_examples(places[name].layer for name in contributions)
+    return [
+        ExampleCounts(layer.name, contributions[layer.name].positions, contributions[layer.name].full)
+        for layer in layers
+    ]
 
 
-def examples_of(layers: Sequence[ExamplesSeen]) -> dict[int, int]:
-    """Count the examples of each batch, as the layer that sees fewest does (see `counted`)."""
+def examples_of(layers: Sequence[ExampleCounts]) -> dict[int, int]:
+    """Count the examples of each batch: the smallest count among the layers (see `layers_over_examples`)."""
     found: dict[int, int] = {}
     for layer in layers:
         for batch, count in layer.counts.items():
@@ -40,7 +43,7 @@ def examples_of(layers: Sequence[ExamplesSeen]) -> dict[int, int]:
 class LossTerms:
     """Counts the loss terms of the batches between two steps.
 
-    A batch is a backward pass, by its id, or an observation for the sampled Fisher.
+    A batch is identified by its backward pass, or by its observation for the sampled Fisher.
     """
 
     def __init__(self, config: KFACConfig, ledger: PassLedger) -> None:
@@ -48,38 +51,38 @@ class LossTerms:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what was stated."""
+        """Discard what was stated since the last step."""
         self._stated: dict[int, float] = {}
-        self._coming: float | None = None
-        self._states = False
+        self._next_terms: float | None = None
+        self._any_stated = False
         self._roots: Tensor | None = None
         self._latest: object = None
         self._crossed = False
-        self._joined: dict[int, set[int]] = {}
+        self._forward_passes: dict[int, set[int]] = {}
 
-    def join(self, batch: int, forward: int | None) -> None:
-        """Note that a backward pass went through this forward pass of the model; None where that is not known."""
+    def add_forward_pass(self, batch: int, forward: int | None) -> None:
+        """Record that a backward pass went through this forward pass of the model (None: unknown)."""
         if forward is not None:
-            self._joined.setdefault(batch, set()).add(forward)
+            self._forward_passes.setdefault(batch, set()).add(forward)
 
     @property
     def roots(self) -> Tensor | None:
-        """Square roots of the weights of the latest batch's examples, where the empirical Fisher needs them."""
+        """Square roots of the example weights of the latest batch, if the empirical Fisher needs them."""
         return self._roots
 
     @property
     def stated(self) -> bool:
         """Whether the number was stated since the last step."""
-        return self._states
+        return self._any_stated
 
     def state(self, outputs: Tensor, terms: float, weights: Tensor | None = None) -> None:
-        """Count these terms for the backward pass that goes through `outputs`, or for the next observation.
+        """Set the number of terms of the backward pass through `outputs`, or of the next observation.
 
-        For the empirical Fisher raises ValueError for weights that differ within an example.
+        With the empirical Fisher, raises ValueError for weights that differ within an example.
         """
-        self._states = True
+        self._any_stated = True
         if self._config.fisher != "empirical":
-            self._coming = terms
+            self._next_terms = terms
             return
         self._roots = None if weights is None else roots_of(weights, self._config.batch_dim)
         own = self._latest = object()
@@ -95,7 +98,7 @@ class LossTerms:
     def unweighted(self, name: str, call: Capture) -> Capture:
         """Divide gradients by the square roots of their examples' weights.
 
-        Those of the weighted loss have the whole weight, and the Fisher of it has the weight once.
+        Gradients of the weighted loss are proportional to the weight; their outer products in the Fisher must be too.
         """
         if self._roots is None:
             return call
@@ -104,7 +107,7 @@ class LossTerms:
             return call
         if rows % examples:
             raise RuntimeError(
-                f"Layer {name!r} saw {rows} rows for {examples} weighted examples. Give it inputs whose first "
+                f"Layer {name!r} received {rows} rows for {examples} weighted examples. Pass it inputs whose first "
                 "dimension is that of the examples, or set KFACConfig(fisher='type2')."
             )
         each = self._roots.repeat_interleave(rows // examples).to(call.inputs.device)
@@ -112,25 +115,25 @@ class LossTerms:
         return Capture(call.inputs, tuple(g * scale.view(-1, *(1,) * (g.dim() - 1)).to(g) for g in call.columns))
 
     def assign(self, observation: int) -> None:
-        """Give what was stated to an observation that begins."""
-        if self._coming is not None:
-            self._stated[observation], self._coming = self._coming, None
+        """Assign the stated number of terms to an observation that begins."""
+        if self._next_terms is not None:
+            self._stated[observation], self._next_terms = self._next_terms, None
 
-    def total(self, examples: Mapping[int, int], layers: Sequence[ExamplesSeen]) -> float:
-        """Count the terms of all batches; RuntimeError where only some are stated, or the number is ambiguous."""
+    def total(self, examples: Mapping[int, int], layers: Sequence[ExampleCounts]) -> float:
+        """Count the terms of all batches; raise RuntimeError if only some are stated, or the number is ambiguous."""
         if self._crossed:
             raise RuntimeError(
                 "observe() was called with weights for a batch, and again before its loss.backward(). With "
                 'fisher="empirical" call it between every forward pass and its backward pass.'
             )
-        several = any(len(forwards) > 1 for forwards in self._joined.values())
+        several = any(len(forwards) > 1 for forwards in self._forward_passes.values())
         if several and (self._config.sharing == "reduce" or self._config.ekfac):
             raise RuntimeError(
                 "One backward pass went through several forward passes of the model, and with sharing='reduce' or "
-                "EKFAC their examples can't be told apart. Call backward() on the loss of each, or give the model one "
-                "batch."
+                "EKFAC their examples cannot be distinguished. Call backward() on the loss of each, or pass the model "
+                "one batch."
             )
-        if self._states:
+        if self._any_stated:
             if any(batch not in self._stated for batch in examples):
                 raise RuntimeError(
                     "observe() stated the loss terms of some backward passes only. Call it between every forward pass "
@@ -140,10 +143,10 @@ class LossTerms:
         if several:
             raise RuntimeError(
                 "The number of loss terms is ambiguous: one backward pass went through several forward passes of the "
-                "model, and nothing tells whether these are of other examples, or of the same ones again. State it "
-                "before loss.backward(), with optimizer.observe(outputs, terms=...) for the outputs of each forward "
-                "pass, or of the first alone, so that the sum is the number that the loss is averaged over; or call "
-                "backward() on the loss of each."
+                "model, which may have used different examples or the same ones again. State the number before "
+                "loss.backward(), with optimizer.observe(outputs, terms=...) for the outputs of each forward pass, or "
+                "of the first alone, so that the sum is the number that the loss is averaged over; or call backward() "
+                "on the loss of each."
             )
         if self._config.terms_per_example is None:
             _refuse_ambiguous(layers)
@@ -151,9 +154,9 @@ class LossTerms:
 
 
 def roots_of(weights: Tensor, batch_dim: int) -> Tensor | None:
-    """Return the square roots of the weights of examples; None if all weights are 0 or 1.
+    """Square roots of the weights of examples; None if all weights are 0 or 1.
 
-    `weights` may have positions too, of weight 0 or that of their example. Raises ValueError if they differ further.
+    `weights` may also have positions, whose weights must be 0 or that of their example; otherwise raises ValueError.
     """
     weights = weights.detach().double()
     if bool(((weights == 0) | (weights == 1)).all()):
@@ -168,8 +171,8 @@ def roots_of(weights: Tensor, batch_dim: int) -> Tensor | None:
     return largest.sqrt()
 
 
-def _refuse_ambiguous(layers: Sequence[ExamplesSeen]) -> None:
-    """Raise RuntimeError where layers with positions do not agree with one that has rows for examples alone."""
+def _refuse_ambiguous(layers: Sequence[ExampleCounts]) -> None:
+    """Raise RuntimeError unless each layer with positions agrees with a layer whose rows are examples."""
     flat = [layer.counts for layer in layers if not layer.positions]
     for layer in layers:
         if not layer.positions:
@@ -179,27 +182,27 @@ def _refuse_ambiguous(layers: Sequence[ExamplesSeen]) -> None:
             if not others or count != min(others):
                 raise RuntimeError(
                     f"The number of loss terms is ambiguous: layer {layer.name!r} saw inputs with positions, such as "
-                    "[batch, time, features], and nothing tells whether the loss averages over examples or over "
-                    "positions, or which dimension is the batch. State it: KFACConfig(terms_per_example=...), 1 where "
-                    "the loss has one term for each example and the number of positions where it averages over all of "
-                    "them; or optimizer.observe(outputs, terms=...) or (outputs, weights=mask) before every "
-                    "loss.backward(); and batch_dim=1 for [time, batch, features]."
+                    "[batch, time, features], and K-FAC cannot infer whether the loss averages over examples or over "
+                    "positions, or which dimension is the batch. State it: KFACConfig(terms_per_example=...), 1 if the "
+                    "loss has one term per example and the number of positions if it averages over all of them; or "
+                    "optimizer.observe(outputs, terms=...) or (outputs, weights=mask) before every loss.backward(); "
+                    "and batch_dim=1 for [time, batch, features]."
                 )
 
 
 def batched(layer: Layer, call: Capture) -> Capture:
-    """Give a call on a single example its batch dimension."""
-    kind = use_of(layer, call.inputs).kind
+    """Call with a batch dimension, which is added to a call on a single example."""
+    kind = layer_of_call(layer, call.inputs).kind
     alone = call.inputs.dim() == {"linear": 1, "conv": len(layer.weight_shape) - 1, "embedding": 0}[kind]
     return Capture(call.inputs.unsqueeze(0), tuple(g.unsqueeze(0) for g in call.columns)) if alone else call
 
 
 def has_positions(layer: Layer, inputs: Tensor) -> bool:
-    """Whether the inputs have positions beside examples."""
-    kind = use_of(layer, inputs).kind
+    """Whether the inputs have positions in addition to examples."""
+    kind = layer_of_call(layer, inputs).kind
     return kind != "conv" and inputs.dim() > (2 if kind == "linear" else 1)
 
 
 def batch_first(call: Capture) -> Capture:
-    """Bring [positions, examples, ...] to [examples, positions, ...]."""
+    """Transpose a call from [positions, examples, ...] to [examples, positions, ...]."""
     return Capture(call.inputs.transpose(0, 1), tuple(g.transpose(0, 1) for g in call.columns))

@@ -1,17 +1,18 @@
-"""An embedding whose weight is a linear map's too, as where a transformer's softmax is tied to its words.
+"""Embeddings whose weight is also that of a linear map, such as the output layer of a language model with tied weights.
 
-The weight E [vocabulary, width] is a table of words, e = Eᵀ u with one-hot u, and a map, z = E h: its gradient is
-Σ u gᵀ + Σ δ hᵀ, with g and δ the gradients of e and z. Taking the two uses as uncorrelated, as positions are in the
-"expand" setting, and the outputs z too, its block of the Fisher is the sum D₁ ⊗ G + D₂ ⊗ A, with
+The weight E [vocabulary, width] is used as a table of words, e = Eᵀ u with one-hot u, and as a map, z = E h. Its
+gradient is Σ u gᵀ + Σ δ hᵀ, with g and δ the gradients of e and z. If the two uses are uncorrelated, as positions are
+assumed to be in the "expand" setting, and the entries of z as well, its block of the Fisher is the sum D₁ ⊗ G + D₂ ⊗ A,
+with
 
     D₁ = (1/M) Σ diag(u), G = (1/R) Σ g gᵀ, D₂ = (1/R') Σ diag(δ²), A = (1/M) Σ h hᵀ
 
-(M loss terms, R and R' rows). That is no Kronecker product, and is replaced by the one that has its partial traces,
+(M loss terms, R and R' rows). The sum is not a Kronecker product, and is replaced by the one with its partial traces,
 
-    D ⊗ S, D ∝ D₁ tr G + D₂ tr A, S ∝ G tr D₁ + A tr D₂, tr D tr S = tr D₁ tr G + tr D₂ tr A:
+    D ⊗ S, D ∝ D₁ tr G + D₂ tr A, S ∝ G tr D₁ + A tr D₂, tr D tr S = tr D₁ tr G + tr D₂ tr A,
 
-the product that is closest to the sum in von Neumann divergence. It does not depend on how a use is scaled between its
-two sides, and is exact where one use alone contributes, or where G and A, or D₁ and D₂, are proportional.
+which is the Kronecker product closest to the sum in von Neumann divergence. It does not depend on how a use is scaled
+between its two sides, and is exact if only one use contributes, or if G and A, or D₁ and D₂, are proportional.
 """
 
 from collections.abc import Sequence
@@ -21,13 +22,13 @@ from torch import Tensor
 
 from sensitivity.kfac.config import Sharing
 from sensitivity.kfac.factors import Capture, add_input_moment, add_output_moment, add_scaled, row_count
-from sensitivity.kfac.layers import Layer, use_of
+from sensitivity.kfac.layers import Layer, layer_of_call
 
 
-def joined(uses: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the Kronecker product with the partial traces of a sum of some.
+def kronecker_sum(uses: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Kronecker product with the partial traces of a sum of Kronecker products.
 
-    All are pairs of a diagonal [*lead, vocabulary] and a matrix [1, *lead, width, width].
+    Each product is a pair of a diagonal [*lead, vocabulary] and a matrix [1, *lead, width, width].
     """
     lengths = [diagonal.sum(-1) for diagonal, _ in uses]
     traces = [matrix[0].diagonal(dim1=-2, dim2=-1).sum(-1) for _, matrix in uses]
@@ -45,7 +46,7 @@ def joined(uses: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def add_squares(calls: Sequence[Capture], lead: int, target: Tensor, keep: float, scale: float) -> None:
-    """Set target ← keep * target + scale * Σ δ² over all calls and columns; target [*lead, vocabulary]."""
+    """Set target ← keep * target + scale * Σ δ² over all calls and columns; the target is [*lead, vocabulary]."""
     for i, grads in enumerate(column for call in calls for column in call.columns):
         rows = (grads if grads.dim() > lead + 1 else grads.unsqueeze(lead)).flatten(lead, -2).to(target.dtype)
         add_scaled(target, torch.linalg.vecdot(rows, rows, dim=-2), keep if i == 0 else 1.0, scale)
@@ -61,13 +62,14 @@ def add_both(
     weight: float,
     scales: tuple[float, float],
 ) -> None:
-    """Set each target, diagonal and matrix, ← keep * target + weight * factor of an embedding with uses of both kinds.
+    """Set target ← keep * target + weight * factor, for both factors of an embedding that is used in both ways.
 
-    scales: of input moments, and of output moments times the number of rows.
+    targets: diagonal [*lead, vocabulary] and matrix [1, *lead, width, width]. scales: scale of input moments, and of
+    output moments times the number of rows.
     """
     maps = [call for call in calls if call.inputs.is_floating_point()]
     tables = [call for call in calls if not call.inputs.is_floating_point()]
-    map_layer = use_of(layer, maps[0].inputs)
+    map_layer = layer_of_call(layer, maps[0].inputs)
     uses = [(torch.zeros_like(targets[0]), torch.zeros_like(targets[1])) for _ in range(2)]
     if tables:
         rows = row_count(layer, tables, lead, sharing)
@@ -75,5 +77,5 @@ def add_both(
         add_output_moment(layer, tables, lead, sharing, uses[0][1], 0.0, scales[1] / rows)
     add_input_moment(map_layer, maps, lead, "expand", uses[1][1], 0.0, scales[0])
     add_squares(maps, lead, uses[1][0], 0.0, scales[1] / row_count(map_layer, maps, lead, "expand"))
-    for target, new in zip(targets, joined(uses), strict=True):
+    for target, new in zip(targets, kronecker_sum(uses), strict=True):
         add_scaled(target, new, keep, weight)

@@ -1,4 +1,4 @@
-"""From a preconditioned gradient to moved parameters: rules of uncovered ones, KL clip, momentum, weight decay."""
+"""Parameter updates from preconditioned gradients: uncovered parameters, KL clip, momentum and weight decay."""
 
 from dataclasses import dataclass
 from math import prod
@@ -13,10 +13,10 @@ from sensitivity.kfac.state import KFACState
 
 @dataclass(frozen=True, kw_only=True)
 class FlatNumbers:
-    """Hyperparameters for the engine.
+    """Hyperparameters in the shapes of the engine.
 
-    Those of the update, and the damping of uncovered parameters, broadcast to [*lead, parameters]; `damping` to
-    [layers, *lead].
+    `damping` broadcasts to [layers, *lead], `kl_clip` to [*lead]; all others, including the damping of uncovered
+    parameters, to [*lead, parameters].
     """
 
     lr: Tensor | float
@@ -28,7 +28,7 @@ class FlatNumbers:
 
 
 def flat_numbers(hyper: Hyperparameters, state: KFACState) -> FlatNumbers:
-    """Shape hyperparameters of shape [] or [trials] for the engine."""
+    """Hyperparameters of shape [] or [trials], in the shapes of the engine."""
 
     def column(value: float | Tensor) -> float | Tensor:
         return value.unsqueeze(-1) if isinstance(value, Tensor) and value.dim() > 0 else value
@@ -44,8 +44,8 @@ def flat_numbers(hyper: Hyperparameters, state: KFACState) -> FlatNumbers:
     )
 
 
-def weights_of(state: KFACState, values: list[Tensor], numbers: FlatNumbers) -> Tensor | None:
-    """Copy the parameters to a flat vector if there is weight decay."""
+def flat_parameters(state: KFACState, values: list[Tensor], numbers: FlatNumbers) -> Tensor | None:
+    """Copy of the parameters as a flat vector [*lead, parameters]; None without weight decay."""
     if isinstance(numbers.weight_decay, float) and numbers.weight_decay == 0.0:
         return None
     flat = torch.empty_like(state.momentum)
@@ -53,8 +53,8 @@ def weights_of(state: KFACState, values: list[Tensor], numbers: FlatNumbers) -> 
     return flat
 
 
-def pass_on_others(state: KFACState, numbers: FlatNumbers) -> None:
-    """Pass on the gradients of uncovered parameters, divided by their damped diagonal Fisher where there is one."""
+def copy_uncovered(state: KFACState, numbers: FlatNumbers) -> None:
+    """Copy gradients of uncovered parameters to the updates, over their damped diagonal Fisher if there is one."""
     space, covered = state.workspace, state.layout.covered
     if not state.layout.others:
         return
@@ -63,18 +63,18 @@ def pass_on_others(state: KFACState, numbers: FlatNumbers) -> None:
         if name in state.squares:
             part = space.updates[..., offset : offset + prod(shape)]
             damping = numbers.others_damping
-            if _by_parameter(damping):
+            if _is_per_parameter(damping):
                 damping = damping[..., offset : offset + prod(shape)]
             part.div_(state.squares[name].flatten(len(state.layout.lead)) + damping)
 
 
 def clip_updates(state: KFACState, numbers: FlatNumbers) -> Tensor | None:
-    """Scale the covered part by ν = min(1, √(κ / Σ lr² v·g)), and return ν [*lead]; None without a clip."""
+    """Scale covered updates v by ν = min(1, √(κ / Σ lr² v·g)), and return ν [*lead]; None without a clip."""
     if numbers.kl_clip is None:
         return None
     covered, space, lr = state.layout.covered, state.workspace, numbers.lr
     updates, grads = space.updates[..., :covered], space.grads[..., :covered]
-    if _by_parameter(lr):
+    if _is_per_parameter(lr):
         norm: Tensor = torch.linalg.vecdot(updates * lr[..., :covered] ** 2, grads)
     else:
         norm = torch.linalg.vecdot(updates, grads) * per_member(lr) ** 2
@@ -83,7 +83,7 @@ def clip_updates(state: KFACState, numbers: FlatNumbers) -> Tensor | None:
     return clip
 
 
-def move(
+def apply_updates(
     config: KFACConfig,
     state: KFACState,
     values: list[Tensor],
@@ -91,16 +91,19 @@ def move(
     numbers: FlatNumbers,
     mask: Tensor | None,
 ) -> None:
-    """Apply momentum as torch.optim.SGD does, here to the preconditioned gradient, and move members inside `mask`."""
+    """Apply momentum to the preconditioned gradient as torch.optim.SGD does, and update the members inside `mask`.
+
+    `decayed` holds the parameters for decoupled weight decay, None without it.
+    """
     space, velocity, lr = state.workspace, state.momentum, numbers.lr
     if mask is None:
-        _carry(space.updates, velocity, numbers.momentum, out=velocity)
+        _next_velocity(space.updates, velocity, numbers.momentum, out=velocity)
     else:
-        carried = _carry(space.updates, velocity, numbers.momentum)
-        velocity.copy_(torch.where(mask.unsqueeze(-1), carried, velocity))
+        updated = _next_velocity(space.updates, velocity, numbers.momentum)
+        velocity.copy_(torch.where(mask.unsqueeze(-1), updated, velocity))
         lr = torch.where(mask.unsqueeze(-1), lr, 0.0)
     if decayed is None and not config.nesterov and config.levenberg_marquardt is None:
-        _descend(state, values, lr)
+        _subtract_velocity(state, values, lr)
         return
     if config.nesterov:
         space.updates.add_(velocity * numbers.momentum)
@@ -114,18 +117,18 @@ def move(
     torch._foreach_add_(values, space.update_views)
 
 
-def _carry(updates: Tensor, velocity: Tensor, momentum: Tensor | float, out: Tensor | None = None) -> Tensor:
+def _next_velocity(updates: Tensor, velocity: Tensor, momentum: Tensor | float, out: Tensor | None = None) -> Tensor:
     if isinstance(momentum, Tensor):
         return torch.addcmul(updates, velocity, momentum, out=out)
     return torch.add(updates, velocity, alpha=momentum, out=out)
 
 
-def _descend(state: KFACState, values: list[Tensor], lr: Tensor | float) -> None:
-    """Move the parameters against the momentum, in one pass over both."""
+def _subtract_velocity(state: KFACState, values: list[Tensor], lr: Tensor | float) -> None:
+    """Subtract lr times the momentum from the parameters, in one pass over both."""
     directions = state.workspace.velocity_views
     if isinstance(lr, float):
         torch._foreach_add_(values, directions, alpha=-lr)
-    elif _by_parameter(lr):
+    elif _is_per_parameter(lr):
         torch._foreach_addcmul_(values, directions, state.layout.views(-lr))
     else:
         steps, lead = -lr, len(state.layout.lead)
@@ -134,16 +137,16 @@ def _descend(state: KFACState, values: list[Tensor], lr: Tensor | float) -> None
         )
 
 
-def _by_parameter(value: Tensor | float) -> TypeGuard[Tensor]:
-    """Whether there is a value for each parameter, as with several groups, rather than one a member."""
+def _is_per_parameter(value: Tensor | float) -> TypeGuard[Tensor]:
+    """Whether there is one value per parameter, as with several groups, instead of one per member."""
     return isinstance(value, Tensor) and value.dim() > 0 and value.shape[-1] > 1
 
 
 def as_tensor(value: float | Tensor, like: Tensor) -> Tensor:
-    """Convert to the type and device of `like`; a number is filled in, where a copy would wait for an accelerator."""
+    """Convert to a tensor of the type and device of `like`; numbers are filled in, because a copy would synchronize."""
     return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
 
 
 def per_member(lr: float | Tensor) -> float | Tensor:
-    """Return a learning rate [*lead]; of several groups, that of the first parameter."""
+    """Learning rate [*lead]; with several groups, that of the first parameter."""
     return lr[..., 0] if isinstance(lr, Tensor) and lr.dim() > 0 else lr

@@ -1,4 +1,4 @@
-"""Patches of convolutions of three spatial dimensions, as windows of the padded images."""
+"""Patches of convolutions with three spatial dimensions, as windows of the padded images."""
 
 import math
 
@@ -10,7 +10,7 @@ from sensitivity.kfac.layers import Geometry
 
 
 def windows(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> Tensor:
-    """Make the patches of inputs [*lead, N, C, *spatial]: [groups, *lead, N, d, positions], without bias."""
+    """Patches of inputs [*lead, N, C, *spatial]: [groups, *lead, N, d, positions], without bias."""
     mode = "constant" if geometry.padding_mode == "zeros" else geometry.padding_mode
     pads = [side for pair in reversed(geometry.padding) for side in pair]
     flat = inputs.flatten(0, lead)
@@ -26,7 +26,7 @@ def windows(inputs: Tensor, geometry: Geometry, groups: int, lead: int) -> Tenso
 
 
 def window_moment(inputs: Tensor, geometry: Geometry, groups: int, lead: int, *, bias: bool) -> Tensor:
-    """Sum p pᵀ over all patches p, which end with a 1 if there is a bias: [groups, *lead, d, d]."""
+    """Sum of p pᵀ over all patches p, [groups, *lead, d, d]; with a bias, each patch ends with a 1."""
     rows = windows(inputs, geometry, groups, lead).movedim(-2, -3).flatten(-2)
     if bias:
         rows = torch.cat([rows, rows.new_ones(*rows.shape[:-2], 1, rows.shape[-1])], -2)

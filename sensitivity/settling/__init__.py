@@ -1,20 +1,20 @@
-"""The procedure of `sensitivity settle`: which runs to ask for next, until each claim of a study has its answer.
+"""The procedure of `sensitivity settle`: requests runs, step by step, until each claim of a study has an answer.
 
-``settle`` is a generator of steps: a declaration and what the runs of each step came to fix its steps and its answers,
-so a command that was interrupted replays it from the runs that the store has. It runs nothing itself, reads no clock
-and writes no file; ``Settling`` wraps it for those who do. The nouns are in ``study.amendments``.
+``settle`` is a generator of steps. Its steps and answers are a function of the declaration and the results of the runs,
+so an interrupted command replays it from the stored runs. The procedure runs nothing itself, reads no clock and writes
+no file; ``Settling`` wraps it for callers that do. Its data types are in ``study.amendments``.
 
     declaration = declare(spec, spec_hash, caps)          # hashed and persisted before the first run
     settling = Settling(declaration)
     while settling.next_step is not None:
-        step = settling.next_step                         # its `freeze`, if it has one, is persisted before the answer
+        step = settling.next_step                         # its `freeze`, if any, is persisted before the answer
         settling.answer([run(point) for point in step.points])
     print(settling.settlement.answers)
 
-* ``declaring``: from a study file to a declaration.
-* ``boxes``, ``response``, ``search``, ``candidates``: scouting, searching, and the choice of the winners.
-* ``judge_scaling``, ``judge_sensitivity``: looks and bets on fresh seeds.
-* ``procedure``: the generator; ``settling``: its wrapper; ``sentences``: what is said.
+* ``declaring``: declarations from study files.
+* ``boxes``, ``response``, ``search``, ``candidates``: scouting, searching, and choosing the winners.
+* ``judge_scaling``, ``judge_sensitivity``: sequential tests on fresh seeds.
+* ``procedure``: the generator; ``settling``: its wrapper; ``sentences``: texts of steps and answers.
 """
 
 from sensitivity.settling.declaring import QUESTIONS, declare

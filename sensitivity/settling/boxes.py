@@ -1,7 +1,7 @@
-"""The box of an arm in the coordinates of its search, and how it grows.
+"""The box of an arm in the coordinates of its search, and its extension.
 
-A coordinate is in decades, or for a linear side in halves of its declared width, so that a unit is a large step of
-either. Sides that keep to their declared values have no coordinate: their values are the box's levels.
+A coordinate is in decades, or for a linear side in half-widths of the declared side, so that one unit is a large step
+in both cases. Sides that are limited to their declared values have no coordinate: their values are the box's levels.
 
 Arrays: points are [points, dimensions], over the searched sides in the order of the arm's hyperparameters.
 """
@@ -20,20 +20,20 @@ from sensitivity.study.amendments import DeclaredArm, ExtendedBox, Hyperparamete
 from sensitivity.study.axes import round_significant
 from sensitivity.study.hyperparameters import hyperparameter
 
-_SAME = 1e-6
+_TOLERANCE = 1e-6
 """Coordinates closer than this are equal: values are rounded to six digits."""
 
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """Where an arm is searched now."""
+    """The current search region of an arm."""
 
     arm: DeclaredArm
     low: Floats
     """[dimensions]"""
     high: Floats
     levels: tuple[tuple[str, float], ...] = ()
-    """The values that were chosen for the sides without a coordinate; empty before they are."""
+    """Values chosen for the sides without a coordinate; empty before the choice."""
 
     @classmethod
     def declared(cls, arm: DeclaredArm) -> Box:
@@ -48,24 +48,24 @@ class Box:
 
     @property
     def dimensions(self) -> int:
-        """Of the search."""
+        """Number of searched sides."""
         return len(self.sides)
 
     @cached_property
     def least(self) -> Floats:
-        """The lower extension limits [dimensions]."""
+        """Lower extension limits [dimensions]."""
         return _ends(self.sides, "least")
 
     @cached_property
     def most(self) -> Floats:
-        """The other limits [dimensions]."""
+        """Upper extension limits [dimensions]."""
         return _ends(self.sides, "most")
 
     @cached_property
     def closed(self) -> NDArray[np.bool_]:
-        """Whether the lower and the upper limits are values beyond which there is nothing: [2, dimensions].
+        """Whether the lower and upper limits are ends of the hyperparameter's range, and allowed: [2, dimensions].
 
-        So an optimum on one, such as a momentum of 0, is an optimum.
+        An optimum at such a limit, for instance a momentum of 0, is a valid optimum. Upper limits are never closed.
         """
         numbers = [hyperparameter(side.name) for side in self.sides]
         lower = [
@@ -75,12 +75,12 @@ class Box:
 
     @property
     def width(self) -> Floats:
-        """Decades from side to side [dimensions]."""
+        """Width of each side [dimensions], in coordinates."""
         return self.high - self.low
 
     @cached_property
     def open_levels(self) -> tuple[Side, ...]:
-        """The sides without a coordinate that have more than one value, none of which was chosen yet."""
+        """Sides without a coordinate that have several values, of which none has been chosen yet."""
         chosen = dict(self.levels)
         return tuple(s for s in self.arm.sides if not s.searched and s.axis.varies and s.name not in chosen)
 
@@ -89,17 +89,17 @@ class Box:
         return replace(self, levels=tuple(levels.items()))
 
     def extended(self, lower: Floats, upper: Floats) -> Box:
-        """Return the box with its sides moved out by `lower` and `upper` [dimensions], as far as the limits allow."""
+        """Return the box with its sides extended by `lower` and `upper` [dimensions], within the limits."""
         return replace(
             self, low=np.maximum(self.low - lower, self.least), high=np.minimum(self.high + upper, self.most)
         )
 
     def can_grow(self) -> NDArray[np.bool_]:
-        """Return which sides are inside their limit: [2, dimensions]."""
-        return np.array([self.low > self.least + _SAME, self.high < self.most - _SAME])
+        """Return which sides are below their extension limit: [2, dimensions]."""
+        return np.array([self.low > self.least + _TOLERANCE, self.high < self.most - _TOLERANCE])
 
     def configuration(self, x: Floats, levels: Mapping[str, float] | None = None) -> Hyperparameters:
-        """Return the configuration at a point [dimensions]; `levels` stand in for those that weren't chosen yet."""
+        """Return the configuration at a point [dimensions]; `levels` override the chosen levels."""
         chosen = {**dict(self.levels), **(levels or {})}
         place, found = 0, []
         for side in self.arm.sides:
@@ -116,12 +116,12 @@ class Box:
         return np.array([_coordinate(side, values[side.name]) for side in self.sides])
 
     def has_levels(self, configuration: Hyperparameters) -> bool:
-        """Return whether a configuration has the levels that were chosen."""
+        """Return whether a configuration has the chosen levels."""
         values = dict(configuration)
         return all(values[name] == value for name, value in self.levels)
 
     def record(self) -> ExtendedBox:
-        """Return it in the hyperparameters' own values."""
+        """Return the box in values of the hyperparameters."""
         ends = [
             (side.name, _value(side, float(low)), _value(side, float(high)))
             for side, low, high in zip(self.sides, self.low, self.high, strict=True)

@@ -1,4 +1,4 @@
-"""Derive the declaration of a settlement from a study file: claims, error rates, boxes and extension limits."""
+"""Declaration of a settlement, derived from a study file: claims, error rates, boxes and extension limits."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sensitivity.study.spec import StudySpec
 
 QUESTIONS: tuple[Question, ...] = ("scaling", "sensitivity")
 LOOKS = (8, 11, 16, 22, 32, 45, 64, 90, 128, 181)
-"""Numbers of judging seeds, each about 1.4 times the one before."""
-MOST_BLOCKS = 4096
+"""Cumulative numbers of judging seeds, each about 1.4 times the previous one."""
+MAX_BLOCKS = 4096
 EXTENSION = 2.0
-"""Decades beyond each side of the declared box."""
-_SMALLEST_SHARE = 0.01
-"""Where an average over time is declared to be above 0, a search doesn't go below this."""
+"""Largest extension beyond each side of the declared box, in decades."""
+_MIN_DECAY = 0.01
+"""Smallest value that a search uses for the decay of a running average, if 0 is not declared."""
 
 
 def declare(
@@ -35,19 +35,20 @@ def declare(
 ) -> Declaration:
     """Return the declaration of a settlement of `spec`.
 
-    Without `[primary]` the error rate is split evenly over all pairs and `questions`, so that all claims together are
-    false in 5% of studies at most. With it, the primary claim has all of it and the others are exploratory.
+    Without `[primary]`, the error rate is split evenly over all pairs and `questions`, so that at most 5% of studies
+    have any false claim. With it, the primary claim has the whole error rate and the others are exploratory.
 
     Args:
         spec: the study.
-        spec_hash: its hash, as the study directory has it.
-        caps: steps of a run at each of its batch sizes.
-        questions: to be settled, in any order; the primary one comes first.
-        series: which settling of the study this is (``study.seed_ranges``).
-        grid_runs: runs that the study file asks for otherwise, for comparison; counted from its design by default.
+        spec_hash: hash of the study in the study directory.
+        caps: step budget of a run at each batch size.
+        questions: questions to settle, in any order; the primary one comes first.
+        series: number of the settlement of this study (``study.seed_ranges``).
+        grid_runs: number of runs of the study file's own design, for comparison; by default counted from the design.
 
     Raises:
-        UserError: a question is none, or the study has no target, no pair, or for scaling fewer than two batch sizes.
+        UserError: a question is unknown, or the study has no target, no pair, or, for the scaling question, fewer than
+            two batch sizes.
     """
     if unknown := [question for question in questions if question not in QUESTIONS]:
         raise UserError(f"questions: allowed are {', '.join(QUESTIONS)}; got {', '.join(map(str, unknown))}")
@@ -77,7 +78,7 @@ def declare(
         arms=tuple(_declared(name, arm) for name, arm in spec.optimizers.items() if _compared(name, spec)),
         claims=_claims(spec, questions),
         looks=looks or LOOKS,
-        most_blocks=MOST_BLOCKS,
+        most_blocks=MAX_BLOCKS,
         grid_runs=cells * len(spec.batch_sizes) * len(spec.seeds) if grid_runs is None else grid_runs,
     )
 
@@ -87,7 +88,7 @@ def _compared(name: str, spec: StudySpec) -> bool:
 
 
 def _claims(spec: StudySpec, questions: Sequence[Question]) -> tuple[Claim, ...]:
-    """Return the claims, the primary one first."""
+    """Return the claims, with the primary one first."""
     margins = {"scaling": spec.margins.scaling_ratio, "sensitivity": spec.margins.tuning_ratio}
     asked: list[tuple[Question, Pair]] = [(q, pair) for q in QUESTIONS if q in questions for pair in spec.comparisons]
     primary = None
@@ -120,10 +121,10 @@ def _side(name: str, axis: Axis) -> Side:
 
 
 def _scale(number: Hyperparameter, axis: Axis) -> Literal["decades", "linear", "levels"]:
-    """Return how a search moves along an axis.
+    """Return the scale on which an axis is searched.
 
-    It keeps to the declared values of what is structural or counted, and of a list that has values without decades,
-    such as a weight decay of 0.
+    Structural and integer hyperparameters are limited to their declared values, as are lists with values that have no
+    logarithm, such as a weight decay of 0.
     """
     low, high = axis.bounds()
     if low == high or number.structural or number.whole:
@@ -134,7 +135,7 @@ def _scale(number: Hyperparameter, axis: Axis) -> Literal["decades", "linear", "
 
 
 def _limits(number: Hyperparameter, low: float, high: float, scale: str) -> tuple[float, float]:
-    """Return how far a search may go: two decades, or the declared width, beyond a side, and inside what is allowed."""
+    """Return the extension limits: two decades, or the declared width, beyond each side and within the valid range."""
     if scale == "levels":
         return low, high
     if scale == "linear":
@@ -146,5 +147,5 @@ def _limits(number: Hyperparameter, low: float, high: float, scale: str) -> tupl
         round_significant(number.from_decades(end + way * EXTENSION)) for end, way in zip(ends, (-1, 1), strict=True)
     )
     if number.scale == "one_minus":
-        least = max(least, 0.0 if low == 0 else min(low, _SMALLEST_SHARE))
+        least = max(least, 0.0 if low == 0 else min(low, _MIN_DECAY))
     return least, most

@@ -1,4 +1,4 @@
-"""The first phases: scouting and searching every arm in lockstep, and the choice of the winners."""
+"""First phases of a settlement: scouting and searching all arms in lockstep, and choosing the winners."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sensitivity.analysis.names import optimizer_name
 from sensitivity.settling.boxes import Box
 from sensitivity.settling.candidates import SEEDS, Candidate, budget_blocks, choose, contradicted
 from sensitivity.settling.progress import Progress
-from sensitivity.settling.search import ENOUGH, MOST_ROUNDS, ArmSearch, percent, round_size, scout_size
+from sensitivity.settling.search import MAX_ROUNDS, SUFFICIENT_REGRET, ArmSearch, percent, round_size, scout_size
 from sensitivity.settling.sentences import listed
 from sensitivity.study.amendments import Hyperparameters, Observation, Phase, Point, Step, Stop, Winner
 from sensitivity.study.seed_ranges import purpose
 
-Asks = Generator[Step, Sequence[Observation] | Stop, None]
-Known = Sequence[tuple[Point, Observation]]
+Steps = Generator[Step, Sequence[Observation] | Stop, None]
+KnownRuns = Sequence[tuple[Point, Observation]]
 
 
 class Frontier:
@@ -32,34 +32,35 @@ class Frontier:
         }
         self.winners: dict[str, tuple[Winner, ...]] = {}
         self.problems: dict[str, str] = {}
-        """Why an arm has no winners, by its name."""
+        """Reason why an arm has no winners, by the arm's name."""
         self._dimensions = max((s.box.dimensions for s in self.searches.values()), default=0)
         self._seeds: dict[Phase, int] = {}
         self._round = 0
 
-    def find(self, known: Known) -> Asks:
-        """Scout and search until every arm's frontier is found, or the rounds are used up."""
-        if not self._take_known(known):
+    def find(self, known: KnownRuns) -> Steps:
+        """Scout and search until the frontier of every arm is found, or no rounds are left."""
+        if not self._scout_with_known_runs(known):
             yield from self._scout()
         for search in self.searches.values():
             if search.box.open_levels:
                 search.choose_levels()
             if not search.trivial:
                 search.analyse()
-        while self._round < MOST_ROUNDS and not all(search.done() for search in self.searches.values()):
+        while self._round < MAX_ROUNDS and not all(search.done() for search in self.searches.values()):
             yield from self._search_round()
-        self.problems = {name: said for name, search in self.searches.items() if (said := search.problem())}
+        self.problems = {name: problem for name, search in self.searches.items() if (problem := search.problem())}
 
-    def _take_known(self, known: Known) -> bool:
-        """Let runs of the study's own design be the scout, the same number of every arm at every batch size.
+    def _scout_with_known_runs(self, known: KnownRuns) -> bool:
+        """Use runs of the study's own design for scouting, if there are enough of every arm at every batch size.
 
-        There must be enough at each; of more, a choice is made by the declaration's random numbers.
+        Every arm uses the same number of runs at every batch size; larger sets are subsampled with the declaration's
+        random numbers. Returns whether the runs were used.
         """
         need = scout_size(self._dimensions)
         pools: dict[tuple[str, int], list[tuple[Point, Observation]]] = {
             (name, size): []
             for name, search in self.searches.items()
-            if self._scouted(search)
+            if self._needs_scouting(search)
             for size in self.batch_sizes
         }
         for point, observation in known:
@@ -77,15 +78,15 @@ class Frontier:
                 self.searches[name].observe(point.hyperparameters, self.batch_sizes.index(size), observation)
         return True
 
-    def _scouted(self, search: ArmSearch) -> bool:
+    def _needs_scouting(self, search: ArmSearch) -> bool:
         return not search.trivial or bool(search.box.open_levels)
 
-    def _scout(self) -> Asks:
+    def _scout(self) -> Steps:
         points, count = [], scout_size(self._dimensions)
         for k, size in enumerate(self.batch_sizes):
             seeds = self._next_seeds("scout", count)
             for name, search in self.searches.items():
-                if not self._scouted(search):
+                if not self._needs_scouting(search):
                     continue
                 sides = [side.name for side in search.box.arm.sides if side.searched or side.axis.varies]
                 unit = self.progress.hypercube(sides, count, 0, k)
@@ -97,11 +98,13 @@ class Frontier:
         if not points:
             return
         why = f"Scout the declared boxes with {count} settings of every optimizer at every batch size, one seed each."
-        observations = yield from self.progress.ask("scout", why, points)
+        observations = yield from self.progress.request("scout", why, points)
         self._observe(points, observations)
-        self.progress.show(self._reached(points, observations), {"reached": self._reached_counts(points, observations)})
+        self.progress.record_result(
+            self._reached(points, observations), {"reached": self._reached_counts(points, observations)}
+        )
 
-    def _search_round(self) -> Asks:
+    def _search_round(self) -> Steps:
         self._round += 1
         points, moves, count = [], {}, round_size(self._dimensions)
         proposed: dict[str, list[Floats]] = {}
@@ -123,17 +126,17 @@ class Frontier:
             "extend": "extend the box, as its fastest setting lies at a side,",
             "refine": "refine around the fastest setting",
         }
-        said = listed([f"{words[move]} of {optimizer_name(name)}" for name, move in moves.items()])
-        why = f"Round {self._round}: {said}, with {count} runs of each at every batch size.".replace(",,", ",")
+        texts = listed([f"{words[move]} of {optimizer_name(name)}" for name, move in moves.items()])
+        why = f"Round {self._round}: {texts}, with {count} runs of each at every batch size.".replace(",,", ",")
         facts = {"moves": moves, "boxes": [self.searches[n].box.record().model_dump(mode="json") for n in moves]}
-        observations = yield from self.progress.ask("search", why, points, facts)
+        observations = yield from self.progress.request("search", why, points, facts)
         self._observe(points, observations)
         for name in moves:
             self.searches[name].analyse()
         self._show_round(moves)
 
     def _show_round(self, moves: Mapping[str, str]) -> None:
-        said, facts = [], {}
+        texts, facts = [], {}
         for name in moves:
             search, found = self.searches[name], self.searches[name].found
             assert found is not None
@@ -151,13 +154,13 @@ class Frontier:
             else:
                 text = f"its fastest settings are known to within {percent(worst)} of their steps"
                 text += ", and lie at a side" if found.extend else ""
-            said.append(f"{optimizer_name(name)}: {text}")
+            texts.append(f"{optimizer_name(name)}: {text}")
         done = all(self.searches[name].done() for name in moves)
-        end = f" No arm needs another round ({100 * ENOUGH:g}% is enough)." if done else ""
-        self.progress.show("; ".join(said) + "." + end, facts)
+        end = f" No arm needs another round ({100 * SUFFICIENT_REGRET:g}% is enough)." if done else ""
+        self.progress.record_result("; ".join(texts) + "." + end, facts)
 
-    def choose(self) -> Asks:
-        """Run the optima on fresh seeds, and other candidates where those contradict them, and choose the winners."""
+    def choose(self) -> Steps:
+        """Choose the winners from runs of the optima on fresh seeds, and of other candidates where these contradict."""
         names = [name for name in self.searches if name not in self.problems]
         if not names:
             return
@@ -168,21 +171,21 @@ class Frontier:
                 pools[name, k] = [self._optimum(name, k)]
         why = f"Does the fastest setting hold, of each optimizer at each batch size, on {SEEDS} fresh seeds?"
         yield from self._run_candidates(why, pools, dict.fromkeys(pools, 0), seeds)
-        doubted = sorted({k for (name, k), pool in pools.items() if self._doubted(name, k, pool[0])})
-        self._show_candidates(pools, doubted)
-        if doubted:
+        contradicted_sizes = sorted({k for (name, k), pool in pools.items() if self._is_contradicted(name, k, pool[0])})
+        self._show_candidates(pools, contradicted_sizes)
+        if contradicted_sizes:
             added: dict[tuple[str, int], int] = {}
             for (name, k), pool in pools.items():
-                others = self._observed(name, k) if k in doubted else []
+                others = self._observed(name, k) if k in contradicted_sizes else []
                 if others:
                     added[name, k] = len(pool)
                     pool += others
-            sizes = listed([f"{self.batch_sizes[k]:,}" for k in doubted])
+            sizes = listed([f"{self.batch_sizes[k]:,}" for k in contradicted_sizes])
             why = f"At batch size {sizes} a fastest setting did not do as predicted: run the best two observed."
             if added:
                 yield from self._run_candidates(why, pools, added, seeds)
         self._freeze_winners(pools)
-        if doubted:
+        if contradicted_sizes:
             self._show_candidates(pools, [])
 
     def _run_candidates(
@@ -191,14 +194,14 @@ class Frontier:
         pools: dict[tuple[str, int], list[Candidate]],
         since: Mapping[tuple[str, int], int],
         seeds: Sequence[int],
-    ) -> Asks:
+    ) -> Steps:
         points = [
             self._point(name, self.batch_sizes[k], candidate.hyperparameters, seed, "candidates")
             for (name, k), first in since.items()
             for candidate in pools[name, k][first:]
             for seed in seeds
         ]
-        observations = list((yield from self.progress.ask("candidates", why, points)))
+        observations = list((yield from self.progress.request("candidates", why, points)))
         for (name, k), first in since.items():
             for place in range(first, len(pools[name, k])):
                 own, observations = observations[:SEEDS], observations[SEEDS:]
@@ -218,7 +221,7 @@ class Frontier:
         best = self.searches[name].best_observed(k, 2)
         return [Candidate(hyperparameters=one, chosen="observed") for one in best]
 
-    def _doubted(self, name: str, k: int, candidate: Candidate) -> bool:
+    def _is_contradicted(self, name: str, k: int, candidate: Candidate) -> bool:
         search = self.searches[name]
         if search.trivial:
             return False
@@ -237,7 +240,7 @@ class Frontier:
                         " missed the target: raise the budget, or choose a target that is reached there"
                     )
                 regret = 0.0 if search.trivial or search.found is None else float(search.found.regret[k])
-                if winner.chosen == "observed":  # the surface was wrong here: it is no better known than by its runs
+                if winner.chosen == "observed":  # the surface was wrong here, so only the runs determine the precision
                     regret = max(regret, noise / math.sqrt(SEEDS))
                 found.append(
                     Winner(
@@ -251,7 +254,9 @@ class Frontier:
             if name not in self.problems:
                 self.winners[name] = tuple(found)
 
-    def _show_candidates(self, pools: Mapping[tuple[str, int], Sequence[Candidate]], doubted: Sequence[int]) -> None:
+    def _show_candidates(
+        self, pools: Mapping[tuple[str, int], Sequence[Candidate]], contradicted_sizes: Sequence[int]
+    ) -> None:
         facts = {
             f"{name} at {self.batch_sizes[k]}": [
                 {
@@ -264,8 +269,8 @@ class Frontier:
             ]
             for (name, k), pool in pools.items()
         }
-        if doubted:
-            sizes = listed([f"{self.batch_sizes[k]:,}" for k in doubted])
+        if contradicted_sizes:
+            sizes = listed([f"{self.batch_sizes[k]:,}" for k in contradicted_sizes])
             says = f"At batch size {sizes} a fastest setting took longer than predicted, or missed the target."
         else:
             kept = sum(winner.chosen != "observed" for winners in self.winners.values() for winner in winners)
@@ -273,7 +278,7 @@ class Frontier:
             says = (
                 f"The predicted fastest setting stands in {kept} of {total} cases." if total else "It holds everywhere."
             )
-        self.progress.show(says, facts)
+        self.progress.record_result(says, facts)
 
     def _point(self, arm: str, size: int, configuration: Hyperparameters, seed: int, phase: Phase) -> Point:
         return Point(arm=arm, batch_size=size, hyperparameters=configuration, seed=seed, phase=phase)
@@ -298,5 +303,5 @@ class Frontier:
 
     def _reached(self, points: Sequence[Point], observations: Sequence[Observation]) -> str:
         counts = self._reached_counts(points, observations)
-        said = [f"{hit} of {of} runs of {optimizer_name(name)}" for name, (hit, of) in counts.items()]
-        return f"{listed(said)} reached the target."
+        texts = [f"{hit} of {of} runs of {optimizer_name(name)}" for name, (hit, of) in counts.items()]
+        return f"{listed(texts)} reached the target."

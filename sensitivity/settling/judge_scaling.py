@@ -1,18 +1,19 @@
-"""Looks at the scaling question: the ratio of two critical batch sizes, by fresh seeds of the frozen winners.
+"""Group-sequential test of the scaling question: the ratio of two critical batch sizes, on fresh seeds of the winners.
 
-Every look has a share of the error rate that is proportional to the square root of its seeds (``analysis.looks``). The
-candidate is better where the interval at the look's level lies beyond the margin, and equivalent where the interval at
-twice that error rate lies within it. Both together keep to the claim's error rate at every true ratio, whenever the
-study stops: beyond the margin only "equivalent" and the opposite claim are false, and both need an upper end below the
-margin, at most the whole rate; within the margin only "better" and "worse" are, at half the rate each.
+Each look spends a share of the error rate, proportional to the square root of its seeds (``analysis.looks``). The
+candidate is better if the interval at the look's level lies beyond the margin, and equivalent if the interval at twice
+that error rate lies within it. Together these tests keep the error rate of the claim at every true ratio, whenever the
+study stops. If the true ratio is beyond the margin, only "equivalent" and the opposite claim are false, and both need
+an upper end below the margin, which has at most the whole rate. If it is within the margin, only "better" and "worse"
+are false, at half the rate each.
 
-Only the smallest and the largest batch size are judged to the end. log Smin and log Bc are two numbers, which runs at
-the two ends tell most of: at three batch sizes the middle one has a weight of a twentieth of theirs. The first look has
-all batch sizes, to see whether S(B) = Smin (1 + Bc/B) describes them at all.
+After the first look, only the smallest and the largest batch size are run. log Smin and log Bc are two numbers, which
+runs at the two ends determine best: with three batch sizes, the middle one has a twentieth of their weight. The first
+look has all batch sizes, to test whether S(B) = Smin (1 + Bc/B) describes them.
 
-The interval is Student's t of paired, linearised differences (``analysis.size_ratio``), widened by what their mean may
-be off for the spacing of evaluations (``analysis.grain``), for the expected regret of the winners, and for runs that
-didn't reach the target.
+The interval is Student's t of paired, linearised differences (``analysis.size_ratio``), widened by the possible bias
+from the spacing of evaluations (``analysis.grain``), from the expected regret of the winners, and from runs that did
+not reach the target.
 
 Arrays are [seeds, batches].
 """
@@ -35,11 +36,11 @@ from sensitivity.analysis.size_ratio import LogTimes, profile_ratios
 from sensitivity.study.amendments import Claim, Direction, Observation, SettledAnswer
 
 MISSES = 0.05
-"""Share of judging runs at a batch size that may miss the target; beyond it, T is not known well enough to judge."""
-_SURE = 0.01
-"""p-value at which more runs than that miss it."""
-_SHORTEST = 0.5
-"""Steps that stand in for a lower end of 0."""
+"""Largest accepted share of judging runs at a batch size that miss the target; above it, T is too uncertain."""
+_MISSES_P_VALUE = 0.01
+"""p-value below which the share of misses is taken to be larger than `MISSES`."""
+_MIN_STEPS = 0.5
+"""Number of steps that replaces a lower end of 0."""
 
 
 @dataclass
@@ -47,21 +48,21 @@ class Judged:
     """The judging runs of an arm."""
 
     runs: dict[int, list[Observation]]
-    """By batch size, in the order of the seeds."""
+    """Observations by batch size, in the order of the seeds."""
 
     def times(self, batch_sizes: Sequence[int], regret: Mapping[int, float]) -> Times:
-        """Return the runs at some batch sizes, all of which have the same seeds."""
+        """Return the times to target at some batch sizes, which all have the same seeds."""
         rows = [self.runs[size] for size in batch_sizes]
         low, high = (np.array([[one.log_steps[end] for one in own] for own in rows]).T for end in (0, 1))
         kinds = np.array([[one.outcome for one in own] for own in rows]).T
         censored, reached = kinds == "censored", kinds == "reached"
         lost = ~censored & ~reached
-        low = np.where(lost, 0.0, np.where(np.isneginf(low), math.log(_SHORTEST), low))
+        low = np.where(lost, 0.0, np.where(np.isneginf(low), math.log(_MIN_STEPS), low))
         high = np.where(reached, np.maximum(high, low), low)
         y, width = (low + high) / 2, high - low
         y = np.where(lost, y.sum(axis=0) / np.maximum((~lost).sum(axis=0), 1), y)
         grain = np.array([bias_bound(y[:, k], width[:, k]) for k in range(len(batch_sizes))])
-        # A censored run's log T lies above the budget by about the noise's deviation.
+        # The log T of a censored run exceeds the budget by about the standard deviation of the noise.
         grain = grain + censored.mean(axis=0) * y.std(axis=0, ddof=1)
         return Times(
             log=LogTimes(y, np.array(batch_sizes, dtype=float), grain),
@@ -75,44 +76,44 @@ class Times:
     """The times to target of an arm's judging runs."""
 
     log: LogTimes
-    """log T by interval midpoints, and by how much evaluations and the budget may put their means off. A censored run
-    counts as its budget, a lost one as the mean of the others at its batch size."""
+    """log T as interval midpoints, with bounds on the bias of their means from evaluations and the budget. A censored
+    run has its budget as value, a diverged or failed one the mean of the others at its batch size."""
     regret: Floats
-    """[batches]: expected regret of the winners."""
+    """Expected regret of the winners, [batches]."""
     kept: int
-    """Seeds that weren't lost, at the batch size where most were."""
+    """Number of seeds without diverged and failed runs, at the batch size with the most of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """One look at a pair."""
+    """Result of one look at a pair."""
 
     seeds: int
     log_ratio: float
     interval: tuple[float, float]
-    """Of the log ratio, at the level of "better or worse"."""
+    """Interval of the log ratio, at the level of "better or worse"."""
     inner: tuple[float, float]
-    """The same at the level of "equivalent"."""
+    """Interval of the log ratio, at the level of "equivalent"."""
     error: float
-    """Standard error at the estimate."""
+    """Standard error of the log ratio at the estimate."""
     widened: float
-    """By how much both intervals are wider on either side than the seeds' noise alone would have them."""
+    """Amount by which biases widen both intervals on either side."""
     levels: tuple[float, float]
     """One-sided error rates of the two intervals."""
     skewness: float
     answer: SettledAnswer
     reason: str = ""
-    """Why it is blocked."""
+    """Reason why the claim is blocked."""
 
     @property
     def direction(self) -> Direction:
-        """Which one is ahead, whether or not by the margin."""
+        """Direction of the difference, whether or not it exceeds the margin."""
         if self.interval[0] > 0:
             return "better"
         return "worse" if self.interval[1] < 0 else "undetermined"
 
     def facts(self) -> dict[str, object]:
-        """Return it for the ledger, in ratios; None for ends that are not bounded."""
+        """Return the result for the ledger, in ratios; None for unbounded ends."""
 
         def ratio(log: float) -> float | None:
             return math.exp(log) if abs(log) < 50 else None
@@ -137,7 +138,7 @@ def levels(claim: Claim, looks: Sequence[int]) -> tuple[tuple[float, float], ...
 
 
 def judged_sizes(batch_sizes: Sequence[int], first: bool) -> tuple[int, ...]:
-    """Return the batch sizes at which a look has seeds: all of them at the first, and then the two ends."""
+    """Return the batch sizes that a look runs: all at the first look, then the smallest and the largest."""
     return tuple(batch_sizes) if first else (min(batch_sizes), max(batch_sizes))
 
 
@@ -149,13 +150,17 @@ def look(
     regrets: tuple[Mapping[int, float], Mapping[int, float]],
     rates: tuple[float, float],
 ) -> Look:
-    """Look at the candidate's runs and the reference's, of the same seeds; `regrets` are those of their winners."""
+    """Compare the runs of the candidate and the reference, which have the same seeds.
+
+    `regrets` are the expected regrets of their winners by batch size, and `rates` the one-sided error rates of
+    `levels`.
+    """
     ends = judged_sizes(batch_sizes, first=False)
     arms = [judged.times(ends, regret) for judged, regret in zip((one, other), regrets, strict=True)]
     n = len(arms[0].log.times)
     profile = profile_ratios(arms[0].log, arms[1].log)
     evaluations = sum(np.abs(weight) @ arm.log.bias for weight, arm in zip(profile.weights, arms, strict=True))
-    # Regrets of different batch sizes and arms are independent of each other: they add up in quadrature.
+    # Regrets of different batch sizes and arms are independent, so they add in quadrature.
     choices = sum((weight**2) @ arm.regret**2 for weight, arm in zip(profile.weights, arms, strict=True))
     bias = np.asarray(evaluations + np.sqrt(choices))
     widen = math.sqrt(n / max(min(arm.kept for arm in arms), 2))
@@ -172,7 +177,7 @@ def look(
         answer = "worse"
     elif inner[0] > -margin and inner[1] < margin:
         answer = "equivalent"
-    reason = _missed(claim, one, other) or _no_law(claim, one, other, regrets)
+    reason = _misses_problem(claim, one, other) or _fit_problem(claim, one, other, regrets)
     return Look(
         seeds=n,
         log_ratio=value,
@@ -187,12 +192,12 @@ def look(
     )
 
 
-def _missed(claim: Claim, one: Judged, other: Judged) -> str:
-    """Return why the target isn't reached often enough to judge; empty if it is."""
+def _misses_problem(claim: Claim, one: Judged, other: Judged) -> str:
+    """Return the reason why the target is not reached often enough to judge; empty if it is."""
     for name, judged in ((claim.candidate, one), (claim.reference, other)):
         for size, own in judged.runs.items():
             n, missed = len(own), sum(not run.success for run in own)
-            if missed and float(bdtrc(missed - 1, n, MISSES)) < _SURE:
+            if missed and float(bdtrc(missed - 1, n, MISSES)) < _MISSES_P_VALUE:
                 return (
                     f"{missed} of {n} judging runs of {optimizer_name(name)} at batch size {size:,} missed the target:"
                     " raise the budget"
@@ -201,8 +206,13 @@ def _missed(claim: Claim, one: Judged, other: Judged) -> str:
     return ""
 
 
-def _no_law(claim: Claim, one: Judged, other: Judged, regrets: tuple[Mapping[int, float], Mapping[int, float]]) -> str:
-    """Return why S(B) has no critical batch size; empty if Smin (1 + Bc/B) describes both arms at the first look."""
+def _fit_problem(
+    claim: Claim, one: Judged, other: Judged, regrets: tuple[Mapping[int, float], Mapping[int, float]]
+) -> str:
+    """Return the reason why S(B) has no critical batch size; empty if Smin (1 + Bc/B) fits both arms.
+
+    Only the seeds of the first look are tested.
+    """
     for name, judged, regret in zip((claim.candidate, claim.reference), (one, other), regrets, strict=True):
         fewest = min(len(own) for own in judged.runs.values())
         first = Judged({size: own[:fewest] for size, own in judged.runs.items()})

@@ -1,8 +1,8 @@
-"""Bets on the sensitivity question: the ratio of success probabilities, by draws from the declared priors.
+"""Tests by betting of the sensitivity question: the ratio of success probabilities of draws from the declared priors.
 
-A block is one draw at each batch size, with a point and a seed of its own, mapped into the declared box of either arm:
-hyperparameters of one name get the same quantile, and both runs the same seed. The tests are exact and hold at any stop
-(``analysis.betting``), so blocks may come in steps of any size.
+A block has one draw at each batch size, with its own point and seed, mapped into the declared box of each arm:
+hyperparameters with the same name have the same quantile, and both runs have the same seed. The tests are exact and
+valid at any stopping time (``analysis.betting``), so steps may have any number of blocks.
 
 Arrays are [blocks, batches] of 0 and 1.
 """
@@ -19,22 +19,22 @@ from sensitivity.analysis.estimates import Floats
 from sensitivity.study.amendments import Claim, DeclaredArm, Hyperparameters, Observation, Point
 from sensitivity.study.designs import quantiles
 
-FIRST = 8
-"""Blocks of the first step."""
-FEWEST = 4
-"""Of a later one."""
-HOPELESS = 128
-"""Draws of either optimizer none of which has worked, from which no further ones are asked for: less than 2.4% of them
-work (at 95%), and to tell two such shares apart takes tens of thousands of runs."""
+FIRST_BLOCKS = 8
+"""Number of blocks of the first step."""
+MIN_BLOCKS = 4
+"""Smallest number of blocks of a later step."""
+FUTILE_DRAWS = 128
+"""Number of draws per optimizer without any success after which the test stops for futility. The success rate is then
+below 2.4% (at 95% confidence), and tens of thousands of runs would be needed to distinguish two such rates."""
 
 
 def next_blocks(blocks: int, most: int) -> int:
-    """Return how many blocks the next step has: an eighth of those before it, and after the first 4 at least."""
-    return min(max(FEWEST, blocks // 8) if blocks else FIRST, most - blocks)
+    """Return the number of blocks of the next step: an eighth of the earlier ones, but at least `MIN_BLOCKS`."""
+    return min(max(MIN_BLOCKS, blocks // 8) if blocks else FIRST_BLOCKS, most - blocks)
 
 
 def draw(arm: DeclaredArm, seed: int) -> Hyperparameters:
-    """Return the configuration that a seed draws from an arm's declared prior."""
+    """Return the configuration drawn from an arm's declared prior with a seed."""
     varying = [side.name for side in arm.sides if side.axis.varies]
     at = dict(zip(varying, quantiles(varying, [side.name for side in arm.sides], seed), strict=True))
     return tuple((side.name, side.axis.quantile(at.get(side.name, 0.0))) for side in arm.sides)
@@ -60,25 +60,25 @@ class Draws:
     """The draws of an arm."""
 
     rows: list[list[Observation]] = field(default_factory=list)
-    """One list of observations a block, by batch size."""
+    """One list of observations per block, by batch size."""
 
     def success(self) -> Floats:
-        """Return which draws reached the target within their budget."""
+        """Return which draws reached the target within their budget, [blocks, batches]."""
         return np.array([[float(one.success) for one in row] for row in self.rows])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wager:
-    """The betting result on a pair from the blocks drawn so far."""
+    """Result of the tests by betting on a pair, from the blocks so far."""
 
     anytime: Anytime
     shares: tuple[float, float]
     """Success rates of the candidate and the reference, over all blocks and batch sizes."""
     stakes: dict[str, float]
-    """On the next block, by bet."""
+    """Stakes on the next block, by bet."""
 
     def facts(self) -> dict[str, object]:
-        """Return it for the ledger."""
+        """Return the result for the ledger."""
         names = ("better", "worse", "not_better", "not_worse", "easier", "harder")
         return {
             "blocks": self.anytime.blocks,
@@ -89,7 +89,7 @@ class Wager:
 
 
 def wager(claim: Claim, one: Draws, other: Draws) -> Wager:
-    """Bet on the blocks so far."""
+    """Return the result of the tests by betting on the blocks so far."""
     a, b = one.success(), other.success()
     sides = {
         "better": (claim.margin, True),
@@ -104,10 +104,10 @@ def wager(claim: Claim, one: Draws, other: Draws) -> Wager:
     )
 
 
-def hopeless(one: Draws, other: Draws) -> str:
-    """Return why further draws can't settle the question; empty if they can."""
+def futility(one: Draws, other: Draws) -> str:
+    """Return the reason why further draws are futile; empty if they are not."""
     a, b = one.success(), other.success()
-    if a.any() or b.any() or a.size < HOPELESS:
+    if a.any() or b.any() or a.size < FUTILE_DRAWS:
         return ""
     return (
         f"none of {a.size:,} draws of either reaches the target within its budget: raise the budget, choose a target"
@@ -116,6 +116,6 @@ def hopeless(one: Draws, other: Draws) -> str:
 
 
 def trials_bounds(claim: Claim, one: Draws, other: Draws) -> tuple[float, float]:
-    """Return the interval, valid at any stop, of the candidate's expected trials over the reference's."""
+    """Return the interval, valid at any stopping time, of the candidate's expected trials over the reference's."""
     low, high = ratio_bounds(one.success(), other.success(), claim.alpha, independent=True)
     return (1 / high if high > 0 else np.inf), (1 / low if low > 0 else np.inf)

@@ -1,6 +1,6 @@
-"""Convert the tables of a study into observations of its runs, for one target.
+"""Conversion of the tables of a study to observations of its runs, for one target.
 
-"Reached" means what it means in every analysis: the first crossing of a run that didn't diverge (``analysis.times``).
+As in all analyses, a run reaches the target at its first crossing, unless it diverges (``analysis.times``).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def observe(runs: pd.DataFrame, curves: pd.DataFrame, target: tuple[MetricName, 
     """Return the observation of every run that has a result, by ``trial_id``.
 
     Args:
-        runs: rows of the runs, and `curves` all of their evaluations, with the columns of ``store.schema``.
-        curves: see above.
-        target: a metric and its level.
+        runs: one row per run, with the columns of ``store.schema``.
+        curves: all evaluations of these runs, with the columns of ``store.schema``.
+        target: metric and its target level.
     """
     metric, level = target
     times = compute_times(runs, curves, metric, level)
@@ -42,7 +42,7 @@ def observe(runs: pd.DataFrame, curves: pd.DataFrame, target: tuple[MetricName, 
 
 
 def _shortfall(untrained: float, last: float, level: float) -> float | None:
-    """Return the share of the way from the untrained metric to the target that is left; None where it isn't known."""
+    """Return the remaining fraction of the way from the untrained metric to the target; None if unknown."""
     if not np.isfinite([untrained, last]).all() or untrained == level:
         return None
     return max((level - last) / (level - untrained), 0.0)

@@ -1,7 +1,8 @@
 """The procedure as a generator of steps: scout, search, candidates, freeze, judge.
 
-No run that a choice has seen judges: each phase has its own range of seeds, and what the judging runs show changes
-nothing but how many more there are. Every step treats all arms alike, with the same number of runs and the same seeds.
+Runs that were used for a choice are never used for judging: each phase has its own range of seeds, and results of
+judging runs affect only the number of further ones. Every step treats all arms equally, with the same number of runs
+and the same seeds.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Generator, Sequence
 
 from sensitivity.analysis.names import optimizer_name
 from sensitivity.settling import judge_scaling, judge_sensitivity
-from sensitivity.settling.frontier import Asks, Frontier, Known
+from sensitivity.settling.frontier import Frontier, KnownRuns, Steps
 from sensitivity.settling.progress import Progress, StoppedError
 from sensitivity.settling.sentences import answer_sentence, number
 from sensitivity.study.amendments import (
@@ -34,15 +35,15 @@ from sensitivity.study.primary import Question
 Settles = Generator[Step, Sequence[Observation] | Stop, Settlement]
 
 
-def settle(declaration: Declaration, known: Known = ()) -> Settles:
+def settle(declaration: Declaration, known: KnownRuns = ()) -> Settles:
     """Yield the steps of a settlement; send back the observations of each step's runs, in order, or ``Stop``.
 
-    The freeze is a step without runs, answered with no observations once it has been persisted.
+    The freeze is a step without runs; send an empty sequence once it has been persisted.
 
     Args:
-        declaration: what is fixed before the first run.
-        known: runs of the study's own design for the declaration's target. Where there are enough for every arm and
-            batch size they are the scout. They judge nothing.
+        declaration: claims, error rates, boxes and limits, fixed before the first run.
+        known: observations of the study's own design for the declaration's target. If there are enough for every arm
+            and batch size, they replace the scouting runs. They are never used for judging.
     """
     progress = Progress(declaration)
     stopped = ""
@@ -61,7 +62,7 @@ def settle(declaration: Declaration, known: Known = ()) -> Settles:
     )
 
 
-def _steps(progress: Progress, known: Known) -> Asks:
+def _steps(progress: Progress, known: KnownRuns) -> Steps:
     declaration = progress.declaration
     scaling = [claim for claim in declaration.claims if claim.question == "scaling"]
     compared = {name for claim in scaling for name in (claim.candidate, claim.reference)}
@@ -83,8 +84,8 @@ def _block(progress: Progress, frontier: Frontier, claim: Claim) -> None:
             progress.blocked[claim] = f"the frontier of {optimizer_name(name)} was not found: {frontier.problems[name]}"
 
 
-def _freeze(progress: Progress, frontier: Frontier) -> Asks:
-    """Fix, before any judging seed runs, what will be judged and how."""
+def _freeze(progress: Progress, frontier: Frontier) -> Steps:
+    """Fix the winners, tests and seeds before any judging run."""
     declaration, looks = progress.declaration, progress.declaration.looks
     frozen, seeds = [], []
     for claim in declaration.claims:
@@ -113,9 +114,9 @@ def _freeze(progress: Progress, frontier: Frontier) -> Asks:
         judging_seeds=tuple(seeds),
     )
     why = "Fix the winners, the looks, the error rates and the judging seeds before any of these seeds runs."
-    yield from progress.ask("freeze", why, (), freeze=freeze)
+    yield from progress.request("freeze", why, (), freeze=freeze)
     progress.freeze = freeze
-    progress.show("Nothing that was run so far judges.")
+    progress.record_result("Nothing that was run so far judges.")
 
 
 def _open(progress: Progress, question: Question) -> list[Claim]:
@@ -130,7 +131,7 @@ def _open(progress: Progress, question: Question) -> list[Claim]:
     ]
 
 
-def _judge_scaling(progress: Progress, frontier: Frontier) -> Asks:
+def _judge_scaling(progress: Progress, frontier: Frontier) -> Steps:
     declaration = progress.declaration
     sizes = declaration.batch_sizes
     judged = {name: judge_scaling.Judged({size: [] for size in sizes}) for name in frontier.winners}
@@ -154,16 +155,16 @@ def _judge_scaling(progress: Progress, frontier: Frontier) -> Asks:
             for winner in frontier.winners[name]
             if winner.batch_size in at
         ]
-        progress.priced |= dict.fromkeys(claims, len(points))
+        progress.next_look_runs |= dict.fromkeys(claims, len(points))
         why = (
             f"Look {place + 1} of {len(declaration.looks)} at the scaling question: {n - done} fresh seeds of each"
             f" winner, {n} in all."
         )
-        observations = yield from progress.ask("judge_scaling", why, points)
+        observations = yield from progress.request("judge_scaling", why, points)
         for point, observation in zip(points, observations, strict=True):
             judged[point.arm].runs[point.batch_size].append(observation)
         done = n
-        said, facts = [], {}
+        texts, facts = [], {}
         for claim in claims:
             found = judge_scaling.look(
                 claim,
@@ -177,12 +178,12 @@ def _judge_scaling(progress: Progress, frontier: Frontier) -> Asks:
             following = None if last else 4 * (declaration.looks[place + 1] - n)
             progress.answers[claim] = _scaling_answer(progress, claim, found, place + 1, following)
             facts[f"{claim.candidate} against {claim.reference}"] = found.facts()
-            said.append(
+            texts.append(
                 f"{optimizer_name(claim.candidate)} against {optimizer_name(claim.reference)}: ratio"
                 f" {number(_exp(found.log_ratio))},"
                 f" {number(_exp(found.interval[0]))} to {number(_exp(found.interval[1]))}: {found.answer}"
             )
-        progress.show("; ".join(said) + ".", facts)
+        progress.record_result("; ".join(texts) + ".", facts)
 
 
 def _regrets(frontier: Frontier, claim: Claim) -> tuple[dict[int, float], dict[int, float]]:
@@ -204,7 +205,7 @@ def _scaling_answer(
     if found.answer == "undetermined":
         reason = f"{found.seeds} judging seeds leave it open" + (", and no look is left" if next_runs is None else "")
     estimate, low, high = (_exp(log) for log in (found.log_ratio, *found.interval))
-    return _said(
+    return _make_answer(
         progress,
         claim,
         found.answer,
@@ -219,7 +220,7 @@ def _scaling_answer(
     )
 
 
-def _judge_sensitivity(progress: Progress) -> Asks:
+def _judge_sensitivity(progress: Progress) -> Steps:
     declaration = progress.declaration
     sizes, first = declaration.batch_sizes, progress.seed("judge_sensitivity", 0)
     draws = {arm.name: judge_sensitivity.Draws() for arm in declaration.arms}
@@ -234,11 +235,11 @@ def _judge_sensitivity(progress: Progress) -> Asks:
             for block in range(done, done + count)
             for point in judge_sensitivity.block_points(arms, sizes, block, first)
         ]
-        progress.priced |= dict.fromkeys(claims, len(points))
+        progress.next_look_runs |= dict.fromkeys(claims, len(points))
         why = (
             f"Bet on the sensitivity question: {count} blocks of draws from the declared priors, {done + count} in all."
         )
-        observations = yield from progress.ask("judge_sensitivity", why, points)
+        observations = yield from progress.request("judge_sensitivity", why, points)
         rows = iter(observations)
         for _ in range(count):
             block = [[next(rows) for _ in arms] for _ in sizes]
@@ -246,22 +247,22 @@ def _judge_sensitivity(progress: Progress) -> Asks:
                 draws[arm.name].rows.append([row[place] for row in block])
         done, looks = done + count, looks + 1
         following = 2 * len(sizes) * judge_sensitivity.next_blocks(done, declaration.most_blocks)
-        said, facts = [], {}
+        texts, facts = [], {}
         for claim in claims:
             pair = draws[claim.candidate], draws[claim.reference]
             found = judge_sensitivity.wager(claim, *pair)
             answer = _sensitivity_answer(progress, claim, found, pair, looks, following or None)
-            if answer.answer == "undetermined" and (vain := judge_sensitivity.hopeless(*pair)):
-                answer = _said(progress, claim, "blocked", reason=vain, looks=looks, observations=done)
+            if answer.answer == "undetermined" and (reason := judge_sensitivity.futility(*pair)):
+                answer = _make_answer(progress, claim, "blocked", reason=reason, looks=looks, observations=done)
             progress.answers[claim] = answer
             facts[f"{claim.candidate} against {claim.reference}"] = found.facts()
             one, other = found.shares
-            said.append(
+            texts.append(
                 f"{one:.1%} of the draws of {optimizer_name(claim.candidate)} and {other:.1%} of those of"
                 f" {optimizer_name(claim.reference)} work:"
                 f" {progress.answers[claim].answer}"
             )
-        progress.show("; ".join(said) + ".", facts)
+        progress.record_result("; ".join(texts) + ".", facts)
 
 
 def _sensitivity_answer(
@@ -277,7 +278,7 @@ def _sensitivity_answer(
     one, other = found.shares
     low, high = judge_sensitivity.trials_bounds(claim, *pair)
     reason = f"{blocks} blocks of draws leave it open" + (", and no more are planned" if next_runs is None else "")
-    return _said(
+    return _make_answer(
         progress,
         claim,
         answer,
@@ -292,7 +293,7 @@ def _sensitivity_answer(
     )
 
 
-def _said(
+def _make_answer(
     progress: Progress,
     claim: Claim,
     answer: SettledAnswer,
@@ -335,11 +336,13 @@ def _said(
 
 
 def _answer(progress: Progress, claim: Claim, stopped: str) -> Answer:
-    """Return the answer of a claim at the end: that of its last look, or why there was none."""
+    """Return the final answer of a claim: that of its last look, or one with the reason why there was no look."""
     found = progress.answers.get(claim)
     if found is not None:
         return found
     if claim in progress.blocked:
-        return _said(progress, claim, "blocked", reason=progress.blocked[claim])
+        return _make_answer(progress, claim, "blocked", reason=progress.blocked[claim])
     before = "before anything was judged" if progress.freeze is None else "before its first look"
-    return _said(progress, claim, "undetermined", reason=f"{stopped}, {before}", next_runs=progress.priced.get(claim))
+    return _make_answer(
+        progress, claim, "undetermined", reason=f"{stopped}, {before}", next_runs=progress.next_look_runs.get(claim)
+    )

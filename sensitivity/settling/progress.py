@@ -25,15 +25,15 @@ from sensitivity.study.amendments import (
 )
 from sensitivity.study.seed_ranges import first_seed
 
-Asking = Generator[Step, Sequence[Observation] | Stop, Sequence[Observation]]
+Request = Generator[Step, Sequence[Observation] | Stop, Sequence[Observation]]
 
 
 class StoppedError(Exception):
-    """The caller stopped the settling."""
+    """The caller stopped the settlement."""
 
 
 class Progress:
-    """The state that all phases share."""
+    """State shared by all phases of a settlement."""
 
     def __init__(self, declaration: Declaration) -> None:
         self.declaration = declaration
@@ -43,21 +43,21 @@ class Progress:
         self.shown: Shown | None = None
         self.freeze: Freeze | None = None
         self.blocked: dict[Claim, str] = {}
-        """Claims that can't be judged, and why."""
+        """Reasons of the claims that can't be judged."""
         self.answers: dict[Claim, Answer] = {}
-        """Of the claims that were looked at, by the last look."""
-        self.priced: dict[Claim, int] = {}
-        """Runs that the next look would take."""
+        """Answers of the latest look, by claim."""
+        self.next_look_runs: dict[Claim, int] = {}
+        """Number of runs of the next look, by claim."""
         self._key = int.from_bytes(hashlib.sha256(declaration.hash.encode()).digest()[:8], "big")
 
     def seed(self, phase: Phase, place: int) -> int:
-        """Return a seed of a phase's range."""
+        """Return the seed at `place` in the range of a phase."""
         return first_seed(PHASE_OF[phase], self.declaration.series) + place
 
     def hypercube(self, names: Sequence[str], points: int, *place: int) -> Floats:
-        """Return a Latin hypercube [points, names], the same for every arm that has a hyperparameter of the name.
+        """Return a Latin hypercube [points, names]; its columns are equal for all arms with the hyperparameter.
 
-        `place` are numbers that tell this one from others of the settling.
+        The numbers `place` identify the hypercube in the settlement.
         """
         found = np.empty((points, len(names)))
         for column, name in enumerate(names):
@@ -65,13 +65,13 @@ class Progress:
             found[:, column] = (stream.permutation(points) + stream.random(points)) / points
         return found
 
-    def ask(
+    def request(
         self, phase: Phase, why: str, points: Sequence[Point], facts: Facts | None = None, freeze: Freeze | None = None
-    ) -> Asking:
+    ) -> Request:
         """Yield a step and return its observations.
 
         Raises:
-            StoppedError: the settling was stopped here.
+            StoppedError: the caller stopped the settlement at this step.
         """
         self.number += 1
         step = Step(
@@ -87,7 +87,7 @@ class Progress:
         if isinstance(answer, Stop):
             raise StoppedError(answer.reason)
         if len(answer) != len(points):
-            raise ValueError(f"step {step.number} asked for {len(points)} runs; got {len(answer)}")
+            raise ValueError(f"step {step.number} has {len(points)} runs; got {len(answer)} observations")
         counts = self.runs.setdefault(phase, {}) if points else {}
         for arm, count in step.runs_by_arm.items():
             counts[arm] = counts.get(arm, 0) + count
@@ -95,6 +95,6 @@ class Progress:
         self.shown = None
         return answer
 
-    def show(self, says: str, facts: Facts | None = None) -> None:
-        """Record what the step before showed."""
+    def record_result(self, says: str, facts: Facts | None = None) -> None:
+        """Record the result of the latest step."""
         self.shown = Shown(says=says, facts=facts or {})

@@ -1,15 +1,15 @@
-"""A response surface of log T over an arm's coordinates, with an optimum of its own at each batch size.
+"""Response surface of log T over the coordinates of an arm, with a separate optimum at each batch size.
 
     y = a_B + g_B'x + x'Hx / 2 + sum_i c_i x_i^3 / 6
 
-The curvature H is shared by batch sizes unless an F test shows that it isn't, as where a small batch has its optimum in
-the noise and a large one at the edge of stability. The optimum is never shared: one that is linear in log B would cost
-a regret of .1 where it bends (SETTLE.md). The cubic terms are there where the points show them: without them the
-optimum of a skewed bowl is taken for where its two sides balance. The fit is by least squares on the points whose
-predicted excess over the optimum is small, and is repeated until these are the points that it was fitted to. Runs far
-above the surface are left out: they have met a wall, such as the edge of stability, that no bowl describes.
+Batch sizes share the curvature H unless an F test rejects this, for instance if the optimum of a small batch is limited
+by noise and that of a large one by the edge of stability. They never share the optimum: an optimum linear in log B
+would cost a regret of 0.1 where it bends. Cubic terms are included if they are significant; without them, the optimum
+of a skewed bowl is estimated at the midpoint of its two sides. The surface is fitted by least squares to the points
+with a small predicted excess over the optimum, iterated until this set is stable. Runs far above the surface are
+excluded: they are beyond a wall, such as the edge of stability, that a bowl does not describe.
 
-Arrays: x [points, dimensions], b [points] the place of the batch size, y [points].
+Arrays: x [points, dimensions], b [points] the index of the batch size, y [points].
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from sensitivity.analysis.estimates import Floats
 Ints = NDArray[np.int_]
 Bools = NDArray[np.bool_]
 
-_ROUNDS = 6
-_NEWTON = 12
-_SLOPES = 3.0
-"""Prior standard deviation of a batch size's slope about their mean, in nats a decade: so weak that it only decides
-where a batch size has too few points for a slope of its own."""
-_LEAST_NOISE = 0.01
-_LEAST_BEND = 1e-3
-"""Curvature, in nats a squared decade, below which cubic terms are not believed."""
-_FLAT = 0.02
-"""Nats that a surface has to rise in every direction, from its lowest point to the end of the points, or it is a ridge:
-where along it the lowest point lies hardly matters, and can't be told."""
-_SKEWED = 2.5
-"""Standard errors from which a cubic term is taken to be there."""
-_STEPS = (65, 17, 9, 5)
-"""Points of a grid along each coordinate, by the number of coordinates."""
+_MAX_ITERATIONS = 6
+_NEWTON_STEPS = 12
+_SLOPE_DEVIATION = 3.0
+"""Prior standard deviation of the slopes of batch sizes about their mean, in nats per decade. It is so weak that it
+matters only for a batch size with too few points to determine its slope."""
+_MIN_NOISE = 0.01
+_MIN_CURVATURE = 1e-3
+"""Curvature, in nats per squared decade, below which cubic terms are ignored."""
+_MIN_RISE = 0.02
+"""Rise in nats, in every direction from the lowest point to the end of the points, below which a surface is a ridge.
+The position of the lowest point along a ridge can't be determined, and hardly matters."""
+_CUBIC_ERRORS = 2.5
+"""Size of a significant cubic term, in standard errors."""
+_GRID_POINTS = (65, 17, 9, 5)
+"""Number of grid points along each coordinate, by the number of coordinates."""
 _DRAWS = 64
-_APART = 1e-3
-"""p-value at which batch sizes are taken to have curvatures of their own."""
+_SEPARATE_P_VALUE = 1e-3
+"""p-value below which batch sizes have separate curvatures."""
 _WALL = 1.0
-"""Nats above the surface from which a run has met a wall, such as the edge of stability, that no bowl describes."""
-_SPARE = 8
-"""Points beyond its coefficients that a surface with cubic terms is fitted to at least."""
+"""Distance above the surface, in nats, of a run that is beyond a wall; see the module docstring."""
+_SPARE_POINTS = 8
+"""Smallest number of points in excess of the coefficients for a surface with cubic terms."""
 
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """A fitted surface; `x` is measured from `centre`."""
+    """A fitted surface; its terms are in `x - centre`."""
 
     centre: Floats
     """[dimensions]"""
@@ -66,11 +66,11 @@ class Response:
     third: Floats
     """[batches, dimensions]; 0 where no cubic terms were fitted."""
     reach: Floats
-    """[2, dimensions]: the hull of the points, beyond which cubic terms are not believed."""
+    """[2, dimensions]: bounding box of the points, outside of which cubic terms are constant."""
     terms: Terms
-    """The coefficients that were fitted."""
+    """Structure of the fitted coefficients."""
     covariance: Floats
-    """Of the coefficients, in the order of ``Terms.columns``."""
+    """Covariance of the coefficients, in the order of ``Terms.columns``."""
     noise: float
     """Residual standard deviation."""
     freedom: float
@@ -78,9 +78,9 @@ class Response:
 
     @cached_property
     def definite(self) -> Bools:
-        """Where the surface has a minimum: [batches]."""
+        """Whether the surface of each batch size has a minimum, [batches]."""
         half = (self.reach[1] - self.reach[0]) / 2
-        return np.asarray(np.linalg.eigvalsh(self.curvature * np.outer(half, half)).min(axis=-1) / 2 > _FLAT)
+        return np.asarray(np.linalg.eigvalsh(self.curvature * np.outer(half, half)).min(axis=-1) / 2 > _MIN_RISE)
 
     def predict(self, x: Floats, b: Ints) -> Floats:
         """Return log T at points [points]."""
@@ -90,27 +90,27 @@ class Response:
         return np.asarray(self.level[b] + (self.slope[b] * d).sum(axis=1) + curved + cubic)
 
     def _bounded(self, x: Floats) -> Floats:
-        """Return x from the centre, as far as the points go."""
+        """Return x clipped to the bounding box of the points, relative to the centre."""
         return np.asarray(np.clip(x, self.reach[0], self.reach[1]) - self.centre)
 
     def curvature_at(self, x: Floats) -> Floats:
-        """Return the curvature at a point of each batch size [batches, dimensions, dimensions], cubic terms included.
+        """Return the curvature at one point per batch size, including cubic terms: [batches, dimensions, dimensions].
 
-        Where it would be less than a tenth of that without them, in some direction, it is that: far on the flat side of
-        a skewed bowl a cubic surface bends the other way.
+        If cubic terms reduce the smallest curvature below a tenth of that without them, they are omitted: far on the
+        flat side of a skewed bowl, a cubic surface bends downwards.
         """
         found, i = self.curvature.copy(), np.arange(x.shape[1])
         found[:, i, i] += self._bounded(x) * self.third
         least = 0.1 * np.linalg.eigvalsh(self.curvature).min(axis=1)
-        bends = np.linalg.eigvalsh(found).min(axis=1) > np.maximum(least, _LEAST_BEND)
+        bends = np.linalg.eigvalsh(found).min(axis=1) > np.maximum(least, _MIN_CURVATURE)
         return np.asarray(np.where(bends[:, None, None], found, self.curvature))
 
     def optimum(self, least: Floats, most: Floats) -> Floats:
-        """Return where each batch size is lowest between two ends: [batches, dimensions].
+        """Return the lowest point of each batch size between two ends: [batches, dimensions].
 
-        Where the surface has a minimum it is found by Newton's method, or coordinate by coordinate at an end. Where it
-        has none, as on a ridge along which nothing changes, it is the lowest point of a grid between the ends, no
-        further out than the points go that the surface was fitted to.
+        If the surface has a minimum, it is computed by Newton's method, or by coordinate descent if it is at an end.
+        Otherwise, for instance on a flat ridge, it is the lowest point of a grid between the ends and within the
+        bounding box of the fitted points.
         """
         found = np.empty_like(self.slope)
         if self.definite.any():
@@ -125,7 +125,7 @@ class Response:
         return found
 
     def _supported(self, least: Floats, most: Floats) -> Floats:
-        """Return a grid between two ends [points, dimensions], no further out than the fitted points go."""
+        """Return a grid between two ends, within the bounding box of the fitted points: [points, dimensions]."""
         low, high = np.clip(self.reach, least, most)
         return _grid(low, high)
 
@@ -133,33 +133,33 @@ class Response:
         linear = np.einsum("kij,kj->ki", self.curvature, x - self.centre)
         return np.asarray(self.slope + linear + self._bounded(x) ** 2 * self.third / 2)
 
-    def _bent(self) -> Floats:
-        """Return the curvature where there is a minimum, and that of any bowl elsewhere [batches, ., .]."""
+    def _curvature_or_identity(self) -> Floats:
+        """Return the curvature of batch sizes with a minimum, and the identity for others [batches, ., .]."""
         return np.where(self.definite[:, None, None], self.curvature, np.eye(self.slope.shape[1]))
 
     def _newton(self) -> Floats:
-        x = self.centre - np.linalg.solve(self._bent(), self.slope[..., None])[..., 0]
+        x = self.centre - np.linalg.solve(self._curvature_or_identity(), self.slope[..., None])[..., 0]
         if not self.third.any():
             return np.asarray(x)
         x = np.clip(x, self.reach[0], self.reach[1])
-        for _ in range(_NEWTON):
+        for _ in range(_NEWTON_STEPS):
             x = x - np.linalg.solve(self.curvature_at(x), self._gradient(x)[..., None])[..., 0]
         return np.asarray(x)
 
     def _descend(self, x: Floats, least: Floats, most: Floats) -> Floats:
-        x, bent = x.copy(), self._bent()
+        x, bent = x.copy(), self._curvature_or_identity()
         for _ in range(20):
             for i in range(x.shape[1]):
                 x[:, i] = np.clip(x[:, i] - self._gradient(x)[:, i] / bent[:, i, i], least[i], most[i])
         return x
 
     def regret(self, x: Floats, least: Floats, most: Floats) -> Floats:
-        """Return the expected regret of x, its optimum [batches, dimensions], under the true surface: [batches].
+        """Return the expected regret of the estimated optimum x [batches, dimensions] on the true surface: [batches].
 
-        Where there is a minimum: the gradient at x is linear in the coefficients, with covariance V; the regret is half
-        of its square in the metric of the inverse curvature, on average tr(H^-1 V) / 2. Where there is none: the mean,
-        over surfaces drawn with the covariance, of what x lies above the lowest point between two ends. Along a flat
-        ridge any point is about as good as another.
+        With a minimum: the gradient at x is linear in the coefficients and has a covariance V; the regret is half its
+        square in the metric of the inverse curvature, with mean tr(H^-1 V) / 2. Without a minimum: the mean, over
+        surfaces drawn with the covariance, of the height of x above the lowest point between the two ends. Along a flat
+        ridge, all points are about equally good.
         """
         curvature, found = self.curvature_at(x), np.empty(len(self.slope))
         for place in np.flatnonzero(self.definite).tolist():
@@ -168,7 +168,7 @@ class Response:
         if self.definite.all():
             return found
         grid = self._supported(least, most)
-        spread = (self.covariance + self.covariance.T) / 2  # which rounding has made unlike, far from the centre
+        spread = (self.covariance + self.covariance.T) / 2  # rounding makes it asymmetric far from the centre
         random = np.random.default_rng(0)
         draws = random.multivariate_normal(self._coefficients(), spread, _DRAWS, check_valid="ignore")
         for place in np.flatnonzero(~self.definite).tolist():
@@ -186,8 +186,8 @@ class Response:
 
 
 def _grid(least: Floats, most: Floats) -> Floats:
-    """Return points between two ends [points, dimensions], these included."""
-    count = _STEPS[min(len(least), len(_STEPS)) - 1]
+    """Return a grid between two ends, including them: [points, dimensions]."""
+    count = _GRID_POINTS[min(len(least), len(_GRID_POINTS)) - 1]
     steps = (np.linspace(low, high, count) for low, high in zip(least, most, strict=True))
     return np.array(list(itertools.product(*steps)))
 
@@ -198,22 +198,22 @@ def _pairs(dimensions: int) -> tuple[Ints, Ints]:
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """The coefficients of a surface: levels, slopes by batch size, the curvature's upper triangle, cubic terms."""
+    """Structure of the coefficients: levels, slopes by batch size, upper triangles of curvatures, cubic terms."""
 
     batches: int
     dimensions: int
     cubic: bool = False
     shared: bool = True
-    """Whether curvature and cubic terms are those of all batch sizes; else each has its own."""
+    """Whether all batch sizes share the curvature and cubic terms."""
 
     @property
     def bends(self) -> int:
-        """Sets of curvature and cubic terms."""
+        """Number of sets of curvature and cubic terms."""
         return 1 if self.shared else self.batches
 
     @property
     def count(self) -> int:
-        """Of all coefficients."""
+        """Number of coefficients."""
         k, d = self.batches, self.dimensions
         return k * (1 + d) + self.bends * (d * (d + 1) // 2 + (d if self.cubic else 0))
 
@@ -229,7 +229,7 @@ class Terms:
         return np.concatenate([one, _by_batch(one, x), *bends], axis=1)
 
     def gradient(self, x: Floats, place: int) -> Floats:
-        """Return the matrix [dimensions, coefficients] that gives the gradient at x of the batch size at `place`."""
+        """Return the matrix [dimensions, coefficients] from coefficients to the gradient at x of a batch size."""
         k, d = self.batches, self.dimensions
         found = np.zeros((d, self.count))
         found[:, k + place * d : k + (place + 1) * d] = np.eye(d)
@@ -264,25 +264,25 @@ def _by_batch(one: Floats, x: Floats) -> Floats:
 
 
 def fit(x: Floats, b: Ints, y: Floats, lower: Bools, batches: int, within: float, box: Floats) -> Response | None:
-    """Fit a surface to the points predicted to lie less than `within` above the optimum of their batch size.
+    """Fit a surface to the points whose predicted excess over the optimum of their batch size is below `within`.
 
-    `lower` [points] marks values that are only lower bounds (censored runs): where the surface lies above one, it is no
-    residual. `box` [2, dimensions] is where optima are looked for. None where too few points are left.
+    `lower` [points] marks values that are lower bounds (censored runs), which have no residual if the surface is above
+    them. `box` [2, dimensions] bounds the optima. Returns None if too few points are left.
     """
     d = x.shape[1]
     need = Terms(batches=batches, dimensions=d).count + 2
     lowest = np.array([y[b == k].min() if (b == k).any() else np.inf for k in range(batches)])
     kept = y - lowest[b] < within
-    for share in (1.5, 2.5):  # noise and a coarse start: a wider choice where the first is too small
+    for share in (1.5, 2.5):  # a wider selection if noise or a coarse scout leaves too few points
         if kept.sum() < need:
             kept = y - lowest[b] < share * within
     found: Response | None = None
     target, noise = y, 1.0
-    for _ in range(_ROUNDS):
+    for _ in range(_MAX_ITERATIONS):
         if kept.sum() < need or len(np.unique(b[kept])) < batches:
             return None
         found = _surface(x[kept], b[kept], target[kept], batches, noise)
-        noise = max(found.noise, _LEAST_NOISE)
+        noise = max(found.noise, _MIN_NOISE)
         predicted = found.predict(x, b)
         target = np.where(lower, np.maximum(y, predicted), y)
         base = found.predict(found.optimum(box[0], box[1]), np.arange(batches))
@@ -295,33 +295,40 @@ def fit(x: Floats, b: Ints, y: Floats, lower: Bools, batches: int, within: float
 
 
 def walled(predicted: Floats, y: Floats) -> Bools:
-    """Return which runs took so much longer than predicted that they tell of a wall rather than of the surface."""
+    """Return which runs took so much longer than predicted that they are beyond a wall."""
     return np.asarray(y - predicted > _WALL)
 
 
 def _surface(x: Floats, b: Ints, y: Floats, batches: int, noise: float) -> Response:
-    """Return the surface whose batch sizes share their curvature, unless the points show that they don't."""
-    found = _skewed_or_not(x, b, y, noise, Terms(batches=batches, dimensions=x.shape[1]))
-    alone = Terms(batches=batches, dimensions=x.shape[1], shared=False)
+    """Return the surface with a shared curvature, or the one with separate curvatures if an F test rejects sharing."""
+    found = _with_significant_cubic_terms(x, b, y, noise, Terms(batches=batches, dimensions=x.shape[1]))
+    separate_terms = Terms(batches=batches, dimensions=x.shape[1], shared=False)
     fewest = np.bincount(b, minlength=batches).min()
-    if batches == 1 or fewest < alone.count // batches + _SPARE // 2:
+    if batches == 1 or fewest < separate_terms.count // batches + _SPARE_POINTS // 2:
         return found
-    apart = _skewed_or_not(x, b, y, noise, alone)
-    more = found.freedom - apart.freedom
+    separate = _with_significant_cubic_terms(x, b, y, noise, separate_terms)
+    more = found.freedom - separate.freedom
     if more <= 0:
         return found
-    f = (found.noise**2 * found.freedom - apart.noise**2 * apart.freedom) / more / max(apart.noise, _LEAST_NOISE) ** 2
-    return apart if f > 0 and fdtrc(more, apart.freedom, f) < _APART else found
+    f = (
+        (found.noise**2 * found.freedom - separate.noise**2 * separate.freedom)
+        / more
+        / max(separate.noise, _MIN_NOISE) ** 2
+    )
+    return separate if f > 0 and fdtrc(more, separate.freedom, f) < _SEPARATE_P_VALUE else found
 
 
-def _skewed_or_not(x: Floats, b: Ints, y: Floats, noise: float, terms: Terms) -> Response:
-    """Return the surface with cubic terms where the points show one, and without them elsewhere."""
+def _with_significant_cubic_terms(x: Floats, b: Ints, y: Floats, noise: float, terms: Terms) -> Response:
+    """Return the surface with cubic terms if at least one is significant, otherwise the one without them."""
     cubic = replace(terms, cubic=True)
-    if len(x) >= cubic.count + _SPARE:
+    if len(x) >= cubic.count + _SPARE_POINTS:
         found = _least_squares(x, b, y, noise, cubic)
         thirds = terms.bends * terms.dimensions
         error = np.sqrt(np.diag(found.covariance)[-thirds:]).reshape(terms.bends, -1)
-        if found.definite.all() and (np.abs(found.third[:: terms.batches // terms.bends]) > _SKEWED * error).any():
+        if (
+            found.definite.all()
+            and (np.abs(found.third[:: terms.batches // terms.bends]) > _CUBIC_ERRORS * error).any()
+        ):
             return found
     return _least_squares(x, b, y, noise, terms)
 
@@ -330,15 +337,15 @@ def _least_squares(x: Floats, b: Ints, y: Floats, noise: float, terms: Terms) ->
     (n, d), batches = x.shape, terms.batches
     centre = x.mean(axis=0)
     design = terms.columns(x - centre, b)
-    # Slopes are drawn towards their mean over batch sizes: (I - J/k) / prior variance.
-    pull = np.zeros((terms.count, terms.count))
-    spread = (np.eye(batches) - 1 / batches) / _SLOPES**2
+    # The prior shrinks slopes towards their mean over batch sizes: (I - J/k) / prior variance.
+    precision = np.zeros((terms.count, terms.count))
+    spread = (np.eye(batches) - 1 / batches) / _SLOPE_DEVIATION**2
     at = batches + np.arange(batches) * d
     for i in range(d):
-        pull[np.ix_(at + i, at + i)] = spread
-    pull[np.diag_indices_from(pull)] += 1e-9
+        precision[np.ix_(at + i, at + i)] = spread
+    precision[np.diag_indices_from(precision)] += 1e-9
     gram = design.T @ design
-    inverse = np.linalg.inv(gram + noise**2 * pull)
+    inverse = np.linalg.inv(gram + noise**2 * precision)
     beta = inverse @ (design.T @ y)
     rest = y - design @ beta
     freedom = max(n - float(np.trace(inverse @ gram)), 1.0)
@@ -352,7 +359,7 @@ def _least_squares(x: Floats, b: Ints, y: Floats, noise: float, terms: Terms) ->
         third=third,
         reach=np.array([x.min(axis=0), x.max(axis=0)]),
         terms=terms,
-        covariance=np.asarray(max(sd, _LEAST_NOISE) ** 2 * inverse),
+        covariance=np.asarray(max(sd, _MIN_NOISE) ** 2 * inverse),
         noise=sd,
         freedom=freedom,
     )

@@ -1,18 +1,18 @@
-"""Where an arm is searched: scouting its box, extending it, and refining around each batch size's optimum.
+"""Search of an arm: scouting its box, extending the box, and refining around the optimum of each batch size.
 
-Every arm is searched by the same rules with the same number of runs a round. Its winner at a batch size is the optimum
-of a response surface (``response``), which all its runs determine, rather than the best of many noisy ones.
+Every arm is searched by the same rules, with the same number of runs per round. Its winner at a batch size is the
+optimum of a response surface (``response``), which all runs determine, instead of the best of many noisy runs.
 
-* An arm is scouted by a Latin hypercube of its box at each batch size. Coordinates of one name are the same in every
-  arm, and so are seeds.
-* Edge: where the optimum at some batch size lies at a side of the box or beyond, that side is moved out, and half of
-  the round goes into the strip that this adds, half into the part of it that is nearest to the optimum.
-* Refine: mirrored pairs of points within the ellipse of a small predicted excess about each optimum. In three rounds
-  it narrows to what the noise allows.
-* An optimum is not extrapolated to where runs diverge: it is moved towards the best run until most of the nearest runs
-  have survived.
+* Scout: a Latin hypercube of the box at each batch size. Coordinates of hyperparameters with the same name, and seeds,
+  are the same in every arm.
+* Extend: if the optimum at some batch size is at a side of the box or beyond it, that side is extended. Half of the
+  round samples the added strip, and half the part of the strip nearest to the optimum.
+* Refine: mirrored pairs of points within the ellipse of a small predicted excess around each optimum. The ellipse
+  shrinks to the size that the noise allows in three rounds.
+* An optimum is not extrapolated to a region where runs diverge: it is moved towards the best run until most of the
+  nearest runs have survived.
 
-Arrays: x [points, dimensions], one row a run that was observed.
+Arrays: x [points, dimensions], one row per observed run.
 """
 
 from __future__ import annotations
@@ -29,49 +29,49 @@ from sensitivity.settling.boxes import Box
 from sensitivity.settling.response import Bools, Ints, Response, fit, walled
 from sensitivity.study.amendments import Hyperparameters, Observation
 
-MOST_ROUNDS = 12
-FEWEST_REFINED = 2
-ENOUGH = 0.02
-"""Expected regret at which an arm needs no further round."""
-BLOCKS = 0.1
-"""Expected regret above which the frontier was not found. Below it, the regret widens every interval."""
-_SCOUTED_AGAIN = 3
+MAX_ROUNDS = 12
+MIN_REFINEMENTS = 2
+SUFFICIENT_REGRET = 0.02
+"""Expected regret at or below which an arm needs no further round."""
+BLOCKING_REGRET = 0.1
+"""Expected regret above which the frontier counts as not found. Below it, the regret widens every interval."""
+_MAX_RESCOUTS = 3
 _UNKNOWN_SHORTFALL = 0.5
-_NEAREST = 3
-_STRIP = 0.5
-"""Decades around the optimum, along a strip, that its second half covers."""
+_NEIGHBOURS = 3
+_STRIP_HALF_LENGTH = 0.5
+"""Distance from the optimum along a strip, in decades, that the second half of the points covers."""
 
 Move = Literal["scout", "extend", "refine"]
 
 
 def scout_size(dimensions: int) -> int:
-    """Return how many points scout a box at each batch size."""
+    """Return the number of scouting points at each batch size."""
     return min(max(8 * dimensions, 8), 32)
 
 
 def round_size(dimensions: int) -> int:
-    """Return how many points a round has at each batch size: an even number, for pairs."""
+    """Return the number of points of a round at each batch size: an even number, for pairs."""
     return min(max(2 * dimensions + 2, 4), 10)
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What the runs so far say of an arm."""
+    """Analysis of the runs of an arm so far."""
 
     response: Response | None
-    """None where too few runs reached the target."""
+    """Fitted surface; None if too few runs reached the target."""
     optimum: Floats
     """[batches, dimensions]"""
     regret: Floats
-    """[batches]; infinite without a response, and where no run has reached the target."""
+    """Expected regret [batches]; infinite without a response, or if no run has reached the target."""
     hits: Floats
-    """[batches, 2, dimensions]: by how much an optimum lies beyond a side, or close to it; minus infinity elsewhere."""
+    """Distance of an optimum beyond a side that it is beyond or close to, otherwise -inf: [batches, 2, dimensions]."""
     beyond: bool
-    """Whether some optimum lies at or beyond an extension limit."""
+    """Whether some optimum is at or beyond an extension limit."""
 
     @property
     def extend(self) -> bool:
-        """Whether some side is to be moved."""
+        """Whether some side must be extended."""
         return bool(np.isfinite(self.hits).any())
 
 
@@ -82,7 +82,7 @@ class ArmSearch:
         self.box = box
         self.batches = batches
         self.refined = 0
-        self.scouted_again = 0
+        self.rescouts = 0
         self.extensions: list[str] = []
         self._x: list[Floats] = []
         self._b: list[int] = []
@@ -94,11 +94,11 @@ class ArmSearch:
 
     @property
     def trivial(self) -> bool:
-        """Whether there is nothing to search."""
+        """Whether the box has no searched sides."""
         return self.box.dimensions == 0
 
     def observe(self, configuration: Hyperparameters, place: int, observation: Observation) -> None:
-        """Take a run at the batch size at `place` into account."""
+        """Record the observation of a run at the batch size with index `place`."""
         self._x.append(self.box.point(configuration))
         self._b.append(place)
         self._configurations.append(configuration)
@@ -108,9 +108,9 @@ class ArmSearch:
         self._lost.append(not np.isfinite(y))
 
     def choose_levels(self) -> dict[str, float]:
-        """Choose the value of each side without a coordinate: that with the lowest scores.
+        """Choose the value of each side without a coordinate that has the lowest score.
 
-        It is the mean over batch sizes of the best score that the scout's runs have with it.
+        The score is the mean over batch sizes of the best score among the scouting runs with the value.
         """
         chosen: dict[str, float] = {}
         y, b = np.array(self._y), np.array(self._b)
@@ -126,7 +126,7 @@ class ArmSearch:
         return chosen
 
     def analyse(self) -> Found:
-        """Fit the response to all runs so far, with the box as it is."""
+        """Fit the response surface to all runs so far, and analyse its optima in the current box."""
         same = np.array([self.box.has_levels(c) for c in self._configurations])
         x, b, y = np.array(self._x)[same], np.array(self._b)[same], np.array(self._y)[same]
         lower, lost = np.array(self._lower)[same], np.array(self._lost)[same]
@@ -140,7 +140,7 @@ class ArmSearch:
             nothing = np.tile((box.low + box.high) / 2, (self.batches, 1))
             self.found = Found(None, nothing, np.full(self.batches, np.inf), none, False)
             return self.found
-        # A definite surface may have its optimum beyond the box; where a limit is closed, it ends there.
+        # A surface with a minimum may have its optimum beyond the box, but not beyond a closed limit.
         ends = [np.where(box.closed[0], box.least, -np.inf), np.full(d, np.inf)]
         definite = response.definite
         free = response.optimum(*ends)
@@ -153,7 +153,7 @@ class ArmSearch:
         stays, growing = ~moved[:, None, None], box.can_grow()
         near = (over > -margin) & stays & growing
         hits[near] = over[near]
-        # Of a ridge, a lowest point as near to a limit as may be chosen may well be lower still beyond it.
+        # The lowest point of a ridge close to a limit indicates that the surface may be lower beyond the limit.
         least = np.where(definite[:, None, None], 0.0, -1.02 * margin)
         beyond = bool(((over >= least) & stays & ~growing & ~box.closed).any())
         inside = np.clip(optimum, box.low, box.high)
@@ -163,26 +163,26 @@ class ArmSearch:
         return self.found
 
     def _lowest(self, response: Response) -> Floats:
-        """Return the lowest point of the box at each batch size, of a surface without a minimum: [batches, dimensions].
+        """Return the lowest point of the box at each batch size for surfaces without a minimum: [batches, dimensions].
 
-        A point away from the sides is taken where it is about as low: a ridge that leaves the box is no reason to
-        extend it.
+        Points away from the sides are preferred if they are about as low, so that a ridge across a side does not extend
+        the box.
         """
         box, place = self.box, np.arange(self.batches)
         margin = 0.1 * np.minimum(box.width, 3.0)
         anywhere = response.optimum(box.low, box.high)
         inside = response.optimum(box.low + 1.01 * margin, box.high - 1.01 * margin)
         gain = response.predict(inside, place) - response.predict(anywhere, place)
-        return np.asarray(np.where((gain <= ENOUGH)[:, None], inside, anywhere))
+        return np.asarray(np.where((gain <= SUFFICIENT_REGRET)[:, None], inside, anywhere))
 
     def _within(self) -> float:
-        """Return the predicted excess up to which runs enter the fit."""
+        """Return the largest predicted excess of runs in the fit."""
         if self.refined < 2 or self.found is None or self.found.response is None:
             return (2.0, 1.2)[min(self.refined, 1)]
         return float(np.clip(4.8 * self.found.response.noise, 0.5, 0.9))
 
     def _radius(self) -> float:
-        """Return the predicted excess that points are refined within."""
+        """Return the predicted excess at the boundary of the refinement ellipse."""
         assert self.found is not None
         assert self.found.response is not None
         if self.refined < 2:
@@ -190,7 +190,7 @@ class ArmSearch:
         return float(np.clip(1.2 * self.found.response.noise, 0.12, 0.3))
 
     def _survivable(self, optimum: Floats, x: Floats, b: Ints, y: Floats, lost: Bools) -> tuple[Floats, Bools]:
-        """Return the optima, moved to where runs survive, and which of them were moved: [batches]."""
+        """Return the optima, moved to regions where runs survive, and which of them were moved: [batches]."""
         moved = np.zeros(self.batches, dtype=bool)
         if not lost.any():
             return optimum, moved
@@ -203,14 +203,14 @@ class ArmSearch:
             anchor = x[own[np.argmin(np.where(lost[own], np.inf, y[own]))]]
             for share in (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0):
                 at = anchor + share * (optimum[k] - anchor)
-                near = own[np.argsort(((scaled[own] - at / self.box.width) ** 2).sum(axis=1))[:_NEAREST]]
+                near = own[np.argsort(((scaled[own] - at / self.box.width) ** 2).sum(axis=1))[:_NEIGHBOURS]]
                 if 2 * lost[near].sum() <= len(near) or share == 0.0:
                     found[k], moved[k] = at, share < 1.0
                     break
         return found, moved
 
     def prediction(self, place: int) -> tuple[float, float]:
-        """Return the predicted log T of the optimum at a batch size, and the noise of a run."""
+        """Return the predicted log T of the optimum at a batch size, and the standard deviation of a run."""
         assert self.found is not None
         assert self.found.response is not None
         at = self.found.optimum[place : place + 1]
@@ -218,7 +218,7 @@ class ArmSearch:
         return float(response.predict(at, np.array([place]))[0]), max(response.noise, 0.01)
 
     def best_observed(self, place: int, count: int) -> list[Hyperparameters]:
-        """Return the configurations of the fastest runs at a batch size that reached the target."""
+        """Return the configurations of the `count` fastest runs at a batch size that reached the target."""
         own = [
             (y, c)
             for y, c, b, lower in zip(self._y, self._configurations, self._b, self._lower, strict=True)
@@ -227,16 +227,16 @@ class ArmSearch:
         return [configuration for _, configuration in sorted(own)[:count]]
 
     def done(self) -> bool:
-        """Tell whether no further round is needed."""
+        """Return whether no further round is needed."""
         return self.trivial or (
             self.found is not None
             and not self.found.extend
-            and self.refined >= FEWEST_REFINED
-            and bool((self.found.regret <= ENOUGH).all())
+            and self.refined >= MIN_REFINEMENTS
+            and bool((self.found.regret <= SUFFICIENT_REGRET).all())
         )
 
     def problem(self) -> str:
-        """Return why the frontier was not found; empty if it was."""
+        """Return the reason why the frontier was not found; empty if it was."""
         if self.trivial:
             return ""
         found = self.found
@@ -246,21 +246,21 @@ class ArmSearch:
             return "at some batch size none of its runs reaches the target: raise the budget, or choose another target"
         if found.extend or found.beyond:
             return "its fastest setting lies beyond the limit to which its box may be extended"
-        if (found.regret > BLOCKS).any():
+        if (found.regret > BLOCKING_REGRET).any():
             worst = float(found.regret.max())
             return f"its fastest setting is known too poorly: expect it to be {percent(worst)} slower than the best one"
         return ""
 
     def propose(self, unit: Sequence[Floats]) -> tuple[Move, list[Floats]]:
-        """Return the points of the next round, at each batch size, from uniform numbers [points, dimensions] of each.
+        """Return the move and the points of the next round by batch size, from uniform numbers [points, dimensions].
 
-        The move is "scout" where too few runs work, "extend" at an edge, and else "refine".
+        The move is "scout" if too few runs reach the target, "extend" if an optimum is at a side, otherwise "refine".
         """
         assert self.found is not None
         if self.found.response is None:
-            if self.scouted_again >= _SCOUTED_AGAIN:
+            if self.rescouts >= _MAX_RESCOUTS:
                 self._grow(np.full((2, self.box.dimensions), 0.5))
-            self.scouted_again += 1
+            self.rescouts += 1
             return "scout", [self.box.low + u * self.box.width for u in unit]
         if self.found.extend:
             return "extend", self._strips(unit)
@@ -278,7 +278,7 @@ class ArmSearch:
         return before
 
     def _strips(self, unit: Sequence[Floats]) -> list[Floats]:
-        """Move the sides that were hit, and return points in the strips that this adds."""
+        """Extend the sides that were hit, and return points in the added strips."""
         assert self.found is not None
         hits, optimum = self.found.hits, self.found.optimum
         over = hits.max(axis=0)
@@ -291,8 +291,8 @@ class ArmSearch:
                 continue
             low, high = np.tile(box.low, (len(u), 1)), np.tile(box.high, (len(u), 1))
             near = np.arange(len(u)) % 2 == 1  # every other point is close to the optimum along the strip
-            low[near] = np.maximum(low[near], optimum[k] - _STRIP)
-            high[near] = np.minimum(high[near], optimum[k] + _STRIP)
+            low[near] = np.maximum(low[near], optimum[k] - _STRIP_HALF_LENGTH)
+            high[near] = np.minimum(high[near], optimum[k] + _STRIP_HALF_LENGTH)
             for row in range(len(u)):
                 side, i = sides[row // 2 % len(sides)]
                 low[row, i], high[row, i] = (box.low[i], before.low[i]) if side == 0 else (before.high[i], box.high[i])
@@ -300,13 +300,13 @@ class ArmSearch:
         return found
 
     def _ellipse(self, k: int, u: Floats) -> Floats:
-        """Return mirrored pairs within the ellipse about the optimum of the batch size at `k`."""
+        """Return mirrored pairs of points within the ellipse around the optimum of the batch size with index `k`."""
         assert self.found is not None
         assert self.found.response is not None
         box, centre = self.box, self.found.optimum[k]
         values, vectors = np.linalg.eigh(self.found.response.curvature_at(self.found.optimum)[k])
         half = box.width / 2
-        # A direction in which the surface hardly bends is explored as far as the box goes.
+        # Directions of small curvature are explored up to the sides of the box.
         reach = np.minimum(np.sqrt(2 * self._radius() / np.maximum(values, 1e-6)), np.linalg.norm(half))
         pairs = u[: len(u) // 2]
         angle = _ball(pairs)
@@ -317,7 +317,7 @@ class ArmSearch:
 
 
 def _ball(u: Floats) -> Floats:
-    """Return points [points, dimensions] of the unit ball, by uniform numbers: directions at radii from .6 to 1."""
+    """Map uniform numbers to points of the unit ball, with radii from 0.6 to 1: [points, dimensions]."""
     z = ndtri(np.clip(u, 1e-6, 1 - 1e-6))
     length = np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-9)
     radius = 0.6 + 0.4 * np.modf(u.sum(axis=1, keepdims=True) * 7.0)[0]
@@ -325,15 +325,16 @@ def _ball(u: Floats) -> Floats:
 
 
 def percent(regret: float) -> str:
-    """Return an expected regret as it is read."""
+    """Return an expected regret as text."""
     return f"{100 * regret:.2g}%" if regret < 1 else "more than 100%"
 
 
 def score(observation: Observation) -> tuple[float, bool]:
-    """Return log T of a run for a search, and whether it is a lower bound; infinite where the run was lost.
+    """Return log T of a run for a search, and whether it is a lower bound; infinity for diverged and failed runs.
 
-    An interval counts by its geometric midpoint. A run that didn't reach the target counts by its budget and by how far
-    it came: a constant would hide in which direction a target that lies outside of the box is to be found.
+    An interval is represented by its geometric midpoint. The score of a run that did not reach the target depends on
+    its budget and on its distance from the target: a constant score would hide the direction of a target outside the
+    box.
     """
     low, high = observation.log_steps
     if observation.outcome == "reached":

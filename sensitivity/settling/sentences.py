@@ -1,4 +1,4 @@
-"""What a settling says: of its steps, and of its answers."""
+"""Texts of the steps and answers of a settlement."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sensitivity.study.words import count
 
 
 def number(value: float | None) -> str:
-    """Return a ratio as it is read, or that there is none."""
+    """Return a ratio as text, or "no bound"."""
     if value is None or not math.isfinite(value):
         return "no bound"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def interval(low: float | None, high: float | None, level: float) -> str:
-    """Return an interval as it is read."""
+    """Return an interval as text."""
     return f"{100 * level:.3g}% interval {number(low)} to {number(high)}, valid at any look"
 
 
@@ -38,32 +38,32 @@ def answer_sentence(
     reason: str,
     next_runs: int | None,
 ) -> str:
-    """Return what a claim came to; `basis` is what it rests on, such as "16 judging seeds"."""
+    """Return the answer of a claim as text; `basis` describes its data, such as "16 judging seeds"."""
     one, other = optimizer_name(claim.candidate), optimizer_name(claim.reference)
     scaling = claim.question == "scaling"
     noun = "critical batch size" if scaling else "expected number of trials until a setting works"
     known = "" if estimate is None else f"{number(estimate)} times that of {other} ({interval(*ends, level)})"
     if answer == "blocked":
-        return f"Whether {one} {_asks(claim, other)} can't be judged: {reason}."
+        return f"Whether {one} {_hypothesis(claim, other)} can't be judged: {reason}."
     if answer == "undetermined":
-        said = f"Not settled: {reason}."
+        text = f"Not settled: {reason}."
         ahead = {"better": "larger" if scaling else "smaller", "worse": "smaller" if scaling else "larger"}
         if estimate is not None and direction in ahead:
-            said += (
+            text += (
                 f" {one}'s {noun} is {ahead[direction]}, {known}; whether it differs by more than a factor of"
                 f" {claim.margin:g} is open."
             )
         elif estimate is not None:
-            said += f" {one}'s {noun} is {known}, so it may be larger or smaller."
-        return said + ("" if next_runs is None else f" The next look costs {count(next_runs, 'run')}.")
-    # Without an estimate, one of the two has never worked, and the interval has one end.
+            text += f" {one}'s {noun} is {known}, so it may be larger or smaller."
+        return text + ("" if next_runs is None else f" The next look costs {count(next_runs, 'run')}.")
+    # Without an estimate, one of the two has no successful draws, and the interval is one-sided.
     measured = f"its {noun} " + (
         f"is {known}" if known else f"over that of {other} has no estimate ({interval(*ends, level)})"
     )
     if answer == "equivalent":
         verb = "scales as far as" if scaling else "is as sensitive to its hyperparameters as"
         low, high = (0.0 if ends[0] is None else ends[0]), (math.inf if ends[1] is None else ends[1])
-        # Each claim of the two has the whole error rate, and so the interval behind it is narrower than the one shown.
+        # Each of the two one-sided tests has the whole error rate, so its interval is narrower than the one shown.
         beyond = low < 1 / claim.margin or high > claim.margin
         tested = f", each side of which is tested by itself at {100 * claim.alpha:.3g}%" if beyond else ""
         return f"{one} {verb} {other}: {measured}, within the margin of {claim.margin:g}{tested}, by {basis}."
@@ -77,7 +77,7 @@ def answer_sentence(
     return f"{one} {verb} {other}: {measured}, beyond the margin of {claim.margin:g}, by {basis}."
 
 
-def _asks(claim: Claim, other: str) -> str:
+def _hypothesis(claim: Claim, other: str) -> str:
     if claim.question == "scaling":
         return f"scales further than {other}"
     return f"is less sensitive to its hyperparameters than {other}"

@@ -1,4 +1,4 @@
-"""``Settling``: the procedure as an object, with its next step, its ledger and its end."""
+"""``Settling``: the procedure as an object with the next step, the ledger entries, and the settlement."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ from sensitivity.study.amendments import Declaration, Observation, Point, Settle
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A step of the ledger, with what it showed."""
+    """An answered step, with its result."""
 
     step: Step
     shown: Shown | None
-    """None where the settling was stopped before its runs came."""
+    """Result of the step; None if the settlement ended without one."""
 
 
 class Settling:
-    """A settling on its way.
+    """A settlement in progress.
 
-    Deterministic: the same declaration, `known` and observations give the same steps, so a resumed command answers the
-    steps that it has runs for and goes on from there.
+    It is deterministic: equal declarations, known runs and observations yield equal steps, so a resumed command first
+    answers the steps whose runs are stored, and continues from there.
     """
 
     def __init__(self, declaration: Declaration, known: Sequence[tuple[Point, Observation]] = ()) -> None:
-        """Begin at the first step; `known` are runs of the study's own design, which scouting need not repeat."""
+        """Start at the first step; `known` are runs of the study's own design, used instead of scouting runs."""
         self.declaration = declaration
         self.entries: list[Entry] = []
-        """Of the steps that were answered, in their order."""
+        """Entries of the answered steps, in order."""
         self.settlement: Settlement | None = None
-        """None until the procedure has ended."""
+        """The settlement; None until the procedure has ended."""
         self._generator: Generator[Step, Sequence[Observation] | Stop, Settlement] = settle(declaration, known)
         self._step: Step | None = next(self._generator)
 
     @property
     def next_step(self) -> Step | None:
-        """The step whose runs are asked for; None once there is a settlement."""
+        """The step whose runs are requested; None once there is a settlement."""
         return self._step
 
     def answer(self, observations: Sequence[Observation]) -> Shown | None:
-        """Give what came of the runs of ``next_step``, in the order of its points; return what they showed.
+        """Answer ``next_step`` with the observations of its runs, in the order of its points; return its result.
 
         Raises:
-            ValueError: there are more or fewer observations than points, or the settling has ended.
+            ValueError: the number of observations is wrong, or the settlement has ended.
         """
         step = self._expect_step()
         if len(observations) != len(step.points):
-            raise ValueError(f"step {step.number} asked for {len(step.points)} runs; got {len(observations)}")
+            raise ValueError(f"step {step.number} has {len(step.points)} runs; got {len(observations)} observations")
         return self._send(step, observations)
 
     def stop(self, reason: str) -> Settlement:
-        """End it here, before the runs of ``next_step``: the last look's answer stands.
+        """End the settlement before the runs of ``next_step``; the answers of the latest look are final.
 
         Raises:
-            ValueError: the settling has ended.
+            ValueError: the settlement has ended.
         """
         self._send(self._expect_step(), Stop(reason=reason))
         assert self.settlement is not None
@@ -63,7 +63,7 @@ class Settling:
 
     def _expect_step(self) -> Step:
         if self._step is None:
-            raise ValueError("this settling has ended: see `settlement`")
+            raise ValueError("this settlement has ended; read its result from `settlement`")
         return self._step
 
     def _send(self, step: Step, answer: Sequence[Observation] | Stop) -> Shown | None:

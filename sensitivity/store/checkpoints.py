@@ -1,8 +1,8 @@
 """Checkpoints of packs in training, so that the work of a lost worker or driver is not repeated.
 
-A checkpoint is one file, ``checkpoints/<pack id>.checkpoint``: a line of JSON that says whose it is, and then bytes
-that this room does not look into. The line stands in front, so that a driver that cuts packs anew can keep those that
-have a checkpoint as they are without reading parameters. A pack's later checkpoint replaces its earlier one.
+A checkpoint is one file, ``checkpoints/<pack id>.checkpoint``: one line of JSON that identifies the pack, followed by
+opaque bytes. A driver reads the line, without the parameters, to keep packs that have a checkpoint when it groups
+trials into packs again. A later checkpoint of a pack replaces the earlier one.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 _SUFFIX = ".checkpoint"
-_MOST_HEADER_BYTES = 2**20
-"""A line of 1,024 trial ids takes 20 kB."""
+_MAX_HEADER_BYTES = 2**20
+"""A header of 1,024 trial ids takes 20 kB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,11 @@ class CheckpointHeader:
     """Steps trained."""
     code_version: str
     torch: str
-    """Version of PyTorch. Another one, or other code, might go on in another way."""
+    """Version of PyTorch. With another version, or other code, training might continue differently."""
 
 
 def write_checkpoint(directory: Place, pack_id: str, header: CheckpointHeader, payload: bytes) -> None:
-    """Replace a pack's last checkpoint atomically.
+    """Write a pack's checkpoint, atomically replacing the previous one.
 
     Raises:
         StorageError: the place can't be written.
@@ -64,7 +64,7 @@ def read_checkpoint(directory: Place, pack_id: str) -> tuple[CheckpointHeader, b
 
 
 def delete_checkpoint(directory: Place, pack_id: str) -> None:
-    """Remove a pack's checkpoint if it exists; one that can't be removed is left to the next sweep."""
+    """Delete a pack's checkpoint if it exists; if that fails, the next sweep deletes it."""
     try:
         directory.delete(_name(pack_id))
     except StorageError as error:
@@ -72,16 +72,16 @@ def delete_checkpoint(directory: Place, pack_id: str) -> None:
 
 
 def sweep_checkpoints(directory: Place, missing: AbstractSet[str]) -> tuple[tuple[str, ...], ...]:
-    """Remove checkpoints that can't be resumed; return the trials of each remaining one, most steps first.
+    """Delete checkpoints that can't be resumed; return the trials of each remaining one, most steps first.
 
-    One stays if all its trials are in `missing` and in no other that stays. A damaged one is left to its pack.
+    A checkpoint is kept if all its trials are in `missing` and in no other kept checkpoint. Damaged ones are ignored.
 
     Raises:
         StorageError: the place can't be read.
     """
     headers = []
     for file in directory.child(CHECKPOINTS).files(_SUFFIX):
-        start = directory.read_start(f"{CHECKPOINTS}/{file}", _MOST_HEADER_BYTES)
+        start = directory.read_start(f"{CHECKPOINTS}/{file}", _MAX_HEADER_BYTES)
         if (header := _parse(start.partition(b"\n")[0])) is not None:
             headers.append((header, file.removesuffix(_SUFFIX)))
     kept: list[tuple[str, ...]] = []

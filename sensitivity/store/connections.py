@@ -1,4 +1,4 @@
-"""The file systems behind URIs: how requests are made, how long they may take, and where credentials come from."""
+"""File systems behind URIs, with their request limits, retries and credentials."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from sensitivity.study.errors import StorageError
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 _PLAIN_UPLOADS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-"""Else uploads come in chunks with a checksum behind them, without a length, which some servers refuse (status 411)."""
+"""Without it, uploads are chunked, with a trailing checksum and no length, which some servers reject (status 411)."""
 _AZURE_KEYS = ("AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCOUNT_KEY")
 _AZURE_TOKEN = "AZURE_STORAGE_SAS_TOKEN"
 _S3_LIMITS = {"connect_timeout": 5.0, "request_timeout": 60.0}
-"""In seconds. By default a server that says nothing for three seconds is given up, and asked again 30 times."""
+"""In seconds. By default a request times out after three seconds without an answer, and is retried 30 times."""
 _S3_ATTEMPTS = 5
 _GOOGLE_LIMIT_S = 20
-"""How long Google's client repeats a request by itself, without a word; its own default is a quarter of an hour."""
+"""How long Google's client silently retries a request; its own default is 15 minutes."""
 _REFUSED = re.compile(
     r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|INVALID_SIGNATURE|UNRECOGNIZED_CLIENT)"
     r"|AWS Error (SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN|UNKNOWN \(HTTP status 40[03]\) during Head)"
     r"|ExpiredToken|InvalidToken|TokenRefreshRequired"
     r"|Status\((UNAUTHENTICATED|PERMISSION_DENIED)|AuthenticationFailed|AuthorizationFailure"
 )
-"""In answers of S3 (to a HEAD request without a reason), Google's storage and Azure."""
+"""Errors of S3 (which gives no reason for HEAD requests), Google's storage and Azure."""
 
 
 def credentials_refused(error: BaseException) -> bool:
@@ -43,7 +43,7 @@ def connect(uri: str) -> tuple[fs.FileSystem, str]:
 
     Raises:
         StorageError: credentials that the place needs are missing.
-        OSError: no file system answers to it; so do pyarrow's exceptions.
+        OSError: no file system supports the URI. pyarrow raises its own exceptions for the same reason.
     """
     if is_foreign_s3(uri):
         os.environ.setdefault(*_PLAIN_UPLOADS)
@@ -73,9 +73,10 @@ def _with_option(uri: str, name: str, value: str) -> str:
 
 
 def _azure(found: fs.FileSystem, uri: str) -> fs.FileSystem:
-    """Return Azure's file system with the key or token of the environment, which pyarrow does not look for.
+    """Return Azure's file system with the key or token of the environment, which pyarrow does not read.
 
-    With neither, pyarrow tries Azure's own ways: a service principal's variables, a workload's or a machine's identity.
+    Without these, pyarrow uses Azure's default credentials: variables of a service principal, or the identity of a
+    workload or machine.
     """
     options = {name: value for name, value in found.__reduce__()[1][0].items() if value}
     key = next((os.environ[name] for name in _AZURE_KEYS if os.environ.get(name)), None)
@@ -84,9 +85,9 @@ def _azure(found: fs.FileSystem, uri: str) -> fs.FileSystem:
         return fs.AzureFileSystem(**options, account_key=key)
     if token:
         return fs.AzureFileSystem(**options, sas_token=token if token.startswith("?") else f"?{token}")
-    if options.get("blob_storage_scheme") == "http":  # Azure's client ends the whole process over this
+    if options.get("blob_storage_scheme") == "http":  # Azure's client would abort the whole process
         raise StorageError(
-            f"{uri}: no credentials for it: Azure's identities need https\n"
+            f"{uri}: no credentials, and Azure's identities need https\n"
             f"  Set {_AZURE_KEYS[0]} or {_AZURE_TOKEN}, here and on every node"
         )
     return found

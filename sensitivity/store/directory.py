@@ -23,26 +23,26 @@ from sensitivity.study.whole_files import write_whole
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 180.0
-"""How long a place that can't be reached is waited for."""
+"""How long writes to an unreachable place are retried."""
 SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
-"""Of the URIs that pyarrow's file systems answer to."""
+"""Schemes of the URIs that pyarrow's file systems support."""
 _SECRET = re.compile(SECRET_OPTION, re.IGNORECASE)
 _OBJECT_STORES = ("s3", "gcs", "abfs")
-"""There a folder would be an object of its own, made anew with each file: half of all that a write asks for."""
+"""Folders are not created there: each would be an object, written again with every file, in half of all requests."""
 _SMALL_FILE = 8 * 2**20
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
-_LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR)
-"""Faults that no waiting fixes: a full disk, a place that may not be written to."""
+_PERMANENT = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR)
+"""Errors that retrying does not fix, such as a full disk or missing permission."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder on a file system. Files are only ever written whole: each appears at once or not at all."""
+    """A folder on a file system. Files are written atomically: each appears complete or not at all."""
 
     filesystem: fs.FileSystem
     path: str
     uri: str
-    """As a user would write it."""
+    """The URI or path as the user wrote it."""
 
     @property
     def is_local(self) -> bool:
@@ -76,7 +76,7 @@ class Place:
 
     def _first_parts(self) -> tuple[str, ...]:
         """Return the subfolders by the files below them: pyarrow lists no others on Google's storage."""
-        with self._faults("can't be read"):
+        with self._storage_errors("can't be read"):
             infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True, recursive=True))
         below = (info.path.removeprefix(f"{self.path}/").partition("/") for info in infos)
         return tuple(sorted({first for first, slash, _ in below if slash and not first.startswith(".")}))
@@ -107,7 +107,7 @@ class Place:
         return tuple(i.base_name for i in infos if i.is_file and pattern.fullmatch(i.base_name))
 
     def _entries(self, *, hidden: bool = False) -> list[fs.FileInfo]:
-        with self._faults("can't be read"):
+        with self._storage_errors("can't be read"):
             infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
         named = {name: info for info in infos if (name := self._name(info)) is not None}
         return [named[name] for name in sorted(named) if name.startswith(".") == hidden]
@@ -116,7 +116,7 @@ class Place:
         try:
             return str(info.base_name)
         except UnicodeDecodeError:
-            logger.warning("%s: something there has a name that is not valid UTF-8, and is left out", self.uri)
+            logger.warning("%s: skipping an entry whose name is not valid UTF-8", self.uri)
             return None
 
     def exists(self, name: str) -> bool:
@@ -133,7 +133,7 @@ class Place:
         return float(written.timestamp()) if written is not None else 0.0
 
     def _info(self, name: str) -> fs.FileInfo:
-        with self._faults("can't be read"):
+        with self._storage_errors("can't be read"):
             return self.filesystem.get_file_info(f"{self.path}/{name}")
 
     def read(self, name: str) -> bytes:
@@ -142,7 +142,10 @@ class Place:
         Raises:
             StorageError: it can't be read.
         """
-        with self._faults("can't be read", name), self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+        with (
+            self._storage_errors("can't be read", name),
+            self.filesystem.open_input_stream(f"{self.path}/{name}") as stream,
+        ):
             return bytes(stream.read())
 
     def read_start(self, name: str, most: int) -> bytes:
@@ -151,7 +154,10 @@ class Place:
         Raises:
             StorageError: it can't be read.
         """
-        with self._faults("can't be read", name), self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+        with (
+            self._storage_errors("can't be read", name),
+            self.filesystem.open_input_stream(f"{self.path}/{name}") as stream,
+        ):
             return bytes(stream.read(most))
 
     def open(self, name: str) -> pa.NativeFile | None:
@@ -160,37 +166,40 @@ class Place:
         Raises:
             StorageError: it can't be read.
         """
-        with self._faults("can't be read", name):
+        with self._storage_errors("can't be read", name):
             try:
                 stream = self.filesystem.open_input_file(f"{self.path}/{name}")
             except FileNotFoundError:
                 return None
             if stream.size() > _SMALL_FILE:
                 return stream
-            with stream:  # one request, where an object store would be asked for the footer and each column alone
+            with stream:  # one request; otherwise an object store receives one for the footer and each column
                 return pa.BufferReader(stream.read())
 
     def read_through(self, name: str) -> None:
-        """Read a file to its end, to raise the error of a failing read.
+        """Read a file to its end, to raise the error of an unreachable place.
 
         Raises:
             StorageError: it can't be read.
         """
-        with self._faults("can't be read", name), self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+        with (
+            self._storage_errors("can't be read", name),
+            self.filesystem.open_input_stream(f"{self.path}/{name}") as stream,
+        ):
             while stream.read(_SMALL_FILE):
                 pass
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
         """Write a file atomically, replacing one of the same name.
 
-        On a local disk it is written beside, flushed to the disk and renamed; an object store shows an object only
-        when complete.
+        On a local disk it is written to a temporary file, flushed to the disk and renamed; an object store shows an
+        object only when it is complete.
 
         Raises:
-            StorageError: the place can't be written; nothing that was there has changed.
+            StorageError: the place can't be written; existing files are unchanged.
         """
         target = f"{self.path}/{name}"
-        with self._faults("can't be written"):
+        with self._storage_errors("can't be written"):
             if self.is_local:
                 write_whole(Path(target), data)
                 return
@@ -206,132 +215,134 @@ class Place:
             StorageError: it can't be removed.
         """
         if self.exists(name):
-            with self._faults("can't be written"):
+            with self._storage_errors("can't be written"):
                 try:
                     self.filesystem.delete_file(f"{self.path}/{name}")
                 except FileNotFoundError:
                     pass
-                except OSError:  # on S3 also where the file is gone, but no object can be made for its folder
+                except OSError:  # S3 also raises if the file is deleted but no object can be created for its folder
                     if self.exists(name):
                         raise
 
     def require_folder_objects(self, scratch: str) -> None:
-        """Check, in a folder `scratch` that is new, that files can be removed without harm to others.
+        """Check, in a new folder `scratch`, that deleting a file does not affect others.
 
-        When a file is removed pyarrow makes an object for its folder. Amazon's S3 and most servers keep
-        that; rclone's loses it or makes a file of it, and nothing can be written below.
+        When a file is deleted, pyarrow creates an object for its folder. Amazon's S3 and most servers keep that object;
+        rclone's server drops it or turns it into a file, and nothing can be written below it.
 
         Raises:
-            StorageError: it can't be reached, or is such a server.
+            StorageError: the place can't be reached, or is such a server.
         """
         if not is_foreign_s3(self.uri):
             return
         folder = self.child(scratch)
         folder.write("file", b"")
         folder.delete("file")
-        with self._faults("can't be written"):
+        with self._storage_errors("can't be written"):
             try:
                 self.filesystem.delete_dir(folder.path)
             except FileNotFoundError:
                 raise StorageError(
-                    f"{self.uri}: this server keeps no objects that stand for folders, so files in them would be lost\n"
-                    "  Keep studies on another server, or in a folder"
+                    f"{self.uri}: this server does not keep objects for folders, so files in them would be lost\n"
+                    "  Keep studies on another server, or in a local folder"
                 ) from None
 
     @contextlib.contextmanager
-    def _faults(self, what: str, name: str = "") -> Iterator[None]:
-        """Turn a file system's errors into a message that says how to fix them."""
+    def _storage_errors(self, what: str, name: str = "") -> Iterator[None]:
+        """Convert errors of a file system to a `StorageError` with a fix."""
         try:
             yield
         except (OSError, pa.ArrowException) as error:
             refused = credentials_refused(error)
             if refused:
                 fix = (
-                    "Its credentials are not accepted, or have expired: renew them where this command and the nodes "
-                    "take them from, and run the same again. What was reported is kept"
+                    "Its credentials were rejected or have expired. Renew them for this command and for the nodes, and "
+                    "run the same command again; reported results are kept"
                 )
             elif "written" in what:
-                fix = "Give a place that you may write to, with space left: --storage URI"
+                fix = "Use a place with free space and write permission: --storage URI"
             else:
-                fix = "Check that it is the right place, and that you may read it"
+                fix = "Check that this is the right place and that you have permission to read it"
             where = self.uri_of(name) if name else self.uri
-            passing = not refused and (not isinstance(error, OSError) or error.errno not in _LASTING)
+            passing = not refused and (not isinstance(error, OSError) or error.errno not in _PERMANENT)
             raise StorageError(f"{where}: {what} ({first_line(error)})\n  {fix}", passing=passing) from None
 
 
 def place(uri: str) -> Place:
     """Return the folder that `uri` names: a path, or a URI such as ``s3://bucket/folder`` or ``gs://...``.
 
-    What names no folder is refused: nothing at all, a scheme without a bucket or host, ``file:///`` (a whole disk), or
-    a scheme whose ``//`` is missing, which would be a folder called ``s3:``. Credentials come from the environment, as
-    the platform's own tools take them: a URI is shown in messages, logs, reports and lists of processes, so one that
-    holds any is refused, unshown.
+    Rejected are an empty text, a scheme without a bucket or host, ``file:///`` (a whole disk), and a scheme without
+    ``//``, which would be a local folder named ``s3:``. Credentials are read from the environment, as the platform's
+    own tools do. URIs appear in messages, logs, reports and process lists, so a URI with credentials is rejected, and
+    the message does not show it.
 
     Raises:
-        StorageError: no file system answers to it, or it holds credentials.
+        StorageError: no file system supports the URI, it names no folder, or it contains credentials.
     """
     try:
         uri.encode()
     except UnicodeEncodeError:
-        raise _no_place(uri, "its name is not valid UTF-8") from None
+        raise _invalid_place(uri, "its name is not valid UTF-8") from None
     scheme, mark, rest = uri.partition("://")
     if not mark:
-        return _folder_here(uri)
-    _refuse_credentials(uri)
+        return _local_folder(uri)
+    _reject_credentials(uri)
     if scheme not in SCHEMES:
-        raise _no_place(uri, f"no file system has the scheme {scheme!r}; allowed: {', '.join(SCHEMES)}")
+        raise _invalid_place(uri, f"no file system has the scheme {scheme!r}; allowed: {', '.join(SCHEMES)}")
     if not rest.partition("?")[0].strip("/"):
-        raise _no_place(uri, "the whole disk is no folder" if scheme == "file" else f"nothing follows {scheme}://")
+        raise _invalid_place(uri, "it names the whole disk" if scheme == "file" else f"nothing follows {scheme}://")
     try:
         filesystem, path_text = connect(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise _no_place(uri, first_line(error)) from None
+        raise _invalid_place(uri, first_line(error)) from None
     return Place(filesystem, path_text.rstrip("/"), uri.rstrip("/"))
 
 
-def _folder_here(path: str) -> Place:
+def _local_folder(path: str) -> Place:
     if not path.strip():
-        raise _no_place(path, "it is empty, as an unset variable is; the current folder is '.'")
+        raise _invalid_place(path, "it is empty, perhaps from an unset variable; the current folder is '.'")
     scheme = path.partition(":")[0]
     if ":" in path and scheme.lower() in SCHEMES:
-        raise _no_place(path, f"'//' is missing behind '{scheme}:'; a folder of this name is './{path}'")
+        raise _invalid_place(
+            path, f"'//' is missing after '{scheme}:'; for a local folder of this name, write './{path}'"
+        )
     try:
         resolved = Path(path).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # no such user, links in a circle, a zero byte
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown user, circular links, a zero byte
         raise StorageError(
-            f"{path!r}: can't be read ({first_line(error)})\n  Check that it is the right place, and that you may "
-            "read it"
+            f"{path!r}: can't be read ({first_line(error)})\n  Check that this is the right place and that you have "
+            "permission to read it"
         ) from None
     return Place(fs.LocalFileSystem(), resolved.as_posix(), path.rstrip("/") or resolved.as_posix())
 
 
-def _no_place(uri: str, reason: str) -> StorageError:
+def _invalid_place(uri: str, reason: str) -> StorageError:
     return StorageError(f"storage {uri!r}: {reason}\n  Give a folder, or a URI such as s3://bucket/folder")
 
 
-def _refuse_credentials(uri: str) -> None:
+def _reject_credentials(uri: str) -> None:
     scheme, _, rest = uri.partition("://")
     authority, options = rest.partition("/")[0].partition("?")[0], rest.partition("?")[2]
     user, at, host = authority.rpartition("@")
     named = (name.partition("=")[0] for name in options.split("&"))
-    # An account or a container may stand before the host; what follows a colon there is a password. On S3 even the
-    # part before it belongs to the key.
+    # The part before the host may be an account or a container; after a colon, it is a password. On S3 all of it
+    # belongs to the key.
     if (at and (":" in user or scheme == "s3")) or any(map(_SECRET.fullmatch, named)):
         raise StorageError(
-            f"storage {scheme}://{host}/...: a URI that holds credentials would show them in logs and reports\n"
-            "  Leave them out of it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_KEY, or what else the platform's tools read, here and on "
-            "every node"
+            f"storage {scheme}://{host}/...: contains credentials, which would appear in logs and reports\n"
+            "  Remove them from the URI; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_KEY, or other variables that the platform's tools read, "
+            "here and on every node"
         )
 
 
 def patiently(
     write: Callable[[], None], *, patience: float = PATIENCE_S, wait: Callable[[float], None] = time.sleep
 ) -> None:
-    """Call `write`, and retry with growing waits while the storage is unreachable, for up to `patience` seconds.
+    """Call `write`, and retry with exponential backoff while the storage is unreachable, for up to `patience` seconds.
 
     Raises:
-        StorageError: a fault that waiting does not fix, or that it has not fixed.
+        StorageError: a permanent error, or one that lasts longer than `patience`.
     """
     waited, pause = 0.0, _FIRST_WAIT_S
     while True:
@@ -340,7 +351,7 @@ def patiently(
         except StorageError as error:
             if not error.passing or waited >= patience:
                 raise
-            logger.warning("%s; trying again", str(error).splitlines()[0])
+            logger.warning("%s; retrying", str(error).splitlines()[0])
         wait(pause)
         waited, pause = waited + pause, min(2 * pause, _LONGEST_WAIT_S)
 

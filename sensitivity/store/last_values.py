@@ -1,4 +1,4 @@
-"""Each metric at the end of a run, from its evaluations."""
+"""Final value of each metric of a run, from its evaluations."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from sensitivity.study.metrics import SPLITS, USUAL
 
 
 def by_split(names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the usual metrics and those among the columns `names` by split; its loss is the first of each."""
+    """Return the standard metrics and those among the columns `names`, by split, with the loss of each split first."""
     every = [*map(str, USUAL), *further_metrics(names)]
     found = {split: [name for name in dict.fromkeys(every) if name.startswith(f"{split}_")] for split in SPLITS}
     return {split: sorted(own, key=lambda name: name != f"{split}_loss") for split, own in found.items()}
 
 
 def last_values(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return each metric at the last evaluation with a finite loss of its split.
+    """Return each metric at the last evaluation at which the loss of its split is finite.
 
-    That is by the loss, where there is one: the accuracy of a network whose outputs are not finite is a number too.
+    If no evaluation has a finite loss, the next metric of the split decides. The loss comes first because accuracies
+    are finite even if the outputs of the network are not.
     """
     last: dict[str, float] = {}
     for names in by_split([name for each in evaluations for name in each]).values():

@@ -1,9 +1,9 @@
 """The files of a settlement, in the folder ``settle`` of a study directory.
 
-``declaration.json`` and ``freeze.json`` are written once, the one before the first run and the other before the first
-judging run. ``ledger.json`` grows by a step at a time, and follows from these and the runs: it can be written again.
-Each has the hash of its content. The runs stand beside them in
-the format of a study directory, apart from those of the study file's own design.
+``declaration.json`` and ``freeze.json`` are written once, before the first run and before the first judging run.
+``ledger.json`` gains one entry per step; it follows from the other two files and the runs, and can be rewritten from
+them. Each file contains the hash of its content. The folder is itself a study directory with the runs of the
+settlement, separate from those of the study file's own design.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ FREEZE = "freeze.json"
 LEDGER = "ledger.json"
 
 _KEPT = (
-    "  Restore it from a copy: what was declared and frozen before the judging runs has to stay as it was. Or settle"
-    " the study under another name"
+    "  Restore it from a copy: the declaration and the choices frozen before the judging runs must not change. Or"
+    " settle the study under another name"
 )
 _FIX = {
     DECLARATION: _KEPT,
     FREEZE: _KEPT,
-    LEDGER: "  Restore it from a copy; or delete it and settle the study again, which writes it anew from the runs",
+    LEDGER: "  Restore it from a copy; or delete it and settle the study again, which rewrites it from the runs",
 }
-"""What is to be done where a file can't be used."""
+"""Fix in the error message about each file."""
 
 A = TypeVar("A", bound=Amendment)
 
@@ -68,17 +68,17 @@ def refuse_settling_folder(directory: Place) -> None:
     """Raise if a directory is the ``settle`` folder of a study, whose runs do not belong to the study's own design.
 
     Raises:
-        StorageError: naming what to give instead.
+        StorageError: the directory is such a folder; the message names the directory to use instead.
     """
     if directory.exists(DECLARATION):
         raise StorageError(
-            f"{directory.uri}: has the runs of a settlement, and is no study of its own\n"
-            "  Give the study directory that it lies in. `sensitivity export` and `verify` take this one, too"
+            f"{directory.uri}: contains the runs of a settlement and is not a study directory of its own\n"
+            "  Use the study directory above it. `sensitivity export` and `verify` accept this one, too"
         )
 
 
 def read_declared(directory: Place) -> Declared | None:
-    """Return the declaration of a study's settlement; None if none has begun.
+    """Return the declaration of a study's settlement; None if none has started.
 
     Raises:
         StorageError: the file is damaged, or was changed.
@@ -93,7 +93,7 @@ def read_declared(directory: Place) -> Declared | None:
 
 
 def read_ledger(directory: Place) -> Ledger | None:
-    """Return the ledger of a study's settlement; None if none has begun.
+    """Return the ledger of a study's settlement; None if none has started.
 
     Raises:
         StorageError: a file is damaged, or was changed.
@@ -122,18 +122,18 @@ def write_declared(directory: Place, declared: Declared) -> None:
 
 
 def write_freeze(directory: Place, freeze: Freeze) -> None:
-    """Write what is fixed before the judging runs; a command that resumes may write the same content again.
+    """Write the choices that are fixed before the judging runs; a resumed command may write the same content again.
 
     Raises:
-        StorageError: another one is there, or the place can't be written.
+        StorageError: the file exists with other content, or the place can't be written.
     """
     folder = settling_place(directory)
     if not folder.exists(FREEZE):
         _write(folder, FREEZE, _Frozen(hash=freeze.hash, freeze=freeze))
     elif _read_freeze(folder) != freeze:
         raise StorageError(
-            f"{folder.uri_of(FREEZE)}: another choice was frozen before\n"
-            "  A choice that has been judged can't be made again. Settle the study under another name"
+            f"{folder.uri_of(FREEZE)}: another choice was frozen earlier\n"
+            "  A choice can't be changed after its judging runs. Settle the study under another name"
         )
 
 
@@ -167,8 +167,7 @@ def _read(folder: Place, name: str, adapter: TypeAdapter[A]) -> A:
 
 def _changed(folder: Place, name: str) -> StorageError:
     return StorageError(
-        f"{folder.uri_of(name)}: its content is not what its hash says; it was changed after it was written\n"
-        f"{_FIX[name]}"
+        f"{folder.uri_of(name)}: its content does not match its hash; it was changed after it was written\n{_FIX[name]}"
     )
 
 

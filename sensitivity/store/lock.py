@@ -30,21 +30,21 @@ LOCK = "writer.lock"
 HEARTBEAT_S = 5.0
 STALE_S = 60.0
 SETTLE_S = 1.0
-"""Without a guard, longer than another writer takes from its look at the lock to its own write."""
+"""Without a guard: longer than another writer needs between reading the lock and writing it."""
 JOB_VARIABLE = "SENSITIVITY_JOB"
-"""Names the cluster's job that this process is, if it is one."""
+"""Environment variable with the id of the cluster job that this process is, if it is one."""
 _GUARD = f".{LOCK}.guard"
 _GUARD_S = 30.0
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What a file system without file locks answers, such as Lustre or NFS that is mounted without them."""
-_LOOK_AGAIN_S = 0.5
-_LEFT_BEHIND = re.compile(r"\.([0-9a-f]{32}\.tmp|writer\.lock\.[0-9a-f]{32}|preflight-.*)")
-"""Files that are there for a moment: on their way to their names, to ask for the time, to be seen by nodes."""
+"""Error numbers of a file system without file locks, such as Lustre or NFS that is mounted without them."""
+_POLL_INTERVAL_S = 0.5
+_TEMPORARY = re.compile(r"\.([0-9a-f]{32}\.tmp|writer\.lock\.[0-9a-f]{32}|preflight-.*)")
+"""Temporary files: before they are renamed, to read the storage's clock, and to check that nodes share the place."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """The holder that a lock file names."""
+    """The writer that a lock file names."""
 
     token: str
     host: str
@@ -53,11 +53,11 @@ class Holder:
     machine: str = ""
     began: str = ""
     job: str = ""
-    """The cluster's job that it is; empty on one machine."""
+    """Id of its cluster job; empty on a single machine."""
 
     @property
-    def lives_here(self) -> bool | None:
-        """Whether the holder is a running process of this machine; None if it is from another machine."""
+    def is_running_here(self) -> bool | None:
+        """Whether the holder is a running process of this machine; None if it is on another machine."""
         if not self.machine or self.machine != _machine() or self.pid <= 0:
             return None
         return bool(self.began) and _began(self.pid) == self.began
@@ -70,13 +70,13 @@ class Holder:
 def live_holder(directory: Place) -> Holder | None:
     """Return the current writer of `directory`; None if there is none or its lock is stale (see `WriterLock`).
 
-    Nothing is written, so the lock's age is told by this machine's clock, not by the storage's.
+    It writes nothing, so the age of the lock is measured by this machine's clock, not by the storage's.
 
     Raises:
         StorageError: the place can't be reached.
     """
     holder = _read(directory)
-    if holder is None or holder.lives_here is False:
+    if holder is None or holder.is_running_here is False:
         return None
     age = time.time() - (directory.modified_at(LOCK) or holder.renewed_at)
     return holder if age < STALE_S else None
@@ -85,13 +85,13 @@ def live_holder(directory: Place) -> Holder | None:
 class WriterLock:
     """The lock of a study directory, held while it is written; a context manager.
 
-    A lock is stale when its holder is a dead process of this machine, or has not renewed it for `STALE_S` seconds by
-    the storage's own clock; a stale lock is taken over. The heartbeat shows whether a holder elsewhere is alive: a
-    writer that finds the lock waits for a beat, and is refused once there is one. On a file system a writer holds a
-    guard while it looks at the lock and changes it, so that of several that find it stale one takes it over. Object
-    stores and file systems without file locks have no such guard: there the last one to write the lock holds it, and
-    the others see so when they read it again. A writer that was suspended and has lost its lock finds out before it
-    writes anything: see `require`.
+    A lock is stale if its holder is a dead process of this machine, or has not renewed it for `STALE_S` seconds by the
+    storage's own clock; a stale lock is taken over. A holder on another machine is known to be alive by its heartbeat:
+    a writer that finds such a lock waits for a renewal, and fails once there is one. On a file system, a guard file
+    gives a writer exclusive access while it reads and changes the lock, so only one of several writers takes over a
+    stale lock. Object stores and file systems without file locks have no such guard: the last writer of the lock
+    holds it, and the others find this out when they read it again. A writer that lost its lock during a suspension fails before it writes anything; see
+    `require`.
     """
 
     def __init__(self, directory: Place) -> None:
@@ -99,20 +99,22 @@ class WriterLock:
         self._token = uuid.uuid4().hex
         self._has_guard = directory.is_local
         self._stop = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="writer-lock", daemon=True)
+        self._heartbeat = threading.Thread(target=self._renew_periodically, name="writer-lock", daemon=True)
 
     def __enter__(self) -> WriterLock:
         self._directory.require_folder_objects(f".{LOCK}.{self._token}")
-        self._take()
+        self._acquire()
         if not self._has_guard:
             time.sleep(SETTLE_S)
             if not self._is_mine():
-                raise StorageError(f"{self._directory.uri}: another writer was quicker; wait for it")
-        self._heart.start()
+                raise StorageError(
+                    f"{self._directory.uri}: another writer took the lock first\n  Wait for it, then run again"
+                )
+        self._heartbeat.start()
         return self
 
-    def _take(self) -> None:
-        """Take the lock if nobody holds it or its holder is dead.
+    def _acquire(self) -> None:
+        """Acquire the lock if it is free or its holder is dead.
 
         Raises:
             StorageError: its holder is alive, or the place can't be written.
@@ -122,32 +124,32 @@ class WriterLock:
         while True:
             with self._guarded():
                 holder = _read(self._directory)
-                if first is None and holder is not None and holder.lives_here is not False:
+                if first is None and holder is not None and holder.is_running_here is not False:
                     first, began, age = holder, time.monotonic(), self._age(holder)
-                    holder = _read(self._directory)  # as it is now: on an object store that has taken a while
-                    if holder == first and not holder.lives_here and age < STALE_S:
+                    holder = _read(self._directory)  # read again: on an object store, measuring the age takes a while
+                    if holder == first and not holder.is_running_here and age < STALE_S:
                         logger.warning(
-                            "%s: was being written by %s %.0f s ago; waiting up to %.0f s to see whether it still is",
+                            "%s: was being written by %s %.0f s ago; waiting up to %.0f s for a sign that it still is",
                             *(self._directory.uri, holder, max(age, 0.0), STALE_S - age),
                         )
                 stale = holder == first and age + time.monotonic() - began >= STALE_S
-                if holder is None or holder.lives_here is False or stale:
-                    self._directory.write(LOCK, self._fresh())
+                if holder is None or holder.is_running_here is False or stale:
+                    self._directory.write(LOCK, self._content())
                     return
-            if holder.lives_here or holder != first:
+            if holder.is_running_here or holder != first:
                 raise StorageError(
                     f"{self._directory.uri}: being written by {holder}\n"
-                    "  Wait for it, or stop it (Ctrl-C there), then run again. A lock left by a crash there is void "
+                    "  Wait for it, or stop it (Ctrl-C there), then run again. The lock of a crashed process expires "
                     f"after {STALE_S:.0f} s"
                 )
-            time.sleep(_LOOK_AGAIN_S)
+            time.sleep(_POLL_INTERVAL_S)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._heart.join()
-        with contextlib.suppress(StorageError), self._guarded():  # a place out of reach: the lock will be stale there
+        self._heartbeat.join()
+        with contextlib.suppress(StorageError), self._guarded():  # in an unreachable place, the lock becomes stale
             if self._is_mine():
                 self._directory.delete(LOCK)
 
@@ -155,30 +157,30 @@ class WriterLock:
         """Raise unless the lock is still held; called before each write.
 
         Raises:
-            StorageError: it is not, or (passing) the place is out of reach.
+            StorageError: it is not held, or the place is unreachable (`passing` is then True).
         """
         holder = _read(self._directory)
         if holder is not None and holder.token == self._token:
             return
         if holder is None and not self._directory.exists(MANIFEST):
-            raise StorageError(f"{self._directory.uri}: the study is gone from here (no {MANIFEST})", passing=True)
+            raise StorageError(f"{self._directory.uri}: the study is no longer here (no {MANIFEST})", passing=True)
         now = "nobody" if holder is None else holder
         raise StorageError(
-            f"{self._directory.uri}: this writer's lock was lost, as after a suspension; it is held by {now}\n"
-            "  What was reported is kept. Run again when nobody writes"
+            f"{self._directory.uri}: this writer's lock was lost, for instance in a suspension; it is held by {now}\n"
+            "  Reported results are kept. Run again when no other command writes"
         )
 
     def sweep(self) -> None:
-        """Remove half-written files of killed commands and workers; while the lock is held, no others exist.
+        """Delete partly written files of killed commands and workers; while the lock is held, no others exist.
 
         Raises:
             StorageError: the place can't be read or written.
         """
         with self._guarded():
-            # Object stores have no half-written files, and listing thousands of parts there takes a while.
+            # Object stores have no partly written files, and listing thousands of parts there is slow.
             below = self._directory.folders() if self._directory.is_local else ()
             for folder in (self._directory, *below):
-                for name in folder.hidden(_LEFT_BEHIND):
+                for name in folder.hidden(_TEMPORARY):
                     folder.delete(name)
 
     @contextlib.contextmanager
@@ -193,18 +195,18 @@ class WriterLock:
             guard = filelock.FileLock(folder / _GUARD, timeout=_GUARD_S)
             guard.acquire()
         except filelock.Timeout:
-            raise StorageError(f"{self._directory.uri}: another writer is starting; wait for it") from None
+            raise StorageError(
+                f"{self._directory.uri}: another writer is starting\n  Wait for it, then run again"
+            ) from None
         except (OSError, NotImplementedError) as error:
             if isinstance(error, NotImplementedError) or error.errno in _WITHOUT_LOCKS:
                 self._has_guard = False
-                logger.info(
-                    "%s: this file system has no file locks; writers are told apart as on an object store", folder
-                )
+                logger.info("%s: no file locks on this file system; the lock is kept as on an object store", folder)
                 yield
                 return
             raise StorageError(
                 f"{self._directory.uri}: can't be written ({first_line(error)})\n"
-                "  Give a place that you may write to, with space left: --storage URI"
+                "  Use a place with free space and write permission: --storage URI"
             ) from None
         try:
             yield
@@ -221,7 +223,7 @@ class WriterLock:
             self._directory.delete(probe)
         return now - then if now and then else time.time() - holder.renewed_at
 
-    def _fresh(self) -> bytes:
+    def _content(self) -> bytes:
         holder = Holder(
             token=self._token,
             host=socket.gethostname(),
@@ -237,15 +239,15 @@ class WriterLock:
         holder = _read(self._directory)
         return holder is not None and holder.token == self._token
 
-    def _beat(self) -> None:
+    def _renew_periodically(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
-                if self._is_mine():  # without the guard, which would bring a folder back that is gone
+                if self._is_mine():  # first without the guard, which would recreate a deleted folder
                     with self._guarded():
                         if self._is_mine():
-                            self._directory.write(LOCK, self._fresh())
+                            self._directory.write(LOCK, self._content())
             except StorageError:
-                continue  # the writer itself will meet the fault, and say so
+                continue  # the next write raises the same error
 
 
 def _read(directory: Place) -> Holder | None:
@@ -254,7 +256,7 @@ def _read(directory: Place) -> Holder | None:
     except StorageError:
         if not directory.exists(LOCK):
             return None
-        data = directory.read(LOCK)  # it has come since, or was being renewed: not every disk replaces without a gap
+        data = directory.read(LOCK)  # it has just appeared, or was being renewed: not every disk replaces atomically
     try:
         content = json.loads(data)
         return Holder(
@@ -291,7 +293,7 @@ def _began(pid: int) -> str:
             pass
         return "some time"
     try:
-        # Counted from behind the name, which may hold anything: the state, and 19 fields on the start, in ticks.
+        # Fields after the process name, which may contain anything: the state, and 19 fields later the start in ticks.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""

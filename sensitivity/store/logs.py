@@ -1,8 +1,8 @@
-"""``recorded/``: runs that are being recorded by their own loop, as JSON lines, until each has its parts.
+"""Logs in ``recorded/``: runs of a user's own loop, as JSON lines, until each run has its parts.
 
-The first line of a log says which run it is, each further one is an evaluation. On a file system a line is appended
-and is there when `write` returns, whatever happens to the process then. An object store has no appending: a log is a
-row of objects, of which the last is written anew with each line until it has ``_LINES``.
+The first line of a log identifies the run, and each further line is an evaluation. On a file system a line is appended,
+and persists once `write` returns, whatever happens to the process afterwards. Object stores cannot append: a log is a
+sequence of objects there, and the last one is rewritten with each line until it has ``_LINES``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Log:
                 raise _unwritable(self._place, error) from None
 
     def write(self, content: Mapping[str, Any]) -> None:
-        """Append a line; it is on disk once this returns.
+        """Append a line; it is in the file once this returns.
 
         Raises:
             StorageError: the place can't be written.
@@ -58,7 +58,7 @@ class Log:
         line = json.dumps(content).encode() + b"\n"
         if self._file is not None:
             try:
-                os.write(self._file, line)  # at once: a process that is killed leaves whole lines
+                os.write(self._file, line)  # one call, so that a killed process leaves complete lines
             except OSError as error:
                 raise _unwritable(self._place, error) from None
             return
@@ -68,9 +68,9 @@ class Log:
         patiently(lambda: self._place.write(self._name(), b"".join(self._lines)))
 
     def delete(self) -> None:
-        """Remove the log, once the run has its parts."""
+        """Delete the log, once the run has its parts."""
         self.close()
-        with contextlib.suppress(StorageError):  # what is left is read after the parts, which count
+        with contextlib.suppress(StorageError):  # a remaining log has no effect: the run's parts take precedence
             for chunk in range(self._chunk + 1):
                 self._place.delete(self._name(chunk))
 
@@ -85,7 +85,7 @@ class Log:
 
 
 def _unwritable(place: Place, error: OSError) -> StorageError:
-    return StorageError(f"{place.uri}: can't be written ({error.strerror})\n  Give a place that you may write to")
+    return StorageError(f"{place.uri}: can't be written ({error.strerror})\n  Use a place with write permission")
 
 
 def log_parts(directory: Place) -> tuple[str, ...]:
@@ -107,7 +107,7 @@ def is_log(part: str) -> bool:
 
 
 def read_log(directory: Place, part: str) -> tuple[pa.Table, pa.Table]:
-    """Return the row of a run that is being recorded, and its evaluations; both empty if its log is gone.
+    """Return the row of a run that is being recorded, and its evaluations; both empty if its log no longer exists.
 
     Raises:
         StorageError: the place can't be read.
@@ -131,7 +131,7 @@ def read_log(directory: Place, part: str) -> tuple[pa.Table, pa.Table]:
 
 
 def read_lines(directory: Place, run: str, most: int) -> str:
-    """Return the last lines of the log of a run that is being recorded; empty where there is none.
+    """Return the last lines of the log of a run that is being recorded; empty if there is none.
 
     Raises:
         StorageError: the place can't be read.
@@ -140,7 +140,7 @@ def read_lines(directory: Place, run: str, most: int) -> str:
     text = ""
     for name in place.files(_SUFFIX):
         if (found := _FILE.fullmatch(name)) is not None and found[1].partition("-")[0] == run:
-            with contextlib.suppress(StorageError):  # the run has ended meanwhile
+            with contextlib.suppress(StorageError):  # the run has just ended
                 text += place.read(name).decode(errors="replace")
     return "\n".join(text.splitlines()[-most:])
 
@@ -148,7 +148,7 @@ def read_lines(directory: Place, run: str, most: int) -> str:
 def _parsed(data: bytes) -> list[dict[str, Any]]:
     found = []
     for line in data.splitlines():
-        with contextlib.suppress(ValueError):  # cut off by a machine that went down
+        with contextlib.suppress(ValueError):  # a line truncated when the machine went down
             found.append(json.loads(line))
     return [each for each in found if isinstance(each, dict)]
 
@@ -189,7 +189,7 @@ def run_table(
 
 
 def curve_table(trial_id: str, evaluations: list[dict[str, Any]]) -> pa.Table:
-    """Return the evaluations of a recorded run; of several at one step, the last values count."""
+    """Return the evaluations of a recorded run; the last of several values at one step is used."""
     by_step: dict[int, dict[str, Any]] = {}
     for each in evaluations:
         step = int(each["step"])

@@ -1,4 +1,4 @@
-"""``study.json``: the study that a directory holds, every spec it was run with, and the provenance of its results."""
+"""``study.json``: the study of a directory, every version of it that was run, and the provenance of its results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensitivity.store.directory import Place, first_line
-from sensitivity.store.recorded_spec import of_recorded_runs
+from sensitivity.store.recorded_spec import infer_recorded_study
 from sensitivity.store.schema import SCHEMA_VERSION
 from sensitivity.store.sources import changed_files, write_source
 from sensitivity.study.errors import StorageError, StudyFileError
@@ -21,7 +21,7 @@ from sensitivity.study.provenance import code_version, machine, package_versions
 from sensitivity.study.spec import StudySpec
 
 MANIFEST = "study.json"
-_MOST_BYTES = 64 * 2**20
+_MAX_BYTES = 64 * 2**20
 """A spec takes some kilobytes, and each extension of a study adds one."""
 
 
@@ -33,25 +33,25 @@ class Manifest:
     source: str
     """Hash of the user's own problem code; empty for shipped problems."""
     specs: dict[str, Any]
-    """Each spec the directory was run with, by its hash, with code version, packages and machine."""
+    """Every spec that was run in the directory, by its hash, with code version, packages and machine."""
     identity: Identity | None = None
-    """What the runs were trained on; None in a directory from before it was kept."""
+    """Identity of the data, network and code of the runs; None if an older version wrote the directory."""
     determinism: dict[str, Any] | None = None
-    """What came of training some runs again, when the last command that trained any ended."""
+    """Result of training some runs again, at the end of the latest command that trained any."""
 
     @property
     def history(self) -> dict[str, dict[str, Any]]:
-        """All study files that the directory was run with, as JSON-like data, by hash."""
+        """All study files that were run in the directory, as JSON-like data, by hash."""
         return {name: entry["spec"] for name, entry in self.specs.items() if isinstance(entry.get("spec"), dict)}
 
     @functools.cached_property
     def spec_hash(self) -> str:
-        """Hash of the present spec."""
+        """Hash of the current spec."""
         return spec_hash(self.spec)
 
 
 def spec_hash(spec: StudySpec) -> str:
-    """Return the hash of a resolved study; where its runs are sent is no part of it."""
+    """Return the hash of a resolved study, without the destinations of its logs."""
     return content_hash(spec.model_dump(mode="json", exclude={"log"}))
 
 
@@ -59,17 +59,17 @@ def read_manifest(directory: Place) -> Manifest:
     """Read study.json.
 
     Raises:
-        StorageError: there is none, it is damaged, or of another schema version.
+        StorageError: the file does not exist, is damaged, or has another schema version.
     """
     if not directory.exists(MANIFEST):
         raise StorageError(
             f"{directory.uri}: no study here (no {MANIFEST})\n"
-            "  Give a study directory; `sensitivity list ROOT` shows those below a folder"
+            "  Use a study directory; `sensitivity list ROOT` shows those below a folder"
         )
     try:
-        data = directory.read_start(MANIFEST, _MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")  # noqa: TRY301 - as other damage
+        data = directory.read_start(MANIFEST, _MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")  # noqa: TRY301 - reported as damage
         content = json.loads(data)
         version = content["schema_version"]
         if version != SCHEMA_VERSION:
@@ -77,16 +77,16 @@ def read_manifest(directory: Place) -> Manifest:
             fix = "run the study again into another place" if older else "upgrade this package"
             raise StorageError(
                 f"{directory.uri}: written with schema version {version}; this code reads {SCHEMA_VERSION}\n"
-                f"  Read it with what wrote it ({content.get('written_by', 'unknown')}), or {fix}"
+                f"  Read it with the version that wrote it ({content.get('written_by', 'unknown')}), or {fix}"
             )
         specs = content["specs"]
         if not all(isinstance(specs[key], dict) for key in specs):
-            raise TypeError("specs are no tables")  # noqa: TRY301 - as other damage
+            raise TypeError("specs are not tables")  # noqa: TRY301 - reported as damage
         if not _is_comparison(content.get("determinism")):
-            raise TypeError("determinism is no comparison")  # noqa: TRY301 - as other damage
+            raise TypeError("determinism is not a comparison")  # noqa: TRY301 - reported as damage
         raw = _without_retired(content["spec"])
         if isinstance(raw, dict) and isinstance(raw.get("observed"), dict) and raw["observed"].get("recorded"):
-            raw = of_recorded_runs(directory, raw)
+            raw = infer_recorded_study(directory, raw)
         return Manifest(
             spec=parse_study(raw, source=MANIFEST),
             source=str(content["source"]),
@@ -100,12 +100,12 @@ def read_manifest(directory: Place) -> Manifest:
         )
         raise StorageError(
             f"{directory.uri_of(MANIFEST)}: damaged ({reason})\n"
-            "  Restore it from a copy; or move it away and run the same study file again: its runs are kept"
+            "  Restore it from a copy; or move it away and run the same study file again, which keeps its runs"
         ) from None
 
 
 def _is_comparison(found: Any) -> bool:
-    """Whether a value is None or a comparison: a sentence and its faults."""
+    """Whether a value is None or a comparison, which consists of a sentence and a list of faults."""
     if found is None:
         return True
     if not isinstance(found, dict) or not isinstance(found.get("sentence"), str):
@@ -115,7 +115,7 @@ def _is_comparison(found: Any) -> bool:
 
 
 def _without_retired(spec: Any) -> Any:
-    """Return a spec without retired fields, on which no result depends."""
+    """Return a spec without fields that no longer exist and on which no result depended."""
     margins = spec.get("margins") if isinstance(spec, dict) else None
     if not isinstance(margins, dict):
         return spec
@@ -123,24 +123,24 @@ def _without_retired(spec: Any) -> Any:
 
 
 def write_manifest(directory: Place, spec: StudySpec, source: str, origin: Origin | None = None) -> Manifest:
-    """Create study.json or update it with an extended spec; store the user's code beside it.
+    """Create study.json or update it with an extended spec; store the user's code next to it.
 
     Args:
-        directory: the study's own.
-        spec: as it is to be run.
-        source: the hash that its trials' ids hold.
-        origin: what its problem is loaded from; None keeps nothing of it, and compares nothing.
+        directory: study directory.
+        spec: the study to run.
+        source: hash of the problem's own code, which is part of the trial ids.
+        origin: code, data and network of the problem; None stores and compares none of it.
 
     Raises:
-        StorageError: the directory holds a different study of the same name.
+        StorageError: the directory contains a different study of the same name.
     """
     identity, determinism = None if origin is None else origin.identity, None
     specs: dict[str, Any] = {}
     if directory.exists(MANIFEST):
-        known = read_manifest(directory)
-        refuse_other_study(directory, known, spec, source, origin)
-        specs, determinism = known.specs, known.determinism
-        identity = known.identity or identity  # the first: what is the same but for rounding must not drift
+        existing = read_manifest(directory)
+        refuse_other_study(directory, existing, spec, source, origin)
+        specs, determinism = existing.specs, existing.determinism
+        identity = existing.identity or identity  # the first one, so that differences within rounding do not accumulate
     if origin is not None:
         write_source(directory, source, origin.snapshot)
     entry = {
@@ -161,7 +161,7 @@ def write_manifest(directory: Place, spec: StudySpec, source: str, origin: Origi
 
 
 def record_determinism(directory: Place, manifest: Manifest, found: dict[str, Any]) -> None:
-    """Record in study.json the outcome of training some runs again.
+    """Record the result of training some runs again in study.json.
 
     Raises:
         StorageError: the place can't be written.
@@ -169,18 +169,18 @@ def record_determinism(directory: Place, manifest: Manifest, found: dict[str, An
     _write(directory, dataclasses.replace(manifest, determinism=found))
 
 
-def declared_there(directory: Place) -> dict[str, Any] | None:
+def read_declared_spec(directory: Place) -> dict[str, Any] | None:
     """Return the study that study.json declares, unparsed; None if there is none.
 
     Raises:
-        StorageError: it can't be read.
+        StorageError: the file can't be read.
     """
     if not directory.exists(MANIFEST):
         return None
     try:
         return dict(json.loads(directory.read(MANIFEST))["spec"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        read_manifest(directory)  # says what is wrong
+        read_manifest(directory)  # raises the error with its fix
         raise
 
 
@@ -188,8 +188,8 @@ def write_recorded(directory: Place, declared: dict[str, Any]) -> None:
     """Create the study.json of a directory whose study is inferred from the runs recorded in it.
 
     Args:
-        directory: of the study.
-        declared: fields of the study that runs don't tell: its name, targets.
+        directory: study directory.
+        declared: fields of the study that can't be inferred from runs: its name and targets.
 
     Raises:
         StorageError: the place can't be written.
@@ -218,41 +218,41 @@ def _write(directory: Place, manifest: Manifest) -> None:
 
 
 def refuse_other_study(
-    directory: Place, known: Manifest, spec: StudySpec, source: str, origin: Origin | None = None
+    directory: Place, existing: Manifest, spec: StudySpec, source: str, origin: Origin | None = None
 ) -> None:
-    """Raise unless `known`, the study in `directory`, is `spec` with `source`, or is extended by it.
+    """Raise unless `spec` with `source` equals or extends the study in `directory`.
 
     Args:
-        directory: where it is kept.
-        known: what study.json there says.
-        spec: what is to be run.
-        source: the hash that its trials' ids hold.
-        origin: what its problem is loaded from, if that is to be compared too.
+        directory: study directory.
+        existing: content of its study.json.
+        spec: the study to run.
+        source: hash of the problem's own code, which is part of the trial ids.
+        origin: code, data and network of the problem, compared unless None.
 
     Raises:
-        StorageError: naming each difference.
+        StorageError: the studies differ; the message names each difference.
     """
-    old, new = _flat(known.spec.identity()), _flat(spec.identity())
+    old, new = _flat(existing.spec.identity()), _flat(spec.identity())
     different = [
         f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
         for name in old | new
         if old.get(name) != new.get(name)
     ]
-    if known.source != source:
+    if existing.source != source:
         if origin is None:
             different.append("the source of the problem's own code has changed")
         else:
-            different += changed_files(directory, known.source, origin.snapshot) or ["the images are others"]
-    trained = known.spec.problem is not None and spec.problem is not None
-    same = trained and known.spec.required_problem.fixed() == spec.required_problem.fixed()
-    if origin is not None and known.identity is not None and same:
-        different += known.identity.differences(origin.identity)
+            different += changed_files(directory, existing.source, origin.snapshot) or ["the images have changed"]
+    trained = existing.spec.problem is not None and spec.problem is not None
+    same = trained and existing.spec.required_problem.fixed() == spec.required_problem.fixed()
+    if origin is not None and existing.identity is not None and same:
+        different += existing.identity.differences(origin.identity)
     if different:
         lines = "\n".join(f"  - {line}" for line in different)
         raise StorageError(
-            f"{directory.uri}: holds a different study named {spec.name!r}\n{lines}\n"
-            "  Put back what has changed, and it goes on; or give this one another name, or another place with "
-            "--storage. What is there stays as it is"
+            f"{directory.uri}: contains a different study named {spec.name!r}\n{lines}\n"
+            "  Undo these changes to continue it; or choose another name for this study, or another place with "
+            "--storage. The existing study is unchanged"
         )
 
 

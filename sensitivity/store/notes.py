@@ -1,7 +1,7 @@
-"""``notes/``: what people note of runs, an amendment a file, beside the results and never among them.
+"""``notes/``: users' notes and tags of runs, one file per amendment, separate from the results.
 
-A file is written whole, under a name that no other writer gives, and never changed: any number of writers add to the
-folder at once, without a lock, and none loses what another wrote.
+A file is written atomically under a unique name and never changes. Any number of writers can add files at the same
+time, without a lock, and none overwrites the files of another.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from sensitivity.study.errors import UserError
 logger = logging.getLogger(__name__)
 
 NOTES = "notes"
-MOST_NOTES = 10_000
-"""Amendments of a study: more are a fault of some program, and would slow every reader down."""
+MAX_NOTES = 10_000
+"""Most amendments of a study: more indicate an error of some program, and would slow down every reader."""
 _SUFFIX = ".json"
 _FILE = re.compile(rf"([0-9]{{16}}-[0-9a-f]{{8}}){re.escape(_SUFFIX)}")
 
@@ -38,10 +38,10 @@ def note_parts(directory: Place) -> tuple[str, ...]:
 
 
 def read_notes(directory: Place, kept: MutableMapping[str, Annotation | None] | None = None) -> dict[str, Noted]:
-    """Return what is noted of each run, by its id.
+    """Return the notes and tags of each run, by its id.
 
-    Amendments never change: those that `kept` holds are not read again, and new ones are added. One that is damaged is
-    left out with a warning, because no result depends on it.
+    Amendments never change: those in the cache `kept` are not read again, and new ones are added to it. A damaged one
+    is skipped with a warning, because no result depends on it.
 
     Raises:
         StorageError: the place can't be read.
@@ -54,7 +54,7 @@ def read_notes(directory: Place, kept: MutableMapping[str, Annotation | None] | 
             try:
                 kept[name] = Annotation.model_validate_json(folder.read(name))
             except ValidationError as error:
-                logger.warning("%s: damaged (%s), and left out", folder.uri_of(name), error.errors()[0]["msg"])
+                logger.warning("%s: damaged (%s); skipped", folder.uri_of(name), error.errors()[0]["msg"])
                 kept[name] = None
     found = {name: kept[name] for name in names}
     return noted({name.removesuffix(_SUFFIX): each for name, each in found.items() if each is not None})
@@ -69,18 +69,18 @@ def write_note(
     untag: Collection[str] = (),
     seen: Collection[str] | None = None,
 ) -> None:
-    """Add a note to a run, or tags, or remove some of them.
+    """Write a note of a run, or add and remove tags.
 
     Args:
-        directory: of the study.
-        run: its id, the ``trial_id`` of the table of runs.
-        note: replaces the notes that were seen; empty to delete them, None to leave them.
-        tags: to be added.
-        untag: tags to be removed.
-        seen: ids of the notes that it replaces; by default those that stand now.
+        directory: study directory.
+        run: id of the run, the ``trial_id`` of the table of runs.
+        note: text that replaces the notes in `seen`; empty to delete them, None to keep them.
+        tags: tags to add.
+        untag: tags to remove.
+        seen: ids of the notes to replace; by default the current ones.
 
     Raises:
-        UserError: the note is too long, a tag is none, or there are too many already.
+        UserError: the note is too long, a tag is not valid, or there are too many notes.
         StorageError: the place can't be written.
     """
     if seen is None:
@@ -91,16 +91,18 @@ def write_note(
         )
     except ValidationError as error:
         raise UserError(_mistake(error.errors()[0])) from None
-    if annotation == Annotation(run=run):  # nothing is said
+    if annotation == Annotation(run=run):  # nothing changes
         return
-    if len(note_parts(directory)) >= MOST_NOTES:
-        raise UserError(f"{directory.child(NOTES).uri}: has {MOST_NOTES:,} notes\n  Delete those that nobody needs")
+    if len(note_parts(directory)) >= MAX_NOTES:
+        raise UserError(
+            f"{directory.child(NOTES).uri}: has {MAX_NOTES:,} notes, the most allowed\n  Delete those not needed"
+        )
     name = f"{time.time_ns() // 1000:016d}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
     directory.child(NOTES).write(name, annotation.model_dump_json(exclude_defaults=True).encode())
 
 
 def _mistake(first: Mapping[str, Any]) -> str:
-    """Return a mistake in an amendment in words."""
+    """Return the message about an invalid field of an amendment."""
     where, most = first["loc"][0], first.get("ctx", {}).get("max_length")
     if first["type"] == "too_long":
         return f"{where}: {most} at most"

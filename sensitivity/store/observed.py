@@ -1,4 +1,4 @@
-"""Write the study directory of runs that were trained elsewhere."""
+"""Writes study directories of runs that were trained elsewhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sensitivity.study.hashing import content_hash
 from sensitivity.study.spec import StudySpec
 
 IMPORTED = f"{OBSERVED_PART}imported-"
-"""Begins the name of the part that an import writes: a later import of the same source replaces it."""
+"""Prefix of the part that an import writes; a later import of the same source replaces it."""
 
 
 def write_observed(
@@ -39,18 +39,19 @@ def write_observed(
     """Write a study directory, or replace that of an earlier import of the same source.
 
     Args:
-        directory: of the study.
-        spec: of the study; its ``observed.source`` tells one import from another.
-        plan: a row a run, missing ones included: the columns of plan.parquet.
-        runs: a row a run with a result: those of a part of runs; columns that it lacks are unknown.
-        evaluations: ``run`` (the index of its row in `runs`), step, epoch, and what else is known of each, in order.
+        directory: study directory.
+        spec: the study; its ``observed.source`` identifies the import.
+        plan: one row per run, including missing ones, with the columns of plan.parquet.
+        runs: one row per run with a result, with columns of a part of runs; absent columns are unknown.
+        evaluations: one row per evaluation, in order: ``run`` (index of its row in `runs`), step, epoch, and further
+            columns of curves.
 
     Raises:
-        StorageError: the place can't be written, or holds another study.
+        StorageError: the place can't be written, or contains another study.
     """
     with WriterLock(directory):
         if directory.exists(MANIFEST):
-            _refuse_other(directory, spec)
+            _refuse_other_source(directory, spec)
         earlier = [name for name in directory.child(RUNS).files(".parquet") if name.startswith(IMPORTED)]
         params = spec.hyperparameters
         run_table = _table(runs, runs_schema(params, further_metrics(map(str, runs.columns))))
@@ -66,18 +67,18 @@ def write_observed(
                 directory.delete(f"{CURVES}/{old}")
 
 
-def _refuse_other(directory: Place, spec: StudySpec) -> None:
+def _refuse_other_source(directory: Place, spec: StudySpec) -> None:
     known = read_manifest(directory).spec.observed
     if known is None or spec.observed is None or known.source != spec.observed.source or known.recorded:
         what = "a study that was run here" if known is None else f"runs from {known.source or 'your own loop'}"
         raise StorageError(
-            f"{directory.uri}: holds {what}\n  Import under another name, or to another place with --storage; what is "
-            "there stays as it is"
+            f"{directory.uri}: contains {what}\n  Import under another name, or to another place with --storage; the "
+            "existing study is unchanged"
         )
 
 
 def _table(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
-    """Return a table with the types of `schema`; columns that `frame` lacks are null."""
+    """Return a table with the types of `schema`; columns that `frame` lacks are NaN or null."""
     columns = []
     for field in schema:
         if field.name in frame:

@@ -1,8 +1,8 @@
-"""Read a Parquet file without trusting it: its footer and its size limit what is decoded.
+"""Reading of untrusted Parquet files: their footers and sizes limit the memory for decoding.
 
-Parquet stores a billion equal values in a few bytes, so a small file may stand for any amount of memory. A table that
-this product wrote does not compress that far: every run carries two hashes, every evaluation a measured loss. What the
-files of one study directory may decode to is therefore bounded by a multiple of what they take on disk.
+Parquet stores a billion equal values in a few bytes, so a small file may decode to any amount of memory. Tables written
+by this package do not compress that far: each run has two hashes, and each evaluation a measured loss. The decoded size
+of the files of a study directory is therefore limited to a multiple of their size on disk.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 
 FREE_BYTES = 64 * 2**20
 BYTES_PER_BYTE = 100
-"""Runs that all failed alike reach 45: a row of 350 bytes has 8 bytes that do not compress, its id."""
-MOST_COLUMNS = 2_000
-_CARELESS_BYTES = 16 * 2**20
-"""Files that can't decode to more than this are read at once; of others, strings are first read as dictionaries."""
+"""Runs that all failed in the same way reach 45: in a row of 350 bytes, only the 8 bytes of its id do not compress."""
+MAX_COLUMNS = 2_000
+_DIRECT_READ_BYTES = 16 * 2**20
+"""Files that can't decode to more than this are read directly; otherwise strings are first read as dictionaries."""
 
 
 class Allowance:
@@ -32,14 +32,14 @@ class Allowance:
         self._left += BYTES_PER_BYTE * size
 
     def take(self, amount: int, what: str) -> None:
-        """Spend `amount` bytes on a table.
+        """Reserve `amount` bytes for a table.
 
         Raises:
-            ArrowInvalid: they are more than is left; `what` describes the table.
+            ArrowInvalid: less is left; the message describes the table with `what`.
         """
         if amount > self._left:
             raise pa.ArrowInvalid(
-                f"{what} would take {amount / 2**20:,.0f} MiB of memory; files of this size hold at most "
+                f"{what} would take {amount / 2**20:,.0f} MiB of memory; files of this size contain at most "
                 f"{max(self._left, 0) / 2**20:,.0f} MiB more"
             )
         self._left -= amount
@@ -55,26 +55,26 @@ def read_parquet(
     """Return the columns that `columns_of` selects by name; those in `dictionaries` stay dictionary-encoded.
 
     Raises:
-        OSError, ArrowException: the file can't be read, is damaged, or holds more than its size allows.
-        KeyError: it lacks a column.
+        OSError, ArrowException: the file can't be read, is damaged, or decodes to more than its size allows.
+        KeyError: a column is missing.
     """
     size = source.size()
     allowance.add_file(size)
     file = pq.ParquetFile(source, page_checksum_verification=True)
     metadata, schema = file.metadata, file.schema_arrow
-    if metadata.num_columns > MOST_COLUMNS:
-        raise pa.ArrowInvalid(f"it has {metadata.num_columns:,} columns; allowed are {MOST_COLUMNS:,}")
+    if metadata.num_columns > MAX_COLUMNS:
+        raise pa.ArrowInvalid(f"it has {metadata.num_columns:,} columns; allowed are {MAX_COLUMNS:,}")
     names = list(columns_of(schema.names))
     fields = [schema.field(name) for name in names]
     if nested := [field.name for field in fields if pa.types.is_nested(field.type)]:
-        raise pa.ArrowInvalid(f"column {nested[0][:80]} holds {schema.field(nested[0]).type}, not single values")
+        raise pa.ArrowInvalid(f"column {nested[0][:80]} has type {schema.field(nested[0]).type}, not single values")
     rows = metadata.num_rows
     encoded = sum(max(metadata.row_group(k).total_byte_size, 0) for k in range(metadata.num_row_groups))
-    price = rows * 8 * len(names) + encoded
-    allowance.take(price, f"a table of {rows:,} rows")
+    reserved = rows * 8 * len(names) + encoded
+    allowance.take(reserved, f"a table of {rows:,} rows")
     texts = [field.name for field in fields if _is_text(field.type)]
-    if rows * encoded > _CARELESS_BYTES or dictionaries:
-        encode = [name for name in texts if rows * encoded > _CARELESS_BYTES or name in dictionaries]
+    if rows * encoded > _DIRECT_READ_BYTES or dictionaries:
+        encode = [name for name in texts if rows * encoded > _DIRECT_READ_BYTES or name in dictionaries]
         file = pq.ParquetFile(source, metadata=metadata, read_dictionary=encode, page_checksum_verification=True)
         table = file.read(names, use_threads=False)
         allowance.take(
@@ -83,7 +83,7 @@ def read_parquet(
         )
     else:
         table = file.read(names, use_threads=False)
-        allowance.take(max(table.nbytes - price, 0), f"a table of {rows:,} rows")
+        allowance.take(max(table.nbytes - reserved, 0), f"a table of {rows:,} rows")
     return table.select(names)
 
 

@@ -1,4 +1,4 @@
-"""The Parquet files of a study directory as validated tables; errors name file, column and row."""
+"""Validated tables from the Parquet files of a study directory; errors name file, column and row."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from sensitivity.store.validation import Fault, curves_fault, plan_fault, repeat
 from sensitivity.study.errors import StorageError
 from sensitivity.study.spec import StudySpec
 
-_AT_ONCE = 64
-"""Files that are opened together: on an object store each is a request of its own."""
-_ROWS = 1_000_000
-"""Evaluations that are validated together."""
+_FILES_PER_BATCH = 64
+"""Number of files opened concurrently; on an object store each is a request."""
+_ROWS_PER_CHECK = 1_000_000
+"""Number of evaluations validated together."""
 
 
 class DamagedError(StorageError):
@@ -38,12 +38,12 @@ class DamagedError(StorageError):
 
 
 def damaged(directory: Place, name: str, reason: str, *, what: str = "damaged Parquet file") -> StorageError:
-    """Return the error for a damaged file, with how to go on without it."""
+    """Return the error for a damaged file, with the way to continue without it."""
     folder, _, part = name.rpartition("/")
     fix = (
-        f"Move {directory.uri_of(f'{RUNS}/{part}')} away and run the same study again: only its runs are done again"
+        f"Move {directory.uri_of(f'{RUNS}/{part}')} away and run the same study again: only its runs are repeated"
         if folder
-        else "Run the same study again: the plan is written anew"
+        else "Run the same study again: the plan is rewritten"
     )
     return DamagedError(f"{directory.uri_of(name)}: {what} ({reason})\n  {fix}; nothing was changed")
 
@@ -57,7 +57,7 @@ def read_plan_table(directory: Place, spec: StudySpec) -> pa.Table:
     """Return plan.parquet.
 
     Raises:
-        StorageError: it is damaged, or can't be read.
+        StorageError: the file is damaged, or can't be read.
     """
     (table,) = _read(directory, [PLAN], lambda names: plan_schema(params(names)), Allowance())
     _validate(directory, {PLAN: table}, lambda whole: plan_fault(whole, spec))
@@ -65,7 +65,7 @@ def read_plan_table(directory: Place, spec: StudySpec) -> pa.Table:
 
 
 def read_run_tables(directory: Place, parts: Sequence[str], columns: Sequence[str] = ()) -> dict[str, pa.Table]:
-    """Return parts of runs by name, with all or the given columns.
+    """Return parts of runs by name, with all columns or only `columns`.
 
     Raises:
         StorageError: a part is damaged, or can't be read.
@@ -113,7 +113,7 @@ def read_curve_tables(
     for part, table in zip(parts, _read(directory, names, lambda _: schema, allowance), strict=True):
         held[part] = table
         rows += len(table)
-        if rows >= _ROWS:
+        if rows >= _ROWS_PER_CHECK:
             yield from _valid_curves(directory, held)
             held, rows = {}, 0
     yield from _valid_curves(directory, held)
@@ -144,7 +144,7 @@ def _valid_curves(directory: Place, held: dict[str, pa.Table]) -> Iterator[tuple
             runs = table["trial_id"].combine_chunks().indices.to_numpy()
             row = repeated_evaluation(runs.astype(np.int64), table["step"].to_numpy())
             if row is not None:
-                reason = f"column step, row {row}: {table['step'][row].as_py()} stands twice in the curve of a run"
+                reason = f"column step, row {row}: {table['step'][row].as_py()} occurs twice in the curve of a run"
                 raise damaged(directory, f"{CURVES}/{part}", reason, what="impossible value")
         yield part, table
 
@@ -153,7 +153,7 @@ def _read(
     directory: Place, names: Sequence[str], schema_of: Callable[[Sequence[str]], pa.Schema], allowance: Allowance
 ) -> Iterator[pa.Table]:
     """Yield the tables of files, cast to the schema that `schema_of` returns for each file's columns."""
-    schemas: dict[tuple[str, ...], pa.Schema] = {}  # made once for the many parts that have the same columns
+    schemas: dict[tuple[str, ...], pa.Schema] = {}  # created once for all parts with the same columns
 
     def schema_for(columns: Sequence[str]) -> pa.Schema:
         key = tuple(columns)
@@ -165,7 +165,7 @@ def _read(
         try:
             yield _table(source, schema_for, allowance)
         except (KeyError, OSError, ValueError, pa.ArrowException) as error:
-            directory.read_through(name)  # out of reach, rather than damaged?
+            directory.read_through(name)  # raises another error if the file is unreachable rather than damaged
             raise damaged(directory, name, first_line(error)) from None
         finally:
             source.close()
@@ -176,8 +176,8 @@ def _opened(directory: Place, names: Sequence[str]) -> Iterator[tuple[str, pa.Na
         yield names[0], _present(directory, names[0], directory.open(names[0]))
         return
     with ThreadPoolExecutor(8) as threads:
-        for start in range(0, len(names), _AT_ONCE):
-            some = names[start : start + _AT_ONCE]
+        for start in range(0, len(names), _FILES_PER_BATCH):
+            some = names[start : start + _FILES_PER_BATCH]
             for name, source in zip(some, threads.map(directory.open, some), strict=True):
                 yield name, _present(directory, name, source)
 
@@ -200,7 +200,7 @@ def _table(source: pa.NativeFile, schema_of: Callable[[Sequence[str]], pa.Schema
     table = read_parquet(source, columns_of, allowance, dictionaries=encoded)
     (schema,) = chosen
     if "confirmation" in schema.names and "confirmation" not in table.column_names:
-        # The part was written before there were confirmations.
+        # An older version without confirmation runs wrote the part.
         table = table.append_column("confirmation", pa.array([False] * len(table), pa.bool_()))
     table = _with_missing(table, schema)
     if table.schema.equals(schema):
@@ -209,7 +209,7 @@ def _table(source: pa.NativeFile, schema_of: Callable[[Sequence[str]], pa.Schema
 
 
 def _with_missing(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Add the metrics of `schema` that a part lacks, as it was written before they were measured: NaN in each row."""
+    """Add the metrics of `schema` that a part lacks, because they were not measured yet, as columns of NaN."""
     for name in further_metrics(schema.names):
         if name not in table.column_names:
             table = table.append_column(name, pa.array(np.full(len(table), np.nan)))
@@ -227,20 +227,20 @@ def _validate(directory: Place, tables: dict[str, pa.Table], check: Callable[[pa
         return
     try:
         whole = pa.concat_tables(tables.values(), promote_options="default")
-        whole.validate(full=True)  # lengths of strings, and that these are UTF-8
+        whole.validate(full=True)  # checks lengths of strings, and that they are UTF-8
         whole = whole.unify_dictionaries().combine_chunks()
     except (ValueError, pa.ArrowException) as error:
-        name = next((name for name, table in tables.items() if not _is_whole(table)), next(iter(tables)))
+        name = next((name for name, table in tables.items() if not _is_valid(table)), next(iter(tables)))
         raise damaged(directory, name, first_line(error)) from None
     if check(whole) is None:
         return
     for name, table in tables.items():
         if (fault := check(table)) is not None:
             raise damaged(directory, name, fault.reason, what="impossible value")
-    raise AssertionError("a fault of tables together is one of a table alone")
+    raise AssertionError("a fault in the concatenated tables is a fault in one of them")
 
 
-def _is_whole(table: pa.Table) -> bool:
+def _is_valid(table: pa.Table) -> bool:
     try:
         table.validate(full=True)
     except pa.ArrowException:

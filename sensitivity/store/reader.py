@@ -1,4 +1,4 @@
-"""Read a study directory as tidy tables, without torch or Ray."""
+"""Reads study directories as tidy tables, without torch or Ray."""
 
 from __future__ import annotations
 
@@ -49,34 +49,34 @@ class Study:
 
     manifest: Manifest
     runs: pd.DataFrame
-    """One row a planned run, in the order of the plan; columns of ``schema``. No planned run is missing."""
+    """One row per planned run, in the order of the plan, with the columns of ``schema``. No planned run is missing."""
     curves: pd.DataFrame
-    """One row an evaluation of a run in `runs`, ordered by run and step."""
+    """One row per evaluation of a run in `runs`, ordered by run and step."""
     unplanned: int
-    """Runs that are kept in the directory but belong to no cell of the present plan."""
+    """Number of runs in the directory that belong to no cell of the current plan."""
     ledger: Ledger | None = None
-    """How far the study has been settled; None where nobody has begun."""
+    """State of the settlement; None if none has started."""
     running: bool = False
-    """Whether its results were being written when it was read."""
+    """Whether a command was writing results when the study was read."""
 
     def at_start(self, metric: MetricName) -> pd.DataFrame:
-        """Return the curves, in which the evaluations of untrained networks are; so do the three below for theirs."""
+        """Return the curves, which contain the evaluations of untrained networks."""
         return self.curves
 
     def meeting(self, metric: MetricName, target: float) -> pd.DataFrame:
-        """Return the curves, in which the evaluations are that decide when runs meet a target."""
+        """Return the curves, which contain the evaluations that decide when runs reach a target."""
         return self.curves
 
     def best(self, metric: MetricName) -> pd.DataFrame:
-        """Return the curves, in which the first and the best evaluation of each run are."""
+        """Return the curves, which contain the first and the best evaluation of each run."""
         return self.curves
 
     def rates(self) -> pd.DataFrame:
-        """Return the curves, which say what the effective learning rates were."""
+        """Return the curves, which contain the effective learning rates."""
         return self.curves
 
     def curves_of(self, trial_ids: Iterable[str]) -> pd.DataFrame:
-        """Return the whole curves of some runs."""
+        """Return the complete curves of some runs."""
         return self.curves[self.curves["trial_id"].isin(set(trial_ids))]
 
 
@@ -86,11 +86,11 @@ class StudyRuns:
 
     manifest: Manifest
     runs: pd.DataFrame
-    """As of a `Study`."""
+    """As in `Study`."""
     parts: pd.Series[str]
-    """The part in which the result that counts of each run stands, and its curve, by ``trial_id``."""
+    """Name of the part with the effective result and the curve of each run, by ``trial_id``."""
     unplanned: int
-    """As of a `Study`."""
+    """As in `Study`."""
 
 
 @dataclass(frozen=True)
@@ -99,18 +99,19 @@ class StudyCounts:
 
     manifest: Manifest
     planned: int
-    """Runs in the plan."""
+    """Number of runs in the plan."""
     by_status: Mapping[str, int]
-    """How many of them have each status."""
+    """Number of planned runs with each status."""
     ledger: Ledger | None
-    """How far the study has been settled; None where nobody has begun."""
+    """State of the settlement; None if none has started."""
 
 
 def read_study(directory: Place) -> Study:
     """Read a study directory, finished or not.
 
     Raises:
-        StorageError: no study there, another schema version, or a damaged part (named, with how to go on).
+        StorageError: there is no study, its schema version is another one, or a part is damaged; the message names the
+            part and the way to continue.
     """
     read = read_runs(directory)
     curves = _read_curves(directory, read.parts, further_metrics(read.manifest.spec.measured()))
@@ -124,8 +125,10 @@ def read_runs(
 ) -> StudyRuns:
     """Read a study's runs without their evaluations, which are far more numerous.
 
-    Parts never change once they are there: those that `kept` holds by name are not read again, and new ones are added;
-    so it is with what is noted of runs, and `notes`.
+    Args:
+        directory: study directory.
+        kept: cache of parts by name. Parts never change, so those in it are not read again; new ones are added.
+        notes: the same for amendments of notes.
 
     Raises:
         StorageError: as `read_study`.
@@ -134,18 +137,18 @@ def read_runs(
     results = _results(directory, {} if kept is None else kept, _parts(directory, manifest))
     plan = _read_plan(directory, manifest, results)
     for name in manifest.spec.hyperparameters:
-        if PARAM_PREFIX + name not in plan.columns:  # written before the study had it
+        if PARAM_PREFIX + name not in plan.columns:  # written before the study had the hyperparameter
             plan[PARAM_PREFIX + name] = np.nan
     extra = ["trial_id", *(name for name in results.columns if name not in plan.columns)]
     runs = plan.merge(results[extra], on="trial_id", how="left", validate="one_to_one")
     for metric in manifest.spec.measured():
-        if metric not in runs.columns:  # measured in no part that is there yet
+        if metric not in runs.columns:  # not measured in any part yet
             runs[metric.name] = np.nan
     runs["status"] = runs["status"].fillna(Status.PENDING.value)
     for name in ("message", "traceback"):
         runs[name] = runs[name].fillna("")
-    said = read_notes(directory, notes)
-    noted = [said.get(str(name), NOTHING_NOTED) for name in runs["trial_id"]] if said else [NOTHING_NOTED] * len(runs)
+    by_run = read_notes(directory, notes)
+    noted = [by_run.get(str(name), NOTHING_NOTED) for name in runs["trial_id"]]
     runs["note"] = pd.Series([each.note for each in noted], index=runs.index, dtype="str")
     runs["tags"] = pd.Series([", ".join(each.tags) for each in noted], index=runs.index, dtype="str")
     parts = runs.set_index("trial_id")[_PART].dropna()
@@ -160,7 +163,7 @@ def read_counts(directory: Place) -> StudyCounts:
         StorageError: as `read_study`.
     """
     manifest = read_manifest(directory)
-    results = _counting(_results_by_status(directory, _parts(directory, manifest)))
+    results = _effective(_results_by_status(directory, _parts(directory, manifest)))
     planned = _read_plan(directory, manifest, results)["trial_id"]
     status = results.loc[results["trial_id"].isin(planned), "status"].value_counts()
     counts = {str(name): int(count) for name, count in status.items()}
@@ -173,8 +176,8 @@ def read_evaluations(
 ) -> pa.Table:
     """Return `columns` of the evaluations in one part of curves, for all runs or for `trial_ids`.
 
-    Only these columns are read from the storage; ``trial_id`` comes as a dictionary. Rows are in the order in which
-    they were written: run by run, by step. A part may hold runs whose result that counts stands in another
+    Only these columns are read from the storage; ``trial_id`` is dictionary-encoded. Rows are in the order in which
+    they were written: run by run, by step. A part may contain runs whose effective result is in another part
     (``StudyRuns.parts``).
 
     Raises:
@@ -190,7 +193,7 @@ def read_plan(directory: Place) -> pd.DataFrame:
     """Return the plan, one row per planned trial; if the plan is damaged, the trials that have a result.
 
     Raises:
-        StorageError: no study there, another schema version, or a damaged part.
+        StorageError: there is no study, its schema version is another one, or a part is damaged.
     """
     manifest = read_manifest(directory)
     try:
@@ -204,22 +207,22 @@ def finished_trials(directory: Place) -> frozenset[str]:
     """Return the ids of the trials with final results, which `run` does not train again.
 
     Raises:
-        StorageError: a damaged part.
+        StorageError: a part is damaged.
     """
-    results = _counting(_results_by_status(directory, directory.child(RUNS).files(".parquet")))
+    results = _effective(_results_by_status(directory, directory.child(RUNS).files(".parquet")))
     return frozenset(results.loc[results["status"].isin(_FINAL), "trial_id"])
 
 
 def studies(root: Place) -> tuple[Place, ...]:
     """Return the study directories directly below `root`, or `root` itself if it is one.
 
-    A folder that may not be looked into is among them: to read it tells why, and the others are listed nevertheless.
+    A folder without read permission is included: reading it raises the error, and the others are still listed.
 
     Raises:
         StorageError: the root can't be read.
     """
     if root.exists(MANIFEST):
-        return (root,)  # its subfolders are its own, such as that of its settlement
+        return (root,)  # its subfolders are parts of it, such as the folder of its settlement
     return tuple(folder for folder in root.folders() if _may_be_study(folder))
 
 
@@ -227,14 +230,14 @@ def export_runs(directory: Place, suffix: str) -> bytes:
     """Return the table of runs as the bytes of a ``.csv`` or ``.parquet`` file.
 
     Raises:
-        UserError: another suffix.
+        UserError: the suffix is another one.
         StorageError: as `read_study`.
     """
     if suffix not in (".csv", ".parquet"):
         raise UserError(f"can't export to a file that ends in {suffix!r}; allowed: .csv, .parquet")
     runs = read_study(directory).runs
     schema = noted_schema(runs_schema(params(runs.columns), further_metrics(runs.columns)))
-    # Pending runs have made pandas turn integers into floats; a table written for others has its own types again.
+    # pandas converted integers to floats because of pending runs; the exported table has the types of the schema.
     table = pa.Table.from_pandas(runs[schema.names], schema=schema, preserve_index=False)
     if suffix == ".csv":
         text: str = table.to_pandas(integer_object_nulls=True).to_csv(index=False)
@@ -253,14 +256,14 @@ def _may_be_study(folder: Place) -> bool:
 
 def _parts(directory: Place, manifest: Manifest) -> tuple[str, ...]:
     """Return the parts of runs, and the logs of unfinished runs if the study is trained elsewhere."""
-    logs = log_parts(directory) if manifest.spec.observed is not None else ()  # first: a log that ends becomes a part
+    logs = log_parts(directory) if manifest.spec.observed is not None else ()  # before parts: a log becomes a part
     return (*logs, *directory.child(RUNS).files(".parquet"))
 
 
 def _read_plan(directory: Place, manifest: Manifest, results: pd.DataFrame) -> pd.DataFrame:
     if manifest.spec.observed is not None and manifest.spec.observed.recorded:
         return results[[name for name in results if name in TRIAL_COLUMNS or str(name).startswith(PARAM_PREFIX)]]
-    if not directory.exists(PLAN):  # a kill between the first two writes of a study
+    if not directory.exists(PLAN):  # the command was killed between the first two writes of a study
         trials = expand(manifest.spec, source=manifest.source)
         planned: pd.DataFrame = plan_table(trials, manifest.spec.hyperparameters).to_pandas()
         return planned
@@ -269,19 +272,19 @@ def _read_plan(directory: Place, manifest: Manifest, results: pd.DataFrame) -> p
 
 
 def _results(directory: Place, kept: MutableMapping[str, pa.Table], names: Sequence[str]) -> pd.DataFrame:
-    """Return the result that counts for each trial, and the part in `names` that contains it."""
+    """Return the effective result of each trial, and the part in `names` that contains it."""
     kept.update(read_run_tables(directory, [name for name in names if name not in kept]))
-    return _counting({name: kept[name] for name in names})
+    return _effective({name: kept[name] for name in names})
 
 
 def _results_by_status(directory: Place, names: Sequence[str]) -> dict[str, pa.Table]:
     return read_run_tables(directory, names, ("trial_id", "status", "finished_at"))
 
 
-def _counting(parts: Mapping[str, pa.Table]) -> pd.DataFrame:
-    """Return the result that counts for each trial.
+def _effective(parts: Mapping[str, pa.Table]) -> pd.DataFrame:
+    """Return the effective result of each trial.
 
-    That is the last one, except that an interruption never hides a final result, whatever the clocks said.
+    That is the latest final result, whatever the clocks of interrupted runs; without a final result, the latest one.
     """
     some = next(iter(parts.values()), runs_schema([]).empty_table())
     whole = pa.concat_tables([some.slice(0, 0), *parts.values()], promote_options="default")
@@ -303,7 +306,7 @@ def _read_curves(directory: Place, parts: pd.Series[str], metrics: Sequence[str]
     tables.clear()
     order = _by_run_and_step(whole)
     columns = {}
-    for name in whole.column_names:  # each let go when it is done: as a whole, three copies would be in memory at once
+    for name in whole.column_names:  # column by column, to avoid three copies of the table in memory at once
         columns[name] = whole[name].to_pandas().array.take(order)
         whole = whole.drop_columns([name])
     return pd.DataFrame(columns, copy=False)

@@ -1,4 +1,4 @@
-"""The files that form a study's record; only runs may write them."""
+"""Protection of the files that form a study's record; only runs may write them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _RECORD = (MANIFEST, PLAN, RUNS, CURVES, CHECKPOINTS, RECORDED, LOCK, FOLDER, SO
 
 
 def refuse_record(path: Path) -> None:
-    """Raise if an output at `path` would overwrite or join the record in a local study directory.
+    """Raise if an output at `path` would overwrite, or lie in, the record in a local study directory.
 
     Raises:
-        UserError: it would; a file beside the record, in the directory itself, is allowed.
+        UserError: it would. Other files in the study directory are allowed.
     """
     target = Path(os.path.realpath(path))
     for folder in target.parents:

@@ -1,4 +1,4 @@
-"""Infer the study that recorded runs form; it is not declared, and changes as runs are added."""
+"""Inference of the study that recorded runs form; it is not declared, and changes when runs are added."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sensitivity.study.metrics import METRICS, USUAL
 from sensitivity.study.section import MOST_ITEMS
 
 
-def of_recorded_runs(directory: Place, declared: dict[str, Any]) -> dict[str, Any]:
+def infer_recorded_study(directory: Place, declared: dict[str, Any]) -> dict[str, Any]:
     """Return a study's fields: the declared ones, and those inferred from the runs in `directory`.
 
     Raises:
@@ -26,7 +26,9 @@ def of_recorded_runs(directory: Place, declared: dict[str, Any]) -> dict[str, An
     parts = (*log_parts(directory), *directory.child(RUNS).files(".parquet"))
     tables = [table for table in read_run_tables(directory, parts).values() if len(table)]
     if not tables:
-        raise StorageError(f"{directory.uri}: no run has been recorded here yet")
+        raise StorageError(
+            f"{directory.uri}: no run has been recorded here yet\n  Record one with `sensitivity.record`"
+        )
     runs: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
     runs = runs.sort_values("started_at", kind="stable").drop_duplicates("trial_id", keep="last")
     optimizers = {str(name): arm_of(own, {}) for name, own in runs.groupby("optimizer", sort=False)}

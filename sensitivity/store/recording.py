@@ -1,7 +1,7 @@
-"""``RecordedRun``: a run of the user's own training loop. Any number of processes can record at once.
+"""``RecordedRun``: a run of a user's own training loop. Any number of processes can record at the same time.
 
-Each process writes files of its own alone: a log (``logs``) while the run lasts, and one part of curves and of runs
-once it has ended, so that nothing is ever locked, waited for, or written twice.
+Each process writes only files of its own: a log (``logs``) during the run, and one part of curves and one of runs at
+its end. No locks are needed, and no file is written by two processes.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _LOSSES = ("train_loss", "test_loss")
 
 
 class RecordedRun:
-    """A run while it is recorded; a context manager.
+    """A run that is being recorded; a context manager.
 
-    Leaving the block ends the run: *completed*; *diverged* where a loss was logged that is not finite; *failed* where
-    the block raised, with its message and traceback; *interrupted* where it was stopped (Ctrl-C, ``sys.exit``), as a
-    run whose process was killed is. The next record of the same optimizer, setting, batch size and seed replaces one
-    that was interrupted.
+    Leaving the block ends the run. Its status is *completed*; *diverged* if a logged loss is not finite; *failed* if
+    the block raised an exception, whose message and traceback are recorded; or *interrupted* if the block was stopped
+    (Ctrl-C, ``sys.exit``) or the process was killed. An interrupted run is replaced by the next one with the same
+    optimizer, setting, batch size and seed.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class RecordedRun:
         self._directory = directory
         self._evaluations: list[dict[str, Any]] = []
         self._ended = False
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         trial_id, cell_id = observed_ids(optimizer, hyperparameters, batch_size, seed)
         self.id = trial_id
-        """Of the run: equal for runs of equal optimizer, setting, batch size and seed."""
+        """Id of the run: equal for runs with the same optimizer, setting, batch size and seed."""
         self._header = {
             "trial_id": trial_id,
             "cell_id": cell_id,
@@ -76,38 +76,38 @@ class RecordedRun:
         self._log.write(self._header)
 
     def log(self, *, step: int, **values: float) -> None:
-        """Record an evaluation; it is on disk once this returns.
+        """Record an evaluation; it is stored once this returns.
 
         Args:
-            step: steps of the optimizer so far; 0 is the untrained network.
-            values: metrics such as train_loss or test_accuracy (accuracies as fractions); and, where known,
-                epoch, lr, flops, and train_seconds, which are those since the run began by default.
+            step: number of optimizer steps so far; 0 is the untrained network.
+            values: metrics such as train_loss or test_accuracy (accuracies as fractions); and, if known, epoch, lr,
+                flops, and train_seconds, by default the time since the start of the run.
 
         Raises:
-            UserError: another name, or a value that can't be; or the run has ended.
+            UserError: a name is unknown, a value is impossible, or the run has ended.
             StorageError: the place can't be written.
         """
         if self._ended:
-            raise UserError("this run has ended: record another one")
+            raise UserError("this run has ended; record a new one")
         given = {name: _number(name, value) for name, value in plain(values).items()}
         if isinstance(step, bool) or not isinstance(plain(step), int) or plain(step) < 0:
-            raise UserError(f"step: give the number of steps so far, from 0 on; got {step!r}")
+            raise UserError(f"step: must be the number of steps so far, an integer >= 0; got {step!r}")
         if not given.keys() & METRICS.keys():
-            raise UserError(f"nothing was measured: give at least one of {', '.join(METRICS)}")
-        seconds = {} if "train_seconds" in given else {"train_seconds": time.monotonic() - self._began}
+            raise UserError(f"no metric: log at least one of {', '.join(METRICS)}")
+        seconds = {} if "train_seconds" in given else {"train_seconds": time.monotonic() - self._started}
         evaluation = {"step": plain(step), **given, **seconds}
         self._log.write(evaluation)
         self._evaluations.append(evaluation)
 
     def finish(self, status: str = "completed", message: str = "") -> None:
-        """End the run, before or without the end of a ``with`` block.
+        """End the run explicitly, before or without the end of a ``with`` block.
 
         Args:
             status: completed, stopped (early, on purpose), failed or diverged.
-            message: why.
+            message: reason for the status.
 
         Raises:
-            UserError: another status.
+            UserError: the status is unknown.
             StorageError: the place can't be written.
         """
         known = (Status.COMPLETED, Status.STOPPED, Status.FAILED, Status.DIVERGED)
@@ -134,9 +134,9 @@ class RecordedRun:
     def _end(self, status: Status, message: str, traceback: str = "") -> None:
         if self._ended:
             return
-        lost = [e for e in self._evaluations if any(not math.isfinite(e.get(name, 0.0)) for name in _LOSSES)]
-        if status == Status.COMPLETED and lost:
-            status, message = Status.DIVERGED, f"a loss at step {lost[0]['step']} is not finite"
+        not_finite = [e for e in self._evaluations if any(not math.isfinite(e.get(name, 0.0)) for name in _LOSSES)]
+        if status == Status.COMPLETED and not_finite:
+            status, message = Status.DIVERGED, f"a loss at step {not_finite[0]['step']} is not finite"
         elif status in (Status.COMPLETED, Status.STOPPED) and not self._evaluations:
             status, message = Status.FAILED, "it measured nothing"
         row = run_table(
@@ -157,14 +157,14 @@ class RecordedRun:
 def _number(name: str, value: Any) -> float:
     if name not in METRICS and name not in _TIMES:
         allowed = (*METRICS, *_TIMES)
-        meant = nearest(name, allowed)
-        hint = f" (did you mean {meant!r}?)" if meant else ""
+        similar = nearest(name, allowed)
+        hint = f" (did you mean {similar!r}?)" if similar else ""
         raise UserError(f"unknown {name!r}{hint}; allowed: {', '.join(allowed)}")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UserError(f"{name}: give a number; got {value!r}")
+        raise UserError(f"{name}: must be a number; got {value!r}")
     fraction = name in METRICS and METRICS[name].percent
     if fraction and math.isfinite(value) and not 0 <= value <= 1:
-        raise UserError(f"{name}: an accuracy is a fraction from 0 to 1; got {value:g}. For 95% give 0.95")
+        raise UserError(f"{name}: an accuracy is a fraction from 0 to 1; got {value:g}. Write 95% as 0.95")
     if name in _TIMES and not value >= 0:
-        raise UserError(f"{name}: give a number from 0 on; got {value:g}")
+        raise UserError(f"{name}: must be a number >= 0; got {value:g}")
     return float(value) if name in METRICS or math.isfinite(value) else math.nan

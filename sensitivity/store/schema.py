@@ -1,7 +1,8 @@
-"""The columns of the study directory's tables, documented once.
+"""Columns of the tables in a study directory.
 
-Hyperparameters are columns ``param.<name>``, null where an optimizer has no such hyperparameter. Metrics are columns of
-their own names, which begin with a split; those beside the usual ones are in the parts of studies that measure them.
+Hyperparameters are columns ``param.<name>``, null for optimizers without the hyperparameter. Metrics are columns with
+the metric's name, which begins with a split. Metrics other than the standard ones are only in the parts of studies that
+measure them.
 """
 
 from __future__ import annotations
@@ -15,88 +16,88 @@ import pyarrow as pa
 from sensitivity.study.metrics import SPLITS, USUAL
 
 SCHEMA_VERSION = 1
-"""Written into study.json; another version is refused rather than misread."""
+"""Version of the tables, written to study.json; readers reject other versions."""
 
 PLAN, RUNS, CURVES = "plan.parquet", "runs", "curves"
 OBSERVED_PART = "observed-"
-"""Begins the names of parts whose runs were trained elsewhere: what they cost, when, and at which rate may be NaN."""
+"""Prefix of parts with runs that were trained elsewhere, whose costs, times and learning rates may be NaN."""
 PARAM_PREFIX = "param."
 
 _F, _I, _S = pa.float64(), pa.int64(), pa.string()
 
 TRIAL_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
-    "trial_id": (_S, "hash of all that determines the result; a run's key"),
-    "cell_id": (_S, "the same without the seed: runs of one cell differ in the seed alone"),
+    "trial_id": (_S, "hash of everything that determines the result; key of the run"),
+    "cell_id": (_S, "the same hash without the seed: runs of a cell differ only in the seed"),
     "optimizer": (_S, "name of the optimizer in the study file"),
-    "kind": (_S, "the kind of optimizer, such as sgd or kfac; the import path of one of the user's"),
-    "batch_size": (_I, "examples a step"),
-    "seed": (_I, "fixes initialisation and data order"),
-    "confirmation": (pa.bool_(), "whether it runs a winner again on a fresh seed, after it was chosen"),
+    "kind": (_S, "kind of optimizer, such as sgd or kfac, or the import path of a user's own"),
+    "batch_size": (_I, "examples per step"),
+    "seed": (_I, "seed of the initialisation and the data order"),
+    "confirmation": (pa.bool_(), "whether the run repeats a chosen winner on a fresh seed"),
 }
-"""Columns of plan.parquet, and the first of runs; ``param.*`` columns follow."""
+"""Columns of plan.parquet, and the first columns of runs; ``param.*`` columns follow."""
 
 PHASE_PREFIX = "seconds."
-"""Before a phase of ``study.results.PHASES`` in a column name."""
+"""Prefix of columns for the phases in ``study.results.PHASES``."""
 _PHASE_WORDS = {
-    "gradients": "forward and backward passes, and on the update of every optimizer but K-FAC",
+    "gradients": "forward and backward passes, and the update of every optimizer but K-FAC",
     "factors": "K-FAC's factors",
-    "inverses": "inverting them",
+    "inverses": "K-FAC's inverses",
     "precondition": "preconditioning",
     "update": "K-FAC's update",
 }
 
 RESULT_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
-    "status": (_S, "completed, diverged, stopped, failed, interrupted; pending where no result is there yet"),
-    "message": (_S, "why it diverged or failed"),
-    "traceback": (_S, "of an exception in the problem's code"),
-    "steps": (_I, "steps trained; of a diverged run, the step at which it was found out; 0 of a failed one"),
-    "epochs": (_F, "examples drawn over training-set size"),
+    "status": (_S, "completed, diverged, stopped, failed or interrupted; pending without a result"),
+    "message": (_S, "reason why the run diverged or failed"),
+    "traceback": (_S, "traceback of an exception in the problem's code"),
+    "steps": (_I, "steps trained; for a diverged run, the step at which divergence was detected; 0 for a failed one"),
+    "epochs": (_F, "examples drawn, divided by the size of the training set"),
     "initial_train_loss": (_F, "training loss of the untrained network"),
-    "train_loss": (_F, "at the last evaluation that measured it and found it finite"),
-    "train_accuracy": (_F, "at that evaluation; NaN where the problem has no classes"),
-    "test_loss": (_F, "at the last evaluation with a finite one"),
-    "test_accuracy": (_F, "at that evaluation; NaN where the problem has no classes"),
-    "train_seconds": (_F, "this run's share of its pack's training time, evaluation excluded"),
-    "eval_seconds": (_F, "this run's share of its pack's evaluation time"),
-    "flops": (_F, "floating-point operations of training (fma = 2), optimizer included"),
-    "clip_share": (_F, "share of the steps whose KL clip bound; NaN without a clip"),
+    "train_loss": (_F, "training loss at the last evaluation at which it was measured and finite"),
+    "train_accuracy": (_F, "training accuracy at that evaluation; NaN if the problem has no classes"),
+    "test_loss": (_F, "test loss at the last evaluation at which it was finite"),
+    "test_accuracy": (_F, "test accuracy at that evaluation; NaN if the problem has no classes"),
+    "train_seconds": (_F, "the run's share of its pack's training time in seconds, without evaluation"),
+    "eval_seconds": (_F, "the run's share of its pack's evaluation time in seconds"),
+    "flops": (_F, "floating-point operations of training (fma = 2), including the optimizer"),
+    "clip_share": (_F, "fraction of the steps at which the KL clip was active; NaN without a clip"),
     **{
-        f"{PHASE_PREFIX}{phase}": (_F, f"of train_seconds, the part spent on {words}; NaN where not measured")
+        f"{PHASE_PREFIX}{phase}": (_F, f"part of train_seconds spent on {words}; NaN if not measured")
         for phase, words in _PHASE_WORDS.items()
     },
-    "pack_id": (_S, "the pack it was trained in"),
-    "pack_size": (_I, "trials in that pack at its start"),
-    "host": (_S, "machine that trained it"),
-    "device": (_S, "cpu, or the accelerator's name"),
-    "started_at": (pa.timestamp("us", tz="UTC"), "start of its pack"),
-    "finished_at": (pa.timestamp("us", tz="UTC"), "when its result was recorded"),
-    "spec_hash": (_S, "of the study as it was when the run was made; study.json keeps each"),
-    "code_version": (_S, "of this package"),
+    "pack_id": (_S, "pack that the run was trained in"),
+    "pack_size": (_I, "trials in the pack at its start"),
+    "host": (_S, "machine that trained the run"),
+    "device": (_S, "cpu, or the name of the accelerator"),
+    "started_at": (pa.timestamp("us", tz="UTC"), "start of the pack"),
+    "finished_at": (pa.timestamp("us", tz="UTC"), "time at which the result was recorded"),
+    "spec_hash": (_S, "hash of the study at the time of the run; study.json contains all versions"),
+    "code_version": (_S, "version of this package"),
 }
 """Further columns of runs."""
 
 NOTE_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
-    "note": (_S, "what people have noted of it (notes/)"),
-    "tags": (_S, "the tags that it was given, separated by a comma and a space"),
+    "note": (_S, "note of the run (notes/)"),
+    "tags": (_S, "tags of the run, separated by a comma and a space"),
 }
-"""The last columns of the table of runs, which no part has."""
+"""Last columns of the table of runs, which parts do not have."""
 
 CURVE_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
-    "trial_id": (_S, "the run"),
+    "trial_id": (_S, "key of the run"),
     "step": (_I, "steps trained before this evaluation; 0 is the untrained network"),
-    "epoch": (_F, "examples drawn over training-set size"),
-    "lr": (_F, "learning rate of the step before, schedule included"),
-    "effective_lr": (_F, "lr times the mean factor of the KL clip since the evaluation before; NaN without a clip"),
-    "train_seconds": (_F, "as in runs, up to here"),
-    "flops": (_F, "as in runs, up to here"),
+    "epoch": (_F, "examples drawn, divided by the size of the training set"),
+    "lr": (_F, "learning rate of the previous step, including the schedule"),
+    "effective_lr": (_F, "lr times the mean factor of the KL clip since the previous evaluation; NaN without a clip"),
+    "train_seconds": (_F, "train_seconds of the run up to this evaluation"),
+    "flops": (_F, "flops of the run up to this evaluation"),
     "train_loss": (
         _F,
-        "mean over the training split (or its first `train_examples`); NaN where this evaluation did not measure it, "
-        "and of a diverged run whose loss is NaN",
+        "mean loss over the training split (or its first `train_examples`); NaN if this evaluation did not measure it, "
+        "and for a diverged run whose loss is NaN",
     ),
-    "train_accuracy": (_F, "fraction; NaN where train_loss was not measured"),
-    "test_loss": (_F, "mean over the test split"),
-    "test_accuracy": (_F, "fraction"),
+    "train_accuracy": (_F, "accuracy on the training split, a fraction; NaN if train_loss was not measured"),
+    "test_loss": (_F, "mean loss over the test split"),
+    "test_accuracy": (_F, "accuracy on the test split, a fraction"),
 }
 """Columns of curves."""
 
@@ -106,17 +107,17 @@ _NO_METRICS = {"train_seconds"}
 
 
 def metric_columns(names: Iterable[str]) -> list[str]:
-    """Return those of the columns `names` that hold metrics: they begin with a split."""
+    """Return the columns among `names` that contain metrics: their names begin with a split."""
     return [name for name in names if _METRIC.fullmatch(name) and name not in _NO_METRICS]
 
 
 def further_metrics(names: Iterable[str]) -> list[str]:
-    """Return those of the columns `names` that hold metrics beside the usual ones."""
+    """Return the columns among `names` that contain metrics other than the standard ones."""
     return [name for name in metric_columns(names) if name not in USUAL]
 
 
 def _metrics(names: Iterable[str], where: str) -> list[pa.Field]:
-    return _fields({str(name): (_F, f"{where}; NaN where it was not measured") for name in names})
+    return _fields({str(name): (_F, f"{where}; NaN if it was not measured") for name in names})
 
 
 def _fields(columns: dict[str, tuple[pa.DataType, str]]) -> list[pa.Field]:
@@ -128,22 +129,22 @@ def _params(names: Iterable[str]) -> list[pa.Field]:
 
 
 def plan_schema(params: Iterable[str]) -> pa.Schema:
-    """Return the schema of plan.parquet for hyperparameters `params`."""
+    """Return the schema of plan.parquet for the hyperparameters `params`."""
     return pa.schema([*_fields(TRIAL_COLUMNS), *_params(params)])
 
 
 def runs_schema(params: Iterable[str], metrics: Iterable[str] = ()) -> pa.Schema:
-    """Return the schema of a part of runs for hyperparameters `params`, and `metrics` beside the usual ones."""
-    further = _metrics(metrics, "at the last evaluation of its split with a finite loss")
+    """Return the schema of a part of runs for the hyperparameters `params`, with `metrics` after the standard ones."""
+    further = _metrics(metrics, "value at the last evaluation at which the loss of its split was finite")
     return pa.schema([*_fields(TRIAL_COLUMNS), *_params(params), *_fields(RESULT_COLUMNS), *further])
 
 
 def noted_schema(schema: pa.Schema) -> pa.Schema:
-    """Return a schema of runs with what is noted of them."""
+    """Return a schema of runs with the columns of notes and tags."""
     return pa.schema([*schema, *_fields(NOTE_COLUMNS)])
 
 
 @functools.cache
 def curves_schema(metrics: tuple[str, ...] = ()) -> pa.Schema:
-    """Return the schema of a part of curves, with `metrics` beside the usual ones."""
-    return pa.schema([*_fields(CURVE_COLUMNS), *_metrics(metrics, "over the split that its name begins with")])
+    """Return the schema of a part of curves, with `metrics` after the standard ones."""
+    return pa.schema([*_fields(CURVE_COLUMNS), *_metrics(metrics, "value over the split that its name begins with")])

@@ -1,4 +1,4 @@
-"""``source/HASH/``: the user's own code as it was trained, file by file: to compare with, and for `verify`."""
+"""``source/HASH/``: the version of a user's own code that was trained, for comparison and for `verify`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_source(directory: Place, source: str) -> Snapshot | None:
     """Return the snapshot stored under the hash `source`; None if there is none.
 
     Raises:
-        StorageError: it is damaged, or can't be read.
+        StorageError: the snapshot is damaged, or can't be read.
     """
     folder = source_folder(directory, source)
     if not source or not folder.exists(_ABOUT):
@@ -67,20 +67,22 @@ def read_source(directory: Place, source: str) -> Snapshot | None:
 
 
 def changed_files(directory: Place, source: str, now: Snapshot) -> list[str]:
-    """Describe which files of the user's code differ `now` from those stored under the hash `source`."""
+    """Describe the files of the user's code that differ between `now` and the snapshot with hash `source`."""
     kept = read_source(directory, source)
     if kept is None:
         return ["code: the modules that the study names, or that they import, have changed"] if now.files else []
     before, after = kept.files, now.files
     folder = source_folder(directory, source)
     lines = [
-        f"code: {file} has changed; as it was trained it is kept in {folder.uri_of(file)}"
+        f"code: {file} has changed; the version that was trained is in {folder.uri_of(file)}"
         for file in before
         if file in after and before[file].source != after[file].source
     ]
     gone = [file for file in before if file not in after]
-    lines += [f"code: {file} is not imported any more; it is kept in {folder.uri_of(file)}" for file in gone]
-    lines += [f"code: {file} is imported now, and was not" for file in after if file not in before]
+    lines += [
+        f"code: {file} is no longer imported; the version that was trained is in {folder.uri_of(file)}" for file in gone
+    ]
+    lines += [f"code: {file} is imported now, but was not before" for file in after if file not in before]
     return lines
 
 

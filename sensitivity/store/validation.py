@@ -1,7 +1,7 @@
-"""Validation of the study directory's tables when they are read, so that analysis can trust every value.
+"""Validation of the tables of a study directory when they are read, so that analysis can rely on every value.
 
-Each column of ``schema`` has one rule here. A table that passes has no null or NaN where a run always has a number, no
-number outside its range, and no text that a page or a terminal could not show.
+Each column of ``schema`` has one rule. A valid table has no null or NaN where a run always has a number, no number
+outside its range, and no text that a page or a terminal cannot show.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.results import Status
 from sensitivity.study.spec import StudySpec
 
-MOST_TEXT = 1_000_000
-"""Bytes of a message or a traceback; ``writer`` cuts longer ones."""
-_MOST_NAME = 1_000
-_MOST_WHOLE = 10**15
-_MOST_FLOAT = 1e100
-"""Losses are measured in single precision, which ends at 3.4e38. Sums and squares of these stay finite."""
+MAX_TEXT = 1_000_000
+"""Most bytes of a message or a traceback; ``writer`` truncates longer ones."""
+_MAX_NAME = 1_000
+_MAX_INTEGER = 10**15
+_MAX_FLOAT = 1e100
+"""Losses are measured in single precision, up to 3.4e38; sums and squares of numbers below this limit are finite."""
 _FIRST_TIME, _LAST_TIME = 0, 7_258_118_400_000_000
-"""1970 and 2200, in microseconds since the epoch: pandas' nanoseconds end in 2262, Python's years at 9999."""
+"""1970 and 2200, in microseconds since the epoch; timestamps of pandas in nanoseconds end in 2262."""
 _SHOWN = 60
 
 _Mask = npt.NDArray[np.bool_]
@@ -35,10 +35,10 @@ _Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Fault:
-    """An invalid value: its place, and what is wrong with it."""
+    """An invalid value: its row, and the reason."""
 
     row: int
-    """Of the table, from 0."""
+    """Row in the table, counted from 0."""
     reason: str
 
 
@@ -47,7 +47,7 @@ class Number:
     """A float in a closed range; NaN and null both count as missing."""
 
     low: float = 0.0
-    high: float = _MOST_FLOAT
+    high: float = _MAX_FLOAT
     missing: bool = False
     infinite: bool = False
 
@@ -70,10 +70,10 @@ class Number:
 
 @dataclass(frozen=True)
 class Whole:
-    """An integer in a range, its ends included."""
+    """An integer in a closed range."""
 
     low: int = 0
-    high: int = _MOST_WHOLE
+    high: int = _MAX_INTEGER
 
     @property
     def allowed(self) -> str:
@@ -92,7 +92,7 @@ class Text:
 
     pattern: str = ""
     words: str = "a text"
-    most: int = _MOST_NAME
+    most: int = _MAX_NAME
     missing: bool = False
 
     @property
@@ -156,11 +156,11 @@ Rule = Number | Whole | Text | OneOf | Time | Flag
 
 _ID = Text(r"\A[0-9a-f]{16,64}\z", "an id of 16 or more hexadecimal digits", 64)
 _NAME = Text(missing=True)
-_LONG = Text(most=MOST_TEXT, missing=True)
+_LONG = Text(most=MAX_TEXT, missing=True)
 _SHARE = Number(0.0, 1.0, missing=True)
 _FRACTION = Number(0.0, 1.0 + 1e-6, missing=True)
-_LOSS = Number(-_MOST_FLOAT, missing=True, infinite=True)
-_LAST_LOSS = Number(-_MOST_FLOAT, missing=True)
+_LOSS = Number(-_MAX_FLOAT, missing=True, infinite=True)
+_LAST_LOSS = Number(-_MAX_FLOAT, missing=True)
 _METRICS = {"train_accuracy": _FRACTION, "test_accuracy": _FRACTION}
 _COST = {"train_seconds": Number(), "flops": Number()}
 
@@ -168,7 +168,7 @@ TRIAL_RULES: Mapping[str, Rule] = {
     "trial_id": _ID,
     "cell_id": _ID,
     "optimizer": Text(r"\A[A-Za-z0-9][A-Za-z0-9._-]*\z", "a name of letters, digits, . _ -", 64),
-    "kind": Text(r"\A[\w.]+(:\w+)?\z", "a name", _MOST_NAME),
+    "kind": Text(r"\A[\w.]+(:\w+)?\z", "a name", _MAX_NAME),
     "batch_size": Whole(1, 10**9),
     "seed": Whole(0, 2**31 - 1),
     "confirmation": Flag(),
@@ -212,9 +212,9 @@ UNKNOWN_ELSEWHERE: Mapping[str, Rule] = {
     "started_at": Time(missing=True),
     "train_loss": _LOSS,
 }
-"""Rules of runs that were trained elsewhere, in place of those above."""
+"""Rules for runs that were trained elsewhere, which replace those above."""
 _PHASE = Number(missing=True)
-_PARAM = Number(-_MOST_FLOAT, missing=True)
+_PARAM = Number(-_MAX_FLOAT, missing=True)
 
 
 def plan_fault(table: pa.Table, spec: StudySpec) -> Fault | None:
@@ -227,13 +227,13 @@ def plan_fault(table: pa.Table, spec: StudySpec) -> Fault | None:
     if unknown.any():
         row = int(unknown.argmax())
         known = ", ".join(list(spec.optimizers)[:20])
-        return Fault(row, _words("optimizer", row, optimizers[row].as_py(), f"an optimizer of the study: {known}"))
+        return Fault(row, _message("optimizer", row, optimizers[row].as_py(), f"an optimizer of the study: {known}"))
     for name, arm in spec.optimizers.items():
         own = _mask(pc.equal(optimizers, name))
         bad = own & ~_mask(pc.equal(kinds, arm.kind))
         if bad.any():
             row = int(bad.argmax())
-            return Fault(row, _words("kind", row, kinds[row].as_py(), f"{arm.kind}, as optimizer {name} has it"))
+            return Fault(row, _message("kind", row, kinds[row].as_py(), f"{arm.kind}, the kind of optimizer {name}"))
         for param in _params(table.column_names):
             fault = _param_fault(table[PARAM_PREFIX + param], own, param, name, has_it=param in arm.axes())
             if fault is not None:
@@ -244,7 +244,7 @@ def plan_fault(table: pa.Table, spec: StudySpec) -> Fault | None:
 def runs_fault(table: pa.Table, *, elsewhere: bool = False) -> Fault | None:
     """Return the first fault in a table of results, or None; `table` may lack columns.
 
-    `elsewhere` is whether the runs were trained elsewhere, so that not all is known of them.
+    `elsewhere` is whether the runs were trained elsewhere, so that some values may be unknown.
     """
     further = dict.fromkeys(further_metrics(table.column_names), _LOSS)
     rules = {**TRIAL_RULES, **RESULT_RULES, **(UNKNOWN_ELSEWHERE if elsewhere else {}), **further}
@@ -255,7 +255,7 @@ def runs_fault(table: pa.Table, *, elsewhere: bool = False) -> Fault | None:
     bad = completed & ~np.isfinite(table["train_loss"].to_numpy())
     if bad.any():
         row = int(bad.argmax())
-        return Fault(row, _words("train_loss", row, math.nan, "the finite loss of a completed run"))
+        return Fault(row, _message("train_loss", row, math.nan, "the finite loss of a completed run"))
     return None
 
 
@@ -265,7 +265,7 @@ def curves_fault(table: pa.Table, *, elsewhere: bool = False) -> Fault | None:
 
 
 def repeated_evaluation(runs: npt.NDArray[np.int64], steps: npt.NDArray[np.int64]) -> int | None:
-    """Return a row with the same run and step as another one, if any; `runs` numbers the runs."""
+    """Return a row with the same run and step as another one, if any; `runs` contains numbers of runs."""
     if not len(runs):
         return None
     order = np.arange(len(runs))
@@ -286,7 +286,7 @@ def _first_fault(table: pa.Table, rules: Mapping[str, Rule]) -> Fault | None:
             bad = rule.bad(chunk)
             if bad.any():
                 place = int(bad.argmax())
-                return Fault(start + place, _words(name, start + place, _value(chunk, place), rule.allowed))
+                return Fault(start + place, _message(name, start + place, _value(chunk, place), rule.allowed))
             start += len(chunk)
     return None
 
@@ -302,7 +302,7 @@ def _param_fault(column: pa.ChunkedArray, own: _Mask, param: str, optimizer: str
     if not bad.any():
         return None
     row = int(bad.argmax())
-    return Fault(row, _words(PARAM_PREFIX + param, row, float(values[row]), allowed))
+    return Fault(row, _message(PARAM_PREFIX + param, row, float(values[row]), allowed))
 
 
 def _repeated(table: pa.Table) -> Fault | None:
@@ -311,11 +311,11 @@ def _repeated(table: pa.Table) -> Fault | None:
         rows = table.select(names).to_pandas().duplicated().to_numpy()
         if rows.any():
             row = int(rows.argmax())
-            return Fault(row, f"{' and '.join(names)}, row {row}: the same trial stands in it twice")
+            return Fault(row, f"{' and '.join(names)}, row {row}: the same trial occurs twice")
     return None
 
 
-def _words(column: str, row: int, value: object, allowed: str) -> str:
+def _message(column: str, row: int, value: object, allowed: str) -> str:
     shown = "nothing" if value is None else repr(value) if isinstance(value, str) else str(value)
     if len(shown) > _SHOWN:
         shown = f"{shown[:_SHOWN]}... ({len(shown):,} characters)"
@@ -325,7 +325,7 @@ def _words(column: str, row: int, value: object, allowed: str) -> str:
 def _value(chunk: pa.Array, place: int) -> object:
     if not chunk[place].is_valid:
         return None
-    if pa.types.is_timestamp(chunk.type):  # whose year Python may not have
+    if pa.types.is_timestamp(chunk.type):  # its year may be outside the range of Python's datetime
         return np.datetime64(pc.cast(chunk, pa.int64())[place].as_py(), "us")
     return chunk[place].as_py()
 

@@ -1,4 +1,4 @@
-"""The single writer of a study directory: the plan, then one part of curves and one of runs per pack."""
+"""Writes a study directory: the plan, then one part of curves and one of runs per pack."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from sensitivity.study.redaction import redacted
 from sensitivity.study.results import PHASES, PackResult, RunResult
 from sensitivity.study.trials import Trial
 
-_MOST_SIDE = 50_000
-"""Characters of a message or a traceback at its beginning, and as many at its end; see ``validation.MOST_TEXT``."""
+_KEPT_CHARACTERS = 50_000
+"""Characters kept at the beginning and at the end of a long message or traceback; see ``validation.MAX_TEXT``."""
 
 
 def write_plan(directory: Place, trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> None:
@@ -47,24 +47,24 @@ def plan_table(trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> 
 def append(
     directory: Place, result: PackResult, *, spec_hash: str, code_version: str, hyperparameters: Iterable[str] = ()
 ) -> None:
-    """Append a pack's results atomically: they all count once this returns, and none do if it is interrupted.
+    """Append a pack's results atomically: all are valid once this returns, and none if it is interrupted.
 
     Args:
-        directory: of the study.
-        result: of a pack.
-        spec_hash: of the study as it is now.
-        code_version: of this package.
-        hyperparameters: names of those of all the study's optimizers (``StudySpec.hyperparameters``). Each part has a
-            column for every one, so that readers that take the schema from one part find all.
+        directory: study directory.
+        result: results of a pack.
+        spec_hash: hash of the current study.
+        code_version: version of this package.
+        hyperparameters: names of the hyperparameters of all the study's optimizers (``StudySpec.hyperparameters``).
+            Each part has a column for each, so that readers that take the schema from one part find all of them.
 
     Raises:
-        StorageError: the place can't be written, or the study in it is gone.
+        StorageError: the place can't be written, or no longer contains the study.
     """
     if not directory.exists(MANIFEST):
-        # An empty mount point would take the results, and hide them once the storage is mounted again.
+        # Results written to an empty mount point would be hidden once the storage is mounted again.
         raise StorageError(
-            f"{directory.uri}: the study is gone from here (no {MANIFEST})\n"
-            "  Mount the storage again, or put the directory back, and run the same study again",
+            f"{directory.uri}: the study is no longer here (no {MANIFEST})\n"
+            "  Mount the storage again, or restore the directory, and run the same study again",
             passing=True,
         )
     started = datetime.datetime.fromtimestamp(result.started_at, tz=datetime.UTC)
@@ -113,18 +113,18 @@ def trial_row(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _cut(text: str) -> str:
-    """Return a text that fits the tables: unencodable characters replaced, the middle of a very long text cut."""
+def _truncated(text: str) -> str:
+    """Return a text with unencodable characters replaced and, if it is very long, its middle removed."""
     text = text.encode(errors="replace").decode()
-    return text if len(text) <= 2 * _MOST_SIDE else f"{text[:_MOST_SIDE]}\n...\n{text[-_MOST_SIDE:]}"
+    return text if len(text) <= 2 * _KEPT_CHARACTERS else f"{text[:_KEPT_CHARACTERS]}\n...\n{text[-_KEPT_CHARACTERS:]}"
 
 
 def result_row(run: RunResult) -> dict[str, Any]:
     """Return the columns of a run that depend on its result."""
     return {
         "status": run.status.value,
-        "message": _cut(redacted(run.message)),
-        "traceback": _cut(redacted(run.traceback)),
+        "message": _truncated(redacted(run.message)),
+        "traceback": _truncated(redacted(run.traceback)),
         "steps": run.steps,
         "epochs": run.epochs,
         "initial_train_loss": run.measurements[0].train_loss if run.measurements else math.nan,

@@ -34,7 +34,7 @@ def test_a_study_of_the_users_own_survives_a_stop_and_the_loss_of_a_node(request
     # A second one, of the same study: refused with the first one's name.
     second = cluster.command("submit", study, "--storage", BUCKET)
     assert second.returncode == 2
-    assert f"is being run already, by the job {job}" in second.stderr
+    assert f"is already being run by the job {job}" in second.stderr
     assert job in directory.read(LOCK).decode()
 
     assert "asked to stop" in cluster.command("stop", job).stdout
@@ -77,7 +77,7 @@ def test_a_place_that_every_node_has_for_itself_is_refused(cluster, held, tmp_pa
     followed = cluster.command("logs", "-f", job)
     assert followed.returncode == 2
     assert "the cluster is not ready; nothing was run" in followed.stdout
-    assert "what the driver wrote there does not appear; give a place that all nodes share" in followed.stdout
+    assert "files that the driver wrote there do not appear; use a place that all nodes share" in followed.stdout
     assert "Traceback" not in followed.stdout
     assert not list((storage / "held").glob("runs/*"))
     assert not list((tmp_path / "began").iterdir())

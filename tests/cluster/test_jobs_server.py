@@ -90,10 +90,10 @@ def test_the_address_asked_for_is_the_one_used(server, monkeypatch):
 @pytest.mark.parametrize(
     ("handler", "message"),
     [
-        (text("Unauthorized: Missing authentication token", 401), r"wants a token\n  Set RAY_AUTH_MODE=token"),
-        (text("Forbidden: Invalid authentication token", 403), r"wants another token than this one\n  Set RAY_AUTH_"),
-        (text("a page of something else", 404), r"no Jobs server answers at .*\n  Give the address of the cluster's"),
-        (text("a page of something else", 200), r"no Jobs server answers at .*\n  Give the address of the cluster's"),
+        (text("Unauthorized: Missing authentication token", 401), r"requires a token\n  Set RAY_AUTH_MODE=token"),
+        (text("Forbidden: Invalid authentication token", 403), r"requires another token\n  Set RAY_AUTH_"),
+        (text("a page of something else", 404), r"no Jobs server answers at .*\n  Use the address of the cluster's"),
+        (text("a page of something else", 200), r"no Jobs server answers at .*\n  Use the address of the cluster's"),
         (answer({"ray_version": "2.40.0"}), r"runs Ray 2\.40\.0; a study needs 2\.55 or later\n  Upgrade Ray"),
     ],
 )
@@ -104,7 +104,7 @@ def test_a_server_that_will_not_do(server, handler, message):
 
 @pytest.mark.parametrize("address", ["nonsense:port", "ray://127.0.0.1:10001", "http://", "http://h:99999"])
 def test_an_address_that_is_none(address):
-    with pytest.raises(UserError, match=r"give the Jobs server's, such as http://HEAD:8265"):
+    with pytest.raises(UserError, match=r"not the address of a Jobs server\n  Use one such as http://HEAD:8265"):
         jobs.Cluster(address)
 
 
@@ -140,7 +140,7 @@ def test_a_head_that_goes_away_while_its_logs_are_followed(server, goodbye):
         cluster.follow("mine-1", seen.append)
     assert seen == ["1/4 runs\n"]
     assert "was lost while following mine-1" in str(lost.value)
-    assert "what was reported is in /shared. Submit the study again" in str(lost.value)
+    assert "reported results are in /shared. Submit the study again" in str(lost.value)
 
 
 def test_who_stops_following_stops_no_job(server, monkeypatch, capsys):
@@ -171,7 +171,7 @@ def test_files_that_can_not_be_read_are_not_the_clusters_fault(server):
         def fault(self):
             raise PermissionError(errno.EACCES, "Permission denied", "/home/me/key.pem")
 
-    with pytest.raises(UserError, match=r"^/home/me/key.pem: Permission denied\n  It would travel with the job"):
+    with pytest.raises(UserError, match=r"^/home/me/key.pem: Permission denied\n  It would be sent with the job"):
         jobs.Cluster(server(VERSION)).submit(Unreadable(), storage="/shared", workers=None)
 
 

@@ -54,7 +54,7 @@ def ask(monkeypatch):
         cluster = Cluster(says, alive)
         monkeypatch.setattr(preflight, "ray", cluster)
         plan = SimpleNamespace(spec=SimpleNamespace(execution=ExecutionSpec()), origin=None)
-        return [each.node for each in preflight._ask(nodes, plan, None, "mark")], cluster.asked
+        return [each.node for each in preflight._query(nodes, plan, None, "mark")], cluster.asked
 
     return asked
 
@@ -92,10 +92,10 @@ def test_what_is_lost_is_started_again_and_nothing_else_is(monkeypatch):
 
     monkeypatch.setattr(ray, "get", get)
     outcomes = iter([CRASHED, DIED, 7])
-    assert losses.answer(lambda: next(outcomes), doing="measuring", fix="fix") == 7
+    assert losses.result_with_restarts(lambda: next(outcomes), doing="measuring", fix="fix") == 7
     outcomes = iter([CRASHED, DIED, UNKNOWN, 7])
     with pytest.raises(UserError, match=r"measuring: .*no such node\n  fix"):
-        losses.answer(lambda: next(outcomes), doing="measuring", fix="fix")
+        losses.result_with_restarts(lambda: next(outcomes), doing="measuring", fix="fix")
     outcomes = iter([exceptions.OutOfMemoryError("no memory"), 7])
     with pytest.raises(UserError, match="no memory"):
-        losses.answer(lambda: next(outcomes), doing="measuring", fix="fix")
+        losses.result_with_restarts(lambda: next(outcomes), doing="measuring", fix="fix")

@@ -53,10 +53,10 @@ def test_what_is_asked_of_ray_is_what_is_counted():
 @pytest.mark.parametrize(
     ("execution", "message"),
     [
-        ({"device": "cuda", "accelerator_type": "B200"}, r"\"B200\", but the cluster has H100\n  Give one of those"),
+        ({"device": "cuda", "accelerator_type": "B200"}, r"\"B200\", but the cluster has H100\n  Use one of these"),
         ({"threads": 33}, r"threads = 33, but no node has more than 32 CPUs.*\n  Set threads to at most 32"),
         ({"resources": {"licence": 2}}, r"licence = 2, but no node has more than 0\n  Start nodes with `ray start"),
-        ({"labels": {"region": "us"}}, r"no single node has all .* the labels region = 'us'.*\n  Ask for less"),
+        ({"labels": {"region": "us"}}, r"no single node has all .* the labels region = 'us'.*\n  Request less"),
         ({"labels": {"region": "eu"}, "threads": 32, "resources": {"x": 1}}, r"x = 1, but no node has more than 0"),
     ],
 )

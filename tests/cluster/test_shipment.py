@@ -82,7 +82,7 @@ def test_what_is_too_large_is_named(own, monkeypatch):
     (own / "weights.bin").write_bytes(b"x" * 3 * 2**20)
     with shipment(str(own / "mine.toml"), with_package=False) as ready:
         assert ready.fault() is None
-        monkeypatch.setattr(shipments, "MOST_BYTES", 2**20)
+        monkeypatch.setattr(shipments, "MAX_BYTES", 2**20)
         fault = ready.fault()
         assert fault.startswith(
             f"a job's files may have 1 MiB, these have 3 MiB in {own}, most of it in weights.bin (3"
@@ -100,7 +100,7 @@ def test_what_a_study_needs_and_would_not_travel_is_named(own, name):
     with (own / ".gitignore").open("a") as ignored:
         ignored.write(name)
     with shipment(str(own / "mine.toml"), with_package=False) as ready:
-        assert ready.fault().startswith(f"{own / name} would not travel: a .gitignore or .rayignore names it")
+        assert ready.fault().startswith(f"{own / name} would not be sent: a .gitignore or .rayignore names it")
 
 
 def test_images_beside_a_study_travel_or_are_missed(own):
@@ -108,7 +108,7 @@ def test_images_beside_a_study_travel_or_are_missed(own):
     (own / "data/images/a").mkdir(parents=True)
     with shipment(str(own / "mine.toml"), with_package=False) as ready:
         assert ready.folder == own
-        assert ready.fault().startswith(f"{own / 'data/images'} would not travel")
+        assert ready.fault().startswith(f"{own / 'data/images'} would not be sent")
         (own / "data/images/a/1.png").touch()
         assert ready.fault() is None
 
@@ -131,7 +131,7 @@ def test_a_module_that_is_not_there_is_asked_for_before_anything_is_sent(tmp_pat
 
 @pytest.mark.parametrize("storage", ["studies", "./studies", "~/studies", "../x"])
 def test_a_place_that_means_something_else_on_the_cluster_is_refused(storage):
-    with pytest.raises(UserError, match="goes away with the job"):
+    with pytest.raises(UserError, match="is deleted with the job"):
         refuse_local(storage)
 
 
@@ -175,7 +175,7 @@ def test_what_looks_like_credentials_is_sent_only_by_name(own, name):
         (own / each).parent.mkdir(exist_ok=True)
         (own / each).write_text(text)
     with shipment(str(own / "mine.toml"), with_package=False) as ready:
-        assert ready.fault().startswith(f"{name} in {own}: what looks like credentials is not sent")
+        assert ready.fault().startswith(f"{name} in {own}: looks like credentials, which are not sent")
         assert f"--include {name}" in ready.fault()
     with shipment(str(own / "mine.toml"), with_package=False, include=[name]) as ready:
         assert ready.fault() is None
@@ -193,8 +193,10 @@ def test_a_file_that_would_take_the_place_of_a_package_in_the_job_is_named(own, 
         (own / each).write_text("")
     module = name.removesuffix("/__init__.py")
     with shipment(str(own / "mine.toml"), with_package=False) as ready:
-        assert ready.fault().startswith(f"{module} in {own}: the name of a module of Python or of an installed package")
-        assert f"put the line /{module} into a .rayignore" in ready.fault()
+        assert ready.fault().startswith(
+            f"{module} in {own}: has the name of a module of Python or of an installed package"
+        )
+        assert f"add the line /{module} to a .rayignore" in ready.fault()
     (own / ".rayignore").write_text(f"/{module}\n")
     with shipment(str(own / "mine.toml"), with_package=False) as ready:
         assert ready.fault() is None
@@ -212,7 +214,7 @@ def test_hidden_credentials_never_travel(own, tmp_path):
         }
         assert ready.fault() is None
     with shipment(str(own / "mine.toml"), with_package=False, include=[".env"]) as ready:
-        assert "would not travel" in ready.fault()
+        assert "would not be sent" in ready.fault()
 
 
 @pytest.mark.parametrize("name", ["nosuch.pem", "../outside.pem", "/etc/passwd"])

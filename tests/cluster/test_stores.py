@@ -130,7 +130,7 @@ def test_of_writers_that_come_at_once_one_holds_the_lock(store):
         thread.join()
     assert len(left) == 1, refused
     assert len(refused) == WRITERS - 1
-    said = ("being written by", "another writer was quicker", "this writer's lock was lost")
+    said = ("being written by", "another writer took the lock first", "this writer's lock was lost")
     assert all(any(words in text for words in said) for text in refused), refused
     assert not directory.exists(LOCK)
     _seen[f"{store.name} {store.version}".strip() + ", the lock"] = f"of {WRITERS} writers at once one was left with it"
@@ -229,7 +229,7 @@ def test_a_store_that_misbehaves_in_mid_study_costs_nothing_that_was_reported(be
         seconds, met = time.monotonic() - began, proxy.faults[fault]
         errors = [line for line in said().splitlines() if line.startswith("error:")]
         assert len(errors) == 1, said()
-        assert said().count("Its credentials are not accepted, or have expired: renew them") == 1, said()
+        assert said().count("Its credentials were rejected or have expired. Renew them") == 1, said()
         assert first.wait() == 2
         first = start(study, storage, "second")
         outcome = f"the study stopped after {seconds:.0f} s with one message, to renew them, and was finished later"

@@ -84,7 +84,7 @@ def command(phase, study, address, storage, ready, terminal):
         os.write(ready, b".")
         deadline = time.monotonic() + HANGS_S
         # The interpreter may drop what a handler raises, in a callback of Ray's say; the request stands all the same.
-        while signal.getsignal(signal.SIGTERM) is not interruption._pass and time.monotonic() < deadline:
+        while signal.getsignal(signal.SIGTERM) is not interruption._ignore and time.monotonic() < deadline:
             time.sleep(0.02)
 
     if phase == "import":

@@ -67,7 +67,7 @@ def origin_of(problem):
 
 def train(pack, spec, directory, *, kill_after=math.inf, looks=None):
     """Train a pack as a worker does; die after so many looks."""
-    real = checkpointing.PackCheckpoint.look
+    real = checkpointing.PackCheckpoint.save_if_due
     looks = [] if looks is None else looks
 
     def look(self, training):
@@ -76,11 +76,11 @@ def train(pack, spec, directory, *, kill_after=math.inf, looks=None):
         if len(looks) >= kill_after:
             raise KilledError
 
-    checkpointing.PackCheckpoint.look = look
+    checkpointing.PackCheckpoint.save_if_due = look
     try:
         return worker.run_pack(pack, spec.execution, origin_of(spec.problem), directory)
     finally:
-        checkpointing.PackCheckpoint.look = real
+        checkpointing.PackCheckpoint.save_if_due = real
 
 
 def yielded(result):
@@ -157,12 +157,15 @@ def torch_bytes(content):
         (lambda header, payload: (header, torch_bytes({"done": 3})), "can't be restored"),
         (
             lambda header, payload: (dataclasses.replace(header, code_version="0"), payload),
-            "of other code or another pack",
+            "belongs to other code or another pack",
         ),
-        (lambda header, payload: (dataclasses.replace(header, torch="1.0"), payload), "of other code or another pack"),
+        (
+            lambda header, payload: (dataclasses.replace(header, torch="1.0"), payload),
+            "belongs to other code or another pack",
+        ),
         (
             lambda header, payload: (dataclasses.replace(header, trials=("x",)), payload),
-            "of other code or another pack",
+            "belongs to other code or another pack",
         ),
     ],
 )

@@ -187,7 +187,7 @@ def test_without_the_accelerator_that_a_study_names_its_size_is_told(monkeypatch
     step = 6 * (64 * 128 + 128 * 128 + 128 * 10) - 2 * 64 * 128  # FLOP an example, by hand
     runs = [450 * 32 * step, 113 * 128 * step]
     assert str(caught.value).splitlines()[2:] == [
-        f"  Known without it: 12 runs, {6 * sum(runs):.2g} FLOP in all",
+        f"  Known without measuring: 12 runs, {6 * sum(runs):.2g} FLOP in all",
         f"    ours at batch size 32: 6 runs of 450 steps, {runs[0]:.2g} FLOP each",
         f"    ours at batch size 128: 6 runs of 113 steps, {runs[1]:.2g} FLOP each",
     ]

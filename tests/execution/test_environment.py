@@ -79,8 +79,8 @@ def test_a_long_temporary_folder_gives_way_to_one_that_sockets_can_be_in(tempora
 
 def test_where_no_folder_is_short_enough_the_message_says_so(temporary, tmp_path, monkeypatch):
     temporary(tmp_path)
-    monkeypatch.setattr("sensitivity.execution.environment._SHORT", ())
-    monkeypatch.setattr("sensitivity.execution.environment._LONGEST_SOCKET", 50)
+    monkeypatch.setattr("sensitivity.execution.environment._SHORT_FOLDERS", ())
+    monkeypatch.setattr("sensitivity.execution.environment._MAX_SOCKET_PATH", 50)
     with (
         pytest.raises(UserError, match=r"too long for Ray(.|\n)*Set TMPDIR to a folder of at most"),
         ray_environment(local=True),

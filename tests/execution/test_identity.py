@@ -70,7 +70,7 @@ def test_modules_that_are_saved_again_after_the_plan_change_nothing(study, tmp_p
     assert prepare(str(study)).source != plan.source
 
 
-def test_data_that_change_after_the_plan_stop_every_process_before_its_first_step(study, tmp_path):
+def test_data_changed_after_the_plan_stop_every_process(study, tmp_path):
     plan = prepare(str(study))
     assert problem_fault(plan.origin) == ""
     own.write_data(study.parent, 1)
@@ -80,9 +80,9 @@ def test_data_that_change_after_the_plan_stop_every_process_before_its_first_ste
     assert "the code itself (identity_own.py, identity_own_helper.py) is a snapshot" in str(caught.value)
     fault = problem_fault(plan.origin)  # what a node with other data says to the driver
     assert "data, train targets: int64 [80]" in fault
-    assert fault.endswith("put the same on every node")
+    assert fault.endswith("use the same files on every node")
     (study.parent / "x.npy").unlink()
-    assert "could be loaded when the study was planned, and now can't problem.dataset: " in problem_fault(plan.origin)
+    assert "could be loaded when the study was planned, but not now problem.dataset: " in problem_fault(plan.origin)
     own.write_data(study.parent, 0)
     assert problem_fault(plan.origin) == ""
 
@@ -94,7 +94,7 @@ def test_data_that_differ_by_rounding_alone_are_the_same(study):
     assert problem_fault(plan.origin) == ""
 
 
-def test_a_grid_is_not_extended_on_other_data_or_code_and_the_difference_is_named(study, tmp_path):
+def test_grid_is_not_extended_on_other_data_or_code(study, tmp_path):
     directory = place(str(tmp_path / "mine"))
     plan = prepare(str(study))
     trained(plan, directory)
@@ -110,15 +110,15 @@ def test_a_grid_is_not_extended_on_other_data_or_code_and_the_difference_is_name
 
     own.write_data(study.parent, 1)
     first, *lines, fix = refusal()
-    assert first == f"{directory.uri}: holds a different study named 'mine'"
+    assert first == f"{directory.uri}: contains a different study named 'mine'"
     assert [line.split(":")[0].strip(" -") for line in lines] == ARRAYS
-    assert fix.startswith("  Put back what has changed, and it goes on; or give this one another name")
+    assert fix.startswith("  Undo these changes to continue it; or choose another name for this study")
 
     own.write_data(study.parent, 0)
     edit(study, "identity_own_helper", "> 0", ">= 0")
     _, line, _ = refusal()
     kept = f"{directory.uri}/source/{plan.source}/identity_own_helper.py"
-    assert line == f"  - code: identity_own_helper.py has changed; as it was trained it is kept in {kept}"
+    assert line == f"  - code: identity_own_helper.py has changed; the version that was trained is in {kept}"
 
     study.with_name("identity_own_helper.py").write_bytes(Path(kept).read_bytes())
     edit(study, "identity_own", "Linear(shape[0], 8)", "Linear(shape[0], 9)")
@@ -176,9 +176,7 @@ def test_a_shipped_problem_adds_nothing_to_the_ids():
     assert plan.trials == expand(plan.spec), "as the study file alone gives them"
 
 
-def test_a_run_is_that_of_the_plan_whatever_is_saved_meanwhile_and_is_not_extended_on_other_data(
-    study, tmp_path, monkeypatch, capsys
-):
+def test_run_uses_the_planned_code_whatever_is_saved_meanwhile(study, tmp_path, monkeypatch, capsys):
     """From outside, as a user runs it: the module is saved again as soon as the plan is printed."""
     undisturbed = trained(prepare(str(study)), place(str(tmp_path / "undisturbed")))
     storage = tmp_path / "studies"

@@ -187,7 +187,7 @@ def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(kept_worker
     progress = Progress(planned=20, finished_before=0, shares=shares, weigh=lambda batch_size: 1.0)
     runs = tuple(RunResult(trial=trial, status=Status.FAILED) for trial in packs[0].trials)
     result = PackResult(runs=runs, pack_id=packs[0].id, host="", device="", started_at=0.0, wall_seconds=0.0)
-    trial = SimpleNamespace(config={"parcel": runner._Parcel(scheduler.take())}, error_file=None)
+    trial = SimpleNamespace(config={"parcel": runner._PackConfig(scheduler.take())}, error_file=None)
     with WriterLock(directory) as lock:
         to = runner.Destination(directory=directory, manifest=manifest, lock=lock)
         recorder = runner._Recorder(scheduler, to, progress, lambda: None)
@@ -224,7 +224,7 @@ damping = {{ log = [1e-2, 1.0] }}
 """
 
 
-def test_a_search_by_hours_alone_ends_with_them_and_goes_on_when_it_is_given_more(kept_workers, tmp_path):
+def test_search_by_hours_ends_with_them_and_continues_with_more(kept_workers, tmp_path):
     path, progresses = tmp_path / "hours.toml", []
 
     def show(progress):
@@ -268,9 +268,7 @@ def test_a_changed_problem_is_another_study(write_study, tmp_path):
         run(path, tmp_path / "studies")
 
 
-def test_a_place_that_breaks_in_the_middle_stops_the_run_and_keeps_what_was_there(
-    kept_workers, write_study, tmp_path, monkeypatch
-):
+def test_broken_place_stops_the_run_and_keeps_results(kept_workers, write_study, tmp_path, monkeypatch):
     from sensitivity.execution import runner  # here: it imports Ray, whose environment the fixture prepares
 
     calls = []

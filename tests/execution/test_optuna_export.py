@@ -109,7 +109,7 @@ def test_optunas_own_functions_take_it(exported):
 
 def test_a_storage_is_not_written_twice_and_a_wrong_one_is_named(exported, tmp_path):
     directory, url, _, _ = exported
-    with pytest.raises(UserError, match=r"has an Optuna study 't/sgd/32' already\n  Give another file"):
+    with pytest.raises(UserError, match=r"already contains an Optuna study 't/sgd/32'\n  Use another file"):
         export_optuna(directory, url)
     with pytest.raises(UserError, match=r"Optuna storage .*can't be opened"):
         export_optuna(directory, "nosuch://x")

@@ -95,7 +95,7 @@ def test_a_pack_that_gets_further_each_time_is_never_cut(trials):
     assert started == [32] * 15
 
 
-def test_a_long_pack_on_machines_that_come_and_go_is_not_taken_for_a_broken_cluster(trials):
+def test_long_pack_on_preempted_machines_is_no_broken_cluster(trials):
     starts = 200
     finished, given_up, _ = play(
         PackScheduler([Pack(trials)], workers=1),
@@ -164,7 +164,7 @@ def test_where_no_worker_begins_for_changing_reasons_the_command_ends_later(tria
         scheduler.lose(scheduler.take(), "d", out_of_memory=False)
 
 
-def test_three_packs_that_crash_alike_before_anything_is_finished_end_the_command(trials):
+def test_three_equal_crashes_before_any_result_end_the_command(trials):
     scheduler = PackScheduler([Pack(trials[:16]), Pack(trials[16:31]), Pack(trials[31:])], workers=4)
     lose_some(scheduler, 2, stderr=CRASH, begins=True)
     with pytest.raises(UserError, match="3 workers in a row were lost; the last one: AttributeError"):

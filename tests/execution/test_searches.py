@@ -307,7 +307,7 @@ def test_a_sampler_that_can_not_go_on_is_an_error_that_says_so(monkeypatch):
     monkeypatch.setattr(searching, "next_configurations", breaks)
     with Searches(study(), "", ()) as searches, pytest.raises(UserError) as caught:
         list(searches.new_trials(wait=True))
-    assert "optimizers.kfac at batch size 16: its search can't go on (ValueError: not positive definite)" in str(
+    assert "optimizers.kfac at batch size 16: its search can't continue (ValueError: not positive definite)" in str(
         caught.value
     )
 

@@ -403,7 +403,7 @@ def test_a_budget_below_the_first_step_is_no_fault(study, in_process):
 
 def test_the_folder_of_a_settlement_is_no_study(copied):
     _, directory = copied
-    with pytest.raises(StorageError, match="Give the study directory that it lies in"):
+    with pytest.raises(StorageError, match="Use the study directory above it"):
         sensitivity.open(settling_place(directory).uri).verdict()
 
 

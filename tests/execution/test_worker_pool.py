@@ -78,7 +78,7 @@ def train(kept_workers, tmp_path, monkeypatch):
     return trained
 
 
-def test_later_runs_are_trained_by_the_process_of_the_first_until_the_users_code_changes(train, tmp_path):
+def test_workers_are_reused_until_the_users_code_changes(train, tmp_path):
     (first,), runs = train("first")
     assert first != os.getpid()
     (pid,), again = train("second")

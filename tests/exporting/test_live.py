@@ -48,26 +48,23 @@ def test_runs_arrive_as_they_end_and_the_verdict_at_the_end(study, tmp_path):
         second.end()
     assert sorted(sent_to(tmp_path / "logs")) == sorted(study.final)
     assert (tmp_path / "logs/sent/verdict/report.html").exists()
-    assert (
-        lines[-1]
-        == f"tensorboard:{tmp_path}/logs: 10 runs sent and are there. tensorboard --logdir {tmp_path}/logs/sent"
-    )
+    assert lines[-1] == f"tensorboard:{tmp_path}/logs: 10 runs sent. tensorboard --logdir {tmp_path}/logs/sent"
 
 
-def test_a_process_that_is_killed_is_a_warning_with_the_command_that_sends_the_rest(study, tmp_path, caplog):
+def test_killed_process_is_a_warning_with_the_command_to_resume(study, tmp_path, caplog):
     target = parse_target(f"tensorboard:{tmp_path}/logs")
     with caplog.at_level(logging.WARNING), sending(study.directory, [target], lambda _: None) as sent:
         os.kill(sent._process.pid, signal.SIGKILL)
         sent.end()
     (record,) = caplog.records
-    assert "The study goes on, and every result is kept" in record.message
+    assert "The study continues, and every result is kept" in record.message
     assert f"sensitivity export {study.directory.uri} tensorboard:{tmp_path}/logs" in record.message
 
 
 def test_a_tool_that_fails_is_one_warning_and_gets_the_rest_once_it_answers(study, tmp_path, monkeypatch):
     """A file stands where the folder should; other targets are not held up."""
-    monkeypatch.setattr(follower, "_SHARE", 0)
-    monkeypatch.setattr(follower, "_EVERY_S", 0.05)
+    monkeypatch.setattr(follower, "_MAX_LOAD", 0)
+    monkeypatch.setattr(follower, "_POLL_S", 0.05)
     monkeypatch.setattr(follower.Sender, "send_study", lambda _: None)  # its files take seconds
     (tmp_path / "blocked").write_text("")
     events, signals = [], Signals()
@@ -85,7 +82,7 @@ def test_a_tool_that_fails_is_one_warning_and_gets_the_rest_once_it_answers(stud
 
     signals.listen(stream())
     (warning,) = (event["text"] for event in events if event["event"] == "warning")
-    assert re.match(r"tensorboard:.*blocked: runs can't be sent \(.*\). The study goes on", warning)
+    assert re.match(r"tensorboard:.*blocked: runs can't be sent \(.*\). The study continues", warning)
     assert "Check that the folder can be written" in warning
     assert sorted(sent_to(tmp_path / "blocked")) == sorted(study.final)
 

@@ -130,8 +130,8 @@ def test_an_interrupt_stops_and_loses_nothing(executed):
 
 def test_a_changed_cell_is_another_study(executed):
     said = eval(executed[1]["refused"])
-    assert "studies/rings: holds a different study named 'rings'" in said
-    assert "code: study_code.py has changed; as it was trained it is kept in studies/rings/source/" in said
+    assert "studies/rings: contains a different study named 'rings'" in said
+    assert "code: study_code.py has changed; the version that was trained is in studies/rings/source/" in said
 
 
 def test_the_sessions_own_imports_stay_its_own(executed):

@@ -313,7 +313,7 @@ def test_a_machine_that_loses_its_ray_finishes_when_run_again(request, processes
     assert study._process.wait(timeout=_HANGS_S) == 2
     study.kill()  # has ended already, and what it had reported is remembered
     assert "No reported result is lost: " in study.said()
-    assert "it goes on from there" in study.said()
+    assert "Run the same command again to continue" in study.said()
     for noise in ("Traceback", "(raylet)", "state-dump"):
         assert noise not in study.said()
     assert not (study.directory / "writer.lock").exists()

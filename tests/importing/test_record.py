@@ -129,8 +129,8 @@ def test_how_a_run_ends(tmp_path):
         ({"targets": {"test_acc": [0.9]}}, {}, "test_acc"),
         ({}, {"loss": 1.0}, "unknown 'loss'"),
         ({}, {"test_accuracy": 93.0}, "a fraction from 0 to 1"),
-        ({}, {}, "nothing was measured"),
-        ({}, {"train_loss": 1.0, "step": -1}, "step: give the number of steps"),
+        ({}, {}, "no metric: log at least one of"),
+        ({}, {"train_loss": 1.0, "step": -1}, "step: must be the number of steps"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_kept(tmp_path, changes, values, words):
@@ -174,7 +174,7 @@ test_accuracy = [0.5]
 """
 
 
-def test_trials_are_handed_out_once_and_their_results_are_those_of_a_planned_study(tmp_path):
+def test_planned_trials_are_handed_out_once(tmp_path):
     path = tmp_path / "planned.toml"
     path.write_text(STUDY)
     parts = [list(sensitivity.trials(path, storage=tmp_path, part=(k, 2))) for k in range(2)]
@@ -197,7 +197,7 @@ def test_trials_are_handed_out_once_and_their_results_are_those_of_a_planned_stu
     assert study.results.draws[1].refused is None  # its box was declared, and its seeds drew from it
 
 
-def test_a_study_that_is_trained_here_hands_out_nothing_and_one_that_is_not_cannot_be_run(tmp_path):
+def test_only_studies_trained_elsewhere_hand_out_trials(tmp_path):
     (tmp_path / "planned.toml").write_text(STUDY)
     for asked in ("required_problem", "required_budget"):
         with pytest.raises(UserError, match="its runs are trained elsewhere"):

@@ -62,9 +62,9 @@ def test_an_optuna_storage(tmp_path):
     with pytest.raises(UserError) as asked:
         sensitivity.import_runs(tmp_path / "runs.db", "mine", storage=tmp_path)
     for words in (
-        "does 'reported' (the step of trial.report) count steps",
+        "does 'reported' (the step of trial.report) count optimizer steps",
         "which column is the metric (",
-        "which optimizer is it",
+        "which optimizer was used",
     ):
         assert words in str(asked.value)
     mapping = {
@@ -228,7 +228,7 @@ def test_a_wandb_project_as_its_public_api_returns_it(tmp_path, monkeypatch):
         raise ValueError("Could not find project")
 
     monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(runs=gone))
-    with pytest.raises(UserError, match=r"W&B gives no project of this name \(Could not find project\)"):
+    with pytest.raises(UserError, match=r"W&B returns no project of this name \(Could not find project\)"):
         sensitivity.import_runs("wandb:me/other", "other", storage=tmp_path)
 
 
@@ -292,9 +292,9 @@ def test_a_package_that_is_missing_is_named_with_its_install_line(tmp_path, monk
 
 def test_what_is_no_source_is_told_with_those_that_are(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    for path, why in ((tmp_path, "nothing there is a table"), (tmp_path / "absent", "there is no such file")):
-        with pytest.raises(UserError, match=f"{why}.*\n  Give a file that ends in .csv, .*wandb:ADDRESS"):
+    for path, why in ((tmp_path, "no table of runs found there"), (tmp_path / "absent", "there is no such file")):
+        with pytest.raises(UserError, match=f"{why}.*\n  Use a file that ends in .csv, .*wandb:ADDRESS"):
             sources.find_source(str(path))
     (tmp_path / "bad.jsonl").write_text(json.dumps([1]) + "\n")
-    with pytest.raises(UserError, match="line 1 is no object"):
+    with pytest.raises(UserError, match="line 1 is not an object"):
         sources.find_source(str(tmp_path / "bad.jsonl"))

@@ -128,7 +128,7 @@ def test_crashed_and_running_runs_have_their_status(tmp_path):
     table.loc[run_rows(table, seed=1), "state"] = "Running"
     table.loc[run_rows(table, seed=2), "state"] = "odd"
     columns = {**MAPPING["columns"], "status": "state"}
-    with pytest.raises(UserError, match=r"the status 'odd' isn't known\n  Say, in \[statuses\]"):
+    with pytest.raises(UserError, match=r"the status 'odd' is unknown\n  Map it in \[statuses\]"):
         imported(table, tmp_path, columns=columns)
     study = imported(table, tmp_path, columns=columns, statuses={"odd": "stopped"})
     assert "Crashed or failed runs: 1." in cautions(study)
@@ -137,7 +137,7 @@ def test_crashed_and_running_runs_have_their_status(tmp_path):
     assert counts == {"completed": 21, "failed": 1, "interrupted": 1, "stopped": 1}
 
 
-def test_a_loss_that_is_not_a_number_is_divergence_and_an_empty_one_is_not_measured(tmp_path):
+def test_nan_loss_is_divergence_and_empty_loss_is_not_measured(tmp_path):
     table = evaluations()
     text = table.astype({"loss": object})
     text.loc[run_rows(table) & (table["step"] >= 50), "loss"] = "NaN"
@@ -157,7 +157,7 @@ def test_seeds_that_are_not_paired_are_counted(tmp_path):
     moved = (table["opt"] == "sgd") & (table["seed"] == 2) & (table["bs"] == 32)
     study = imported(table.assign(seed=table["seed"].where(~moved, 7)), tmp_path)
     # At batch size 32 SGD ran seeds 0, 1, 7 and AdamW 0, 1, 2; at 64 both ran 0, 1, 2.
-    assert "Seeds that some optimizers alone ran, counted at each batch size: 2 of 7." in cautions(study)
+    assert "Seeds that only some optimizers ran, counted at each batch size: 2 of 7." in cautions(study)
 
 
 def test_unknown_seeds_are_numbered_and_refuse_every_claim(tmp_path):
@@ -206,13 +206,13 @@ def test_duplicates_are_counted_and_the_last_stands(tmp_path):
     table = evaluations()
     again = table[run_rows(table)].assign(run="again", loss=0.25, val_acc=75.0)
     study = imported(pd.concat([table, again]), tmp_path)
-    assert "Duplicate runs, of equal optimizer, setting, batch size and seed: 1." in cautions(study)
+    assert "Duplicate runs, with equal optimizer, setting, batch size and seed: 1." in cautions(study)
     assert len(study.runs) == 24
     cell = study.runs.set_index(["optimizer", "batch_size", "param.lr", "seed"]).loc[("sgd", 32, 0.01, 0)]
     assert cell["train_loss"] == 0.25
     repeated = pd.concat([table, table[run_rows(table) & (table["step"] == 50)]])
     study = imported(repeated, tmp_path)
-    assert "Evaluations at a step of another one of their run: 1." in cautions(study)
+    assert "Further evaluations at the same step of a run: 1." in cautions(study)
 
 
 def test_metrics_that_stop_early_are_censored_not_completed(tmp_path):
@@ -230,7 +230,7 @@ def test_runs_that_lack_a_setting_are_left_out_and_counted(tmp_path):
     table = evaluations().astype({"learning_rate": float})
     table.loc[run_rows(table), "learning_rate"] = math.nan
     study = imported(table, tmp_path)
-    assert "Runs without the lr that others of their optimizer have: 1. They are left out." in cautions(study)
+    assert "Runs without the lr that other runs of their optimizer have: 1. They are left out." in cautions(study)
 
 
 def test_what_a_table_does_not_tell_is_asked_and_nothing_is_imported(tmp_path):
@@ -243,7 +243,7 @@ def test_what_a_table_does_not_tell_is_asked_and_nothing_is_imported(tmp_path):
     assert "runs.csv: 3 questions to answer" in text
     assert "does 'decay' (cosine, linear) change results? Then add it to columns.optimizer" in text
     assert "'val_acc' has values above 1: is it a percentage?" in text
-    assert "which optimizer is it?" in text
+    assert "which optimizer was used?" in text
     assert not (tmp_path / "mine").exists()
 
 
@@ -251,16 +251,16 @@ def test_what_a_table_does_not_tell_is_asked_and_nothing_is_imported(tmp_path):
     ("changes", "words"),
     [
         ({"metrics": {}}, "name the column of at least one"),
-        ({"metrics": {"train_loss": {"column": "loss", "unit": "percent"}}}, 'a loss has unit = "as_is"'),
+        ({"metrics": {"train_loss": {"column": "loss", "unit": "percent"}}}, 'must be "as_is" for a loss'),
         ({"metrics": {"test_accuracy": {"column": "val_acc", "unit": "fraction"}}}, "in the unit 'fraction'"),
-        ({"hyperparameters": {"lr": "lr"}}, r"there is no column 'lr'\n  There are: run, opt"),
+        ({"hyperparameters": {"lr": "lr"}}, r"there is no column 'lr'\n  Columns: run, opt"),
         ({"hyperparameters": {"momentum": "bs"}}, "momentum must be >= 0 and < 1"),
-        ({"study": {"seeds": 3}}, "study.seeds: not among"),
+        ({"study": {"seeds": 3}}, "study.seeds: not a field of a study in a mapping"),
         (
             {"study": {"optimizers": {"lion": {"design": "random"}}}},
-            r"no run has this optimizer\n  There are: sgd, adamw",
+            r"no run has this optimizer\n  Optimizers of the runs: sgd, adamw",
         ),
-        ({"columns": {**MAPPING["columns"], "batch_size": "opt"}}, "column 'opt' holds string, not numbers"),
+        ({"columns": {**MAPPING["columns"], "batch_size": "opt"}}, "column 'opt' has type string, not numbers"),
         ({"rows": "cells"}, "rows: input should be"),
     ],
 )
@@ -276,18 +276,18 @@ def test_rows_of_one_run_may_leave_its_settings_out_but_not_differ(tmp_path):
     sparse = table.assign(**{name: table[name].where(~later) for name in ("opt", "bs", "learning_rate", "seed")})
     assert imported(sparse, tmp_path).curves.equals(imported(table, tmp_path).curves)
     repeats = table.assign(run=table["seed"])
-    with pytest.raises(UserError, match=r"rows of one run have .* in column .*\n  Name, in columns\.run"):
+    with pytest.raises(UserError, match=r"rows of one run have .* in column .*\n  In columns\.run"):
         imported(repeats, tmp_path)
     guessed = guess(Source(description="x", table=pa.Table.from_pandas(repeats, preserve_index=False)))
     assert "run" not in guessed.content["columns"]
-    assert any("run doesn't tell runs apart" in remark for remark in guessed.remarks)
+    assert any("run doesn't identify runs" in remark for remark in guessed.remarks)
 
 
 def test_another_source_does_not_replace_a_study(tmp_path):
     imported(evaluations(), tmp_path)
     other = tmp_path / "other.csv"
     evaluations().to_csv(other, index=False)
-    with pytest.raises(UserError, match=r"holds runs from runs\.csv\n  Import under another name"):
+    with pytest.raises(UserError, match=r"contains runs from runs\.csv\n  Import under another name"):
         sensitivity.import_runs(other, "mine", mapping=MAPPING, storage=tmp_path)
     assert len(imported(evaluations().iloc[:-11], tmp_path).runs) == 24  # the same source replaces what it wrote
     assert len(list((tmp_path / "mine" / "runs").iterdir())) == 1

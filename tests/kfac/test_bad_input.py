@@ -192,7 +192,7 @@ def test_a_layer_that_got_no_gradient_does_not_move() -> None:
 def test_an_empty_batch_is_refused() -> None:
     model = network()
     optimizer = KFAC(model, KFACConfig())
-    with pytest.raises(ValueError, match="saw an empty batch"):
+    with pytest.raises(ValueError, match="received an empty batch"):
         model(torch.zeros(0, 4))
     assert optimizer.report().steps == 0
 
@@ -209,7 +209,7 @@ def test_uncovered_modules_are_named_in_a_warning_and_move_by_plain_gradients() 
             return self.head(self.norm(self.cell(x.unsqueeze(1))[0][:, 0]))
 
     model = Recurrent()
-    with pytest.warns(UserWarning, match=r"K-FAC does not cover cell \(GRU\): plain gradients"):
+    with pytest.warns(UserWarning, match=r"K-FAC does not cover cell \(GRU\): their parameters follow plain gradients"):
         optimizer = KFAC(model, KFACConfig(lr=0.1, momentum=0.0))
     report = optimizer.report()
     assert report.uncovered == ("cell (GRU)",)
@@ -258,7 +258,7 @@ def test_a_pack_that_starts_without_captures_is_refused(truth: Any) -> None:
         init_state(layers_of(model), {**params, "2.weight": params["2.weight"].expand(3, 3, 5)}, KFACConfig())
 
 
-def test_the_functional_step_refuses_the_diagonal_rule_where_it_cannot_follow_it(truth: Any) -> None:
+def test_functional_step_refuses_unsupported_diagonal_rule(truth: Any) -> None:
     torch.manual_seed(0)
     model, config = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2)), KFACConfig(others="diagonal")
     params = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -286,7 +286,7 @@ def test_statistics_in_the_place_of_captures_are_refused_where_they_do_not_do(
     params = {n: p.detach().clone() for n, p in model.named_parameters()}
     state = init_state(layers_of(model), params, config, norms_of(model))
     grads, captures = truth.captures_of(model, lambda: model(torch.randn(3, 4)).sum())
-    with pytest.raises(ValueError, match=r"needs captures of the whole batch, not Statistics\. Give those, or set"):
+    with pytest.raises(ValueError, match=r"needs captures of the whole batch, not Statistics\. Pass those, or set"):
         step(
             config,
             state,
@@ -305,9 +305,9 @@ ARGUMENTS = [
     (lambda: KFAC(dict(network().named_parameters()), KFACConfig()), TypeError, f"of type dict, {TYPE}. {MODEL}"),
     (lambda: KFAC([{"params": network().parameters()}], KFACConfig()), TypeError, "pass param_groups=[...] too"),
     (lambda: KFAC(torch.ones(3), KFACConfig()), TypeError, f"model is of type Tensor, {TYPE}. {MODEL}"),
-    (lambda: KFAC(nn.Linear, KFACConfig()), TypeError, "the class Linear, not a torch.nn.Module. Pass a network of it"),
+    (lambda: KFAC(nn.Linear, KFACConfig()), TypeError, "the class Linear, not a torch.nn.Module. Pass an instance"),
     (lambda: KFAC(None, KFACConfig()), TypeError, "of type NoneType, not a torch.nn.Module. Pass the network itself"),
-    (lambda: KFAC(nn.DataParallel(network()), KFACConfig()), TypeError, "model is a DataParallel, whose copies K-FAC"),
+    (lambda: KFAC(nn.DataParallel(network()), KFACConfig()), TypeError, "model is a DataParallel, whose replicas"),
     (lambda: KFAC(nn.Linear(2, 2, device="meta"), KFACConfig()), ValueError, "'weight' is on the \"meta\" device"),
     (lambda: KFAC(nn.LazyLinear(2), KFACConfig()), ValueError, "'weight' has no shape yet. Pass a batch through"),
     (lambda: KFAC(network(), 0.1), TypeError, "config is of type float, not a KFACConfig. Pass KFAC(model, KFACCo"),

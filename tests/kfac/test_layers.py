@@ -254,7 +254,7 @@ UNCOVERED: dict[str, tuple[Callable[[], nn.Module], str]] = {
 def test_what_is_not_covered_is_named_at_building_with_what_to_write(case: str) -> None:
     build, said = UNCOVERED[case]
     model = nn.ModuleList([nn.Linear(4, 4), build()])
-    with pytest.warns(UserWarning, match=r"plain gradients move their parameters.*exclude=\['1") as caught:
+    with pytest.warns(UserWarning, match=r"their parameters follow plain gradients.*exclude=\['1") as caught:
         optimizer = KFAC(model, KFACConfig())
     assert said in str(caught[0].message)
     assert [*optimizer.report().layers] == ["0"]

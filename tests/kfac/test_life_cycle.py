@@ -40,7 +40,7 @@ def factors(optimizer: KFAC) -> list[Tensor]:
     return [optimizer.kfac.factor(layer, side) for layer in optimizer.report().layers for side in ("inputs", "outputs")]
 
 
-def test_hooks_are_on_the_model_only_while_statistics_are_due_and_the_optimizer_lives() -> None:
+def test_hooks_exist_only_while_statistics_are_due() -> None:
     model = network()
     optimizer = KFAC(model, KFACConfig(factor_interval=3))
     seen = []
@@ -205,7 +205,7 @@ def test_foreign_states_are_refused_and_change_nothing() -> None:
     before = [f.clone() for f in factors(optimizer)]
     other = KFAC(nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3), nn.Linear(3, 3)).to(DOUBLE), KFACConfig())
     for state, message in (
-        (torch.optim.SGD(model.parameters(), lr=0.1).state_dict(), "No 'kfac' in this state"),
+        (torch.optim.SGD(model.parameters(), lr=0.1).state_dict(), "The state has no 'kfac'"),
         (exact.state_dict(), "eigenvalues are of .* the forms of damping differ"),
         (other.state_dict(), "the models"),
     ):

@@ -199,7 +199,7 @@ def test_a_script_takes_the_plain_steps(case: str, fisher: Any) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"sharing": "reduce"}, {"damping_form": "exact", "ekfac": True}])
 @pytest.mark.parametrize("case", TOGETHER)
-def test_a_backward_pass_through_several_forward_passes_is_refused_unless_terms_are_stated(
+def test_several_forward_passes_need_stated_terms(
     case: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = network()

@@ -182,8 +182,8 @@ def test_terms_that_do_not_fit_are_refused() -> None:
     optimizer = KFAC(model, KFACConfig())
     outputs = model(tokens)
     for given, message in (
-        ({"weights": mask.flatten()}, r"shape \(24,\), the loss terms of these outputs \(8, 3\)"),
-        ({"weights": -mask.double()}, "finite and >= 0"),
+        ({"weights": mask.flatten()}, r"shape \(24,\), but the loss terms of these outputs have shape \(8, 3\)"),
+        ({"weights": -mask.double()}, "Invalid weights: must be finite, >= 0"),
         ({"terms": 0}, "Invalid terms: 0. Must be a finite number > 0"),
     ):
         with pytest.raises(ValueError, match=message):

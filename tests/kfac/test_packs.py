@@ -195,7 +195,7 @@ def test_select_keeps_members_exactly(truth: Any) -> None:
         torch.testing.assert_close(part.params[name], p[keep], rtol=1e-9, atol=1e-12)
 
 
-def test_a_factor_that_cannot_be_inverted_is_reported_with_its_layer_and_condition(truth: Any) -> None:
+def test_singular_factor_is_reported_with_layer_and_condition(truth: Any) -> None:
     config = KFACConfig(inverse_interval=1)
     clean, broken = Run(truth, [0, 1], config, torch.float32), Run(truth, [0, 1], config, torch.float32)
     clean.step(0)

@@ -206,7 +206,7 @@ class Summed(nn.Module):
         return torch.einsum("bi,vi->bv", torch.tanh(self.inner(self.embedding(x))), self.embedding.weight)
 
 
-def test_a_weight_that_a_function_uses_too_is_refused_by_name_and_can_be_excluded() -> None:
+def test_weight_used_by_a_function_is_refused_and_can_be_excluded() -> None:
     torch.manual_seed(0)
     model = Summed().to(DOUBLE)
     x, y = torch.randint(7, (2, 12))

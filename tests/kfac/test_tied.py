@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sensitivity.kfac import KFAC, KFACConfig, layers_of
-from sensitivity.kfac.tied import joined
+from sensitivity.kfac.tied import kronecker_sum
 
 DOUBLE = torch.float64
 WORDS, LENGTH, BATCH = 6, 3, 8
@@ -118,7 +118,7 @@ def test_a_product_with_these_traces_is_the_sum_of_proportional_ones() -> None:
     first, second = torch.rand(2, 3, 5, generator=generator, dtype=DOUBLE)
     root = torch.randn(1, 3, 4, 4, generator=generator, dtype=DOUBLE)
     matrix = root @ root.mT
-    diagonal, found = joined([(first, matrix), (second, 3 * matrix)])
+    diagonal, found = kronecker_sum([(first, matrix), (second, 3 * matrix)])
     product = torch.einsum("tv,tij->tvij", diagonal, found[0])
     torch.testing.assert_close(product, torch.einsum("tv,tij->tvij", first + 3 * second, matrix[0]))
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sensitivity.execution.costs import _together, samples
+from sensitivity.execution.costs import _average_cost, samples
 from sensitivity.execution.prepare import Plan
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import parse_study
@@ -268,7 +268,7 @@ def test_every_model_is_priced_and_a_pack_of_the_largest_fits():
         Cost(steps=6, flops=f, step_seconds=s, evaluation_seconds=1.0, pack_size=p, most=p, gain=2.0, member_bytes=b)
         for f, s, p, b in ((1.0, 1.0, 64, 10.0), (3.0, 3.0, 16, 90.0))
     ]
-    both = _together(list(zip(costs, (0.75, 0.25), strict=True)))
+    both = _average_cost(list(zip(costs, (0.75, 0.25), strict=True)))
     assert (both.flops, both.step_seconds, both.pack_size, both.most, both.member_bytes) == (1.5, 1.5, 16, 16, 90.0)
     assert both.gain == pytest.approx(2.0)
 

@@ -10,7 +10,7 @@ from sensitivity.settling import declare
 from sensitivity.settling.boxes import Box
 from sensitivity.settling.declaring import LOOKS
 from sensitivity.settling.judge_scaling import Judged, levels, look
-from sensitivity.settling.judge_sensitivity import Draws, draw, hopeless
+from sensitivity.settling.judge_sensitivity import Draws, draw, futility
 from sensitivity.settling.observing import observe
 from sensitivity.settling.response import Response, Terms, fit, walled
 from sensitivity.settling.sentences import answer_sentence
@@ -137,7 +137,7 @@ def test_a_surface_finds_the_optimum_of_each_batch_size(skew, off):
     np.testing.assert_allclose(found.predict(optimum, np.arange(3)), [0, 1, 2], atol=0.05)
 
 
-def test_regret_is_never_negative_where_cubic_terms_bend_a_surface_the_other_way():
+def test_regret_is_not_negative_with_cubic_terms():
     third, terms = np.array([-4.0, 0.0]), Terms(batches=1, dimensions=2, cubic=True)
     surface = Response(
         centre=np.zeros(2),
@@ -360,6 +360,6 @@ def test_draws_that_never_work_are_in_vain_but_not_at_once():
     for block in range(64):
         never.rows.append([Observation(outcome="censored", steps=8), Observation(outcome="diverged")])
         now_and_then.rows.append([Observation(outcome="reached", steps=8) if block == 9 else never.rows[0][0]] * 2)
-    assert "none of 128 draws of either reaches the target" in hopeless(never, never)
-    assert not hopeless(never, now_and_then)
-    assert not hopeless(Draws(never.rows[:63]), Draws(never.rows[:63]))
+    assert "none of 128 draws of either reaches the target" in futility(never, never)
+    assert not futility(never, now_and_then)
+    assert not futility(Draws(never.rows[:63]), Draws(never.rows[:63]))

@@ -162,7 +162,7 @@ def test_at_a_stop_the_last_looks_answer_stands(both, example, at):
 
 def test_as_many_observations_as_points(both):
     settling = Settling(both.declaration("test"))
-    with pytest.raises(ValueError, match="asked for 96 runs; got 1"):
+    with pytest.raises(ValueError, match="has 96 runs; got 1 observations"):
         settling.answer([LOST])
 
 

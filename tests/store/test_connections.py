@@ -46,7 +46,7 @@ def test_azures_token_comes_from_the_environment(monkeypatch):
 
 
 def test_azure_without_credentials_and_tls_is_refused():
-    with pytest.raises(StorageError, match=r"no credentials for it(.|\n)*AZURE_STORAGE_KEY"):
+    with pytest.raises(StorageError, match=r"no credentials, and(.|\n)*AZURE_STORAGE_KEY"):
         place(AZURE)
 
 

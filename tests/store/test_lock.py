@@ -49,7 +49,7 @@ def _paths(directory):
 def impatient(monkeypatch):
     """Locks are stale soon."""
     monkeypatch.setattr(lock, "STALE_S", 0.3)
-    monkeypatch.setattr(lock, "_LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(lock, "_POLL_INTERVAL_S", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_a_process_of_another_machine_that_beats_is_not_disturbed(directory, dea
     assert caplog.text.count("waiting up to") == 1
 
 
-def test_a_process_of_another_machine_that_beats_no_more_is_waited_for_and_succeeded(directory, impatient, dead):
+def test_stale_lock_of_another_machine_is_taken_over(directory, impatient, dead):
     leave(directory, pid=dead, host="elsewhere")
     began = time.time()
     with WriterLock(directory):
@@ -277,7 +277,7 @@ def test_of_two_that_write_an_object_at_once_the_last_wins(directory, monkeypatc
         write(self, name, json.dumps({**json.loads(data), "token": "other"}).encode())
 
     monkeypatch.setattr(type(directory), "write", outrun)
-    with pytest.raises(StorageError, match="another writer was quicker"), WriterLock(directory):
+    with pytest.raises(StorageError, match="another writer took the lock first"), WriterLock(directory):
         pytest.fail("two writers")
 
 
@@ -372,7 +372,7 @@ def test_a_lock_whose_place_is_out_of_reach_may_come_back(tmp_path, make):
     write_manifest(directory, make.study(), "")
     with WriterLock(directory) as held:
         (tmp_path / "mounted").rename(tmp_path / "away")
-        with pytest.raises(StorageError, match=r"study is gone") as caught:
+        with pytest.raises(StorageError, match=r"study is no longer here") as caught:
             held.require()
         assert caught.value.passing
         (tmp_path / "away").rename(tmp_path / "mounted")

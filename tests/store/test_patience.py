@@ -62,7 +62,7 @@ def test_results_do_not_go_into_an_empty_mount_point(tmp_path, make):
     before = make.snapshot(directory)
     (tmp_path / "mounted").rename(tmp_path / "away")
     (tmp_path / "mounted").mkdir()
-    with pytest.raises(StorageError, match="the study is gone from here") as caught:
+    with pytest.raises(StorageError, match="the study is no longer here") as caught:
         make.add(directory, make.run(trials[4]))
     assert caught.value.passing
     assert not list((tmp_path / "mounted").iterdir())

@@ -14,7 +14,7 @@ from sensitivity.store.manifest import write_manifest
 from sensitivity.store.reader import read_study, studies
 from sensitivity.study.errors import StorageError
 
-MEND = r"\n  Give a place that you may write to, with space left: --storage URI"
+FIX = r"\n  Use a place with free space and write permission: --storage URI"
 
 
 def test_files_are_whole_and_replaced(directory):
@@ -43,7 +43,7 @@ def test_a_missing_file_is_named(directory):
 def test_a_path_that_leads_nowhere_is_a_message(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     for path in (str(tmp_path / "loop"), "~no-such-user-here/studies", "with\0zero"):
-        with pytest.raises(StorageError, match=r"can't be read .*\n  Check that it is the right place"):
+        with pytest.raises(StorageError, match=r"can't be read .*\n  Check that this is the right place"):
             place(path)
 
 
@@ -98,7 +98,7 @@ def test_options_of_a_uri_stay_at_its_end():
     ],
 )
 def test_credentials_in_a_uri_are_refused_and_not_shown(uri):
-    with pytest.raises(StorageError, match=r"holds credentials(.|\n)*AWS_SECRET_ACCESS_KEY") as refused:
+    with pytest.raises(StorageError, match=r"contains credentials(.|\n)*AWS_SECRET_ACCESS_KEY") as refused:
         place(uri)
     assert "hush" not in str(refused.value)
 
@@ -123,11 +123,11 @@ def test_an_account_without_a_password_is_no_credential():
         ("gs://", "nothing follows gs://"),
         ("abfss://", "nothing follows abfss://"),
         ("hdfs://", "nothing follows hdfs://"),
-        ("file:///", "the whole disk is no folder"),
-        ("file://", "the whole disk is no folder"),
-        ("s3:bucket/x", "'//' is missing behind 's3:'; a folder of this name is './s3:bucket/x'"),
-        ("gs:/bucket", "'//' is missing behind 'gs:'"),
-        ("file:/data", "'//' is missing behind 'file:'"),
+        ("file:///", "it names the whole disk"),
+        ("file://", "it names the whole disk"),
+        ("s3:bucket/x", "'//' is missing after 's3:'; for a local folder of this name, write './s3:bucket/x'"),
+        ("gs:/bucket", "'//' is missing after 'gs:'"),
+        ("file:/data", "'//' is missing after 'file:'"),
         ("", "it is empty"),
         ("  ", "it is empty"),
     ],
@@ -150,9 +150,9 @@ def test_a_colon_is_a_letter_of_other_paths(tmp_path, monkeypatch):
 def test_a_place_that_is_or_lies_below_a_file_is_refused(tmp_path, make, where):
     (tmp_path / "file").write_bytes(b"precious")
     directory = place(str(tmp_path / where))
-    with pytest.raises(StorageError, match="can't be written .*" + MEND):
+    with pytest.raises(StorageError, match="can't be written .*" + FIX):
         directory.write("study.json", b"")
-    with pytest.raises(StorageError, match="can't be written .*" + MEND), WriterLock(directory):
+    with pytest.raises(StorageError, match="can't be written .*" + FIX), WriterLock(directory):
         pytest.fail("took a lock that can't be")
     with pytest.raises(StorageError):
         write_manifest(directory, make.study(), "")
@@ -181,7 +181,7 @@ def test_a_full_local_disk_changes_nothing(tmp_path, make, monkeypatch):
         lambda: make.add(directory, make.run(trials[4])),
         lambda: write_manifest(directory, make.study(seeds=3), ""),
     ):
-        with pytest.raises(StorageError, match=r"can't be written \(\[Errno 28\] No space left on device\)" + MEND):
+        with pytest.raises(StorageError, match=r"can't be written \(\[Errno 28\] No space left on device\)" + FIX):
             attempt()
     assert make.snapshot(directory) == before, "not even a temporary file is left"
 
@@ -209,7 +209,7 @@ def test_a_full_object_store_changes_nothing(memory, make):
     trials = make.filled(directory)
     before = make.snapshot(directory)
     full = Place(fs.PyFileSystem(fs.FSSpecHandler(FullStore())), directory.path, directory.uri)
-    with pytest.raises(StorageError, match=r"memory://bucket/tiny: can't be written \(.*quota exceeded\)" + MEND):
+    with pytest.raises(StorageError, match=r"memory://bucket/tiny: can't be written \(.*quota exceeded\)" + FIX):
         make.add(full, make.run(trials[4]))
     with pytest.raises(StorageError, match="can't be written"):
         WriterLock(full).__enter__()

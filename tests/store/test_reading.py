@@ -91,13 +91,13 @@ def test_each_column_has_a_rule():
         ("runs", "steps", -1, "-1; it must be a whole number from 0"),
         ("runs", "trial_id", "x" * 10**4, r"column trial_id, row 0: 'x+\.\.\. \(10,002 characters\); it must be an id"),
         ("plan", "optimizer", "adam", "'adam'; it must be an optimizer of the study: sgd, kfac"),
-        ("plan", "kind", "kfac", "'kfac'; it must be sgd, as optimizer sgd has it"),
+        ("plan", "kind", "kfac", "'kfac'; it must be sgd, the kind of optimizer sgd"),
         ("plan", "batch_size", 0, "0; it must be a whole number from 1"),
         ("plan", "seed", None, "nothing; it must be a whole number"),
         ("plan", "param.lr", -0.1, "-0.1; it must be > 0"),
         ("plan", "param.damping", 0.1, "empty: optimizer sgd has no damping"),
         ("plan", "param.momentum", None, "nan; it must be >= 0 and < 1"),
-        ("curves", "step", 5, "5 stands twice in the curve of a run"),
+        ("curves", "step", 5, "5 occurs twice in the curve of a run"),
         ("curves", "lr", math.nan, "nan; it must be a number from 0"),
         ("curves", "train_loss", -1e200, "number from -1e"),
     ],
@@ -132,7 +132,7 @@ def test_a_trial_stands_once_in_a_plan(make, column):
         return table.set_column(table.column_names.index(column), column, pa.array(values))
 
     rewrite(directory, "plan.parquet", repeat)
-    with pytest.raises(StorageError, match=r"plan\.parquet: .*the same trial stands in it twice"):
+    with pytest.raises(StorageError, match=r"plan\.parquet: .*the same trial occurs twice"):
         read_study(directory)
 
 
@@ -193,7 +193,9 @@ def test_a_small_file_that_stands_for_much_memory_is_refused_by_its_footer(make,
     assert data.size < 500_000
     directory.write(name, data)
     before = pa.total_allocated_bytes()
-    with pytest.raises(StorageError, match=f"{name}: .*(of memory; files of this size hold at most|column trial_id)"):
+    with pytest.raises(
+        StorageError, match=f"{name}: .*(of memory; files of this size contain at most|column trial_id)"
+    ):
         read_study(directory)
     assert pa.total_allocated_bytes() - before < 64 * 2**20
 
@@ -262,7 +264,7 @@ def changed(table, what, which, row, draw):
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # functions alone
 )
 @given(data=st.data())
-def test_any_cell_gives_a_table_that_can_be_trusted_or_an_error_that_names_the_file(make, data):
+def test_any_cell_gives_a_valid_table_or_an_error_with_the_file(make, data):
     directory = in_memory()
     if not _FILLED:
         make.filled(directory)

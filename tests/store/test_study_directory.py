@@ -206,11 +206,11 @@ def test_a_different_study_of_the_same_name_is_refused_with_what_differs(directo
     with pytest.raises(StorageError) as caught:
         write_manifest(directory, other, "")
     assert str(caught.value).splitlines() == [
-        f"{directory.uri}: holds a different study named 'tiny'",
+        f"{directory.uri}: contains a different study named 'tiny'",
         "  - problem.model: 'perceptron' there, 'small_cnn' now",
         "  - budget.epochs: 2.0 there, 3.0 now",
-        "  Put back what has changed, and it goes on; or give this one another name, or another place with --storage. "
-        "What is there stays as it is",
+        "  Undo these changes to continue it; or choose another name for this study, or another place with --storage. "
+        "The existing study is unchanged",
     ]
     with pytest.raises(StorageError, match="the source of the problem's own code has changed"):
         write_manifest(directory, make.study(), "abcd")
@@ -261,7 +261,7 @@ def refuses(directory, make, words):
 
 
 def test_no_study_there(directory):
-    with pytest.raises(StorageError, match=r"no study here \(no study\.json\)\n  Give a study directory"):
+    with pytest.raises(StorageError, match=r"no study here \(no study\.json\)\n  Use a study directory"):
         read_study(directory)
 
 
@@ -309,7 +309,7 @@ def test_a_damaged_part_is_named_with_its_mend(directory, make, damage, kind):
         read_study(directory)
     first, second = str(caught.value).splitlines()
     assert first.startswith(f"{directory.uri}/{name}: damaged Parquet file (")
-    again = "the plan is written anew" if kind == "plan" else f"/runs/{name.partition('/')[2]} away"
+    again = "the plan is rewritten" if kind == "plan" else f"/runs/{name.partition('/')[2]} away"
     assert again in second
     assert second.endswith("nothing was changed")
     if kind == "runs":

@@ -1,1 +1,1 @@
-"""Tools that runs are sent to, a file each; ``study.trackers.TRACKERS`` lists them."""
+"""Trackers that runs are sent to, one file per tool; ``study.trackers.TRACKERS`` lists them."""

@@ -1,7 +1,7 @@
-"""MLflow: an experiment per study and a run per run, tagged with its group (all seeds of one setting).
+"""MLflow: one experiment per study and one MLflow run per run, tagged with its group (all seeds of one setting).
 
-A run's MLflow status is FINISHED or FAILED; its tag ``sensitivity.status`` tells diverged from failed. A run that is
-still RUNNING was left half-way by a process that was killed, and is deleted.
+The MLflow status is FINISHED or FAILED; the tag ``sensitivity.status`` distinguishes diverged from failed runs. A run
+with status RUNNING was left incomplete by a killed process, and is deleted.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from sensitivity.study.redaction import redacted
 _TAG = "sensitivity."
 _STUDY, _TRIAL = f"{_TAG}study", f"{_TAG}trial_id"
 _PAGE, _BATCH = 1000, 900
-"""Runs of an answer, metrics of a request: a server takes up to 1,000 of them."""
-_MOST = 500
-"""Characters of a tag or parameter, which every version of MLflow takes."""
+"""Runs per response, and metrics per request; servers accept up to 1,000."""
+_MAX_TEXT = 500
+"""Most characters of a tag or parameter that every version of MLflow accepts."""
 
 
 def open_tracker(address: str, study: str) -> MlflowTracker:
-    """Return a tracker of a study's runs at a tracking URI; empty takes MLflow's own default."""
+    """Return a tracker of a study's runs at a tracking URI; an empty address is MLflow's default."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # minutes otherwise, for a server that is down
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # what goes wrong is raised, too
+        logging.getLogger(name).setLevel(logging.ERROR)  # errors are also raised
     uri = address if "://" in address or not address else Path(address).expanduser().resolve().as_uri()
     return MlflowTracker(MlflowClient(uri or None), study)
 
@@ -52,7 +52,7 @@ class MlflowTracker:
         return f"MLflow experiment {self._study!r} at {redacted(self._client.tracking_uri)}"
 
     def known(self) -> set[str]:
-        """Return the trials that are there whole; what was left half-way is deleted."""
+        """Return the trials with complete runs; incomplete runs are deleted."""
         there = set()
         for run in list(self._runs()):
             if run.info.status == "RUNNING":
@@ -62,7 +62,7 @@ class MlflowTracker:
         return there
 
     def send(self, run: FinishedRun) -> None:
-        """Send a run; its end is written last."""
+        """Send a run; its status is written last."""
         tags = {
             _STUDY: self._study,
             _TRIAL: run.trial_id,
@@ -72,7 +72,7 @@ class MlflowTracker:
             f"{_TAG}message": run.message,
         }
         made = self._create(run.name, run.started_at, tags)
-        self._client.log_batch(made, params=[Param(name, str(value)[:_MOST]) for name, value in run.config.items()])
+        self._client.log_batch(made, params=[Param(name, str(value)[:_MAX_TEXT]) for name, value in run.config.items()])
         for batch in _batches(_metrics(run)):
             self._client.log_batch(made, metrics=batch)
         ended = "FINISHED" if run.succeeded else "FAILED"
@@ -93,16 +93,16 @@ class MlflowTracker:
             self._client.delete_run(run.info.run_id)
 
     def close(self) -> None:
-        """Do nothing: each request has been answered."""
+        """Do nothing: each request is synchronous."""
 
-    def _create(self, name: str, started: float | None, tags: Mapping[str, str], *, most: int = _MOST) -> str:
+    def _create(self, name: str, started: float | None, tags: Mapping[str, str], *, most: int = _MAX_TEXT) -> str:
         start = None if started is None else round(1000 * started)
         cut = {key: value[:most] for key, value in tags.items()}
-        made = self._client.create_run(self._experiment, start_time=start, tags=cut, run_name=name[:_MOST])
+        made = self._client.create_run(self._experiment, start_time=start, tags=cut, run_name=name[:_MAX_TEXT])
         return str(made.info.run_id)
 
     def _runs(self) -> Iterator[Run]:
-        """Yield the runs of the study that aren't deleted."""
+        """Yield the runs of the study that are not deleted."""
         token: str | None = None
         wanted = f"tags.`{_STUDY}` = '{self._study}'"
         while True:

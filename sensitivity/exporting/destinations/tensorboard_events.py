@@ -1,6 +1,6 @@
-"""TensorBoard: a folder per setting, and in it an event file per seed, with hyperparameters and scalars by step.
+"""TensorBoard: one folder per setting with one event file per seed, with hyperparameters and scalars by step.
 
-A file is written whole, under a name that has the trial's id, so that none is there half-way or twice.
+A file is written atomically under a name with the trial's id, so that none is incomplete or duplicated.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from sensitivity.store.directory import Place, place
 
 _FILE = re.compile(r"events\.out\.tfevents\.\d+\.([0-9a-f]{16})")
 _VERDICT = "verdict"
-_LONGEST = 150
-"""Characters of a folder's name."""
+_MAX_NAME = 150
+"""Most characters of a folder's name."""
 
 
 def open_tracker(address: str, study: str) -> TensorboardTracker:
-    """Return a tracker that writes below a folder, or a URI as of a study directory."""
+    """Return a tracker that writes below a folder or a URI, as for study directories."""
     return TensorboardTracker(place(address or "tensorboard").child(study))
 
 
@@ -51,12 +51,12 @@ class TensorboardTracker:
     def send(self, run: FinishedRun) -> None:
         """Write the event file of a run."""
         events = [_at(run.started_at, "brain.Event:2"), *_events(run)]
-        setting = run.group.replace(", ", ",").replace(" ", "=")[:_LONGEST]
+        setting = run.group.replace(", ", ",").replace(" ", "=")[:_MAX_NAME]
         folder = self._root.child(f"{setting},{run.cell_id[:8]}").child(f"seed-{run.config['seed']}")
         _write(folder, f"events.out.tfevents.{round(run.started_at)}.{run.trial_id}", events)
 
     def send_study(self, artefacts: Artefacts) -> None:
-        """Write the verdict as text that TensorBoard shows, and the report and the figures beside it."""
+        """Write the verdict as text for TensorBoard, and the report and the figures next to it."""
         folder = self._root.child(_VERDICT)
         name = f"events.out.tfevents.0.{artefacts.version}"
         there = [file for file in folder.files("") if _FILE.fullmatch(file)]
@@ -76,7 +76,7 @@ class TensorboardTracker:
             folder.delete(file)
 
     def close(self) -> None:
-        """Do nothing: every file is whole."""
+        """Do nothing: every file is complete."""
 
 
 def _events(run: FinishedRun) -> Iterator[Event]:

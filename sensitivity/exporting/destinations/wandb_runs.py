@@ -1,7 +1,7 @@
-"""W&B: a project per study, a run per run, grouped by setting; or files for ``wandb sync`` with WANDB_MODE=offline.
+"""W&B: one project per study and one W&B run per run, grouped by setting; or files for ``wandb sync`` in offline mode.
 
-A run's id at W&B is a hash of the study's name and the trial's id, so that W&B itself takes what is sent twice for one
-run. Runs that a killed process has left half-way are resumed; in offline mode their files are removed.
+The W&B id of a run is a hash of the study's name and the trial's id, so that W&B recognises a run that is sent twice.
+Runs left incomplete by a killed process are resumed; with WANDB_MODE=offline, their files are deleted.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from sensitivity.exporting.runs import FinishedRun
 from sensitivity.importing.sources.wandb_runs import TRIAL_ID, read_file
 from sensitivity.study.hashing import content_hash
 
-_LONGEST = 120
-"""Characters of a name or a group, of which W&B takes 128."""
+_MAX_NAME = 120
+"""Most characters of a name or a group; W&B accepts 128."""
 _VERDICT = "verdict"
 
 
 def open_tracker(address: str, study: str) -> WandbTracker:
-    """Return a tracker of a study's runs in ENTITY/PROJECT or PROJECT; empty takes the study's name as the project."""
-    os.environ.setdefault("WANDB_SILENT", "true")  # what goes wrong is raised, too
+    """Return a tracker of a study's runs in ENTITY/PROJECT or PROJECT; an empty address is the study's name."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # errors are also raised
     entity, _, project = address.rpartition("/")
     settings = wandb.setup().settings
     if settings.mode == "disabled":
@@ -44,7 +44,7 @@ class WandbTracker:
     project: str
     study: str
     offline: Path | None
-    """The folder of files that are sent later; None sends at once."""
+    """Folder of files to be synced later; None to send immediately."""
 
     @property
     def where(self) -> str:
@@ -55,12 +55,12 @@ class WandbTracker:
         return f"{self.offline} (send it with `wandb sync --sync-all`)"
 
     def known(self) -> set[str]:
-        """Return the trials that are there whole."""
+        """Return the trials with complete runs."""
         return {str(config[TRIAL_ID]) for config in self._found(TRIAL_ID)}
 
     def send(self, run: FinishedRun) -> None:
-        """Send a run; its end is written last."""
-        group = run.group if len(run.group) <= _LONGEST else f"{run.group[: _LONGEST - 10]} {run.cell_id[:8]}"
+        """Send a run; its status is written last."""
+        group = run.group if len(run.group) <= _MAX_NAME else f"{run.group[: _MAX_NAME - 10]} {run.cell_id[:8]}"
         config = {**run.config, "status": run.status.value, TRIAL_ID: run.trial_id}
         made = self._begin(run.trial_id, name=run.name, group=group, kind="run", config=config, tag=run.status.value)
         for evaluation in run.evaluations:
@@ -85,7 +85,7 @@ class WandbTracker:
         made.finish(exit_code=0)
 
     def close(self) -> None:
-        """End W&B's own process, which sends what is left."""
+        """End W&B's own process, which first sends the remaining data."""
         wandb.teardown()
 
     def _id(self, of: str) -> str:
@@ -100,7 +100,7 @@ class WandbTracker:
             entity=self.entity,
             project=self.project,
             id=own,
-            name=name[:_LONGEST],
+            name=name[:_MAX_NAME],
             group=group,
             job_type=kind,
             config=dict(config),
@@ -113,7 +113,7 @@ class WandbTracker:
         )
 
     def _found(self, key: str) -> Iterator[Mapping[str, Any]]:
-        """Yield the configuration of each whole run of the study that has `key` in it."""
+        """Yield the configuration of each complete run of the study that has the field `key`."""
         if self.offline is None:
             yield from (config for config in self._at_server() if key in config)
             return
@@ -131,4 +131,4 @@ class WandbTracker:
             yield from (run.config for run in wandb.Api().runs(path, filters=wanted, per_page=1000))
         except ValueError as error:
             if "could not find project" not in str(error).lower():
-                raise  # a new project is made by its first run
+                raise  # otherwise the project does not exist yet; its first run creates it

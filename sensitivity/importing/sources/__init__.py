@@ -1,4 +1,4 @@
-"""Sources of imported runs: tables and the stores of other tools, each tool in one file with how to recognise it."""
+"""Sources of imported runs: tables, and the stores of other tools, one file per tool."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Tool:
     """A tool whose runs can be imported."""
 
     name: str
-    """Before the colon of an address, as in ``optuna:sqlite:///runs.db``."""
+    """Name of the tool, the part before the colon of an address such as ``optuna:sqlite:///runs.db``."""
     label: str
     module: str
-    """With ``read(address) -> Source``."""
+    """Module with ``read(address) -> Source``."""
     package: str
-    """What it needs; installed by the extra of the same name as the tool."""
+    """Required package, which the extra with the tool's name installs."""
     recognises: Callable[[Path], bool]
-    """Whether a path without the name of a tool is one of its stores."""
+    """Whether a path without a tool's name is one of its stores."""
 
 
 def _has(pattern: str) -> Callable[[Path], bool]:
@@ -74,7 +74,7 @@ def find_source(address: str) -> Source:
     """Read the runs that `address` names: a file or folder, or ``TOOL:ADDRESS``.
 
     Raises:
-        UserError: there are none, or the package that reads them isn't installed.
+        UserError: there are none, or the package that reads them is not installed.
     """
     name, colon, rest = address.partition(":")
     tool = next((each for each in TOOLS if colon and each.name == name), None)
@@ -86,9 +86,9 @@ def find_source(address: str) -> Source:
     found = next((each for each in TOOLS if each.recognises(path)), None)
     if found is not None:
         return _read(found, address)
-    why = "there is no such file or folder" if not path.exists() else "nothing there is a table of runs"
+    why = "there is no such file or folder" if not path.exists() else "no table of runs found there"
     tools = ", ".join(f"{each.name}:ADDRESS ({each.label})" for each in TOOLS)
-    raise UserError(f"{redacted(address)}: {why}\n  Give a file that ends in {', '.join(SUFFIXES)}, or {tools}")
+    raise UserError(f"{redacted(address)}: {why}\n  Use a file that ends in {', '.join(SUFFIXES)}, or {tools}")
 
 
 def _read(tool: Tool, address: str) -> Source:
@@ -99,7 +99,7 @@ def _read(tool: Tool, address: str) -> Source:
         if error.name is None or error.name.partition(".")[0] != tool.package:
             raise
         raise UserError(
-            f"{redacted(address)}: {tool.label} is read with the package {tool.package}, which isn't installed\n"
+            f"{redacted(address)}: reading {tool.label} needs the package {tool.package}, which isn't installed\n"
             f"  Install it: pip install 'sensitivity[{tool.name}]'"
         ) from None
     return found

@@ -18,22 +18,24 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.redaction import redacted
 
 STATUS_TAG, VERDICT_TAG = "sensitivity.status", "sensitivity.version"
-"""Tags of runs that this package has sent: a run's status, and that of the one that holds the verdict."""
+"""Tags of runs that this package has sent: the status of a run, and the version of the run with the verdict."""
 _PAGE = 1000
 
 
 def read(address: str) -> Source:
-    """Read all runs of all experiments that aren't deleted.
+    """Read all runs of all experiments that are not deleted.
 
     Raises:
-        UserError: there is no store, or it has no runs.
+        UserError: there is no store, or it contains no runs.
     """
     shown = redacted(address)
     try:
         client = MlflowClient(address if "://" in address else Path(address).expanduser().resolve().as_uri())
         found = [_run(client, run) for run in _runs(client) if VERDICT_TAG not in run.data.tags]
     except MlflowException as error:
-        raise UserError(f"{shown}: no MLflow store ({first_line(error)})") from None
+        raise UserError(
+            f"{shown}: not an MLflow store ({first_line(error)})\n  Use a folder, a database or a tracking server"
+        ) from None
     return source_of(found, shown if "://" in address else Path(address).name)
 
 

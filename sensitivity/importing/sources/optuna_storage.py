@@ -1,4 +1,4 @@
-"""Optuna storages: every trial of every study is a run, its intermediate values are its evaluations."""
+"""Optuna storages: every trial of every study is a run, and its intermediate values are its evaluations."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from sensitivity.study.redaction import redacted
 
 
 def read(address: str) -> Source:
-    """Read all studies of a storage: a file, or a URL as SQLAlchemy has it.
+    """Read all studies of a storage, given as a file or an SQLAlchemy URL.
 
     Raises:
-        UserError: it can't be opened, or holds no trials.
+        UserError: the storage can't be opened, or contains no trials.
     """
     shown = redacted(address)
     path = Path(address).expanduser()
     if "://" not in address and not path.is_file():
-        raise UserError(f"{shown}: there is no such file\n  Give an Optuna storage: a file, or a URL")
+        raise UserError(f"{shown}: there is no such file\n  Use an Optuna storage: a file, or a URL")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         storage = _storage(address, path)
         studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
         runs = [run for study in studies for run in _runs(study)]
     except (SQLAlchemyError, ImportError, ValueError, OSError, optuna.exceptions.OptunaError) as error:
-        raise UserError(f"{shown}: no Optuna storage ({first_line(error.__cause__ or error)})") from None
+        raise UserError(
+            f"{shown}: not an Optuna storage ({first_line(error.__cause__ or error)})\n  Use a file or a URL of one"
+        ) from None
     notes = tuple(
         f"The objective of the Optuna study {study.study_name!r} is {study.direction.name.lower()}d."
         for study in studies
@@ -71,12 +73,12 @@ def _runs(study: optuna.Study) -> Iterator[LoggedRun]:
 
 
 def _status(trial: FrozenTrial) -> str:
-    """Return the status of a trial; a study exported by this package recorded its own."""
+    """Return the status of a trial; studies exported by this package contain their own."""
     return str(trial.user_attrs.get("status", trial.state.name))
 
 
 def _evaluations(trial: FrozenTrial, names: list[str]) -> Iterator[dict[str, float]]:
-    """Yield a trial's intermediate values (single objectives only), or its final values where it has none."""
+    """Yield a trial's intermediate values (single objectives only), or its final values if there are none."""
     for step, value in sorted(trial.intermediate_values.items()):
         yield {REPORTED: step, names[0]: value}
     if not trial.intermediate_values and trial.values is not None:

@@ -1,4 +1,4 @@
-"""Ray Tune result folders: every trial is a run, every report an evaluation. Ray itself isn't needed to read them."""
+"""Ray Tune result folders: every trial is a run, and every report an evaluation. Reading them does not need Ray."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ _HOUSEKEEPING = frozenset(
         "time_total_s",
     ]
 )
-"""What Tune adds to each report."""
+"""Fields that Tune adds to each report."""
 
 
 def read(address: str) -> Source:
-    """Read the trials of an experiment's folder.
+    """Read the trials in the folder of an experiment.
 
     Raises:
-        UserError: there are none, or a file of theirs is damaged.
+        UserError: there are none, or a file is damaged.
     """
     folder = Path(address).expanduser()
-    with path_faults(folder, "Give the folder of a Ray Tune experiment: it has a folder for each trial"):
+    with path_faults(folder, "Use the folder of a Ray Tune experiment, which has a folder for each trial"):
         statuses = _statuses(folder)
         runs = [_run(path.parent, statuses) for path in sorted(folder.glob("*/params.json"))]
     return source_of(runs, folder.name, reported="training_iteration, which counts reports")
@@ -83,7 +83,7 @@ def _reports(file: Path) -> Iterator[dict[str, Any]]:
             try:
                 found = json.loads(line)
             except ValueError:
-                continue  # cut off, as a worker was killed
+                continue  # a truncated line of a killed worker
             if isinstance(found, dict):
                 yield found
 

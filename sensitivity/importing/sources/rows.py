@@ -1,4 +1,4 @@
-"""The common form of other tools' stores: runs with settings and logged values."""
+"""Common representation of runs in the stores of other tools: settings and logged values."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from sensitivity.importing.tables import Source, flat
 from sensitivity.study.errors import UserError
 
 REPORTED = "reported"
-"""The column of what a tool counts, which may be steps of the optimizer, epochs, or reports."""
+"""Column of a tool's own counter, which may count optimizer steps, epochs, or reports."""
 SUMMARY = "summary."
-"""Begins the names of numbers of a run as a whole where a tool has but one kind of number; they are no curves."""
+"""Prefix of numbers that describe a run as a whole, in tools with only one kind of number; they are not curves."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedRun:
-    """A run as another tool logged it."""
+    """A run logged by another tool."""
 
     run: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of the optimizer, and all else that was configured."""
+    """Configuration of the run, including the optimizer's."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Columns that are no settings: status, times."""
+    """Columns other than settings: status and times."""
     evaluations: Iterable[Mapping[str, Any]] = ()
-    """What was logged, a mapping a step."""
+    """Logged values, one mapping per step."""
 
 
 def source_of(
     runs: Iterable[LoggedRun], description: str, *, reported: str = "", notes: tuple[str, ...] = ()
 ) -> Source:
-    """Return runs as one table: a row per evaluation, and one for a run without any.
+    """Return runs as one table: one row per evaluation, and one row for a run without evaluations.
 
     Args:
-        runs: of the store.
-        description: where they come from.
-        reported: what the column `REPORTED` counts, in words, which is asked if no column is named as steps are.
-        notes: what has to be known of them.
+        runs: runs of the store.
+        description: description of the store.
+        reported: description of the column `REPORTED`, for the question that is asked if no column has steps.
+        notes: cautions about the runs.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no runs.
     """
     rows: list[dict[str, Any]] = []
     for each in runs:
@@ -54,21 +54,21 @@ def source_of(
         if len(rows) == before:
             rows.append(shared)
     if not rows:
-        raise UserError(f"{description}: there are no runs in it")
+        raise UserError(f"{description}: contains no runs\n  Check that it is the right place")
     names = list(dict.fromkeys(name for row in rows for name in row))
     asks: tuple[str, ...] = ()
     if reported and not any(plain_name(name) in ROLES["step"] for name in names):
         asks = (
-            f'does {REPORTED!r} ({reported}) count steps of the optimizer? Then add, in [columns], step = "{REPORTED}"'
-            f' (and steps_per_unit in [constants], where one is several steps); if epochs, epoch = "{REPORTED}", and'
-            " train_size in [constants]",
+            f'does {REPORTED!r} ({reported}) count optimizer steps? Then add, in [columns], step = "{REPORTED}"'
+            f" (and steps_per_unit in [constants] if one unit is several steps); if it counts epochs, add epoch = "
+            f'"{REPORTED}", and train_size in [constants]',
         )
     table = pa.table({name: _column([row.get(name) for row in rows]) for name in names})
     return Source(description=description, table=table, notes=notes, asks=asks, rows="evaluations")
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """Return a column: numbers where all values are, else texts."""
+    """Return a column of numbers if all values are numbers, otherwise of their own type or of texts."""
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} and kinds:
         return pa.array([None if value is None else float(value) for value in values], pa.float64())

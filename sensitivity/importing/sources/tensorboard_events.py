@@ -1,4 +1,4 @@
-"""TensorBoard event files: every folder with some is a run, its scalars are its evaluations, by step."""
+"""TensorBoard event files: every folder with event files is a run, and its scalars are its evaluations by step."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _run(folder: Path, root: Path) -> LoggedRun:
 
 
 def _settings(events: EventAccumulator) -> Iterator[tuple[str, Any]]:
-    """Yield the hyperparameters that the hparams plugin keeps (``SummaryWriter.add_hparams``)."""
+    """Yield the hyperparameters stored by the hparams plugin (``SummaryWriter.add_hparams``)."""
     content = events.summary_metadata.get(_HPARAMS)
     if content is None:
         return

@@ -1,7 +1,7 @@
-"""W&B runs: those of a project at its server, or the ``run-ID.wandb`` files of runs on this machine.
+"""W&B runs: those of a project on the server, or the ``run-ID.wandb`` files of runs on this machine.
 
-Such a file, as written with ``WANDB_MODE=offline`` or beside a sync, is a log of protobuf records in LevelDB's format:
-after a header of 7 bytes, blocks of 32 KiB of fragments, each with a checksum, a length and a type.
+Such a file, written with ``WANDB_MODE=offline`` or during a sync, is a log of protobuf records in LevelDB's format: a
+header of 7 bytes, then blocks of 32 KiB with fragments, each with a checksum, a length and a type.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _MAGIC, _HEADER, _BLOCK, _FRAGMENT = b":W&B", 7, 32 * 1024, struct.Struct("<IHB"
 _PROJECT = re.compile(r"[\w.-]+/[\w.-]+")
 _REPORTED = "the step of wandb.log"
 TRIAL_ID, _STATUS = "trial_id", "status"
-"""In the configuration of runs that this package has sent."""
+"""Fields in the configuration of runs that this package has sent."""
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 def read(address: str) -> Source:
-    """Read all runs below a folder, that of one file, or those of a project at the server, ``ENTITY/PROJECT``.
+    """Read all runs below a folder, the run of one file, or those of a project on the server, ``ENTITY/PROJECT``.
 
     Raises:
-        UserError: there are none, the server doesn't give them, or a file isn't W&B's.
+        UserError: there are none, the server returns an error, or a file is not one of W&B.
     """
     root = Path(address).expanduser()
     if not root.exists() and _PROJECT.fullmatch(address):
         return source_of(_of_project(address), f"W&B project {address}", reported=_REPORTED)
     files = [root] if root.is_file() else sorted(root.glob("**/run-*.wandb"))
-    with path_faults(root, "Give a folder of W&B runs, such as wandb/"):
+    with path_faults(root, "Use a folder of W&B runs, such as wandb/"):
         found = [read_file(file) for file in files]
     runs = [replace(run, settings=_without_id(run.settings)) for run in found if not is_verdict(run.settings)]
     return source_of(runs, root.name, reported=_REPORTED)
@@ -55,8 +55,8 @@ def _of_project(address: str) -> list[LoggedRun]:
         return [_of_server(run) for run in wandb.Api().runs(address) if not is_verdict(run.config)]
     except (wandb.Error, ValueError, OSError) as error:
         raise UserError(
-            f"{address}: no such file or folder, and W&B gives no project of this name ({first_line(error)})\n"
-            "  Give an existing folder, or check the name, the network and `wandb login`"
+            f"{address}: no such file or folder, and W&B returns no project of this name ({first_line(error)})\n"
+            "  Use an existing folder, or check the name, the network and `wandb login`"
         ) from None
 
 
@@ -80,10 +80,10 @@ def _moment(seconds: float | None) -> str | None:
 
 
 def read_file(file: Path) -> LoggedRun:
-    """Return the run of one file, up to where it was cut off.
+    """Return the run of one file, up to the point where the file is truncated.
 
     Raises:
-        UserError: it isn't W&B's.
+        UserError: the file is not one of W&B.
     """
     settings: dict[str, Any] = {}
     facts: dict[str, Any] = {"status": "running"}
@@ -114,7 +114,7 @@ def _without_id(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_verdict(settings: Mapping[str, Any]) -> bool:
-    """Whether a run that this package has sent holds a study's verdict, and nothing was trained."""
+    """Whether a run that this package has sent contains the verdict of a study instead of a trained run."""
     return {"study", "version"} <= settings.keys() and TRIAL_ID not in settings
 
 
@@ -127,14 +127,16 @@ def _items(items: Any) -> dict[str, Any]:
 
 
 def records_of(file: Path) -> Iterator[bytes]:
-    """Yield the records of a file, up to where it was cut off."""
+    """Yield the records of a file, up to the point where it is truncated."""
     data = file.read_bytes()
-    if not data.startswith(_MAGIC) and data:  # an empty one is of a run that was killed at its start
-        raise UserError(f"{file}: no W&B run: it doesn't begin as one")
+    if not data.startswith(_MAGIC) and data:  # an empty file belongs to a run that was killed at its start
+        raise UserError(
+            f"{file}: not a W&B run, according to its first bytes\n  Move it away, or import another folder"
+        )
     place, parts = _HEADER, bytearray()
     while place + _FRAGMENT.size <= len(data):
         left = _BLOCK - place % _BLOCK
-        if left < _FRAGMENT.size:  # the end of a block is filled with zeroes
+        if left < _FRAGMENT.size:  # the rest of a block is padded with zeros
             place += left
             continue
         checksum, length, kind = _FRAGMENT.unpack_from(data, place)

@@ -1,8 +1,8 @@
-"""The gradient of a small batch as a product of thin matrices, which is cheaper to precondition than their product.
+"""Gradients of small batches as low-rank products, whose factors are cheaper to precondition than the product.
 
-A linear layer's gradient is Σ g aᵀ = Dᵀ X over the R rows of the batch. Where R is small beside the sides of its
-factors, (D G⁻¹)ᵀ (X A⁻¹) costs 2 R (a² + g² + a g) FLOPs, and G⁻¹ (Dᵀ X) A⁻¹ costs 2 a g (a + g): at 128 rows and
-sides of 512 and 785, under a third of the time (measured).
+The gradient of a linear layer is Σ g aᵀ = Dᵀ X over the R rows of the batch. For R small compared with the sides a and
+g of its factors, (D G⁻¹)ᵀ (X A⁻¹) costs 2 R (a² + g² + a g) FLOPs, whereas G⁻¹ (Dᵀ X) A⁻¹ costs 2 a g (a + g). With
+128 rows and sides of 512 and 785, the former took less than a third of the time (measured).
 """
 
 import functools
@@ -16,27 +16,27 @@ from sensitivity.kfac.factors import Capture, accumulation_dtype
 from sensitivity.kfac.layers import Layer
 from sensitivity.kfac.layout import Layout
 
-_WORTH = 0.75
-"""Share of the FLOPs below which the thin form was faster at every shape measured."""
+_MAX_FLOPS_RATIO = 0.75
+"""Ratio of FLOPs below which the low-rank form was faster at every shape measured."""
 
-_WORTH_FLOPS = 5e7
-"""What keeping a layer's calls and trying them costs, in the time of products (measured: 0.2 ms)."""
+_OVERHEAD_FLOPS = 5e7
+"""Cost of keeping and checking a layer's calls, in FLOPs of products of equal time (measured: 0.2 ms)."""
 
-_AGREES = 1e-4
-"""Relative difference of two products that is put down to rounding."""
+_TOLERANCE = 1e-4
+"""Relative difference of two products that is attributed to rounding."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a layer's gradient is the product of: inputs [*lead, R, features], output gradients [*lead, R, outputs]."""
+    """Low-rank factors of a layer's gradient: inputs [*lead, R, features], output gradients [*lead, R, outputs]."""
 
     inputs: Tensor
     grads: Tensor
 
-    def make(self, weight_grad: Tensor, bias_grad: Tensor | None) -> bool:
-        """Whether their product is this gradient of one model, but for rounding: tried on a fixed vector.
+    def matches(self, weight_grad: Tensor, bias_grad: Tensor | None) -> bool:
+        """Whether their product equals this gradient of a single model up to rounding, checked on a fixed vector.
 
-        It is not where the gradient was clipped or averaged since, or the weight is used outside of its layer.
+        It does not if the gradient was clipped or averaged in between, or the weight is used outside of its layer.
         """
         features = self.inputs.shape[-1]
         probe = _probe(features + 1).to(self.inputs)
@@ -46,7 +46,7 @@ class Rows:
             through += probe[features]
             found = found + bias_grad.to(through.dtype) * probe[features]
         error = torch.linalg.vector_norm(self.grads.mT @ through - found)
-        return bool(error <= _AGREES * torch.linalg.vector_norm(found))
+        return bool(error <= _TOLERANCE * torch.linalg.vector_norm(found))
 
     def precondition(self, input_inverse: Tensor, output_inverse: Tensor, out: Tensor) -> None:
         """Write the preconditioned gradient [*lead, outputs, features, and 1 for a bias] to `out`."""
@@ -59,26 +59,26 @@ class Rows:
 
 
 def uses_calls(layer: Layer, rows: float) -> bool:
-    """Whether `step` makes use of the `calls` of a layer that has so many rows (examples times positions) in a batch.
+    """Whether `step` uses the `calls` of a layer with this number of rows (examples times positions) in a batch.
 
-    That is where preconditioning thin matrices is the cheaper form.
+    It does if the low-rank form is cheaper.
     """
-    return layer.kind == "linear" and thin_flops(layer, rows) < _WORTH * full_flops(layer)
+    return layer.kind == "linear" and low_rank_flops(layer, rows) < _MAX_FLOPS_RATIO * full_flops(layer)
 
 
-def thin_flops(layer: Layer, rows: float) -> float:
-    """Count the FLOPs of preconditioning a linear layer's rows and multiplying them."""
+def low_rank_flops(layer: Layer, rows: float) -> float:
+    """FLOPs of preconditioning the low-rank factors of a linear layer's gradient and multiplying them."""
     a, g = layer.input_dim, layer.output_dim
     return 2 * rows * (a * (a - (layer.bias is not None)) + g * g + a * g)
 
 
 def full_flops(layer: Layer) -> float:
-    """Count the FLOPs of preconditioning a layer's gradient with inverses."""
+    """FLOPs of preconditioning a layer's gradient matrix."""
     return layer.groups * 2.0 * layer.input_dim * layer.output_dim * (layer.input_dim + layer.output_dim)
 
 
 def rows_of(layout: Layout, calls: Mapping[str, Sequence[Capture]]) -> dict[str, Rows]:
-    """Return the rows of the layers for which they pay, by name, from all their calls in a batch."""
+    """Low-rank factors by layer name, from all calls in a batch, for the layers for which they are cheaper."""
     lead, found = len(layout.lead), {}
     for placement in layout.placements:
         layer = placement.layer
@@ -91,17 +91,17 @@ def rows_of(layout: Layout, calls: Mapping[str, Sequence[Capture]]) -> dict[str,
     return found
 
 
-def may_pay(layer: Layer) -> bool:
-    """Whether there are batches for which keeping a layer's calls pays."""
-    return layer.kind == "linear" and full_flops(layer) - thin_flops(layer, 1) >= _WORTH_FLOPS
+def can_be_faster(layer: Layer) -> bool:
+    """Whether there is a batch size at which keeping a layer's calls is faster."""
+    return layer.kind == "linear" and full_flops(layer) - low_rank_flops(layer, 1) >= _OVERHEAD_FLOPS
 
 
 def keep_call(rows: dict[str, list[Capture]], layer: Layer, call: Capture) -> None:
-    """Keep one more call of a layer, or none where the thin form of all its calls would not pay."""
+    """Keep one more call of a layer, or discard all calls if their low-rank form would not be faster."""
     calls = rows.setdefault(layer.name, [])
     calls.append(call)
     count = sum(each.columns[0].shape[:-1].numel() for each in calls)
-    if full_flops(layer) - thin_flops(layer, count) < _WORTH_FLOPS:
+    if full_flops(layer) - low_rank_flops(layer, count) < _OVERHEAD_FLOPS:
         del rows[layer.name]
 
 
@@ -111,5 +111,5 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _probe(size: int) -> Tensor:
-    """Return a vector that no gradient has to do with."""
+    """Return a fixed random vector, independent of all gradients."""
     return torch.randn(size, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
