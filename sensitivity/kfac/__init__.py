@@ -24,8 +24,8 @@ that turns them into gradients of one loss term. Hyperparameters are floats or t
 `report.failed` [trials] marks members that were not updated: their gradients were not finite, or a factor of theirs
 could not be inverted (`report.solves` names it), in which case they wait for the next inverse. They keep their
 parameters and momentum, and nobody else's numbers depend on them. Where a batch comes in parts, give `step` the
-`Statistics` of all in the place of captures. With `others="diagonal"` give `init_state` the `norms_of(model)`, and
-capture these layers too. `calls` gives `step` the calls that gradients came from: small batches are preconditioned at
+`Statistics` of all in the place of captures; `MaskedSums` makes those of a batch with masked loss terms. With
+`others="diagonal"` give `init_state` the `norms_of(model)`, and capture these layers too. `calls` gives `step` the calls that gradients came from: small batches are preconditioned at
 less cost then. For the "monte_carlo" and "type2" Fisher, `pseudo_losses` gives what to differentiate by the
 layers' outputs; its gradients go into a capture as a tuple, with loss_scale 1.0. `step_flops` counts what all this
 costs. The room imports torch alone.
@@ -38,6 +38,7 @@ from sensitivity.kfac.factors import Capture
 from sensitivity.kfac.fisher import pseudo_losses
 from sensitivity.kfac.flops import StepFlops, step_flops
 from sensitivity.kfac.layers import Geometry, Layer, layer_of, layers_of, projections_of
+from sensitivity.kfac.masked import MaskedSums
 from sensitivity.kfac.optimizer import KFAC, RunReport
 from sensitivity.kfac.precondition import SolveFailure
 from sensitivity.kfac.state import KFACState, init_state, select
@@ -53,6 +54,7 @@ __all__ = [
     "KFACState",
     "Layer",
     "LevenbergMarquardt",
+    "MaskedSums",
     "Norm",
     "RunReport",
     "SolveFailure",
