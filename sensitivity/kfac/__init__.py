@@ -25,10 +25,11 @@ that turns them into gradients of one loss term. Hyperparameters are floats or t
 could not be inverted (`report.solves` names it), in which case they wait for the next inverse. They keep their
 parameters and momentum, and nobody else's numbers depend on them. Where a batch comes in parts, give `step` the
 `Statistics` of all in the place of captures; `MaskedSums` makes those of a batch with masked loss terms. With
-`others="diagonal"` give `init_state` the `norms_of(model)`, and capture these layers too. `calls` gives `step` the calls that gradients came from: small batches are preconditioned at
-less cost then. For the "monte_carlo" and "type2" Fisher, `pseudo_losses` gives what to differentiate by the
-layers' outputs; its gradients go into a capture as a tuple, with loss_scale 1.0. `step_flops` counts what all this
-costs. The room imports torch alone.
+`others="diagonal"` give `init_state` the `norms_of(model)`, and capture these layers too. `calls` gives `step` the
+calls that gradients came from: small batches are preconditioned at less cost then. For the "monte_carlo" and "type2"
+Fisher, `pseudo_losses` gives what to differentiate by the layers' outputs; its gradients go into a capture as a tuple,
+with loss_scale 1.0. `step_flops` counts what all this costs. The room imports torch
+alone.
 """
 
 from sensitivity.kfac.config import Hyperparameters, KFACConfig, LevenbergMarquardt, needs_statistics
