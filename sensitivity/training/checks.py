@@ -18,8 +18,9 @@ from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.users_code import users_code
+from sensitivity.training.datasets.pieces import pieces, used_classes
 from sensitivity.training.identity import check_follows_seed
-from sensitivity.training.losses import is_ignored
+from sensitivity.training.losses import IGNORED
 from sensitivity.training.own_checks import loss_mistake, metric_mistakes, own_loss
 from sensitivity.training.problems import Problem
 from sensitivity.training.recomputation import no_recomputation
@@ -54,7 +55,7 @@ def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
             f"{spec.required_problem.dataset} is {list(problem.dataset.train_inputs.shape[1:])}. Remove it"
         )
     targets = problem.dataset.train_targets
-    if problem.has_classes and (absent := problem.outputs - len(torch.unique(targets[~is_ignored(targets)]))):
+    if problem.has_classes and (absent := problem.outputs - len(used_classes(pieces(targets)) - {IGNORED})):
         logger.warning(
             "problem: %d of %d classes have no training example; add examples, or raise train_subset",
             absent, problem.outputs,
