@@ -3,7 +3,8 @@
 What differs between the trials of a study, such as a model's width, is a variant of its problem (``Problem.of``).
 
 A data set of the user's own is a function without arguments that returns train inputs, train targets,
-test inputs and test targets (tensors or arrays, split and scaled as wanted). A model of the user's own is a
+test inputs and test targets (tensors or arrays, split and scaled as wanted), or two streams of examples
+(``datasets.streams``). A model of the user's own is a
 function of (input shape, outputs) that returns an ``nn.Module``; outputs is ``problem.outputs``, else the number of
 classes, or the size of a target. Its further arguments come from ``problem.model_arguments``. A loss of the user's own
 is a function of outputs and targets that returns the loss of each example (``losses.own_terms``). All are named
