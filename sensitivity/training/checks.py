@@ -55,7 +55,8 @@ def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
             f"{spec.required_problem.dataset} is {list(problem.dataset.train_inputs.shape[1:])}. Remove it"
         )
     targets = problem.dataset.train_targets
-    if problem.has_classes and (absent := problem.outputs - len(used_classes(pieces(targets)) - {IGNORED})):
+    counted = problem.has_classes and problem.dataset.token_bytes is None  # a text's vocabulary is not its own to fill
+    if counted and (absent := problem.outputs - len(used_classes(pieces(targets)) - {IGNORED})):
         logger.warning(
             "problem: %d of %d classes have no training example; add examples, or raise train_subset",
             absent, problem.outputs,
