@@ -72,9 +72,8 @@ def absent_modules(root: Place, spec: StudySpec) -> tuple[str, ...]:
     Nothing of the user's is imported: a module that is there may still raise when a plan imports it.
     """
     folder = Path(root.path) if root.is_local else Path()
-    named = (
-        {} if spec.problem is None else {"problem.dataset": spec.problem.dataset, "problem.model": spec.problem.model}
-    )
+    own = {} if spec.problem is None else spec.problem.named_code()
+    named = {f"problem.{field}": path for field, path in own.items()}
     named |= {f"optimizers.{name}.kind": arm.kind for name, arm in spec.optimizers.items()}
     absent = []
     for field, value in named.items():

@@ -13,6 +13,7 @@ import dash_mantine_components as dmc
 from dash import ALL, Dash, Input, Output, State, callback_context, dcc, html, no_update
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
+from pydantic import ValidationError
 
 from dashboards import jobs
 from dashboards.address import Address
@@ -34,6 +35,8 @@ from sensitivity.study.hyperparameters import (
     rank,
 )
 from sensitivity.study.load import parse_toml, read_study
+from sensitivity.study.metrics import USUAL, named, telling_first
+from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.redaction import redacted
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.toml_text import toml_text
@@ -48,8 +51,6 @@ _FIELDS = (
     ("problem.model", "Model"),
     ("budget.epochs", "Budget: epochs"),
     ("budget.steps", "Budget: steps"),
-    ("targets.test_accuracy", "Targets of test accuracy"),
-    ("targets.train_loss", "Targets of training loss"),
 )
 _FIRST = "shipped: quickstart"
 _STUDY = "study: "
@@ -206,6 +207,7 @@ def _fields(raw: Mapping[str, Any], mistakes: Sequence[str]) -> tuple[list[dmc.T
     """Return the form of a study file, each mistake beside its field, and the mistakes that have none there."""
     arms = raw.get("optimizers")
     paths = [(tuple(path.split(".")), label) for path, label in _FIELDS]
+    paths += _target_fields(raw)
     paths += [(number.path, number.label[0].upper() + number.label[1:]) for number in _table_numbers(raw)]
     for name, arm in arms.items() if isinstance(arms, dict) else ():
         paths += [(("optimizers", name, field), f"{name}: {field.replace('_', ' ')}") for field in _arm_fields(arm)]
@@ -227,6 +229,27 @@ def _fields(raw: Mapping[str, Any], mistakes: Sequence[str]) -> tuple[list[dmc.T
             )
         )
     return form, left
+
+
+def _target_fields(raw: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
+    """Return a field for the targets of each metric that runs would be judged by, and of each that has some.
+
+    These are the training loss, and all that is measured on the validation split, or on the test split without one.
+    """
+    try:
+        measured = ProblemSpec.model_validate(raw.get("problem", {})).measured()
+    except ValidationError:  # which is shown beside the field that it is in
+        measured = USUAL
+    judged = "validation" if any(metric.on == "validation" for metric in measured) else "test"
+    telling = telling_first(
+        metric for metric in measured if metric.on == judged or (metric.is_loss and metric.of_training)
+    )
+    labels = {metric.name: metric.label for metric in telling}
+    given = raw.get("targets")
+    for name in given if isinstance(given, Mapping) else ():
+        known = named(name, measured)
+        labels.setdefault(name, name if known is None else known.label)
+    return [(("targets", name), f"Targets of {label}") for name, label in labels.items()]
 
 
 def _table_numbers(raw: Any) -> list[Hyperparameter]:

@@ -104,14 +104,21 @@ class StudyResults(LookedAt):
         return tuple(Caution(code=OBSERVED, text=text) for text in observed.cautions) if observed else ()
 
     @property
+    def choice_cautions(self) -> tuple[Caution, ...]:
+        """That settings are chosen on the data that they are reported on, although there are others."""
+        looked_at = (self.metric, *([self.target[0]] if self.target else []))
+        text = self.spec.choice_caution(*looked_at)
+        return (Caution(code="test-chooses", text=text),) if text else ()
+
+    @property
     def cautions(self) -> tuple[Caution, ...]:
         """What a reader must know first."""
         total = self.summary.total
         if self.settled and total.waiting == total.planned:
-            return (*self.source_cautions, OWN_DESIGN_WAITS)
+            return (*self.source_cautions, *self.choice_cautions, OWN_DESIGN_WAITS)
         curves = self.scaling()
         found = compute_cautions(self.searched, self.summary, self.maps, curves, running=self.tables.running)
-        return (*self.source_cautions, *found)
+        return (*self.source_cautions, *self.choice_cautions, *found)
 
     @property
     @kept("metric")

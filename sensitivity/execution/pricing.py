@@ -37,6 +37,8 @@ class PricedPlan:
             f" {duration(self.price.wall_seconds)} with {self.price.workers} workers, Ray's start aside. ms/step is a"
             " trial's share of its pack's step, gain what the pack saves of it; memory is a pack's."
         )
+        if caution := self.plan.spec.choice_caution():
+            notes.append(caution)
         if self.plan.problem.dataset.is_stand_in:
             name = self.plan.spec.required_problem.dataset
             notes.append(f"{name} is not on this machine yet: priced with as many images of its size.")

@@ -15,9 +15,8 @@ _WIDTH = 100
 def verdict_text(results: StudyResults) -> str:
     """Return the answers to a study's questions, with their reasons and what would settle them."""
     lines = [", ".join(part for part in (results.spec.name, target_in_words(results.target)) if part)]
-    lines += [
-        _wrapped(caution.text) for caution in (*results.source_cautions, *results.why_not, *results.look_cautions)
-    ]
+    told = (*results.source_cautions, *results.choice_cautions, *results.why_not, *results.look_cautions)
+    lines += [_wrapped(caution.text) for caution in told]
     for answer in answers(results):
         lines += ["", answer.question, f"  {answer.answer.upper()}: {answer.headline}"]
         lines += [_wrapped(text, "  ") for text in (answer.effect, answer.role) if text]

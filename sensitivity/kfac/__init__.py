@@ -25,7 +25,8 @@ or [trials].
 `report.failed` [trials] marks members that were not updated, because their gradients were not finite or because one of
 their factors could not be inverted (`report.solves` names it; the member then waits for the next inverse). They keep
 their parameters and momentum, and the numbers of the other members do not depend on them. If a batch is computed in
-parts, pass the `Statistics` of the whole batch to `step` instead of captures. With `others="diagonal"`, pass
+parts, pass the `Statistics` of the whole batch to `step` instead of captures; `MaskedSums` computes those of a batch
+with masked loss terms. With `others="diagonal"`, pass
 `norms_of(model)` to `init_state` and capture these layers too. `calls` are the layer calls that the gradients were
 computed from; with them, small batches are preconditioned at lower cost. For the "monte_carlo" and "type2" Fisher,
 `pseudo_losses` yields the scalars to differentiate with respect to the layers' outputs; put the gradients into a
@@ -40,6 +41,7 @@ from sensitivity.kfac.fisher import pseudo_losses
 from sensitivity.kfac.flops import StepFlops, step_flops
 from sensitivity.kfac.layers import Geometry, Layer, layer_of, layers_of, projections_of
 from sensitivity.kfac.low_rank import uses_calls
+from sensitivity.kfac.masked import MaskedSums
 from sensitivity.kfac.optimizer import KFAC, RunReport
 from sensitivity.kfac.precondition import SolveFailure
 from sensitivity.kfac.state import KFACState, init_state, select
@@ -54,6 +56,7 @@ __all__ = [
     "KFACState",
     "Layer",
     "LevenbergMarquardt",
+    "MaskedSums",
     "Norm",
     "RunReport",
     "SolveFailure",

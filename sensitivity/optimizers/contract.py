@@ -38,7 +38,7 @@ class Networks:
     terms_per_example: int = 1
     """How many terms the mean loss has for each example: the positions of a sequence that has a target at each."""
     ignores_terms: bool = False
-    """Whether some of these positions have no loss."""
+    """Whether some of these positions have no loss, and which ones differs by batch."""
     gradients_are_products: bool = False
     """Whether a layer's gradient is that of its observed calls alone."""
     loss: Literal["cross_entropy", "squared_error", "binary_cross_entropy"] | None = None
@@ -137,18 +137,26 @@ class Observer(Protocol):
     def begin(self, step: int) -> bool:
         """Return whether `step` needs the calls of the layers; what was observed of an unfinished step is dropped."""
 
-    def observe(self, calls: Mapping[str, Sequence[Capture]], share: float) -> None:
-        """Take the layers' calls in a micro-batch, `share` of the whole batch: gradients of its mean loss."""
+    def observe(
+        self, calls: Mapping[str, Sequence[Capture]], share: float | Tensor, valid: Tensor | None = None
+    ) -> None:
+        """Take the layers' calls in a micro-batch: gradients of its mean loss.
+
+        Args:
+            calls: by layer.
+            share: of the whole batch's loss terms; ``[trials]`` where members differ.
+            valid: which terms have a loss ``[trials, batch, *positions]``; None where all have.
+        """
 
 
 @runtime_checkable
 class Samples(Observer, Protocol):
     """What is observed of layers may be gradients of other losses than the one that is trained."""
 
-    def pseudo_losses(self, outputs: Tensor) -> Iterator[Tensor]:
+    def pseudo_losses(self, outputs: Tensor, valid: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the scalars whose gradients are observed in place of the loss's; none if it is the loss's.
 
-        `outputs` are ``[trials, batch, outputs]``.
+        `outputs` are ``[trials, batch, *positions, outputs]``, `valid` as of `observe`.
         """
 
     def passes(self, outputs: int) -> float:
@@ -159,14 +167,17 @@ class Samples(Observer, Protocol):
 class SampledGradients(Protocol):
     """Some steps need the gradient for labels that are sampled from the networks too."""
 
-    def sampled_loss(self, outputs: Tensor, state: State, *, step: int, done: int) -> Tensor | None:
-        """Return the sum over members of the mean loss of their `outputs` ``[trials, batch, outputs]`` for such labels.
+    def sampled_loss(
+        self, outputs: Tensor, state: State, valid: Tensor | None = None, *, step: int, done: int
+    ) -> Tensor | None:
+        """Return the sum over members of the mean loss of their outputs for such labels; None where it isn't wanted.
 
-        `done` examples of the batch came in earlier parts. None where it is not wanted.
+        `outputs` are ``[trials, batch, *positions, outputs]``; the mean is over the terms that are `valid`, as of
+        `Observer.observe`. `done` examples of the batch came in earlier parts.
         """
 
-    def take_sampled(self, grads: Tensors, share: float) -> None:
-        """Take its gradient, in a part that is `share` of the whole batch."""
+    def take_sampled(self, grads: Tensors, share: float | Tensor) -> None:
+        """Take its gradient, in a part that is `share` of the whole batch's loss terms."""
 
     def backward_passes(self) -> float:
         """Return how many further ones there are in an average step."""

@@ -76,6 +76,11 @@ def per_trial(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.dtype).view(-1, *(1,) * (like.dim() - 1))
 
 
+def weighed(gradient: Tensor, share: float | Tensor) -> Tensor:
+    """Return a part's gradient ``[trials, ...]`` as it enters the whole batch's; `share` is of all, or ``[trials]``."""
+    return gradient * (share if isinstance(share, float) else per_trial(share, gradient))
+
+
 def correction(beta: Tensor, steps: Tensor) -> Tensor:
     """Return 1 - beta ** steps ``[trials]``, by which an average that began at 0 is divided; exact near beta = 1."""
     return -torch.expm1(steps * torch.log(beta))

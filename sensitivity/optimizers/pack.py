@@ -128,28 +128,30 @@ class PackOptimizer:
         return self._observer is not None and self._observer.begin(step)
 
     @torch.no_grad()
-    def observe(self, calls: Mapping[str, Sequence[Capture]], share: float) -> None:
-        """Take the layers' calls in a micro-batch, `share` of the whole batch: gradients of its mean loss."""
+    def observe(
+        self, calls: Mapping[str, Sequence[Capture]], share: float | Tensor, valid: Tensor | None = None
+    ) -> None:
+        """Take the layers' calls in a micro-batch: gradients of its mean loss (``Observer.observe``)."""
         assert self._observer is not None
-        self._observer.observe(calls, share)
+        self._observer.observe(calls, share, valid)
 
-    def pseudo_losses(self, outputs: Tensor) -> Iterator[Tensor]:
+    def pseudo_losses(self, outputs: Tensor, valid: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the scalars whose gradients are observed in place of the loss's, if there are any."""
         if self._samples is not None:
-            yield from self._samples.pseudo_losses(outputs)
+            yield from self._samples.pseudo_losses(outputs, valid)
 
     def passes(self, outputs: int) -> float:
         """Return how many further backward passes an average step takes, of networks with so many outputs."""
         return 0.0 if self._samples is None else self._samples.passes(outputs)
 
-    def sampled_loss(self, outputs: Tensor, *, step: int, done: int) -> Tensor | None:
+    def sampled_loss(self, outputs: Tensor, valid: Tensor | None = None, *, step: int, done: int) -> Tensor | None:
         """Return the loss for sampled labels, summed over members; None where its gradient is not wanted."""
         if self._sampled is None:
             return None
-        return self._sampled.sampled_loss(outputs, self._state, step=step, done=done)
+        return self._sampled.sampled_loss(outputs, self._state, valid, step=step, done=done)
 
-    def take_sampled(self, grads: Tensors, share: float) -> None:
-        """Take its gradient, in a part that is `share` of the whole batch."""
+    def take_sampled(self, grads: Tensors, share: float | Tensor) -> None:
+        """Take its gradient, in a part that is `share` of the whole batch's loss terms."""
         assert self._sampled is not None
         self._sampled.take_sampled(grads, share)
 

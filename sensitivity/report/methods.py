@@ -50,6 +50,11 @@ def _protocol(results: StudyResults) -> Iterator[str]:
         " A run diverges when its loss is no finite number or passes the bound above; it then counts as the untrained"
         " network, and never reaches a target."
     )
+    if spec.problem is not None:
+        yield (
+            "A seed fixes the initial parameters and that stream by the places of examples in the training set, so that"
+            " runs with the same seed are paired, whatever their optimizer, batch size and hyperparameters."
+        )
 
 
 def _judgement(results: StudyResults) -> Iterator[str]:

@@ -85,13 +85,13 @@ def live_holder(directory: Place) -> Holder | None:
 class WriterLock:
     """The lock of a study directory, held while it is written; a context manager.
 
-    A lock is stale if its holder is a dead process of this machine, or has not renewed it for `STALE_S` seconds by the
-    storage's own clock; a stale lock is taken over. A holder on another machine is known to be alive by its heartbeat:
-    a writer that finds such a lock waits for a renewal, and fails once there is one. On a file system, a guard file
-    gives a writer exclusive access while it reads and changes the lock, so only one of several writers takes over a
-    stale lock. Object stores and file systems without file locks have no such guard: the last writer of the lock
-    holds it, and the others find this out when they read it again. A writer that lost its lock during a suspension fails before it writes anything; see
-    `require`.
+    A lock is stale if its holder is a dead process of this machine, or has not renewed it for `STALE_S` seconds by
+    the storage's own clock; a stale lock is taken over. A holder on another machine is known to be alive by its
+    heartbeat: a writer that finds such a lock waits for a renewal, and fails once there is one. On a file system, a
+    guard file gives a writer exclusive access while it reads and changes the lock, so only one of several writers
+    takes over a stale lock. Object stores and file systems without file locks have no such guard: the last writer
+    of the lock holds it, and the others find this out when they read it again. A writer that lost its lock during a
+    suspension fails before it writes anything; see `require`.
     """
 
     def __init__(self, directory: Place) -> None:

@@ -103,6 +103,23 @@ class StudySpec(Editable):
             raise KeyError(name)
         return found
 
+    def choice_caution(self, *others: MetricName) -> str:
+        """Say that targets, or other metrics that settings are compared by, are of the test split.
+
+        Empty where they aren't, or where there are no validation data to choose by.
+        """
+        chosen = dict.fromkeys(map(self.metric, (*self.targets, *others)))
+        tested = [metric for metric in chosen if metric.on == "test"]
+        if not tested or not any(metric.on == "validation" for metric in self.measured()):
+            return ""
+        names, instead = (
+            " and ".join(each) for each in ([m.name for m in tested], [f"validation_{m.quantity.name}" for m in tested])
+        )
+        return (
+            f"Settings are chosen by {names} although there are validation data: what is chosen on the test split looks"
+            f" better there than it is. Give {instead} instead, and read the test split of what was chosen."
+        )
+
     def problem_in_words(self) -> str:
         """Return what was trained, as in "perceptron on digits"."""
         if self.problem is None:

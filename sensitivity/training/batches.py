@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sensitivity.training.augmentation import PackAugmentation, augmented
+from sensitivity.training.losses import is_ignored
 from sensitivity.training.order import PackOrder, gather
 from sensitivity.training.problems import Problem
 
@@ -31,8 +32,10 @@ class MicroBatch:
     """``[trials, examples, ...]``, as the network takes them."""
     targets: Tensor
     """``[trials, examples, ...]``."""
-    share: float
-    """Of the whole batch."""
+    share: float | Tensor
+    """Of the whole batch's loss terms; ``[trials]`` where some are masked and this is not all of the batch."""
+    valid: Tensor | None = None
+    """Which terms have a loss ``[trials, examples, *positions]``; None where all have."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class PackBatches:
         drawn: int = 0,
     ) -> None:
         """Go on after `drawn` batches; the stream does not depend on the batch size or its division."""
-        self._dataset = problem.dataset
+        self._dataset, self._masked = problem.dataset, problem.loss.masked
         self.chunk = min(micro_batch or batch_size, batch_size)
         """Examples of each member in a part of a batch, the last one's aside."""
         self.batch_size = batch_size
@@ -93,19 +96,22 @@ class PackBatches:
     def parts(self, draw: Draw) -> Iterator[MicroBatch]:
         """Yield the parts of a step's batch: the same operations on the device each time."""
         data, every_row = self._dataset, draw.rows.expand(len(self._seeds), -1)
+        divided = self.chunk < self.batch_size
+        whole = _valid(gather(data.train_targets, every_row)).flatten(1).sum(1) if self._masked and divided else None
         for start in range(0, self.batch_size, self.chunk):
             rows, codes = every_row, draw.codes
-            if self.chunk < self.batch_size:
+            if divided:
                 rows = rows[:, start : start + self.chunk]
                 codes = None if codes is None else codes[:, start : start + self.chunk]
             inputs = gather(data.train_inputs, rows)
             if codes is not None:
                 inputs = augmented(inputs, codes)
-            yield MicroBatch(
-                inputs=data.standardised(inputs),
-                targets=data.labels(gather(data.train_targets, rows)),
-                share=rows.shape[1] / self.batch_size,
-            )
+            targets = data.labels(gather(data.train_targets, rows))
+            valid = _valid(targets) if self._masked else None
+            share: float | Tensor = rows.shape[1] / self.batch_size
+            if whole is not None and valid is not None:
+                share = valid.flatten(1).sum(1).double() / whole
+            yield MicroBatch(inputs=data.standardised(inputs), targets=targets, share=share, valid=valid)
 
     def select(self, index: Sequence[int]) -> None:
         """Keep only the members at `index`."""
@@ -126,6 +132,11 @@ class PackBatches:
             return (Draw(each, None) for each in rows)
         codes = _uploaded([self._augmentation.draw(self.batch_size) for _ in steps], device)
         return (Draw(*pair) for pair in zip(rows, codes, strict=True))
+
+
+def _valid(targets: Tensor) -> Tensor:
+    """Return which targets have a loss."""
+    return ~is_ignored(targets)
 
 
 def _uploaded(tensors: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:

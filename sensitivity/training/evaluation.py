@@ -57,7 +57,7 @@ def _measured(
     model: PackedModel, problem: Problem, metrics: Sequence[Metric], inputs: Tensor, targets: Tensor, rows: int
 ) -> list[Tensor]:
     """Return the value of each of `metrics` over some examples: ``[trials]`` each."""
-    loss = torch.zeros(model.trials, dtype=torch.float64, device=inputs.device)
+    loss = torch.zeros(model.trials, dtype=torch.float64, device=model.device)
     count: Tensor | int = 0
     names = [metric.quantity.name for metric in metrics if not metric.is_loss]
     others = {name: accumulator(name, problem.own_metrics, problem.dataset.token_bytes) for name in names}

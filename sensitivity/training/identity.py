@@ -15,8 +15,8 @@ from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.problems import Problem
 from sensitivity.training.random_states import initialised
 
-_ROWS = 4096
-"""Rows of a floating-point array that are projected at once."""
+_ROWS, _NUMBERS = 4096, 1 << 22
+"""Rows of an array, and numbers, that are looked at at once: it may be larger than memory."""
 _NOISE = 1e-12
 """Of the largest column's scale: a column below it holds zeros, but for rounding in double precision."""
 _PROBE = 16
@@ -55,17 +55,18 @@ def digest(tensors: Mapping[str, Tensor]) -> Digest:
     projection, square = 0.0, 0.0
     generator = torch.Generator().manual_seed(0)  # of all arrays: two that change places must not look the same
     for name, tensor in tensors.items():
-        values = tensor.detach().cpu().contiguous()
+        values = tensor.detach()
         kind = f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
-        content = values.reshape(-1).view(torch.uint8).numpy().data
         for each in (whole, exact):
             each.update(f"{name} {kind}\0".encode())
-        whole.update(content)
+        for part in torch.split(values, _rows(values)) if values.dim() else [values]:
+            content = part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            whole.update(content)
+            if not values.is_floating_point():
+                exact.update(content)
         if values.is_floating_point():
-            added = _projected(values, generator)
+            added = _projected(values.cpu(), generator)
             projection, square = projection + added[0], square + added[1]
-        else:
-            exact.update(content)
     if len(tensors) == 1:
         form = kind if values.is_floating_point() else f"{kind} ({exact.hexdigest()[:12]})"
     else:
@@ -73,10 +74,14 @@ def digest(tensors: Mapping[str, Tensor]) -> Digest:
     return Digest(form=form, sha256=whole.hexdigest(), projection=projection, norm=math.sqrt(square))
 
 
+def _rows(values: Tensor) -> int:
+    return max(1, min(_ROWS, _NUMBERS // max(1, values[:1].numel())))
+
+
 def _projected(values: Tensor, generator: torch.Generator) -> tuple[float, float]:
     """Return the projection and the squared norm of an array whose first dimension is rows, each column scaled."""
     rows = values.flatten(1) if values.dim() > 1 else values.reshape(-1, 1)
-    parts = torch.split(rows, _ROWS)
+    parts = torch.split(rows, _rows(rows))
     squares = torch.stack([part.double().square().sum(0) for part in parts]).sum(0)
     scales = (squares / max(1, len(rows))).sqrt()
     kept = scales > _NOISE * scales.max() if scales.numel() else scales > 0

@@ -66,7 +66,7 @@ def metric_mistakes(problem: Problem, model: nn.Module) -> Iterator[str]:
     if not problem.own_metrics:
         return
     data = problem.dataset
-    targets = data.test_targets[:_EXAMPLES]
+    targets = data.labels(data.test_targets[:_EXAMPLES])
     outputs = model.eval()(data.standardised(data.test_inputs[:_EXAMPLES]).clone())
     for name in problem.own_metrics:
         computed = accumulator(name, problem.own_metrics)

@@ -3,7 +3,8 @@
 What differs between the trials of a study, such as a model's width, is a variant of its problem (``Problem.of``).
 
 A data set of the user's own is a function without arguments that returns train inputs, train targets,
-test inputs and test targets (tensors or arrays, split and scaled as wanted). A model of the user's own is a
+test inputs and test targets (tensors or arrays, split and scaled as wanted), or two streams of examples
+(``datasets.streams``). A model of the user's own is a
 function of (input shape, outputs) that returns an ``nn.Module``; outputs is ``problem.outputs``, else the number of
 classes, or the size of a target. Its further arguments come from ``problem.model_arguments``. A loss of the user's own
 is a function of outputs and targets that returns the loss of each example (``losses.own_terms``). All are named
@@ -13,6 +14,7 @@ is a function of outputs and targets that returns the loss of each example (``lo
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +31,7 @@ from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.user_functions import check_arguments, fitted_arguments, import_function
 from sensitivity.training.datasets.dataset import Dataset, are_sequences
 from sensitivity.training.datasets.load import load_dataset
+from sensitivity.training.datasets.pieces import pieces
 from sensitivity.training.losses import Loss, LossKind, loss_of
 from sensitivity.training.models.alexnet import alexnet
 from sensitivity.training.models.lenet import lenet
@@ -215,8 +218,11 @@ def _refuse_other_inputs(spec: ProblemSpec, dataset: Dataset, outputs: int) -> N
             f"{list(dataset.train_targets.shape[1:])}\n  Here {fix}"
         )
     if sequences and dataset.token_bytes is None:
-        ids = (dataset.train_inputs, dataset.test_inputs)
-        low, high = min(int(each.min()) for each in ids), max(int(each.max()) for each in ids)
+
+        def ids() -> Iterator[Tensor]:
+            return itertools.chain(pieces(dataset.train_inputs), pieces(dataset.test_inputs))
+
+        low, high = min(int(part.min()) for part in ids()), max(int(part.max()) for part in ids())
         if low < 0 or high >= outputs:
             raise UserError(
                 f"problem.dataset: {spec.dataset}: {spec.model} takes ids from 0 to below the number of outputs, "

@@ -111,7 +111,8 @@ class Steps:
         self._model, self._problem, self._optimizer, self._batches = model, problem, optimizer, batches
         if graphs is None and model.device.type == "cuda" and not CudaGraphs.failed:
             graphs = CudaGraphs(model.device)
-        repeats = model.repeats and batches.chunk == batches.batch_size
+        gathered_there = problem.dataset.mapped is None
+        repeats = model.repeats and batches.chunk == batches.batch_size and gathered_there
         self._graphs = graphs if repeats else None
         self._held: _Held | None = None
         self._lr_scale = torch.zeros((), device=model.device)

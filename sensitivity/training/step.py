@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sensitivity.kfac import Capture
 from sensitivity.optimizers.contract import Networks
+from sensitivity.optimizers.numbers import weighed
 from sensitivity.optimizers.pack import PackOptimizer, optimizer_of
 from sensitivity.study.schedule import total_steps
 from sensitivity.study.trials import Pack, Trial
@@ -68,12 +69,12 @@ def take_step(
     for part in parts:
         losses, grads = _differentiate(model, problem, optimizer, part, record=record, step=step, done=done)
         done += part.inputs.shape[1]
-        if part.share == 1:
+        if isinstance(part.share, float) and part.share == 1:
             total, loss = grads, losses
         else:
             for name, g in grads.items():
-                total[name] = total[name].add_(g, alpha=part.share) if name in total else g * part.share
-            loss = losses * part.share if loss is None else losses * part.share + loss
+                total[name] = total[name].add_(weighed(g, part.share)) if name in total else weighed(g, part.share)
+            loss = weighed(losses, part.share) + (0.0 if loss is None else loss)
         del grads  # or the next part would find the memory of this one's taken
     assert loss is not None
     failed = optimizer.step(model.params, total, lr_scale, step=step)
@@ -90,7 +91,7 @@ def _loss_again(model: PackedModel, problem: Problem, parts: Iterable[MicroBatch
     loss = torch.zeros((), device=model.device)
     for part in parts:
         outputs, _ = model.train_outputs(part.inputs, record=False)
-        loss = loss + problem.training_loss(outputs, part.targets) * part.share
+        loss = loss + weighed(problem.training_loss(outputs, part.targets), part.share)
     model.put_back(after)
     return loss
 
@@ -112,7 +113,8 @@ def _take_alone(
     for part in batches.draw():
         for place, module in enumerate(modules):
             outputs = model.train_member(place, module, part.inputs[place].clone())
-            loss = problem.training_loss(outputs[None], part.targets[place][None]).sum() * part.share
+            share = part.share if isinstance(part.share, float) else part.share[place : place + 1]
+            loss = weighed(problem.training_loss(outputs[None], part.targets[place][None]), share).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total[place] = total[place] + loss.detach()
     return torch.stack(total), optimizer.step(model.params, {}, lr_scale, step=step)
@@ -136,16 +138,16 @@ def _differentiate(
     calls = {name: called for name, called in every_call.items() if name in optimizer.observed_layers}
     losses = problem.training_loss(outputs, part.targets)
     watched = [tensor for called in calls.values() for call in called for tensor in call.outputs]
-    pseudo = optimizer.pseudo_losses(outputs) if record else ()
+    pseudo = optimizer.pseudo_losses(outputs, part.valid) if record else ()
     columns = [torch.autograd.grad(each, watched, retain_graph=True, allow_unused=True) for each in pseudo]
-    if (sampled := optimizer.sampled_loss(outputs, step=step, done=done)) is not None:
+    if (sampled := optimizer.sampled_loss(outputs, part.valid, step=step, done=done)) is not None:
         slopes = torch.autograd.grad(sampled, [*model.leaves], retain_graph=True, materialize_grads=True)
         found = zip(model.params.items(), slopes, strict=True)
         optimizer.take_sampled({name: slope.view(p.shape) for (name, p), slope in found}, part.share)
     wanted = [*model.leaves, *(() if columns else watched)]
     gradients = torch.autograd.grad(losses.sum(), wanted, allow_unused=True)
     if record:
-        optimizer.observe(_captures(calls, columns or [gradients[len(model.params) :]]), part.share)
+        optimizer.observe(_captures(calls, columns or [gradients[len(model.params) :]]), part.share, part.valid)
     used = zip(model.params, gradients, strict=False)
     return losses.detach(), {name: gradient for name, gradient in used if gradient is not None}
 

@@ -11,9 +11,12 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import QUANTITIES
 from sensitivity.study.problem import LOSSES, ProblemSpec
 from sensitivity.training.datasets.dataset import Dataset, are_sequences
+from sensitivity.training.datasets.pieces import pieces, used_classes
 from sensitivity.training.losses import IGNORED, is_ignored
 
 _MANY_CLASSES = 1_000
+_NARROW = (torch.uint8, torch.uint16, torch.int32)
+"""Types that tokens may be stored in, beside int64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ def targets_of(spec: ProblemSpec, dataset: Dataset) -> Targets:
         if classes and given.dim() > 1:
             _require_sequences(spec, inputs, given)
     _require_metrics(spec, classes=classes)
-    masked = classes and any(bool(is_ignored(given).any()) for given in dataset.targets)
+    masked = classes and any(bool(is_ignored(part).any()) for given in dataset.targets for part in pieces(given))
     if classes:
         found = Targets(are_classes=True, outputs=_classes(spec, dataset), masked=masked)
         _require_classes(spec, found.outputs)
@@ -59,11 +62,8 @@ def targets_of(spec: ProblemSpec, dataset: Dataset) -> Targets:
 def _require_form(spec: ProblemSpec, given: Tensor, where: str, *, classes: bool, own_loss: bool) -> None:
     got = f"got {str(given.dtype).removeprefix('torch.')} {list(given.shape)}"
     if classes:
-        whole = given.dtype == torch.int64 or (given.dim() > 1 and given.dtype in (torch.uint8, torch.int32))
-        least = int(given.min()) if whole and given.numel() else 0
-        if least == IGNORED:  # masked; what is left must be classes
-            kept = given[~is_ignored(given)]
-            least = int(kept.min()) if len(kept) else -1
+        whole = given.dtype == torch.int64 or (given.dim() > 1 and given.dtype in _NARROW)
+        least = _least(given) if whole and given.numel() else 0
         if not whole or least < 0 or _one_hot(given) or given.shape[1:] == (1,):
             raise UserError(
                 f"{where} targets that are classes: int64 of shape [examples], from 0; {got}{_classes_fix(given)}"
@@ -74,11 +74,11 @@ def _require_form(spec: ProblemSpec, given: Tensor, where: str, *, classes: bool
     if given.dim() < 2 or not given.is_floating_point():
         fix = " (y.float())" * (not given.is_floating_point()) + " (y[:, None])" * (given.dim() == 1)
         raise UserError(f"{where} floating-point targets of shape [examples, outputs]; {got}{fix}")
-    if spec.loss == "binary_cross_entropy" and (float(given.min()) < 0 or float(given.max()) > 1):
-        raise UserError(
-            f"{where} a target from 0 to 1 for each label; they reach from {float(given.min()):g} to "
-            f"{float(given.max()):g}"
-        )
+    if spec.loss == "binary_cross_entropy":
+        low = min(float(part.min()) for part in pieces(given))
+        high = max(float(part.max()) for part in pieces(given))
+        if low < 0 or high > 1:
+            raise UserError(f"{where} a target from 0 to 1 for each label; they reach from {low:g} to {high:g}")
 
 
 def _require_sequences(spec: ProblemSpec, inputs: Tensor, given: Tensor) -> None:
@@ -89,7 +89,7 @@ def _require_sequences(spec: ProblemSpec, inputs: Tensor, given: Tensor) -> None
             f"inputs must be ids of that shape, or [examples, {given.shape[1]}, features]; "
             f"got {str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
         )
-    if (empty := int(is_ignored(given).all(1).sum())) > 0:
+    if (empty := sum(int(is_ignored(part).all(1).sum()) for part in pieces(given))) > 0:
         raise UserError(
             f"problem.dataset: {spec.dataset}: {empty:,} of {len(given):,} sequences have no target but {IGNORED}; "
             "leave them out"
@@ -118,7 +118,7 @@ def _require_classes(spec: ProblemSpec, classes: int) -> None:
 
 def _classes(spec: ProblemSpec, dataset: Dataset) -> int:
     vocabulary = 0 if dataset.token_bytes is None else len(dataset.token_bytes)
-    largest = max(vocabulary - 1, *(int(given.max()) for given in dataset.targets))
+    largest = max(vocabulary - 1, *(int(part.max()) for given in dataset.targets for part in pieces(given)))
     if spec.outputs is None:
         _refuse_sparse_classes(spec, dataset, largest + 1)
         return largest + 1
@@ -132,7 +132,7 @@ def _classes(spec: ProblemSpec, dataset: Dataset) -> int:
 
 def _refuse_sparse_classes(spec: ProblemSpec, dataset: Dataset, classes: int) -> None:
     """Refuse numbers that are no classes, such as ids: a network would have an output for each up to the largest."""
-    used = len(torch.unique(dataset.train_targets))
+    used = len(used_classes(pieces(dataset.train_targets)))
     if dataset.token_bytes is None and classes > _MANY_CLASSES and classes > 2 * used:
         raise UserError(
             f"problem.dataset: {spec.dataset}: {classes - used:,} of the {classes:,} classes (0 to {classes - 1:,}) "
@@ -140,16 +140,26 @@ def _refuse_sparse_classes(spec: ProblemSpec, dataset: Dataset, classes: int) ->
         )
 
 
+def _least(given: Tensor) -> int:
+    """Return the smallest class, masked ones aside; -1 where all are masked."""
+    kept = (part[~is_ignored(part)] for part in pieces(given))
+    return min((int(part.min()) for part in kept if len(part)), default=-1)
+
+
 def _one_hot(given: Tensor) -> bool:
     """Whether targets ``[examples, n]`` are rows with a single 1, which sequences of classes are not."""
-    return given.dim() == 2 and given.shape[1] > 1 and bool((given.sum(1) == 1).all() and (given.amax(1) == 1).all())
+    return (
+        given.dim() == 2
+        and given.shape[1] > 1
+        and all(bool((part.sum(1) == 1).all() and (part.amax(1) == 1).all()) for part in pieces(given))
+    )
 
 
 def _classes_fix(given: Tensor) -> str:
-    if given.dim() == 2 and not given.is_floating_point() and int(given.min()) < 0:
-        return f", the smallest {int(given.min())}; a position without a loss has {IGNORED}"
+    if given.dim() == 2 and not given.is_floating_point() and _least(given) < 0:
+        return f", the smallest {_least(given)}; a position without a loss has {IGNORED}"
     if given.dim() == 2 and given.shape[1] > 1:
         return " (one row an example: y.argmax(1) if it is one-hot)"
     if given.dim() == 2 and given.shape[1] == 1:
         return " (y.squeeze(1).long())"
-    return f", the smallest {int(given.min())}" if given.dtype == torch.int64 and given.dim() == 1 else " (y.long())"
+    return f", the smallest {_least(given)}" if given.dtype == torch.int64 and given.dim() == 1 else " (y.long())"

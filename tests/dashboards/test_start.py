@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from dashboards import jobs
 from dashboards.catalog import Catalog
-from dashboards.pages.start import _fields, _get, _put, _read, _shown, size
+from dashboards.pages.start import _fields, _filled, _get, _put, _read, _shown, size
 from dashboards.pages.studies import _card
 from dashboards.progress import pace
 from dashboards.reproduce import reproduction
@@ -259,3 +259,50 @@ def test_a_study_that_another_container_runs_is_shown_running_and_not_signalled(
             with pytest.raises(UserError, match=f"another machine or container runs it: stop {holder} there"):
                 jobs.stop(directory)
     assert signalled == []
+
+
+def _targets_of(problem, **targets):
+    raw = {"problem": problem, "targets": targets}
+    return {field.label: field.id["path"] for field in _fields(raw, ())[0] if field.label.startswith("Targets of")}
+
+
+def test_targets_have_the_fields_of_what_is_measured():
+    assert list(_targets_of({})) == ["Targets of test accuracy", "Targets of training loss", "Targets of test loss"]
+    text = _targets_of({"dataset": "text", "model": "transformer", "metrics": {"perplexity": True}})
+    assert text["Targets of test perplexity"] == '["targets", "test_perplexity"]'
+    table = {"dataset": "table:a.csv", "loss": "squared_error", "validation_fraction": 0.2, "metrics": {"r2": True}}
+    assert list(_targets_of(table, test_r2=[0.5])) == [
+        "Targets of validation R²", "Targets of training loss", "Targets of validation loss", "Targets of test R²",
+    ]  # fmt: skip
+    own = {"metrics": {"cost": {"function": "mine:cost", "direction": "min", "label": "mean cost"}}}
+    assert "Targets of test mean cost" in _targets_of(own)
+    assert "Targets of test accuracy" in _targets_of({"loss": 3}), "while the problem has a mistake"
+
+
+@pytest.mark.parametrize(
+    ("problem", "metric", "level"),
+    [
+        ({"dataset": "text", "model": "transformer", "metrics": {"perplexity": True}}, "test_perplexity", "9.5, 8"),
+        ({"dataset": "diabetes", "loss": "squared_error", "metrics": {"r2": True}}, "test_r2", "[0.4]"),
+        ({"metrics": {"cost": {"function": "mine:cost", "direction": "min"}}}, "test_cost", "[0.25]"),
+    ],
+)
+def test_a_study_of_other_metrics_is_startable_from_the_form(problem, metric, level):
+    raw = {
+        "name": "s", "batch_sizes": [8], "seeds": 1, "budget": {"steps": 1}, "problem": problem,
+        "optimizers": {"sgd": {"kind": "sgd", "lr": 0.1}},
+    }  # fmt: skip
+    filled = _filled(raw, {json.dumps(["targets", metric]): level})
+    _, spec, mistakes = jobs.read_text(toml_text(filled))
+    assert mistakes == ()
+    assert {name: list(levels) for name, levels in spec.targets.items()} == {metric: _read(level)}
+
+
+def test_own_metrics_and_losses_that_are_not_there_are_named(tmp_path):
+    raw = {
+        "name": "s", "batch_sizes": [8], "seeds": 1, "budget": {"steps": 1},
+        "problem": {"loss": "mine:loss", "metrics": {"cost": "mine:cost"}},
+        "optimizers": {"sgd": {"kind": "sgd", "lr": 0.1}},
+    }  # fmt: skip
+    absent = jobs.absent_modules(place(str(tmp_path)), parse_study(raw, source="s"))
+    assert [text.partition(":")[0] for text in absent] == ["problem.metrics.cost", "problem.loss"]

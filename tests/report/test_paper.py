@@ -74,7 +74,7 @@ def test_the_methods_have_every_fact_of_the_protocol(results):
     for fact in (
         "batch sizes 32 and 128", "4 seeds", "20 epochs", "learning rate 0.01 to 3 (log)", "damping 0.0001 to 1 (log)",
         "momentum one of 3 values", "weight decay 0", "decay step", "test fraction 0.2", "training loss ≤ 0.2",
-        "a factor of 1.25", "Error rate",
+        "a factor of 1.25", "Error rate", "runs with the same seed are paired",
     ):  # fmt: skip
         assert fact in text, fact
 

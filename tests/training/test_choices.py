@@ -45,6 +45,18 @@ def test_a_search_chooses_by_validation_and_maps_show_it():
     assert telling_first([*USUAL, METRICS["validation_accuracy"]])[0] == "validation_accuracy"
 
 
+def test_a_target_of_the_test_split_is_cautioned_where_there_are_validation_data():
+    def caution(targets, problem=RAW["problem"], *looked_at):
+        return parse_study({**RAW, "problem": problem, "targets": targets}, source="test").choice_caution(*looked_at)
+
+    said = caution({"test_accuracy": [0.9], "test_loss": [0.1]})
+    assert said.startswith("Settings are chosen by test_accuracy and test_loss although there are validation data")
+    assert "Give validation_accuracy and validation_loss instead" in said
+    assert caution({"test_accuracy": [0.9]}, {}) == "", "there are no others"
+    assert caution({"validation_accuracy": [0.9], "train_loss": [0.1]}) == ""
+    assert caution({}, RAW["problem"], METRICS["test_loss"]).startswith("Settings are chosen by test_loss although")
+
+
 @pytest.mark.parametrize(("validated", "stopped"), [(True, 2), (False, 0)])
 def test_pruning_goes_by_the_validation_loss(validated, stopped):
     """Which ranks runs other than the training loss does."""

@@ -244,14 +244,40 @@ def test_no_byte_is_taken_for_a_target_that_is_ignored():
     assert bool(is_ignored(torch.tensor([IGNORED])).all())
 
 
-def test_what_needs_a_loss_at_every_position_says_so(make_study):
-    arms = {"kfac": {"kind": "kfac", "lr": 0.1, "damping": 0.1}, "sgd": {"kind": "sgd", "lr": 0.1}}
+class Convolved(Tagger):
+    """Has a convolution over positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixed = nn.Conv1d(4, 4, 3, padding=1)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.mixed(self.embedding(ids).mT).mT)
+
+
+@pytest.mark.parametrize(
+    ("options", "model", "said"),
+    [
+        ({"sharing": "reduce"}, Tagger, 'sharing = "reduce" is not defined'),
+        ({"batch_fraction": 0.5}, Tagger, "batch_fraction is not defined"),
+        ({"damping_form": "exact", "ekfac": True}, Tagger, "EKFAC is not defined"),
+        ({"others": "diagonal"}, Tagger, 'others = "diagonal" is not defined'),
+        ({}, Convolved, "the convolution mixed is not covered"),
+    ],
+)
+def test_what_has_no_meaning_with_masked_targets_says_so(make_study, options, model, said):
+    kfac = {"kind": "kfac", "lr": 0.1, "damping": 0.1}
+    arms = {"kfac": {**kfac, **options}, "sgd": {"kind": "sgd", "lr": 0.1}}
     spec = make_study(batch_sizes=[8], optimizers=arms, execution={"micro_batch": 4}, problem={"dataset": "own:data"})
     with pytest.raises(StudyFileError) as error:
-        check_study(spec, dataclasses.replace(problem(sequences(masked=True)), shipped=True), source="test")
-    assert "optimizers.kfac: K-FAC counts a term of the loss at every position" in str(error.value)
-    assert "execution.micro_batch: parts of a batch would have different numbers of targets" in str(error.value)
-    assert "optimizers.sgd" not in str(error.value)
+        check_study(spec, dataclasses.replace(problem(sequences(masked=True), model), shipped=True), source="test")
+    assert f"optimizers.kfac: {said} with targets some of which are masked" in str(error.value)
+    assert str(error.value).count("optimizers.") == 1
+    check_study(
+        make_study(batch_sizes=[8], optimizers={"a": kfac}, execution={"micro_batch": 4}),
+        dataclasses.replace(problem(sequences(masked=True)), shipped=True),
+        source="test",
+    )
 
 
 class Flat(Tagger):

@@ -159,10 +159,11 @@ class KFAC:
         """Say that no layer is covered, or that an option needs whole batches or other layers."""
         from sensitivity import kfac
 
-        if networks.ignores_terms:
+        if networks.ignores_terms and (what := _not_masked(settings, networks)):
             return (
-                "K-FAC counts a term of the loss at every position of a sequence, and some have no target here; cut "
-                "sequences without padding, or leave this optimizer out"
+                f"{what} with targets some of which are masked: K-FAC leaves out the rows that no loss depends on for "
+                "linear layers and embeddings alone, with their default options. Change it, cut sequences without "
+                "padding, or leave this optimizer out"
             )
         diagonal = settings.get("others") == "diagonal"
         for option, used in (("EKFAC", settings.get("ekfac")), ('others = "diagonal"', diagonal)):
@@ -233,12 +234,12 @@ class KFAC:
         """The layers that K-FAC covers: trained, and of a kind that it knows."""
         return frozenset([layer.name for layer in self._layers] + [norm.name for norm in self._norms])
 
-    def pseudo_losses(self, outputs: Tensor) -> Iterator[Tensor]:
+    def pseudo_losses(self, outputs: Tensor, valid: Tensor | None = None) -> Iterator[Tensor]:
         """Yield those of the sampled or of the exact Fisher, where factors are updated."""
         from sensitivity import kfac
 
         if self._due and self._config.fisher != "empirical":
-            yield from kfac.pseudo_losses(outputs, self._config, self._generators, lead=1)
+            yield from kfac.pseudo_losses(outputs, self._config, self._generators, lead=1, weights=valid)
 
     def passes(self, outputs: int) -> float:
         """Return the backward passes of the pseudo-losses in an average step."""
@@ -270,7 +271,9 @@ class KFAC:
         self._due = kfac.needs_statistics(self._config, step)
         return bool(self._thin) or self._due
 
-    def observe(self, calls: Mapping[str, Sequence[Capture]], share: float) -> None:
+    def observe(
+        self, calls: Mapping[str, Sequence[Capture]], share: float | Tensor, valid: Tensor | None = None
+    ) -> None:
         """Keep the calls of a whole batch, or sum the statistics of its parts, so that no part's activations stay."""
         from sensitivity import kfac
         from sensitivity.kfac.statistics import accumulate
@@ -279,6 +282,13 @@ class KFAC:
             self._calls.setdefault(name, []).extend(_shared(call, share) for call in calls.get(name, ()))
         if not self._due:
             return
+        if valid is not None:
+            if self._seen is None:
+                like = next(call.columns[0] for called in calls.values() for call in called)
+                self._seen = kfac.MaskedSums(self._layout, like)
+            self._seen.add(calls, valid.flatten(1).sum(1), mean=self._config.fisher == "empirical")
+            return
+        assert isinstance(share, float)
         if share == 1:
             self._seen = calls
             return
@@ -300,6 +310,8 @@ class KFAC:
         """Update factors and inverses where due, and the parameters."""
         from sensitivity import kfac
 
+        if isinstance(self._seen, kfac.MaskedSums):
+            self._seen = self._seen.factors()
         state["kfac"].steps = step
         if self._adapts is None:
             state["damping"].copy_(scheduled(numbers, state["steps"], self._networks.steps, self._last_factor))
@@ -376,8 +388,24 @@ def _layers_of(network: nn.Module) -> tuple[Layer, ...]:
     return kfac.layers_of(network)
 
 
-def _shared(call: Capture, share: float) -> Capture:
+def _not_masked(settings: Mapping[str, Any], networks: Networks) -> str | None:
+    """Name what K-FAC has no factors for where some positions have no loss; None if there is nothing such."""
+    for option, used in (
+        ('sharing = "reduce"', settings.get("sharing") == "reduce"),
+        ("batch_fraction", settings.get("batch_fraction", 1.0) < 1),
+        ("EKFAC", settings.get("ekfac")),
+        ('others = "diagonal"', settings.get("others") == "diagonal"),
+    ):
+        if used:
+            return f"{option} is not defined"
+    others = [layer.name for layer in _layers_of(networks.network) if layer.kind == "conv"]
+    return f"the convolution {others[0]} is not covered" if others else None
+
+
+def _shared(call: Capture, share: float | Tensor) -> Capture:
     """Turn gradients of the mean over a part of a batch into those of the mean over all of it."""
     from sensitivity import kfac
+    from sensitivity.optimizers.numbers import weighed
 
-    return call if share == 1 else kfac.Capture(call.inputs, call.columns[0] * share)
+    whole = isinstance(share, float) and share == 1
+    return call if whole else kfac.Capture(call.inputs, weighed(call.columns[0], share))

@@ -40,14 +40,20 @@ class SophiaArm(Arm):
 
 @registered(SophiaArm)
 class Sophia:
-    """m ← β₁ m + (1 − β₁) g; h ← β₂ h + (1 − β₂) ĝ² where ĝ is due; p ← (1 − η λ) p − η sign(m) min(1, |m| / ρ B h)."""
+    """m ← β₁ m + (1 − β₁) g; h ← β₂ h + (1 − β₂) ĝ² where ĝ is due; p ← (1 − η λ) p − η sign(m) min(1, |m| / ρ B h).
+
+    ĝ is the gradient of the mean over the batch's B loss terms. Where fewer have a loss, ĝ² counts with their share, so
+    that B h is what these terms make it.
+    """
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         self._interval = int(settings["hessian_interval"])
-        self._terms, self._each = networks.batch_size * networks.terms_per_example, networks.terms_per_example
+        self._terms = networks.batch_size * networks.terms_per_example
         self._seeds = networks.seeds
         self._sampled: dict[str, Tensor] = {}
         self._drawn: Tensor | None = None
+        self._done: Tensor
+        """Terms of the batch that came in earlier parts ``[trials]``."""
 
     @staticmethod
     def unusable(settings: Mapping[str, Any], networks: Networks) -> str | None:
@@ -78,8 +84,13 @@ class Sophia:
         """Return how many more there are in an average step."""
         return 1 / self._interval
 
-    def sampled_loss(self, outputs: Tensor, state: State, *, step: int, done: int) -> Tensor | None:
-        """Return the sum over members of the mean loss for sampled labels; None where no estimate is due."""
+    def sampled_loss(
+        self, outputs: Tensor, state: State, valid: Tensor | None = None, *, step: int, done: int
+    ) -> Tensor | None:
+        """Return the sum over members of the mean loss for sampled labels; None where no estimate is due.
+
+        A member's n-th term that has a loss has its n-th draw, however batches are padded and divided.
+        """
         import torch
 
         if step % self._interval:
@@ -88,17 +99,25 @@ class Sophia:
             draws = [_uniform(seed, step, self._terms) for seed in state["seeds"].tolist()]
             self._drawn = torch.stack(draws).to(outputs.device)
             self._sampled = {}
-        rows, first = outputs.flatten(1, -2), done * self._each
+            self._done = torch.zeros(len(outputs), dtype=torch.int64, device=outputs.device)
+        rows = outputs.flatten(1, -2)
+        has_loss = torch.ones_like(rows[..., 0], dtype=torch.bool) if valid is None else valid.flatten(1)
+        places = self._done[:, None] + has_loss.cumsum(1) - 1
+        self._done = self._done + has_loss.sum(1)
         cumulative = rows.detach().double().softmax(2).cumsum(2)
-        drawn = self._drawn[:, first : first + rows.shape[1], None] * cumulative[..., -1:]
+        drawn = self._drawn.gather(1, places.clamp_min(0))[..., None] * cumulative[..., -1:]
         labels = (drawn > cumulative).sum(2).clamp_max(rows.shape[2] - 1)
         losses = torch.nn.functional.cross_entropy(rows.flatten(0, 1), labels.flatten(), reduction="none")
-        return losses.view(labels.shape).mean(1).sum()
+        kept = torch.where(has_loss, losses.view(labels.shape), 0.0)
+        return (kept.sum(1) / has_loss.sum(1).clamp_min(1)).sum()
 
-    def take_sampled(self, grads: Tensors, share: float) -> None:
+    def take_sampled(self, grads: Tensors, share: float | Tensor) -> None:
         """Add the gradient of that loss, for `share` of the batch."""
+        from sensitivity.optimizers.numbers import weighed
+
         for name, g in grads.items():
-            self._sampled[name] = self._sampled[name] + g * share if name in self._sampled else g * share
+            new = weighed(g, share)
+            self._sampled[name] = self._sampled[name] + new if name in self._sampled else new
 
     def step(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, *, lr: Tensor, step: int) -> None:
         """Update the averages, then the parameters."""
@@ -109,7 +128,8 @@ class Sophia:
             mean, curvature = state["mean"][name], state["curvature"][name]
             mean.lerp_(grads[name], numbers.complement("beta1", p))
             if name in self._sampled:
-                curvature.lerp_(self._sampled[name].square(), numbers.complement("beta2", p))
+                square = self._sampled[name].square().mul_(per_trial(self._done.double() / self._terms, p))
+                curvature.lerp_(square, numbers.complement("beta2", p))
             if numbers.any("weight_decay"):
                 p.mul_(per_trial(1 - lr.double() * numbers["weight_decay"], p))
             ratio = (mean.abs() / curvature.mul(per_trial(scale, p)).add_(_EPS)).clamp_max_(1.0)

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from sensitivity.study.metrics import Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mapped:
+    """How arrays that are mapped into memory, as they may be larger than it, become what a network takes."""
+
+    as_floats: bool
+    """Whether inputs that are stored as integers are numbers, and no ids."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where they are wanted; they are stored on the host."""
+    dtype: torch.dtype = torch.float32
+    """As which floating-point numbers are wanted."""
+
+    def inputs(self, values: Tensor) -> Tensor:
+        """Return inputs of a batch."""
+        wanted = self.dtype if self.as_floats or values.is_floating_point() else torch.int64
+        return _moved(values, self.device, wanted)
+
+    def targets(self, values: Tensor) -> Tensor:
+        """Return targets of a batch."""
+        return _moved(values, self.device, self.dtype if values.is_floating_point() else torch.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +56,8 @@ class Dataset:
     deviation: Tensor | None = None
     token_bytes: Tensor | None = None
     """Of text, how many bytes each token stands for ``[vocabulary]``."""
+    mapped: Mapped | None = None
+    """Of arrays that are never copied whole; None of others."""
     fingerprint: str = ""
     """Hash of the content of files that the study names; empty where the name alone says what the data are."""
     is_stand_in: bool = False
@@ -73,6 +96,8 @@ class Dataset:
         Inputs of data sets that are not stored as bytes come back as they are, ids as int64; a pack's shared inputs
         stay shared.
         """
+        if self.mapped is not None:
+            return self.mapped.inputs(inputs)
         if self.mean is None or self.deviation is None:
             return _as_int64(inputs)
         if inputs.dim() > 4 and inputs.stride(0) == 0:
@@ -81,10 +106,12 @@ class Dataset:
 
     def labels(self, targets: Tensor) -> Tensor:
         """Return stored targets as a loss takes them: classes as int64; a pack's shared targets stay shared."""
-        return _as_int64(targets)
+        return _as_int64(targets) if self.mapped is None else self.mapped.targets(targets)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Dataset:
-        """Return the data on a device, floating-point tensors as `dtype`."""
+        """Return the data on a device, floating-point tensors as `dtype`; mapped ones where and as they are stored."""
+        if self.mapped is not None:
+            return replace(self, mapped=replace(self.mapped, device=device, dtype=dtype))
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
@@ -110,6 +137,13 @@ def are_sequences(inputs: Tensor, targets: Tensor) -> bool:
         return False
     ids = inputs.dim() == 2 and not inputs.is_floating_point()
     return (ids or inputs.dim() > 2) and inputs.shape[1] == targets.shape[1]
+
+
+def _moved(values: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return values elsewhere, in another type; what a pack shares stays shared."""
+    if values.dim() > 1 and values.stride(0) == 0:
+        return values[0].to(device, dtype).expand(values.shape)
+    return values.to(device, dtype)
 
 
 def _as_int64(values: Tensor) -> Tensor:

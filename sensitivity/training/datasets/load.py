@@ -15,8 +15,10 @@ from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.datasets.diabetes import diabetes
 from sensitivity.training.datasets.digits import digits
 from sensitivity.training.datasets.own import user_dataset
+from sensitivity.training.datasets.own_arrays import as_tensor
 from sensitivity.training.datasets.split import held_out
 from sensitivity.training.datasets.stand_in import is_missing, stand_in
+from sensitivity.training.datasets.streams import chosen
 from sensitivity.training.datasets.table import table
 from sensitivity.training.datasets.text import text
 from sensitivity.training.noisy_quadratic import noisy_quadratic
@@ -53,10 +55,17 @@ def _with_validation(whole: Dataset, fraction: float, seed: int) -> Dataset:
     rows = held_out(whole.train_size, fraction, seed, classes=whole.train_targets if _by_class(whole) else None)
     kept = torch.ones(whole.train_size, dtype=torch.bool)
     kept[rows] = False
+    train = whole.train_inputs, whole.train_targets
+    if whole.mapped is None:
+        train = whole.train_inputs[kept], whole.train_targets[kept]
+    else:  # what is left may be larger than memory
+        where = "problem.validation_fraction"
+        left = chosen(*train, kept.nonzero()[:, 0], where)
+        train = as_tensor(left[0], where), as_tensor(left[1], where)
     return replace(
         whole,
-        train_inputs=whole.train_inputs[kept],
-        train_targets=whole.train_targets[kept],
+        train_inputs=train[0],
+        train_targets=train[1],
         validation_inputs=whole.train_inputs[rows],
         validation_targets=whole.train_targets[rows],
     )

@@ -11,21 +11,30 @@ from torch import Tensor
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.users_code import users_code
+from sensitivity.training.datasets.pieces import is_mapped, pieces
+from sensitivity.training.datasets.streams import is_stream, stored
 
 PARTS = ("train inputs", "train targets", "test inputs", "test targets")
+_STREAMS = ("train", "test")
 _MOST = torch.finfo(torch.float32).max
 
 
 def parts_of(returned: Any, where: str) -> tuple[Any, ...]:
-    """Return the four parts of a data set, not looked at yet.
+    """Return the four parts of a data set, not looked at yet; streams of examples are kept as arrays first.
 
     Raises:
-        UserError: it is not four things.
+        UserError: it is neither four things nor two streams, or these can't be kept.
     """
-    wanted = f"it must return {', '.join(PARTS)}, in this order"
+    wanted = (
+        f"it must return {', '.join(PARTS)}, in this order; or two, train and test, each a Dataset, a DataLoader or a "
+        "generator of pairs (input, target)"
+    )
     if not isinstance(returned, (tuple, list)):
         got = f"a {type(returned).__name__}" if returned is not None else "None; does it have a return statement?"
         raise UserError(f"{where} returned {got}; {wanted}")
+    if len(returned) == len(_STREAMS) and all(map(is_stream, returned)):
+        train, test = (stored(part, f"{where}: {name}") for part, name in zip(returned, _STREAMS, strict=True))
+        return (*train, *test)
     if len(returned) != len(PARTS):
         kinds = ", ".join(type(part).__name__ for part in returned[:6])
         raise UserError(f"{where} returned {len(returned)} ({kinds}); {wanted}")
@@ -66,10 +75,13 @@ def as_tensor(part: Any, where: str) -> Tensor:
 def _refuse_unusable(values: Tensor, where: str) -> None:
     if not values.is_floating_point():
         return
-    if not bool(torch.isfinite(values).all()):
-        raise UserError(f"{where} hold NaN or infinity; clean or fill them")
-    if values.numel() and float(values.abs().max()) > _MOST:
-        raise UserError(f"{where} hold numbers beyond {_MOST:.2g}, which training in float32 can't hold; scale them")
+    for part in pieces(values):
+        if not bool(torch.isfinite(part).all()):
+            raise UserError(f"{where} hold NaN or infinity; clean or fill them")
+        if part.numel() and float(part.abs().max()) > _MOST:
+            raise UserError(
+                f"{where} hold numbers beyond {_MOST:.2g}, which training in float32 can't hold; scale them"
+            )
 
 
 def _checked_array(array: Any, where: str) -> Any:
@@ -83,7 +95,7 @@ def _checked_array(array: Any, where: str) -> Any:
         )
     if array.dtype == np.longdouble:
         array = array.astype(np.float64)
-    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2 and not is_mapped(array):
         return array.astype(np.int32)  # of which torch knows too little
     if not array.dtype.isnative or any(stride < 0 for stride in array.strides):  # of which torch knows nothing
         return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
@@ -96,7 +108,10 @@ def _fix_of(part: Any) -> str:
     if hasattr(part, "toarray"):  # of scipy's sparse matrices
         return "give them dense: .toarray()"
     if (hasattr(part, "__getitem__") and hasattr(part, "__len__")) or hasattr(part, "__next__"):
-        return "give tensors or arrays of all examples, such as torch.stack([x for x, y in dataset])"
+        return (
+            "give tensors or arrays of all examples, such as torch.stack([x for x, y in dataset]), or return two data "
+            "sets of pairs (input, target), train and test"
+        )
     return "give a tensor, or an array of numbers"
 
 
