@@ -24,6 +24,8 @@ Width = Literal["wide", "half"]
 MOST_ROWS = 300
 """Of a table in a page; the download has all."""
 _MOST_NOTES = 3
+NOT_DRAWN = {"visibility": "hidden", "height": "0px", "overflow": "hidden"}
+"""Style of a figure's place while there is nothing in it: it has its width, so that a figure is drawn once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,7 @@ def _figure_place(block: FigureBlock) -> Component:
     hint = " Arrow keys move between cells, Enter chooses one." if block.choosable else ""
     hint = " Arrow keys move between runs, Enter opens one." if block.of_runs else hint
     marked = block.choosable or block.of_runs
-    graph = dcc.Graph(id={"type": "figure", "name": name}, config=_CONFIG, style={"display": "none"})
+    graph = dcc.Graph(id={"type": "figure", "name": name}, config=_CONFIG, style=NOT_DRAWN)
     canvas = html.Div(
         dcc.Loading(graph, type="dot", delay_show=400, color="var(--accent)"),
         id={"type": "canvas", "name": name},

@@ -11,7 +11,7 @@ from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
 from dashboards.address import parse
-from dashboards.blocks import FigureBlock, Scene, TextBlock, data_rows, seen
+from dashboards.blocks import NOT_DRAWN, FigureBlock, Scene, TextBlock, data_rows, seen
 from dashboards.exhibits import beside
 from dashboards.figure_updates import frame_of, patch_of
 from dashboards.pages import block_of, compare, pages
@@ -66,7 +66,7 @@ def _figures(app: Dash, site: Site) -> None:
             found = drawn(block, scene)
         figure = found.figure
         if figure is None:
-            return no_update, {"display": "none"}, found.why, found.below, {"key": key, "frame": ""}
+            return no_update, NOT_DRAWN, found.why, found.below, {"key": key, "frame": ""}
         if block.choosable:  # a mark near a cell leaves the cell to the pointer
             figure.update_layout(hoverdistance=_NEAR_PX)
         now = {"key": key, "frame": frame_of(figure)}

@@ -246,6 +246,7 @@ function filtersOf(model) {
       if (watched.has(figure) || !figure.on) return;
       watched.add(figure);
       figure.on("plotly_afterplot", () => mark(figure));
+      figure.on("plotly_relayouting", () => mark(figure));
       if (figure._fullData) mark(figure);
     });
     const here = document.querySelector("#nav .here");
@@ -260,37 +261,31 @@ function filtersOf(model) {
   }).observe(document.documentElement, { childList: true, subtree: true });
 
   function mark(figure) {
+    // A frame around each chosen cell and the keyboard's, with a letter: elements over the figure, for Plotly draws all
+    // of a figure again when an annotation of it changes.
+    const place = figure.querySelector(".svg-container");
+    if (!place) return;
     const letters = marks.filter(([, id]) => id);
-    const ours = (note) => note.name === "chosen" || note.name === "cursor";
-    const own = (figure.layout.annotations || []).filter((note) => !ours(note));
     const stands = figure.closest(".choosable").matches(":focus") ? chosen.get(figure) : null;
     const all = letters.length || stands ? cells(figure) : []; // many, in a large study
-    function frame(cell, name, colour) {
-      const at = cell.panel.indexOf("y"), axis = (letter, id) => figure._fullLayout[id.replace(letter, letter + "axis")];
-      const length = (one) => (cell.grid ? Math.max(Math.abs(one.l2p(1) - one.l2p(0)) - 6, 8) : 16);
-      const x = cell.panel.slice(0, at), y = cell.panel.slice(at);
-      own.push({
-        name, text: " ", x: cell.x, y: cell.y, xref: x, yref: y, showarrow: false, bordercolor: colour, borderwidth: 3,
-        width: length(axis("x", x)), height: length(axis("y", y)), bgcolor: "rgba(0,0,0,0)", captureevents: false,
-      });
-    }
-    const under = all.find((one) => one.id === stands);
-    if (under) frame(under, "cursor", "#d55e00");
-    letters.forEach(function ([letter, id]) {
-      const cell = all.find((one) => one.id === id);
+    place.querySelectorAll(".mark").forEach((each) => each.remove());
+    [["", stands], ...letters].forEach(function ([letter, id]) {
+      const cell = id && all.find((one) => one.id === id);
       if (!cell) return;
-      frame(cell, "chosen", "#000000");
-      const at = cell.panel.indexOf("y");
-      own.push({
-        name: "chosen", text: `<b>${letter}</b>`, x: cell.x, y: cell.y, xref: cell.panel.slice(0, at),
-        yref: cell.panel.slice(at), showarrow: false, font: { color: "#ffffff", size: 12 }, bgcolor: "#000000",
-        bordercolor: "#ffffff", borderwidth: 1.5, borderpad: 2, captureevents: false,
-      });
+      const axis = (kind) => figure._fullLayout[cell.panel.match(new RegExp(kind + "\\d*"))[0].replace(kind, kind + "axis")];
+      const made = document.createElement("div");
+      made.className = letter ? "mark" : "mark cursor";
+      for (const [kind, side, extent] of [["x", "left", "width"], ["y", "top", "height"]]) {
+        const own = axis(kind), at = own.l2p(cell[kind]);
+        if (at < 0 || at > own._length) return; // beyond a panel that was zoomed into
+        const length = cell.grid ? Math.max(Math.abs(own.l2p(1) - own.l2p(0)), 14) : 22;
+        made.style[side] = `${own._offset + at - length / 2}px`;
+        made.style[extent] = `${length}px`;
+      }
+      if (letter) made.append(Object.assign(document.createElement("b"), { textContent: letter }));
+      made.setAttribute("aria-hidden", "true");
+      place.append(made);
     });
-    const before = (figure.layout.annotations || []).filter(ours);
-    const now = own.filter(ours);
-    const key = (notes) => JSON.stringify(notes.map((note) => [note.name, note.text, note.x, note.y, note.xref, note.width]));
-    if (key(before) !== key(now)) Plotly.relayout(figure, { annotations: own });
   }
 
   function step(all, from, key) {

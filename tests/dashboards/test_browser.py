@@ -61,7 +61,7 @@ def test_a_click_on_a_cell_shows_its_curves_and_seeds_and_the_link_reproduces_it
     titles = ".js-plotly-plot .gtitle"
     assert curves.locator(titles).text_content() == at.figure(again, "curves-a").locator(titles).text_content()
     for letter in "AB":
-        maps.locator(".annotation-text").get_by_text(letter, exact=True).wait_for()
+        maps.locator(".mark").get_by_text(letter, exact=True).wait_for()
 
 
 def test_a_click_chooses_the_cell_where_it_is_however_quick_the_hand(site, visit, at):
@@ -154,14 +154,19 @@ def test_shift_chooses_the_second_cell_beside_the_maps_and_the_keyboard_has_a_fr
     at.figure(tab, "curves-b")
     dock, canvas = tab.locator(".dock").bounding_box(), maps.bounding_box()
     assert dock["x"] >= canvas["x"] + canvas["width"], "beside the maps"
-    names = "gd => gd.layout.annotations.filter((note) => note.name).map((note) => note.name + note.text.trim())"
-    framed = ["chosen", "chosen<b>A</b>", "chosen", "chosen<b>B</b>"]
-    at.until(lambda: maps.locator(".js-plotly-plot").evaluate(names) == framed)
+    marks = maps.locator(".mark")
+    at.until(lambda: marks.all_text_contents() == ["A", "B"])
+    for mark, column, row in ((0, 3, 4), (1, 4, 5)):
+        own, (x, y, _) = marks.nth(mark).bounding_box(), at.cell_at(maps, panel=0, column=column, row=row)
+        assert own["x"] < x < own["x"] + own["width"]
+        assert own["y"] < y < own["y"] + own["height"]
+        middle = (own["x"] + own["width"] / 2, own["y"] + own["height"] / 2)
+        assert middle == pytest.approx((x, y), abs=1), "around the cell"
     maps.focus()
     tab.keyboard.press("ArrowRight")
-    at.until(lambda: "cursor" in maps.locator(".js-plotly-plot").evaluate(names))
+    at.until(lambda: maps.locator(".mark.cursor").count() == 1)
     maps.blur()
-    at.until(lambda: "cursor" not in maps.locator(".js-plotly-plot").evaluate(names))
+    at.until(lambda: maps.locator(".mark.cursor").count() == 0)
 
 
 def test_the_tolerance_moves_the_region(site, visit, at):
