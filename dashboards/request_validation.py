@@ -21,11 +21,14 @@ _KINDS: Mapping[str, str] = {
     "theme.data": "text",
     "stripped.data": "text",
     "written.data": "text",
-    "run-shown.data": "text",
+    "run-shown.data": "table",
     "study-text.value": "text",
     "source.value": "text",
     "compared-metric.value": "text",
     "compared.value": "list of text",
+    "arrived.data": "address",
+    "ask.data": "table",
+    "ask-rows.data": "text",
     "shown.data": "table",
     "drawn.data": "table",
     "noted.data": "table",
@@ -40,6 +43,9 @@ _IS: Mapping[str, Callable[[Any], bool]] = {
     "text": lambda value: isinstance(value, str),
     "number": lambda value: isinstance(value, int),
     "table": lambda value: isinstance(value, dict),
+    "address": lambda value: (
+        isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("path", "search"))
+    ),
     "list of text": lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
     "list of numbers": lambda value: isinstance(value, list) and all(isinstance(one, int) for one in value),
     "text, number or list of text": lambda value: (

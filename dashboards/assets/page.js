@@ -9,6 +9,34 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       document.documentElement.dataset.agThemeMode = now; // the table of runs
       return [now, now, now === "dark" ? "Light" : "Dark"];
     },
+    arrive: function (pathname, search, shown, arrived) {
+      // An address that the page does not follow by itself.
+      if (follows(pathname, search, shown, arrived)) return dash_clientside.no_update;
+      return { path: pathname, search: search || "", arrival: arrived ? arrived.arrival + 1 : 1 };
+    },
+    ask: function (search, version, theme, pathname, shown, arrived, asks) {
+      // Ask for those blocks anew of which something else is shown now: so much of the address, a version, a theme.
+      const none = dash_clientside.no_update;
+      if (!follows(pathname, search, shown, arrived)) return asks.map(() => none); // another page is on its way
+      const asked = new URLSearchParams(search);
+      return asks.map(function ({ of, themed, key }) {
+        const names = of || [...new Set(asked.keys())].sort();
+        const now = JSON.stringify([version, themed ? theme : "", ...names.map((name) => [name, asked.getAll(name)])]);
+        return now === key ? none : { of, themed, key: now };
+      });
+    },
+    opened: function (clicks, ask, before) {
+      // The rows of a block's data: asked for while they are open, anew with the block.
+      const none = dash_clientside.no_update, open = Boolean(clicks % 2);
+      return open ? [ask.key, "true"] : before ? [null, "false"] : [none, none];
+    },
+    follow: function (search, pathname, shown, arrived, links) {
+      // Links to the study's other pages keep what is chosen, but for the run that a drawer shows.
+      if (!follows(pathname, search, shown, arrived)) return links.map(() => dash_clientside.no_update);
+      const asked = new URLSearchParams(search);
+      asked.delete("run");
+      return links.map((link) => link.replace(/\?.*$/, "") + (asked.size ? `?${asked}` : ""));
+    },
     mark: function (search) {
       if (pending && pending.to === (search || "")) pending = null; // the page has it
       // A letter on each chosen cell, wherever a figure has it; again whenever the figure has been drawn anew.
@@ -141,6 +169,13 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
     return options.words[position];
   },
 });
+
+function follows(pathname, search, shown, arrived) {
+  // Whether the page that stands is of this address, and no other is on its way. What a control wrote is in `shown`, and
+  // that the page consists of other blocks for it.
+  if (!shown || !arrived || shown.arrival !== arrived.arrival || "other blocks" in shown) return false;
+  return shown.path === pathname && shown.search === (search || "");
+}
 
 const MOST_CHOSEN = 12; // as in listing.py
 

@@ -18,7 +18,7 @@ _PANEL_WIDTH = 1020
 """Pixels that all panels of a row share, about, on a desktop's page."""
 
 _MOST_VALUES = 120
-"""Cells of a panel whose values are written in them; of more, a thousand numbers a figure, each is told by its hover."""
+"""Cells of a panel with their values written in them; where there are more, hovering over a cell tells its value."""
 
 _LEGEND: dict[CellState, str] = {
     "diverged": "every seed diverged",
