@@ -1,16 +1,19 @@
 """How long a dashboard takes to open a large study in Chromium, and to answer a click on a cell.
 
-    python benchmarks/dashboard.py [--runs 10000 100000] [--rounds 3]
+    python benchmarks/dashboard.py [--runs 10000 100000] [--rounds 3] [--write]
 
 Writes a synthetic study of so many runs x 100 epochs, serves it from a process of its own, and
 measures in a real browser: from the request to a painted robustness page (cold: nothing read; warm: the server has
-read the study), and from a click on a cell to its painted learning curves. Prints a table in Markdown.
+read the study), and from a click on a cell to its painted learning curves; and the processor time of the page's own
+thread and of the server that each takes, which a busy machine changes less. Prints a table in Markdown; `--write` puts
+it into benchmarks/results/dashboard.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -40,6 +43,8 @@ BATCH_SIZES = (32, 64, 128, 256, 512)
 SIDES = {10_000: (10, 20), 100_000: (20, 100)}
 """Grid points of learning rate and of the second hyperparameter: two optimizers, five batch sizes, five seeds."""
 CHROMIUM = "/usr/bin/chromium"
+RECORD = Path(__file__).parent / "results" / "dashboard.md"
+_BEGIN, _END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 
 
 def spec_of(runs: int) -> StudySpec:
@@ -189,6 +194,27 @@ def click_cell(tab: Page, column: int) -> float:
     return time.perf_counter() - began
 
 
+class Clock:
+    """The processor seconds that a tab's own thread and the server have taken since they were last asked for."""
+
+    def __init__(self, tab: Page, pid: int) -> None:
+        self._session, self._pid = tab.context.new_cdp_session(tab), pid
+        self._session.send("Performance.enable", {"timeDomain": "threadTicks"})
+        self._before = (0.0, self._server())
+
+    def _server(self) -> float:
+        fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def lap(self) -> tuple[float, float]:
+        """Return the seconds of the tab and of the server."""
+        metrics = {each["name"]: each["value"] for each in self._session.send("Performance.getMetrics")["metrics"]}
+        now = (metrics["TaskDuration"], self._server())
+        took = (now[0] - self._before[0], now[1] - self._before[1])
+        self._before = now
+        return took
+
+
 def peak_mib(pid: int) -> float:
     """Return the most memory that a process has had, in MiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -198,20 +224,32 @@ def peak_mib(pid: int) -> float:
 def measure(root: Path, runs: int, rounds: int) -> str:
     """Return a row of the table."""
     name = f"runs-{runs}"
-    cold, warm, clicks, memory = [], [], [], 0.0
+    cold, warm, clicks, spent, memory = [], [], [], {"cold": [], "warm": [], "click": []}, 0.0
     for _ in range(rounds):
         with server(root) as (address, pid), sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-            tab = browser.new_context(viewport={"width": 1360, "height": 900}).new_page()
-            cold.append(open_page(tab, f"{address}/study/{name}/robustness"))
-            clicks += [click_cell(tab, column) for column in (2, 4, 6)]
-            warm.append(open_page(tab, f"{address}/study/{name}/robustness"))
+            context = browser.new_context(viewport={"width": 1360, "height": 900})
+            for kind, times in (("cold", cold), ("warm", warm)):
+                tab = context.new_page()
+                clock = Clock(tab, pid)
+                times.append(open_page(tab, f"{address}/study/{name}/robustness"))
+                spent[kind].append(clock.lap())
+                tab.wait_for_timeout(2_000)
+            for column in (2, 4, 6):
+                clock.lap()
+                clicks.append(click_cell(tab, column))
+                tab.wait_for_timeout(1_000)
+                spent["click"].append(clock.lap())
             memory = max(memory, peak_mib(pid))
             browser.close()
     median = statistics.median
+    seconds = " | ".join(
+        f"{median([page for page, _ in took]):.2f} + {median([server for _, server in took]):.2f} s"
+        for took in spent.values()
+    )
     return (
         f"| {runs:,} x {EPOCHS} | {median(cold):.1f} s | {median(warm):.1f} s | {median(clicks):.2f} s"
-        f" ({min(clicks):.2f} to {max(clicks):.2f}) | {memory:,.0f} MiB |"
+        f" ({min(clicks):.2f} to {max(clicks):.2f}) | {seconds} | {memory:,.0f} MiB |"
     )
 
 
@@ -221,15 +259,29 @@ def main() -> None:
     parser.add_argument("--runs", type=int, nargs="+", default=sorted(SIDES), choices=sorted(SIDES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--root", type=Path, help="where the studies are written, or are already")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {RECORD.name}")
     given = parser.parse_args()
+    lines = [
+        "| runs x epochs | open, cold | open, warm | click to curves, median (range) | CPU, page + server: cold | warm"
+        " | click | server's peak memory |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    print("\n".join(lines))
     with tempfile.TemporaryDirectory() as temporary:
         root = given.root or Path(temporary)
-        print("| runs x epochs | open, cold | open, warm | click to curves, median (range) | server's peak memory |")
-        print("| --- | --- | --- | --- | --- |")
         for runs in given.runs:
             if not (root / f"runs-{runs}" / "study.json").exists():
                 write(root, runs)
-            print(measure(root, runs, given.rounds), flush=True)
+            lines.append(measure(root, runs, given.rounds))
+            print(lines[-1], flush=True)
+    loads = (
+        f"Load average when it ended: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; n = {given.rounds} rounds."
+    )
+    print(loads)
+    if given.write:
+        text = RECORD.read_text(encoding="utf-8")
+        before, after = text.partition(_BEGIN)[0], text.partition(_END)[2]
+        RECORD.write_text("\n".join([before + _BEGIN, *lines, "", loads, "", _END]) + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ Width = Literal["wide", "half"]
 MOST_ROWS = 300
 """Of a table in a page; the download has all."""
 _MOST_NOTES = 3
+NOT_DRAWN = {"visibility": "hidden", "height": "0px", "overflow": "hidden"}
+"""Style of a figure's place while there is nothing in it: it has its width, so that a figure is drawn once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,31 @@ def seen(scene: Scene, block: FigureBlock | TextBlock) -> str:
     return repr((scene.version, shown, [address.options.get(name) for name in block.options]))
 
 
+_FILTERS = ("optimizer", "batch", "box")
+_NAMED: Mapping[str, tuple[str, ...]] = {
+    "filters": _FILTERS,
+    "metric": ("metric", *_FILTERS),
+    "tolerance": ("within",),
+    "target": ("target",),
+    "margins": (),
+    "cells": ("cell", "beside"),
+    "cell_a": ("cell",),
+    "cell_b": ("beside",),
+    "rows": ("where",),
+    "chosen": ("chosen",),
+    "run": ("run",),
+    "study": ("study",),
+}
+"""What a block depends on -> how that is named in an address; what is a metric by default goes with the filters."""
+
+
+def asked(block: FigureBlock | TextBlock) -> list[str] | None:
+    """Return the names in an address without which a block stays as it is; None is all."""
+    if block.depends is None:
+        return None
+    return sorted({*block.options, *(name for what in block.depends for name in _NAMED[what])})
+
+
 def aria(**names: str) -> dict[str, Any]:
     """Return ``aria-`` attributes, to be given with ``**``."""
     return {f"aria-{name}": value for name, value in names.items()}
@@ -152,6 +179,7 @@ def place_block(block: Block, scene: Scene) -> Component:
         with_data = block.show is not None
         content = [
             dcc.Store(id={"type": "written", "name": block.name}),
+            _ask_place(block, themed=False),
             html.Div(id={"type": "text", "name": block.name}),
             *(_data_place(block.name, block.label) if with_data else []),
         ]
@@ -164,7 +192,7 @@ def _figure_place(block: FigureBlock) -> Component:
     hint = " Arrow keys move between cells, Enter chooses one." if block.choosable else ""
     hint = " Arrow keys move between runs, Enter opens one." if block.of_runs else hint
     marked = block.choosable or block.of_runs
-    graph = dcc.Graph(id={"type": "figure", "name": name}, config=_CONFIG, style={"display": "none"})
+    graph = dcc.Graph(id={"type": "figure", "name": name}, config=_CONFIG, style=NOT_DRAWN)
     canvas = html.Div(
         dcc.Loading(graph, type="dot", delay_show=400, color="var(--accent)"),
         id={"type": "canvas", "name": name},
@@ -178,6 +206,7 @@ def _figure_place(block: FigureBlock) -> Component:
         [
             *above,
             dcc.Store(id={"type": "drawn", "name": name}),
+            _ask_place(block, themed=True),
             html.P(id={"type": "note", "name": name}, className="note"),
             canvas,
             html.Div(id={"type": "beside", "name": name}, className="beside-figure"),
@@ -185,6 +214,12 @@ def _figure_place(block: FigureBlock) -> Component:
         ],
         className=f"block card {block.width}",
     )
+
+
+def _ask_place(block: FigureBlock | TextBlock, *, themed: bool) -> Component:
+    """Return what ``page.js`` changes when a block has to be asked for again, and nothing else of the page has."""
+    store: Component = dcc.Store(id={"type": "ask", "name": block.name}, data={"of": asked(block), "themed": themed})
+    return store
 
 
 def _data_place(name: str, label: str) -> list[Component]:
@@ -197,8 +232,8 @@ def _data_place(name: str, label: str) -> list[Component]:
         ],
         className="tools",
     )
-    rows = dcc.Store(id={"type": "rows", "name": name})
-    return [tools, rows, html.Div(id={"type": "data", "name": name}, className="data")]
+    stores = [dcc.Store(id={"type": kind, "name": name}) for kind in ("rows", "ask-rows")]
+    return [tools, *stores, html.Div(id={"type": "data", "name": name}, className="data")]
 
 
 def noted(texts: Sequence[str]) -> list[Component]:

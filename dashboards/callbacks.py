@@ -38,7 +38,6 @@ def register(app: Dash, site: Site, tops: dict[str, TopPage]) -> None:
     _controls(app, site)
     _ticks(app, site, tops)
     _marks(app)
-    _filtered(app, site)
 
 
 def _theme(app: Dash) -> None:
@@ -59,35 +58,55 @@ def _router(app: Dash, site: Site, tops: dict[str, TopPage]) -> None:
         Output("nav", "children"),
         Output("shown", "data"),
         Output("version", "data"),
-        Input("url", "pathname"),
-        Input("url", "search"),
+        Input("arrived", "data"),
         State("shown", "data"),
     )
-    def route(pathname: str, search: str, shown: dict[str, str] | None) -> tuple[Any, ...]:
-        address = parse(site.inner(pathname), search)
+    def route(arrived: dict[str, Any] | None, shown: dict[str, Any] | None) -> tuple[Any, ...]:
+        if arrived is None:
+            raise PreventUpdate
+        address = parse(site.inner(arrived["path"]), arrived["search"])
         nav = navigation(site, address)
-        now = {"study": address.study or "", "page": address.page, "search": search or ""}
-        if shown == now:  # the page's own controls wrote the address, and its blocks follow it
-            return no_update, no_update, nav, no_update, no_update
         known = pages()
         if address.page not in (tops if address.study is None else known):
-            return trouble(_NOTHING, "There is no such page."), None, nav, now, None
+            return trouble(_NOTHING, "There is no such page."), None, nav, arrived, None
         try:
             if address.study is None:
                 page = tops[address.page].content(address)
-                return page, None, nav, now, tops[address.page].version(address)
+                return page, None, nav, arrived, tops[address.page].version(address)
             scene, missing = site.scene(address, None)
         except UserError as error:
-            return trouble(_NOTHING, str(error)), None, nav, now, None
+            return trouble(_NOTHING, str(error)), None, nav, arrived, None
         page = study_page(known[address.page], scene, missing)
-        bar = no_update if shown == {**now, _OTHER_BLOCKS: "yes"} else filter_bar(scene.results)
-        return page, bar, nav, now, scene.version
+        own = shown is not None and {**shown, "arrival": arrived.get("arrival")} == {**arrived, _OTHER_BLOCKS: "yes"}
+        bar = no_update if own else filter_bar(scene.results)
+        return page, bar, nav, arrived, scene.version
+
+    # The page's own controls write the address and what is shown, and its blocks and links follow them by themselves.
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        ClientsideFunction("sensitivity", "arrive"),
+        Output("arrived", "data"),
+        Input("url", "pathname"),
+        Input("url", "search"),
+        State("shown", "data"),
+        State("arrived", "data"),
+    )
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        ClientsideFunction("sensitivity", "follow"),
+        Output({"type": "to", "page": ALL}, "href"),
+        Input("url", "search"),
+        State("url", "pathname"),
+        State("shown", "data"),
+        State("arrived", "data"),
+        State({"type": "to", "page": ALL}, "href"),
+        prevent_initial_call=True,
+    )
 
 
 def _controls(app: Dash, site: Site) -> None:
     @app.callback(
         Output("url", "search"),
         Output("shown", "data", allow_duplicate=True),
+        Output("filtered", "children"),
         Input({"type": "filter", "name": ALL}, "value"),
         Input({"type": "option", "name": ALL}, "value"),
         Input({"type": "side", "optimizer": ALL, "parameter": ALL}, "value"),
@@ -128,7 +147,8 @@ def _controls(app: Dash, site: Site) -> None:
         except UserError:
             raise PreventUpdate from None
         same = [b.name for b in blocks_of(page, scene)] == [b.name for b in blocks_of(page, after)]
-        return written, {**(shown or {}), "search": written, **({} if same else {_OTHER_BLOCKS: "yes"})}
+        now = {**(shown or {}), "search": written, **({} if same else {_OTHER_BLOCKS: "yes"})}
+        return written, now, filtered_words(after.results)
 
     # A choice of a cell is an address at once: one that had to be asked for could be lost to the next.
     app.clientside_callback(  # type: ignore[no-untyped-call]
@@ -196,21 +216,3 @@ def _marks(app: Dash) -> None:
         Input("url", "search"),
         Input({"type": "drawn", "name": ALL}, "data"),
     )
-
-
-def _filtered(app: Dash, site: Site) -> None:
-    @app.callback(
-        Output("filtered", "children"),
-        Input("url", "search"),
-        Input("version", "data"),
-        State("url", "pathname"),
-    )
-    def filtered(search: str, version: str | None, pathname: str) -> str:
-        address = parse(site.inner(pathname), search)
-        if address.study is None:
-            raise PreventUpdate
-        try:
-            scene, _ = site.scene(address, None)
-        except UserError:
-            raise PreventUpdate from None
-        return filtered_words(scene.results)

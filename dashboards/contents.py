@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import plotly.graph_objects as go
-from dash import MATCH, ClientsideFunction, Dash, Input, Output, State, html, no_update
+from dash import ALL, MATCH, ClientsideFunction, Dash, Input, Output, State, html, no_update
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
 from dashboards.address import parse
-from dashboards.blocks import FigureBlock, Scene, TextBlock, data_rows, seen
+from dashboards.blocks import NOT_DRAWN, FigureBlock, Scene, TextBlock, data_rows, seen
 from dashboards.exhibits import beside
 from dashboards.figure_updates import frame_of, patch_of
 from dashboards.pages import block_of, compare, pages
@@ -27,9 +27,24 @@ EMPTY = "The filters leave no run. Widen the prior box, or choose more optimizer
 
 def register(app: Dash, site: Site) -> None:
     """Connect the blocks of all pages."""
+    _asks(app)
     _figures(app, site)
     _texts(app, site)
     _data(app, site)
+
+
+def _asks(app: Dash) -> None:
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        ClientsideFunction("sensitivity", "ask"),
+        Output({"type": "ask", "name": ALL}, "data"),
+        Input("url", "search"),
+        Input("version", "data"),
+        Input("theme", "data"),
+        State("url", "pathname"),
+        State("shown", "data"),
+        State("arrived", "data"),
+        State({"type": "ask", "name": ALL}, "data"),
+    )
 
 
 def _figures(app: Dash, site: Site) -> None:
@@ -39,22 +54,22 @@ def _figures(app: Dash, site: Site) -> None:
         Output({"type": "note", "name": MATCH}, "children"),
         Output({"type": "beside", "name": MATCH}, "children"),
         Output({"type": "drawn", "name": MATCH}, "data"),
-        Input("url", "search"),
-        Input("version", "data"),
-        Input("theme", "data"),
+        Input({"type": "ask", "name": MATCH}, "data"),
+        State("theme", "data"),
         State("url", "pathname"),
+        State("url", "search"),
         State({"type": "drawn", "name": MATCH}, "data"),
         State({"type": "drawn", "name": MATCH}, "id"),
     )
     def figure(
-        search: str,
-        version: str | None,
+        ask: dict[str, Any] | None,
         theme: str | None,
         pathname: str,
+        search: str,
         before: dict[str, str] | None,
         block_id: dict[str, str],
     ) -> tuple[Any, ...]:
-        if theme is None:  # the browser says which in a moment
+        if "key" not in (ask or {}):  # the browser asks in a moment
             raise PreventUpdate
         scene, block = _found(site, pathname, search, theme, block_id["name"])
         if not isinstance(block, FigureBlock):
@@ -62,13 +77,18 @@ def _figures(app: Dash, site: Site) -> None:
         key = f"{theme} {seen(scene, block)}"
         if before is not None and before.get("key") == key:
             raise PreventUpdate
-        with site.in_turn(scene, block):
-            found = drawn(block, scene)
+
+        def draw() -> Drawn:
+            with site.in_turn(scene, block):
+                return drawn(block, scene)
+
+        try:
+            found = site.drawings.get((scene.address.study, block.name, key), draw)
+        except StorageError as error:  # a part of the curves is damaged: what needs none of it is shown
+            found = Drawn(figure=None, why=str(error))
         figure = found.figure
         if figure is None:
-            return no_update, {"display": "none"}, found.why, found.below, {"key": key, "frame": ""}
-        if block.choosable:  # a mark near a cell leaves the cell to the pointer
-            figure.update_layout(hoverdistance=_NEAR_PX)
+            return no_update, NOT_DRAWN, found.why, found.below, {"key": key, "frame": ""}
         now = {"key": key, "frame": frame_of(figure)}
         same = before is not None and before.get("frame") == now["frame"]
         style = {"height": f"{int(figure.layout.height or 450)}px"}
@@ -86,33 +106,40 @@ class Drawn:
 
 
 def drawn(block: FigureBlock, scene: Scene) -> Drawn:
-    """Return a block's figure with its notes and tables, or the reason why there is none."""
+    """Return a block's figure with its notes and tables, or the reason why there is none.
+
+    Raises:
+        StorageError: curves that it needs can't be read.
+    """
     if not len(scene.results.runs):
         return Drawn(figure=None, why=EMPTY)
     below: list[Component] = []
     try:
         found = block.show(scene)
         below = beside(found)
-        return Drawn(figure=found.figure(scene.theme), below=below)
+        figure = found.figure(scene.theme)
     except NothingToShowError as error:
         return Drawn(figure=None, why=str(error), below=below)
-    except StorageError as error:  # a part of the curves is damaged: what needs none of it is shown
-        return Drawn(figure=None, why=str(error))
+    if figure is not None and block.choosable:  # a mark near a cell leaves the cell to the pointer
+        figure.update_layout(hoverdistance=_NEAR_PX)
+    return Drawn(figure=figure, below=below)
 
 
 def _texts(app: Dash, site: Site) -> None:
     @app.callback(
         Output({"type": "text", "name": MATCH}, "children"),
         Output({"type": "written", "name": MATCH}, "data"),
-        Input("url", "search"),
-        Input("version", "data"),
+        Input({"type": "ask", "name": MATCH}, "data"),
         State("url", "pathname"),
+        State("url", "search"),
         State({"type": "written", "name": MATCH}, "data"),
         State({"type": "written", "name": MATCH}, "id"),
     )
     def text(
-        search: str, version: str | None, pathname: str, before: str | None, name: dict[str, str]
+        ask: dict[str, Any] | None, pathname: str, search: str, before: str | None, name: dict[str, str]
     ) -> tuple[Any, str]:
+        if "key" not in (ask or {}):  # the browser asks in a moment
+            raise PreventUpdate
         scene, block = _found(site, pathname, search, None, name["name"])
         if not isinstance(block, TextBlock):
             raise PreventUpdate
@@ -156,26 +183,30 @@ def _found(
 def _data(app: Dash, site: Site) -> None:
     @app.callback(
         Output({"type": "rows", "name": MATCH}, "data"),
-        Output({"type": "show-data", "name": MATCH}, "aria-expanded"),
-        Input({"type": "show-data", "name": MATCH}, "n_clicks"),
-        Input("url", "search"),
-        Input("version", "data"),
+        Input({"type": "ask-rows", "name": MATCH}, "data"),
         State("url", "pathname"),
+        State("url", "search"),
         State({"type": "show-data", "name": MATCH}, "id"),
         prevent_initial_call=True,
     )
-    def show(
-        clicks: int | None, search: str, version: str | None, pathname: str, name: dict[str, str]
-    ) -> tuple[Any, ...]:
-        if not clicks:
-            raise PreventUpdate
-        if clicks % 2 == 0:
-            return None, "false"
+    def show(ask: str | None, pathname: str, search: str, name: dict[str, str]) -> dict[str, Any] | None:
+        if ask is None:
+            return None
         found = _computed(site, pathname, search, name["name"])
         if isinstance(found, str):
-            return {"caption": found, "header": [], "rows": [], "numbers": []}, "true"
+            return {"caption": found, "header": [], "rows": [], "numbers": []}
         _, block, computed = found
-        return data_rows(computed, block.label), "true"
+        return data_rows(computed, block.label)
+
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        ClientsideFunction("sensitivity", "opened"),
+        Output({"type": "ask-rows", "name": MATCH}, "data"),
+        Output({"type": "show-data", "name": MATCH}, "aria-expanded"),
+        Input({"type": "show-data", "name": MATCH}, "n_clicks"),
+        Input({"type": "ask", "name": MATCH}, "data"),
+        State({"type": "ask-rows", "name": MATCH}, "data"),
+        prevent_initial_call=True,
+    )
 
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "table"),

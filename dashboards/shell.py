@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import dash_mantine_components as dmc
 from dash import dcc, html
@@ -25,6 +26,7 @@ def layout() -> Component:
         [
             dcc.Location(id="url", refresh=False),
             dcc.Store(id="theme", storage_type="local"),
+            dcc.Store(id="arrived"),
             dcc.Store(id="shown"),
             dcc.Store(id="version"),
             dcc.Store(id="marked"),
@@ -72,10 +74,12 @@ def navigation(site: Site, address: Address) -> list[Component]:
 
 def _link(site: Site, address: Address, title: str, here: tuple[str | None, str]) -> Component:
     current = (address.study, address.page) == here
+    place: dict[str, Any] = {} if address.study is None else {"id": {"type": "to", "page": address.page}}
     return dcc.Link(
         html.Span(title, **aria(current="page") if current else {}),
         href=site.href(address),
         className="here" if current else "",
+        **place,
     )
 
 

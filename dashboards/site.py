@@ -13,9 +13,12 @@ from dashboards.catalog import Catalog
 from dashboards.cluster import Cluster
 from dashboards.compute_queue import ComputeQueue
 from dashboards.jobs import Started
+from sensitivity.analysis.memo import Memo
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.theme import DARK, LIGHT
 from sensitivity.study.errors import StorageError, UserError
+
+_MOST_DRAWINGS = 48
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,8 @@ class Site:
     cluster: Cluster | None = None
     """Where studies can be submitted to."""
     started: Started = field(default_factory=Started)
+    drawings: Memo = field(default_factory=lambda: Memo(_MOST_DRAWINGS))
+    """Figures as they were drawn, by what they show: going back to a page draws none of them again."""
     compute_queue: ComputeQueue = field(default_factory=ComputeQueue)
 
     def href(self, address: Address) -> str:

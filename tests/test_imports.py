@@ -75,6 +75,13 @@ def test_the_commands_answer_without_heavy_packages():
     assert not within(loaded_by("sensitivity.cli.main")["sensitivity.cli.main"], heavy)
 
 
+def test_a_verdict_loads_neither_what_draws_nor_what_fits_nor_what_is_for_other_commands():
+    """More than half of its processor time is imports."""
+    loaded = loaded_by("sensitivity.cli.reading")["sensitivity.cli.reading"]
+    others = ("plotly", "sklearn", "scipy.stats", "rich", "sensitivity.cli.json_output", "sensitivity.report")
+    assert not within(loaded, [*RUNNERS, *others])
+
+
 def test_kfac_stands_on_torch_alone():
     names = loaded_by(*modules_of("sensitivity/kfac"))
     assert "torch" in names["sensitivity.kfac"]

@@ -9,6 +9,34 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       document.documentElement.dataset.agThemeMode = now; // the table of runs
       return [now, now, now === "dark" ? "Light" : "Dark"];
     },
+    arrive: function (pathname, search, shown, arrived) {
+      // An address that the page does not follow by itself.
+      if (follows(pathname, search, shown, arrived)) return dash_clientside.no_update;
+      return { path: pathname, search: search || "", arrival: arrived ? arrived.arrival + 1 : 1 };
+    },
+    ask: function (search, version, theme, pathname, shown, arrived, asks) {
+      // Ask for those blocks anew of which something else is shown now: so much of the address, a version, a theme.
+      const none = dash_clientside.no_update;
+      if (!follows(pathname, search, shown, arrived)) return asks.map(() => none); // another page is on its way
+      const asked = new URLSearchParams(search);
+      return asks.map(function ({ of, themed, key }) {
+        const names = of || [...new Set(asked.keys())].sort();
+        const now = JSON.stringify([version, themed ? theme : "", ...names.map((name) => [name, asked.getAll(name)])]);
+        return now === key ? none : { of, themed, key: now };
+      });
+    },
+    opened: function (clicks, ask, before) {
+      // The rows of a block's data: asked for while they are open, anew with the block.
+      const none = dash_clientside.no_update, open = Boolean(clicks % 2);
+      return open ? [ask.key, "true"] : before ? [null, "false"] : [none, none];
+    },
+    follow: function (search, pathname, shown, arrived, links) {
+      // Links to the study's other pages keep what is chosen, but for the run that a drawer shows.
+      if (!follows(pathname, search, shown, arrived)) return links.map(() => dash_clientside.no_update);
+      const asked = new URLSearchParams(search);
+      asked.delete("run");
+      return links.map((link) => link.replace(/\?.*$/, "") + (asked.size ? `?${asked}` : ""));
+    },
     mark: function (search) {
       if (pending && pending.to === (search || "")) pending = null; // the page has it
       // A letter on each chosen cell, wherever a figure has it; again whenever the figure has been drawn anew.
@@ -142,6 +170,13 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
   },
 });
 
+function follows(pathname, search, shown, arrived) {
+  // Whether the page that stands is of this address, and no other is on its way. What a control wrote is in `shown`, and
+  // that the page consists of other blocks for it.
+  if (!shown || !arrived || shown.arrival !== arrived.arrival || "other blocks" in shown) return false;
+  return shown.path === pathname && shown.search === (search || "");
+}
+
 const MOST_CHOSEN = 12; // as in listing.py
 
 // What the boxes of the table of runs last wrote to the address. Where it says something else, they follow it: a run was
@@ -246,6 +281,7 @@ function filtersOf(model) {
       if (watched.has(figure) || !figure.on) return;
       watched.add(figure);
       figure.on("plotly_afterplot", () => mark(figure));
+      figure.on("plotly_relayouting", () => mark(figure));
       if (figure._fullData) mark(figure);
     });
     const here = document.querySelector("#nav .here");
@@ -260,37 +296,31 @@ function filtersOf(model) {
   }).observe(document.documentElement, { childList: true, subtree: true });
 
   function mark(figure) {
+    // A frame around each chosen cell and the keyboard's, with a letter: elements over the figure, for Plotly draws all
+    // of a figure again when an annotation of it changes.
+    const place = figure.querySelector(".svg-container");
+    if (!place) return;
     const letters = marks.filter(([, id]) => id);
-    const ours = (note) => note.name === "chosen" || note.name === "cursor";
-    const own = (figure.layout.annotations || []).filter((note) => !ours(note));
     const stands = figure.closest(".choosable").matches(":focus") ? chosen.get(figure) : null;
     const all = letters.length || stands ? cells(figure) : []; // many, in a large study
-    function frame(cell, name, colour) {
-      const at = cell.panel.indexOf("y"), axis = (letter, id) => figure._fullLayout[id.replace(letter, letter + "axis")];
-      const length = (one) => (cell.grid ? Math.max(Math.abs(one.l2p(1) - one.l2p(0)) - 6, 8) : 16);
-      const x = cell.panel.slice(0, at), y = cell.panel.slice(at);
-      own.push({
-        name, text: " ", x: cell.x, y: cell.y, xref: x, yref: y, showarrow: false, bordercolor: colour, borderwidth: 3,
-        width: length(axis("x", x)), height: length(axis("y", y)), bgcolor: "rgba(0,0,0,0)", captureevents: false,
-      });
-    }
-    const under = all.find((one) => one.id === stands);
-    if (under) frame(under, "cursor", "#d55e00");
-    letters.forEach(function ([letter, id]) {
-      const cell = all.find((one) => one.id === id);
+    place.querySelectorAll(".mark").forEach((each) => each.remove());
+    [["", stands], ...letters].forEach(function ([letter, id]) {
+      const cell = id && all.find((one) => one.id === id);
       if (!cell) return;
-      frame(cell, "chosen", "#000000");
-      const at = cell.panel.indexOf("y");
-      own.push({
-        name: "chosen", text: `<b>${letter}</b>`, x: cell.x, y: cell.y, xref: cell.panel.slice(0, at),
-        yref: cell.panel.slice(at), showarrow: false, font: { color: "#ffffff", size: 12 }, bgcolor: "#000000",
-        bordercolor: "#ffffff", borderwidth: 1.5, borderpad: 2, captureevents: false,
-      });
+      const axis = (kind) => figure._fullLayout[cell.panel.match(new RegExp(kind + "\\d*"))[0].replace(kind, kind + "axis")];
+      const made = document.createElement("div");
+      made.className = letter ? "mark" : "mark cursor";
+      for (const [kind, side, extent] of [["x", "left", "width"], ["y", "top", "height"]]) {
+        const own = axis(kind), at = own.l2p(cell[kind]);
+        if (at < 0 || at > own._length) return; // beyond a panel that was zoomed into
+        const length = cell.grid ? Math.max(Math.abs(own.l2p(1) - own.l2p(0)), 14) : 22;
+        made.style[side] = `${own._offset + at - length / 2}px`;
+        made.style[extent] = `${length}px`;
+      }
+      if (letter) made.append(Object.assign(document.createElement("b"), { textContent: letter }));
+      made.setAttribute("aria-hidden", "true");
+      place.append(made);
     });
-    const before = (figure.layout.annotations || []).filter(ours);
-    const now = own.filter(ours);
-    const key = (notes) => JSON.stringify(notes.map((note) => [note.name, note.text, note.x, note.y, note.xref, note.width]));
-    if (key(before) !== key(now)) Plotly.relayout(figure, { annotations: own });
   }
 
   function step(all, from, key) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -48,7 +49,10 @@ app = typer.Typer(
 
 @contextlib.contextmanager
 def _importing() -> Iterator[None]:
-    """Let a stop end the process at once: an import may swallow it, or fail half-way in its own words."""
+    """Let a stop end the process at once: an import may swallow it, or fail half-way in its own words.
+
+    What is imported stays, so that to look for garbage in it, again and again while it grows, finds none.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
         with contextlib.suppress(OSError):
@@ -59,9 +63,12 @@ def _importing() -> Iterator[None]:
 
     main_thread = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, end) for number in (heeded() if main_thread else ())}
+    gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
+        gc.enable()
         for number, known in before.items():
             signal.signal(number, known)
 

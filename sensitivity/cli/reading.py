@@ -7,9 +7,6 @@ from pathlib import Path
 
 from sensitivity.analysis.evaluations import read_tables
 from sensitivity.analysis.study_results import StudyResults
-from sensitivity.cli.display import shown_file
-from sensitivity.cli.json_output.base import json_text
-from sensitivity.cli.json_output.verdict import verdict_output
 from sensitivity.figures.verdict_text import verdict_text
 from sensitivity.store.directory import place
 from sensitivity.store.record import refuse_record
@@ -23,6 +20,7 @@ def write_report_file(study_dirs: Sequence[str], output: Path | None, figures: P
     Raises:
         UserError: a study can't be read, or a file can't be written.
     """
+    from sensitivity.cli.display import shown_file
     from sensitivity.report import write_report
     from sensitivity.report.images import write_images
 
@@ -47,4 +45,10 @@ def _page(output: Path) -> Path:
 def show_verdict(study_dir: str, *, as_json: bool) -> None:
     """Print the answers to a study's two questions."""
     results = StudyResults(read_tables(place(study_dir)))
-    print(json_text(verdict_output(results), indent=2) if as_json else verdict_text(results))
+    if not as_json:
+        print(verdict_text(results))
+        return
+    from sensitivity.cli.json_output.base import json_text
+    from sensitivity.cli.json_output.verdict import verdict_output
+
+    print(json_text(verdict_output(results), indent=2))

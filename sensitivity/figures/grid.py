@@ -17,6 +17,9 @@ from sensitivity.figures.theme import Theme
 _PANEL_WIDTH = 1020
 """Pixels that all panels of a row share, about, on a desktop's page."""
 
+_MOST_VALUES = 120
+"""Cells of a panel with their values written in them; where there are more, hovering over a cell tells its value."""
+
 _LEGEND: dict[CellState, str] = {
     "diverged": "every seed diverged",
     "failed": "failed",
@@ -54,7 +57,7 @@ def add_grid(
     width = _PANEL_WIDTH / columns / len(xs)
     height = grid_height(map_) / len(ys)
     add(_heatmap(map_, placed, scale))
-    if width >= 30 and height >= 15:
+    if width >= 30 and height >= 15 and len(placed) <= _MOST_VALUES:
         add(_values(map_, placed, scale, spread=width >= 62 and height >= 32))
     for state, legend in _LEGEND.items():
         cells = [item for item in placed if item[2].state == state]

@@ -90,10 +90,16 @@ async def _draw(files: Sequence[Image], stopped: threading.Event) -> tuple[Writt
     import kaleido  # slow to import, and needed for this alone
     from kaleido.errors import ChromeNotFoundError, KaleidoError
 
+    class OnePage(kaleido.Kaleido):
+        """A browser whose page stays: Kaleido loads it anew, with all of Plotly, after every image."""
+
+        async def _return_kaleido_tab(self, tab: Any) -> None:
+            await self.tabs_ready.put(tab)
+
     written: list[Written] = []
     page = kaleido.PageGenerator(mathjax=False)  # its default page asks a CDN for MathJax
     try:
-        async with kaleido.Kaleido(page_generator=page, timeout=_TIMEOUT_S) as browser:
+        async with OnePage(page_generator=page, timeout=_TIMEOUT_S) as browser:
             for file in files:
                 if stopped.is_set():
                     break

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
+
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures import catalogue
 from sensitivity.figures.data import Data
@@ -39,11 +41,8 @@ def write_paper(results: StudyResults, folder: Path) -> Iterator[Written]:
     Raises:
         UserError: no Chromium or Chrome, or the folder can't be written.
     """
-    figures = list(_figures(results))
     floats, images = [], []
-    for found in figures:
-        figure = found.figure(LIGHT)
-        assert figure is not None
+    for found, figure in _figures(results):
         for inches in WIDTHS:
             name = f"{found.name}-{inches:g}in"
             drawn = of_width(figure, inches)
@@ -58,8 +57,8 @@ def write_paper(results: StudyResults, folder: Path) -> Iterator[Written]:
     yield from write_drawn(images)
 
 
-def _figures(results: StudyResults) -> Iterator[Computed[Any]]:
-    """Yield the exhibits that a paper has, those of each optimizer and question; by default in every other option."""
+def _figures(results: StudyResults) -> Iterator[tuple[Computed[Any], go.Figure]]:
+    """Yield the exhibits that a paper has, those of each optimizer and question, by default in every other option."""
     for exhibit in catalogue.EXHIBITS:
         if not exhibit.in_paper:
             continue
@@ -68,10 +67,11 @@ def _figures(results: StudyResults) -> Iterator[Computed[Any]]:
         for case in cases:
             try:
                 found = computed(exhibit, results, **dict(zip([o.name for o in together], case, strict=True)))
-                found.figure(LIGHT)
+                figure = found.figure(LIGHT)
             except NothingToShowError:
                 continue
-            yield found
+            assert figure is not None
+            yield found, figure
 
 
 def _tables(results: StudyResults) -> Iterator[tuple[str, Table, Data]]:

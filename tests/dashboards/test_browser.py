@@ -10,7 +10,8 @@ from urllib.parse import parse_qs
 import plotly.graph_objects as go
 import pytest
 
-from dashboards import blocks, jobs
+from dashboards import blocks, contents, jobs
+from dashboards.contents import drawn
 from sensitivity.analysis.maps import compute_maps
 from sensitivity.figures import catalogue
 from sensitivity.figures.data import Data
@@ -61,7 +62,7 @@ def test_a_click_on_a_cell_shows_its_curves_and_seeds_and_the_link_reproduces_it
     titles = ".js-plotly-plot .gtitle"
     assert curves.locator(titles).text_content() == at.figure(again, "curves-a").locator(titles).text_content()
     for letter in "AB":
-        maps.locator(".annotation-text").get_by_text(letter, exact=True).wait_for()
+        maps.locator(".mark").get_by_text(letter, exact=True).wait_for()
 
 
 def test_a_click_chooses_the_cell_where_it_is_however_quick_the_hand(site, visit, at):
@@ -83,6 +84,53 @@ def test_a_click_chooses_the_cell_where_it_is_however_quick_the_hand(site, visit
             [away[:2], cell[:2], meanwhile],
         )
         tab.wait_for_url(f"**cell={cell[2]}")
+
+
+def test_a_click_asks_for_its_cell_alone_and_draws_no_map_again(site, visit, at, monkeypatch):
+    """What a browser and its server repeat for a click is what makes it slow in a large study."""
+    drawings = []
+
+    def draw(block, scene):
+        drawings.append(block.name)
+        return drawn(block, scene)
+
+    monkeypatch.setattr(contents, "drawn", draw)
+    tab = visit(f"{site}/study/bowl/robustness?batch=128&batch=512")
+    maps = at.figure(tab, "robustness-kfac")
+    at.figure(tab, "robustness-sgd")
+    tab.get_by_text("Click a cell of a map").wait_for()
+    assert {"robustness-kfac", "robustness-sgd"} <= set(drawings)
+    asked = []
+    tab.on("request", lambda request: asked.append(request.post_data_json) if request.method == "POST" else None)
+    maps.locator(".js-plotly-plot").evaluate(
+        "figure => { window.drawn = 0; figure.on('plotly_afterplot', () => { window.drawn += 1; }); }"
+    )
+    drawings.clear()
+    at.click_cell(tab, maps, panel=0, column=3, row=4)
+    at.figure(tab, "curves-a")
+    tab.locator("table", has_text="Seeds of cell A").wait_for()
+    maps.locator(".mark").wait_for()
+    named = [body["outputs"][0]["id"]["name"] for body in asked if '"type":"' in body["output"]]
+    assert sorted(named) == ["curves-a", "seeds-a", "seeds-b"]
+    assert drawings == ["curves-a"]
+    assert tab.evaluate("window.drawn") == 0
+    drawings.clear()
+    again = visit(tab.url)
+    at.figure(again, "robustness-sgd")
+    at.figure(again, "curves-a")
+    assert drawings == [], "figures are kept"
+
+
+def test_links_to_other_pages_keep_what_is_chosen(site, visit, at):
+    tab = visit(f"{site}/study/bowl/robustness")
+    cell = at.click_cell(tab, at.figure(tab, "robustness-kfac"), panel=0, column=3, row=4)
+    overview = tab.get_by_role("link", name="Overview")
+    at.until(lambda: (overview.get_attribute("href") or "").endswith(f"/study/bowl/overview?cell={cell}"))
+    overview.click()
+    at.figure(tab, "targets")
+    tab.go_back()
+    at.figure(tab, "curves-a")
+    assert query(tab)["cell"] == [cell]
 
 
 def test_a_filter_reaches_every_figure_and_number(site, studies, visit, at):
@@ -154,14 +202,19 @@ def test_shift_chooses_the_second_cell_beside_the_maps_and_the_keyboard_has_a_fr
     at.figure(tab, "curves-b")
     dock, canvas = tab.locator(".dock").bounding_box(), maps.bounding_box()
     assert dock["x"] >= canvas["x"] + canvas["width"], "beside the maps"
-    names = "gd => gd.layout.annotations.filter((note) => note.name).map((note) => note.name + note.text.trim())"
-    framed = ["chosen", "chosen<b>A</b>", "chosen", "chosen<b>B</b>"]
-    at.until(lambda: maps.locator(".js-plotly-plot").evaluate(names) == framed)
+    marks = maps.locator(".mark")
+    at.until(lambda: marks.all_text_contents() == ["A", "B"])
+    for mark, column, row in ((0, 3, 4), (1, 4, 5)):
+        own, (x, y, _) = marks.nth(mark).bounding_box(), at.cell_at(maps, panel=0, column=column, row=row)
+        assert own["x"] < x < own["x"] + own["width"]
+        assert own["y"] < y < own["y"] + own["height"]
+        middle = (own["x"] + own["width"] / 2, own["y"] + own["height"] / 2)
+        assert middle == pytest.approx((x, y), abs=1), "around the cell"
     maps.focus()
     tab.keyboard.press("ArrowRight")
-    at.until(lambda: "cursor" in maps.locator(".js-plotly-plot").evaluate(names))
+    at.until(lambda: maps.locator(".mark.cursor").count() == 1)
     maps.blur()
-    at.until(lambda: "cursor" not in maps.locator(".js-plotly-plot").evaluate(names))
+    at.until(lambda: maps.locator(".mark.cursor").count() == 0)
 
 
 def test_the_tolerance_moves_the_region(site, visit, at):

@@ -84,10 +84,14 @@ def test_a_page_is_made_anew_where_a_filter_changes_what_it_consists_of(three, n
     output = next(key for key in app.callback_map if key.startswith("..url.search...shown.data"))
     where = {"pathname": "/study/three/robustness", "search": ""}
     filter_id = {"type": "filter", "name": name}
-    shown = {"study": "three", "page": "robustness", "search": ""}
+    shown = {"path": where["pathname"], "search": "", "arrival": 1}
     body = {
         "output": output,
-        "outputs": [{"id": "url", "property": "search"}, {"id": "shown", "property": output.split("shown.")[1][:-2]}],
+        "outputs": [
+            {"id": "url", "property": "search"},
+            {"id": "shown", "property": output.split("shown.")[1].split("...")[0]},
+            {"id": "filtered", "property": "children"},
+        ],
         "inputs": [[{"id": filter_id, "property": "value", "value": value}], [], []],
         "state": [
             [{"id": filter_id, "property": "id", "value": filter_id}], [], [],

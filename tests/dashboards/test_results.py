@@ -1,6 +1,7 @@
 """What pages show of a study and of its filters, and what is read for it; the numbers: tests/analysis."""
 
 import datetime
+from urllib.parse import parse_qs
 
 import numpy as np
 import pyarrow as pa
@@ -8,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from plotly.io.json import to_json_plotly
 
-from dashboards.address import Address
-from dashboards.blocks import FigureBlock, FixedBlock, seen
+from dashboards.address import Address, search_of
+from dashboards.blocks import FigureBlock, FixedBlock, asked, seen
 from dashboards.catalog import Catalog
 from dashboards.contents import drawn, written
 from dashboards.filters import filter_bar
@@ -21,6 +22,7 @@ from sensitivity.analysis.view import Narrowed, View
 from sensitivity.figures.theme import LIGHT
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
+from sensitivity.study.errors import StorageError
 
 
 def results_of(root, name, **view):
@@ -77,9 +79,10 @@ def test_a_damaged_curve_is_said_where_it_is_needed_and_the_rest_is_shown(make, 
     part.write_bytes(part.read_bytes()[:-40])
     site = Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=False)
     scene, _ = site.scene(Address(page="robustness", study="s"), "light")
-    said = drawn(block_of(pages()["robustness"], scene, "robustness-kfac"), scene).why
-    assert f"{part.name}: damaged" in said
-    assert f"Move {tmp_path / 's' / 'runs' / part.name} away" in said
+    with pytest.raises(StorageError) as said:  # shown in the figure's place
+        drawn(block_of(pages()["robustness"], scene, "robustness-kfac"), scene)
+    assert f"{part.name}: damaged" in str(said.value)
+    assert f"Move {tmp_path / 's' / 'runs' / part.name} away" in str(said.value)
     box = block_of(pages()["robustness"], scene, "box")
     with site.in_turn(scene, box):
         assert "damaged" in written(box, scene).children
@@ -127,8 +130,14 @@ def shown(root, *, view=None, **address):
         for block in (*blocks_of(page, scene), *page.further):
             if not isinstance(block, FixedBlock):
                 filled = vars(drawn(block, scene)) if isinstance(block, FigureBlock) else written(block, scene)
-                found[page.name, block.name] = seen(scene, block), to_json_plotly(filled)
+                found[page.name, block.name] = (seen(scene, block), asked_of(block, scene)), to_json_plotly(filled)
     return found
+
+
+def asked_of(block, scene):
+    """What a browser compares of the address: only where that changes does it ask for the block again."""
+    given, names = parse_qs(search_of(scene.address).removeprefix("?")), asked(block)
+    return {name: value for name, value in given.items() if names is None or name in names}
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +185,8 @@ def test_what_changes_with_the_view_is_drawn_anew(whole, change):
     after = shown(root, **{name: cell if value == "first" else value for name, value in change.items()})
     changed = [name for name in before if before[name][1] != after[name][1]]
     assert len(changed) > 1
-    assert [name for name in changed if before[name][0] == after[name][0]] == []
+    for way in (0, 1):
+        assert [name for name in changed if before[name][0][way] == after[name][0][way]] == []
 
 
 def test_an_optimizer_has_its_own_colour_in_its_curves_too(whole):

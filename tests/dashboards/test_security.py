@@ -34,10 +34,9 @@ def ask(client, pathname, search=""):
         "output": ".." + "...".join(f"{o['id']}.{o['property']}" for o in outputs) + "..",
         "outputs": outputs,
         "inputs": [
-            {"id": "url", "property": "pathname", "value": pathname},
-            {"id": "url", "property": "search", "value": search},
+            {"id": "arrived", "property": "data", "value": {"path": pathname, "search": search, "arrival": 1}},
         ],
-        "changedPropIds": ["url.pathname"],
+        "changedPropIds": ["arrived.data"],
         "state": [{"id": "shown", "property": "data", "value": None}],
     }
     answer = client.post("/_dash-update-component", json=body, base_url=LOCAL, headers=OWN)
