@@ -76,7 +76,8 @@ def _figures(results: StudyResults) -> Iterator[Computed[Any]]:
 
 def _tables(results: StudyResults) -> Iterator[tuple[str, Table, Data]]:
     for name, exhibit in (("best", BEST), ("targets", TARGETS)):
-        yield from _table(name, exhibit, results)
+        if results.summary.begun:
+            yield from _table(name, exhibit, results)
     found = [(one.question, one.answer, one.headline, one.effect, one.role) for one in answers(results)]
     if found:
         header = ("question", "answer", "in words", "effect", "claim")

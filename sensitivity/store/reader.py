@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sensitivity.store.directory import Place
-from sensitivity.store.ledger import read_ledger
+from sensitivity.store.ledger import read_ledger, settling_place
 from sensitivity.store.logs import log_parts
 from sensitivity.store.manifest import MANIFEST, Manifest, read_manifest
 from sensitivity.store.notes import read_notes
@@ -58,6 +58,8 @@ class Study:
     """How far the study has been settled; None where nobody has begun."""
     running: bool = False
     """Whether its results were being written when it was read."""
+    settling_runs: pd.DataFrame | None = None
+    """One row a run of the settlement, whose plan is its own; None where it has none."""
 
     def at_start(self, metric: MetricName) -> pd.DataFrame:
         """Return the curves, in which the evaluations of untrained networks are; so do the three below for theirs."""
@@ -104,6 +106,8 @@ class StudyCounts:
     """How many of them have each status."""
     ledger: Ledger | None
     """How far the study has been settled; None where nobody has begun."""
+    settling: Mapping[str, int]
+    """How many runs of the settlement have each status; empty where it has none."""
 
 
 def read_study(directory: Place) -> Study:
@@ -114,7 +118,18 @@ def read_study(directory: Place) -> Study:
     """
     read = read_runs(directory)
     curves = _read_curves(directory, read.parts, further_metrics(read.manifest.spec.measured()))
-    return Study(read.manifest, read.runs, curves, read.unplanned, read_ledger(directory))
+    ledger, settling = read_ledger(directory), read_settling_runs(directory)
+    return Study(read.manifest, read.runs, curves, read.unplanned, ledger, settling_runs=settling)
+
+
+def read_settling_runs(directory: Place) -> pd.DataFrame | None:
+    """Return the runs of a study's settlement, one row each; None where it has none.
+
+    Raises:
+        StorageError: as `read_study`, of the settlement's folder.
+    """
+    folder = settling_place(directory)
+    return read_runs(folder).runs if folder.exists(MANIFEST) else None
 
 
 def read_runs(
@@ -165,7 +180,9 @@ def read_counts(directory: Place) -> StudyCounts:
     status = results.loc[results["trial_id"].isin(planned), "status"].value_counts()
     counts = {str(name): int(count) for name, count in status.items()}
     by_status = {**counts, Status.PENDING.value: len(planned) - sum(counts.values())}
-    return StudyCounts(manifest, len(planned), by_status, read_ledger(directory))
+    folder = settling_place(directory)
+    settling = read_counts(folder).by_status if folder.exists(MANIFEST) else {}
+    return StudyCounts(manifest, len(planned), by_status, read_ledger(directory), settling)
 
 
 def read_evaluations(
