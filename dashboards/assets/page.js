@@ -248,6 +248,10 @@ function filtersOf(model) {
       figure.on("plotly_afterplot", () => mark(figure));
       if (figure._fullData) mark(figure);
     });
+    document.querySelectorAll(".filters:not([data-seen])").forEach(function (filters) {
+      filters.dataset.seen = "";
+      if (window.matchMedia("(max-width: 600px)").matches) filters.open = false;
+    });
     const here = document.querySelector("#nav .here");
     if (here && here !== shown) { // a phone has no room for all links
       const nav = here.parentElement;

@@ -129,7 +129,7 @@ def _copy(site: Site, name: str, edits: Sequence[Edit] = ()) -> str:
 def _changes(address: Address) -> str:
     """Say what of a study's file is changed."""
     made = [f"{'.'.join(path)} = {value}" for path, value in address.edits if value and path != ("name",)]
-    made += [f"without {'.'.join(path)}" for path, value in address.edits if not value]
+    made += [f"no {'.'.join(path)}" for path, value in address.edits if not value]
     changed = f" with {', '.join(made)}" if made else ""
     return (
         f"The file of {address.others[0]}{changed}. Started, it adds to that study, and keeps the runs that still"
