@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def write_paper(results: StudyResults, folder: Path) -> Iterator[Written]:
     for name, table, data in _tables(results):
         yield _text(folder / "tables" / f"{name}.tex", booktabs(table, name))
         yield _text(folder / "tables" / f"{name}.csv", "".join(",".join(row) + "\r\n" for row in data.fields()))
-    yield _text(folder / "methods.tex", "\n\n".join(map(escaped, methods(results))) + "\n")
+    yield _text(folder / "methods.tex", _paragraphs(methods(results)))
     yield _text(folder / "references.bib", "\n".join(_references(results)))
     yield from write_drawn(images)
 
@@ -94,10 +94,15 @@ def _table(name: str, exhibit: Exhibit[Any], results: StudyResults) -> Iterator[
         yield name, table, found.data
 
 
+def _paragraphs(texts: Sequence[str]) -> str:
+    """Return paragraphs in which hashes and versions, which have no place to break, may leave wide gaps."""
+    return "\\begin{sloppypar}\n" + "\n\n".join(map(escaped, texts)) + "\n\\end{sloppypar}\n"
+
+
 def _references(results: StudyResults) -> Iterator[str]:
     hash_, made = results.manifest.spec_hash, f"sensitivity {code_version()}"
     title = "sensitivity: how far an optimizer scales with batch size, and how sensitive it is to its hyperparameters"
-    yield bibtex("software", "sensitivity", {"title": title, "version": code_version(), "year": "2026"})
+    yield bibtex("misc", "sensitivity", {"title": title, "note": f"version {code_version()}", "year": "2026"})
     study = {"title": f"Study {results.spec.name}", "note": f"hash {hash_}, {made}"}
     yield bibtex("misc", f"study-{hash_}", study)
     arms = [type(arm).reference for arm in results.spec.optimizers.values()]
