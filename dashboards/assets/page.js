@@ -254,8 +254,8 @@ function filtersOf(model) {
     });
     const here = document.querySelector("#nav .here");
     if (here && here !== shown) { // a phone has no room for all links
-      const nav = here.parentElement;
-      nav.scrollLeft = here.offsetLeft - nav.offsetLeft - nav.clientWidth / 3;
+      const nav = here.parentElement, left = here.offsetLeft - nav.offsetLeft;
+      if (left + here.offsetWidth > nav.clientWidth) nav.scrollLeft = left - nav.clientWidth / 3;
     }
     shown = here;
     const heading = [...document.querySelectorAll("#page h1, #page h1 span")].filter((each) => !each.children.length);
