@@ -28,15 +28,15 @@ from sensitivity.store.directory import place
 
 PICTURES = Path(__file__).parents[1] / "walk"
 CHROMIUM = "/usr/bin/chromium"
-_WIDTH, _HEIGHT = 1360, 850
+_WIDTH, _HEIGHT = 1440, 880
 _PATIENCE_S = 900
 _PAPER = r"""
 \documentclass{article}
 \usepackage{booktabs,graphicx}
 \begin{document}
-\section*{Methods} \input{methods}
 \input{tables/verdicts}
 %s
+\section*{Methods} \input{methods}
 \end{document}
 """
 
@@ -64,7 +64,8 @@ def walk(page: Page, address: str, root: Path) -> None:
     _save(page, "4-maps")
     page.goto(f"{address}/study/quickstart/overview")
     page.get_by_role("button", name="Settle it").click()
-    _until(page, lambda: "Settled in" in page.inner_text("#page") or "Ended after" in page.inner_text("#page"))
+    # Its end takes the button away.
+    _until(page, lambda: "Complete" in page.inner_text("#strip") and page.locator("#settle").count() == 0)
     _save(page, "5-settled")
     page.goto(f"{address}/study/quickstart/runs")
     page.locator("#runs .ag-row").first.wait_for()
@@ -112,7 +113,7 @@ def _save(page: Page, name: str, *, full: bool = False) -> None:
 
 def _write(image: Image.Image, name: str) -> None:
     PICTURES.mkdir(exist_ok=True)
-    image.convert("RGB").quantize(48).save(PICTURES / f"{name}.png", optimize=True)
+    image.convert("RGB").quantize(128).save(PICTURES / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
