@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode
 import pandas as pd
 
 from dashboards.listing import Listing, listing_pairs, parse_listing
+from sensitivity.analysis.remedies import Edit
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.view import Narrowed, Target, View
 from sensitivity.figures import catalogue
@@ -35,10 +36,12 @@ _METRIC = re.compile(r"[a-z]\w{0,99}", re.ASCII)
 _NAME = re.compile(r"[^/\\\x00-\x1f]{1,255}")
 _ID = re.compile(r"[0-9a-f]{16}")
 _PARAMETER = re.compile(r"[^:\x00-\x1f]{1,100}")
+_FIELD = re.compile(r"[A-Za-z0-9._-]{1,64}(/[A-Za-z0-9._-]{1,64}){0,4}")
+_TOML = re.compile(r"[^\x00-\x1f\x7f]{0,1000}")
 _OPTION = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _OWN = (
     "metric", "within", "optimizer", "batch", "target", "box", "click", "cell", "beside", "run", "study", "token",
-    "where", "sort", "column", "chosen",
+    "where", "sort", "column", "chosen", "set",
 )  # fmt: skip
 """Names that say something else than the value of an exhibit's option."""
 
@@ -62,6 +65,8 @@ class Address:
     """What of the table of runs is shown."""
     others: tuple[str, ...] = ()
     """Studies to compare, or the one that a new study begins with."""
+    edits: tuple[Edit, ...] = ()
+    """What a new study changes in the file of the one that it begins with."""
     unread: tuple[str, ...] = ()
     """A sentence on each thing that it asked for and that can't be."""
 
@@ -101,6 +106,7 @@ def parse(pathname: str | None, search: str | None) -> Address:
         run=_id(one.get("run")),
         listing=parse_listing(given),
         others=_names(given.get("study", [])),
+        edits=tuple(edit for text in given.get("set", [])[:_MOST_ITEMS] if (edit := _edit(text)) is not None),
         unread=_unread(one),
     )
 
@@ -209,6 +215,7 @@ def search_of(address: Address) -> str:
         ("run", address.run),
         *listing_pairs(address.listing),
         *(("study", name) for name in address.others),
+        *(("set", f"{'/'.join(path)}={value}") for path, value in address.edits),
     ]
     text = urlencode([(name, value) for name, value in pairs if value is not None])
     return f"?{text}" if text else ""
@@ -255,6 +262,11 @@ def _unread(one: Mapping[str, str]) -> tuple[str, ...]:
 
 def _names(values: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value for value in values[:_MOST_ITEMS] if _NAME.fullmatch(value)))
+
+
+def _edit(text: str) -> Edit | None:
+    path, _, value = text.partition("=")
+    return (tuple(path.split("/")), value) if _FIELD.fullmatch(path) and _TOML.fullmatch(value) else None
 
 
 def _id(text: str | None) -> str | None:

@@ -92,6 +92,8 @@ def _figures(app: Dash, site: Site) -> None:
         now = {"key": key, "frame": frame_of(figure)}
         same = before is not None and before.get("frame") == now["frame"]
         style = {"height": f"{int(figure.layout.height or 450)}px"}
+        if (width := (figure.layout.meta or {}).get("min_width")) is not None:  # below it a figure scrolls in its frame
+            style["minWidth"] = f"{int(width)}px"
         return patch_of(figure) if same else figure, style, "", found.below, now
 
 

@@ -39,20 +39,22 @@ def filter_bar(results: StudyResults) -> Component:
     metrics = [{"value": metric.name, "label": capitalized(metric.label)} for metric in spec.measured()]
     target = results.target
     targets = [{"value": target_text(one), "label": target_in_words(one)} for one in results.targets]
+    controls = [
+        _select("metric", "Metric", metrics, results.metric.name, 170),
+        _tolerance(results),
+        _many("optimizers", "Optimizers", spec.optimizers, view.optimizers, optimizer_name),
+        _many("batch_sizes", "Batch sizes", sorted(spec.batch_sizes), view.batch_sizes, lambda b: f"{b:,}"),
+        _select("target", "Target", targets, target_text(target) if target else None, 210),
+    ]
+    boxes = html.Details(
+        [html.Summary("Narrow the prior box"), _boxes(spec, view)], className="boxes", open=bool(view.box)
+    )
     return html.Section(
         [
-            html.Div(
-                [
-                    _select("metric", "Metric", metrics, results.metric.name, 170),
-                    _tolerance(results),
-                    _many("optimizers", "Optimizers", spec.optimizers, view.optimizers, optimizer_name),
-                    _many("batch_sizes", "Batch sizes", sorted(spec.batch_sizes), view.batch_sizes, lambda b: f"{b:,}"),
-                    _select("target", "Target", targets, target_text(target) if target else None, 210),
-                ],
-                className="controls",
-            ),
             html.Details(
-                [html.Summary("Narrow the prior box"), _boxes(spec, view)], className="boxes", open=bool(view.box)
+                [html.Summary("Filters"), html.Div(controls, className="controls"), boxes],
+                className="filters",
+                open=True,  # page.js folds them on a phone
             ),
             html.P(filtered_words(results), id="filtered", className="note"),
         ],

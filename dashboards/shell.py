@@ -66,7 +66,8 @@ def navigation(site: Site, address: Address) -> list[Component]:
     general = [("studies", "Studies"), ("compare", "Compare"), *([("start", "Start a study")] if site.may_run else [])]
     links = [_link(site, Address(page=name), title, here) for name, title in general]
     if address.study is not None:
-        links.append(html.Span(study_title(address.study), className="crumb"))
+        title = study_title(address.study)
+        links.append(html.Span(title, className="crumb", title=title))
         for name, page in pages().items():
             links.append(_link(site, replace(address, page=name, run=None), page.title, here))
     return links

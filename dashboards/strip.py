@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
-from dash import ALL, Dash, Input, Output, State, callback_context, dcc, html
+from dash import ALL, Dash, Input, Output, State, callback_context, html
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 from flask import Flask, Response
 
 from dashboards import jobs
-from dashboards.address import Address, parse
+from dashboards.actions import actions, stop_button
+from dashboards.address import parse
 from dashboards.catalog import Entry
 from dashboards.progress import pace
 from dashboards.site import Site
@@ -84,23 +85,15 @@ def _strip(site: Site, entry: Entry, holder: Holder | None, said: tuple[str, ...
     look = "live-badge" if holder is not None else "good" if state == "Complete" else ""
     yield html.Span(state, className=f"badge {look}", title="" if holder is None else str(holder))
     yield html.Span(" · ".join(counts), className="counted")
-    elsewhere = entry.spec.observed is not None
-    if site.may_run:
-        if holder is not None:
-            yield html.Button("Stop", id={"type": "stop", "study": entry.name}, className="quiet")
-        elif not entry.summary.complete and not elsewhere:
-            yield html.Button("Resume", id={"type": "resume", "study": entry.name}, className="quiet")
-        if not elsewhere:
-            copy = site.href(Address(page="start", others=(entry.name,)))
-            yield dcc.Link("Duplicate", href=copy, className="quiet", title="Start a study from this one's file")
-    path, file = f"{site.prefix}report/{entry.name}.html", f"{entry.spec.name}.html"
-    yield html.A("Report", href=path, className="quiet", download=file, title="Download the report")
+    if site.may_run and holder is not None:
+        yield stop_button(entry.name)
+    yield from actions(site, entry, busy=holder is not None)
 
 
 def _resume(app: Dash, site: Site) -> None:
     @app.callback(
         Output("stopped", "children", allow_duplicate=True),
-        Input({"type": "resume", "study": ALL}, "n_clicks"),
+        Input({"type": "resume", "study": ALL, "at": ALL}, "n_clicks"),
         prevent_initial_call=True,
     )
     def resume(clicks: list[int | None]) -> str:

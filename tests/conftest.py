@@ -31,6 +31,11 @@ def pytest_addoption(parser):
         action="store_true",
         help="tests/cluster: also the quickstart on a cluster, SLURM and object stores; recorded in benchmarks/results",
     )
+    parser.addoption(
+        "--pages",
+        action="store_true",
+        help="tests/dashboards, tests/report: the rules of pixels on every page, at each width, in both schemes",
+    )
 
 
 def pytest_configure():
@@ -78,6 +83,13 @@ def _own_caches(tmp_path_factory):
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def pixel_faults():
+    """What is wrong with a page as it is painted: a function of a tab, which returns a line for each fault."""
+    rules = Path(__file__).with_name("pixel_rules.js").read_text(encoding="utf-8")
+    return lambda tab: tab.evaluate(rules)
 
 
 @pytest.fixture(scope="module")

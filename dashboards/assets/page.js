@@ -284,10 +284,14 @@ function filtersOf(model) {
       figure.on("plotly_relayouting", () => mark(figure));
       if (figure._fullData) mark(figure);
     });
+    document.querySelectorAll(".filters:not([data-seen])").forEach(function (filters) {
+      filters.dataset.seen = "";
+      if (window.matchMedia("(max-width: 600px)").matches) filters.open = false;
+    });
     const here = document.querySelector("#nav .here");
     if (here && here !== shown) { // a phone has no room for all links
-      const nav = here.parentElement;
-      nav.scrollLeft = here.offsetLeft - nav.offsetLeft - nav.clientWidth / 3;
+      const nav = here.parentElement, left = here.offsetLeft - nav.offsetLeft;
+      if (left + here.offsetWidth > nav.clientWidth) nav.scrollLeft = left - nav.clientWidth / 3;
     }
     shown = here;
     const heading = [...document.querySelectorAll("#page h1, #page h1 span")].filter((each) => !each.children.length);

@@ -7,6 +7,7 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
+from dashboards.actions import proposed, runs_here
 from dashboards.blocks import Page, Scene, TextBlock, aria, listed
 from dashboards.exhibits import chosen_key
 from sensitivity.analysis.names import merged
@@ -29,14 +30,14 @@ def _verdict(scene: Scene) -> Any:
     refused = [html.P(caution.text, className="notice") for caution in results.why_not]
     ledger = results.tables.ledger
     ended = ledger is not None and ledger.settlement is not None and not ledger.settlement.stopped
-    settles = scene.may_run and not ended and any(answer.answer == "undetermined" for answer in found)
+    settles = runs_here(scene) and not ended and any(answer.answer == "undetermined" for answer in found)
     said = merged(caution.text for caution in (*results.look_cautions, *results.cautions))
     beware = [html.H2("Before you conclude"), listed(said, _MOST)] if said else []
     return html.Section(
         [
             *on,
             *refused,
-            html.Div(list(map(_answer, found)), className="answers"),
+            html.Div([_answer(scene, answer, at) for at, answer in enumerate(found)], className="answers"),
             *(_settle_button(scene) if settles else []),
             html.Div(beware, className="card verdict") if beware else None,
         ]
@@ -48,11 +49,12 @@ def _target(scene: Scene) -> str:
     return "" if target is None else target_label(METRICS[target[0]], target[1])
 
 
-def _answer(answer: Answer) -> Component:
+def _answer(scene: Scene, answer: Answer, at: int) -> Component:
+    ways = [proposed(scene, way, f"answer-{at}") for way in answer.settle]
     why = [
         html.P(answer.role, className="note"),
         *([listed(answer.reasons, len(answer.reasons))] if answer.reasons else []),
-        *([html.H4("What would settle it"), listed(answer.settle, len(answer.settle))] if answer.settle else []),
+        *([html.H4("What would settle it"), html.Ul(ways, className="ways")] if ways else []),
     ]
     return html.Article(
         [
@@ -60,7 +62,7 @@ def _answer(answer: Answer) -> Component:
             html.H2(answer.headline, className=f"answer {answer.answer}"),
             html.P(answer.effect) if answer.effect else None,
             *([] if answer.gauge is None else [_gauge(answer.gauge)]),
-            html.Details([html.Summary("Why, and what would settle it" if answer.settle else "Why"), *why]),
+            html.Details([html.Summary("Why, and what would settle it" if ways else "Why"), *why]),
         ],
         className="card verdict",
     )

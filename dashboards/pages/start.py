@@ -22,6 +22,7 @@ from dashboards.cluster import Cluster
 from dashboards.shell import trouble_note
 from dashboards.site import Site
 from dashboards.top import TopPage
+from sensitivity.analysis.remedies import Edit
 from sensitivity.figures.labels import optimizer_name
 from sensitivity.figures.tables import Table
 from sensitivity.study.arms import arm_class
@@ -63,8 +64,11 @@ def start_page(site: Site) -> TopPage:
     def content(address: Address) -> list[Component]:
         known = [*jobs.sources(site.catalog.root), *(f"{_STUDY}{name}" for name in site.catalog.places())]
         asked = f"{_STUDY}{address.others[0]}" if address.others else _FIRST
+        changed = [html.P(_changes(address), className="notice")] if address.others and address.edits else []
         return [
             html.H1("Start a study"),
+            dcc.Store(id="asked", data=[asked, [[list(path), value] for path, value in address.edits]]),
+            *changed,
             html.P(
                 f"Choose a study file, change it, see what it costs, and run it on {_where(site)}.", className="lead"
             ),
@@ -111,10 +115,27 @@ def start_page(site: Site) -> TopPage:
     return TopPage(content=content, version=lambda _: repr(site.started.said()))
 
 
-def _copy(site: Site, name: str) -> str:
-    """Return a study's file under another name; UserError where it can't be read."""
+def _copy(site: Site, name: str, edits: Sequence[Edit] = ()) -> str:
+    """Return a study's file under another name, and with `edits`; UserError where it can't be read."""
     spec = site.catalog.load(name).spec
-    return spec.model_copy(update={"name": f"{spec.name}-copy"}).to_toml()
+    text = spec.model_copy(update={"name": f"{spec.name}-copy"}).to_toml()
+    if not edits:
+        return text
+    raw = parse_toml(text, source=name)
+    for path, value in edits:
+        _put(raw, path, _read(value))
+    return toml_text(raw)
+
+
+def _changes(address: Address) -> str:
+    """Say what of a study's file is changed."""
+    made = [f"{'.'.join(path)} = {value}" for path, value in address.edits if value and path != ("name",)]
+    made += [f"no {'.'.join(path)}" for path, value in address.edits if not value]
+    changed = f" with {', '.join(made)}" if made else ""
+    return (
+        f"The file of {address.others[0]}{changed}. Started, it adds to that study, and keeps the runs that still"
+        " belong to it."
+    )
 
 
 def _where(site: Site) -> str:
@@ -144,14 +165,18 @@ def _editing(app: Dash, site: Site) -> None:
         Input({"type": "field", "path": ALL}, "value"),
         State({"type": "field", "path": ALL}, "id"),
         State("study-text", "value"),
+        State("asked", "data"),
     )
-    def write(source: str | None, values: list[Any], names: list[dict[str, str]], text: str | None) -> Any:
+    def write(
+        source: str | None, values: list[Any], names: list[dict[str, str]], text: str | None, asked: tuple[str, Any]
+    ) -> Any:
         if callback_context.triggered_id == "source" or text is None:
             found = jobs.sources(site.catalog.root).get(source or "")
             if found is None and not (source or "").startswith(_STUDY):
                 raise PreventUpdate
+            edits = [(tuple(path), value) for path, value in asked[1]] if source == asked[0] else []
             try:
-                return _copy(site, str(source).removeprefix(_STUDY)) if found is None else read_study(found.path)
+                return _copy(site, str(source).removeprefix(_STUDY), edits) if found is None else read_study(found.path)
             except UserError as error:  # shown where the file would be
                 return "".join(f"# {line}\n" for line in str(error).splitlines())
         try:

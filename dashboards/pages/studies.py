@@ -12,6 +12,7 @@ from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
 from dashboards import jobs
+from dashboards.actions import actions, stop_button
 from dashboards.address import Address, parse
 from dashboards.blocks import aria
 from dashboards.catalog import Entry
@@ -116,6 +117,12 @@ def _job(site: Site, name: str) -> Job | None:
     return None if site.cluster is None else site.cluster.jobs().get(name)
 
 
+def _waits(site: Site, name: str) -> bool:
+    """Whether a job of a study is active on the named cluster."""
+    job = _job(site, name)
+    return job is not None and job.active
+
+
 def _card(site: Site, name: str, now: datetime.datetime) -> Component:
     href = site.href(Address(page="overview", study=name))
     try:
@@ -134,6 +141,7 @@ def _card(site: Site, name: str, now: datetime.datetime) -> Component:
             ),
             html.P(entry.spec.description or "No description.", className="note"),
             _progress(entry),
+            html.Div(list(actions(site, entry, busy=holder is not None or _waits(site, name))), className="actions"),
             html.Dl([item for pair in _facts(site, entry, holder, now) for item in pair], className="facts"),
         ],
         className="card",
@@ -147,12 +155,11 @@ def _compare(site: Site, name: str) -> Component:
 
 def _running(site: Site, entry: Entry, holder: Holder | None) -> list[Component]:
     job = _job(site, entry.name)
-    waits = job is not None and job.active
-    stop = [html.Button("Stop", id={"type": "stop", "study": entry.name}, className="quiet")] if site.may_run else []
+    stop = [stop_button(entry.name)] if site.may_run else []
     if holder is not None:
         return [html.Span(f"running: {holder}", className="badge live-badge"), *stop]
-    if waits:
-        return [html.Span(f"{job.status.lower()} on the cluster" if job else "", className="badge live-badge"), *stop]
+    if job is not None and _waits(site, entry.name):
+        return [html.Span(f"{job.status.lower()} on the cluster", className="badge live-badge"), *stop]
     settled = entry.ledger is not None and entry.ledger.standing == "settled"
     done = "settled" if settled else "complete" if entry.summary.complete else ""
     return [html.Span(done or "not running", className="badge" + (" good" if done else ""))]

@@ -22,7 +22,7 @@ from sensitivity.store.directory import Place
 from sensitivity.store.ledger import read_ledger, refuse_settling_folder
 from sensitivity.store.lock import live_holder
 from sensitivity.store.manifest import Manifest
-from sensitivity.store.reader import StudyRuns, read_evaluations, read_runs
+from sensitivity.store.reader import StudyRuns, read_evaluations, read_runs, read_settling_runs
 from sensitivity.store.schema import CURVE_COLUMNS, further_metrics
 from sensitivity.study.ledger import Ledger
 from sensitivity.study.metrics import METRICS, MetricName
@@ -42,7 +42,7 @@ class Evaluations:
     """
 
     def __init__(self, directory: Place) -> None:
-        self._directory = directory
+        self.directory = directory
         self._lock = threading.Lock()
         self._kept: dict[object, _Kept] = {}
 
@@ -89,7 +89,7 @@ class Evaluations:
         """
         wanted, columns = parts[parts.index.isin(trial_ids)], [*CURVE_COLUMNS, *metrics]
         tables = [
-            read_evaluations(self._directory, str(part), columns, list(group.index))
+            read_evaluations(self.directory, str(part), columns, list(group.index))
             for part, group in wanted.groupby(wanted)
         ]
         if not tables:
@@ -124,7 +124,7 @@ class Evaluations:
         held: dict[str, pa.Table] = {}
         ids: set[str] = set()
         for name in names:
-            table = read_evaluations(self._directory, name, columns)
+            table = read_evaluations(self.directory, name, columns)
             own = set(table["trial_id"].unique().to_pylist())
             # A run that was interrupted has a curve in a second part; choices are made of one curve a run.
             if held and (ids & own or sum(map(len, held.values())) + len(table) > _ROWS):
@@ -200,6 +200,11 @@ class StoredTables:
     def unplanned(self) -> int:
         """Runs that are kept but belong to no cell of the present plan."""
         return self.study.unplanned
+
+    @property
+    def settling_runs(self) -> pd.DataFrame | None:
+        """One row a run of the settlement, read when it is asked for; None where it has none."""
+        return read_settling_runs(self.evaluations.directory)
 
     def at_start(self, metric: MetricName) -> pd.DataFrame:
         """Return the evaluations of untrained networks: all of the curves that maps need."""

@@ -9,6 +9,9 @@ import pandas as pd
 
 from sensitivity.analysis.outcomes import OBSERVED, WAITING, made_elsewhere
 
+Edit = tuple[tuple[str, ...], str]
+"""A change of the study file: the path of a field, and its value as TOML; an empty one removes the field."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Remedy:
@@ -20,6 +23,8 @@ class Remedy:
     runs: int = 0
     device_seconds: float = math.nan
     """NaN where this study can't tell."""
+    edits: tuple[Edit, ...] = ()
+    """What to change in the study file, where that is known to the letter."""
 
 
 def _cost(runs: pd.DataFrame, count: int) -> float:

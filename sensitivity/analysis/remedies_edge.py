@@ -15,7 +15,7 @@ import pandas as pd
 from sensitivity.analysis.designs import Edge, levels
 from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.outcomes import OBSERVED
-from sensitivity.analysis.remedies import Remedy
+from sensitivity.analysis.remedies import Edit, Remedy
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.section import CONFIRMATION_SEEDS
@@ -29,22 +29,24 @@ def extend(runs: pd.DataFrame, optimizer: str, edges: Iterable[Edge]) -> tuple[R
         by_name.setdefault(edge.parameter, {})[edge.side] = edge
     if not by_name:
         return ()
-    name, growth, edits = optimizer_name(optimizer), 1.0, []
+    name, growth = optimizer_name(optimizer), 1.0
+    edits: list[Edit] = []
     boxed = any(edge.of == "box" for sides in by_name.values() for edge in sides.values())
     for parameter, sides in by_name.items():
-        field = ".".join(hyperparameter(parameter).path)
+        field = hyperparameter(parameter).path
         axis = next((edge.axis for edge in sides.values()), None)
         if axis is None or axis.scale == "values":
             values = list(levels(own[PARAM_PREFIX + parameter]) if axis is None else sorted(axis.values))
             wider = _longer(parameter, values, sides)
             growth *= len(wider) / len(values)
-            edits.append(f"{field} = [{', '.join(map(_plain, wider))}]")
+            edits.append((field, f"[{', '.join(map(_plain, wider))}]"))
         else:
             low, high = axis.bounds()
             low = _further(parameter, low, high, -1.0) if "low" in sides else low
             high = _further(parameter, high, axis.bounds()[0], 1.0) if "high" in sides else high
-            edits.append(f"{field} = {{ {axis.scale} = [{_plain(low)}, {_plain(high)}] }}")
-    edit = f"set {' and '.join(edits)} under [optimizers.{optimizer}] in the study file"
+            edits.append((field, f"{{ {axis.scale} = [{_plain(low)}, {_plain(high)}] }}"))
+    fields = " and ".join(f"{'.'.join(path)} = {value}" for path, value in edits)
+    edit = f"set {fields} under [optimizers.{optimizer}] in the study file"
     share = 1.0 if boxed else growth - 1.0
     planned = own["batch_size"].value_counts()
     counts = {int(size): math.ceil(round(int(planned[size]) * share, 6)) for size in planned.index}
@@ -54,7 +56,15 @@ def extend(runs: pd.DataFrame, optimizer: str, edges: Iterable[Edge]) -> tuple[R
         text = f"Widen {name}'s box: {edit}. Its {runs_new:,} runs at {at} are made anew."
     else:
         text = f"Extend {name}'s grid: {edit}. That adds {runs_new:,} runs at {at}, and keeps those that there are."
-    return (Remedy(code="edge", text=text, runs=runs_new, device_seconds=_price(own, counts)),)
+    return (
+        Remedy(
+            code="edge",
+            text=text,
+            runs=runs_new,
+            device_seconds=_price(own, counts),
+            edits=tuple((("optimizers", optimizer, *path), value) for path, value in edits),
+        ),
+    )
 
 
 def _longer(parameter: str, values: Sequence[float], sides: Iterable[str]) -> list[float]:

@@ -19,6 +19,7 @@ from sensitivity.analysis.remedies import Remedy
 from sensitivity.analysis.scaling import ScalingCurve
 from sensitivity.analysis.scaling_points import ScalingPoint
 from sensitivity.store.schema import PARAM_PREFIX
+from sensitivity.study.hyperparameters import hyperparameter
 
 
 def seeds_remedies(
@@ -47,6 +48,7 @@ def seeds_remedies(
             text=f"Set seeds = {total:,} in the study file: {total - seeds:,} more for every cell. {promise}",
             runs=(total - seeds) * cells,
             device_seconds=float(each.mean()) * cells * (total - seeds) if len(each) else math.nan,
+            edits=((("seeds",), str(total)),),
         ),
         confirm_remedy(priced, curves, aim, "Or confirm the winners alone"),
     ]
@@ -62,6 +64,7 @@ def confirm_remedy(priced: pd.DataFrame, curves: Sequence[ScalingCurve], seeds: 
         f'"steps_to_target" and the verdict\'s target. {len(winners):,} best cells run on {seeds:,} fresh seeds.',
         runs=len(winners) * seeds,
         device_seconds=float(each.sum()) * seeds if len(each) == len(winners) else math.nan,
+        edits=((("search", "objective"), '"steps_to_target"'), (("search", "confirm"), str(seeds))),
     )
 
 
@@ -75,6 +78,11 @@ def evaluation_remedy(priced: pd.DataFrame, grain: float) -> Remedy:
         " again.",
         runs=len(priced),
         device_seconds=float(_observed(priced)["seconds"].mean()) * len(priced),
+        edits=(
+            (("evaluation", "growth"), f"{growth:g}"),
+            (("evaluation", "every_epochs"), ""),
+            (("evaluation", "every_steps"), ""),
+        ),
     )
 
 
@@ -124,6 +132,12 @@ def refine_remedy(priced: pd.DataFrame, curve: ScalingCurve, parameter: str) -> 
         f" {', '.join(f'{value:.3g}' for value in between)}.",
         runs=count,
         device_seconds=float(_observed(own)["seconds"].mean()) * count,
+        edits=(
+            (
+                ("optimizers", curve.optimizer, *hyperparameter(parameter).path),
+                f"[{', '.join(f'{value:.6g}' for value in sorted([*grid, *between]))}]",
+            ),
+        ),
     )
 
 

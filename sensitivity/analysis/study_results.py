@@ -113,8 +113,7 @@ class StudyResults(LookedAt):
     @property
     def cautions(self) -> tuple[Caution, ...]:
         """What a reader must know first."""
-        total = self.summary.total
-        if self.settled and total.waiting == total.planned:
+        if self.settled and not self.summary.begun:
             return (*self.source_cautions, *self.choice_cautions, OWN_DESIGN_WAITS)
         curves = self.scaling()
         found = compute_cautions(self.searched, self.summary, self.maps, curves, running=self.tables.running)

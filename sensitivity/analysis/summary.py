@@ -56,6 +56,11 @@ class StudySummary:
     """From the start of the first pack to the last result, pauses included; 0 without results."""
 
     @property
+    def begun(self) -> bool:
+        """Whether any planned run has a result."""
+        return self.total.waiting < self.total.planned
+
+    @property
     def complete(self) -> bool:
         """Whether no planned run waits."""
         return self.total.waiting == 0

@@ -38,6 +38,10 @@ class Tables(Protocol):
     def running(self) -> bool:
         """Whether its results were being written when it was read."""
 
+    @property
+    def settling_runs(self) -> pd.DataFrame | None:
+        """One row a run of the settlement, whose plan is its own; None where it has none."""
+
     def at_start(self, metric: MetricName) -> pd.DataFrame:
         """Return the evaluations of untrained networks."""
 

@@ -25,7 +25,7 @@ from sensitivity.analysis.names import at_batch_size, optimizer_name, parameter_
 from sensitivity.analysis.outcomes import OBSERVED
 from sensitivity.analysis.paired import ALPHA, Answer, PairedComparison, decide, holm
 from sensitivity.analysis.price import Pair, TuningPrice, compute_price_ratios, compute_prices, pair_draws, trials_ratio
-from sensitivity.analysis.remedies import Remedy
+from sensitivity.analysis.remedies import Edit, Remedy
 from sensitivity.analysis.verdict import Margins, Verdict, priced_runs, unfinished
 from sensitivity.study.section import CONFIRMATION_SEEDS
 
@@ -272,7 +272,8 @@ def _more(primary: PairedComparison, pair: Pair, priced: pd.DataFrame, margin: f
         if needed[1] < _MOST
         else "if it is a standard error nearer to the margin, no number would do."
     )
-    return _priced("seeds", text, runs, priced)
+    edits: tuple[Edit, ...] = ((("seeds",), str(int(priced["seed"].nunique()) + least)),) if pair.of == "seeds" else ()
+    return replace(_priced("seeds", text, runs, priced), edits=edits)
 
 
 def _price_in_words(one: Draws, other: Draws, prices: Mapping[str, TuningPrice]) -> list[Caution]:

@@ -48,7 +48,8 @@ def show_studies(root: str | None, *, as_json: bool) -> None:
 
 def _shown(study: StudyOutput, name: str) -> str:
     if name == "settlement":
-        return standing_in_words(study.settlement, study.settlement_runs) or "-"
+        counts = ", ".join(f"{n:,} {status}" for status, n in study.settlement_by_status.items())
+        return ": ".join(filter(None, (standing_in_words(study.settlement, study.settlement_runs), counts))) or "-"
     return str(getattr(study, name))
 
 
@@ -64,5 +65,6 @@ def _study(directory: Place) -> StudyOutput | UnreadableOutput:
         "planned": study.planned,
         "settlement": None if ledger is None else ledger.standing,
         "settlement_runs": 0 if ledger is None else ledger.cost.runs,
+        "settlement_by_status": {status: n for status in Status if (n := study.settling.get(status.value))},
     }
     return StudyOutput.model_validate(shown | {status.value: study.by_status.get(status.value, 0) for status in Status})

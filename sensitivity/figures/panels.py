@@ -28,6 +28,8 @@ _LEADS: tuple[tuple[float, tuple[float, ...]], ...] = (
 )
 """Up to so many decades, an axis labels these multiples of each."""
 _MOST_TICKS = 8
+_LABEL = 0.2
+"""Share of an axis that a label may take: values that are closer have one."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Panels:
     ) -> go.Figure:
         """Give the figure its title, the parts of its subtitle (the first states n) and its size, and return it."""
         width = max(560, panel_width * self.columns + 60)
-        lines = wrapped(subtitle, max(76, int((width - left - _RIGHT) / _CHARACTER)))
+        lines = wrapped(subtitle, int((width - left - _RIGHT) / _CHARACTER))
         below = any(
             "<br>" in (note.text or "") for note in self.figure.layout.annotations
         )  # a panel title of two lines
@@ -110,7 +112,8 @@ def log_axis(values: Sequence[float], *, base_two: bool = False, pad: float = 0.
         ticks = [lead * 10.0**decade for decade in decades for lead in leads]
         ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
     if len(ticks) < 2:
-        ticks = sorted({min(known), max(known)})
+        close = math.log10(max(known) / min(known)) < _LABEL * (high - low)
+        ticks = sorted({max(known)} if close else {min(known), max(known)})
     ticks = ticks[:: -(-len(ticks) // _MOST_TICKS)]
     texts = [f"{tick:,.0f}" if base_two and tick >= 1 else number(tick, 3) for tick in ticks]
     return {"type": "log", "range": [low, high], "tickvals": ticks, "ticktext": texts}

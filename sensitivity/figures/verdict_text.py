@@ -23,7 +23,7 @@ def verdict_text(results: StudyResults) -> str:
         lines += ["  why:"] * bool(answer.reasons)
         lines += [_wrapped(text, "  - ") for text in answer.reasons]
         lines += ["  what would settle it:"] * bool(answer.settle)
-        lines += [_wrapped(text, "  - ") for text in answer.settle]
+        lines += [_wrapped(one.text, "  - ") for one in answer.settle]
     if results.settled and results.tables.ledger is not None:
         lines += ["", _wrapped(what_it_took(results.tables.ledger))]
     return "\n".join(lines)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 from sensitivity.analysis.claims import Claim
 from sensitivity.analysis.names import merged
+from sensitivity.analysis.remedies import Edit, Remedy
 from sensitivity.analysis.settled import OWN_DESIGN_WAITS
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.verdict import Verdict
+from sensitivity.analysis.view import Target
 from sensitivity.figures.gauge import Gauge, gauge
 from sensitivity.figures.labels import count, interval_text, level_in_words, number, optimizer_name
 from sensitivity.figures.settled_words import next_look, role, settling_price, what_it_took
@@ -50,6 +52,18 @@ _ROLES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """Something that would settle a question, as it is read."""
+
+    text: str
+    """In words, with its cost."""
+    code: str
+    """That of a ``Remedy``; settle where the study settles itself."""
+    edits: tuple[Edit, ...] = ()
+    """What to change in the study file for it, where that is known to the letter."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """A verdict as it is read."""
 
@@ -62,7 +76,7 @@ class Answer:
     effect: str
     """How large the difference is; empty where it is unknown."""
     reasons: tuple[str, ...]
-    settle: tuple[str, ...]
+    settle: tuple[Proposal, ...]
     """What would settle it, with its cost."""
     gauge: Gauge | None = None
     """Its interval against the margin; None where there is none."""
@@ -82,7 +96,7 @@ def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ..
         if conclusion.settled is not None:
             found.append(_settled(conclusion.settled))
             continue
-        own = answer_in_words(conclusion.claim, running=results.tables.running)
+        own = answer_in_words(conclusion.claim, target=results.target, running=results.tables.running)
         if OWN_DESIGN_WAITS in results.cautions:  # of which every reason would say that it has no runs
             own = replace(own, reasons=(_NOT_ASKED,), settle=own.settle[:1])
         further = ""
@@ -90,8 +104,12 @@ def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ..
             further = f"A settlement is under way, and the same command goes on with it. {what_it_took(ledger)}"
         elif ledger is None and own.answer == "undetermined" and results.spec.observed is None:
             further = _SETTLE.format(price=settling_price(results))
-        found.append(replace(own, settle=(*own.settle, further)) if further else own)
+        found.append(replace(own, settle=(*own.settle, _itself(further))) if further else own)
     return tuple(found)
+
+
+def _itself(text: str) -> Proposal:
+    return Proposal(text=text, code="settle")
 
 
 def _settled(answer: amendments.Answer) -> Answer:
@@ -106,7 +124,7 @@ def _settled(answer: amendments.Answer) -> Answer:
         role=role(answer),
         effect=answer.says,
         reasons=merged(text for text in (answer.reason,) if text and text not in answer.says),
-        settle=(more,) if more else (),
+        settle=(_itself(more),) if more else (),
         gauge=gauge(
             ratio=answer.estimate,
             ends=(answer.low, answer.high),
@@ -117,7 +135,7 @@ def _settled(answer: amendments.Answer) -> Answer:
     )
 
 
-def answer_in_words(claim: Claim, *, running: bool = False) -> Answer:
+def answer_in_words(claim: Claim, *, target: Target | None = None, running: bool = False) -> Answer:
     """Return a verdict as it is read; one on a study that is running says so instead of asking for it to be run."""
     verdict = claim.verdict
     names = {"one": optimizer_name(verdict.candidate), "other": optimizer_name(verdict.reference)}
@@ -133,12 +151,20 @@ def answer_in_words(claim: Claim, *, running: bool = False) -> Answer:
             _RUNNING if running and reason.code == "incomplete" else reason.text for reason in verdict.reasons
         ),
         settle=tuple(
-            remedy.text + _price(remedy.runs, remedy.device_seconds)
+            _proposal(remedy, target)
             for remedy in dict.fromkeys(verdict.settle)
             if not (running and remedy.code == "finish")
         ),
         gauge=_gauge(verdict, names),
     )
+
+
+def _proposal(remedy: Remedy, target: Target | None) -> Proposal:
+    edits = remedy.edits
+    if remedy.code == "confirm" and target is not None:
+        edits = (*edits, (("search", "target"), f"{{ {target[0]} = {target[1]:g} }}"))
+    text = remedy.text + _price(remedy.runs, remedy.device_seconds)
+    return Proposal(text=text, code=remedy.code, edits=edits)
 
 
 def _gauge(verdict: Verdict, names: dict[str, str]) -> Gauge | None:

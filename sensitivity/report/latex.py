@@ -1,8 +1,13 @@
-"""LaTeX and BibTeX as text: tables with booktabs, figures with their captions, and references."""
+"""LaTeX and BibTeX as text: tables with booktabs, figures with their captions, and references.
+
+Everything compiles with pdfLaTeX, the packages booktabs and graphicx, and whatever characters names and messages have.
+"""
 
 from __future__ import annotations
 
 import re
+import textwrap
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from sensitivity.figures.tables import Table
@@ -11,39 +16,99 @@ _CHARACTERS = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "—": "---", "≥": r"$\geq$", "≤": r"$\leq$",
     "×": r"$\times$", "−": r"$-$", "±": r"$\pm$", "·": r"$\cdot$", "∞": r"$\infty$", "→": r"$\to$", "≈": r"$\approx$",
-    "★": r"$\star$", "○": r"$\circ$", "λ": r"$\lambda$", "ε": r"$\varepsilon$", "η": r"$\eta$",
+    "★": r"$\star$", "○": r"$\circ$", "µ": r"$\mu$", "[": "{[}", "]": "{]}", "|": r"\textbar{}",
+    "°": r"$^\circ$", "²": r"$^2$", "³": r"$^3$", "…": r"\ldots{}",
+    "“": "``", "”": "''", "‘": "`", "’": "'", "\u00a0": "~", "\u2011": "-",
     "<": r"\textless{}", ">": r"\textgreater{}", '"': "''", "`": "'",
 }  # fmt: skip
-_LONG = 40
+_GREEK = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "varepsilon", "ζ": "zeta", "η": "eta", "θ": "theta",
+    "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu", "ξ": "xi", "π": "pi", "ρ": "rho", "σ": "sigma",
+    "τ": "tau", "υ": "upsilon", "φ": "varphi", "χ": "chi", "ψ": "psi", "ω": "omega", "Γ": "Gamma", "Δ": "Delta",
+    "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma", "Υ": "Upsilon", "Φ": "Phi", "Ψ": "Psi", "Ω":
+    "Omega",
+}  # fmt: skip
+_ACCENTED = frozenset("ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüýÿŁłŒœŠšŽžČčĆćĚěŇňŘřŮůŐőŰűĞğİıŞşŚśŹźŻż")
+"""Letters that pdfLaTeX reads as they are, in every encoding of its fonts."""
+_LONG = 28
 """Characters of a cell that is set in several lines."""
+_HEAD = 10
+"""Characters of a line of a column's head."""
+_LETTER, _GAP = 0.014, 0.035
+"""Shares of a line of text that a small letter, and the space around a column, take on average."""
+_LEAST = 0.5
+"""Share of the line that all columns of long texts have at least; a table that is then too wide is set smaller."""
+_MANY = 8
+"""Columns that stand closer together."""
 _REFERENCE = re.compile(r"(?P<authors>[^;]*?) (?P<year>(?:19|20)\d\d)(?:, arXiv (?P<arxiv>\d{4}\.\d{4,5}))?")
 
 
 def escaped(text: object) -> str:
-    """Return text as LaTeX prints it."""
-    return "".join(_CHARACTERS.get(letter, letter) for letter in str(text))
+    """Return text as LaTeX prints it; a letter of a script that its fonts lack is told by its number."""
+    return "".join(map(_escaped, unicodedata.normalize("NFC", str(text))))
+
+
+def _escaped(letter: str) -> str:
+    if letter in _CHARACTERS:
+        return _CHARACTERS[letter]
+    if " " <= letter <= "~":
+        return letter
+    if letter in _GREEK:
+        return rf"$\{_GREEK[letter]}$"
+    if letter in _ACCENTED:
+        return letter
+    return " " if letter.isspace() or not letter.isprintable() else f"{{[}}U+{ord(letter):04X}{{]}}"
 
 
 def booktabs(table: Table, label: str) -> str:
-    """Return a table with the rules of the package booktabs, in a float of its own."""
-    columns = "".join(_columns(table))
-    rows = [table.header, *table.rows]
-    header, *body = [" & ".join(map(escaped, row)) + r" \\" for row in rows]
+    """Return a table with the rules of the package booktabs, in a float of its own, no wider than the text."""
+    columns = _columns(table)
+    header = " & ".join(map(_head, table.header, columns)) + r" \\"
+    body = [" & ".join(map(_cell, row, columns)) + r" \tabularnewline" for row in table.rows]
     lines = [
-        r"\begin{table}", r"  \centering\small",
+        r"\begin{table}", r"  \centering\small" + (r"\tabcolsep=3pt" if len(columns) > _MANY else ""),
         rf"  \caption{{{escaped(table.caption)}}}", rf"  \label{{tab:{label}}}",
-        rf"  \begin{{tabular}}{{{columns}}}", r"    \toprule", f"    {header}", r"    \midrule",
-        *(f"    {line}" for line in body), r"    \bottomrule", r"  \end{tabular}", r"\end{table}",
+        r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"  \begin{{tabular}}{{{''.join(columns)}}}", r"    \toprule", f"    {header}", r"    \midrule",
+        *(f"    {line}" for line in body), r"    \bottomrule", r"  \end{tabular}}", r"\end{table}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
 def _columns(table: Table) -> Sequence[str]:
-    """Return how each column is set: numbers to the right, long texts in lines of equal shares of the page."""
+    """Return how each column is set: numbers to the right, long texts in lines, all of them in about as many."""
     cells = [[str(row[at]) for row in table.rows] for at in range(len(table.header))]
-    long = [at for at, column in enumerate(cells) if max(map(len, column), default=0) > _LONG]
-    share = rf"p{{{0.8 / len(long):.2f}\linewidth}}" if long else ""
-    return [share if at in long else "l" if at < table.text_columns else "r" for at in range(len(table.header))]
+    lengths = [max(map(len, column), default=0) for column in cells]
+    long = [at for at, length in enumerate(lengths) if length > _LONG]
+    short = sum(max(_width(table.header[at]), lengths[at]) for at in range(len(cells)) if at not in long)
+    left = max(1 - _LETTER * short - _GAP * len(cells), _LEAST)
+    kinds = ["l" if at < table.text_columns else "r" for at in range(len(table.header))]
+    for at in long:
+        words = (word for cell in (table.header[at], *cells[at]) for word in cell.split())
+        share = max(left * lengths[at] / sum(lengths[k] for k in long), _LETTER * max(map(len, words)))
+        kinds[at] = rf"p{{{share:.2f}\linewidth}}"
+    return kinds
+
+
+def _cell(value: object, column: str) -> str:
+    return (r"\raggedright " if column.startswith("p") else "") + escaped(value)
+
+
+def _head(text: str, column: str) -> str:
+    """Return the head of a column, in lines where it is long and the column is not."""
+    lines = _lines(text)
+    if len(lines) == 1 or column.startswith("p"):
+        return escaped(text)
+    text = r" \\ ".join(map(escaped, lines))
+    return rf"\begin{{tabular}}[b]{{@{{}}{column}@{{}}}}{text}\end{{tabular}}"
+
+
+def _lines(text: str) -> list[str]:
+    return textwrap.wrap(text, _HEAD, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _width(head: str) -> int:
+    return max(map(len, _lines(head)))
 
 
 def float_of(name: str, file: str, inches: float, caption: str) -> str:
@@ -70,6 +135,10 @@ def cited(references: Iterable[str]) -> Sequence[str]:
             first = re.match(r"\w+", authors)
             key = f"{first[0].lower() if first else 'work'}{found['year']}"
             others = authors.replace(" et al.", " and others").replace(", ", " and ")
-            arxiv = {"eprint": found["arxiv"], "archiveprefix": "arXiv"} if found["arxiv"] else {}
+            arxiv = {}
+            if found["arxiv"]:
+                arxiv = {
+                    "howpublished": f"arXiv:{found['arxiv']}", "eprint": found["arxiv"], "archiveprefix": "arXiv",
+                }  # fmt: skip
             entries[key] = bibtex("misc", key, {"author": others, "year": found["year"], **arxiv})
     return tuple(entries.values())

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sensitivity.analysis.draws import prior_in_words
 from sensitivity.analysis.study_results import StudyResults
+from sensitivity.figures.exhibits.settling import SETTLING
 from sensitivity.figures.labels import (
+    count,
     number,
     optimizer_name,
     parameter_name,
     target_in_words,
     target_label,
 )
+from sensitivity.figures.settled_words import what_it_took
 from sensitivity.figures.verdict_words import answers
 from sensitivity.report.story import what_was_run, where_it_stands
+from sensitivity.study.amendments import PHASE_NAMES
+from sensitivity.study.ledger import Ledger
 from sensitivity.study.metrics import METRICS
 
 _NO_FACTS = ("kind", "design_seed", "schedule", "problem", "evaluation")
@@ -24,12 +30,14 @@ _NO_FACTS = ("kind", "design_seed", "schedule", "problem", "evaluation")
 
 def methods(results: StudyResults) -> tuple[str, ...]:
     """Return paragraphs on how the study was made and judged."""
-    return (" ".join(_protocol(results)), " ".join(_judgement(results)), " ".join(_provenance(results)))
+    ledger = results.tables.ledger
+    settled = () if ledger is None else (" ".join(_settlement(ledger)),)
+    return (" ".join(_protocol(results)), *settled, " ".join(_judgement(results)), " ".join(_provenance(results)))
 
 
 def _protocol(results: StudyResults) -> Iterator[str]:
     spec = results.spec
-    yield what_was_run(spec)
+    yield what_was_run(spec, begun=results.summary.begun)
     for name, arm in spec.optimizers.items():
         axes = arm.axes()
         drawn = tuple(parameter for parameter, axis in axes.items() if axis.varies)
@@ -57,6 +65,21 @@ def _protocol(results: StudyResults) -> Iterator[str]:
         )
 
 
+def _settlement(ledger: Ledger) -> Iterator[str]:
+    """Yield what a settlement ran, phase by phase."""
+    yield what_it_took(ledger)
+    for phase, name in PHASE_NAMES.items():
+        steps = [entry for entry in ledger.entries if entry.step.phase == phase]
+        runs = sum(entry.cost.runs for entry in steps)
+        if runs:
+            by_arm: Counter[str] = Counter()
+            for entry in steps:
+                by_arm.update(entry.step.runs_by_arm)
+            arms = ", ".join(f"{optimizer_name(arm)} {n:,}" for arm, n in by_arm.items())
+            yield f"{name}: {count(runs, 'run')} in {count(len(steps), 'step')} ({arms})."
+    yield from SETTLING.notes(ledger)
+
+
 def _judgement(results: StudyResults) -> Iterator[str]:
     spec = results.spec
     targets = [target_label(METRICS[name], level) for name, level in results.targets]
@@ -68,16 +91,17 @@ def _judgement(results: StudyResults) -> Iterator[str]:
         f" trials that differ by less than a factor of {margins.tuning_ratio:g}, count as equal."
     )
     yield from dict.fromkeys(f"{answer.question} {answer.role}" for answer in answers(results))
-    yield where_it_stands(results.summary)
+    if results.summary.begun or results.tables.ledger is None:
+        yield where_it_stands(results.summary)
     for caution in (*results.look_cautions, *results.cautions):
         yield caution.text
 
 
 def _provenance(results: StudyResults) -> Iterator[str]:
-    manifest, runs = results.manifest, results.tables.runs
-    done = runs[runs["code_version"].notna()]
+    manifest, settling = results.manifest, results.tables.settling_runs
+    made = [results.tables.runs, *([] if settling is None else [settling])]
     for column, words in (("code_version", "code"), ("device", "devices"), ("host", "hosts")):
-        values = ", ".join(map(str, done[column].dropna().unique()))
+        values = ", ".join(dict.fromkeys(str(value) for runs in made for value in runs[column].dropna()))
         if values:
             yield f"Runs were made with {words} {values}." if words == "code" else f"On the {words} {values}."
     entry: Mapping[str, Any] = manifest.specs.get(manifest.spec_hash, {})
@@ -107,4 +131,4 @@ def _value(value: Any) -> str:
         return f"({_listed(value)})"
     if isinstance(value, list):
         return ", ".join(map(_value, value))
-    return number(value, 4) if isinstance(value, float) else str(value).replace("_", " ")
+    return number(value, 4) if isinstance(value, float) else str(value)

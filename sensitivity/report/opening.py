@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sensitivity.analysis.names import merged
-from sensitivity.analysis.settled import OWN_DESIGN_WAITS
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.exhibit import PAIR, pair_of
 from sensitivity.figures.labels import target_in_words
@@ -35,11 +34,11 @@ def opening(page: StudyPage) -> Opening:
     """Return the opening of a study's report."""
     results = page.results
     total = results.summary.total
-    waits, ledger = OWN_DESIGN_WAITS in results.cautions, results.tables.ledger
-    if waits and ledger is not None:
+    begun, ledger = results.summary.begun, results.tables.ledger
+    said = [story.what_was_run(results.spec, begun=begun), story.where_it_stands(results.summary)]
+    settled_alone = ledger is not None and not begun
+    if ledger is not None and settled_alone:
         said = [what_it_took(ledger)]
-    else:
-        said = [story.what_was_run(results.spec), story.where_it_stands(results.summary)]
     if results.tables.unplanned:
         said.append(
             f"{results.tables.unplanned:,} further runs are kept in the directory but belong to no cell of the present"
@@ -49,7 +48,7 @@ def opening(page: StudyPage) -> Opening:
         id=f"{page.prefix}summary",
         description=results.spec.description,
         parts=(*(_answers(page) if total.planned else ()), *map(Paragraph, said)),
-        tiles=() if waits else (
+        tiles=() if settled_alone else (
             ("planned", total.planned), ("completed", total.completed), ("diverged", total.diverged),
             *((("stopped early", total.stopped),) if total.stopped else ()),
             ("failed", total.failed), ("waiting", total.waiting),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def write_paper(results: StudyResults, folder: Path) -> Iterator[Written]:
     for name, table, data in _tables(results):
         yield _text(folder / "tables" / f"{name}.tex", booktabs(table, name))
         yield _text(folder / "tables" / f"{name}.csv", "".join(",".join(row) + "\r\n" for row in data.fields()))
-    yield _text(folder / "methods.tex", "\n\n".join(map(escaped, methods(results))) + "\n")
+    yield _text(folder / "methods.tex", _paragraphs(methods(results)))
     yield _text(folder / "references.bib", "\n".join(_references(results)))
     yield from write_drawn(images)
 
@@ -76,7 +76,8 @@ def _figures(results: StudyResults) -> Iterator[tuple[Computed[Any], go.Figure]]
 
 def _tables(results: StudyResults) -> Iterator[tuple[str, Table, Data]]:
     for name, exhibit in (("best", BEST), ("targets", TARGETS)):
-        yield from _table(name, exhibit, results)
+        if results.summary.begun:
+            yield from _table(name, exhibit, results)
     found = [(one.question, one.answer, one.headline, one.effect, one.role) for one in answers(results)]
     if found:
         header = ("question", "answer", "in words", "effect", "claim")
@@ -93,10 +94,15 @@ def _table(name: str, exhibit: Exhibit[Any], results: StudyResults) -> Iterator[
         yield name, table, found.data
 
 
+def _paragraphs(texts: Sequence[str]) -> str:
+    """Return paragraphs in which hashes and versions, which have no place to break, may leave wide gaps."""
+    return "\\begin{sloppypar}\n" + "\n\n".join(map(escaped, texts)) + "\n\\end{sloppypar}\n"
+
+
 def _references(results: StudyResults) -> Iterator[str]:
     hash_, made = results.manifest.spec_hash, f"sensitivity {code_version()}"
     title = "sensitivity: how far an optimizer scales with batch size, and how sensitive it is to its hyperparameters"
-    yield bibtex("software", "sensitivity", {"title": title, "version": code_version(), "year": "2026"})
+    yield bibtex("misc", "sensitivity", {"title": title, "note": f"version {code_version()}", "year": "2026"})
     study = {"title": f"Study {results.spec.name}", "note": f"hash {hash_}, {made}"}
     yield bibtex("misc", f"study-{hash_}", study)
     arms = [type(arm).reference for arm in results.spec.optimizers.values()]

@@ -11,8 +11,8 @@ from sensitivity.study.spec import StudySpec
 from sensitivity.study.words import duration
 
 
-def what_was_run(spec: StudySpec) -> str:
-    """Return a sentence on the study's question."""
+def what_was_run(spec: StudySpec, *, begun: bool) -> str:
+    """Return sentences on the study's design; unless it has `begun`, on what the study file declares."""
     names = _listed([optimizer_name(name) for name in spec.optimizers])
     batches = _listed([f"{size:,}" for size in sorted(spec.batch_sizes)])
     drawn = [name for name, arm in spec.optimizers.items() if arm.design in ("random", "sobol")]
@@ -22,10 +22,11 @@ def what_was_run(spec: StudySpec) -> str:
     at = f"at batch size{'s' * (len(spec.batch_sizes) > 1)} {batches}, {seeds}."
     if spec.problem is None or spec.budget is None:
         return f"{names} were {spec.problem_in_words()} {at} What was trained, and for how long, isn't known here."
+    did = f"{names} trained" if begun else f"The study file declares that {names} train"
     return (
-        f"{names} trained the model {spec.problem.model} on the data set {spec.problem.dataset}"
+        f"{did} the model {spec.problem.model} on the data set {spec.problem.dataset}"
         f" ({spec.problem.loss.replace('_', ' ')} loss) {at}"
-        f" Every optimizer had the same budget: {spec.budget.words()}."
+        f" Every optimizer {'had' if begun else 'has'} the same budget: {spec.budget.words()}."
     )
 
 

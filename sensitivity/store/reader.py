@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sensitivity.store.directory import Place
-from sensitivity.store.ledger import read_ledger
+from sensitivity.store.ledger import read_ledger, settling_place
 from sensitivity.store.logs import log_parts
 from sensitivity.store.manifest import MANIFEST, Manifest, read_manifest
 from sensitivity.store.notes import read_notes
@@ -58,6 +58,8 @@ class Study:
     """State of the settlement; None if none has started."""
     running: bool = False
     """Whether a command was writing results when the study was read."""
+    settling_runs: pd.DataFrame | None = None
+    """One row per run of the settlement, which has its own plan; None if there are none."""
 
     def at_start(self, metric: MetricName) -> pd.DataFrame:
         """Return the curves, which contain the evaluations of untrained networks."""
@@ -104,6 +106,8 @@ class StudyCounts:
     """Number of planned runs with each status."""
     ledger: Ledger | None
     """State of the settlement; None if none has started."""
+    settling: Mapping[str, int]
+    """Number of runs of the settlement with each status; empty if there are none."""
 
 
 def read_study(directory: Place) -> Study:
@@ -115,7 +119,18 @@ def read_study(directory: Place) -> Study:
     """
     read = read_runs(directory)
     curves = _read_curves(directory, read.parts, further_metrics(read.manifest.spec.measured()))
-    return Study(read.manifest, read.runs, curves, read.unplanned, read_ledger(directory))
+    ledger, settling = read_ledger(directory), read_settling_runs(directory)
+    return Study(read.manifest, read.runs, curves, read.unplanned, ledger, settling_runs=settling)
+
+
+def read_settling_runs(directory: Place) -> pd.DataFrame | None:
+    """Return the runs of a study's settlement, one row each; None where it has none.
+
+    Raises:
+        StorageError: as `read_study`, of the settlement's folder.
+    """
+    folder = settling_place(directory)
+    return read_runs(folder).runs if folder.exists(MANIFEST) else None
 
 
 def read_runs(
@@ -168,7 +183,9 @@ def read_counts(directory: Place) -> StudyCounts:
     status = results.loc[results["trial_id"].isin(planned), "status"].value_counts()
     counts = {str(name): int(count) for name, count in status.items()}
     by_status = {**counts, Status.PENDING.value: len(planned) - sum(counts.values())}
-    return StudyCounts(manifest, len(planned), by_status, read_ledger(directory))
+    folder = settling_place(directory)
+    settling = read_counts(folder).by_status if folder.exists(MANIFEST) else {}
+    return StudyCounts(manifest, len(planned), by_status, read_ledger(directory), settling)
 
 
 def read_evaluations(

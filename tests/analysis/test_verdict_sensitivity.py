@@ -274,4 +274,4 @@ def test_from_the_study_directory_to_the_words(synthetic, tmp_path, case):
             "times as many trials as SGD until a setting works (97.5% interval, n = 160 seeds; mean over batch sizes)."
         )
     if answer == "undetermined":
-        assert any("seeds = 48" in text and "384 runs" in text for text in said.settle)
+        assert any("seeds = 48" in one.text and "384 runs" in one.text for one in said.settle)

@@ -60,6 +60,7 @@ def test_list_counts_every_state(command, half_done):
         "interrupted": 0,
         "settlement": None,
         "settlement_runs": 0,
+        "settlement_by_status": {},
     }
     assert "small" in command("list", half_done.parent).out
     (half_done.parent / "nothing").mkdir()

@@ -590,6 +590,21 @@ def test_a_study_is_settled_from_its_overview(make, visit, at, axe, tmp_path, mo
         tab.get_by_text("stopped, 0 runs").wait_for()
 
 
+def test_a_remedy_opens_the_form_with_its_change_made(studies, visit, at):
+    with at.served(studies, allow_run=True) as address:
+        tab = visit(f"{address}/study/bowl/overview")
+        tab.locator("summary", has_text="what would settle it").first.click()
+        tab.locator("li", has_text="Set growth =").get_by_role("link", name="Change the study file so").click()
+        tab.get_by_text("The file of bowl with evaluation.growth =").wait_for()
+        text = tab.locator("#study-text")
+        at.until(lambda: "growth = 0." in text.input_value())
+        assert 'name = "bowl"' in text.input_value(), "which adds to the study"
+        tab.get_by_text("A valid study of 1,152 runs.").wait_for()
+        tab.go_back()
+        tab.get_by_role("link", name="Duplicate").click()
+        at.until(lambda: 'name = "bowl-copy"' in text.input_value())
+
+
 def test_nothing_can_be_started_unless_allowed(site, visit):
     tab = visit(f"{site}/start", absent=True)
     tab.get_by_text("There is no such page.").wait_for()

@@ -4,11 +4,12 @@ import datetime
 
 import pytest
 
-from dashboards.address import Address
+from dashboards.actions import actions, proposed
+from dashboards.address import Address, parse, search_of
 from dashboards.app import create_app
 from dashboards.catalog import Catalog
 from dashboards.pages import block_of, pages
-from dashboards.pages.start import _copy
+from dashboards.pages.start import _copy, _get, _read
 from dashboards.site import Site
 from dashboards.strip import standing
 from sensitivity.figures.verdict_words import answers
@@ -57,7 +58,9 @@ def test_a_study_that_runs_says_so_and_is_not_asked_to_be_run(make, tmp_path):
         entry, holder = site.catalog.entry("half"), live_holder(directory)
         scene, _ = site.scene(Address(page="overview", study="half"), None)
         shown = str(block_of(pages()["overview"], scene, "answers").content(scene))
-        said = " ".join(text for answer in answers(scene.results) for text in (*answer.reasons, *answer.settle))
+        found = answers(scene.results)
+        ways = [one.text for answer in found for one in answer.settle]
+        said = " ".join([*(text for answer in found for text in answer.reasons), *ways])
         return standing(entry, holder, now, settling=False), said, shown
 
     idle, said, shown = seen()
@@ -78,3 +81,56 @@ def test_a_study_is_begun_from_another_with_its_file(make, tmp_path):
     site = Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=True)
     made = parse_study(parse_toml(_copy(site, "half"), source="x"), source="x")
     assert made == spec.model_copy(update={"name": "half-copy"})
+
+
+def scene_of(root, name, *, may_run):
+    site = Site(catalog=Catalog(place(str(root))), prefix="/", may_run=may_run)
+    return site, site.scene(Address(page="overview", study=name), None)[0]
+
+
+def links_of(component):
+    """The address behind each link below a component."""
+    return [each.href for each in component._traverse() if getattr(each, "href", None)]
+
+
+@pytest.mark.parametrize("name", ["bowl", "half"])
+def test_what_would_settle_a_question_is_done_where_it_is_read(studies, name):
+    """A remedy with a known edit opens the study's own file with it, which is valid; missing runs have a button."""
+    site, scene = scene_of(studies, name, may_run=True)
+    spec, changed = scene.loaded.spec, []
+    for answer in answers(scene.results):
+        for at, way in enumerate(answer.settle):
+            item = proposed(scene, way, f"answer-{at}")
+            links = links_of(item)
+            if way.code == "finish":
+                (button,) = [e for e in item._traverse() if type(e).__name__ == "Button"]
+                assert button.children == "Resume: 36 runs"
+                assert button.id == {"type": "resume", "study": "half", "at": f"answer-{at}"}
+            elif way.code == "settle":
+                assert links == []
+            else:
+                (link,) = links
+                asked = parse("/start", link.partition("?")[2])
+                assert (asked.page, asked.others) == ("start", (name,))
+                assert parse("/start", search_of(asked)) == asked
+                file = parse_toml(_copy(site, name, asked.edits), source="x")
+                again = parse_study(file, source="x")
+                assert again.name == spec.name, "which adds to the study"
+                changed += [path for path, value in way.edits if _get(file, path) == _read(value)]
+                assert (again == spec) is (not way.edits)
+    if name == "bowl":
+        assert ("evaluation", "growth") in changed
+        assert ("optimizers", "sgd", "lr") in changed
+
+
+def test_a_server_that_may_not_run_studies_offers_nothing_that_it_would_refuse(studies):
+    site, scene = scene_of(studies, "half", may_run=False)
+    ways = [proposed(scene, way, "x") for answer in answers(scene.results) for way in answer.settle]
+    assert [type(e).__name__ for way in ways for e in way._traverse() if not isinstance(e, str)] == []
+    offered = list(actions(site, site.catalog.entry("half"), busy=False))
+    assert [each.children for each in offered] == ["Report"]
+    allowed, _ = scene_of(studies, "half", may_run=True)
+    entry = allowed.catalog.entry("half")
+    assert [each.children for each in actions(allowed, entry, busy=False)] == ["Resume: 36 runs", "Duplicate", "Report"]
+    assert [each.children for each in actions(allowed, entry, busy=True)] == ["Duplicate", "Report"]
+    assert "Settle it" not in str(block_of(pages()["overview"], scene, "answers").content(scene))

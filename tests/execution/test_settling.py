@@ -26,9 +26,11 @@ from sensitivity.execution.settler import Budget
 from sensitivity.execution.settling import next_step, settle_study
 from sensitivity.execution.study_run import Machines, StudyRun
 from sensitivity.figures.exhibits.settling import SETTLING
+from sensitivity.figures.exhibits.timeline import compute_timeline
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.verdict_words import answers
 from sensitivity.report import write_report
+from sensitivity.report.methods import methods
 from sensitivity.store.directory import place
 from sensitivity.store.ledger import DECLARATION, FREEZE, LEDGER, read_ledger, settling_place, write_freeze
 from sensitivity.store.reader import read_runs
@@ -444,12 +446,38 @@ def test_every_face_shows_the_same_answers(undisturbed, capsys):
     assert "are pending" not in page
     show_studies(str(folder / "studies"), as_json=False)
     _, listed = capsys.readouterr().out.splitlines()
-    assert f"settled, {ledger.cost.runs:,} runs" in listed
+    by_status = read_runs(settling_place(place(opened.directory))).runs["status"].value_counts()
+    counts = f"{by_status['completed']:,} completed, {by_status['diverged']:,} diverged"
+    assert f"settled, {ledger.cost.runs:,} runs: {counts}" in listed
     for entry in ledger.entries:
         assert entry.step.why in page
     table = opened.table("settling")
     assert len(table[table["optimizer"].notna()]) == ledger.cost.runs
     assert set(table["step"]) == {entry.step.number for entry in ledger.entries}
+
+
+def test_its_runs_are_those_that_a_timeline_and_the_methods_speak_of(undisturbed):
+    """Of a study that was settled and not run: nothing says that its own design was trained."""
+    folder, settled = undisturbed
+    opened, ledger = sensitivity.open(str(folder / "studies" / "alike")), settled.ledger
+    timeline = compute_timeline(opened.results)
+    assert timeline.settling
+    assert (timeline.timed, timeline.of) == (ledger.cost.runs, ledger.cost.runs)
+    figure = opened.figure("timeline")
+    assert f"of {ledger.cost.runs:,} runs of the settlement" in figure.layout.title.subtitle.text
+    assert {trace.customdata for trace in figure.data} == {None}, "the table of runs has none of them"
+    one = compute_timeline(opened.results.under(optimizers=("one",)))
+    assert 0 < one.timed < timeline.timed
+    text = " ".join(methods(opened.results))
+    assert "one and other trained" not in text
+    assert "The study file declares that one and other train the model perceptron" in text
+    assert f"Settled in {ledger.cost.runs:,} runs" in text
+    judged = [entry.cost.runs for entry in ledger.entries if entry.step.phase == "judge_scaling"]
+    assert f"Judge scaling: {sum(judged):,} runs in " in text
+    assert ledger.declared.hash in text
+    assert ledger.freeze.hash in text
+    assert "code test" in text, "where the settlement's runs were made"
+    assert "are pending" not in text
 
 
 def test_the_looks_are_drawn_as_the_ledger_has_them(undisturbed):

@@ -54,7 +54,7 @@ class FewTables:
     """The tables of other results with other runs."""
 
     def __init__(self, results, runs):
-        self.manifest, self.runs = results.manifest, runs
+        self.manifest, self.runs, self.ledger = results.manifest, runs, None
 
 
 def test_chosen_runs_differ_where_their_columns_do(results):

@@ -1,6 +1,7 @@
 """The page in a real browser: every figure painted, no console error, no request beyond the file."""
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
@@ -162,10 +163,29 @@ def test_a_study_without_results_opens(page_of, visit):
     assert "No run has a measured value" in visit(page_of("pending")).inner_text("main")
 
 
-def test_on_a_phone_figures_scroll_and_the_page_does_not(page_of, visit):
-    tab = visit(page_of("mixed"), width=390)
-    tab.wait_for_selector(".canvas[data-painted] .main-svg")
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+FEW = [("mixed", 390, "light"), ("landscape", 1440, "dark")]
+
+
+@pytest.mark.parametrize(("case", "width", "scheme"), FEW)
+def test_nothing_of_a_report_is_cut_or_overlaps(page_of, visit, pixel_faults, case, width, scheme):
+    tab = visit(page_of(case), scheme, width)
+    wait_until_painted(tab)
+    assert pixel_faults(tab) == []
+
+
+def test_nothing_of_any_report_is_cut_or_overlaps(page_of, visit, pixel_faults, request):
+    if not request.config.getoption("--pages"):
+        pytest.skip("takes a minute; --pages looks at every report at three widths in both colour schemes")
+    faults = {}
+    for case, width, scheme in itertools.product(
+        ("landscape", "random", "mixed"), (390, 1024, 1440), ("light", "dark")
+    ):
+        tab = visit(page_of(case), scheme, width)
+        wait_until_painted(tab)
+        if found := pixel_faults(tab):
+            faults[case, width, scheme] = found
+        tab.close()
+    assert faults == {}
 
 
 def test_it_prints_every_figure_in_the_light_theme_between_the_margins(page_of, visit, tmp_path):

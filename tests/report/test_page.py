@@ -33,6 +33,7 @@ SAYS = {
             "No run has a measured value",
             "Run the study: none of 108 planned runs has a result yet.",
             "No run has completed yet.",
+            "The study file declares that K-FAC and SGD train the model",
         ],
         "-success-contours -cost",
     ),

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from sensitivity.cli.json_output.base import Count, Output
 from sensitivity.study.ledger import Standing
+from sensitivity.study.results import Status
 
 
 class StudyOutput(Output):
@@ -25,6 +26,9 @@ class StudyOutput(Output):
         " settled, or open at its end. Null where nobody has begun."
     )
     settlement_runs: Count = Field(description="Runs that its steps took.")
+    settlement_by_status: dict[Status, Count] = Field(
+        description="Number of its runs by status, without those that none has; empty where it has no runs."
+    )
 
 
 class UnreadableOutput(Output):

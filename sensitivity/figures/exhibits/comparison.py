@@ -77,7 +77,8 @@ def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
     pooled = (verdict.primary,) if verdict.primary else ()
     comparisons = [*pooled, *verdict.by_batch]
     if not comparisons:
-        why = f" {verdict.reasons[0].text}" if verdict.reasons else ""
+        # Missing runs are told beside it, with what to do about them, which depends on whether the study is running.
+        why = next((f" {reason.text}" for reason in verdict.reasons if reason.code != "incomplete"), "")
         raise NothingToShowError(f"On {verdict.question} there is no comparison by seeds to draw.{why}")
     scaling = verdict.question == "scaling"
     one, other = optimizer_label(verdict.candidate), optimizer_label(verdict.reference)

@@ -1,4 +1,7 @@
-"""When each run ran, how long, and how it ended: a line a run, in the order of their starts."""
+"""When each run ran, how long, and how it ended: a line a run, in the order of their starts.
+
+Of a study that was settled and whose own design has not been run, the runs are those of the settlement.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +34,13 @@ class Timeline:
 
     runs: pd.DataFrame
     of: int
-    """Planned runs that are looked at."""
+    """Planned runs that are looked at, or those of the settlement."""
     timed: int
     """Those whose times are known, of which `runs` are an even choice where there are very many."""
     seconds: float
     """From the first start to the last end."""
+    settling: bool
+    """Whether they are runs of the settlement, which the study's table of runs doesn't have."""
 
 
 def compute_timeline(results: StudyResults) -> Timeline:
@@ -44,13 +49,26 @@ def compute_timeline(results: StudyResults) -> Timeline:
     Raises:
         NothingToShowError: no run has a start and an end.
     """
-    runs = results.runs
-    timed = runs[runs["started_at"].notna() & runs["finished_at"].notna()] if "started_at" in runs else runs.iloc[:0]
+    runs, settling = results.runs, False
+    timed = _timed(runs)
+    if not len(timed) and results.tables.ledger is not None and (own := results.tables.settling_runs) is not None:
+        runs, settling = results.view.filtered(own), True
+        timed = _timed(runs)
     if not len(timed):
         raise NothingToShowError("No run has ended yet, so there is no time to show.")
     ordered = timed.sort_values(["started_at", "finished_at", "trial_id"], kind="stable")
     span = ordered["finished_at"].max() - ordered["started_at"].min()
-    return Timeline(runs=evenly(ordered, MOST_LINES), of=len(runs), timed=len(timed), seconds=span.total_seconds())
+    return Timeline(
+        runs=evenly(ordered, MOST_LINES),
+        of=len(runs),
+        timed=len(timed),
+        seconds=span.total_seconds(),
+        settling=settling,
+    )
+
+
+def _timed(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[runs["started_at"].notna() & runs["finished_at"].notna()] if "started_at" in runs else runs.iloc[:0]
 
 
 def draw_timeline(timeline: Timeline, theme: Theme) -> go.Figure:
@@ -74,17 +92,19 @@ def draw_timeline(timeline: Timeline, theme: Theme) -> go.Figure:
             line={"color": theme.category(colour), "width": width},
         )  # fmt: skip
         figure.add_scatter(
-            x=ends[own], y=own + 1, mode="markers", name=status.value, showlegend=True, customdata=ids[own],
+            x=ends[own], y=own + 1, mode="markers", name=status.value, showlegend=True,
+            customdata=None if timeline.settling else ids[own],  # which a click would look for in the table of runs
             marker={"color": theme.category(colour), "size": max(4, width)}, hoverinfo="text",
             hovertext=[_words(runs.iloc[at]) for at in own],
         )  # fmt: skip
     shown = "" if len(runs) == timeline.timed else f", an even choice of {timeline.timed:,}"
+    what = "runs of the settlement" if timeline.settling else "planned runs"
     figure.update_layout(
         template=theme.template(),
         title={
             "text": "When each run ran",
             "subtitle": {
-                "text": f"n = {len(runs):,} of {timeline.of:,} planned runs{shown} · {duration(timeline.seconds)} from"
+                "text": f"n = {len(runs):,} of {timeline.of:,} {what}{shown} · {duration(timeline.seconds)} from"
                 " the first start to the last result · from the start of a run's pack to its result"
             },
         },
