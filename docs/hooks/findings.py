@@ -97,7 +97,7 @@ def _map_results(study: OpenedStudy) -> str:
         best, slope = _ridge(own)
         setting = f"learning rate {number(best['param.lr'])}, damping {number(best['param.damping'])}"
         explained = [f"{each.share_of(name).value:.0%}" for name in ("lr / damping", "lr", "damping")]
-        cells = [each.batch_size, *explained, number(slope, 2), number(best["steps"], 3), setting]
+        cells = [each.batch_size, *explained, number(slope, 2), number(float(np.exp(best["log_steps"])), 3), setting]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     versions = ", ".join(sorted(stored.runs["code_version"].dropna().unique()))
     return "\n\n".join(
@@ -117,13 +117,17 @@ def _ridge(times: pd.DataFrame) -> tuple[pd.Series, float]:
     Steps are geometric means over seeds, all of which reached the target. A damping whose best learning rate is the
     smallest or the largest of the grid doesn't enter the slope.
     """
-    seeds = times.groupby(["param.damping", "param.lr"])["outcome"].agg(lambda outcomes: (outcomes == "reached").all())
-    steps = times.groupby(["param.damping", "param.lr"])["steps"].agg(lambda values: np.exp(np.log(values).mean()))
-    table = steps[seeds].reset_index()
-    best = table.loc[table.groupby("param.damping")["steps"].idxmin()]
+    table = (
+        times.assign(log_steps=np.log(times["steps"]), reached=times["outcome"] == "reached")
+        .groupby(["param.damping", "param.lr"], as_index=False)
+        .agg(log_steps=("log_steps", "mean"), reached=("reached", "all"))
+        .query("reached")
+        .sort_values("log_steps")
+    )
+    best = table.groupby("param.damping").head(1)
     inside = best[best["param.lr"].between(times["param.lr"].min(), times["param.lr"].max(), inclusive="neither")]
     slope = np.polyfit(np.log(inside["param.damping"]), np.log(inside["param.lr"]), 1)[0]
-    return table.loc[table["steps"].idxmin()], float(slope)
+    return table.iloc[0], float(slope)
 
 
 def _winners(directory: Place, ledger: Ledger) -> list[str]:
