@@ -122,7 +122,7 @@ def _ridge(times: pd.DataFrame) -> tuple[pd.Series, float]:
         .groupby(["param.damping", "param.lr"], as_index=False)
         .agg(log_steps=("log_steps", "mean"), reached=("reached", "all"))
         .query("reached")
-        .sort_values("log_steps")
+        .sort_values(["log_steps", "param.lr"])
     )
     best = table.groupby("param.damping").head(1)
     inside = best[best["param.lr"].between(times["param.lr"].min(), times["param.lr"].max(), inclusive="neither")]

@@ -136,12 +136,12 @@ def add_gram(target: Tensor, rows: Tensor, keep: float, scale: float) -> None:
 def add_bias(parts: tuple[Tensor, Tensor, Tensor, Tensor], rows: Tensor, keep: float, scale: float) -> None:
     """Apply `add_gram` to the bias parts of an input factor (see `input_parts`); `rows` omit the 1 of the bias."""
     _, last_row, last_column, corner = parts
-    last_row.addmv_(rows.mT, _ones(len(rows), rows.dtype, rows.device), beta=keep, alpha=scale)
+    last_row.addmv_(rows.mT, _ones(rows.shape[0], rows.dtype, rows.device), beta=keep, alpha=scale)
     last_column.copy_(last_row)
     if keep:
-        corner.mul_(keep).add_(len(rows) * scale)
+        corner.mul_(keep).add_(rows.shape[0] * scale)
     else:
-        corner.fill_(len(rows) * scale)
+        corner.fill_(rows.shape[0] * scale)
 
 
 @functools.lru_cache(maxsize=16)
