@@ -224,7 +224,11 @@ def peak_mib(pid: int) -> float:
 def measure(root: Path, runs: int, rounds: int) -> str:
     """Return a row of the table."""
     name = f"runs-{runs}"
-    cold, warm, clicks, spent, memory = [], [], [], {"cold": [], "warm": [], "click": []}, 0.0
+    cold: list[float] = []
+    warm: list[float] = []
+    clicks: list[float] = []
+    spent: dict[str, list[tuple[float, float]]] = {"cold": [], "warm": [], "click": []}
+    memory = 0.0
     for _ in range(rounds):
         with server(root) as (address, pid), sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])

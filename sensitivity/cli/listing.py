@@ -9,7 +9,7 @@ from sensitivity.cli.json_output.studies import StudyOutput, UnreadableOutput
 from sensitivity.figures.settled_words import standing_in_words
 from sensitivity.store.directory import Place, place
 from sensitivity.store.reader import read_counts, studies
-from sensitivity.study.errors import UserError, shortened
+from sensitivity.study.errors import UserError
 from sensitivity.study.paths import STUDIES
 from sensitivity.study.results import Status
 
@@ -25,7 +25,7 @@ def show_studies(root: str | None, *, as_json: bool) -> None:
     where = place(STUDIES if root is None else root)
     if root is not None and where.is_local and not os.path.isdir(where.path):  # noqa: PTH112 - Path's may raise
         there = os.path.exists(where.path)  # noqa: PTH110
-        said = f"{shortened(root, 300)}: {'a file, and no folder' if there else 'no such folder'}"
+        said = f"{root}: {'a file, and no folder' if there else 'no such folder'}"
         raise UserError(f"{said}\n  Give a folder of studies; `sensitivity run quickstart` makes one")
     found = [_study(directory) for directory in studies(where)]
     if as_json:

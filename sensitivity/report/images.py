@@ -90,7 +90,7 @@ async def _draw(files: Sequence[Image], stopped: threading.Event) -> tuple[Writt
     import kaleido  # slow to import, and needed for this alone
     from kaleido.errors import ChromeNotFoundError, KaleidoError
 
-    class OnePage(kaleido.Kaleido):
+    class OnePage(kaleido.Kaleido):  # type: ignore[misc]  # it has no types
         """A browser whose page stays: Kaleido loads it anew, with all of Plotly, after every image."""
 
         async def _return_kaleido_tab(self, tab: Any) -> None:

@@ -12,6 +12,9 @@ _MOST_OF_MISTAKE = 600
 """Characters; long enough for every list of allowed names."""
 _MOST_LINES, _LAST_LINES, _MOST_OF_LINE = 60, 5, 1_500
 """Of a message; its last lines are kept, because they say how to fix it."""
+_MOST_OF_WORD = 300
+_LONG_WORD = re.compile(rf"\S{{{_MOST_OF_WORD + 1},}}")
+"""Such as a path that was given: the rest of the line says what is wrong with it."""
 
 
 class UserError(Exception):
@@ -58,6 +61,7 @@ class StorageError(UserError):
 
 
 def _clipped(message: str) -> str:
+    message = _LONG_WORD.sub(lambda found: shortened(found[0], _MOST_OF_WORD), message)
     lines = [shortened(line, _MOST_OF_LINE) for line in message.split("\n", _MOST_LINES * 100)]
     if len(lines) > _MOST_LINES:
         left_out = len(lines) - _MOST_LINES

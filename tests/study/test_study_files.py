@@ -592,3 +592,10 @@ def test_a_message_keeps_its_beginning_and_its_end():
     assert (lines[0], lines[-1]) == ("start", "the fix")
     assert len(lines) == 61
     assert max(map(len, lines)) < 1_510
+
+
+def test_a_long_word_leaves_room_for_what_is_wrong_with_it():
+    line = str(UserError(f"no study at {'studies/' * 400}: File name too long"))
+    assert len(line) < 350
+    assert line.startswith("no study at studies/")
+    assert line.endswith(": File name too long")
