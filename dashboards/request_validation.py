@@ -21,7 +21,7 @@ _KINDS: Mapping[str, str] = {
     "theme.data": "text",
     "stripped.data": "text",
     "written.data": "text",
-    "run-shown.data": "text",
+    "run-shown.data": "table",
     "study-text.value": "text",
     "source.value": "text",
     "compared-metric.value": "text",
