@@ -16,7 +16,7 @@ from dash.exceptions import PreventUpdate
 from pydantic import ValidationError
 
 from dashboards import jobs
-from dashboards.address import Address
+from dashboards.address import Address, parse
 from dashboards.blocks import html_table
 from dashboards.cluster import Cluster
 from dashboards.shell import trouble_note
@@ -67,7 +67,6 @@ def start_page(site: Site) -> TopPage:
         changed = [html.P(_changes(address), className="notice")] if address.others and address.edits else []
         return [
             html.H1("Start a study"),
-            dcc.Store(id="asked", data=[asked, [[list(path), value] for path, value in address.edits]]),
             *changed,
             html.P(
                 f"Choose a study file, change it, see what it costs, and run it on {_where(site)}.", className="lead"
@@ -165,16 +164,17 @@ def _editing(app: Dash, site: Site) -> None:
         Input({"type": "field", "path": ALL}, "value"),
         State({"type": "field", "path": ALL}, "id"),
         State("study-text", "value"),
-        State("asked", "data"),
+        State("url", "search"),
     )
     def write(
-        source: str | None, values: list[Any], names: list[dict[str, str]], text: str | None, asked: tuple[str, Any]
+        source: str | None, values: list[Any], names: list[dict[str, str]], text: str | None, search: str | None
     ) -> Any:
         if callback_context.triggered_id == "source" or text is None:
             found = jobs.sources(site.catalog.root).get(source or "")
             if found is None and not (source or "").startswith(_STUDY):
                 raise PreventUpdate
-            edits = [(tuple(path), value) for path, value in asked[1]] if source == asked[0] else []
+            asked = parse("/start", search)
+            edits = asked.edits if source in [f"{_STUDY}{name}" for name in asked.others[:1]] else ()
             try:
                 return _copy(site, str(source).removeprefix(_STUDY), edits) if found is None else read_study(found.path)
             except UserError as error:  # shown where the file would be
