@@ -152,7 +152,7 @@ def test_runs_are_not_recorded_into_a_study_of_another_kind(tmp_path):
     csv = tmp_path / "mine.csv"
     csv.write_text("optimizer,lr,batch_size,seed,step,train_loss\nsgd,0.1,32,0,1,2.0\n")
     sensitivity.import_runs(csv, "mine", storage=tmp_path)
-    with pytest.raises(UserError, match="holds a study that was not recorded"):
+    with pytest.raises(UserError, match="contains a study that was not recorded"):
         recorded(tmp_path / "mine")
 
 
