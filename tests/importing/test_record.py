@@ -122,7 +122,7 @@ def test_how_a_run_ends(tmp_path):
     ("changes", "values", "words"),
     [
         ({"lr": 0.0}, {}, "lr: must be > 0"),
-        ({"lr": "big"}, {}, "lr: give a number"),
+        ({"lr": "big"}, {}, "lr: must be a finite number"),
         ({"batch_size": 0}, {}, "batch_sizes"),
         ({"seed": -1}, {}, "seeds"),
         ({"optimizer": "a b"}, {}, "an optimizer's name is letters"),
@@ -202,7 +202,7 @@ def test_a_study_that_is_trained_here_hands_out_nothing_and_one_that_is_not_cann
     for asked in ("required_problem", "required_budget"):
         with pytest.raises(UserError, match="its runs are trained elsewhere"):
             getattr(sensitivity.Study.read(tmp_path / "planned.toml"), asked)
-    with pytest.raises(UserError, match=r"`run` trains it\n  For a loop of your own, remove \[problem\]"):
+    with pytest.raises(UserError, match=r"`run` trains it\n  For your own training loop, remove \[problem\]"):
         sensitivity.trials("quickstart", storage=tmp_path)
     with pytest.raises(UserError, match=r"remove budget"):
         sensitivity.Study(
