@@ -71,7 +71,7 @@ def test_three_seeds_are_told_what_it_takes(plain):
     remedies = {remedy.code: remedy for remedy in found.settle}
     assert "Set seeds = 11 in the study file: 8 more for every cell" in remedies["seeds"].text
     assert remedies["seeds"].runs == 8 * 2 * 4 * 3, "11 seeds, of which six judge"
-    assert "set confirm = 6 under [search] in the study file, beside objective" in remedies["confirm"].text
+    assert "set confirm = 6 under [search] in the study file, together with objective" in remedies["confirm"].text
     assert remedies["confirm"].runs == 6 * 8, "the 8 winners on six fresh seeds"
     assert remedies["confirm"].device_seconds == pytest.approx(remedies["confirm"].runs * 10_000 * 0.5)
 
@@ -122,7 +122,7 @@ def test_remedies_do_not_ask_for_an_easier_and_a_harder_target_at_once(plain, qu
     assert ("easier target" in texts) is not quick
     assert ("harder target" in texts) is quick
     targets = [remedy for remedy in remedies if remedy.code == "target"]
-    assert all("a longer [budget] with it" in remedy.text and math.isnan(remedy.device_seconds) for remedy in targets)
+    assert all("with a longer [budget]" in remedy.text and math.isnan(remedy.device_seconds) for remedy in targets)
 
 
 def test_a_budget_that_cannot_reach_refuses_and_says_how_much_would(plain):
