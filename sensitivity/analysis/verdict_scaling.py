@@ -217,7 +217,7 @@ def _skewed(primary: PairedComparison) -> list[Caution]:
     if abs(skewness) < _SKEWED:
         return []
     text = (
-        f"The differences between seeds are skewed ({skewness:+.1f}): a few seeds dominate their mean, and its tests"
+        f"The differences by seed are skewed ({skewness:+.1f}): a few seeds dominate their mean, and its tests"
         " and intervals are less reliable. Inspect the seeds one by one."
     )
     return [Caution(code="skew", text=text)]

@@ -44,7 +44,7 @@ def _inside(values: Floats) -> Floats:
 
 
 def _refined(values: Floats, axis: Floats, number: int, pieces: int) -> tuple[Floats, Floats]:
-    """Return values interpolated along axis `number` at the midpoints of `pieces` parts per interval, and their widths."""
+    """Return `values` interpolated along axis `number` at the midpoints of `pieces` parts per interval, and widths."""
     share = (np.arange(pieces) + 0.5) / pieces
     moved = np.moveaxis(values, number, -1)[..., None]
     between = moved[..., :-1, :] * (1 - share) + moved[..., 1:, :] * share

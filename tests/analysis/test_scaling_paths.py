@@ -216,7 +216,7 @@ def test_a_heavy_skew_is_warned_of(study):
         late = curves["trial_id"].isin(one) & (curves["step"] < 100_000)
         return runs, curves.assign(step=curves["step"].where(~late, curves["step"] * 3))
 
-    assert texts(study(2.0, edit=slow, seeds=24).reasons, "skew")[0].startswith("The seeds' differences are skewed (+")
+    assert texts(study(2.0, edit=slow, seeds=24).reasons, "skew")[0].startswith("The differences by seed are skewed (+")
     assert not texts(study(2.0, seeds=24).reasons, "skew")
 
 
