@@ -1,56 +1,57 @@
-"""Tables to numbers: one pure function a quantity, ``compute_x(tables) -> XResult``; ``StudyResults`` asks them all.
+"""Statistics of a study: one pure function per quantity, ``compute_x(tables) -> XResult``.
 
-``study_results``: every answer of one study under one view (``view``), computed when asked for and kept (``memo``).
-It reads a study through ``tables``: whole (``store.reader.Study``), or as few of its evaluations as an answer needs
-(``evaluations.read_tables``).
+``study_results``: ``StudyResults``, all analyses of one study under one view (``view``), computed on first access and
+cached (``memo``). It reads the study through ``tables``: whole (``store.reader.Study``), or only the evaluations that
+an analysis needs (``evaluations.read_tables``).
 
-Input is the tidy tables of ``store`` (columns in ``store.schema``), or any DataFrame with those columns.
-Results are frozen, in the user's units, and carry their n: no planned run leaves a denominator. An estimate that
-would mislead is refused: its value is NaN and ``refused`` says why (``estimates.Estimate``).
+Inputs are the tidy tables of ``store`` (columns in ``store.schema``), or any DataFrame with those columns. Results are
+frozen dataclasses, in the user's units, and carry their n; every planned run stays in the denominators. An estimate
+that would be misleading is refused: its value is NaN and ``refused`` states the reason (``estimates.Estimate``).
 
-What a run counts with, and what the configurations are
-* ``outcomes``: a run's value, diverged ones included. ``times``: when each run reaches a target, the table that
-  scaling, cost and verdict start from. ``designs``: grid, draws or adaptive search; edges of the grid.
-* ``honest``, ``winners``: the best configuration at a batch size, timed on seeds that did not choose it. ``nested``:
-  what that choice may cost. ``grain``, ``censored``: times of which only an interval is known.
-* ``intervals``: the intervals and tests that few seeds allow. ``estimates``: ``Estimate`` and ``Caution``.
-* ``names``: what optimizers and hyperparameters are called in sentences.
+Outcomes of runs, and designs
+* ``outcomes``: the value of each run in statistics, including diverged runs. ``times``: the time at which each run
+  reaches a target; scaling, cost and verdicts start from this table. ``designs``: grid, independent draws or adaptive
+  search; best cells at the edge of what was searched.
+* ``honest``, ``winners``: the best configuration at each batch size, timed on seeds that did not select it.
+  ``nested``: the expected regret of that selection. ``grain``, ``censored``: interval-censored times.
+* ``intervals``: confidence intervals and tests for few seeds. ``estimates``: ``Estimate`` and ``Caution``.
+* ``names``: names of optimizers and hyperparameters in sentences.
 
-What was run
-* ``summary``: runs by status, and what they cost. ``cautions``: what a reader must know before concluding.
-* ``maps``: the metric over the hyperparameter plane. ``curves``: learning curves of cells over their seeds.
+Overview
+* ``summary``: runs by status, and their cost. ``cautions``: limitations that a reader must know before concluding.
+* ``maps``: the metric over the hyperparameter plane. ``curves``: learning curves of a configuration over its seeds.
 * ``targets``: which runs reach each target, and when.
 
-How far does it scale, and at what cost
-* ``scaling``: ``compute_scaling(times, unit) -> ScalingCurve`` an optimizer: time to target by the best
-  configuration, efficiency, edges; its points and cautions in ``scaling_points`` and ``scaling_cautions``.
+Scaling and cost
+* ``scaling``: ``compute_scaling(times, unit) -> ScalingCurve`` per optimizer: time to target of the best
+  configuration, efficiency, edges; its points and cautions are in ``scaling_points`` and ``scaling_cautions``.
   ``critical``: ``CriticalBatchSize``, its fit and interval.
-* ``cost``: ``compute_cost(runs) -> Cost`` an optimizer and batch size; ``compute_cost_ratios -> CostRatio``.
-  ``time_split``: ``compute_time_split(runs) -> TimeSplit``, a step's time by phase.
+* ``cost``: ``compute_cost(runs) -> Cost`` per optimizer and batch size; ``compute_cost_ratios -> CostRatio``.
+  ``time_split``: ``compute_time_split(runs) -> TimeSplit``, the time of a step by phase.
 
-How sensitive is it
-* ``success``: ``compute_success -> SuccessSurface`` an optimizer, over batch size x target;
+Hyperparameter sensitivity
+* ``success``: ``compute_success -> SuccessSurface`` per optimizer, over batch size x target;
   ``compute_success_difference -> SuccessDifference``. ``success_plane``: ``compute_success_planes(times) ->
-  SuccessPlane``. ``rates``: the rates they are made of.
-* ``price``: ``compute_prices -> TuningPrice`` an optimizer and batch size, what it takes until a drawn setting works;
-  ``compute_price_ratios -> PriceRatio``. ``draws``: which runs are draws, in which independent blocks; ``ratios``:
-  Fieller's interval over blocks; ``betting``: tests that hold at any stop.
-* ``regions``: ``compute_regions -> RobustRegion`` an optimizer and batch size, in decades;
-  ``volumes``: how.
-* ``best_of_k``: ``compute_best_of_k -> BestOfK`` an optimizer and batch size, in trials and device-seconds.
-* ``lr_sensitivity``: ``compute_lr_sensitivity -> LrSensitivity`` an optimizer and batch size.
-* ``tuning``: ``compute_tuning -> Tuning`` an optimizer: one setting for all batch sizes, tunability, effective
-  dimension. ``scores``: the array they start from.
-* ``importance``: ``compute_importance -> Importance`` an optimizer and batch size; ``forest``: of draws;
-  ``jackknife``: its intervals.
-* ``clipping``: ``compute_clipping(runs, curves) -> Clipping``, where a KL clip binds.
+  SuccessPlane``. ``rates``: success rates with their intervals.
+* ``price``: ``compute_prices -> TuningPrice`` per optimizer and batch size: expected trials and cost until a random
+  setting reaches the target; ``compute_price_ratios -> PriceRatio``. ``draws``: which runs are draws, and the
+  independent blocks that they form; ``ratios``: Fieller's interval over blocks; ``betting``: anytime-valid tests.
+* ``regions``: ``compute_regions -> RobustRegion`` per optimizer and batch size, in decades; ``volumes``: its volume by
+  interpolation.
+* ``best_of_k``: ``compute_best_of_k -> BestOfK`` per optimizer and batch size, in trials and device-seconds.
+* ``lr_sensitivity``: ``compute_lr_sensitivity -> LrSensitivity`` per optimizer and batch size.
+* ``tuning``: ``compute_tuning -> Tuning`` per optimizer: one setting for all batch sizes, tunability, effective
+  dimension. ``scores``: the array of scores that they start from.
+* ``importance``: ``compute_importance -> Importance`` per optimizer and batch size; ``forest``: the regression for
+  independent draws; ``jackknife``: intervals.
+* ``clipping``: ``compute_clipping(runs, curves) -> Clipping``: where K-FAC's KL clip is active.
 
-Which is better
-* ``profiles``: ``compute_profiles -> PerformanceProfile`` an optimizer.
-* ``claims``: ``compute_claims(spec, evidence, looks, level) -> Claim`` a pair and question: what may be claimed, and at
-  which error rate. ``looks``: how often the answer may have been looked at before.
+Comparison of optimizers
+* ``profiles``: ``compute_profiles -> PerformanceProfile`` per optimizer.
+* ``claims``: ``compute_claims(spec, evidence, looks, level) -> Claim`` per pair and question: what may be claimed, and
+  at which error rate. ``looks``: the number of interim looks at the results so far.
 * ``verdict``: ``Verdict``, ``Margins``; ``verdict_scaling``: ``compute_scaling_verdict``;
-  ``verdict_sensitivity``: ``compute_sensitivity_verdict``. ``paired``: ``PairedComparison``, the tests.
-  ``size_ratio``: of two critical batch sizes. ``scaling_obstacles``: what forbids a claim on them. ``remedies``,
-  ``remedies_scaling``: ``Remedy``, what would settle it and its cost.
+  ``verdict_sensitivity``: ``compute_sensitivity_verdict``. ``paired``: ``PairedComparison`` and its tests.
+  ``size_ratio``: the ratio of two critical batch sizes. ``scaling_obstacles``: reasons that rule out a claim on
+  scaling. ``remedies``, ``remedies_scaling``: ``Remedy``, a change that would settle a question, and its cost.
 """

@@ -1,15 +1,15 @@
-"""The price of tuning: the expected best of k trials, against k and against the device-seconds they take.
+"""The tuning curve: the expected best metric of k trials, against k and against their device-seconds.
 
-A trial is one run, with one seed, of one configuration drawn from the declared box. Of N independent draws the
-expected best of k is estimated without bias by the mean over all subsets of k (the U-statistic); a seed at a time,
-averaged over seeds. The band is that of Dvoretzky, Kiefer and Wolfowitz (with Massart's constant) for the
-distribution of scores, carried through the expectation: it holds for all k at once, is conservative, and does not
-collapse at k = N as the spread of shuffles does. Beyond what N draws saw it assumes only that no loss is below 0 and
-no accuracy above 1.
+A trial is one run, with one seed, of one configuration drawn from the declared box. From N independent draws, the mean
+over all subsets of size k (a U-statistic) estimates the expected best of k without bias; it is computed per seed and
+averaged over seeds. The band is that of Dvoretzky, Kiefer and Wolfowitz (with Massart's constant) for the distribution
+of scores, propagated through the expectation: it holds for all k simultaneously, is conservative, and does not
+collapse at k = N as the spread of random shuffles does. Outside the range of the N draws it assumes only that no loss
+is below 0 and no accuracy above 1.
 
-Of a grid, a quadrature of its box, the curve is that of draws from its points with replacement (the V-statistic,
-Dodge et al. 2019), and the interval covers seed noise only. Adaptive searches and settings of
-unknown origin are refused.
+For a grid, which is a quadrature of its box, the curve is that of draws from its points with replacement (the
+V-statistic, Dodge et al. 2019), and the interval covers seed noise only. Adaptive searches and settings of unknown
+origin are refused.
 
 Seconds are k times the mean device-seconds of a trial, evaluation included.
 """
@@ -35,12 +35,12 @@ from sensitivity.study.section import CONFIRMATION_SEEDS
 
 OF_DISTRIBUTION = "the draw of configurations, for all k at once (Dvoretzky-Kiefer-Wolfowitz)"
 _ALL_K = 100
-"""Up to so many trials every k is given; beyond, so many k evenly in logarithms."""
+"""Up to this many trials, the curve has every k; beyond, this many values of k, evenly spaced in log k."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BestOfK:
-    """The tuning curve of an optimizer at a batch size; the tuples have one entry a k."""
+    """The tuning curve of an optimizer at a batch size; tuples have one entry per value of `k`."""
 
     optimizer: str
     batch_size: int
@@ -49,22 +49,23 @@ class BestOfK:
     seconds: tuple[float, ...]
     """Expected device-seconds of k trials; NaN where the table has no times."""
     expected: tuple[float, ...]
-    """Of the metric."""
+    """Expected best value of the metric."""
     low: tuple[float, ...]
-    """NaN where there is no interval."""
+    """Lower end of its interval; NaN without an interval."""
     high: tuple[float, ...]
     covers: str
+    """Source of uncertainty that the interval covers."""
     configurations: int
-    """N."""
+    """Number of configurations, N."""
     seeds: int
     warnings: tuple[Caution, ...]
     refused: Caution | None = None
 
 
 def expected_best(scores: Floats, k: np.ndarray, *, replacement: bool = False) -> Floats:
-    """Return the expected maximum of each number `k` [k] of `scores`, drawn without or with replacement.
+    """Return the expected maximum of k draws from `scores`, without or with replacement, for each value in `k` [k].
 
-    Scores are [N] or [N, columns]; the result is [k] or [k, columns]. Without replacement every k is at most N.
+    Scores are [N] or [N, columns]; the result is [k] or [k, columns]. Without replacement, every k is at most N.
     """
     n, ordered = len(scores), np.sort(scores, axis=0)
     rank, count = np.arange(1, n + 1, dtype=float), np.asarray(k, dtype=float)[:, None]
@@ -80,9 +81,10 @@ def expected_best(scores: Floats, k: np.ndarray, *, replacement: bool = False) -
 
 
 def best_of_k_band(scores: Floats, k: np.ndarray, n: int, support: tuple[float, float]) -> tuple[Floats, Floats]:
-    """Return the band of the expected maximum of `k` [k] draws from `scores` of `n` independent configurations.
+    """Return the confidence band of the expected maximum of `k` [k] draws from `n` independent configurations.
 
-    Scores are [runs], several a configuration perhaps; `support` bounds what a score can be.
+    `scores` is [runs], possibly several runs per configuration; `support` is the smallest and the largest possible
+    score.
     """
     margin = math.sqrt(math.log(2 / (1 - LEVEL)) / (2 * n))
     ordered = np.concatenate([[support[0]], np.sort(scores), [support[1]]])
@@ -99,7 +101,7 @@ def best_of_k_band(scores: Floats, k: np.ndarray, n: int, support: tuple[float, 
 def compute_best_of_k(
     runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName, *, designs: Mapping[str, str] | None = None
 ) -> tuple[BestOfK, ...]:
-    """Return a curve for each optimizer, in the order of the plan, and batch size, rising."""
+    """Return a curve per optimizer, in the order of the plan, and batch size, ascending."""
     untrained = float(untrained_values(runs, curves, METRICS[metric]).median())
     valued = runs.assign(value=counted_values(runs, curves, METRICS[metric]))
     valued = valued[valued["seed"] < CONFIRMATION_SEEDS]
@@ -153,7 +155,7 @@ def _curve(
     expected = by_seed.mean(axis=1)
     if drawn:
         best = sign * METRICS[metric].quantity.perfect
-        perfect = best if math.isfinite(best) else scores.max()  # with no best value, as if none were above those seen
+        perfect = best if math.isfinite(best) else scores.max()  # unbounded metric: the largest observed score
         worst = np.nanmin([scores.min(), sign * untrained])
         low, high = best_of_k_band(scores.ravel(), k, n, (worst, max(perfect, scores.max())))
     else:
@@ -181,7 +183,7 @@ def _curve(
 def _warnings(where: str, used: int, planned: int, *, drawn: bool) -> tuple[Caution, ...]:
     found = []
     if used < planned:
-        text = f"{where}: of {planned:,} configurations {used:,} have a result for every seed, and are used."
+        text = f"{where}: {used:,} of {planned:,} configurations have a result for every seed and are used."
         found.append(Caution(code="incomplete", text=text))
     if not drawn:
         text = f"{where}: a grid's points are chosen, not drawn. The curve is that of draws from these points."

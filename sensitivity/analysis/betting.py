@@ -1,22 +1,23 @@
-"""Tests that hold at any stop: bets on blocks as they come, whose gains can't grow by chance.
+"""Anytime-valid tests by betting: e-values of a sequence of blocks that remain valid under optional stopping.
 
-A block gives the share of successes of both optimizers, `one` and `other`, each in [0, 1]. Under "the mean of `one` is
-at most r times that of `other`" the payoff g = one - r other is at most zero on average, so the wealth
+A block yields the success rates of both optimizers, `one` and `other`, each in [0, 1]. Under the null hypothesis that
+the mean of `one` is at most r times that of `other`, the payoff g = one - r other has a mean of at most zero, so the
+wealth
 
     E = product of (1 + lambda g),   lambda chosen before the block,
 
-is a supermartingale: the probability that it ever reaches 1/alpha is at most alpha, however often one looks and
-whenever one stops (Ville 1939; Waudby-Smith & Ramdas 2023, arXiv 2010.09686). So its largest value so far stands. It
-asks nothing of the blocks but that each is independent of the earlier ones: within a block, batch sizes may share the
-seed and the configuration, of which the mean is taken. Where the batch sizes of a block are independent too, each with
-its own draw and seed, every one of them is a bet at the block's stake: the product of 1 + lambda mean(g_B) over them is
-at most (1 + lambda mean(g))^batches, so the null hypothesis is still that of the mean over batch sizes, and wealth
-grows about as many times faster as there are batch sizes.
+is a supermartingale: the probability that it ever reaches 1/alpha is at most alpha, for any number of looks and any
+stopping time (Ville 1939; Waudby-Smith & Ramdas 2023, arXiv 2010.09686). The largest wealth so far is therefore valid
+evidence. The only assumption is that each block is independent of the earlier ones: within a block, batch sizes may
+share the seed and the configuration, and the mean over them is taken. If the batch sizes of a block are independent
+too, each with its own draw and seed, each of them is a separate bet at the block's stake: the product of
+1 + lambda mean(g_B) over them is at most (1 + lambda mean(g))^batches, so the null hypothesis is still that of the mean
+over batch sizes, and log wealth grows faster by about the number of batch sizes.
 
-Stakes are mean(g) / mean(g^2) of the earlier blocks, at most .9 over the largest loss, and nothing on a losing side:
-close to the best constant stake in the long run. Where every bet is on a single draw, they begin as if six blocks had
-been seen in which both work in a quarter of their draws, or on a losing side had broken even: that is soon forgotten,
-and keeps the first few draws from a stake that loses what later ones win.
+The stake is mean(g) / mean(g^2) over the earlier blocks, clipped to [0, .9 / largest loss], which approaches the best
+constant stake. If every bet is on a single draw, the averages start from six pseudo-blocks in which both optimizers
+succeed in a quarter of their draws, or whose mean payoff is zero if it would be negative. These prevent a large stake
+after the first few draws; their weight vanishes as blocks accumulate.
 
 Arrays: [..., blocks], or [..., blocks, batches] where batch sizes are independent; leading dimensions are replicates.
 """
@@ -34,24 +35,24 @@ from sensitivity.study.amendments import Direction
 
 _BOLDEST = 0.9
 _BEFORE = 6.0
-"""Blocks that stand before the first, where every bet is on a single draw."""
+"""Number of pseudo-blocks before the first block, if every bet is on a single draw."""
 _WORKS = 0.25
-"""Share of draws that work in them."""
+"""Success rate in the pseudo-blocks."""
 _RATIOS = np.geomspace(1 / 64, 64, 121)
-"""Tried for the ends of an interval; 1 is one of them."""
+"""Ratios that are tested for the ends of an interval; 1 is one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anytime:
-    """The largest e-values so far, of blocks in the order of their seeds; each null hypothesis has its own.
+    """The largest e-value so far for each null hypothesis, over blocks in the order of their seeds.
 
-    A claim at level alpha takes 2 / alpha where one of two sides is claimed (better or worse), and 1 / alpha on both
-    sides for equivalence: 40 and 20 at 5%.
+    At level alpha, "better" or "worse" requires an e-value of 2 / alpha, and equivalence 1 / alpha on both sides: 40
+    and 20 at 5%.
     """
 
     blocks: int
     of: str
-    """What a block is: seeds or configurations."""
+    """Kind of block: seeds or configurations."""
     margin: float
     """The ratio of expected trials beyond which a difference matters."""
     better: float
@@ -76,23 +77,23 @@ class Anytime:
         return "equivalent" if min(self.not_better, self.not_worse) >= 1 / alpha else "undetermined"
 
     def direction(self, alpha: float) -> Direction:
-        """Return which one works more often, whether or not by the margin; better is the candidate."""
+        """Return which optimizer succeeds more often, by any amount; "better" means the candidate."""
         if self.easier >= 2 / alpha:
             return "better"
         return "worse" if self.harder >= 2 / alpha else "undetermined"
 
 
 def wealth(one: Floats, other: Floats, ratio: float, *, above: bool, independent: bool = False) -> Floats:
-    """Return the wealth after each block [..., blocks], betting that one exceeds `ratio` times the other on average.
+    """Return the wealth after each block [..., blocks] of bets that the mean of `one` exceeds `ratio` times `other`'s.
 
-    With `above` false the bet is that it falls short of that. `independent` says that the last dimension is that of
-    batch sizes which are independent within a block.
+    With `above` false, the bets are that it is smaller. `independent` means that the last dimension is that of batch
+    sizes, which are independent within a block.
     """
     return np.asarray(np.exp(_log_wealth(_Bets.on(one, other, ratio, above, independent))))
 
 
 def next_stake(one: Floats, other: Floats, ratio: float, *, above: bool, independent: bool = False) -> float:
-    """Return the stake of ``wealth`` on the block after these."""
+    """Return the stake of ``wealth`` on the next block."""
     return float(_stakes(_Bets.on(one, other, ratio, above, independent))[..., -1])
 
 
@@ -103,14 +104,14 @@ class _Bets:
     payoff: Floats
     """[..., blocks, bets]"""
     loss: Floats
-    """The most that a bet can lose [..., 1]."""
+    """Largest possible loss of a bet [..., 1]."""
     mean: Floats
-    """Of the payoffs, and `square` of their squares, in the blocks that stand before the first, summed [..., 1]."""
+    """Sum of the payoffs of the pseudo-blocks [..., 1]; `square` is the sum of their squares."""
     square: Floats
 
     @classmethod
     def on(cls, one: Floats, other: Floats, ratio: float | Floats, above: bool, independent: bool) -> _Bets:
-        """Return them; `ratio` is a number, or [..., 1]."""
+        """Return the bets at `ratio`, a number or [..., 1]."""
         r, sign = np.asarray(ratio, dtype=float).reshape(*np.shape(ratio)[:-1], 1), 1.0 if above else -1.0
         payoff = sign * (one - (r[..., None] if independent else r) * other)
         before, p = (_BEFORE if independent else 0.0), _WORKS
@@ -139,7 +140,7 @@ def _log_wealth(bets: _Bets) -> Floats:
 
 
 def bet(one: Floats, other: Floats, margin: float, of: str, *, independent: bool = False) -> Anytime:
-    """Return the e-values of blocks [blocks], or [blocks, batches], in the order in which they came."""
+    """Return the e-values of blocks [blocks], or [blocks, batches], in chronological order."""
 
     def peak(ratio: float, *, above: bool) -> float:
         found = wealth(one, other, ratio, above=above, independent=independent)
@@ -159,10 +160,10 @@ def bet(one: Floats, other: Floats, margin: float, of: str, *, independent: bool
 
 
 def ratio_bounds(one: Floats, other: Floats, alpha: float, *, independent: bool = False) -> Interval:
-    """Return an interval of the ratio of the means of `one` and `other` that holds at any stop.
+    """Return an anytime-valid confidence interval of the ratio of the means of `one` and `other`.
 
-    It is the hull of the ratios against which neither side's wealth has ever reached 2 / `alpha`, on a grid, out to
-    the next rejected one; 0 and infinity are its widest ends.
+    It is the hull of the ratios on a grid for which neither side's wealth has ever reached 2 / `alpha`, extended to the
+    next rejected ratio; its widest ends are 0 and infinity.
     """
     peaks = [
         _log_wealth(_Bets.on(one, other, _RATIOS[:, None], above, independent)).max(axis=-1, initial=0.0)

@@ -1,4 +1,4 @@
-"""What a reader must know before concluding anything from a study: each caution is one sentence or two."""
+"""Cautions of a study: limitations that a reader must know before concluding, in one or two sentences each."""
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ def compute_cautions(
     *,
     running: bool = False,
 ) -> tuple[Caution, ...]:
-    """Return the cautions that apply to a study, the maps of one metric and the times to one target, gravest first."""
-    again = not made_elsewhere(runs)
-    fix = "Running the study again does what is missing." if again else "Make these runs, and import the study again."
-    fix = "The study is running, and does what is missing." if running else fix
+    """Return the cautions that apply to a study, to the maps of one metric, and to the times to one target.
+
+    The most serious come first. `running` is whether the study's results are being written.
+    """
+    own = not made_elsewhere(runs)
+    fix = "Run the study again to complete them." if own else "Complete these runs, and import the study again."
+    fix = "The study is running and will complete them." if running else fix
     total = summary.total
     cautions = []
     if total.waiting:
@@ -52,12 +55,12 @@ def compute_cautions(
             )
         )
     if total.stopped:
-        why = " for being worse than others of their pack" if again else ""
+        why = " because others of their pack were better" if own else ""
         cautions.append(
             Caution(
                 code="stopped",
                 text=f"{total.stopped:,} of {total.planned:,} planned runs were stopped early{why}."
-                " They count with what they had by then, so success rates are lower bounds, and regions"
+                " They count with their results up to then, so success rates are lower bounds, and regions"
                 " and medians may be too pessimistic.",
             )
         )
@@ -75,7 +78,7 @@ def _divergence(maps: Sequence[RobustnessMap]) -> list[Caution]:
             code="diverged",
             text=f"{at_batch_size(map_.optimizer, map_.batch_size)}: no run completed"
             f" ({sum(cell.diverged for cell in map_.cells)} of {sum(cell.planned for cell in map_.cells)}"
-            " diverged), so it has no best cell. Smaller learning rates are the place to look.",
+            " diverged), so it has no best cell. Try smaller learning rates.",
         )
         for map_ in maps
         if map_.best is None and map_.count("diverged")
@@ -83,7 +86,7 @@ def _divergence(maps: Sequence[RobustnessMap]) -> list[Caution]:
 
 
 def _edges(maps: Sequence[RobustnessMap], curves: Sequence[ScalingCurve]) -> list[Caution]:
-    """Return what lies on an edge of what was searched: the best cell by the metric, the fastest to the target."""
+    """Return cautions on best cells, by the metric or by time to the target, at an edge of what was searched."""
     cells = [(map_.optimizer, map_.batch_size, map_.edges, f"best cell by {map_.metric.label}") for map_ in maps]
     cells += [(c.optimizer, p.batch_size, p.edges, "fastest cell to the target") for c in curves for p in c.points]
     found: dict[tuple[str, tuple[str, str]], list[str]] = {}
@@ -122,8 +125,8 @@ def _seeds(runs: pd.DataFrame, maps: Sequence[RobustnessMap]) -> list[Caution]:
         cautions.append(
             Caution(
                 code="single-seed",
-                text="Every setting ran once, with its own seed: the runs show how often a drawn setting works, but"
-                " not that one cell is better than its neighbours.",
+                text="Every setting ran once, with its own seed: the runs show how often a random setting succeeds,"
+                " but not that one cell is better than its neighbours.",
             )
         )
     elif seeds == 1:
@@ -131,7 +134,7 @@ def _seeds(runs: pd.DataFrame, maps: Sequence[RobustnessMap]) -> list[Caution]:
             Caution(
                 code="single-seed",
                 text="One seed: nothing here shows how much a result would change with another"
-                " initialisation and data order. No cell can be told from its neighbours.",
+                " initialisation and data order. No cell can be distinguished from its neighbours.",
             )
         )
     elif seeds > 1 and smallest_sign_flip_p(seeds) > 1 - LEVEL:
@@ -152,8 +155,8 @@ def _seeds(runs: pd.DataFrame, maps: Sequence[RobustnessMap]) -> list[Caution]:
         cautions.append(
             Caution(
                 code="winner",
-                text=f"A best cell is the best of up to {largest} by the same runs that are shown, which"
-                " flatters it. Confirm it on fresh seeds.",
+                text=f"A best cell is the best of up to {largest} by the same runs that are shown, so its value"
+                " is biased towards better results. Confirm it on fresh seeds.",
             )
         )
     return cautions

@@ -1,8 +1,8 @@
-"""The likelihood of S(B) = Smin (1 + Bc / B) where log S is known to lie in intervals (Tobit, interval regression).
+"""Maximum likelihood of S(B) = Smin (1 + Bc / B) for interval-censored times (Tobit model, interval regression).
 
-Each observation is an interval (low, high] of log T: between two evaluations; without a lower end where the target was
-met by the first evaluation; without an upper end where the budget ran out. log T is normal about the curve with a given
-standard deviation. log Smin is profiled out by Newton's method, and log Bc found on a grid that is refined once.
+Each observation is an interval (low, high] of log T: between two evaluations; without a lower end if the first
+evaluation meets the target; without an upper end if the budget was spent. log T is normal about the curve with a given
+standard deviation. Newton's method profiles out log Smin, and a grid search, refined once, finds log Bc.
 
 Arrays: low and high are [observations], in natural logarithms; the form log(1 + Bc / B) is [grid, observations].
 """
@@ -23,7 +23,7 @@ _LOG_ROOT = 0.5 * math.log(2 * math.pi)
 
 def log_probability(low: Floats, high: Floats) -> Floats:
     """Return the log probability that a standard normal variable lies in (low, high]."""
-    # In the upper tail both distribution functions round to 1: reflect, and use the lower.
+    # In the upper tail, both distribution functions round to 1: reflect the interval into the lower tail.
     flip = low > 0
     a, b = np.where(flip, -high, low), np.where(flip, -low, high)
     upper, lower = log_ndtr(b), log_ndtr(a)
@@ -32,18 +32,18 @@ def log_probability(low: Floats, high: Floats) -> Floats:
 
 
 def profile(low: Floats, high: Floats, form: Floats, sigma: float) -> tuple[Floats, Floats]:
-    """Return the log Smin that fits best, and the log-likelihood there, at each row of `form`: [grid] each."""
+    """Return the log Smin of maximum likelihood and that log-likelihood for each row of `form`: [grid] each."""
     start = np.where(np.isfinite(low), np.where(np.isfinite(high), (low + high) / 2, low), high)
     level = (start - form).mean(axis=-1, keepdims=True)
     a = b = log_p = np.empty(())
-    for _ in range(_STEPS):  # concave in the level
+    for _ in range(_STEPS):  # the log-likelihood is concave in the level
         a, b = (low - form - level) / sigma, (high - form - level) / sigma
         log_p = log_probability(a, b)
         at_low, at_high = np.exp(-0.5 * a**2 - _LOG_ROOT - log_p), np.exp(-0.5 * b**2 - _LOG_ROOT - log_p)
         slope = at_low - at_high
         bend = _times(b, at_high) - _times(a, at_low) + slope**2
         step = sigma * slope.sum(axis=-1, keepdims=True) / np.maximum(bend.sum(axis=-1, keepdims=True), 1e-12)
-        # Far from the optimum the tails are nearly flat: no step longer than a few deviations.
+        # Far from the optimum the tails are nearly flat: limit the step to a few standard deviations.
         step = np.clip(step, -5 * sigma, 5 * sigma)
         level = level + step
         if np.abs(step).max() < 1e-9:
@@ -56,7 +56,7 @@ def _times(z: Floats, density: Floats) -> Floats:
 
 
 def fit_size(low: Floats, high: Floats, batch_sizes: Floats, sigma: float, ends: tuple[float, float]) -> float:
-    """Return log Bc between `ends` by maximum likelihood; infinite, of either sign, where it lies at one of them.
+    """Return the maximum-likelihood log Bc between `ends`; infinite, of either sign, if the maximum is at an end.
 
     `batch_sizes` is [observations].
     """

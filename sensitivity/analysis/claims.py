@@ -1,13 +1,13 @@
-"""Every verdict of a study, each with the error rate at which it may be claimed.
+"""All verdicts of a study, each with the error rate at which it may be claimed.
 
-A study asks two questions of each pair of optimizers it compares, on one target. Together their claims are false with a
-probability of at most ``looks.RATE``, at whichever of the possible looks they are made:
+A study has two questions about each pair of optimizers that it compares, for one target. The probability that any of
+the claims is false is at most ``looks.RATE``, at whichever of the possible looks they are made:
 
-* a study that declares its ``[primary]`` claim gives that one the whole rate of the look; every other verdict is
-  exploratory;
-* otherwise all pairs and questions share it by Holm's procedure (1979): of m verdicts that are open each is tested at
-  1/m of the rate, those that are claimed leave, and the rest is tested again;
-* what was changed after results existed (targets, margins, pairs, the primary claim) makes every verdict exploratory.
+* if the study declares a ``[primary]`` claim, that claim is tested at the whole rate of the look, and every other
+  verdict is exploratory;
+* otherwise all pairs and questions share the rate by Holm's procedure (1979): each of the m open verdicts is tested at
+  1/m of the rate, those that are claimed are removed, and the others are tested again;
+* a change of the targets, margins, pairs or primary claim after results existed makes every verdict exploratory.
 
 Exploratory verdicts are corrected among themselves in the same way.
 """
@@ -36,27 +36,27 @@ Role = Literal["primary", "confirmatory", "exploratory"]
 _QUESTIONS: tuple[Question, ...] = ("scaling", "sensitivity")
 Key = tuple[Pair, Question]
 Compute = Callable[[float], Verdict]
-"""Gives a verdict at a two-sided level: its interval, at 1 less the level, lies beyond the margin or within it."""
+"""Computes a verdict at a two-sided level alpha: its interval at 1 - alpha lies beyond the margin or within it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A verdict, and what it may claim."""
+    """A verdict, with its role and the error rate at which it may be claimed."""
 
     verdict: Verdict
     role: Role
     rate: float
-    """One-sided error rate of this claim; 0 where nothing may be claimed."""
+    """One-sided error rate of this claim; 0 if nothing may be claimed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What the verdicts of a study rest on, for its primary target."""
+    """Data that the verdicts of a study are computed from, for its primary target."""
 
     runs: pd.DataFrame
-    """Of the study, to price what would settle a question."""
+    """Runs of the study, which the prices of remedies are based on."""
     curves: Sequence[ScalingCurve]
-    """In steps."""
+    """Scaling curves in steps."""
     draws: Sequence[Draws]
     clipping: Sequence[Clipping]
 
@@ -64,14 +64,14 @@ class Evidence:
 def compute_claims(
     spec: StudySpec, evidence: Evidence, looks: Looks, level: Level, *, chosen: bool = False
 ) -> tuple[Claim, ...]:
-    """Return the verdict on every pair of `spec` that has runs, on both questions, in the order of its pairs.
+    """Return the verdicts on both questions for every pair of `spec` that has runs, in the order of the pairs.
 
     Args:
         spec: the study as it is now.
-        evidence: for its primary target, or for what was chosen in its place.
-        looks: at the study.
-        level: of the present look (``looks.level``).
-        chosen: whether runs or the target were chosen after results were seen, so that all verdicts are exploratory.
+        evidence: data for the primary target, or for a target chosen instead.
+        looks: possible looks at the study so far.
+        level: error rate of the present look (``looks.level``).
+        chosen: whether runs or the target were selected after results were known; all verdicts are then exploratory.
     """
     chosen = chosen or bool(looks.changed)
     pairs = compared_pairs(spec, evidence.runs)
@@ -87,31 +87,31 @@ def compute_claims(
 
 
 def compared_pairs(spec: StudySpec, runs: pd.DataFrame) -> tuple[Pair, ...]:
-    """Return those pairs of optimizers that `spec` compares and that `runs` has both of."""
-    there = set(runs["optimizer"])
-    return tuple(pair for pair in spec.comparisons if set(pair) <= there)
+    """Return the pairs of optimizers that `spec` compares and that both have runs."""
+    present = set(runs["optimizer"])
+    return tuple(pair for pair in spec.comparisons if set(pair) <= present)
 
 
 def unanswered(spec: StudySpec, target: object | None, pairs: Sequence[Pair]) -> tuple[Caution, ...]:
-    """Return why a study's questions have no answer at all: `target` and `pairs` are those that are looked at."""
+    """Return the reasons why a study's questions have no answer, for the selected `target` and `pairs`."""
     found = []
     if target is None:
-        text = "The study declares no target, and both questions are about reaching one. Declare one."
+        text = "The study declares no target, and both questions are about reaching one. Declare one under [targets]."
         found.append(Caution(code="no-target", text=text))
     if len(spec.optimizers) < 2:
         text = "With one optimizer there is nothing to compare it with. Add a second one to the study file."
         found.append(Caution(code="one-optimizer", text=text))
     elif not pairs:
-        text = "No two optimizers that the study compares are looked at. Widen the choice of optimizers."
+        text = "No two optimizers that the study compares are selected. Select both optimizers of a pair."
         found.append(Caution(code="no-pair", text=text))
     return tuple(found)
 
 
 def _unpaired(compute: Compute) -> Compute:
-    """Return what computes the same verdict without its claim: runs of equal seed have nothing in common."""
+    """Return a function that computes the same verdict without its claim, because runs can't be paired by seed."""
     text = (
-        "Seeds of these runs aren't known, so no run of one optimizer belongs to a run of the other, and every test"
-        " here compares pairs. Import them with a column of seeds."
+        "The seeds of these runs aren't known, so runs of two optimizers can't be paired, and every test here"
+        " compares pairs. Import the runs with a column of seeds."
     )
     why = Caution(code="unpaired", text=text)
 
@@ -129,7 +129,7 @@ def _primary(spec: StudySpec) -> Key | None:
 
 
 def _computer(spec: StudySpec, evidence: Evidence, pair: Pair, question: Question) -> Compute:
-    """Return what gives the verdict on a pair and a question at a two-sided level."""
+    """Return a function that computes the verdict on a pair and a question at a two-sided level."""
     margins = Margins(scaling_ratio=spec.margins.scaling_ratio, tuning_ratio=spec.margins.tuning_ratio)
     if question == "scaling":
         return lambda alpha: compute_scaling_verdict(
@@ -143,7 +143,7 @@ def _computer(spec: StudySpec, evidence: Evidence, pair: Pair, question: Questio
 
 
 def _holm(family: Mapping[Key, Compute], level: Level, role: Role) -> dict[Key, Claim]:
-    """Return a claim for each of `family`, which share the rate of `level`."""
+    """Return the claims of a family of verdicts that share the rate of `level`, by Holm's procedure."""
     found: dict[Key, Claim] = {}
     waiting = dict(family)
     while waiting:
@@ -156,10 +156,10 @@ def _holm(family: Mapping[Key, Compute], level: Level, role: Role) -> dict[Key, 
 
 
 def _claim(compute: Compute, rate: float, level: Level, role: Role) -> Claim:
-    """Return a verdict at a one-sided rate: an interval at 1 - 2 x `rate` is beyond the margin, or within it."""
+    """Return the claim at a one-sided rate: an interval at 1 - 2 x `rate` lies beyond the margin, or within it."""
     verdict = compute(2 * rate)
-    if not level.rate:  # the rate is only that of the interval
-        # Other tests, and seeds that would do, belong to a plan of looks other than the one that was declared.
+    if not level.rate:  # nothing may be claimed at this look; `rate` only sets the level of the interval
+        # Drop the anytime tests and the number of seeds needed: they assume other looks than the declared ones.
         verdict = replace(
             verdict,
             answer="undetermined",

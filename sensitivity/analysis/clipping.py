@@ -1,9 +1,9 @@
-"""K-FAC's KL clip: where it binds, the learning rate cancels, and robustness to it is the clip's doing.
+"""Activity of K-FAC's KL clip. Where it is active, the learning rate cancels, and any robustness is due to the clip.
 
-nu = min(1, sqrt(kappa / (lr^2 sum(v g)))) scales a step down to a fixed length whenever it is below 1, so a map that
-is flat in lr there says nothing of K-FAC (docs/statistics.md, section 9). Runs carry the share of their steps that were
-clipped, ``clip_share``, and curves the mean of nu lr, ``effective_lr``; both are NaN without a clip. Tables without
-these columns have nothing to report.
+nu = min(1, sqrt(kappa / (lr^2 sum(v g)))) scales a step to a fixed length whenever it is below 1, so a map that is flat
+in lr there is no evidence about K-FAC (docs/statistics.md, section 9). Runs have the fraction of clipped steps,
+``clip_share``, and curves the mean of nu lr, ``effective_lr``; both are NaN without a clip. Without these columns,
+there are no results.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ class ClippedCell:
 
     cell_id: str
     share: float
-    """Of steps that were clipped, mean over the runs that say."""
+    """Fraction of steps that were clipped, mean over the runs that recorded it."""
     effective_lr: float
-    """Mean over evaluations and runs of nu lr; NaN where they don't say."""
+    """Mean of nu lr over evaluations and runs; NaN if it was not recorded."""
     runs: int
+    """Number of runs that recorded the fraction."""
 
     @property
     def binds(self) -> bool:
@@ -40,33 +41,33 @@ class ClippedCell:
 
 @dataclass(frozen=True, kw_only=True)
 class Clipping:
-    """What the clip of an optimizer did at a batch size."""
+    """Activity of an optimizer's clip at a batch size."""
 
     optimizer: str
     batch_size: int
     cells: tuple[ClippedCell, ...]
     share: float
-    """Of steps, mean over cells."""
+    """Fraction of steps that were clipped, mean over cells."""
     refused: Caution | None
-    """Why claims of robustness are refused, where the clip binds in most cells that were run."""
+    """Reason why claims of robustness are refused, if most steps were clipped in most cells; else None."""
 
     @property
     def binding(self) -> int:
-        """Cells in which most steps were clipped."""
+        """Number of cells in which most steps were clipped."""
         return sum(cell.binds for cell in self.cells)
 
 
 def compute_clipping(runs: pd.DataFrame, curves: pd.DataFrame) -> tuple[Clipping, ...]:
-    """Return one for each optimizer, in the order of the plan, and batch size whose runs say how much was clipped."""
+    """Return one result per optimizer, in the order of the plan, and batch size with runs that have a clip."""
     if CLIPPED not in runs:
         return ()
-    told = runs[runs[CLIPPED].notna()]
-    said = curves if EFFECTIVE_LR in curves else curves.assign(**{EFFECTIVE_LR: math.nan})
-    rates = said.groupby("trial_id", sort=False)[EFFECTIVE_LR].mean()
-    told = told.assign(**{EFFECTIVE_LR: told["trial_id"].map(rates).astype(float)})
+    clipped = runs[runs[CLIPPED].notna()]
+    evaluations = curves if EFFECTIVE_LR in curves else curves.assign(**{EFFECTIVE_LR: math.nan})
+    rates = evaluations.groupby("trial_id", sort=False)[EFFECTIVE_LR].mean()
+    clipped = clipped.assign(**{EFFECTIVE_LR: clipped["trial_id"].map(rates).astype(float)})
     return tuple(
         _clipping(rows, str(optimizer), int(str(batch_size)))
-        for optimizer, of_optimizer in told.groupby("optimizer", sort=False)
+        for optimizer, of_optimizer in clipped.groupby("optimizer", sort=False)
         for batch_size, rows in of_optimizer.groupby("batch_size")
     )
 
@@ -89,8 +90,8 @@ def _clipping(rows: pd.DataFrame, optimizer: str, batch_size: int) -> Clipping:
     if binding > len(cells) / 2:
         refused = Caution(
             code="kl-clip",
-            text=f"{at_batch_size(optimizer, batch_size)}: the KL clip bound on most steps of {binding:,} of"
-            f" {len(cells):,} cells. There the learning rate cancels, and being robust to it is the clip's doing."
+            text=f"{at_batch_size(optimizer, batch_size)}: the KL clip was active on most steps of {binding:,} of"
+            f" {len(cells):,} cells. There the learning rate cancels, so robustness to it is due to the clip."
             " Compare an optimizer without kl_clip.",
         )
     return Clipping(

@@ -1,4 +1,4 @@
-"""What a study concludes: to each question the answer that counts, whether its settlement gave it or its own design."""
+"""Conclusions of a study: the final answer to each question, from its settlement or from its own design."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ _COUNTED: dict[Question, str] = {"scaling": "judging seeds", "sensitivity": "blo
 class Conclusion:
     """The answer to one question about one pair of optimizers.
 
-    That of the settlement where it was asked the question; otherwise that of the study file's own design.
+    It is the settlement's answer if the settlement covers the question, otherwise that of the study file's own design.
     """
 
     claim: Claim
-    """What the study file's own design says, with the statistics behind it."""
+    """Answer of the study file's own design, with its statistics."""
     settled: Answer | None
-    """What the settlement says; None where it wasn't asked this."""
+    """Answer of the settlement; None if it does not cover the question."""
 
     @property
     def question(self) -> Question:
-        """Which optimizer scales further with batch size, or which is less sensitive to its hyperparameters."""
+        """Question about batch sizes ("scaling") or about hyperparameters ("sensitivity")."""
         return self.claim.verdict.question
 
     @property
     def pair(self) -> Pair:
-        """The candidate, which the answer is about, and the reference."""
+        """The candidate, which the answer describes, and the reference."""
         return self.claim.verdict.candidate, self.claim.verdict.reference
 
     @property
     def source(self) -> Literal["design", "settlement"]:
-        """Which runs the answer rests on."""
+        """Source of the runs that the answer is based on."""
         return "design" if self.settled is None else "settlement"
 
     @property
     def answer(self) -> SettledAnswer:
-        """Of the candidate; better means that it scales further, or is less sensitive.
+        """Answer about the candidate: "better" means that it scales further, or is less sensitive.
 
-        Only a settlement answers "blocked": no budget would settle the study as it is.
+        Only a settlement answers "blocked": no budget would settle the study in its present form.
         """
         return self.claim.verdict.answer if self.settled is None else self.settled.answer
 
     @property
     def effect(self) -> Estimate:
-        """Candidate over reference: of critical batch sizes, or of expected numbers of trials until a setting works."""
+        """Ratio, candidate over reference, of critical batch sizes, or of expected trials until a setting succeeds."""
         if self.settled is None:
             return self.claim.verdict.effect
         found = self.settled
@@ -67,7 +67,7 @@ class Conclusion:
 
     @property
     def margin(self) -> float | None:
-        """Ratio up to which the two are as good as equal, above 1; None without a test."""
+        """Ratio, above 1, up to which two optimizers are considered equivalent; None without a test."""
         if self.settled is not None:
             return self.settled.claim.margin
         primary = self.claim.verdict.primary
@@ -75,12 +75,12 @@ class Conclusion:
 
     @property
     def level(self) -> float:
-        """Level of the effect's interval; that of a settlement holds at any look."""
+        """Confidence level of the effect's interval; a settlement's interval is valid at any look."""
         return 1 - self.claim.verdict.alpha if self.settled is None else self.settled.level
 
     @property
     def role(self) -> Role:
-        """What the answer may claim."""
+        """Role of the answer: primary, confirmatory or exploratory."""
         if self.settled is None:
             return self.claim.role
         if not self.settled.claim.confirmatory:
@@ -89,5 +89,5 @@ class Conclusion:
 
     @property
     def error_rate(self) -> float:
-        """Probability of a false claim: one-sided, or of a settlement at any moment at which it may stop."""
+        """Probability of a false claim: one-sided for a design; for a settlement, at any stopping time."""
         return self.claim.rate if self.settled is None else self.settled.claim.alpha

@@ -1,8 +1,8 @@
-"""What the runs of an optimizer cost at a batch size: device-seconds and FLOPs, in all and a step.
+"""Cost of an optimizer's runs at a batch size in device-seconds and FLOPs, in total and per step.
 
-Two costs that answer two questions: *in all*, the aggregate computation of the search, every run counted, diverged
-ones too; *a step*, what an optimizer's step takes against another's. Runs of one pack share its time, so the unit of
-repetition of a step's time is the pack, not the run.
+The total cost is the aggregate computation of the search and counts every run, including diverged ones. The cost per
+step compares the steps of two optimizers. Runs of one pack share its time, so the unit of repetition of the time per
+step is the pack, not the run.
 """
 
 from __future__ import annotations
@@ -27,45 +27,48 @@ class Cost:
     optimizer: str
     batch_size: int
     planned: int
+    """Number of planned runs."""
     runs: int
-    """With a result (completed or diverged), which the totals are of."""
+    """Number of runs with a result (completed or diverged); the totals are over these."""
     steps: int
     train_seconds: float
-    """Device-seconds of training: each run's share of its pack's, added up."""
+    """Device-seconds of training: sum over runs of each run's share of its pack's time."""
     eval_seconds: float
     flops: float
     seconds_a_run: Estimate
-    """Device-seconds of training of a run, diverged ones with what they took."""
+    """Mean device-seconds of training per run; a diverged run counts with the time until it stopped."""
     seconds_a_step: Estimate
-    """Device-seconds a step of one run: geometric mean over packs of completed runs."""
+    """Device-seconds per step of one run: geometric mean over packs of completed runs."""
     flops_a_step: float
     """NaN without a step."""
     pack_size: float
-    """Median size of the packs; NaN where the table doesn't say."""
+    """Median size of the packs; NaN if the table has no pack sizes."""
     warnings: tuple[Caution, ...]
 
     @property
     def device_seconds(self) -> float:
-        """Training and evaluation."""
+        """Device-seconds of training and evaluation."""
         return self.train_seconds + self.eval_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostRatio:
-    """What a step of `candidate` costs as a multiple of `reference`'s, at a batch size."""
+    """Cost of `candidate` as a multiple of the cost of `reference` at a batch size."""
 
     candidate: str
     reference: str
     batch_size: int
     seconds: float
+    """Ratio of device-seconds per step."""
     flops: float
+    """Ratio of FLOPs per step."""
     total_seconds: float
-    """Of the whole search, as run."""
+    """Ratio of the training device-seconds of all runs."""
     warnings: tuple[Caution, ...]
 
 
 def compute_cost(runs: pd.DataFrame) -> tuple[Cost, ...]:
-    """Return a cost for each optimizer, in the order of the plan, and batch size, rising."""
+    """Return the cost of each optimizer, in the order of the plan, at each batch size, ascending."""
     return tuple(
         _cost(rows, str(optimizer), int(str(batch_size)))
         for optimizer, of_optimizer in runs.groupby("optimizer", sort=False)
@@ -74,7 +77,7 @@ def compute_cost(runs: pd.DataFrame) -> tuple[Cost, ...]:
 
 
 def total(costs: pd.Series[float]) -> float:
-    """Return the sum of costs; NaN where there are runs and none of them says what it cost."""
+    """Return the sum of costs; NaN if there are runs and none of them has a cost."""
     return math.nan if len(costs) and costs.isna().all() else float(costs.sum())
 
 
@@ -149,7 +152,7 @@ def compute_cost_ratios(costs: tuple[Cost, ...], candidate: str, reference: str)
             warnings.append(
                 Caution(
                     code="pack-size",
-                    text=f"Batch size {cost.batch_size:,}: packs of {cost.pack_size:g} against {other.pack_size:g}"
+                    text=f"Batch size {cost.batch_size:,}: packs of {cost.pack_size:g} versus {other.pack_size:g}"
                     " trials, which changes a run's share of the time.",
                 )
             )

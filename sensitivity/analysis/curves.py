@@ -1,7 +1,7 @@
-"""Learning curves of a cell: each seed's, and their median and range.
+"""Learning curves of a cell: one per seed, and their median and range.
 
-From the evaluation after which it diverged, a run counts in the median and the range as the untrained
-network (``outcomes``), so that a cell does not look better for having lost its bad runs.
+After its last finite evaluation, a diverged run counts in the median and the range with the metric of the untrained
+network (``outcomes``), so that losing bad runs does not make a cell look better.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sensitivity.study.results import Status
 
 @dataclass(frozen=True, kw_only=True)
 class SeedCurve:
-    """One run's evaluations with a finite metric, in order."""
+    """The evaluations of one run with a finite metric, in order."""
 
     seed: int
     status: str
@@ -28,13 +28,13 @@ class SeedCurve:
 
     @property
     def diverged(self) -> bool:
-        """Whether it ended by diverging."""
+        """Whether the run diverged."""
         return self.status == Status.DIVERGED.value
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellCurves:
-    """The learning curves of a cell; the statistics are over the runs completed or diverged."""
+    """The learning curves of a cell; statistics are over the runs that completed or diverged."""
 
     metric: Metric
     cell_id: str
@@ -43,22 +43,23 @@ class CellCurves:
     planned: int
     seeds: tuple[SeedCurve, ...]
     epochs: tuple[float, ...]
-    """Of the evaluations that the three below are at."""
+    """Epochs at which `median`, `low` and `high` are evaluated."""
     median: tuple[float, ...]
     low: tuple[float, ...]
-    """Smallest over seeds."""
+    """Smallest value over seeds."""
     high: tuple[float, ...]
+    """Largest value over seeds."""
 
     @property
     def n(self) -> int:
-        """Runs in the median."""
+        """Number of runs in the median."""
         return len(self.seeds)
 
 
 def compute_curves(
     runs: pd.DataFrame, curves: pd.DataFrame, metric: Metric, cell_ids: Sequence[str]
 ) -> tuple[CellCurves, ...]:
-    """Return the learning curves of the cells `cell_ids`, in that order; unknown ids are an error.
+    """Return the learning curves of the cells `cell_ids`, in that order.
 
     Raises:
         KeyError: a cell id that is not in `runs`.
@@ -86,7 +87,7 @@ def _cell(rows: pd.DataFrame, evaluations: dict[str, pd.DataFrame], metric: Metr
             )
         )
         columns.append(of_run.set_index("epoch")[metric.name].rename(str(run.seed)))
-    # One column a seed on the union of evaluations [evaluations, seeds].
+    # One column per seed, on the union of the evaluations [evaluations, seeds].
     table = pd.concat(columns, axis=1).sort_index() if columns else pd.DataFrame()
     for name, seed, untrained in zip(table, seeds, observed["untrained"], strict=True):
         if seed.diverged:

@@ -1,11 +1,11 @@
-"""What the configurations of an optimizer are: a grid, independent draws, an adaptive search's choices, or unknown.
+"""The design of an optimizer's configurations: a grid, independent draws, an adaptive search, or unknown.
 
-Of draws, shares are probabilities. A grid is a quadrature of its box. What an adaptive search chose is biased
-toward success, and success rates, importance and best-of-k curves are refused for it (docs/statistics.md, section 3).
-So they are for settings of which nobody has declared how they were chosen: those of runs that were made elsewhere.
+For independent draws, fractions of runs estimate probabilities. A grid is a quadrature of its box. The configurations
+of an adaptive search are biased toward success, so success rates, importance and best-of-k curves are refused for them
+(docs/statistics.md, section 3), and also for runs made elsewhere whose design nobody has declared.
 
-A best cell at the edge of what was looked at may be no optimum: one with a grid's first or last value, or, of draws and
-searches, within `NEAR_BOUND` of a bound of their box.
+A best cell at the edge of the searched range may not be an optimum: a cell with the first or last value of a grid, or,
+for draws and searches, within `NEAR_BOUND` of a bound of the box.
 """
 
 from __future__ import annotations
@@ -27,57 +27,57 @@ from sensitivity.study.hyperparameters import LEARNING_RATE, hyperparameter, ran
 from sensitivity.study.observed import OBSERVED
 
 Axes = Mapping[str, Axis]
-"""Name of a hyperparameter -> what its values are drawn from."""
+"""Hyperparameter name -> range that its values are drawn from."""
 Parameters = tuple[tuple[str, float], ...]
 """Names and values of hyperparameters."""
 
 Design = Literal["grid", "drawn", "adaptive", "observed"]
 CHOSEN: tuple[Design, ...] = ("adaptive", "observed")
-"""Designs whose settings are no draws and no grid: what is common among them says nothing of a box."""
+"""Designs that are neither draws nor a grid: frequencies among their settings don't estimate those of a box."""
 
 _DRAWN = ("random", "sobol")
 
 NEAR_BOUND = 0.05
-"""Of a box's side, in the scale that it is drawn in (logarithms of a log interval): so near a bound a best cell is at
-it. A grid of 11 points can tell an optimum from its edge no closer. Simulated with a bowl of two dimensions centred on
-a bound or beyond it, the best of 64 trials of TPE was that near in 90 of 90 searches, of random draws in 58; with the
-centre 20% inside in none."""
+"""Fraction of a box's side, on the scale that it is drawn on, within which a best cell counts as at the bound. It is
+half the resolution of a grid of 11 points. In simulations of a two-dimensional bowl centred on a bound or beyond it,
+the best of 64 trials was this close in 90 of 90 searches by TPE and in 58 of 90 by random draws; with the centre 20%
+inside, in none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edge:
-    """The best cell has the smallest or largest value of a hyperparameter that was looked at."""
+    """An edge of the searched range that the best cell lies on."""
 
     parameter: str
     side: Literal["low", "high"]
     value: float
-    """The smallest or largest value of a grid; the bound of a box."""
+    """Smallest or largest value of the grid; bound of the box."""
     of: Literal["grid", "box"] = "grid"
     axis: Axis | None = field(default=None, compare=False, repr=False)
-    """Of a box: its side; None of a grid."""
+    """Range of the hyperparameter in a box; None for a grid."""
 
 
 def varying(runs: pd.DataFrame) -> tuple[str, ...]:
-    """Return the names of the hyperparameters that vary, lr first; lr if none does."""
+    """Return the names of the hyperparameters that vary, lr first; lr alone if none varies."""
     present = [str(name).removeprefix(PARAM_PREFIX) for name in runs if str(name).startswith(PARAM_PREFIX)]
     found = [name for name in present if len(levels(runs[PARAM_PREFIX + name])) > 1]
     return tuple(sorted(found, key=rank)) or (LEARNING_RATE,)
 
 
 def levels(values: pd.Series[float]) -> tuple[float, ...]:
-    """Return the distinct values, rising."""
+    """Return the distinct values, ascending."""
     return tuple(sorted(float(value) for value in values.dropna().unique()))
 
 
 def is_grid(runs: pd.DataFrame, names: tuple[str, ...]) -> bool:
-    """Tell a grid, whose configurations fill most of the product of their values, from draws."""
+    """Whether the configurations fill most of the product of their values, as a grid does and draws don't."""
     columns = [PARAM_PREFIX + name for name in names]
     product = math.prod(runs[column].nunique() for column in columns)
     return len(runs[columns].drop_duplicates()) > product / 2
 
 
 def is_crossed(runs: pd.DataFrame, names: tuple[str, ...]) -> bool:
-    """Tell configurations that run with most seeds each from draws, of which every seed has its own."""
+    """Whether most configurations ran with most seeds, as opposed to draws of which each has a seed of its own."""
     columns = [PARAM_PREFIX + name for name in names]
     cells, seeds = len(runs[columns].drop_duplicates()), runs["seed"].nunique()
     pairs = len(runs[[*columns, "seed"]].drop_duplicates())
@@ -85,10 +85,10 @@ def is_crossed(runs: pd.DataFrame, names: tuple[str, ...]) -> bool:
 
 
 def design_of(runs: pd.DataFrame, optimizer: str, designs: Mapping[str, str] | None) -> Design:
-    """Return what the configurations of `optimizer`, whose rows are `runs`, are.
+    """Return the design of `optimizer`, whose runs are `runs`.
 
-    `designs` names each optimizer's design, as the study file does; else a column ``design`` does; else the
-    configurations tell. A name other than grid, random, sobol and observed is an adaptive search.
+    It is taken from `designs` (optimizer -> design, as in the study file), else from a column ``design``, and else
+    inferred from the configurations. A name other than grid, random, sobol and observed is an adaptive search.
     """
     name = (designs or {}).get(optimizer)
     if name is None and "design" in runs and len(runs):
@@ -102,35 +102,35 @@ def design_of(runs: pd.DataFrame, optimizer: str, designs: Mapping[str, str] | N
 
 
 def refusal(optimizer: str, what: str, design: str) -> Caution:
-    """Return why `what` of the configurations of one of the designs `CHOSEN` is refused."""
+    """Return the reason why an analysis (`what`) is refused for a design in `CHOSEN`."""
     if design == OBSERVED:
         return Caution(
             code="unknown-prior",
-            text=f"{optimizer_name(optimizer)}: its runs were made elsewhere, and how their settings were chosen isn't"
-            f" known, so {what} of them would say nothing of any box. Declare the design and the box in the import's"
-            " mapping, if settings were drawn at random or are a grid.",
+            text=f"{optimizer_name(optimizer)}: its runs were made elsewhere, and it is not known how their settings"
+            f" were chosen, so {what} would not describe any box. If the settings were drawn at random or form a grid,"
+            " declare the design and the box in the mapping of the import.",
         )
     return Caution(
         code="adaptive",
-        text=f"{optimizer_name(optimizer)}: its configurations were chosen by a search that seeks success, so {what} of"
-        ' them would flatter it. Run design = "random", "sobol" or "grid" to have it.',
+        text=f"{optimizer_name(optimizer)}: its configurations were chosen by an adaptive search, which favours"
+        f' success, so {what} would be biased. Use design = "random", "sobol" or "grid" for it.',
     )
 
 
 def one_row_a_cell(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return cell_id and hyperparameters of each cell of `rows`."""
+    """Return the columns cell_id and param.* of `rows`, one row per cell."""
     columns = [name for name in rows if name == "cell_id" or str(name).startswith(PARAM_PREFIX)]
     return rows.loc[(~rows["cell_id"].duplicated()).to_numpy(), columns]
 
 
 def cell_parameters(cells: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
-    """Return the hyperparameters `names` of each of `cells` (of `one_row_a_cell`), indexed by cell_id."""
+    """Return the hyperparameters `names` of `cells` (from `one_row_a_cell`), indexed by cell_id."""
     table = cells.set_index("cell_id")
     return table[[PARAM_PREFIX + name for name in names]].rename(columns=lambda name: name.removeprefix(PARAM_PREFIX))
 
 
 def table_edges(table: pd.DataFrame, best: Mapping[str, float], names: tuple[str, ...]) -> tuple[Edge, ...]:
-    """Return the edges of the grid in `table` that `best` lies on, but for the least value that there can be."""
+    """Return the edges of the grid in `table` that `best` lies on, except the smallest value that is possible."""
     edges = []
     for name in names:
         values = levels(table[name])
@@ -142,9 +142,9 @@ def table_edges(table: pd.DataFrame, best: Mapping[str, float], names: tuple[str
 
 
 def box_edges(axes: Axes, best: Mapping[str, float], names: tuple[str, ...]) -> tuple[Edge, ...]:
-    """Return the bounds of the box `axes` that `best` lies at, but for the least value that there can be.
+    """Return the bounds of the box `axes` that `best` lies at, except the smallest value that is possible.
 
-    On an interval that is within `NEAR_BOUND` of a bound; of a list, its smallest or largest value.
+    In an interval, "at" means within `NEAR_BOUND` of a bound; in a list, its smallest or largest value.
     """
     edges = []
     for name in names:
@@ -161,13 +161,13 @@ def box_edges(axes: Axes, best: Mapping[str, float], names: tuple[str, ...]) -> 
 
 
 def _least(name: str, value: float) -> bool:
-    """Whether there is nothing below: 0, or the smallest value that a hyperparameter may have, as an interval of 1."""
+    """Whether no smaller value is possible: 0, or the smallest allowed value, such as an update interval of 1."""
     declared = hyperparameter(name)
     return value == 0 or (declared.low_allowed and value <= declared.low)
 
 
 def at_edge(edge: Edge, values: pd.Series[float]) -> NDArray[np.bool_]:
-    """Return which of `values` of the edge's hyperparameter lie at it."""
+    """Return which of `values` of the edge's hyperparameter lie at the edge."""
     if edge.axis is None:
         return (values == edge.value).to_numpy(dtype=bool)
     share = np.array([_share(edge.axis, value) for value in values], dtype=float)
@@ -175,7 +175,7 @@ def at_edge(edge: Edge, values: pd.Series[float]) -> NDArray[np.bool_]:
 
 
 def _share(axis: Axis, value: float) -> float:
-    """Return the share of an axis below `value`, in its scale; of a list 0 and 1 at its ends, a half between them."""
+    """Return the position of `value` on an axis, from 0 to 1 on its scale; in a list of values 0, 0.5 (inside) or 1."""
     low, high = axis.bounds()
     if axis.scale == "values":
         return 0.0 if value <= low else 1.0 if value >= high else 0.5
@@ -185,7 +185,7 @@ def _share(axis: Axis, value: float) -> float:
 
 
 def edge_words(edges: Sequence[Edge]) -> tuple[str, str]:
-    """Return what a best cell on `edges` has, and where to look for a better one, as a sentence would have it."""
+    """Return two phrases about a best cell on `edges`: its values there, and how to extend the searched range."""
     if edges[0].of == "grid":
         has = [
             f"the {'smallest' if edge.side == 'low' else 'largest'} {parameter_name(edge.parameter)} ({edge.value:.3g})"

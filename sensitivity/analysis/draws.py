@@ -1,15 +1,15 @@
-"""Which runs of a study are draws of a setting and a seed, and in which blocks they are independent of each other.
+"""The draws of a study, each a random setting with a seed, grouped in independent blocks.
 
-A draw succeeds where its run reached the target within the budget. One that diverged, or that failed with an exception,
-did not; both cost what they cost. Draws are grouped in independent blocks:
+A draw succeeds if its run reached the target within the budget. Runs that diverged, or failed with an exception, did
+not succeed, and count with the cost that they had. The blocks depend on the design:
 
-* where every configuration ran with one seed of its own, as the designs "random" and "sobol" have it, a block is a
-  seed with all that it drew, so the draw of settings, the randomness of seeds, a Sobol sequence's scramble and
-  whatever batch sizes share are all between blocks;
-* where configurations are crossed with seeds, as tables from elsewhere may be, or where seeds are too few, a block is
-  a configuration with all its seeds, and nothing is said of seeds that did not run.
+* if each configuration ran with a single seed, as in the designs "random" and "sobol", a block is a seed with all of
+  its draws. The draw of settings, the randomness of seeds, the scramble of a Sobol sequence and everything that batch
+  sizes share then vary between blocks;
+* if configurations are crossed with seeds, as tables from elsewhere may be, or if there are too few seeds, a block is a
+  configuration with all its seeds, and the results do not generalise to other seeds.
 
-Of a grid a block is a seed, and only seeds are judged by their scatter: its configurations were not drawn.
+For a grid, a block is a seed, and the scatter between blocks covers seed noise only: the configurations were not drawn.
 
 Arrays are [blocks, batches]; blocks are in the order of their seeds, or of the plan.
 """
@@ -47,41 +47,41 @@ from sensitivity.study.section import CONFIRMATION_SEEDS
 from sensitivity.study.words import count
 
 FEWEST_BLOCKS = 8
-"""Over fewer blocks of draws, whose shares are skewed, Student's t isn't to be trusted."""
+"""Fewest blocks of draws for Student's t: success rates are skewed, and with fewer blocks it is not reliable."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Draws:
-    """The draws of an optimizer, at the batch sizes that it ran at."""
+    """The draws of an optimizer at the batch sizes at which it ran."""
 
     optimizer: str
     design: Design
     prior: str
-    """What settings are drawn from, in words."""
+    """The prior distribution of settings, in words."""
     batch_sizes: tuple[int, ...]
     of: str
-    """What a block is: seeds or configurations."""
+    """Kind of block: seeds or configurations."""
     blocks: tuple[int, ...]
-    """Seeds, or the numbers of configurations."""
+    """Seeds, or indices of configurations."""
     success: Floats
-    """[blocks, batches] share of the draws that succeed; NaN without any."""
+    """[blocks, batches] fraction of the draws that succeed; NaN without draws."""
     flops: Floats
     """[blocks, batches] mean over the draws."""
     seconds: Floats
     """[blocks, batches] device-seconds, evaluation included, mean over the draws."""
     count: tuple[int, ...]
-    """Draws with a result, a batch size."""
+    """Number of draws with a result, per batch size."""
     reached: tuple[int, ...]
-    """Of these, a batch size."""
+    """Number of these that reached the target, per batch size."""
     touches: tuple[Edge, ...]
-    """Bounds of the box at which settings succeed: the region that works may go on beyond."""
+    """Bounds of the box at which settings succeed: the successful region may extend beyond them."""
     at_touches: tuple[tuple[int, int], ...]
-    """Of each of `touches`: the draws there that succeed, and all."""
+    """For each of `touches`, the number of successful draws there and the number of all draws there."""
     warnings: tuple[Caution, ...]
     refused: Caution | None
-    """Why its runs are no draws, so that no probability can be had from them."""
+    """Reason why the runs are not draws, so that they estimate no probability; else None."""
     unjudged: Caution | None
-    """Why they describe and don't judge."""
+    """Reason why the runs allow a description but no test; else None."""
 
 
 def compute_draws(
@@ -93,8 +93,8 @@ def compute_draws(
 ) -> tuple[Draws, ...]:
     """Return the draws of each optimizer, in the order of the plan.
 
-    `times` is the table of ``times.compute_times`` for one target, which may have further rows. Runs that confirm a
-    winner are no draws and are left out. `axes` are the declared priors; without them what ran stands in.
+    `times` is the table of ``times.compute_times`` for one target, and may have further rows. Runs that confirm a
+    winner are not draws and are left out. `axes` are the declared priors; without them, the range of the runs is used.
     """
     runs = runs[runs["seed"] < CONFIRMATION_SEEDS]
     outcome = times.set_index("trial_id")["outcome"].reindex(runs["trial_id"]).to_numpy()
@@ -119,7 +119,7 @@ def _draws(rows: pd.DataFrame, optimizer: str, design: Design, declared: str, ax
     sizes = tuple(sorted(int(size) for size in rows["batch_size"].unique()))
     columns = [PARAM_PREFIX + name for name in names]
     configuration = done.groupby(columns, dropna=False, sort=False).ngroup()
-    crossed = is_crossed(rows, names)  # the planned runs and all
+    crossed = is_crossed(rows, names)  # from all planned runs, with or without a result
     seeds = int(done["seed"].nunique())
     by_seed = design == "grid" or (not crossed and seeds >= FEWEST_BLOCKS)
     keys = done["seed"] if by_seed else configuration
@@ -137,16 +137,14 @@ def _draws(rows: pd.DataFrame, optimizer: str, design: Design, declared: str, ax
     why = refusal(optimizer, "a price of tuning", design) if design in CHOSEN else None
     if stopped:
         text = (
-            f"{name}: {stopped:,} of {len(rows):,} runs were stopped early, and might have reached the target later, so"
-            ' they judge no price of tuning. Run it with prune = "none".'
+            f"{name}: {stopped:,} of {len(rows):,} runs were stopped early and might have reached the target later, so"
+            ' the price of tuning can\'t be estimated. Run it with prune = "none".'
         )
         why = why or Caution(code="pruned", text=text)
     touches = _touches(done, names, design, axes)
     warnings = _coarse(name, done, names, axes or {}) if design == "grid" else []
     if failed:
-        text = (
-            f"{name}: {failed:,} of {len(rows):,} runs failed with an exception; they count as draws that don't work."
-        )
+        text = f"{name}: {failed:,} of {len(rows):,} runs failed with an exception; they count as unsuccessful draws."
         warnings.append(Caution(code="failed", text=text))
     return Draws(
         optimizer=optimizer,
@@ -171,24 +169,24 @@ def _draws(rows: pd.DataFrame, optimizer: str, design: Design, declared: str, ax
 def _unjudged(name: str, design: Design, declared: str, crossed: bool, seeds: int) -> Caution | None:
     if design == "grid":
         text = (
-            f"{name} ran on a grid. Its points are chosen, not drawn, so the share of them that works describes these"
-            " points, and what lies between isn't covered by any interval."
+            f"{name} ran on a grid. Its points are chosen, not drawn, so the fraction of them that succeeds describes"
+            " these points, and no interval covers the settings between them."
         )
         return Caution(code="grid", text=text)
     if seeds < 2 or (not crossed and seeds < FEWEST_BLOCKS):
         text = (
-            f"{name} has draws of {count(seeds, 'seed')}. A seed with all that it draws is one"
-            f" observation, and it takes {FEWEST_BLOCKS} of them or more to judge."
+            f"{name} has draws of {count(seeds, 'seed')}. A seed with all of its draws is one observation, and a test"
+            f" needs at least {FEWEST_BLOCKS} observations."
         )
         return Caution(code="few-seeds", text=text)
     if declared == "sobol" and crossed:
-        text = f"{name}: one Sobol sequence for all seeds is a single replicate: nothing shows by how much it is off."
+        text = f"{name}: one Sobol sequence for all seeds is a single replicate, so its error can't be estimated."
         return Caution(code="one-replicate", text=text)
     return None
 
 
 def _touches(done: pd.DataFrame, names: tuple[str, ...], design: Design, axes: Axes | None) -> tuple[Edge, ...]:
-    """Return the bounds at which a setting succeeds, one edge a side; of a grid, at its first or last values."""
+    """Return the bounds at which a setting succeeds, or for a grid its first or last values, one edge per side."""
     columns = {PARAM_PREFIX + name: name for name in names}
     table = done[[*columns, "success"]].rename(columns=columns)
     working = table[table["success"] > 0]
@@ -208,9 +206,10 @@ def _count_at(edge: Edge, done: pd.DataFrame) -> tuple[int, int]:
 
 
 def _coarse(optimizer: str, done: pd.DataFrame, names: tuple[str, ...], axes: Axes) -> list[Caution]:
-    """Return that a grid is too coarse to tell how much of its box works: that two values in a row do at most.
+    """Return a caution for each hyperparameter of which no more than two adjacent grid values succeed.
 
-    A value works where half of the seeds or more succeed. A declared list of values is no box, and each of them counts.
+    Such a grid is too coarse to estimate the fraction of its box that succeeds. A value succeeds if at least half of
+    its seeds do. A declared list of values is not a box and has no caution.
     """
     columns = [PARAM_PREFIX + name for name in names]
     narrow: dict[str, list[int]] = {}
@@ -227,16 +226,16 @@ def _coarse(optimizer: str, done: pd.DataFrame, names: tuple[str, ...], axes: Ax
     return [
         Caution(
             code="coarse-grid",
-            text=f"{optimizer}: at batch size {', '.join(f'{size:,}' for size in sizes)} no more than two values of the"
-            f" {parameter_name(name)} in a row work, so the grid is too coarse to tell how much of its box does. Take"
-            ' more points, or design = "sobol".',
+            text=f"{optimizer}: at batch size {', '.join(f'{size:,}' for size in sizes)}, no more than two adjacent"
+            f" values of the {parameter_name(name)} succeed, so the grid is too coarse to show which fraction of its"
+            ' box does. Use more points, or design = "sobol".',
         )
         for name, sizes in narrow.items()
     ]
 
 
 def _longest_run(lines: NDArray[np.bool_]) -> int:
-    """Return the largest number of True in a row in any of `lines` [lines, places]."""
+    """Return the length of the longest run of True in any of `lines` [lines, places]."""
     longest, current = 0, np.zeros(len(lines), dtype=int)
     for place in range(lines.shape[1]):
         current = np.where(lines[:, place], current + 1, 0)
@@ -245,7 +244,7 @@ def _longest_run(lines: NDArray[np.bool_]) -> int:
 
 
 def prior_in_words(axes: Axes | None, rows: pd.DataFrame, names: tuple[str, ...]) -> str:
-    """Return what settings are drawn from: the declared box, or the extent of what ran."""
+    """Return the prior in words: the declared box, or the range of the runs without one."""
     parts = []
     for name in names:
         axis = (axes or {}).get(name)

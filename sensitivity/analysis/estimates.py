@@ -1,7 +1,7 @@
-"""``Estimate``: a number with its interval, its n, what the interval covers, and why there may be none.
+"""``Estimate``: a number with its confidence interval, its n, and the source of uncertainty that the interval covers.
 
-Failure is a value: a quantity that would mislead has ``value`` NaN and ``refused`` saying why, and what to do
-instead. ``Caution`` is one such reason.
+An estimate that would be misleading is refused: its ``value`` is NaN, and ``refused`` states the reason and what to do
+instead. ``Caution`` is such a reason, or a warning.
 """
 
 from __future__ import annotations
@@ -21,28 +21,31 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Caution:
-    """A reason not to conclude too much."""
+    """A limitation of a result, or the reason why it is refused."""
 
     code: str
-    """A stable name, such as edge, few-seeds, adaptive."""
+    """Stable identifier, such as "edge", "few-seeds" or "adaptive"."""
     text: str
+    """The limitation in words, with what to do about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A quantity with its 95% interval."""
+    """A quantity with its 95% confidence interval."""
 
     value: float
-    """NaN where there is none, or where it was refused."""
+    """The estimate; NaN if there is none, or if it is refused."""
     interval: Interval | None = None
-    """None where it can't be had; a side without a bound is infinite."""
+    """Lower and upper end, infinite if unbounded; None without an interval."""
     n: int = 0
+    """Number of observations."""
     of: str = "seeds"
-    """What n counts: seeds, runs, configurations."""
+    """Kind of observation that n counts: seeds, runs, configurations."""
     covers: str = ""
-    """What the interval covers; empty without one."""
+    """Source of uncertainty that the interval covers; empty without an interval."""
     warnings: tuple[Caution, ...] = ()
     refused: Caution | None = None
+    """Reason why there is no value; None if there is one."""
 
     @property
     def known(self) -> bool:
@@ -54,13 +57,13 @@ SEED_NOISE = "seed noise (Student's t)"
 
 
 def refuse(code: str, text: str) -> Estimate:
-    """Return the estimate that is refused for `text`."""
+    """Return an estimate without a value, refused for the reason `text`."""
     return Estimate(value=math.nan, refused=Caution(code=code, text=text))
 
 
 NO_SCATTER = Caution(
     code="no-scatter",
-    text="All seeds agree exactly, as coarse measurements do, so their scatter says nothing of the uncertainty.",
+    text="All seeds agree exactly, as coarse measurements do, so their scatter does not show the uncertainty.",
 )
 
 
@@ -72,11 +75,11 @@ def mean_over_seeds(
     bias: float = 0.0,
     level: float = LEVEL,
 ) -> Estimate:
-    """Return the mean of one value a seed with Student's t interval, each carried through the rising `back`.
+    """Return the mean over seeds with Student's t interval, both transformed by the increasing function `back`.
 
-    `per_seed` is [seeds]; `widen` is a factor on the interval's width, for seeds that aren't independent; `bias` is how
-    far the mean may be off besides, which the interval holds too. There is no interval with one seed, with values that
-    are not finite, and where all seeds agree exactly and `bias` is 0.
+    `per_seed` is [seeds], one value each. `widen` is a factor on the width of the interval, for seeds that aren't
+    independent; `bias` bounds the bias of the mean and is added to the interval. There is no interval with one seed,
+    with values that are not finite, or if all seeds agree exactly and `bias` is 0.
     """
     n = len(per_seed)
     if n == 0:

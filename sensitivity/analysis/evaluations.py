@@ -1,8 +1,8 @@
-"""The evaluations that answers need, out of many: chosen part by part, so that a study's curves are never held whole.
+"""Selection of the evaluations that an analysis needs, part by part, so that all curves are never in memory at once.
 
-Analysis of curves looks at few of their rows: those of untrained networks, the first that meet a target, the best.
-What it makes of these rows alone is what it makes of all. Parts never change, so each is read once for each choice,
-and of those that a new version adds only.
+An analysis of curves uses few of their rows: those of untrained networks, the first that meet a target, the best. Its
+result on these rows is the same as on all. Parts are immutable, so each is read once per selection, and a new version
+of the study only reads the parts that it adds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sensitivity.study.ledger import Ledger
 from sensitivity.study.metrics import METRICS, MetricName
 
 _ROWS = 1_000_000
-"""Chosen from at a time: many small parts go together, and memory stays bounded."""
+"""Rows that are processed at a time: many small parts are combined, and memory stays bounded."""
 _TIMES = ("step", "epoch", "train_seconds", "flops")
 _MOST_CHOICES = 64
 
@@ -36,9 +36,10 @@ Choice = Callable[[pd.DataFrame], pd.DataFrame]
 
 
 class Evaluations:
-    """Rows chosen from a study's curves; safe to share between threads, and kept over versions of the study.
+    """Cache of rows selected from a study's curves; thread-safe, and valid across versions of the study.
 
-    Every method takes the part in which each run's curve stands, by ``trial_id``, of the version that is looked at.
+    The argument `parts` of every method maps the ``trial_id`` of each run to the part that contains its curve, in the
+    version of the study that is analysed.
     """
 
     def __init__(self, directory: Place) -> None:
@@ -55,9 +56,9 @@ class Evaluations:
         return self._chosen(parts, ("start", metric), ("step", metric), _at_start)
 
     def meeting(self, parts: pd.Series[str], metric: MetricName, target: float) -> pd.DataFrame:
-        """Return the evaluations that decide when each run meets a target: trial_id, the metric, and when they were.
+        """Return the evaluations that determine when each run meets a target: trial_id, the metric, and their times.
 
-        They are those of ``times.deciding_rows``, of which ``times`` makes what it makes of all.
+        They are those of ``times.deciding_rows``; ``times`` computes the same from them as from all evaluations.
 
         Raises:
             StorageError: as `at_start`.
@@ -82,7 +83,7 @@ class Evaluations:
         return self._chosen(parts, "rates", (EFFECTIVE_LR,), _mean_rates)
 
     def of(self, parts: pd.Series[str], trial_ids: Sequence[str], metrics: Sequence[str] = ()) -> pd.DataFrame:
-        """Return the whole curves of some runs, with `metrics` beside the usual ones.
+        """Return the whole curves of some runs, with `metrics` in addition to the standard ones.
 
         Raises:
             StorageError: as `at_start`.
@@ -100,7 +101,7 @@ class Evaluations:
     def _chosen(self, parts: pd.Series[str], key: object, columns: tuple[str, ...], choose: Choice) -> pd.DataFrame:
         with self._lock:
             kept = self._kept.setdefault(key, _Kept())
-            while len(self._kept) > _MOST_CHOICES:  # targets come from addresses, too
+            while len(self._kept) > _MOST_CHOICES:  # any target may be requested through a URL
                 self._kept.pop(next(iter(self._kept)))
         with kept.lock:
             new = [name for name in dict.fromkeys(parts) if name not in kept.parts]
@@ -120,31 +121,31 @@ class Evaluations:
         return left
 
     def _batches(self, names: Sequence[str], columns: Sequence[str]) -> Iterator[tuple[list[str], pd.DataFrame]]:
-        """Yield the evaluations of some parts, and which these are; column ``part`` says of each where it stands."""
-        held: dict[str, pa.Table] = {}
+        """Yield names of parts with their evaluations; column ``part`` is the part of each evaluation."""
+        batch: dict[str, pa.Table] = {}
         ids: set[str] = set()
         for name in names:
             table = read_evaluations(self.directory, name, columns)
             own = set(table["trial_id"].unique().to_pylist())
-            # A run that was interrupted has a curve in a second part; choices are made of one curve a run.
-            if held and (ids & own or sum(map(len, held.values())) + len(table) > _ROWS):
-                yield _batch(held)
-                held, ids = {}, set()
-            held[name] = table
+            # A run that was interrupted has a curve in a second part; selections need one curve per run.
+            if batch and (ids & own or sum(map(len, batch.values())) + len(table) > _ROWS):
+                yield _combined(batch)
+                batch, ids = {}, set()
+            batch[name] = table
             ids |= own
-        if held:
-            yield _batch(held)
+        if batch:
+            yield _combined(batch)
 
 
-def _batch(held: Mapping[str, pa.Table]) -> tuple[list[str], pd.DataFrame]:
-    codes = np.repeat(np.arange(len(held)), [len(table) for table in held.values()])
-    part = pd.Categorical.from_codes(codes, pd.Index(list(held)))
-    return list(held), pa.concat_tables(held.values()).to_pandas().assign(part=part)
+def _combined(batch: Mapping[str, pa.Table]) -> tuple[list[str], pd.DataFrame]:
+    codes = np.repeat(np.arange(len(batch)), [len(table) for table in batch.values()])
+    part = pd.Categorical.from_codes(codes, pd.Index(list(batch)))
+    return list(batch), pa.concat_tables(batch.values()).to_pandas().assign(part=part)
 
 
 @dataclass
 class _Kept:
-    """What a choice has left of the parts read so far."""
+    """Rows that a selection kept from the parts read so far."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     parts: set[str] = field(default_factory=set)
@@ -173,32 +174,32 @@ def _best(rows: pd.DataFrame, *, metric: MetricName) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class StoredTables:
-    """A study in its directory: its runs, and of its curves what is asked for (``study_results.Tables``).
+    """A study directory: its runs, and the rows of its curves that are requested (``tables.Tables``).
 
     Raises:
-        StorageError: by every method that reads curves, where a part of them is damaged or can't be read.
+        StorageError: by every method that reads curves, if a part of them is damaged or can't be read.
     """
 
     study: StudyRuns
     evaluations: Evaluations
     ledger: Ledger | None = None
-    """How far the study has been settled; None where nobody has begun."""
+    """Progress of the settlement; None if there is no settlement."""
     running: bool = False
-    """Whether its results were being written when it was read."""
+    """Whether another process was writing results when the study was read."""
 
     @property
     def manifest(self) -> Manifest:
-        """What study.json holds."""
+        """Content of study.json."""
         return self.study.manifest
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row a planned run."""
+        """Table of runs, one row per planned run."""
         return self.study.runs
 
     @property
     def unplanned(self) -> int:
-        """Runs that are kept but belong to no cell of the present plan."""
+        """Number of stored runs that belong to no cell of the present plan."""
         return self.study.unplanned
 
     @property
@@ -207,19 +208,19 @@ class StoredTables:
         return read_settling_runs(self.evaluations.directory)
 
     def at_start(self, metric: MetricName) -> pd.DataFrame:
-        """Return the evaluations of untrained networks: all of the curves that maps need."""
+        """Return the evaluations of untrained networks, the rows of the curves that maps need."""
         return self.evaluations.at_start(self.study.parts, metric)
 
     def meeting(self, metric: MetricName, target: float) -> pd.DataFrame:
-        """Return the evaluations that decide when runs meet a target: all that times to it need."""
+        """Return the evaluations that determine when runs meet a target, the rows that ``times`` needs."""
         return self.evaluations.meeting(self.study.parts, metric, target)
 
     def best(self, metric: MetricName) -> pd.DataFrame:
-        """Return the first and the best evaluation of each run: all that success rates need."""
+        """Return the first and the best evaluation of each run, the rows that success rates need."""
         return self.evaluations.best(self.study.parts, metric)
 
     def rates(self) -> pd.DataFrame:
-        """Return the mean effective learning rate of each run that has one; reads nothing where no run was clipped."""
+        """Return the mean effective learning rate of each run that has one; reads no curves if no run has a clip."""
         clipped = CLIPPED in self.runs and self.runs[CLIPPED].notna().any()
         return self.evaluations.rates(self.study.parts) if clipped else pd.DataFrame({"trial_id": []})
 
@@ -229,10 +230,10 @@ class StoredTables:
 
 
 def read_tables(directory: Place) -> StoredTables:
-    """Read a study directory's runs, finished or not, and its curves when they are asked for.
+    """Read the runs of a study directory, finished or not; its curves are read on request.
 
     Raises:
-        StorageError: as ``reader.read_study``, or the directory is the folder of a settlement.
+        StorageError: the directory can't be read (see ``reader.read_study``), or is the folder of a settlement.
     """
     refuse_settling_folder(directory)
     running = live_holder(directory) is not None

@@ -1,13 +1,15 @@
-"""Functional ANOVA of a forest's regression (Hutter, Hoos & Leyton-Brown 2014), over a box.
+"""Functional ANOVA of a regression forest over a box (Hutter, Hoos & Leyton-Brown 2014).
 
-A tree is constant on boxes, so its mean with some coordinates held is a sum over leaves of value times the volume of
-the leaf in the others; a forest's is the mean of its trees'. It is evaluated at midpoints of each axis. The variance
-in all is that at quasi-random points. Coordinates are those in which the prior is uniform.
+A tree is constant on boxes, so its mean with some coordinates fixed is a sum over leaves of the value times the volume
+of the leaf in the other coordinates; the forest's is the mean over its trees. It is evaluated at midpoints of
+intervals of each axis. The total variance is that at quasi-random points. The coordinates are those in which the prior
+is uniform.
 
-The trees are extremely randomised (Geurts, Ernst & Wehenkel 2006), grown to single draws, and what is split is the
-variance of the forest, not the mean over its trees. Of 64 draws of (u - v)^2 the shares are then .14, .15 and .71,
-where 1/7, 1/7 and 5/7 are true; those of the trees of a random forest are .28, .29 and .42: bootstrapped trees smooth
-pairs away, and each tree's own wiggles count as pairs. With a cliff in the plane both understate the pair.
+The trees are extremely randomised (Geurts, Ernst & Wehenkel 2006) and grown to single draws, and the variance of the
+forest is decomposed, not the mean variance of its trees. For 64 draws of (u - v)^2, whose true shares are 1/7, 1/7 and
+5/7, this yields .14, .15 and .71, whereas the trees of a random forest yield .28, .29 and .42: bootstrapped trees
+smooth interactions away, and the variations of single trees count as interactions. With a cliff in the plane, both
+underestimate the interaction.
 """
 
 from __future__ import annotations
@@ -25,19 +27,20 @@ if TYPE_CHECKING:
 
 TREES = 32
 _STATE = 0
-"""The forests are the same on every call: importance is a property of the data."""
+"""Seed of the forests, which is fixed so that importance is a function of the data."""
 _MIDDLES = (np.arange(32) + 0.5) / 32
-"""Of pieces of an axis, at which means are evaluated."""
+"""Midpoints of the intervals of an axis, at which marginal means are evaluated."""
 _POINTS = 12
-"""Power of two of quasi-random points for the variance in all."""
+"""Base-2 logarithm of the number of quasi-random points for the total variance."""
 
 
 def forest_variances(x: Floats, scores: Floats) -> dict[tuple[int, ...], Floats]:
-    """Return the variance of mains and pairs, and under () in all, explained at `x` [configurations, dimensions].
+    """Return the variance explained by each main effect and each pair, and under the key () in total.
 
-    `scores` is [replicates, configurations], a forest each; the results are [replicates]. The box is the extent of `x`.
+    `x` is [configurations, dimensions]; `scores` is [replicates, configurations], with one forest per replicate; the
+    values of the result are [replicates]. The box is the range of `x`.
     """
-    from scipy.stats import qmc  # a second of processor time, which no other answer needs
+    from scipy.stats import qmc  # this import takes a second, and no other analysis needs it
     from sklearn.ensemble import ExtraTreesRegressor
 
     low, high = x.min(axis=0), x.max(axis=0)
@@ -53,10 +56,10 @@ def forest_variances(x: Floats, scores: Floats) -> dict[tuple[int, ...], Floats]
 
 
 def _marginal_variances(forest: ExtraTreesRegressor, dimensions: int) -> dict[tuple[int, ...], float]:
-    """Return the variance of mains and of what pairs add to them."""
+    """Return the variance of each main effect, and of the interaction of each pair."""
     keys = [(k,) for k in range(dimensions)] + list(itertools.combinations(range(dimensions), 2))
     means: dict[tuple[int, ...], Floats] = {key: np.zeros((len(_MIDDLES),) * len(key)) for key in keys}
-    for tree in forest.estimators_:  # one at a time, which stays in the processor's cache
+    for tree in forest.estimators_:  # one at a time, so that its arrays fit the cache
         boxes, values = _leaves(tree, dimensions)
         widths = boxes[..., 1] - boxes[..., 0]
         share = values * widths.prod(axis=1) / TREES
@@ -72,7 +75,7 @@ def _marginal_variances(forest: ExtraTreesRegressor, dimensions: int) -> dict[tu
 
 
 def _leaves(tree: ExtraTreeRegressor, dimensions: int) -> tuple[Floats, Floats]:
-    """Return the boxes [leaves, dimensions, 2] of a tree's leaves within the unit box, and their values [leaves]."""
+    """Return the boxes [leaves, dimensions, 2] of a tree's leaves in the unit box, and their values [leaves]."""
     nodes = tree.tree_
     boxes = np.empty((nodes.node_count, dimensions, 2))
     boxes[0] = (0.0, 1.0)

@@ -1,11 +1,11 @@
-"""What the spacing of evaluations hides: means of logarithms that are only known to lie in intervals.
+"""Bias of mean log times from the spacing of evaluations, which makes times interval-censored.
 
-An evaluation says that T lies in (previous evaluation, this one]. On the scale of log T that interval has a width D,
-the grain. The mean of the intervals' midpoints over seeds estimates the mean of log T with a bias that depends on
-where the truth lies between two evaluations. If log T is normal with variance v, the bias is a Fourier series in that
-position, of amplitude D / (pi k) exp(-2 pi^2 k^2 v / D^2) for the k-th harmonic: D / 2 without noise, and nothing
-once the noise is half as large as the grain. The scatter of the midpoints is larger than v by D^2 / 12 (Sheppard's
-correction).
+The evaluation that meets a target shows that T lies in (previous evaluation, this one]. In log T, that interval has a
+width D, the grain. The mean over seeds of the midpoints estimates the mean of log T with a bias that depends on the
+position of the true value between two evaluations. If log T is normal with variance v, the bias is a Fourier series in
+that position whose k-th harmonic has amplitude D / (pi k) exp(-2 pi^2 k^2 v / D^2): at most D / 2 without noise, and
+negligible once the standard deviation of the noise is half the grain. The variance of the midpoints exceeds v by
+D^2 / 12 (Sheppard's correction).
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from scipy.special import chdtri
 from sensitivity.analysis.estimates import Floats
 
 FEWEST_STEPS = 20
-"""Below so many steps a whole step is more than 5% of the time, whatever the spacing of evaluations."""
+"""Below this many steps, one step is more than 5% of the time, whatever the spacing of evaluations."""
 _SURE = 0.9
-"""Confidence with which the noise is at least as large as it is taken to be: a noise taken for too large would hide the
-grain's bias."""
+"""Confidence level of the lower bound that is used for the noise: overestimated noise would hide the bias."""
 _HARMONICS = np.arange(1, 6)
 
 
 def bias_bound(values: Floats, widths: Floats) -> float:
-    """Return how far the mean of `values` [seeds], midpoints of intervals of `widths`, may be off for the grain.
+    """Return a bound on the bias of the mean of `values` [seeds], the midpoints of intervals of `widths` [seeds].
 
-    It is infinite where an interval has no lower end.
+    It is infinite if an interval has no lower end.
     """
     width = float(np.mean(widths)) if len(widths) else 0.0
     if not 0 < width < math.inf:
@@ -42,9 +41,9 @@ def bias_bound(values: Floats, widths: Floats) -> float:
 
 
 def noise_variance(values: Floats, widths: Floats) -> float:
-    """Return the variance over seeds of what lies in intervals, from midpoints and widths [seeds, ...] of each column.
+    """Return the variance over seeds of interval-censored values, from their midpoints and widths [seeds, ...].
 
-    Columns are pooled; 0 with one seed, and where the grain explains all scatter.
+    Columns are pooled. It is 0 with one seed, and if the grain explains all scatter.
     """
     if len(values) < 2:
         return 0.0

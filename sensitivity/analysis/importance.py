@@ -1,17 +1,17 @@
-"""Which hyperparameters matter: functional ANOVA in log coordinates, main effects and pairs.
+"""Hyperparameter importance: functional ANOVA in log coordinates, with main effects and pairwise interactions.
 
-The variance of the metric over the declared prior is split into what each hyperparameter explains alone, what each
-pair explains beyond that, and the rest. The prior is uniform in decades, so the coordinates are logarithms: in linear
-ones a log-uniform learning rate's share is understated severalfold.
+The variance of the metric over the declared prior is decomposed into the main effect of each hyperparameter, the
+interaction of each pair, and the rest. The prior is uniform in decades, so the coordinates are logarithms: linear
+coordinates would underestimate the share of a log-uniform learning rate severalfold.
 
-On a full grid the decomposition is exact (means over the grid's rows and columns), and what the noise of seeds adds to
-it is taken off (``jackknife``). Of random or Sobol draws it is that of a forest's regression of the mean over seeds
-(``forest``), and its interval covers the draw of configurations. Values are capped at the untrained network's, or
-diverged runs would be all there is to see.
+For a full grid the decomposition is exact (means over the grid's rows and columns), and the contribution of seed noise
+is subtracted (``jackknife``). For random or Sobol draws it is the decomposition of a regression forest fitted to the
+means over seeds (``forest``), and its interval covers the draw of configurations. Values are capped at the untrained
+network's, because diverged runs would otherwise dominate the variance.
 
-K-FAC's plane is expected to show a ridge, a large learning rate going with a large damping, which a split along the
-axes shows as interaction. So the result also has what the ridge coordinates explain: log(lr / damping), across the
-ridge, and log(lr damping), along it.
+K-FAC is expected to have a ridge in the plane, along which a larger learning rate goes with a larger damping; a
+decomposition along the axes shows it as interaction. The result therefore also has the variance that the ridge
+coordinates explain: log(lr / damping), across the ridge, and log(lr damping), along it.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from sensitivity.study.metrics import MetricName
 
 OF_FOREST = "the draw of configurations (jackknife)"
 FOREST = (
-    "Of a forest's regression: shares of what it can explain, best with 100 draws or more. A cliff looks like a slope"
-    " to it, which makes pairs too small (.16 where .22 is true, of 256 draws), so they have no interval."
+    "Shares are of the variance that a regression forest explains, and need 100 draws or more. A forest smooths a"
+    " cliff, so the shares of pairs are too small (.16 instead of .22 with 256 draws) and have no interval."
 )
-SINGLE = Caution(code="single-seed", text="One seed: its noise counts as an effect, of pairs above all.")
+SINGLE = Caution(code="single-seed", text="One seed: its noise counts as an effect, mostly of pairs.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """The share of variance of a hyperparameter, or of a pair beyond its two."""
+    """Share of the variance that a hyperparameter, or the interaction of a pair, explains."""
 
     names: tuple[str, ...]
     share: Estimate
@@ -52,32 +52,32 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """The decomposition of an optimizer at a batch size."""
+    """Decomposition of the variance of an optimizer's metric at a batch size."""
 
     optimizer: str
     batch_size: int
     metric: MetricName
     method: str
-    """exact (a grid's ANOVA) or forest."""
+    """"exact" (ANOVA of a grid) or "forest"."""
     shares: tuple[Share, ...]
-    """Mains, then pairs, each in falling order."""
+    """Main effects, then pairs, each in descending order."""
     ridge: tuple[Share, ...]
-    """What each coordinate of a ridge explains alone, such as lr / damping (``ridge_names``), where both vary; else
-    empty. They need not add up to 1."""
+    """Share that each coordinate of a ridge explains alone, such as lr / damping (``ridge_names``); empty unless both
+    hyperparameters vary. They need not add up to 1."""
     deviation: float
-    """Standard deviation of the metric over the box: what the shares are of."""
+    """Standard deviation of the metric over the box, whose square is decomposed."""
     warnings: tuple[Caution, ...]
     refused: Caution | None = None
 
     def share_of(self, *names: str) -> Estimate:
-        """Return the share of a hyperparameter or a pair, in any order."""
+        """Return the share of a hyperparameter, or of a pair in either order."""
         return next(share.share for share in (*self.shares, *self.ridge) if set(share.names) == set(names))
 
 
 def compute_importance(
     runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName, *, designs: Mapping[str, str] | None = None
 ) -> tuple[Importance, ...]:
-    """Return one for each optimizer, in the order of the plan, and batch size, rising."""
+    """Return the importance per optimizer, in the order of the plan, and batch size, ascending."""
     found = []
     for table in score_tables(runs, curves, metric):
         design = design_of(runs[runs["optimizer"] == table.optimizer], table.optimizer, designs)
@@ -102,12 +102,12 @@ def _importance(table: ScoreTable, place: int, design: str) -> Importance:
     # [seeds, configurations]
     scores = np.minimum(table.scores[place], table.untrained if math.isfinite(table.untrained) else math.inf)
     if not scores.size or scores.shape[1] < 3 or np.ptp(scores.mean(axis=0)) == 0:
-        text = f"{where}: fewer than three configurations, or all alike, so there is no variance to split."
+        text = f"{where}: fewer than three configurations, or all alike, so there is no variance to decompose."
         return replace(empty, refused=Caution(code="no-variance", text=text))
     levels = [np.unique(column) for column in table.settings.T]
     whole = math.prod(len(values) for values in levels) == scores.shape[1]
     if design == "grid" and not whole:
-        text = f"{where}: the grid has holes (failed or waiting runs), so its variance can't be split. Finish it."
+        text = f"{where}: the grid has holes (failed or waiting runs), so its variance can't be decomposed. Finish it."
         return replace(empty, refused=Caution(code="incomplete", text=text))
     x = _positions(table)
     pair = ridge(table.names)
@@ -123,7 +123,7 @@ def _importance(table: ScoreTable, place: int, design: str) -> Importance:
         across = over_seeds(lambda rows: _ridge_variances(x[:, lines], rows), scores) if pair else []
         note = Caution(
             code="grid",
-            text="Exact on the grid's points, which are weighed alike; the interval covers seed noise only.",
+            text="Exact on the grid's points, which have equal weights; the interval covers seed noise only.",
         )
     else:
         mean = scores.mean(axis=0, keepdims=True)
@@ -143,7 +143,7 @@ def _importance(table: ScoreTable, place: int, design: str) -> Importance:
 
 
 def _positions(table: ScoreTable) -> Floats:
-    """Return the configurations in decades [configurations, names]; a hyperparameter without any as ranks."""
+    """Return the configurations in decades [configurations, names]; hyperparameters without a log scale as ranks."""
     columns = []
     for name, values in zip(table.names, table.settings.T, strict=True):
         scaled = decades(name, values)
@@ -152,9 +152,9 @@ def _positions(table: ScoreTable) -> Floats:
 
 
 def grid_variances(grid: Floats) -> dict[tuple[int, ...], Floats]:
-    """Return the variance of mains and pairs, and under () in all, of `grid` [seeds, *levels]: [seeds] each.
+    """Return the variance of each main effect and each interaction in `grid` [seeds, *levels], [seeds] each.
 
-    The points weigh alike. A pair's is beyond its mains'.
+    The total variance has the key (). Points have equal weights.
     """
     dimensions = range(grid.ndim - 1)
     centred = grid - grid.mean(axis=tuple(range(1, grid.ndim)), keepdims=True)
@@ -171,17 +171,16 @@ def grid_variances(grid: Floats) -> dict[tuple[int, ...], Floats]:
 
 
 def ridge_names(pair: tuple[str, str]) -> tuple[str, str]:
-    """Return what the coordinates across and along the ridge of two hyperparameters are called."""
+    """Return the names of the coordinates across and along the ridge of two hyperparameters."""
     return f"{pair[0]} / {pair[1]}", f"{pair[0]} · {pair[1]}"
 
 
 def _ridge_variances(x: Floats, scores: Floats) -> dict[tuple[int, ...], Floats]:
-    """Return the variance that the ratio of two hyperparameters alone explains, and their product alone.
+    """Return the variance that the ratio of two hyperparameters explains alone, and the product alone.
 
-    `x` [configurations, 2] is in decades; the variances are as of `grid_variances`.
-
-    The box, turned by 45 degrees, is no box any more, so these are shares of one coordinate each, whatever the other
-    does there, and need not add up to one.
+    `x` [configurations, 2] is in decades; the result has the form of `grid_variances`. The box is no product set in the
+    rotated coordinates, so each share is that of one coordinate with the other averaged out, and they need not add up
+    to one.
     """
     return {
         (): scores.var(axis=1),
@@ -193,8 +192,8 @@ def _ridge_variances(x: Floats, scores: Floats) -> dict[tuple[int, ...], Floats]
 def explained(coordinate: Floats, scores: Floats) -> Floats:
     """Return the variance of `scores` [seeds, configurations] that the means at each value of `coordinate` explain.
 
-    Where most values are distinct, as of draws, they are cut into about the root of their number of equal parts. What
-    as many means of pure noise would explain is taken off: [seeds].
+    If most values are distinct, as for draws, they are grouped into about sqrt(n) quantile bins. The result, [seeds],
+    is corrected for the variance that the same number of means of pure noise would explain.
     """
     n = len(coordinate)
     values, place = np.unique(np.round(coordinate, 6), return_inverse=True)

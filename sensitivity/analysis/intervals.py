@@ -1,7 +1,7 @@
-"""Intervals for proportions and for few seeds (docs/statistics.md, sections 3 and 8).
+"""Confidence intervals for proportions and for few seeds (docs/statistics.md, sections 3 and 8).
 
-With few seeds a percentile bootstrap covers far less than it claims (72% at three), so means over seeds get
-Student's t; a sign-flip test of n seeds has no two-sided p-value below 2^(1-n).
+With few seeds, a percentile bootstrap covers far less than its nominal level (72% with three seeds), so means over
+seeds have Student's t interval. A sign-flip test with n seeds has no two-sided p-value below 2^(1-n).
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri, stdtrit
 
 LEVEL = 0.95
-"""Confidence level of every interval of this room."""
+"""Confidence level of the intervals in this package."""
 _LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """Return Wilson's score interval for a proportion (Wilson 1927), both ends in [0, 1].
 
-    It is for independent draws; the points of a grid are none.
+    It assumes independent draws, so it does not apply to the points of a grid.
 
     >>> low, high = wilson(5, 5)
     >>> print(f"{low:.3f} to {high:.3f}")
     0.566 to 1.000
 
     Raises:
-        ValueError: no trial, or more successes than trials.
+        ValueError: `n` is 0, or `successes` is not in [0, n].
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"a proportion needs 0 <= successes <= n and n > 0; got {successes} of {n}")
@@ -37,9 +37,9 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def wilson_interval(share: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return Wilson's interval for arrays of shares of one shape with `n` draws, which need not be whole.
+    """Return Wilson's interval for an array of proportions, each of `n` draws.
 
-    A number of draws that isn't whole is the effective one of draws that come in clusters.
+    `n` may be fractional: the effective number of draws of a clustered sample.
     """
     z2 = float(ndtri(0.5 + LEVEL / 2)) ** 2
     p, count = np.asarray(share, dtype=float), np.asarray(n, dtype=float)
@@ -49,12 +49,12 @@ def wilson_interval(share: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.float64]
 
 
 def exponential(value: float) -> float:
-    """Return e to the power of `value`; infinity beyond what a float holds, as few seeds may put an interval's end."""
+    """Return e to the power of `value`; infinity on overflow, which the interval of few seeds may cause."""
     return math.inf if value > _LARGEST_EXPONENT else math.exp(value)
 
 
 def t_half_width(deviation: ArrayLike, n: ArrayLike, level: float = LEVEL) -> NDArray[np.float64]:
-    """Return half the width of Student's t interval for a mean at `level`; NaN below two observations.
+    """Return the half-width of Student's t interval for a mean at `level`; NaN below two observations.
 
     `deviation` is the sample standard deviation (n - 1 in the denominator) of `n` observations; both are
     numbers or arrays of one shape.

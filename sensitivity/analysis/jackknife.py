@@ -1,8 +1,8 @@
-"""Shares of a variance with intervals: over seeds, whose noise is taken off, or over draws of configurations.
+"""Shares of a variance with jackknife intervals, over seeds with their noise subtracted, or over draws.
 
-A share is a ratio of variances, each a mean of squares: noise adds to every one, and Student's t over the shares of the
-seeds would be an interval of what includes it. With 10 seeds whose noise is a quarter of the scatter it would hold a
-share of .81 in 5% of simulated studies, the jackknife's in 96% (``benchmarks/coverage.py``).
+A share is a ratio of variances, and noise adds to each of them, so Student's t over the shares of single seeds would be
+an interval of a biased quantity. With 10 seeds whose noise is a quarter of the scatter, it would contain a true share
+of .81 in 5% of simulated studies, the jackknife's interval in 96% (``benchmarks/coverage.py``).
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from sensitivity.analysis.intervals import t_half_width
 from sensitivity.analysis.rates import TINY
 
 _GROUPS = 10
-"""Of draws, each of which the jackknife leaves out in turn."""
+"""Number of groups of draws; the jackknife leaves out one at a time."""
 
 Variances = dict[tuple[int, ...], Floats]
 Part = tuple[tuple[int, ...], float, float]
-"""Hyperparameters, their share of the variance, and half the width of its interval, NaN without one."""
+"""Hyperparameters, their share of the variance, and the half-width of its interval, NaN without one."""
 
 
 def over_seeds(variances: Callable[[Floats], Variances], scores: Floats) -> list[Part]:
-    """Return the parts of the mean over seeds of `scores` [seeds, configurations], without the seeds' noise.
+    """Return the shares of the variance of the mean over seeds of `scores` [seeds, configurations], without seed noise.
 
-    Noise adds to every variance. `variances` are quadratic in the scores, so their mean over pairs of different seeds,
-    whose noises don't correlate, has none of it: that is (n^2 Q(mean) - sum Q(each)) / (n (n - 1)). With one seed it
-    stays in. The interval is the jackknife's over seeds, with Student's t; it needs three.
+    `variances` is quadratic in the scores, so its mean over pairs of different seeds, whose noise is uncorrelated, is
+    free of the noise: (n^2 Q(mean) - sum Q(each)) / (n (n - 1)). With one seed the noise remains. The interval is that
+    of the jackknife over seeds, with Student's t; it needs three seeds.
     """
     n = len(scores)
     mean = scores.mean(axis=0, keepdims=True)
@@ -48,9 +48,9 @@ def over_seeds(variances: Callable[[Floats], Variances], scores: Floats) -> list
 
 
 def over_draws(variances: Callable[[Floats, Floats], Variances], x: Floats, scores: Floats) -> list[Part]:
-    """Return the parts of `scores` [1, configurations] at `x`, with the interval of a jackknife by groups.
+    """Return the shares of the variance of `scores` [1, configurations] at `x`, with a grouped jackknife's interval.
 
-    Of fewer draws than twice the groups there is no interval.
+    `x` is [configurations, dimensions]. There is no interval with fewer than two draws per group.
     """
     n = len(x)
     group = np.random.default_rng(0).permutation(n) % _GROUPS
@@ -60,7 +60,7 @@ def over_draws(variances: Callable[[Floats, Floats], Variances], x: Floats, scor
 
 
 def _jackknifed(estimates: Variances) -> list[Part]:
-    """Return parts from variances [1 + groups], of all data first and then without each group."""
+    """Return the shares from variances [1 + groups]: of all data, then without each group in turn."""
     parts = []
     for key, variance in estimates.items():
         if key:
@@ -69,7 +69,7 @@ def _jackknifed(estimates: Variances) -> list[Part]:
             fewer = share[1:]
             n = len(fewer)
             spread = math.sqrt((n - 1) * float(fewer.var())) if n > 1 else math.nan
-            # The jackknife's standard error is that of a mean of n values whose deviation is sqrt(n) times it.
+            # `t_half_width` divides by sqrt(n); `spread` already is the jackknife's standard error.
             half = float(t_half_width(math.sqrt(n) * spread if spread > TINY else math.nan, n))
             parts.append((key, float(share[0]), half))
     return parts

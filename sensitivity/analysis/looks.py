@@ -1,16 +1,17 @@
-"""How often the answer of a study may have been looked at, and the error rate that is left for a claim now.
+"""Interim looks at a study's results, and the error rate that remains for a claim (alpha spending).
 
-Adding seeds until a verdict turns claims a difference of identical optimizers in 17 to 37% of studies
-(docs/statistics.md, section 8). A study directory tells how often that may have happened: each time its design (seeds,
-batch sizes, optimizers or searches) was changed after results existed. The error rate is spent over looks so that all
-of them together stay within it:
+Adding seeds until a verdict changes claims a difference between identical optimizers in 17 to 37% of studies
+(docs/statistics.md, section 8). A study directory records how often that may have happened: each time its design
+(seeds, batch sizes, optimizers or searches) was changed after results existed. The error rate is spent over the looks
+so that their total stays within it:
 
-* any number of looks: 1 / (k (k + 1)) of it at look k, which sums to 1. The first look has half of it;
-* planned looks (`primary.looks`, numbers of seeds): a share proportional to the square root of the number of seeds,
-  the levels that settle most studies in simulations. Between planned looks nothing is claimed. A study
-  that is extended otherwise has left its plan: what the looks it has passed have left is spent as above.
+* any number of looks: look k may use 1 / (k (k + 1)) of the rate, which sums to 1. The first look has half of it;
+* planned looks (`primary.looks`, numbers of seeds): each may use a share proportional to the square root of its number
+  of seeds, the allocation that settled most studies in simulations. Between planned looks nothing is claimed. If a
+  study is extended in another way, it has left its plan, and the rate that the passed looks did not use is spent as
+  above.
 
-Rates are one-sided: the probability of a claim, at one of the looks, that a true effect at the margin makes false.
+Rates are one-sided: the probability of a false claim at any of the looks if the true effect lies at the margin.
 """
 
 from __future__ import annotations
@@ -26,31 +27,31 @@ from scipy.special import ndtri
 from sensitivity.analysis.estimates import Caution
 
 RATE = 0.05
-"""Of false claims of a study, over all its looks."""
+"""One-sided rate of false claims of a study, over all its looks."""
 _DESIGN = ("seeds", "batch_sizes", "optimizers", "search")
-"""Tables of a study file that decide which runs there are."""
+"""Fields of a study file that determine the runs."""
 _CLAIM = ("targets", "margins", "pairs", "primary")
-"""Those that decide what is said of the runs."""
+"""Fields that determine the claims about the runs."""
 _POWER = 0.8
 _LEAST = 1e-6
-"""An error rate below this is none: shares of the planned looks add up to 1 but for rounding."""
+"""Error rates below this count as zero: the shares of the planned looks add up to 1 up to rounding."""
 _NO_LOOK = "no look is left: ask the question again in a new study, under a new name and with seeds not used here"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Looks:
-    """What a study directory tells about when its answer may have been read."""
+    """Possible looks at the results of a study, from the history of its design."""
 
     extensions: tuple[str, ...]
-    """What was changed, in words, each time the design grew after results existed."""
+    """Description of each change of the design after results existed."""
     seeds_alone: bool
-    """Whether every one of them added seeds and nothing else."""
+    """Whether all of these changes only added seeds."""
     changed: tuple[Caution, ...]
-    """Changes of targets, margins or the claim itself after results existed: what they concern is exploratory."""
+    """Changes of targets, margins, pairs or the primary claim after results existed; they make verdicts exploratory."""
 
     @property
     def count(self) -> int:
-        """Looks that were possible, the present one included."""
+        """Number of possible looks, including the present one."""
         return len(self.extensions) + 1
 
 
@@ -59,17 +60,17 @@ class Level:
     """The error rate that a claim may use at the present look."""
 
     rate: float
-    """One-sided; 0 where nothing may be claimed at this look."""
+    """One-sided error rate; 0 if nothing may be claimed at this look."""
     cautions: tuple[Caution, ...]
-    """What the looks cost, or why nothing may be claimed."""
+    """Cost of the looks in seeds, or the reason why nothing may be claimed."""
 
 
 def compute_looks(specs: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, present: Mapping[str, Any]) -> Looks:
     """Return the possible looks at a study.
 
     Args:
-        specs: every study file (as JSON-like data) that the directory was run with, by its hash.
-        runs: of the study, with ``spec_hash`` and ``finished_at``; runs without a result have neither.
+        specs: every version of the study file that the directory was run with, as JSON-like data, by its hash.
+        runs: runs of the study, with ``spec_hash`` and ``finished_at``; runs without a result have neither.
         present: the study file as it is now.
     """
     done = runs[runs["spec_hash"].isin(list(specs))]
@@ -79,7 +80,7 @@ def compute_looks(specs: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, pr
     extensions, seeds_alone = [], True
     for spec in history:
         design = {table: spec.get(table) for table in _DESIGN}
-        if design in designs:  # a study that was taken up again as it had been
+        if design in designs:  # resumed with an earlier design
             continue
         if designs:
             different = [table for table in _DESIGN if design[table] != designs[-1][table]]
@@ -97,32 +98,32 @@ def level(looks: Looks, seeds: int, planned: Sequence[int]) -> Level:
     """Return the error rate of a claim at the present look.
 
     Args:
-        looks: at the study.
-        seeds: of the study now.
-        planned: numbers of seeds at which looks were planned; empty for none.
+        looks: possible looks at the study.
+        seeds: present number of seeds.
+        planned: numbers of seeds at which looks were planned; empty if none were.
     """
     if planned and looks.seeds_alone:
         return _planned(seeds, planned)
     k = looks.count
     if k == 1:
         return Level(rate=RATE / 2, cautions=())
-    # Off its plan, a study has what the planned looks that it has passed have left, for looks 1, 2, ... since.
+    # A study that left its plan spends the rate that its passed planned looks did not use, over looks 1, 2, ... since.
     spent = sum(planned_share(n, planned) for n in planned if n <= seeds)
     rate = RATE * (1 - spent) / ((k - 1) * k) if planned else RATE / (k * (k + 1))
-    said = (
+    history = (
         f"There may have been {k} looks at this study: it was extended {_times(k - 1)} after results existed"
         f" ({'; '.join(looks.extensions)})."
     )
     if planned:
-        said += f" That is more than the planned looks foresaw, which had {spent:.0%} of the error rate so far."
+        history += f" That is more than the planned looks, which had {spent:.0%} of the error rate so far."
     if rate < _LEAST:
         fix = "Ask the question again in a new study, under a new name and with seeds not used here."
-        text = f"{said} Nothing is left of the error rate, so nothing is claimed now. {fix}"
+        text = f"{history} The whole error rate has been spent, so nothing is claimed now. {fix}"
         return Level(rate=0.0, cautions=(Caution(code="looks", text=text),))
     first = RATE / 2
     text = (
-        f"{said} A claim now has an error rate of {rate:.2%} instead of {first:.2%}, for which it takes about"
-        f" {_price(first, rate):.0%} more seeds."
+        f"{history} A claim now has an error rate of {rate:.2%} instead of {first:.2%}, which requires about"
+        f" {_extra_seeds(first, rate):.0%} more seeds."
     )
     return Level(rate=rate, cautions=(Caution(code="looks", text=text),))
 
@@ -140,12 +141,12 @@ def _planned(seeds: int, planned: Sequence[int]) -> Level:
 
 
 def planned_share(seeds: int, planned: Sequence[int]) -> float:
-    """Return the share of the error rate that the planned look at `seeds` has."""
+    """Return the share of the error rate that the planned look at `seeds` seeds may use."""
     return math.sqrt(seeds) / sum(math.sqrt(n) for n in planned)
 
 
-def _price(first: float, rate: float) -> float:
-    """Return by which share a study must be larger to have the same power at `rate` as at `first`."""
+def _extra_seeds(first: float, rate: float) -> float:
+    """Return the relative increase in seeds that keeps the power at error rate `rate` equal to that at `first`."""
     power = float(ndtri(_POWER))
     return ((power - float(ndtri(rate))) / (power - float(ndtri(first)))) ** 2 - 1
 
@@ -169,12 +170,12 @@ def _changed(first: Mapping[str, Any], present: Mapping[str, Any]) -> tuple[Caut
         before, after = first.get(table), present.get(table)
         if before is not None and before != after:
             text = (
-                f"`{table}` was {_short(before)} when the first results were made, and is {_short(after)} now. What was"
-                " chosen after seeing results makes a verdict exploratory."
+                f"`{table}` was {_short(before)} when the first results were made, and is {_short(after)} now. A choice"
+                " made after results were known makes a verdict exploratory."
             )
             found.append(Caution(code="changed-after-results", text=text))
         elif before is None and after:
-            text = f"`{table}` was added after the first results were made: what it names is exploratory."
+            text = f"`{table}` was added after the first results were made, so its verdicts are exploratory."
             found.append(Caution(code="changed-after-results", text=text))
     return tuple(found)
 

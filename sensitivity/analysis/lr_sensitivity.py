@@ -1,8 +1,8 @@
-"""Learning-rate sensitivity (Wortsman et al. 2023): what missing the optimum costs on average.
+"""Learning-rate sensitivity (Wortsman et al. 2023): the average loss incurred by missing the best learning rate.
 
-It is the mean, over log lr in a window centred on the optimizer's own optimum, of min(loss, untrained loss) less the
-best loss; a diverged run counts as the untrained network. The other hyperparameters stay at the best cell's. The
-values between grid points are interpolated linearly. Of an accuracy it is the accuracy lost.
+It is the mean of min(loss, untrained loss) minus the best loss, over log lr in a window centred on the optimizer's own
+optimum; a diverged run counts with the untrained network's loss. The other hyperparameters are fixed at the best
+cell's. Values between grid points are interpolated linearly. For an accuracy, it is the mean accuracy lost.
 """
 
 from __future__ import annotations
@@ -21,30 +21,34 @@ from sensitivity.study.hyperparameters import LEARNING_RATE
 from sensitivity.study.metrics import MetricName
 
 WINDOW = 1.0
-"""Half the window's width in decades, where a caller gives none."""
+"""Default half-width of the window in decades."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LrSensitivity:
-    """Of an optimizer at a batch size."""
+    """Learning-rate sensitivity of an optimizer at a batch size."""
 
     optimizer: str
     batch_size: int
     metric: MetricName
     window: float
-    """Half its width, in decades."""
+    """Half-width of the window, in decades."""
     sensitivity: Estimate
-    """In units of the metric; 0 would be insensitive."""
+    """Mean loss over the window, in units of the metric; 0 is insensitive."""
     lr: float
-    """The optimum."""
+    """Best learning rate."""
     fixed: Parameters
-    """The other hyperparameters that vary, where they were held."""
+    """Values at which the other varying hyperparameters are fixed."""
 
 
 def compute_lr_sensitivity(
     runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName, *, window: float = WINDOW
 ) -> tuple[LrSensitivity, ...]:
-    """Return one for each optimizer, in the order of the plan, and batch size, rising; none without a grid over lr."""
+    """Return the sensitivity per optimizer, in the order of the plan, and batch size, ascending.
+
+    Without three learning rates at the best cell's other hyperparameters, it is refused. `window` is the half-width of
+    the window in decades.
+    """
     return tuple(
         _sensitivity(table, place, window)
         for table in score_tables(runs, curves, metric)
@@ -93,7 +97,7 @@ def _sensitivity(table: ScoreTable, place: int, window: float) -> LrSensitivity:
 
 
 def mean_between(x: Floats, y: Floats, low: float, high: float) -> Floats:
-    """Return the mean over [low, high] of the lines through `y` [seeds, points] at rising `x` [points]: [seeds]."""
+    """Return the mean over [low, high] of the linear interpolant of `y` [seeds, points] at ascending `x`: [seeds]."""
     inside = x[(x > low) & (x < high)]
     at = np.concatenate([[low], inside, [high]])
     values = np.array([np.interp(at, x, row) for row in y])

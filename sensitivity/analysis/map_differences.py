@@ -1,7 +1,7 @@
-"""Differences between the robustness maps of two studies, cell by cell: configurations that both have run.
+"""Differences between the robustness maps of two studies, for each configuration that both have run.
 
-A difference is the second study's median less the first's: of a metric in percent as a difference, of others as a share
-of the first's value. Seeds need not be the same, so it is a description and no test.
+A difference is the second study's median minus the first's, for metrics that aren't in percent divided by the first's
+absolute value. Seeds need not be the same, so it is a description, not a test.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from sensitivity.study.metrics import Metric
 
 @dataclass(frozen=True, kw_only=True)
 class CellDifference:
-    """A configuration that both studies have run."""
+    """Difference at a configuration that both studies have run."""
 
     x: float
     y: float
-    """NaN where one hyperparameter alone varies."""
+    """NaN if only one hyperparameter varies."""
     first: float
+    """Median in the first study."""
     second: float
-    """Medians."""
+    """Median in the second study."""
     change: float
-    """As the module says; positive is larger."""
+    """Difference as defined in the module's docstring; positive if the second median is larger."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapDifference:
-    """The cells that two maps of an optimizer and a batch size share."""
+    """Differences at the cells that two maps of an optimizer and a batch size share."""
 
     metric: Metric
     optimizer: str
@@ -39,15 +40,15 @@ class MapDifference:
     y_name: str | None
     cells: tuple[CellDifference, ...]
     unshared: int
-    """Cells with a value in one of the two alone."""
+    """Number of cells with a value in only one of the maps."""
 
 
 def compute_map_differences(
     first: Iterable[RobustnessMap], second: Iterable[RobustnessMap], optimizer: str
 ) -> tuple[MapDifference, ...]:
-    """Return the differences of two studies' maps of an optimizer, one a batch size; those without shared cells apart.
+    """Return the differences between two studies' maps of an optimizer, one per batch size.
 
-    Maps are compared where they are of the same metric, plane and slice.
+    Maps are compared if they have the same metric, plane and slice; pairs without shared cells are left out.
     """
     others = {_plane(map_): map_ for map_ in second if map_.optimizer == optimizer}
     found = []
@@ -82,7 +83,7 @@ def _measured(map_: RobustnessMap) -> dict[tuple[str, str], Cell]:
 
 
 def _rounded(value: float) -> str:
-    """Return a value to six digits, which study files and grids agree on."""
+    """Return a value rounded to six digits, so that equal settings of two study files compare equal."""
     return f"{value:.6g}"
 
 

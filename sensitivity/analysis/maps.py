@@ -1,14 +1,14 @@
-"""Robustness maps: a metric over an optimizer's hyperparameter plane, one map a batch size.
+"""Robustness maps: a metric over an optimizer's hyperparameter plane, one map per batch size.
 
-A cell's value is the median over its observed seeds, diverged ones counted as the untrained network
-(``outcomes``). The best cell is the best median. The tolerance region holds the cells whose value is within
-`epsilon` of the best (docs/statistics.md, section 4, the first rule). A cell can't be told from the best when the
-95% Student t interval of its difference from the best, paired by seed, contains zero (section 8): each cell
-by itself, without correction for the number of cells or for the best having been picked.
+The value of a cell is the median over its observed seeds; diverged runs count with the untrained network's value
+(``outcomes``). The best cell has the best median. The tolerance region contains the cells whose value is within
+`epsilon` of the best (docs/statistics.md, section 4, the first rule). A cell is indistinguishable from the best if the
+95% Student's t interval of its difference from the best, paired by seed, contains zero (section 8); this is assessed
+per cell, without correction for the number of cells or for the selection of the best.
 
-The plane is the learning rate and one further hyperparameter. Where more vary, the map is the slice through
-the best cell, whose cells are cells that were run, rather than a projection, whose cells would each be the
-best of several and would hide divergence.
+The plane is that of the learning rate and one further hyperparameter. If more vary, the map is the slice through the
+best cell, which consists of configurations that were run. A projection would show the best of several configurations
+in each cell and hide divergence.
 """
 
 from __future__ import annotations
@@ -38,23 +38,26 @@ class Cell:
     cell_id: str
     x: float
     y: float
-    """NaN where one hyperparameter alone varies."""
+    """NaN if only one hyperparameter varies."""
     planned: int
     completed: int
     diverged: int
     failed: int
     waiting: int
     median: float
-    """Over `completed` and `diverged` runs; NaN without any, as are the next two."""
+    """Median over completed and diverged runs; NaN without any."""
     low: float
+    """Smallest value over these runs."""
     high: float
+    """Largest value over these runs."""
     in_region: bool
+    """Whether the median is within the tolerance of the best cell's."""
     like_best: bool
-    """Can't be told from the best; False where that can't be assessed."""
+    """Whether the cell is indistinguishable from the best; False if that can't be assessed."""
 
     @property
     def state(self) -> CellState:
-        """What to show: a value, or why there is none."""
+        """Whether the cell has a value, or why it has none."""
         if self.completed:
             return "measured"
         if self.diverged:
@@ -71,27 +74,28 @@ class RobustnessMap:
     batch_size: int
     x_name: str
     y_name: str | None
-    """None where one hyperparameter alone varies."""
+    """None if only one hyperparameter varies."""
     x_values: tuple[float, ...]
-    """The grid's columns, rising; empty where the configurations were drawn and form no grid."""
+    """Columns of the grid, ascending; empty without a grid."""
     y_values: tuple[float, ...]
-    """The grid's rows, rising; empty without `y_name` or without a grid."""
+    """Rows of the grid, ascending; empty without `y_name` or without a grid."""
     cells: tuple[Cell, ...]
-    """Of the plane, by y and then x."""
+    """Cells of the plane, sorted by y and then x."""
     best: int | None
-    """Position of the best in `cells`; None while no run of the map has completed."""
+    """Index of the best cell in `cells`; None while no run of the map has completed."""
     epsilon: float
+    """Tolerance of the region, in units of the metric."""
     untrained: float
-    """The metric of the untrained network: median over runs; NaN if unknown."""
+    """The metric of the untrained network, median over runs; NaN if unknown."""
     edges: tuple[Edge, ...]
-    """Of the grid, or of the box of draws and searches, that the best cell lies on (``designs``); a bound of zero is no
-    edge, for nothing lies beyond."""
+    """Edges of the grid, or of the box of draws and searches, that the best cell lies on (``designs``). A smallest
+    possible value, such as zero, is not an edge."""
     slice_at: tuple[tuple[str, float], ...]
-    """Further hyperparameters that vary, at the values of this slice."""
+    """Values of the further varying hyperparameters in this slice."""
     cells_outside: int
-    """Configurations planned at this batch size that lie outside the slice."""
+    """Number of configurations planned at this batch size outside the slice."""
     paired_seeds: int
-    """Most seeds that a cell shares with the best, among runs completed."""
+    """Number of completed seeds of the best cell, with which other cells are paired."""
 
     @property
     def best_cell(self) -> Cell | None:
@@ -104,12 +108,15 @@ class RobustnessMap:
         return bool(self.x_values)
 
     def count(self, state: CellState) -> int:
-        """Return how many cells are in `state`."""
+        """Return the number of cells in `state`."""
         return sum(cell.state == state for cell in self.cells)
 
 
 def default_epsilon(metric: Metric, untrained: float) -> float:
-    """Return one point of accuracy, or 2% of the untrained network's loss; for others see ``Quantity.tolerance``."""
+    """Return the default tolerance: one percentage point of accuracy, or 2% of the untrained network's loss.
+
+    For other metrics, see ``Quantity.tolerance``.
+    """
     return metric.quantity.tolerance(metric.quantity.usual_tolerance, untrained)
 
 
@@ -122,11 +129,15 @@ def compute_maps(
     axes: Mapping[str, Axes] | None = None,
     epsilon: float | None = None,
 ) -> tuple[RobustnessMap, ...]:
-    """Return a map for each optimizer, in the order of the plan, and batch size, rising.
+    """Return a map per optimizer, in the order of the plan, and batch size, ascending.
 
-    `designs` names each optimizer's design (grid, random, sobol); without it the configurations tell.
-    `axes` give each optimizer's box, without which draws and searches have no edges. `epsilon` is in units of the
-    metric.
+    Args:
+        runs: planned runs, one row each.
+        curves: evaluations; those at step 0 are enough.
+        metric: metric of the map.
+        designs: design of each optimizer (grid, random, sobol); without it, inferred from the configurations.
+        axes: box of each optimizer; without it, draws and searches have no edges.
+        epsilon: tolerance in units of the metric; by default `default_epsilon`.
     """
     untrained = float(untrained_values(runs, curves, metric).median())
     tolerance = default_epsilon(metric, untrained) if epsilon is None else epsilon
@@ -189,7 +200,7 @@ def _map(
 
 
 def _cell_table(rows: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
-    """Return one row a cell, indexed by cell_id: hyperparameters, counts by status, median and range."""
+    """Return one row per cell, indexed by cell_id: hyperparameters, counts by status, median and range."""
     status = rows["status"]
     marked = rows.assign(
         completed=status.isin(SOUND),
@@ -208,9 +219,9 @@ def _cell_table(rows: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _like_best(rows: pd.DataFrame, metric: Metric, best_id: str | None) -> tuple[frozenset[str], int]:
-    """Return the cells that can't be told from the best, and the most seeds that a comparison has.
+    """Return the cells that are indistinguishable from the best, and the number of seeds of the best.
 
-    Losses are compared by the logarithm of their ratio, where all are positive.
+    Losses are compared by the logarithm of their ratio if all are positive.
     """
     done = rows.loc[rows["status"].isin(SOUND), ["cell_id", "seed", "value"]].dropna()
     if best_id is None:

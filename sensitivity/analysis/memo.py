@@ -1,4 +1,4 @@
-"""Answers kept by key, the least recently used dropped; each is computed once, however many ask for it at a time."""
+"""A thread-safe least-recently-used cache; concurrent requests for a key compute its value once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
-_MOST_ANSWERS = 64
-"""Of one set of filtered runs."""
+_MOST_RESULTS = 64
+"""Cached results per set of filtered runs."""
 
 
 class Memo:
-    """At most `size` results, shared by the threads of a server."""
+    """A cache of at most `size` results, shared by the threads of a server."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -25,7 +25,7 @@ class Memo:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return the result of `key`, computing it if it isn't kept; a failure is raised and not kept."""
+        """Return the result of `key`, computing it if it isn't cached; exceptions are raised and not cached."""
         with self._lock:
             future = self._kept.get(key)
             if mine := future is None:
@@ -46,7 +46,7 @@ class Memo:
         return result
 
     def drop(self, matches: Callable[[Hashable], bool]) -> None:
-        """Forget the results whose key `matches`."""
+        """Remove the results whose key satisfies `matches`."""
         with self._lock:
             for key in [key for key in self._kept if matches(key)]:
                 del self._kept[key]
@@ -55,20 +55,21 @@ class Memo:
 def kept(
     *depends: str,
 ) -> Callable[[Callable[Concatenate[S, P], T]], Callable[Concatenate[S, P], T]]:
-    """Keep what a method of an object with a ``memo`` and a ``view`` returns.
+    """Cache the results of a method of an object that has a ``memo`` and a ``view``.
 
-    It is kept for each value of its arguments, of the view's filters, and of the properties that `depends` names.
+    There is one result for each combination of its arguments, the filters of the view, and the values of the properties
+    named in `depends`.
     """
 
     def decorate(compute: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-        def answer(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        def cached(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
             results: Any = self
             of = tuple(getattr(results, name) for name in depends)
             key = (compute.__name__, args, tuple(sorted(kwargs.items())), of)
-            answers: Memo = results.memo.get(results.view.filters, lambda: Memo(_MOST_ANSWERS))
-            return answers.get(key, lambda: compute(self, *args, **kwargs))
+            memo: Memo = results.memo.get(results.view.filters, lambda: Memo(_MOST_RESULTS))
+            return memo.get(key, lambda: compute(self, *args, **kwargs))
 
-        functools.update_wrapper(answer, compute)
-        return answer
+        functools.update_wrapper(cached, compute)
+        return cached
 
     return decorate

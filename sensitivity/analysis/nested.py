@@ -1,10 +1,10 @@
-"""What the choice of a winner among noisy cells may cost: its regret, by a bootstrap that chooses anew.
+"""Expected regret of selecting a winner among noisy cells, by a bootstrap that repeats the selection.
 
-The cell that looks best on the seeds that choose need not be the best, and the seeds that judge it don't see that. So
-the choosing seeds are resampled, every resample chooses its own winner, and its score on all choosing seeds is compared
-with the best score there. The mean of the logarithm of that ratio is the expected regret R of the choice. The time of
-the truly best cell then lies between S exp(-R) and S, and intervals over the judging seeds are widened by R / 2 at each
-batch size (``scaling``): what all batch sizes share cancels in a critical batch size.
+The cell with the best score on the selecting seeds need not be the best, and the evaluating seeds don't reveal that.
+The selecting seeds are therefore resampled, each resample selects its own winner, and the winner's score on all
+selecting seeds is compared with the best score there. The mean of the logarithm of that ratio is the expected regret R.
+The time of the truly best cell is taken to lie between S exp(-R) and S, and intervals over the evaluating seeds are
+widened by R / 2 at each batch size (``scaling``): a regret common to all batch sizes cancels in a critical batch size.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def winner_regret(
     confirmation_seeds: Collection[int] = (),
     rng: np.random.Generator | None = None,
 ) -> float:
-    """Return the expected regret of choosing `winner` from `table`, in log time.
+    """Return the expected regret of selecting `winner` from `table`, in log time.
 
-    It is NaN where nothing was chosen, and where the untrained network meets the target. `rng` draws the resamples, by
-    default a fixed one. Of one cell there is no regret.
+    It is NaN if there is no winner, or if the untrained network meets the target, and 0 if there is a single cell.
+    `rng` draws the resamples; by default it has a fixed seed.
     """
     choosing = table.keep(choosing_seeds(table.seeds, confirmation_seeds))
     score = choosing.scores()
@@ -44,5 +44,5 @@ def winner_regret(
     best = again.argmin(axis=1)
     found = np.isfinite(again[np.arange(len(best)), best])
     least = float(np.log(score.min()))
-    chosen_anew = float(np.log(score[best[found]]).mean()) - least if found.any() else 0.0
-    return max(chosen_anew, float(np.log(score[winner.cell])) - least)
+    resampled = float(np.log(score[best[found]]).mean()) - least if found.any() else 0.0
+    return max(resampled, float(np.log(score[winner.cell])) - least)

@@ -1,11 +1,11 @@
-"""What a run counts with in a statistic over runs.
+"""The value of each run in statistics over runs.
 
-A completed run counts with its metric at the end. A diverged run counts as the untrained network of its
-seed: its loss, and likewise its accuracy, before the first step (after docs/statistics.md, section 5, which says
-so of the loss). Of the accuracy, that is chance level without having to know the number of classes. So
-divergence costs what had been learned, and never drops out of a median. A loss beyond `LARGEST` counts as `LARGEST`, so
-that sums and squares of losses stay finite. A run that was stopped early counts with what it had by then. Failed,
-interrupted and pending runs say nothing about the optimizer: they have no value, and stay in the denominators.
+A completed run counts with its final metric. A diverged run counts with the metric of the untrained network of its
+seed, before the first step (docs/statistics.md, section 5, which defines this for the loss); for the accuracy, that is
+chance level. Divergence therefore costs all that was learned, and is never dropped from a median. A loss beyond
+`LARGEST` counts as `LARGEST`, so that sums and squares of losses stay finite. A run that was stopped early counts with
+its value at that time. Failed, interrupted and pending runs are no evidence about the optimizer: they have no value,
+and stay in the denominators.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from sensitivity.study.observed import OBSERVED as ELSEWHERE
 from sensitivity.study.results import Status
 
 SOUND = (Status.COMPLETED.value, Status.STOPPED.value)
-"""Statuses whose runs trained well as far as they went."""
+"""Statuses of runs that trained without an error or divergence until they ended."""
 OBSERVED = (*SOUND, Status.DIVERGED.value)
 WAITING = (Status.PENDING.value, Status.INTERRUPTED.value)
-"""Statuses that another `run` changes."""
+"""Statuses of runs that the next `run` trains."""
 
 LARGEST = 1e100
-"""Of a loss, whatever was recorded: it is as bad as any."""
+"""Upper bound that recorded losses are clipped to."""
 
 
 def made_elsewhere(runs: pd.DataFrame) -> bool:
-    """Whether runs were trained elsewhere, so that running their study again trains none of them."""
+    """Whether runs were trained elsewhere, so that `run` can't train the missing ones."""
     return "kind" in runs and bool((runs["kind"] == ELSEWHERE).any())
 
 
 def available_metrics(runs: pd.DataFrame, measured: Iterable[Metric]) -> tuple[Metric, ...]:
-    """Return those of the metrics `measured` that some run has a finite value of, the most telling first."""
+    """Return the metrics of `measured` that some run has a finite value of, the most informative first."""
     there = [name for name in measured if name in runs and np.isfinite(runs[name].to_numpy(dtype=float)).any()]
     return telling_first(there)
 
@@ -43,7 +43,7 @@ def available_metrics(runs: pd.DataFrame, measured: Iterable[Metric]) -> tuple[M
 def untrained_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: Metric) -> pd.Series[float]:
     """Return each run's metric before its first step, with the index of `runs`.
 
-    A run without an evaluation at step 0 gets the median over those that have one; NaN if none has.
+    A run without an evaluation at step 0 has the median over those with one; NaN if there is none.
     """
     start = curves.loc[curves["step"] == 0].drop_duplicates("trial_id").set_index("trial_id")[metric.name]
     values = runs["trial_id"].map(start).astype(float)

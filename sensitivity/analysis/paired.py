@@ -1,13 +1,13 @@
-"""Paired comparisons: differences by seed, and whether they are beyond a margin, or within it.
+"""Paired comparisons of two optimizers: tests whether differences by seed lie beyond a margin, or within it.
 
-Runs that share a seed share initialisation and data order, so optimizers are compared a seed at a time. Better or worse
-is claimed where the difference exceeds the margin: by a t test *and* by a sign-flip test of the differences less the
-margin, at half the level on either side. The sign-flip test counts the sign patterns with a mean as large: with n seeds
-its smallest two-sided p is 2^(1-n), so below six seeds it can't reach 5% and no p is computed. Equivalence is two
-one-sided t tests within the margin (Schuirmann 1987), each at half the level too, never a large p. What means of
-differences may be off besides, for the spacing of evaluations and for the choice of winners (``grain``, ``nested``),
-is taken off the evidence of every test and added to every interval: differences that agree exactly show no more than
-that.
+Runs that share a seed share initialisation and data order, so optimizers are compared seed by seed. "Better" or "worse"
+requires that the difference exceeds the margin in a t test *and* in a sign-flip test of the differences minus the
+margin, each at half the level per side. The sign-flip test counts the sign patterns with a mean at least as large: with
+n seeds its smallest two-sided p-value is 2^(1-n), so below six seeds it can't reach 5% and no p-value is computed.
+"Equivalent" requires two one-sided t tests within the margin (Schuirmann 1987), each at half the level too; a large
+p-value is never evidence of equivalence. A bound on the bias of the mean difference, from the spacing of evaluations
+and the selection of winners (``grain``, ``nested``), is subtracted from the evidence in every test and added to every
+interval. Differences that agree exactly are therefore known up to that bound.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ from sensitivity.analysis.rates import TINY
 Answer = Literal["better", "worse", "equivalent", "undetermined"]
 
 ALPHA = 0.05
-"""Of the tests; intervals of the other analyses are at `intervals.LEVEL`, 1 less this."""
+"""Default level of the tests; intervals of the other analyses are at `intervals.LEVEL`, 1 - `ALPHA`."""
 _EXACT = 14
-"""Seeds up to which all sign patterns are counted; beyond, so many random ones."""
+"""Largest number of seeds for which all sign patterns are counted."""
 _PATTERNS = 20_000
+"""Number of random sign patterns for more seeds."""
 
 
 def fewest_seeds(alpha: float = ALPHA) -> int:
-    """Return the fewest seeds with which a sign-flip test can reach the level: six at 5%."""
+    """Return the smallest number of seeds with which a sign-flip test can reach the level: six at 5%."""
     return next(n for n in range(1, 64) if smallest_sign_flip_p(n) <= alpha)
 
 
 def sign_flip_p(differences: Floats, rng: np.random.Generator | None = None) -> float:
     """Return the two-sided p-value of a sign-flip test of mean zero; NaN with fewer than six differences.
 
-    `rng` draws the patterns beyond fourteen differences, where there are too many to count; by default a fixed one.
+    With more than fourteen differences, `rng` draws random sign patterns; by default it has a fixed seed.
     """
     if len(differences) < fewest_seeds():
         return math.nan
@@ -56,7 +57,7 @@ def _flipped_sums(differences: Floats, rng: np.random.Generator | None = None) -
         signs = _patterns(n)
     else:
         signs = (rng or np.random.default_rng(0)).choice([-1.0, 1.0], size=(_PATTERNS, n))
-        signs[0] = 1.0  # what was observed is one of the patterns
+        signs[0] = 1.0  # the observed pattern is one of them
     return np.asarray(signs @ differences)
 
 
@@ -66,11 +67,11 @@ def _patterns(n: int) -> Floats:
 
 
 def claim_p(differences: Floats, margin: float = 0.0, *, bias: float = 0.0, widen: float = 1.0) -> float:
-    """Return the two-sided p-value that the mean lies beyond `margin`, on the side where it is.
+    """Return the two-sided p-value of the claim that the mean lies beyond `margin`, on its side of zero.
 
-    It is twice the larger of the one-sided p-values of Student's t and of the sign-flip test, of the differences less
-    the margin and less `bias`, by which their mean may be off. NaN with fewer than six differences. `widen` is a factor
-    on the standard error, for seeds that aren't independent (``honest``).
+    It is twice the larger of the one-sided p-values of Student's t and the sign-flip test, for the differences minus
+    the margin and minus `bias`, a bound on the bias of their mean. It is NaN with fewer than six differences. `widen`
+    is a factor on the standard error, for seeds that aren't independent (``honest``).
     """
     n = len(differences)
     if n < fewest_seeds():
@@ -82,7 +83,7 @@ def claim_p(differences: Floats, margin: float = 0.0, *, bias: float = 0.0, wide
 
 
 def one_sided_t(differences: Floats, widen: float = 1.0) -> float:
-    """Return the p-value of Student's t that the mean is above 0; without scatter 0 or 1."""
+    """Return the p-value of Student's t test that the mean is above 0; without scatter it is 0 or 1."""
     n = len(differences)
     mean, error = float(differences.mean()), widen * float(differences.std(ddof=1)) / math.sqrt(n)
     if error <= TINY * abs(mean):
@@ -93,8 +94,8 @@ def one_sided_t(differences: Floats, widen: float = 1.0) -> float:
 def equivalence_p(differences: Floats, margin: float, *, widen: float = 1.0, bias: float = 0.0) -> float:
     """Return the larger p-value of the two one-sided t tests of |mean| < `margin`.
 
-    `widen` is a factor on the standard error (``honest``), `bias` how far the mean may be off besides. Without scatter
-    that is all there is to judge by, and without either the p-value is NaN.
+    `widen` is a factor on the standard error (``honest``); `bias` bounds the bias of the mean. Without scatter and
+    without bias, or with one difference, the p-value is NaN.
     """
     if len(differences) < 2 or (np.ptp(differences) == 0 and bias == 0):
         return math.nan
@@ -102,7 +103,7 @@ def equivalence_p(differences: Floats, margin: float, *, widen: float = 1.0, bia
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Return Holm's adjusted p-values (1979), in the order given; a NaN stays and doesn't count as a test.
+    """Return Holm's adjusted p-values (1979), in the order of `p_values`; NaN stays and doesn't count as a test.
 
     >>> holm([0.01, 0.04, 0.03])
     (0.03, 0.06, 0.06)
@@ -118,12 +119,12 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 def seeds_needed(
     differences: Floats, margin: float = 0.0, *, bias: float = 0.0, alpha: float = ALPHA, power: float = 0.8
 ) -> tuple[int, int | None] | None:
-    """Return with how many seeds the answer that `differences` point to would be reached with `power`: from, to.
+    """Return a range of the number of seeds that would settle a comparison with probability `power`.
 
-    "From" takes mean and scatter as they are. That is post-hoc power, and falls short half of the time: a pilot that
-    looks better than the truth asks for too few. "To" takes the mean at the unfavourable end of its 80% interval, and
-    the scatter at the upper end of its own; None where such a difference would need more than a thousand. The whole
-    is None with one difference, and where no number would do because the distance from the margin is within `bias`.
+    The first number assumes that mean and scatter are as observed. This is post-hoc power, and too small half of the
+    time, when the observed effect exceeds the true one. The second number assumes the mean at the unfavourable end of
+    its 80% interval, and the scatter at the upper end of its own; it is None if it exceeds a thousand. The result is
+    None with one difference, or if no number would be enough because the distance from the margin is within `bias`.
     """
     n = len(differences)
     if n < 2:
@@ -151,34 +152,34 @@ def _seeds_for(distance: float, deviation: float, tail: float, power: float, few
 
 @dataclass(frozen=True, kw_only=True)
 class PairedComparison:
-    """`candidate` minus `reference`, a seed at a time."""
+    """Comparison of `candidate` minus `reference`, paired by seed."""
 
     candidate: str
     reference: str
     label: str
-    """What is compared, such as "log steps at batch size 512"."""
+    """Compared quantity, such as "log steps at batch size 512"."""
     batch_size: int | None
-    """None where batch sizes are pooled."""
+    """None if batch sizes are pooled."""
     seeds: tuple[int, ...]
     differences: tuple[float, ...]
-    """Of each of `seeds`."""
+    """One difference per seed."""
     effect: Estimate
-    """Their mean."""
+    """Mean difference."""
     p: float
-    """That it lies beyond the margin, two-sided (`claim_p`); NaN with fewer seeds than it needs."""
+    """Two-sided p-value of a difference beyond the margin (`claim_p`); NaN with too few seeds."""
     p_holm: float
-    """Adjusted for the batch sizes; NaN where there is nothing to adjust."""
+    """The p-value with Holm's correction over batch sizes; NaN without a correction."""
     margin: float
-    """Differences within +- this don't matter."""
+    """Differences within plus or minus this value are negligible."""
     p_equivalence: float
-    """Of two one-sided t tests."""
+    """p-value of the two one-sided t tests of equivalence."""
     answer: Answer
     bias: float = 0.0
-    """How far the mean may be off besides: for the spacing of evaluations and the choice of winners."""
+    """Bound on the bias of the mean, from the spacing of evaluations and the selection of winners."""
 
     @property
     def n(self) -> int:
-        """Seeds."""
+        """Number of seeds."""
         return len(self.seeds)
 
 
@@ -198,11 +199,22 @@ def compare(
     bias: float = 0.0,
     alpha: float = ALPHA,
 ) -> PairedComparison:
-    """Return what `differences` [seeds] say at the level `alpha`, with an interval at 1 - `alpha`.
+    """Test `differences` [seeds] at the level `alpha`; the interval of the effect is at 1 - `alpha`.
 
-    `adjusted_p` replaces the p-value in the answer. `widen` is the factor on intervals over seeds that chose each
-    other's winners (``honest``), `widen_equivalence` that on the standard error of the test of equivalence. `bias` is
-    how far the mean may be off besides.
+    Args:
+        differences: candidate minus reference, one per seed.
+        seeds: seeds of the differences.
+        candidate: optimizer that the answer is about.
+        reference: optimizer that it is compared with.
+        label: compared quantity.
+        margin: differences within plus or minus this value are negligible.
+        larger_is_better: whether a positive difference favours the candidate.
+        batch_size: batch size of the comparison; None if pooled.
+        adjusted_p: corrected p-value, which then decides the answer.
+        widen: factor on the width of intervals, for cross-fitted seeds (``honest``).
+        widen_equivalence: factor on the standard error in the test of equivalence.
+        bias: bound on the bias of the mean difference.
+        alpha: two-sided level of the tests.
     """
     p = claim_p(differences, margin, bias=bias, widen=widen)
     equal = equivalence_p(differences, margin, widen=widen_equivalence, bias=bias)
@@ -226,11 +238,11 @@ def compare(
 
 
 def decide(p: float, p_equivalence: float, better: bool, alpha: float) -> Answer:
-    """Return the answer at the level `alpha`; `better` tells on which side of zero the difference is.
+    """Return the answer at the level `alpha`; `better` is whether the difference favours the candidate.
 
-    Equivalence is tested at half of it, as a claim is on either side: at the margin itself both would be false, and
-    together they are so in `alpha` of studies. So the answer is what an interval at 1 - `alpha` says, which lies beyond
-    the margin, or within it.
+    Equivalence is tested at `alpha` / 2, as is each side of a claim: for a true effect at the margin, both answers are
+    false, with a total probability of `alpha`. The answer therefore corresponds to an interval at 1 - `alpha`, which
+    lies beyond the margin or within it.
     """
     if p_equivalence <= alpha / 2:
         return "equivalent"

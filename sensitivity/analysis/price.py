@@ -1,16 +1,17 @@
-"""The price of tuning: what it costs to find a setting that works, drawing from the declared prior.
+"""The price of tuning: the expected cost of random search until a setting reaches the target.
 
 p is the probability that a setting drawn from an optimizer's declared box, with a random seed, reaches the target
-within the budget. Then 1/p trials are expected until one does, and they cost (mean cost of a draw)/p, in FLOPs and in
-device-seconds, diverged and failed draws at what they cost. A further hyperparameter makes p smaller if it has to be
-tuned, and leaves it alone if it is inert, however wide its box: that is what makes the price comparable where decades a
-dimension are not (docs/statistics.md, section 4b). It depends on the box, which is therefore named beside it.
+within the budget. The expected number of trials until one succeeds is 1/p, and they cost (mean cost of a draw)/p, in
+FLOPs and in device-seconds; diverged and failed draws count with their cost. A further hyperparameter reduces p if it
+has to be tuned, and leaves p unchanged if it is inert, however wide its box. The price is therefore comparable between
+optimizers with different numbers of hyperparameters, which decades per dimension are not (docs/statistics.md,
+section 4b). It depends on the box, which is reported with it.
 
-Over batch sizes p is averaged: the probability for a batch size drawn at random from those studied. The mean of log p,
-the alternative, has no value once a single batch size sees no success.
+Over batch sizes, p is averaged: it is the probability for a batch size drawn at random from those studied. The mean of
+log p, the alternative, is undefined if a single batch size has no success.
 
-p has Wilson's interval, on the effective number of draws that the scatter of independent blocks leaves (``draws``);
-costs, and ratios of prices, have Fieller's (``ratios``), ratios of costs a jackknife's, all over the same blocks.
+p has Wilson's interval, on the effective number of draws from the scatter of independent blocks (``draws``); costs and
+ratios of prices have Fieller's (``ratios``), and ratios of costs a jackknife's, all over the same blocks.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ class TuningPrice:
 
     optimizer: str
     batch_size: int | None
-    """None is the mean over all batch sizes."""
+    """None for the mean over all batch sizes."""
     prior: str
-    """What settings are drawn from, in words."""
+    """The prior distribution of settings, in words."""
     draws: int
     """With a result."""
     reached: int
@@ -60,7 +61,7 @@ class TuningPrice:
 
 @dataclass(frozen=True, kw_only=True)
 class PriceRatio:
-    """The price of the candidate's tuning as a multiple of the reference's."""
+    """Price of tuning the candidate as a multiple of the price of tuning the reference."""
 
     candidate: str
     reference: str
@@ -71,7 +72,7 @@ class PriceRatio:
 
 
 def compute_prices(draws: Sequence[Draws]) -> tuple[TuningPrice, ...]:
-    """Return the price of each optimizer at each batch size, rising, and then over all where there are several."""
+    """Return the price per optimizer and batch size, ascending, followed by the mean over batch sizes if several."""
     found = []
     for own in draws:
         places = range(len(own.batch_sizes))
@@ -147,12 +148,12 @@ def _trials(p: Estimate) -> Estimate:
 
 def _cost(cost: Floats, success: Floats, p: Estimate) -> Estimate:
     mean = float(cost.mean()) if len(cost) else math.nan
-    if not mean > 0:  # a table that has no costs
+    if not mean > 0:  # the table has no costs
         return Estimate(value=math.nan)
     value = mean / p.value if p.value > 0 else math.nan
     if p.interval is None or len(cost) < 2:
         return Estimate(value=value, n=p.n, of=p.of)
-    if np.ptp(success) <= TINY:  # no scatter to judge by, but for Wilson's
+    if np.ptp(success) <= TINY:  # without scatter, only Wilson's interval is available
         low, high = (mean / end if end > 0 else math.inf for end in p.interval[::-1])
         return Estimate(value=value, interval=(low, high), n=p.n, of=p.of, covers=p.covers)
     low, high = (float(end) for end in Moments.paired(cost / mean, success).interval(LEVEL))
@@ -161,30 +162,34 @@ def _cost(cost: Floats, success: Floats, p: Estimate) -> Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """The blocks that two optimizers have in common, at their common batch sizes or one of them: [blocks] each."""
+    """Blocks of draws of two optimizers, (candidate, reference), averaged over batch sizes: arrays [blocks]."""
 
     paired: bool
-    """Whether equal places are the same block; else the two are independent and may differ in number."""
+    """Whether equal indices are the same block; otherwise the blocks are independent and may differ in number."""
     of: str
+    """Kind of block: seeds or configurations."""
     blocks: tuple[int, ...]
-    """The candidate's."""
+    """Blocks of the candidate."""
     success: tuple[Floats, Floats]
     flops: tuple[Floats, Floats]
     seconds: tuple[Floats, Floats]
 
     @property
     def moments(self) -> Moments:
-        """The candidate's success over the reference's."""
+        """Moments of the ratio of the candidate's success rate to the reference's."""
         return Moments.paired(*self.success) if self.paired else Moments.separate(*self.success)
 
     @property
     def n(self) -> int:
-        """Blocks, of the one that has fewer."""
+        """Number of blocks of the optimizer that has fewer."""
         return min(len(values) for values in self.success)
 
 
 def pair_draws(candidate: Draws, reference: Draws, batch_size: int | None = None) -> Pair:
-    """Return the blocks that both have; seeds are paired, and configurations are independent of each other."""
+    """Return the blocks of two optimizers at one batch size, or averaged over all common ones.
+
+    Seeds are paired, and only common seeds are used; configurations are independent.
+    """
     shared = [size for size in candidate.batch_sizes if size in reference.batch_sizes]
     sizes = shared if batch_size is None else [batch_size]
     paired = candidate.of == reference.of == "seeds"
@@ -212,7 +217,7 @@ def pair_draws(candidate: Draws, reference: Draws, batch_size: int | None = None
 
 
 def compute_price_ratios(candidate: Draws, reference: Draws, level: float = LEVEL) -> tuple[PriceRatio, ...]:
-    """Return the ratios at each common batch size, and then over all; none where one has no price or is no draw."""
+    """Return the ratios at each common batch size, and then over all; empty unless both optimizers have valid draws."""
     if any(own.refused or own.unjudged for own in (candidate, reference)):
         return ()
     sizes = [size for size in candidate.batch_sizes if size in reference.batch_sizes]
@@ -234,14 +239,14 @@ def _ratio(pair: Pair, candidate: str, reference: str, batch_size: int | None, l
 
 
 def trials_ratio(pair: Pair, level: float = LEVEL) -> Estimate:
-    """Return the expected trials of the candidate as a multiple of the reference's."""
+    """Return the ratio of expected trials, candidate over reference."""
     if pair.n < 2:
         return Estimate(value=math.nan, n=pair.n, of=pair.of)
     moments = pair.moments
     one, other = float(moments.one), float(moments.other)
     low, high = (float(end) for end in moments.interval(level))
     bounds = (0.0, math.inf)
-    if high > 0:  # else no success of the candidate's, whose zeroes have no scatter to judge by
+    if high > 0:  # otherwise the candidate has no success, and zeros without scatter give no bound
         bounds = (1 / high if math.isfinite(high) else 0.0, 1 / low if low > 0 else math.inf)
     if float(moments.var_one + moments.var_other) < TINY**2:
         value = other / one if one > 0 and other > 0 else math.nan
@@ -256,7 +261,7 @@ def trials_ratio(pair: Pair, level: float = LEVEL) -> Estimate:
 
 
 def _cost_ratio(pair: Pair, costs: tuple[Floats, Floats], level: float) -> Estimate:
-    """Return the ratio of expected costs, with a jackknife's interval of its logarithm."""
+    """Return the ratio of expected costs, with the jackknife interval of its logarithm."""
     means = [float(part.mean()) if len(part) else 0.0 for part in (*pair.success, *costs)]
     if pair.n < 2 or not all(mean > 0 for mean in means):
         return Estimate(value=math.nan, n=pair.n, of=pair.of)

@@ -1,10 +1,10 @@
-"""Performance profiles: on what share of the cases an optimizer is within a factor of the best (Dolan & More 2002).
+"""Performance profiles: the fraction of cases in which an optimizer is within a factor of the best (Dolan & More 2002).
 
-A case is a batch size and a target; what is compared is the time to the target by each optimizer's best
-configuration, honestly timed (``scaling``). A time is known to lie between two evaluations, or below the first; what
-that leaves open of a profile is given beside it. A case that an optimizer doesn't reach counts against it at every
-factor, and stays in the denominator; one that none reaches is left out, and counted. Cases of one study are not
-independent, so a profile describes them and has no interval.
+A case is a batch size and a target. The times to the target of each optimizer's best configuration are compared, on
+seeds that did not select it (``scaling``). A time is known to lie between two evaluations, or below the first; the
+profile has bounds for that. A case that an optimizer doesn't reach counts against it at every factor and stays in the
+denominator; a case that no optimizer reaches is left out and counted. The cases of one study are not independent, so a
+profile is a description without a confidence interval.
 """
 
 from __future__ import annotations
@@ -23,30 +23,32 @@ from sensitivity.analysis.times import TimeUnit
 
 @dataclass(frozen=True, kw_only=True)
 class PerformanceProfile:
-    """The profile of an optimizer: steps up at each of `factors`."""
+    """The profile of an optimizer, a step function that increases at each of `factors`."""
 
     optimizer: str
     unit: TimeUnit
     factors: tuple[float, ...]
-    """Rising from 1."""
+    """Factors of the best time, ascending from 1."""
     share: tuple[float, ...]
-    """Of the cases, on which it is within each factor of the best, by the middle of each time's interval."""
+    """Fraction of the cases within each factor of the best time, with times at the middle of their intervals."""
     low: tuple[float, ...]
-    """The same where all times of its own are at the upper end of what evaluations leave open, others' at the lower."""
+    """Lower bound: its own times at the upper ends of their intervals, the others' at the lower ends."""
     high: tuple[float, ...]
-    """The other way round."""
+    """Upper bound: its own times at the lower ends of their intervals, the others' at the upper ends."""
     solved: int
-    """Cases that it reached."""
+    """Number of cases in which it reached the target."""
     cases: int
+    """Number of cases in which some optimizer reached the target."""
     unsolved_by_all: int
-    """Cases left out, because no optimizer reached them."""
+    """Number of cases that are left out because no optimizer reached the target."""
     warnings: tuple[Caution, ...]
 
 
 def compute_profiles(curves: Mapping[str, Sequence[ScalingCurve]]) -> tuple[PerformanceProfile, ...]:
-    """Return a profile for each optimizer of `curves`: name of a target -> its scaling curves, all in one unit.
+    """Return a profile per optimizer.
 
-    Only batch sizes at which every optimizer was run are cases.
+    `curves` maps the name of each target to its scaling curves, all in one unit. Only batch sizes at which every
+    optimizer was run are cases.
     """
     optimizers = list(dict.fromkeys(curve.optimizer for group in curves.values() for curve in group))
     unit: TimeUnit = next((curve.unit for group in curves.values() for curve in group), "steps")
@@ -81,7 +83,7 @@ def compute_profiles(curves: Mapping[str, Sequence[ScalingCurve]]) -> tuple[Perf
 
 
 def _ratios(own: Floats, others: Floats) -> Floats:
-    """Return each optimizer's time over the best [cases, optimizers], where its own are `own` and the rest `others`."""
+    """Return each optimizer's time `own` over the best of itself and `others`' times: [cases, optimizers]."""
     count = own.shape[1]
     ratios = np.ones(own.shape)
     for column in range(count):
@@ -90,7 +92,7 @@ def _ratios(own: Floats, others: Floats) -> Floats:
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = own[:, column] / best
         ratios[:, column] = np.where(own[:, column] <= best, 1.0, ratio)
-    return np.round(ratios, 9)  # equal times give equal factors
+    return np.round(ratios, 9)  # so that equal times have equal factors
 
 
 def _share(ratio: Floats, factors: Floats) -> tuple[float, ...]:
@@ -98,10 +100,7 @@ def _share(ratio: Floats, factors: Floats) -> tuple[float, ...]:
 
 
 def _cases(curves: Sequence[ScalingCurve], optimizers: Sequence[str]) -> list[list[tuple[float, float, float]]]:
-    """Return the ends and the middle of the times of a target [cases, optimizers].
-
-    They are infinite where it wasn't reached by every seed.
-    """
+    """Return (low, middle, high) of each time to a target [cases, optimizers]; infinite unless all seeds reached it."""
     times = {(curve.optimizer, point.batch_size): _ends(point) for curve in curves for point in curve.points}
     sizes = sorted({size for _, size in times})
     return [

@@ -1,12 +1,12 @@
-"""Success rates of configurations over seeds, for many targets at once, with the interval that their design allows.
+"""Success rates of configurations over seeds, for many targets at once, with an interval that depends on the design.
 
-A rate is the mean over configurations of the share of their seeds that succeed. Of draws it estimates the
-probability that a configuration of the declared box reaches the target, and its interval is Wilson's; seeds of one
-configuration are no independent draws, so it is on the effective number of draws, which follows from the variance
-between configurations, as that of a bootstrap that resamples configurations does. Of a grid it is a quadrature of
-the box with equal weights, and its interval covers seed noise only.
+A rate is the mean over configurations of the fraction of their seeds that succeed. For draws, it estimates the
+probability that a configuration drawn from the declared box reaches the target. Its interval is Wilson's; the seeds of
+one configuration are not independent draws, so the number of draws is the effective one, from the variance between
+configurations (as in a bootstrap over configurations). For a grid, the rate is a quadrature of the box with equal
+weights, and its interval covers seed noise only.
 
-Arrays: success is [runs, targets]; results are [targets], NaN where there is none.
+Arrays: success is [runs, targets]; results are [targets], NaN without a value.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from sensitivity.study.metrics import METRICS, MetricName
 from sensitivity.study.results import Status
 
 OF_DRAWS = "the draw of configurations from the declared box (Wilson, by configuration)"
-OF_SEEDS = "the noise of seeds alone: what lies between the points of a grid isn't covered"
+OF_SEEDS = "seed noise only: settings between the points of a grid aren't covered"
 
 
 TINY = 1e-9
-"""A scatter below this is rounding."""
+"""Scatter below this value is rounding error."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rates:
-    """Success rates of one optimizer at one batch size, [targets] each."""
+    """Success rates of one optimizer at one batch size, arrays [targets]."""
 
     share: Floats
     low: Floats
     high: Floats
     per_seed: Floats
-    """[seeds, targets] the share over configurations, a seed."""
+    """[seeds, targets] success rate over configurations for each seed."""
     seeds: tuple[int, ...]
     configurations: int
-    """With a result."""
+    """Number of configurations with a result."""
     runs: int
-    """With a result."""
+    """Number of runs with a result."""
 
 
 def best_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName) -> pd.Series[float]:
-    """Return the best value that each sound run measured, with the index of `runs`; NaN of the others.
+    """Return the best value of each completed or stopped run, with the index of `runs`; NaN for other runs.
 
-    A completed run meets a target within its budget exactly if this value does.
+    A completed run meets a target within its budget if and only if this value does.
     """
     sign = 1.0 if METRICS[metric].lower_is_better else -1.0
     values = sign * curves[metric].astype(float)
@@ -67,9 +67,9 @@ def successes(best: pd.Series[float], metric: MetricName, targets: Floats) -> ND
 
 
 def compute_rates(runs: pd.DataFrame, success: NDArray[np.bool_], *, drawn: bool) -> Rates:
-    """Return the rates of `runs`, of one optimizer and batch size, whose successes are [runs, targets].
+    """Return the success rates of the runs of one optimizer at one batch size; `success` is [runs, targets].
 
-    Runs without a result leave the rate, because they say nothing of the optimizer; callers say how many did.
+    Runs without a result are left out, because they are no evidence about the optimizer; callers report their number.
     """
     observed = runs["status"].isin(OBSERVED).to_numpy()
     table = pd.DataFrame(success[observed].astype(float))
@@ -94,7 +94,7 @@ def _of_draws(by_cell: Floats, share: Floats, runs: int) -> tuple[Floats, Floats
 
 
 def _of_seeds(per_seed: Floats, share: Floats) -> tuple[Floats, Floats]:
-    """Return Student's t interval over seeds; NaN below two seeds and where all seeds agree, for no scatter is seen."""
+    """Return Student's t interval over seeds; NaN below two seeds, or if all seeds agree."""
     n = len(per_seed)
     deviation = per_seed.std(axis=0, ddof=1) if n > 1 else np.zeros_like(share)
     half = t_half_width(np.where(deviation > TINY, deviation, np.nan), np.full(len(share), n))
@@ -102,7 +102,7 @@ def _of_seeds(per_seed: Floats, share: Floats) -> tuple[Floats, Floats]:
 
 
 def rate_targets(metric: MetricName, untrained: float, best: float, count: int = 24) -> tuple[float, ...]:
-    """Return levels from the untrained network to the best value seen, evenly on the metric's scale."""
+    """Return `count` levels from the untrained network to the best value, evenly spaced on the metric's scale."""
     quantity = METRICS[metric].quantity
     if quantity.scale == "distance" and quantity.distance(untrained) > 0:
         sign = 1.0 if quantity.lower_is_better else -1.0
@@ -114,6 +114,6 @@ def rate_targets(metric: MetricName, untrained: float, best: float, count: int =
 
 
 def counts_by_status(runs: pd.DataFrame) -> Mapping[str, int]:
-    """Return the planned runs of each status."""
+    """Return the number of planned runs per status."""
     count = runs["status"].value_counts()
     return {status.value: int(count.get(status.value, 0)) for status in Status}

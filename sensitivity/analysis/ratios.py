@@ -1,11 +1,12 @@
 """Ratios of two means over independent blocks, with Fieller's interval and one-sided tests.
 
-A block is what is drawn independently of the other blocks, such as a seed with all of its configurations; `one` and
-`other` hold a mean of each block, paired where the same block gives both. The test of "the ratio of means is r" is
-Student's t of one - r other over the blocks (Fieller 1954), so blocks may vary as they like, and the two may depend on
-each other; an interval is open above where the denominator's mean can't be told from zero.
+A block is drawn independently of the other blocks, such as a seed with all of its configurations. `one` and `other`
+contain the mean of each block, paired if both come from the same blocks. The test of the null hypothesis that the ratio
+of means is r is Student's t test of one - r other over the blocks (Fieller 1954). It needs no assumption on the
+variation between blocks or the dependence of the two means. The interval is unbounded above if the mean of the
+denominator is not significantly different from zero.
 
-Arrays: [..., blocks]; leading dimensions are replicates, which a simulation has many of.
+Arrays: [..., blocks]; leading dimensions are replicates, as in a simulation.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ class Moments:
     var_other: Floats
     covariance: Floats
     degrees: int
-    """Of freedom: blocks less one."""
+    """Degrees of freedom: number of blocks minus one."""
 
     @classmethod
     def paired(cls, one: Floats, other: Floats) -> Moments:
-        """Return those of two arrays [..., blocks], at least two, of which equal places are the same block."""
+        """Return the moments of two arrays [..., blocks] with the same blocks; at least two blocks are needed."""
         n = one.shape[-1]
         a, b = one.mean(axis=-1), other.mean(axis=-1)
         da, db = one - a[..., None], other - b[..., None]
@@ -42,13 +43,13 @@ class Moments:
 
     @classmethod
     def separate(cls, one: Floats, other: Floats) -> Moments:
-        """Return those of two arrays of different blocks, independent of each other; both have two or more."""
+        """Return the moments of two arrays [..., blocks] with independent blocks; each needs at least two."""
         n, m = one.shape[-1], other.shape[-1]
         a, b = one.mean(axis=-1), other.mean(axis=-1)
         return cls(a, b, one.var(axis=-1, ddof=1) / n, other.var(axis=-1, ddof=1) / m, np.zeros_like(a), min(n, m) - 1)
 
     def p_above(self, ratio: float) -> Floats:
-        """Return the one-sided p-value of "the ratio is at most `ratio`": small where it lies above."""
+        """Return the one-sided p-value of the null hypothesis that the ratio is at most `ratio`."""
         gap = self.one - ratio * self.other
         variance = self.var_one - 2 * ratio * self.covariance + ratio**2 * self.var_other
         known = variance > 1e-15
@@ -56,13 +57,13 @@ class Moments:
         return np.where(known, stdtr(self.degrees, -t), np.nan)
 
     def p_below(self, ratio: float) -> Floats:
-        """Return the one-sided p-value of "the ratio is at least `ratio`"; the two add up to 1."""
+        """Return the one-sided p-value of the null hypothesis that the ratio is at least `ratio`: 1 - p_above."""
         return 1.0 - self.p_above(ratio)
 
     def interval(self, level: float) -> tuple[Floats, Floats]:
-        """Return Fieller's two-sided interval of the ratio at `level`, from 0 to infinity at the widest."""
+        """Return Fieller's two-sided interval of the ratio at `level`, within [0, infinity]."""
         t2 = float(stdtrit(self.degrees, 0.5 + level / 2)) ** 2
-        # The ratios r that the test does not reject: curve r^2 - 2 middle r + end <= 0.
+        # The test does not reject the ratios r with curve r^2 - 2 middle r + end <= 0.
         curve = self.other**2 - t2 * self.var_other
         middle = self.one * self.other - t2 * self.covariance
         end = self.one**2 - t2 * self.var_one
@@ -70,16 +71,16 @@ class Moments:
         closed = curve > 0
         safe = np.where(closed, curve, 1.0)
         high = np.where(closed, (middle + root) / safe, np.inf)
-        # end / (middle + root) is the smaller root in a form that survives curve = 0.
+        # end / (middle + root) is the smaller root in a form that is stable for curve = 0.
         total = middle + root
         low = np.where((end > 0) & (total > 0), end / np.where(total > 0, total, 1.0), 0.0)
         return low, high
 
 
 def log_ratio_jackknife(parts: Floats, signs: Floats) -> tuple[Floats, Floats]:
-    """Return the log of a product of means to the powers `signs` [means], and its jackknife standard error.
+    """Return the log of a product of means raised to the powers `signs` [means], and its jackknife standard error.
 
-    `parts` is [..., means, blocks]. A mean that vanishes once a block is left out makes the error infinite.
+    `parts` is [..., means, blocks]. The error is infinite if a mean is zero without one of the blocks.
     """
     n = parts.shape[-1]
     total = parts.sum(axis=-1)

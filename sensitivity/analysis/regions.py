@@ -1,19 +1,19 @@
-"""The robust region: how many decades of its hyperparameters leave an optimizer good enough.
+"""The robust region: the volume of hyperparameters, in decades, within which an optimizer meets a threshold.
 
-V (docs/statistics.md, section 4) is the volume, in decades^d, of the hyperparameters whose metric is within a
-threshold; V^(1/d) is reported, in decades a dimension. Two rules set the threshold. The own best: at the end of a run
-the metric is within epsilon of the optimizer's best cell. A common target: the run reaches it within its budget, as
-everywhere else (``times``), which is to say that its best evaluation meets it; a run that crosses the target and falls
-back is inside. On a grid V is interpolated between the points, a seed at a time, and the interval covers seed noise
-only. Of draws V is the box's volume times the share of configurations inside, with Wilson's interval.
+V (docs/statistics.md, section 4) is the volume, in decades^d, of the settings whose metric meets a threshold; V^(1/d),
+in decades per dimension, is reported. Two rules define the threshold. Own best: the final metric of a run is within
+epsilon of the optimizer's best cell. Common target: the run reaches the target within its budget, as in ``times``,
+that is, its best evaluation meets it; a run that crosses the target and falls back is inside. On a grid, V is
+interpolated between the points for each seed, and the interval covers seed noise only. For draws, V is the volume of
+the box times the fraction of configurations inside, with Wilson's interval.
 
-A diverged run is outside. Between a cell inside and one that diverged, or that learned nothing, the edge is a cliff
-of unknown place; interpolating to the untrained network's loss would put it at the cell inside, half a spacing short
-on average. So no cell counts as further outside than the best is inside: next to the best the edge is then halfway,
-whichever way its neighbour failed. Where the grid resolves the region this changes nothing. A region that is narrower
-along some hyperparameter than two of the grid's spacings is not measured: its size would follow from the spacing, and
-is refused. Unlike the share of a box, decades don't depend on how wide the box was drawn, unless the region reaches its
-edge: then they are a lower bound, and it is named.
+A diverged run is outside. Between a cell inside and one that diverged, or that learned nothing, the edge is a cliff at
+an unknown position. Interpolating to the untrained network's loss would place it at the cell inside, half a spacing too
+close on average. Therefore no cell counts as further outside than the best cell is inside: next to the best cell the
+edge then lies halfway, however its neighbour failed. If the grid resolves the region, this changes nothing. A region
+that is narrower than two spacings of the grid along some hyperparameter is refused, because its size would depend on
+the spacing. Unlike the fraction of a box, decades don't depend on the width of the box, unless the region reaches its
+edge: the size is then a lower bound, and a warning says so.
 """
 
 from __future__ import annotations
@@ -41,34 +41,34 @@ from sensitivity.study.results import Status
 
 Rule = Literal["own-best", "common-target"]
 Box = Mapping[str, tuple[float, float]]
-"""Name of a hyperparameter -> smallest and largest value it is drawn from."""
+"""Hyperparameter name -> smallest and largest value of its range."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RobustRegion:
-    """The region of an optimizer at a batch size, by one rule."""
+    """The robust region of an optimizer at a batch size, for one of the two rules."""
 
     optimizer: str
     batch_size: int
     metric: MetricName
     rule: Rule
     threshold: float
-    """Of the metric: the region is where it is met."""
+    """Level of the metric that settings in the region meet."""
     names: tuple[str, ...]
-    """The dimensions; empty where nothing varies that decades measure."""
+    """Hyperparameters that are the dimensions; empty if none of those that vary has a log scale."""
     decades: Estimate
-    """V^(1/d), decades a dimension."""
+    """V^(1/d), in decades per dimension."""
     volume: Estimate
-    """V, decades^d."""
+    """V, in decades^d."""
     box: tuple[tuple[float, float], ...]
     """Smallest and largest value of each of `names`."""
     touches: tuple[Edge, ...]
-    """Edges of the box that the region reaches: it may go on beyond."""
+    """Edges of the box that the region reaches, beyond which it may extend."""
     slice_at: Parameters
-    """Hyperparameters that vary and aren't measured in decades, such as a weight decay of 0, at the best cell's."""
+    """Values, from the best cell, of varying hyperparameters without a log scale, such as a weight decay of 0."""
     seeds: tuple[int, ...]
     per_seed: tuple[float, ...]
-    """Decades a dimension of each of `seeds`; both empty for draws."""
+    """Decades per dimension for each of `seeds`; both are empty for draws."""
 
 
 def compute_regions(
@@ -81,11 +81,11 @@ def compute_regions(
     designs: Mapping[str, str] | None = None,
     boxes: Mapping[str, Box] | None = None,
 ) -> tuple[RobustRegion, ...]:
-    """Return a region for each optimizer, in the order of the plan, and batch size, rising.
+    """Return a region per optimizer, in the order of the plan, and batch size, ascending.
 
-    With `target` the rule is the common target, and `curves` needs the best evaluation of each run at least; else it is
-    the own best within `epsilon` (by default as in the maps), and evaluations at step 0 are enough. `boxes` gives the
-    box of each optimizer's draws; without it the draws' extent stands in.
+    With `target`, the rule is the common target, and `curves` needs at least the best evaluation of each run. Without
+    it, the rule is the own best within `epsilon` (by default as in ``maps``), and evaluations at step 0 are enough.
+    `boxes` maps each optimizer to the box of its draws; without it, the range of the draws is used.
     """
     sign = 1.0 if METRICS[metric].lower_is_better else -1.0
     valued = runs.assign(value=_values(runs, curves, metric, sign * np.inf, at_end=target is None))
@@ -108,7 +108,7 @@ def compute_regions(
 def _values(
     runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName, outside: float, *, at_end: bool
 ) -> pd.Series[float]:
-    """Return the value of each run that a threshold is compared with; NaN without a result."""
+    """Return the value of each run that is compared with the threshold; NaN without a result."""
     if at_end:
         counted = counted_values(runs, curves, METRICS[metric])
         return counted.where(runs["status"] != Status.DIVERGED.value, outside)
@@ -127,11 +127,11 @@ class _Job:
 
     @property
     def sign(self) -> float:
-        """1 where lower is better, else -1; times the metric, lower is better."""
+        """1 if lower values of the metric are better, else -1: lower values of sign * metric are better."""
         return 1.0 if METRICS[self.metric].lower_is_better else -1.0
 
     def threshold(self, best: float) -> float:
-        """Return the threshold on sign * metric, given the best cell's."""
+        """Return the threshold on sign * metric; `best` is the best cell's value."""
         return best + self.epsilon if self.target is None else self.sign * self.target
 
     def result(
@@ -164,16 +164,16 @@ class _Job:
 
 
 def _cells(rows: pd.DataFrame, job: _Job) -> tuple[pd.DataFrame, tuple[str, ...], Parameters, float]:
-    """Return the cells of the slice that decades measure [cells, seeds], its dimensions, the rest, and the best.
+    """Return the cells of the slice through the best cell [cells, seeds], its dimensions, fixed values, and the best.
 
-    Index: the hyperparameters of the dimensions. Values: sign * metric, NaN without a result.
+    The index is the hyperparameters of the dimensions; values are sign * metric, NaN without a result.
     """
     names = varying(rows)
     measured = tuple(name for name in names if not np.isnan(decades(name, rows[PARAM_PREFIX + name])).any())
     rest = [name for name in names if name not in measured]
     columns = [PARAM_PREFIX + name for name in (*measured, *rest)]
     values = (job.sign * rows["value"]).groupby([rows[name] for name in (*columns, "seed")]).first()
-    table = values.unstack("seed")  # noqa: PD010  (a pivot table drops what has no result, or makes a product)
+    table = values.unstack("seed")  # noqa: PD010  (pivot_table would drop cells without a result, or form a product)
     average = table.mean(axis=1)
     best = float(average.min())
     if not rest or math.isnan(best):
@@ -198,7 +198,7 @@ def _on_grid(rows: pd.DataFrame, job: _Job) -> RobustRegion:
     if math.isnan(best) or (job.target is None and math.isinf(best)):
         return _nothing(job, f"{where}: no cell completed on every seed, so there is no region.", "no-result")
     if not names or len(table) < 2:
-        return _nothing(job, f"{where}: nothing varies that decades measure, so there is no region.", "one-cell")
+        return _nothing(job, f"{where}: no hyperparameter with a log scale varies, so there is no region.", "one-cell")
     table = table.loc[:, table.notna().any()]
     positions = [table.index.get_level_values(place).to_numpy(dtype=float) for place in range(len(names))]
     levels = [np.unique(position) for position in positions]
@@ -237,10 +237,10 @@ def _on_grid(rows: pd.DataFrame, job: _Job) -> RobustRegion:
 
 
 def _unresolved(where: str, above: Floats, names: tuple[str, ...], axes: list[Floats]) -> Caution | None:
-    """Return that the region of `above` [seeds, *grid] is narrower than two spacings along some axis; None if not.
+    """Return a caution if the region of `above` [seeds, *grid] is narrower than two spacings along an axis, else None.
 
-    Its width along an axis is that of its widest line, the mean over seeds. Where that is the whole axis, it says what
-    the box allows to say.
+    Its width along an axis is that of its widest line, averaged over seeds. A region that spans the whole axis is
+    accepted.
     """
     narrow = []
     for place, (name, axis) in enumerate(zip(names, axes, strict=True), start=1):
@@ -253,8 +253,8 @@ def _unresolved(where: str, above: Floats, names: tuple[str, ...], axes: list[Fl
     if not narrow:
         return None
     text = (
-        f"{where}: the region is narrower than two spacings of the grid along {' and '.join(narrow)}, so its size isn't"
-        " measured. More points there would."
+        f"{where}: the region is narrower than two spacings of the grid along {' and '.join(narrow)}, so its size can't"
+        " be measured. Add points there."
     )
     return Caution(code="coarse-grid", text=text)
 
@@ -289,7 +289,7 @@ def _warnings(
     if empty:
         steps = (float(np.ptp(axis)) / max(len(axis) - 1, 1) for axis in axes)
         apart = " and ".join(f"{step:.2g} ({parameter_name(name)})" for name, step in zip(names, steps, strict=True))
-        text = f"{where}: no cell is inside. Between cells that are {apart} decades apart a region can be missed."
+        text = f"{where}: no cell is inside. A region between cells that are {apart} decades apart can be missed."
         found.append(Caution(code="coarse-grid", text=text))
     if missing:
         text = f"{where}: {missing:,} runs of the grid have no result and count as outside the region."

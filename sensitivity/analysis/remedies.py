@@ -1,4 +1,4 @@
-"""What would settle an undetermined question, in runs and device-seconds at the rate that this study's runs took."""
+"""Remedies: runs that would settle an undetermined question, priced at the device-seconds of this study's runs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ Edit = tuple[tuple[str, ...], str]
 
 @dataclass(frozen=True, kw_only=True)
 class Remedy:
-    """Something to run, and what it costs."""
+    """A change that would help to settle a question, and its cost."""
 
     code: str
-    """finish, seeds, confirm, edge, refine, budget, evaluation, target, unclip, batch-sizes, grid."""
+    """finish, seeds, confirm, edge, refine, budget, evaluation, target, unclip, batch-sizes or grid."""
     text: str
+    """The change in words, as an instruction."""
     runs: int = 0
+    """Number of runs that it adds."""
     device_seconds: float = math.nan
-    """NaN where this study can't tell."""
+    """Device-seconds of these runs; NaN if they can't be estimated."""
     edits: tuple[Edit, ...] = ()
-    """What to change in the study file, where that is known to the letter."""
+    """Changes of the study file, if they are known exactly."""
 
 
 def _cost(runs: pd.DataFrame, count: int) -> float:
@@ -33,7 +35,7 @@ def _cost(runs: pd.DataFrame, count: int) -> float:
 
 
 def finish(runs: pd.DataFrame) -> Remedy | None:
-    """Return what is left of the plan; None where nothing is."""
+    """Return the remedy to complete the plan; None if no run is missing."""
     waiting = runs[runs["status"].isin(WAITING)]
     if not len(waiting):
         return None

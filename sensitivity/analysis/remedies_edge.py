@@ -1,8 +1,8 @@
-"""What to do about winners on the edge of what was looked at: the edit of the study file, and what it costs.
+"""Remedy for winners at the edge of the searched range: the edit of the study file that extends it, and its cost.
 
-A grid gets one further value beyond each edge, as far from the last as its neighbour is, and keeps the cells that it
-has. A box gets one more decade, and all its draws are made anew. Runs are priced at what those of the
-same optimizer and batch size took.
+A grid is extended by one value beyond each edge, at the spacing of its last two values, and keeps its runs. A box is
+extended by one decade, and all its draws are repeated. Runs are priced at the mean of those of the same optimizer and
+batch size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sensitivity.study.section import CONFIRMATION_SEEDS
 
 
 def extend(runs: pd.DataFrame, optimizer: str, edges: Iterable[Edge]) -> tuple[Remedy, ...]:
-    """Return the edit that takes all of `edges` of an optimizer away, and its price; nothing without edges."""
+    """Return the edit that extends an optimizer's range beyond all of `edges`, and its price; empty without edges."""
     own = runs[(runs["optimizer"] == optimizer) & (runs["seed"] < CONFIRMATION_SEEDS)]
     by_name: dict[str, dict[str, Edge]] = {}
     for edge in edges:
@@ -37,13 +37,13 @@ def extend(runs: pd.DataFrame, optimizer: str, edges: Iterable[Edge]) -> tuple[R
         axis = next((edge.axis for edge in sides.values()), None)
         if axis is None or axis.scale == "values":
             values = list(levels(own[PARAM_PREFIX + parameter]) if axis is None else sorted(axis.values))
-            wider = _longer(parameter, values, sides)
+            wider = _extended(parameter, values, sides)
             growth *= len(wider) / len(values)
             edits.append((field, f"[{', '.join(map(_plain, wider))}]"))
         else:
             low, high = axis.bounds()
-            low = _further(parameter, low, high, -1.0) if "low" in sides else low
-            high = _further(parameter, high, axis.bounds()[0], 1.0) if "high" in sides else high
+            low = _outward(parameter, low, high, -1.0) if "low" in sides else low
+            high = _outward(parameter, high, axis.bounds()[0], 1.0) if "high" in sides else high
             edits.append((field, f"{{ {axis.scale} = [{_plain(low)}, {_plain(high)}] }}"))
     fields = " and ".join(f"{'.'.join(path)} = {value}" for path, value in edits)
     edit = f"set {fields} under [optimizers.{optimizer}] in the study file"
@@ -53,9 +53,9 @@ def extend(runs: pd.DataFrame, optimizer: str, edges: Iterable[Edge]) -> tuple[R
     runs_new, sizes = sum(counts.values()), len(counts)
     at = f"{sizes} batch size{'' if sizes == 1 else 's'}"
     if boxed:
-        text = f"Widen {name}'s box: {edit}. Its {runs_new:,} runs at {at} are made anew."
+        text = f"Widen {name}'s box: {edit}. Its {runs_new:,} runs at {at} are repeated."
     else:
-        text = f"Extend {name}'s grid: {edit}. That adds {runs_new:,} runs at {at}, and keeps those that there are."
+        text = f"Extend {name}'s grid: {edit}. That adds {runs_new:,} runs at {at}, and keeps the existing runs."
     return (
         Remedy(
             code="edge",
@@ -67,18 +67,18 @@ def extend(runs: pd.DataFrame, optimizer: str, edges: Iterable[Edge]) -> tuple[R
     )
 
 
-def _longer(parameter: str, values: Sequence[float], sides: Iterable[str]) -> list[float]:
-    """Return a list of rising values with one more beyond each of `sides`."""
-    longer = list(values)
+def _extended(parameter: str, values: Sequence[float], sides: Iterable[str]) -> list[float]:
+    """Return ascending `values` with one more beyond each of `sides`."""
+    extended = list(values)
     if "low" in sides:
-        longer.insert(0, _beyond(parameter, values[0], values[1]))
+        extended.insert(0, _next_value(parameter, values[0], values[1]))
     if "high" in sides:
-        longer.append(_beyond(parameter, values[-1], values[-2]))
-    return [value for value in longer if hyperparameter(parameter).allows(value)]
+        extended.append(_next_value(parameter, values[-1], values[-2]))
+    return [value for value in extended if hyperparameter(parameter).allows(value)]
 
 
-def _beyond(parameter: str, end: float, neighbour: float) -> float:
-    """Return the value as far from `end` as its neighbour is on the other side, in decades where it has some."""
+def _next_value(parameter: str, end: float, neighbour: float) -> float:
+    """Return the reflection of `neighbour` at `end`, on the log scale if the hyperparameter has one."""
     declared = hyperparameter(parameter)
     at_end, beside = declared.decades([end, neighbour])
     if not math.isnan(at_end + beside):
@@ -86,8 +86,8 @@ def _beyond(parameter: str, end: float, neighbour: float) -> float:
     return 2 * end - neighbour if end > neighbour else end / 2
 
 
-def _further(parameter: str, bound: float, other: float, direction: float) -> float:
-    """Return the bound of an interval moved outward by a decade, or by half of its width where it has no decades."""
+def _outward(parameter: str, bound: float, other: float, direction: float) -> float:
+    """Return the bound of an interval moved outward by a decade, or by half of its width without a log scale."""
     declared = hyperparameter(parameter)
     at = float(declared.decades(bound))
     if not math.isnan(at) and (moved := declared.from_decades(at + direction)) >= 0:
@@ -96,7 +96,7 @@ def _further(parameter: str, bound: float, other: float, direction: float) -> fl
 
 
 def _price(own: pd.DataFrame, counts: dict[int, int]) -> float:
-    """Return the device-seconds of so many runs at each batch size; NaN where one has no result."""
+    """Return the device-seconds of `counts` runs per batch size; NaN if a batch size has no result."""
     each = own[own["status"].isin(OBSERVED)].groupby("batch_size")["seconds"].mean()
     return sum((count * float(each.get(size, math.nan)) for size, count in counts.items()), 0.0)
 

@@ -1,7 +1,6 @@
-"""What would settle which of two optimizers scales further: what to change in the study file, and what that costs.
+"""Remedies for the question which of two optimizers scales further: edits of the study file, and their costs.
 
-Prices are of the runs concerned: the winners' own, or those of the optimizer and batch size, at the rate that they
-took.
+Runs are priced at the mean of the runs concerned: those of the winners, or of the optimizer and batch size.
 """
 
 from __future__ import annotations
@@ -25,22 +24,25 @@ from sensitivity.study.hyperparameters import hyperparameter
 def seeds_remedies(
     priced: pd.DataFrame, curves: Sequence[ScalingCurve], needed: tuple[int, int | None] | None
 ) -> list[Remedy]:
-    """Return how to come to `needed` judging seeds, from and to: on all cells, or on the winners alone."""
+    """Return the remedies that add evaluating seeds, for all cells or for the winners alone.
+
+    `needed` is the range of seeds of ``paired.seeds_needed``; None if no number is enough.
+    """
     if needed is None:
         text = (
             "More seeds would not settle it: the ratio is so close to the margin that the spacing of evaluations and"
-            " the choice of winners leave it open. Closer evaluations, or a target that takes more steps, might."
+            " the choice of winners leave it open. Try closer evaluations, or a target that takes more steps."
         )
         return [Remedy(code="seeds", text=text)]
     few, many = needed
     aim = few if many is None else many
     seeds = int(priced.loc[~confirming(priced), "seed"].nunique())
-    total = max(2 * aim - 1, seeds + 1)  # of a split the second half judges
+    total = max(2 * aim - 1, seeds + 1)  # the second half of a split evaluates
     each = _observed(priced[~confirming(priced)]).groupby("cell_id")["seconds"].mean()
     cells = int(priced["cell_id"].nunique())
-    surely = "an effect as small as these seeds allow" if many is not None else "the effect as it looks, at best"
-    promise = f"{aim:,} judging seeds tell {surely} in 80% of studies" + (
-        f" ({few:,} if it is as it looks)." if many is not None and few < many else "."
+    effect = "the smallest effect that these seeds allow" if many is not None else "the observed effect, at best"
+    promise = f"{aim:,} judging seeds detect {effect} in 80% of studies" + (
+        f" ({few:,} for the observed effect)." if many is not None and few < many else "."
     )
     return [
         Remedy(
@@ -55,12 +57,12 @@ def seeds_remedies(
 
 
 def confirm_remedy(priced: pd.DataFrame, curves: Sequence[ScalingCurve], seeds: int, what: str) -> Remedy:
-    """Return the runs of the winners of `curves` alone on `seeds` fresh seeds, which then judge them."""
+    """Return the remedy that runs only the winners of `curves` on `seeds` fresh seeds, which then evaluate them."""
     winners = [point.cell_id for curve in curves for point in curve.points if point.cell_id is not None]
     each = _observed(priced[priced["cell_id"].isin(winners)]).groupby("cell_id")["seconds"].mean()
     return Remedy(
         code="confirm",
-        text=f"{what}: set confirm = {seeds:,} under [search] in the study file, beside objective = "
+        text=f"{what}: set confirm = {seeds:,} under [search] in the study file, together with objective = "
         f'"steps_to_target" and the verdict\'s target. {len(winners):,} best cells run on {seeds:,} fresh seeds.',
         runs=len(winners) * seeds,
         device_seconds=float(each.sum()) * seeds if len(each) == len(winners) else math.nan,
@@ -69,13 +71,13 @@ def confirm_remedy(priced: pd.DataFrame, curves: Sequence[ScalingCurve], seeds: 
 
 
 def evaluation_remedy(priced: pd.DataFrame, grain: float) -> Remedy:
-    """Return evaluations as close as `grain`, the log of the ratio of two successive ones, with all runs made again."""
+    """Return the remedy that spaces evaluations by `grain`, the log of the ratio of successive steps, in new runs."""
     growth = min(0.1, max(float(f"{math.expm1(grain):.1g}"), 0.001))
     return Remedy(
         code="evaluation",
         text=f"Set growth = {growth:g} under [evaluation] in the study file (in place of every_epochs or every_steps,"
-        f" if set): each evaluation then comes {100 * growth:g}% later than the last. All {len(priced):,} runs are made"
-        " again.",
+        f" if set): each evaluation then comes {100 * growth:g}% later than the last. All {len(priced):,} runs are"
+        " repeated.",
         runs=len(priced),
         device_seconds=float(_observed(priced)["seconds"].mean()) * len(priced),
         edits=(
@@ -87,16 +89,19 @@ def evaluation_remedy(priced: pd.DataFrame, grain: float) -> Remedy:
 
 
 def target_remedy(*, short: bool) -> Remedy:
-    """Return a harder target; `short` says that even this one isn't reached within the budget everywhere."""
+    """Return the remedy of a harder target; `short` means that some budget does not even reach the present one."""
     text = "Choose a harder target under [targets] in the study file, one that takes more steps"
     if short:
-        text += ", and a longer [budget] with it: some batch sizes don't reach the present target within theirs."
+        text += ", together with a longer [budget]: some batch sizes don't reach the present target within theirs."
         return Remedy(code="target", text=text)
     return Remedy(code="target", text=f"{text}. It needs no new run.", device_seconds=0.0)
 
 
 def budget_remedy(priced: pd.DataFrame, curve: ScalingCurve, point: ScalingPoint, *, easier: bool) -> Remedy:
-    """Say by how much the budget falls short, where the fitted curve can tell; `easier` offers an easier target."""
+    """Return the remedy of a longer budget, with its size if the fitted curve predicts it.
+
+    `easier` adds an easier target as an alternative.
+    """
     where = f"{optimizer_name(curve.optimizer)} at batch size {point.batch_size:,}"
     size = math.nan if curve.critical is None else float(curve.critical.steps(np.array([point.batch_size]))[0])
     own = priced[(priced["optimizer"] == curve.optimizer) & (priced["batch_size"] == point.batch_size)]
@@ -105,7 +110,7 @@ def budget_remedy(priced: pd.DataFrame, curve: ScalingCurve, point: ScalingPoint
             ", or an easier target." if easier else "."
         )
         return Remedy(code="budget", text=text)
-    needed = 1.5 * size  # S(B) is a mean: the slower half of the seeds needs more
+    needed = 1.5 * size  # S(B) is a mean, and the slower half of the seeds needs more
     return Remedy(
         code="budget",
         text=f"A budget of about {needed:,.0f} steps for {where} ([budget] in the study file), where"
@@ -116,7 +121,7 @@ def budget_remedy(priced: pd.DataFrame, curve: ScalingCurve, point: ScalingPoint
 
 
 def refine_remedy(priced: pd.DataFrame, curve: ScalingCurve, parameter: str) -> Remedy:
-    """Return grid values between a winner's and its neighbours'."""
+    """Return the remedy that adds grid values between a winner's value and its neighbours."""
     own = priced[priced["optimizer"] == curve.optimizer]
     grid = levels(own[PARAM_PREFIX + parameter])
     best = sorted({dict(point.parameters)[parameter] for point in curve.points if point.parameters})
@@ -142,7 +147,7 @@ def refine_remedy(priced: pd.DataFrame, curve: ScalingCurve, parameter: str) -> 
 
 
 def confirming(priced: pd.DataFrame) -> pd.Series[bool]:
-    """Return which runs confirm winners."""
+    """Return which runs are confirmation runs of winners."""
     if "confirmation" not in priced:
         return pd.Series(False, index=priced.index)
     return priced["confirmation"].fillna(False).astype(bool)

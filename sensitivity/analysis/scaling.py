@@ -1,8 +1,8 @@
-"""Scaling with batch size: the time to a target by the best configuration, ideal scaling, efficiency, and Bc.
+"""Scaling with batch size: time to target of the best configuration, ideal scaling, efficiency, and Bc.
 
 A point of the curve is the winner at a batch size (``scaling_points``). In steps, ideal scaling keeps S(B) B constant,
-and efficiency is B0 S(B0) / (B S(B)) with B0 the smallest batch size reached; in epochs, seconds and FLOPs, which
-count whole batches already, it is S(B0) / S(B).
+and the efficiency is B0 S(B0) / (B S(B)), where B0 is the smallest batch size that reached the target. In epochs,
+seconds and FLOPs, which already grow with the batch size, it is S(B0) / S(B).
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ from sensitivity.analysis.winners import SeedTable, Winner, find_winner, seed_ta
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingCurve:
-    """How an optimizer's time to a target falls with batch size."""
+    """An optimizer's time to a target as a function of batch size."""
 
     optimizer: str
     unit: TimeUnit
     design: Design
     points: tuple[ScalingPoint, ...]
-    """By batch size, rising."""
+    """Points by batch size, ascending."""
     critical: CriticalBatchSize | None
-    """In steps only."""
+    """Critical batch size; None unless the unit is steps."""
     seeds: tuple[int, ...]
-    """The rows of `log_times`: seeds that timed the winner at every batch size that was reached."""
+    """Rows of `log_times`: seeds that timed the winner at every batch size that reached the target."""
     log_times: Floats
-    """[seeds, batches reached] natural logarithms of the honest times, in the middle of their intervals."""
+    """[seeds, batches reached] natural logarithms of the winners' times, at the middle of their intervals."""
     bias: Floats
-    """[batches reached]: how far the means of `log_times` may be off, for the spacing of evaluations (``grain``) and
-    for the choice of winners (half of the expected regret, ``nested``)."""
+    """[batches reached] bound on the bias of the means of `log_times`, from the spacing of evaluations (``grain``) and
+    the selection of winners (half of the expected regret, ``nested``)."""
     batch_sizes: tuple[int, ...]
-    """The columns of `log_times`."""
+    """Columns of `log_times`."""
     widen: float
     """Factor on the width of intervals over `seeds` (``winners``)."""
     widen_equivalence: float
-    """Factor on their standard error in a test of equivalence."""
+    """Factor on the standard error over `seeds` in a test of equivalence."""
     warnings: tuple[Caution, ...]
 
     def ideal(self) -> tuple[float, ...]:
-        """Return ideal scaling from the smallest batch size reached, at every point; NaN if none was."""
+        """Return ideal scaling from the smallest batch size that reached the target, per point; NaN without one."""
         base = next((p for p in self.points if p.state in ("reached", "unreliable")), None)
         if base is None:
             return tuple(math.nan for _ in self.points)
@@ -74,11 +74,14 @@ def compute_scaling(
     designs: Mapping[str, str] | None = None,
     axes: Mapping[str, Axes] | None = None,
 ) -> tuple[ScalingCurve, ...]:
-    """Return a curve for each optimizer of `times` (of ``times.compute_times``), in the order of the plan.
+    """Return a scaling curve per optimizer of `times`, in the order of the plan.
 
-    Winners are timed on the runs that column ``confirmation`` of `times` marks, and on `confirmation_seeds`: fresh
-    seeds that winners alone were run on after they had been chosen. `designs` and `axes` are each optimizer's, as in
-    ``maps``.
+    Args:
+        times: table of ``times.compute_times``. Runs marked in its column ``confirmation`` time the winners.
+        unit: unit of the times.
+        confirmation_seeds: further fresh seeds, on which only winners were run after their selection.
+        designs: design of each optimizer, as in ``maps``.
+        axes: box of each optimizer, as in ``maps``.
     """
     fresh = {*confirmation_seeds, *_confirming(times)}
     configurations = {}
@@ -95,7 +98,7 @@ def scaling_curves(
     unit: TimeUnit = "steps",
     confirmation_seeds: Collection[int] = (),
 ) -> tuple[ScalingCurve, ...]:
-    """Return a curve for each optimizer of `tables`, in their order; `configurations` are each optimizer's."""
+    """Return a curve per optimizer of `tables`, in their order; `configurations` maps each optimizer to its own."""
     curves = []
     for optimizer in dict.fromkeys(table.optimizer for table in tables):
         own, cells = [table for table in tables if table.optimizer == optimizer], configurations[optimizer]
@@ -165,7 +168,7 @@ def _curve(
 def _critical(
     points: tuple[ScalingPoint, ...], winners: dict[int, Winner], seeds: list[int], widen: float, bias: Floats
 ) -> CriticalBatchSize:
-    """Fit Bc to the intervals of `seeds` at each batch size; one that no run reached exceeds its budget."""
+    """Fit Bc to the intervals of `seeds` at each batch size; without a success, the time exceeds the budget."""
     used = [p for p in points if p.state in ("reached", "left-censored", "censored", "unreliable")]
     low, high = np.full((2, len(seeds), len(used)), np.nan)
     for column, point in enumerate(used):

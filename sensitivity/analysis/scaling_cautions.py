@@ -1,4 +1,4 @@
-"""What a reader of a scaling curve must know: each caution says where, why, and what to do about it."""
+"""Cautions of a scaling curve; each states where it applies, why, and what to do."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def curve_cautions(optimizer: str, unit: TimeUnit, points: Sequence[ScalingPoint
             found.append(Caution(code="incomplete", text=text))
     if any(point.method == "same-runs" and point.cell_id is not None for point in points):
         text = (
-            f"{optimizer_name(optimizer)}: with one seed of each setting the runs that choose the winner also time it:"
-            " too fast."
+            f"{optimizer_name(optimizer)}: with one seed per setting, the runs that choose the winner also time it, so"
+            " its time is biased towards faster."
         )
         found.append(Caution(code="winner", text=text))
     fell = sum(point.fell_back for point in points)
@@ -44,44 +44,43 @@ def curve_cautions(optimizer: str, unit: TimeUnit, points: Sequence[ScalingPoint
         reached = sum(point.reached for point in points)
         text = (
             f"{optimizer_name(optimizer)}: {fell:,} of the {reached:,} runs that reached the target ended below it."
-            " A run counts from its first crossing on."
+            " A run counts as having reached it from its first crossing."
         )
         found.append(Caution(code="fell-back", text=text))
     return tuple(found)
 
 
 def first_evaluation(where: str, point: ScalingPoint) -> Caution:
-    """Return that all that is known of a point is an upper bound."""
+    """Return the caution that a time is only bounded from above, by the first evaluation."""
     return Caution(
         code="grain",
         text=f"{where}: the target is met at the first evaluation, so its time is only known to be at most"
-        f" {point.time.value:,.0f} steps. Earlier evaluations, or a harder target, would tell.",
+        f" {point.time.value:,.0f} steps. Evaluate earlier, or choose a harder target.",
     )
 
 
 def few_steps(where: str, point: ScalingPoint) -> Caution:
-    """Return that whole steps are too coarse for a point."""
+    """Return the caution that a time of few steps is too coarse to compare."""
     return Caution(
         code="grain",
         text=f"{where}: the target is met after about {point.time.value:.3g} steps. With fewer than {FEWEST_STEPS}"
-        " steps, one step is too large a share of the time to compare times. A harder target would tell.",
+        " steps, one step is too large a share of the time to compare times. Choose a harder target.",
     )
 
 
 def coarse_evaluations(where: str, point: ScalingPoint, margin: float) -> Caution:
-    """Return that evaluations are too far apart for a margin, the log of a ratio."""
+    """Return the caution that evaluations are too far apart for `margin`, the log of a ratio."""
     low, high = point.bounds
     return Caution(
         code="grain",
         text=f"{where}: the target is met between evaluations at about {low:,.0f} and {high:,.0f} steps, a factor of"
-        f" {math.exp(point.grain):.2f}, which exceeds the margin of {math.exp(margin):.3g}. Closer evaluations would"
-        " tell.",
+        f" {math.exp(point.grain):.2f}, which exceeds the margin of {math.exp(margin):.3g}. Evaluate more often.",
     )
 
 
 def _untrained(where: str, point: ScalingPoint) -> Caution:
     text = (
-        f"{where}: the untrained network meets the target with one seed at least, so there is no time to compare."
+        f"{where}: the untrained network meets the target with at least one seed, so there is no time to compare."
         " Choose a harder target."
     )
     return Caution(code="untrained", text=text)
@@ -90,24 +89,21 @@ def _untrained(where: str, point: ScalingPoint) -> Caution:
 def _budget(where: str, point: ScalingPoint) -> Caution:
     return Caution(
         code="budget",
-        text=f"{where}: no run reached the target within the budget, so its time is only known to exceed it. A longer"
-        " budget, or an easier target, would tell.",
+        text=f"{where}: no run reached the target within the budget, so its time is only known to exceed it. Choose a"
+        " longer budget or an easier target.",
     )
 
 
 def _unreliable(where: str, point: ScalingPoint) -> Caution:
     return Caution(
         code="unreliable",
-        text=f"{where}: of the {point.time.n:,} seeds that judge the winner some don't reach the target, so its time is"
-        " only known to exceed what they spent, and no comparison can use it. A longer budget, or an easier target,"
-        " would tell.",
+        text=f"{where}: some of the {point.time.n:,} seeds that judge the winner don't reach the target, so its time"
+        " has only a lower bound, and no comparison can use it. Choose a longer budget or an easier target.",
     )
 
 
 def _diverged(where: str, point: ScalingPoint) -> Caution:
-    text = (
-        f"{where}: every run with a result diverged, so it has no time. Smaller learning rates are the place to look."
-    )
+    text = f"{where}: every run with a result diverged, so it has no time. Try smaller learning rates."
     return Caution(code="diverged", text=text)
 
 

@@ -1,6 +1,7 @@
-"""What forbids a claim on scaling, whatever the tests say, and what a reader must know beside one.
+"""Reasons that rule out a claim on scaling, whatever the tests result in, and remarks that accompany a claim.
 
-Every obstacle is found, and has a remedy with its price, so that none appears only after the last was paid for.
+All obstacles are reported at once, each with a remedy and its price, so that none shows up only after another was
+removed.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from sensitivity.analysis.verdict import unfinished
 
 _BLOCKING = ("edge", "budget", "unreliable", "winner", "grain", "untrained", "diverged", "failed")
 _SHORT = ("censored", "unreliable")
-"""States of points that the budget is too short for."""
+"""States of points whose budget is too short."""
 _UNEQUAL = 2.0
 """Ratio of the numbers of configurations from which the effort of two searches is called unequal."""
 
 
 @dataclass
 class Findings:
-    """What was found; filled in by the functions of this module."""
+    """Obstacles, remedies and remarks; the functions of this module append to them."""
 
     blocks: list[Caution]
     remedies: list[Remedy]
@@ -47,7 +48,7 @@ class Findings:
 
 
 def scaling_obstacles(priced: pd.DataFrame, both: Sequence[ScalingCurve], margin: float, *, alpha: float) -> Findings:
-    """Return what stands in the way of a claim at the level `alpha`; `margin` is the log of a ratio."""
+    """Return the obstacles to a claim at the level `alpha` on the curves of a pair; `margin` is the log of a ratio."""
     found = Findings(*unfinished(priced), [])
     points = [point for curve in both for point in curve.points]
     easy = any(point.state == "left-censored" or point.time.value < FEWEST_STEPS for point in points)
@@ -83,7 +84,7 @@ def _grain(found: Findings, priced: pd.DataFrame, both: Sequence[ScalingCurve], 
 
 
 def _biased(found: Findings, priced: pd.DataFrame, both: Sequence[ScalingCurve], alpha: float) -> None:
-    """Refuse winners that were chosen by a biased sample and timed by it: fresh seeds free them of it."""
+    """Block claims on winners that were selected and timed by a biased sample, until fresh seeds confirm them."""
     suspect = []
     for curve in both:
         timed = [point for point in curve.points if point.cell_id is not None]
@@ -91,17 +92,17 @@ def _biased(found: Findings, priced: pd.DataFrame, both: Sequence[ScalingCurve],
             continue
         name, stopped = optimizer_name(curve.optimizer), sum(point.stopped for point in timed)
         if curve.design in CHOSEN:
-            who = "a search that looks for success" if curve.design == "adaptive" else "somebody, maybe by success,"
+            how = "by an adaptive search" if curve.design == "adaptive" else "in an unknown way, possibly by success"
             text = (
-                f"{name}: {who} chose its configurations, and the runs that were seen then time the winners. Fresh"
-                " seeds have to confirm them first."
+                f"{name}: its configurations were chosen {how}, and the same runs time the winners. Confirm them on"
+                " fresh seeds first."
             )
             found.blocks.append(Caution(code="adaptive", text=text))
         if stopped:
             planned = sum(point.planned for point in timed)
             text = (
-                f"{name}: {stopped:,} of {planned:,} runs were stopped early for being worse than others, so which"
-                " cells and seeds have times depends on the times. Fresh seeds have to confirm the winners first."
+                f"{name}: {stopped:,} of {planned:,} runs were stopped early because others were better, so which"
+                " cells and seeds have times depends on the times. Confirm the winners on fresh seeds first."
             )
             found.blocks.append(Caution(code="stopped", text=text))
         if curve.design in CHOSEN or stopped:
@@ -119,7 +120,7 @@ def _fit(found: Findings, both: Sequence[ScalingCurve]) -> None:
             found.blocks.append(
                 Caution(
                     code="lack-of-fit",
-                    text=f"{optimizer_name(curve.optimizer)}: {text} The ratio of speed-ups below needs no such law.",
+                    text=f"{optimizer_name(curve.optimizer)}: {text} The ratio of speed-ups does not need this model.",
                 )
             )
 
@@ -131,18 +132,18 @@ def _effort(found: Findings, both: Sequence[ScalingCurve]) -> None:
     most = [max(count) for count in counts]
     words = []
     for curve, count in zip(both, most, strict=True):
-        flattered = [p.optimism for p in curve.points if math.isfinite(p.optimism)]
+        optimism = [p.optimism for p in curve.points if math.isfinite(p.optimism)]
         regrets = [p.regret for p in curve.points if math.isfinite(p.regret)]
-        said = f"{optimizer_name(curve.optimizer)}: {count:,} configurations"
-        if flattered:
-            said += f", winners up to {100 * max(0.0, *flattered):.0f}% slower on the seeds that judge them"
+        effort = f"{optimizer_name(curve.optimizer)}: {count:,} configurations"
+        if optimism:
+            effort += f", winners up to {100 * max(0.0, *optimism):.0f}% slower on the seeds that judge them"
         if regrets:
-            said += f", expected regret of their choice up to {100 * max(regrets):.1f}%"
-        words.append(said)
+            effort += f", expected regret of their choice up to {100 * max(regrets):.1f}%"
+        words.append(effort)
     if max(most) >= _UNEQUAL * min(most):
         text = (
-            f"The searches are of unequal effort. {'; '.join(words)}. The smaller one may have missed more, which the"
-            " test doesn't see."
+            f"The searches are of unequal effort. {'; '.join(words)}. The smaller one may be further from its optimum,"
+            " which the test doesn't take into account."
         )
         found.remarks.append(Caution(code="effort", text=text))
 
@@ -157,9 +158,8 @@ def _grids(found: Findings, priced: pd.DataFrame, both: Sequence[ScalingCurve], 
         for parameter, sizes in steep.items():
             text = (
                 f"{optimizer_name(curve.optimizer)}: at batch size {', '.join(f'{size:,}' for size in sizes)} both"
-                f" neighbours of the best {parameter_name(parameter)} are slower by more than the margin, so how"
-                f" fast the"
-                " best value between grid points is isn't known."
+                f" neighbours of the best {parameter_name(parameter)} are slower by more than the margin, so a value"
+                " between grid points may be faster."
             )
             found.remarks.append(Caution(code="coarse-grid", text=text))
             found.remedies.append(refine_remedy(priced, curve, parameter))

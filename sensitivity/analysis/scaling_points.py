@@ -1,9 +1,9 @@
-"""``ScalingPoint``: the best configuration of an optimizer at a batch size, and how long it takes to the target.
+"""``ScalingPoint``: the best configuration of an optimizer at a batch size, and its time to the target.
 
-S(B) is the geometric mean over seeds of the honest times of the winner (``winners``), each in the middle of its
-interval (``times``), with an interval that covers what the spacing of evaluations hides (``grain``). Where a judging
-seed meets the target at its first evaluation, S is only bounded from above; where some don't reach it, the point has
-the expected running time, without an interval.
+S(B) is the geometric mean over seeds of the winner's times on seeds that did not select it (``winners``), each at the
+middle of its interval (``times``); its confidence interval includes the bias from the spacing of evaluations
+(``grain``). If an evaluating seed meets the target at its first evaluation, S is only bounded from above; if some seeds
+don't reach the target, the point has the expected running time, without an interval.
 """
 
 from __future__ import annotations
@@ -43,46 +43,48 @@ class ScalingPoint:
 
     batch_size: int
     state: PointState
-    """reached: by every seed that timed the winner; left-censored: likewise, by some at their first evaluation;
-    untrained: the untrained network meets the target; unreliable: reached by some seeds; censored: by no run of any
-    cell, some of which completed; diverged: every run with a result diverged."""
+    """reached: every seed that timed the winner reached the target; left-censored: likewise, some at their first
+    evaluation; untrained: the untrained network meets the target; unreliable: some seeds reached it; censored: no run
+    of any cell reached it, and some completed; diverged: every run with a result diverged."""
     time: Estimate
-    """S(B); of a left-censored point an upper bound, of a censored one the budget, which S exceeds; NaN where diverged
-    or without a result."""
+    """S(B). An upper bound of it if left-censored; the budget, a lower bound, if censored; NaN if diverged or without a
+    result."""
     bounds: Interval
     """Geometric means over seeds of the lower and the upper ends of T's intervals; NaN unless every seed reached it."""
     grain: float
-    """Mean width of the intervals of log T; infinite where one has no lower end, NaN unless every seed reached it."""
+    """Mean width of the intervals of log T; infinite if one has no lower end, NaN unless every seed reached it."""
     expected: float
-    """Expected running time (COCO): sum of min(T, cap) over successes, of the winner; NaN without a success."""
+    """Expected running time (COCO) of the winner: sum of min(T, cap) over successes; NaN without a success."""
     expected_bounds: Interval
-    """The same from the lower and the upper ends of all intervals."""
+    """Expected running times from the lower and from the upper ends of all intervals."""
     spent: float
-    """Its numerator: without a success, a lower bound of the expected time."""
+    """Numerator of the expected running time; without a success, a lower bound of that time."""
     restricted_mean: Estimate
     """E[min(T, cap)] of the winner."""
     efficiency: Estimate
-    """Against the smallest batch size that was reached; 1 is ideal."""
+    """Scaling efficiency relative to the smallest batch size that reached the target; 1 is ideal."""
     flattering: float
-    """The expected running time by the very runs that chose the winner, to show the winner's curse."""
+    """Expected running time on the runs that selected the winner, which the winner's curse makes too small."""
     regret: float
-    """Expected, of the choice of the winner, in log time (``nested``); NaN where it can't be had."""
+    """Expected regret of the selection of the winner, in log time (``nested``); NaN if it can't be estimated."""
     method: Method
     cell_id: str | None
+    """Cell of the winner; None without one."""
     parameters: Parameters
-    """Of the winner."""
+    """Hyperparameters of the winner."""
     edges: tuple[Edge, ...]
-    """Of the grid, or of the box of draws and searches, that the winner lies on, and all cells that tie with it."""
+    """Edges of the grid, or of the box of draws and searches, that the winner and all cells tied with it lie on."""
     steepness: tuple[tuple[str, float], ...]
-    """Of a grid: a hyperparameter, and the factor on the time by which the better of the winner's two neighbours along
-    it is slower."""
+    """For a grid: hyperparameter, and the ratio of the time of the faster of its two neighbouring values to the
+    winner's."""
     configurations: int
+    """Number of cells."""
     fell_back: int
-    """Runs of all cells that reached the target and ended below it."""
+    """Number of runs, of all cells, that reached the target and ended below it."""
     stopped: int
-    """Runs of all cells that were stopped early."""
+    """Number of runs, of all cells, that were stopped early."""
     reached: int
-    """Runs of all cells, as are the next four."""
+    """Number of runs, of all cells, that reached the target; the next four count the other outcomes."""
     censored: int
     diverged: int
     failed: int
@@ -90,28 +92,28 @@ class ScalingPoint:
 
     @property
     def planned(self) -> int:
-        """Runs of all cells at this batch size."""
+        """Number of runs of all cells at this batch size."""
         return self.reached + self.censored + self.diverged + self.failed + self.waiting
 
     @property
     def optimism(self) -> float:
-        """By how much the runs that chose the winner flatter it: its honest expected time over theirs, less 1."""
+        """Winner's curse: expected time on evaluating seeds over that on the selecting runs, minus 1."""
         return self.expected / self.flattering - 1 if self.flattering > 0 else math.nan
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Configurations:
-    """What an optimizer's configurations are."""
+    """Configurations of an optimizer, with their design."""
 
     design: Design
     parameters: pd.DataFrame
-    """Of each cell, by cell_id: the hyperparameters that vary."""
+    """Hyperparameters that vary, one row per cell, indexed by cell_id."""
     box: Axes | None
-    """None of a grid."""
+    """Box of draws or a search; None for a grid."""
 
 
 def configurations_of(rows: pd.DataFrame, design: Design, box: Axes) -> Configurations:
-    """Return the configurations of the cells of `rows`, of one optimizer; `box` is what draws and searches are from."""
+    """Return the configurations of the cells of one optimizer's `rows`; `box` is that of draws and searches."""
     cells = one_row_a_cell(rows)
     return Configurations(
         design=design,
@@ -123,7 +125,7 @@ def configurations_of(rows: pd.DataFrame, design: Design, box: Axes) -> Configur
 def scaling_point(
     table: SeedTable, winner: Winner, configurations: Configurations, confirmation_seeds: Collection[int]
 ) -> ScalingPoint:
-    """Return the point of `winner` of `table`."""
+    """Return the point of the scaling curve for the `winner` of `table`."""
     counts = {name: table.counts.get(name, 0) for name in ("reached", "censored", "diverged", "failed", "waiting")}
     cell = table.cells[winner.cell] if winner.cell is not None else None
     state = _state(winner, counts)
@@ -185,7 +187,7 @@ def _time(state: PointState, winner: Winner, budget: float) -> Estimate:
         return mean_over_seeds(middle, exponential, widen=winner.widen, bias=bias_bound(middle, high - low))
     if state == "left-censored":
         bound = math.exp(float(np.log(winner.time).mean()))
-        return Estimate(value=bound, interval=(0.0, bound), n=n, covers="all that the first evaluation leaves open")
+        return Estimate(value=bound, interval=(0.0, bound), n=n, covers="all times up to the first evaluation")
     if state == "censored":
         return Estimate(value=budget, n=0, interval=(budget, math.inf))
     if state == "untrained":
@@ -195,7 +197,7 @@ def _time(state: PointState, winner: Winner, budget: float) -> Estimate:
 
 
 def _edges(parameters: pd.DataFrame, tied: list[str], names: tuple[str, ...], box: Axes | None) -> tuple[Edge, ...]:
-    """Return the edges that all of the cells `tied` lie on: where one is interior, the optimum may be there."""
+    """Return the edges that all of the cells `tied` lie on: if one of them is interior, the optimum may be interior."""
     shared: list[Edge] | None = None
     for cell in tied:
         best = {name: float(parameters[name][cell]) for name in names}
@@ -211,7 +213,7 @@ def _steepness(
     names: tuple[str, ...],
     confirmation_seeds: Collection[int],
 ) -> tuple[tuple[str, float], ...]:
-    """Return the factor of the better neighbour along each hyperparameter that has neighbours on both sides."""
+    """Return the time ratio of the faster neighbour along each hyperparameter with neighbours on both sides."""
     scores = table.keep(choosing_seeds(table.seeds, confirmation_seeds)).scores()
     values = parameters[list(names)].to_numpy(dtype=float)
     found = []
@@ -228,6 +230,6 @@ def _steepness(
 
 
 def log_middles(winner: Winner) -> tuple[Floats, Floats]:
-    """Return the middles and the widths of the winner's intervals of log T, [seeds] each, all of which reached."""
+    """Return the middles and the widths of the winner's intervals of log T, [seeds] each; all seeds reached it."""
     low, high = winner.logs()
     return (low + high) / 2, high - low

@@ -1,9 +1,9 @@
-"""What each configuration of an optimizer scores at every batch size and seed, as one array.
+"""Scores of an optimizer's configurations at every batch size and seed, as one array.
 
-A score is the value that a run counts with (``outcomes``), turned so that lower is better. A configuration is a
-setting of the hyperparameters, whatever the batch size; only those with a result at every batch size and seed enter,
-and the table says how many don't. Draws that have a seed of their own each make a table of one seed. Runs that confirm
-a winner are left out.
+A score is the value of a run (``outcomes``) with its sign changed if necessary, so that lower is better. A
+configuration is a setting of the hyperparameters, independent of the batch size. Only configurations with a result at
+every batch size and seed are included, and the table counts all of them. Draws with one seed each form a table of one
+seed. Runs that confirm a winner are left out.
 
 Arrays: scores are [batches, seeds, configurations].
 """
@@ -37,19 +37,19 @@ class ScoreTable:
     batch_sizes: tuple[int, ...]
     seeds: tuple[int, ...]
     names: tuple[str, ...]
-    """Of the hyperparameters that vary."""
+    """Names of the hyperparameters that vary."""
     settings: Floats
     """[configurations, names]"""
     scores: Floats
     """[batches, seeds, configurations], lower is better."""
     untrained: float
-    """The untrained network's, as a score."""
+    """Score of the untrained network."""
     planned: int
-    """Configurations, those without all results included."""
+    """Number of all configurations, including those that lack results."""
 
     @property
     def sign(self) -> float:
-        """Times a score, the metric."""
+        """Factor that converts a score to the metric, 1 or -1."""
         return 1.0 if METRICS[self.metric].lower_is_better else -1.0
 
     def parameters(self, configuration: int) -> Parameters:
@@ -57,7 +57,7 @@ class ScoreTable:
         return tuple(zip(self.names, (float(value) for value in self.settings[configuration]), strict=True))
 
     def warnings(self) -> tuple[Caution, ...]:
-        """Return that configurations are left out, where some are."""
+        """Return a caution if configurations are left out."""
         used = self.scores.shape[2]
         if used == self.planned:
             return ()
@@ -66,7 +66,10 @@ class ScoreTable:
         return (Caution(code="incomplete", text=text),)
 
     def chosen(self, by: Floats) -> NDArray[np.int_]:
-        """Return the best configuration by `by` [seeds, configurations] for each of `judges` to judge: [judges]."""
+        """Return the configuration that each of `judges` evaluates, selected by `by` [seeds, configurations]: [judges].
+
+        By a split, it is the best on the first half of the seeds; by cross-fitting, the best on all other seeds.
+        """
         n = len(by)
         if self.method == "split":
             return np.full(len(self.judges), by[first_half(n)].sum(axis=0).argmin())
@@ -75,18 +78,18 @@ class ScoreTable:
 
     @property
     def method(self) -> Method:
-        """How the best are chosen and judged."""
+        """How the best configuration is selected and evaluated (``honest``)."""
         return method_for(len(self.seeds))
 
     @property
     def judges(self) -> NDArray[np.int_]:
-        """Positions of the seeds that judge what others chose."""
+        """Indices of the seeds that evaluate the selected configuration."""
         n = len(self.seeds)
         return np.flatnonzero(~first_half(n)) if self.method == "split" else np.arange(n)
 
 
 def score_tables(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName) -> Iterator[ScoreTable]:
-    """Yield the scores of each optimizer, in the order of the plan."""
+    """Yield a table of scores per optimizer, in the order of the plan."""
     kind = METRICS[metric]
     sign = 1.0 if kind.lower_is_better else -1.0
     untrained = sign * float(untrained_values(runs, curves, kind).median())
@@ -105,7 +108,7 @@ def score_tables(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName) -
         scores[size, seed, configuration] = rows["score"].to_numpy(dtype=float)
         values = np.full((planned, len(names)), np.nan)
         values[configuration] = rows[columns].to_numpy(dtype=float)
-        # A seed that few have, of a study half done or of confirmation runs, would empty the table: it goes first.
+        # A seed with few results, as in an unfinished study, would empty the table, and is removed first.
         there = ~np.isnan(scores)
         kept = there.mean(axis=(0, 2)) > 0.5
         whole = there[:, kept].all(axis=(0, 1))

@@ -1,4 +1,4 @@
-"""What a settlement says of what is looked at: its answers, and what each planned look showed."""
+"""Results of a settlement under a view: its answers, and the statistics of each planned look."""
 
 from __future__ import annotations
 
@@ -23,51 +23,57 @@ PHASES: dict[Question, Phase] = {"scaling": "judge_scaling", "sensitivity": "jud
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingLook:
-    """What a look at the scaling question showed."""
+    """Statistics of a look at the scaling question."""
 
     seeds: int
-    """Judging seeds so far."""
+    """Number of evaluating seeds so far."""
     ratio: float
-    """Of the candidate's critical batch size to the reference's."""
+    """Ratio of the candidate's critical batch size to the reference's."""
     low: float
+    """Lower end of the ratio's interval at the level of the look; 0 if unbounded."""
     high: float
-    """The interval at the look's level; 0 or infinite without that end."""
+    """Upper end; infinite if unbounded."""
     answer: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivityLook:
-    """What a look at the sensitivity question showed."""
+    """Statistics of a look at the sensitivity question.
+
+    `better`, `worse` and `equivalent` are the e-values of the three claims: large values are evidence for a claim, and
+    are valid at any stopping time.
+    """
 
     blocks: int
-    """Blocks of draws so far."""
+    """Number of blocks of draws so far."""
     better: float
     worse: float
     equivalent: float
-    """E-values of each claim: large ones speak for it, and stay valid whenever one stops."""
     candidate: float
+    """Fraction of the candidate's draws that reached the target."""
     reference: float
-    """Shares of draws that reached the target."""
+    """Fraction of the reference's draws that reached the target."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SettledLooks:
-    """Every look at the claims on a pair."""
+    """All looks at the claims on a pair."""
 
     pair: Pair
     scaling: tuple[ScalingLook, ...]
     sensitivity: tuple[SensitivityLook, ...]
     claims: dict[Question, Claim]
     thresholds: tuple[float, float] | None
-    """E-values from which "better or worse" and "equivalent" are claimed; None before the freeze."""
+    """Smallest e-values for the claims "better" or "worse", and "equivalent"; None before the freeze."""
 
 
 def settled_answers(
     ledger: Ledger | None, target: Target | None, margins: MarginsSpec, optimizers: Collection[str]
 ) -> tuple[Answer, ...]:
-    """Return the answers of a settlement that hold for what is looked at.
+    """Return the answers of a settlement that are valid for the selected target, margins and optimizers.
 
-    A study is settled for its declared target and margins, and for the optimizers of a pair as a whole.
+    A study is settled for its declared target and margins, so there are none for others. Both optimizers of a pair must
+    be selected.
     """
     if ledger is None or ledger.settlement is None or ledger.declaration.target != target:
         return ()

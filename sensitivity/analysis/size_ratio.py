@@ -1,10 +1,10 @@
-"""The ratio of two critical batch sizes, paired by seed: its test, and its interval by inverting that test.
+"""The ratio of two critical batch sizes, paired by seed: a test, and the interval by inversion of that test.
 
-A ratio rho is tested by fitting both curves with critical batch sizes that have it, each with its own Smin. About that
-fit, each seed's times are linearised: how far its log Bc of one optimizer lies above the fit, less that of the other.
-If the ratio is true these differences have mean zero, whatever seeds have in common, and wherever the two sizes lie:
-one that the data don't bound makes the interval unbounded, not the test invalid. The ratios that are not rejected are
-the interval.
+To test a ratio rho, both curves are fitted with critical batch sizes of that ratio, each with its own Smin. Each seed's
+times are linearised about that fit: the deviation of its log Bc of one optimizer from the fit, minus that of the other.
+If the ratio is true, these differences have mean zero, whatever the seeds have in common and whatever the two sizes: if
+the data don't bound a size, the interval is unbounded, and the test remains valid. The interval contains the ratios
+that are not rejected.
 
 Arrays: log times are [seeds, batches], each optimizer with its own batch sizes.
 """
@@ -24,28 +24,30 @@ from sensitivity.analysis.paired import ALPHA, PairedComparison, claim_p, decide
 
 COVERS = "seed noise (inverted Student's t), the spacing of evaluations and the choice of winners"
 _RATIOS = np.linspace(-9.2, 9.2, 47)
-"""Logarithms of ratios that are searched for the ends of an interval: up to ten thousand."""
+"""Grid of log ratios on which the ends of an interval are searched: ratios up to ten thousand."""
 _HALVINGS = 12
 
 
 @dataclass(frozen=True, eq=False)
 class LogTimes:
-    """What an optimizer took, at the batch sizes that were timed."""
+    """Log times of an optimizer's winners at the batch sizes that were timed."""
 
     times: Floats
-    """[seeds, batches]: log T of the winner."""
+    """[seeds, batches] log T of the winner."""
     batch_sizes: Floats
+    """[batches]"""
     bias: Floats
-    """[batches]: how far the means of `times` may be off."""
+    """[batches] bound on the bias of the means of `times`."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Test:
-    """What the seeds say of a ratio."""
+    """Test statistics of a ratio."""
 
     differences: Floats
-    """[seeds]: how far above the ratio each seed has it, linearised."""
+    """[seeds] linearised deviation of each seed's log ratio from the tested one."""
     bias: float
+    """Bound on the bias of their mean."""
 
 
 def compare_sizes(
@@ -60,7 +62,10 @@ def compare_sizes(
     widen_equivalence: float = 1.0,
     alpha: float = ALPHA,
 ) -> PairedComparison:
-    """Compare the critical batch sizes of two optimizers, whose rows are the same `seeds`: their log ratio."""
+    """Compare the critical batch sizes of two optimizers, `one` over `other`; their rows are the same `seeds`.
+
+    The effect is the log ratio. See ``paired.compare`` for the other arguments.
+    """
     test = _tester(one, other)
     value = _size(one) - _size(other)
     upward = value > 0 if not math.isnan(value) else test(0.0).differences.mean() > 0
@@ -100,7 +105,7 @@ def _size(arm: LogTimes) -> float:
 
 
 def _tester(one: LogTimes, other: LogTimes) -> Callable[[float], _Test]:
-    """Return the function that tests the logarithm of a ratio."""
+    """Return a function that computes the test statistics of a log ratio."""
     grid = size_grid(np.concatenate([one.batch_sizes, other.batch_sizes]))[::2]
 
     def test(log_ratio: float) -> _Test:
@@ -117,7 +122,7 @@ def _tester(one: LogTimes, other: LogTimes) -> Callable[[float], _Test]:
 
 
 def _linearised(arm: LogTimes, log_sizes: Floats) -> tuple[Floats, Floats]:
-    """Return how far each seed's log Bc lies above `log_sizes` [sizes], to first order, and the weights of its times.
+    """Return the first-order deviation of each seed's log Bc from `log_sizes` [sizes], and the weights of its times.
 
     They are [sizes, seeds] and [sizes, batches].
     """
@@ -130,20 +135,20 @@ def _linearised(arm: LogTimes, log_sizes: Floats) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True, eq=False)
 class RatioProfile:
-    """What the seeds say of every ratio on a grid, from which intervals at several levels can be had."""
+    """Test statistics for every ratio on a grid, from which intervals at any level follow."""
 
     log_ratios: Floats
     """[ratios], evenly spaced."""
     differences: Floats
-    """[ratios, seeds]: how far above the ratio each seed has it, linearised."""
+    """[ratios, seeds] linearised deviation of each seed's log ratio from the tested one."""
     weights: tuple[Floats, Floats]
-    """[ratios, batches] of each optimizer: what its log times are multiplied by."""
+    """[ratios, batches] weights of the log times, for each optimizer."""
 
     def interval(self, level: float, bias: Floats, widen: float = 1.0) -> tuple[float, float]:
         """Return the log ratios that Student's t doesn't reject at a two-sided `level`, such as 0.95.
 
-        `bias` [ratios] is how far the mean difference may be off besides, `widen` a factor on its standard error.
-        Infinite where the data give no end.
+        `bias` [ratios] bounds the bias of the mean difference; `widen` is a factor on its standard error. An end is
+        infinite if the data don't bound it.
         """
         count = np.full(len(self.log_ratios), self.differences.shape[1])
         half = bias + widen * t_half_width(self.differences.std(axis=1, ddof=1), count, level)
@@ -153,13 +158,13 @@ class RatioProfile:
         return low, self._zero(mean + half, int(below[0]) - 1) if len(below) else math.inf
 
     def estimate(self) -> float:
-        """Return the log ratio at which the mean difference is zero; infinite where it has none."""
+        """Return the log ratio at which the mean difference is zero; infinite if there is none."""
         mean = self.differences.mean(axis=1)
         above = np.flatnonzero(mean > 0)
         return self._zero(mean, int(above[-1])) if len(above) else -math.inf
 
     def _zero(self, values: Floats, left: int) -> float:
-        """Return where `values` fall through zero between two neighbours of the grid."""
+        """Return the zero crossing of falling `values` between the grid points `left` and `left` + 1."""
         if not 0 <= left < len(values) - 1:
             return -math.inf if left < 0 else math.inf
         share = values[left] / (values[left] - values[left + 1])
@@ -167,17 +172,17 @@ class RatioProfile:
 
 
 def profile_ratios(one: LogTimes, other: LogTimes) -> RatioProfile:
-    """Test every ratio of a grid, as ``compare_sizes`` tests one.
+    """Compute the test statistics of ``compare_sizes`` for every ratio on a grid.
 
-    Sizes and ratios have one spacing, so that the other's size under each ratio is on the grid too.
+    Sizes and ratios have the same spacing, so that the other optimizer's size under each ratio is a grid point too.
     """
     grid = size_grid(np.concatenate([one.batch_sizes, other.batch_sizes]))[::2]
     spacing = grid[1] - grid[0]
-    reach = math.ceil(_RATIOS[-1] / spacing)
-    steps = np.arange(-reach, reach + 1)
-    wide = grid[0] + spacing * np.arange(-reach, len(grid) + reach)
+    largest = math.ceil(_RATIOS[-1] / spacing)
+    steps = np.arange(-largest, largest + 1)
+    wide = grid[0] + spacing * np.arange(-largest, len(grid) + largest)
     losses = [_loss(arm, sizes) for arm, sizes in ((one, grid), (other, wide))]
-    # Row m has the other's losses at grid - log ratio m: the ratios rise as its sizes fall.
+    # Row m has the other optimizer's losses at grid - log ratio m: the ratios increase as its sizes decrease.
     shifted = np.lib.stride_tricks.sliding_window_view(losses[1], len(grid))[::-1]
     best = (losses[0] + shifted).argmin(axis=1)
     log_ratios = steps * spacing
@@ -186,7 +191,7 @@ def profile_ratios(one: LogTimes, other: LogTimes) -> RatioProfile:
 
 
 def _loss(arm: LogTimes, log_sizes: Floats) -> Floats:
-    """Return the squared residuals of the mean curve at each size [sizes], in units of the seeds' variance."""
+    """Return the sum of squared residuals of the mean curve at each size [sizes], over the variance between seeds."""
     noise = max(float(arm.times.var(axis=0).mean()), 1e-6)
     rest = arm.times.mean(axis=0) - np.log1p(np.exp(log_sizes)[:, None] / arm.batch_sizes)
     return np.asarray(((rest**2).mean(axis=1) - rest.mean(axis=1) ** 2) * len(arm.batch_sizes) / noise)
@@ -197,7 +202,7 @@ def _estimate(test: Callable[[float], _Test], value: float, n: int, widen: float
         return Estimate(value=value, n=n)
 
     def ends(log_ratio: float) -> tuple[float, float]:
-        """Return the ends of the interval of the mean difference."""
+        """Return the confidence interval of the mean difference at a log ratio."""
         found = test(log_ratio)
         mean = float(found.differences.mean())
         half = found.bias + widen * float(t_half_width(found.differences.std(ddof=1), n, 1 - alpha))
@@ -213,7 +218,7 @@ def _estimate(test: Callable[[float], _Test], value: float, n: int, widen: float
 
 
 def _crossing(falling: Callable[[float], float], left: int) -> float:
-    """Return where a function falls through zero between the tried ratios `left` and `left` + 1."""
+    """Return the zero crossing, by bisection, of a falling function between the grid points `left` and `left` + 1."""
     if not 0 <= left < len(_RATIOS) - 1:
         return -math.inf if left < 0 else math.inf
     low, high = float(_RATIOS[left]), float(_RATIOS[left + 1])

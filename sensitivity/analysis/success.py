@@ -1,8 +1,8 @@
-"""Success rates: over batch size and target, between optimizers, and over the hyperparameter plane.
+"""Success rates over batch size and target, and their differences between optimizers.
 
-Success is to reach the target within the budget; a diverged run never does (``times``). What a rate estimates, and
-what its interval covers, follow from the design (``rates``). Adaptive searches and settings of unknown
-origin are refused.
+A run succeeds if it reaches the target within the budget; a diverged run never does (``times``). The design determines
+what a rate estimates and what its interval covers (``rates``). Adaptive searches and settings of unknown origin are
+refused.
 """
 
 from __future__ import annotations
@@ -41,24 +41,27 @@ class SuccessSurface:
     design: Design
     batch_sizes: tuple[int, ...]
     targets: tuple[float, ...]
-    """From the easiest to the hardest."""
+    """Targets from the easiest to the hardest."""
     rate: Floats
-    """NaN without a result, and where refused."""
+    """Success rates; NaN without a result, or if refused."""
     low: Floats
-    """NaN where there is no interval."""
+    """Lower ends of the intervals; NaN without an interval."""
     high: Floats
+    """Upper ends of the intervals."""
     covers: str
-    """What the intervals cover."""
+    """Source of uncertainty that the intervals cover."""
     planned: tuple[int, ...]
-    """Runs, a batch size."""
+    """Number of planned runs, per batch size."""
     runs: tuple[int, ...]
-    """Runs with a result, which the rates are of."""
+    """Number of runs with a result, per batch size; the rates are over these."""
     configurations: tuple[int, ...]
+    """Number of configurations with a result, per batch size."""
     seeds: int
     warnings: tuple[Caution, ...]
     refused: Caution | None
+    """Reason why there are no rates; None if there are."""
     at_batch: tuple[Rates, ...]
-    """What the arrays are made of, a batch size; empty where refused."""
+    """Rates per batch size, from which the arrays are made; empty if refused."""
 
     def at(self, batch_size: int, target: float) -> Estimate:
         """Return the rate at one of `batch_sizes` and `targets`."""
@@ -86,7 +89,7 @@ class SuccessDifference:
     targets: tuple[float, ...]
     difference: Floats
     low: Floats
-    """NaN where there is no interval."""
+    """Lower ends of the intervals; NaN without an interval."""
     high: Floats
     covers: str
     warnings: tuple[Caution, ...]
@@ -100,10 +103,10 @@ def compute_success(
     *,
     designs: Mapping[str, str] | None = None,
 ) -> tuple[SuccessSurface, ...]:
-    """Return a surface for each optimizer, in the order of the plan.
+    """Return a surface per optimizer, in the order of the plan.
 
-    Without `targets`, levels run from the untrained network to the best value seen. `designs` names each
-    optimizer's design as the study file does.
+    Without `targets`, the levels range from the untrained network's value to the best value of any run. `designs` maps
+    each optimizer to its design, as in the study file.
     """
     best = best_values(runs, curves, metric)
     lower = METRICS[metric].lower_is_better
@@ -178,11 +181,11 @@ def _warnings(runs: pd.DataFrame, optimizer: str) -> tuple[Caution, ...]:
 def compute_success_difference(candidate: SuccessSurface, reference: SuccessSurface) -> SuccessDifference:
     """Return the difference of two surfaces with the same targets.
 
-    Between two grids it is paired by seed (Student's t); between draws the two are independent, and the interval is
-    made of the two Wilson intervals (Newcombe 1998, method 10). Between a grid and draws there is none.
+    For two grids, the interval is Student's t paired by seed. For draws, the two rates are independent, and the
+    interval combines their Wilson intervals (Newcombe 1998, method 10). For a grid and draws, there is no interval.
 
     Raises:
-        ValueError: surfaces of different targets.
+        ValueError: the surfaces have different targets.
     """
     if candidate.targets != reference.targets:
         raise ValueError("a difference needs two surfaces over the same targets")
@@ -215,7 +218,7 @@ def compute_success_difference(candidate: SuccessSurface, reference: SuccessSurf
 
 
 def newcombe_interval(one: Rates, other: Rates) -> tuple[Floats, Floats]:
-    """Return the interval of the difference of two independent rates, [targets] each, from their own intervals."""
+    """Return the interval of the difference of two independent rates, [targets] each, from their intervals."""
     difference = one.share - other.share
     low = difference - np.hypot(one.share - one.low, other.high - other.share)
     high = difference + np.hypot(one.high - one.share, other.share - other.low)

@@ -1,7 +1,7 @@
 """The success rate over the plane of the learning rate and one further hyperparameter.
 
-A place of the plane pools the runs of all configurations there: where more hyperparameters vary, the rate is over
-those too. Within one configuration the seeds are independent, and the interval is Wilson's.
+A cell of the plane pools the runs of all configurations with its two values: if more hyperparameters vary, the rate
+averages over them. Within one configuration the seeds are independent, and the interval is Wilson's.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from sensitivity.store.schema import PARAM_PREFIX
 
 @dataclass(frozen=True, kw_only=True)
 class SuccessCell:
-    """A place of the plane: its runs by outcome."""
+    """A cell of the plane, with the number of its runs by outcome."""
 
     x: float
     y: float
-    """NaN where one hyperparameter alone varies."""
+    """NaN if only one hyperparameter varies."""
     configurations: int
     reached: int
     censored: int
@@ -33,28 +33,28 @@ class SuccessCell:
 
     @property
     def planned(self) -> int:
-        """Runs in all."""
+        """Number of planned runs."""
         return self.n + self.failed + self.waiting
 
     @property
     def n(self) -> int:
-        """Runs with a result."""
+        """Number of runs with a result."""
         return self.reached + self.censored + self.diverged
 
     @property
     def rate(self) -> float:
-        """Share of the runs with a result that reached the target; NaN without any."""
+        """Fraction of the runs with a result that reached the target; NaN without a result."""
         return self.reached / self.n if self.n else math.nan
 
     @property
     def interval(self) -> Interval | None:
-        """Wilson's, over the seeds of one configuration; None for several, and without a result."""
+        """Wilson's interval over the seeds of one configuration; None for several, or without a result."""
         return wilson(self.reached, self.n) if self.n and self.configurations == 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SuccessPlane:
-    """Where in the plane of `x` and `y` an optimizer reaches a target at a batch size."""
+    """Success rates of an optimizer in the plane of `x` and `y`, for a target and a batch size."""
 
     optimizer: str
     batch_size: int
@@ -66,11 +66,11 @@ class SuccessPlane:
     pooled: tuple[str, ...]
     """Further hyperparameters that vary."""
     cells: tuple[SuccessCell, ...]
-    """By y and then x."""
+    """Cells sorted by y and then x."""
 
 
 def compute_success_planes(times: pd.DataFrame) -> tuple[SuccessPlane, ...]:
-    """Return a plane for each optimizer, in the order of the plan, and batch size, rising.
+    """Return a plane per optimizer, in the order of the plan, and batch size, ascending.
 
     `times` is the table of ``times.compute_times`` for one target.
     """

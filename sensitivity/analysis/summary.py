@@ -1,4 +1,4 @@
-"""Runs by status and what they cost, in all and by optimizer and batch size."""
+"""Number of runs by status and their cost, in total and by optimizer and batch size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sensitivity.study.results import Status
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """Planned runs by status, and the cost of those with a result."""
+    """Number of planned runs by status, and the cost of those with a result."""
 
     planned: int
     completed: int
@@ -23,13 +23,13 @@ class Tally:
     pending: int
     steps: int
     train_seconds: float
-    """Device-seconds of training: each run's share of its pack's time, added up."""
+    """Device-seconds of training: sum over runs of each run's share of its pack's time."""
     eval_seconds: float
     flops: float
 
     @property
     def waiting(self) -> int:
-        """Runs that another `run` would do."""
+        """Number of runs that the next `run` trains."""
         return self.interrupted + self.pending
 
 
@@ -40,20 +40,20 @@ class Group:
     optimizer: str
     batch_size: int
     cells: int
-    """Configurations planned."""
+    """Number of planned configurations."""
     seeds: int
     tally: Tally
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudySummary:
-    """All that was planned, where it stands, and what it cost."""
+    """Progress and cost of a study."""
 
     total: Tally
     groups: tuple[Group, ...]
-    """By optimizer in the order of the plan, then by batch size."""
+    """Groups by optimizer in the order of the plan, then by batch size."""
     elapsed_seconds: float
-    """From the start of the first pack to the last result, pauses included; 0 without results."""
+    """Time from the start of the first pack to the last result, including pauses; 0 without results."""
 
     @property
     def begun(self) -> bool:
@@ -62,12 +62,12 @@ class StudySummary:
 
     @property
     def complete(self) -> bool:
-        """Whether no planned run waits."""
+        """Whether no planned run is pending or interrupted."""
         return self.total.waiting == 0
 
 
 def compute_summary(runs: pd.DataFrame) -> StudySummary:
-    """Count `runs`, one row a planned run."""
+    """Return the summary of `runs`, one row per planned run."""
     groups = tuple(
         Group(
             optimizer=str(optimizer),

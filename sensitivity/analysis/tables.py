@@ -1,4 +1,4 @@
-"""What answers need of a study that has been read."""
+"""``Tables``: the interface through which analyses read a study."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from sensitivity.study.metrics import MetricName
 
 
 class Tables(Protocol):
-    """A study as it was read: its runs, and its curves as far as they are asked for (``evaluations``, ``reader``).
+    """A study's runs, and the rows of its curves that an analysis needs (``evaluations``, ``reader``).
 
-    Evaluations that don't matter to a question may be missing from its answer; what analysis makes of them is the same.
+    An implementation may leave out evaluations that don't change the result of the analysis.
     """
 
     @property
     def manifest(self) -> Manifest:
-        """What study.json holds."""
+        """Content of study.json."""
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row a planned run."""
+        """Table of runs, one row per planned run."""
 
     @property
     def unplanned(self) -> int:
-        """Runs that are kept but belong to no cell of the present plan."""
+        """Number of stored runs that belong to no cell of the present plan."""
 
     @property
     def ledger(self) -> Ledger | None:
-        """How far the study has been settled; None where nobody has begun."""
+        """Progress of the settlement; None if there is no settlement."""
 
     @property
     def running(self) -> bool:
-        """Whether its results were being written when it was read."""
+        """Whether another process was writing results when the study was read."""
 
     @property
     def settling_runs(self) -> pd.DataFrame | None:
@@ -46,13 +46,13 @@ class Tables(Protocol):
         """Return the evaluations of untrained networks."""
 
     def meeting(self, metric: MetricName, target: float) -> pd.DataFrame:
-        """Return the evaluations that decide when runs meet a target."""
+        """Return the evaluations that determine when runs meet a target."""
 
     def best(self, metric: MetricName) -> pd.DataFrame:
         """Return the first and the best evaluation of each run."""
 
     def rates(self) -> pd.DataFrame:
-        """Return what evaluations say of the effective learning rate."""
+        """Return the effective learning rates of runs with a clip: trial_id and the rate."""
 
     def curves_of(self, trial_ids: Iterable[str]) -> pd.DataFrame:
         """Return the whole curves of some runs."""

@@ -1,9 +1,9 @@
-"""Which runs reach a target, and when (docs/statistics.md, sections 0, 1 and 3).
+"""Outcomes of runs with respect to targets: which reach one, and when (docs/statistics.md, sections 0, 1 and 3).
 
 The time to a target is that of the first evaluation of a completed run at which the metric meets it, which bounds it
 from above; the evaluation before bounds it from below (``times``). A completed run
 that never does is censored at its budget. A diverged run never reaches a target, even one that it met on its
-way (its time is infinite); how many did is kept beside. Failed and waiting runs stay in the denominator.
+way (its time is infinite); the number of those is reported. Failed and waiting runs stay in the denominator.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sensitivity.study.results import Status
 
 @dataclass(frozen=True, kw_only=True)
 class TargetOutcome:
-    """Where the runs of an optimizer at a batch size stand with respect to a target."""
+    """Number of runs of an optimizer at a batch size by outcome for a target, and statistics of their times."""
 
     metric: str
     target: float
@@ -32,32 +32,33 @@ class TargetOutcome:
     planned: int
     reached: int
     fell_back: int
-    """Of the reached, those whose last evaluation doesn't meet the target."""
+    """Number of runs that reached the target and whose last evaluation doesn't meet it."""
     at_first: int
-    """Of the reached, those that met it at their first evaluation after step 0, or before."""
+    """Number of runs that reached the target at step 0 or at their first evaluation after it."""
     censored: int
-    """Completed without meeting the target."""
+    """Number of runs that completed without meeting the target."""
     diverged: int
     diverged_after_meeting: int
-    """Of the diverged, those that met the target before."""
+    """Number of diverged runs that met the target before they diverged."""
     failed: int
     waiting: int
     interval: tuple[float, float] | None
-    """Wilson's, for the share of drawn configurations; None for a grid, for more than one seed a
-    configuration, and where runs failed or wait."""
+    """Wilson's interval for the fraction of drawn configurations that reach the target; None for a grid, with several
+    seeds per configuration, or if runs failed or wait."""
     median_steps: float
-    """Over the runs that reached it, as the next; NaN if none did."""
+    """Median over the runs that reached the target; NaN if none did."""
     median_steps_after: float
-    """Of the evaluations before: 0 where half of the runs met it at their first, so that the median is an upper
-    bound."""
+    """Median step of the evaluations before; 0 if half of the runs met the target at their first evaluation, so that
+    `median_steps` is an upper bound."""
     median_epochs: float
-    """Over the runs that reached it, as the next; NaN if none did."""
+    """Median over the runs that reached the target; NaN if none did."""
     median_seconds: float
+    """Median device-seconds of training over the runs that reached the target; NaN if none did."""
     expected_steps: float
-    """Expected running time: the steps of all observed runs, the unsuccessful at the full budget, over the
-    successes; NaN with no success, when `spent_steps` bounds it from below."""
+    """Expected running time: steps of all observed runs, unsuccessful ones at the full budget, divided by the number of
+    successes; NaN without a success, when `spent_steps` bounds it from below."""
     spent_steps: float
-    """Its numerator."""
+    """Numerator of `expected_steps`."""
 
 
 def compute_targets(
@@ -67,9 +68,9 @@ def compute_targets(
     *,
     designs: Mapping[str, str] | None = None,
 ) -> tuple[TargetOutcome, ...]:
-    """Return an outcome for each metric, target, optimizer and batch size, in that order.
+    """Return an outcome per metric, target, optimizer and batch size, in that order.
 
-    `designs` names each optimizer's design; an optimizer that it lacks counts as a grid.
+    `designs` maps optimizers to their designs; an optimizer that it lacks counts as a grid.
     """
     outcomes = []
     for name, levels in targets.items():

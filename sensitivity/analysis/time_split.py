@@ -1,7 +1,7 @@
-"""Where the time of an optimizer's steps goes: its phases, as the runs measured them.
+"""Time of an optimizer's steps by phase.
 
-Phases are the columns ``seconds.<phase>`` of the runs (``store.schema``): parts of a run's training time, NaN where
-a run wasn't measured so. What the phases don't cover is the rest.
+Phases are the columns ``seconds.<phase>`` of the runs (``store.schema``): parts of a run's training time, NaN if they
+were not measured. The rest is the time that no phase covers.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from sensitivity.store.schema import PHASE_PREFIX
 
 @dataclass(frozen=True, kw_only=True)
 class TimeSplit:
-    """A step's device-seconds of an optimizer at a batch size, over the runs that measured them."""
+    """Device-seconds per step of an optimizer at a batch size by phase, over the runs that measured phases."""
 
     optimizer: str
     batch_size: int
     phases: tuple[tuple[str, float], ...]
-    """Name and device-seconds a step of each, in the order of the table; phases that took no time are left out."""
+    """Name and device-seconds per step of each phase, in the order of the columns, without phases that took no time."""
     rest: float
-    """Device-seconds a step that no phase covers."""
+    """Device-seconds per step that no phase covers."""
     runs: int
     steps: int
 
     @property
     def seconds(self) -> float:
-        """Device-seconds a step, in all."""
+        """Total device-seconds per step."""
         return sum(seconds for _, seconds in self.phases) + self.rest
 
 
 def compute_time_split(runs: pd.DataFrame) -> tuple[TimeSplit, ...]:
-    """Return one for each optimizer, in the order of the plan, and batch size that some run was measured at."""
+    """Return the time split per optimizer, in the order of the plan, and batch size with a run that measured phases."""
     columns = [str(name) for name in runs if str(name).startswith(PHASE_PREFIX)]
     if not columns:
         return ()

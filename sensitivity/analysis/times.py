@@ -1,12 +1,11 @@
-"""When each run reaches a target: one row a planned run, from which scaling, cost and verdict are computed.
+"""Times at which runs reach a target: one row per planned run, the basis of scaling, cost and verdicts.
 
-The time T is that of the first crossing: of the first evaluation at which the metric meets the target
-(docs/statistics.md, section 1). What such an evaluation says is that T lies in the interval (`after`, T], where `after`
-is the evaluation before it at which the metric was measured. So T is interval-censored. It is left-censored (`after` is
-0) where no earlier evaluation of the trained network measured the metric, and T = 0 where the untrained network meets
-the target. A completed run that never meets it is right-censored at its budget, one that was stopped early where it
-stopped. A diverged run never reaches it, even one that met it on its way: T is infinite. Failed and waiting runs have
-no T, and keep their row.
+The time T is that of the first evaluation at which the metric meets the target (docs/statistics.md, section 1). The
+true time lies in the interval (`after`, T], where `after` is the previous evaluation that measured the metric: T is
+interval-censored. It is left-censored (`after` is 0) if no earlier evaluation of the trained network measured the
+metric, and T = 0 if the untrained network meets the target. A completed run that never meets the target is
+right-censored at its budget, and one that was stopped early at the time of stopping. A diverged run never reaches the
+target, even if it met it before: T is infinite. Failed and waiting runs have no T and keep their row.
 
 Columns: those that identify the run (``trial_id, cell_id, optimizer, batch_size, seed, status, param.*``, and
 ``confirmation`` and ``design`` where `runs` has them); then
@@ -16,12 +15,12 @@ Columns: those that identify the run (``trial_id, cell_id, optimizer, batch_size
 * ``after.steps`` and so on: the lower end of T's interval (equal to T where censored or diverged);
 * ``cap.steps`` and so on: the whole budget;
 * ``at_first``: reached by the first evaluation after step 0; ``untrained``: reached at step 0;
-* ``share``: where the line between the two evaluations crosses the target, as a share of the interval in (0, 1]; it
-  ranks runs whose intervals are equal, and is no measurement of T;
-* ``fell_back``: reached, and the last evaluation doesn't meet the target.
+* ``share``: position in (0, 1] within the interval at which the line between the two evaluations crosses the target; it
+  ranks runs with equal intervals, and is not a measurement of T;
+* ``fell_back``: reached, but the last evaluation doesn't meet the target.
 
 Seconds are device-seconds: the run's share of its pack's training time. An evaluation whose metric is NaN did not
-measure it. Of several evaluations of a run at one step the last counts.
+measure it. If a run has several evaluations at one step, the last is used.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ _FURTHER = ("confirmation", "design")
 
 
 def compute_times(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName, target: float) -> pd.DataFrame:
-    """Return the table that the module describes, with the rows and the index of `runs`."""
+    """Return the table described in the module's docstring, with the rows and the index of `runs`."""
     kept = [name for name in runs.columns if name in _FURTHER or str(name).startswith(PARAM_PREFIX)]
     table = runs[_KEYS + kept].copy()
     hits = first_meeting(curves, metric, target)
@@ -83,7 +82,7 @@ def compute_times(runs: pd.DataFrame, curves: pd.DataFrame, metric: MetricName, 
 
 
 def known_units(runs: pd.DataFrame) -> tuple[TimeUnit, ...]:
-    """Return the units in which some run says how long it trained; all, while none has trained."""
+    """Return the units in which the training time of some run is known; all units while no run has trained."""
     known = tuple(unit for unit in UNITS if (runs[_TOTAL[unit]].to_numpy(dtype=float) > 0).any())
     return known or UNITS
 
@@ -91,8 +90,8 @@ def known_units(runs: pd.DataFrame) -> tuple[TimeUnit, ...]:
 def first_meeting(curves: pd.DataFrame, metric: MetricName, target: float) -> pd.DataFrame:
     """Return each run's first evaluation that meets `target`, with the index of `curves`.
 
-    Columns: trial_id, metric, step, epoch, train_seconds, flops; ``after.step`` and so on, of the evaluation before it
-    (0 without one); ``share`` and ``fell_back``, as in the module's table.
+    Columns: trial_id, metric, step, epoch, train_seconds, flops; ``after.step`` and so on, of the previous evaluation
+    (0 without one); ``share`` and ``fell_back``, as in the table of the module's docstring.
     """
     found = _crossings(curves, metric, target)
     first, before, rows = found.first, found.before, found.rows
@@ -100,19 +99,21 @@ def first_meeting(curves: pd.DataFrame, metric: MetricName, target: float) -> pd
     values = rows[metric].to_numpy(dtype=float)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         share = (values[before] - target) / (values[before] - values[first])
-    there = before >= 0
-    earlier = {AFTER + name: np.where(there, rows[name].to_numpy(dtype=float)[before], 0.0) for name in _CURVE.values()}
+    has_earlier = before >= 0
+    earlier = {
+        AFTER + name: np.where(has_earlier, rows[name].to_numpy(dtype=float)[before], 0.0) for name in _CURVE.values()
+    }
     return table.assign(
         **earlier,
-        share=np.where(there & np.isfinite(share), np.clip(share, 0.0, 1.0), 1.0),
+        share=np.where(has_earlier & np.isfinite(share), np.clip(share, 0.0, 1.0), 1.0),
         fell_back=~found.met[found.last],
     )
 
 
 def deciding_rows(curves: pd.DataFrame, metric: MetricName, target: float) -> pd.DataFrame:
-    """Return the few rows of `curves` of which `first_meeting` makes what it makes of all.
+    """Return the few rows of `curves` from which `first_meeting` computes the same result as from all of them.
 
-    They are, of each run that meets `target`, the first evaluation that does, the one before it, and the last.
+    For each run that meets `target`, these are the first evaluation that does, the previous one, and the last.
     """
     found = _crossings(curves, metric, target)
     places = np.unique(np.concatenate([found.first, found.before[found.before >= 0], found.last]))
@@ -121,17 +122,18 @@ def deciding_rows(curves: pd.DataFrame, metric: MetricName, target: float) -> pd
 
 @dataclass(frozen=True, eq=False)
 class _Crossings:
-    """Positions in `rows` of the runs that meet a target."""
+    """Indices, in `rows`, of evaluations of the runs that meet a target."""
 
     rows: pd.DataFrame
-    """Evaluations that measured the metric, by run and step."""
+    """Evaluations that measured the metric, sorted by run and step."""
     met: NDArray[np.bool_]
-    """[rows]"""
+    """[rows] whether the evaluation meets the target."""
     first: NDArray[np.int_]
-    """[runs that meet it]"""
+    """[runs that meet it] first evaluation that does."""
     before: NDArray[np.int_]
-    """The evaluation before; -1 without one."""
+    """[runs that meet it] evaluation before `first`; -1 without one."""
     last: NDArray[np.int_]
+    """[runs that meet it] last evaluation."""
 
 
 def _crossings(curves: pd.DataFrame, metric: MetricName, target: float) -> _Crossings:
@@ -148,7 +150,7 @@ def _crossings(curves: pd.DataFrame, metric: MetricName, target: float) -> _Cros
 
 
 def _ordered(curves: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
-    """Return evaluations by run and step, the last of several at one step, and which of them begin a run."""
+    """Return the evaluations sorted by run and step, one per step, and which of them are the first of a run."""
     starts = _starts(curves)
     if starts is None:
         curves = curves.sort_values(["trial_id", "step"], kind="stable")
@@ -162,24 +164,24 @@ def _ordered(curves: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
 
 
 def _starts(curves: pd.DataFrame) -> NDArray[np.bool_] | None:
-    """Return the rows at which a run begins; None where runs or their steps are out of order, as any table's may be."""
+    """Return which rows are the first of a run; None if the table is not sorted by run and step."""
     starts, steps = _new(curves["trial_id"]), curves["step"].to_numpy()
     falls = steps[1:] < steps[:-1]
     return starts if curves["trial_id"][starts].is_unique and starts[1:][falls].all() else None
 
 
 def _new(ids: pd.Series[str]) -> NDArray[np.bool_]:
-    """Return where an id differs from the one before."""
+    """Return which ids differ from the previous one."""
     found = np.ones(len(ids), dtype=bool)
     found[1:] = np.asarray(ids.array[1:] != ids.array[:-1], dtype=bool)
     return found
 
 
 def _caps(runs: pd.DataFrame, unit: TimeUnit) -> NDArray[np.float64]:
-    """Return the whole budget of every run [runs]: its own where it completed, else that of its peers.
+    """Return the full budget of every run [runs]: its own total if it completed, else an estimate from other runs.
 
-    A diverged run stopped early. In steps and epochs it would have had what any completed run of its batch size
-    had; in seconds and FLOPs, what its own rate a step makes of those steps.
+    For a run that did not complete, the budget in steps and epochs is that of completed runs at its batch size. In
+    seconds and FLOPs it is that number of steps times the median per-step cost of completed runs of its optimizer.
     """
     total = runs[_TOTAL[unit]].to_numpy(dtype=float)
     completed = (runs["status"] == Status.COMPLETED.value).to_numpy()

@@ -1,14 +1,14 @@
-"""How much tuning an optimizer needs: one setting for all batch sizes, tunability, and effective dimension.
+"""Amount of tuning that an optimizer needs: one setting for all batch sizes, tunability, and effective dimension.
 
-* One setting (after Adkins et al. 2024): what is lost, on average over batch sizes, by using the one setting that is
-  best on average instead of the best at each.
-* Tunability (Probst et al. 2019): the risk of a default less that of the best, at each batch size. Without a default
-  given, it is the one setting for all batch sizes.
-* Effective dimension: the fewest hyperparameters that have to be tuned, the others at the default, for 95% of what
-  the best gains over the untrained network.
+* One setting (after Adkins et al. 2024): the average loss over batch sizes from using the single setting that is best
+  on average instead of the best setting at each batch size.
+* Tunability (Probst et al. 2019): the risk of a default setting minus that of the best, at each batch size. Without a
+  declared default, the default is the one setting for all batch sizes.
+* Effective dimension: the smallest number of hyperparameters that have to be tuned, with the others at the default, to
+  achieve 95% of the best setting's improvement over the untrained network.
 
-What a best setting gains is judged on seeds that did not choose it (``honest``), or the best of many would flatter
-itself. Losses are positive, in units of the metric.
+The best setting is evaluated on seeds that did not select it (``honest``), to avoid the winner's curse. Losses are
+positive, in units of the metric.
 """
 
 from __future__ import annotations
@@ -34,32 +34,33 @@ PEAK = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Tunability:
-    """Of an optimizer at a batch size."""
+    """Tunability of an optimizer at a batch size."""
 
     batch_size: int
     gain: Estimate
-    """Risk of the default less that of the best."""
+    """Risk of the default minus that of the best setting."""
     best: Parameters
+    """Best setting."""
     effective_dimension: int | None
-    """None where it can't be told: draws hold nothing fixed."""
+    """Number of hyperparameters to tune; None without a grid, because draws don't fix the other hyperparameters."""
     to_tune: tuple[str, ...]
-    """The hyperparameters that make it up."""
+    """Names of these hyperparameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How much tuning an optimizer needs."""
+    """Amount of tuning that an optimizer needs."""
 
     optimizer: str
     metric: MetricName
     one_setting: Estimate
-    """Mean loss by one setting for all batch sizes; refused with one batch size."""
+    """Mean loss from using one setting for all batch sizes; refused with one batch size."""
     setting: Parameters
-    """That one."""
+    """The setting that is best on average over batch sizes."""
     default: Parameters
-    """What `tunability` is measured from: the configuration nearest to what was asked for."""
+    """Default setting that `tunability` refers to: the configuration nearest to the declared default."""
     tunability: tuple[Tunability, ...]
-    """By batch size, rising."""
+    """Tunability by batch size, ascending."""
 
 
 def compute_tuning(
@@ -70,7 +71,10 @@ def compute_tuning(
     defaults: Mapping[str, Mapping[str, float]] | None = None,
     designs: Mapping[str, str] | None = None,
 ) -> tuple[Tuning, ...]:
-    """Return one for each optimizer, in the order of the plan; `defaults` names hyperparameters by optimizer."""
+    """Return the tuning need per optimizer, in the order of the plan.
+
+    `defaults` maps optimizers to their default hyperparameters.
+    """
     found = []
     for table in score_tables(runs, curves, metric):
         design = design_of(runs[runs["optimizer"] == table.optimizer], table.optimizer, designs)
@@ -104,7 +108,7 @@ def _tuning(table: ScoreTable, wanted: Mapping[str, float] | None, design: str) 
 def _one_setting(table: ScoreTable) -> Estimate:
     if len(table.batch_sizes) < 2:
         return refuse(
-            "one-batch-size", f"{optimizer_name(table.optimizer)}: one batch size, so one setting serves them all."
+            "one-batch-size", f"{optimizer_name(table.optimizer)}: with one batch size there is nothing to compare."
         )
     rows = table.judges
     shared = table.chosen(table.scores.mean(axis=0))
@@ -114,12 +118,12 @@ def _one_setting(table: ScoreTable) -> Estimate:
 
 
 def _judged(table: ScoreTable, estimate: Estimate) -> Estimate:
-    """Add what the estimate suffers from."""
+    """Add the warnings that apply to an estimate on evaluating seeds."""
     warnings = (*estimate.warnings, *table.warnings())
     if len(table.seeds) == 1:
         text = (
-            f"{optimizer_name(table.optimizer)}: with one run of each, the best setting is judged by the run that"
-            " chose it: it flatters itself."
+            f"{optimizer_name(table.optimizer)}: with one run per setting, the best setting is judged by the run that"
+            " chose it, so its result is biased towards better."
         )
         warnings = (*warnings, Caution(code="winner", text=text))
     return replace(estimate, warnings=warnings)
@@ -139,7 +143,7 @@ def _tunability(table: ScoreTable, place: int, default: int, design: str) -> Tun
 
 
 def _fewest(table: ScoreTable, scores: np.ndarray, default: int) -> tuple[str, ...] | None:
-    """Return the smallest set of hyperparameters whose tuning gains enough, the best of its size."""
+    """Return the smallest set of hyperparameters whose tuning suffices, the best among those of its size."""
     if not math.isfinite(table.untrained) or scores.min() >= table.untrained:
         return None
     enough = table.untrained - PEAK * (table.untrained - scores.min())
@@ -158,7 +162,7 @@ def _fewest(table: ScoreTable, scores: np.ndarray, default: int) -> tuple[str, .
 
 
 def _nearest(table: ScoreTable, wanted: Mapping[str, float]) -> int:
-    """Return the configuration nearest to `wanted` in decades; a hyperparameter without any by its value."""
+    """Return the configuration nearest to `wanted`, in decades, or in values of hyperparameters without log scale."""
     distance = np.zeros(len(table.settings))
     for column, name in enumerate(table.names):
         if name in wanted:

@@ -1,18 +1,18 @@
-"""The verdict on two optimizers: which scales further with batch size, and which is less sensitive.
+"""Verdicts on two optimizers: which scales further with batch size, and which is less sensitive.
 
 Each question has one primary test, pooled over batch sizes and paired by seed (docs/statistics.md, section 8):
 
-* scaling (``verdict_scaling``): the log ratio of critical batch sizes (``size_ratio``); batch by batch, with Holm's
-  correction, that of times to the target; and, without a model of S(B), that of the speed-ups from the smallest to the
-  largest batch size;
-* sensitivity (``verdict_sensitivity``): the ratio of the trials that are expected until a setting works, drawn from
-  each optimizer's declared prior, averaged over batch sizes (``price``).
+* scaling (``verdict_scaling``): the log ratio of critical batch sizes (``size_ratio``). Secondary tests are on the log
+  ratio of times to the target at each batch size, with Holm's correction, and on the log ratio of speed-ups from the
+  smallest to the largest batch size, which needs no model of S(B);
+* sensitivity (``verdict_sensitivity``): the ratio of the expected number of trials until a setting drawn from each
+  optimizer's declared prior succeeds, averaged over batch sizes (``price``).
 
-One interval decides: better or worse where it lies beyond the margin, equivalent where it lies within. For scaling it
-takes six seeds that judge (``paired``; ``honest``: six that the best cells were confirmed on, or the second half of
-eleven). Whatever would make the answer an artefact makes it undetermined, and says so: a best cell on the grid's edge,
-runs still waiting, targets that the budget can't reach, evaluations too far apart, adaptive samples, a KL clip that
-binds. All of these, and all that would settle the question, are given at once.
+One interval decides: "better" or "worse" if it lies beyond the margin, "equivalent" if it lies within. Scaling requires
+six evaluating seeds (``paired``; ``honest``: six on which the best cells were confirmed, or the second half of eleven).
+Conditions that would make the answer an artefact make it undetermined, with the reason: a best cell at the edge of the
+grid, waiting runs, targets that the budget can't reach, evaluations too far apart, adaptive samples, an active KL clip.
+All reasons, and all remedies, are reported at once.
 """
 
 from __future__ import annotations
@@ -34,51 +34,51 @@ Question = Literal["scaling", "sensitivity"]
 
 @dataclass(frozen=True, kw_only=True)
 class Margins:
-    """Differences that don't matter, for the tests of equivalence."""
+    """Equivalence margins: ratios, above 1, up to which a difference is negligible."""
 
     scaling_ratio: float = 1.25
-    """Two critical batch sizes, or times to a target, within this factor are as good as equal; above 1."""
+    """Margin for critical batch sizes and times to a target."""
     tuning_ratio: float = 1.5
-    """Two expected numbers of trials within this factor are as good as equal; above 1."""
+    """Margin for expected numbers of trials."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The answer to one question, with its reasons and what would settle it."""
+    """The answer to one question about a pair of optimizers, with its reasons and remedies."""
 
     question: Question
     candidate: str
     reference: str
     answer: Answer
-    """Of the candidate: better is a larger critical batch size, or fewer expected trials."""
+    """Answer about the candidate: "better" is a larger critical batch size, or fewer expected trials."""
     effect: Estimate
-    """scaling: ratio of critical batch sizes; sensitivity: ratio of expected trials. Candidate's over reference's."""
+    """Ratio, candidate over reference, of critical batch sizes (scaling) or of expected trials (sensitivity)."""
     primary: PairedComparison | None
-    """None where it can't be made."""
+    """Primary test; None if it can't be computed."""
     by_batch: tuple[PairedComparison, ...]
-    """Batch by batch, with Holm's correction."""
+    """Comparisons at single batch sizes, with Holm's correction."""
     reasons: tuple[Caution, ...]
-    """Why the answer is what it is, gravest first."""
+    """Reasons for the answer, most serious first."""
     blocks: tuple[Caution, ...]
-    """Of the reasons, those that allow no claim whatever the tests say."""
+    """Those of the reasons that rule out a claim, whatever the tests result in."""
     remedies: tuple[Remedy, ...]
-    """What would settle it, or make it surer."""
+    """Changes that would settle the question, or strengthen the answer."""
     alpha: float = ALPHA
-    """Level of a claim; intervals are at 1 less this."""
+    """Two-sided level of a claim; intervals are at 1 - `alpha`."""
     model_free: PairedComparison | None = None
-    """scaling: of the speed-ups from the smallest to the largest batch size, log of the candidate's over the
-    reference's; needs no critical batch size. None where it can't be made."""
+    """For scaling: log ratio, candidate over reference, of the speed-ups from the smallest to the largest batch size,
+    which does not use critical batch sizes. None if it can't be computed."""
     anytime: Anytime | None = None
-    """sensitivity: what may be claimed however often one looked; None where it can't be made."""
+    """For sensitivity: e-values, which are valid for any number of looks. None if they can't be computed."""
 
     @property
     def settle(self) -> tuple[Remedy, ...]:
-        """What would settle it; empty where it is settled."""
+        """Remedies that would settle the question; empty if it is settled."""
         return self.remedies if self.answer == "undetermined" else ()
 
     @property
     def p(self) -> float:
-        """Two-sided p-value of a claim beyond the margin; NaN without a test, and with fewer seeds than it needs."""
+        """Two-sided p-value of a claim beyond the margin; NaN without a test, or with too few seeds."""
         return math.nan if self.primary is None else self.primary.p
 
 
@@ -96,7 +96,10 @@ def conclude(
     alpha: float = ALPHA,
     model_free: PairedComparison | None = None,
 ) -> Verdict:
-    """Put the answer together: the primary test's, unless something blocks it; `remarks` change nothing."""
+    """Return the verdict with the answer of the primary test, or "undetermined" if there are `blocks`.
+
+    `remarks` are added to the reasons and don't change the answer.
+    """
     answer: Answer = "undetermined" if blocks or primary is None else primary.answer
     found = [] if primary is None else [_finding(primary, alpha)]
     return Verdict(
@@ -139,12 +142,12 @@ def _finding(primary: PairedComparison, alpha: float) -> Caution:
 
 
 def priced_runs(runs: pd.DataFrame, candidate: str, reference: str) -> pd.DataFrame:
-    """Return the runs of both, with the device-seconds of each in a column ``seconds``."""
+    """Return the runs of both optimizers, with a column ``seconds`` of device-seconds per run."""
     own = runs[runs["optimizer"].isin([candidate, reference])]
     return own.assign(seconds=own["train_seconds"] + own["eval_seconds"].fillna(0.0))
 
 
 def unfinished(priced: pd.DataFrame) -> tuple[list[Caution], list[Remedy]]:
-    """Return that runs wait, and the remedy, where they do."""
+    """Return the caution and the remedy for waiting runs, if there are any."""
     remedy = finish(priced)
     return ([], []) if remedy is None else ([Caution(code="incomplete", text=remedy.text)], [remedy])

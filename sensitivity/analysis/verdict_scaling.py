@@ -1,4 +1,4 @@
-"""Which of two optimizers scales further with batch size (``verdict``)."""
+"""Verdict on which of two optimizers scales further with batch size (see ``verdict``)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sensitivity.analysis.size_ratio import LogTimes, compare_sizes
 from sensitivity.analysis.verdict import Margins, Verdict, conclude, priced_runs
 
 _SKEWED = 1.0
-"""Skewness of differences from which a mean and its tests are in doubt; of eight normal values it is as large in 8%."""
+"""Skewness of differences from which their mean and its tests are unreliable; eight normal values reach it in 8%."""
 _FEWEST_FOR_SKEW = 8
 
 
@@ -34,10 +34,15 @@ def compute_scaling_verdict(
     margins: Margins | None = None,
     alpha: float = ALPHA,
 ) -> Verdict:
-    """Answer whether `candidate` scales further than `reference`, from their ``scaling.compute_scaling`` in steps.
+    """Return the verdict on whether `candidate` scales further than `reference`.
 
-    `runs` prices the remedies. `alpha` is the level of the claim: of its p-values, and of the tests of equivalence;
-    intervals are at 1 - `alpha`.
+    Args:
+        runs: runs that the prices of remedies are based on.
+        curves: scaling curves in steps, from ``scaling.compute_scaling``.
+        candidate: optimizer that the answer is about.
+        reference: optimizer that it is compared with.
+        margins: equivalence margins.
+        alpha: two-sided level of the claim and of the tests of equivalence; intervals are at 1 - `alpha`.
     """
     margin = math.log((margins or Margins()).scaling_ratio)
     both = tuple(next(curve for curve in curves if curve.optimizer == name) for name in (candidate, reference))
@@ -47,7 +52,10 @@ def compute_scaling_verdict(
     primary = _sizes(one, other, margin, alpha)
     model_free = _speed_ups(one, other, margin, alpha)
     if primary is None:
-        text = "Fewer than two batch sizes were timed for both with a shared seed, so no critical batch sizes compare."
+        text = (
+            "Fewer than two batch sizes were timed for both with a shared seed, so critical batch sizes can't be"
+            " compared."
+        )
         found.blocks.append(Caution(code="few-batch-sizes", text=text))
         remedy = "Run both at three batch sizes or more, with shared seeds, to a target that both reach at each."
         found.remedies.append(Remedy(code="batch-sizes", text=remedy))
@@ -81,7 +89,7 @@ def compute_scaling_verdict(
 
 
 def _effect(one: ScalingCurve, other: ScalingCurve, primary: PairedComparison | None) -> Estimate:
-    """Return the ratio of critical batch sizes; its interval alone where the data don't bound one of them."""
+    """Return the ratio of critical batch sizes; only its interval if the data don't bound one of them."""
     if primary is None:
         return Estimate(value=math.nan)
     found = _ratio(primary.effect)
@@ -95,13 +103,13 @@ def _ratio(effect: Estimate) -> Estimate:
 
 
 def _shared(one: ScalingCurve, other: ScalingCurve) -> tuple[list[int], list[int], list[int]]:
-    """Return the seeds that both have, and their rows in each."""
+    """Return the common seeds of two curves, and their rows in each."""
     seeds = [seed for seed in one.seeds if seed in other.seeds]
     return seeds, [one.seeds.index(s) for s in seeds], [other.seeds.index(s) for s in seeds]
 
 
 def _sizes(one: ScalingCurve, other: ScalingCurve, margin: float, alpha: float) -> PairedComparison | None:
-    """Compare critical batch sizes; None where one was timed at fewer than two batch sizes, or no seed is shared."""
+    """Compare critical batch sizes; None if one was timed at fewer than two batch sizes, or no seed is shared."""
     seeds, *rows = _shared(one, other)
     if not seeds or min(len(one.batch_sizes), len(other.batch_sizes)) < 2:
         return None
@@ -123,7 +131,7 @@ def _sizes(one: ScalingCurve, other: ScalingCurve, margin: float, alpha: float) 
 
 
 def _columns(one: ScalingCurve, other: ScalingCurve, size: int) -> tuple[Floats, float]:
-    """Return log T of one less that of the other at a batch size [seeds], and how far its mean may be off."""
+    """Return log T of `one` minus that of `other` at a batch size [seeds], and a bound on the bias of its mean."""
     _, rows, other_rows = _shared(one, other)
     place, other_place = one.batch_sizes.index(size), other.batch_sizes.index(size)
     return (
@@ -161,7 +169,7 @@ def _batches(one: ScalingCurve, other: ScalingCurve, margin: float, alpha: float
 
 
 def _speed_ups(one: ScalingCurve, other: ScalingCurve, margin: float, alpha: float) -> PairedComparison | None:
-    """Compare by what factor the largest batch size that both reached takes fewer steps than the smallest."""
+    """Compare the speed-ups: steps at the smallest over steps at the largest batch size that both reached."""
     seeds, *_ = _shared(one, other)
     sizes = [size for size in one.batch_sizes if size in other.batch_sizes]
     if not seeds or len(sizes) < 2:
@@ -209,8 +217,7 @@ def _skewed(primary: PairedComparison) -> list[Caution]:
     if abs(skewness) < _SKEWED:
         return []
     text = (
-        f"The seeds' differences are skewed ({skewness:+.1f}): a few seeds decide their mean, and tests and"
-        f" intervals of"
-        " it are less sure than they say. Look at the seeds one by one."
+        f"The differences by seed are skewed ({skewness:+.1f}): a few seeds dominate their mean, and its tests"
+        " and intervals are less reliable. Inspect the seeds one by one."
     )
     return [Caution(code="skew", text=text)]

@@ -1,11 +1,11 @@
-"""Which of two optimizers is less sensitive to its hyperparameters: the one with the lower price of tuning (``price``).
+"""Verdict on which of two optimizers is less sensitive to its hyperparameters: that with the lower price of tuning.
 
-The candidate is better where the interval of the ratio of expected trials, at 1 - `alpha`, lies below one over the
-margin, worse where it lies above the margin, and equivalent where it lies between, for the number of seeds that was
-planned. ``Verdict.anytime`` has what may be claimed at whichever stop (``betting``).
+The candidate is better if the interval of the ratio of expected trials (``price``), at 1 - `alpha`, lies below
+1 / margin, worse if it lies above the margin, and equivalent if it lies between, for the planned number of seeds.
+``Verdict.anytime`` contains e-values, which are valid for any stopping time (``betting``).
 
-Only independent draws judge. A grid describes, whatever it is compared with; what a search chose and what pruning cut
-short judge nothing (docs/statistics.md, sections 3 and 8).
+Only independent draws allow a test. A grid allows a description; adaptive searches and runs cut short by pruning allow
+no claim (docs/statistics.md, sections 3 and 8).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sensitivity.analysis.verdict import Margins, Verdict, priced_runs, unfinish
 from sensitivity.study.section import CONFIRMATION_SEEDS
 
 SEEDS, SAMPLES = 48, 4
-"""What is advised where settings weren't drawn: 192 draws a batch size."""
+"""Recommended design if settings weren't drawn: 192 draws per batch size."""
 _POWER = 0.8
 _MOST = 100_000
 
@@ -45,10 +45,16 @@ def compute_sensitivity_verdict(
     clipped: Collection[Caution] = (),
     alpha: float = ALPHA,
 ) -> Verdict:
-    """Answer whether `candidate` is less sensitive than `reference`, from their ``draws.compute_draws``.
+    """Return the verdict on whether `candidate` is less sensitive than `reference`.
 
-    `runs` are what remedies are priced by, but for those that confirm winners. `clipped` are the refusals of
-    ``clipping``: a KL clip that binds makes an optimizer look robust.
+    Args:
+        runs: runs that the prices of remedies are based on; confirmation runs are ignored.
+        draws: draws of both optimizers, from ``draws.compute_draws``.
+        candidate: optimizer that the answer is about.
+        reference: optimizer that it is compared with.
+        margins: equivalence margins.
+        clipped: refusals of ``clipping``, because an active KL clip makes an optimizer look robust.
+        alpha: two-sided level of the claim and of the tests of equivalence; intervals are at 1 - `alpha`.
     """
     margin = (margins or Margins()).tuning_ratio
     priced = priced_runs(runs[runs["seed"] < CONFIRMATION_SEEDS], candidate, reference)
@@ -73,12 +79,12 @@ def compute_sensitivity_verdict(
     else:
         pair = pair_draws(one, other)
         for own in (one, other):
-            found, cures = _unseen(own, sizes)
-            blocks, remedies = blocks + found, remedies + cures
+            found, fixes = _without_success(own, sizes)
+            blocks, remedies = blocks + found, remedies + fixes
         if pair.n < FEWEST_BLOCKS:
             text = (
                 f"{pair.n:,} {pair.of} are in common. Each, with all its draws, is one observation of both optimizers,"
-                f" and it takes {FEWEST_BLOCKS} or more to judge."
+                f" and a test needs at least {FEWEST_BLOCKS} observations."
             )
             blocks.append(Caution(code="few-seeds", text=text))
             remedies.append(_redrawn(priced, {"few": blocks[-1]}, len(sizes)))
@@ -89,11 +95,13 @@ def compute_sensitivity_verdict(
             raw = [_compare(pair_draws(one, other, size), one, other, size, margin, alpha) for size in sizes]
             by_batch = tuple(_adjusted(c, p, alpha) for c, p in zip(raw, holm([c.p for c in raw]), strict=True))
             if math.isnan(primary.p) and effect.known:
-                text = "Every block of draws gave the same shares, so their scatter can't judge the difference."
+                text = "Every block of draws has the same success rates, so there is no scatter to test against."
                 blocks.append(Caution(code="no-scatter", text=text))
             if primary.answer == "undetermined" and not math.isnan(primary.p):
                 remedies.append(_more(primary, pair, priced, margin, alpha))
-    prices = {price.optimizer: price for price in compute_prices((one, other))}  # the last of each is over all
+    prices = {
+        price.optimizer: price for price in compute_prices((one, other))
+    }  # the last price of each is over all sizes
     answer: Answer = "undetermined" if blocks or primary is None else primary.answer
     reasons = [*blocks, *_price_in_words(one, other, prices)]
     if primary is not None and not math.isnan(primary.p):
@@ -117,17 +125,17 @@ def compute_sensitivity_verdict(
 def _compare(
     pair: Pair, one: Draws, other: Draws, batch_size: int | None, margin: float, alpha: float
 ) -> PairedComparison:
-    """Return what the blocks say of the log ratio of expected trials, candidate over reference."""
+    """Compare the expected trials of two optimizers over blocks: log ratio, candidate over reference."""
     moments, ratio = pair.moments, trials_ratio(pair, 1 - alpha)
     a, b = float(moments.one), float(moments.other)
     more, less = float(moments.p_above(margin)), float(moments.p_below(1 / margin))
-    seen = a > 0 and b > 0
-    judged = seen and not math.isnan(more)
-    equal = max(1 - more, 1 - less) if judged else math.nan
-    beyond = min(1.0, 2 * min(more, less)) if judged else math.nan
-    # A block's share in the log ratio, to first order; their mean is the ratio itself.
-    own = [math.log(b / a)] * pair.n if seen else []
-    if seen and pair.paired:
+    succeeded = a > 0 and b > 0
+    tested = succeeded and not math.isnan(more)
+    equal = max(1 - more, 1 - less) if tested else math.nan
+    beyond = min(1.0, 2 * min(more, less)) if tested else math.nan
+    # First-order contribution of each block to the log ratio; the mean of the contributions is the log ratio.
+    own = [math.log(b / a)] * pair.n if succeeded else []
+    if succeeded and pair.paired:
         own = [float(x) for x in math.log(b / a) + pair.success[1] / b - pair.success[0] / a]
     low, high = ratio.interval or (0.0, math.inf)
     ends = (math.log(low) if low > 0 else -math.inf, math.log(high) if high < math.inf else math.inf)
@@ -139,7 +147,11 @@ def _compare(
         seeds=pair.blocks[: len(own)],
         differences=tuple(own),
         effect=Estimate(
-            value=math.log(ratio.value) if seen else math.nan, interval=ends, n=pair.n, of=pair.of, covers=ratio.covers
+            value=math.log(ratio.value) if succeeded else math.nan,
+            interval=ends,
+            n=pair.n,
+            of=pair.of,
+            covers=ratio.covers,
         ),
         p=beyond,
         p_holm=math.nan,
@@ -163,14 +175,14 @@ def _finding(primary: PairedComparison, effect: Estimate, margin: float) -> Caut
     low, high = effect.interval or (0.0, math.inf)
     if primary.answer == "undetermined" and (low > 1 or high < 1):
         more = primary.candidate if low > 1 else primary.reference
-        text += f" {optimizer_name(more)} takes more trials; whether by that factor is open."
+        text += f" {optimizer_name(more)} takes more trials, but possibly by less than that factor."
     return Caution(code="test", text=text)
 
 
 def _beside_trials(
     one: Draws, other: Draws, by_batch: Sequence[PairedComparison], answer: Answer, alpha: float
 ) -> list[Caution]:
-    """Return what a mean over batch sizes, and a number of trials, don't show: single batch sizes, and device time."""
+    """Return remarks on single batch sizes whose answer differs from that of the mean, and on device time."""
     names = optimizer_name(one.optimizer), optimizer_name(other.optimizer)
     found = []
     for at in by_batch:
@@ -194,21 +206,24 @@ def _beside_trials(
 
 
 def _anytime(found: Anytime | None, alpha: float) -> list[Caution]:
-    """Return what the bets claim, which hold however often the study was looked at and then extended, if anything."""
+    """Return the claim of the e-values, which is valid for any number of looks and extensions, if there is one."""
     if found is None:
         return []
     answer, direction = found.answer(alpha), found.direction(alpha)
     if answer != "undetermined":
-        text = f"Bets on paired draws claim it at any number of looks: {answer}."
+        text = f"E-values of paired draws, valid for any number of looks, claim: {answer}."
     elif direction != "undetermined":
-        text = f"Bets on paired draws claim the direction at any number of looks: {direction}, by the margin or less."
+        text = (
+            f"E-values of paired draws, valid for any number of looks, claim the direction: {direction}, by an amount"
+            " that may be within the margin."
+        )
     else:
         return []
     return [Caution(code="anytime", text=text)]
 
 
-def _unseen(own: Draws, sizes: Sequence[int]) -> tuple[list[Caution], list[Remedy]]:
-    """Return that no draw of `own` works anywhere, and the remedy; a single batch size without counts as it is."""
+def _without_success(own: Draws, sizes: Sequence[int]) -> tuple[list[Caution], list[Remedy]]:
+    """Return the caution and the remedy for an optimizer without a successful draw at any of `sizes`."""
     at = [own.batch_sizes.index(size) for size in sizes]
     if any(own.reached[place] for place in at):
         return [], []
@@ -217,8 +232,8 @@ def _unseen(own: Draws, sizes: Sequence[int]) -> tuple[list[Caution], list[Remed
         f"{name}: none of {sum(own.count[place] for place in at):,} draws reaches the target, so the price of"
         " its tuning has no upper bound."
     )
-    cure = f"A longer budget or an easier target, or for {name} a box around settings that are known to work."
-    return [Caution(code="no-success", text=text)], [Remedy(code="budget", text=cure)]
+    fix = f"Choose a longer budget, an easier target, or for {name} a box around settings that are known to succeed."
+    return [Caution(code="no-success", text=text)], [Remedy(code="budget", text=fix)]
 
 
 def _mean_seconds(priced: pd.DataFrame, optimizer: str) -> float:
@@ -232,7 +247,7 @@ def _priced(code: str, text: str, runs: dict[str, int], priced: pd.DataFrame) ->
 
 
 def _redrawn(priced: pd.DataFrame, undrawn: Mapping[str, Caution], batches: int) -> Remedy:
-    """Return the edit of the study file after which every seed draws settings for both, priced for both."""
+    """Return the edit of the study file that makes every seed draw settings, with the price of the runs of both."""
     fields = " and ".join(f"optimizers.{name}" for name in undrawn)
     codes = {caution.code for caution in undrawn.values()}
     edits = []
@@ -251,7 +266,7 @@ def _redrawn(priced: pd.DataFrame, undrawn: Mapping[str, Caution], batches: int)
 
 
 def _more(primary: PairedComparison, pair: Pair, priced: pd.DataFrame, margin: float, alpha: float) -> Remedy:
-    """Return how many more blocks would settle it, as a range: of the difference seen, and of one that is shrunk."""
+    """Return the number of further blocks that would settle it, for the observed difference and for a smaller one."""
     effect = primary.effect
     low, high = effect.interval or (-math.inf, math.inf)
     t = float(stdtrit(pair.n - 1, 1 - alpha / 2))
@@ -263,22 +278,22 @@ def _more(primary: PairedComparison, pair: Pair, priced: pd.DataFrame, margin: f
         needed.append(math.ceil(pair.n * ratio**2) if pair.n * ratio**2 < _MOST else _MOST)
     least, most = (max(n - pair.n, 1) for n in needed)
     if needed[0] >= _MOST:
-        text = "No sensible number of further seeds would settle it: the difference is about the margin itself."
+        text = "No reasonable number of further seeds would settle it: the difference is about as large as the margin."
         return Remedy(code="seeds", text=text)
     per_block = priced.groupby("optimizer", sort=False).size() / pair.n
     runs = {str(name): round(float(count) * least) for name, count in per_block.items()}
-    text = f"{least:,} more {pair.of}, if the true difference is the one seen; " + (
-        f"{most:,} if it is a standard error nearer to the margin."
+    text = f"{least:,} more {pair.of} if the true difference is the observed one; " + (
+        f"{most:,} if it is a standard error closer to the margin."
         if needed[1] < _MOST
-        else "if it is a standard error nearer to the margin, no number would do."
+        else "if it is a standard error closer to the margin, no number is enough."
     )
     edits: tuple[Edit, ...] = ((("seeds",), str(int(priced["seed"].nunique()) + least)),) if pair.of == "seeds" else ()
     return replace(_priced("seeds", text, runs, priced), edits=edits)
 
 
 def _price_in_words(one: Draws, other: Draws, prices: Mapping[str, TuningPrice]) -> list[Caution]:
-    """Return what a setting that works takes of each, with the priors that it depends on."""
-    said = []
+    """Return the expected trials until a setting succeeds for each optimizer, with its prior."""
+    phrases = []
     for own in (one, other):
         price = prices.get(own.optimizer)
         if price is not None and price.success.known:
@@ -286,20 +301,20 @@ def _price_in_words(one: Draws, other: Draws, prices: Mapping[str, TuningPrice])
                 f"once in {price.trials.value:.3g} trials" if price.trials.known else f"never in {price.draws:,} draws"
             )
             where = "on a grid over" if own.design == "grid" else "drawn from"
-            said.append(f"{often} of {optimizer_name(own.optimizer)} ({where} {own.prior})")
-    if not said:
+            phrases.append(f"{often} of {optimizer_name(own.optimizer)} ({where} {own.prior})")
+    if not phrases:
         return []
-    return [Caution(code="price", text=f"A setting works {', against '.join(said)}.")]
+    return [Caution(code="price", text=f"A setting works {', against '.join(phrases)}.")]
 
 
 def _remarks(one: Draws, other: Draws) -> list[Caution]:
-    """Return what changes no answer and belongs beside it: what was cut off, batch sizes that nothing works at."""
+    """Return remarks that don't change the answer: success at a bound of the box, batch sizes without a success."""
     found: list[Caution] = []
     for own in (one, other):
         if own.touches:
             text = (
-                f"{optimizer_name(own.optimizer)}: settings at the bound of its box work too: {_edges(own)}. What"
-                " works may go on beyond. The price is that of the box as it was declared."
+                f"{optimizer_name(own.optimizer)}: settings at the bound of its box succeed too: {_edges(own)}."
+                " Settings beyond it may succeed as well. The price is that of the declared box."
             )
             found.append(Caution(code="region-edge", text=text))
     for own in (one, other):

@@ -1,6 +1,6 @@
-"""What of a study is looked at: which runs, for which metric and target, within which tolerance and margins.
+"""``View``: the selection of a study's runs, metric, target, tolerance and margins that analyses use.
 
-The empty view is the study as it was declared: what the report shows.
+The default view is the study as declared, which the report shows.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from sensitivity.study.spec import MarginsSpec, StudySpec
 
 Target = tuple[MetricName, float]
 _ROUNDING = 1e-5
-"""Relative: values and addresses have six significant digits."""
+"""Relative tolerance of comparisons: values and URLs have six significant digits."""
 
 
 @dataclass(frozen=True, order=True)
 class Narrowed:
-    """A side of an optimizer's prior box, narrowed: `low` <= parameter <= `high`."""
+    """A restriction of an optimizer's prior box to `low` <= parameter <= `high`."""
 
     optimizer: str
     parameter: str
@@ -36,7 +36,7 @@ class Narrowed:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What is looked at; None and () are what the study itself declares."""
+    """A selection; None and () stand for what the study declares."""
 
     metric: MetricName | None = None
     target: Target | None = None
@@ -49,11 +49,11 @@ class View:
 
     @property
     def filters(self) -> tuple[object, ...]:
-        """What decides which runs are looked at."""
+        """Fields that select runs."""
         return self.optimizers, self.batch_sizes, self.box
 
     def filtered(self, runs: pd.DataFrame) -> pd.DataFrame:
-        """Return those of `runs` that are looked at."""
+        """Return the selected rows of `runs`."""
         keep = np.ones(len(runs), dtype=bool)
         if self.optimizers:
             keep &= runs["optimizer"].isin(self.optimizers).to_numpy()
@@ -67,7 +67,7 @@ class View:
         return runs if keep.all() else runs[keep]
 
     def narrowed(self, axes: Mapping[str, Axes]) -> dict[str, dict[str, Axis]]:
-        """Return what each optimizer's settings are drawn from, with the sides of its box that are narrowed."""
+        """Return the prior box of each optimizer, restricted to the view."""
         priors = {name: dict(own) for name, own in axes.items()}
         for side in self.box:
             axis = priors[side.optimizer][side.parameter]
@@ -81,32 +81,32 @@ class View:
 
 
 def changed_view(view: View, changes: Mapping[str, object], spec: StudySpec) -> View:
-    """Return `view` with `changes` of its fields, each checked against what the study has.
+    """Return `view` with `changes` of its fields, validated against the study.
 
     Raises:
-        UserError: there is no such field, metric, optimizer or batch size, or a value has another form.
+        UserError: there is no such field, metric, optimizer or batch size, or a value has the wrong type.
     """
     _check("field of a view", changes, [each.name for each in fields(View)])
     target, metric = changes.get("target"), changes.get("metric")
     if target is not None:
         if not isinstance(target, tuple) or len(target) != 2:
-            raise UserError(f'target: give a metric and its level, such as ("test_accuracy", 0.9); got {target!r}')
+            raise UserError(f'target: must be a metric and a level, such as ("test_accuracy", 0.9); got {target!r}')
         _check("metric", target[:1], spec.measured())
     if metric is not None:
         _check("metric", (metric,), spec.measured())
     for name, allowed in (("optimizers", tuple(spec.optimizers)), ("batch_sizes", spec.batch_sizes)):
         values = changes.get(name, ())
         if not isinstance(values, (tuple, list)):
-            raise UserError(f"{name}: give a tuple, such as {allowed[:1]!r}; got {values!r}")
+            raise UserError(f"{name}: must be a tuple, such as {allowed[:1]!r}; got {values!r}")
         _check(name.removesuffix("s").replace("_", " "), values, allowed)
     kept = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
     return replace(view, **kept)  # type: ignore[arg-type]
 
 
-def _check(what: str, given: Iterable[object], allowed: Iterable[object]) -> None:
+def _check(what: str, values: Iterable[object], allowed: Iterable[object]) -> None:
     allowed = list(allowed)
-    for value in given:
+    for value in values:
         if value not in allowed:
-            meant = nearest(value, map(str, allowed)) if isinstance(value, str) else None
-            hint = f"; did you mean {meant!r}?" if meant else ""
+            closest = nearest(value, map(str, allowed)) if isinstance(value, str) else None
+            hint = f"; did you mean {closest!r}?" if closest else ""
             raise UserError(f"there is no {what} {value!r}{hint}\n  Allowed: {', '.join(map(str, allowed))}")

@@ -1,7 +1,7 @@
-"""The volume of the region where a function on a rectangular grid is at most zero, by linear interpolation.
+"""Volume of the region where a function on a rectangular grid is at most zero, by linear interpolation.
 
-Along the last axis the length inside is exact for the interpolant; the other axes are refined between grid points
-and summed. Counting cells has an error of the order of the spacing, this of its square.
+The length inside along the last axis is exact for the interpolant; the other axes are refined between grid points and
+summed. The error is of the order of the squared spacing, whereas counting cells has one of the order of the spacing.
 
 Arrays: values are [replicates, *grid].
 """
@@ -15,13 +15,13 @@ import numpy as np
 from sensitivity.analysis.estimates import Floats
 
 _REFINEMENT = {2: 16, 3: 4}
-"""Pieces that an interval is cut into along every axis but the last, by dimension; 2 beyond."""
+"""Number of parts of each interval along every axis but the last, by dimension; 2 in higher dimensions."""
 
 
 def volume_below_zero(values: Floats, axes: Sequence[Floats]) -> Floats:
-    """Return the volume of {values <= 0} of each replicate [replicates]; `axes` hold the grid's rising positions.
+    """Return the volume of {values <= 0} for each replicate [replicates].
 
-    Values must be finite.
+    `axes` contains the ascending positions of the grid along each axis. Values must be finite.
     """
     dimension = len(axes)
     pieces = _REFINEMENT.get(dimension, 2)
@@ -36,7 +36,7 @@ def volume_below_zero(values: Floats, axes: Sequence[Floats]) -> Floats:
 
 
 def _inside(values: Floats) -> Floats:
-    """Return the share of each interval of the last axis on which the interpolant is at most zero."""
+    """Return the fraction of each interval of the last axis on which the interpolant is at most zero."""
     left, right = values[..., :-1], values[..., 1:]
     below = np.maximum(-left, 0.0) + np.maximum(-right, 0.0)
     total = np.abs(left) + np.abs(right)
@@ -44,7 +44,7 @@ def _inside(values: Floats) -> Floats:
 
 
 def _refined(values: Floats, axis: Floats, number: int, pieces: int) -> tuple[Floats, Floats]:
-    """Interpolate along axis `number` at the middles of `pieces` parts of every interval, and return their widths."""
+    """Return `values` interpolated along axis `number` at the midpoints of `pieces` parts per interval, and widths."""
     share = (np.arange(pieces) + 0.5) / pieces
     moved = np.moveaxis(values, number, -1)[..., None]
     between = moved[..., :-1, :] * (1 - share) + moved[..., 1:, :] * share

@@ -1,11 +1,11 @@
-"""The best configuration of an optimizer at a batch size, and how long it takes when judged honestly.
+"""The best configuration of an optimizer at a batch size, and its time to target on seeds that did not select it.
 
-The winner is chosen by some seeds and timed by others (``honest``): on fresh seeds where the study has runs that
-confirm its winners, otherwise by a split of the seeds, or cross-fitted where they are few.
+Some seeds select the winner and others time it (``honest``): fresh seeds if the study has confirmation runs, otherwise
+a split of the seeds, or cross-fitting if there are few.
 
-Cells are ranked by expected running time, so that seeds that don't reach the target count against a cell. Evaluations
-are spaced, so cells often tie: of these the best is the one that crosses the target earliest within its intervals
-(``times``: share), whatever the order of the plan.
+Cells are ranked by expected running time, so that seeds that don't reach the target count against a cell. Because
+evaluations are spaced, cells often tie. The best of tied cells is the one that crosses the target earliest within its
+intervals (``times``: share), independent of the order of the plan.
 
 Arrays are [seeds, cells].
 """
@@ -34,22 +34,22 @@ class SeedTable:
     seeds: tuple[int, ...]
     cells: tuple[str, ...]
     time: Floats
-    """[seeds, cells]: T, the upper end of its interval; infinite where diverged, the budget where censored, NaN without
-    a result."""
+    """[seeds, cells] T, the upper end of its interval; infinite if diverged, the budget if censored, NaN without a
+    result."""
     after: Floats
-    """[seeds, cells]: the lower end."""
+    """[seeds, cells] lower end of the interval."""
     cap: Floats
-    """[seeds, cells]: the budget; NaN without a result."""
+    """[seeds, cells] budget; NaN without a result."""
     reached: NDArray[np.bool_]
-    """[seeds, cells]"""
+    """[seeds, cells] whether the run reached the target."""
     share: Floats
-    """[seeds, cells]: where in its interval the target is crossed (``times``); NaN where it isn't."""
+    """[seeds, cells] position within the interval at which the target is crossed (``times``); NaN if it isn't."""
     counts: Mapping[str, int]
-    """Runs of all seeds and cells: by outcome, and those that fell back and that were stopped early."""
+    """Number of runs, over seeds and cells, by outcome, and of those that fell back or were stopped early."""
 
     @property
     def spent(self) -> Floats:
-        """[seeds, cells]: min(T, budget), T in the middle of its interval; NaN without a result."""
+        """[seeds, cells] min(T, budget), with T at the middle of its interval; NaN without a result."""
         return self._spent((self.after + self.time) / 2)
 
     def _spent(self, time: Floats) -> Floats:
@@ -60,19 +60,19 @@ class SeedTable:
         return self._expected(self.spent)
 
     def score_bounds(self) -> tuple[Floats, Floats]:
-        """Return the same from the lower and from the upper ends of all intervals."""
+        """Return the scores from the lower and from the upper ends of all intervals, [cells] each."""
         return self._expected(self._spent(self.after)), self._expected(self._spent(self.time))
 
     def _expected(self, spent: Floats) -> Floats:
         return expected(np.asarray(np.nansum(spent, axis=0)), np.asarray(self.reached.sum(axis=0)))
 
     def scores_without(self) -> Floats:
-        """Return the scores from all seeds but one, for each that is left out: [seeds, cells]."""
+        """Return the scores from all seeds but one, for each seed left out: [seeds, cells]."""
         spent, reached = np.nan_to_num(self.spent), self.reached.astype(float)
         return expected(spent.sum(axis=0) - spent, reached.sum(axis=0) - reached)
 
     def tie_breaks(self) -> Floats:
-        """Return what cells of equal scores are ranked by [cells], small is good: their mean share."""
+        """Return the mean share of each cell [cells], by which cells of equal scores are ranked, smallest first."""
         crossed = np.where(self.reached, self.share, 0.0).sum(axis=0)
         return np.asarray(crossed / np.maximum(self.reached.sum(axis=0), 1))
 
@@ -97,7 +97,7 @@ def expected(spent: Floats, successes: Floats) -> Floats:
 
 
 def seed_tables(times: pd.DataFrame, unit: TimeUnit) -> Iterator[SeedTable]:
-    """Yield a table for each optimizer, in the order of the plan, and batch size, rising."""
+    """Yield a table per optimizer, in the order of the plan, and batch size, ascending."""
     columns = {"time": unit, "after": AFTER + unit, "cap": CAP + unit, "share": "share"}
     for optimizer, of_optimizer in times.groupby("optimizer", sort=False):
         for batch_size, rows in of_optimizer.groupby("batch_size"):
@@ -126,30 +126,32 @@ def seed_tables(times: pd.DataFrame, unit: TimeUnit) -> Iterator[SeedTable]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Winner:
-    """The best cell of a `SeedTable`, and its honest times; arrays are [seeds that timed it]."""
+    """The best cell of a `SeedTable`, and its times; arrays are [seeds that timed it]."""
 
     cell: int | None
-    """Position of the best by all selecting seeds; None where no run reached the target."""
+    """Index of the best cell on all selecting seeds; None if no run reached the target."""
     tied: tuple[int, ...]
-    """Positions of all cells that the selecting seeds can't tell from it within the grain, itself included."""
+    """Indices of all cells, including the best, whose scores are indistinguishable from it within the grain."""
     method: Method
     seeds: tuple[int, ...]
+    """Seeds that timed the winner."""
     time: Floats
-    """T, the upper end of its interval; infinite where diverged, the budget where censored."""
+    """T, the upper end of its interval; infinite if diverged, the budget if censored."""
     after: Floats
-    """The lower end."""
+    """Lower end of the interval."""
     cap: Floats
+    """Budget."""
     reached: NDArray[np.bool_]
     flattering: float
-    """Expected running time of the best cell by the very runs that chose it."""
+    """Expected running time of the best cell on the runs that selected it."""
 
     @property
     def spent(self) -> Floats:
-        """min(T, budget), T in the middle of its interval."""
+        """min(T, budget), with T at the middle of its interval."""
         return np.fmin((self.after + self.time) / 2, self.cap)
 
     def logs(self) -> tuple[Floats, Floats]:
-        """Return the ends of the intervals of log T; minus infinity without a lower end, infinity without an upper."""
+        """Return the ends of the intervals of log T; minus infinity and infinity mark missing ends."""
         with np.errstate(divide="ignore"):
             low, high = np.log(self.after), np.log(self.time)
             bound = np.log(self.cap)
@@ -162,12 +164,12 @@ class Winner:
 
     @property
     def widen_equivalence(self) -> float:
-        """Factor on their standard error in a test of equivalence."""
+        """Factor on the standard error over these seeds in a test of equivalence."""
         return equivalence_widening(self.method)
 
 
 def choosing_seeds(seeds: Collection[int], confirmation_seeds: Collection[int]) -> NDArray[np.bool_]:
-    """Return which of `seeds` choose the winner [seeds]: all but fresh ones, or the first half of a split."""
+    """Return which of `seeds` select the winner [seeds]: all but fresh ones, or the first half of a split."""
     fresh = np.isin(list(seeds), list(confirmation_seeds))
     if fresh.any() and not fresh.all():
         return ~fresh
@@ -175,7 +177,7 @@ def choosing_seeds(seeds: Collection[int], confirmation_seeds: Collection[int]) 
 
 
 def find_winner(table: SeedTable, confirmation_seeds: Collection[int] = ()) -> Winner:
-    """Choose and time the best cell of `table`."""
+    """Select and time the best cell of `table`."""
     fresh = np.isin(table.seeds, list(confirmation_seeds))
     if fresh.any() and not fresh.all():
         winner = _confirmed(table.keep(~fresh), table.keep(fresh), "confirmed")
@@ -185,14 +187,14 @@ def find_winner(table: SeedTable, confirmation_seeds: Collection[int] = ()) -> W
     n = len(choosing.seeds)
     score, ties = choosing.scores(), choosing.tie_breaks()
     best = _best(score, ties, table.cells) if np.isfinite(score).any() else None
-    if n < 2 or (~np.isnan(choosing.time)).sum(axis=0).max(initial=0) < 2:  # draws with a seed of their own each
+    if n < 2 or (~np.isnan(choosing.time)).sum(axis=0).max(initial=0) < 2:  # draws with one seed each
         return _timed(choosing, choosing, np.full(n, best or 0), best, "same-runs")
     if method_for(n) == "split":
         first = first_half(n)
         winner = _confirmed(choosing.keep(first), choosing.keep(~first), "split")
         if winner is not None:
             return winner
-    # Where the others reach it nowhere they have no choice to make: the best of all stands in.
+    # If the other seeds reach the target nowhere, they can't select a cell: use the best of all seeds.
     chosen = [
         _best(row, ties, table.cells) if np.isfinite(row).any() else best or 0 for row in choosing.scores_without()
     ]
@@ -200,15 +202,15 @@ def find_winner(table: SeedTable, confirmation_seeds: Collection[int] = ()) -> W
 
 
 def _best(score: Floats, tie_breaks: Floats, cells: tuple[str, ...]) -> int:
-    """Return the cell with the lowest score; among equals the earliest to cross, then by identity, a hash."""
+    """Return the cell with the lowest score; ties are broken by the earliest crossing, then by cell id."""
     equal = np.flatnonzero(score <= score.min() * (1 + 1e-9))
     return int(min(equal, key=lambda cell: (round(float(tie_breaks[cell]), 9), cells[cell])))
 
 
 def _confirmed(choosing: SeedTable, timing: SeedTable, method: Method) -> Winner | None:
-    """Choose by one table and time by the other, among the cells that it has; None where that can't be done."""
-    there = ~np.isnan(timing.time).all(axis=0)
-    score = np.where(there, choosing.scores(), np.inf)
+    """Select by one table and time by the other, among the cells that the latter has; None if there is no such cell."""
+    timed = ~np.isnan(timing.time).all(axis=0)
+    score = np.where(timed, choosing.scores(), np.inf)
     if not np.isfinite(score).any():
         return None
     best = _best(score, choosing.tie_breaks(), choosing.cells)
@@ -219,8 +221,8 @@ def _timed(
     choosing: SeedTable, timing: SeedTable, chosen: NDArray[np.int_], cell: int | None, method: Method
 ) -> Winner:
     rows = np.arange(len(timing.seeds))
-    there = ~np.isnan(timing.time[rows, chosen])
-    rows, chosen = rows[there], chosen[there]
+    known = ~np.isnan(timing.time[rows, chosen])
+    rows, chosen = rows[known], chosen[known]
     low, high = choosing.score_bounds()
     return Winner(
         cell=cell,

@@ -1,9 +1,9 @@
-"""The Python face: what ``import sensitivity`` offers. Its names are those of ``sensitivity.__all__`` alone.
+"""The Python interface: implementation of the names that ``import sensitivity`` exports (``sensitivity.__all__``).
 
-* ``opened``: ``open`` and ``OpenedStudy``, a study directory to be read; it loads neither torch nor Ray.
-* ``importing``: ``import_runs``, runs made elsewhere as a study directory.
-* ``recording``: ``record`` and ``trials``, runs of the user's own loop; it loads neither torch nor Ray.
-* ``running``: ``plan``, ``run`` and ``shutdown``.
-* ``priced``: ``StudyPrice``, what ``plan`` returns.
-* ``progress``: the line that a script or a notebook shows while a study runs.
+* ``opened``: ``open``, ``OpenedStudy`` and ``Verdict``, which read a study directory; loads neither torch nor Ray.
+* ``importing``: ``import_runs``, which converts runs made elsewhere to a study directory.
+* ``recording``: ``record`` and ``trials``, for runs of the user's own training loop; loads neither torch nor Ray.
+* ``running``: ``plan``, ``run``, ``settle`` and ``shutdown``.
+* ``priced``: ``StudyPrice``, the result of ``plan``.
+* ``progress``: the status line that a script or a notebook shows while a study runs.
 """

@@ -1,4 +1,4 @@
-"""``import_runs``: runs made elsewhere as a study directory, from Python."""
+"""``import_runs``: convert runs made elsewhere to a study directory, from Python."""
 
 from __future__ import annotations
 
@@ -19,16 +19,28 @@ def import_runs(
     mapping: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     storage: str | os.PathLike[str] = "studies",
 ) -> OpenedStudy:
-    """Import runs that were made elsewhere, and return the study directory ``storage/NAME``, opened.
+    """Import runs that were made elsewhere into the study directory ``storage/NAME``.
+
+    Example:
+        ```python
+        study = sensitivity.import_runs("runs.csv", "imported")
+        print(study.runs["status"].value_counts())
+        ```
 
     Args:
-        source: a CSV, Parquet or JSON-lines file, a folder of such, or what another tool keeps (docs/importing.md).
-        name: of the study.
-        mapping: how the source is read: a TOML file, or its content. None guesses it from the names of columns.
-        storage: where study directories are kept: a folder or a URI.
+        source: a CSV, Parquet or JSON-lines file, a folder of such files, or the data of another tracking tool
+            (docs/importing.md lists them).
+        name: name of the study, and of its directory in `storage`.
+        mapping: how to read the source: path of a TOML file, or its content as a dictionary. With None, the mapping is
+            inferred from the names of the columns.
+        storage: folder or URI that contains the study directories.
+
+    Returns:
+        The imported study, opened.
 
     Raises:
-        UserError: the source can't be read; without a mapping, with every question that it leaves open.
+        UserError: the source can't be read, or no mapping was passed and the columns are ambiguous; the message then
+            lists every open question.
     """
     from sensitivity.face.opened import opened
     from sensitivity.importing.mapping import read_mapping

@@ -1,4 +1,4 @@
-"""``OpenedStudy``: a study directory in Python. Loads neither torch nor Ray, and reads what is asked for."""
+"""``OpenedStudy``: a study directory in Python. Loads neither torch nor Ray, and reads tables on first access."""
 
 from __future__ import annotations
 
@@ -29,36 +29,47 @@ T = TypeVar("T")
 
 
 def open_study(directory: str | os.PathLike[str]) -> OpenedStudy:
-    """Open a study directory, finished or not.
+    """Open a study directory for reading, whether the study is finished or not.
+
+    Example:
+        ```python
+        study = sensitivity.open("studies/quickstart")
+        print(study.verdict())
+        study.figure("robustness", optimizer="kfac")
+        ```
 
     Args:
-        directory: a path, or a URI such as ``s3://bucket/studies/mine``.
+        directory: path or URI of the study directory, such as ``s3://bucket/studies/mine``.
+
+    Returns:
+        The study. Its tables are read on first access.
 
     Raises:
-        UserError: there is no study, or it can't be read.
+        UserError: the directory contains no study, or can't be read.
     """
     return opened(place(os.fspath(directory)))
 
 
 def opened(directory: Place) -> OpenedStudy:
-    """Return the study in a place.
+    """Return the study in `directory`.
 
     Raises:
-        UserError: there is none, or it can't be read.
+        UserError: the directory contains no study, or can't be read.
     """
     return OpenedStudy(_place=directory, _manifest=read_manifest(directory))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answers to a study's two questions for every pair of optimizers that it compares."""
+    """Answers to a study's two questions, scaling and sensitivity, for every pair of optimizers that it compares."""
 
     conclusions: tuple[Conclusion, ...]
-    """``conclusions[0].answer`` is "better", "worse", "equivalent" or "undetermined", and ``.effect`` the ratio with
-    its interval. Those of a settlement stand above those of the study file's own design, and may be "blocked". Empty
-    where the study has no target, or nothing to compare."""
+    """One per pair and question. ``answer`` is "better", "worse", "equivalent" or "undetermined", about the first
+    optimizer of the pair; ``effect`` is the ratio of the two optimizers with its interval. The answer of a settlement,
+    which may also be "blocked", takes precedence over that of the study file's own design. Empty if the study has no
+    target or nothing to compare."""
     text: str
-    """All of it in words, as ``sensitivity verdict`` prints it."""
+    """The answers in words, as ``sensitivity verdict`` prints them."""
 
     def __str__(self) -> str:
         """Return the text."""
@@ -72,9 +83,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class OpenedStudy:
-    """A study directory. Tables are read when they are first asked for, and stay as they were then.
+    """A study directory: its tables, analyses and figures.
 
-    Open the directory again to see what has been added since.
+    Tables are read on first access and cached. Open the directory again to read results that were added later.
+    `sensitivity.open`, `run`, `settle` and `import_runs` return it.
     """
 
     _place: Place
@@ -82,17 +94,17 @@ class OpenedStudy:
 
     @property
     def name(self) -> str:
-        """The name of the study."""
+        """Name of the study."""
         return self._manifest.spec.name
 
     @property
     def directory(self) -> str:
-        """Where it is kept: a path or a URI."""
+        """Path or URI of the study directory."""
         return self._place.uri
 
     @cached_property
     def spec(self) -> StudySpec:
-        """The study as it was declared last, with the functions that it was given."""
+        """The study as last declared, including functions that were passed as Python objects."""
         source = read_source(self._place, self._manifest.source)
         own = [module for module in source.modules if module.name == MODULE] if source is not None else []
         return self._manifest.spec.with_code(own[0].source.decode()) if own else self._manifest.spec
@@ -111,30 +123,32 @@ class OpenedStudy:
     def annotate(
         self, run: str, *, note: str | None = None, tags: Sequence[str] = (), untag: Sequence[str] = ()
     ) -> None:
-        """Note something of a run; it is kept beside the results, and read as columns ``note`` and ``tags`` of `runs`.
+        """Attach a note and tags to a run.
 
-        Open the study again to see it there.
+        They are stored in the study directory, next to the results, and appear in the columns ``note`` and ``tags`` of
+        `runs` when the study is opened again.
 
         Args:
-            run: its ``trial_id``.
-            note: replaces the note that stands; empty to delete it, None to leave it.
-            tags: to be added, such as ``["outlier"]``.
-            untag: tags to be removed.
+            run: ``trial_id`` of the run.
+            note: replaces the current note. An empty text deletes it, None leaves it unchanged.
+            tags: tags to add, such as ``["outlier"]``.
+            untag: tags to remove.
 
         Raises:
-            UserError: there is no such run, the note is too long, a tag has a comma, or the place can't be written.
+            UserError: there is no such run, the note is too long, a tag contains a comma, or the study directory can't
+                be written.
         """
         from sensitivity.store.ledger import settling_place
         from sensitivity.store.manifest import MANIFEST
         from sensitivity.store.notes import write_note
 
-        for name, given in (("tags", tags), ("untag", untag)):
-            if isinstance(given, str):  # whose letters would be the tags
-                raise UserError(f"{name}: give a list, such as [{given!r}]; got one text")
+        for name, value in (("tags", tags), ("untag", untag)):
+            if isinstance(value, str):  # a string is a sequence of one-letter tags
+                raise UserError(f"{name}: must be a list, such as [{value!r}]; got a string")
         if run not in set(self.runs["trial_id"]):
             settled = settling_place(self._place)
             more = f"; the runs of its settlement are in {settled.uri}" if settled.exists(MANIFEST) else ""
-            raise UserError(f"{self.name} has no run {run!r}\n  Give a `trial_id` of the table `runs`{more}")
+            raise UserError(f"{self.name} has no run {run!r}\n  Use a `trial_id` of the table `runs`{more}")
         write_note(self._place, run, note=note, tags=tags, untag=untag)
 
     @cached_property
@@ -144,16 +158,22 @@ class OpenedStudy:
 
     @cached_property
     def results(self) -> StudyResults:
-        """Every analysis, computed when asked for: ``results.scaling("steps")``, ``results.maps``, ``results.prices``.
+        """Every analysis of the study, computed on first access and cached.
 
-        ``results.under(target=("test_accuracy", 0.95))`` gives the same under another view.
+        Examples are ``results.scaling("steps")``, ``results.maps`` and ``results.prices``. Each is a frozen dataclass
+        of numbers with intervals. ``results.under(target=("test_accuracy", 0.95))`` returns the same analyses for
+        another target, metric, or selection of runs.
         """
         from sensitivity.analysis.study_results import StudyResults
 
         return StudyResults(self._tables)
 
     def verdict(self) -> Verdict:
-        """Return the answers to the study's two questions, for every pair of optimizers that it compares."""
+        """Return which optimizer scales further with batch size, and which is less sensitive to its hyperparameters.
+
+        Returns:
+            The answers for every pair of optimizers that the study compares; ``print`` shows them in words.
+        """
         from sensitivity.figures.verdict_text import verdict_text
 
         results = self.results
@@ -161,7 +181,10 @@ class OpenedStudy:
 
     @property
     def exhibits(self) -> pd.DataFrame:
-        """One row per figure or table of the study: its name, section, title, and the values of its options."""
+        """One row per figure or table that `figure` and `table` accept, indexed by name.
+
+        Columns are ``section``, ``title`` and ``options``, a dictionary of the allowed values of each option.
+        """
         import pandas as pd
 
         from sensitivity.figures.catalogue import EXHIBITS
@@ -178,42 +201,58 @@ class OpenedStudy:
         return pd.DataFrame(rows).set_index("name")
 
     def figure(self, exhibit: str, **options: object) -> go.Figure:
-        """Return a figure of the catalogue, as the report and the dashboard show it.
+        """Return a figure, as the report and the dashboard show it.
+
+        Example:
+            ```python
+            study.figure("robustness", optimizer="kfac").write_html("robustness.html")
+            ```
 
         Args:
-            exhibit: its name in `exhibits`, such as "robustness".
-            options: values by name, such as ``optimizer="kfac"``; those not given are the first of their values.
+            exhibit: name in `exhibits`, such as "robustness".
+            options: values by option name, such as ``optimizer="kfac"``. An option that is left out has the first of
+                its allowed values.
+
+        Returns:
+            A Plotly figure.
 
         Raises:
-            UserError: there is no such exhibit, option or value, it is a table, or there is nothing to show yet.
+            UserError: there is no such exhibit, option or value; the exhibit is a table; or the study has no results
+                that it could show.
         """
         from sensitivity.figures.theme import LIGHT
 
-        figure = self._asked(exhibit, options, lambda shown: shown.figure(LIGHT))
+        figure = self._computed(exhibit, options, lambda computed: computed.figure(LIGHT))
         if figure is None:
-            raise UserError(f"{exhibit} has no figure\n  `table({exhibit!r})` gives its numbers")
+            raise UserError(f"{exhibit} has no figure\n  `table({exhibit!r})` returns its numbers")
         return figure
 
     def table(self, exhibit: str, **options: object) -> pd.DataFrame:
-        """Return the numbers behind an exhibit; arguments and errors are those of `figure`."""
+        """Return the numbers that an exhibit shows; arguments and errors are those of `figure`.
+
+        Example:
+            ```python
+            study.table("robustness", optimizer="kfac").to_csv("robustness.csv")
+            ```
+        """
         import pandas as pd
 
-        data = self._asked(exhibit, options, lambda shown: shown.data)
+        data = self._computed(exhibit, options, lambda computed: computed.data)
         return pd.DataFrame([list(row) for row in data.rows], columns=list(data.columns))
 
-    def _asked(self, exhibit: str, options: Mapping[str, object], ask: Callable[[Computed[Any]], T]) -> T:
-        """Return what `ask` takes of an exhibit with its numbers."""
+    def _computed(self, exhibit: str, options: Mapping[str, object], extract: Callable[[Computed[Any]], T]) -> T:
+        """Compute an exhibit and return what `extract` takes from it."""
         from sensitivity.figures.catalogue import show
         from sensitivity.figures.nothing import NothingToShowError
 
         try:
-            return ask(show(self.results, exhibit, **{name: str(value) for name, value in options.items()}))
+            return extract(show(self.results, exhibit, **{name: str(value) for name, value in options.items()}))
         except NothingToShowError as error:
             raise UserError(f"{exhibit}: {error}") from None
 
     @property
     def _facts(self) -> dict[str, str]:
-        """What is said of the study in a few words."""
+        """Lines of the representation, by label; the description has an empty one."""
         spec = self._manifest.spec
         statuses = self.runs["status"].value_counts()
         return {

@@ -1,4 +1,4 @@
-"""``StudyPrice``: what is still to be run of a study, and what it costs here."""
+"""``StudyPrice``: the runs that a study is missing, and their cost on this machine."""
 
 from __future__ import annotations
 
@@ -16,41 +16,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StudyPrice:
-    """A study that has passed every check, priced on this machine."""
+    """A study that has passed every check, with its price on this machine; the result of `sensitivity.plan`."""
 
     _priced: PricedPlan
 
     @property
     def spec(self) -> StudySpec:
-        """The study."""
+        """The validated study."""
         return self._priced.plan.spec
 
     @property
     def missing(self) -> int:
-        """Runs that have no result yet; an estimate where a search is limited by device-hours."""
+        """Number of runs without a result; an estimate if a search is limited by device-hours."""
         return sum(line.missing for line in self._priced.price.lines)
 
     @property
     def planned(self) -> int:
-        """All runs of the study."""
+        """Number of runs in the study, with or without a result."""
         return sum(line.planned for line in self._priced.price.lines)
 
     @property
     def device_seconds(self) -> float:
-        """Device time of the missing runs, at most."""
+        """Upper bound of the device time of the missing runs."""
         return self._priced.price.device_seconds
 
     @property
     def wall_seconds(self) -> float:
-        """The same with all workers at a time, without Ray's start."""
+        """Elapsed time of the missing runs with all workers in parallel, without the start of Ray."""
         return self._priced.price.wall_seconds
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row per optimizer and batch size.
 
-        ``step_seconds`` is a run's share of a step of its pack, ``pack_gain`` what the pack saves, ``pack_bytes`` its
-        memory.
+        ``missing`` and ``planned`` count runs; ``steps`` and ``flops_per_run`` are those of one run. Runs are trained
+        in packs of ``pack_size``, which need ``pack_bytes`` of memory: ``step_seconds`` is one run's share of a step of
+        its pack, and ``pack_gain`` the factor by which packing reduces the time per run. ``device_seconds`` is the time
+        of all missing runs.
         """
         import pandas as pd
 

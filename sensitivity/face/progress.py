@@ -1,4 +1,4 @@
-"""The line that a notebook, a terminal or a log shows while a study runs, rewritten in place where that is possible."""
+"""The status line that a notebook, a terminal or a log shows while a study runs, rewritten in place if possible."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from sensitivity.execution.progress import Progress
 
-_EVERY_S = 0.2
-_LOG_EVERY_S = 5.0
-"""Between the lines of a log, where nothing is rewritten."""
+_INTERVAL_S = 0.2
+_LOG_INTERVAL_S = 5.0
+"""Seconds between lines of a log, which can't be rewritten in place."""
 
 
 class StatusLine:
-    """A line of text, on standard error or as the output of a notebook's cell."""
+    """A line of text on a stream, or in the output of a notebook cell."""
 
     def __init__(self, stream: TextIO, *, silent: bool) -> None:
-        """Write to `stream` outside notebooks; nothing at all where `silent`."""
+        """Write to `stream` outside notebooks; write nothing at all if `silent`."""
         self._stream, self._silent = stream, silent
         self._notebook = _is_notebook()
         self._output: Any = None
@@ -31,11 +31,11 @@ class StatusLine:
 
     @property
     def pause(self) -> float:
-        """Seconds between two lines of progress."""
-        return _EVERY_S if self._in_place else _LOG_EVERY_S
+        """Seconds between two progress lines."""
+        return _INTERVAL_S if self._in_place else _LOG_INTERVAL_S
 
     def show(self, text: str) -> None:
-        """Show `text`, in place of what was shown last where that is possible."""
+        """Show `text`, replacing the previous text if possible."""
         if self._silent:
             return
         if self._notebook:
@@ -47,7 +47,7 @@ class StatusLine:
             self._write(f"{text}\n")
 
     def end(self, text: str) -> None:
-        """Show `text`, which stays."""
+        """Show `text` as the last line, which is not replaced."""
         self.show(text)
         if self._in_place and not self._notebook and not self._silent:
             self._write("\n")
@@ -66,7 +66,7 @@ class StatusLine:
 
     @contextlib.contextmanager
     def following(self, progress: Progress) -> Iterator[Callable[[], None]]:
-        """Show progress while inside; yield what to call when it has changed."""
+        """Show progress inside the block; yields a function to call when the progress has changed."""
         from sensitivity.execution.messages import progress_line
 
         last = float("-inf")
@@ -81,6 +81,6 @@ class StatusLine:
 
 
 def _is_notebook() -> bool:
-    """Whether this process is a kernel, whose output is shown where its cell is."""
+    """Whether this process is a notebook kernel."""
     ipython: Any = sys.modules.get("IPython")
     return getattr(ipython and ipython.get_ipython(), "kernel", None) is not None

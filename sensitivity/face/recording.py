@@ -1,4 +1,7 @@
-"""``record`` and ``trials``: runs of the user's own loop, in any framework, as a study. Loads neither torch nor Ray."""
+"""``record`` and ``trials``: store runs of the user's own training loop, in any framework, as a study.
+
+Loads neither torch nor Ray.
+"""
 
 from __future__ import annotations
 
@@ -39,66 +42,78 @@ def record(
     targets: Mapping[str, Sequence[float]] | None = None,
     **hyperparameters: float,
 ) -> RecordedRun:
-    """Record a run of your own training loop in a study directory; any number of processes may do so at once.
+    """Record a run of your own training loop in a study directory.
 
-    ::
+    Any number of processes may record into one directory at the same time.
 
+    Example:
+        ```python
         with sensitivity.record("studies/mine", optimizer="adamw", lr=3e-4, batch_size=64, seed=1) as run:
             for step in range(1, 1001):
                 ...
                 run.log(step=step, train_loss=loss)
+        ```
 
     Args:
-        directory: a path, or a URI such as ``s3://bucket/studies/mine``; created by its first run.
-        optimizer: its name in the study.
-        batch_size: examples a step.
-        seed: what fixed initialisation and data order; runs of equal seed are compared with each other.
-        targets: levels by metric that the study is about, as of a study file; of the first run.
-        hyperparameters: the settings of the optimizer, as numbers.
+        directory: path or URI of the study directory, such as ``s3://bucket/studies/mine``; the first run creates it.
+        optimizer: name of the optimizer in the study.
+        batch_size: number of examples per step.
+        seed: seed of the initialisation and of the data order. Tests compare runs of the same seed.
+        targets: target levels by metric, such as ``{"test_accuracy": [0.9]}``, as in a study file. The first run sets
+            them for the study; later runs may leave them out.
+        hyperparameters: numeric hyperparameters of the optimizer, such as ``lr=0.1``.
+
+    Returns:
+        A context manager for the run. Its ``log(step=..., train_loss=...)`` stores an evaluation; leaving the block
+        ends the run.
 
     Raises:
-        UserError: a value that can't be, or the directory holds another kind of study.
+        UserError: a value is outside its range, the directory contains a study that was not recorded, or `targets`
+            differ from those of the study.
     """
     folder = place(os.fspath(directory))
-    given = {name: _setting(name, value) for name, value in plain(hyperparameters).items()}
+    settings = {name: _setting(name, value) for name, value in plain(hyperparameters).items()}
     run = {"optimizer": optimizer, "batch_size": plain(batch_size), "seed": plain(seed)}
     declared: dict[str, Any] = {"name": folder.path.rpartition("/")[2]}
     if targets is not None:
         declared["targets"] = {name: plain(list(levels)) for name, levels in targets.items()}
-    _check(declared, run, given)
-    there = read_declared_spec(folder)
-    if there is not None:
-        _refuse_other(folder, there, declared)
-    found = RecordedRun(
-        folder, optimizer=optimizer, batch_size=run["batch_size"], seed=run["seed"], hyperparameters=given
+    _check(declared, run, settings)
+    existing = read_declared_spec(folder)
+    if existing is not None:
+        _check_existing(folder, existing, declared)
+    recorded = RecordedRun(
+        folder, optimizer=optimizer, batch_size=run["batch_size"], seed=run["seed"], hyperparameters=settings
     )
-    if there is None:
+    if existing is None:
         write_recorded(folder, declared)
-    return found
+    return recorded
 
 
-def _refuse_other(folder: Place, there: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
-    """Raise where a directory holds another kind of study than `there` declares, or other targets are declared."""
-    if not (there.get("observed") or {}).get("recorded"):
-        raise UserError(f"{folder.uri}: holds a study that was not recorded\n  Give another directory")
-    if "targets" in declared and declared["targets"] != there.get("targets"):
+def _check_existing(folder: Place, existing: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
+    """Raise if the `existing` study of a directory was not recorded, or if `declared` changes its targets."""
+    if not (existing.get("observed") or {}).get("recorded"):
+        raise UserError(f"{folder.uri}: contains a study that was not recorded\n  Use another directory")
+    if "targets" in declared and declared["targets"] != existing.get("targets"):
         raise UserError(
-            f"{folder.uri}: its targets are {there.get('targets')}, not {declared['targets']}\n"
-            "  They are those of its first run: leave targets out, or give another directory"
+            f"{folder.uri}: its targets are {existing.get('targets')}, not {declared['targets']}\n"
+            "  The first run set them: leave targets out, or use another directory"
         )
 
 
 def _setting(name: str, value: Any) -> float:
     declared = hyperparameter(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(f"{name}: give a number; got {value!r}. What is no number belongs to the optimizer's name")
+        raise UserError(
+            f"{name}: must be a finite number; got {value!r}\n"
+            "  Put a choice that is not a number into the optimizer's name, such as optimizer='adamw-cosine'"
+        )
     if not declared.allows(value):
         raise UserError(f"{name}: must be {declared.allowed}; got {value:g}")
     return float(value)
 
 
 def _check(declared: Mapping[str, Any], run: Mapping[str, Any], hyperparameters: Mapping[str, float]) -> None:
-    """Raise for what no study can have, in the words of a study file."""
+    """Raise UserError for values that no study file could have, with the messages of a study file."""
     StudySpec(
         **declared,
         batch_sizes=[run["batch_size"]],
@@ -110,23 +125,27 @@ def _check(declared: Mapping[str, Any], run: Mapping[str, Any], hyperparameters:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTrial:
-    """A trial that a study plans, for a loop of your own to train."""
+    """A planned trial of a study, to be trained by your own training loop; `sensitivity.trials` yields them."""
 
     id: str
     optimizer: str
+    """Name of the optimizer in the study file."""
     kind: str
-    """Of the optimizer, as the study file has it."""
+    """Kind of the optimizer in the study file, such as "kfac"."""
     batch_size: int
+    """Number of examples per step."""
     seed: int
+    """Seed of the initialisation and of the data order."""
     hyperparameters: Mapping[str, float]
+    """Values by name, such as ``{"lr": 0.1}``."""
     _directory: Place
     _spec_hash: str
 
     def record(self) -> RecordedRun:
-        """Begin to record it: a context manager whose `log` takes its evaluations, as of ``record``.
+        """Return a context manager that records this trial, as `sensitivity.record` does.
 
         Raises:
-            StorageError: the place can't be written.
+            StorageError: the study directory can't be written.
         """
         return RecordedRun(
             self._directory,
@@ -145,39 +164,45 @@ def trials(
     storage: str | os.PathLike[str] = "studies",
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[PlannedTrial]:
-    """Hand out the trials of a study that have no result yet, for a loop of your own to train and record.
+    """Iterate over the trials of a study that have no result yet, to train and record them in your own loop.
 
-    The study file declares the design: optimizers with boxes or grids, batch sizes, seeds, targets; and a table
-    ``observed`` in place of the problem and its budget. So pairing, priors and verdicts are those of a planned study.
+    The study file declares optimizers with boxes or grids, batch sizes, seeds and targets, and has a table ``observed``
+    instead of a problem and its budget. Pairs, priors and verdicts are therefore those of a planned study.
 
-    ::
-
+    Example:
+        ```python
         for trial in sensitivity.trials("study.toml"):
             with trial.record() as run:
                 train(trial.optimizer, trial.hyperparameters, trial.batch_size, trial.seed, log=run.log)
+        ```
 
     Args:
-        study: a study file, or a ``Study``.
-        storage: where study directories are kept: a folder or a URI.
-        part: (k, n): the k-th of n parts of the trials, from 0, as for the k-th of n processes. Parts are disjoint.
+        study: path of a study file, or a ``Study``.
+        storage: folder or URI that contains the study directories; the runs are stored in ``storage/NAME``.
+        part: (k, n) selects the k-th of n disjoint parts of the trials, counted from 0, so that n processes can each
+            train one.
+
+    Returns:
+        An iterator of `PlannedTrial`, in the order of the plan.
 
     Raises:
-        UserError: the study has mistakes, a search, or no table ``observed``; or another study has its name.
+        UserError: the study has mistakes, uses an adaptive search, or has no table ``observed``; or the directory
+            contains another study of the same name.
     """
     spec = study if isinstance(study, StudySpec) else load_study(find_study(os.fspath(study)))
     if spec.observed is None:
         raise UserError(
-            f"{spec.name}: it says what is trained here, so `run` trains it\n  For a loop of your own, remove "
+            f"{spec.name}: it declares a problem, so `run` trains it\n  For your own training loop, remove "
             "[problem] and [budget], and write observed = {} into the study file"
         )
     if searches := [name for name, arm in spec.optimizers.items() if arm.adaptive or arm.design == "observed"]:
         raise UserError(
-            f"{spec.name}: the design of {searches[0]} plans no trials\n"
-            '  Take design = "grid", "random" or "sobol": a search chooses as it runs'
+            f"{spec.name}: the design of {searches[0]} has no trials that are known in advance\n"
+            '  Use design = "grid", "random" or "sobol": an adaptive search chooses trials while it runs'
         )
     k, n = part
     if not 0 <= k < n:
-        raise UserError(f"part: give (k, n) with 0 <= k < n, such as (0, 4) for the first of four; got {part!r}")
+        raise UserError(f"part: must be (k, n) with 0 <= k < n, such as (0, 4) for the first of four; got {part!r}")
     spec = spec.model_copy(update={"observed": spec.observed.model_copy(update={"planned": True})})
     directory = place(os.fspath(storage)).child(spec.name)
     planned = [_planned(spec, directory, *each) for each in _expanded(spec)]

@@ -1,4 +1,4 @@
-"""``plan``, ``run``, ``settle``, ``shutdown``: a study from Python, in a script or where an event loop already runs."""
+"""``plan``, ``run``, ``settle``, ``shutdown``: run studies from a script, or a notebook with a running event loop."""
 
 from __future__ import annotations
 
@@ -28,19 +28,32 @@ if TYPE_CHECKING:
 StudyLike = str | os.PathLike[str] | Mapping[str, Any] | StudySpec
 
 _executor: Executor | None = None
-"""This process's Ray, once a study has run."""
+"""The Ray of this process, started by the first study that runs."""
 
 
 def plan(study: StudyLike, *, storage: str | os.PathLike[str] = "studies", workers: int | None = None) -> StudyPrice:
-    """Check a study with its data and model, and price what is missing of it, on this machine.
+    """Check a study with its data and model, and estimate what its missing runs cost on this machine.
+
+    A short calibration times steps of each optimizer at each batch size. No run is trained.
+
+    Example:
+        ```python
+        price = sensitivity.plan("quickstart")
+        print(price.missing, price.device_seconds / 3600)  # runs, device-hours
+        ```
 
     Args:
-        study: a study file, the name of a shipped one, its fields as a dictionary, or a ``Study``.
-        storage: where study directories are kept: a folder or a URI.
-        workers: packs at a time; one a core by default.
+        study: path of a study file, name of a shipped study, the fields of a study file as a dictionary, or a
+            ``Study``.
+        storage: folder or URI that contains the study directories. Runs with a result in ``storage/NAME`` are not
+            priced.
+        workers: number of packs that train in parallel. By default one per core.
+
+    Returns:
+        The price, in total and per optimizer and batch size.
 
     Raises:
-        UserError: whatever is wrong with the study.
+        UserError: the study, its data or its model has a mistake; the message lists all that were found.
     """
     _check_workers(workers)
     with _prepared(study, for_price=True) as ready:
@@ -58,24 +71,34 @@ def run(
     log: str | Sequence[str] | None = None,
     progress: bool = True,
 ) -> OpenedStudy:
-    """Run what is missing of a study, keep it in ``storage/NAME``, and return that study directory, opened.
+    """Train the runs of a study that have no result yet, and store them in the study directory ``storage/NAME``.
 
-    Ray starts with the first call and stays for the next ones (see ``shutdown``). An interrupt (Ctrl-C, or of the
-    kernel) stops the study; every reported result is kept, and the same call goes on from there.
+    Ray starts with the first call and is reused by later ones until `shutdown`. An interrupt (Ctrl-C, or of the
+    notebook kernel) stops the study; every reported result is kept, and the same call resumes it.
+
+    Example:
+        ```python
+        study = sensitivity.run("quickstart", workers=2)
+        print(study.verdict())
+        ```
 
     Args:
-        study: a study file, the name of a shipped one, its fields as a dictionary, or a ``Study``. Functions of a
-            notebook or script are kept with the study by their source.
-        storage: where study directories are kept: a folder or a URI.
-        address: of a running Ray cluster; None uses this machine.
-        workers: packs at a time; one a core by default.
-        log: tools to which runs are sent as they end, such as "mlflow" or "mlflow:http://HOST:5000"; by default those
-            of the study file. One that can't be reached is a warning.
-        progress: whether to show a line that says how far the study is.
+        study: path of a study file, name of a shipped study, the fields of a study file as a dictionary, or a
+            ``Study``. The source of functions defined in a notebook or script is stored with the study.
+        storage: folder or URI that contains the study directories.
+        address: address of a running Ray cluster. None uses this machine.
+        workers: number of packs that train in parallel. By default one per core.
+        log: tracking tools to which runs are sent as they end, such as "mlflow" or "mlflow:http://HOST:5000"; by
+            default those of the study file. A tool that can't be reached causes a warning, not an error.
+        progress: whether to show a line with the progress of the study.
+
+    Returns:
+        The study directory, opened.
 
     Raises:
-        UserError: whatever is wrong with the study, its place or the cluster, or no run could be trained.
-        KeyboardInterrupt: the study was stopped.
+        UserError: the study has a mistake, its directory can't be written, the cluster can't be reached, or no run
+            could be trained.
+        KeyboardInterrupt: the study was interrupted.
     """
     line = StatusLine(sys.stderr, silent=not progress)
     _check_workers(workers)
@@ -113,29 +136,39 @@ def settle(
     log: str | Sequence[str] | None = None,
     progress: bool = True,
 ) -> OpenedStudy:
-    """Run what a study's questions need until each has its answer or a budget ends, and return the study, opened.
+    """Add runs to a study until each of its questions has an answer, or a budget is spent.
 
-    The runs and the ledger are kept in ``storage/NAME/settle``, apart from those of the study's own design.
-    ``verdict()`` and every page then show the settled answers; ``table("settling")`` is the ledger. An interrupt stops
-    it, and the same call goes on from there.
+    The added runs and the ledger of decisions are stored in ``storage/NAME/settle``, separate from the runs of the
+    study file's own design. ``verdict()`` and all pages then show the settled answers; ``table("settling")`` is the
+    ledger. An interrupt stops the settlement, and the same call resumes it.
+
+    Example:
+        ```python
+        study = sensitivity.settle("quickstart", hours=1, questions="sensitivity")
+        print(study.verdict())
+        ```
 
     Args:
-        study: as of `run`.
-        hours: most time of this call, on the clock.
-        runs: most runs of the whole settlement; 2,000 where no limit at all is given.
-        flops: most floating-point operations of the whole settlement.
-        questions: "scaling", "sensitivity" or both; empty goes on as it was begun, or takes both.
-        storage: where study directories are kept: a folder or a URI.
-        address: of a running Ray cluster; None uses this machine.
-        workers: packs at a time; one a core by default.
-        log: tools to which runs are sent as they end, such as "mlflow" or "mlflow:http://HOST:5000"; by default those
-            of the study file. One that can't be reached is a warning.
-        progress: whether to show a line that says how far it is.
+        study: path of a study file, name of a shipped study, the fields of a study file as a dictionary, or a
+            ``Study``.
+        hours: limit on the elapsed time of this call.
+        runs: limit on the number of runs of the whole settlement; 2,000 if none of the three limits is set.
+        flops: limit on the floating-point operations of the whole settlement.
+        questions: "scaling", "sensitivity" or both. If empty, those of a settlement that has begun, otherwise both.
+        storage: folder or URI that contains the study directories.
+        address: address of a running Ray cluster. None uses this machine.
+        workers: number of packs that train in parallel. By default one per core.
+        log: tracking tools to which runs are sent as they end, such as "mlflow" or "mlflow:http://HOST:5000"; by
+            default those of the study file. A tool that can't be reached causes a warning, not an error.
+        progress: whether to show a line with the progress of the settlement.
+
+    Returns:
+        The study directory, opened.
 
     Raises:
-        UserError: whatever is wrong with the study, its place or the cluster; it can't be settled, or was declared
-            otherwise when that began.
-        KeyboardInterrupt: it was stopped.
+        UserError: the study has a mistake, can't be settled, or was changed after its settlement began; its directory
+            can't be written; or the cluster can't be reached.
+        KeyboardInterrupt: the settlement was interrupted.
     """
     line = StatusLine(sys.stderr, silent=not progress)
     _check_workers(workers)
@@ -163,23 +196,23 @@ def settle(
 
 
 def _end(outcome: Outcome, line: StatusLine) -> None:
-    """Say how a study stands, and raise where it was stopped or nothing of it could be trained."""
+    """Show the outcome of a study, and raise if it was interrupted or no run could be trained."""
     from sensitivity.execution.messages import outcome_lines
 
-    said = "\n".join(outcome_lines(outcome))
-    line.end(said)
+    summary = "\n".join(outcome_lines(outcome))
+    line.end(summary)
     if outcome.interrupted:
         raise KeyboardInterrupt(
-            f"stopped; every reported result is kept in {outcome.directory}. Call it again to go on"
+            f"stopped; every reported result is kept in {outcome.directory}. Call it again to resume"
         )
     if not outcome.trained:
-        raise UserError(f"no run of {outcome.study} has trained\n{said}")
+        raise UserError(f"no run of {outcome.study} could be trained\n{summary}")
 
 
 def _check_budget(**limits: float | None) -> None:
     for name, limit in limits.items():
         if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
-            raise UserError(f"{name}: give a number above 0, or None for no limit; got {limit!r}")
+            raise UserError(f"{name}: must be a number above 0, or None for no limit; got {limit!r}")
 
 
 def _several(log: str | Sequence[str] | None) -> Sequence[str] | None:
@@ -188,14 +221,14 @@ def _several(log: str | Sequence[str] | None) -> Sequence[str] | None:
 
 def _check_workers(workers: int | None) -> None:
     if workers is not None and workers < 1:
-        raise UserError(f"workers: give a number of at least 1, or None for one a core; got {workers}")
+        raise UserError(f"workers: must be at least 1, or None for one per core; got {workers}")
 
 
 def shutdown() -> None:
-    """Stop the Ray that ``run`` has started in this process, if any; the next ``run`` starts another.
+    """Stop the Ray that `run` or `settle` started in this process, if any; the next call starts it again.
 
-    Its workers have the environment variables and packages of the moment in which it started. It ends with the
-    process, too.
+    Ray's workers keep the environment variables and packages of the time at which it started: call this after you
+    change them. Ray also stops when the process ends.
     """
     if _executor is not None:
         _executor.close()
@@ -212,9 +245,9 @@ def _this_executor() -> Executor:
 
 @contextlib.contextmanager
 def _prepared(study: StudyLike, *, for_price: bool = False) -> Iterator[Plan]:
-    """Yield a study that has passed every check; what it imports is forgotten afterwards."""
+    """Yield the plan of a study that has passed every check; modules that it imports are unloaded afterwards."""
     with own_imports_kept(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="IProgress not found")  # of a bar that nothing here shows
+        warnings.filterwarnings("ignore", message="IProgress not found")  # for a progress bar that is never shown
         if isinstance(study, (str, os.PathLike)):
             path = find_study(os.fspath(study))
             spec, folder, source = load_study(path), path.resolve().parent, str(path)
@@ -230,7 +263,7 @@ def _spec(study: Mapping[str, Any] | StudySpec) -> StudySpec:
         return study
     if not isinstance(study, Mapping) or not all(isinstance(name, str) for name in study):
         raise UserError(
-            f"a study is a path, a dictionary of the fields of a study file, or a sensitivity.Study; got "
+            "study: must be a path, a dictionary of the fields of a study file, or a sensitivity.Study; got "
             f"{type(study).__name__}"
         )
     return StudySpec(**study)

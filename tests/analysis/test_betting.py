@@ -34,7 +34,7 @@ def test_a_false_claim_is_rare_however_often_one_looks(p, ratio):
         assert np.mean(ever >= 40) <= 0.025
 
 
-def test_a_first_bet_stakes_nothing_and_later_ones_what_the_earlier_blocks_suggest():
+def test_stakes_start_at_zero_and_follow_earlier_blocks():
     a, b = np.array([1.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0])
     assert wealth(a, b, 1.0, above=True).tolist() == pytest.approx([1.0, 1.9, 1.9 * 0.1])
     assert wealth(a, b, 1.0, above=False).tolist() == [1.0, 1.0, 1.0]

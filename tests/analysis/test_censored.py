@@ -45,7 +45,7 @@ def test_the_level_is_that_of_scipys_censored_fit(kinds):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_critical_batch_size_maximises_a_likelihood_written_with_scipys_distributions(seed):
+def test_critical_batch_size_maximises_a_likelihood_from_scipy(seed):
     rng = np.random.default_rng(seed)
     sizes = np.repeat(BATCHES, 5)
     exact = np.log(50 * (1 + TRUE / sizes)) + 0.1 * rng.standard_normal(len(sizes))

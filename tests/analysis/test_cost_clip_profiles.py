@@ -74,7 +74,7 @@ def test_cells_whose_clip_binds_are_marked_and_refuse_claims(plain):
     assert [cell.share for cell in found.cells] == pytest.approx([0.2, 0.6, 0.7])
     assert [cell.binds for cell in found.cells] == [False, True, True]
     assert found.cells[0].effective_lr == pytest.approx(0.05)
-    assert "bound on most steps of 2 of 3 cells" in found.refused.text
+    assert "active on most steps of 2 of 3 cells" in found.refused.text
     runs["clip_share"] = [0.1, 0.3, 0.6, 0.6, 0.1, 0.5]
     assert compute_clipping(runs, curves)[0].refused is None
     runs["clip_share"] = math.nan

@@ -128,7 +128,7 @@ def test_one_seed_has_no_interval():
     assert found.steps(BATCHES) == pytest.approx(np.exp(curve()), rel=1e-3)
 
 
-def test_a_noise_that_all_batch_sizes_share_leaves_the_critical_batch_size_alone():
+def test_noise_common_to_all_batch_sizes_cancels_in_the_critical_one():
     """Seeds are resampled, as it were, whole; rliable and others would resample each batch size by itself."""
     times = curve() + np.random.default_rng(7).standard_normal((5, 1))
     low, high = size_interval(times, BATCHES)

@@ -137,7 +137,7 @@ def test_the_verdict_refuses_and_prices_a_search_of_a_larger_box(plain):
     (remedy, _) = [remedy for remedy in found.settle if remedy.code == "edge"]
     assert remedy.text == (
         "Widen a's box: set lr = { log = [0.0001, 10] } under [optimizers.a] in the study file. Its 176 runs at 4 batch"
-        " sizes are made anew."
+        " sizes are repeated."
     )
     assert remedy.runs == 4 * 4 * 11
     assert remedy.device_seconds == pytest.approx(runs.loc[runs["optimizer"] == "a", "train_seconds"].sum())

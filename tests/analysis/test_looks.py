@@ -132,7 +132,7 @@ def test_a_study_that_leaves_its_plan_has_what_the_plan_has_left(seeds):
     spent = sum(math.sqrt(n) for n in plan if n <= seeds) / sum(map(math.sqrt, plan))
     left = RATE * (1 - spent)
     assert [found.rate for found in after] == pytest.approx([left / 2, left / 6, left / 12])
-    assert "foresaw" in after[0].cautions[0].text
+    assert "more than the planned looks" in after[0].cautions[0].text
     assert ("new study" in after[0].cautions[0].text) == (seeds >= 11)
     k = np.arange(1, 10**6)
     assert RATE * spent + (left / (k * (k + 1.0))).sum() == pytest.approx(RATE, abs=1e-6)

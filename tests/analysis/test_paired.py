@@ -68,7 +68,7 @@ def test_a_large_p_is_no_equivalence():
     assert compare(noisy[:5] * 0.01 + 1, range(5), **names).answer == "undetermined"
 
 
-def test_from_so_many_seeds_on_the_difference_seen_would_be_told_and_surely_by_the_larger_number():
+def test_seeds_needed_reach_the_power_and_the_larger_number_surely():
     """Pilots of five seeds promise 80% power: the lower number falls short on average, the upper does not."""
     rng = np.random.default_rng(4)
     true, delivered = 1.0, {"from": [], "to": []}
@@ -99,7 +99,7 @@ def test_where_no_number_of_seeds_would_do_there_is_none():
     assert seeds_needed(np.array([1.0, 1.1, 1.2]), alpha=0.01)[0] == 8
 
 
-def test_a_claim_is_of_a_difference_beyond_the_margin_and_beyond_what_the_mean_may_be_off():
+def test_a_claim_needs_a_difference_beyond_margin_and_bias():
     differences = 0.5 + 0.1 * np.random.default_rng(5).standard_normal(10)
     expected = stats.ttest_1samp(differences, 0.3, alternative="greater").pvalue
     flips = stats.permutation_test(
@@ -115,7 +115,7 @@ def test_a_claim_is_of_a_difference_beyond_the_margin_and_beyond_what_the_mean_m
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.02])
-def test_a_claim_and_an_interval_beyond_the_margin_are_the_same_where_seeds_are_many(alpha):
+def test_with_many_seeds_a_claim_is_an_interval_beyond_the_margin(alpha):
     for shift in np.linspace(0.2, 0.5, 7):
         differences = shift + 0.2 * stats.norm.ppf((np.arange(14) + 0.5) / 14)
         names = {"candidate": "a", "reference": "b", "label": "x", "margin": 0.15, "larger_is_better": True}

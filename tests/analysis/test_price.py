@@ -216,7 +216,7 @@ def test_the_share_of_a_box_that_works_is_what_draws_from_it_show(plain):
     assert ratio.trials.interval[0] < 0.25 / 0.1225 < ratio.trials.interval[1]
 
 
-def test_an_inert_hyperparameter_does_not_change_the_price_with_the_width_of_its_box(plain):
+def test_the_box_of_an_inert_hyperparameter_does_not_change_the_price(plain):
     found = []
     for damping in ((1e-2, 1.0), (1e-8, 1e6)):
         arm = kfac(damping)

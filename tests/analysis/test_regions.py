@@ -87,7 +87,7 @@ def test_diverged_runs_bound_the_region(plain):
     assert region.decades.value == pytest.approx(3.5), "the cliff lies between 0 and 1, nobody knows where"
 
 
-def test_a_network_that_learns_nothing_bounds_the_region_as_one_that_diverges_does(plain):
+def test_learning_nothing_bounds_the_region_as_divergence_does(plain):
     """Interpolating to chance level would cut the region short by half a spacing, and favour what diverges."""
     diverged = [plain.row(final=0.1, lr=10.0**x, status="diverged" if x > 0 else "completed") for x in range(-3, 4)]
     stuck = [plain.row(final=2.5 if x > 0 else 0.1, lr=10.0**x) for x in range(-3, 4)]
@@ -122,7 +122,7 @@ def test_a_region_narrower_than_the_grid_resolves_is_refused(plain):
     assert region.decades.known
 
 
-def test_a_region_wide_along_one_axis_and_narrow_along_the_other_is_refused_by_name(plain):
+def test_a_region_narrow_along_one_axis_is_refused_by_name(plain):
     """Its area, 5 decades^2, hides that it is one spacing wide along the learning rate."""
     rows = [plain.row(final=0.1 + x**2, lr=10.0**x, damping=10.0**y) for x in range(-3, 4) for y in range(-3, 4)]
     (region,) = compute_regions(*plain.tables(rows), METRIC, target=0.3)
@@ -226,7 +226,7 @@ def test_without_a_region_there_is_a_reason(plain, rows, code):
     assert region.decades.refused.code == code
 
 
-def test_where_all_diverged_a_common_target_has_an_empty_region_and_the_own_best_none(plain):
+def test_if_all_diverged_the_common_target_region_is_empty(plain):
     tables = plain.tables([plain.row(lr=10.0**x, status="diverged", steps=3) for x in range(3)])
     (common,) = compute_regions(*tables, METRIC, target=0.3)
     assert common.decades.value == pytest.approx(0)

@@ -153,7 +153,7 @@ def test_one_seed_flatters_and_says_so(plain):
     assert "winner" in {warning.code for warning in curve.warnings}
 
 
-def test_draws_with_a_seed_of_their_own_each_are_timed_by_the_run_that_chose_them(plain):
+def test_draws_with_one_seed_each_are_timed_by_their_own_run(plain):
     rows = [
         plain.row("a", batch, k, time=time + batch, lr=0.1 + k)
         for batch in (8, 16)

@@ -148,7 +148,7 @@ def test_pruned_runs_refuse_and_fresh_seeds_free_the_winners_of_it(study):
 
     found = study(2.0, edit=prune)
     assert blocks(found) == ["stopped"]
-    assert found.blocks[0].text.startswith("b: 36 of 108 runs were stopped early for being worse than others")
+    assert found.blocks[0].text.startswith("b: 36 of 108 runs were stopped early because others were better")
     (remedy,) = (remedy for remedy in found.remedies if remedy.text.startswith("Confirm the winners of b"))
     assert remedy.runs == 3 * 12
     assert "set confirm = 12 under [search] in the study file" in remedy.text
@@ -158,7 +158,7 @@ def test_pruned_runs_refuse_and_fresh_seeds_free_the_winners_of_it(study):
 def test_an_adaptive_search_refuses_and_fresh_seeds_free_its_winners(study):
     found = study(2.0, designs={"a": "tpe", "b": "grid"})
     assert blocks(found) == ["adaptive"]
-    assert found.blocks[0].text.startswith("a: a search that looks for success chose its configurations")
+    assert found.blocks[0].text.startswith("a: its configurations were chosen by an adaptive search")
     confirmed = study(2.0, seeds=6, fresh=12, designs={"a": "tpe", "b": "grid"})
     assert (confirmed.answer, confirmed.primary.n) == ("better", 12)
 
@@ -166,7 +166,7 @@ def test_an_adaptive_search_refuses_and_fresh_seeds_free_its_winners(study):
 def test_a_target_that_the_untrained_network_meets_has_no_times(study):
     found = study(target=3.0)
     assert set(blocks(found)) == {"untrained", "few-batch-sizes"}
-    assert "a, batch size 32: the untrained network meets the target with one seed at least, so" in found.blocks[0].text
+    assert "a, batch size 32: the untrained network meets the target with at least one seed, so" in found.blocks[0].text
 
 
 def test_runs_that_cross_and_fall_back_count_from_the_crossing_and_are_counted(study):
@@ -216,7 +216,7 @@ def test_a_heavy_skew_is_warned_of(study):
         late = curves["trial_id"].isin(one) & (curves["step"] < 100_000)
         return runs, curves.assign(step=curves["step"].where(~late, curves["step"] * 3))
 
-    assert texts(study(2.0, edit=slow, seeds=24).reasons, "skew")[0].startswith("The seeds' differences are skewed (+")
+    assert texts(study(2.0, edit=slow, seeds=24).reasons, "skew")[0].startswith("The differences by seed are skewed (+")
     assert not texts(study(2.0, seeds=24).reasons, "skew")
 
 

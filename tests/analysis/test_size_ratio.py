@@ -19,7 +19,7 @@ def arm(size, noise, rng, seeds=8, s_min=100.0, batches=BATCHES, bias=0.0):
 
 
 @pytest.mark.parametrize("ratio", [0.3, 1.0, 4.0])
-def test_exact_times_give_back_their_ratio_at_whatever_batch_sizes_each_was_timed(ratio):
+def test_exact_times_recover_their_ratio_at_any_batch_sizes(ratio):
     rng = np.random.default_rng(0)
     one, other = arm(100 * ratio, 1e-5, rng), arm(100, 1e-5, rng, batches=np.array([16.0, 64, 256, 1024]), s_min=7)
     found = compare_sizes(one, other, range(8), **NAMES)
@@ -27,7 +27,7 @@ def test_exact_times_give_back_their_ratio_at_whatever_batch_sizes_each_was_time
     assert found.answer == {0.3: "worse", 1.0: "equivalent", 4.0: "better"}[ratio]
 
 
-def test_a_size_that_the_data_do_not_bound_leaves_the_interval_open_and_the_claim_possible():
+def test_an_unbounded_size_opens_the_interval_and_allows_a_claim():
     """One optimizer scales perfectly as far as it was run: its size is above any, and so is the ratio."""
     rng = np.random.default_rng(1)
     found = compare_sizes(arm(math.inf, 0.05, rng), arm(30, 0.05, rng), range(8), **NAMES)
@@ -58,7 +58,7 @@ def test_the_interval_covers_at_the_margin_and_says_what_the_answer_says():
     assert false / studies <= 0.08
 
 
-def test_what_the_means_may_be_off_widens_the_interval_by_as_much_as_the_weights_pass_on():
+def test_bias_widens_the_interval_by_its_weighted_sum():
     rng = np.random.default_rng(3)
     one, other = arm(100, 0.02, rng), arm(100, 0.02, rng)
     plain = compare_sizes(one, other, range(8), **NAMES)

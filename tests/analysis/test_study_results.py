@@ -173,9 +173,9 @@ def test_a_metric_is_looked_at_without_changing_what_is_claimed(directory):
         ({"metrc": "test_loss"}, "there is no field of a view 'metrc'; did you mean 'metric'?"),
         ({"metric": "test_acuracy"}, "there is no metric 'test_acuracy'; did you mean 'test_accuracy'?"),
         ({"target": ("accuracy", 0.9)}, "there is no metric 'accuracy'"),
-        ({"target": "test_accuracy"}, 'give a metric and its level, such as ("test_accuracy", 0.9)'),
+        ({"target": "test_accuracy"}, 'must be a metric and a level, such as ("test_accuracy", 0.9)'),
         ({"optimizers": ("KFAC",)}, "there is no optimizer 'KFAC'; did you mean 'kfac'?"),
-        ({"optimizers": "kfac"}, "optimizers: give a tuple"),
+        ({"optimizers": "kfac"}, "optimizers: must be a tuple"),
         ({"batch_sizes": (17,)}, "there is no batch size 17"),
     ],
 )

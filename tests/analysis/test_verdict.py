@@ -71,12 +71,12 @@ def test_three_seeds_are_told_what_it_takes(plain):
     remedies = {remedy.code: remedy for remedy in found.settle}
     assert "Set seeds = 11 in the study file: 8 more for every cell" in remedies["seeds"].text
     assert remedies["seeds"].runs == 8 * 2 * 4 * 3, "11 seeds, of which six judge"
-    assert "set confirm = 6 under [search] in the study file, beside objective" in remedies["confirm"].text
+    assert "set confirm = 6 under [search] in the study file, together with objective" in remedies["confirm"].text
     assert remedies["confirm"].runs == 6 * 8, "the 8 winners on six fresh seeds"
     assert remedies["confirm"].device_seconds == pytest.approx(remedies["confirm"].runs * 10_000 * 0.5)
 
 
-def test_seeds_that_choose_each_others_winners_widen_every_interval_and_the_test_of_equivalence(plain):
+def test_cross_fitted_seeds_widen_intervals_and_the_equivalence_test(plain):
     """Three seeds would call arms equal that differ by the margin in 6 to 8% of simulated studies with 1.15 alone."""
     found = scaling_verdict(*study(plain, {"a": 60, "b": 60}, seeds=3))
     for comparison in found.by_batch:
@@ -122,7 +122,7 @@ def test_remedies_do_not_ask_for_an_easier_and_a_harder_target_at_once(plain, qu
     assert ("easier target" in texts) is not quick
     assert ("harder target" in texts) is quick
     targets = [remedy for remedy in remedies if remedy.code == "target"]
-    assert all("a longer [budget] with it" in remedy.text and math.isnan(remedy.device_seconds) for remedy in targets)
+    assert all("with a longer [budget]" in remedy.text and math.isnan(remedy.device_seconds) for remedy in targets)
 
 
 def test_a_budget_that_cannot_reach_refuses_and_says_how_much_would(plain):
@@ -186,7 +186,7 @@ def test_few_batch_sizes(plain, batches):
         assert found.by_batch[0].answer == "worse", "slower at that batch size, which is another question"
 
 
-def test_arms_as_far_apart_as_the_margin_are_told_apart_in_at_most_five_percent_of_studies(plain):
+def test_arms_at_the_margin_are_told_apart_in_at_most_5_percent(plain):
     """100 studies, from runs to answer; ten more of arms far apart show that the answer can be "better"."""
     rng = np.random.default_rng(6)
     sizes, cells, seeds = (8, 32, 128), 3, 11

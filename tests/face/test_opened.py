@@ -61,7 +61,7 @@ def test_a_run_is_annotated(stored, tmp_path):
     again = sensitivity.open(tmp_path / "stored").runs.set_index("trial_id")
     assert tuple(again.loc[run, ["note", "tags"]]) == ("look again", "odd")
     assert (again["tags"] != "").sum() == 1
-    with pytest.raises(UserError, match=r"tags: give a list, such as \['odd'\]; got one text"):
+    with pytest.raises(UserError, match=r"tags: must be a list, such as \['odd'\]; got a string"):
         study.annotate(run, tags="odd")
     with pytest.raises(UserError, match="stored has no run 'nope'"):
         study.annotate("nope", note="x")

@@ -122,7 +122,7 @@ def test_reading_loads_neither_torch_nor_ray(stored):
 
 @pytest.mark.parametrize("ask", [sensitivity.plan, sensitivity.run])
 def test_no_workers_are_refused_before_anything_starts(ask):
-    with pytest.raises(sensitivity.UserError, match="workers: give a number of at least 1"):
+    with pytest.raises(sensitivity.UserError, match="workers: must be at least 1"):
         ask("quickstart", workers=0)
 
 

@@ -122,7 +122,7 @@ def test_how_a_run_ends(tmp_path):
     ("changes", "values", "words"),
     [
         ({"lr": 0.0}, {}, "lr: must be > 0"),
-        ({"lr": "big"}, {}, "lr: give a number"),
+        ({"lr": "big"}, {}, "lr: must be a finite number"),
         ({"batch_size": 0}, {}, "batch_sizes"),
         ({"seed": -1}, {}, "seeds"),
         ({"optimizer": "a b"}, {}, "an optimizer's name is letters"),
@@ -152,7 +152,7 @@ def test_runs_are_not_recorded_into_a_study_of_another_kind(tmp_path):
     csv = tmp_path / "mine.csv"
     csv.write_text("optimizer,lr,batch_size,seed,step,train_loss\nsgd,0.1,32,0,1,2.0\n")
     sensitivity.import_runs(csv, "mine", storage=tmp_path)
-    with pytest.raises(UserError, match="holds a study that was not recorded"):
+    with pytest.raises(UserError, match="contains a study that was not recorded"):
         recorded(tmp_path / "mine")
 
 
@@ -202,7 +202,7 @@ def test_only_studies_trained_elsewhere_hand_out_trials(tmp_path):
     for asked in ("required_problem", "required_budget"):
         with pytest.raises(UserError, match="its runs are trained elsewhere"):
             getattr(sensitivity.Study.read(tmp_path / "planned.toml"), asked)
-    with pytest.raises(UserError, match=r"`run` trains it\n  For a loop of your own, remove \[problem\]"):
+    with pytest.raises(UserError, match=r"`run` trains it\n  For your own training loop, remove \[problem\]"):
         sensitivity.trials("quickstart", storage=tmp_path)
     with pytest.raises(UserError, match=r"remove budget"):
         sensitivity.Study(
