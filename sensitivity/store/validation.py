@@ -17,15 +17,16 @@ import pyarrow.compute as pc
 
 from sensitivity.store.schema import PARAM_PREFIX, PHASE_PREFIX, further_metrics
 from sensitivity.study.hyperparameters import hyperparameter
-from sensitivity.study.results import Status
+from sensitivity.study.results import LARGEST, Status
 from sensitivity.study.spec import StudySpec
 
 MOST_TEXT = 1_000_000
 """Bytes of a message or a traceback; ``writer`` cuts longer ones."""
 _MOST_NAME = 1_000
 _MOST_WHOLE = 10**15
-_MOST_FLOAT = 1e100
-"""Losses are measured in single precision, which ends at 3.4e38. Sums and squares of these stay finite."""
+_MOST_FLOAT = LARGEST
+"""Losses are measured in single precision, which ends at 3.4e38, and training keeps other metrics below it. Sums and
+squares of these stay finite."""
 _FIRST_TIME, _LAST_TIME = 0, 7_258_118_400_000_000
 """1970 and 2200, in microseconds since the epoch: pandas' nanoseconds end in 2262, Python's years at 9999."""
 _SHOWN = 60
