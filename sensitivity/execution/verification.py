@@ -209,7 +209,7 @@ def curves_of(directory: Place, recorded: RecordedPack) -> dict[str, Curve]:
     table = read_evaluations(directory, recorded.part, columns, set(recorded.statuses))
     curves: dict[str, dict[int, tuple[float, ...]]] = {id_: {} for id_ in recorded.statuses}
     for id_, step, *values in zip(*(table[name].to_pylist() for name in columns), strict=True):
-        curves[id_][step] = tuple(values)
+        curves[id_][step] = tuple(math.nan if value is None else value for value in values)  # of a split left out
     return dict(curves)
 
 

@@ -17,15 +17,16 @@ import pyarrow.compute as pc
 
 from sensitivity.store.schema import PARAM_PREFIX, PHASE_PREFIX, further_metrics
 from sensitivity.study.hyperparameters import hyperparameter
-from sensitivity.study.results import Status
+from sensitivity.study.results import LARGEST, Status
 from sensitivity.study.spec import StudySpec
 
 MAX_TEXT = 1_000_000
 """Most bytes of a message or a traceback; ``writer`` truncates longer ones."""
 _MAX_NAME = 1_000
 _MAX_INTEGER = 10**15
-_MAX_FLOAT = 1e100
-"""Losses are measured in single precision, up to 3.4e38; sums and squares of numbers below this limit are finite."""
+_MAX_FLOAT = LARGEST
+"""Losses are measured in single precision, up to 3.4e38, and training keeps other metrics below this limit; sums and
+squares of numbers below it are finite."""
 _FIRST_TIME, _LAST_TIME = 0, 7_258_118_400_000_000
 """1970 and 2200, in microseconds since the epoch; timestamps of pandas in nanoseconds end in 2262."""
 _SHOWN = 60

@@ -33,6 +33,8 @@ class Status(StrEnum):
         return self in (Status.COMPLETED, Status.DIVERGED, Status.STOPPED, Status.FAILED)
 
 
+LARGEST = 1e100
+"""Values of metrics beyond this are infinite: the perplexity of a run that diverges is an exponential."""
 PHASES = ("gradients", "factors", "inverses", "precondition", "update")
 """Parts of a training step. An optimizer's work is its update, but for what it tells apart, as K-FAC does."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sensitivity.study.metrics import USUAL
-from sensitivity.study.results import Measurement, RunResult, Status
+from sensitivity.study.results import LARGEST, Measurement, RunResult, Status
 from sensitivity.study.trials import Trial
 from sensitivity.training.evaluation import Scores
 
@@ -57,7 +57,8 @@ class Member:
     def measure(self, scores: Scores, place: int, *, lr_multiplier: float, judged: bool) -> None:
         """Note the scores at `place`; if it is `judged` by them, they have its training loss."""
         lr = dict(self.trial.hyperparameters)["lr"] * lr_multiplier
-        usual = {name: values[place].item() for name, values in scores.items() if name in USUAL}
+        values = {name: _within(of[place].item()) for name, of in scores.items()}
+        usual = {name: value for name, value in values.items() if name in USUAL}
         measured = Measurement(
             step=self.steps,
             epoch=self.steps * self.step_epochs,
@@ -67,7 +68,7 @@ class Member:
             flops=self.steps * self.step_flops,
             train_loss=usual.pop("train_loss", math.nan),
             **usual,
-            further={str(name): values[place].item() for name, values in scores.items() if name not in USUAL},
+            further={str(name): value for name, value in values.items() if name not in USUAL},
         )
         self.measurements.append(measured)
         self.clip_sum, self.clip_steps = 0.0, 0
@@ -194,6 +195,11 @@ class DivergenceMonitor:
         """Take up what `state` gave."""
         self._above.copy_(state["above"])
         self._first.copy_(state["first"])
+
+
+def _within(value: float) -> float:
+    """Return a measured value, infinite beyond ``LARGEST``."""
+    return math.copysign(math.inf, value) if abs(value) > LARGEST else value
 
 
 def unharmed(live: Sequence[Member]) -> list[int]:

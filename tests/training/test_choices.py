@@ -71,6 +71,22 @@ def test_pruning_goes_by_the_validation_loss(validated, stopped):
     assert members[stopped].stopped.startswith("validation loss" if validated else "training loss")
 
 
+def test_metrics_beyond_what_a_study_keeps_are_infinite():
+    """A run that diverges has a perplexity of exp(loss), which no reader would take."""
+    (member, *_) = (Member(trial, 1.0, 1.0) for trial in expand(parse_study(RAW, source="test")))
+    scores = {"train_loss": 520.0, "test_perplexity": 8e225, "test_r2": -1e150, "test_macro_f1": float("nan")}
+    member.measure(
+        {name: torch.tensor([value], dtype=torch.float64) for name, value in scores.items()},
+        0,
+        lr_multiplier=1.0,
+        judged=False,
+    )
+    further = member.measurements[0].further
+    assert (further["test_perplexity"], further["test_r2"]) == (float("inf"), -float("inf"))
+    assert np.isnan(further["test_macro_f1"])
+    assert member.measurements[0].train_loss == 520.0
+
+
 def test_tokens_are_trained_and_measured_as_images_are():
     """Outputs [trials, batch, time, classes]: in a pack as alone, and as a loop in plain PyTorch has it."""
     generator = torch.Generator().manual_seed(1)
