@@ -106,7 +106,7 @@ def test_a_click_asks_for_its_cell_alone_and_draws_no_map_again(site, visit, at,
         "figure => { window.drawn = 0; figure.on('plotly_afterplot', () => { window.drawn += 1; }); }"
     )
     drawings.clear()
-    at.click_cell(tab, maps, panel=0, column=3, row=4)
+    at.click_cell(tab, maps, panel=1, column=6, row=1)  # which no other test has had drawn
     at.figure(tab, "curves-a")
     tab.locator("table", has_text="Seeds of cell A").wait_for()
     maps.locator(".mark").wait_for()
