@@ -18,7 +18,7 @@ from sensitivity.figures.theme import Theme
 LINE = 17
 """Pixels of a line of a subtitle."""
 _TOP, _BOTTOM, _BETWEEN = 74, 92, 96
-_RIGHT, _CHARACTER = 24, 6.4
+_RIGHT, _CHARACTER = 24, 6.1
 """Pixels: the right margin, and how wide a character of a subtitle is on average."""
 _LEADS: tuple[tuple[float, tuple[float, ...]], ...] = (
     (0.6, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)),
