@@ -50,17 +50,17 @@ SAYS = {
         ["One seed", "With one optimizer there is nothing to compare it with", "fewer than three configurations"],
         "-verdict-kfac-sgd-scaling -ridge-sgd -success-difference",
     ),
-    "single-seed": (["One seed", "which flatters it"], "+scaling-steps"),
+    "single-seed": (["One seed", "biased towards better results"], "+scaling-steps"),
     "one-optimizer": (
         ["With one optimizer there is nothing to compare it with"],
         "+ridge-kfac -profiles-steps -verdict-kfac-sgd-scaling -success-difference",
     ),
     "one-batch-size": (
-        ["no critical batch sizes compare", "a critical batch size needs two"],
+        ["critical batch sizes can't be compared", "a critical batch size needs two"],
         "+success-contours -success-surface",
     ),
     "no-target": (["declares no target", "both questions are about reaching one"], "-scaling-steps +best-of-k-trials"),
-    "random": (["95% interval", "Of a forest"], "+reached-sgd"),
+    "random": (["95% interval", "a regression forest explains"], "+reached-sgd"),
     "squared-error": (["squared error"], "-targets"),
     "landscape": (
         ["scale further with batch size than SGD?", "lower bound"],
