@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
@@ -219,6 +220,15 @@ def search_of(address: Address) -> str:
     ]
     text = urlencode([(name, value) for name, value in pairs if value is not None])
     return f"?{text}" if text else ""
+
+
+def change(before: str, after: str, *, other_blocks: bool = False) -> dict[str, str | int | bool]:
+    """Return what a control changes in an address, from one search to another, for the page to apply (page.js).
+
+    `other_blocks` says that the page then consists of other blocks. The time makes each change another one, as a page
+    ignores what it has been given before.
+    """
+    return {"from": before or "", "to": after, "other_blocks": other_blocks, "at": time.time_ns()}
 
 
 def path_of(address: Address) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, no_update
 from dash.exceptions import PreventUpdate
 
-from dashboards.address import Address, parse, search_of
+from dashboards.address import Address, change, parse, search_of
 from dashboards.blocks import Scene
 from dashboards.exhibits import choices
 from dashboards.filters import filter_bar, filtered_words, with_controls
@@ -104,8 +104,7 @@ def _router(app: Dash, site: Site, tops: dict[str, TopPage]) -> None:
 
 def _controls(app: Dash, site: Site) -> None:
     @app.callback(
-        Output("url", "search"),
-        Output("shown", "data", allow_duplicate=True),
+        Output("asked", "data"),
         Output("filtered", "children"),
         Input({"type": "filter", "name": ALL}, "value"),
         Input({"type": "option", "name": ALL}, "value"),
@@ -115,7 +114,6 @@ def _controls(app: Dash, site: Site) -> None:
         State({"type": "side", "optimizer": ALL, "parameter": ALL}, "id"),
         State("url", "pathname"),
         State("url", "search"),
-        State("shown", "data"),
         prevent_initial_call=True,
     )
     def control(
@@ -127,7 +125,6 @@ def _controls(app: Dash, site: Site) -> None:
         side_names: list[dict[str, str]],
         pathname: str,
         search: str,
-        shown: dict[str, str] | None,
     ) -> tuple[Any, ...]:
         address = parse(site.inner(pathname), search)
         page = pages().get(address.page)
@@ -147,8 +144,18 @@ def _controls(app: Dash, site: Site) -> None:
         except UserError:
             raise PreventUpdate from None
         same = [b.name for b in blocks_of(page, scene)] == [b.name for b in blocks_of(page, after)]
-        now = {**(shown or {}), "search": written, **({} if same else {_OTHER_BLOCKS: "yes"})}
-        return written, now, filtered_words(after.results)
+        return change(search, written, other_blocks=not same), filtered_words(after.results)
+
+    # The server's answer may come after another click has changed the address: only the control's change is written.
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        ClientsideFunction("sensitivity", "apply"),
+        Output("url", "search"),
+        Output("shown", "data", allow_duplicate=True),
+        Input("asked", "data"),
+        State("url", "search"),
+        State("shown", "data"),
+        prevent_initial_call=True,
+    )
 
     # A choice of a cell is an address at once: one that had to be asked for could be lost to the next.
     app.clientside_callback(  # type: ignore[no-untyped-call]

@@ -28,6 +28,7 @@ def layout() -> Component:
             dcc.Store(id="theme", storage_type="local"),
             dcc.Store(id="arrived"),
             dcc.Store(id="shown"),
+            dcc.Store(id="asked"),
             dcc.Store(id="version"),
             dcc.Store(id="marked"),
             dcc.Store(id="stripped"),

@@ -61,6 +61,18 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       });
       return written(search, asked, shown);
     },
+    apply: function (change, search, shown) {
+      // What a control asked the server for: its own difference, in the address as it is now.
+      const now = new URLSearchParams(latest(search)), from = new URLSearchParams(change.from), to = new URLSearchParams(change.to);
+      new Set([...from.keys(), ...to.keys()]).forEach(function (name) {
+        if (from.getAll(name).join("\n") === to.getAll(name).join("\n")) return;
+        now.delete(name);
+        to.getAll(name).forEach((value) => now.append(name, value));
+      });
+      const [text, next] = written(search, now, shown);
+      const other = change.other_blocks && next !== dash_clientside.no_update;
+      return [text, other ? Object.assign({}, next, { "other blocks": "yes" }) : next];
+    },
     table: function (data, id) {
       // The rows of a figure's data: built here, for a component a cell keeps a browser busy for seconds.
       const place = document.getElementById(JSON.stringify({ name: id.name, type: id.type }));
@@ -192,6 +204,7 @@ function tick(grid, chosen) {
 
 // An address that was written and that the page does not have yet: what is done meanwhile goes on from it.
 let pending = null;
+addEventListener("popstate", () => { pending = null; }); // the reader has gone back, perhaps before the page had it
 function latest(search) {
   return pending && pending.from === (search || "") ? pending.to : search;
 }

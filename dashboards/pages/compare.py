@@ -13,7 +13,7 @@ from dash import Dash, Input, Output, State, html
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
-from dashboards.address import Address, parse, search_of
+from dashboards.address import Address, change, parse, search_of
 from dashboards.blocks import FigureBlock, Scene, TextBlock, aria, html_table, place_block
 from dashboards.site import Site
 from dashboards.top import TopPage
@@ -85,25 +85,21 @@ def register(app: Dash, site: Site) -> None:
     """Connect the page."""
 
     @app.callback(
-        Output("url", "search", allow_duplicate=True),
-        Output("shown", "data", allow_duplicate=True),
+        Output("asked", "data", allow_duplicate=True),
         Input("compared", "value"),
         Input("compared-metric", "value"),
         State("url", "pathname"),
         State("url", "search"),
-        State("shown", "data"),
         prevent_initial_call=True,
     )
-    def choose(
-        names: list[str] | None, metric: str, pathname: str, search: str, shown: dict[str, str] | None
-    ) -> tuple[str, dict[str, str]]:
+    def choose(names: list[str] | None, metric: str, pathname: str, search: str) -> dict[str, str | int | bool]:
         address = parse(site.inner(pathname), search)
         others = tuple(name for name in names or () if name in site.catalog.places())[:MOST]
         chosen = metric if isinstance(metric, str) and metric != "test_accuracy" else None
         written = search_of(replace(address, others=others).under(metric=chosen))
         if address.page != "compare" or written == search_of(address):
             raise PreventUpdate
-        return written, {**(shown or {}), "search": written}
+        return change(search, written)
 
     @app.callback(Output("comparison", "children"), Input("url", "search"), State("url", "pathname"))
     def show(search: str, pathname: str) -> Any:

@@ -54,7 +54,7 @@ def walk(page: Page, address: str, root: Path) -> None:
     page.goto(f"{address}/study/quickstart/overview")
     _until(page, lambda: re.search("about .* left", page.inner_text("#strip")) is not None)
     _save(page, "2-running")
-    _until(page, lambda: "Complete" in page.inner_text("#strip"))
+    _until(page, lambda: "Complete" in page.inner_text("#strip") and "Still running" not in page.inner_text("#page"))
     page.locator("summary", has_text="what would settle it").first.click()
     _save(page, "3-answers")
     runs = sensitivity.open(root / "quickstart").runs.sort_values("test_accuracy")

@@ -230,6 +230,32 @@ def test_the_tolerance_moves_the_region(site, visit, at):
     maps.locator(".gtitle-subtitle", has_text=re.compile("within 1 ?percentage ?point ?of")).wait_for()
 
 
+def test_a_click_outlives_the_late_answer_to_a_filter(site, visit, at):
+    tab = visit(f"{site}/study/bowl/robustness")
+    maps = at.figure(tab, "robustness-kfac")
+    held = []
+
+    def hold(route):
+        asks = '"output":"..asked.data' in (route.request.post_data or "") and not held
+        held.append(route) if asks else route.continue_()
+
+    tab.route("**/_dash-update-component*", hold)
+    tab.get_by_label("Optimizers").first.click()
+    tab.get_by_role("option", name="K-FAC").click()
+    at.until(lambda: tab.title() and held)
+    at.click_cell(tab, maps)
+    tab.wait_for_url("**cell=**")
+    (cell,) = query(tab)["cell"]
+    held[0].continue_()
+    tab.wait_for_url("**optimizer=kfac**")
+    assert query(tab)["cell"] == [cell]
+    tab.go_back()
+    tab.locator("#filtered", has_text="All 1,152 planned runs").wait_for()
+    tab.get_by_label("Optimizers").first.click()
+    tab.get_by_role("option", name="K-FAC").click()
+    tab.wait_for_url("**optimizer=kfac**")
+
+
 def test_options_and_filters_change_what_a_page_shows(site, visit, at):
     tab = visit(f"{site}/study/half/curves")
     curves = at.figure(tab, "curves")
