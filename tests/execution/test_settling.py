@@ -389,7 +389,9 @@ def test_an_answer_that_was_edited_is_refused_and_comes_again_from_the_runs(copi
     content["settlement"]["answers"][0] |= {"answer": "better", "says": "Other wins."}
     folder.write(LEDGER, json.dumps(content).encode())
     for read in (lambda: read_ledger(directory), lambda: settle(path)):
-        with pytest.raises(StorageError, match=r"ledger.json: its content does not match its hash.*\n  .*or delete it and settle"):
+        with pytest.raises(
+            StorageError, match=r"ledger.json: its content does not match its hash.*\n  .*or delete it and settle"
+        ):
             read()
     folder.delete(LEDGER)
     assert settle(path)[1].ledger == undisturbed[1].ledger == read_ledger(directory)
