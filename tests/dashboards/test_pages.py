@@ -81,27 +81,23 @@ def test_a_page_is_made_anew_where_a_filter_changes_what_it_consists_of(three, n
     app = create_app(three.catalog.root)
     client = app.server.test_client()
     client.get("/", base_url=LOCAL)
-    output = next(key for key in app.callback_map if key.startswith("..url.search...shown.data"))
+    output = next(key for key in app.callback_map if key.startswith("..asked.data..."))
     where = {"pathname": "/study/three/robustness", "search": ""}
     filter_id = {"type": "filter", "name": name}
-    shown = {"path": where["pathname"], "search": "", "arrival": 1}
     body = {
         "output": output,
         "outputs": [
-            {"id": "url", "property": "search"},
-            {"id": "shown", "property": output.split("shown.")[1].split("...")[0]},
+            {"id": "asked", "property": "data"},
             {"id": "filtered", "property": "children"},
         ],
         "inputs": [[{"id": filter_id, "property": "value", "value": value}], [], []],
         "state": [
             [{"id": filter_id, "property": "id", "value": filter_id}], [], [],
             *({"id": "url", "property": key, "value": given} for key, given in where.items()),
-            {"id": "shown", "property": "data", "value": shown},
         ],
         "changedPropIds": [f"{json.dumps(filter_id, separators=(',', ':'), sort_keys=True)}.value"],
     }  # fmt: skip
     answer = client.post("/_dash-update-component", base_url=LOCAL, headers={"Origin": LOCAL}, json=body)
     assert answer.status_code == 200, answer.text
-    now = answer.json["response"]
-    assert now["url"]["search"] == search
-    assert ({**shown, "search": search} == now["shown"]["data"]) is not anew
+    change = answer.json["response"]["asked"]["data"]
+    assert (change["from"], change["to"], change["other_blocks"]) == ("", search, anew)

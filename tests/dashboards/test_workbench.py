@@ -109,7 +109,7 @@ def test_runs_that_are_ticked_stand_side_by_side(bench, runs, visit, at, axe):
     assert "batch size" not in rows, "it is alike in both"
     again = opened(visit, tab.url)
     at.figure(again, "chosen-curves")
-    assert again.locator("#runs [col-id='chosen'] input:checked").count() == 2
+    at.until(lambda: again.locator("#runs [col-id='chosen'] input:checked").count() == 2)
     again.evaluate(axe)
     found = again.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
     assert [fault for fault in found if fault["impact"] in ("serious", "critical")] == []
