@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +9,6 @@ import dash_mantine_components as dmc
 from dash import ALL, Dash, Input, Output, State, callback_context, dcc, html, no_update
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
-from pydantic import ValidationError
 
 from dashboards import jobs
 from dashboards.address import Address, parse
@@ -21,38 +16,18 @@ from dashboards.blocks import html_table
 from dashboards.cluster import Cluster
 from dashboards.shell import trouble_note
 from dashboards.site import Site
+from dashboards.study_form import form_of, put, value_of, with_form
 from dashboards.top import TopPage
 from sensitivity.analysis.remedies import Edit
 from sensitivity.figures.labels import optimizer_name
 from sensitivity.figures.tables import Table
-from sensitivity.study.arms import arm_class
 from sensitivity.study.errors import StudyFileError, UserError
-from sensitivity.study.hyperparameters import (
-    HYPERPARAMETERS,
-    MODEL_ARGUMENT,
-    MODEL_ARGUMENTS,
-    Hyperparameter,
-    hyperparameter,
-    rank,
-)
 from sensitivity.study.load import parse_toml, read_study
-from sensitivity.study.metrics import USUAL, named, telling_first
-from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.redaction import redacted
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.toml_text import toml_text
 from sensitivity.study.words import duration
 
-_FIELDS = (
-    ("name", "Name of the study"),
-    ("description", "Description"),
-    ("batch_sizes", "Batch sizes"),
-    ("seeds", "Seeds, a number or a list"),
-    ("problem.dataset", "Data set"),
-    ("problem.model", "Model"),
-    ("budget.epochs", "Budget: epochs"),
-    ("budget.steps", "Budget: steps"),
-)
 _FIRST = "shipped: quickstart"
 _STUDY = "study: "
 """Begins the name of a source that is a study's own file."""
@@ -122,7 +97,7 @@ def _copy(site: Site, name: str, edits: Sequence[Edit] = ()) -> str:
         return text
     raw = parse_toml(text, source=name)
     for path, value in edits:
-        _put(raw, path, _read(value))
+        put(raw, path, value_of(value))
     return toml_text(raw)
 
 
@@ -183,7 +158,7 @@ def _editing(app: Dash, site: Site) -> None:
             raw = parse_toml(text, source="study")
         except StudyFileError:
             raise PreventUpdate from None
-        changed = _filled(raw, {name["path"]: value for name, value in zip(names, values, strict=True)})
+        changed = with_form(raw, {name["path"]: value for name, value in zip(names, values, strict=True)})
         return no_update if changed == raw else toml_text(changed)
 
     @app.callback(
@@ -199,10 +174,10 @@ def _editing(app: Dash, site: Site) -> None:
         as_they_are = [no_update] * len(names)
         if not raw:
             return no_update, as_they_are, _told(mistakes)
-        fields, left = _fields(raw, mistakes)
+        fields, left = form_of(raw, mistakes)
         told = _judged(site, spec, left)
-        there = [(name["path"], _read(str(value or ""))) for name, value in zip(names, values, strict=True)]
-        if there == [(field.id["path"], _read(field.value)) for field in fields]:
+        there = [(name["path"], value_of(str(value or ""))) for name, value in zip(names, values, strict=True)]
+        if there == [(field.id["path"], value_of(field.value)) for field in fields]:
             # The fields say so already: replacing them would disturb typing.
             return no_update, [field.error for field in fields], told
         return fields, as_they_are, told
@@ -226,126 +201,6 @@ def size(spec: StudySpec) -> str:
 
 def _told(mistakes: Sequence[str]) -> Component:
     return html.Ul([html.Li(mistake) for mistake in mistakes], className="mistakes")
-
-
-def _fields(raw: Mapping[str, Any], mistakes: Sequence[str]) -> tuple[list[dmc.TextInput], list[str]]:
-    """Return the form of a study file, each mistake beside its field, and the mistakes that have none there."""
-    arms = raw.get("optimizers")
-    paths = [(tuple(path.split(".")), label) for path, label in _FIELDS]
-    paths += _target_fields(raw)
-    paths += [(number.path, number.label[0].upper() + number.label[1:]) for number in _table_numbers(raw)]
-    for name, arm in arms.items() if isinstance(arms, dict) else ():
-        paths += [(("optimizers", name, field), f"{name}: {field.replace('_', ' ')}") for field in _arm_fields(arm)]
-        given = [number for number in _table_numbers(arm) if _get(arm, number.path) is not None]
-        paths += [(("optimizers", name, *number.path), f"{name}: {number.label}") for number in given]
-    left = list(mistakes)
-    form = []
-    for path, label in paths:
-        own = [text for text in left if _is_about(text, path)]
-        left = [text for text in left if text not in own]
-        form.append(
-            dmc.TextInput(
-                id={"type": "field", "path": json.dumps(path)},
-                label=label,
-                value=_shown(_get(raw, path)),
-                error=" ".join(text.partition(": ")[2] for text in own) or None,
-                debounce=True,
-                size="xs",
-            )
-        )
-    return form, left
-
-
-def _target_fields(raw: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
-    """Return a field for the targets of each metric that runs would be judged by, and of each that has some.
-
-    These are the training loss, and all that is measured on the validation split, or on the test split without one.
-    """
-    try:
-        measured = ProblemSpec.model_validate(raw.get("problem", {})).measured()
-    except ValidationError:  # which is shown beside the field that it is in
-        measured = USUAL
-    judged = "validation" if any(metric.on == "validation" for metric in measured) else "test"
-    telling = telling_first(
-        metric for metric in measured if metric.on == judged or (metric.is_loss and metric.of_training)
-    )
-    labels = {metric.name: metric.label for metric in telling}
-    given = raw.get("targets")
-    for name in given if isinstance(given, Mapping) else ():
-        known = named(name, measured)
-        labels.setdefault(name, name if known is None else known.label)
-    return [(("targets", name), f"Targets of {label}") for name, label in labels.items()]
-
-
-def _table_numbers(raw: Any) -> list[Hyperparameter]:
-    """Return the declared numbers of a study's or an optimizer's tables, and the model's arguments that it gives."""
-    arguments = _get(raw, MODEL_ARGUMENTS)
-    names = [f"{MODEL_ARGUMENT}{name}" for name in arguments] if isinstance(arguments, Mapping) else []
-    return [number for number in map(hyperparameter, (*HYPERPARAMETERS, *names)) if number.table]
-
-
-def _arm_fields(arm: Any) -> tuple[str, ...]:
-    """Return the fields of an optimizer's form: its numbers, as it declares them, and its design."""
-    given = arm if isinstance(arm, dict) else {}
-    declared = arm_class(given.get("kind"))
-    numbers = ["lr"] if declared is None else sorted(declared.number_fields(), key=rank)
-    extra = declared is not None and declared.model_config.get("extra") == "allow"
-    own = [field for field in given if extra and declared is not None and field not in declared.model_fields]
-    return (*numbers, *own, "design", "samples")
-
-
-def _filled(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a study file with the values of its form, by the paths of the fields."""
-    filled = copy.deepcopy(dict(raw))
-    form = {field.id["path"] for field in _fields(raw, ())[0]}
-    for path, value in values.items():
-        if path in form:
-            _put(filled, json.loads(path), _read(str(value or "")))
-    return filled
-
-
-def _is_about(mistake: str, path: tuple[str, ...]) -> bool:
-    field = mistake.partition(": ")[0].partition("[")[0]
-    return field == ".".join(path)
-
-
-def _get(raw: Mapping[str, Any], path: Sequence[str]) -> Any:
-    value: Any = raw
-    for part in path:
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def _put(raw: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Set, or without a value remove, what stands at `path`."""
-    table = raw
-    for part in path[:-1]:
-        if value is None and part not in table:
-            return
-        below = table.setdefault(part, {})
-        if not isinstance(below, dict):
-            return
-        table = below
-    if value is None:
-        table.pop(path[-1], None)
-    else:
-        table[path[-1]] = value
-
-
-def _shown(value: Any) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    return toml_text({"x": [value]}).strip().removeprefix("x = [").removesuffix("]")
-
-
-def _read(text: str) -> Any:
-    """Return a field's value: TOML where it is, else text; None where it is empty."""
-    if not text.strip():
-        return None
-    for written in (text.strip(), f"[{text.strip()}]" if "," in text else ""):  # a list's brackets may be left out
-        with contextlib.suppress(ValueError, RecursionError):
-            return tomllib.loads(f"x = {written}")["x"]
-    return text.strip()
 
 
 def _asked(button: str) -> bool:

@@ -81,6 +81,13 @@ def weighed(gradient: Tensor, share: float | Tensor) -> Tensor:
     return gradient * (share if isinstance(share, float) else per_trial(share, gradient))
 
 
+def add_weighed(total: Tensor, gradient: Tensor, share: float | Tensor) -> Tensor:
+    """Add a part's gradient, as `weighed`, to that of earlier ones in place, without a copy of it."""
+    if isinstance(share, float):
+        return total.add_(gradient, alpha=share)
+    return total.addcmul_(gradient, per_trial(share, gradient))
+
+
 def correction(beta: Tensor, steps: Tensor) -> Tensor:
     """Return 1 - beta ** steps ``[trials]``, by which an average that began at 0 is divided; exact near beta = 1."""
     return -torch.expm1(steps * torch.log(beta))

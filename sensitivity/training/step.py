@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sensitivity.kfac import Capture
 from sensitivity.optimizers.contract import Networks
-from sensitivity.optimizers.numbers import weighed
+from sensitivity.optimizers.numbers import add_weighed, weighed
 from sensitivity.optimizers.pack import PackOptimizer, optimizer_of
 from sensitivity.study.schedule import total_steps
 from sensitivity.study.trials import Pack, Trial
@@ -73,7 +73,7 @@ def take_step(
             total, loss = grads, losses
         else:
             for name, g in grads.items():
-                total[name] = total[name].add_(weighed(g, part.share)) if name in total else weighed(g, part.share)
+                total[name] = add_weighed(total[name], g, part.share) if name in total else weighed(g, part.share)
             loss = weighed(losses, part.share) + (0.0 if loss is None else loss)
         del grads  # or the next part would find the memory of this one's taken
     assert loss is not None

@@ -18,11 +18,12 @@ from pyarrow import fs
 
 from dashboards import jobs
 from dashboards.catalog import Catalog
-from dashboards.pages.start import _fields, _filled, _get, _put, _read, _shown, size
+from dashboards.pages.start import size
 from dashboards.pages.studies import _card
 from dashboards.progress import pace
 from dashboards.reproduce import reproduction
 from dashboards.site import Site
+from dashboards.study_form import form_of, put, shown_text, value_at, value_of, with_form
 from sensitivity.store.directory import Place, place
 from sensitivity.store.lock import LOCK, WriterLock, live_holder
 from sensitivity.study.errors import UserError
@@ -48,15 +49,15 @@ def test_a_form_changes_nothing_by_itself(path):
     for optimizer in raw["optimizers"]:
         for field in ("lr", "momentum", "design"):
             where = ("optimizers", optimizer, field)
-            value = _get(raw, where)
-            assert _read(_shown(value)) == value
-            _put(raw, where, _read(_shown(value)))
+            value = value_at(raw, where)
+            assert value_of(shown_text(value)) == value
+            put(raw, where, value_of(shown_text(value)))
     assert raw == tomllib.loads(path.read_text())
 
 
 def test_an_optimizers_fields_are_the_numbers_that_it_declares():
     arms = {"k": {"kind": "kfac"}, "a": {"kind": "lion"}, "mine": {"kind": "m:Mine", "depth": [1, 2]}, "x": {}}
-    labels = [field.label for field in _fields({"optimizers": arms}, ())[0]]
+    labels = [field.label for field in form_of({"optimizers": arms}, ())[0]]
     assert {"k: damping", "k: inverse interval", "k: kl clip", "a: beta2", "mine: depth", "x: lr"} <= set(labels)
     assert not {"a: damping", "a: momentum", "x: damping"} & set(labels)
 
@@ -66,7 +67,7 @@ def test_numbers_of_a_studys_tables_have_fields_as_they_are_declared():
         "a": {"kind": "sgd", "schedule": {"warmup_epochs": [0, 1]}, "problem": {"model_arguments": {"width": [8, 9]}}}
     }
     raw = {"optimizers": arms, "problem": {"model_arguments": {"dropout": [0.0, 0.5]}}}
-    fields = {field.label: field.value for field in _fields(raw, ())[0]}
+    fields = {field.label: field.value for field in form_of(raw, ())[0]}
     assert (fields["Model dropout"], fields["a: model width"], fields["a: warm-up epochs"]) == (
         "[0.0, 0.5]", "[8, 9]", "[0, 1]",
     )  # fmt: skip
@@ -88,7 +89,7 @@ def test_each_mistake_stands_beside_its_field():
     """)
     raw, spec, mistakes = jobs.read_text(text)
     assert spec is None
-    fields, left = _fields(raw, mistakes)
+    fields, left = form_of(raw, mistakes)
     wrong = {field.label: field.error for field in fields if field.error}
     assert set(wrong) == {"Name of the study", "Batch sizes", "sgd: lr"}
     assert "lr must be > 0" in wrong["sgd: lr"]
@@ -122,7 +123,7 @@ def test_a_module_that_is_not_there_is_named_and_nothing_is_imported(tmp_path):
     ],
 )
 def test_a_field_is_read_as_it_was_meant(text, value):
-    assert _read(text) == value
+    assert value_of(text) == value
 
 
 def test_a_study_file_of_a_bucket_lies_where_only_this_user_writes(make):
@@ -263,7 +264,7 @@ def test_a_study_that_another_container_runs_is_shown_running_and_not_signalled(
 
 def _targets_of(problem, **targets):
     raw = {"problem": problem, "targets": targets}
-    return {field.label: field.id["path"] for field in _fields(raw, ())[0] if field.label.startswith("Targets of")}
+    return {field.label: field.id["path"] for field in form_of(raw, ())[0] if field.label.startswith("Targets of")}
 
 
 def test_targets_have_the_fields_of_what_is_measured():
@@ -292,10 +293,10 @@ def test_a_study_of_other_metrics_is_startable_from_the_form(problem, metric, le
         "name": "s", "batch_sizes": [8], "seeds": 1, "budget": {"steps": 1}, "problem": problem,
         "optimizers": {"sgd": {"kind": "sgd", "lr": 0.1}},
     }  # fmt: skip
-    filled = _filled(raw, {json.dumps(["targets", metric]): level})
+    filled = with_form(raw, {json.dumps(["targets", metric]): level})
     _, spec, mistakes = jobs.read_text(toml_text(filled))
     assert mistakes == ()
-    assert {name: list(levels) for name, levels in spec.targets.items()} == {metric: _read(level)}
+    assert {name: list(levels) for name, levels in spec.targets.items()} == {metric: value_of(level)}
 
 
 def test_own_metrics_and_losses_that_are_not_there_are_named(tmp_path):

@@ -9,9 +9,10 @@ from dashboards.address import Address, parse, search_of
 from dashboards.app import create_app
 from dashboards.catalog import Catalog
 from dashboards.pages import block_of, pages
-from dashboards.pages.start import _copy, _get, _read
+from dashboards.pages.start import _copy
 from dashboards.site import Site
 from dashboards.strip import standing
+from dashboards.study_form import value_at, value_of
 from sensitivity.figures.verdict_words import answers
 from sensitivity.store.directory import place
 from sensitivity.store.lock import WriterLock, live_holder
@@ -116,7 +117,7 @@ def test_what_would_settle_a_question_is_done_where_it_is_read(studies, name):
                 file = parse_toml(_copy(site, name, asked.edits), source="x")
                 again = parse_study(file, source="x")
                 assert again.name == spec.name, "which adds to the study"
-                changed += [path for path, value in way.edits if _get(file, path) == _read(value)]
+                changed += [path for path, value in way.edits if value_at(file, path) == value_of(value)]
                 assert (again == spec) is (not way.edits)
     if name == "bowl":
         assert ("evaluation", "growth") in changed
