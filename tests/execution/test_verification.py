@@ -1,11 +1,14 @@
 """Recorded runs trained again: equal to the last bit, or what differs is said; with what can be promised elsewhere."""
 
 import json
+import math
 import random
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -198,3 +201,21 @@ def test_verify_without_what_it_needs_says_so(recorded, monkeypatch, capsys, tmp
     monkeypatch.setattr("sensitivity.cli.verifying.recorded_packs", lambda *_: packs)
     code, said = verify(monkeypatch, capsys, empty)
     assert (code, "before a study kept what it was trained on" in said.err) == (2, True)
+
+
+def test_a_split_that_an_evaluation_left_out_is_no_number(recorded, packs, tmp_path):
+    shutil.copytree(recorded[1].path, tmp_path / "again")
+    pack = packs[0]
+    (part,) = (
+        path for path in (tmp_path / "again").rglob("*.parquet") if path.name == pack.part and "curves" in str(path)
+    )
+    table = pq.read_table(part)
+    at = table.schema.get_field_index("test_loss")
+    pq.write_table(
+        table.set_column(at, table.schema.field(at), pa.nulls(len(table), table.schema.field(at).type)), part
+    )
+    curves = curves_of(place(str(tmp_path / "again")), pack)
+    where = pack.metrics.index("test_loss")
+    values = [value for curve in curves.values() for value in curve.values()]
+    assert values
+    assert all(math.isnan(value[where]) and not math.isnan(value[where - 1]) for value in values)
