@@ -32,7 +32,7 @@ def actions(site: Site, entry: Entry, *, busy: bool) -> Iterator[Component]:
     """Yield what can be done with a study; `busy` says that it is being run or waits for a cluster."""
     total = entry.summary.total
     if site.may_run and entry.spec.observed is None:
-        if not busy and total.waiting:
+        if not busy and total.waiting and site.can_run(entry.spec):
             yield run_button(entry.name, begun=entry.summary.begun, missing=total.waiting, at="study")
         copy = site.href(Address(page="start", others=(entry.name,)))
         yield dcc.Link("Duplicate", href=copy, className="quiet", title="Start a study from this one's file")
@@ -47,7 +47,7 @@ def stop_button(name: str) -> Component:
 
 def runs_here(scene: Scene) -> bool:
     """Whether the study is one that this server may run, and that nobody runs now."""
-    return scene.may_run and scene.loaded.spec.observed is None and not scene.results.tables.running
+    return scene.may_run and not scene.results.tables.running
 
 
 def proposed(scene: Scene, proposal: Proposal, at: str) -> Component:

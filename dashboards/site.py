@@ -12,11 +12,12 @@ from dashboards.blocks import FigureBlock, Scene, TextBlock
 from dashboards.catalog import Catalog
 from dashboards.cluster import Cluster
 from dashboards.compute_queue import ComputeQueue
-from dashboards.jobs import Started
+from dashboards.jobs import Started, absent_modules
 from sensitivity.analysis.memo import Memo
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.theme import DARK, LIGHT
 from sensitivity.study.errors import StorageError, UserError
+from sensitivity.study.spec import StudySpec
 
 _MOST_DRAWINGS = 48
 
@@ -76,6 +77,10 @@ class Site:
         with self.compute_queue.take(late=bool(block.steps)):
             yield
 
+    def can_run(self, spec: StudySpec) -> bool:
+        """Whether this server may run a study, and has the modules that it names."""
+        return self.may_run and spec.observed is None and not absent_modules(self.catalog.root, spec)
+
     def scene(self, address: Address, theme: str | None) -> tuple[Scene, tuple[str, ...]]:
         """Return what a page of a study shows, and what of the address the study doesn't have.
 
@@ -94,6 +99,6 @@ class Site:
             theme=DARK if theme == "dark" else LIGHT,
             href=self.href,
             version=loaded.version,
-            may_run=self.may_run,
+            may_run=self.can_run(loaded.spec),
         )
         return scene, (*missing, *unknown, *unlisted)

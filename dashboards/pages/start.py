@@ -39,7 +39,12 @@ def start_page(site: Site) -> TopPage:
     def content(address: Address) -> list[Component]:
         known = [*jobs.sources(site.catalog.root), *(f"{_STUDY}{name}" for name in site.catalog.places())]
         asked = f"{_STUDY}{address.others[0]}" if address.others else _FIRST
-        changed = [html.P(_changes(address), className="notice")] if address.others and address.edits else []
+        changed = []
+        if asked not in known:
+            changed = [html.P(f"There is no study {address.others[0]!r} here.", className="notice")]
+            asked = _FIRST
+        elif address.others and address.edits:
+            changed = [html.P(_changes(site, address), className="notice")]
         return [
             html.H1("Start a study"),
             *changed,
@@ -54,7 +59,7 @@ def start_page(site: Site) -> TopPage:
                                 id="source",
                                 label="Study file",
                                 data=known,
-                                value=asked if asked in known else known[0],
+                                value=asked,
                                 allowDeselect=False,
                                 searchable=True,
                             ),
@@ -101,15 +106,15 @@ def _copy(site: Site, name: str, edits: Sequence[Edit] = ()) -> str:
     return toml_text(raw)
 
 
-def _changes(address: Address) -> str:
+def _changes(site: Site, address: Address) -> str:
     """Say what of a study's file is changed."""
     made = [f"{'.'.join(path)} = {value}" for path, value in address.edits if value and path != ("name",)]
     made += [f"no {'.'.join(path)}" for path, value in address.edits if not value]
     changed = f" with {', '.join(made)}" if made else ""
-    return (
-        f"The file of {address.others[0]}{changed}. Started, it adds to that study, and keeps the runs that still"
-        " belong to it."
-    )
+    own = site.catalog.load(address.others[0]).spec.name
+    same = (("name",), f'"{own}"') in address.edits
+    adds = " Started, it adds to that study, and keeps the runs that still belong to it." if same else ""
+    return f"The file of {address.others[0]}{changed}.{adds}"
 
 
 def _where(site: Site) -> str:

@@ -26,7 +26,7 @@ from sensitivity.figures.settled_words import step_in_words, what_it_took
 from sensitivity.figures.verdict_text import verdict_text
 from sensitivity.store.directory import place
 from sensitivity.study.amendments import PHASE_NAMES
-from sensitivity.study.ledger import LedgerEntry
+from sensitivity.study.ledger import Ledger, LedgerEntry
 from sensitivity.study.words import count, duration
 
 
@@ -69,7 +69,7 @@ def settle(
     if as_json:
         print(json_text(settle_output(settled.ledger, interrupted=outcome.interrupted), indent=2))
     else:
-        _tell(settled.ledger.settlement is not None, directory.uri, outcome_lines(outcome), console)
+        _tell(settled.ledger, directory.uri, outcome_lines(outcome), console)
     if outcome.interrupted:
         again = command_again("settle", study, storage=storage, address=address, workers=workers, log=log)
         print(f"stopped; every reported result is kept. To go on: {again}", file=sys.stderr)
@@ -109,12 +109,13 @@ def _next_step_lines(found: NextStep) -> Sequence[str]:
     )
 
 
-def _tell(ended: bool, directory: str, lines: Sequence[str], console: Console) -> None:
+def _tell(ledger: Ledger, directory: str, lines: Sequence[str], console: Console) -> None:
     for text in lines:
         console.print(text, soft_wrap=True)
-    if ended:
+    if ledger.settlement is not None:
         console.print()
         console.print(verdict_text(StudyResults(read_tables(place(directory)))), soft_wrap=True)
         console.print()
-    console.print(f"ledger:  sensitivity figure {shlex.quote(directory)} settling", soft_wrap=True)
+    if ledger.entries:
+        console.print(f"ledger:  sensitivity figure {shlex.quote(directory)} settling", soft_wrap=True)
     console.print(f"report:  sensitivity report {shlex.quote(directory)}", soft_wrap=True)

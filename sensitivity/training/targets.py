@@ -157,6 +157,8 @@ def _one_hot(given: Tensor) -> bool:
 
 def _classes_fix(given: Tensor) -> str:
     if given.dim() == 2 and not given.is_floating_point() and _least(given) < 0:
+        if all(bool(is_ignored(each).all()) for each in pieces(given)):
+            return f", every one {IGNORED}: no position has a target"
         return f", the smallest {_least(given)}; a position without a loss has {IGNORED}"
     if given.dim() == 2 and given.shape[1] > 1:
         return " (one row an example: y.argmax(1) if it is one-hot)"

@@ -17,8 +17,9 @@ import pytest
 from pyarrow import fs
 
 from dashboards import jobs
+from dashboards.address import Address
 from dashboards.catalog import Catalog
-from dashboards.pages.start import size
+from dashboards.pages.start import size, start_page
 from dashboards.pages.studies import _card
 from dashboards.progress import pace
 from dashboards.reproduce import reproduction
@@ -307,3 +308,16 @@ def test_own_metrics_and_losses_that_are_not_there_are_named(tmp_path):
     }  # fmt: skip
     absent = jobs.absent_modules(place(str(tmp_path)), parse_study(raw, source="s"))
     assert [text.partition(":")[0] for text in absent] == ["problem.metrics.cost", "problem.loss"]
+
+
+def test_a_link_to_the_form_promises_what_its_file_does(make, tmp_path):
+    make.write_study(tmp_path / "half", make.make_spec(name="half"), lambda trial: None)
+    content = start_page(Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=True)).content
+    unknown = str(content(Address(page="start", others=("nope",), edits=((("seeds",), "2"),))))
+    assert "There is no study 'nope' here." in unknown
+    assert "value='shipped: quickstart'" in unknown
+    copied = str(content(Address(page="start", others=("half",), edits=((("seeds",), "2"),))))
+    assert "The file of half with seeds = 2." in copied
+    assert "adds to that study" not in copied
+    same = ((("name",), '"half"'), (("seeds",), "2"))
+    assert "adds to that study" in str(content(Address(page="start", others=("half",), edits=same)))

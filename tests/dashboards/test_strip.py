@@ -89,6 +89,23 @@ def scene_of(root, name, *, may_run):
     return site, site.scene(Address(page="overview", study=name), None)[0]
 
 
+def test_a_study_whose_own_modules_are_absent_is_not_offered_to_be_run(make, tmp_path):
+    spec = make.make_spec(name="half")
+    problem = spec.required_problem.model_copy(update={"dataset": "a_module_of_nobody:data"})
+    absent = spec.model_copy(update={"problem": problem})
+    site, scene = scene_of_waiting(make, tmp_path, spec)
+    assert site.can_run(spec)
+    assert scene.may_run
+    assert not site.can_run(absent)
+    (tmp_path / "a_module_of_nobody.py").touch()
+    assert site.can_run(absent)
+
+
+def scene_of_waiting(make, root, spec):
+    make.write_study(root / spec.name, spec, lambda trial: None)
+    return scene_of(root, spec.name, may_run=True)
+
+
 def links_of(component):
     """The address behind each link below a component."""
     return [each.href for each in component._traverse() if getattr(each, "href", None)]

@@ -22,6 +22,7 @@ def nan(): return hole, y, x, y
 def infinite(): return x, x[:, :1] / 0, x, x[:, :1]
 def above(): return x, y, x, y + 1
 def unknown(): return ids, ids % 3, ids, ids % 3
+def masked(): return ids, ids * 0 - 100, ids, ids
 def good(): return x, y, x, y
 def never(outputs, targets): return outputs.sum() * float("nan")
 def divided(outputs, targets): return 1 / (outputs * 0).sum()
@@ -44,6 +45,7 @@ CASES = {
         {"dataset": "bad:unknown", **TEXT},
         "ids from 0 to below the number of outputs, 3; inputs have 0 to 8",
     ),
+    "no target": ({"dataset": "bad:masked", **TEXT}, "every one -100: no position has a target"),
     "weights": (
         {"dataset": "bad:good", "loss_arguments": {"class_weights": [1, 2]}},
         "class_weights: 2 numbers; give one for each of the 3 classes",
