@@ -283,8 +283,23 @@ function filtersOf(model) {
   }, true);
 
   let marks = [];
-  let shown = null;
+  let shown = null, wrapped = false;
   const watched = new WeakSet();
+
+  function resizeOnce() {
+    // Dash has a figure resized as its place is laid out and again as it gets its height. Plotly waits before it does so,
+    // and then draws all of what is there by that time: so an empty figure is resized at once, and one that fits never.
+    const resize = Plotly.Plots.resize;
+    const fits = (figure) => ["width", "height"].every(
+      (extent) => Math.abs(parseFloat(getComputedStyle(figure)[extent]) - figure._fullLayout[extent]) < 1
+    );
+    Plotly.Plots.resize = function (figure) {
+      if (!figure._fullLayout) return resize(figure);
+      if (fits(figure)) return Promise.resolve(figure);
+      return figure._fullData.length ? resize(figure) : Plotly.relayout(figure, { autosize: true });
+    };
+  }
+
   window.sensitivityMark = function (letters) {
     marks = letters;
     document.querySelectorAll(".choosable .js-plotly-plot").forEach((figure) => { if (figure._fullData) mark(figure); });
@@ -292,6 +307,8 @@ function filtersOf(model) {
   new MutationObserver(function () {
     document.querySelectorAll(".choosable .js-plotly-plot").forEach(function (figure) {
       if (watched.has(figure) || !figure.on) return;
+      if (!wrapped) resizeOnce();
+      wrapped = true;
       watched.add(figure);
       figure.on("plotly_afterplot", () => mark(figure));
       figure.on("plotly_relayouting", () => mark(figure));

@@ -136,7 +136,7 @@ def axe():
 def figure(tab, name):
     """Wait until a figure is painted, and return its place."""
     place_ = tab.locator(f"""[id='{{"name":"{name}","type":"canvas"}}']""")
-    place_.locator(".js-plotly-plot .main-svg").first.wait_for()
+    place_.locator(".js-plotly-plot:not(.dash-graph--pending) .main-svg").first.wait_for()
     return place_
 
 
