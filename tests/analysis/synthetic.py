@@ -1,7 +1,6 @@
 """Studies with known numbers, written by the store's own writer. Other tests load this file by its path."""
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ def write_study(folder: Path, spec: StudySpec, outcome: Callable[[Trial], RunRes
             pack_id=f"pack{k}",
             host="host",
             device="cpu",
-            started_at=time.time() - 60,
+            started_at=1.76e9,
             wall_seconds=60.0,
         )
         append(directory, pack, spec_hash=manifest.spec_hash, code_version="0.1.0")

@@ -1,9 +1,9 @@
 """The commands as a user meets them: answers, JSON, and mistakes without tracebacks."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pandas as pd
@@ -17,11 +17,12 @@ from sensitivity.study.provenance import code_version
 
 
 def test_help_answers_within_a_second():
-    began = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-m", "sensitivity.cli.main", "--help"], capture_output=True, text=True, check=True
     )
-    seconds = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # a busy machine takes longer
     for name in ("plan", "run", "report", "export", "list"):
         assert name in done.stdout
     assert seconds < 1.0, seconds
