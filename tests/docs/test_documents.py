@@ -14,6 +14,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
+import sensitivity
 from sensitivity.figures import catalogue
 from sensitivity.figures.exhibit import Exhibit
 from sensitivity.figures.theme import LIGHT
@@ -117,6 +118,11 @@ def test_the_reference_states_types_ranges_and_defaults(hooks):
     assert hooks.reference._fields(Model).splitlines()[-1] == (
         "| `added` | whole number | `3` | Text of a field \\| that was added. |"
     )
+
+
+def test_the_api_reference_has_every_public_name():
+    page = (ROOT / "docs/api/python.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^::: sensitivity\.(\w+)$", page, re.MULTILINE)) == sorted(sensitivity.__all__)
 
 
 def test_the_gallery_shows_every_exhibit(hooks):
