@@ -152,8 +152,8 @@ class PassLedger:
         track, task = self._tracks[name], torch._C._current_graph_task_id()
         if track.task == task:
             return False
+        cleared = track.task >= 0 and self.cleared(name)  # before the first pass there is nothing to discard
         track.task = task
-        cleared = self.cleared(name)
         if cleared:
             track.accumulated, track.entries = 0, None
         if name in self._compared:
