@@ -17,7 +17,7 @@ from dashboards.app import create_app
 from sensitivity.store.directory import place
 from sensitivity.study.results import Status
 
-WAIT_MS = 30_000
+WAIT_MS = 60_000
 _open = []
 """Pages of the test that runs."""
 

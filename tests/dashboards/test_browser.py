@@ -174,6 +174,8 @@ def test_no_control_keeps_the_page_from_drawing_its_next_frame(site, visit, at, 
     """Half a second of the page's own processor time, which is the same on a busy machine, for each that is pressed."""
     tab = visit(f"{site}/study/bowl/{page}")
     at.figure(tab, {"robustness": "robustness-sgd", "overview": "targets"}[page])
+    tab.wait_for_load_state("networkidle")  # what the page draws as it opens is none of its controls' work
+    at.until(lambda: tab.locator(".dash-graph--pending").count() == 0)
     clock = tab.context.new_cdp_session(tab)
     clock.send("Performance.enable", {"timeDomain": "threadTicks"})
 
