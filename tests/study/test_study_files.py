@@ -240,7 +240,7 @@ SINGLE = [
     (("targets", "test_accuracy"), [0.9, 0.9], "targets: test_accuracy: repeated: 0.9"),
     (("targets", "test_loss"), [0.0], "targets: test_loss: a target loss is above 0; got 0"),
     (("execution", "pack_size"), 0, "execution.pack_size: must be >= 1"),
-    (("execution", "accelerator_share"), 0.3, "execution.accelerator_share: give one in so many: 1, 0.5"),
+    (("execution", "accelerator_share"), 0.3, "execution.accelerator_share: give 1 divided by a whole number: 1, 0.5"),
     (("execution", "accelerator_share"), 1.5, "execution.accelerator_share: must be <= 1"),
     (("problem", "precision"), "float16", "problem.precision: unknown 'float16' (did you mean 'bfloat16'?)"),
     (("problem", "precision"), "tf32", 'execution: problem.precision = "tf32" needs device = "cuda"'),
