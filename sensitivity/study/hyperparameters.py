@@ -36,8 +36,8 @@ class Hyperparameter:
     high: float = math.inf
     """Exclusive upper bound."""
     scale: Scale = "log"
-    """"log" for learning rate, damping, weight decay; "one_minus" for decay rates of averages such as momentum m, which
-    averages over about 1 / (1 - m) steps, so that 0.9 and 0.99 are a decade apart."""
+    """Use "log" for learning rate, damping and weight decay; "one_minus" for decay rates of averages such as momentum m,
+    which averages over about 1 / (1 - m) steps, so that 0.9 and 0.99 are a decade apart."""
     divides: str | None = None
     """The hyperparameter that this one divides when it is large: with damping d and learning rate lr, the step tends to
     lr / d times the gradient. Good results then lie along a ridge of constant ratio."""

@@ -238,7 +238,7 @@ def test_a_model_of_the_users_has_arguments_and_axes(models):
         ),
         ("perceptron", {"width": [0, 5]}, "width: perceptron takes a whole number >= 1; got 0"),
         ("perceptron", {"dropout": [0.5, 1.0]}, "dropout: perceptron takes a number >= 0 and < 1; got 1.0"),
-        ("lenet", {"width": 3}, "width: unknown argument of lenet. It takes none"),
+        ("lenet", {"width": 3}, "width: unknown argument of lenet. It takes no arguments"),
     ],
 )  # fmt: skip
 def test_arguments_that_the_model_does_not_take_are_refused(models, model, arguments, said):

@@ -33,10 +33,10 @@ def module(tmp_path, monkeypatch):
 
 
 MODULES = [
-    ("raise KeyboardInterrupt", "importing it: it raises KeyboardInterrupt; let it raise an error\n  at "),
+    ("raise KeyboardInterrupt", "importing it: it raises KeyboardInterrupt; raise an error instead\n  at "),
     (
         "exit()",
-        "importing it: it ends the process (sys.exit(None)); let it raise an error",
+        "importing it: it exits the process (sys.exit(None)); raise an error instead",
     ),
     ("import sys\nsys.exit('bye')", "sys.exit('bye')"),
     ("raise SystemExit(3)", "hostile.py:1"),
@@ -49,10 +49,10 @@ MODULES = [
     ("raise ValueError('\\x1b[2J\\udcff')", "ValueError: \\x1b[2J\\udcff"),
     ("def data(:", "SyntaxError: "),
     ("x = '\0'", "null bytes"),
-    ("import torch.nowhere", "No module named 'torch.nowhere'\n  Its own import fails; install what it needs"),
+    ("import torch.nowhere", "No module named 'torch.nowhere'\n  The module imports a missing package; install it"),
     ("from torch import nothing", "ImportError: cannot import name 'nothing'"),
     ("def dat(): pass", "hostile has no function 'data' (did you mean 'dat'?)"),
-    ("data = [1]", "'data' of hostile is a list; name a function"),
+    ("data = [1]", "'data' of hostile is a list; give a function"),
     ("def __getattr__(name): raise RuntimeError(name)", "RuntimeError: data"),
     ("import warnings\nwarnings.warn('old', DeprecationWarning)", "DeprecationWarning: old"),  # -W error
 ]
@@ -76,7 +76,7 @@ def test_a_module_in_another_encoding_is_a_message(module):
 
 
 def test_a_module_that_is_not_there_is_told_from_what_it_imports():
-    with pytest.raises(UserError, match="'nowhere'\n  Put the module beside the study file"):
+    with pytest.raises(UserError, match="'nowhere'\n  Put the module next to the study file"):
         import_function("nowhere.at.all:data", "problem.dataset")
 
 
@@ -177,7 +177,7 @@ DATA = [
     ("x, y, x, y.int()", "got int32 [4] (y.long())"),
     ("x, y - 1, x, y", "got int64 [4], the smallest -1"),
     ("x, y, x.double(), y", "a train input is [2] of torch.float32, a test input [2] of torch.float64; they must be"),
-    ("sys.exit()", "it ends the process"),
+    ("sys.exit()", "it exits the process"),
     ("open('/nowhere/at/all')", "FileNotFoundError: "),
 ]
 
@@ -230,8 +230,8 @@ MODELS = [
     ("return self.l(x)[:, :1]", "returns [3, 1] for 3 training examples; it must be [3, 2]"),
     ("return self.l(x).sum()", "returns [] for 3 training examples"),
     ("return self.l(x) / 0 * 0", "the loss of the untrained network is nan"),
-    ("raise SystemExit", "it ends the process"),
-    ("raise KeyboardInterrupt", "it raises KeyboardInterrupt; let it raise an error"),
+    ("raise SystemExit", "it exits the process"),
+    ("raise KeyboardInterrupt", "it raises KeyboardInterrupt; raise an error instead"),
     ("return self.forward(x)", "RecursionError"),
     ("return self.nothing(x)", "AttributeError: 'M' object has no attribute 'nothing'"),
 ]
@@ -256,7 +256,7 @@ BUILT = [
     ("nn.Linear(2, 2, dtype=torch.complex64)", "the parameter weight is complex64; it must be floating-point"),
     ("nn.ModuleList([nn.Linear(2, 2)])", 'is missing the required "forward" function'),
     ("nn.Identity()", "has no parameter that trains"),
-    ("sys.exit(4)", "it ends the process (sys.exit(4))"),
+    ("sys.exit(4)", "it exits the process (sys.exit(4))"),
 ]
 
 

@@ -108,7 +108,7 @@ def test_what_a_users_data_set_must_be_is_said(module, text, message):
 
 
 def test_a_missing_module_is_named_with_the_mend():
-    with pytest.raises(UserError, match=r"no_such_module_at_all.*\n.*beside the study file"):
+    with pytest.raises(UserError, match=r"no_such_module_at_all.*\n.*next to the study file"):
         load_problem(ProblemSpec(dataset="no_such_module_at_all:data"))
 
 

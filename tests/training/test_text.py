@@ -235,5 +235,5 @@ def test_bits_per_byte_by_hand():
 
 
 def test_bits_per_byte_are_of_text_alone(make_study):
-    with pytest.raises(StudyFileError, match='bits_per_byte: of text alone: dataset = "text" or "text:PATH"'):
+    with pytest.raises(StudyFileError, match='bits_per_byte: only for text, dataset = "text" or "text:PATH"'):
         make_study(problem={"metrics": {"bits_per_byte": True}})
