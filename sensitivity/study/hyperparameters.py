@@ -36,7 +36,7 @@ class Hyperparameter:
     high: float = math.inf
     """Exclusive upper bound."""
     scale: Scale = "log"
-    """Use "log" for learning rate, damping and weight decay; "one_minus" for decay rates of averages such as momentum m,
+    """Use "log" for learning rate, damping and weight decay; "one_minus" for decay rates such as momentum m,
     which averages over about 1 / (1 - m) steps, so that 0.9 and 0.99 are a decade apart."""
     divides: str | None = None
     """The hyperparameter that this one divides when it is large: with damping d and learning rate lr, the step tends to

@@ -115,7 +115,7 @@ def output_faults(path: Path) -> Iterator[None]:
 
 def _fix(code: int | None, path: Path) -> str:
     if code in FULL:
-        return "free some space, or write to another disk"
+        return "make room there, or write to another disk"
     if code == errno.EROFS:
         return "the file system is read-only; write to another place"
     if code in (errno.EACCES, errno.EPERM):

@@ -21,7 +21,7 @@ from sensitivity.study.trials import Pack
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.cost import step_flops
 from sensitivity.training.evaluation import evaluate
-from sensitivity.training.members import DivergenceMonitor, Fault, Member, stop_worse, unharmed
+from sensitivity.training.members import DivergenceMonitor, Fault, Member, stop_worse, still_training
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.precision import denormals_flushed
 from sensitivity.training.problems import Problem
@@ -185,7 +185,7 @@ class PackTraining:
                 for phase in PHASES:
                     member.phase_seconds[phase] = member.phase_seconds.get(phase, 0.0) + spent.get(phase, 0.0)
             if clips is not None and not member.fault:
-                member.note_clipping(clips[0][place], clips[1][place], steps)
+                member.record_clipping(clips[0][place], clips[1][place], steps)
 
     def _find_faults(self) -> int:
         """Note who went wrong, and at which step; return how many have, dropped ones aside."""
@@ -206,7 +206,7 @@ class PackTraining:
 
     def _drop(self) -> None:
         """Take the members with a fault out of the computation."""
-        kept = unharmed(self._live)
+        kept = still_training(self._live)
         if len(kept) == len(self._live):
             return
         self._live = [self._live[place] for place in kept]
