@@ -50,9 +50,7 @@ def users_code(what: str) -> Iterator[None]:
                 f'below if __name__ == "__main__"{_where(error)}'
             ) from None
         except MemoryError as error:
-            raise UserError(
-                f"{what}: MemoryError: it needs more memory than is available{_where(error)}"
-            ) from None
+            raise UserError(f"{what}: MemoryError: it needs more memory than is available{_where(error)}") from None
         except BaseException as error:  # some libraries derive their exceptions from BaseException
             raise UserError(f"{what}: {described(error)}{_where(error)}") from None
 

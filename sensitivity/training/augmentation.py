@@ -68,7 +68,7 @@ class PackAugmentation:
                 _codes(min(_SKIPPED_AT_ONCE, skipped - start), generator)
 
     def draw(self, count: int) -> Tensor:
-        """Return the codes of the next `count` images of each stream ``[trials, count]``; one row if all seeds are equal."""
+        """Return the codes of the next `count` images of each stream ``[trials, count]``; one row if equal."""
         codes = {seed: _codes(count, generator) for seed, generator in self._generators.items()}
         if len(codes) == 1:
             return next(iter(codes.values()))[None]

@@ -33,7 +33,7 @@ class MicroBatch:
     targets: Tensor
     """``[trials, examples, ...]``."""
     share: float | Tensor
-    """Fraction of the batch's loss terms in this part; ``[trials]`` if terms are masked and the batch has several parts."""
+    """Fraction of the batch's loss terms in this part; ``[trials]`` if terms are masked and the batch is split."""
     valid: Tensor | None = None
     """Which terms have a loss ``[trials, examples, *positions]``; None if all have one."""
 

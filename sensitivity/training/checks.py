@@ -133,8 +133,8 @@ def _model_mistakes(spec: StudySpec, variant: ProblemSpec, problem: Problem, arm
                 outputs = model.train(split == "training")(data.standardised(inputs).clone())
             if spec.execution.micro_batch is not None and not torch.equal(drawn, torch.random.get_rng_state()):
                 return [
-                    f"execution.micro_batch: {spec.required_problem.model} draws random numbers for every part of a batch"
-                    " (as dropout does), so the micro-batch changes results. Give it as problem.ghost_batch instead"
+                    f"execution.micro_batch: {spec.required_problem.model} draws random numbers for every part of a"
+                    " batch (dropout does), so the micro-batch changes results. Give it as problem.ghost_batch instead"
                 ]
             classes, targets = problem.outputs if problem.has_classes else None, data.labels(targets)
             any_shape = classes is None and own_loss(variant)

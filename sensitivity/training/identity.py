@@ -38,7 +38,7 @@ def data_digests(dataset: Dataset) -> dict[str, Digest]:
     """Return the digest of each array of a data set."""
     names = ("train_inputs", "train_targets", "test_inputs", "test_targets")
     arrays = {name: {"": getattr(dataset, name)} for name in names}
-    if dataset.validation_inputs is not None and dataset.validation_targets is not None:    # held out
+    if dataset.validation_inputs is not None and dataset.validation_targets is not None:  # held out
         arrays["test_inputs"]["validation"] = dataset.validation_inputs
         arrays["test_targets"]["validation"] = dataset.validation_targets
     return {name: digest(tensors) for name, tensors in arrays.items()}

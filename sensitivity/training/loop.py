@@ -17,7 +17,7 @@ def train_pack(
     *,
     micro_batch: int | None = None,
     on_progress: Callable[[float], None] = lambda fraction: None,
-    on_look: Callable[[PackTraining], None] = lambda training: None,
+    on_check: Callable[[PackTraining], None] = lambda training: None,
     resume: Mapping[str, Any] | None = None,
 ) -> tuple[RunResult, ...]:
     """Train every trial of a pack to its budget and return the results in the order of the pack.
@@ -34,7 +34,7 @@ def train_pack(
             batches. Results equal those of whole batches up to rounding, unless the network normalises over the batch
             or draws random numbers.
         on_progress: called at the start, every few steps and at each evaluation with the fraction of the budget done.
-        on_look: called every few steps with the training, whose ``state()`` can be saved as a checkpoint.
+        on_check: called every few steps with the training, whose ``state()`` can be saved as a checkpoint.
         resume: a state of the same pack, from which training continues as if it had not stopped.
     """
     training = PackTraining(pack, problem, micro_batch=micro_batch)
@@ -42,16 +42,16 @@ def train_pack(
         training.restore(resume)
     on_progress(training.done / training.total)
 
-    def look() -> None:
-        on_look(training)
+    def check() -> None:
+        on_check(training)
         on_progress(training.done / training.total)  # because evaluations late in a long run are far apart
 
     if resume is None:
         training.measure()
     while (until := training.next_evaluation) is not None:
-        training.advance(until, look)
+        training.advance(until, check)
         training.measure()
-        on_look(training)
+        on_check(training)
         if training.left:
             on_progress(training.done / training.total)
     return training.results()

@@ -113,7 +113,7 @@ def test_neither_a_neighbour_that_diverges_nor_a_break_changes_anything(option):
             states.append(pickle.loads(pickle.dumps(training.state())))
 
     pack = Pack(expand(both))
-    found, wild = train_pack(pack, task, on_look=keep)
+    found, wild = train_pack(pack, task, on_check=keep)
     assert wild.status == "diverged"
     again, _ = train_pack(pack, task, resume=states[0])
     assert losses(found) == pytest.approx(losses(alone), rel=1e-9)

@@ -159,7 +159,7 @@ def test_averages_go_on_from_where_they_were_put_aside(decay):
         if training.done == 3:
             states.append(pickle.loads(pickle.dumps(training.state())))
 
-    train_pack(pack, task, on_look=keep)
+    train_pack(pack, task, on_check=keep)
     again = train_pack(pack, task, resume=states[0])
     assert [losses(each) for each in again] == [losses(each) for each in whole]
 

@@ -210,7 +210,11 @@ SINGLE = [
     (("budget", "epochs"), True, "budget.epochs: give a number (got True)"),
     (("budget", "epochs"), float("inf"), "budget.epochs: give a finite number"),
     (("budget", "epochs"), 1e300, "budget.epochs: must be <= 1000000"),
-    (("budget",), {"adjusted_epochs": 5}, "budget.base_batch_size: missing; adjusted_epochs are the epochs at the base"),
+    (
+        ("budget",),
+        {"adjusted_epochs": 5},
+        "budget.base_batch_size: missing; adjusted_epochs are the epochs at the base",
+    ),
     (("budget", "base_batch_size"), 32, "budget.base_batch_size: belongs to adjusted_epochs; remove it"),
     (
         ("budget",),

@@ -172,7 +172,7 @@ DATA = [
     ("np.ma.masked_less(x.numpy(), 0.5), y, x, y", "train inputs are a masked array; fill it"),
     ("x.double() * 1e300, y, x, y", "train inputs hold numbers beyond 3.4e+38, which training in float32 can't hold"),
     ("x, y[:, None], x, y", "int64 of shape [examples], from 0; got int64 [4, 1] (y.squeeze(1).long())"),
-    ("x, nn.functional.one_hot(y), x, y", "got int64 [4, 2] (one row an example: y.argmax(1) if it is one-hot)"),
+    ("x, nn.functional.one_hot(y), x, y", "got int64 [4, 2] (use y.argmax(1) if it is one-hot)"),
     ("x, y.float(), x, y", "got float32 [4] (y.long())"),
     ("x, y, x, y.int()", "got int32 [4] (y.long())"),
     ("x, y - 1, x, y", "got int64 [4], the smallest -1"),
@@ -215,18 +215,18 @@ BODY = "class M(nn.Module):\n    def __init__(self):\n        super().__init__()
 MODELS = [
     (
         "return x, self.l(x)",
-        "returns a tuple of 2; it must be one tensor [3, 2], a number for each class: ",
+        "returns a tuple of 2; it must be one tensor [3, 2], one value per class: ",
     ),
     ("return [self.l(x)]", "returns a list of 1; "),
-    ("return {'logits': self.l(x)}", "returns a dict; it must be one tensor [3, 2], a number for each class: return i"),
-    ("self.l(x)", "returns None; it must be one tensor [3, 2], a number for each class: does its forward method have"),
+    ("return {'logits': self.l(x)}", "returns a dict; it must be one tensor [3, 2], one value per class: return i"),
+    ("self.l(x)", "returns None; it must be one tensor [3, 2], one value per class: does its forward method have"),
     ("return self.l(x).detach().numpy()", "returns a ndarray; it must be one tensor"),
     ("return self.l(x).sum().item()", "returns a float; it must be one tensor"),
     ("return self.l(x).argmax(1)", "returns int64; it must be floating-point"),
     ("return self.l(x) * 1j", "returns complex64; it must be floating-point"),
     ("return self.l(x).to_sparse()", "returns a sparse_coo tensor; it must be dense, [3, 2]"),
     ("return self.l(x).to('meta')", 'returns a tensor on the "meta" device'),
-    ("return self.l(x).detach()", "returns outputs that no parameter can learn from: the forward method detaches"),
+    ("return self.l(x).detach()", "returns outputs without a gradient: the forward method detaches"),
     ("return self.l(x)[:, :1]", "returns [3, 1] for 3 training examples; it must be [3, 2]"),
     ("return self.l(x).sum()", "returns [] for 3 training examples"),
     ("return self.l(x) / 0 * 0", "the loss of the untrained network is nan"),
@@ -245,9 +245,9 @@ def test_a_model_that_returns_something_else_is_a_message(module, make_study, fo
 
 BUILT = [
     ("None", "returned NoneType; it has no return statement; return a torch.nn.Module"),
-    ("nn.Linear", "returned the class Linear; return a network of it: Linear(...)"),
+    ("nn.Linear", "returned the class Linear; return an instance: Linear(...)"),
     ("(nn.Linear(2, 2),)", "returned tuple; return a torch.nn.Module"),
-    ("nn.DataParallel(nn.Linear(2, 2))", "returned a DataParallel; return the network in it, its .module"),
+    ("nn.DataParallel(nn.Linear(2, 2))", "returned a DataParallel; return the wrapped network, its .module attribute"),
     ("nn.LazyLinear(2)", "weight has no shape yet (a Lazy layer); pass a batch through the network once"),
     (
         "nn.Linear(2, 2, device='meta')",
@@ -255,7 +255,7 @@ BUILT = [
     ),
     ("nn.Linear(2, 2, dtype=torch.complex64)", "the parameter weight is complex64; it must be floating-point"),
     ("nn.ModuleList([nn.Linear(2, 2)])", 'is missing the required "forward" function'),
-    ("nn.Identity()", "has no parameter that trains"),
+    ("nn.Identity()", "has no trainable parameter"),
     ("sys.exit(4)", "it exits the process (sys.exit(4))"),
 ]
 

@@ -186,7 +186,7 @@ def test_kfac_on_a_model_without_a_layer_it_covers_is_refused_before_anything_ru
 
 
 MODEL_MISTAKES = {
-    "returns [3] for 3 training examples; it must be [3, 3], a number for each class": (
+    "returns [3] for 3 training examples; it must be [3, 3], one value per class": (
         "class M(nn.Module):\n    def __init__(s): super().__init__(); s.l = nn.Linear(2, 1)\n"
         "    def forward(s, x): return s.l(x).squeeze(-1)\n"
     ),
@@ -194,7 +194,7 @@ MODEL_MISTAKES = {
         "class M(nn.Module):\n    def __init__(s): super().__init__(); s.l = nn.Linear(2, 2)\n"
         "    def forward(s, x): return s.l(x)\n"
     ),
-    "has no parameter that trains": (
+    "has no trainable parameter": (
         "class M(nn.Module):\n    def __init__(s): super().__init__(); s.l = nn.Linear(2, 3).requires_grad_(False)\n"
         "    def forward(s, x): return s.l(x)\n"
     ),

@@ -222,7 +222,7 @@ def test_windows_of_a_file_that_is_mapped_stay_views_of_it(tmp_path, monkeypatch
     [
         (
             lambda x, y: (x, y.masked_fill(y == 1, -5)),
-            "from 0; got .*, the smallest -5; a position without a loss has -100",
+            "from 0; got .*, the smallest -5; use -100 for positions without a loss",
         ),
         (lambda x, y: (x, y.index_fill(0, torch.tensor([2, 4]), IGNORED)), "2 of 40 sequences have no target"),
         (lambda x, y: (x[:, :4], y), r"or \[examples, 6, features\]; got int64 \[40, 4\]"),

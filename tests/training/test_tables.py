@@ -143,7 +143,7 @@ MISTAKES = [
         "t.csv",
         {"inputs": INPUTS, "targets": "kind"},
         {"loss": "cross_entropy", "metrics": {"top5_accuracy": True}},
-        r"top5_accuracy: it is 100% of any network with 3 outputs",
+        r"top5_accuracy: it is always 100% with 3 outputs",
     ),
     ("t.csv", {"inputs": INPUTS, "targets": "outcome"}, {"loss": "binary_cross_entropy"}, r"a target from 0 to 1"),
 ]

@@ -172,7 +172,7 @@ def test_arguments_that_do_not_fit_are_named(options, said):
         (
             {},
             "perceptron",
-            r"perceptron takes no sequences as own:data has .*\n  Here give model = \"transformer\"",
+            r"perceptron takes no sequences as own:data has .*\n  Here use model = \"transformer\"",
         ),
         (
             {"train_inputs": torch.zeros(30, TIME)},
