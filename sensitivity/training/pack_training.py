@@ -21,7 +21,7 @@ from sensitivity.study.trials import Pack
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.cost import step_flops
 from sensitivity.training.evaluation import evaluate
-from sensitivity.training.members import DivergenceMonitor, Fault, Member, stop_worse, still_training
+from sensitivity.training.members import DivergenceMonitor, Fault, Member, still_training, stop_worse
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.precision import denormals_flushed
 from sensitivity.training.problems import Problem

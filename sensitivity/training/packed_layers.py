@@ -251,10 +251,10 @@ def packed_dropout(
     x: Tensor, rate: float, generators: Sequence[torch.Generator], *, channels: int | None = None
 ) -> Tensor:
     """Apply dropout to ``[trials, batch, ...]`` with one generator per trial.
-    
-        `channels` is the number of trailing dimensions of a channel, to drop whole channels; None drops elements.
-        """
-        kept = x.shape[1:] if channels is None else (*x.shape[1 : x.dim() - channels], *(1,) * channels)
+
+    `channels` is the number of trailing dimensions of a channel, to drop whole channels; None drops elements.
+    """
+    kept = x.shape[1:] if channels is None else (*x.shape[1 : x.dim() - channels], *(1,) * channels)
     mask = x.new_empty(len(x), *kept)
     for row, generator in zip(mask, generators, strict=True):
         row.bernoulli_(1 - rate, generator=generator)
