@@ -93,7 +93,10 @@ def test_squared_error_counts_half_the_distance_and_has_no_accuracy(module, make
         ),
         ("def data(): return 1.0, 2.0, 1.0, 2.0", "train inputs are float32 of shape [], strided"),
         ("import torch\ndef data(): return [torch.eye(3).to_sparse(), torch.zeros(3).long()] * 2", "sparse_coo"),
-        ("import torch\ndef data(): return [torch.zeros(3, 0), torch.zeros(3).long()] * 2", "at least one an example"),
+        (
+            "import torch\ndef data(): return [torch.zeros(3, 0), torch.zeros(3).long()] * 2",
+            "at least one value per example",
+        ),
         ("import torch\ndef data(): return [torch.eye(3) * 1j, torch.zeros(3).long()] * 2", "real numbers"),
         ("import torch\ndef data(): return [torch.zeros(3, 2), torch.zeros(3)] * 2", "int64 of shape [examples]"),
         ("import torch\ndef data(): return [torch.zeros(3, 2), -torch.ones(3).long()] * 2", "from 0"),
@@ -242,7 +245,7 @@ def test_outputs_and_targets_that_would_broadcast_are_refused(module, make_study
         ("def data(): raise KeyError('in data')", "KeyError: 'in data'"),
         (
             "import torch\ny = torch.ones(3).long()\ndef data(): return torch.ones(3, 2), y, torch.ones(3, 4), y",
-            "they must be alike",
+            "they must be equal",
         ),
     ],
 )

@@ -158,13 +158,13 @@ def test_what_is_not_installed_is_named_with_how_to_install_it(tmp_path, monkeyp
         (
             b"To be",
             {"sequence_length": 5},
-            r"sequence_length: 5 tokens and the one after them are more than the",
+            r"sequence_length: 5 tokens plus the next one are more than the",
         ),
-        (b"To be" * 9, {"sequence_length": 9}, r"more than the test text of text:\S+ has \(9\)\n  Give shorter"),
+        (b"To be" * 9, {"sequence_length": 9}, r"more than the test text of text:\S+ has \(9\)\n  Use shorter"),
         (
             b"To be" * 9,
             {"tokenizer": "bpe", "vocabulary": 400},
-            r"vocabulary: the training text has 26\d tokens at most",
+            r"vocabulary: the training text yields at most 26\d tokens",
         ),
     ],
     ids=["empty", "no text", "short", "a short test text", "few merges"],
@@ -182,7 +182,7 @@ def test_paths_without_a_text(tmp_path):
         loaded("nowhere")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "empty.txt").touch()
-    with pytest.raises(UserError, match=r"folder has no text in it"):
+    with pytest.raises(UserError, match=r"folder contains no text"):
         loaded(tmp_path / "folder")
 
 
