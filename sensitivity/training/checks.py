@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sensitivity.optimizers import width
-from sensitivity.optimizers.contract import RULES, EvaluatesElsewhere, Networks, Particular
+from sensitivity.optimizers.contract import RULES, EvaluatesOtherParameters, Networks, Restricted
 from sensitivity.optimizers.pack import TWO_AVERAGES, PackOptimizer
 from sensitivity.study.arms import OWN, Arm, declared_kind
 from sensitivity.study.errors import StudyFileError, UserError
@@ -168,13 +168,13 @@ def _optimizer_mistakes(spec: StudySpec, arms: Mapping[str, Arm], problem: Probl
     for name, arm in arms.items():
         kind = declared_kind(arm.kind)
         rule = RULES[kind]
-        if isinstance(rule, Particular) and (why := rule.unusable(arm.settings(), networks)) is not None:
+        if isinstance(rule, Restricted) and (why := rule.unusable(arm.settings(), networks)) is not None:
             yield f"optimizers.{name}: {why}"
         if (why := width.unusable(model, arm.kind)) is not None:
             yield f"optimizers.{name}: {why}"
         if kind == OWN:
             yield from _own_optimizer_mistakes(name, arm, model, _most_averaging(spec, arm))
-        elif isinstance(rule, EvaluatesElsewhere) and _most_averaging(spec, arm):
+        elif isinstance(rule, EvaluatesOtherParameters) and _most_averaging(spec, arm):
             yield f"optimizers.{name}.evaluation.ema_decay: {TWO_AVERAGES}"
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sensitivity.kfac import Capture
 from sensitivity.optimizers.contract import Networks
-from sensitivity.optimizers.numbers import add_weighed, weighed
+from sensitivity.optimizers.numbers import add_weighted, weighted
 from sensitivity.optimizers.pack import PackOptimizer, optimizer_of
 from sensitivity.study.schedule import total_steps
 from sensitivity.study.trials import Pack, Trial
@@ -58,7 +58,7 @@ def take_step(
     modules = optimizer.modules()
     if modules is not None:
         return _step_per_member(model, problem, optimizer, modules, batches, step=step, lr_scale=lr_scale)
-    record, judged = optimizer.begin(step), optimizer.is_judged(step)
+    record, judged = optimizer.begin(step), optimizer.needs_loss_after(step)
     total: dict[str, Tensor] = {}
     loss: Tensor | None = None
     parts: Iterable[MicroBatch] = batches.draw()
@@ -73,13 +73,13 @@ def take_step(
             total, loss = grads, losses
         else:
             for name, g in grads.items():
-                total[name] = add_weighed(total[name], g, part.share) if name in total else weighed(g, part.share)
-            loss = weighed(losses, part.share) + (0.0 if loss is None else loss)
+                total[name] = add_weighted(total[name], g, part.share) if name in total else weighted(g, part.share)
+            loss = weighted(losses, part.share) + (0.0 if loss is None else loss)
         del grads  # frees memory for the next part
     assert loss is not None
     failed = optimizer.step(model.params, total, lr_scale, step=step)
     if before is not None:
-        optimizer.judge(model.params, _loss_again(model, problem, parts, before) - loss)
+        optimizer.observe_loss_change(model.params, _loss_again(model, problem, parts, before) - loss)
     return loss, failed
 
 
@@ -91,7 +91,7 @@ def _loss_again(model: PackedModel, problem: Problem, parts: Iterable[MicroBatch
     loss = torch.zeros((), device=model.device)
     for part in parts:
         outputs, _ = model.train_outputs(part.inputs, record=False)
-        loss = loss + weighed(problem.training_loss(outputs, part.targets), part.share)
+        loss = loss + weighted(problem.training_loss(outputs, part.targets), part.share)
     model.restore_volatile(after)
     return loss
 
@@ -114,7 +114,7 @@ def _step_per_member(
         for place, module in enumerate(modules):
             outputs = model.train_member(place, module, part.inputs[place].clone())
             share = part.share if isinstance(part.share, float) else part.share[place : place + 1]
-            loss = weighed(problem.training_loss(outputs[None], part.targets[place][None]), share).sum()
+            loss = weighted(problem.training_loss(outputs[None], part.targets[place][None]), share).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total[place] = total[place] + loss.detach()
     return torch.stack(total), optimizer.step(model.params, {}, lr_scale, step=step)

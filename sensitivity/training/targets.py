@@ -102,7 +102,7 @@ def _require_metrics(spec: ProblemSpec, *, classes: bool) -> None:
         needs = QUANTITIES[name].needs if declared.shipped else ""
         if (classes and needs == "values") or (not classes and needs == "classes"):
             got = "classes" if classes else "numbers"
-            raise UserError(f"problem.metrics.{name}: not defined for targets that are {got}; remove it")
+            raise UserError(f"problem.metrics.{name}: is not defined for targets that are {got}; remove it")
 
 
 def _require_classes(spec: ProblemSpec, classes: int) -> None:

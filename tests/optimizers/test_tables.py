@@ -249,7 +249,7 @@ def test_arguments_that_the_model_does_not_take_are_refused(models, model, argum
 
 def test_optimizers_that_average_themselves_are_refused_before_anything_runs():
     arms = {"a": SGD, "b": {"kind": "schedule_free_sgd", "lr": 1.0}}
-    with pytest.raises(StudyFileError, match=r"optimizers\.b\.evaluation\.ema_decay: this optimizer averages"):
+    with pytest.raises(StudyFileError, match=r"optimizers\.b\.evaluation\.ema_decay: this optimizer already averages"):
         checked(study(arms, evaluation={"ema_decay": [0.0, 0.9]}))
     checked(study({**arms, "b": {**arms["b"], "evaluation": {"ema_decay": 0.0}}}, evaluation={"ema_decay": 0.9}))
 

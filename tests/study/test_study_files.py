@@ -107,7 +107,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
         'optimizers.d.samples: missing; design = "sobol" needs the number of configurations to draw',
         'optimizers.d.lr: points belongs to design = "grid"; remove it',
         "optimizers.d.damping: missing; it has no default",
-        "optimizers.d.inverse_interval: must be a multiple of factor_interval, or inverses repeat on old factors "
+        "optimizers.d.inverse_interval: must be a multiple of factor_interval, so that each inverse uses new factors "
         "(got 7)",
     }
 

@@ -70,7 +70,7 @@ CASES = {
         {"dataset": "text:text.txt", "sequence_length": 900, **TEXT},
         r"900 tokens plus the next one are more than the training text .* has \(800\)",
     ),
-    "absent text": ({"dataset": "text:absent.txt", **TEXT}, r"there is no file or folder 'absent\.txt'; looked for"),
+    "absent text": ({"dataset": "text:absent.txt", **TEXT}, r"there is no file or folder 'absent\.txt'; tried"),
 }
 
 

@@ -335,11 +335,11 @@ def test_a_class_may_be_called_train(tmp_path):
 SPLITS = [
     (["train", "test"], [], "test/, train/ contain images, but no class folders", "train/CLASS/IMAGE and test/CLASS"),
     (["train", "val"], [], "train/, val/ contain images, but no class folders", "train/CLASS/IMAGE and test/CLASS"),
-    ([], ["train", "val"], "there is val/ in place of test/, which is needed to measure results", "Rename val/ to test/"),
+    ([], ["train", "val"], "there is val/ in place of test/", "Rename val/ to test/"),
     ([], ["Train", "Test"], "there is Train/ in place of train/ and Test/ in place of test/", "Rename Train/ to"),
     ([], ["train", "validation", "other"], "there is validation/ in place of test/", "Rename validation/ to test/"),
     ([], ["train", "bus"], "there is train/ but no test/", "put the class folders into the folder itself"),
-    (["test"], ["train"], "train/ holds class folders, but test/ does not", "Put its images into test/CLASS/IMAGE"),
+    (["test"], ["train"], "train/ contains class folders, but test/ does not", "Put its images into test/CLASS/IMAGE"),
     (["train/a", "train", "test/a"], [], "train/ contains images and folders", "Move the images into the folders"),
     ([], ["bus", "car"], "bus/, car/ contain folders, not images", "Give train/CLASS/IMAGE and test/CLASS/IMAGE"),
 ]  # fmt: skip
@@ -410,10 +410,10 @@ def test_any_name_is_a_class(tmp_path):
     ("path", "said"),
     [
         ("~no-such-user-here/x", "problem.dataset '~no-such-user-here/x': there is no such home folder"),
-        ("a\0b", "there is no folder 'a\\x00b'; looked for"),
+        ("a\0b", "there is no folder 'a\\x00b'; tried"),
         ("x" * 5000, "can't be read (File name too long)\n  Give the path of a readable folder"),
-        ("loop", "there is no folder 'loop'; looked for"),
-        ("file", "there is no folder 'file'; looked for"),
+        ("loop", "there is no folder 'loop'; tried"),
+        ("file", "there is no folder 'file'; tried"),
     ],
     ids=["home", "NUL", "long", "loop", "file"],
 )

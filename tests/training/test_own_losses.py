@@ -93,7 +93,7 @@ def test_a_loss_of_ones_own_trains_as_the_shipped_one_that_it_equals(folder):
         ({"metrics": {"top5_accuracy": True}}, "top5_accuracy: is not defined for targets that are numbers"),
         (
             {"loss": "logcosh", "kfac": {"fisher": "type2"}},
-            'fisher = "type2" needs a loss whose likelihood',
+            'fisher = "type2" needs a loss with a known likelihood',
         ),
     ],
     ids=lambda value: str(value)[:40],

@@ -107,7 +107,7 @@ def test_the_outputs_may_be_stated_and_a_vocabulary_larger_than_the_targets(fold
 
 
 MISTAKES = [
-    ("no.csv", {}, {}, r"there is no file 'no\.csv'; looked for"),
+    ("no.csv", {}, {}, r"there is no file 'no\.csv'; tried"),
     ("bad.parquet", {}, {}, r"bad\.parquet: can't be read as \.parquet"),
     ("t.csv", {"targets": "outcom"}, {}, r"targets: .* has no column 'outcom' \(did you mean 'outcome'\?\)"),
     ("t.csv", {"targets": "outcome"}, {}, r"column patient holds text; inputs are numbers"),

@@ -178,7 +178,7 @@ def test_texts_that_can_not_be_used(tmp_path, content, fields, said):
 
 
 def test_paths_without_a_text(tmp_path):
-    with pytest.raises(UserError, match=r"no file or folder 'nowhere'; looked for\n.*nowhere\n  Put a text"):
+    with pytest.raises(UserError, match=r"no file or folder 'nowhere'; tried\n.*nowhere\n  Put a text"):
         loaded("nowhere")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "empty.txt").touch()

@@ -84,7 +84,7 @@ def _not_two_splits(folders: Sequence[str], of_folders: Sequence[str]) -> str:
     for name in missing:
         if name in folders:
             return (
-                f"{present[0] if present else of_folders[0]}/ holds class folders, but {name}/ does not\n"
+                f"{present[0] if present else of_folders[0]}/ contains class folders, but {name}/ does not\n"
                 f"  Put its images into {name}/CLASS/IMAGE"
             )
     instead = {
@@ -96,7 +96,7 @@ def _not_two_splits(folders: Sequence[str], of_folders: Sequence[str]) -> str:
     if len(instead) == len(missing):
         renamed = " and ".join(f"{other}/ to {name}/" for name, other in instead.items())
         there = " and ".join(f"{other}/ in place of {name}/" for name, other in instead.items())
-        return f"there is {there}, which is needed to measure results\n  Rename {renamed}, or link it by that name"
+        return f"there is {there}\n  Rename {renamed}, or link it by that name"
     if present:
         return (
             f"there is {present[0]}/ but no {missing[0]}/\n  Add {missing[0]}/CLASS/IMAGE, or put the class folders "
