@@ -114,7 +114,7 @@ def test_a_handler_that_the_users_code_sets_stays():
 @pytest.mark.parametrize("model", ["lenet", "alexnet"])
 def test_a_shipped_model_says_which_images_it_takes(model):
     """The digits have 8 by 8 pixels."""
-    with pytest.raises(UserError, match=rf"problem\.model: {model} takes images .*; got \(1, 8, 8\)\n  Take another"):
+    with pytest.raises(UserError, match=rf"problem\.model: {model} takes images .*; got \(1, 8, 8\)\n  Use another"):
         load_problem(ProblemSpec(dataset="digits", model=model))
 
 
@@ -218,7 +218,7 @@ MODELS = [
         "returns a tuple of 2; it must be one tensor [3, 2], one value per class: ",
     ),
     ("return [self.l(x)]", "returns a list of 1; "),
-    ("return {'logits': self.l(x)}", "returns a dict; it must be one tensor [3, 2], one value per class: return i"),
+    ("return {'logits': self.l(x)}", "returns a dict; it must be one tensor [3, 2], one value per class: return only"),
     ("self.l(x)", "returns None; it must be one tensor [3, 2], one value per class: does its forward method have"),
     ("return self.l(x).detach().numpy()", "returns a ndarray; it must be one tensor"),
     ("return self.l(x).sum().item()", "returns a float; it must be one tensor"),

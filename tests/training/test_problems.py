@@ -259,7 +259,7 @@ def test_what_a_users_module_raises_is_said_without_a_traceback(module, text, sa
 
 def test_targets_with_nan_are_the_datas_fault_not_the_optimizers(module):
     name = module("import torch\ndef data():\n    x = torch.ones(3, 2); y = x * float('nan')\n    return x, y, x, y\n")
-    with pytest.raises(UserError, match="train targets hold NaN"):
+    with pytest.raises(UserError, match="train targets contain NaN"):
         load_problem(ProblemSpec(dataset=f"{name}:data", loss="squared_error"))
 
 
