@@ -66,13 +66,13 @@ def packed(problem: Problem, batch: int, size: int, *, apart: bool | None) -> St
     model = PackedModel(problem.build_model, seeds)
     optimizer = make_optimizer(pack, model, problem)
     batches = PackBatches(seeds, problem, batch_size=batch, micro_batch=None, augment=False)
-    chosen = packed_composed._APART_FROM
+    chosen = packed_composed._SEPARATE_FROM
     count = iter(range(10**9))
 
     def step() -> None:
-        packed_composed._APART_FROM = chosen if apart is None else 0 if apart else 2**62
+        packed_composed._SEPARATE_FROM = chosen if apart is None else 0 if apart else 2**62
         take_step(model, problem, optimizer, batches, step=next(count), lr_scale=1.0)
-        packed_composed._APART_FROM = chosen
+        packed_composed._SEPARATE_FROM = chosen
 
     return step
 
@@ -125,7 +125,7 @@ def rows(widths: list[int], tokens: list[int], sizes: list[int]) -> list[str]:
                     "apart": (packed(problem, batch, size, apart=True), size),
                 }
                 ms = least(forms)
-                choice = "apart" if count * width >= packed_composed._APART_FROM else "together"
+                choice = "apart" if count * width >= packed_composed._SEPARATE_FROM else "together"
                 marked = {name: f"{ms[name]:.2f}" + " *" * (name == choice) for name in ("together", "apart")}
                 gain = ms["alone"] / ms[choice]
                 lines.append(

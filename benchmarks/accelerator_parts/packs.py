@@ -16,7 +16,7 @@ from accelerator_parts.machine import floor_seconds
 from accelerator_parts.record import Record
 from accelerator_parts.workloads import ARMS, Bench, Workloads, eager, step_seconds, trials_of
 from sensitivity.training.cost import step_flops
-from sensitivity.training.following import FollowingMode
+from sensitivity.training.dispatch_modes import ObserverMode
 
 GHOST = 128
 CASES = (
@@ -92,7 +92,7 @@ def _timed(record: Record, on: Workloads, case: _Case, alone: float) -> Mapping[
     return values
 
 
-class Traffic(FollowingMode):
+class Traffic(ObserverMode):
     """Counts operations that are no views, and the bytes that they read and write."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from sensitivity.execution.costs import Price, measure_here, pack_sizes, price, samples
 from sensitivity.execution.prepare import Plan, available_workers, with_recorded, with_search_seconds
 from sensitivity.execution.searches import recorded_trials, search_seconds
-from sensitivity.optimizers.contract import RULES, Remarked
+from sensitivity.optimizers.contract import RULES, HasRemark
 from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST, read_manifest, refuse_other_study
 from sensitivity.store.reader import finished_trials, read_plan, read_runs
@@ -57,7 +57,7 @@ def _token_words(length: int, price: Price) -> list[str]:
 def _remark(arm: Arm) -> str:
     """Return the remark on an optimizer in a plan."""
     rule = RULES[declared_kind(arm.kind)]
-    return rule.remark(arm.settings()) if isinstance(rule, Remarked) else ""
+    return rule.remark(arm.settings()) if isinstance(rule, HasRemark) else ""
 
 
 def price_plan(plan: Plan, directory: Place, *, workers: int | None) -> PricedPlan:

@@ -73,7 +73,7 @@ def _train_whole(
         problem,
         micro_batch=execution.micro_batch,
         on_progress=on_progress,
-        on_look=checkpoint.save_if_due,
+        on_check=checkpoint.save_if_due,
         resume=checkpoint.load(problem, micro_batch=execution.micro_batch),
     )
 

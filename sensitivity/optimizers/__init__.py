@@ -1,9 +1,9 @@
-"""Optimizers over packs: a file each in `kinds`, behind one contract.
+"""Optimizers for packs, one file each in `kinds`, with a common interface.
 
-* ``contract``: what an optimizer is (`Rule`), and what it may offer beyond that; ``registered`` adds one.
-* ``kinds``: the optimizers, each with its declaration and its update. They import torch only once they train.
+* ``contract``: the interface of an optimizer (`Rule`) and its optional extensions; ``registered`` adds an optimizer.
+* ``kinds``: the optimizers, each with its declaration and its update; torch is imported only for training.
 * ``numbers``: hyperparameters as tensors over the members of a pack.
-* ``pack``: `PackOptimizer`, the optimizer of one pack in training, whatever its kind.
+* ``pack``: `PackOptimizer`, the optimizer of one pack in training, of any kind.
 
-Parameters, gradients and state are ``[trials, ...]``, hyperparameters ``[trials]``. Importing this room loads no torch.
+Parameters, gradients and state are ``[trials, ...]``, hyperparameters ``[trials]``. This package does not import torch.
 """

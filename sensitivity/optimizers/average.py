@@ -1,4 +1,4 @@
-"""Exponential moving averages of parameters over steps, to be evaluated in their place."""
+"""Exponential moving averages of parameters over steps, which are evaluated instead of the parameters."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from sensitivity.optimizers.numbers import Numbers, per_trial
 
 
 class Average:
-    """a ← d a + (1 − d) p after every step, and a = p after the first, as torch.optim.swa_utils.AveragedModel does.
+    """a ← d a + (1 − d) p after every step, with a = p after the first, as in torch.optim.swa_utils.AveragedModel.
 
-    Of a member with decay 0 it is the parameters themselves.
+    For a member with decay 0, these are the parameters themselves.
     """
 
     def __init__(self, params: Tensors, numbers: Numbers, decay: float) -> None:
-        """Begin with `params` ``[trials, ...]``; `decay` is that of all members, where `numbers` has no "ema_decay"."""
+        """Start from `params` ``[trials, ...]``; `decay` applies to all members if `numbers` has no "ema_decay"."""
         self.params = {name: p.detach().clone() for name, p in params.items()}
         """The averages, by name."""
         decays = numbers["ema_decay"] if "ema_decay" in numbers else torch.full_like(numbers["lr"], decay)
         self._weights = 1 - decays
 
     def step(self, params: Tensors, step: int) -> None:
-        """Take the parameters after `step` (0 is the first) in."""
+        """Update the averages with the parameters after `step` (from 0)."""
         for name, average in self.params.items():
             if step == 0:
                 average.copy_(params[name])
@@ -35,7 +35,7 @@ class Average:
 
     @contextlib.contextmanager
     def evaluating(self, params: Tensors) -> Iterator[None]:
-        """Put the averages into `params`."""
+        """Replace the values of `params` by the averages within the block."""
         for name, average in self.params.items():
             params[name].copy_(average)
         yield

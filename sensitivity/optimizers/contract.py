@@ -1,10 +1,11 @@
-"""What an optimizer over a pack is: `Rule`, and the optional capabilities beside it.
+"""Interface of an optimizer for packs: `Rule`, and protocols for optional capabilities.
 
-An optimizer is one file in `kinds`: an `Arm`, which declares its fields, and a `Rule`, registered for it. Only `init`
-and `step` are required. Whatever else an optimizer needs or offers is a protocol of its own, and a rule that doesn't
-have it leaves it out.
+An optimizer is one file in `kinds`: an `Arm`, which declares its fields, and a `Rule`, which is registered for it. Only
+`init` and `step` are required. Each further capability or requirement is a separate protocol, which a rule implements
+if it applies.
 
-This file imports no torch at run time, and neither may the top of a file in `kinds`: reading a study loads them.
+This file does not import torch at run time, and neither may the module level of files in `kinds`, because reading a
+study imports them.
 """
 
 from __future__ import annotations
@@ -23,56 +24,56 @@ if TYPE_CHECKING:
     from sensitivity.optimizers.numbers import Numbers
 
 State = dict[str, Any]
-"""Plain containers of tensors ``[trials, ...]``: all that a rule keeps from step to step."""
+"""Plain containers of tensors ``[trials, ...]``: everything that a rule keeps between steps."""
 Tensors = Mapping[str, "Tensor"]
 """Parameters or gradients by name, each ``[trials, *shape]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Networks:
-    """What an optimizer may know of the networks of a pack, beside their parameters and gradients."""
+    """Information about the networks of a pack that is available to an optimizer besides parameters and gradients."""
 
     network: nn.Module
-    """One of them, for its structure: its parameter values are nobody's."""
+    """A network with the structure of the members; its parameter values are meaningless."""
     batch_size: int
     terms_per_example: int = 1
-    """How many terms the mean loss has for each example: the positions of a sequence that has a target at each."""
+    """Number of terms of the mean loss per example: the sequence length if there is a target at each position."""
     ignores_terms: bool = False
-    """Whether some of these positions have no loss, and which ones differs by batch."""
+    """Whether some positions have no loss, depending on the batch."""
     gradients_are_products: bool = False
-    """Whether a layer's gradient is that of its observed calls alone."""
+    """Whether a layer's gradient comes from its observed calls only."""
     loss: Literal["cross_entropy", "squared_error", "binary_cross_entropy"] | None = None
-    """That of the outputs, where it is one of these."""
+    """The likelihood of the loss; None for other losses."""
     steps: int | None = None
-    """In the budget."""
+    """Number of steps of the budget."""
     seeds: Sequence[int] = ()
-    """Of the members."""
+    """Seeds of the members."""
     in_parts: bool = False
-    """Whether batches are differentiated in parts."""
+    """Whether batches are differentiated in several parts."""
     curvature: Mapping[str, Tensor] | None = None
-    """The exact diagonal curvature by parameter, where a problem knows it."""
+    """The exact diagonal curvature by parameter, if the problem knows it."""
     member: Callable[[int], nn.Module] | None = None
-    """Builds the network of one member as a module of its own, whose parameters and buffers are views of the pack's."""
+    """Builds the network of one member as a separate module whose parameters and buffers are views of the pack's."""
     rebind: Callable[[int, nn.Module], None] | None = None
-    """Makes them views again, of the member at that place, after members were dropped."""
+    """Makes them views of the member at an index again, after members were dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What one step did. Tensors are ``[trials]``."""
+    """Result of one step. Tensors are ``[trials]``."""
 
     failed: Tensor | None = None
-    """Members that could not be updated."""
+    """Which members could not be updated."""
     clip: Tensor | None = None
-    """The factor on each member's update; 1 where the clip did not bind."""
+    """Factor of the KL clip on each member's update; 1 if the clip was inactive."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Host seconds by phase, for the whole pack (`study.results.PHASES`)."""
 
 
 class Rule(Protocol):
-    """An optimizer's update, for all members of a pack at once.
+    """Update rule of an optimizer, for all members of a pack at once.
 
-    Built by ``(settings, networks)``: the arm's settings, structural hyperparameters included.
+    It is constructed with ``(settings, networks)``, where the arm's settings include structural hyperparameters.
     """
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
@@ -81,195 +82,195 @@ class Rule(Protocol):
     def step(
         self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, *, lr: Tensor, step: int
     ) -> Report | None:
-        """Update `params` and `state` in place, without gradients; no member may see another's numbers.
+        """Update `params` and `state` in place, without autograd; members must not affect each other.
 
         Args:
             params: parameters.
-            grads: gradients of each member's loss; to be left as they are.
-            state: what `init` returned.
+            grads: gradients of each member's loss, which must not be modified.
+            state: the state created by `init`.
             numbers: hyperparameters.
-            lr: the learning rate of this step ``[trials]``, schedule included.
-            step: index of the step, 0 for the first. Python code may depend on it only as `Intervals` says.
+            lr: the learning rate of this step ``[trials]``, including the schedule.
+            step: index of the step, from 0. Control flow may depend on it only as declared by `Intervals`.
         """
 
 
 @runtime_checkable
 class ElementWise(Protocol):
-    """The update of an entry does not depend on others: a pack's parameters may be one tensor ``[trials, entries]``."""
+    """The update is element-wise, so that a pack's parameters may be passed as one tensor ``[trials, entries]``."""
 
     element_wise: Literal[True]
 
 
 @runtime_checkable
 class Intervals(Protocol):
-    """Steps differ: some work is done every few steps."""
+    """Steps differ, because some work is done only every few steps."""
 
     @property
     def period(self) -> int:
-        """After how many steps the work repeats."""
+        """Number of steps after which the pattern of work repeats."""
 
     def repeated_kind(self, step: int) -> str | None:
-        """Name the kind of `step`: steps of one kind do the same operations, and ask the device for no number.
+        """Return the kind of `step`; steps of one kind do the same operations without reading values from the device.
 
-        None where the step does ask for one.
+        None if the step reads values from the device.
         """
 
 
 @runtime_checkable
 class Priced(Protocol):
-    """The update has matrix products, decompositions or solves."""
+    """The update includes matrix products, decompositions or solves, with a significant cost."""
 
     def flops(self, batch_size: int, positions: Mapping[str, int]) -> float:
-        """Return the FLOPs of an average step and trial, beyond the gradient's and element-wise work.
+        """Return the FLOPs per trial of an average step, excluding the gradient and element-wise work.
 
-        `positions` says, by layer, how often its weights meet one example.
+        `positions` is the number of times that each layer's weights are applied to one example.
         """
 
 
 @runtime_checkable
 class Observer(Protocol):
-    """The update needs the inputs and the output gradients of layers."""
+    """The update needs inputs and output gradients of layers."""
 
     @property
     def observed_layers(self) -> frozenset[str]:
-        """Names of the layers whose calls it needs."""
+        """Names of the layers whose calls are needed."""
 
     def begin(self, step: int) -> bool:
-        """Return whether `step` needs the calls of the layers; what was observed of an unfinished step is dropped."""
+        """Return whether `step` needs the calls of layers; discards observations of an unfinished step."""
 
     def observe(
         self, calls: Mapping[str, Sequence[Capture]], share: float | Tensor, valid: Tensor | None = None
     ) -> None:
-        """Take the layers' calls in a micro-batch: gradients of its mean loss.
+        """Receive the layers' calls for a micro-batch, with gradients of its mean loss.
 
         Args:
-            calls: by layer.
-            share: of the whole batch's loss terms; ``[trials]`` where members differ.
-            valid: which terms have a loss ``[trials, batch, *positions]``; None where all have.
+            calls: calls by layer.
+            share: fraction of the batch's loss terms in the micro-batch; ``[trials]`` if it differs by member.
+            valid: which terms have a loss ``[trials, batch, *positions]``; None if all have one.
         """
 
 
 @runtime_checkable
 class Samples(Observer, Protocol):
-    """What is observed of layers may be gradients of other losses than the one that is trained."""
+    """The observed output gradients may be those of losses other than the training loss."""
 
     def pseudo_losses(self, outputs: Tensor, valid: Tensor | None = None) -> Iterator[Tensor]:
-        """Yield the scalars whose gradients are observed in place of the loss's; none if it is the loss's.
+        """Yield scalars whose gradients are observed instead of those of the training loss; none to observe the latter.
 
-        `outputs` are ``[trials, batch, *positions, outputs]``, `valid` as of `observe`.
+        `outputs` are ``[trials, batch, *positions, outputs]``; `valid` is as in `observe`.
         """
 
     def passes(self, outputs: int) -> float:
-        """Return how many backward passes that is in an average step, of networks with so many outputs."""
+        """Return the average number of additional backward passes per step, for networks with `outputs` outputs."""
 
 
 @runtime_checkable
 class SampledGradients(Protocol):
-    """Some steps need the gradient for labels that are sampled from the networks too."""
+    """Some steps also need the gradient for labels sampled from the networks."""
 
     def sampled_loss(
         self, outputs: Tensor, state: State, valid: Tensor | None = None, *, step: int, done: int
     ) -> Tensor | None:
-        """Return the sum over members of the mean loss of their outputs for such labels; None where it isn't wanted.
+        """Return the mean loss for sampled labels, summed over members; None if it is not needed at this step.
 
-        `outputs` are ``[trials, batch, *positions, outputs]``; the mean is over the terms that are `valid`, as of
-        `Observer.observe`. `done` examples of the batch came in earlier parts.
+        `outputs` are ``[trials, batch, *positions, outputs]``; the mean is over `valid` terms, as in
+        `Observer.observe`. `done` is the number of examples of the batch in earlier parts.
         """
 
     def take_sampled(self, grads: Tensors, share: float | Tensor) -> None:
-        """Take its gradient, in a part that is `share` of the whole batch's loss terms."""
+        """Receive the gradient of the sampled loss for a part with a fraction `share` of the batch's loss terms."""
 
     def backward_passes(self) -> float:
-        """Return how many further ones there are in an average step."""
+        """Return the average number of additional backward passes per step."""
 
 
 @runtime_checkable
-class Judged(Protocol):
-    """Some steps are judged by the loss of the same batch after them."""
+class ObservesLossChange(Protocol):
+    """Some steps need the change of the loss on the same batch."""
 
-    def is_judged(self, step: int) -> bool:
-        """Whether the loss after `step` is wanted."""
+    def needs_loss_after(self, step: int) -> bool:
+        """Whether the loss of the batch is to be computed again after `step`."""
 
-    def judge(self, params: Tensors, state: State, numbers: Numbers, change: Tensor) -> None:
-        """Take how much the loss ``[trials]`` changed in the last step."""
+    def observe_loss_change(self, params: Tensors, state: State, numbers: Numbers, change: Tensor) -> None:
+        """Receive the change of the loss ``[trials]`` in the last step."""
 
 
 @runtime_checkable
-class LeavesUnused(Protocol):
-    """Parameters that a batch did not use are left as they are, and are not among the gradients."""
+class SkipsUnused(Protocol):
+    """Parameters that a batch did not use are not updated and are missing from the gradients."""
 
     leaves_unused: Literal[True]
 
 
 @runtime_checkable
 class OwnState(Protocol):
-    """The state is more than plain containers of tensors ``[trials, ...]``."""
+    """The state is not only plain containers of tensors ``[trials, ...]``."""
 
     def select(self, state: State, index: Tensor) -> State:
         """Return the state of the members at `index`."""
 
     def saved(self, state: State) -> dict[str, Any]:
-        """Return the state as plain containers of tensors, numbers and texts."""
+        """Return the state as plain containers of tensors, numbers and strings."""
 
     def restore(self, state: State, saved: Mapping[str, Any]) -> None:
-        """Set the state to what `saved` returned, of equal members."""
+        """Restore a state returned by `saved` for the same members."""
 
 
 @runtime_checkable
-class Explains(Protocol):
-    """An update can fail in more ways than by numbers that are not finite."""
+class ExplainsFailures(Protocol):
+    """Updates can fail for reasons other than non-finite values."""
 
     def failure_reason(self, member: int) -> str | None:
-        """Return why the member could not be updated; None if there is nothing special to say."""
+        """Return why the member could not be updated; None for the generic reason."""
 
 
 @runtime_checkable
-class EvaluatesElsewhere(Protocol):
-    """Networks are evaluated with other parameters than those that gradients are taken at."""
+class EvaluatesOtherParameters(Protocol):
+    """Networks are evaluated with parameters other than those at which gradients are computed."""
 
-    def evaluates_elsewhere(self, state: State) -> bool:
-        """Whether they are, with what was built."""
+    def evaluates_other_parameters(self, state: State) -> bool:
+        """Whether this is the case for these settings."""
 
     def evaluating(self, params: Tensors, state: State, numbers: Numbers) -> AbstractContextManager[None]:
-        """Set `params` to those to evaluate with while inside. Those of training are put back afterwards."""
+        """Set `params` to the values for evaluation within the block, and restore those of training afterwards."""
 
 
 @runtime_checkable
 class TrainsModules(Protocol):
-    """It may need each member's network as a module, whose hooks see its forward and backward passes."""
+    """The optimizer may need each member's network as a module, for hooks on its forward and backward passes."""
 
     def modules(self, state: State) -> Sequence[nn.Module] | None:
-        """Return the module of each member, to be differentiated one by one; None if gradients are enough."""
+        """Return the module of each member, to be differentiated one by one; None if gradients are sufficient."""
 
 
 @runtime_checkable
-class Remarked(Protocol):
-    """A plan has something to say of it. Asked of the class, before a study runs."""
+class HasRemark(Protocol):
+    """A plan shows a remark about the optimizer, which the class provides before a study runs."""
 
     @staticmethod
     def remark(settings: Mapping[str, Any]) -> str:
-        """Return what costs more than elsewhere, or isn't counted, of an arm with these settings."""
+        """Return a remark about costs that are higher than for other optimizers, or not counted."""
 
 
 @runtime_checkable
-class Particular(Protocol):
-    """There are networks that it can't train. Asked of the class, before a study runs."""
+class Restricted(Protocol):
+    """Some networks can't be trained, which the class checks before a study runs."""
 
     @staticmethod
     def unusable(settings: Mapping[str, Any], networks: Networks) -> str | None:
-        """Return why an arm of these settings can't train them, and what to do; None if it can."""
+        """Return why an arm with these settings can't train the networks, and the fix; None if it can."""
 
 
 RuleBuilder = Callable[[Mapping[str, Any], Networks], Rule]
 RULES: dict[str, RuleBuilder] = {}
-"""What builds the rule of each declared kind."""
+"""Builder of the rule of each registered kind."""
 _R = TypeVar("_R", bound=RuleBuilder)
 
 
 def registered(arm: type[Arm], kind: str = "") -> Callable[[_R], _R]:
-    """Register what is decorated as the rule of `arm`, and declare the arm: all that adds an optimizer.
+    """Decorate a rule to register it for `arm` and declare the arm; nothing else is needed to add an optimizer.
 
-    The kind is the default of the arm's field, if it isn't given.
+    The kind defaults to that of the arm's field `kind`.
     """
 
     def register(rule: _R) -> _R:

@@ -1,4 +1,4 @@
-"""Hyperparameters of a pack: tensors ``[trials]``, in double precision, and shaped to multiply parameters."""
+"""Hyperparameters of a pack as double-precision tensors ``[trials]``, and shaped to multiply parameters."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Numbers:
         like: Tensor,
         began: Sequence[Mapping[str, float]] = (),
     ) -> None:
-        """Take those of each member, to be used with parameters like `like`.
+        """Store the hyperparameters of each member, for use with parameters like `like`.
 
-        `began` has those of all members that the pack began with, where some were dropped before it was taken up again.
+        `began` contains those of all initial members, if some were dropped before a resumed pack.
         """
         self._dtype = like.dtype
         self._used = {name for row in (*rows, *began) for name, value in row.items() if value}
@@ -30,7 +30,7 @@ class Numbers:
         self._shaped: dict[tuple[str, int], Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return a hyperparameter ``[trials]`` in double precision, as 1 - beta and its powers need it."""
+        """Return a hyperparameter ``[trials]`` in double precision, which 1 - beta and its powers need."""
         return self._values[name]
 
     @property
@@ -42,11 +42,11 @@ class Numbers:
         return name in self._values
 
     def any(self, name: str) -> bool:
-        """Whether any member began with another value than 0."""
+        """Whether the value is non-zero for any initial member."""
         return name in self._used
 
     def cast(self, name: str) -> Tensor:
-        """Return a hyperparameter ``[trials]`` in the type of the parameters."""
+        """Return a hyperparameter ``[trials]`` in the dtype of the parameters."""
         if name not in self._cast:
             self._cast[name] = self._values[name].to(self._dtype)
         return self._cast[name]
@@ -59,7 +59,7 @@ class Numbers:
         return self._shaped[shape]
 
     def complement(self, name: str, tensor: Tensor) -> Tensor:
-        """Return 1 less a hyperparameter, taken in double precision, shaped to multiply `tensor` ``[trials, ...]``."""
+        """Return 1 minus a hyperparameter, from double precision, shaped to multiply `tensor` ``[trials, ...]``."""
         shape = f"1 - {name}", tensor.dim()
         if shape not in self._shaped:
             self._shaped[shape] = per_trial(1 - self._values[name], tensor)
@@ -72,24 +72,24 @@ class Numbers:
 
 
 def per_trial(values: Tensor, like: Tensor) -> Tensor:
-    """Return `values` ``[trials]`` in the type of `like` ``[trials, ...]``, shaped to multiply it."""
+    """Return `values` ``[trials]`` in the dtype of `like` ``[trials, ...]``, shaped to multiply it."""
     return values.to(like.dtype).view(-1, *(1,) * (like.dim() - 1))
 
 
-def weighed(gradient: Tensor, share: float | Tensor) -> Tensor:
-    """Return a part's gradient ``[trials, ...]`` as it enters the whole batch's; `share` is of all, or ``[trials]``."""
+def weighted(gradient: Tensor, share: float | Tensor) -> Tensor:
+    """Return a part's gradient ``[trials, ...]`` weighted by its `share` of the batch, a number or ``[trials]``."""
     return gradient * (share if isinstance(share, float) else per_trial(share, gradient))
 
 
-def add_weighed(total: Tensor, gradient: Tensor, share: float | Tensor) -> Tensor:
-    """Add a part's gradient, as `weighed`, to that of earlier ones in place, without a copy of it."""
+def add_weighted(total: Tensor, gradient: Tensor, share: float | Tensor) -> Tensor:
+    """Add a part's gradient, weighted as in `weighted`, to `total` in place and without a copy."""
     if isinstance(share, float):
         return total.add_(gradient, alpha=share)
     return total.addcmul_(gradient, per_trial(share, gradient))
 
 
 def correction(beta: Tensor, steps: Tensor) -> Tensor:
-    """Return 1 - beta ** steps ``[trials]``, by which an average that began at 0 is divided; exact near beta = 1."""
+    """Return 1 - beta ** steps ``[trials]``, the bias correction of an average from 0; accurate near beta = 1."""
     return -torch.expm1(steps * torch.log(beta))
 
 
@@ -99,8 +99,8 @@ def zeros(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def counter(numbers: Numbers) -> Tensor:
-    """Return a count of steps for each member ``[trials]``, in double precision.
+    """Return a step counter for each member ``[trials]``, in double precision.
 
-    A tensor, not a number of Python's: a recorded step counts on when it is replayed.
+    It is a tensor rather than a Python number so that replays of a recorded step increment it.
     """
     return torch.zeros_like(numbers["lr"])

@@ -1,4 +1,4 @@
-"""The optimizer of a pack in training: a `Rule` with the state and the hyperparameters of the members."""
+"""The optimizer of a pack in training: a `Rule` with the state and hyperparameters of the members."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from sensitivity.optimizers.average import Average
 from sensitivity.optimizers.contract import (
     RULES,
     ElementWise,
-    EvaluatesElsewhere,
-    Explains,
+    EvaluatesOtherParameters,
+    ExplainsFailures,
     Intervals,
-    Judged,
-    LeavesUnused,
     Networks,
     Observer,
+    ObservesLossChange,
     OwnState,
     Priced,
     Report,
     Rule,
     SampledGradients,
     Samples,
+    SkipsUnused,
     Tensors,
     TrainsModules,
 )
@@ -41,13 +41,13 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.trials import Trial
 
 TWO_AVERAGES = (
-    "this optimizer averages the parameters that are evaluated itself; give ema_decay to the others alone, in their "
-    "own table [evaluation]"
+    "this optimizer already averages the parameters for evaluation; set ema_decay only for the other optimizers, in "
+    "their own table [evaluation]"
 )
 
 
 class PackOptimizer:
-    """What the training loop asks of an optimizer, whatever its kind."""
+    """Interface between the training loop and an optimizer of any kind."""
 
     def __init__(
         self,
@@ -58,33 +58,33 @@ class PackOptimizer:
         began: Sequence[Mapping[str, float]] = (),
         ema_decay: float = 0.0,
     ) -> None:
-        """Begin with `params` ``[trials, ...]``.
+        """Start from `params` ``[trials, ...]``.
 
         Args:
-            settings: of the arm, structural hyperparameters included.
-            rows: the hyperparameters of each member.
+            settings: the arm's settings, including structural hyperparameters.
+            rows: hyperparameters of each member.
             params: parameters before the first step.
-            networks: what else may be known of the networks.
-            began: `rows` of all members that the pack began with, where some have been dropped since.
-            ema_decay: of the averages of the parameters that are evaluated, where `rows` have none; 0 without any.
+            networks: further information about the networks.
+            began: `rows` of all initial members of the pack, if some have been dropped.
+            ema_decay: decay of the parameter averages for evaluation if `rows` contain none; 0 for no averages.
 
         Raises:
-            UserError: the optimizer evaluates other parameters than those of training as it is.
+            UserError: averages are requested although the optimizer has its own parameters for evaluation.
         """
         kinds()
         rule = RULES[declared_kind(settings["kind"])](settings, networks)
         self._rule: Rule = rule
-        # Asked once: to ask a protocol takes as long as a small network's update.
+        # Checked once, because isinstance with a protocol takes as long as updating a small network.
         self._intervals = rule if isinstance(rule, Intervals) else None
         self._priced = rule if isinstance(rule, Priced) else None
         self._observer = rule if isinstance(rule, Observer) else None
         self._samples = rule if isinstance(rule, Samples) else None
         self._sampled = rule if isinstance(rule, SampledGradients) else None
-        self._judged = rule if isinstance(rule, Judged) else None
+        self._loss_observer = rule if isinstance(rule, ObservesLossChange) else None
         self._trains_modules = rule if isinstance(rule, TrainsModules) else None
-        self._elsewhere = rule if isinstance(rule, EvaluatesElsewhere) else None
+        self._evaluator = rule if isinstance(rule, EvaluatesOtherParameters) else None
         self._own_state = rule if isinstance(rule, OwnState) else None
-        self._explains = rule if isinstance(rule, Explains) else None
+        self._explains = rule if isinstance(rule, ExplainsFailures) else None
         like = next(iter(params.values())).detach()
         self._numbers = Numbers(rows, like, began)
         self._lr = self._numbers.cast("lr")
@@ -98,95 +98,95 @@ class PackOptimizer:
         self._decouples = decouples_decay(settings["kind"]) and self._numbers.any("weight_decay")
         averages = self._numbers.any("ema_decay") or ema_decay > 0
         self._average = Average(params, self._numbers, ema_decay) if averages else None
-        if averages and self._elsewhere is not None and self._elsewhere.evaluates_elsewhere(self._state):
+        if averages and self._evaluator is not None and self._evaluator.evaluates_other_parameters(self._state):
             raise UserError(f"evaluation.ema_decay: {TWO_AVERAGES}")
 
     @property
     def period(self) -> int:
-        """After how many steps its work repeats."""
+        """Number of steps after which the pattern of work repeats."""
         return 1 if self._intervals is None else self._intervals.period
 
     @property
     def state_bytes(self) -> int:
-        """Memory that it keeps from step to step."""
+        """Size of the state that is kept between steps."""
         return sum(leaf.nbytes for leaf in tree_leaves(self.state()) if isinstance(leaf, Tensor))
 
     def flops(self, batch_size: int, positions: Mapping[str, int]) -> float:
-        """Return the FLOPs of an average step and trial, beyond the gradient's and element-wise work.
+        """Return the FLOPs per trial of an average step, excluding the gradient and element-wise work.
 
-        `positions` says, by layer, how often its weights meet one example.
+        `positions` is the number of times that each layer's weights are applied to one example.
         """
         return 0.0 if self._priced is None else self._priced.flops(batch_size, positions)
 
     @property
     def observed_layers(self) -> frozenset[str]:
-        """Names of the layers whose calls it needs."""
+        """Names of the layers whose calls are needed."""
         return frozenset() if self._observer is None else self._observer.observed_layers
 
     def begin(self, step: int) -> bool:
-        """Begin `step` (0 is the first), and return whether it needs the calls of the layers."""
+        """Start `step` (from 0), and return whether it needs the calls of layers."""
         return self._observer is not None and self._observer.begin(step)
 
     @torch.no_grad()
     def observe(
         self, calls: Mapping[str, Sequence[Capture]], share: float | Tensor, valid: Tensor | None = None
     ) -> None:
-        """Take the layers' calls in a micro-batch: gradients of its mean loss (``Observer.observe``)."""
+        """Receive the layers' calls for a micro-batch, with gradients of its mean loss (``Observer.observe``)."""
         assert self._observer is not None
         self._observer.observe(calls, share, valid)
 
     def pseudo_losses(self, outputs: Tensor, valid: Tensor | None = None) -> Iterator[Tensor]:
-        """Yield the scalars whose gradients are observed in place of the loss's, if there are any."""
+        """Yield the scalars whose gradients are observed instead of those of the training loss, if any."""
         if self._samples is not None:
             yield from self._samples.pseudo_losses(outputs, valid)
 
     def passes(self, outputs: int) -> float:
-        """Return how many further backward passes an average step takes, of networks with so many outputs."""
+        """Return the average number of additional backward passes per step, for networks with `outputs` outputs."""
         return 0.0 if self._samples is None else self._samples.passes(outputs)
 
     def sampled_loss(self, outputs: Tensor, valid: Tensor | None = None, *, step: int, done: int) -> Tensor | None:
-        """Return the loss for sampled labels, summed over members; None where its gradient is not wanted."""
+        """Return the loss for sampled labels, summed over members; None if its gradient is not needed."""
         if self._sampled is None:
             return None
         return self._sampled.sampled_loss(outputs, self._state, valid, step=step, done=done)
 
     def take_sampled(self, grads: Tensors, share: float | Tensor) -> None:
-        """Take its gradient, in a part that is `share` of the whole batch's loss terms."""
+        """Receive the gradient of the sampled loss for a part with a fraction `share` of the batch's loss terms."""
         assert self._sampled is not None
         self._sampled.take_sampled(grads, share)
 
     @property
     def backward_passes(self) -> float:
-        """How many further ones there are in an average step, to the parameters."""
+        """Average number of additional backward passes to the parameters per step."""
         return 0.0 if self._sampled is None else self._sampled.backward_passes()
 
-    def is_judged(self, step: int) -> bool:
-        """Whether the loss of the same batch after `step` is wanted."""
-        return self._judged is not None and self._judged.is_judged(step)
+    def needs_loss_after(self, step: int) -> bool:
+        """Whether the loss of the batch is to be computed again after `step`."""
+        return self._loss_observer is not None and self._loss_observer.needs_loss_after(step)
 
     @torch.no_grad()
-    def judge(self, params: Tensors, change: Tensor) -> None:
-        """Take how much the loss ``[trials]`` changed in the last step."""
-        assert self._judged is not None
-        self._judged.judge(params, self._state, self._numbers, change)
+    def observe_loss_change(self, params: Tensors, change: Tensor) -> None:
+        """Receive the change of the loss ``[trials]`` in the last step."""
+        assert self._loss_observer is not None
+        self._loss_observer.observe_loss_change(params, self._state, self._numbers, change)
 
     def modules(self) -> Sequence[nn.Module] | None:
-        """Return the network of each member as a module, where it needs them; None where gradients are enough."""
+        """Return the network of each member as a module; None if gradients are sufficient."""
         return None if self._trains_modules is None else self._trains_modules.modules(self._state)
 
     def repeated_kind(self, step: int) -> str | None:
-        """Name the kind of `step`, all of which do the same operations and ask for no number; None if it does ask."""
+        """Return the kind of `step`, see ``Intervals``; None if the step reads values from the device."""
         return "all" if self._intervals is None else self._intervals.repeated_kind(step)
 
     @torch.no_grad()
     def step(self, params: Tensors, grads: Tensors, lr_multiplier: float | Tensor, *, step: int) -> Tensor | None:
-        """Update `params` in place; return which trials ``[trials]`` could not be updated, if that can happen.
+        """Update `params` in place; return which members ``[trials]`` could not be updated; None if this can't happen.
 
-        What a model left unused is not in `grads`, and has a gradient of zeros for rules that do not ask. Gradients of
-        a single member may lack the dimension of trials.
+        Unused parameters are missing from `grads`, and get zero gradients unless the rule handles them
+        (`SkipsUnused`). Gradients of a single member may lack the trials dimension.
         """
         began = time.perf_counter()
-        if grads and len(grads) < len(params) and not isinstance(self._rule, LeavesUnused):
+        if grads and len(grads) < len(params) and not isinstance(self._rule, SkipsUnused):
             grads = {name: grads[name] if name in grads else torch.zeros_like(p) for name, p in params.items()}
         whole = self._whole(params)
         if self._joint is not None:
@@ -211,14 +211,14 @@ class PackOptimizer:
         return report.failed
 
     def _rescale(self, params: Tensors, before: Tensors, lr: Tensor) -> None:
-        """Multiply each parameter's step from `before`, decoupled weight decay aside, as its width asks."""
+        """Multiply each parameter's step from `before`, excluding decoupled weight decay, by its width multiplier."""
         for name, start in before.items():
             if self._decouples:
                 start = start * per_trial(1 - lr.double() * self._numbers["weight_decay"], start)
             params[name].copy_(start.lerp(params[name], self._multipliers[name]))
 
     def _whole(self, params: Tensors) -> Tensors:
-        """Return parameters as the rule takes them: by name, or all in one."""
+        """Return parameters in the rule's form: by name, or as one joint tensor."""
         if self._joint is None:
             return params
         if not self._joint.holds(params):  # members were dropped
@@ -226,7 +226,7 @@ class PackOptimizer:
         return {WHOLE: self._joint.whole}
 
     def _clipped_to_norm(self, grads: Tensors) -> Tensors:
-        """Return gradients of no larger norm than `clip_norm`, over all parameters of a member."""
+        """Return gradients clipped to the norm `clip_norm` over all parameters of a member."""
         if self._clip_norm is None and "clip_norm" not in self._numbers:
             return grads
         norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads.values()])
@@ -236,12 +236,12 @@ class PackOptimizer:
 
     @contextlib.contextmanager
     def evaluating(self, params: Tensors) -> Iterator[None]:
-        """Put the parameters to evaluate with into `params` while inside, where they are others."""
+        """Set `params` to the values for evaluation within the block, if these differ."""
         elsewhere: AbstractContextManager[None]
         if self._average is not None:
             elsewhere = self._average.evaluating(params)
-        elif self._elsewhere is not None:
-            elsewhere = self._elsewhere.evaluating(self._whole(params), self._state, self._numbers)
+        elif self._evaluator is not None:
+            elsewhere = self._evaluator.evaluating(self._whole(params), self._state, self._numbers)
         else:
             yield
             return
@@ -250,24 +250,24 @@ class PackOptimizer:
             try:
                 with elsewhere:
                     yield
-            finally:  # to the bit: training doesn't depend on how often it is measured
+            finally:  # bitwise, so that evaluation does not affect training
                 for name, before in kept.items():
                     params[name].copy_(before)
 
     def spent(self) -> Mapping[str, float]:
-        """Return host seconds by phase of its own work since the last call, for the whole pack."""
+        """Return host seconds of the optimizer's work by phase since the last call, for the whole pack."""
         spent, self._seconds = self._seconds, {}
         return spent
 
     def clipping(self) -> tuple[Tensor, Tensor] | None:
-        """Return the sum of the clip's factors and the number of clipped steps ``[trials]`` since the last call.
+        """Return the sum of the KL clip's factors and the number of clipped steps ``[trials]`` since the last call.
 
-        None where there is no clip.
+        None without a clip.
         """
         if not self._clips:
             return None
         summed = self._clip_sum.clone(), self._clipped.clone()
-        self._clip_sum.zero_()  # in place, where a recorded step adds to them
+        self._clip_sum.zero_()  # in place, because recorded steps add to these tensors
         self._clipped.zero_()
         return summed
 
@@ -276,7 +276,7 @@ class PackOptimizer:
         if self._own_state is not None:
             self._state = self._own_state.select(self._state, index)
         else:
-            # Some of it may be the host's, such as seeds.
+            # Some tensors may be on the host, such as seeds.
             places = {index.device: index, torch.device("cpu"): index.cpu()}
             self._state = tree_map(
                 lambda leaf: leaf[places[leaf.device]] if isinstance(leaf, Tensor) else leaf, self._state
@@ -288,12 +288,12 @@ class PackOptimizer:
             self._average.select(index)
 
     def state(self) -> dict[str, Any]:
-        """Return all that training changes, as plain containers of tensors and numbers."""
+        """Return everything that training changes, as plain containers of tensors and numbers."""
         average = {} if self._average is None else {"average": self._average.params}
         return {"rule": self._saved(), "clip_sum": self._clip_sum, "clipped": self._clipped, **average}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Set the state to what `state` returned, of equal members."""
+        """Restore a state returned by `state` for the same members."""
         if self._own_state is not None:
             self._own_state.restore(self._state, state["rule"])
         else:
@@ -316,7 +316,7 @@ class PackOptimizer:
 
 
 def _copy(held: Any, saved: Any) -> None:
-    """Copy the tensors of one container into those of an equal one."""
+    """Copy the tensors of a container to those of a container of the same structure."""
     if isinstance(held, Tensor):
         held.copy_(saved)
     else:
@@ -327,9 +327,9 @@ def _copy(held: Any, saved: Any) -> None:
 def optimizer_of(
     trials: Sequence[Trial], params: Tensors, networks: Networks, *, began: Sequence[Trial] = ()
 ) -> PackOptimizer:
-    """Return the optimizer of trials of one arm, batch size and structure, which begin with `params`.
+    """Return the optimizer of trials of one arm, batch size and structure, starting from `params`.
 
-    `began` are all trials of a pack of which `trials` are left when it is taken up again: its state depends on them.
+    `began` are all initial trials of a resumed pack of which `trials` are left, because its state depends on them.
     """
     structure = {name: int(value) if value == int(value) else value for name, value in trials[0].structure}
     rows = [dict(trial.hyperparameters) for trial in trials]

@@ -1,9 +1,9 @@
-"""Learning rates by layer in the maximal-update parametrisation (µP; Yang et al. 2022, arXiv 2203.03466, table 8).
+"""Per-layer learning rates of the maximal-update parametrisation (µP; Yang et al. 2022, arXiv 2203.03466, table 8).
 
-A network that is parametrised so says by what each of its parameters' learning rates is multiplied (`Parametrised`);
-that depends on how an optimizer's step scales with its gradient, which its arm declares (``Arm.width_rule``). With m
-the width over the base width, hidden matrices have η / m with Adam, and everything else η m with SGD. A multiplier
-acts on the step that the optimizer has taken, but for decoupled weight decay, whose share η λ stays as it is.
+A network with this parametrisation provides a learning-rate multiplier for each parameter (`Parametrised`). It depends
+on how an optimizer's step scales with its gradient, which the arm declares (``Arm.width_rule``). With m the ratio of
+width to base width, the rate is η / m for hidden matrices with Adam, and η m for all other parameters with SGD. A
+multiplier applies to the step taken by the optimizer, except for decoupled weight decay, which remains η λ.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Parametrised(Protocol):
     """A network whose learning rates depend on its width."""
 
     width_ratio: float
-    """Its width over the one at which learning rates are as they are."""
+    """Its width relative to the base width, at which learning rates are not changed."""
 
     def lr_multipliers(self, rule: WidthRule) -> Mapping[str, float]:
-        """Return the multipliers by parameter; those of other parameters are 1."""
+        """Return the multipliers by parameter; missing ones are 1."""
 
 
 def lr_multipliers(network: nn.Module, kind: str) -> Mapping[str, float]:
-    """Return the multipliers by parameter that are not 1, for an optimizer of this kind."""
+    """Return the multipliers other than 1 by parameter, for an optimizer of this kind."""
     rule = _rule(kind)
     if not isinstance(network, Parametrised) or rule is None:
         return {}
@@ -39,18 +39,18 @@ def lr_multipliers(network: nn.Module, kind: str) -> Mapping[str, float]:
 
 
 def decouples_decay(kind: str) -> bool:
-    """Whether its weight decay is no part of the step that is multiplied."""
+    """Whether weight decay is excluded from the multiplied step."""
     return _rule(kind) == "adamw"
 
 
 def unusable(network: nn.Module, kind: str) -> str | None:
-    """Return why an optimizer can't train the network, and what to do; None if it can."""
+    """Return why an optimizer can't train the network, and the fix; None if it can."""
     if not isinstance(network, Parametrised) or network.width_ratio == 1 or _rule(kind) is not None:
         return None
     known = ", ".join(sorted(name for name, arm in ARMS.items() if arm.width_rule is not None))
     return (
-        f'parametrisation = "mup" has no rule for the learning rates of {kind}; it has for {known}. Leave this '
-        'optimizer out, or give parametrisation = "standard"'
+        f'parametrisation = "mup" has no rule for the learning rates of {kind}, only for {known}. Remove this '
+        'optimizer, or use parametrisation = "standard"'
     )
 
 

@@ -1,8 +1,9 @@
-"""What `settle` adds to a study, kept apart from its file: declaration, requested runs, freeze and answers.
+"""Records that `settle` adds to a study without changing its file: declaration, requested runs, freeze and answers.
 
-These are the nouns of ``sensitivity.settling``, as JSON-like data: they are written to the study directory and read by
-reports without the procedure. A settling is a sequence of steps. Each asks for runs (``Point``), whose outcomes
-(``Observation``) come back in the same order; one of them, the freeze, asks for none and fixes what will be judged.
+These are the data types of ``sensitivity.settling``. They serialise to JSON, are written to the study directory, and
+can be read by reports without running the procedure. A settlement is a sequence of steps. Each step requests runs
+(``Point``) and receives their outcomes (``Observation``) in the same order. The freeze step requests no runs; it fixes
+the configurations and criteria that the judging runs will use.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from sensitivity.study.section import Count, Seed
 from sensitivity.study.seed_ranges import MOST_SERIES, SeedPurpose
 
 PROCEDURE_VERSION = 2
-"""Raised whenever the same observations would lead to other steps: a settling that began under another version is
-replayed by that version or begun again in a new series."""
+"""Incremented whenever the same observations would lead to different steps. A settlement that began under another
+version must be replayed by that version or started again in a new series."""
 
 DEFAULT_SETTLING_RUNS = 2_000
-"""The budget where none is given: two optimizers just at the margin would go on for tens of thousands."""
+"""Default budget; without one, optimizers that differ by about the margin would need tens of thousands of runs."""
 
 Phase = Literal["scout", "search", "candidates", "freeze", "judge_scaling", "judge_sensitivity"]
 PHASE_OF: dict[Phase, SeedPurpose] = {
@@ -36,7 +37,7 @@ PHASE_OF: dict[Phase, SeedPurpose] = {
     "judge_scaling": "judge_scaling",
     "judge_sensitivity": "judge_sensitivity",
 }
-"""The range of seeds that the runs of each phase come from; the freeze has none."""
+"""Seed range used by the runs of each phase; the freeze has no runs."""
 PHASE_NAMES: dict[Phase, str] = {
     "scout": "Scout",
     "search": "Search",
@@ -45,35 +46,36 @@ PHASE_NAMES: dict[Phase, str] = {
     "judge_scaling": "Judge scaling",
     "judge_sensitivity": "Judge sensitivity",
 }
-"""As they are read."""
+"""Display names."""
 SettledAnswer = Literal["better", "worse", "equivalent", "undetermined", "blocked"]
-"""Of a candidate against a reference. Undetermined: not within this budget; blocked: no budget would do, as it is."""
+"""Candidate compared with reference. Undetermined: not decided within this budget. Blocked: not decidable with any
+budget unless the study changes."""
 Direction = Literal["better", "worse", "undetermined"]
 Hyperparameters = tuple[tuple[str, float], ...]
 Facts = dict[str, Any]
-"""Numbers and names behind a sentence, as JSON-like data."""
+"""Numbers and names that a sentence is built from, as JSON-like data."""
 
 
 class Amendment(BaseModel):
-    """A frozen record that goes to JSON and back unchanged."""
+    """Base class of immutable records that survive a round trip through JSON unchanged."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Side(Amendment):
-    """One hyperparameter of an arm: its declared prior, and how far a search may go beyond it."""
+    """One hyperparameter of an arm: its declared prior and the limits to which a search may extend it."""
 
     name: str
     axis: AxisField
-    """The declared prior: what trials of the price of tuning are drawn from."""
+    """The declared prior, from which the trials that measure tuning cost are drawn."""
     scale: Literal["decades", "linear", "levels"]
-    """How a search moves along it: in decades (``hyperparameters``), by the value itself, or not at all, keeping to the
-    declared values; a fixed value is a single level."""
+    """Coordinate used by a search: decades (``hyperparameters``), the value itself, or the declared values only; a
+    fixed value is a single level."""
     low: float
-    """The declared box, which is the hull of a list."""
+    """Lower end of the declared interval; for a list, its smallest value."""
     high: float
     least: float
-    """The extension limits: no search goes beyond them."""
+    """Smallest value to which a search may extend the interval; `most` is the largest."""
     most: float
 
     @model_validator(mode="after")
@@ -88,13 +90,13 @@ class Side(Amendment):
         return self.scale != "levels"
 
     def model_post_init(self, _context: Any) -> None:
-        """Restore that an axis has whole values, which its form in a study file does not say."""
+        """Restore the `whole` flag of the axis, which is not part of its form in a study file."""
         if hyperparameter(self.name).whole and not self.axis.whole:
             object.__setattr__(self, "axis", self.axis.model_copy(update={"whole": True}))
 
 
 class DeclaredArm(Amendment):
-    """An optimizer of the study, with its hyperparameters in the order of a trial's."""
+    """An optimizer of the study, with its hyperparameters in the same order as in trials."""
 
     name: str
     sides: tuple[Side, ...]
@@ -106,65 +108,65 @@ class DeclaredArm(Amendment):
 
 
 class Claim(Amendment):
-    """What may be claimed of a pair, at which error rate."""
+    """A claim about a pair of optimizers and its error rate."""
 
     question: Question
     candidate: str
     reference: str
     margin: Annotated[float, Field(gt=1)]
-    """The ratio, of critical batch sizes or of expected trials, within which a difference doesn't matter."""
+    """Ratio of critical batch sizes or of expected trials within which two optimizers count as equivalent."""
     alpha: Annotated[float, Field(gt=0, lt=1)]
-    """Probability of a false claim at any moment at which the study may stop."""
+    """Probability of a false claim, valid whenever the study stops."""
     confirmatory: bool = True
-    """Whether `alpha` is a share of the study's error rate; an exploratory claim has one of its own."""
+    """Whether `alpha` is part of the study's error rate; an exploratory claim has a separate one."""
 
 
 NOT_DECLARED = frozenset({"grid_runs"})
-"""Fields of a declaration that change no step of the procedure."""
+"""Fields of a declaration that do not affect any step of the procedure."""
 
 
 class Declaration(Amendment):
-    """What is fixed before the first run: all that the procedure depends on besides what runs turn out to be."""
+    """Everything the procedure depends on except the outcomes of runs; fixed before the first run."""
 
     version: int = PROCEDURE_VERSION
     study: str
     spec_hash: str
     series: Annotated[int, Field(ge=0, lt=MOST_SERIES)] = 0
-    """Which settling of the study this is: each has seeds of its own."""
+    """Index of this settlement of the study; each uses different seeds."""
     batch_sizes: tuple[Count, ...]
     caps: tuple[Count, ...]
-    """Steps of a run at each batch size."""
+    """Maximum number of steps of a run, for each batch size."""
     target: tuple[MetricName, float]
     arms: tuple[DeclaredArm, ...]
     claims: tuple[Claim, ...]
-    """The first one is settled first."""
+    """In order of priority: the first is settled first."""
     looks: tuple[Count, ...]
-    """Numbers of judging seeds at which the scaling question is looked at."""
+    """Numbers of judging seeds at which the scaling question is tested."""
     most_blocks: Count
-    """Blocks of draws after which the sensitivity question is left undetermined."""
+    """Maximum number of blocks of draws; after these the sensitivity question is undetermined."""
     grid_runs: int = 0
-    """Runs of the full grid that the procedure replaces, for comparison."""
+    """Number of runs of the full grid that the procedure replaces, for comparison."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
         names = [arm.name for arm in self.arms]
         if len(self.caps) != len(self.batch_sizes):
-            raise ValueError("caps: give one for each batch size")
+            raise ValueError("caps: expected one for each batch size")
         if not self.claims:
-            raise ValueError("claims: give at least one")
+            raise ValueError("claims: expected at least one")
         for claim in self.claims:
             if claim.candidate == claim.reference or not {claim.candidate, claim.reference} <= set(names):
-                raise ValueError(f"claims: {claim.candidate} against {claim.reference} is no pair of {names}")
+                raise ValueError(f"claims: {claim.candidate} against {claim.reference} is not a pair of {names}")
         if list(self.looks) != sorted(set(self.looks)) or (self.looks and self.looks[0] < 2):
-            raise ValueError("looks: give rising numbers of seeds, from 2 on")
+            raise ValueError("looks: expected increasing numbers of seeds, at least 2")
         return self
 
     @cached_property
     def hash(self) -> str:
-        """16 hex digits that identify the content; also the seed of the procedure's own random numbers.
+        """16 hex digits that identify the content; also the seed of the procedure's random numbers.
 
-        The cap on runs is left out: it decides how far a settling comes and not what it would ask for, so one that was
-        raised goes on where the lower one ended. The size of the study file's own design is only compared with.
+        The cap on runs is not included: it determines when a settlement stops, not which runs it requests, so after
+        raising it the settlement continues where it stopped. The size of the full grid is only reported.
         """
         return content_hash(self.model_dump(mode="json", exclude=set(NOT_DECLARED)))
 
@@ -192,17 +194,17 @@ class Observation(Amendment):
     """The outcome of a run with respect to the declared target.
 
     reached: the target was met after more than `after` and at most `steps` steps. censored: the run ended after `steps`
-    steps without meeting it. A diverged run never meets it, even one that met it on its way; a failed one raised an
-    exception.
+    steps without meeting it. A diverged run never counts as meeting it, even if it met the target before diverging; a
+    failed run raised an exception.
     """
 
     outcome: Literal["reached", "censored", "diverged", "failed"]
     steps: Annotated[float, Field(ge=0)] = 0.0
     after: Annotated[float, Field(ge=0)] = 0.0
-    """The evaluation before the one that met the target; 0 if it was the first."""
+    """Step of the evaluation before the one that met the target; 0 if the first evaluation met it."""
     shortfall: Annotated[float, Field(ge=0)] | None = None
-    """Of a censored run: the share of the way from the untrained metric to the target that its last one left, 0 at the
-    target, 1 where nothing was learnt, above where it ended worse than untrained; None if unknown."""
+    """For a censored run, the remaining distance to the target as a fraction of the untrained network's distance: 0 at
+    the target, 1 if nothing was learnt, above 1 if the run ended worse than untrained; None if unknown."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -219,7 +221,7 @@ class Observation(Amendment):
 
     @property
     def log_steps(self) -> tuple[float, float]:
-        """Return the bounds of log T; infinite where there is no bound, both for a diverged run."""
+        """Return the bounds of log T, where T is the number of steps to the target; infinite if there is no bound."""
         low = math.log(self.after) if self.after > 0 else -math.inf
         if self.outcome == "reached":
             return low, math.log(self.steps) if self.steps > 0 else -math.inf
@@ -227,7 +229,7 @@ class Observation(Amendment):
 
 
 class Shown(Amendment):
-    """What the observations of a step showed."""
+    """Summary of the observations of a step."""
 
     says: str
     """One sentence."""
@@ -235,15 +237,16 @@ class Shown(Amendment):
 
 
 class Winner(Amendment):
-    """The frozen configuration of an arm at a batch size, to be judged."""
+    """The frozen configuration of an arm at a batch size, which the judging runs use."""
 
     arm: str
     batch_size: int
     hyperparameters: Hyperparameters
     chosen: Literal["model", "observed", "only"]
-    """The optimum of the fitted response, a configuration that was observed to be better than it, or the only one."""
+    """Chosen as the optimum of the fitted response, as an observed configuration better than that optimum, or as the
+    only configuration."""
     regret: float
-    """Expected log T that it may lie above the best one (``reg_B``)."""
+    """Expected excess of log T over the best configuration (``reg_B``)."""
 
 
 class FrozenClaim(Amendment):
@@ -251,11 +254,11 @@ class FrozenClaim(Amendment):
 
     claim: Claim
     blocked: str = ""
-    """Why it won't be judged; empty if it will."""
+    """Why the claim can't be judged; empty if it can."""
     levels: tuple[tuple[float, float], ...] = ()
-    """Scaling: one-sided levels of "better or worse" and of "equivalent" at each look."""
+    """For the scaling question: one-sided levels for "better or worse" and for "equivalent" at each look."""
     thresholds: tuple[float, float] | None = None
-    """Sensitivity: e-values from which "better or worse" and "equivalent" are claimed."""
+    """For the sensitivity question: smallest e-values that support "better or worse" and "equivalent"."""
 
 
 class ExtendedBox(Amendment):
@@ -267,7 +270,7 @@ class ExtendedBox(Amendment):
 
 
 class Freeze(Amendment):
-    """What is fixed, and written with its hash, before any judging seed runs."""
+    """Configurations and criteria that are fixed and stored with a hash before any judging seed runs."""
 
     declaration: str
     """Hash of the declaration."""
@@ -293,11 +296,11 @@ class Step(Amendment):
     why: str
     """One sentence."""
     points: tuple[Point, ...] = ()
-    """Empty for the freeze, which is answered with no observations once it has been persisted."""
+    """Empty for the freeze, which expects no observations once it has been stored."""
     freeze: Freeze | None = None
     facts: Facts = Field(default_factory=dict)
     shown: Shown | None = None
-    """What the step before showed; None for the first."""
+    """Summary of the previous step's observations; None for the first step."""
 
     @property
     def runs_by_arm(self) -> dict[str, int]:
@@ -309,36 +312,36 @@ class Step(Amendment):
 
 
 class Stop(Amendment):
-    """Sent instead of observations when the budget is spent or the user stops: the last look's answer stands."""
+    """Sent instead of observations when the budget is spent or the user stops; the answers of the last look hold."""
 
     reason: str
     """Such as "the budget of 30 device-minutes is used up"."""
 
 
 class Answer(Amendment):
-    """The answer to a claim, or how far it was settled."""
+    """The answer to a claim, or the progress made towards one."""
 
     claim: Claim
     answer: SettledAnswer
     says: str
-    """A sentence or a few: the answer, its number and interval, what it took, and what would come next."""
+    """One or more sentences: the answer, its estimate and interval, its cost, and the next step."""
     reason: str = ""
-    """Why it is blocked or undetermined."""
+    """Why the claim is blocked or undetermined."""
     direction: Direction = "undetermined"
-    """Which one is ahead, whether or not by the margin; better is the candidate."""
+    """Direction of the difference regardless of the margin; "better" means that the candidate is ahead."""
     estimate: float | None = None
-    """Ratio, candidate over reference, of critical batch sizes or of expected trials until a setting works."""
+    """Ratio of candidate to reference: critical batch sizes, or expected trials until a configuration works."""
     low: float | None = None
-    """The interval, valid at any look; None without that end."""
+    """Lower end of the interval, valid at any look; None if unbounded."""
     high: float | None = None
     level: float = 0.95
-    """Confidence of the interval over all looks."""
+    """Simultaneous confidence level of the interval over all looks."""
     looks: int = 0
-    """Looks taken."""
+    """Number of looks taken."""
     observations: int = 0
-    """Judging seeds, or blocks of draws, that it rests on."""
+    """Number of judging seeds, or of blocks of draws, behind the answer."""
     next_look_runs: int | None = None
-    """Runs that the next look would take; None if none is left or needed."""
+    """Number of runs that the next look would need; None if no look is left or needed."""
 
 
 class Settlement(Amendment):
@@ -346,17 +349,17 @@ class Settlement(Amendment):
 
     declaration: str
     freeze: str = ""
-    """Hash of the freeze; empty if it wasn't reached."""
+    """Hash of the freeze; empty if the settlement stopped before it."""
     answers: tuple[Answer, ...]
     """In the order of the declaration's claims."""
     stopped: str = ""
-    """Why it was stopped before its end; empty if it wasn't."""
+    """Why the settlement stopped early; empty if it ran to its end."""
     runs: dict[Phase, dict[str, int]]
-    """Runs asked for, by phase and arm."""
+    """Number of requested runs, by phase and arm."""
     grid_runs: int
     """Runs of the full grid, for comparison."""
     shown: Shown | None = None
-    """What the last step showed."""
+    """Summary of the last step's observations."""
 
     @property
     def total_runs(self) -> int:

@@ -1,8 +1,8 @@
-"""Notes and tags that people give to runs, as amendments: each is added, and none is ever changed.
+"""User notes and tags on runs, stored as append-only amendments.
 
-What a run is noted with now follows from all of its amendments, in the order of their ids. A note says which notes its
-writer saw and replaces; two that were written at once replace neither each other nor what the other replaced twice, so
-both stand. Tags are added and removed one by one.
+The current notes and tags of a run follow from all its amendments in the order of their ids. A new note lists the notes
+that its author saw, which it replaces. Two notes written concurrently do not replace each other, so both are kept. Tags
+are added and removed one at a time.
 """
 
 from __future__ import annotations
@@ -17,43 +17,43 @@ from sensitivity.study.amendments import Amendment
 from sensitivity.study.errors import UserError
 
 MOST_NOTE = 4_000
-"""Characters of a note."""
+"""Maximum number of characters of a note."""
 MOST_TAG = 40
 MOST_TAGS = 20
-"""Of a run, and of one amendment."""
+"""Maximum number of tags of a run, and of one amendment."""
 
 
 def _one_line(tag: str) -> str:
     if tag != tag.strip() or "," in tag or not tag.isprintable():
-        raise ValueError("a tag is a word or a few on one line, without a comma")
+        raise ValueError("a tag is one or more words on one line, without a comma")
     return tag
 
 
 Tag = Annotated[str, Field(min_length=1, max_length=MOST_TAG), AfterValidator(_one_line)]
 Id = Annotated[str, Field(pattern=r"^[0-9]{16}-[0-9a-f]{8}$")]
-"""Microseconds since the epoch, and eight hex digits that no other writer has."""
+"""Microseconds since the epoch, followed by eight hex digits that are unique to the writer."""
 
 
 class Annotation(Amendment):
-    """What was noted of a run at one time."""
+    """One change to the notes and tags of a run."""
 
     run: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     note: Annotated[str, Field(max_length=MOST_NOTE)] | None = None
-    """A new note; empty to delete what it replaces, None to leave the notes as they are."""
+    """A new note; an empty one deletes the notes it replaces, and None leaves the notes unchanged."""
     replaces: tuple[Id, ...] = ()
-    """The notes that its writer saw."""
+    """Ids of the notes that the author saw, which this one replaces."""
     tags: Annotated[tuple[Tag, ...], Field(max_length=MOST_TAGS)] = ()
-    """Added."""
+    """Tags to add."""
     removed: Annotated[tuple[Tag, ...], Field(max_length=MOST_TAGS)] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Noted:
-    """What is noted of a run now."""
+    """The current notes and tags of a run."""
 
     note: str = ""
     ids: tuple[str, ...] = ()
-    """The notes that it consists of: several where they were written at once."""
+    """Ids of the current notes; more than one if notes were written concurrently."""
     tags: tuple[str, ...] = ()
     """In alphabetical order."""
 
@@ -62,7 +62,7 @@ NOTHING_NOTED = Noted()
 
 
 def noted(annotations: Mapping[str, Annotation]) -> dict[str, Noted]:
-    """Return what is noted of each run, by its id, from all amendments by theirs."""
+    """Return the current notes and tags by run id, given all amendments by amendment id."""
     by_run: dict[str, list[tuple[str, Annotation]]] = {}
     for name in sorted(annotations):
         by_run.setdefault(annotations[name].run, []).append((name, annotations[name]))
@@ -87,15 +87,15 @@ def _of_run(annotations: Iterable[tuple[str, Annotation]]) -> Noted:
 
 
 def parse_tags(text: str) -> tuple[str, ...]:
-    """Return the tags that a text names, separated by commas.
+    """Return the comma-separated tags of a text.
 
     Raises:
-        UserError: too many, or one that is too long.
+        UserError: there are too many tags, or a tag is too long.
     """
     found = tuple(dict.fromkeys(" ".join(part.split()) for part in text.split(",") if part.strip()))
     if len(found) > MOST_TAGS:
-        raise UserError(f"{len(found)} tags; a run has {MOST_TAGS} at most")
+        raise UserError(f"{len(found)} tags; a run can have at most {MOST_TAGS}")
     for tag in found:
         if len(tag) > MOST_TAG or not tag.isprintable():
-            raise UserError(f"the tag {tag[:MOST_TAG]!r}...: a tag is a word or a few, {MOST_TAG} characters at most")
+            raise UserError(f"the tag {tag[:MOST_TAG]!r}...: a tag is one or more words, {MOST_TAG} characters at most")
     return found

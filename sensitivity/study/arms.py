@@ -1,11 +1,11 @@
-"""The optimizers of a study ("arms"), each with its design over its hyperparameters.
+"""The optimizers of a study ("arms"), each with a design over its hyperparameters.
 
-A hyperparameter is a number with an axis: one value, a list, or an interval. Everything else about an optimizer is a
-setting: it has one value an arm; to compare two, declare two arms. Numbers that decide which code runs, such as
-intervals in steps, are settings as long as they have one value, and hyperparameters where they have an axis.
+A hyperparameter is a number with an axis: one value, a list, or an interval. Every other field of an optimizer is a
+setting, which has one value per arm; to compare two values, declare two arms. Numbers that determine which code runs,
+such as intervals in steps, are settings if they have one value and hyperparameters if they have an axis.
 
-Each optimizer declares its arm in its own file in `sensitivity.optimizers.kinds`. Those files are looked up by name
-when a kind is first asked for. They import no torch before they train, so that reading a study needs none.
+Each optimizer declares its arm in its own file in `sensitivity.optimizers.kinds`. Those files are imported by
+name when a kind is first used. They import torch only when training starts, so that reading a study does not need it.
 """
 
 from __future__ import annotations
@@ -38,51 +38,53 @@ from sensitivity.study.user_functions import IMPORT_PATH
 from sensitivity.study.varying import OwnTable, Varying, fitting, moved, own_table
 
 SEARCHES = ("tpe", "gp", "cmaes", "nsga2")
-"""The designs whose next configurations depend on the results of earlier ones."""
+"""Designs whose next configurations depend on the results of earlier ones."""
 
 
 WidthRule = Literal["sgd", "adam", "adamw", "alike"]
-"""Steps in proportion to the gradient; steps of one size, with coupled or decoupled weight decay; and steps that change
-a layer's outputs as much at any width, as those of orthogonalised or naturally preconditioned gradients do."""
+"""How steps depend on the gradient's size: proportionally ("sgd"); not at all, with coupled ("adam") or decoupled
+("adamw") weight decay; or such that a layer's outputs change equally at any width ("alike"), as with orthogonalised
+or naturally preconditioned gradients."""
 TABLES: dict[str, type[Varying]] = {"schedule": ScheduleSpec, "problem": ProblemSpec, "evaluation": EvaluationSpec}
-"""The tables of a study of which an optimizer may have some fields for itself."""
+"""Tables of a study of which an optimizer may override some fields."""
 
 
 class Arm(Section):
-    """The fields that every optimizer of a study has.
+    """Fields common to every optimizer of a study.
 
-    Fields are checked against those above them, not once all are valid, so that one reading of a study file
-    finds every mistake.
+    Each field is validated against the fields before it rather than after all fields are valid, so that reading a study
+    file once reports every mistake.
     """
 
     label: ClassVar[str] = ""
-    """The optimizer's name as it is read."""
+    """Display name of the optimizer."""
     reference: ClassVar[str] = ""
-    """The paper or the code that defines the update."""
+    """Paper or code that defines the update."""
     width_rule: ClassVar[WidthRule | None] = None
-    """How its learning rates depend on a network's width (``optimizers.width``); None where that is not known."""
+    """How its learning rates depend on a network's width (``optimizers.width``); None if unknown."""
     later: ClassVar[Collection[str]] = ("prune", "clip_norm")
-    """Fields that were added after runs existed. At their default they are left out of the trials' ids."""
+    """Fields added after the first release; left out of trial ids at their defaults, so that ids stay the same."""
 
     kind: str
     design: Literal["grid", "random", "sobol", "tpe", "gp", "cmaes", "nsga2", "observed"] = "grid"
-    """The full factorial, independent or quasi-random draws, or an adaptive search by Optuna's sampler of that name;
-    observed: settings of runs that were trained elsewhere, chosen nobody has said how."""
+    """A full factorial grid, independent or quasi-random draws, or an adaptive search with Optuna's sampler of that
+    name; "observed" for runs trained elsewhere with an unknown design."""
     device_hours: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """A search asks for no more at a batch size once its runs there have taken so long."""
+    """Limit of an adaptive search, per batch size: it requests no further runs once its runs have taken so many
+    device-hours."""
     samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = Field(default=None, validate_default=True)
-    """Configurations that each seed draws for itself; of a search, those at each batch size, and None where
-    `device_hours` alone end it."""
+    """Number of configurations that each seed draws, or that a search tries at each batch size; None for a search
+    limited by `device_hours` only."""
     design_seed: Seed = 0
     prune: Literal["none", "median"] = "none"
-    """Whether members of a pack that are worse than its median at an evaluation are stopped."""
+    """Whether to stop members of a pack that are worse than the pack's median at an evaluation."""
     clip_norm: LimitOrAxis = None
-    """Scale the gradient of all parameters to this norm where it is larger, as torch's clip_grad_norm_ does."""
+    """Maximum norm of the gradient of all parameters, which is scaled down to it as by torch's clip_grad_norm_."""
     schedule: own_table(ScheduleSpec) = None  # type: ignore[valid-type]
     problem: own_table(ProblemSpec) = None  # type: ignore[valid-type]
     evaluation: own_table(EvaluationSpec) = None  # type: ignore[valid-type]
     _shared: dict[str, Axis] = PrivateAttr(default_factory=dict)
-    """Axes of the study's own tables, which every optimizer has."""
+    """Axes of the study's own tables, which apply to every optimizer."""
 
     @field_validator("nesterov", check_fields=False)
     @classmethod
@@ -95,11 +97,11 @@ class Arm(Section):
     @classmethod
     def _samples_fit_design(cls, value: int | None, info: ValidationInfo) -> int | None:
         design = info.data.get("design")
-        if info.data.get("kind") == OBSERVED:  # there are as many as ran
+        if info.data.get("kind") == OBSERVED:  # the number is that of the runs
             return value
         if design == "grid" and value is not None:
             raise PydanticCustomError("design", "belongs to draws and searches; a grid takes points on each interval")
-        timed = design in SEARCHES and info.data.get("device_hours", 0.0) is not None  # or it has its own mistake
+        timed = design in SEARCHES and info.data.get("device_hours", 0.0) is not None  # or the field is invalid itself
         if design not in (None, "grid") and value is None and not timed:
             wanted = "samples, or device_hours" if design in SEARCHES else "the number of configurations to draw"
             raise PydanticCustomError(
@@ -123,7 +125,7 @@ class Arm(Section):
 
     @property
     def adaptive(self) -> bool:
-        """Whether configurations depend on results, and so are unknown before the study runs."""
+        """Whether configurations depend on results, and are therefore unknown before the study runs."""
         return self.design in SEARCHES
 
     @property
@@ -132,7 +134,7 @@ class Arm(Section):
         return self.adaptive and self.samples is None
 
     def most_cells(self) -> int:
-        """Return the number of configurations, before repeated draws are dropped; 0 if only time limits it."""
+        """Return the number of configurations before repeated draws are dropped; 0 if only time limits the search."""
         if self.samples is not None:
             return self.samples
         if self.kind == OBSERVED:
@@ -176,8 +178,8 @@ class Arm(Section):
         """Return the arm with the axes of its study's tables, except where it has values of its own.
 
         Raises:
-            ValidationError: an axis doesn't fit its design, or what it has for itself makes no valid table with these.
-            PydanticCustomError: there is nothing to draw.
+            ValidationError: an axis doesn't fit its design, or the arm's own values do not result in a valid table.
+            PydanticCustomError: no hyperparameter varies, so that there is nothing to draw.
         """
         errors: list[InitErrorDetails] = []
         shared: dict[str, Axis] = {}
@@ -187,7 +189,7 @@ class Arm(Section):
                 if name in own.axes or own.has(name):
                     continue
                 try:
-                    points = axis.points if self.design == "grid" else None  # of the study's grids alone
+                    points = axis.points if self.design == "grid" else None  # points only apply to grids
                     shared[name] = fitting(axis.model_copy(update={"points": points}), name, self.design)
                 except PydanticCustomError as error:
                     place = ".".join(hyperparameter(name).path)
@@ -212,7 +214,7 @@ class Arm(Section):
 
 
 class ObservedArm(Arm):
-    """An optimizer whose runs are trained elsewhere: every other field is a hyperparameter of any name."""
+    """An optimizer whose runs are trained elsewhere; every further field is a hyperparameter, with any name."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, AxisField]
@@ -231,9 +233,9 @@ class ObservedArm(Arm):
 
 
 OWN = "module:Optimizer"
-"""Stands for the kinds that are import paths: optimizers of the user's own."""
+"""Placeholder for kinds that are import paths, which are the user's own optimizers."""
 ARMS: dict[str, type[Arm]] = {}
-"""Every declared optimizer's arm, by kind. `arm_class` fills it."""
+"""Arm class of every registered optimizer, by kind; filled by `arm_class`."""
 _KINDS = "sensitivity.optimizers.kinds"
 
 
@@ -245,7 +247,7 @@ def declare(kind: str, arm: type[Arm]) -> None:
 def kinds() -> tuple[str, ...]:
     """Return the kinds of all registered optimizers."""
     importlib.import_module(_KINDS)
-    return tuple(sorted(ARMS, key=lambda kind: kind == OWN))  # last in what is said of them
+    return tuple(sorted(ARMS, key=lambda kind: kind == OWN))  # listed last
 
 
 def declared_kind(kind: str) -> str:
@@ -280,10 +282,10 @@ def _arm(raw: Any) -> Any:
 
 
 def with_tables(arms: Mapping[str, Arm], tables: Iterable[Varying]) -> dict[str, Arm]:
-    """Return the arms with the axes that the tables of their study have (`Arm.with_tables`).
+    """Return the arms with the axes of their study's tables (`Arm.with_tables`).
 
     Raises:
-        ValidationError: what is wrong with any.
+        ValidationError: lists the mistakes of all arms.
     """
     found, errors, tables = dict(arms), list[InitErrorDetails](), tuple(tables)
     for name, arm in arms.items():
@@ -299,4 +301,4 @@ def with_tables(arms: Mapping[str, Arm], tables: Iterable[Varying]) -> dict[str,
 
 
 ArmField = Annotated[SerializeAsAny[Arm], BeforeValidator(_arm)]
-"""A pydantic field that reads an arm by its `kind`."""
+"""Pydantic field type that parses an arm according to its `kind`."""

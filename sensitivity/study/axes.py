@@ -1,8 +1,8 @@
 """A hyperparameter's values: one value, a list, or an interval on a log or linear scale.
 
-In a grid design an interval gives `points` values, its ends included. In a random or Sobol design it
-is one side of the box that configurations are drawn from, and a list is drawn from uniformly.
-Values are rounded to six significant digits, so that a cell has one name on every platform.
+In a grid design, an interval yields `points` values including its ends. In a random or Sobol design, configurations are
+drawn from intervals and, uniformly, from lists.
+Values are rounded to six significant digits, so that a cell has the same id on every platform.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Axis(Section):
     high: float = 0.0
     points: int | None = None
     whole: bool = False
-    """Whether values are whole numbers: an interval's are rounded to the nearest."""
+    """Whether values are whole numbers; draws from an interval are rounded to the nearest."""
 
     @model_serializer
     def as_written(self) -> Any:
@@ -71,7 +71,7 @@ class Axis(Section):
         """Return the values of a grid design in the order of the study file.
 
         Raises:
-            ValueError: an interval without `points`.
+            ValueError: the axis is an interval without `points`.
         """
         if self.scale == "values":
             return self.values
@@ -89,7 +89,7 @@ class Axis(Section):
         return self.rounded(self.low + u * (self.high - self.low))
 
     def rounded(self, value: float) -> float:
-        """Round a value of the interval as configurations do: to six significant digits, or to a whole number."""
+        """Round a value like those of configurations: to six significant digits, or to a whole number."""
         return float(round(value)) if self.whole else round_significant(value)
 
 
@@ -133,7 +133,7 @@ class _Interval(Section):
 
 
 def _value(raw: Any) -> float:
-    # Written so that a boolean, a NaN and an integer beyond floats are all refused.
+    # Rejects booleans, NaN, and integers too large for a float.
     if isinstance(raw, bool) or not isinstance(raw, (int, float)) or not abs(raw) <= sys.float_info.max:
         raise PydanticCustomError("axis", "{value} is not a finite number", {"value": repr(raw)[:40]})
     return round_significant(raw)
@@ -167,7 +167,7 @@ def parse_axis(raw: Any) -> Axis:
 
 
 AxisField = Annotated[Axis, BeforeValidator(parse_axis)]
-"""A pydantic field that reads an axis from a number, a list or a table."""
+"""Pydantic field type that parses an axis from a number, a list or a table."""
 
 
 def fixed(value: float) -> Axis:
@@ -187,11 +187,11 @@ def _value_or_axis(kind: Any) -> PlainValidator:
 
 _AS_WRITTEN = PlainSerializer(lambda value: value.model_dump(mode="json") if isinstance(value, Axis) else value)
 CountOrAxis = Annotated[int | Axis, _value_or_axis(Count), _AS_WRITTEN]
-"""A number of steps that is a setting where it has one value, and a hyperparameter where it has an axis."""
+"""A number of steps: a setting if it has one value, a hyperparameter if it has an axis."""
 ShareOrAxis = Annotated[float | Axis, _value_or_axis(Annotated[float, Field(ge=0, lt=1)]), _AS_WRITTEN]
-"""The same of a number from 0 to below 1."""
+"""Likewise, a number >= 0 and < 1."""
 LimitOrAxis = Annotated[float | Axis | None, _value_or_axis(Annotated[float, Field(gt=0)] | None), _AS_WRITTEN]
-"""The same of a number above 0, or none."""
+"""Likewise, a number > 0, or None."""
 
 
 def _own_value(raw: Any) -> Any:
@@ -202,4 +202,4 @@ def _own_value(raw: Any) -> Any:
 
 
 OwnField = Annotated[Any, PlainValidator(_own_value)]
-"""An argument of an optimizer of the user's: an axis, a text, true or false, or { fixed = ... }, which is passed on."""
+"""An argument of a user's optimizer: an axis, a string, a boolean, or { fixed = ... }, which is passed unchanged."""

@@ -18,21 +18,21 @@ from sensitivity.study.observed import OBSERVED
 Configuration = tuple[tuple[str, float], ...]
 
 _TOGETHER = 4
-"""Dimensions of the Sobol sequence that share one scrambling."""
+"""Number of leading Sobol dimensions that are scrambled together."""
 _OWN = 48
-"""The place of the first hyperparameter that isn't declared, above all declared ones to come."""
+"""Dimension of the first undeclared hyperparameter; leaves room for future declared ones."""
 
 
 def configurations(arm: Arm, seed: int = 0) -> tuple[Configuration, ...]:
     """Return the distinct configurations of an arm's design that run with `seed`; deterministic.
 
-    A grid is the full factorial, whatever the seed. Of draws every seed has its own, so that a run is a draw of a
-    setting and a seed together: shares of runs are then probabilities, and seeds are independent of each other.
+    A grid is the full factorial, whatever the seed. With random designs every seed has its own draws, so that each run
+    is a joint draw of configuration and seed; shares of runs then estimate probabilities, and seeds are independent.
     "random" draws are independent and uniform on the axes' own scales; "sobol" draws are a scrambled Sobol sequence
-    (Owen 1998), one randomised replicate a seed. Where two arms have the same `design_seed`, hyperparameters of one
-    name get the same quantiles, which pairs their draws. The first n of a longer draw are the draws of a shorter one,
-    so a design can be extended, by samples or by seeds, and re-uses its runs. A search has none yet, and
-    observed settings are those of the runs alone.
+    (Owen 1998), one randomised replicate per seed. If two arms have the same `design_seed`, hyperparameters of
+    the same name get the same quantiles, which pairs their draws. The first n draws do not depend on the total number,
+    so a design can be extended by samples or seeds and keeps its runs. For searches and observed arms the result is
+    empty, because their configurations are unknown before runs exist.
     """
     axes = arm.axes()
     if arm.adaptive or arm.design == OBSERVED:
@@ -50,7 +50,7 @@ def configurations(arm: Arm, seed: int = 0) -> tuple[Configuration, ...]:
 
 
 def _quantiles(arm: Arm, seed: int, names: Sequence[str]) -> NDArray[np.float64]:
-    """Return the positions of draws on the axes of `names`: [samples, names], in [0, 1]."""
+    """Return the quantiles of draws on the axes of `names`: [samples, names], in [0, 1]."""
     count = arm.samples or 0
     places = _places(names, tuple(arm.axes()))
     if arm.design == "random":
@@ -59,17 +59,17 @@ def _quantiles(arm: Arm, seed: int, names: Sequence[str]) -> NDArray[np.float64]
 
 
 def quantiles(names: Sequence[str], among: Sequence[str], seed: int) -> list[float]:
-    """Return the position of each hyperparameter on its axis, in [0, 1], in a seed's first random draw.
+    """Return the quantile in [0, 1] of each hyperparameter in a seed's first random draw.
 
-    They are those of the design "random" with ``design_seed`` 0: the same for every arm that has a hyperparameter of
-    the name. `among` are all of the arm's, in its order.
+    The quantiles are those of design "random" with ``design_seed`` 0: the same for every arm that has a hyperparameter
+    of that name. `among` lists all hyperparameters of the arm in order.
     """
     return [float(_stream(0, seed, place).random()) for place in _places(names, among)]
 
 
 def _places(names: Sequence[str], among: Sequence[str]) -> list[int]:
     """Return the dimension of each of `names` among the arm's hyperparameters `among`."""
-    order = {name: place for place, name in enumerate(HYPERPARAMETERS)}  # the same in every arm
+    order = {name: place for place, name in enumerate(HYPERPARAMETERS)}  # equal for all arms
     own = [name for name in among if name not in HYPERPARAMETERS]
     order |= {name: _OWN + place for place, name in enumerate(own)}
     return [order[name] for name in names]
@@ -82,19 +82,18 @@ def _stream(design_seed: int, seed: int, place: int) -> np.random.Generator:
 def _sobol(design_seed: int, seed: int, place: int, count: int) -> NDArray[np.float64]:
     """Return one dimension of a scrambled Sobol sequence [count].
 
-    Dimensions are scrambled independently of each other, so each can be drawn alone, and the draws of one don't depend
-    on how many others there are. The first four are scrambled together, as they were when there were no others.
+    Dimensions are scrambled independently, so each can be drawn alone and does not depend on the number of others. Only
+    the first four are scrambled together, for compatibility with earlier draws.
     """
-    from scipy.stats import qmc  # here: a second of import that every worker of a grid would wait for
+    from scipy.stats import qmc  # imported here because it takes a second, which workers of a grid don't need to spend
 
     stream = [design_seed, seed] if place < _TOGETHER else [design_seed, seed, place]
-    # Sobol points come in powers of two; drawing 2^m and cutting keeps the prefix property without
-    # scipy's warning about unbalanced counts.
+    # Drawing 2^m points and truncating keeps the prefix property and avoids scipy's warning about unbalanced counts.
     sampler = qmc.Sobol(max(place + 1, _TOGETHER), scramble=True, rng=np.random.default_rng(stream))
     points: NDArray[np.float64] = sampler.random_base2(max(count - 1, 0).bit_length())[:count, place]
     return points
 
 
 def stand_ins(arm: Arm, count: int) -> tuple[Configuration, ...]:
-    """Return up to `count` configurations spread over the box of a search, to estimate its cost."""
+    """Return up to `count` configurations spread over a search's box, to estimate its cost."""
     return configurations(arm.model_copy(update={"design": "sobol", "device_hours": None, "samples": count}))

@@ -1,4 +1,4 @@
-"""What differs between study files, field by field."""
+"""Field-by-field differences between study files."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sensitivity.study.toml_text import toml_text
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A field that is not the same in all of several study files."""
+    """A field whose value is not the same in all of several study files."""
 
     field: str
     """Its path, such as ``optimizers.sgd.lr``."""
     values: tuple[str, ...]
-    """Of each study, as a study file has it; empty where it has none."""
+    """One value per study as written in a study file; empty if the study lacks the field."""
 
 
 def spec_differences(specs: Sequence[StudySpec]) -> tuple[Difference, ...]:
-    """Return the fields in which the studies differ, in the order of a study file; their names apart."""
+    """Return the fields in which studies differ, except name and description, in the order of a study file."""
     flat = [_flat(spec.model_dump(mode="json", exclude={"name", "description"})) for spec in specs]
     fields = dict.fromkeys(name for each in flat for name in each)
     found = (Difference(field=name, values=tuple(each.get(name, "") for each in flat)) for name in fields)
@@ -39,12 +39,12 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _is_axis(value: Mapping[str, Any]) -> bool:
-    """Whether a table is the axis of a hyperparameter, which is one value of a study file."""
+    """Whether a table is an interval of a hyperparameter, which counts as one value."""
     return bool(value.keys() & {"log", "linear"})
 
 
 def _ends(value: Any) -> str:
-    """Return a bound or both of an interval."""
+    """Format one value, or the two bounds of an interval."""
     return " to ".join(map(_text, value)) if isinstance(value, list) else _text(value)
 
 

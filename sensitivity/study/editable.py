@@ -1,4 +1,4 @@
-"""Studies in Python: built from functions, changed, and written as study files."""
+"""Studies as Python objects: built from functions, modified, and written as study files."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from sensitivity.study.toml_text import toml_text
 
 
 class Editable(Section):
-    """The methods of a ``StudySpec`` for use from Python."""
+    """Methods of ``StudySpec`` for use from Python."""
 
     _code: str = PrivateAttr(default="")
 
     def __init__(self, /, **fields: Any) -> None:
-        """Validate a study from the fields of a study file; functions may replace import paths.
+        """Validate a study from the fields of a study file; functions may be given instead of import paths.
 
         Raises:
-            StudyFileError: with every mistake found, in the words of a study file.
+            StudyFileError: lists every mistake by the field names of a study file.
         """
-        from sensitivity.study.load import mistakes_told  # it needs the class that derives from this one
+        from sensitivity.study.load import mistakes_told  # not at the top: it imports a subclass of this class
 
         ready, code = with_import_paths(fields)
         with mistakes_told(ready, source="study"):
@@ -38,7 +38,7 @@ class Editable(Section):
         """Read a study file, or a shipped one by name; its paths become relative to the current folder.
 
         Raises:
-            UserError: there is none, or it has mistakes, all of which are listed.
+            UserError: the file does not exist or has mistakes, which are all listed.
         """
         from sensitivity.study.load import find_study, load_study
 
@@ -48,11 +48,11 @@ class Editable(Section):
 
     @property
     def code(self) -> str:
-        """Source of the module ``study_code``: the functions of a notebook or script that the study was given."""
+        """Source of the module ``study_code``, which holds functions that were passed from a notebook or script."""
         return self._code
 
     def with_code(self, code: str) -> Self:
-        """Return the study with functions restored from the source stored with it."""
+        """Return the study with its functions restored from their stored source."""
         found = self.model_copy()
         found._code = code
         return found
@@ -61,12 +61,12 @@ class Editable(Section):
         """Return a copy with some fields replaced, validated as a whole.
 
         Args:
-            changes: values by field, or by the dotted path of a field as a study file would have it:
-                ``replace(seeds=8, **{"optimizers.sgd.lr": [0.1, 0.3]})``. None removes a field, which then has its
+            changes: values by field or by the dotted path of a field in a study file, as in
+                ``replace(seeds=8, **{"optimizers.sgd.lr": [0.1, 0.3]})``. None removes a field, which restores its
                 default.
 
         Raises:
-            StudyFileError: the study would not be valid; every mistake is listed.
+            StudyFileError: the resulting study is invalid; every mistake is listed.
         """
         content = self.model_dump(mode="json", exclude_unset=True)
         for path, value in changes.items():
@@ -77,7 +77,7 @@ class Editable(Section):
             raise StudyFileError(
                 "study",
                 [
-                    f"{field}: a function from an earlier cell; pass it again together with the new one"
+                    f"{field}: this function was passed earlier; pass it again together with the new one"
                     for field in kept
                 ],
             )
@@ -100,7 +100,7 @@ class Editable(Section):
 
 
 def _parts(path: str) -> list[str]:
-    """Split a dotted TOML path into names; names with dots are quoted."""
+    """Split a dotted TOML path into names; names that contain dots are quoted."""
     try:
         below: Any = tomllib.loads(f"{path} = 0")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Errors that a user can fix: each message says what was wrong, where, what is allowed, and the fix."""
+"""Errors that a user can fix. Each message names the place, the problem, what is allowed, and the fix."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from sensitivity.study.redaction import redacted
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _MOST_OF_MISTAKE = 600
-"""Characters; long enough for every list of allowed names."""
+"""Maximum characters of one mistake; enough for every list of allowed names."""
 _MOST_LINES, _LAST_LINES, _MOST_OF_LINE = 60, 5, 1_500
-"""Of a message; its last lines are kept, because they say how to fix it."""
+"""Limits of a message: lines, trailing lines that are always kept because they contain the fix, characters per line."""
 _MOST_OF_WORD = 300
 _LONG_WORD = re.compile(rf"\S{{{_MOST_OF_WORD + 1},}}")
-"""Such as a path that was given: the rest of the line says what is wrong with it."""
+"""A word so long that it is shortened, such as a path, to keep the rest of the line readable."""
 
 
 class UserError(Exception):
     """An error that the user can fix. Commands print it without a traceback and exit with code 2.
 
-    A message quotes what the user gave, which may be of any size and kind: it holds no control characters or lone
-    surrogates, no more than fits a screen is kept, and credentials in URIs are masked.
+    Messages quote user input of any size and kind. Therefore control characters and lone surrogates are escaped, the
+    length is limited to about a screen, and credentials in URIs are masked.
     """
 
     def __init__(self, message: str = "") -> None:
         super().__init__(_clipped(printable(redacted(message))))
 
     def _render_traceback_(self) -> list[str]:
-        """Return what IPython shows in a notebook: the message without a traceback."""
+        """Return the lines that IPython shows in a notebook: the message without a traceback."""
         return [f"error: {self}"]
 
 
 class StudyFileError(UserError):
-    """The mistakes of a study file, one per line; only the first ones if there are very many."""
+    """The mistakes in a study file, one per line; only the first ones if there are very many."""
 
     def __init__(self, source: str, mistakes: Sequence[str], *, more: int = 0) -> None:
         self.source = source
@@ -44,7 +44,7 @@ class StudyFileError(UserError):
         super().__init__("\n".join([title, *(f"  - {line}" for line in self.mistakes)]))
 
     def of(self, source: str) -> StudyFileError:
-        """Return the same mistakes with `source` as the file's name."""
+        """Return the same error with `source` as the file name."""
         return _study_file_error(source, self.mistakes[: -1 if self._more else None], self._more)
 
     def __reduce__(self) -> tuple[Callable[..., StudyFileError], tuple[str, tuple[str, ...], int]]:
@@ -57,7 +57,7 @@ class StorageError(UserError):
     def __init__(self, message: str, *, passing: bool = False) -> None:
         super().__init__(message)
         self.passing = passing
-        """Whether the same may go well in a moment: a network's or a mount's fault, not a full disk's."""
+        """Whether a retry may succeed: true for network or mount failures, false for a full disk."""
 
 
 def _clipped(message: str) -> str:
@@ -76,14 +76,14 @@ def _study_file_error(source: str, mistakes: tuple[str, ...], more: int) -> Stud
 def printable(text: str) -> str:
     """Return `text` with unprintable characters escaped as in Python literals.
 
-    These are control characters other than line ends and tabs, and lone surrogates, which stand for the bytes of a
-    file name that is not UTF-8.
+    These are control characters other than newlines and tabs, and lone surrogates, which represent the bytes of file
+    names that are not UTF-8.
     """
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def shortened(text: str, most: int) -> str:
-    """Return `text` with its middle cut if it is longer than `most` characters."""
+    """Return `text`, with its middle replaced by an ellipsis if it is longer than `most` characters."""
     return text if len(text) <= most else f"{text[: most - most // 3]} ... {text[-(most // 3) :]}"
 
 

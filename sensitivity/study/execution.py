@@ -1,4 +1,4 @@
-"""``ExecutionSpec``: how a study uses the machine it runs on."""
+"""``ExecutionSpec``: how a study uses its hardware."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ _RAYS_OWN = ("CPU", "GPU", "memory", "object_store_memory", "bundle")
 
 
 class ExecutionSpec(Section):
-    """How the machine is used. Results do not depend on it, apart from rounding."""
+    """Use of the hardware. Results do not depend on it, apart from rounding."""
 
     pack_size: Annotated[int, Field(ge=1, le=1024)] | None = None
     micro_batch: Count | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     device: Literal["cpu", "cuda"] = "cpu"
     accelerator_share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Of one accelerator, for each pack on "cuda"; so many packs train on it side by side."""
+    """Fraction of an accelerator that each pack takes on "cuda"; with 0.25, four packs share one accelerator."""
     checkpoint_minutes: Annotated[float, Field(gt=0, le=1e6)] = 10.0
-    """A pack in training is put aside so often, and goes on from there when its worker or the command was lost."""
+    """Minutes between checkpoints of a pack in training, from which it resumes if its worker or the command dies."""
 
     accelerator_type: str | None = None
-    """By Ray's name for it, such as A100 or H100."""
+    """Accelerator model by Ray's name, such as A100 or H100."""
     max_concurrent: Count | None = None
-    """Packs at a time, however large the cluster."""
+    """Maximum number of packs that train at the same time."""
     resources: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(default_factory=dict)
-    """Of each custom resource of Ray, for each pack."""
+    """Amount of each custom Ray resource that a pack requires."""
     labels: dict[str, str] = Field(default_factory=dict)
-    """Of the nodes on which packs may run."""
+    """Labels that a node must have to run packs."""
     elastic: bool = False
-    """The cluster grows when packs wait: what it has at the start does not limit them."""
+    """Whether the cluster scales up when packs wait, so that its initial size does not limit them."""
 
     @field_validator("accelerator_type")
     @classmethod
@@ -49,10 +49,10 @@ class ExecutionSpec(Section):
         for name, amount in value.items():
             if name in _RAYS_OWN:
                 raise PydanticCustomError(
-                    "resources", "{name} is Ray's own; give threads, device and accelerator_share", {"name": name}
+                    "resources", "{name} is Ray's own; use threads, device and accelerator_share", {"name": name}
                 )
             if amount > 1 and amount != round(amount):
-                raise PydanticCustomError("resources", "{name}: above 1 give a whole number", {"name": name})
+                raise PydanticCustomError("resources", "{name}: values above 1 must be whole numbers", {"name": name})
         return value
 
     @field_validator("elastic")
@@ -65,7 +65,7 @@ class ExecutionSpec(Section):
     @field_validator("accelerator_share")
     @classmethod
     def _one_in_so_many(cls, value: float) -> float:
-        # Ray places shares as they are given: with 0.3, a tenth of every accelerator would stay idle (docs/ray.md).
+        # With a share of 0.3, Ray would leave a tenth of every accelerator idle (docs/ray.md).
         if not math.isclose(1 / value, round(1 / value), rel_tol=1e-3):
-            raise PydanticCustomError("share", "give one in so many: 1, 0.5, 0.3333, 0.25, 0.2")
+            raise PydanticCustomError("share", "give 1 divided by a whole number: 1, 0.5, 0.3333, 0.25, 0.2")
         return 1 / round(1 / value)

@@ -1,4 +1,4 @@
-"""``content_hash``: the identity of JSON-like content."""
+"""``content_hash``: a hash of JSON-like content."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Declarations of hyperparameters: label, allowed range, and the scale on which values are compared.
 
-Study files, stored tables, analysis, figures, pages and forms read the declarations. A hyperparameter that isn't
-declared here is a number of any size, in its own name, compared in decades.
+Study files, stored tables, analysis, figures, pages and forms use these declarations. A hyperparameter that isn't
+declared here may be any number, is labelled with its own name, and is compared in decades.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 
 LEARNING_RATE = "lr"
 MODEL_ARGUMENT = "model."
-"""Stands before the name of a model's argument that is a hyperparameter: "model.width"."""
+"""Prefix of hyperparameters that are arguments of the model, as in "model.width"."""
 MODEL_ARGUMENTS = ("problem", "model_arguments")
-"""The table of a study file that a model's arguments stand in."""
+"""The table of a study file that contains the model's arguments."""
 
 Scale = Literal["log", "one_minus"]
-"""In which coordinate equal distances mean equal changes: log10(value), or -log10(1 - value)."""
+"""Coordinate in which equal distances mean equal changes: log10(value), or -log10(1 - value)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,28 +30,28 @@ class Hyperparameter:
 
     name: str
     label: str
-    """As it is read in sentences."""
+    """Display name within sentences."""
     low: float = -math.inf
     low_allowed: bool = True
     high: float = math.inf
-    """Never allowed itself."""
+    """Exclusive upper bound."""
     scale: Scale = "log"
-    """log: learning rate, damping, weight decay. one_minus: averages over time such as momentum m, whose reach in steps
-    is 1 / (1 - m), so that 0.9 and 0.99 are a decade apart."""
+    """Use "log" for learning rate, damping and weight decay; "one_minus" for decay rates such as momentum m,
+    which averages over about 1 / (1 - m) steps, so that 0.9 and 0.99 are a decade apart."""
     divides: str | None = None
-    """The hyperparameter that it divides where it is large: a step with damping d and learning rate lr tends to
-    lr / d times the gradient. Results then lie along a ridge of their ratio."""
+    """The hyperparameter that this one divides when it is large: with damping d and learning rate lr, the step tends to
+    lr / d times the gradient. Good results then lie along a ridge of constant ratio."""
     whole: bool = False
-    """Whether it counts something, such as steps."""
+    """Whether values are whole numbers, such as numbers of steps."""
     structural: bool = False
-    """Whether it decides which code runs, and when: the members of a pack share its value."""
+    """Whether it determines which code runs, and when, so that all members of a pack must share its value."""
     table: tuple[str, ...] = ()
-    """The table of a study file that it stands in, for all optimizers or, within an optimizer's table, for that one.
-    Empty for an optimizer's own numbers."""
+    """The table of a study file that contains it, either at the top level for all optimizers or within one optimizer's
+    table. Empty for an optimizer's own hyperparameters."""
 
     @property
     def path(self) -> tuple[str, ...]:
-        """Its table in a study file and its name there."""
+        """Path in a study file: its table and its name in it."""
         return (*self.table, self.name.removeprefix(MODEL_ARGUMENT))
 
     @property
@@ -88,7 +88,7 @@ class Hyperparameter:
         return -found if self.scale == "one_minus" else found
 
     def from_decades(self, value: float) -> float:
-        """Return the value whose position is `value` decades."""
+        """Return the value whose coordinate is `value` decades."""
         return 1.0 - math.pow(10.0, -value) if self.scale == "one_minus" else math.pow(10.0, value)
 
 
@@ -143,12 +143,12 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         Hyperparameter(name="adapt_interval", label="adaptation interval", low=1.0, whole=True, structural=True),
     )
 }
-"""By name, in the order in which axes, columns and forms have them. A new one is appended: the place of each decides
-which random numbers its draws come from."""
+"""By name, in the order used by axes, columns and forms. Append new ones at the end: the position of each determines
+the random numbers of its draws."""
 
 
 def hyperparameter(name: str) -> Hyperparameter:
-    """Return the declaration of a hyperparameter, or a default one if it is not declared."""
+    """Return the declaration of a hyperparameter, or a default declaration for an undeclared name."""
     if name.startswith(MODEL_ARGUMENT):
         label = name.replace(".", " ").replace("_", " ")
         return Hyperparameter(name=name, label=label, structural=True, table=MODEL_ARGUMENTS)
@@ -167,14 +167,14 @@ def of_table(path: Sequence[str]) -> Hyperparameter | None:
 def decades(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """Return `values` of a hyperparameter in decades of its declared scale.
 
-    >>> decades("momentum", [0.9, 0.99]).round(9).tolist()  # averages over 10 and over 100 steps
+    >>> decades("momentum", [0.9, 0.99]).round(9).tolist()  # averages over 10 and 100 steps
     [1.0, 2.0]
     """
     return hyperparameter(name).decades(values)
 
 
 def ridge(names: Collection[str]) -> tuple[str, str] | None:
-    """Return the first pair (numerator, denominator) among `names` whose quotient matters; None if there is none."""
+    """Return the first pair (numerator, denominator) among `names` whose ratio matters; None if there is none."""
     pairs = ((str(hyperparameter(name).divides), name) for name in sorted(names, key=rank))
     return next((pair for pair in pairs if pair[0] in names), None)
 

@@ -1,15 +1,15 @@
 """Digests of the data and of the network's initialisation, to detect later changes.
 
-A recipe (the study file, the user's source) does not say what data a function returned, or which weights a network
-began with. So digests of both are taken when a study is planned, kept in study.json, and compared in every process
-before its first step.
+The study file and the user's source do not determine which data a function returned or which weights a network
+started from. Therefore digests of both are computed when a study is planned, stored in study.json, and compared in
+every process before the first step.
 
-Two digests are of the same arrays if their bytes are equal, or if all that differs is the rounding of floating-point
-numbers: another processor, number of threads or version of a library may standardise data with another last bit. For
-that the digest holds a projection ``p = sum_ij r_i c_j x_ij / s_j + sqrt(n) sum_j c_j log(s_j)`` with fixed weights
-drawn from ±[0.5, 1.5], which any change of a value or of the order of examples moves, and the norm of x / s to measure
-its difference by. The scale s_j is the root mean square of column j over the n examples: without it, a column of large
-numbers, such as times in seconds, would hide changes of all others.
+Two digests match if the bytes of the arrays are equal or if floating-point values differ by rounding only: a different
+processor, thread count or library version may change the last bit when data are standardised. To tolerate this, a
+digest contains the projection ``p = sum_ij r_i c_j x_ij / s_j + sqrt(n) sum_j c_j log(s_j)`` with fixed weights drawn
+from ±[0.5, 1.5], which changes with any value and with the order of examples, and the norm of x / s, relative to which
+differences are measured. The scale s_j is the root mean square of column j over the n examples; without it, a column
+of large numbers, such as times in seconds, would mask changes in the others.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 ROUNDING = 1e-6
-"""Of the norm: differences below it are rounding."""
+"""Tolerance relative to the norm; smaller differences count as rounding."""
 NETWORK_SEED = 0
-"""The network is compared as this seed initialises it: always the same one, so that seeds may be added to a study."""
+"""Seed of the initialisation that is compared; constant, so that seeds can be added to a study."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +29,13 @@ class Digest:
     """The digest of one or several arrays."""
 
     form: str
-    """Types and shapes, and a hash of what is not floating-point: never rounded."""
+    """Types and shapes, and a hash of the values that are not floating-point, which must match exactly."""
     sha256: str
-    """Of all bytes."""
+    """Hash of all bytes."""
     projection: float
-    """See the module; 0 without floating-point numbers."""
+    """See the module's docstring; 0 without floating-point values."""
     norm: float
-    """Euclidean, of the floating-point numbers, each divided by the scale of its column."""
+    """Euclidean norm of the floating-point values, each divided by the scale of its column."""
 
     def is_same(self, other: Digest) -> bool:
         """Whether both are digests of the same arrays, apart from rounding."""
@@ -57,18 +57,18 @@ class Identity:
     """Parameters and buffers at `NETWORK_SEED`."""
 
     def differences(self, now: Identity) -> list[str]:
-        """Describe which parts differ `now`, with their types and shapes."""
+        """Describe the parts that differ from those in `now`, with their types and shapes."""
         lines = []
         for field in fields(self):
             before, after = getattr(self, field.name), getattr(now, field.name)
             if not before.is_same(after):
-                forms = f"{before.form} there, {after.form} now"
+                forms = f"{before.form} when planned, {after.form} now"
                 what = forms if before.form != after.form else f"other values, {after.form} as before"
                 lines.append(f"{_name(field.name)}: {what}")
         return lines
 
     def content(self) -> dict[str, Any]:
-        """Return it as JSON-like data."""
+        """Return the identity as JSON-like data."""
         return asdict(self)
 
     @classmethod
@@ -76,7 +76,7 @@ class Identity:
         """Restore an identity from the result of `content`.
 
         Raises:
-            KeyError, TypeError, ValueError: it is something else.
+            KeyError, TypeError, ValueError: `content` is something else.
         """
         return cls(
             **{

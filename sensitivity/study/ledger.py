@@ -11,7 +11,8 @@ from pydantic import Field
 from sensitivity.study.amendments import Amendment, Declaration, Freeze, Observation, Point, Settlement, Shown, Step
 
 Standing = Literal["under_way", "stopped", "settled", "open"]
-"""Of a settlement: not at its end; ended by a budget; every question answered; at its end with a question open."""
+"""State of a settlement: in progress; stopped by a budget; finished with every question answered; finished with an
+open question."""
 
 
 class StepCost(Amendment):
@@ -19,7 +20,7 @@ class StepCost(Amendment):
 
     runs: Annotated[int, Field(ge=0)] = 0
     device_seconds: Annotated[float, Field(ge=0)] = 0.0
-    """Of training and evaluation, each run's share of its pack."""
+    """Time of training and evaluation; each run counts its share of its pack."""
     flops: Annotated[float, Field(ge=0)] = 0.0
 
     @classmethod
@@ -38,7 +39,7 @@ class LedgerEntry(Amendment):
 
     step: Step
     shown: Shown | None
-    """What its runs showed; None of a step that was the last before a stop."""
+    """Summary of its runs; None for the last step before a stop."""
     cost: StepCost
 
 
@@ -48,7 +49,7 @@ class Declared(Amendment):
     declaration: Declaration
     hash: str
     known: tuple[tuple[Point, Observation], ...] = ()
-    """Runs of the study's own design that had a result, which the scout need not repeat."""
+    """Results of the study's own design, which the scout phase does not repeat."""
 
 
 class Ledger(Amendment):
@@ -57,21 +58,21 @@ class Ledger(Amendment):
     declared: Declared
     entries: tuple[LedgerEntry, ...] = ()
     settlement: Settlement | None = None
-    """The answers, once there are any; those of a settlement that was stopped may change when it goes on."""
+    """The answers, if there are any; those of a stopped settlement may change when it resumes."""
 
     @property
     def declaration(self) -> Declaration:
-        """What was declared before the first run."""
+        """The declaration made before the first run."""
         return self.declared.declaration
 
     @cached_property
     def cost(self) -> StepCost:
-        """The cost of all steps."""
+        """Total cost of all steps."""
         return StepCost.total(entry.cost for entry in self.entries)
 
     @property
     def standing(self) -> Standing:
-        """How far it has come."""
+        """State of the settlement."""
         if self.settlement is None:
             return "under_way"
         if self.settlement.stopped:
@@ -80,5 +81,5 @@ class Ledger(Amendment):
 
     @property
     def freeze(self) -> Freeze | None:
-        """What is fixed before the judging runs; None until then."""
+        """Configurations and criteria fixed before the judging runs; None before the freeze."""
         return next((entry.step.freeze for entry in self.entries if entry.step.freeze is not None), None)

@@ -30,7 +30,7 @@ _PLAIN = {
     "dict_type": "give a table",
     "model_type": "give a table",
     "model_attributes_type": "give a table",
-    "string_type": "give a text in quotes",
+    "string_type": "give a string in quotes",
     "int_type": "give a whole number",
     "float_type": "give a number",
     "bool_type": "give true or false",
@@ -42,33 +42,34 @@ _PLAIN = {
     "less_than_equal": "must be <= {le}",
     "too_long": "give {max_length} values",
 }
-"""Pydantic's own messages in the words of TOML, by error type."""
+"""Replacements of pydantic's messages in TOML's terms, by error type."""
 _MOST_BYTES = 1_000_000
-"""Of a study file: many times the largest that fits the limits of ``section``."""
+"""Maximum size of a study file, far above the largest within the limits of ``section``."""
 _MOST_DEPTH = 20
 _LONG_KEY = re.compile(r"""(?:(?:[\w-]{1,100}|"[^"\n]{0,100}"|'[^'\n]{0,100}')[ \t]?\.[ \t]?){20}""")
-"""The time to parse a dotted key grows with the square of its parts; a list of numbers has none so long."""
+"""A dotted key with so many parts that parsing, which takes quadratic time in their number, would be slow. Lists of
+numbers do not match."""
 _HOLDS_MORE = (str, list, tuple, dict)
 _MOST_MISTAKES = 40
-"""Shown; each is a search for the nearest name."""
+"""Maximum number of reported mistakes, because each may need a search for the nearest name."""
 _MOST_NAME = 100
-"""Characters of a name that is shown, or compared with those that there are."""
+"""Maximum characters of a name that is shown or compared with known names."""
 _MEANT = {"gpu": "cuda", "mse": "squared_error", "mean_squared_error": "squared_error", "nll": "cross_entropy"}
-"""What other tools call our names, where the nearest spelling is another or none: "gpu" is not "cpu"."""
+"""Synonyms from other tools for which the nearest spelling would suggest a wrong name, or none: "gpu" is not "cpu"."""
 
 
-_QUOTES = "a text stands in quotes, a list in brackets"
+_QUOTES = "put strings in quotes and lists in brackets"
 _SLIPS = (
-    (r"[=\[,]\s*[-+]?\d+,\d+\s*(?:e[-+]?\d+)?\s*(?:#.*)?$", "decimals take a point: 0.1, not 0,1"),
-    (r"[=\[,]\s*[-+]?(?:\.\d|\d+\.(?!\d))", "decimals have digits on both sides of the point: 0.1, 1.0"),
-    (r"[=\[,]\s*(?:True|False)\b", "write true or false, in small letters"),
-    (r"[=\[,]\s*(?:None|null|nil)\b", "TOML has no empty value; leave the line out"),
-    (r"[\u2018-\u201f]", 'quotes are straight: "digits"'),
+    (r"[=\[,]\s*[-+]?\d+,\d+\s*(?:e[-+]?\d+)?\s*(?:#.*)?$", "use a decimal point: 0.1, not 0,1"),
+    (r"[=\[,]\s*[-+]?(?:\.\d|\d+\.(?!\d))", "decimals need digits on both sides of the point: 0.1, 1.0"),
+    (r"[=\[,]\s*(?:True|False)\b", "write true or false in lower case"),
+    (r"[=\[,]\s*(?:None|null|nil)\b", "TOML has no null value; leave the line out"),
+    (r"[\u2018-\u201f]", 'use straight quotes: "digits"'),
     (r"^[\w.-]+\s*:", "write name = value"),
     (r"^[\w.-]+\s*$", "write name = value, or [name] for a table"),
     (r"^//|^;", "comments begin with #"),
 )
-"""Common slips, each as a pattern of the line and its fix."""
+"""Common syntax mistakes: a pattern that matches the line, and the fix."""
 
 
 def shipped() -> dict[str, Path]:
@@ -81,15 +82,15 @@ def find_study(study: str) -> Path:
     """Return the file that `study` names, either by path or by the name of a shipped study.
 
     Raises:
-        UserError: there is neither.
+        UserError: there is no such file or shipped study.
     """
     path = expanded(study, what="study file") if study.startswith("~") else Path(study)
     try:
         if path.is_file():
             return path
-        hint = "; this is a folder, name a file in it" if path.is_dir() else ""
+        hint = "; this is a folder, give a file in it" if path.is_dir() else ""
         if path.is_symlink():
-            hint = "; this is a link that leads to no file"
+            hint = "; this is a broken link"
     except (OSError, ValueError) as error:  # a name too long for the file system, a folder that can't be searched
         hint = f" ({reason(error)})"
     known = shipped()
@@ -105,7 +106,7 @@ def load_study(path: Path) -> StudySpec:
     """Read and validate a study file.
 
     Raises:
-        StudyFileError: it is no TOML, or breaks rules of ``StudySpec``; all of them are listed.
+        StudyFileError: the file is not valid TOML, or not a valid ``StudySpec``; every mistake is listed.
         UserError: the file can't be read.
     """
     return parse_study(parse_toml(read_study(path), source=str(path)), source=str(path))
@@ -122,7 +123,7 @@ def read_study(path: Path) -> str:
         content = file.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
         raise StudyFileError(
-            str(path), [f"larger than {_MOST_BYTES:,} bytes; take intervals in place of long lists of values"]
+            str(path), [f"larger than {_MOST_BYTES:,} bytes; use intervals instead of long lists of values"]
         )
     try:
         return content.decode("utf-8-sig")  # Windows editors put a byte-order mark first
@@ -136,15 +137,15 @@ def parse_toml(text: str, *, source: str) -> dict[str, Any]:
     """Parse TOML text; `source` names it in messages.
 
     Raises:
-        StudyFileError: it is none; the line and the likely fix are named.
+        StudyFileError: the text is invalid; the message contains the line and the likely fix.
     """
     if _LONG_KEY.search(text):
-        raise StudyFileError(source, [f"a key of more than {_MOST_DEPTH} parts; give each table a header of its own"])
+        raise StudyFileError(source, [f"a key of more than {_MOST_DEPTH} parts; give each table its own header"])
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise StudyFileError(source, ["not valid TOML: brackets are nested too deep"]) from None
-    except ValueError as error:  # an integer of 5,000 digits is a plain one
+        raise StudyFileError(source, ["not valid TOML: brackets are nested too deeply"]) from None
+    except ValueError as error:  # not TOMLDecodeError alone: an integer of 5,000 digits raises a plain ValueError
         raise StudyFileError(source, [_no_toml(str(error).splitlines()[0], text)]) from None
 
 
@@ -152,7 +153,7 @@ def parse_study(raw: dict[str, Any], *, source: str) -> StudySpec:
     """Validate the content of a study file; `source` names it in messages.
 
     Raises:
-        StudyFileError: with every mistake found.
+        StudyFileError: lists every mistake found.
     """
     try:
         return StudySpec(**raw)
@@ -162,10 +163,10 @@ def parse_study(raw: dict[str, Any], *, source: str) -> StudySpec:
 
 @contextlib.contextmanager
 def mistakes_told(raw: Mapping[str, Any], *, source: str) -> Iterator[None]:
-    """Check the size of a study's content, and turn validation errors into sentences.
+    """Check the size of a study's content, and turn validation errors of the block into readable sentences.
 
     Raises:
-        StudyFileError: with every mistake found.
+        StudyFileError: lists every mistake found.
     """
     if oversized := list(itertools.islice(_oversized(raw), _MOST_MISTAKES)):
         raise StudyFileError(source, oversized)
@@ -178,18 +179,18 @@ def mistakes_told(raw: Mapping[str, Any], *, source: str) -> Iterator[None]:
 
 
 def _oversized(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the oversized parts of a study before validation, whose checks take time in proportion to lists."""
+    """Yield messages about oversized parts of a study, before validation, which would take long on them."""
     waiting: list[tuple[tuple[Any, ...], Any]] = [((), dict(raw))]
     while waiting:
         location, value = waiting.pop()
         field = _path(part if isinstance(part, int) else str(part)[:_MOST_NAME] for part in location) or "study"
         if len(location) > _MOST_DEPTH:
-            yield f"{field}: more than {_MOST_DEPTH} tables and lists in each other"
+            yield f"{field}: more than {_MOST_DEPTH} nested tables and lists"
         elif isinstance(value, (list, tuple, dict)) and len(value) > MOST_ITEMS:
-            advice = "remove some" if isinstance(value, dict) else "take an interval, or fewer values"
+            advice = "remove some" if isinstance(value, dict) else "use an interval, or fewer values"
             yield f"{field}: {len(value):,} values; at most {MOST_ITEMS:,}: {advice}"
         elif isinstance(value, str) and len(value) > MOST_CHARACTERS:
-            yield f"{field}: a text of {len(value):,} characters; at most {MOST_CHARACTERS:,}"
+            yield f"{field}: a string of {len(value):,} characters; at most {MOST_CHARACTERS:,}"
         elif isinstance(value, dict):
             longest = max((len(str(key)) for key in value), default=0)
             if longest > MOST_CHARACTERS:
@@ -200,16 +201,16 @@ def _oversized(raw: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _no_toml(why: str, text: str) -> str:
-    """Return the error of invalid TOML, with its line and the likely fix."""
+    """Return the message for invalid TOML, with the line and the likely fix."""
     place = re.search(r"at line (\d+), ", why)
     line = text.split("\n")[int(place[1]) - 1].strip() if place else ""
     said = f"not valid TOML: {shortened(why, 200)}"
     if not line:
         return said
     if "\0" in line:
-        return f"{said}: the line holds zero bytes; save the file as UTF-8 text"
+        return f"{said}: the line contains null bytes; save the file as UTF-8 text"
     if "overwrite" in why:
-        fix = "each name stands once in a table"
+        fix = "a name may appear only once in a table"
     else:
         fix = next((fix for pattern, fix in _SLIPS if re.search(pattern, line)), _QUOTES)
     return f"{said}: {shortened(line, 100)}  ({fix})"
@@ -258,14 +259,14 @@ def _path(location: Iterable[Any]) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            bare = (part == "[key]" and text) or re.fullmatch(r"[\w-]+", part)  # or else quoted, as in TOML
+            bare = (part == "[key]" and text) or re.fullmatch(r"[\w-]+", part)  # otherwise quoted, as in TOML
             key = part if bare else json.dumps(part, ensure_ascii=False)
             text += f".{key}" if text else key
     return text
 
 
 def _fields_at(location: tuple[Any, ...], raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the allowed names in the table at `location`."""
+    """Return the names allowed in the table at `location`."""
     if len(location) >= 2 and location[0] == "optimizers":
         arm = raw["optimizers"][location[1]]
         found = arm_class(arm["kind"])
@@ -281,7 +282,7 @@ def _fields_at(location: tuple[Any, ...], raw: Mapping[str, Any]) -> tuple[str, 
         if typing.get_origin(annotation) is dict:
             if next(parts, None) is None:
                 return tuple(METRICS)
-            annotation = typing.get_args(annotation)[1]  # of a table of tables, such as problem.metrics
+            annotation = typing.get_args(annotation)[1]  # a table of tables, such as problem.metrics
         tables = [each for each in (annotation, *typing.get_args(annotation)) if isinstance(each, type)]
         model = next(table for table in tables if issubclass(table, BaseModel))
     return tuple(model.model_fields)

@@ -1,4 +1,4 @@
-"""Which quantities a study measures: those of its loss, and those that ``problem.metrics`` declares."""
+"""The quantities that a study measures: those of its loss, and those declared in ``problem.metrics``."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ _TARGETS = {
     "huber": "values",
     "quadratic": "nothing",
 }
-"""What the targets of each shipped loss are. Those of one of the user's are known once the data are there."""
+"""Kind of targets of each shipped loss. For a user's loss, it is known only once the data are loaded."""
 _NEEDS = {
-    "classes": "one class a target",
-    "labels": "classes or labels",
+    "classes": "targets that are single classes",
+    "labels": "targets that are classes or labels",
     "values": "targets that are numbers",
 }
 
 
 class MetricSpec(Section):
-    """A quantity that is measured: a shipped one, written ``true``, or a function of the user's.
+    """A measured quantity: a shipped one, written ``true``, or a user's function.
 
-    The function is of one trial's outputs and targets of a whole split.
+    The function receives the outputs and targets of one trial on a whole split.
     """
 
     function: str = ""
-    """Its import path; empty for a shipped quantity."""
+    """Import path of the function; empty for a shipped quantity."""
     direction: Literal["max", "min"] = "max"
-    """Which way is better."""
+    """Whether larger or smaller values are better."""
     low: float | None = None
     high: float | None = None
-    """The ends of its range, where it has any."""
+    """Largest possible value, if bounded; `low` is the smallest."""
     label: str = ""
-    """Its name in words; by default its own."""
+    """Display name; by default the metric's name."""
     unit: str = ""
 
     @model_validator(mode="after")
@@ -66,7 +66,7 @@ class MetricSpec(Section):
         return not self.function
 
     def quantity(self, name: str) -> Quantity:
-        """Return its declaration."""
+        """Return the declaration of the quantity, under the given name."""
         return Quantity(
             name=name,
             label=self.label or name.replace("_", " "),
@@ -90,17 +90,17 @@ def _read(raw: Any) -> Any:
 
 
 MetricField = Annotated[MetricSpec, BeforeValidator(_read)]
-"""``true`` for a shipped quantity; the import path of a function, or a table, for one of the user's."""
+"""``true`` for a shipped quantity; an import path or a table for a user's function."""
 
 
 def metric_mistake(name: str, declared: MetricField, loss: str) -> str | None:
-    """Return what is wrong with a declaration in ``problem.metrics``, and what is allowed."""
+    """Return a message if a declaration in ``problem.metrics`` is invalid, otherwise None."""
     shipped = [each for each in QUANTITIES if each != LOSS.name]
     if not declared.shipped:
         if name in QUANTITIES:
             return f"{name}: a shipped metric has this name; give another name, or {name} = true"
         if not _NAME.fullmatch(name):
-            return f"{name}: a name is a small letter, then up to 39 of small letters, digits and _"
+            return f"{name}: a name is a lower-case letter, then up to 39 lower-case letters, digits and _"
         return None
     if name not in shipped:
         meant = nearest(name, shipped)
@@ -110,17 +110,17 @@ def metric_mistake(name: str, declared: MetricField, loss: str) -> str | None:
 
 
 def needs_mistake(quantity: Quantity, loss: str) -> str | None:
-    """Return why a quantity is not defined for a shipped loss; None where it is, or the loss is one of the user's."""
+    """Return why a quantity is not defined for a shipped loss; None if it is defined, or for a user's loss."""
     targets = _TARGETS.get(loss)
     if quantity.name == "perplexity" and loss != "cross_entropy":
-        return 'perplexity: the exponential of the cross-entropy, so that it needs loss = "cross_entropy"'
+        return 'perplexity: the exponential of the cross-entropy, so it needs loss = "cross_entropy"'
     if targets is None or quantity.needs in ("", targets) or (quantity.needs, targets) == ("labels", "classes"):
         return None
-    return f'{quantity.name}: needs {_NEEDS[quantity.needs]}, which loss = "{loss}" has not'
+    return f'{quantity.name}: needs {_NEEDS[quantity.needs]}, which loss = "{loss}" does not have'
 
 
 def quantities_of(loss: str, declared: Mapping[str, MetricField]) -> tuple[Quantity, ...]:
-    """Return what is measured: the loss, with cross-entropy the accuracy, and what is declared."""
+    """Return the measured quantities: the loss, the accuracy (with cross-entropy), and the declared ones."""
     usual = (LOSS, QUANTITIES["accuracy"]) if loss == "cross_entropy" else (LOSS,)
     own = (QUANTITIES[name] if each.shipped else each.quantity(name) for name, each in declared.items())
     return tuple(dict.fromkeys((*usual, *own)))

@@ -1,9 +1,9 @@
-"""What is measured at an evaluation: quantities, declared once each, on the splits of the data.
+"""Metrics of an evaluation: quantities, each declared once, measured on splits of the data.
 
-A ``Quantity`` such as accuracy is measured on a split, and is then a ``Metric`` such as ``test_accuracy``. The
-declaration says which way is better, within which range, and how values are written and drawn; targets, objectives,
-maps, curves and tables follow from it. Shipped quantities are in ``QUANTITIES``; a study declares its own in
-``problem.metrics``. How a quantity is computed is said in ``training.metrics``.
+A ``Quantity`` such as accuracy, measured on a split, is a ``Metric`` such as ``test_accuracy``. The declaration gives
+the direction, the range, and how values are formatted and plotted; targets, objectives, maps, curves and tables use
+it. Shipped quantities are in ``QUANTITIES``; a study declares its own in ``problem.metrics``. The computations are in
+``training.metrics``.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _SPLIT_WORDS = {"train": "training", "validation": "validation", "test": "test"}
 
 MetricName = str
-"""A split, and the name of a quantity: ``test_accuracy``."""
+"""A split and the name of a quantity, as in ``test_accuracy``."""
 
 Scale = Literal["log", "distance", "linear"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """Something that is measured of a network on a split: its name, direction, range and form."""
+    """Declaration of a quantity that is measured for a network on a split: name, direction, range and format."""
 
     name: str
     label: str
     lower_is_better: bool
     low: float = -math.inf
     high: float = math.inf
-    """The ends of its range, which values may reach."""
+    """Largest possible value, inclusive; `low` is the smallest."""
     percent: bool = False
-    """Whether values are fractions that are written as percentages."""
+    """Whether values are fractions that are formatted as percentages."""
     unit: str = ""
-    """What follows a value where it is written."""
+    """Unit appended to formatted values."""
     needs: Literal["", "classes", "labels", "values"] = ""
-    """Targets it is defined for: one class a term; classes or several labels; numbers; or any."""
+    """Kind of targets it requires: single classes; classes or multiple labels; numbers; or any ("")."""
 
     @property
     def perfect(self) -> float:
-        """The best value that there can be; infinite where there is none."""
+        """The best possible value; infinite if unbounded."""
         return self.low if self.lower_is_better else self.high
 
     @property
     def scale(self) -> Scale:
-        """How values are spaced on an axis.
+        """Scale of a plot's axis.
 
-        "log" where they are above 0 and better low; "distance" where there is a best value, by the logarithm of the
-        distance to it, so that 98% and 99% are as far apart as 80% and 90%; else "linear".
+        "log" if values are non-negative and lower is better; "distance" if there is a best value, for the logarithm of
+        the distance to it, so that 98% and 99% are as far apart as 80% and 90%; otherwise "linear".
         """
         if not math.isfinite(self.perfect):
             return "linear"
@@ -58,33 +58,34 @@ class Quantity:
 
     @property
     def usual_tolerance(self) -> float:
-        """What is good enough by default: a percentage point, or 2% of the untrained network's distance to the best."""
+        """Default tolerance: one percentage point, or 2% of the untrained network's distance to the best value."""
         return 0.01 if self.percent else 0.02
 
     def tolerance(self, share: float, untrained: float) -> float:
-        """Return `share` in the quantity's own unit: of a percentage itself, else of the untrained network's distance.
+        """Return a relative tolerance `share` in the quantity's unit.
 
-        Where there is no best value, it is a share of the untrained network's value.
+        It is `share` itself for a percentage, otherwise a fraction of the untrained network's distance to the best
+        value, or of its value if there is no best one.
         """
         if self.percent:
             return share
         return share * abs(untrained if self.scale == "linear" else self.distance(untrained))
 
     def distance(self, value: float) -> float:
-        """Return how far a value is from the best one, where there is one: its error."""
+        """Return the distance of a value to the best one, which must exist."""
         return value if self.scale == "log" else abs(value - self.perfect)
 
 
 class Metric(str):
-    """A quantity on a split. It is its own name, so that it serves as a column and as a key, with its declaration."""
+    """A quantity on a split: a string equal to its name, usable as column and key, with the declaration attached."""
 
     __slots__ = ("on", "quantity")
     quantity: Quantity
     on: Split
-    """The split that it is measured on."""
+    """The split on which it is measured."""
 
     def __new__(cls, split: Split, quantity: Quantity) -> Metric:
-        """Return the metric; it is written ``split_quantity``."""
+        """Return the metric named ``split_quantity``."""
         found = super().__new__(cls, f"{split}_{quantity.name}")
         found.on, found.quantity = split, quantity
         return found
@@ -94,17 +95,17 @@ class Metric(str):
 
     @property
     def name(self) -> str:
-        """Its name as plain text."""
+        """Its name as a plain string."""
         return str.__str__(self)
 
     @property
     def label(self) -> str:
-        """The words for it, such as "test accuracy"."""
+        """Display name, such as "test accuracy"."""
         return f"{_SPLIT_WORDS[self.on]} {self.quantity.label}"
 
     @property
     def lower_is_better(self) -> bool:
-        """Its direction."""
+        """Whether smaller values are better."""
         return self.quantity.lower_is_better
 
     @property
@@ -119,20 +120,20 @@ class Metric(str):
 
     @property
     def is_loss(self) -> bool:
-        """Whether it is the loss itself."""
+        """Whether it is the loss."""
         return self.quantity.name == LOSS.name
 
     @property
     def direction_words(self) -> tuple[str, str]:
-        """What a worse value and a better one are called."""
+        """Words for a worse and a better value, such as "lower" and "higher"."""
         return ("higher", "lower") if self.lower_is_better else ("lower", "higher")
 
     def reached(self, value: float, target: float) -> bool:
-        """Whether `value` meets `target`; a NaN never does."""
+        """Whether `value` meets `target`; NaN never does."""
         return value <= target if self.lower_is_better else value >= target
 
     def target_mistake(self, level: float) -> str | None:
-        """Return why no run can meet `level`, or every run would; None if it is a target."""
+        """Return why `level` is invalid as a target, because no run or every run would meet it; None if it is valid."""
         low, high = self.quantity.low, self.quantity.high
         if self.percent and not 0 < level <= 1:
             return f"{self} is a fraction: a target lies in (0, 1]; got {level:g}. For 95% write 0.95"
@@ -167,16 +168,16 @@ QUANTITIES: dict[str, Quantity] = {
         Quantity(name="r2", label="R²", lower_is_better=False, high=1.0, needs="values"),
     )
 }
-"""The shipped quantities, and those that code has registered, by name."""
+"""The shipped and registered quantities, by name."""
 
 
 def declare(quantity: Quantity) -> None:
-    """Add a quantity to the shipped ones; how it is computed is added by ``training.metrics.computed_by``."""
+    """Register a quantity; its computation is registered with ``training.metrics.computed_by``."""
     QUANTITIES[quantity.name] = quantity
 
 
 class _Metrics(Mapping[str, Metric]):
-    """The metrics of shipped quantities by name. A name that carries its own declaration stands for that one."""
+    """Metrics of the shipped quantities by name. A key that is already a ``Metric`` maps to itself."""
 
     def __getitem__(self, name: str) -> Metric:
         if isinstance(name, Metric):
@@ -202,24 +203,24 @@ METRICS: Mapping[str, Metric] = _Metrics()
 USUAL: tuple[Metric, ...] = tuple(
     METRICS[name] for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 )
-"""What a classifier is measured by where nothing else is declared."""
+"""The default metrics of a classifier."""
 
 
 def is_metric(name: object) -> TypeGuard[str]:
-    """Whether a text names a metric of a shipped quantity, or is a metric."""
+    """Whether `name` is a ``Metric`` or the name of one of a shipped quantity."""
     return isinstance(name, str) and name in METRICS
 
 
 def named(name: str, measured: Iterable[Metric]) -> Metric | None:
-    """Return the one of that name, with its declaration; None if it is not among those `measured`."""
+    """Return the metric with that name, including its declaration; None if it is not in `measured`."""
     return next((metric for metric in measured if metric == name), None)
 
 
 def telling_first(metrics: Iterable[Metric]) -> tuple[Metric, ...]:
-    """Order metrics by what they say of a network.
+    """Order metrics by how informative they are.
 
-    First come scores on validation data, which choices are made by, then those on test data, the training loss, the
-    other losses, and scores on the data that the network has seen.
+    Scores on validation data, which choices are based on, come first, then scores on test data, the training loss, the
+    other losses, and scores on training data.
     """
 
     def rank(metric: Metric) -> int:

@@ -1,4 +1,4 @@
-"""Suggest the name that was probably meant by a misspelt one."""
+"""Suggestions for misspelt names."""
 
 from __future__ import annotations
 

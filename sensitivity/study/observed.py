@@ -1,7 +1,7 @@
 """Studies whose runs were trained elsewhere: the ``[observed]`` table of a study file, and run ids.
 
-Such a study has no problem, budget, schedule or evaluation of ours: what was trained isn't known here, only what was
-measured. Its runs were imported, recorded by the user's own loop, or handed out to it (``sensitivity.trials``).
+Such a study has no problem, budget, schedule or evaluation: only the measurements are known, not what was trained. Its
+runs were imported, recorded by the user's own training loop, or handed out to it (``sensitivity.trials``).
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from sensitivity.study.metrics import METRICS, USUAL, Metric, MetricName, is_met
 from sensitivity.study.section import AsList, Section
 
 OBSERVED = "observed"
-"""The kind of an optimizer that trains elsewhere, and the design of settings that nobody has declared."""
+"""Kind of an optimizer that is trained elsewhere, and design of configurations that follow no declared one."""
 TRAINED_HERE = ("problem", "budget", "schedule", "evaluation", "search", "execution", "log")
-"""Tables of a study file that say how runs are trained here."""
+"""Tables of a study file that define how runs are trained by this package."""
 
 
 class ObservedSpec(Section):
-    """What is known about runs that were trained elsewhere."""
+    """Facts about runs that were trained elsewhere."""
 
     metrics: Annotated[tuple[MetricName, ...], AsList] = tuple(metric.name for metric in USUAL)
-    """Those that were measured."""
+    """Names of the measured metrics."""
     source: str = ""
-    """Where the runs come from, in words; empty where the user's own loop reports them."""
+    """Where the runs come from, in words; empty if the user's training loop reports them."""
     planned: bool = False
-    """Whether the study file stood before the first run, so that its claims are confirmatory."""
+    """Whether the study file was fixed before the first run, so that its claims are confirmatory."""
     recorded: bool = False
-    """Whether optimizers, batch sizes and seeds are those of the runs that are there, whatever they are."""
+    """Whether optimizers, batch sizes and seeds are taken from the recorded runs."""
     unpaired: bool = False
-    """Whether runs of equal seed have nothing in common, as where seeds aren't known."""
+    """Whether runs with the same seed are unrelated, for example because seeds are unknown."""
     cautions: Annotated[tuple[str, ...], AsList] = ()
-    """What was found wrong with the runs as they came in, a sentence each."""
+    """Problems found while importing the runs, one sentence each."""
 
     @field_validator("metrics")
     @classmethod
@@ -63,16 +63,16 @@ class ObservedSpec(Section):
 
 
 def trained_elsewhere(name: str) -> UserError:
-    """Return the error for an action that requires a study trained by this product."""
+    """Return the error for an action that requires a study trained by this package."""
     return UserError(
-        f"{name}: its runs are trained elsewhere, so nothing of it can be trained here\n"
+        f"{name}: its runs are trained elsewhere, so none can be trained here\n"
         "  `sensitivity.trials` hands out what it plans (docs/importing.md); its results can be read: verdict, report, "
         "figure, export, dashboard"
     )
 
 
 def observed_ids(optimizer: str, hyperparameters: Mapping[str, float], batch_size: int, seed: int) -> tuple[str, str]:
-    """Return the ids of a run trained elsewhere and of its cell: hashes of all that distinguishes them."""
+    """Return the ids of a run trained elsewhere and of its cell: hashes of everything that distinguishes them."""
     cell = {
         OBSERVED: True,
         "arm": optimizer,

@@ -11,13 +11,13 @@ from sensitivity.study.snapshot import Snapshot
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What a problem is loaded from, on any machine; sent with each pack and stored with the study."""
+    """Everything that is needed to load a problem on any machine; sent with each pack and stored with the study."""
 
     problem: ProblemSpec
     snapshot: Snapshot
     """The user's own modules."""
     identity: Identity
-    """What must come of them."""
+    """The expected digests of data and network."""
 
     @property
     def folder(self) -> str:

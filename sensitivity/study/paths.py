@@ -1,4 +1,4 @@
-"""The boundary to the file system: errors raised by a user's path become messages."""
+"""Conversion of file system errors about a user's path into messages."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from sensitivity.study.errors import UserError, shortened
 
 STUDIES = "studies"
-"""The folder of study directories where nobody names another."""
+"""Default folder of study directories."""
 _MOST = 500
-"""Characters of a path that a message shows."""
+"""Maximum characters of a path in a message."""
 
 
 @contextlib.contextmanager
 def path_faults(place: str | Path, fix: str, *, what: str = "can't be read") -> Iterator[None]:
-    """Turn file system errors into a message with the place, what failed, why, and the fix.
+    """Turn file system errors of the block into a message with the path, what failed, why, and the fix.
 
-    Beside OSError these are RuntimeError (a home folder that is not known, links in a circle), ValueError (a zero byte)
-    and UnicodeError.
+    Besides OSError these are RuntimeError (an unknown home folder, circular links), ValueError (a null byte) and
+    UnicodeError.
 
     Raises:
         UserError: any of these was raised.
@@ -31,7 +31,7 @@ def path_faults(place: str | Path, fix: str, *, what: str = "can't be read") -> 
         raise
     except (OSError, RuntimeError, ValueError) as error:
         where = str(place)
-        if isinstance(error, OSError) and error.filename is not None:  # maybe one in a folder
+        if isinstance(error, OSError) and error.filename is not None:  # may be a file inside the folder
             where = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
         raise UserError(f"{shortened(where, _MOST)}: {what} ({reason(error)})\n  {fix}") from None
 

@@ -10,7 +10,7 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def plain(value: Any) -> Any:
-    """Return `value` with every number as a Python int or float; anything else is unchanged.
+    """Return `value` with every number converted to a Python int or float; other values are unchanged.
 
     Arrays and tensors, of any library whose arrays have `tolist`, become numbers or lists.
     """
@@ -25,7 +25,7 @@ def plain(value: Any) -> Any:
             return int(value)
         if isinstance(value, (numbers.Real, Decimal)):
             return float(value)
-    except (ArithmeticError, ValueError):  # beyond every float: named where it is validated
+    except (ArithmeticError, ValueError):  # too large for a float; validation reports it
         return value
     if isinstance(getattr(value, "ndim", None), int) and hasattr(value, "tolist"):
         listed = value.tolist()

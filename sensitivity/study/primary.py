@@ -1,8 +1,8 @@
-"""The claims of a study: compared pairs, and the primary claim, fixed before anything runs.
+"""The claims of a study: compared pairs, and the primary claim, which is fixed before the first run.
 
-One claim of a study is confirmatory: its question, target and pair stand in `[primary]` before the first run, and it
-gets the whole error rate. Everything else that a verdict says is exploratory and is labelled so. Without `[primary]`,
-both questions for every pair, on the first target, share the error rate (Holm's procedure).
+The primary claim is confirmatory: `[primary]` declares its question, target and pair before the first run, and it gets
+the whole error rate. All other statements of a verdict are exploratory and labelled as such. Without `[primary]`, both
+questions for every pair, on the first target, share the error rate (Holm's procedure).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sensitivity.study.section import AsList, Count, Section
 
 Question = Literal["scaling", "sensitivity"]
 Pair = tuple[str, str]
-"""Candidate and reference: the verdict says how the candidate compares with the reference."""
+"""Candidate and reference; the verdict compares the candidate with the reference."""
 PairField = Annotated[Pair, AsList]
 
 
@@ -43,17 +43,17 @@ class PrimarySpec(Section):
     @model_validator(mode="after")
     def _looks_rise(self) -> PrimarySpec:
         if any(later <= earlier for earlier, later in itertools.pairwise(self.looks)):
-            raise PydanticCustomError("looks", "looks must rise: numbers of seeds such as [8, 11, 14, 20]")
+            raise PydanticCustomError("looks", "looks must increase: numbers of seeds such as [8, 11, 14, 20]")
         return self
 
 
 def default_pairs(optimizers: tuple[str, ...]) -> tuple[Pair, ...]:
-    """Return the pairs of each optimizer with the first one."""
+    """Pair each optimizer with the first one."""
     return tuple((name, optimizers[0]) for name in optimizers[1:])
 
 
 def require_pair(pair: Pair, optimizers: Collection[str] | None) -> None:
-    """Raise unless `pair` names two different `optimizers`, which are None if invalid themselves."""
+    """Raise unless `pair` names two different `optimizers`; None, for invalid optimizers, skips the check."""
     if optimizers is not None and (pair[0] == pair[1] or not set(pair) <= set(optimizers)):
         raise PydanticCustomError(
             "pair",

@@ -16,14 +16,14 @@ from sensitivity.study.varying import Varying
 
 DATASETS = ("digits", "diabetes", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "text", "noisy_quadratic")
 IMAGE_FOLDER = "imagefolder:"
-"""What stands before the path of a folder of images, as a data set."""
+"""Prefix of a data set that is a folder of images, before its path."""
 TEXT = "text:"
-"""Likewise before that of a text file, or of a folder of text files."""
+"""Prefix of a data set that is a text file or a folder of text files."""
 TABLE = "table:"
-"""Likewise before the path of a file of columns or arrays."""
+"""Prefix of a data set that is a file of columns or arrays."""
 _PATHS = (IMAGE_FOLDER, TEXT, TABLE)
 _TEXT_DEFAULTS = {"tokenizer": "characters", "sequence_length": 32, "vocabulary": 1024}
-"""Of fields that a text has; a vocabulary has a size of its own with "bpe" alone."""
+"""Defaults of fields for text; the vocabulary size can only be chosen with "bpe"."""
 MODELS = (
     "perceptron",
     "small_cnn",
@@ -39,9 +39,9 @@ MODELS = (
 TABLE_SUFFIXES = (".csv", ".parquet", ".npz", ".npy")
 LOSSES = ("cross_entropy", "squared_error", "huber", "binary_cross_entropy", "quadratic")
 _LOSS_ARGUMENTS = {"cross_entropy": ("class_weights",), "huber": ("delta",)}
-"""What shipped losses may be given."""
+"""Arguments of the shipped losses."""
 _ORACLE = {"dataset": "noisy_quadratic", "model": "quadratic", "loss": "quadratic"}
-"""The fields that make the noisy quadratic; none of them means anything without the others."""
+"""Fields of the noisy quadratic, which are only valid together."""
 _LATER = (
     "columns",
     *_TEXT_DEFAULTS,
@@ -52,15 +52,15 @@ _LATER = (
     "validation_fraction",
     "label_smoothing",
 )
-"""Fields that the ids of trials leave out where they are not used, as there were studies before them."""
+"""Fields added after the first release; left out of trial ids if unused, so that the ids of old studies stay valid."""
 
 
 def _argument(raw: Any) -> Any:
-    """Read an argument that has one value."""
+    """Parse an argument of the model that is not an axis."""
     if isinstance(raw, (bool, str, int, float)) or (isinstance(raw, dict) and raw.keys() == {"fixed"}):
         return raw
     raise PydanticCustomError(
-        "argument", "give a number, a text, true, false, a list of numbers, an interval, or { fixed = ... }"
+        "argument", "give a number, a string, true, false, a list of numbers, an interval, or { fixed = ... }"
     )
 
 
@@ -75,12 +75,12 @@ _Names = Annotated[tuple[str, ...], BeforeValidator(_listed), AsList]
 
 
 def _loss_argument(raw: Any) -> Any:
-    """Read an argument of a loss: a number, a text, true, false, or a list of numbers."""
+    """Parse an argument of a loss: a number, a string, true, false, or a list of numbers."""
     if isinstance(raw, (bool, str, int, float)):
         return raw
     if isinstance(raw, (list, tuple)) and all(isinstance(each, (int, float)) for each in raw):
         return list(raw)
-    raise PydanticCustomError("argument", "give a number, a text, true, false, or a list of numbers")
+    raise PydanticCustomError("argument", "give a number, a string, true, false, or a list of numbers")
 
 
 _LossArgument = Annotated[Any, PlainValidator(_loss_argument)]
@@ -104,18 +104,19 @@ def _known_or_import_path(value: str, known: tuple[str, ...], what: str, other: 
 
 
 class ColumnsSpec(Section):
-    """Which columns of a table, or arrays of a file, are what."""
+    """Roles of the columns of a table, or of the arrays of an ``.npz`` file."""
 
     inputs: _Names | None = None
-    """None is all that have no other use; of an ``.npz``, the array ``x``."""
+    """Input columns; by default all without another role, and in an ``.npz`` the array ``x``."""
     targets: _Names | None = None
-    """None is the last column; of an ``.npz``, the array ``y``."""
+    """Target columns; by default the last column, and in an ``.npz`` the array ``y``."""
     split: str | None = None
-    """A column that says train, validation or test of each row; None draws them."""
+    """A column that contains train, validation or test for each row; by default splits are drawn at random."""
     group: str | None = None
-    """A column whose equal values stay together, all in one split."""
+    """A column that groups rows; rows with the same value are kept in the same split."""
     standardise: Literal["all", "inputs", "none"] = "all"
-    """What is given mean 0 and deviation 1 on the training rows: inputs, and targets that are numbers."""
+    """Columns to standardise to mean 0 and standard deviation 1 on the training rows; "all" means inputs and numeric
+    targets."""
 
 
 def _is_text(dataset: str) -> bool:
@@ -123,44 +124,45 @@ def _is_text(dataset: str) -> bool:
 
 
 class ProblemSpec(Varying):
-    """What is trained: data set, model and loss."""
+    """The training problem: data set, model and loss."""
 
     table: ClassVar[str] = "problem"
     own: ClassVar[Collection[str]] = ("label_smoothing", "model_arguments")
 
     dataset: str = "digits"
     columns: ColumnsSpec | None = None
-    """Of a ``table:PATH``."""
+    """Roles of columns; only for ``table:PATH``."""
     model: str = "perceptron"
     model_arguments: dict[str, _Argument] = Field(default_factory=dict)
-    """What the model's function is given beside the shape of an input and the number of outputs."""
+    """Arguments of the model's function in addition to the input shape and the number of outputs."""
     outputs: Count | None = None
-    """Of the model; None is as many as there are classes, or numbers in a target."""
+    """Number of outputs of the model; by default the number of classes, or of values in a target."""
     loss: str = "cross_entropy"
     loss_arguments: Annotated[dict[str, _LossArgument], Field(validate_default=True)] = Field(default_factory=dict)
-    """What the loss is given beside outputs and targets."""
+    """Arguments of the loss in addition to outputs and targets."""
     metrics: dict[str, MetricField] = Field(default_factory=dict)
-    """Quantities that are measured beside the loss and, with cross-entropy, the accuracy."""
+    """Quantities measured in addition to the loss and, with cross-entropy, the accuracy."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The share of an example's target that is spread over all classes in training; losses are measured without."""
+    """Fraction of an example's target that is spread over all classes in training; evaluation does not smooth."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """The share of the training examples that is held out to make choices on; None for none."""
+    """Fraction of the training examples held out as validation data for making choices; by default none."""
     split_seed: Seed = 0
     train_subset: Count | None = None
     test_subset: Count | None = None
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     tokenizer: Annotated[Literal["characters", "bytes", "bpe"] | None, Field(validate_default=True)] = None
-    """What the tokens of a text are; "bpe" is a byte-level one that is trained on its training part."""
+    """Tokenization of text; "bpe" is a byte-level BPE trained on the training split."""
     vocabulary: Annotated[int | None, Field(ge=257, le=1_000_000, validate_default=True)] = None
-    """Tokens of a "bpe"."""
+    """Vocabulary size of "bpe"."""
     sequence_length: Annotated[int | None, Field(ge=2, le=1_000_000, validate_default=True)] = None
-    """Tokens of an example of a text."""
+    """Number of tokens in an example of text."""
     augment: Literal["none", "crop_flip"] = "none"
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """Of products: TF32 on an accelerator's tensor cores, or autocast to bfloat16; parameters stay float32."""
+    """Precision of matrix products: TF32 on an accelerator's tensor cores, or autocast to bfloat16; parameters are
+    always float32."""
     ghost_batch: Count | None = None
-    """Every batch is normalised, and differentiated, in chunks of so many examples."""
+    """Size of the chunks ("ghost batches") in which every batch is normalised and differentiated."""
 
     @field_validator("dataset")
     @classmethod
@@ -200,10 +202,10 @@ class ProblemSpec(Varying):
     def _loss_takes(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         loss = info.data.get("loss", "")
         allowed = _LOSS_ARGUMENTS.get(loss, ())
-        if loss not in LOSSES:  # one of the user's says so itself
+        if loss not in LOSSES:  # a user's loss checks its arguments itself
             return value
         if unknown := [name for name in value if name not in allowed]:
-            takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
+            takes = f"it takes {', '.join(allowed)}" if allowed else "it takes no arguments"
             raise PydanticCustomError(
                 "problem",
                 '{name}: unknown argument of "{loss}"; {takes}',
@@ -211,7 +213,7 @@ class ProblemSpec(Varying):
             )
         weights, delta = value.get("class_weights", [1.0]), value.get("delta", 1.0)
         if not isinstance(weights, list) or not weights or not all(0 <= w < 1e30 for w in weights) or not any(weights):
-            raise PydanticCustomError("problem", "class_weights: give a number from 0 on for each class, not all 0")
+            raise PydanticCustomError("problem", "class_weights: give a number >= 0 for each class, not all 0")
         if isinstance(delta, (bool, str, list)) or not 0 < delta < 1e30:
             raise PydanticCustomError("problem", "delta: give a number above 0")
         return value
@@ -222,7 +224,7 @@ class ProblemSpec(Varying):
         for name, declared in value.items():
             mistake = metric_mistake(name, declared, info.data.get("loss", ""))
             if name == "bits_per_byte" and not _is_text(info.data.get("dataset", TEXT)):
-                mistake = 'bits_per_byte: of text alone: dataset = "text" or "text:PATH"; remove it'
+                mistake = 'bits_per_byte: only for text, dataset = "text" or "text:PATH"; remove it'
             if mistake is not None:
                 raise PydanticCustomError("problem", "{mistake}", {"mistake": mistake})
         return value
@@ -244,7 +246,7 @@ class ProblemSpec(Varying):
     @field_validator("tokenizer", "vocabulary", "sequence_length")
     @classmethod
     def _of_text(cls, value: Any, info: ValidationInfo) -> Any:
-        if "dataset" not in info.data:  # which has a mistake of its own
+        if "dataset" not in info.data:  # the data set itself is invalid
             return value
         if not _is_text(info.data["dataset"]):
             if value is not None:
@@ -274,12 +276,12 @@ class ProblemSpec(Varying):
 
     @property
     def has_own_data(self) -> bool:
-        """Whether the data come from a function of the user's."""
+        """Whether the data come from a user's function."""
         return self.dataset not in DATASETS and self.path is None
 
     @property
     def path(self) -> str | None:
-        """The path of the data, where they are files that the study names."""
+        """Path of the data if the study names files, otherwise None."""
         return next((self.dataset.removeprefix(kind).strip() for kind in _PATHS if self.dataset.startswith(kind)), None)
 
     @property
@@ -288,7 +290,7 @@ class ProblemSpec(Varying):
         return _is_text(self.dataset)
 
     def named_code(self) -> dict[str, str]:
-        """Return the import paths of the user's functions that it names, by field."""
+        """Return the import paths of the user's functions in this problem, by field."""
         own = {f"metrics.{name}": each.function for name, each in self.metrics.items() if not each.shipped}
         own |= {"loss": self.loss, "model": self.model, "dataset": self.dataset if self.has_own_data else ""}
         return {field: path for field, path in own.items() if ":" in path}
@@ -299,6 +301,6 @@ class ProblemSpec(Varying):
         return self.dataset == _ORACLE["dataset"]
 
     def measured(self) -> tuple[Metric, ...]:
-        """Return the metrics that runs of this problem have: its quantities on each of its splits."""
+        """Return the metrics of this problem's runs: its quantities on each of its splits."""
         splits = [split for split in SPLITS if split != "validation" or self.validation_fraction is not None]
         return tuple(Metric(split, each) for split in splits for each in quantities_of(self.loss, self.metrics))

@@ -1,6 +1,6 @@
-"""How every run trains, whatever its optimizer: budget, learning-rate schedule, evaluation.
+"""Training protocol shared by all optimizers: budget, learning-rate schedule, evaluation.
 
-What these come to in steps is computed in `schedule`.
+`schedule` converts these to steps.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ DEFAULT_GROWTH = 0.1
 
 
 class BudgetSpec(Section):
-    """How long every run trains, both optimizers alike: one of three rules over batch sizes."""
+    """Training length of every run, equal for all optimizers: one of three rules over batch sizes."""
 
     epochs: Epochs | None = None
-    """Constant epochs."""
+    """The same number of epochs at every batch size."""
     adjusted_epochs: Epochs | None = None
-    """E of (log2(B / base_batch_size) + 1) x E epochs at batch size B."""
+    """E, for (log2(B / base_batch_size) + 1) x E epochs at batch size B."""
     base_batch_size: Annotated[Count | None, Field(validate_default=True)] = None
     steps: Count | None = None
-    """Constant steps."""
+    """The same number of steps at every batch size."""
 
     @field_validator("base_batch_size")
     @classmethod
     def _base_of_adjusted(cls, value: int | None, info: ValidationInfo) -> int | None:
         adjusted = info.data.get("adjusted_epochs")
         if adjusted is not None and value is None:
-            raise PydanticCustomError("budget", "missing; adjusted_epochs are those of the base batch size")
+            raise PydanticCustomError("budget", "missing; adjusted_epochs are the epochs at the base batch size")
         if "adjusted_epochs" in info.data and adjusted is None and value is not None:
             raise PydanticCustomError("budget", "belongs to adjusted_epochs; remove it")
         return value
@@ -57,23 +57,23 @@ class BudgetSpec(Section):
 
 
 class ScheduleSpec(Varying):
-    """The learning rate's multiplier: a rule over batch sizes, linear warm-up, then a decay."""
+    """Learning-rate multiplier: a rule over batch sizes, linear warm-up, then a decay."""
 
     table: ClassVar[str] = "schedule"
     own: ClassVar[Collection[str]] = ("warmup_epochs", "decay", "decay_at", "decay_factor", "decay_fraction")
 
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     base_batch_size: Annotated[Count | None, Field(validate_default=True)] = None
-    """The batch size whose learning rates are those of the study file."""
+    """Batch size at which learning rates are used as written in the study file."""
     warmup_epochs: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     decay: Decay = "step"
-    """At the fractions `decay_at` (constant without any); half a cosine or a line from the end of the warm-up to zero;
-    a line over the last `decay_fraction` of the budget (trapezoidal: warm-up, stable, decay); or with the inverse
+    """Steps at the fractions `decay_at` (constant if empty); half a cosine or a line from the end of the warm-up to
+    zero; a line over the last `decay_fraction` of the budget (trapezoidal: warm-up, stable, decay); or the inverse
     square root of the step after the warm-up."""
     decay_at: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], AsList] = ()
     decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     decay_fraction: Annotated[float | None, Field(gt=0, le=1, validate_default=True)] = None
-    """Of the budget, at its end; 0.2 of a trapezoidal decay by default."""
+    """Fraction of the budget, at its end, over which a trapezoidal decay extends; 0.2 by default."""
 
     @field_validator("base_batch_size")
     @classmethod
@@ -82,7 +82,7 @@ class ScheduleSpec(Varying):
         if scaling in ("linear", "sqrt") and value is None:
             raise PydanticCustomError(
                 "schedule",
-                'missing; lr_scaling = "{scaling}" needs the batch size at which learning rates are as written',
+                'missing; lr_scaling = "{scaling}" needs the batch size at which learning rates are used as written',
                 {"scaling": scaling},
             )
         if scaling == "none" and value is not None:
@@ -93,7 +93,7 @@ class ScheduleSpec(Varying):
     @classmethod
     def _rising(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
         if list(value) != sorted(set(value)):
-            raise PydanticCustomError("schedule", "decay_at must rise, each fraction once")
+            raise PydanticCustomError("schedule", "decay_at must be strictly increasing")
         if value and info.data.get("decay", "step") != "step":
             raise PydanticCustomError("schedule", 'belongs to decay = "step"; remove it')
         return value
@@ -110,7 +110,7 @@ class ScheduleSpec(Varying):
         return ("decay_fraction",) if self.decay_fraction is None else ()
 
     def _kept(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields that stay: with another decay, none of the old one's do."""
+        """Return the fields to keep; those of the decay are dropped if an optimizer overrides `decay`."""
         content = super()._kept(own)
         if own.get("decay", self.decay) == self.decay:
             return content
@@ -118,10 +118,10 @@ class ScheduleSpec(Varying):
 
 
 class EvaluationSpec(Varying):
-    """When a run is measured, with which parameters, on how much, and when it counts as diverged.
+    """When a run is measured, with which parameters, on how many examples, and when it counts as diverged.
 
-    At most one spacing is given. With a fixed one, each evaluation measures both splits. With `growth`, each measures
-    the test split; the training split is measured less often (``schedule.training_steps``).
+    At most one spacing can be given. With a fixed spacing, each evaluation measures all splits. With `growth`, each
+    measures the test split, and the training split is measured less often (``schedule.training_steps``).
     """
 
     table: ClassVar[str] = "evaluation"
@@ -130,12 +130,12 @@ class EvaluationSpec(Varying):
     every_epochs: Epochs | None = None
     every_steps: Count | None = None
     growth: Annotated[float | None, Field(ge=1e-3, le=1, validate_default=True)] = None
-    """Each evaluation comes later than the one before by this fraction; 0.1 where no spacing is given."""
+    """Each evaluation comes later than the previous one by this fraction; 0.1 if no spacing is given."""
     train_examples: Count | None = None
     divergence_bound: Annotated[float, Field(gt=1)] = 10.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Measured are the exponential moving averages of the parameters over steps, with this decay a step; 0 for the
-    parameters themselves."""
+    """Decay per step of exponential moving averages of the parameters, which are evaluated instead of the parameters;
+    0 evaluates the parameters themselves."""
 
     @field_validator("growth")
     @classmethod

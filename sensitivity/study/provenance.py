@@ -1,4 +1,4 @@
-"""What made a result: code, packages, machine. The user's own code is in ``snapshot``."""
+"""Provenance of a result: code, packages, machine. The user's own code is handled by ``snapshot``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 CODE_VERSION_VARIABLE = "SENSITIVITY_CODE_VERSION"
-"""Where this source was sent to a cluster, it has no git checkout there; its sender tells what it is."""
+"""Set by the sender when this source is shipped to a cluster, where there is no git checkout."""
 _PACKAGES = (
     "sensitivity",
     "torch",
@@ -34,7 +34,7 @@ def package_versions() -> dict[str, str]:
 
 @functools.cache
 def _installed(name: str) -> str | None:
-    """Return a package's version, looked up once: what this process has loaded stays the same."""
+    """Return a package's version, cached because the loaded packages do not change within a process."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -42,9 +42,9 @@ def _installed(name: str) -> str | None:
 
 
 def code_version() -> str:
-    """Return the package's version; from a git checkout also the commit, and ``.dirty`` if its code is changed."""
-    if (told := os.environ.get(CODE_VERSION_VARIABLE)) is not None:
-        return told
+    """Return the package's version; for a git checkout also the commit, and ``.dirty`` if the code was modified."""
+    if (reported := os.environ.get(CODE_VERSION_VARIABLE)) is not None:
+        return reported
     return _version_at(package_versions().get("sensitivity", "unknown"), Path(__file__).resolve().parents[2])
 
 
@@ -65,7 +65,7 @@ def _version_at(version: str, root: Path) -> str:
 
 
 def machine() -> dict[str, str]:
-    """Return the hardware and system, in words."""
+    """Describe the hardware and operating system."""
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

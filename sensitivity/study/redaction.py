@@ -1,4 +1,4 @@
-"""Mask the credentials in URIs wherever they are shown, logged or stored."""
+"""Masking of credentials in URIs that are shown, logged or stored."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import re
 
 MASK = "***"
 SECRET_OPTION = r"[\w.-]*(?:key|secret|token|sig|sas|pass|credential)[\w.-]*"
-"""Fits the names of a URI's options that hold credentials."""
+"""Pattern of the names of URI options that contain credentials."""
 
 _REST = re.compile(r"://([^\s'\"<>]+)")
-"""Of a URI, behind its scheme, which is looked for from here: searching for schemes takes quadratic time."""
+"""A URI after its scheme. The scheme is searched backwards from here, because searching for it takes quadratic time."""
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*$", re.IGNORECASE)
 _LONGEST_SCHEME = 40
 _OPTION = re.compile(rf"([?&;])({SECRET_OPTION})=[^&;#\s'\"<>]*", re.IGNORECASE)
 _ACCOUNTS = ("abfs", "abfss", "gs", "gcs")
-"""Schemes that have an account or a container, which is no secret, before the ``@``."""
+"""Schemes with an account or container, which is not secret, before the ``@``."""
 
 
 def redacted(text: str) -> str:
     """Return `text` with the credentials in each of its URIs replaced by ``***``.
 
-    Masked are a password before the host and, where there is none, the user (a token, often; on S3 the key), and the
-    values of options such as ``?secret_key=``. What is left can be read, and pasted with the credentials put back.
+    This masks a password before the host, or a user without a password (often a token; on S3 the access key), and the
+    values of options such as ``?secret_key=``. The rest stays readable and can be used again with the credentials.
     """
     return _REST.sub(_without_credentials, text)
 
@@ -45,7 +45,7 @@ def _without_credentials(found: re.Match[str]) -> str:
     before = _SCHEME.search(found.string[max(0, found.start() - _LONGEST_SCHEME) : found.start()])
     scheme = before[0].lower() if before else ""
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    # A password that was not percent-encoded may hold a slash: then what looks like a port is none.
+    # A password that was not percent-encoded may contain a slash; then the apparent port is part of the password.
     broken = "@" not in authority and "@" in rest and re.fullmatch(r"[^:\[\]]*:(?!\d*$).*", authority) is not None
     user_info, at, tail = rest.rpartition("@") if broken else authority.rpartition("@")
     if at:

@@ -1,4 +1,4 @@
-"""The result of a run: status, curve and provenance. Failure is a value here."""
+"""The result of a run: status, curve and provenance. Failures are values rather than exceptions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Status(StrEnum):
     COMPLETED = "completed"
     """Trained to its budget with a finite loss."""
     DIVERGED = "diverged"
-    """Loss or update not finite, or loss above the divergence bound. Counts in every denominator."""
+    """The loss or an update was not finite, or the loss exceeded the divergence bound. Counts in every denominator."""
     STOPPED = "stopped"
-    """Stopped early for being worse than its pack's median. Counts as censored where it stopped."""
+    """Stopped early because it was worse than its pack's median. Counts as censored at the step where it stopped."""
     FAILED = "failed"
-    """The user's code raised; the message and traceback are kept. Not retried."""
+    """The user's code raised an exception, which is stored with its traceback. Not retried."""
     INTERRUPTED = "interrupted"
-    """The machine failed under it. Retried by the next `run`."""
+    """The machine or worker failed. Retried by the next `run`."""
 
     @property
     def final(self) -> bool:
@@ -34,28 +34,28 @@ class Status(StrEnum):
 
 
 LARGEST = 1e100
-"""Values of metrics beyond this are infinite: the perplexity of a run that diverges is an exponential."""
+"""Larger metric values are stored as infinity; the perplexity of a diverging run grows exponentially."""
 PHASES = ("gradients", "factors", "inverses", "precondition", "update")
-"""Parts of a training step. An optimizer's work is its update, but for what it tells apart, as K-FAC does."""
+"""Timed parts of a training step. An optimizer's work counts as "update" unless it reports parts, as K-FAC does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One evaluation of a run. Metrics that the problem lacks are NaN, and those of a split that it did not measure."""
+    """One evaluation of a run. Metrics that the problem lacks, or of a split that was not measured, are NaN."""
 
     step: int
     epoch: float
-    """Examples drawn over training-set size."""
+    """Number of examples drawn so far divided by the training-set size."""
     lr: float
-    """Learning rate of the step before the evaluation, schedule included."""
+    """Learning rate of the last step before the evaluation, including the schedule."""
     effective_lr: float = math.nan
-    """The same times the mean factor of the KL clip since the evaluation before; NaN without a clip."""
+    """`lr` times the mean factor of the KL clip since the previous evaluation; NaN without a clip."""
     train_seconds: float
-    """This run's share of its pack's training time so far, evaluation excluded."""
+    """This run's share of its pack's training time so far, excluding evaluation."""
     flops: float
     """Floating-point operations of training so far."""
     train_loss: float
-    """NaN at evaluations that leave out the training split (``schedule.training_steps``)."""
+    """NaN at evaluations that skip the training split (``schedule.training_steps``)."""
     train_accuracy: float = math.nan
     test_loss: float = math.nan
     test_accuracy: float = math.nan
@@ -63,11 +63,11 @@ class Measurement:
     """Other metrics of the study, by name."""
 
     def of(self, metric: str) -> float:
-        """Return the value of a metric; NaN where it was not measured."""
+        """Return the value of a metric; NaN if it was not measured."""
         return float(getattr(self, metric) if metric in USUAL else self.further.get(metric, math.nan))
 
     def row(self) -> dict[str, float]:
-        """Return its columns in the table of curves."""
+        """Return its row of the table of curves, by column."""
         return {
             **{each.name: getattr(self, each.name) for each in fields(self) if each.name != "further"},
             **self.further,
@@ -81,19 +81,19 @@ class RunResult:
     trial: Trial
     status: Status
     measurements: tuple[Measurement, ...] = ()
-    """The first is at step 0, of the untrained network."""
+    """The first one, at step 0, is of the untrained network."""
     steps: int = 0
-    """Steps trained; for a diverged run, the step at which it was found out."""
+    """Steps trained; for a diverged run, the step at which divergence was detected."""
     epochs: float = 0.0
-    """Examples drawn in these steps, over training-set size."""
+    """Number of examples drawn in these steps divided by the training-set size."""
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
-    """This run's share of its pack's time in evaluations."""
+    """This run's share of its pack's evaluation time."""
     flops: float = 0.0
     clip_share: float = math.nan
-    """Share of the steps whose KL clip bound; NaN without a clip."""
+    """Fraction of steps at which the KL clip was active; NaN without a clip."""
     phase_seconds: Mapping[str, float] = field(default_factory=dict)
-    """This run's share of its pack's training time by phase, see ``PHASES``; empty where it was not measured."""
+    """This run's share of its pack's training time by phase, see ``PHASES``; empty if not measured."""
     message: str = ""
     """Why it diverged or failed."""
     traceback: str = ""

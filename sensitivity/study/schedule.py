@@ -1,8 +1,8 @@
 """Budgets and schedules in steps, as pure functions of the study, the batch size and the data set.
 
-Data order: a run draws its examples from one endless stream of shuffled passes over the training set
-(a new permutation a pass), cut into batches of exactly B. So an epoch is N examples whatever the batch
-size, no example is dropped, and `epochs` at batch size B are ceil(epochs * N / B) steps.
+Data order: a run draws its examples from an endless stream of shuffled passes over the training set (a new permutation
+for each pass), cut into batches of exactly B. Hence an epoch is N examples at any batch size, no example is dropped,
+and `epochs` at batch size B take ceil(epochs * N / B) steps.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 
 DIVERGENCE_BATCHES = 10
-"""Batches in a row; an epoch where that is fewer."""
+"""Number of consecutive batches, limited to one epoch."""
 
 
 def steps_of_epochs(epochs: float, *, train_size: int, batch_size: int) -> int:
@@ -39,8 +39,8 @@ def total_steps(budget: BudgetSpec, *, train_size: int, batch_size: int) -> int:
 def evaluation_steps(evaluation: EvaluationSpec, *, total: int, train_size: int, batch_size: int) -> tuple[int, ...]:
     """Return the steps after which a run is evaluated, increasing and including the last one.
 
-    The untrained network, at step 0, is measured besides. All but the last step are the same whatever the budget, so
-    the evaluations of a longer one continue those of a shorter one.
+    The untrained network is also evaluated, at step 0. All steps but the last are independent of the budget, so the
+    evaluations with a longer budget extend those with a shorter one.
     """
     if evaluation.growth is not None:
         return _geometric_steps(evaluation.growth, total)
@@ -48,7 +48,7 @@ def evaluation_steps(evaluation: EvaluationSpec, *, total: int, train_size: int,
         points = set(range(evaluation.every_steps, total + 1, evaluation.every_steps))
     else:
         assert evaluation.every_epochs is not None
-        # Shorter intervals than a step would only repeat points: every step is the finest there is.
+        # At least one step apart, because shorter intervals would only repeat points.
         every = max(evaluation.every_epochs, batch_size / train_size)
         count = int(total * batch_size / (train_size * every)) + 1
         points = {steps_of_epochs(k * every, train_size=train_size, batch_size=batch_size) for k in range(1, count + 1)}
@@ -58,20 +58,21 @@ def evaluation_steps(evaluation: EvaluationSpec, *, total: int, train_size: int,
 def _geometric_steps(growth: float, total: int) -> tuple[int, ...]:
     """Return 1 = t_1 < t_2 < ... < `total`, with t_{k+1} = max(t_k + 1, floor((1 + growth) t_k)).
 
-    So the time to a target is known to within `growth` of itself, or to a step where that is more, at any batch size.
+    Hence the time to a target is known to within a fraction `growth`, or to one step if that is larger, at any batch
+    size.
     """
     steps, step = [], 1
     while step < total:
         steps.append(step)
-        step = max(step + 1, math.floor(round((1 + growth) * step, 9)))  # 1.1 * 110 is a hair above 121
+        step = max(step + 1, math.floor(round((1 + growth) * step, 9)))  # 1.1 * 110 is slightly above 121
     return (*steps, total)
 
 
 def training_steps(evaluation: EvaluationSpec, *, total: int, train_size: int, batch_size: int) -> tuple[int, ...]:
-    """Return the evaluations that measure the training split, which decide on stopping and divergence.
+    """Return the steps of evaluations that measure the training split, which determine stopping and divergence.
 
-    With a fixed spacing these are all of them. With `growth` they are the first ones after 1, 2, 4, 8, ... epochs, and
-    the last: often enough to judge, and a small part of what training costs, however large the training split.
+    With a fixed spacing, these are all evaluations. With `growth`, they are the first ones after 1, 2, 4, 8, ... epochs
+    and the last one, so that their cost is a small part of training however large the training split.
     """
     points = evaluation_steps(evaluation, total=total, train_size=train_size, batch_size=batch_size)
     if evaluation.growth is None:
@@ -88,8 +89,8 @@ def training_steps(evaluation: EvaluationSpec, *, total: int, train_size: int, b
 def divergence_patience(evaluation: EvaluationSpec, *, train_size: int, batch_size: int) -> int | None:
     """Return the number of consecutive batches above the divergence bound after which a run has diverged.
 
-    None with a fixed spacing, where the training split is measured at each evaluation and decides alone. In a row,
-    because momentum and K-FAC take single batches, and sometimes a few, above the bound in runs that end well.
+    None with a fixed spacing, where the training split is measured at each evaluation and is the only criterion. A
+    single batch is not enough: with momentum or K-FAC a few batches may exceed the bound in runs that end well.
     """
     if evaluation.growth is None:
         return None
@@ -97,7 +98,7 @@ def divergence_patience(evaluation: EvaluationSpec, *, train_size: int, batch_si
 
 
 def lr_scale(schedule: ScheduleSpec, *, batch_size: int) -> float:
-    """Return the factor of the scaling rule on the learning rate at `batch_size`."""
+    """Return the learning-rate factor of the scaling rule at `batch_size`."""
     if schedule.base_batch_size is None:
         return 1.0
     ratio = batch_size / schedule.base_batch_size
@@ -105,11 +106,12 @@ def lr_scale(schedule: ScheduleSpec, *, batch_size: int) -> float:
 
 
 def lr_multiplier(schedule: ScheduleSpec, *, step: int, total: int, train_size: int, batch_size: int) -> float:
-    """Return the learning rate's multiplier at `step` (0 is the first): scaling rule x warm-up x decay.
+    """Return the learning-rate multiplier at `step` (from 0): scaling rule x warm-up x decay.
 
-    Warm-up rises linearly to 1 over `warmup_epochs`. A step decay multiplies by `decay_factor` at each fraction of
-    `decay_at` of the whole budget. A cosine and a line fall from 1 at the end of the warm-up to 0 at the end of the
-    budget, a trapezoid over its last `decay_fraction`. The inverse square root falls from 1 at the end of the warm-up.
+    Warm-up rises linearly to 1 over `warmup_epochs`. A step decay multiplies by `decay_factor` at each fraction in
+    `decay_at` of the whole budget. Cosine and linear decays fall from 1 at the end of the warm-up to 0 at the end of
+    the budget, a trapezoidal one over its last `decay_fraction`. An inverse-square-root decay starts from 1 at the end
+    of the warm-up.
     """
     warmup = 0
     if schedule.warmup_epochs > 0:
@@ -131,6 +133,6 @@ def _decay(schedule: ScheduleSpec, *, step: int, warmup: int, total: int) -> flo
         case "inverse_sqrt":
             return math.sqrt(max(1, warmup) / max(1, warmup, step + 1))
         case _:
-            # Rounded, because 0.28 * 25 is a hair above 7 and would put the decay a step late.
+            # Rounded, because 0.28 * 25 is slightly above 7 and would delay the decay by a step.
             passed = sum(step >= round(fraction * total, 9) for fraction in schedule.decay_at)
             return float(schedule.decay_factor**passed)

@@ -13,7 +13,7 @@ from sensitivity.study.section import AsList, Section
 
 Cost = Literal["steps_to_target", "seconds_to_target", "device_seconds", "flops"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
-"""The time to a target, or what a run costs."""
+"""Objectives that are a time to a target or a cost of a run."""
 Objective = MetricName
 """A metric at the end of a run, or one of `COSTS`."""
 
@@ -21,25 +21,25 @@ TO_TARGET = ("steps_to_target", "seconds_to_target")
 
 
 def lower_is_better(objective: Objective) -> bool:
-    """Tell which way an objective is better: of metrics their declaration says so, and costs are better low."""
+    """Whether an objective is minimised: costs always, metrics according to their declaration."""
     return objective in COSTS or METRICS[objective].lower_is_better
 
 
 class SearchSpec(Section):
-    """The objective of every search of a study, and of the choice of winners to confirm."""
+    """Objective of all searches of a study, and of the choice of winners to confirm."""
 
     objective: Annotated[
         tuple[Objective, ...], AsList, BeforeValidator(lambda raw: [raw] if isinstance(raw, str) else raw)
     ]
-    """One, or several of which a search seeks the best compromises. The first chooses the winners to confirm."""
+    """One objective, or several whose Pareto front is searched. The first one determines the winners to confirm."""
     target: dict[MetricName, float] = Field(default_factory=dict, validate_default=True)
-    """One metric and its level; only for the time to it."""
+    """One metric and its level; only for objectives that are a time to a target."""
     over_seeds: Literal["mean", "median"] = "mean"
-    """What of a configuration's seeds its objective is."""
+    """How the objective is aggregated over a configuration's seeds."""
     round: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Configurations that a search asks for at once. The next round knows the results of all before it."""
+    """Number of configurations that a search requests at once. Each round uses the results of all previous ones."""
     confirm: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Fresh seeds on which each optimizer's best configuration at each batch size runs again."""
+    """Number of new seeds on which each optimizer's best configuration at each batch size is run again."""
 
     @field_validator("objective")
     @classmethod
@@ -47,7 +47,7 @@ class SearchSpec(Section):
         if not value:
             raise PydanticCustomError("empty", "the list is empty: give at least one objective")
         if len(set(value)) < len(value):
-            raise PydanticCustomError("repeated", "an objective is there twice")
+            raise PydanticCustomError("repeated", "an objective is repeated")
         return value
 
     @field_validator("target")
@@ -67,7 +67,7 @@ class SearchSpec(Section):
         return tuple(name for name in (*self.objective, *self.target) if name not in COSTS)
 
     def with_metrics(self, measured: Iterable[Metric]) -> SearchSpec:
-        """Return the same with the declarations of its metrics, which are among those `measured`."""
+        """Return a copy whose metrics are replaced by those of the same name in `measured`, with their declarations."""
         known = tuple(measured)
         return self.model_copy(
             update={

@@ -1,11 +1,11 @@
-"""Ranges of seeds by purpose: the study file's own, those that confirm winners, and those of `settle`.
+"""Seed ranges by purpose: the study file's design, the confirmation of winners, and the phases of `settle`.
 
-The ranges are disjoint, so a seed tells what its run was for, and no run that a choice has seen can judge:
+The ranges are disjoint, so a seed identifies the purpose of its run, and no run is used both to choose and to judge:
 
 * below ``CONFIRMATION_SEEDS``: the design of the study file;
-* from there on: winners run again on fresh seeds;
-* above: the phases of `settle`. Each has ``SERIES_SIZE`` seeds for every series, which is a settling of its own under
-  a new declaration, whose judging seeds no earlier one has used.
+* from there on: winners run again on new seeds;
+* above: the phases of `settle`. Each has ``SERIES_SIZE`` seeds per series. A series is a separate settlement
+  under a new declaration, with judging seeds that no earlier settlement used.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Literal, get_args
 from sensitivity.study.section import CONFIRMATION_SEEDS
 
 SeedPurpose = Literal["design", "confirmation", "scout", "search", "candidate", "judge_scaling", "judge_sensitivity"]
-"""What a run of a seed is for, in the order of their ranges."""
+"""Purpose of a run, in the order of the seed ranges."""
 
 _RANGE_SIZE = 10**8
 SERIES_SIZE = 10**6
-"""Seeds of a purpose in one series of `settle`."""
+"""Number of seeds per purpose in one series of `settle`."""
 MOST_SERIES = _RANGE_SIZE // SERIES_SIZE
 _SETTLING = get_args(SeedPurpose)[2:]
 
@@ -28,7 +28,7 @@ def first_seed(purpose: SeedPurpose, series: int = 0) -> int:
     """Return the first seed of a purpose; each series of `settle` has ``SERIES_SIZE`` seeds per purpose.
 
     Raises:
-        ValueError: a series below 0 or beyond the last.
+        ValueError: the series is out of range.
     """
     if not 0 <= series < MOST_SERIES:
         raise ValueError(f"series must be >= 0 and < {MOST_SERIES}; got {series}")

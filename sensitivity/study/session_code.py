@@ -1,9 +1,10 @@
-"""Functions and classes passed as objects instead of ``"module:function"``, by import path or source.
+"""Support for functions and classes passed as objects instead of ``"module:function"`` paths.
 
-What can be imported from a module is named by its path. What was defined in a notebook or a script is kept by its
-source text, as the module `MODULE`, with what it needs of its globals: imports, other functions and classes, and plain
-constants. The module is the same whatever the order of the cells, so that running a notebook again goes on with the
-study it began. A global of any other kind (an array, a network) is refused: it can't be recreated in another process.
+Objects that can be imported from a module are replaced by their import path. The source of objects defined in a
+notebook or script is stored as the module `MODULE`, together with the globals it uses: imports, other functions and
+classes, and plain constants. The module does not depend on the order of the cells, so that running a notebook again
+continues the same study. Other globals (an array, a network) are rejected because they can't be recreated in another
+process.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.session_source import Definition, find_definition
 
 MODULE = "study_code"
-"""The module that holds what was defined in the session."""
+"""Name of the module that contains the session's definitions."""
 _MOST_CONSTANT = 10_000
-"""Characters of a constant that is kept in the source."""
-_FIX = "or put the function into a module beside the notebook, import it from there, and pass that one"
+"""Maximum characters of a constant in the source."""
+_FIX = "or move the function to a module next to the notebook and import it from there"
 
 
 def with_import_paths(fields: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the fields of a study with an import path for every function, and the source of `MODULE` ("" for none).
 
     Raises:
-        StudyFileError: functions that can't be kept, each with its field.
+        StudyFileError: lists the functions that can't be stored, each with its field.
     """
     code, mistakes = _SessionCode(), []
 
@@ -53,7 +54,7 @@ def with_import_paths(fields: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def _path(value: Any) -> str | None:
-    """Return the import path of a function or class; None if it exists in this session only."""
+    """Return the import path of a function or class; None if it is defined in this session only."""
     module, name = getattr(value, "__module__", None), str(getattr(value, "__qualname__", ""))
     if module is None or not _is_importable(module) or getattr(sys.modules[module], name, None) is not value:
         return None
@@ -65,19 +66,19 @@ def _is_importable(module: str) -> bool:
 
 
 class _SessionCode:
-    """A module under construction from definitions made in this session."""
+    """Builds a module from definitions made in this session."""
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
-        """What each name stands for."""
+        """Value of each name."""
         self._imports: set[str] = set()
         self._constants: dict[str, str] = {}
         self._definitions: list[str] = []
-        """Each behind those that it needs to be defined, such as a base class or a decorator."""
+        """Source texts, each after those it depends on, such as base classes and decorators."""
         self._postponed = False
 
     def text(self) -> str:
-        """Return its source."""
+        """Return the source of the module."""
         future = ["from __future__ import annotations"] if self._postponed else []
         constants = [f"{name} = {text}" for name, text in sorted(self._constants.items())]
         blocks = [future, sorted(self._imports), constants]
@@ -85,10 +86,10 @@ class _SessionCode:
         return "\n\n".join(["\n".join(heads), *self._definitions] if heads else self._definitions)
 
     def add(self, value: Any) -> str:
-        """Add a function or class with everything it needs, and return its name.
+        """Add a function or class with its dependencies, and return its name.
 
         Raises:
-            UserError: it, or what it needs, can't be kept.
+            UserError: it or one of its dependencies can't be stored.
         """
         kind = type(value).__name__
         if not isinstance(value, (FunctionType, type)) and not hasattr(value, "__wrapped__"):
@@ -116,10 +117,10 @@ class _SessionCode:
         return name
 
     def _need(self, name: str, value: Any, where: Definition, *, by: str) -> None:
-        """Add the value that a definition refers to by a name.
+        """Add the value of a name that a definition uses.
 
         Raises:
-            UserError: it can't be kept.
+            UserError: the value can't be stored.
         """
         if name.startswith("__") and name.endswith("__"):
             return

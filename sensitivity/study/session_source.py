@@ -1,8 +1,8 @@
-"""The source text of functions and classes that were defined in a notebook's cell, in a script, or at the prompt.
+"""Source text of functions and classes defined in a notebook cell, a script, or at the prompt.
 
-Python finds such sources through ``linecache``: IPython puts each cell there as it runs, and a script is read from its
-file. What is found is compiled and compared with the code in memory, so that a script that was saved again after it was
-started is never taken for what runs.
+Sources are found through ``linecache``: IPython registers each cell when it runs, and a script is read from its file.
+The source is compiled and compared with the code in memory, so that a script that was modified after it started is
+never mistaken for the running code.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from typing import Any
 
 _POSTPONED = __future__.annotations.compiler_flag
 _CELLS = ("<ipython-input", "ipykernel_")
-"""What IPython's names of cells hold."""
+"""Substrings of the file names that IPython gives to cells."""
 
 _Statement = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 @dataclass(frozen=True, kw_only=True)
 class Definition:
-    """A ``def`` or ``class`` statement of a module's top level."""
+    """A ``def`` or ``class`` statement at the top level of a module."""
 
     text: str
-    """With its decorators, without indentation."""
+    """Source including decorators, without indentation."""
     namespace: dict[str, Any]
-    """The globals that it was defined in."""
+    """Globals of the defining module."""
     file: str
-    """As ``linecache`` knows it."""
+    """File name in ``linecache``."""
     postponed: bool
-    """Whether its annotations are not evaluated (``from __future__ import annotations``)."""
+    """Whether annotations are not evaluated (``from __future__ import annotations``)."""
 
     def global_names(self) -> set[str]:
-        """Return the global and built-in names that it refers to."""
+        """Return the global and built-in names that it uses."""
         module = symtable.symtable(self.text, "definition", "exec")
         names = {symbol.get_name() for symbol in module.get_symbols() if symbol.is_referenced()}
         waiting = module.get_children()
@@ -69,7 +69,7 @@ class Definition:
         return found
 
     def import_statement(self, name: str, value: Any) -> str | None:
-        """Return the statement by which this file, or a cell, has imported a name, if it gives this very value."""
+        """Return the import statement of this file, or of a cell, that binds `name` to this value; None without one."""
         for file in (self.file, *(file for file in list(linecache.cache) if _is_cell(file))):
             for node in _top_level(file):
                 if not isinstance(node, ast.ImportFrom) or node.level:
@@ -95,18 +95,18 @@ def find_definition(value: Any) -> Definition | str:
         if ast.dump(ast.parse(text).body[0]) != ast.dump(node):
             return "it contains a multi-line string whose indentation would change; define it at the top level"
         flags = code.co_flags & _POSTPONED
-        # A call through a name that the same source imports is compiled otherwise; IPython compiles each statement.
+        # Calls of names imported in the same source compile differently, and IPython compiles statements separately.
         compiled = [compile(each, "source", "exec", flags=flags, dont_inherit=True) for each in (text, whole)]
         if not any(_is_same(code, each) for known in compiled for each in _codes(known)):
             return f"{code.co_filename} has changed since it was defined; run it again"
         return Definition(text=text, namespace=function.__globals__, file=code.co_filename, postponed=bool(flags))
     if not functions:
-        return "it defines no function of its own, so that its source can't be found"
+        return "it defines no function itself, so its source can't be found"
     return f"its source is not found at the top level of {functions[0].__code__.co_filename}"
 
 
 def _functions(value: Any) -> Iterator[FunctionType]:
-    """Yield a function, or the functions that a class itself defines."""
+    """Yield a function, or the functions that are defined in the body of a class."""
     if isinstance(value, FunctionType):
         yield value
     elif isinstance(value, type):

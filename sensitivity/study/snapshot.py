@@ -1,13 +1,12 @@
-"""A snapshot of the user's code: every process imports exactly what was hashed.
+"""A snapshot of the user's code, so that every process imports exactly the code that was hashed.
 
-Problems and optimizers of the user's own are named by import paths. ``take_snapshot`` reads those modules and every
-module that they import from beside the study file, or from beside a named module that lies elsewhere, wherever the
-statement stands (inside functions too). Each file is read once; ``snapshot_imports`` serves these bytes to every
-process that trains, so a file that is saved again later changes nothing. Installed packages are not copied: their
-versions are recorded.
+The user's own problems and optimizers are named by import paths. ``take_snapshot`` reads those modules and every module
+that they import (also inside functions) from the folder of the study file, or from the folder of a named module that is
+located elsewhere. Each file is read once, and ``snapshot_imports`` serves these bytes to every training process, so
+later changes to a file have no effect. Installed packages are not copied; their versions are recorded.
 
-A module keeps its place: ``__file__`` is the path of the file it was read from, so that data beside it are found. What
-the code reads from there is not part of the snapshot; `training.identity` covers it by what comes of it.
+A module keeps its location: ``__file__`` is the path of the original file, so the code finds data files next to it.
+Those files are not part of the snapshot; `training.identity` detects changes in the resulting data.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ class Module:
     name: str
     """Its full name, ``package.module``."""
     path: str
-    """The file it was read from; empty for a folder without ``__init__.py``."""
+    """Path of the original file; empty for a folder without ``__init__.py``."""
     source: bytes
     locations: tuple[str, ...] | None
-    """Folders in which a package's submodules lie; None for a plain module."""
+    """Folders of a package's submodules; None for a plain module."""
 
     @cached_property
     def sha256(self) -> bytes:
@@ -53,14 +52,14 @@ class Module:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The user's modules that a study needs, apart from installed packages."""
+    """The user's modules that a study needs, excluding installed packages."""
 
     roots: tuple[str, ...]
-    """Folders in which the user's modules lie: that of the study file first, then those of modules named elsewhere."""
+    """Folders of the user's modules: first that of the study file, then those of named modules located elsewhere."""
     modules: tuple[Module, ...] = ()
-    """By name. Empty for shipped problems."""
+    """Sorted by name; empty for shipped problems."""
     installed: tuple[Module, ...] = ()
-    """Modules that the study names and that belong to an installed package: hashed, and imported from there."""
+    """Named modules of installed packages; they are hashed, but imported from the package."""
 
     @cached_property
     def hash(self) -> str:
@@ -75,7 +74,7 @@ class Snapshot:
 
     @cached_property
     def files(self) -> dict[str, Module]:
-        """The modules with a file, by path relative to the study file's folder, or by name if outside it."""
+        """Modules that have a file, by path relative to the study file's folder, or by name if outside it."""
         folder = Path(self.roots[0])
         named = {}
         for module in (*self.modules, *self.installed):
@@ -89,12 +88,12 @@ class Snapshot:
 def take_snapshot(
     problem: ProblemSpec, folder: str, optimizers: Mapping[str, str] | None = None, *, code: str = ""
 ) -> Snapshot:
-    """Read the modules that a study names and the user's modules they import, without running any.
+    """Read the modules that a study names and the user's modules they import, without executing them.
 
     Args:
-        problem: of the study.
+        problem: the problem of the study.
         optimizers: the kind of each of its optimizers, by name.
-        folder: where the study file lies; modules are found there first.
+        folder: folder of the study file, where modules are searched first.
         code: source of the module `session_code.MODULE`, if the study was given functions rather than paths.
 
     Raises:
@@ -127,8 +126,8 @@ def find_module(name: str, parent: Module | None, roots: Sequence[str], asked_by
     Args:
         name: its full name.
         parent: the package it belongs to, if any.
-        roots: where top-level modules are looked for.
-        asked_by: who imports it, for messages.
+        roots: folders in which top-level modules are searched.
+        asked_by: the importing place, for messages.
 
     Raises:
         UserError: it is compiled, can't be read, or has the name of an installed module.
@@ -139,7 +138,7 @@ def find_module(name: str, parent: Module | None, roots: Sequence[str], asked_by
         spec = PathFinder.find_spec(name, list(parent.locations or ()))
     if spec is None:
         return None
-    if spec.origin is None:  # a folder without __init__.py, over which any other module of the name wins
+    if spec.origin is None:  # a folder without __init__.py; any other module of the same name takes precedence
         if parent is None and is_installed(name):
             return None
         return Module(name=name, path="", source=b"", locations=tuple(spec.submodule_search_locations or ()))
@@ -147,17 +146,17 @@ def find_module(name: str, parent: Module | None, roots: Sequence[str], asked_by
     if parent is None and is_installed(name):
         raise UserError(
             f"{asked_by}: {path} has the name of an installed module, {name!r}\n"
-            "  One would be taken for the other: give yours another name"
+            "  Rename yours, because one would be imported instead of the other"
         )
     if path.suffix != ".py":
         raise UserError(
-            f"{asked_by}: {path} is compiled, so that what it does can't be kept with the study\n"
+            f"{asked_by}: {path} is compiled, so its source can't be stored with the study\n"
             "  Install it as a package in this environment, on every node, and import it from there"
         )
     try:
         source = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{asked_by}: {path} can't be read ({error.strerror}); give rights, or remove it") from None
+        raise UserError(f"{asked_by}: {path} can't be read ({error.strerror}); allow reading, or remove it") from None
     locations = None if spec.submodule_search_locations is None else tuple(spec.submodule_search_locations)
     return Module(name=name, path=str(path), source=source, locations=locations)
 
@@ -172,14 +171,14 @@ def is_installed(name: str) -> bool:
 
 
 def spec_elsewhere(name: str, roots: Sequence[str]) -> ModuleSpec | None:
-    """Return the spec of a top-level module found on the path without the user's folders."""
+    """Return the spec of a top-level module on the path outside the user's folders; None if there is none."""
     places = [entry for entry in sys.path if str(Path(entry or ".").resolve()) not in roots]
     spec = PathFinder.find_spec(name, places)
     return None if spec is None or spec.origin is None else spec
 
 
 def _named(problem: ProblemSpec, optimizers: Mapping[str, str]) -> dict[str, str]:
-    """Return the modules that a study names, with their field; the last one where several name one."""
+    """Return the modules that a study names, each with its field, or the last field that names it."""
     named = {f"optimizers.{name}.kind": kind for name, kind in optimizers.items()}
     named |= {f"problem.{field}": path for field, path in problem.named_code().items()}
     return {path.partition(":")[0]: field for field, path in named.items() if ":" in path}
@@ -192,14 +191,14 @@ def _prefixes(name: str) -> list[str]:
 
 def _not_found(name: str, field: str) -> UserError:
     return UserError(
-        f"{field}: module {name!r} is not found\n  Put it beside the study file, or install it in this environment"
+        f"{field}: module {name!r} is not found\n  Put it next to the study file, or install it in this environment"
     )
 
 
 def _read_installed(name: str, field: str) -> Module:
     try:
         found = importlib.util.find_spec(name)
-    except (ImportError, SyntaxError, ValueError):  # of a parent package; __main__ has no spec
+    except (ImportError, SyntaxError, ValueError):  # from importing a parent package; __main__ has no spec
         found = None
     if found is None or found.origin is None or not Path(found.origin).is_file():
         raise _not_found(name, field)
@@ -222,7 +221,7 @@ def _place(name: str, folder: str) -> str | None:
         return folder
     if name in sys.stdlib_module_names or name in _OURS:
         return None
-    for finder in sys.meta_path:  # what is installed to be edited in place may have a finder of its own
+    for finder in sys.meta_path:  # editable installs may use their own finder
         found = finder.find_spec(name, None)
         if found is not None and found.origin is not None:
             path = Path(found.origin).resolve()
@@ -256,13 +255,13 @@ def _add(modules: dict[str, Module], name: str, roots: Sequence[str], asked_by: 
 
 
 def imports(module: Module) -> Iterator[tuple[int, str]]:
-    """Yield line and full name of each possible import, by statement or by a literal name.
+    """Yield line and full name of each possible import, from import statements and dynamic imports of literal names.
 
-    ``from a import b`` yields ``a`` and ``a.b``, which may be no module.
+    ``from a import b`` yields ``a`` and ``a.b``, which may not be a module.
     """
     try:
         tree = ast.parse(module.source)
-    except (SyntaxError, ValueError):  # to import it says what is wrong
+    except (SyntaxError, ValueError):  # reported when the module is imported
         return
     package = module.name if module.locations is not None else module.name.rpartition(".")[0]
     for node in ast.walk(tree):

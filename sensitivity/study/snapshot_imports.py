@@ -1,8 +1,8 @@
-"""Import from a snapshot, in the process that checks a study and in those that train it.
+"""Import from a snapshot, in the process that checks a study and in those that train.
 
-The folder of the study file need not be on the path, and what lies there has no effect but through the snapshot: an
-installed package is never shadowed by a file of its name, and a module that the snapshot lacks is refused by name
-rather than read as it happens to be now.
+The folder of the study file need not be on the path, and its files are used only through the snapshot: a file never
+shadows an installed package of the same name, and importing a module that the snapshot lacks is an error rather than
+reading its current content.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from sensitivity.study.snapshot import Module, Snapshot, find_module, is_install
 
 
 def use_snapshot(snapshot: Snapshot) -> SnapshotFinder:
-    """Restrict this process's imports of user code to a snapshot; a second call replaces it.
+    """Restrict this process's imports of user code to a snapshot; another call replaces the snapshot.
 
-    Modules of the same names that were imported from elsewhere, or as they were earlier, are imported again.
+    Modules of the same names that were imported from elsewhere or from an earlier version are imported again.
     """
     if (current := _current()) is not None:
         if current.snapshot == snapshot:
@@ -43,7 +43,7 @@ def use_snapshot(snapshot: Snapshot) -> SnapshotFinder:
 def own_imports_kept() -> Iterator[None]:
     """Restore this process's imports on exit from the block.
 
-    In a notebook the user's own modules stay the ones that were imported there, and further ones can be imported.
+    Thus a notebook keeps the modules it has imported, and can import others.
     """
     before, loaded = _current(), dict(sys.modules)
     try:
@@ -62,7 +62,7 @@ def _current() -> SnapshotFinder | None:
 
 
 def _same(one: Snapshot, other: Snapshot) -> set[str]:
-    """Return the names of all modules if both snapshots are equal, else none: any change may affect each."""
+    """Return the names of all modules if both snapshots are equal, otherwise none: any change may affect all."""
     return {module.name for module in one.modules} if one.modules == other.modules else set()
 
 
@@ -77,7 +77,7 @@ def _forget(names: set[str]) -> None:
 
 
 class SnapshotFinder(importlib.abc.MetaPathFinder):
-    """An import finder for the modules of a snapshot, before all others."""
+    """An import finder for the modules of a snapshot, which takes precedence over all others."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._roots = snapshot.roots
@@ -87,15 +87,16 @@ class SnapshotFinder(importlib.abc.MetaPathFinder):
 
     @property
     def snapshot(self) -> Snapshot:
-        """The current snapshot."""
+        """The current snapshot, including recorded modules."""
         modules = tuple(self._modules[name] for name in sorted(self._modules))
         return Snapshot(roots=self._roots, modules=modules, installed=self._installed)
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Inside the block, add modules beside the study file as they are imported, instead of refusing them.
+        """Inside the block, add modules of the study's folder to the snapshot when they are imported.
 
-        While a study is checked: a module whose name is put together as the code runs can't be found before.
+        This is used while a study is checked, because imports of names computed at run time can't be found statically.
+        Outside the block, such imports are refused.
         """
         self._recording = True
         try:
@@ -109,7 +110,7 @@ class SnapshotFinder(importlib.abc.MetaPathFinder):
         """Return the spec of a module in the snapshot; None defers to Python's finders.
 
         Raises:
-            UserError: it lies beside the study file and is not part of the snapshot.
+            UserError: the module is in the study's folder but not part of the snapshot.
         """
         if (module := self._modules.get(name)) is not None:
             return _spec(module)
@@ -120,14 +121,14 @@ class SnapshotFinder(importlib.abc.MetaPathFinder):
         elif importlib.machinery.PathFinder.find_spec(name, list(self._roots)) is None:
             return None
         elif (elsewhere := spec_elsewhere(name, self._roots)) is not None or is_installed(name):
-            return elsewhere  # and not its namesake here, even where the path begins with this folder
+            return elsewhere  # not the file of the same name here, even if this folder is first on the path
         found = find_module(name, self._modules.get(package), self._roots, f"import {name}")
         if found is None:
             return None
         if not self._recording:
             raise UserError(
-                f"{found.path or found.name}: imported only now, so it is no part of what was checked when the study "
-                f'was planned\n  Name it in an import statement: "import {name}", in a module that the study names'
+                f"{found.path or found.name}: imported only now, so it was not checked when the study was "
+                f'planned\n  Name it in an import statement: "import {name}", in a module that the study names'
             )
         self._modules[name] = found
         return _spec(found)
@@ -156,7 +157,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
         return self.module.source if Path(path) == Path(self.module.path) else super().get_data(path)
 
     def path_stats(self, path: str) -> Any:
-        """Prevent Python from reading or writing compiled files, which would belong to the current file."""
+        """Prevent Python from reading or writing bytecode files, which would belong to the current file."""
         raise OSError
 
     def exec_module(self, module: ModuleType) -> None:

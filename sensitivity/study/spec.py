@@ -1,9 +1,8 @@
 """``StudySpec``: a validated study file, with the checks across its tables.
 
-Every field, its default and its range stand once, here or beside: optimizers in `arms`, how runs train in `protocol`,
-searches in `search`, what is claimed in `primary`, how the machine is used in `execution`, where runs are sent in
-`trackers`.
-`search_spaces/template.toml` shows each field in use.
+Every field is defined once, with its default and range, here or in another module: optimizers in `arms`, the training
+protocol in `protocol`, searches in `search`, claims in `primary`, use of the hardware in `execution`, and experiment
+trackers in `trackers`. `search_spaces/template.toml` shows each field in use.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ class MarginsSpec(Section):
     """Margins of equivalence for the verdict's tests (docs/statistics.md, section 8)."""
 
     scaling_ratio: Annotated[float, Field(gt=1, le=1000)] = 1.25
-    """Critical batch sizes within this factor are as good as equal."""
+    """Factor within which critical batch sizes count as equivalent."""
     tuning_ratio: Annotated[float, Field(gt=1, le=1000)] = 1.5
-    """Expected trials until a drawn setting works, within this factor, are as good as equal."""
+    """Factor within which expected numbers of trials until a drawn configuration works count as equivalent."""
 
 
 class StudySpec(Editable):
@@ -58,7 +57,7 @@ class StudySpec(Editable):
     seeds: Annotated[tuple[Seed, ...], AsList, BeforeValidator(seed_list)]
     observed: ObservedSpec | None = None
     problem: Annotated[ProblemSpec | None, Field(validate_default=True)] = None
-    """None of an observed study, as is the budget."""
+    """None for an observed study, as is `budget`."""
     budget: Annotated[BudgetSpec | None, Field(validate_default=True)] = None
     schedule: ScheduleSpec = ScheduleSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -71,12 +70,12 @@ class StudySpec(Editable):
     execution: Annotated[ExecutionSpec, Field(validate_default=True)] = ExecutionSpec()
     log: LogSpec = LogSpec()
 
-    def __init__(self, /, **fields: Any) -> None:  # typed so, as lists and tables are given for tuples and sections
+    def __init__(self, /, **fields: Any) -> None:  # Any: lists and tables may be given for tuples and sections
         super().__init__(**fields)
 
     @property
     def required_problem(self) -> ProblemSpec:
-        """The problem of a study that is trained here.
+        """The problem of a study that is trained by this package.
 
         Raises:
             UserError: the runs are trained elsewhere.
@@ -87,13 +86,13 @@ class StudySpec(Editable):
 
     @property
     def required_budget(self) -> BudgetSpec:
-        """The budget of a study that is trained here."""
+        """The budget of a study that is trained by this package."""
         if self.budget is None:
             raise trained_elsewhere(self.name)
         return self.budget
 
     def measured(self) -> tuple[Metric, ...]:
-        """Return the metrics that runs of this study may have, with their declarations."""
+        """Return the metrics that runs of this study may have, including their declarations."""
         return self.observed.measured() if self.observed else self.required_problem.measured()
 
     def metric(self, name: str) -> Metric:
@@ -104,9 +103,9 @@ class StudySpec(Editable):
         return found
 
     def choice_caution(self, *others: MetricName) -> str:
-        """Say that targets, or other metrics that settings are compared by, are of the test split.
+        """Return a warning if targets, or other metrics used to choose settings, are measured on the test split.
 
-        Empty where they aren't, or where there are no validation data to choose by.
+        Empty if they aren't, or if there are no validation data to choose by.
         """
         chosen = dict.fromkeys(map(self.metric, (*self.targets, *others)))
         tested = [metric for metric in chosen if metric.on == "test"]
@@ -116,8 +115,8 @@ class StudySpec(Editable):
             " and ".join(each) for each in ([m.name for m in tested], [f"validation_{m.quantity.name}" for m in tested])
         )
         return (
-            f"Settings are chosen by {names} although there are validation data: what is chosen on the test split looks"
-            f" better there than it is. Give {instead} instead, and read the test split of what was chosen."
+            f"Settings are chosen by {names} although there are validation data; choosing on the test split biases test"
+            f" results upwards. Use {instead} instead, and report the test results of the chosen settings."
         )
 
     def problem_in_words(self) -> str:
@@ -157,7 +156,7 @@ class StudySpec(Editable):
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
-        """Names of the hyperparameters of all optimizers: each is a column of the study's tables."""
+        """Names of the hyperparameters of all optimizers; each is a column of the study's tables."""
         return tuple(sorted({name for arm in self.optimizers.values() for name in arm.hyperparameter_names}))
 
     @property
@@ -172,7 +171,7 @@ class StudySpec(Editable):
         if not _NAME.fullmatch(value):
             raise PydanticCustomError(
                 "name",
-                "the name becomes a folder: a letter or digit, then up to 63 of letters, digits, . _ -",
+                "the name becomes a folder: a letter or digit, then up to 63 letters, digits, . _ -",
             )
         return value
 
@@ -198,7 +197,7 @@ class StudySpec(Editable):
         if uneven:
             raise PydanticCustomError(
                 "problem",
-                "ghost_batch = {ghost} must divide every batch size, so that all are normalised alike; not {uneven}",
+                "ghost_batch = {ghost} must divide every batch size, so that all are normalised alike; got {uneven}",
                 {"ghost": ghost, "uneven": ", ".join(map(str, uneven))},
             )
         return value
@@ -215,8 +214,8 @@ class StudySpec(Editable):
         if below:
             raise PydanticCustomError(
                 "budget",
-                "base_batch_size = {base} must be the smallest batch size, or smaller ones would get fewer epochs "
-                "than adjusted_epochs; not above {below}",
+                "base_batch_size = {base} must not be above any batch size, as smaller ones would get fewer epochs "
+                "than adjusted_epochs; it is above {below}",
                 {"base": base, "below": ", ".join(map(str, below))},
             )
         return value
@@ -237,7 +236,7 @@ class StudySpec(Editable):
         if elsewhere and info.data.get("observed") is None:
             raise PydanticCustomError(
                 "observed",
-                "{name}: observed belongs to studies that are trained elsewhere, which have a table [observed]",
+                "{name}: observed is only for studies that are trained elsewhere, which have a table [observed]",
                 {"name": elsewhere[0]},
             )
         return with_tables(value, [info.data[name] for name in TABLES if info.data.get(name) is not None])
@@ -275,7 +274,7 @@ class StudySpec(Editable):
                 declared = ", ".join(f"{metric} = {at:g}" for metric, levels in targets.items() for at in levels)
                 raise PydanticCustomError(
                     "target",
-                    "{name} = {level} is not among the targets of this study; declared are: {declared}",
+                    "{name} = {level} is not among the targets of this study; declared: {declared}",
                     {"name": name, "level": f"{level:g}", "declared": declared or "none"},
                 )
         return value
@@ -285,7 +284,7 @@ class StudySpec(Editable):
     def _seeds_are_no_confirmations(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if max(value, default=0) >= CONFIRMATION_SEEDS:
             raise PydanticCustomError(
-                "seeds", "seeds from {first} on are those of confirmations", {"first": CONFIRMATION_SEEDS}
+                "seeds", "seeds from {first} on are reserved for confirmations", {"first": CONFIRMATION_SEEDS}
             )
         return value
 
@@ -310,12 +309,12 @@ class StudySpec(Editable):
             if choice is not None and choice.on == "test" and any(each.on == "validation" for each in measured):
                 raise PydanticCustomError(
                     "search",
-                    "{name}: a search chooses, and this study has validation data to choose by: give {better}",
+                    "{name}: a search chooses settings, so use the validation data of this study: {better}",
                     {"name": name, "better": f"validation_{choice.quantity.name}"},
                 )
         value = value.with_metrics(measured)
         if "cmaes" in searches.values() and len(value.objective) > 1:
-            raise PydanticCustomError("search", 'design = "cmaes" takes one objective; take "nsga2" or "tpe"')
+            raise PydanticCustomError("search", 'design = "cmaes" takes one objective; use "nsga2" or "tpe"')
         return value
 
     @field_validator("execution")
@@ -340,7 +339,7 @@ class StudySpec(Editable):
 
     @model_serializer(mode="wrap")
     def _only_what_is_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit fields that an observed study lacks, or the ``[observed]`` table of others, to keep their hashes."""
+        """Omit fields that an observed study lacks, or the ``[observed]`` table of others, to keep hashes stable."""
         content: dict[str, Any] = handler(self)
         if not self.log.to:
             content.pop("log", None)
@@ -356,7 +355,7 @@ class StudySpec(Editable):
             raise PydanticCustomError(
                 "size",
                 "{cells} configurations x {batches} batch sizes x {seeds} seeds are {runs} runs; at most {most}. "
-                "Take fewer points, or several studies",
+                "Use fewer points, or several studies",
                 {
                     "cells": cells,
                     "batches": len(self.batch_sizes),
@@ -368,7 +367,7 @@ class StudySpec(Editable):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return the study's identity; designs, seeds and targets are excluded, as they may be extended."""
+        """Return the study's identity, which excludes designs, seeds and targets because these may be extended."""
         if self.observed is not None:
             return {"name": self.name, "observed": True}
         tables = {
@@ -381,6 +380,6 @@ class StudySpec(Editable):
 
 
 def _measured(info: ValidationInfo) -> tuple[Metric, ...]:
-    """Return the metrics of a study whose problem is validated; those of any, where it has mistakes."""
+    """Return the metrics of a study whose problem has been validated; all metrics if the problem is invalid."""
     source: ObservedSpec | ProblemSpec | None = info.data.get("observed") or info.data.get("problem")
     return tuple(METRICS.values()) if source is None else source.measured()

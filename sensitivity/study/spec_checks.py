@@ -1,4 +1,4 @@
-"""Checks of a study file's lists: seeds, and levels of targets."""
+"""Checks of lists in a study file: seeds and target levels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sensitivity.study.section import MOST_SEEDS
 
 
 def repeated(values: Iterable[float]) -> list[float]:
-    """Return the repeated values, sorted."""
+    """Return the values that occur more than once, sorted."""
     return sorted(value for value, times in Counter(values).items() if times > 1)
 
 
@@ -32,7 +32,7 @@ def seed_list(raw: Any) -> Any:
 
 
 def unmeasured(name: str, measured: tuple[Metric, ...]) -> str | None:
-    """Return why a study has no metric of that name, and how to get it; None if it is among those `measured`."""
+    """Return why a study lacks a metric, and how to add it; None if the metric is in `measured`."""
     if name in measured:
         return None
     allowed = ", ".join(measured)
@@ -42,11 +42,11 @@ def unmeasured(name: str, measured: tuple[Metric, ...]) -> str | None:
         return f"unknown {name!r}{hint}. Allowed: {allowed}"
     metric = METRICS[name]
     if metric.on == "validation" and not any(each.on == "validation" for each in measured):
-        return f"{name}: there are no validation data; give problem.validation_fraction. Measured are: {allowed}"
+        return f"{name}: there are no validation data; give problem.validation_fraction. Measured metrics: {allowed}"
     if metric.quantity.name == "accuracy":
-        return f"{name} can't apply: this loss has no classes. Measured are: {allowed}"
+        return f"{name} can't be measured, because this loss has no classes. Measured metrics: {allowed}"
     how = f"add problem.metrics.{metric.quantity.name} = true"
-    return f"{name} is not measured; {how}, where the loss allows it. Measured are: {allowed}"
+    return f"{name} is not measured; {how}, if the loss allows it. Measured metrics: {allowed}"
 
 
 def target_mistakes(name: MetricName, levels: tuple[float, ...], measured: tuple[Metric, ...]) -> Iterator[str]:
@@ -54,7 +54,7 @@ def target_mistakes(name: MetricName, levels: tuple[float, ...], measured: tuple
     if (mistake := unmeasured(name, measured)) is not None:
         yield mistake
     if not levels:
-        yield f"{name}: the list is empty; give at least one level, or leave it out"
+        yield f"{name}: the list is empty; give at least one level, or remove it"
     if twice := repeated(levels):
         yield f"{name}: repeated: {', '.join(f'{level:g}' for level in twice)}"
     metric = named(name, measured) or METRICS.get(name)

@@ -1,4 +1,4 @@
-"""Write a study as the text of a study file, without comments."""
+"""Serialisation of a study to TOML, without comments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def toml_text(content: Mapping[str, Any]) -> str:
-    """Return JSON-like `content` as TOML, with tables at the first two levels and inline tables below."""
+    """Return JSON-like `content` as TOML, with tables for the first two levels and inline tables for the rest."""
     lines = [f"{_key(name)} = {_value(value)}" for name, value in content.items() if _plain(value)]
     for name, value in content.items():
         if isinstance(value, Mapping):
@@ -40,7 +40,7 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # JSON's escapes are TOML's, but for the delete character, which TOML wants escaped.
+        # JSON's escapes are valid in TOML, which in addition requires the delete character to be escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items() if v is not None) + " }"

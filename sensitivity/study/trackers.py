@@ -1,6 +1,6 @@
-"""``[log]``: the tools that a study's runs are sent to while it runs, each an entry of `TRACKERS`.
+"""``[log]``: the experiment trackers that receive a study's runs while it runs, each an entry of `TRACKERS`.
 
-The entry names the module that sends (``sensitivity/exporting/destinations``), which is loaded only when it is used.
+Each entry names a module in ``sensitivity/exporting/destinations``, which is imported only when it is used.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from sensitivity.study.section import AsList, Section
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerKind:
-    """A tool that tracks runs."""
+    """An experiment tracker."""
 
     name: str
-    """Before the colon of an address, as in ``mlflow:http://...``; names the extra that installs the tool, too."""
+    """Prefix of an address, as in ``mlflow:http://...``, and name of the extra that installs the tool."""
     label: str
     module: str
-    """In ``sensitivity.exporting.destinations``, with ``open_tracker(address, study) -> Tracker``."""
+    """Module in ``sensitivity.exporting.destinations`` that defines ``open_tracker(address, study) -> Tracker``."""
     package: str
-    """What the module imports."""
+    """Package that the module imports."""
     addresses: str
-    """What follows the colon, in words, and what is taken without it."""
+    """Description of the address after the colon and of its default."""
     check: str
-    """What a user checks where it can't be reached."""
+    """Advice to the user if the tool can't be reached."""
 
 
 TRACKERS: tuple[TrackerKind, ...] = (
@@ -73,17 +73,17 @@ class Target:
 
     @property
     def text(self) -> str:
-        """As a user writes it."""
+        """The target as written by the user."""
         return f"{self.kind.name}:{self.address}" if self.address else self.kind.name
 
     @property
     def shown(self) -> str:
-        """The same without credentials."""
+        """The target without credentials."""
         return redacted(self.text)
 
     @property
     def missing(self) -> str:
-        """What to install, in words; empty if the tool's package is there."""
+        """Message on what to install; empty if the tool's package is installed."""
         if importlib.util.find_spec(self.kind.package) is not None:
             return ""
         return (
@@ -93,7 +93,7 @@ class Target:
 
 
 def names_tracker(text: str) -> bool:
-    """Whether a text begins as a target does."""
+    """Whether a text begins with the name of a tracker."""
     return text.partition(":")[0] in {kind.name for kind in TRACKERS}
 
 
@@ -101,7 +101,7 @@ def parse_target(text: str) -> Target:
     """Parse ``TOOL`` or ``TOOL:ADDRESS``.
 
     Raises:
-        UserError: no such tool.
+        UserError: there is no such tool.
     """
     name, _, address = text.partition(":")
     kind = next((each for each in TRACKERS if each.name == name), None)
@@ -109,30 +109,30 @@ def parse_target(text: str) -> Target:
         known = [each.name for each in TRACKERS]
         near = nearest(name, known)
         meant = f" (did you mean {near!r}?)" if near else ""
-        raise UserError(f"{redacted(text)!r}: no tool that tracks runs{meant}\n  Allowed: {', '.join(known)}")
+        raise UserError(f"{redacted(text)!r}: unknown experiment tracker{meant}\n  Allowed: {', '.join(known)}")
     return Target(kind, address)
 
 
 def target_without_credentials(text: str) -> str:
-    """Return a target that may be kept and shown as it is.
+    """Return a target unchanged if it contains no credentials, so that it can be stored and shown.
 
     Raises:
-        UserError: no such tool, or the address holds credentials.
+        UserError: there is no such tool, or the address contains credentials.
     """
     target = parse_target(text)
     if target.shown != target.text:
         raise UserError(
-            f"{target.shown}: holds credentials, which would be kept and shown\n"
-            "  Leave them out, and set the environment variables that the tool reads where the study runs"
+            f"{target.shown}: contains credentials, which would be stored and shown\n"
+            "  Remove them, and set the tool's environment variables where the study runs"
         )
     return text
 
 
 class LogSpec(Section):
-    """Tools that runs are sent to while the study runs. No result depends on it."""
+    """Experiment trackers that receive runs while the study runs. No result depends on them."""
 
     to: Annotated[tuple[str, ...], AsList, Field(max_length=10)] = ()
-    """Of each its name, or NAME:ADDRESS."""
+    """Trackers, each as NAME or NAME:ADDRESS."""
 
     @field_validator("to")
     @classmethod

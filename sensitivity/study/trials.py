@@ -18,28 +18,28 @@ from sensitivity.study.spec import StudySpec
 from sensitivity.study.varying import Varying
 
 RESULT_VERSION = 1
-"""Raised whenever the same trial would give other numbers beyond rounding: older runs are then not used."""
+"""Incremented whenever the same trial would give different numbers beyond rounding; older runs are then not reused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What all trials of a study have in common."""
+    """Properties common to all trials of a study."""
 
     problem: ProblemSpec
     source: str
-    """Hash of the code and the data files of a problem of the user's; empty for shipped ones."""
+    """Hash of the code and data files of a user's problem; empty for shipped problems."""
     budget: BudgetSpec
     schedule: ScheduleSpec
     evaluation: EvaluationSpec
     training_asked: bool = False
-    """Whether a target is on a metric of the training split, which is then measured at every evaluation.
+    """Whether a target concerns the training split, which is then measured at every evaluation.
 
-    Not part of `content`: more measurements change no other number, and targets may be added to a study that has run.
+    Not part of `content`, because more measurements change no other result, and targets may be added after a study ran.
     """
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """Everything that determines results, as JSON-like data."""
+        """Return everything that determines results, as JSON-like data."""
         sections = {
             name: getattr(self, name).model_dump(mode="json")
             for name in ("problem", "budget", "schedule", "evaluation")
@@ -49,7 +49,7 @@ class Workload:
 
 _Table = TypeVar("_Table", bound=Varying)
 Group = tuple[str, int]
-"""Arm and batch size: what trials of one pack have in common, within a study."""
+"""Arm and batch size, which all trials of a pack share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Trial:
 
     arm: str
     settings: Mapping[str, Any]
-    """The optimizer's kind and settings, equal for all trials of the arm."""
+    """The optimizer's kind and settings, which all trials of the arm share."""
     hyperparameters: tuple[tuple[str, float], ...]
     batch_size: int
     seed: int
@@ -66,7 +66,7 @@ class Trial:
 
     @cached_property
     def id(self) -> str:
-        """Hash of everything that determines the result, and of the arm's name (each arm has its own runs)."""
+        """Hash of everything that determines the result, and of the arm's name, because arms do not share runs."""
         return content_hash({**self._cell_content(), "seed": self.seed})
 
     @property
@@ -76,22 +76,22 @@ class Trial:
 
     @property
     def structure(self) -> tuple[tuple[str, float], ...]:
-        """The structural hyperparameters, which the members of a pack share."""
+        """The structural hyperparameters, which all members of a pack share."""
         return tuple((name, value) for name, value in self.hyperparameters if hyperparameter(name).structural)
 
     @cached_property
     def schedule(self) -> ScheduleSpec:
-        """The study's schedule with the values of the trial's arm and of the trial itself."""
+        """The study's schedule, overridden by the values of the arm and of the trial."""
         return self._own(self.workload.schedule)
 
     @cached_property
     def problem(self) -> ProblemSpec:
-        """The study's problem with the values of the trial's arm and of the trial itself."""
+        """The study's problem, overridden by the values of the arm and of the trial."""
         return self._own(self.workload.problem)
 
     @cached_property
     def evaluation(self) -> EvaluationSpec:
-        """The study's evaluation with the values of the trial's arm and of the trial itself."""
+        """The study's evaluation, overridden by the values of the arm and of the trial."""
         return self._own(self.workload.evaluation)
 
     def _own(self, table: _Table) -> _Table:
@@ -100,12 +100,12 @@ class Trial:
 
     @property
     def confirmation(self) -> bool:
-        """Whether the trial confirms a winner on a fresh seed."""
+        """Whether the trial confirms a winner on a new seed."""
         return purpose(self.seed) == "confirmation"
 
     @cached_property
     def cell_id(self) -> str:
-        """The id of the cell: like the trial's, without the seed."""
+        """Hash like `id`, without the seed."""
         return content_hash(self._cell_content())
 
     def _cell_content(self) -> dict[str, Any]:
@@ -182,9 +182,9 @@ class Expander:
 
 
 def expand(spec: StudySpec, *, source: str = "") -> tuple[Trial, ...]:
-    """Return every trial that is known before the study runs, seed by seed, so that maps fill early.
+    """Return every trial that is known before the study runs, ordered by seed, so that maps fill early.
 
-    Those of searches, and confirmations, become known as it runs.
+    Trials of searches and confirmations become known only during the run.
     """
     expander = Expander(spec, source=source)
     trials = []
@@ -200,10 +200,10 @@ def expand(spec: StudySpec, *, source: str = "") -> tuple[Trial, ...]:
 
 
 def group(trials: Iterable[Trial], size: int | Mapping[Group, int]) -> tuple[Pack, ...]:
-    """Group trials of equal arm, batch size and structure into evenly filled packs of at most `size`, in order.
+    """Group trials of equal arm, batch size and structure into evenly sized packs of at most `size`, in order.
 
-    Where the trials of one seed fill more than half of a pack, a pack holds one seed, whose members share every batch;
-    where they are fewer, seeds are put together. `size` may differ by arm and batch size.
+    If the trials of one seed fill more than half of a pack, each pack contains a single seed, so that its members share
+    every batch; otherwise seeds are combined. `size` may differ by arm and batch size.
     """
     groups: dict[tuple[Group, Any], dict[int, list[Trial]]] = {}
     for trial in trials:

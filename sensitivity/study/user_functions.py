@@ -1,4 +1,4 @@
-"""Import the user's functions by path."""
+"""Import of the user's functions by path."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sensitivity.study.nearest import nearest
 from sensitivity.study.users_code import users_code
 
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-"""Something in the user's code: "module:name"."""
+"""Path of an object in the user's code: "module:name"."""
 
 
 def import_function(path: str, field: str) -> Callable[..., Any]:
     """Return the function ``"module:function"``; `field` is its place in the study file, for messages.
 
     Raises:
-        UserError: there is none, or importing its module raises.
+        UserError: there is no such function, or importing its module fails.
     """
     module_name, _, name = path.partition(":")
     with users_code(f"{field}: {path}: importing it"), _missing_told(module_name, f"{field}: {path}"):
@@ -35,7 +35,7 @@ def import_function(path: str, field: str) -> Callable[..., Any]:
             f"{field}: {module_name} has no function {name!r}{hint}\n  It was imported from {module.__file__}"
         )
     if not callable(found):
-        raise UserError(f"{field}: {name!r} of {module_name} is a {type(found).__name__}; name a function")
+        raise UserError(f"{field}: {name!r} of {module_name} is a {type(found).__name__}; give a function")
     function: Callable[..., Any] = found
     return function
 
@@ -47,14 +47,14 @@ def _missing_told(module_name: str, where: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            fix = "Put the module beside the study file, or install it in this environment"
+            fix = "Put the module next to the study file, or install it in this environment"
         else:
-            fix = "Its own import fails; install what it needs in this environment"
+            fix = "The module imports a missing package; install it in this environment"
         raise UserError(f"{where}: {error}\n  {fix}") from None
 
 
 def signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Return a function's parameters by name; empty for C classes, which have no signature."""
+    """Return a function's parameters by name; empty for classes implemented in C, which have no signature."""
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -62,9 +62,9 @@ def signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 
 def fitted_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert arguments to ints and tuples where the function's defaults have these types.
+    """Convert arguments to int or tuple if the function's defaults have these types.
 
-    What a study file has as ``{ fixed = ... }`` is taken out of it.
+    Values written as ``{ fixed = ... }`` in a study file are unwrapped.
     """
     known, fitted = signature(function), {}
     for name, value in given.items():
@@ -86,17 +86,17 @@ def check_arguments(
     given: int,
     also: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
-    """Refuse unknown arguments and missing required ones.
+    """Reject unknown arguments and missing required ones.
 
     Args:
-        function: the function.
+        function: the function to call.
         path: its name in messages.
-        arguments: by name, beside the first `given` ones.
-        given: number of arguments that it is given by position.
-        also: other names under which a study file may have an argument.
+        arguments: the arguments by name, in addition to the positional ones.
+        given: number of positional arguments.
+        also: further argument names that a study file may use.
 
     Raises:
-        UserError: names the first.
+        UserError: names the first such argument.
     """
     named = [
         each
@@ -104,7 +104,7 @@ def check_arguments(
         if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
     ]
     open_ended = any(each.kind is each.VAR_KEYWORD for each in signature(function).values())
-    if not signature(function):  # of a class in C: calling it says what is wrong
+    if not signature(function):  # a class implemented in C: the call reports what is wrong
         return
     names = [name for each in named for name in (also or {}).get(each.name, (each.name,))]
     taken = {each.name for each in named}
@@ -112,7 +112,7 @@ def check_arguments(
         if name not in taken and not open_ended:
             meant = nearest(name, names)
             hint = f" (did you mean {meant!r}?)" if meant else ""
-            takes = f"It takes: {', '.join(names)}" if names else "It takes none"
+            takes = f"It takes: {', '.join(names)}" if names else "It takes no arguments"
             raise UserError(f"{name}: unknown argument of {path}{hint}. {takes}")
     for each in named:
         if each.default is each.empty and each.name not in arguments:

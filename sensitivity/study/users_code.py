@@ -1,4 +1,4 @@
-"""The boundary to user code (modules, data sets, models): whatever it raises becomes a message."""
+"""Boundary to user code (modules, data sets, models): exceptions it raises are converted to messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sensitivity.study.errors import UserError, printable, shortened
 logger = logging.getLogger(__name__)
 
 _MOST = 2_000
-"""Characters of what an exception says."""
+"""Maximum characters of an exception's message."""
 _WAIT_S = 15.0
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -26,15 +26,15 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 @contextlib.contextmanager
 def users_code(what: str) -> Iterator[None]:
-    """Turn any exception of user code into a message that says what was raised, and where.
+    """Turn any exception raised by user code in the block into a message with its type, text and place.
 
-    An exit or an interrupt that the code itself raises is a mistake like any other; Ctrl-C still interrupts. Where the
-    code takes long, the log says what is being waited for.
+    An exit or interrupt raised by the code itself is handled like other exceptions; Ctrl-C still interrupts. If
+    the code takes long, a log message names it.
 
     Raises:
-        UserError: the code raised anything but one.
+        UserError: the code raised an exception of another type.
     """
-    # What it prints goes beside what this command prints, which may be JSON for a program.
+    # Its output is kept apart from the output of this command, which may be JSON for a program.
     with _said_when_slow(what), contextlib.redirect_stdout(sys.stderr), _interrupts() as interrupts:
         try:
             yield
@@ -43,31 +43,29 @@ def users_code(what: str) -> Iterator[None]:
         except KeyboardInterrupt as error:
             if interrupts:
                 raise
-            raise UserError(f"{what}: it raises KeyboardInterrupt; let it raise an error{_where(error)}") from None
+            raise UserError(f"{what}: it raises KeyboardInterrupt; raise an error instead{_where(error)}") from None
         except SystemExit as error:
             raise UserError(
-                f"{what}: it ends the process (sys.exit({error.code!r})); let it raise an error, and put what is for "
-                f'scripts below if __name__ == "__main__"{_where(error)}'
+                f"{what}: it exits the process (sys.exit({error.code!r})); raise an error instead, and put script code "
+                f'below if __name__ == "__main__"{_where(error)}'
             ) from None
         except MemoryError as error:
-            raise UserError(
-                f"{what}: MemoryError: it needs more memory than this process can have{_where(error)}"
-            ) from None
-        except BaseException as error:  # some libraries derive theirs from it
+            raise UserError(f"{what}: MemoryError: it needs more memory than is available{_where(error)}") from None
+        except BaseException as error:  # some libraries derive their exceptions from BaseException
             raise UserError(f"{what}: {described(error)}{_where(error)}") from None
 
 
 def described(error: BaseException) -> str:
-    """Return an exception's type and message, shortened if very long."""
+    """Return an exception's type and message, shortened if it is very long."""
     try:
         message = str(error)
-    except (Exception, SystemExit):  # it is the user's own class
+    except (Exception, SystemExit):  # the class is the user's
         message = "(its message can't be shown)"
     return printable(shortened(f"{type(error).__name__}: {message}" if message else type(error).__name__, _MOST))
 
 
 def _where(error: BaseException) -> str:
-    """Return the last line of user code in a traceback, or else the last line, for a message."""
+    """Return the place of the last line of user code in a traceback, or of the last line if there is none."""
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"\n  at {error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -102,7 +100,7 @@ def _interrupts() -> Iterator[list[int]]:
     """Yield a list that receives each stop signal before its previous handler runs."""
     arrived: list[int] = []
     before: dict[int, Callable[[int, FrameType | None], Any]] = {}
-    if threading.current_thread() is threading.main_thread():  # no signal arrives elsewhere
+    if threading.current_thread() is threading.main_thread():  # other threads receive no signals
         before = {number: handler for number in _STOPS if callable(handler := signal.getsignal(number))}
 
     def record(number: int, frame: FrameType | None) -> None:
@@ -115,5 +113,5 @@ def _interrupts() -> Iterator[list[int]]:
         yield arrived
     finally:
         for number, handler in before.items():
-            if signal.getsignal(number) is record:  # else the user's code has set its own
+            if signal.getsignal(number) is record:  # otherwise the user's code has set its own handler
                 signal.signal(number, handler)

@@ -1,9 +1,9 @@
-"""Tables of a study file whose numbers can be axes, for all optimizers or for one.
+"""Tables of a study file with numbers that can be axes, for all optimizers or for one.
 
-``schedule.warmup_epochs = [0, 1, 5]`` gives every optimizer that axis, ``optimizers.sgd.schedule.warmup_epochs`` one
-of them alone. Which numbers these are, their declarations say (``Hyperparameter.table``). Where a table of the study
-has an axis, its field keeps its default, and each trial has its own value; so a trial has the same identity whether the
-whole study or its optimizer has the axis.
+``schedule.warmup_epochs = [0, 1, 5]`` gives every optimizer that axis, ``optimizers.sgd.schedule.warmup_epochs`` only
+one of them. Such numbers are declared as hyperparameters with a ``table``. If a table of the study has an axis, its
+field keeps the default and each trial has its own value; hence a trial has the same identity whether the axis is
+declared for the whole study or for its optimizer.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class Varying(Section):
     """A table of a study file in which some numbers can be axes."""
 
     table: ClassVar[str]
-    """Its name in the study file."""
+    """Name of the table in the study file."""
     own: ClassVar[Collection[str]]
-    """Fields that an optimizer may have other than the study has them."""
+    """Fields that an optimizer may override."""
     _axes: dict[str, Axis] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="wrap")
     @classmethod
     def _split(cls, raw: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Extract the axes; the rest must be valid with either end of each."""
+        """Extract the axes; the table must be valid with either end of each axis."""
         if not isinstance(raw, Mapping):
             return handler(raw)
         values, axes = _split(plain(dict(raw)), (cls.table,))
@@ -64,11 +64,11 @@ class Varying(Section):
         return _put(content, {name: axis.as_written() for name, axis in self._axes.items()})
 
     def _unused(self) -> Collection[str]:
-        """Return the unused fields, omitted when written so that trial ids do not change."""
+        """Return the unused fields, which are omitted from the serialised form so that trial ids do not change."""
         return ()
 
     def _kept(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields that are kept beside those in `own`."""
+        """Return the fields that are kept when those in `own` are overridden."""
         return self.model_dump()
 
     @property
@@ -77,7 +77,7 @@ class Varying(Section):
         return self._axes
 
     def fixed(self) -> Self:
-        """Return the table without axes: the values of every trial."""
+        """Return the table without axes, as the values shared by all trials."""
         found = self.model_copy()
         found._axes = {}
         return found
@@ -86,7 +86,7 @@ class Varying(Section):
         """Return the table overridden by `own` and by hyperparameter values.
 
         Raises:
-            ValidationError: these make no valid table.
+            ValidationError: the resulting table is invalid.
         """
         if not own and not numbers:
             return self
@@ -95,13 +95,13 @@ class Varying(Section):
 
 @dataclass(frozen=True)
 class OwnTable:
-    """One optimizer's own values for a table of the study."""
+    """Values of one optimizer that override a table of the study."""
 
     values: Mapping[str, Any]
     axes: Mapping[str, Axis]
 
     def has(self, name: str) -> bool:
-        """Whether the table has a value of a hyperparameter."""
+        """Whether the table contains a hyperparameter."""
         inside: Any = self.values
         for part in hyperparameter(name).path[1:]:
             inside = inside.get(part) if isinstance(inside, Mapping) else None
@@ -159,22 +159,22 @@ def _reader(section: type[Varying], name: str) -> TypeAdapter[Any]:
 
 
 def moved(error: ValidationError, *where: str) -> list[InitErrorDetails]:
-    """Return the mistakes of a nested table, located at `where` in its parent."""
+    """Return the errors of a nested table, relocated to `where` in its parent."""
     found: list[InitErrorDetails] = []
     for each in error.errors(include_url=False):
         place, context = (*where, *each["loc"]), each.get("ctx", {})
         try:
             PydanticKnownError(each["type"], context)  # type: ignore[arg-type]
             found.append(InitErrorDetails(type=each["type"], loc=place, input=each["input"], ctx=context))
-        except KeyError:  # a kind of our own, whose text may have braces
-            told = {**context, "told": each["msg"]}
-            kind = PydanticCustomError(each["type"], "{told}", told)
+        except KeyError:  # a custom error type, whose text may contain braces
+            values = {**context, "message": each["msg"]}
+            kind = PydanticCustomError(each["type"], "{message}", values)
             found.append(InitErrorDetails(type=kind, loc=place, input=each["input"]))
     return found
 
 
 def fitting(axis: Axis, name: str, design: str | None) -> Axis:
-    """Convert an axis to its hyperparameter's type (whole or real), and refuse values out of range."""
+    """Convert an axis to its hyperparameter's type (whole or real) and reject values out of range."""
     number = hyperparameter(name)
     bad = [value for value in axis.bounds() if not number.allows(value)]
     bad += [value for value in (*axis.bounds(), *axis.values) if number.whole and value != round(value)]
@@ -185,14 +185,14 @@ def fitting(axis: Axis, name: str, design: str | None) -> Axis:
             {"name": name, "allowed": number.allowed, "bad": f"{bad[0]:g}"},
         )
     if axis.scale != "values" and design == "grid" and axis.points is None:
-        raise PydanticCustomError("design", "a grid needs points on each interval: add points = 8, say")
+        raise PydanticCustomError("design", "a grid needs points on each interval: add, for example, points = 8")
     if axis.points is not None and design not in (None, "grid"):
         raise PydanticCustomError("design", 'points belongs to design = "grid"; remove it')
     return axis.model_copy(update={"whole": True}) if number.whole else axis
 
 
 def _split(raw: Mapping[str, Any], at: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Axis]]:
-    """Split the table at `at` of a study file into plain values and axes by hyperparameter."""
+    """Split the table at path `at` of a study file into plain values and axes by hyperparameter."""
     values: dict[str, Any] = {}
     axes: dict[str, Axis] = {}
     errors: list[InitErrorDetails] = []

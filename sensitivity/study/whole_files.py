@@ -1,9 +1,8 @@
 """Write files atomically: to a temporary file, flushed to disk and then renamed.
 
-Every file that is written for a user or kept for later goes through `replacing` or `write_whole`, which raise
-``OSError`` as the system does, or through `write_output`, which raises a `UserError` that says how to fix it. A
-symbolic link keeps pointing where it did, and the file that it names is replaced. A device or a pipe, such as
-``/dev/stdout``, has no content to keep and is written to directly.
+Every persistent file is written through `replacing` or `write_whole`, which raise ``OSError``, or through
+`write_output`, which raises a `UserError` with the fix. Symbolic links are kept and their target is replaced. A device
+or pipe, such as ``/dev/stdout``, has no content to preserve and is written directly.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from typing import Any
 from sensitivity.study.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a place without space left: the disk, the user's quota, the limit on a file's size."""
+"""Error codes of exhausted space: the disk, the user's quota, or the limit on a file's size."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A written file, as read back."""
+    """A file that was written and verified."""
 
     path: Path
     size: int
@@ -37,9 +36,9 @@ class Written:
 def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """Yield an empty temporary file in the folder of `path`; on exit flush it to the disk and rename it to `path`.
 
-    Missing folders are created. A file that is replaced hands on its permissions, and its owner where that is allowed;
-    a new one gets `mode` less the umask. If the block or the renaming fails, the temporary file and the new folders
-    are removed, and what was at `path` is unchanged.
+    Missing folders are created. A replaced file passes on its permissions, and its owner if that is allowed; a new file
+    gets `mode` less the umask. If the block or the renaming fails, the temporary file and new folders are removed, and
+    `path` is unchanged.
 
     Raises:
         OSError: `path` is a folder or a write-protected file, or its folder can't be written.
@@ -52,11 +51,11 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
         yield beside
         _flush(beside)
         if found is not None:
-            with contextlib.suppress(OSError):  # the owner of a file may be given away by root alone
+            with contextlib.suppress(OSError):  # only root may change a file's owner
                 os.chown(beside, found.st_uid, found.st_gid)
             beside.chmod(stat.S_IMODE(found.st_mode))
         beside.replace(target)
-        with contextlib.suppress(OSError):  # not every file system flushes folders
+        with contextlib.suppress(OSError):  # some file systems can't flush folders
             _flush(target.parent)
 
 
@@ -64,28 +63,28 @@ def write_whole(path: Path, data: bytes | Any, *, mode: int = 0o666) -> Written:
     """Write bytes, or a buffer of them, as the whole content of a file; see `replacing`.
 
     Raises:
-        OSError: it can't be written, or is not there afterwards with its full size.
+        OSError: the file can't be written, or does not have its full size afterwards.
     """
     with replacing(path, mode=mode) as beside, beside.open("wb") as stream:
         stream.write(data)
     found = path.stat()
     if stat.S_ISREG(found.st_mode) and found.st_size != len(data):
-        raise OSError(errno.EIO, f"{found.st_size} of {len(data)} bytes arrived", str(path))
+        raise OSError(errno.EIO, f"{found.st_size} of {len(data)} bytes written", str(path))
     return Written(path, len(data))
 
 
 def write_output(path: Path, data: bytes, *, mode: int = 0o666) -> Written:
-    """Write an output file of a command, and return it as read back.
+    """Write an output file of a command.
 
     Raises:
-        UserError: it can't be written; what was there is unchanged.
+        UserError: the file can't be written; an existing file is unchanged.
     """
     with output_faults(path):
         return write_whole(path, data, mode=mode)
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Raise early the errors of `write_output` that can be found without writing.
+    """Raise, before any work, the errors of `write_output` that can be detected without writing.
 
     Raises:
         UserError: `path` is a folder or a write-protected file, or its folder can't be written.
@@ -99,16 +98,16 @@ def refuse_unwritable(path: Path) -> None:
 
 @contextlib.contextmanager
 def output_faults(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` into a message that names `path`, the reason, and how to fix it.
+    """Turn an ``OSError`` of the block into a message that names `path`, the reason, and the fix.
 
     Raises:
-        UserError: whatever could not be written.
+        UserError: the block raised an ``OSError``.
     """
     try:
         yield
     except OSError as error:
-        # Path.is_file raises where a name is too long.
-        kept = "the file that was there is unchanged; " if os.path.isfile(path) else ""  # noqa: PTH113
+        # Path.is_file raises if a name is too long.
+        kept = "the existing file is unchanged; " if os.path.isfile(path) else ""  # noqa: PTH113
         reason = error.strerror or str(error) or type(error).__name__
         fix = f"{kept}{_fix(error.errno, path)}"
         raise UserError(f"{path}: can't be written ({reason})\n  {fix[0].upper()}{fix[1:]}") from None
@@ -120,9 +119,9 @@ def _fix(code: int | None, path: Path) -> str:
     if code == errno.EROFS:
         return "the file system is read-only; write to another place"
     if code in (errno.EACCES, errno.EPERM):
-        return f"get the right to write to it and to its folder {path.absolute().parent}, or write to another place"
+        return f"get write permission for it and for its folder {path.absolute().parent}, or write to another place"
     if code == errno.EISDIR:
-        return f"a folder has this name; give a file in it, such as {path / 'output'}"
+        return f"this is a folder; give a file in it, such as {path / 'output'}"
     if code in (errno.ENOTDIR, errno.EEXIST):
         return "a part of this path is a file, not a folder; write to another place"
     if code == errno.ENAMETOOLONG:
@@ -138,14 +137,14 @@ def _resolved(path: Path) -> tuple[Path, os.stat_result | None]:
         found = None
     if found is not None and stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if found is not None and stat.S_ISREG(found.st_mode):  # a rename would not ask whether it may be written
+    if found is not None and stat.S_ISREG(found.st_mode):  # a rename would ignore write protection
         os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
     return Path(os.path.realpath(path)), found
 
 
 @contextlib.contextmanager
 def _beside(target: Path, mode: int) -> Iterator[Path]:
-    """Yield an empty file beside `target`; unless it is renamed, remove it and the folders made for it."""
+    """Yield an empty temporary file next to `target`; on exit remove it and new folders, unless it was renamed."""
     missing = [folder for folder in target.parents if not os.path.lexists(folder)]
     beside = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
@@ -155,7 +154,7 @@ def _beside(target: Path, mode: int) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        for folder in missing:  # the deepest first; one that holds the renamed file stays
+        for folder in missing:  # deepest first; a folder that contains the renamed file stays
             with contextlib.suppress(OSError):
                 folder.rmdir()
 

@@ -1,4 +1,4 @@
-"""Numbers, counts, durations and sizes in words, equal on all faces."""
+"""Formatting of numbers, counts, durations and sizes, shared by all interfaces."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def count(n: int, noun: str) -> str:
-    """Return `n` with its noun, in the plural unless n is 1."""
+    """Return `n` with its noun, which is in the plural unless n is 1."""
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
     return f"{n:,} {noun if n == 1 else plural}"
 
 
 def duration(seconds: float) -> str:
-    """Format a duration in its largest unit of at least two, such as "51.5 s" or "2.1 h"; a dash for NaN.
+    """Format a duration in the largest unit of which it is at least two, such as "51.5 s" or "2.1 h"; a dash for NaN.
 
-    Two of a unit, as one decimal of it is then an error of 3% at most.
+    With at least two units, rounding to one decimal changes the value by at most 3%.
     """
     if math.isfinite(seconds):
         for unit, of in (("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):

@@ -1,13 +1,13 @@
-"""Training of packs: problems in, measurements out.
+"""Training of packs of trials.
 
-Convention of this room: a tensor of training has a leading *trials* dimension, written ``[trials, ...]``;
-a single trial is a pack of one and takes the same path.
+Convention of this package: training tensors have a leading *trials* dimension, written ``[trials, ...]``. A single
+trial is a pack of one and is trained by the same code.
 
 * ``problems``: data set, model and loss of a study; ``datasets``, ``models``, ``losses``: the shipped ones.
 * ``packed_model``: any ``nn.Module`` as a function of stacked parameters; ``packed_layers``: its layers;
-  ``packed_sequence``: a plain sequence of them, at less cost.
-* ``order``: which examples each step draws; ``augmentation``: random crops and flips of them.
-* ``noisy_quadratic``: a workload whose outcome is known.
+  ``packed_sequence``: a plain sequence of layers, with less overhead.
+* ``order``: which examples each step draws; ``augmentation``: random crops and flips.
+* ``noisy_quadratic``: a workload with a known expected outcome.
 * ``loop``: ``train_pack``.
-* ``cost``: FLOPs; ``calibration``: a step's time and a pack's memory, measured; ``memory``: the allocator.
+* ``cost``: FLOPs; ``calibration``: measured step time and memory of a pack; ``memory``: the allocator.
 """

@@ -1,8 +1,8 @@
-"""Augmentation of images in training, on their device, seeded per member of a pack.
+"""Augmentation of training images on their device, seeded per member of a pack.
 
-Each image of the stream that a member trains on takes one whole number from the member's own generator: which of the
-9 x 9 crops, and whether it is flipped. So what a run sees depends on its seed and the image's place in its stream,
-not on pack, micro-batch, or device.
+For each image of its stream, a member draws one integer from its own generator, which selects one of 9 x 9 crops and
+whether to flip. Hence the augmented images depend on the seed and the position in the stream, not on pack, micro-batch
+or device.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _SKIPPED_AT_ONCE = 2**20
 
 
 def crop_flip(images: Tensor, codes: Tensor) -> Tensor:
-    """Crop images ``[..., C, H, W]``, padded by 4 black pixels a side, back to H x W, and flip some left to right.
+    """Crop images ``[..., C, H, W]`` to H x W after padding each side by 4 black pixels; flip some left to right.
 
     Args:
-        images: of any type; black is 0, as in images stored as bytes.
+        images: of any dtype; black is 0, as for images stored as bytes.
         codes: ``[...]``, from 0 to 161: (vertical offset x 9 + horizontal offset) x 2 + whether flipped.
     """
     height, width = images.shape[-2:]
@@ -35,15 +35,15 @@ def crop_flip(images: Tensor, codes: Tensor) -> Tensor:
     columns = (offsets % _OFFSETS)[:, None] + torch.where(flipped[:, None], width - 1 - columns, columns)
     padded = functional.pad(flat, (PADDING,) * 4)
     image = torch.arange(len(flat), device=images.device)
-    # Advanced indices around a slice put their own dimensions first: [images, height, width, channels].
+    # Advanced indices around a slice put their dimensions first: [images, height, width, channels].
     taken = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return taken.permute(0, 3, 1, 2).reshape(images.shape)
 
 
 def augmented(images: Tensor, codes: Tensor) -> Tensor:
-    """Return images ``[trials, batch, C, H, W]`` cropped and flipped as `codes` ``[1 or trials, batch]`` say.
+    """Return images ``[trials, batch, C, H, W]`` cropped and flipped according to `codes` ``[1 or trials, batch]``.
 
-    Images that are one member's, expanded, are augmented once if their codes are one row, and the result is expanded.
+    If `images` expand those of one member and `codes` have a single row, images are augmented once and expanded.
     """
     if len(codes) == 1 and images.stride(0) == 0:
         return crop_flip(images[0], codes[0]).expand(images.shape)
@@ -55,10 +55,10 @@ def _codes(count: int, generator: torch.Generator) -> Tensor:
 
 
 class PackAugmentation:
-    """Random crops and flips of a pack's members, each from its own seed; equal seeds draw once."""
+    """Random crops and flips for a pack's members, each from its own seed; members with equal seeds share draws."""
 
     def __init__(self, seeds: Sequence[int], *, skipped: int = 0) -> None:
-        """Go on after the first `skipped` images of each stream."""
+        """Continue after the first `skipped` images of each stream."""
         self._seeds = tuple(seeds)
         self._generators = {
             seed: torch.Generator().manual_seed(derive(seed, "augment")) for seed in dict.fromkeys(seeds)
@@ -68,7 +68,7 @@ class PackAugmentation:
                 _codes(min(_SKIPPED_AT_ONCE, skipped - start), generator)
 
     def draw(self, count: int) -> Tensor:
-        """Return the codes of the next `count` images of each stream ``[trials, count]``; one row if all are equal."""
+        """Return the codes of the next `count` images of each stream ``[trials, count]``; one row if equal."""
         codes = {seed: _codes(count, generator) for seed, generator in self._generators.items()}
         if len(codes) == 1:
             return next(iter(codes.values()))[None]

@@ -1,7 +1,7 @@
-"""The examples of each step: drawn, gathered, augmented and standardised, in micro-batches that bound memory.
+"""Batches of each step: drawn, gathered, augmented and standardised, in micro-batches to limit memory.
 
-What is drawn is drawn on the host, so that a run sees the same examples on every device. An accelerator gets it for
-many steps at once, from memory that the copy need not wait for; everything else happens there.
+Random draws are made on the host, so that a run sees the same examples on every device. They are copied to an
+accelerator for many steps at once, asynchronously from pinned memory; the rest is done on the device.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from sensitivity.training.order import PackOrder, gather
 from sensitivity.training.problems import Problem
 
 _AHEAD = {"cpu": 1, "cuda": 64}
-"""Steps whose draws go to the device at once."""
+"""Number of steps whose draws are copied to the device at once."""
 _NUMBERS_AHEAD = 2**22
-"""Indices that go there at once, if those of several steps are more."""
+"""Maximum number of indices that are copied at once, but at least those of one step."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """A part of a batch, for every member."""
+    """A part of the batch of every member."""
 
     inputs: Tensor
-    """``[trials, examples, ...]``, as the network takes them."""
+    """Network inputs ``[trials, examples, ...]``."""
     targets: Tensor
     """``[trials, examples, ...]``."""
     share: float | Tensor
-    """Of the whole batch's loss terms; ``[trials]`` where some are masked and this is not all of the batch."""
+    """Fraction of the batch's loss terms in this part; ``[trials]`` if terms are masked and the batch is split."""
     valid: Tensor | None = None
-    """Which terms have a loss ``[trials, examples, *positions]``; None where all have."""
+    """Which terms have a loss ``[trials, examples, *positions]``; None if all have one."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What decides the batch of a step, on the device; with one row where it is the same for all members."""
+    """Random draws that determine the batch of a step, on the device; a single row if equal for all members."""
 
     rows: Tensor
     """Indices of the examples, ``[1 or trials, batch]``."""
     codes: Tensor | None
-    """Of their augmentation, ``[1 or trials, batch]``; None without any."""
+    """Augmentation codes ``[1 or trials, batch]``; None without augmentation."""
 
     def select(self, index: Tensor, *, alike: bool) -> Draw:
-        """Return that of the members at `index`, which are all the same if `alike`."""
+        """Return the draw of the members at `index`; `alike` says that theirs are all equal."""
 
         def kept(tensor: Tensor) -> Tensor:
             return tensor if len(tensor) == 1 else tensor[index[:1] if alike else index]
@@ -57,7 +57,7 @@ class Draw:
 
 
 class PackBatches:
-    """The batches of a pack's members, each from its own seed; equal seeds draw and gather once."""
+    """The batches of a pack's members, each from its own seed; members with equal seeds share draws and batches."""
 
     def __init__(
         self,
@@ -69,10 +69,10 @@ class PackBatches:
         augment: bool,
         drawn: int = 0,
     ) -> None:
-        """Go on after `drawn` batches; the stream does not depend on the batch size or its division."""
+        """Continue after `drawn` batches; the stream does not depend on the batch size or micro-batch size."""
         self._dataset, self._masked = problem.dataset, problem.loss.masked
         self.chunk = min(micro_batch or batch_size, batch_size)
-        """Examples of each member in a part of a batch, the last one's aside."""
+        """Examples of each member in a part of a batch; the last part may have fewer."""
         self.batch_size = batch_size
         """Examples of each member in a whole batch."""
         self._order = PackOrder(
@@ -81,20 +81,20 @@ class PackBatches:
         self._augmentation = PackAugmentation(seeds, skipped=drawn * batch_size) if augment else None
         self._seeds = list(seeds)
         self._ahead: deque[Draw] = deque()
-        """Of the next steps, drawn already."""
+        """Draws of the next steps."""
 
     def draw(self) -> Iterator[MicroBatch]:
-        """Yield the parts of the next step's batch; all of them must be taken."""
+        """Yield the parts of the next step's batch; the caller must exhaust the iterator."""
         return self.parts(self.next())
 
     def next(self) -> Draw:
-        """Return what decides the next step's batch."""
+        """Return the draw of the next step's batch."""
         if not self._ahead:
             self._ahead.extend(self._uploaded())
         return self._ahead.popleft()
 
     def parts(self, draw: Draw) -> Iterator[MicroBatch]:
-        """Yield the parts of a step's batch: the same operations on the device each time."""
+        """Yield the parts of a step's batch, by the same device operations each time."""
         data, every_row = self._dataset, draw.rows.expand(len(self._seeds), -1)
         divided = self.chunk < self.batch_size
         whole = _valid(gather(data.train_targets, every_row)).flatten(1).sum(1) if self._masked and divided else None
@@ -123,7 +123,7 @@ class PackBatches:
         self._ahead = deque(draw.select(places, alike=len(set(self._seeds)) == 1) for draw in self._ahead)
 
     def _uploaded(self) -> Iterator[Draw]:
-        """Draw for some steps, and yield what was drawn for each, on the device."""
+        """Draw for several steps, and yield each step's draw on the device."""
         device = self._dataset.train_inputs.device
         numbers = len(self._seeds) * self.batch_size
         steps = range(max(1, min(_AHEAD[device.type], _NUMBERS_AHEAD // numbers)))
@@ -135,12 +135,12 @@ class PackBatches:
 
 
 def _valid(targets: Tensor) -> Tensor:
-    """Return which targets have a loss."""
+    """Return which targets have a loss, that is, are not masked."""
     return ~is_ignored(targets)
 
 
 def _uploaded(tensors: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
-    """Return tensors of the host's on a device; an accelerator copies them when it comes to it, without a wait."""
+    """Return copies of host tensors on a device; an accelerator copies them asynchronously."""
     if device.type != "cuda":
         return [tensor.to(device) for tensor in tensors]
     return torch.stack(tuple(tensors)).pin_memory().to(device, non_blocking=True).unbind()

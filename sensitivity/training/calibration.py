@@ -1,9 +1,8 @@
-"""A short measurement, on the device that will train: which pack size is fastest, what a step costs, what it holds.
+"""Short measurement, on the device that will train, of the best pack size, the time of a step, and its memory.
 
-Sizes are tried from 1 upwards, four times the last, until one would not or does not fit in memory, or would take long
-to measure. A size is measured in whole periods of the optimizer's updates, after two steps that warm up, or on an
-accelerator so many that all kinds of steps are recorded; the quickest period counts, because other work on the machine
-only ever adds to it.
+Sizes grow from 1 by factors of four until one does not fit in memory or would take long to measure. Whole periods of
+the optimizer's updates are timed after two warm-up steps, or on an accelerator after enough steps to record all kinds
+of steps as graphs. The fastest period counts, because other load on the machine can only make it slower.
 """
 
 from __future__ import annotations
@@ -31,37 +30,37 @@ from sensitivity.training.step import make_optimizer
 _SIZES = (1, 4, 16, 64)
 _MEASURE_S = 0.15
 _LONG_S = 0.4
-"""A period that takes so long is measured once: it is an average already."""
+"""A period of at least this length is measured only once, because it is already an average."""
 _LONGEST_S = 2.0
-"""A larger size is not tried if measuring it would take longer: a pack that slow gains nothing from being larger."""
+"""Maximum duration of a measurement; a pack this slow does not gain from being larger."""
 _WORTH_IT = 1.05
-"""A larger size is taken if it is so many times as fast."""
+"""Minimum speedup for which a larger size is chosen."""
 _EVALUATED = {"cpu": 1_000, "cuda": 10_000}
-"""Examples of each split from which the time of an evaluation is taken, or as many as are differentiated at once."""
+"""Minimum number of examples of each split in a timed evaluation."""
 _MEMORY_SIZE = 4
-"""Pack in which memory is measured; it grows linearly with members (benchmarks/packs.py)."""
+"""Size of the pack in which memory is measured; memory is linear in the number of members (benchmarks/packs.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one trial costs in a pack of the chosen size."""
+    """Cost of one trial in a pack of the chosen size."""
 
     steps: int
     flops: float
-    """Of training, gradient and optimizer."""
+    """FLOPs of training: gradients and optimizer."""
     step_seconds: float
-    """Device-seconds a step and trial, in a pack of the chosen size."""
+    """Device-seconds per step and trial in a pack of the chosen size."""
     evaluation_seconds: float
     """Device-seconds of all the trial's evaluations."""
     pack_size: int
     most: int
-    """Members of the largest pack that fits in memory."""
+    """Number of members of the largest pack that fits in memory."""
     gain: float
-    """Trial-steps a second over those of one trial at a time."""
+    """Throughput in trial-steps per second relative to packs of one."""
     member_bytes: float
-    """Peak memory of a member's tensors: parameters, optimizer state, activations, and what a step needs on the way.
+    """Peak memory of a member's tensors: parameters, optimizer state, activations, and temporaries of a step.
 
-    The host's allocator may hold up to a third more.
+    The host's allocator may use up to a third more.
     """
 
     @property
@@ -78,13 +77,13 @@ def calibrate(
     memory_bytes: float,
     micro_batch: int | None = None,
 ) -> Cost:
-    """Choose a pack size for `trials`, of one workload, arm and batch size, and extrapolate what each costs.
+    """Choose a pack size for `trials`, of one workload, arm and batch size, and extrapolate the cost of each.
 
     Args:
-        trials: as many as would make the largest pack.
-        problem: their workload's problem.
-        sizes: of packs to try, rising; those above the number of trials count as that number.
-        memory_bytes: what a pack may take.
+        trials: enough trials to fill the largest pack.
+        problem: the problem of their workload.
+        sizes: pack sizes to try, increasing; larger ones than the number of trials are reduced to it.
+        memory_bytes: memory available to a pack.
         micro_batch: examples of each member that are differentiated at once.
     """
     sizes = sorted({min(size, len(trials)) for size in sizes})
@@ -104,7 +103,7 @@ def calibrate(
         if bench.size < size:
             most = bench.size
             break
-        del bench  # or what was not chosen would be in memory beside the next one
+        del bench  # frees the memory of a rejected pack before the next one is built
     assert chosen is not None
     workload, batch_size = trials[0].workload, trials[0].batch_size
     lengths = {"train_size": problem.dataset.train_size, "batch_size": batch_size}
@@ -131,7 +130,7 @@ def calibrate(
 def member_bytes(
     trials: Sequence[Trial], problem: Problem, *, micro_batch: int | None = None, members: int = _MEMORY_SIZE
 ) -> float:
-    """Return the peak memory of a member of a pack of these trials, measured in a pack of so many `members`."""
+    """Return the peak memory per member for these trials, measured in a pack of `members`."""
     some = _Bench(trials[:members], problem, micro_batch)
     try:
         return peak_bytes(some.all_work, some.held()) / some.size
@@ -144,7 +143,7 @@ def member_bytes(
 
 
 class _Bench:
-    """A pack that takes steps which change nothing: its learning rate is 0."""
+    """A pack that is timed with a learning rate of 0, so that its steps change nothing."""
 
     def __init__(self, trials: Sequence[Trial], problem: Problem, micro_batch: int | None) -> None:
         seeds = [trial.seed for trial in trials]
@@ -164,7 +163,7 @@ class _Bench:
         self._count: Iterator[int] = iter(range(10**9))
 
     def held(self) -> list[Tensor]:
-        """Return the tensors that stay from step to step."""
+        """Return the tensors that persist between steps."""
         kept = tree_leaves((self._model.state(), self.optimizer.state()))
         return [leaf for leaf in kept if isinstance(leaf, Tensor)]
 
@@ -172,14 +171,14 @@ class _Bench:
         self._steps.take(step=next(self._count), lr_scale=0.0)
 
     def two_steps(self) -> None:
-        """Take the first two: K-FAC's inverses are made in one of them."""
+        """Take the first two steps; K-FAC computes its inverses in one of them."""
         self.step()
         self.step()
 
     def warm(self) -> None:
-        """Take the first two steps, and further ones until all that a period repeats has been recorded, if it can be.
+        """Take the first two steps, and further ones until all kinds of steps of a period are recorded, if possible.
 
-        A recording takes many times as long as a step, and steps before it are not what a run's are.
+        Recording takes much longer than a step, and steps before it are slower than those of a run.
         """
         self.two_steps()
         kinds = {self.optimizer.repeated_kind(step) for step in range(self.optimizer.period)} - {None}
@@ -189,9 +188,9 @@ class _Bench:
         self.wait()
 
     def all_work(self) -> None:
-        """Do what may take most memory: on the host the first steps, followed operation by operation.
+        """Do the work that may use most memory: on the host, the first steps, which are tracked by operation.
 
-        On an accelerator, whose allocator tells, a period and an evaluation too, after what is recorded for them.
+        On an accelerator, whose allocator reports the peak, also a period and an evaluation, including recordings.
         """
         if self._model.device.type == "cpu":
             self.two_steps()
@@ -202,9 +201,9 @@ class _Bench:
         self.evaluation_seconds(training=True)
 
     def evaluation_seconds(self, *, training: bool) -> float:
-        """Return what one evaluation takes, of the training split too if `training`.
+        """Return the seconds of one evaluation, including the training split if `training`.
 
-        It is that of the second of two of some examples: the first asks for memory.
+        It is extrapolated from the second of two evaluations of some examples, because the first allocates memory.
         """
         data = self._problem.dataset
         count = (self._examples or data.train_size) if training else 0
@@ -237,7 +236,7 @@ class _Bench:
 
 
 def _measured(trials: Sequence[Trial], problem: Problem, micro_batch: int | None) -> tuple[_Bench, float]:
-    """Return a pack of these trials with its seconds a step and trial: of all, or of half as often as memory asks."""
+    """Return a pack of these trials and its seconds per step and trial; the pack is halved until it fits in memory."""
     while (found := _measured_if_it_fits(trials, problem, micro_batch)) is None:
         release_unused()
         trials = trials[: len(trials) // 2]
@@ -247,7 +246,7 @@ def _measured(trials: Sequence[Trial], problem: Problem, micro_batch: int | None
 def _measured_if_it_fits(
     trials: Sequence[Trial], problem: Problem, micro_batch: int | None
 ) -> tuple[_Bench, float] | None:
-    """Do so for all of them; None, and the pack is gone, if it runs out of memory and could be halved."""
+    """Measure a pack of all trials; None, with the pack freed, if it runs out of memory and can be halved."""
     try:
         bench = _Bench(trials, problem, micro_batch)
         return bench, _step_seconds(bench)

@@ -1,4 +1,4 @@
-"""What only the data and the model can tell of a study, checked before anything is paid for."""
+"""Checks of a study that need its data and model, made before any training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sensitivity.optimizers import width
-from sensitivity.optimizers.contract import RULES, EvaluatesElsewhere, Networks, Particular
+from sensitivity.optimizers.contract import RULES, EvaluatesOtherParameters, Networks, Restricted
 from sensitivity.optimizers.pack import TWO_AVERAGES, PackOptimizer
 from sensitivity.study.arms import OWN, Arm, declared_kind
 from sensitivity.study.errors import StudyFileError, UserError
@@ -29,14 +29,14 @@ from sensitivity.training.user_models import output_mistake
 logger = logging.getLogger(__name__)
 
 _PROBE = 64
-"""At most so many examples go through the model for the check."""
+"""Maximum number of examples that are passed through the model."""
 
 
 def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
-    """Check a study against its data set, and take its model through one step of training and of evaluation.
+    """Check a study against its data set, and run one training step and one evaluation of its model.
 
     Raises:
-        StudyFileError: with every mistake found; `source` names the study file.
+        StudyFileError: lists every mistake found; `source` names the study file.
     """
     size = problem.dataset.train_size
     mistakes = [
@@ -55,7 +55,7 @@ def check_study(spec: StudySpec, problem: Problem, *, source: str) -> None:
             f"{spec.required_problem.dataset} is {list(problem.dataset.train_inputs.shape[1:])}. Remove it"
         )
     targets = problem.dataset.train_targets
-    counted = problem.has_classes and problem.dataset.token_bytes is None  # a text's vocabulary is not its own to fill
+    counted = problem.has_classes and problem.dataset.token_bytes is None  # a text need not use its whole vocabulary
     if counted and (absent := problem.outputs - len(used_classes(pieces(targets)) - {IGNORED})):
         logger.warning(
             "problem: %d of %d classes have no training example; add examples, or raise train_subset",
@@ -95,17 +95,17 @@ def _named(problem: ProblemSpec) -> str:
 
 
 def _oracle_mistakes(spec: StudySpec, problem: Problem) -> list[str]:
-    """Refuse what would make the noise other than the closed form has it."""
+    """Return mistakes that would make the noise differ from that of the closed form."""
     size = problem.dataset.train_size
     mistakes = [
-        f"batch_sizes[{k}]: {batch_size} is more than half of the noisy quadratic's {size:,} examples, so that batches "
+        f"batch_sizes[{k}]: {batch_size} is more than half of the noisy quadratic's {size:,} examples, so batches "
         f"and their noise would repeat; allowed: 1 to {size // 2}"
         for k, batch_size in enumerate(spec.batch_sizes)
         if size // 2 < batch_size <= size
     ]
     if spec.execution.micro_batch is not None:
         mistakes.append(
-            "execution.micro_batch: the noise of the noisy quadratic is drawn a batch at a time; remove it, or give "
+            "execution.micro_batch: the noise of the noisy quadratic is drawn for whole batches; remove it, or give "
             "problem.ghost_batch"
         )
     return mistakes
@@ -117,7 +117,7 @@ def _model_mistakes(spec: StudySpec, variant: ProblemSpec, problem: Problem, arm
         torch.manual_seed(0)
         model = problem.build_model()
         if not any(p.requires_grad for p in model.parameters()):
-            return [f"{where} has no parameter that trains"]
+            return [f"{where} has no trainable parameter"]
         if spec.execution.micro_batch is not None and (coupled := _batch_coupled(model)):
             return [
                 f"execution.micro_batch: the layer {coupled} of {spec.required_problem.model} normalises over the"
@@ -134,7 +134,7 @@ def _model_mistakes(spec: StudySpec, variant: ProblemSpec, problem: Problem, arm
             if spec.execution.micro_batch is not None and not torch.equal(drawn, torch.random.get_rng_state()):
                 return [
                     f"execution.micro_batch: {spec.required_problem.model} draws random numbers for every part of a"
-                    " batch (dropout, say), so the micro-batch changes results. Give it as problem.ghost_batch instead"
+                    " batch (dropout does), so the micro-batch changes results. Give it as problem.ghost_batch instead"
                 ]
             classes, targets = problem.outputs if problem.has_classes else None, data.labels(targets)
             any_shape = classes is None and own_loss(variant)
@@ -154,7 +154,7 @@ def _model_mistakes(spec: StudySpec, variant: ProblemSpec, problem: Problem, arm
 
 
 def _optimizer_mistakes(spec: StudySpec, arms: Mapping[str, Arm], problem: Problem, model: nn.Module) -> Iterator[str]:
-    """Yield which optimizers have nothing to work with on this problem."""
+    """Yield mistakes of optimizers that can't be used with this problem."""
     part = spec.required_problem.ghost_batch or spec.execution.micro_batch
     networks = Networks(
         network=model,
@@ -168,25 +168,25 @@ def _optimizer_mistakes(spec: StudySpec, arms: Mapping[str, Arm], problem: Probl
     for name, arm in arms.items():
         kind = declared_kind(arm.kind)
         rule = RULES[kind]
-        if isinstance(rule, Particular) and (why := rule.unusable(arm.settings(), networks)) is not None:
+        if isinstance(rule, Restricted) and (why := rule.unusable(arm.settings(), networks)) is not None:
             yield f"optimizers.{name}: {why}"
         if (why := width.unusable(model, arm.kind)) is not None:
             yield f"optimizers.{name}: {why}"
         if kind == OWN:
             yield from _own_optimizer_mistakes(name, arm, model, _most_averaging(spec, arm))
-        elif isinstance(rule, EvaluatesElsewhere) and _most_averaging(spec, arm):
+        elif isinstance(rule, EvaluatesOtherParameters) and _most_averaging(spec, arm):
             yield f"optimizers.{name}.evaluation.ema_decay: {TWO_AVERAGES}"
 
 
 def _most_averaging(spec: StudySpec, arm: Arm) -> float:
-    """Return the largest decay of an arm's averages of its parameters; 0 without any."""
+    """Return the largest decay of an arm's parameter averages; 0 if it has none."""
     if (axis := arm.axes().get("ema_decay")) is not None:
         return axis.bounds()[1]
     return spec.evaluation.having(arm.settings().get("evaluation", {}), {}).ema_decay
 
 
 def _own_optimizer_mistakes(name: str, arm: Arm, model: nn.Module, ema_decay: float) -> Iterator[str]:
-    """Build an optimizer of the user's own at both ends of its axes, and take a step: what it refuses, it says now."""
+    """Build a user's optimizer at both ends of its axes and take a step, so that it reports invalid values now."""
     field = f"optimizers.{name}.kind: {arm.kind}"
     params = {key: p.detach().clone().unsqueeze(0) for key, p in model.named_parameters() if p.requires_grad}
     for end in (0, 1):
@@ -195,7 +195,7 @@ def _own_optimizer_mistakes(name: str, arm: Arm, model: nn.Module, ema_decay: fl
             with users_code(f"{field}: with {', '.join(f'{key} = {value:g}' for key, value in numbers.items())}"):
                 networks = Networks(network=model, batch_size=1, member=lambda place: model)
                 optimizer = PackOptimizer(arm.settings(), [numbers], params, networks, ema_decay=ema_decay)
-                if optimizer.modules() is None:  # else it has seen no forward pass yet
+                if optimizer.modules() is None:  # otherwise it needs a forward pass first
                     optimizer.step(params, {key: torch.ones_like(p) for key, p in params.items()}, 1.0, step=0)
         except UserError as error:
             yield str(error) if str(error).startswith(field) else f"optimizers.{name}.{error}"
@@ -203,5 +203,5 @@ def _own_optimizer_mistakes(name: str, arm: Arm, model: nn.Module, ema_decay: fl
 
 
 def _batch_coupled(model: nn.Module) -> str:
-    """Return the name of a layer through which the examples of a batch see each other, or nothing."""
+    """Return the name of a layer that couples the examples of a batch, such as BatchNorm; empty if there is none."""
     return next((name or "itself" for name, module in model.named_modules() if isinstance(module, _BatchNorm)), "")

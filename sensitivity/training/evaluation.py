@@ -1,4 +1,4 @@
-"""Measuring a pack: its metrics over whole splits, in chunks that take no more memory than training does."""
+"""Evaluation of a pack: metrics over whole splits, in chunks that need no more memory than training."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.problems import Problem
 
 _AT_ONCE = {"cpu": (2**14, 2**19, 2**16), "cuda": (2**18, 2**25, 2**20)}
-"""Examples x trials, numbers in their inputs, and terms of their losses, that go through the networks at once where
-training has fewer: on the host what its caches hold; on an accelerator so many that launches are nothing beside their
-work."""
+"""Limits of a chunk, if training uses smaller batches: examples x trials, input values, and loss terms. On the host
+a chunk fits in the caches; on an accelerator it is large enough that launch overhead is negligible."""
 
 Scores = Mapping[str, Tensor]
-"""Of each metric that was measured, the value of each trial ``[trials]``, on the CPU."""
+"""Values ``[trials]`` on the CPU of each measured metric."""
 
 
 def evaluate(
     model: PackedModel, problem: Problem, *, train_examples: int | None, chunk: int, training: bool = True
 ) -> Scores:
-    """Measure every member on the splits: the training split if `training`, and of it the first `train_examples`.
+    """Measure every member on the splits, including the first `train_examples` of the training split if `training`.
 
-    `chunk` examples of each member are known to fit in memory: so many are differentiated at once in training.
+    `chunk` is the number of examples per member that are differentiated at once in training and thus fit in memory.
     """
     data = problem.dataset
     at_once = _rows(model.device, math.prod(data.train_inputs.shape[1:]), problem.terms_per_example)
@@ -44,11 +43,11 @@ def evaluate(
             inputs, targets = inputs[:train_examples], targets[:train_examples]
         names += metrics
         values += _measured(model, problem, metrics, inputs, targets, rows)
-    return dict(zip(names, torch.stack(values).cpu(), strict=True))  # one wait for the device
+    return dict(zip(names, torch.stack(values).cpu(), strict=True))  # a single synchronisation
 
 
 def _rows(device: torch.device, numbers: int, terms: int) -> int:
-    """Return how many examples x trials, each of so many numbers and terms, go through the networks at once."""
+    """Return the chunk size in examples x trials, given the input values and loss terms of each."""
     rows, most_numbers, most_terms = _AT_ONCE[device.type]
     return min(rows, most_numbers // numbers, most_terms // terms)
 
@@ -56,7 +55,7 @@ def _rows(device: torch.device, numbers: int, terms: int) -> int:
 def _measured(
     model: PackedModel, problem: Problem, metrics: Sequence[Metric], inputs: Tensor, targets: Tensor, rows: int
 ) -> list[Tensor]:
-    """Return the value of each of `metrics` over some examples: ``[trials]`` each."""
+    """Return the value ``[trials]`` of each of `metrics` over some examples."""
     loss = torch.zeros(model.trials, dtype=torch.float64, device=model.device)
     count: Tensor | int = 0
     names = [metric.quantity.name for metric in metrics if not metric.is_loss]

@@ -1,4 +1,4 @@
-"""Digests of what a problem is once it is loaded, and the checks that rest on them (``study.identity``)."""
+"""Digests of a loaded problem, and checks based on them (``study.identity``)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from sensitivity.training.problems import Problem
 from sensitivity.training.random_states import initialised
 
 _ROWS, _NUMBERS = 4096, 1 << 22
-"""Rows of an array, and numbers, that are looked at at once: it may be larger than memory."""
+"""Maximum rows and values that are read at once from an array, which may be larger than memory."""
 _NOISE = 1e-12
-"""Of the largest column's scale: a column below it holds zeros, but for rounding in double precision."""
+"""Relative to the largest column's scale; columns with a smaller scale are zero up to double-precision rounding."""
 _PROBE = 16
-"""Examples on which two builds of a network are compared."""
+"""Number of examples on which two builds of a network are compared."""
 _ROUNDING = 1e-4
-"""Of the largest output: two builds of one network differ by less, whatever their kernels do."""
+"""Tolerance relative to the largest output; two builds of the same network differ by less with any kernels."""
 _DRAWS = (
-    "Something in it is drawn anew each time: by an unseeded generator (torch, numpy, random), os.urandom, the time"
+    "It depends on something that differs each time: an unseeded generator (torch, numpy, random), os.urandom, the time"
 )
 
 
 def identity(problem: Problem) -> Identity:
-    """Return the digests of a problem's data, on the CPU in the precision of training, and of its network."""
+    """Return the digests of a problem's data, on the CPU in training precision, and of its network."""
     network = initialised(problem.build_model, NETWORK_SEED)
     return Identity(**data_digests(problem.dataset), network=network_digest(network))
 
@@ -38,7 +38,7 @@ def data_digests(dataset: Dataset) -> dict[str, Digest]:
     """Return the digest of each array of a data set."""
     names = ("train_inputs", "train_targets", "test_inputs", "test_targets")
     arrays = {name: {"": getattr(dataset, name)} for name in names}
-    if dataset.validation_inputs is not None and dataset.validation_targets is not None:  # held out beside the test
+    if dataset.validation_inputs is not None and dataset.validation_targets is not None:  # held out
         arrays["test_inputs"]["validation"] = dataset.validation_inputs
         arrays["test_targets"]["validation"] = dataset.validation_targets
     return {name: digest(tensors) for name, tensors in arrays.items()}
@@ -53,7 +53,7 @@ def digest(tensors: Mapping[str, Tensor]) -> Digest:
     """Return the digest of tensors, by name."""
     whole, exact = hashlib.sha256(), hashlib.sha256()
     projection, square = 0.0, 0.0
-    generator = torch.Generator().manual_seed(0)  # of all arrays: two that change places must not look the same
+    generator = torch.Generator().manual_seed(0)  # shared by all arrays, so that swapped arrays have different digests
     for name, tensor in tensors.items():
         values = tensor.detach()
         kind = f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
@@ -79,7 +79,7 @@ def _rows(values: Tensor) -> int:
 
 
 def _projected(values: Tensor, generator: torch.Generator) -> tuple[float, float]:
-    """Return the projection and the squared norm of an array whose first dimension is rows, each column scaled."""
+    """Return the projection and the squared norm of an array ``[rows, ...]`` with scaled columns."""
     rows = values.flatten(1) if values.dim() > 1 else values.reshape(-1, 1)
     parts = torch.split(rows, _rows(rows))
     squares = torch.stack([part.double().square().sum(0) for part in parts]).sum(0)
@@ -99,23 +99,23 @@ def _weights(count: int, generator: torch.Generator) -> Tensor:
 
 
 def check_repeats(found: Identity, again: Dataset, *, named: str) -> None:
-    """Compare what a data function of the user's gave with what it gives at a second call, `again`.
+    """Compare the data returned by a user's function with those of a second call, `again`.
 
     Raises:
-        UserError: they differ; each array that does is named.
+        UserError: they differ; the message names the arrays.
     """
     others = [name.replace("_", " ") for name, d in data_digests(again).items() if not getattr(found, name).is_same(d)]
     if others:
         raise UserError(
-            f"problem.dataset: {named} returns other {', '.join(others)} at a second call\n"
-            f"  Every worker calls it, and would train on data of its own. {_DRAWS}\n"
-            "  Draw from a generator with a seed: torch.randperm(n, generator=torch.Generator().manual_seed(0)), "
+            f"problem.dataset: {named} returns different {', '.join(others)} when called again\n"
+            f"  Every worker calls it and would train on different data. {_DRAWS}\n"
+            "  Use a seeded generator: torch.randperm(n, generator=torch.Generator().manual_seed(0)), "
             "numpy.random.default_rng(0)"
         )
 
 
 def check_follows_seed(problem: Problem, *, named: str) -> None:
-    """Build the network twice from one seed, and compare parameters, buffers and outputs in both modes.
+    """Build the network twice with the same seed, and compare parameters, buffers, and outputs in both modes.
 
     Raises:
         UserError: they differ.
@@ -123,20 +123,20 @@ def check_follows_seed(problem: Problem, *, named: str) -> None:
     first, second = (initialised(problem.build_model, NETWORK_SEED) for _ in range(2))
     what = ""
     if not network_digest(first).is_same(network_digest(second)):
-        what = "other initial parameters"
+        what = "different initial parameters"
     elif not all(_are_close(*outputs) for outputs in _outputs(problem, first, second)):
-        what = "other outputs"
+        what = "different outputs"
     if what:
         raise UserError(
-            f"problem.model: {named} gives {what} when it is built a second time from the same seed\n"
-            f"  So a run's seed would not say what it trains. {_DRAWS}\n"
-            "  Draw with torch alone, without a seed of your own (torch.randn, torch.nn.init): a run sets the seed "
+            f"problem.model: {named} has {what} when it is built again with the same seed\n"
+            f"  A run's seed would then not determine its result. {_DRAWS}\n"
+            "  Draw with torch only, without setting a seed (torch.randn, torch.nn.init); each run sets the seed "
             "before it builds its network"
         )
 
 
 def _outputs(problem: Problem, first: nn.Module, second: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Return the outputs of both networks for the same examples, in training and in evaluation mode."""
+    """Return the outputs of both networks for the same examples, in training and evaluation mode."""
     inputs = problem.dataset.standardised(problem.dataset.train_inputs[:_PROBE])
     found = []
     for training in (True, False):

@@ -1,9 +1,9 @@
-"""Losses of packs, as the loss of every term: of an example, or of a token of a sequence.
+"""Losses of packs, computed per term: an example, or a token of a sequence.
 
-Outputs are ``[trials, batch, *positions, outputs]``; images have no positions, sequences have one dimension of them.
-Targets are classes ``[trials, batch, *positions]`` (int64; ``IGNORED`` where a term is masked), or values of the shape
-of the outputs. A loss returns its terms ``[trials, batch, *positions]``, and what is minimised is their mean over the
-terms of a batch that are not masked.
+Outputs are ``[trials, batch, *positions, outputs]``; images have no positions, sequences have one dimension of
+positions. Targets are classes ``[trials, batch, *positions]`` (int64; ``IGNORED`` for masked terms), or values with the
+shape of the outputs. A loss returns its terms ``[trials, batch, *positions]``; training minimises the mean over the
+unmasked terms of a batch.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.user_functions import check_arguments, fitted_arguments, import_function
 
 LossKind = Literal["cross_entropy", "squared_error", "binary_cross_entropy"]
-"""Losses that are the negative logarithm of a likelihood, whose Fisher is known."""
+"""Losses that are negative log-likelihoods with a known Fisher matrix."""
 TermFunction = Callable[[Tensor, Tensor], Tensor]
 IGNORED = -100
-"""The class of a term that is masked, as in ``torch.nn.functional.cross_entropy``."""
+"""Class of masked terms, as in ``torch.nn.functional.cross_entropy``."""
 
 _FEW_CLASSES = 16
-"""Below so many, torch's CPU kernels are 4 to 9 times as fast over classes in another than the last dimension."""
+"""For fewer classes, torch's CPU kernels are 4 to 9 times as fast if classes are not the last dimension."""
 
 
 def is_ignored(targets: Tensor) -> Tensor:
-    """Return where targets are ``IGNORED``; unsigned ones never are, though torch would compare them modulo 256."""
+    """Return where targets are ``IGNORED``; never for unsigned ones, which torch would compare modulo 256."""
     return targets == IGNORED if targets.dtype.is_signed else torch.zeros_like(targets, dtype=torch.bool)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Loss:
-    """A loss function of a pack."""
+    """The loss function of a pack."""
 
     terms: Callable[..., Tensor]
-    """A function of outputs and targets (`TermFunction`)."""
+    """Returns the terms, given outputs and targets (`TermFunction`)."""
     kind: LossKind | None = None
-    """The likelihood that it is of, exactly; None of any other loss."""
+    """The likelihood whose negative logarithm the loss is; None for other losses."""
     masked: bool = False
-    """Whether targets may be ``IGNORED``, so that means are over the others."""
+    """Whether targets may be ``IGNORED``, which are excluded from means."""
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean over the terms of each trial, ``[trials]``."""
@@ -55,22 +55,22 @@ class Loss:
         return terms.sum(1) / (targets != IGNORED).flatten(1).sum(1).clamp_min(1)
 
     def count(self, targets: Tensor) -> Tensor | int:
-        """Return how many terms a mean over ``[batch, *positions]`` targets is of, up to a constant factor."""
+        """Return the number of terms in the mean over targets ``[batch, *positions]``, up to a constant factor."""
         return (targets != IGNORED).sum() if self.masked else len(targets)
 
     def smoothed(self, share: float) -> Loss:
-        """Return cross-entropy with that share of every target spread evenly over all classes."""
+        """Return cross-entropy with label smoothing: `share` of every target is spread evenly over all classes."""
         return replace(self, terms=functools.partial(self.terms, smoothing=share))
 
 
 def cross_entropy_terms(
     outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0, class_weights: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy of each term; a masked term has 0.
+    """Cross-entropy of each term; 0 for masked terms.
 
-    With `smoothing`, that share of every target is spread evenly over all classes (Szegedy et al. 2016). With
-    `class_weights` ``[classes]``, a term counts with the weight of its class. It isn't divided by the sum of weights
-    of its batch, so that the loss of an example does not depend on others.
+    `smoothing` is the share of every target that is spread evenly over all classes (Szegedy et al. 2016).
+    `class_weights` ``[classes]`` weight the terms by class. Unlike in torch, they are not normalised by their sum over
+    the batch, so that the loss of an example does not depend on others.
     """
     options: dict[str, Any] = {"reduction": "none", "label_smoothing": smoothing, "ignore_index": IGNORED}
     if class_weights is not None:
@@ -82,40 +82,40 @@ def cross_entropy_terms(
 
 
 def squared_error_terms(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Half the squared distance of each example, over all of its positions and outputs."""
+    """Half the squared distance of each example, summed over positions and outputs."""
     _require_same_shape(outputs, targets)
     return (outputs - targets).square().flatten(2).sum(2) / 2
 
 
 def huber_terms(outputs: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
-    """Huber's function summed over the outputs of each example: half the square up to `delta`, and linear beyond."""
+    """Huber loss summed over the outputs of each example: half the square up to `delta`, linear beyond."""
     _require_same_shape(outputs, targets)
     return functional.huber_loss(outputs, targets, reduction="none", delta=delta).flatten(2).sum(2)
 
 
 def binary_cross_entropy_terms(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each label, averaged over the labels of each example; targets lie from 0 to 1."""
+    """Cross-entropy of each label, averaged over the labels of each example; targets are in [0, 1]."""
     _require_same_shape(outputs, targets)
     losses = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
     return losses.flatten(2).mean(2)
 
 
 def mean_output_terms(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Output of each example, for a network that returns its own loss ``[trials, batch, 1]``."""
+    """Output of each example, for networks that return their loss ``[trials, batch, 1]``."""
     return outputs.flatten(1)
 
 
 def _require_same_shape(outputs: Tensor, targets: Tensor) -> None:
-    """Raise ValueError where shapes differ; broadcasting would give the loss of something else."""
+    """Raise ValueError if shapes differ, because broadcasting would give a wrong loss."""
     if outputs.shape != targets.shape:
         raise ValueError(f"outputs {list(outputs.shape[1:])} and targets {list(targets.shape[1:])} differ in shape")
 
 
 def own_terms(function: Callable[..., Any], where: str) -> TermFunction:
-    """Return the terms of a loss of the user's: of outputs and targets ``[batch, ...]``, the loss of each example.
+    """Return the term function of a user's loss, which returns the loss of each example ``[batch]``.
 
-    The function sees the examples of all trials as one batch. As the loss of an example must not depend on the others,
-    it need not know of packs.
+    The user's function receives the examples of all trials as one batch of outputs and targets ``[batch, ...]``. This
+    is correct because the loss of an example must not depend on others.
     """
 
     def terms(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def own_terms(function: Callable[..., Any], where: str) -> TermFunction:
             got = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
             raise UserError(
                 f"{where} returned {got} for {trials * batch} examples; it must return the loss of each example, "
-                "[batch], or of each token, [batch, time]: no mean over them (reduction='none')"
+                "[batch], or of each token, [batch, time], without averaging (reduction='none')"
             )
         return found.reshape(trials, batch, *found.shape[1:])
 
@@ -144,14 +144,14 @@ _SHIPPED: Mapping[str, Loss] = {
 
 
 def loss_of(spec: ProblemSpec, *, masked: bool = False) -> Loss:
-    """Return the loss that a study names, with its arguments, without label smoothing; `masked` as of ``Loss``.
+    """Return the loss of a study with its arguments, without label smoothing; `masked` as in ``Loss``.
 
     Raises:
-        UserError: a loss of the user's own is not found, or does not take its arguments.
+        UserError: a user's loss is not found or does not accept its arguments.
     """
     given = dict(spec.loss_arguments)
     if (shipped := _SHIPPED.get(spec.loss)) is not None:
-        if "class_weights" in given:  # which no likelihood has
+        if "class_weights" in given:  # a weighted loss is not a log-likelihood
             given["class_weights"] = torch.tensor(given["class_weights"], dtype=torch.float64)
             shipped = replace(shipped, kind=None)
         terms = functools.partial(shipped.terms, **given) if given else shipped.terms

@@ -1,4 +1,4 @@
-"""The members of a pack as they stand: what was measured, and what went wrong, and when."""
+"""State of a pack's members: measurements, and when and why they diverged or stopped."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ class Member:
     trial: Trial
     step_flops: float
     step_epochs: float
-    """Epochs a step: batch size over training-set size."""
+    """Epochs per step: batch size divided by training-set size."""
     measurements: list[Measurement] = field(default_factory=list)
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     phase_seconds: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     clip_sum: float = 0.0
-    """Of the KL clip's factors, over the `clip_steps` steps since the last evaluation."""
+    """Sum of the KL clip's factors over the `clip_steps` steps since the last evaluation."""
     clip_steps: int = 0
     clipped: float = 0.0
-    """Steps whose clip bound, of all `clippable` ones."""
+    """Number of steps at which the clip was active, out of `clippable` steps."""
     clippable: int = 0
     least_loss: float = math.inf
-    """Of the validation split, or without one of the training split, where it was judged: what pruning goes by."""
+    """Smallest loss on the validation split, or on the training split if there is none; the criterion of pruning."""
     fault: str = ""
-    """Why it diverged; empty while it has not."""
+    """Why it diverged; empty if it has not."""
     stopped: str = ""
-    """Why it was stopped early; empty while it was not."""
+    """Why it was stopped early; empty if it was not."""
 
     @property
     def reached(self) -> float:
-        """The least loss that it was judged by; infinite of a diverged member."""
+        """Smallest loss for pruning; infinite for a diverged member."""
         return math.inf if self.fault else self.least_loss
 
     @property
     def bound(self) -> float:
-        """The training loss above which it has diverged; it has been measured untrained."""
+        """Training loss above which it has diverged; requires the measurement of the untrained network."""
         return self.trial.workload.evaluation.divergence_bound * self.measurements[0].train_loss
 
     def measure(self, scores: Scores, place: int, *, lr_multiplier: float, judged: bool) -> None:
-        """Note the scores at `place`; if it is `judged` by them, they have its training loss."""
+        """Record the scores at index `place`; if `judged`, check their training loss for divergence."""
         lr = dict(self.trial.hyperparameters)["lr"] * lr_multiplier
         values = {name: _within(of[place].item()) for name, of in scores.items()}
         usual = {name: value for name, value in values.items() if name in USUAL}
@@ -79,15 +79,15 @@ class Member:
             loss = f"training loss {measured.train_loss:.4g} at step {self.steps}"
             self.fault = f"{loss}, above the bound {self.bound:.4g}"
 
-    def note_clipping(self, summed: float, clipped: float, steps: int) -> None:
-        """Note the sum of the KL clip's factors, and how many were below 1, over the last `steps` steps."""
+    def record_clipping(self, summed: float, clipped: float, steps: int) -> None:
+        """Record the sum of the KL clip's factors, and how many were below 1, over the last `steps` steps."""
         self.clip_sum += summed
         self.clip_steps += steps
         self.clipped += clipped
         self.clippable += steps
 
     def result(self) -> RunResult:
-        """Return what the run yields as it stands."""
+        """Return the current result of the run."""
         status = Status.DIVERGED if self.fault else Status.STOPPED if self.stopped else Status.COMPLETED
         return RunResult(
             trial=self.trial,
@@ -104,13 +104,13 @@ class Member:
         )
 
     def state(self) -> dict[str, Any]:
-        """Return what was noted so far, as plain containers of numbers and texts."""
+        """Return everything recorded so far as plain containers of numbers and strings."""
         kept = {name: getattr(self, name) for name in _KEPT}
         rows = [dataclasses.astuple(m) for m in self.measurements]
         return {**kept, "phase_seconds": dict(self.phase_seconds), "measurements": rows}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from a state returned by `state`."""
         for name in _KEPT:
             setattr(self, name, state[name])
         self.phase_seconds = dict(self.phase_seconds)
@@ -130,32 +130,32 @@ _KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Fault:
-    """How a member went wrong first."""
+    """The first fault of a member."""
 
     place: int
     step: int
-    """Steps behind it when it did."""
+    """Number of steps completed before it."""
     kind: Kind
 
 
 class DivergenceMonitor:
-    """Finds the step at which each live member first diverged or failed; losses stay on the device between checks."""
+    """Finds the step at which each member first diverged or failed; losses stay on the device between checks."""
 
     def __init__(self, trials: int, *, patience: int | None = None) -> None:
-        """Monitor `trials` members; `patience` batches in a row above the bound are a fault, or none if it is None."""
+        """Monitor `trials` members; `patience` consecutive batches above the bound are a fault, None disables this."""
         self._patience = patience
         self._seen: list[tuple[int, Tensor, Tensor | None]] = []
         self._above = torch.zeros(trials, dtype=torch.int64)
-        """Batches in a row above the bound, up to the last check."""
+        """Number of consecutive batches above the bound, up to the last check."""
         self._first = torch.full((len(_KINDS), trials), -1)
-        """The step of the first fault of each kind; -1 without one."""
+        """Step of the first fault of each kind; -1 if there is none."""
 
     def observe(self, step: int, losses: Tensor, failed: Tensor | None) -> None:
-        """Record the losses before `step` and the members ``[trials]`` that it could not update."""
+        """Record the losses before `step`, and which members ``[trials]`` it failed to update."""
         self._seen.append((step, losses.clone(), None if failed is None else failed.clone()))
 
     def faults(self, bounds: Sequence[float]) -> list[Fault]:
-        """Return the first fault of each member that has one; waits for the device. `bounds` are of their losses."""
+        """Return the first fault of each member that has one; synchronises the device. `bounds` limit the losses."""
         if self._seen:
             steps = torch.tensor([step for step, _, _ in self._seen])
             losses = torch.stack([losses for _, losses, _ in self._seen])
@@ -175,7 +175,7 @@ class DivergenceMonitor:
         return faults
 
     def _too_long(self, above: Tensor) -> Tensor:
-        """Return where losses ``[steps, trials]`` have been `above` the bound for long enough; counts on from there."""
+        """Return where losses ``[steps, trials]`` have been `above` the bound long enough, and update the counts."""
         too_long = torch.zeros_like(above)
         if self._patience is not None and (above.any() or self._above.any()):
             for row, marks in zip(above, too_long, strict=True):
@@ -188,33 +188,33 @@ class DivergenceMonitor:
         self._above, self._first = self._above[kept], self._first[:, kept]
 
     def state(self) -> dict[str, Tensor]:
-        """Return what was found up to the last call of `faults`."""
+        """Return the state as of the last call of `faults`."""
         return {"above": self._above, "first": self._first}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what `state` gave."""
+        """Restore a state returned by `state`."""
         self._above.copy_(state["above"])
         self._first.copy_(state["first"])
 
 
 def _within(value: float) -> float:
-    """Return a measured value, infinite beyond ``LARGEST``."""
+    """Return a measured value, or infinity if it exceeds ``LARGEST``."""
     return math.copysign(math.inf, value) if abs(value) > LARGEST else value
 
 
-def unharmed(live: Sequence[Member]) -> list[int]:
-    """Return the places of the members that train on."""
+def still_training(live: Sequence[Member]) -> list[int]:
+    """Return the indices of the members that are still training."""
     return [place for place, member in enumerate(live) if not member.fault and not member.stopped]
 
 
 def stop_worse(members: Sequence[Member]) -> None:
-    """Stop the members of a pack that train on, and whose best so far is worse than the pack's median.
+    """Stop training members whose best loss is worse than the pack's median.
 
-    Those that were stopped count with what they had reached, and diverged ones as worst. So it is not half of those
-    left that goes each time: a run that is among the better half of all that started trains on.
+    The median is over all members: stopped ones count with their best loss and diverged ones as worst. Hence a member
+    in the better half of the original pack is never stopped.
     """
     median = statistics.median(member.reached for member in members)
-    for place in unharmed(members):
+    for place in still_training(members):
         member = members[place]
         split = "validation" if "validation_loss" in member.measurements[-1].further else "training"
         if member.reached > median:

@@ -1,4 +1,4 @@
-"""The memory of a training process: its allocator, and what tensors take at most."""
+"""Memory of a training process: allocator settings and peak memory of tensors."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
-from sensitivity.training.following import FollowingMode
+from sensitivity.training.dispatch_modes import ObserverMode
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt(3)
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep the memory of freed tensors for the next ones, rather than return it to the system.
+    """Make the C library keep freed memory for later tensors instead of returning it to the system.
 
-    A pack's activations are tens of MB that are freed and asked for again at every step. By default glibc maps
-    and unmaps blocks of that size, and the system clears each page anew, which shows in
-    ``python benchmarks/packs.py --default-allocator``. A process keeps its peak memory for it.
+    A pack's activations are tens of MB that are freed and allocated again at every step. By default glibc maps and
+    unmaps blocks of this size, and the system must clear their pages each time; ``python benchmarks/packs.py
+    --default-allocator`` measures the cost. In return, the process keeps its peak memory.
 
     Returns:
-        Whether it could be done: False without glibc.
+        Whether it succeeded; False without glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -36,24 +36,23 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> None:
-    """Have the C library return the memory that it keeps; it keeps what is freed from now on."""
+    """Make the C library return the free memory that it keeps; memory freed later is kept again."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # without glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def release_unused() -> None:
-    """Give back to the accelerator what nothing holds any more: models and their recordings refer to themselves."""
+    """Return unreferenced memory to the accelerator; collects models and recordings, which have reference cycles."""
     gc.collect()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
 
 
 def peak_bytes(work: Callable[[], object], held: Sequence[Tensor]) -> int:
-    """Return the most memory that tensors take at any time during `work`, those `held` throughout included.
+    """Return the peak memory of tensors during `work`, including those in `held`, which exist throughout.
 
-    On an accelerator its allocator tells, with the gaps that it leaves and the memory that recordings keep to
-    themselves; on the host every operation's results are followed until they are freed, which leaves out what an
-    operation takes for itself and gives back.
+    On an accelerator the allocator reports it, including fragmentation and memory reserved by recordings. On the host
+    the results of every operation are tracked until they are freed; temporaries within an operation are not counted.
     """
     kept: dict[int, int] = {}
     for tensor in held:
@@ -66,14 +65,14 @@ def peak_bytes(work: Callable[[], object], held: Sequence[Tensor]) -> int:
         before = torch.cuda.memory_allocated(device)
         work()
         return sum(kept.values()) + int(torch.cuda.max_memory_reserved(device) - before)
-    followed = _Followed(set(kept))
+    followed = _LiveMemory(set(kept))
     with followed:
         work()
     return sum(kept.values()) + followed.peak
 
 
-class _Followed(FollowingMode):
-    """Follows the storages that operations return, but for known ones."""
+class _LiveMemory(ObserverMode):
+    """Tracks the storages that operations return, except known ones."""
 
     def __init__(self, known: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,9 +1,9 @@
-"""How quantities are computed: of a pack, over a whole split that comes in chunks.
+"""Computation of quantities for a pack, over a whole split that is processed in chunks.
 
-A computation is an ``Accumulator``, made for one evaluation of a pack. It takes chunks of outputs
-``[trials, chunk, *positions, outputs]`` and targets ``[chunk, *positions]`` (classes, ``IGNORED`` where masked) or
-``[chunk, *positions, outputs]`` (values), and at the end returns ``[trials]`` in float64. So neither the size of a
-chunk nor that of a pack changes a result.
+Each computation is an ``Accumulator``, created for one evaluation of a pack. It receives chunks of outputs
+``[trials, chunk, *positions, outputs]`` and targets ``[chunk, *positions]`` (classes, ``IGNORED`` if masked) or
+``[chunk, *positions, outputs]`` (values), and returns ``[trials]`` in float64. The result depends on neither the chunk
+size nor the pack size.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Accumulator(Protocol):
     """The computation of one quantity in one evaluation."""
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Take a chunk of the split."""
+        """Add a chunk of the split."""
 
     def result(self, loss: Tensor) -> Tensor:
         """Return the quantity of each trial; `loss` is the mean loss ``[trials]``."""
 
 
 class MeanOfTerms:
-    """The mean over terms that are not masked of a function of outputs and targets ``[trials, chunk, ...]``."""
+    """Mean over unmasked terms of a function of outputs and targets ``[trials, chunk, ...]``."""
 
     def __init__(self, terms: Callable[[Tensor, Tensor], Tensor]) -> None:
         self._terms = terms
@@ -40,7 +40,7 @@ class MeanOfTerms:
         self._count: Tensor | int = 0
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Take a chunk of the split."""
+        """Add a chunk of the split."""
         values = self._terms(outputs, targets.expand(len(outputs), *targets.shape)).double()
         if not targets.is_floating_point():
             values = torch.where(targets == IGNORED, 0.0, values)
@@ -55,12 +55,12 @@ class MeanOfTerms:
 
 
 def is_correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Whether the largest output is the class."""
+    """Return whether the largest output is that of the target class."""
     return outputs.argmax(-1) == targets
 
 
 def is_in_top5(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Whether the class is among the five largest outputs."""
+    """Return whether the output of the target class is among the five largest."""
     largest = outputs.topk(min(5, outputs.shape[-1]), dim=-1).indices
     return (largest == targets.unsqueeze(-1)).any(-1)
 
@@ -69,7 +69,7 @@ class Perplexity:
     """The exponential of the mean cross-entropy in nats."""
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Take a chunk of the split: the loss has all that is needed."""
+        """Do nothing, because the mean loss is sufficient."""
 
     def result(self, loss: Tensor) -> Tensor:
         """Return the perplexity."""
@@ -77,7 +77,7 @@ class Perplexity:
 
 
 class BitsPerByte:
-    """The cross-entropy of all tokens in bits, over the bytes of UTF-8 that they stand for: whatever the tokens are."""
+    """Cross-entropy of all tokens in bits divided by their number of UTF-8 bytes, comparable across tokenizers."""
 
     def __init__(self, token_bytes: Tensor) -> None:
         self._token_bytes = token_bytes
@@ -85,29 +85,29 @@ class BitsPerByte:
         self._bytes: Tensor | int = 0
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Count the tokens of a chunk, and their bytes."""
+        """Count the tokens of a chunk and their bytes."""
         kept = targets[targets != IGNORED]
         self._tokens = self._tokens + kept.numel()
         self._bytes = self._bytes + self._token_bytes[kept].sum()
 
     def result(self, loss: Tensor) -> Tensor:
-        """Return the bits for each byte."""
+        """Return the bits per byte."""
         return loss.double() * self._tokens / self._bytes / math.log(2)
 
 
 class R2:
-    """The coefficient of determination, averaged over outputs with equal weights (scikit-learn's ``r2_score``)."""
+    """Coefficient of determination, averaged over outputs with equal weights (scikit-learn's ``r2_score``)."""
 
     def __init__(self) -> None:
         self._residual: Tensor | float = 0.0
         self._count, self._mean, self._scatter = 0, torch.zeros(()), torch.zeros(())
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Take a chunk of the split."""
+        """Add a chunk of the split."""
         values = targets.double().flatten(0, -2) if targets.dim() > 1 else targets.double()[:, None]
         found = outputs.double().flatten(1, -2)
         self._residual = self._residual + (found - values).square().sum(1)
-        # Means and sums of squares about them are merged (Chan et al. 1979): no cancellation at targets far from 0.
+        # Merging means and centred sums of squares (Chan et al. 1979) avoids cancellation for targets far from 0.
         count, mean = len(values), values.mean(0)
         scatter, shift = (values - mean).square().sum(0), mean - self._mean.to(mean)
         total = self._count + count
@@ -115,7 +115,7 @@ class R2:
         self._mean, self._count = self._mean.to(mean) + shift * (count / total), total
 
     def result(self, loss: Tensor) -> Tensor:
-        """Return R²; an output whose targets are all equal counts 1 if it is exact, else 0."""
+        """Return R²; an output with constant targets counts as 1 if predictions are exact, otherwise 0."""
         residual = torch.as_tensor(self._residual)
         constant = torch.where(residual == 0, 1.0, 0.0).double()
         each = torch.where(self._scatter > 0, 1 - residual / self._scatter, constant)
@@ -123,17 +123,17 @@ class R2:
 
 
 class MacroF1:
-    """The mean over classes of the F1 score: classes that are neither predicted nor there are left out.
+    """F1 score averaged over classes, excluding classes that are neither predicted nor present.
 
-    Of several labels an example, a label is predicted where its output is above 0, and one that is neither predicted
-    nor there counts 0; both as in scikit-learn.
+    With multiple labels per example, a label is predicted if its output is positive, and labels that are neither
+    predicted nor present count as 0. Both conventions are scikit-learn's.
     """
 
     def __init__(self) -> None:
         self._counts: Tensor | None = None
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Take a chunk of the split."""
+        """Add a chunk of the split."""
         counts = _label_counts(outputs, targets) if targets.is_floating_point() else _class_counts(outputs, targets)
         self._counts = counts if self._counts is None else self._counts + counts
         self._all = targets.is_floating_point()
@@ -148,13 +148,13 @@ class MacroF1:
 
 
 def _label_counts(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return right, predicted and true labels ``[3, trials, labels]``."""
+    """Return the numbers of correct, predicted and true labels ``[3, trials, labels]``."""
     said, there = outputs.flatten(1, -2) > 0, targets.flatten(0, -2) > 0.5
     return torch.stack([(said & there).sum(1), said.sum(1), there.sum(0).expand(len(outputs), -1)])
 
 
 def _class_counts(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return right, predicted and true terms of each class ``[3, trials, classes]``."""
+    """Return the numbers of correct, predicted and true terms of each class ``[3, trials, classes]``."""
     trials, classes = len(outputs), outputs.shape[-1]
     kept = targets.flatten() != IGNORED
     wanted = targets.flatten()[kept]
@@ -169,10 +169,10 @@ def _class_counts(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 class Auroc:
-    """The area under the ROC curve, averaged over classes or labels that have examples and counter-examples.
+    """Area under the ROC curve, averaged over classes or labels with both positive and negative examples.
 
-    Of two classes it is that of the second, of more each class against the rest by its probability; ties count half,
-    as in scikit-learn's ``roc_auc_score`` (``multi_class="ovr"``, ``average="macro"``).
+    With two classes, it is the area for the second one; with more, each class is compared with the rest by its
+    probability. Ties count half, as in scikit-learn's ``roc_auc_score`` (``multi_class="ovr"``, ``average="macro"``).
     """
 
     def __init__(self) -> None:
@@ -180,7 +180,7 @@ class Auroc:
         self._positive: list[Tensor] = []
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Keep a chunk's scores: ranks are of the whole split."""
+        """Store the scores of a chunk; ranks need the whole split."""
         scores = outputs.flatten(1, -2)
         if targets.is_floating_point():
             positive = targets.flatten(0, -2) > 0.5
@@ -194,7 +194,7 @@ class Auroc:
         self._positive.append(positive)
 
     def result(self, loss: Tensor) -> Tensor:
-        """Return the area; NaN where no class has both, or a score is not finite."""
+        """Return the area; NaN if no class has both kinds of examples, or if a score is not finite."""
         scores, positive = torch.cat(self._scores, 1).movedim(2, 1).contiguous(), torch.cat(self._positive)
         ordered = scores.sort(-1).values
         ranks = (torch.searchsorted(ordered, scores) + torch.searchsorted(ordered, scores, right=True)).double() / 2
@@ -207,7 +207,7 @@ class Auroc:
 
 
 class OfWholeSplit:
-    """A function of the user's, of one trial's outputs and targets of the whole split."""
+    """A user's function of one trial's outputs and targets on the whole split."""
 
     def __init__(self, function: Callable[[Tensor, Tensor], Any], where: str) -> None:
         self._function, self._where = function, where
@@ -215,12 +215,12 @@ class OfWholeSplit:
         self._targets: list[Tensor] = []
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Keep a chunk."""
+        """Store a chunk."""
         self._outputs.append(outputs)
         self._targets.append(targets)
 
     def result(self, loss: Tensor) -> Tensor:
-        """Return what the function gives: a number, or the mean of one number an example."""
+        """Return the function's value, or its mean if it returns one value per example."""
         targets = torch.cat(self._targets)
         with users_code(self._where):
             found = [self._number(self._function(own, targets)) for own in torch.cat(self._outputs, 1)]
@@ -233,8 +233,8 @@ class OfWholeSplit:
             return float(found)
         except (TypeError, ValueError):
             raise UserError(
-                f"{self._where} returned a {type(found).__name__}; it must return a number, or one number for each "
-                "example, which are averaged"
+                f"{self._where} returned a {type(found).__name__}; it must return a number, or one number per "
+                "example to be averaged"
             ) from None
 
 
@@ -249,7 +249,7 @@ _COMPUTED: dict[str, Callable[[], Accumulator]] = {
 
 
 def computed_by(name: str, make: Callable[[], Accumulator]) -> None:
-    """Say how a quantity that was declared is computed: `make` returns an accumulator for one evaluation."""
+    """Register the computation of a declared quantity: `make` returns an accumulator for one evaluation."""
     _COMPUTED[name] = make
 
 
@@ -258,9 +258,9 @@ def accumulator(
 ) -> Accumulator:
     """Return a new accumulator of the quantity of that name.
 
-    `own` are the user's functions by name; `token_bytes` ``[vocabulary]`` those of a text's tokens.
+    `own` contains the user's functions by name; `token_bytes` ``[vocabulary]`` the number of bytes of each token.
     """
     if name == "bits_per_byte":
-        assert token_bytes is not None  # as the study was checked
+        assert token_bytes is not None  # ensured by validation of the study
         return BitsPerByte(token_bytes)
     return OfWholeSplit(own[name], f"problem.metrics.{name}") if name in own else _COMPUTED[name]()

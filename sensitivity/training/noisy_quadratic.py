@@ -1,9 +1,9 @@
-"""The noisy quadratic (Zhang et al. 2019, arXiv 1907.04164): a workload whose expected outcome is known exactly.
+"""The noisy quadratic (Zhang et al. 2019, arXiv 1907.04164): a workload with an exactly known expected outcome.
 
-The loss is sum_i h_i x_i^2 / 2, and the gradient of a batch of B is h_i x_i + noise of variance c_i / B, with
-h_i = c_i = 1/i and x_i = 1 at the start. It goes through the same pipeline as any network: an example is a number, and
-the noise of a batch is computed from the set of its numbers and a key that each seed draws. So no two batches, and no
-two seeds, share noise, and a step costs nothing worth mention at any batch size.
+The loss is sum_i h_i x_i^2 / 2, and the gradient of a batch of size B is h_i x_i plus noise of variance c_i / B,
+with h_i = c_i = 1/i and initial x_i = 1. It uses the same pipeline as any network: an example is an index, and the
+noise of a batch is computed from the set of its indices and a key drawn by each seed. Hence different batches and seeds
+have different noise, and the cost of a step is negligible at any batch size.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _GOLDEN = 0x9E3779B9
 
 
 def spectrum(dimensions: int = DIMENSIONS) -> Tensor:
-    """Return the curvatures h_i = 1/i ``[dimensions]``, which are the gradient noise's variances c_i too."""
-    # On the CPU even while a network is built on the meta device to count its parameters: the first meta kernel of
-    # `arange` or of a division imports a large part of PyTorch's compiler, over a second in every worker.
+    """Return the curvatures h_i = 1/i ``[dimensions]``, which are also the variances c_i of the gradient noise."""
+    # On the CPU even if the network is built on the meta device to count its parameters, because the first meta kernel
+    # of `arange` or of a division imports a large part of PyTorch's compiler, which takes every worker over a second.
     return 1 / torch.arange(1, dimensions + 1, dtype=torch.float64, device="cpu")
 
 
 def expected_loss(
     *, lr: float, batch_size: int, steps: int, damping: float | None = None, dimensions: int = DIMENSIONS
 ) -> float:
-    """Return the expected loss after some steps without momentum, in closed form.
+    """Return the expected loss after a number of steps without momentum, in closed form.
 
-    With E[x^2] before a step, it is r E[x^2] + q after it: r = (1 - lr p h)^2 and q = lr^2 p^2 c / B, where
-    p = 1 for SGD, and p = 1 / (h + damping) for Newton's method.
+    A step maps E[x^2] to r E[x^2] + q with r = (1 - lr p h)^2 and q = lr^2 p^2 c / B, where p = 1 for SGD and
+    p = 1 / (h + damping) for Newton's method.
     """
     h = spectrum(dimensions)
     p = torch.ones_like(h) if damping is None else 1 / (h + damping)
@@ -46,21 +46,21 @@ def expected_loss(
 
 
 class NoisyQuadratic(nn.Module):
-    """Takes examples' numbers ``[batch, 1]``; gives each one's loss ``[batch, 1]``, whose gradient is noisy.
+    """Maps indices of examples ``[batch, 1]`` to their losses ``[batch, 1]``, which have a noisy gradient.
 
-    In evaluation the loss is exact.
+    In evaluation mode, the loss is exact.
     """
 
     def __init__(self, dimensions: int = DIMENSIONS) -> None:
         super().__init__()
         self.x = nn.Parameter(torch.ones(dimensions))
-        # Constants as frozen parameters, because a network with buffers can't be vmapped over its trials.
+        # Constants are frozen parameters, because a network with buffers can't be vmapped over trials.
         self.curvature = nn.Parameter(spectrum(dimensions).float(), requires_grad=False)
-        # The draw of `torch.randint`, whose meta kernel is such an import too.
+        # Drawn without `torch.randint`, because its meta kernel also imports the compiler.
         self.key = nn.Parameter(torch.empty(1, dtype=torch.int64).random_(2**32), requires_grad=False)
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """Return h x^2 / 2 + noise x, summed over dimensions; every example has its batch's noise."""
+        """Return h x^2 / 2 + noise x, summed over dimensions, with the same noise for all examples of a batch."""
         loss = (self.curvature * self.x.square()).sum() / 2
         if self.training:
             noise = gaussian(numbers, self.key, len(self.x), self.x.dtype) * self.curvature.sqrt()
@@ -69,12 +69,12 @@ class NoisyQuadratic(nn.Module):
 
 
 def quadratic(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """Return the network of the noisy quadratic; shapes are its data set's alone."""
+    """Return the network of the noisy quadratic; the arguments are ignored."""
     return NoisyQuadratic()
 
 
 def noisy_quadratic() -> Dataset:
-    """Return the examples' numbers. Targets are there for form."""
+    """Return the data set of indices; the targets are unused."""
     return Dataset(
         train_inputs=torch.arange(EXAMPLES)[:, None],
         train_targets=torch.zeros(EXAMPLES, 1),
@@ -84,17 +84,17 @@ def noisy_quadratic() -> Dataset:
 
 
 def gaussian(numbers: Tensor, key: Tensor, dimensions: int, dtype: torch.dtype) -> Tensor:
-    """Return standard normal noise ``[1, dimensions]``, a function of the set of numbers ``[batch, 1]`` and the key."""
+    """Return standard normal noise ``[1, dimensions]``, a function of the set of indices ``[batch, 1]`` and the key."""
     word = _mixed((_mixed(numbers & _WORD).sum(0) & _WORD) ^ key)
     columns = torch.arange(1, dimensions + 1, device=numbers.device) * _GOLDEN & _WORD
     words = _mixed(word ^ columns).unsqueeze(0)
-    # 23 bits, so that the middle of each of 2^23 equal parts of (-1, 1) is a float32, and never an end.
+    # 23 bits, so that the midpoints of 2^23 equal parts of (-1, 1) are float32 values other than -1 and 1.
     uniform = ((words >> 9).to(dtype) * 2 + 1) / 2**23 - 1
     return torch.erfinv(uniform) * math.sqrt(2)
 
 
 def _mixed(words: Tensor) -> Tensor:
-    """Return MurmurHash3's 32-bit finaliser of each word: every bit depends on every bit (Appleby 2011)."""
+    """Apply MurmurHash3's 32-bit finaliser to each word, so that every bit depends on every bit (Appleby 2011)."""
     words = ((words ^ (words >> 16)) * 0x85EBCA6B) & _WORD
     words = ((words ^ (words >> 13)) * 0xC2B2AE35) & _WORD
     return words ^ (words >> 16)

@@ -1,4 +1,4 @@
-"""Which examples each step draws: one endless stream of shuffled passes a seed, cut into batches."""
+"""Order of examples: an endless stream of shuffled passes for each seed, cut into batches."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sensitivity.study.seeds import derive
 
 
 def batches(seed: int, *, train_size: int, batch_size: int, skipped: int = 0) -> Iterator[Tensor]:
-    """Yield the indices ``[batch]`` of each step's examples, for ever, after the first `skipped` examples.
+    """Yield the indices ``[batch]`` of each step's examples, endlessly, after the first `skipped` examples.
 
-    The stream is ``torch.randperm(train_size)`` over and over, from a CPU generator seeded with
+    The stream concatenates ``torch.randperm(train_size)`` from a CPU generator seeded with
     ``derive(seed, "order")``. It does not depend on the batch size, the optimizer or the device.
     """
     generator = torch.Generator().manual_seed(derive(seed, "order"))
@@ -30,7 +30,7 @@ def batches(seed: int, *, train_size: int, batch_size: int, skipped: int = 0) ->
 
 
 class PackOrder:
-    """The batches of a pack's members, each from its own seed; equal seeds draw once."""
+    """The batch indices of a pack's members, each from its own seed; members with equal seeds share draws."""
 
     def __init__(self, seeds: Sequence[int], *, train_size: int, batch_size: int, skipped: int = 0) -> None:
         self._streams = {
@@ -40,7 +40,7 @@ class PackOrder:
         self._seeds = tuple(seeds)
 
     def draw(self) -> Tensor:
-        """Return the next step's indices ``[trials, batch]``; one row where all seeds are equal."""
+        """Return the next step's indices ``[trials, batch]``, or one row if all seeds are equal."""
         rows = {seed: next(stream) for seed, stream in self._streams.items()}
         if len(rows) == 1:
             return next(iter(rows.values()))[None]
@@ -53,9 +53,9 @@ class PackOrder:
 
 
 def gather(table: Tensor, indices: Tensor) -> Tensor:
-    """Return rows of `table` ``[examples, ...]`` at `indices` ``[trials, batch]``: ``[trials, batch, ...]``.
+    """Return the rows ``[trials, batch, ...]`` of `table` ``[examples, ...]`` at `indices` ``[trials, batch]``.
 
-    Indices that are one row, expanded, are gathered once and the result is expanded.
+    If `indices` expand a single row, the rows are gathered once and expanded.
     """
     if indices.shape[0] > 1 and indices.stride(0) == 0:
         return table[indices[0]].expand(indices.shape[0], *(-1,) * (table.dim()))

@@ -1,4 +1,4 @@
-"""What a loss and metrics of the user's own must return, each mistake with its fix."""
+"""Checks of the values that a user's loss and metrics return; each message contains the fix."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from sensitivity.training.metrics import accumulator
 from sensitivity.training.problems import Problem
 
 _ROUNDING = 1e-3
-"""Of the largest loss: that of an example is the same in a batch and alone, whatever the kernels do."""
+"""Tolerance relative to the largest loss, for comparing an example's loss in a batch with its loss alone."""
 _EXAMPLES = 512
 
 
 def own_loss(spec: ProblemSpec) -> bool:
-    """Whether the loss is one of the user's."""
+    """Whether the loss is a user's function."""
     return spec.loss not in LOSSES
 
 
 def loss_mistake(spec: ProblemSpec, problem: Problem, outputs: Tensor, targets: Tensor) -> str | None:
-    """Return what is wrong with a loss of the user's own on a batch; None if nothing is, or it is a shipped one."""
+    """Return the mistake that a user's loss shows on a batch; None if it is valid or the loss is a shipped one."""
     if not own_loss(spec):
         return None
     where = f"problem.loss: {spec.loss}"
@@ -40,29 +40,29 @@ def loss_mistake(spec: ProblemSpec, problem: Problem, outputs: Tensor, targets: 
     if not terms.is_floating_point():
         return f"{where} returned {str(terms.dtype).removeprefix('torch.')}; it must return floating-point losses"
     if outputs.requires_grad and not terms.requires_grad:
-        return f"{where} returned losses that nothing can learn from: it detaches the outputs, or leaves torch"
+        return f"{where} returned losses without a gradient: it detaches the outputs, or computes outside torch"
     if not bool(torch.isfinite(terms).all()):
         count = int((~torch.isfinite(terms)).sum())
         return f"{where}: the loss of the untrained network is not finite on {count} of {len(outputs)} examples"
     mean = float(terms.detach().mean())
     if not mean > 0:
         return (
-            f"{where}: the loss of the untrained network is {mean:.4g}; it must be above 0, as "
-            "runs diverge beyond a multiple of it: add a constant"
+            f"{where}: the loss of the untrained network is {mean:.4g}; it must be positive, because "
+            "divergence is detected relative to it: add a constant"
         )
     both = torch.cat([each[0] for each in alone])
     whole = terms[0][[0, -1]]
     if bool(((both - whole).abs() > _ROUNDING * whole.abs().max() + 1e-6).any()):
         return (
-            f"{where}: the loss of an example depends on the others in its batch; it must be each example's own, as "
-            "packs and micro-batches put other examples beside it"
+            f"{where}: the loss of an example depends on other examples in its batch; it must not, because "
+            "packs and micro-batches change which examples are in a batch"
         )
     return None
 
 
 @torch.no_grad()
 def metric_mistakes(problem: Problem, model: nn.Module) -> Iterator[str]:
-    """Yield what is wrong with metrics of the user's own, on some test examples and the untrained network."""
+    """Yield the mistakes that a user's metrics show on some test examples with the untrained network."""
     if not problem.own_metrics:
         return
     data = problem.dataset
@@ -79,5 +79,5 @@ def metric_mistakes(problem: Problem, model: nn.Module) -> Iterator[str]:
         if not math.isfinite(value):
             yield (
                 f"problem.metrics.{name}: it is {value} for the untrained network on {len(targets)} test examples; it "
-                "must be finite for every network whose outputs are"
+                "must be finite if the outputs are"
             )

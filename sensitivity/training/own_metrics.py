@@ -10,10 +10,10 @@ from sensitivity.study.user_functions import import_function
 
 
 def own_metrics(spec: ProblemSpec) -> dict[str, Callable[..., Any]]:
-    """Return the functions that ``problem.metrics`` names.
+    """Return the functions named in ``problem.metrics``, by metric.
 
     Raises:
-        UserError: one is not found, or importing its module raises.
+        UserError: a function is not found, or importing its module fails.
     """
     return {
         name: import_function(declared.function, f"problem.metrics.{name}")

@@ -1,4 +1,4 @@
-"""``PackTraining``: a pack between its first step and its last, which can be put aside and taken up again."""
+"""``PackTraining``: the resumable training of a pack."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from sensitivity.study.trials import Pack
 from sensitivity.training.batches import PackBatches
 from sensitivity.training.cost import step_flops
 from sensitivity.training.evaluation import evaluate
-from sensitivity.training.members import DivergenceMonitor, Fault, Member, stop_worse, unharmed
+from sensitivity.training.members import DivergenceMonitor, Fault, Member, still_training, stop_worse
 from sensitivity.training.packed_model import PackedModel
 from sensitivity.training.precision import denormals_flushed
 from sensitivity.training.problems import Problem
 from sensitivity.training.recorded_steps import Steps
 from sensitivity.training.step import make_optimizer
 
-_LOOK_EVERY = {"cpu": 16, "cuda": 64}
-"""Steps from one look at the members to the next; on an accelerator a look waits for it."""
+_CHECK_EVERY = {"cpu": 16, "cuda": 64}
+"""Number of steps between checks of the members; a check synchronises an accelerator."""
 _WORTH_DROPPING = 4
-"""Between evaluations, members are dropped when this part of the pack, one in so many, has gone."""
+"""Between evaluations, faulty members are dropped once they make up at least one in this many."""
 
 
 class PackTraining:
-    """The networks, optimizer and data order of the members that still train, and what each has yielded so far."""
+    """The networks, optimizer and data order of the members in training, and the results of all members so far."""
 
     def __init__(self, pack: Pack, problem: Problem, *, micro_batch: int | None) -> None:
         self._pack, self._problem, self._micro_batch = pack, problem.of(pack.trials[0].problem), micro_batch
@@ -54,37 +54,37 @@ class PackTraining:
 
     @property
     def left(self) -> int:
-        """Number of members that still train, or have trained to the end."""
+        """Number of members that have neither diverged nor been stopped."""
         return len(self._live)
 
     @property
     def next_evaluation(self) -> int | None:
-        """The step after which members are measured next; None after the last, or when none is left."""
+        """Step of the next evaluation; None after the last one, or if no member is left."""
         place = bisect.bisect_right(self._evaluations, self.done)
         return self._evaluations[place] if self._live and place < len(self._evaluations) else None
 
-    def advance(self, until: int, on_look: Callable[[], None] = lambda: None) -> None:
-        """Train to step `until`. A member that diverges counts no further, and is dropped soon.
+    def advance(self, until: int, on_check: Callable[[], None] = lambda: None) -> None:
+        """Train to step `until`. Diverged members accumulate no further results and are dropped soon.
 
-        `on_look` is called now and then before the end, where the state may be taken.
+        `on_check` is called every few steps before the end; the state can be saved then.
         """
-        look_every = _LOOK_EVERY[self._model.device.type]
+        check_every = _CHECK_EVERY[self._model.device.type]
         while self.done < until and self._live:
             began, since = time.perf_counter(), self.done
             with denormals_flushed():
-                for step in range(since, min(until, (since // look_every + 1) * look_every)):
-                    self._take(step)
-            self._settle(began, self.done - since)
+                for step in range(since, min(until, (since // check_every + 1) * check_every)):
+                    self._take_step(step)
+            self._record_progress(began, self.done - since)
             gone = self._find_faults()
             if self.done == until or gone * _WORTH_DROPPING >= len(self._live):
                 self._drop()
             if self.done < until:
-                on_look()
+                on_check()
 
     def measure(self) -> None:
-        """Measure the members that are left; those above the divergence bound are dropped, and pruned ones.
+        """Measure the members that are left, and drop those that are above the divergence bound or pruned.
 
-        They are judged at the same steps whether or not the training split is measured at others too.
+        Divergence and pruning are decided at the same steps even if the training split is measured more often.
         """
         if not self._live:
             return
@@ -107,13 +107,13 @@ class PackTraining:
         self._drop()
 
     def results(self) -> tuple[RunResult, ...]:
-        """Return what every member has yielded, in the order of the pack."""
+        """Return the result of every member, in the order of the pack."""
         return tuple(member.result() for member in self._members)
 
     def state(self) -> dict[str, Any]:
-        """Return all that decides how the training goes on, as plain containers of tensors, numbers and texts.
+        """Return everything that determines the further training, as plain containers of tensors, numbers and strings.
 
-        The tensors are those of the training itself, not copies: write them away before it goes on.
+        The tensors are not copies, so the state must be saved before training continues.
         """
         return {
             "done": self.done,
@@ -126,7 +126,7 @@ class PackTraining:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` gave, of the same pack: from here on both go the same way."""
+        """Continue from a state returned by `state` for the same pack; results are then the same as without a break."""
         self.done, self._lr_scale = state["done"], state["lr_scale"]
         for member, kept in zip(self._members, state["members"], strict=True):
             member.restore(kept)
@@ -160,15 +160,15 @@ class PackTraining:
         )
         self._steps = Steps(self._model, self._problem, self._optimizer, self._batches)
 
-    def _take(self, step: int) -> None:
+    def _take_step(self, step: int) -> None:
         schedule = self._pack.trials[0].schedule
         self._lr_scale = lr_multiplier(schedule, step=step, total=self.total, **self._sizes)
         losses, failed = self._steps.take(step=step, lr_scale=self._lr_scale)
         self._monitor.observe(step, losses, failed)
         self.done += 1
 
-    def _settle(self, began: float, steps: int) -> None:
-        """Share out the time since `began`, and what the optimizer has to say of the `steps` steps since then."""
+    def _record_progress(self, began: float, steps: int) -> None:
+        """Record each member's share of the time since `began`, and the optimizer's report on `steps` steps."""
         on_host = self._model.device.type == "cpu"
         if not on_host:
             torch.cuda.synchronize(self._model.device)
@@ -181,14 +181,14 @@ class PackTraining:
             member.train_seconds += seconds
             if not member.fault:
                 member.steps = self.done
-            if on_host:  # elsewhere the host's clock sees launches alone
+            if on_host:  # with an accelerator, the host's clock measures launches only
                 for phase in PHASES:
                     member.phase_seconds[phase] = member.phase_seconds.get(phase, 0.0) + spent.get(phase, 0.0)
             if clips is not None and not member.fault:
-                member.note_clipping(clips[0][place], clips[1][place], steps)
+                member.record_clipping(clips[0][place], clips[1][place], steps)
 
     def _find_faults(self) -> int:
-        """Note who went wrong, and at which step; return how many have, dropped ones aside."""
+        """Record the faults of members and their steps; return the number of faulty members not dropped yet."""
         for fault in self._monitor.faults([member.bound for member in self._live]):
             member = self._live[fault.place]
             if not member.fault:
@@ -205,8 +205,8 @@ class PackTraining:
         return fault.kind
 
     def _drop(self) -> None:
-        """Take the members with a fault out of the computation."""
-        kept = unharmed(self._live)
+        """Remove faulty and stopped members from the computation."""
+        kept = still_training(self._live)
         if len(kept) == len(self._live):
             return
         self._live = [self._live[place] for place in kept]

@@ -1,9 +1,8 @@
-"""Models that are composed of known layers in code of their own, computed for the whole pack without ``vmap``.
+"""Models with a custom forward method over known layers, computed for the whole pack without ``vmap``.
 
-Such a model has a method ``forward_with(x, layer)`` that is its forward pass on any leading dimensions, and asks
-`layer` for its layers by name (`Composed`). Two forms of each layer are known: one for the whole pack, on
-``[trials, batch, ...]``, and one for a single member on its own parameters. Which of them runs is decided here
-(`Layers.runs_apart`).
+Such a model has a method ``forward_with(x, layer)``, which is its forward pass with any leading dimensions and gets its
+layers by name from `layer` (`Composed`). Each layer has two forms: one for the whole pack, on ``[trials, batch, ...]``,
+and one for a single member with its own parameters. `Layers.runs_separately` chooses between them.
 """
 
 from __future__ import annotations
@@ -18,32 +17,32 @@ from torch.nn import functional
 
 from sensitivity.training.packed_layers import Tape, packed_dropout, packed_linear
 
-_APART_FROM = 2**16
-"""Numbers in an activation of one member, tokens times width, from which members are computed one by one on the host.
-Measured: a pack gains up to five times with few of them, and nothing from here (benchmarks/results/text_packs.md)."""
+_SEPARATE_FROM = 2**16
+"""Size of a member's activations, tokens times width, from which members are computed one by one on the host.
+Measured: packing gains up to a factor of five for small sizes and nothing above (benchmarks/results/text_packs.md)."""
 
 Tensors = Mapping[str, Tensor]
 Form = Callable[[Tensor, Tensors], Tensor]
-"""From a layer's input and all parameters to its output, both of the whole pack or both of one member."""
+"""Maps a layer's input and all parameters to its output, either for the whole pack or for one member."""
 
 
 @runtime_checkable
 class Composed(Protocol):
-    """A model whose code can be given its layers."""
+    """A model whose forward pass can use other implementations of its layers."""
 
     width: int
-    """Numbers of each token between its layers."""
+    """Number of features per token between layers."""
 
     def forward_with(self, x: Tensor, layer: Callable[[str], Callable[[Tensor], Tensor]]) -> Tensor:
-        """Return the outputs, computed with the layers that `layer` gives by name."""
+        """Return the outputs, computed with the layers returned by `layer` for their names."""
 
 
 @dataclass(frozen=True)
 class _Forms:
     whole: Form
-    """On ``[trials, batch, ...]``."""
+    """Computes on ``[trials, batch, ...]``."""
     single: Form
-    """On ``[batch, ...]``."""
+    """Computes on ``[batch, ...]``."""
 
 
 class Layers:
@@ -52,23 +51,23 @@ class Layers:
     def __init__(self, model: Composed, forms: Mapping[str, _Forms]) -> None:
         self._model, self._forms = model, forms
 
-    def runs_apart(self, x: Tensor) -> bool:
-        """Whether members are computed one by one: inputs are tokens ``[trials, batch, time]``."""
-        return len(x) == 1 or (x.device.type == "cpu" and x[0].numel() * self._model.width >= _APART_FROM)
+    def runs_separately(self, x: Tensor) -> bool:
+        """Whether to compute members one by one, given input tokens ``[trials, batch, time]``."""
+        return len(x) == 1 or (x.device.type == "cpu" and x[0].numel() * self._model.width >= _SEPARATE_FROM)
 
     def whole(self, x: Tensor, tensors: Tensors) -> Tensor:
         """Return the outputs of the whole pack ``[trials, batch, ...]``."""
         return self._model.forward_with(x, lambda name: lambda each: self._forms[name].whole(each, tensors))
 
     def single(self, x: Tensor, tensors: Tensors) -> Tensor:
-        """Return the outputs of one member ``[batch, ...]`` with these parameters of its own."""
+        """Return the outputs ``[batch, ...]`` of one member with its own parameters."""
         return self._model.forward_with(x, lambda name: lambda each: self._forms[name].single(each, tensors))
 
 
 def layers_of(model: nn.Module, tape: Tape) -> Layers | None:
-    """Return the layers of a composed model, which note their calls on `tape`; None of any other model.
+    """Return the layers of a composed model, which record their calls on `tape`; None for other models.
 
-    A layer that is not known, a hook or a buffer leaves the model to its own code.
+    A model with unknown layers, hooks or buffers uses its own code instead.
     """
     if not isinstance(model, Composed) or any(True for _ in model.buffers()):
         return None
@@ -95,12 +94,12 @@ def _forms(name: str, module: nn.Module, tape: Tape, owners: Mapping[int, str]) 
     weight, bias = (None if p is None else owners[id(p)] for p in (module.weight, getattr(module, "bias", None)))
     if weight is None:
         return None
-    noted = weight.rpartition(".")[0]  # calls of modules that share a weight are noted under the first one's name
+    label = weight.rpartition(".")[0]  # modules that share a weight are recorded under the first one's name
 
     def form(compute: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> Form:
         def run(x: Tensor, tensors: Tensors) -> Tensor:
             outputs = compute(x, tensors[weight], None if bias is None else tensors[bias])
-            tape.note(noted, x, outputs)
+            tape.record(label, x, outputs)
             return outputs
 
         return run
@@ -126,7 +125,7 @@ def _dropout(module: nn.Dropout, tape: Tape) -> _Forms:
 
 
 def _embedded(ids: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
-    """Look ids ``[trials, batch, time]`` up in one table of all members' rows."""
+    """Look up ids ``[trials, batch, time]`` in one table that contains all members' rows."""
     trials, rows = weight.shape[:2]
     offsets = torch.arange(0, trials * rows, rows, device=ids.device).view(-1, *(1,) * (ids.dim() - 1))
     return functional.embedding(ids + offsets, weight.flatten(0, 1))

@@ -1,13 +1,12 @@
-"""Layers that see the whole pack, in a model that is written for one trial: linear, convolutional, embedding, dropout.
+"""Layers computed for the whole pack within a model for one trial: linear, convolution, embedding, dropout.
 
-The calls of normalisation layers are noted too.
+Calls of normalisation layers are recorded too.
 
-The model runs under ``torch.func.vmap`` over trials. An ``autograd.Function`` with a rule for vmap is
-handed the physical tensors ``[trials, batch, ...]``, computes them as fast as the device allows, and notes the
-layer's input and output, which K-FAC needs. Outside of vmap the same layers compute and note one trial.
-Dropout draws each member's masks from that member's own generator, so that they are those of the member alone. The
-generator is the device's: from one seed an accelerator draws other masks than the host, and masks are the same among
-runs on one kind of device only.
+The model runs under ``torch.func.vmap`` over trials. The vmap rule of an ``autograd.Function`` receives the physical
+tensors ``[trials, batch, ...]``, computes the layer efficiently, and records its input and output, which K-FAC needs.
+Outside vmap the same layers compute and record one trial.
+Dropout draws each member's masks from that member's own generator, so that they equal those of the member trained
+alone. The generator is on the device, so masks differ between the host and accelerators for the same seed.
 """
 
 from __future__ import annotations
@@ -28,22 +27,22 @@ from sensitivity.kfac.products import Multiplied
 
 @dataclass
 class Tape:
-    """Inputs and outputs of each layer's calls, by layer, in the order of the calls."""
+    """Records inputs and outputs of calls, by layer and in order."""
 
     calls: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
     recording: bool = False
     vmapped: bool = False
     generators: Sequence[torch.Generator] = ()
-    """Of the members that run now: all of them under vmap, one otherwise."""
+    """Generators of the members that are running: all under vmap, one otherwise."""
 
-    def note(self, layer: str, inputs: Tensor, outputs: Tensor) -> None:
-        """Keep one call, if recording."""
+    def record(self, layer: str, inputs: Tensor, outputs: Tensor) -> None:
+        """Record one call, if recording is on."""
         if self.recording:
             self.calls.setdefault(layer, []).append((inputs, outputs))
 
 
 class _PackedCall(torch.autograd.Function):
-    """A layer's call; only its vmap rule ever computes."""
+    """A call of a layer, which is computed by the vmap rule only."""
 
     @staticmethod
     def forward(physical: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -69,14 +68,14 @@ def _trials_first(tensor: Tensor, dim: int | None, trials: int) -> Tensor:
 
 
 _DROPOUTS: dict[type[nn.Module], int | None] = {nn.Dropout: None, nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}
-"""Dropout layers that are packed, and over how many last dimensions they drop whole channels."""
+"""Packed dropout layers, and the number of trailing dimensions of the channels that they drop, if any."""
 
 
 def install(model: nn.Module, tape: Tape) -> None:
-    """Route the calls of dropout, and of every layer that K-FAC knows (linear, convolutional, plain embedding), here.
+    """Replace the forward methods of dropout and of every layer that K-FAC supports by packed ones.
 
-    Others are left alone, subclasses too: their forward pass may compute something else. Calls of modules that hold
-    the same weight are noted under the first one's name, as ``named_parameters`` names the weight.
+    Other layers are unchanged, including subclasses, whose forward pass may differ. Calls of modules that share a
+    weight are recorded under the name that ``named_parameters`` gives the weight, which is the first module's.
     """
     names: dict[int, str] = {}
     _route_products(model, tape)
@@ -86,7 +85,7 @@ def install(model: nn.Module, tape: Tape) -> None:
         if isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)) and type(module) in _DROPOUTS:
             _route_dropout(module, tape)
         if name in norms:
-            _note_norm(module, name, tape)
+            _record_norm(module, name, tape)
         if isinstance(module, nn.MultiheadAttention) and projections_of(name, module):
             _route_attention(module, name, tape)
         if layer_of(name, module) is not None:
@@ -94,19 +93,19 @@ def install(model: nn.Module, tape: Tape) -> None:
 
 
 def _route_layer(module: nn.Module, name: str, tape: Tape) -> None:
-    """Route the calls of a layer that K-FAC knows."""
+    """Replace the forward method of a layer that K-FAC supports."""
     if isinstance(module, nn.Linear):
         _route(module, name, tape, functional.linear, packed_linear)
     elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
         _route(module, name, tape, module._conv_forward, packed_convolution(module))
     elif isinstance(module, nn.Conv3d):
-        _route(module, name, tape, module._conv_forward, each_alone(module._conv_forward))
+        _route(module, name, tape, module._conv_forward, member_by_member(module._conv_forward))
     elif isinstance(module, nn.modules.conv._ConvTransposeNd):
         up = _transposed(module)
-        _route(module, name, tape, up, each_alone(up))
+        _route(module, name, tape, up, member_by_member(up))
     elif isinstance(module, nn.Embedding):
         one = _embedding(module)
-        _route(module, name, tape, one, each_alone(one))
+        _route(module, name, tape, one, member_by_member(one))
     elif isinstance(module, nn.EmbeddingBag):
         _route_bag(module, name, tape)
 
@@ -116,26 +115,26 @@ def _route(
 ) -> None:
     def physical(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         outputs = packed(x, weight, bias)
-        tape.note(name, x, outputs)
+        tape.record(name, x, outputs)
         return outputs
 
     def forward(x: Tensor) -> Tensor:
-        # Looked up at each call: functional_call puts the pack's tensors there for the call.
+        # Looked up at each call, because functional_call replaces them by the pack's tensors.
         weight, bias = module.weight, getattr(module, "bias", None)
         if tape.vmapped:
             result: Tensor = _PackedCall.apply(physical, x, weight, bias)  # type: ignore[no-untyped-call]
             return result
         outputs = alone(x, weight, bias)
-        tape.note(name, x, outputs)
+        tape.record(name, x, outputs)
         return outputs
 
     module.forward = forward
 
 
 def _route_bag(module: nn.EmbeddingBag, name: str, tape: Tape) -> None:
-    """Note the rows that a bag sums, or averages, as those of an embedding; it computes as it did if nobody looks."""
+    """Record the rows that a bag sums or averages as those of an embedding; unchanged unless recording."""
     plain, one = module.forward, _embedding(module)
-    _route(module, name, tape, one, each_alone(one))
+    _route(module, name, tape, one, member_by_member(one))
     looked_up = module.forward
 
     def forward(x: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
@@ -151,12 +150,12 @@ def _route_bag(module: nn.EmbeddingBag, name: str, tape: Tape) -> None:
     module.forward = forward  # type: ignore[method-assign, assignment]
 
 
-def _note_norm(module: nn.Module, name: str, tape: Tape) -> None:
-    """Note a normalisation layer's calls; it computes as it does in the model."""
+def _record_norm(module: nn.Module, name: str, tape: Tape) -> None:
+    """Record a normalisation layer's calls without changing its computation."""
     plain = module.forward
 
-    def noted(x: Tensor, outputs: Tensor, _: Tensor | None) -> Tensor:
-        tape.note(name, x, outputs)
+    def recorded(x: Tensor, outputs: Tensor, _: Tensor | None) -> Tensor:
+        tape.record(name, x, outputs)
         return outputs
 
     def forward(x: Tensor) -> Tensor:
@@ -164,15 +163,15 @@ def _note_norm(module: nn.Module, name: str, tape: Tape) -> None:
         if not tape.recording:
             return outputs
         if not tape.vmapped:
-            return noted(x, outputs, None)
-        result: Tensor = _PackedCall.apply(noted, x, outputs, None)  # type: ignore[no-untyped-call]
+            return recorded(x, outputs, None)
+        result: Tensor = _PackedCall.apply(recorded, x, outputs, None)  # type: ignore[no-untyped-call]
         return result
 
     module.forward = forward
 
 
 def _route_attention(module: nn.MultiheadAttention, name: str, tape: Tape) -> None:
-    """Note the projections that an attention computes, each part of a joint one apart."""
+    """Record the projections of an attention layer; the parts of a joint projection are recorded separately."""
     plain = module.forward
 
     def project(names: tuple[str, ...], x: Tensor, weight: Tensor, bias: Tensor | None, view: View) -> Tensor:
@@ -191,7 +190,7 @@ def _route_attention(module: nn.MultiheadAttention, name: str, tape: Tape) -> No
 
 
 def _route_products(model: nn.Module, tape: Tape) -> None:
-    """Note the products that functions form with the weights of embeddings, where these aren't a linear layer's too."""
+    """Record products of functions with embedding weights, unless a linear layer shares the weight."""
     linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     tables = {
         name: module
@@ -214,18 +213,18 @@ def _route_products(model: nn.Module, tape: Tape) -> None:
 
 
 def _linear_call(label: str, tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute and note what a linear layer does."""
+    """Compute and record a linear layer."""
 
     def physical(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         outputs = packed_linear(x, weight, bias)
-        tape.note(label, x, outputs)
+        tape.record(label, x, outputs)
         return outputs
 
     if tape.vmapped:
         result: Tensor = _PackedCall.apply(physical, x, weight, bias)  # type: ignore[no-untyped-call]
         return result
     outputs = functional.linear(x, weight, bias)
-    tape.note(label, x, outputs)
+    tape.record(label, x, outputs)
     return outputs
 
 
@@ -237,7 +236,7 @@ def _route_dropout(module: nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout
 
     def forward(x: Tensor) -> Tensor:
         if channels is not None and x.dim() != channels + 2:
-            return plain(x)  # torch has rules of its own for such shapes
+            return plain(x)  # torch handles such shapes differently
         if not module.training or module.p == 0:
             return x
         if tape.vmapped:
@@ -251,7 +250,10 @@ def _route_dropout(module: nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout
 def packed_dropout(
     x: Tensor, rate: float, generators: Sequence[torch.Generator], *, channels: int | None = None
 ) -> Tensor:
-    """Drop from ``[trials, batch, ...]``, a generator a trial; whole channels if told over how many last dimensions."""
+    """Apply dropout to ``[trials, batch, ...]`` with one generator per trial.
+
+    `channels` is the number of trailing dimensions of a channel, to drop whole channels; None drops elements.
+    """
     kept = x.shape[1:] if channels is None else (*x.shape[1 : x.dim() - channels], *(1,) * channels)
     mask = x.new_empty(len(x), *kept)
     for row, generator in zip(mask, generators, strict=True):
@@ -260,14 +262,15 @@ def packed_dropout(
 
 
 class _PackedLinear(torch.autograd.Function):
-    """``baddbmm`` whose gradients come out contiguous, in the layout of the weights.
+    """``baddbmm`` with contiguous gradients in the layout of the weights.
 
-    Autograd's own rule gives the gradient of the transposed weights; adding it to a velocity cost three times as much.
+    Autograd's rule returns the gradient of the transposed weights; adding that to a momentum buffer takes three
+    times as long.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if torch.is_autocast_enabled(x.device.type):  # here, so that the backward pass has what the forward pass had
+        if torch.is_autocast_enabled(x.device.type):  # here, so that the backward pass uses the same precision
             kind = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = x.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
         ctx.save_for_backward(x, weight)
@@ -291,11 +294,11 @@ def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return outputs.view(*x.shape[:-1], weight.shape[1])
 
 
-def each_alone(one: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return the packed form of a layer that computes member by member."""
+def member_by_member(one: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the packed form of a layer that is computed member by member."""
 
     def packed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # Unbound: the gradient of an index is as large as the whole pack, and there would be one a member.
+        # Unbound, because the gradient of indexing has the size of the whole pack for each member.
         biases = [None] * len(x) if bias is None else bias.unbind()
         return torch.stack([one(*member) for member in zip(x.unbind(), weight.unbind(), biases, strict=True)])
 
@@ -318,17 +321,17 @@ def _transposed(module: nn.modules.conv._ConvTransposeNd) -> Callable[..., Tenso
 
 
 _FILLS = 2**15
-"""Outputs of a channel, over a member's examples, that keep an accelerator busy: in tiles of 128, two for each of its
-multiprocessors. An estimate: benchmarks/accelerator.py measures on both sides of it."""
+"""Number of outputs per channel, over a member's examples, that saturates an accelerator: in tiles of 128, two for each
+multiprocessor. This is an estimate; benchmarks/accelerator.py measures below and above it."""
 
 
 def packed_convolution(module: nn.Conv1d | nn.Conv2d) -> Callable[..., Tensor]:
-    """Return a convolution of the whole pack: one of as many groups as there are members.
+    """Return a convolution of the whole pack, as a grouped convolution with one group per member.
 
-    Where a member fills the device by itself, members come one after the other, since a library's kernels for grouped
-    convolutions are slower than those for plain ones.
+    If a single member saturates the device, members are computed one after the other instead, because library kernels
+    for grouped convolutions are slower than plain ones.
     """
-    looped = each_alone(module._conv_forward)
+    looped = member_by_member(module._conv_forward)
     grouped = functional.conv1d if isinstance(module, nn.Conv1d) else functional.conv2d
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -351,10 +354,10 @@ def packed_convolution(module: nn.Conv1d | nn.Conv2d) -> Callable[..., Tensor]:
 
 
 def loop_reason(model: nn.Module) -> str | None:
-    """Return why a model of the pack must run member by member; None where its layers can run together."""
+    """Return why a pack of this model must run member by member; None if its layers can run together."""
     convolves = any(isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for module in model.modules())
     if convolves and next(model.parameters()).device.type == "cpu":
-        # Measured: a loop is as fast as any joint form for small images, and a quarter faster than vmap for large ones.
+        # Measured: a loop is as fast as any joint form for small images, and 25% faster than vmap for large ones.
         return "convolutions on a CPU gain nothing from being computed together"
     if any(isinstance(module, nn.Embedding) and module.max_norm is not None for module in model.modules()):
         return "the model renormalises an embedding in its forward pass"

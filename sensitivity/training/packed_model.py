@@ -1,9 +1,9 @@
-"""Any ``nn.Module`` as a function of stacked parameters: one network a trial, computed together.
+"""Any ``nn.Module`` as a function of stacked parameters, with one network per trial, computed together.
 
-A plain sequence of known layers takes the pack as it is (``packed_sequence``), and so does a model that is composed of
-such layers in code of its own (``packed_composed``). Any other model is vmapped over trials, buffers (BatchNorm's
-statistics) and dropout masks included: each member's are its own, as they would be alone. A model whose code vmap can't
-follow is run member by member instead, with the same result: slower, never wrong, and said in the log.
+Plain sequences of known layers (``packed_sequence``) and models with custom code over such layers (``packed_composed``)
+are computed for the whole pack directly. Other models are vmapped over trials, including buffers (such as BatchNorm
+statistics) and dropout masks, so that each member has the same ones as when trained alone. A model that vmap does not
+support is run member by member, with the same results but more slowly; this is logged.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ logger = logging.getLogger(__name__)
 
 
 _Calls = dict[str, list[tuple[Tensor, Tensor]]]
-"""Inputs and outputs of each layer's calls on one member."""
-_told: set[str] = set()
-"""What this process has warned of."""
+"""Inputs and outputs of each layer's calls for one member."""
+_warned: set[str] = set()
+"""Warnings already logged by this process."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class LayerCall:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     together: bool
-    """Whether both hold one tensor ``[trials, batch, ...]``, rather than one ``[batch, ...]`` a member."""
+    """Whether both are single tensors ``[trials, batch, ...]`` rather than one ``[batch, ...]`` per member."""
 
     def packed(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Return `tensors`, in the form of `inputs`, as one tensor ``[trials, batch, ...]``."""
+        """Return `tensors`, which have the form of `inputs`, as one tensor ``[trials, batch, ...]``."""
         return tensors[0] if self.together else torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0][None]
 
 
@@ -71,15 +71,15 @@ class PackedModel:
         shipped: bool = False,
         began: int | None = None,
     ) -> None:
-        """Build one network a seed with torch's global generator; equal seeds give equal networks.
+        """Build one network per seed with torch's global generator; equal seeds give equal networks.
 
         Args:
-            build: a network.
-            seeds: of the members.
-            products: type in which products are computed, if one is given; outputs are float32 then.
-            shipped: whether the model is one of this product's: each pass does the same, and draws no random numbers
-                but in layers that are made for it. A user's code can't promise that.
-            began: the number of members that the pack began with, where some were dropped since.
+            build: builds a network.
+            seeds: seeds of the members.
+            products: dtype of matrix products, if given; outputs are then converted to float32.
+            shipped: whether the model is part of this package, so that each pass does the same operations and draws
+                random numbers only in random layers. This can't be assumed of a user's code.
+            began: initial number of members of the pack, if some have been dropped.
         """
         self._products, self._build = products, build
         networks = {seed: initialised(build, seed) for seed in dict.fromkeys(seeds)}
@@ -103,32 +103,32 @@ class PackedModel:
         self._buffers = {name: _stack(members, name) for name, _ in self._skeleton.named_buffers()}
         self._generators = [torch.Generator(self.device).manual_seed(derive(seed, "dropout")) for seed in seeds]
         self._random = [random_state(derive(seed, "layer"), self.device) for seed in seeds]
-        self._followed: set[bool] = set()
-        """Modes (training or not) in which the model has run as it does now; until then what a try changes is kept."""
+        self._tried: set[bool] = set()
+        """Modes (training or not) in which the current way of running has succeeded before."""
         self._writes = False
         """Whether the model writes to its parameters in its forward pass."""
 
     @property
     def network(self) -> nn.Module:
-        """One network of the pack, for its structure: its parameter values are nobody's."""
+        """A network with the structure of the members; its parameter values are meaningless."""
         return self._skeleton
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """Device of the networks."""
         return next(iter(self.params.values())).device
 
     @property
     def gradients_are_products(self) -> bool:
-        """Whether a layer's gradient is that of its recorded calls alone, as a model's own code can't promise."""
+        """Whether a layer's gradient comes from its recorded calls only, which can't be assumed of custom code."""
         shared = len(list(self._skeleton.named_parameters(remove_duplicate=False))) != len(self.params)
         return self._sequence is not None or (self._layers is not None and not shared)
 
     @property
     def repeats(self) -> bool:
-        """Whether each training pass does the same operations to the same tensors, as a user's code can't promise.
+        """Whether each training pass does the same operations on the same tensors, which can't be assumed of user code.
 
-        Members that run one by one, and dropout, draw from generators on the host's side.
+        It is false for dropout and for members that run one by one, because these use generators on the host.
         """
         known = self._sequence is not None or self._layers is not None
         together = known or (self._shipped and (self._loops is None or self.trials == 1))
@@ -143,7 +143,7 @@ class PackedModel:
         """Run the networks in training mode on ``[trials, batch, ...]``.
 
         Returns:
-            Outputs ``[trials, batch, outputs]`` and, if `record`, the calls of its layers by name.
+            Outputs ``[trials, batch, outputs]`` and, if `record`, the calls of layers by name.
         """
         self._set_mode(training=True)
         self._tape.recording = record
@@ -154,17 +154,17 @@ class PackedModel:
 
     @torch.no_grad()
     def eval_outputs(self, inputs: Tensor) -> Tensor:
-        """Run the networks in evaluation mode on inputs that all share, ``[batch, ...]``."""
+        """Run all networks in evaluation mode on the same inputs ``[batch, ...]``."""
         self._set_mode(training=False)
         return self._run(inputs.expand(self.trials, *inputs.shape))[0]
 
     def _set_mode(self, *, training: bool) -> None:
-        """Set the mode of all modules, unless it is known to be theirs: a user's own code may have changed it."""
+        """Set the mode of all modules, unless it is known to be set; a user's code may change the mode of modules."""
         if self._sequence is None or self._skeleton.training is not training:
             self._skeleton.train(training)
 
     def member(self, place: int) -> nn.Module:
-        """Return the network of one member as a module of its own, bound to the pack (see `rebind`)."""
+        """Return the network of one member as a separate module that shares memory with the pack (see `rebind`)."""
         with torch.random.fork_rng(devices=[]):
             module = self._build()
         self.rebind(place, module)
@@ -184,7 +184,7 @@ class PackedModel:
             self._random[place] = random_state_now(self.device)
         for name, buffer in module.named_buffers():
             inside = self._buffers[name][place]
-            if buffer.data_ptr() != inside.data_ptr():  # the model has put a new one in its place
+            if buffer.data_ptr() != inside.data_ptr():  # the model has replaced the buffer
                 inside.copy_(buffer)
                 buffer.data = inside
         return outputs if self._products is None else outputs.float()
@@ -205,27 +205,27 @@ class PackedModel:
 
     @property
     def leaves(self) -> tuple[Tensor, ...]:
-        """What gradients are taken by, in the order of `params`: of a single sequence views ``[*shape]`` of these."""
+        """Tensors to differentiate by, in the order of `params`; for a single sequence, views ``[*shape]`` of them."""
         return self._single if self._single and self._sequence is not None else tuple(self.params.values())
 
     def state(self) -> dict[str, Any]:
-        """Return all that training changes, as plain containers of tensors."""
+        """Return everything that training changes, as plain containers of tensors."""
         return {"params": {name: p.detach() for name, p in self.params.items()}, **self.volatile()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` gave, of equal members."""
-        self.put_back(state)
+        """Restore a state returned by `state` for the same members."""
+        self.restore_volatile(state)
 
     def volatile(self) -> dict[str, Any]:
-        """Return what a forward pass changes."""
+        """Return the state that a forward pass changes: buffers and random generators."""
         return {
             "buffers": {name: buffer.clone() for name, buffer in self._buffers.items()},
             "generators": [generator.get_state() for generator in self._generators],
             "random": list(self._random),
         }
 
-    def put_back(self, volatile: Mapping[str, Any]) -> None:
-        """Set what `volatile` returned, and parameters where they are with it."""
+    def restore_volatile(self, volatile: Mapping[str, Any]) -> None:
+        """Restore the result of `volatile`, and parameters if they are included."""
         for name, parameter in volatile.get("params", {}).items():
             self.params[name].detach().copy_(parameter)
         for name, buffer in self._buffers.items():
@@ -245,29 +245,29 @@ class PackedModel:
         if self._layers:
             return self._run_layers(self._layers, inputs)
         if self._shipped and not self._draws and self.trials == 1:
-            return self._run_alone(inputs)
+            return self._run_single(inputs)
         if self._loops is not None or self.trials == 1:
             return self._try_one_by_one(inputs)
-        if self._skeleton.training in self._followed:
+        if self._skeleton.training in self._tried:
             return self._run_together(inputs)
         before = self.volatile()
         try:
             with warnings.catch_warnings():
-                # Of an operation that vmap runs once a member, such as attention on a CPU.
+                # Raised for operations that vmap runs member by member, such as attention on a CPU.
                 warnings.filterwarnings("error", "There is a performance drop", UserWarning)
                 result = self._run_together(inputs)
         except (RuntimeError, UserWarning) as error:
             if of_device(error):
                 raise
-            # Whatever vmap can't follow, the loop can; a fault of the model's own comes up again there.
+            # The loop handles whatever vmap does not support; errors of the model itself are raised again there.
             self._loops = f"vmap can't follow the model ({str(error).splitlines()[0]})"
-            if self._loops not in _told:  # a process builds a model for every pack
-                _told.add(self._loops)
+            if self._loops not in _warned:  # warn once, although a process builds a model for every pack
+                _warned.add(self._loops)
                 logger.warning("%s: members of a pack run one by one, which saves less", self._loops)
-            self.put_back(before)
-            self._followed.clear()
+            self.restore_volatile(before)
+            self._tried.clear()
             return self._try_one_by_one(inputs)
-        self._followed.add(self._skeleton.training)
+        self._tried.add(self._skeleton.training)
         return result
 
     def _run_together(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
@@ -275,7 +275,7 @@ class PackedModel:
 
         def member(tensors: dict[str, Tensor], x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             outputs = functional_call(self._skeleton, tensors, (x,))
-            return outputs, {name: tensors[name] for name in self._buffers}  # where a model has put new ones, those
+            return outputs, {name: tensors[name] for name in self._buffers}  # some may be replaced
 
         try:
             outputs, buffers = vmap(member)({**self.params, **self._constants, **self._buffers}, inputs)
@@ -295,10 +295,10 @@ class PackedModel:
         return outputs, self._joint_calls()
 
     def _run_layers(self, layers: Layers, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
-        if not layers.runs_apart(inputs):
+        if not layers.runs_separately(inputs):
             self._tape.calls, self._tape.generators = {}, self._generators
             return layers.whole(inputs, {**self.params, **self._constants}), self._joint_calls()
-        # Unbound: the gradient of an index is as large as the whole pack, and there would be one a member.
+        # Unbound, because the gradient of indexing has the size of the whole pack for each member.
         apart = (lambda p: p.unbind()) if self.trials > 1 else (lambda p: (p.squeeze(0),))
         members = {name: apart(p) for name, p in {**self.params, **self._constants}.items()}
         outputs, tapes = list[Tensor](), list[_Calls]()
@@ -306,7 +306,7 @@ class PackedModel:
             self._tape.calls, self._tape.generators = {}, (generator,)
             outputs.append(layers.single(x, {name: own[k] for name, own in members.items()}))
             tapes.append(self._tape.calls)
-        return torch.stack(outputs) if len(outputs) > 1 else outputs[0][None], _side_by_side(tapes)
+        return torch.stack(outputs) if len(outputs) > 1 else outputs[0][None], _combined_calls(tapes)
 
     def _joint_calls(self) -> dict[str, list[LayerCall]]:
         return {
@@ -314,8 +314,8 @@ class PackedModel:
             for name, recorded in self._tape.calls.items()
         }
 
-    def _run_alone(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
-        """Run the only member as it is, without the generators' states that any code of a user's may need."""
+    def _run_single(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
+        """Run a pack of one directly, without setting the generators, which only user code may need."""
         self._tape.calls = {}
         tensors = {**self.params, **self._constants, **self._buffers}
         member = {name: tensor.squeeze(0) for name, tensor in tensors.items()}
@@ -327,7 +327,7 @@ class PackedModel:
         return outputs.unsqueeze(0), calls
 
     def _try_one_by_one(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
-        if self._writes or self.trials == 1 or self._skeleton.training in self._followed:
+        if self._writes or self.trials == 1 or self._skeleton.training in self._tried:
             return self._run_one_by_one(inputs)
         before = {"params": {name: p.detach().clone() for name, p in self.params.items()}, **self.volatile()}
         try:
@@ -336,21 +336,21 @@ class PackedModel:
             if "multiple views" not in str(error):
                 raise
             self._writes = True
-            self.put_back(before)
+            self.restore_volatile(before)
             return self._run_one_by_one(inputs)
-        self._followed.add(self._skeleton.training)
+        self._tried.add(self._skeleton.training)
         return result
 
     def _run_one_by_one(self, inputs: Tensor) -> tuple[Tensor, dict[str, list[LayerCall]]]:
         outputs: list[Tensor] = []
         tapes: list[_Calls] = []
-        # Unbound: the gradient of an index is as large as the whole pack, and there would be one a member. Autograd
-        # lets nobody write to what was unbound.
+        # Unbound, because the gradient of indexing has the size of the whole pack for each member. Autograd does not
+        # allow in-place changes of unbound tensors.
         apart = self.trials > 1 and not self._writes
         trained = {name: p.unbind() if apart else p for name, p in self.params.items()}
         rest = {**self._constants, **self._buffers}
-        # A model may write to its input: not to what other members see too, or to the data set.
-        borrowed = inputs.stride(0) == 0 or not self._skeleton.training
+        # A copy, if a model that writes to its input would change that of other members or the data set.
+        shared = inputs.stride(0) == 0 or not self._skeleton.training
         with torch.random.fork_rng(devices=cuda_of(self.device)):
             for k in range(self.trials):
                 self._tape.calls, self._tape.generators = {}, (self._generators[k],)
@@ -358,27 +358,27 @@ class PackedModel:
                 member = {name: members[k] for name, members in trained.items()}
                 member |= {name: tensor[k] for name, tensor in rest.items()}
                 before = {name: member[name] for name in self._buffers}
-                own = inputs[k].clone() if borrowed else inputs[k]
+                own = inputs[k].clone() if shared else inputs[k]
                 outputs.append(functional_call(self._skeleton, member, (own,)))
                 for name, buffer in before.items():
-                    if member[name] is not buffer:  # the model has put a new one in its place
+                    if member[name] is not buffer:  # the model has replaced the buffer
                         self._buffers[name][k] = member[name].detach()
                 if self._skeleton.training:
                     self._random[k] = random_state_now(self.device)
                 tapes.append(self._tape.calls)
-        return torch.stack(outputs), _side_by_side(tapes)
+        return torch.stack(outputs), _combined_calls(tapes)
 
 
-def _side_by_side(tapes: Sequence[_Calls]) -> dict[str, list[LayerCall]]:
-    """Join the calls of members that ran one by one."""
+def _combined_calls(tapes: Sequence[_Calls]) -> dict[str, list[LayerCall]]:
+    """Combine the calls of members that ran one by one."""
     shapes = [{name: len(called) for name, called in tape.items()} for tape in tapes]
     if any(shape != shapes[0] for shape in shapes):
         names = ", ".join(
             sorted({name for shape in shapes for name in shape if len({s.get(name) for s in shapes}) > 1})
         )
         raise RuntimeError(
-            f"members of a pack use layers of the model in different ways in one step ({names}), and their "
-            "optimizer needs the calls of all; set execution.pack_size = 1"
+            f"members of a pack call layers of the model differently in one step ({names}), but their "
+            "optimizer needs the same calls of all; set execution.pack_size = 1"
         )
     return {
         name: [

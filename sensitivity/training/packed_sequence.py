@@ -1,8 +1,9 @@
 """A plain sequence of layers, computed for the whole pack without ``vmap``.
 
-What ``vmap`` and ``functional_call`` spend around a small network is more than the network itself costs. An
-``nn.Sequential`` of layers whose packed form is known needs neither: ``[trials, batch, ...]`` goes from layer to layer.
-A pack of one takes the same way, at the price of a bare forward pass: its parameters have no dimension of trials.
+For small networks the overhead of ``vmap`` and ``functional_call`` exceeds the cost of the network. An
+``nn.Sequential`` of layers with a known packed form needs neither: ``[trials, batch, ...]`` is passed from layer to
+layer. A pack of one is computed the same way at the cost of a plain forward pass; its parameters have no trials
+dimension.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sensitivity.training.packed_layers import Tape, each_alone, packed_convolution, packed_dropout, packed_linear
+from sensitivity.training.packed_layers import Tape, member_by_member, packed_convolution, packed_dropout, packed_linear
 
 _ELEMENTWISE: tuple[type[nn.Module], ...] = (
     *(nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
@@ -21,14 +22,14 @@ _ELEMENTWISE: tuple[type[nn.Module], ...] = (
 _POOLS: tuple[type[nn.Module], ...] = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 Step = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
-"""From a layer's input ``[trials, batch, ...]`` and all parameters ``[trials, ...]`` to its output."""
+"""Maps a layer's input ``[trials, batch, ...]`` and all parameters ``[trials, ...]`` to its output."""
 
 
 def sequence_of(model: nn.Module, tape: Tape) -> tuple[Step, ...] | None:
-    """Return the steps of a model that is such a sequence, which note the layers' calls on `tape`; None if it is not.
+    """Return the steps of a model that is such a sequence, which record calls on `tape`; None for other models.
 
-    Subclasses count as unknown, and so do hooks, inplace layers, shared parameters and other inputs than batches:
-    what they do is left to the model's own code.
+    Models with subclasses, hooks, in-place layers, shared parameters, or inputs other than batches use their own code
+    instead.
     """
     named = list(model.named_parameters(remove_duplicate=False))
     shared = len(named) != len(list(model.parameters()))
@@ -44,7 +45,7 @@ def sequence_of(model: nn.Module, tape: Tape) -> tuple[Step, ...] | None:
 
 
 def _leaves(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yield a sequence's layers in their order, those of sequences within it in its place."""
+    """Yield the layers of a sequence in order, including those of nested sequences."""
     if type(module) is nn.Sequential and not _altered(module):
         for own, child in module._modules.items():
             assert child is not None
@@ -76,21 +77,21 @@ def _step(name: str, module: nn.Module, tape: Tape) -> Step | None:
 def _layer(name: str, module: nn.Linear | nn.Conv1d | nn.Conv2d, tape: Tape) -> Step:
     weight_name, bias_name = f"{name}.weight", None if module.bias is None else f"{name}.bias"
     if isinstance(module, nn.Linear):
-        alone: Callable[..., Tensor] = functional.linear
+        single: Callable[..., Tensor] = functional.linear
         packed: Callable[..., Tensor] = packed_linear
     else:
         convolve, packed = module._conv_forward, packed_convolution(module)
-        if module.weight.device.type == "cpu":  # measured: there one by one is as fast as any joint form
-            packed = each_alone(convolve)
+        if module.weight.device.type == "cpu":  # measured: a loop over members is as fast as any joint form
+            packed = member_by_member(convolve)
 
-        def alone(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        def single(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             outputs: Tensor = convolve(x.squeeze(0), weight, bias).unsqueeze(0)
             return outputs
 
     def step(x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         weight, bias = tensors[weight_name], None if bias_name is None else tensors[bias_name]
-        outputs = alone(x, weight, bias) if len(x) == 1 else packed(x, weight, bias)
-        tape.note(name, x, outputs)
+        outputs = single(x, weight, bias) if len(x) == 1 else packed(x, weight, bias)
+        tape.record(name, x, outputs)
         return outputs
 
     return step
@@ -99,7 +100,7 @@ def _layer(name: str, module: nn.Linear | nn.Conv1d | nn.Conv2d, tape: Tape) -> 
 def run_sequence(steps: tuple[Step, ...], x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
     """Return the outputs ``[trials, batch, ...]`` of the networks with these parameters.
 
-    Those of a single network are without the dimension of trials.
+    For a pack of one, parameters have no trials dimension.
     """
     for step in steps:
         x = step(x, tensors)

@@ -1,14 +1,12 @@
 """Problems: the data set, model and loss that a study names, shipped or the user's own.
 
-What differs between the trials of a study, such as a model's width, is a variant of its problem (``Problem.of``).
-
-A data set of the user's own is a function without arguments that returns train inputs, train targets,
-test inputs and test targets (tensors or arrays, split and scaled as wanted), or two streams of examples
-(``datasets.streams``). A model of the user's own is a
-function of (input shape, outputs) that returns an ``nn.Module``; outputs is ``problem.outputs``, else the number of
-classes, or the size of a target. Its further arguments come from ``problem.model_arguments``. A loss of the user's own
-is a function of outputs and targets that returns the loss of each example (``losses.own_terms``). All are named
-``"module:function"``, the module lying beside the study file or installed.
+Properties that differ between trials of a study, such as a model's width, define variants of its problem
+(``Problem.of``). A user's data set is a function without arguments that returns train inputs, train targets, test
+inputs and test targets (tensors or arrays, already split and scaled), or two streams of examples
+(``datasets.streams``). A user's model is a function of (input shape, outputs) that returns an ``nn.Module``; outputs is
+``problem.outputs`` or else the number of classes, or the size of a target. Further arguments come from
+``problem.model_arguments``. A user's loss is a function of outputs and targets that returns the loss of each example
+(``losses.own_terms``). All are named ``"module:function"``, where the module is next to the study file or installed.
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ from sensitivity.training.targets import targets_of
 from sensitivity.training.user_models import checked_module
 
 ModelBuilder = Callable[..., nn.Module]
-"""A function of an input's shape, the number of outputs, and arguments of its own."""
+"""A function of the input shape, the number of outputs, and further arguments."""
 _MODELS: dict[str, ModelBuilder] = {
     "perceptron": perceptron,
     "small_cnn": small_cnn,
@@ -62,63 +60,63 @@ _MODELS: dict[str, ModelBuilder] = {
 
 
 _OF_TOKENS = ("transformer",)
-"""Shipped models that take sequences of ids, and no other inputs."""
+"""Shipped models whose inputs must be sequences of ids."""
 _BYTES_A_NUMBER = 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
-    """What a pack trains. Two are equal only if they are one object: tensors have no other quick answer."""
+    """The problem that a pack trains. Compared by identity, because comparing tensors is slow."""
 
     dataset: Dataset
     build_model: Callable[[], nn.Module]
-    """Builds one network, drawing its initialisation from torch's global generator."""
+    """Builds one network, initialised with torch's global generator."""
     loss: Loss
-    """As it is measured."""
+    """The loss as measured, without label smoothing."""
     has_classes: bool
     outputs: int
-    """Numbers that the network has for each term of the loss: of classes, or the size of a target."""
+    """Number of network outputs per loss term: the number of classes, or the size of a target."""
     metrics: tuple[Metric, ...] = ()
-    """What is measured; none stands for the loss and, of classes, the accuracy, in training and test."""
+    """Measured metrics; empty for the loss and, with classes, the accuracy on the training and test splits."""
     own_metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    """The user's functions by the name of their quantity."""
+    """The user's functions by quantity."""
     products: torch.dtype | None = None
-    """Type in which the model's products are computed, if not that of its parameters."""
+    """Dtype of the model's matrix products, if different from that of its parameters."""
     shipped: bool = False
-    """Whether the model is one of this product's, which is known to do the same in every pass."""
+    """Whether the model is part of this package, so that every pass is known to do the same operations."""
     curvature: Mapping[str, Tensor] | None = None
-    """The exact diagonal curvature by parameter, where it is known: Newton's method uses it."""
+    """The exact diagonal curvature by parameter, if known; used by Newton's method."""
     label_smoothing: float = 0.0
-    """Of the loss that is trained."""
+    """Label smoothing of the training loss."""
     model_arguments: Mapping[str, Any] = field(default_factory=dict)
     builder: Callable[[Mapping[str, Any]], Callable[[], nn.Module]] | None = None
-    """Returns `build_model` for other model arguments."""
+    """Returns `build_model` for given model arguments."""
     _variants: dict[ProblemSpec, Problem] = field(default_factory=dict)
 
     @property
     def loss_kind(self) -> LossKind | None:
-        """The likelihood that the loss is of; None of any other loss, and where the network returns its own."""
+        """The likelihood of the loss; None for other losses, and if the network returns its own loss."""
         return None if self.curvature is not None else self.loss.kind
 
     @property
     def measured(self) -> tuple[Metric, ...]:
-        """The metrics of its runs."""
+        """The metrics measured in its runs."""
         return self.metrics or tuple(metric for metric in USUAL if metric.is_loss or self.has_classes)
 
     @property
     def terms_per_example(self) -> int:
-        """How many terms the loss has for each example: the length of sequences that have a class at each position."""
+        """Number of loss terms per example: the sequence length if there is a class at each position, otherwise 1."""
         return math.prod(self.dataset.train_targets.shape[1:]) if self.has_classes else 1
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss that is trained, of each trial ``[trials]``."""
+        """Return the training loss of each trial ``[trials]``."""
         return (self.loss.smoothed(self.label_smoothing) if self.label_smoothing else self.loss)(outputs, targets)
 
     def of(self, spec: ProblemSpec) -> Problem:
-        """Return the variant of this problem that a trial trains; data and everything else are the same.
+        """Return the variant of this problem for a trial's `spec`, with the same data.
 
         Raises:
-            UserError: the model does not take its arguments.
+            UserError: the model does not accept its arguments.
         """
         if spec.label_smoothing == self.label_smoothing and spec.model_arguments == self.model_arguments:
             return self
@@ -145,17 +143,17 @@ def load_problem(
     dtype: torch.dtype = torch.float32,
     for_price: bool = False,
 ) -> Problem:
-    """Return the problem that a study names.
+    """Load the problem of a study.
 
     Args:
-        spec: what the study names.
-        folder: where the study file lies, for paths relative to it.
-        device: where data and networks are to be; the CPU if none is given.
-        dtype: of floating-point data and of networks.
-        for_price: as of ``load_dataset``.
+        spec: the problem's table of the study file.
+        folder: folder of the study file, for relative paths.
+        device: device of data and networks; the CPU if None.
+        dtype: dtype of floating-point data and of networks.
+        for_price: as in ``load_dataset``.
 
     Raises:
-        UserError: a data set can't be had, or the user's own function is not found or returns what does not fit.
+        UserError: a data set is unavailable, or a user's function is not found or returns an invalid value.
     """
     dataset = load_dataset(spec, folder=folder, for_price=for_price).to(device or torch.device("cpu"), dtype)
     targets = targets_of(spec, dataset)
@@ -194,7 +192,7 @@ def load_problem(
 
 @contextlib.contextmanager
 def _named_arguments() -> Iterator[None]:
-    """Name the field of the study file in what is wrong with a model's arguments."""
+    """Add the field of the study file to errors about a model's arguments."""
     try:
         yield
     except UserError as error:
@@ -203,15 +201,15 @@ def _named_arguments() -> Iterator[None]:
 
 
 def _refuse_other_inputs(spec: ProblemSpec, dataset: Dataset, outputs: int) -> None:
-    """Refuse a shipped model that takes no sequences where there are some, and the reverse.
+    """Reject a shipped model that does not accept the data set's kind of inputs: sequences or other inputs.
 
-    Ids that are not below the number of outputs have no embedding.
+    Also reject ids that are not below the number of outputs, because they have no embedding.
     """
     if spec.model not in _MODELS:
         return
     sequences = are_sequences(dataset.train_inputs, dataset.train_targets)
     if sequences is not (spec.model in _OF_TOKENS):
-        fix = 'give model = "transformer", or your own' if sequences else "it is for text and other sequences of ids"
+        fix = 'use model = "transformer", or your own' if sequences else "it is for text and other sequences of ids"
         raise UserError(
             f"problem.model: {spec.model} takes no {'sequences' if sequences else 'such inputs'} as {spec.dataset} has "
             f"them, inputs {list(dataset.train_inputs.shape[1:])} with targets "
@@ -231,18 +229,18 @@ def _refuse_other_inputs(spec: ProblemSpec, dataset: Dataset, outputs: int) -> N
 
 
 def _refuse_too_large(spec: ProblemSpec, build: Callable[[], nn.Module], shape: tuple[int, ...], outputs: int) -> None:
-    """Refuse a model of this product's that does not take such inputs, or does not fit this machine, unallocated."""
+    """Reject a shipped model that does not accept the inputs or exceeds the memory, without allocating it."""
     try:
         with torch.device("meta"):
             numbers = sum(parameter.numel() for parameter in build().parameters())
     except ValueError as error:
         raise UserError(
-            f"problem.model: {error}\n  Take another model, or another data set than {spec.dataset}"
+            f"problem.model: {error}\n  Use another model, or a data set other than {spec.dataset}"
         ) from None
     needed, memory = 4 * numbers * _BYTES_A_NUMBER, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         raise UserError(
             f"problem.model: {spec.model} for inputs {list(shape)} and {outputs:,} outputs has {numbers:,} parameters: "
             f"with gradients and an optimizer's state about {needed / 2**30:,.1f} GiB; this machine has "
-            f"{memory / 2**30:,.1f} GiB\n  Take a smaller model, smaller inputs, or fewer classes"
+            f"{memory / 2**30:,.1f} GiB\n  Use a smaller model, smaller inputs, or fewer classes"
         )

@@ -1,4 +1,4 @@
-"""Activation checkpointing, which packs can't have, is refused by name."""
+"""Rejection of activation checkpointing, which packs do not support."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 
 
 def no_recomputation() -> AbstractContextManager[None]:
-    """Return a context in which activation checkpointing raises, rather than give the gradient of other networks.
+    """Return a context in which activation checkpointing raises an error instead of computing wrong gradients.
 
-    It runs parts of the model again in the backward pass, when the tensors of the pack's members are no longer in it.
+    It reruns parts of the model in the backward pass, when the model no longer contains the tensors of the members.
     """
     return torch.autograd.graph.disable_saved_tensors_hooks(
-        "activation checkpointing (torch.utils.checkpoint, saved_tensors_hooks) can't be used here; take it out of the "
-        "model, and bound memory with execution.micro_batch or problem.ghost_batch"
+        "activation checkpointing (torch.utils.checkpoint, saved_tensors_hooks) can't be used here; remove it from the "
+        "model, and limit memory with execution.micro_batch or problem.ghost_batch"
     )

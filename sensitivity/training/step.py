@@ -1,4 +1,4 @@
-"""One training step of a pack: the gradient of the whole batch, in as many parts as memory needs, and its update."""
+"""One training step of a pack: the gradient of the batch, accumulated over micro-batches, and the update."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sensitivity.kfac import Capture
 from sensitivity.optimizers.contract import Networks
-from sensitivity.optimizers.numbers import add_weighed, weighed
+from sensitivity.optimizers.numbers import add_weighted, weighted
 from sensitivity.optimizers.pack import PackOptimizer, optimizer_of
 from sensitivity.study.schedule import total_steps
 from sensitivity.study.trials import Pack, Trial
@@ -20,7 +20,7 @@ from sensitivity.training.problems import Problem
 
 
 def make_optimizer(pack: Pack, model: PackedModel, problem: Problem, *, began: Sequence[Trial] = ()) -> PackOptimizer:
-    """Return the optimizer of a pack's arm for its networks; `began` are the trials that it began with (`pack`)."""
+    """Return the optimizer of a pack's arm for its networks; `began` are the initial trials of the pack."""
     networks = Networks(
         network=model.network,
         batch_size=pack.batch_size,
@@ -39,10 +39,10 @@ def make_optimizer(pack: Pack, model: PackedModel, problem: Problem, *, began: S
 
 
 class Batches(Protocol):
-    """Where a step's batch comes from."""
+    """Source of batches."""
 
     def draw(self) -> Iterator[MicroBatch]:
-        """Yield the parts of the next step's batch; all of them are taken."""
+        """Yield the parts of the next step's batch; the caller exhausts the iterator."""
 
 
 def take_step(
@@ -54,11 +54,11 @@ def take_step(
     step: int,
     lr_scale: float | Tensor,
 ) -> tuple[Tensor, Tensor | None]:
-    """Do one step; return the losses before it ``[trials]``, and the members that could not be updated."""
+    """Take one step; return the losses before it ``[trials]``, and which members could not be updated."""
     modules = optimizer.modules()
     if modules is not None:
-        return _take_alone(model, problem, optimizer, modules, batches, step=step, lr_scale=lr_scale)
-    record, judged = optimizer.begin(step), optimizer.is_judged(step)
+        return _step_per_member(model, problem, optimizer, modules, batches, step=step, lr_scale=lr_scale)
+    record, judged = optimizer.begin(step), optimizer.needs_loss_after(step)
     total: dict[str, Tensor] = {}
     loss: Tensor | None = None
     parts: Iterable[MicroBatch] = batches.draw()
@@ -73,30 +73,30 @@ def take_step(
             total, loss = grads, losses
         else:
             for name, g in grads.items():
-                total[name] = add_weighed(total[name], g, part.share) if name in total else weighed(g, part.share)
-            loss = weighed(losses, part.share) + (0.0 if loss is None else loss)
-        del grads  # or the next part would find the memory of this one's taken
+                total[name] = add_weighted(total[name], g, part.share) if name in total else weighted(g, part.share)
+            loss = weighted(losses, part.share) + (0.0 if loss is None else loss)
+        del grads  # frees memory for the next part
     assert loss is not None
     failed = optimizer.step(model.params, total, lr_scale, step=step)
     if before is not None:
-        optimizer.judge(model.params, _loss_again(model, problem, parts, before) - loss)
+        optimizer.observe_loss_change(model.params, _loss_again(model, problem, parts, before) - loss)
     return loss, failed
 
 
 @torch.no_grad()
 def _loss_again(model: PackedModel, problem: Problem, parts: Iterable[MicroBatch], before: Mapping[str, Any]) -> Tensor:
-    """Return the losses of a batch once more, with the random numbers of the first time, and leave no other trace."""
+    """Return the losses of a batch evaluated again with the same random numbers, without side effects."""
     after = model.volatile()
-    model.put_back(before)
+    model.restore_volatile(before)
     loss = torch.zeros((), device=model.device)
     for part in parts:
         outputs, _ = model.train_outputs(part.inputs, record=False)
-        loss = loss + weighed(problem.training_loss(outputs, part.targets), part.share)
-    model.put_back(after)
+        loss = loss + weighted(problem.training_loss(outputs, part.targets), part.share)
+    model.restore_volatile(after)
     return loss
 
 
-def _take_alone(
+def _step_per_member(
     model: PackedModel,
     problem: Problem,
     optimizer: PackOptimizer,
@@ -106,7 +106,7 @@ def _take_alone(
     step: int,
     lr_scale: float | Tensor,
 ) -> tuple[Tensor, Tensor | None]:
-    """Do one step of an optimizer that needs modules: forward and backward passes are each member's own."""
+    """Take one step of an optimizer that needs modules, with a separate forward and backward pass per member."""
     total = [torch.zeros((), device=model.device) for _ in modules]
     for module in modules:
         module.zero_grad(set_to_none=True)
@@ -114,7 +114,7 @@ def _take_alone(
         for place, module in enumerate(modules):
             outputs = model.train_member(place, module, part.inputs[place].clone())
             share = part.share if isinstance(part.share, float) else part.share[place : place + 1]
-            loss = weighed(problem.training_loss(outputs[None], part.targets[place][None]), share).sum()
+            loss = weighted(problem.training_loss(outputs[None], part.targets[place][None]), share).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total[place] = total[place] + loss.detach()
     return torch.stack(total), optimizer.step(model.params, {}, lr_scale, step=step)
@@ -130,9 +130,9 @@ def _differentiate(
     step: int,
     done: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the losses of a part of a batch ``[trials]``, and their gradients by `model.leaves`; its activations end.
+    """Return the losses ``[trials]`` of a part of a batch and their gradients by `model.leaves`; frees activations.
 
-    `done` examples of the batch came in earlier parts.
+    `done` is the number of examples of the batch in earlier parts.
     """
     outputs, every_call = model.train_outputs(part.inputs, record=record)
     calls = {name: called for name, called in every_call.items() if name in optimizer.observed_layers}
@@ -155,7 +155,7 @@ def _differentiate(
 def _captures(
     calls: dict[str, list[LayerCall]], columns: Sequence[Sequence[Tensor | None]]
 ) -> dict[str, list[Capture]]:
-    """Join the inputs of calls that reached a loss with the gradients of their outputs: of one loss, or of several."""
+    """Combine the inputs of calls that affect a loss with the gradients of their outputs, for one or several losses."""
     left, found = [iter(gradients) for gradients in columns], dict[str, list[Capture]]()
     for name, called in calls.items():
         for call in called:

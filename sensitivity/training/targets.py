@@ -1,4 +1,4 @@
-"""What a problem's targets are, as its loss needs them, and how many outputs its model has."""
+"""Kind of a problem's targets, checked against its loss, and the number of outputs of its model."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from sensitivity.training.losses import IGNORED, is_ignored
 
 _MANY_CLASSES = 1_000
 _NARROW = (torch.uint8, torch.uint16, torch.int32)
-"""Types that tokens may be stored in, beside int64."""
+"""Dtypes in which tokens may be stored, besides int64."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """What the targets of a data set are."""
+    """Properties of a data set's targets."""
 
     are_classes: bool
-    """Whether they are classes, int64, rather than numbers."""
+    """Whether they are classes (int64) rather than numbers."""
     outputs: int
-    """Of the model for each term of the loss."""
+    """Number of model outputs per loss term."""
     masked: bool
-    """Whether some are ``IGNORED``."""
+    """Whether some targets are ``IGNORED``."""
 
 
 def targets_of(spec: ProblemSpec, dataset: Dataset) -> Targets:
-    """Return what the targets are, checked against the loss, the metrics and the outputs that are stated.
+    """Return the properties of the targets, checked against the loss, the metrics and the declared outputs.
 
     Raises:
-        UserError: they don't fit.
+        UserError: the targets do not match these.
     """
     own_loss = spec.loss not in LOSSES
     classes = spec.loss == "cross_entropy" or (own_loss and dataset.train_targets.dtype == torch.int64)
@@ -54,7 +54,7 @@ def targets_of(spec: ProblemSpec, dataset: Dataset) -> Targets:
     if spec.outputs not in (None, size) and not own_loss:
         raise UserError(
             f'problem.outputs: {spec.outputs}, but a target has {size} numbers, and loss = "{spec.loss}" compares them '
-            "one by one; leave it out"
+            "one by one; remove it"
         )
     return Targets(are_classes=False, outputs=spec.outputs or size, masked=False)
 
@@ -78,11 +78,11 @@ def _require_form(spec: ProblemSpec, given: Tensor, where: str, *, classes: bool
         low = min(float(part.min()) for part in pieces(given))
         high = max(float(part.max()) for part in pieces(given))
         if low < 0 or high > 1:
-            raise UserError(f"{where} a target from 0 to 1 for each label; they reach from {low:g} to {high:g}")
+            raise UserError(f"{where} a target from 0 to 1 for each label; they range from {low:g} to {high:g}")
 
 
 def _require_sequences(spec: ProblemSpec, inputs: Tensor, given: Tensor) -> None:
-    """Refuse targets of other lengths than their sequences, and sequences whose every target is masked."""
+    """Reject targets whose length differs from that of their sequences, and sequences with only masked targets."""
     if not are_sequences(inputs, given):
         raise UserError(
             f"problem.dataset: {spec.dataset}: targets {list(given.shape)} are a class at each position of sequences; "
@@ -92,12 +92,12 @@ def _require_sequences(spec: ProblemSpec, inputs: Tensor, given: Tensor) -> None
     if (empty := sum(int(is_ignored(part).all(1).sum()) for part in pieces(given))) > 0:
         raise UserError(
             f"problem.dataset: {spec.dataset}: {empty:,} of {len(given):,} sequences have no target but {IGNORED}; "
-            "leave them out"
+            "remove them"
         )
 
 
 def _require_metrics(spec: ProblemSpec, *, classes: bool) -> None:
-    """Refuse shipped metrics that the targets of a loss of the user's have not; others were checked with the study."""
+    """Reject shipped metrics that are not defined for the targets of a user's loss; others were checked earlier."""
     for name, declared in spec.metrics.items():
         needs = QUANTITIES[name].needs if declared.shipped else ""
         if (classes and needs == "values") or (not classes and needs == "classes"):
@@ -106,14 +106,14 @@ def _require_metrics(spec: ProblemSpec, *, classes: bool) -> None:
 
 
 def _require_classes(spec: ProblemSpec, classes: int) -> None:
-    """Refuse weights of another number of classes, and a metric that so few classes always meet."""
+    """Reject a wrong number of class weights, and top-5 accuracy with at most five classes."""
     weights = spec.loss_arguments.get("class_weights") if spec.loss in LOSSES else None
     if weights is not None and len(weights) != classes:
         raise UserError(
             f"problem.loss_arguments.class_weights: {len(weights)} numbers; give one for each of the {classes} classes"
         )
     if "top5_accuracy" in spec.metrics and classes <= 5:
-        raise UserError(f"problem.metrics.top5_accuracy: it is 100% of any network with {classes} outputs; remove it")
+        raise UserError(f"problem.metrics.top5_accuracy: it is always 100% with {classes} outputs; remove it")
 
 
 def _classes(spec: ProblemSpec, dataset: Dataset) -> int:
@@ -125,29 +125,29 @@ def _classes(spec: ProblemSpec, dataset: Dataset) -> int:
     if largest >= spec.outputs:
         raise UserError(
             f"problem.outputs: {spec.outputs}, but the targets of {spec.dataset} have the class {largest}; classes are "
-            f"counted from 0, so that this takes at least {largest + 1} outputs"
+            f"counted from 0, so at least {largest + 1} outputs are needed"
         )
     return spec.outputs
 
 
 def _refuse_sparse_classes(spec: ProblemSpec, dataset: Dataset, classes: int) -> None:
-    """Refuse numbers that are no classes, such as ids: a network would have an output for each up to the largest."""
+    """Reject numbers that are not classes, such as ids: the network would have an output for each possible number."""
     used = len(used_classes(pieces(dataset.train_targets)))
     if dataset.token_bytes is None and classes > _MANY_CLASSES and classes > 2 * used:
         raise UserError(
             f"problem.dataset: {spec.dataset}: {classes - used:,} of the {classes:,} classes (0 to {classes - 1:,}) "
-            "have no training example\n  Number the classes from 0 without gaps, or state problem.outputs"
+            "have no training example\n  Number the classes from 0 without gaps, or set problem.outputs"
         )
 
 
 def _least(given: Tensor) -> int:
-    """Return the smallest class, masked ones aside; -1 where all are masked."""
+    """Return the smallest unmasked class; -1 if all are masked."""
     kept = (part[~is_ignored(part)] for part in pieces(given))
     return min((int(part.min()) for part in kept if len(part)), default=-1)
 
 
 def _one_hot(given: Tensor) -> bool:
-    """Whether targets ``[examples, n]`` are rows with a single 1, which sequences of classes are not."""
+    """Whether targets ``[examples, n]`` are one-hot, in contrast to sequences of classes."""
     return (
         given.dim() == 2
         and given.shape[1] > 1
@@ -159,9 +159,9 @@ def _classes_fix(given: Tensor) -> str:
     if given.dim() == 2 and not given.is_floating_point() and _least(given) < 0:
         if all(bool(is_ignored(each).all()) for each in pieces(given)):
             return f", every one {IGNORED}: no position has a target"
-        return f", the smallest {_least(given)}; a position without a loss has {IGNORED}"
+        return f", the smallest {_least(given)}; use {IGNORED} for positions without a loss"
     if given.dim() == 2 and given.shape[1] > 1:
-        return " (one row an example: y.argmax(1) if it is one-hot)"
+        return " (use y.argmax(1) if it is one-hot)"
     if given.dim() == 2 and given.shape[1] == 1:
         return " (y.squeeze(1).long())"
     return f", the smallest {_least(given)}" if given.dtype == torch.int64 and given.dim() == 1 else " (y.long())"

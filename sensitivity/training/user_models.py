@@ -1,4 +1,4 @@
-"""What a model of the user's own must be and return, each mistake with its fix."""
+"""Checks of a user's model and of its outputs; each message contains the fix."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from sensitivity.study.errors import UserError
 
 
 def checked_module(model: Any, name: str) -> nn.Module:
-    """Return what the function `name` built, if it is a network that can be trained.
+    """Return the result of the function `name` if it is a trainable network.
 
     Raises:
-        UserError: it is no module, or its parameters are not there yet.
+        UserError: it is not a module, or its parameters are not initialised.
     """
     where = f"problem.model: {name}"
     if isinstance(model, type) and issubclass(model, nn.Module):
-        raise UserError(f"{where} returned the class {model.__name__}; return a network of it: {model.__name__}(...)")
+        raise UserError(f"{where} returned the class {model.__name__}; return an instance: {model.__name__}(...)")
     if not isinstance(model, nn.Module):
         hint = "; it has no return statement" if model is None else ""
         raise UserError(f"{where} returned {type(model).__name__}{hint}; return a torch.nn.Module")
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise UserError(f"{where} returned a {type(model).__name__}; return the network in it, its .module")
+        raise UserError(f"{where} returned a {type(model).__name__}; return the wrapped network, its .module attribute")
     for part, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise UserError(
@@ -36,7 +36,7 @@ def checked_module(model: Any, name: str) -> nn.Module:
                 f'{where}: {part} is on the "meta" device and has no values; build the network on the CPU, where it '
                 "draws its initialisation"
             )
-        if tensor.requires_grad and not tensor.is_floating_point():  # complex ones
+        if tensor.requires_grad and not tensor.is_floating_point():  # complex parameters
             raise UserError(f"{where}: the parameter {part} is {_short(tensor.dtype)}; it must be floating-point")
     return model
 
@@ -44,19 +44,19 @@ def checked_module(model: Any, name: str) -> nn.Module:
 def output_mistake(
     outputs: Any, targets: Tensor, *, classes: int | None, split: str, any_shape: bool = False
 ) -> str | None:
-    """Return what is wrong with a network's output for a batch, and the fix; None if nothing is.
+    """Return the mistake in a network's output for a batch, with the fix; None if the output is valid.
 
     Args:
-        outputs: whatever the forward pass returned.
-        targets: of the batch.
-        classes: how many there are; None where targets are values.
+        outputs: the value returned by the forward pass.
+        targets: the targets of the batch.
+        classes: number of classes; None if targets are values.
         split: "training" or "test".
-        any_shape: whether a loss of the user's own compares them, so that any number an example will do.
+        any_shape: whether outputs may have any shape per example, because they are compared by a user's loss.
     """
     if classes is None:
-        wanted = f"{list(targets.shape)}, as the targets have it"
+        wanted = f"{list(targets.shape)}, like the targets"
     else:
-        wanted = f"{[*targets.shape, classes]}, a number for each class"
+        wanted = f"{[*targets.shape, classes]}, one value per class"
     if (mistake := _kind_mistake(outputs, wanted)) is not None:
         return mistake
     if classes is None:
@@ -66,10 +66,7 @@ def output_mistake(
     if not fits:
         return f"returns {list(outputs.shape)} for {len(targets)} {split} examples; it must be {wanted}"
     if split == "training" and not outputs.requires_grad:
-        return (
-            "returns outputs that no parameter can learn from: the forward method detaches them, or runs under "
-            "torch.no_grad()"
-        )
+        return "returns outputs without a gradient: the forward method detaches them, or runs under torch.no_grad()"
     return None
 
 
@@ -85,9 +82,9 @@ def _kind_mistake(outputs: Any, wanted: str) -> str | None:
         return None
     got, fix = f"a {type(outputs).__name__}", "return one tensor"
     if isinstance(outputs, (tuple, list)):
-        got, fix = f"{got} of {len(outputs)}", "return its tensor of outputs alone, such as outputs[0]"
+        got, fix = f"{got} of {len(outputs)}", "return only its tensor of outputs, such as outputs[0]"
     elif isinstance(outputs, dict) or hasattr(outputs, "logits"):
-        fix = 'return its tensor of outputs alone, such as outputs["logits"]'
+        fix = 'return only its tensor of outputs, such as outputs["logits"]'
     elif outputs is None:
         got, fix = "None", "does its forward method have a return statement?"
     return f"returns {got}; it must be one tensor {wanted}: {fix}"

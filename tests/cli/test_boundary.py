@@ -10,12 +10,12 @@ OWN = STUDY + '[problem]\ndataset = "boundary_own:data"\n'
 EXIT = b"import sys\nsys.exit(0)\n"
 FRAME = b"import pandas\ndef data(): return [pandas.DataFrame({'a': [1.0]})] * 4\n"
 CASES = [
-    ("plan", STUDY.replace("0.1", "0,1"), b"", "decimals take a point: 0.1, not 0,1"),
-    ("plan", STUDY.replace('"n"', '"n\0"'), b"", "the line holds zero bytes"),
+    ("plan", STUDY.replace("0.1", "0,1"), b"", "use a decimal point: 0.1, not 0,1"),
+    ("plan", STUDY.replace('"n"', '"n\0"'), b"", "the line contains null bytes"),
     ("plan", STUDY.encode("utf-16"), b"", "UTF-16 text (byte 0, line 1); save the file as UTF-8"),
-    ("plan", OWN, EXIT, "importing it: it ends the process (sys.exit(0))"),
-    ("run", OWN, EXIT, "importing it: it ends the process (sys.exit(0))"),
-    ("plan", OWN, b"raise KeyboardInterrupt", "it raises KeyboardInterrupt; let it raise an error"),
+    ("plan", OWN, EXIT, "importing it: it exits the process (sys.exit(0))"),
+    ("run", OWN, EXIT, "importing it: it exits the process (sys.exit(0))"),
+    ("plan", OWN, b"raise KeyboardInterrupt", "it raises KeyboardInterrupt; raise an error instead"),
     ("plan", OWN, b"x = '\xe9'", "SyntaxError: "),
     ("plan", OWN, FRAME, "train inputs are a DataFrame; give its numbers: .to_numpy()"),
     ("plan", STUDY + '[problem]\ndataset = "imagefolder:~no-such-user/x"', b"", "there is no such home folder"),

@@ -190,7 +190,7 @@ def test_code_that_ends_the_process_does_not_end_the_command_without_a_word(comm
     path.write_text(study_text.replace("[budget]", '[problem]\nmodel = "it_exits:model"\n[budget]'))
     answer = command("plan", path, "--storage", tmp_path / "none")
     assert answer.code == 2
-    assert "problem.model: it_exits:model: it ends the process (sys.exit(3))" in answer.err
+    assert "problem.model: it_exits:model: it exits the process (sys.exit(3))" in answer.err
 
 
 def test_the_version_is_that_of_the_code(command):

@@ -76,10 +76,10 @@ def test_without_an_accelerator_cuda_is_refused():
         ({"accelerator_type": "H100"}, 'belongs to device = "cuda"; remove it'),
         ({"elastic": True}, "needs max_concurrent"),
         ({"resources": {"GPU": 1.0}}, "GPU is Ray's own"),
-        ({"resources": {"licence": 1.5}}, "licence: above 1 give a whole number"),
+        ({"resources": {"licence": 1.5}}, "licence: values above 1 must be whole numbers"),
         ({"resources": {"licence": 0.0}}, "must be > 0"),
         ({"max_concurrent": 0}, "must be >= 1"),
-        ({"labels": {"region": 1}}, "give a text in quotes"),
+        ({"labels": {"region": 1}}, "give a string in quotes"),
     ],
 )
 def test_mistakes_of_the_fields(execution, mistake):

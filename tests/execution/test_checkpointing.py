@@ -190,10 +190,10 @@ def test_a_pack_that_is_halved_leaves_no_checkpoint_of_the_whole(spec, directory
         if len(some.trials) == len(pack.trials):
 
             def look(training):
-                options["on_look"](training)
+                options["on_check"](training)
                 raise RuntimeError("too large")
 
-            return train_pack(some, problem, **{**options, "on_look": look})
+            return train_pack(some, problem, **{**options, "on_check": look})
         return train_pack(some, problem, **options)
 
     monkeypatch.setattr(worker, "train_pack", dies_when_whole)

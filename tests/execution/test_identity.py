@@ -152,7 +152,7 @@ def test_an_unseeded_permutation_in_the_data_is_refused_with_the_mend(study, dra
 def test_a_network_of_the_systems_randomness_is_refused_with_the_mend(study):
     drawn = "import os, torch\n    torch.manual_seed(int.from_bytes(os.urandom(4), 'big'))\n    return"
     edit(study, "identity_own", "return nn", f"{drawn} nn")
-    with pytest.raises(StudyFileError, match=r"problem\.model: identity_own:net gives other initial parameters"):
+    with pytest.raises(StudyFileError, match=r"problem\.model: identity_own:net has different initial parameters"):
         prepare(str(study))
 
 

@@ -116,16 +116,16 @@ def test_a_lost_device_ends_the_worker_and_no_trial_is_given_up_for_it(monkeypat
 
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
     pack = Pack(expand(parse_study(SPEC, source="test")))
-    with pytest.raises(device_errors.DeviceLostError, match="answers no more in this process: CUDA error"):
+    with pytest.raises(device_errors.DeviceLostError, match="no longer responds in this process: CUDA error"):
         worker._train(torch.device("cuda"), pack, train, lambda pack: None)
     assert tried == [pack]
 
     def run_pack(*_, **__):
-        raise device_errors.DeviceLostError("cuda answers no more in this process")
+        raise device_errors.DeviceLostError("cuda no longer responds in this process")
 
     reports, ended = [], []
     monkeypatch.setattr(worker_process, "run_pack", run_pack)
     monkeypatch.setattr(worker_process.os, "_exit", ended.append)
     worker_process._train(pack, SimpleNamespace(execution=None, origin=None, directory=None), reports.append)
     assert (ended, reports) == ([1], [])
-    assert crash_line(capfd.readouterr().err).endswith("DeviceLostError: cuda answers no more in this process")
+    assert crash_line(capfd.readouterr().err).endswith("DeviceLostError: cuda no longer responds in this process")

@@ -112,8 +112,8 @@ def test_where_runs_are_sent_is_no_part_of_what_they_are(study):
 @pytest.mark.parametrize(
     ("to", "words"),
     [
-        ("mlfow", "log.to: 'mlfow': no tool that tracks runs (did you mean 'mlflow'?)"),
-        ("mlflow:http://me:secret@host", "holds credentials, which would be kept and shown"),
+        ("mlfow", "log.to: 'mlfow': unknown experiment tracker (did you mean 'mlflow'?)"),
+        ("mlflow:http://me:secret@host", "contains credentials, which would be stored and shown"),
     ],
 )
 def test_mistakes_in_the_study_file_are_told(study, to, words):
@@ -124,9 +124,9 @@ def test_mistakes_in_the_study_file_are_told(study, to, words):
 
 
 def test_a_name_that_no_tool_has_stops_the_command_before_anything_runs(study):
-    with pytest.raises(UserError, match="no tool that tracks runs"):
+    with pytest.raises(UserError, match="unknown experiment tracker"):
         targets_of(study.spec, ["tensorbord"])
-    with pytest.raises(UserError, match="holds credentials") as told:
+    with pytest.raises(UserError, match="contains credentials") as told:
         targets_of(study.spec, ["mlflow:http://me:secret@host"])
     assert "secret" not in str(told.value)
     with pytest.raises(UserError, match="did you mean 'tensorboard'"):

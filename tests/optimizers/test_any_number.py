@@ -88,7 +88,7 @@ def test_a_setting_clips_as_the_axis_does_and_no_clip_changes_no_id():
     [
         ({"clip_norm": [0.0, 1.0]}, "clip_norm must be > 0; got 0"),
         ({"clip_norm": -1.0}, "optimizers.a.clip_norm: must be > 0"),
-        ({"kind": "kfac", "damping": 0.1, "clip_norm": 1.0}, "give kl_clip"),
+        ({"kind": "kfac", "damping": 0.1, "clip_norm": 1.0}, "use kl_clip"),
         ({"schedule": {"warmup_epochs": [-1.0, 1.0]}}, "warmup_epochs must be >= 0; got -1"),
         ({"schedule": {"warmup_epochs": -1.0}}, "optimizers.a.schedule.warmup_epochs"),
         ({"schedule": {"decay_factor": [0.5, 2.0]}}, "optimizers.a.schedule.decay_factor"),

@@ -63,7 +63,7 @@ def goes_on_to_the_bit(trained):
             kept.append(io.BytesIO())
             torch.save(training.state(), kept[0])
 
-    whole = train_pack(trained, problem(), on_look=look)
+    whole = train_pack(trained, problem(), on_check=look)
     kept[0].seek(0)
     state = torch.load(kept[0], weights_only=True)
     resumed = train_pack(trained, problem(), resume=state)

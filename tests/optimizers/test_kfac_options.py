@@ -113,7 +113,7 @@ def test_neither_a_neighbour_that_diverges_nor_a_break_changes_anything(option):
             states.append(pickle.loads(pickle.dumps(training.state())))
 
     pack = Pack(expand(both))
-    found, wild = train_pack(pack, task, on_look=keep)
+    found, wild = train_pack(pack, task, on_check=keep)
     assert wild.status == "diverged"
     again, _ = train_pack(pack, task, resume=states[0])
     assert losses(found) == pytest.approx(losses(alone), rel=1e-9)
@@ -128,14 +128,14 @@ def test_options_at_their_defaults_change_no_id():
 
 def test_what_does_not_go_together_is_refused():
     for arm, said in (
-        ({"damping_rule": "levenberg_marquardt", "damping_end": 0.1}, "adapts the damping by itself"),
+        ({"damping_rule": "levenberg_marquardt", "damping_end": 0.1}, "adapts the damping itself"),
         ({"adapt_interval": 3}, 'needs damping_rule = "levenberg_marquardt"'),
         ({"damping_end": [0.0, 1.0]}, "damping_end must be > 0; got 0"),
         ({"fisher": "exact"}, "Allowed: empirical, monte_carlo, type2"),
     ):
         with pytest.raises(StudyFileError, match=re.escape(said)):
             study(**arm)
-    with pytest.raises(StudyFileError, match="is for normalisation layers, and the model has none"):
+    with pytest.raises(StudyFileError, match="is for normalisation layers, but the model has no"):
         check_study(study(others="diagonal"), problem(), source="x")
     with pytest.raises(StudyFileError, match='ekfac: needs damping_form = "exact"'):
         study(ekfac=True)

@@ -14,7 +14,7 @@ from sensitivity.optimizers.contract import Networks
 from sensitivity.optimizers.pack import optimizer_of
 from sensitivity.study.load import parse_study
 from sensitivity.study.trials import expand
-from sensitivity.training.following import FollowingMode
+from sensitivity.training.dispatch_modes import ObserverMode
 from tests.optimizers.cases import ARMS
 
 KFAC = {"kind": "kfac", "damping": [0.1, 0.3], "lr": [0.01, 0.03], "inverse_interval": 3}
@@ -31,7 +31,7 @@ CASES = {
 }
 
 
-class OneDevice(FollowingMode):
+class OneDevice(ObserverMode):
     """Raises where tensors of two devices meet, copies and numbers of the host's aside."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

@@ -270,7 +270,7 @@ def test_one_that_raises_takes_nobody_with_it():
 @pytest.mark.parametrize(
     ("kind", "arm", "said"),
     [
-        ("users_optimizers:NeedsClosure", {}, "its step needs a closure, which computes the loss again"),
+        ("users_optimizers:NeedsClosure", {}, "its step needs a closure that computes the loss again"),
         ("users_optimizers:nothing", {}, "returned NoneType; it must be, or return, a torch.optim.Optimizer"),
         ("users_optimizers:Absent", {}, "has no function 'Absent'"),
         ("torch.optim:Rprop", {"etas": {"fixed": [0.9, 0.5]}}, "Invalid eta values: 0.9, 0.5"),
@@ -281,12 +281,12 @@ def test_one_that_raises_takes_nobody_with_it():
         ),
         ("torch.optim:AdamW", {"LR_": 0.9}, "(did you mean 'lr'?). It takes: lr, beta1, beta2, eps, weight_decay, "),
         ("users_optimizers:Needs", {}, "optimizers.a.depth: missing; users_optimizers:Needs has no default for it"),
-        ("users_optimizers:kfac", {"damping": 0.1, "clip_norm": 1.0}, "clip_norm: users_optimizers:kfac is given the"),
+        ("users_optimizers:kfac", {"damping": 0.1, "clip_norm": 1.0}, "clip_norm: users_optimizers:kfac takes the"),
         ("torch.optim:Muon", {}, "Muon only supports 2D parameters"),
         (
             "torch.optim:SparseAdam",
             {},
-            'takes sparse gradients alone, and those of a study are dense; give kind = "adam"',
+            'takes sparse gradients only, but those of a study are dense; use kind = "adam"',
         ),
         ("users_optimizers:Shrinks", {}, "changed the shape of the parameter 0.weight from [6, 6] to [6, 3]"),
     ],
@@ -301,8 +301,8 @@ def test_what_it_refuses_is_said_before_anything_runs(kind, arm, said):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("torch.optim:AdamW", "gradients are computed for the whole pack, but its own code steps one run at a time"),
-        ("users_optimizers:kfac", "is given the network itself, so that the runs of a pack are trained one by one"),
+        ("torch.optim:AdamW", "gradients are computed for the whole pack, but updates run for one run at a time"),
+        ("users_optimizers:kfac", "takes the network itself, so the runs of a pack are trained one by one"),
     ],
 )
 def test_a_plan_says_how_much_of_it_is_packed(kind, said):

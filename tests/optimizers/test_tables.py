@@ -159,7 +159,7 @@ def test_averages_go_on_from_where_they_were_put_aside(decay):
         if training.done == 3:
             states.append(pickle.loads(pickle.dumps(training.state())))
 
-    train_pack(pack, task, on_look=keep)
+    train_pack(pack, task, on_check=keep)
     again = train_pack(pack, task, resume=states[0])
     assert [losses(each) for each in again] == [losses(each) for each in whole]
 
@@ -238,7 +238,7 @@ def test_a_model_of_the_users_has_arguments_and_axes(models):
         ),
         ("perceptron", {"width": [0, 5]}, "width: perceptron takes a whole number >= 1; got 0"),
         ("perceptron", {"dropout": [0.5, 1.0]}, "dropout: perceptron takes a number >= 0 and < 1; got 1.0"),
-        ("lenet", {"width": 3}, "width: unknown argument of lenet. It takes none"),
+        ("lenet", {"width": 3}, "width: unknown argument of lenet. It takes no arguments"),
     ],
 )  # fmt: skip
 def test_arguments_that_the_model_does_not_take_are_refused(models, model, arguments, said):
@@ -249,7 +249,7 @@ def test_arguments_that_the_model_does_not_take_are_refused(models, model, argum
 
 def test_optimizers_that_average_themselves_are_refused_before_anything_runs():
     arms = {"a": SGD, "b": {"kind": "schedule_free_sgd", "lr": 1.0}}
-    with pytest.raises(StudyFileError, match=r"optimizers\.b\.evaluation\.ema_decay: this optimizer averages"):
+    with pytest.raises(StudyFileError, match=r"optimizers\.b\.evaluation\.ema_decay: this optimizer already averages"):
         checked(study(arms, evaluation={"ema_decay": [0.0, 0.9]}))
     checked(study({**arms, "b": {**arms["b"], "evaluation": {"ema_decay": 0.0}}}, evaluation={"ema_decay": 0.9}))
 

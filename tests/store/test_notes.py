@@ -119,9 +119,9 @@ def test_amendments_are_read_once(directory, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"tags": ["a,b"]}, "tags: a tag is a word or a few on one line, without a comma"),
-        ({"tags": [" "]}, "tags: a tag is a word or a few on one line, without a comma"),
-        ({"tags": ["a\nb"]}, "tags: a tag is a word or a few on one line, without a comma"),
+        ({"tags": ["a,b"]}, "tags: a tag is one or more words on one line, without a comma"),
+        ({"tags": [" "]}, "tags: a tag is one or more words on one line, without a comma"),
+        ({"tags": ["a\nb"]}, "tags: a tag is one or more words on one line, without a comma"),
         ({"tags": ["x" * 41]}, "tags: 40 characters at most"),
         ({"tags": [f"{k}" for k in range(21)]}, "tags: 20 at most"),
         ({"note": "x" * 4_001}, "note: 4,000 characters at most"),

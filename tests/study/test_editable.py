@@ -109,7 +109,7 @@ def test_functions_are_kept_with_the_study_and_come_along_when_it_is_changed(min
     assert (spec.problem.dataset, spec.problem.model) == ("study_code:data", "study_code:net")
     assert spec.replace(seeds=3).code == spec.code
     assert spec != StudySpec(**minimal, problem={"dataset": cells["data"], "model": "study_code:net"})
-    with pytest.raises(StudyFileError, match=r"problem\.dataset: a function from an earlier cell; pass it again"):
+    with pytest.raises(StudyFileError, match=r"problem\.dataset: this function was passed earlier; pass it again"):
         spec.replace(**{"problem.model": cells["other"]})
     both = spec.replace(**{"problem.model": cells["other"], "problem.dataset": cells["data"]})
     assert "def other" in both.code

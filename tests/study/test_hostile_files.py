@@ -20,23 +20,23 @@ from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.spec import StudySpec
 
 SLIPS = [
-    ("lr = 0,1", "decimals take a point: 0.1, not 0,1"),
-    ("lr = 0,1  # small", "decimals take a point"),
-    ("lr = -1,5e-3", "decimals take a point"),
+    ("lr = 0,1", "use a decimal point: 0.1, not 0,1"),
+    ("lr = 0,1  # small", "use a decimal point"),
+    ("lr = -1,5e-3", "use a decimal point"),
     ("lr = { log = [1e-3, 1.0], points = 1,5 }", "not valid TOML"),
-    ("lr = .1", "decimals have digits on both sides of the point"),
-    ("lr = 1.", "decimals have digits on both sides of the point"),
-    ("lr = [0.1, .2]", "decimals have digits on both sides of the point"),
-    ("nesterov = True", "write true or false, in small letters"),
-    ("samples = None", "TOML has no empty value; leave the line out"),
-    ("name = “mine”", 'quotes are straight: "digits"'),
+    ("lr = .1", "decimals need digits on both sides of the point"),
+    ("lr = 1.", "decimals need digits on both sides of the point"),
+    ("lr = [0.1, .2]", "decimals need digits on both sides of the point"),
+    ("nesterov = True", "write true or false in lower case"),
+    ("samples = None", "TOML has no null value; leave the line out"),
+    ("name = “mine”", 'use straight quotes: "digits"'),
     ("lr: 0.1", "write name = value"),
     ("lr", "write name = value, or [name] for a table"),
     ("// comment", "comments begin with #"),
-    ("model = perceptron", "a text stands in quotes, a list in brackets"),
-    ("lr = 1\nlr = 2", "each name stands once in a table"),
-    ("x = 'a\0b'", "the line holds zero bytes; save the file as UTF-8 text"),
-    ("x = " + "[" * 5000, "brackets are nested too deep"),
+    ("model = perceptron", "put strings in quotes and lists in brackets"),
+    ("lr = 1\nlr = 2", "a name may appear only once in a table"),
+    ("x = 'a\0b'", "the line contains null bytes; save the file as UTF-8 text"),
+    ("x = " + "[" * 5000, "brackets are nested too deeply"),
     ("x = " + "9" * 5000, "not valid TOML: "),
     ("x = " + "y" * 100_000, " ... "),
 ]
@@ -60,7 +60,7 @@ def test_a_slip_in_toml_is_named_with_its_fix(tmp_path, text, said):
         ("description = 'é'".encode("latin-1"), "not UTF-8 text (byte 15, line 1); save the file as UTF-8"),
         ("name = 'x'".encode("utf-16"), "UTF-16 text (byte 0, line 1); save the file as UTF-8"),
         (b"\n\nname = '\xff'", "line 3"),
-        (b"\x00" * 100, "zero bytes"),
+        (b"\x00" * 100, "null bytes"),
         (bytes(range(256)), "not UTF-8 text"),
     ],
 )
@@ -152,9 +152,9 @@ def test_links_in_a_circle_and_folders_are_messages(tmp_path):
         load_study(tmp_path / "a.toml")
     with pytest.raises(UserError, match=r"can't be read \(Is a directory\)\n  Give a readable"):
         load_study(tmp_path)
-    with pytest.raises(UserError, match="this is a link that leads to no file"):
+    with pytest.raises(UserError, match="this is a broken link"):
         find_study(str(tmp_path / "a.toml"))
-    with pytest.raises(UserError, match="this is a folder, name a file in it"):
+    with pytest.raises(UserError, match="this is a folder, give a file in it"):
         find_study(str(tmp_path))
 
 

@@ -43,7 +43,7 @@ def test_every_difference_is_named_with_its_form():
     )
     assert IDENTITY.differences(IDENTITY) == []
     assert IDENTITY.differences(now) == [
-        "data, train inputs: float32 [8, 3] there, float32 [9, 3] now",
+        "data, train inputs: float32 [8, 3] when planned, float32 [9, 3] now",
         "data, test inputs: other values, float32 [8, 3] as before",
         "network, initial parameters at seed 0: other values, float32 [8, 3] as before",
     ]

@@ -53,8 +53,8 @@ def test_a_study_that_is_trained_here_is_what_it_was():
         ({"observed": {"metrics": []}}, "observed.metrics: the list is empty"),
         ({"observed": {"metrics": ["accuracy"]}}, "observed.metrics.* unknown 'accuracy'"),
         ({"observed": {"metric": []}}, "observed.metric: unknown field .did you mean 'metrics'"),
-        ({"targets": {"test_accuracy": [0.5]}}, "test_accuracy can't apply"),
-        ({"observed": None}, "optimizers.*observed belongs to studies that are trained elsewhere"),
+        ({"targets": {"test_accuracy": [0.5]}}, "test_accuracy can't be measured"),
+        ({"observed": None}, "optimizers.*observed is only for studies that are trained elsewhere"),
         ({"optimizers": {"a": {"kind": "observed", "lr": 0.0}}}, "optimizers.a.lr: lr must be > 0"),
     ],
 )

@@ -43,7 +43,7 @@ def test_a_study_of_one_optimizer_without_targets_compares_nothing(minimal):
         ({"primary": {**PRIMARY, "pair": ["kfac", "adam"]}}, "primary: ['kfac', 'adam']"),
         ({"primary": {**PRIMARY, "target": {"test_accuracy": 0.91}}}, "test_accuracy = 0.95, test_accuracy = 0.9"),
         ({"primary": {**PRIMARY, "target": {"test_accuracy": 0.9, "test_loss": 1.0}}}, "one metric and its level"),
-        ({"primary": {**PRIMARY, "looks": [8, 8]}}, "looks must rise"),
+        ({"primary": {**PRIMARY, "looks": [8, 8]}}, "looks must increase"),
         ({"primary": {**PRIMARY, "looks": [0]}}, "primary.looks"),
         ({"primary": {**PRIMARY, "question": "speed"}}, "primary.question: unknown 'speed'"),
         ({"primary": {"pair": ["kfac", "sgd"]}}, "primary.question"),

@@ -94,7 +94,7 @@ REFUSED = {
     "array.sum": "got a builtin_function_or_method; give a function or a class",
     "uses_big": "uses 'big', a constant of 20,002 characters",
     "uses_alias": "uses 'alias', which was defined as 'plain'",
-    "Empty": "Empty: it defines no function of its own",
+    "Empty": "Empty: it defines no function itself",
     "unknown": "unknown: its source is not found",
 }
 

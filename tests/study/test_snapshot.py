@@ -181,7 +181,7 @@ def test_a_module_elsewhere_on_the_path_is_taken_with_its_neighbours(write, tmp_
 
 @pytest.mark.parametrize("path", ["no_such_module:f", "no_such.module:f", "json.absent:f", "sys:f", "__main__:f"])
 def test_a_module_without_a_source_file_is_asked_for(path, tmp_path):
-    with pytest.raises(UserError, match=r"problem\.model: module '.*' is not found\n  Put it beside the study file"):
+    with pytest.raises(UserError, match=r"problem\.model: module '.*' is not found\n  Put it next to the study file"):
         take_snapshot(ProblemSpec(model=path), str(tmp_path))
 
 

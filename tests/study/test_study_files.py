@@ -83,7 +83,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
     every = "kind, design, device_hours, samples, design_seed, prune, clip_norm, schedule, problem, evaluation"
     sgd = f"{every}, lr, momentum, weight_decay, nesterov"
     assert set(caught.value.mistakes) == {
-        "name: the name becomes a folder: a letter or digit, then up to 63 of letters, digits, . _ - (got '../escape')",
+        "name: the name becomes a folder: a letter or digit, then up to 63 letters, digits, . _ - (got '../escape')",
         "batch_size: unknown field (did you mean 'batch_sizes'?). Allowed here: name, description, batch_sizes, seeds, "
         "observed, problem, budget, schedule, evaluation, optimizers, targets, pairs, primary, search, margins, "
         "execution, log",
@@ -96,7 +96,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
         "binary_cross_entropy, quadratic, or your own as \"module:function\" (did you mean 'cross_entropy'?)",
         "problem.test_fraction: must be < 1.0 (got 1.5)",
         "budget: give exactly one of epochs, adjusted_epochs and steps",
-        "schedule.decay_at: decay_at must rise, each fraction once (got [0.8, 0.5])",
+        "schedule.decay_at: decay_at must be strictly increasing (got [0.8, 0.5])",
         "targets: test_accuracy is a fraction: a target lies in (0, 1]; got 95. For 95% write 0.95",
         f"optimizers.a.kind: unknown optimizer 'sdg' (did you mean 'sgd'?). Allowed: {', '.join(kinds())}",
         f'optimizers.b.kind: missing; give kind = "sgd", say. Allowed: {", ".join(kinds())}',
@@ -107,7 +107,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path):
         'optimizers.d.samples: missing; design = "sobol" needs the number of configurations to draw',
         'optimizers.d.lr: points belongs to design = "grid"; remove it',
         "optimizers.d.damping: missing; it has no default",
-        "optimizers.d.inverse_interval: must be a multiple of factor_interval, or inverses repeat on old factors "
+        "optimizers.d.inverse_interval: must be a multiple of factor_interval, so that each inverse uses new factors "
         "(got 7)",
     }
 
@@ -170,7 +170,7 @@ SINGLE = [
     (("name",), "a\n", "name: the name becomes a folder"),
     (("name",), "", "name: the name becomes a folder"),
     (("name",), "a" * 65, "name: the name becomes a folder"),
-    (("name",), 3, "name: give a text in quotes (got 3)"),
+    (("name",), 3, "name: give a string in quotes (got 3)"),
     (("seeds",), 0, "seeds: give a number of seeds from 1 to 10000, or a list of seeds (got 0)"),
     (("seeds",), -3, "seeds: give a number of seeds from 1"),
     (("seeds",), 10**30, "seeds: give a number of seeds from 1 to 10000"),
@@ -196,7 +196,7 @@ SINGLE = [
     (("problem", "augment"), "flip", "problem.augment: unknown 'flip' (did you mean 'crop_flip'?)"),
     (("problem", "ghost_batch"), 0, "problem.ghost_batch: must be >= 1"),
     (("problem", "ghost_batch"), 64, "problem: ghost_batch = 64 must divide every batch size"),
-    (("problem", "ghost_batch"), 256, "not 32, 128"),
+    (("problem", "ghost_batch"), 256, "got 32, 128"),
     (("problem", "train_subset"), 0, "problem.train_subset: must be >= 1"),
     (("problem", "model"), "perceptrons", "did you mean 'perceptron'?"),
     (("problem", "model"), "a..b:f", "problem.model: unknown model"),
@@ -210,12 +210,16 @@ SINGLE = [
     (("budget", "epochs"), True, "budget.epochs: give a number (got True)"),
     (("budget", "epochs"), float("inf"), "budget.epochs: give a finite number"),
     (("budget", "epochs"), 1e300, "budget.epochs: must be <= 1000000"),
-    (("budget",), {"adjusted_epochs": 5}, "budget.base_batch_size: missing; adjusted_epochs are those of the base"),
+    (
+        ("budget",),
+        {"adjusted_epochs": 5},
+        "budget.base_batch_size: missing; adjusted_epochs are the epochs at the base",
+    ),
     (("budget", "base_batch_size"), 32, "budget.base_batch_size: belongs to adjusted_epochs; remove it"),
     (
         ("budget",),
         {"adjusted_epochs": 5, "base_batch_size": 64},
-        "base_batch_size = 64 must be the smallest batch size",
+        "base_batch_size = 64 must not be above any batch size",
     ),
     (("budget",), {"adjusted_epochs": 5, "base_batch_size": 32, "steps": 5}, "budget: give exactly one of"),
     (("schedule", "lr_scaling"), "sqrt", 'schedule.base_batch_size: missing; lr_scaling = "sqrt" needs'),
@@ -223,7 +227,7 @@ SINGLE = [
     (("schedule", "decay"), "sine", "schedule.decay: unknown 'sine'"),
     (("schedule",), {"decay": "cosine", "decay_at": [0.5]}, 'schedule.decay_at: belongs to decay = "step"; remove it'),
     (("schedule", "decay_at"), [1.0], "schedule.decay_at[0]: must be < 1"),
-    (("schedule", "decay_at"), [0.5, 0.5], "schedule.decay_at: decay_at must rise"),
+    (("schedule", "decay_at"), [0.5, 0.5], "schedule.decay_at: decay_at must be strictly increasing"),
     (("schedule", "warmup"), 1, "schedule.warmup: unknown field (did you mean 'warmup_epochs'?)"),
     (("evaluation",), {"every_steps": 5, "every_epochs": 1}, "evaluation: give at most one of"),
     (("evaluation",), {"every_steps": 5, "growth": 0.1}, "evaluation: give at most one of growth, every_epochs"),
@@ -240,7 +244,7 @@ SINGLE = [
     (("targets", "test_accuracy"), [0.9, 0.9], "targets: test_accuracy: repeated: 0.9"),
     (("targets", "test_loss"), [0.0], "targets: test_loss: a target loss is above 0; got 0"),
     (("execution", "pack_size"), 0, "execution.pack_size: must be >= 1"),
-    (("execution", "accelerator_share"), 0.3, "execution.accelerator_share: give one in so many: 1, 0.5"),
+    (("execution", "accelerator_share"), 0.3, "execution.accelerator_share: give 1 divided by a whole number: 1, 0.5"),
     (("execution", "accelerator_share"), 1.5, "execution.accelerator_share: must be <= 1"),
     (("problem", "precision"), "float16", "problem.precision: unknown 'float16' (did you mean 'bfloat16'?)"),
     (("problem", "precision"), "tf32", 'execution: problem.precision = "tf32" needs device = "cuda"'),
@@ -277,7 +281,7 @@ def test_a_target_that_can_not_apply_is_found_beside_other_mistakes(minimal):
     put(minimal, ("extra",), 1)
     applicable, unknown = sorted(mistakes(minimal), reverse=True)
     assert applicable.startswith(
-        "targets: test_accuracy can't apply: this loss has no classes. Measured are: train_loss"
+        "targets: test_accuracy can't be measured, because this loss has no classes. Measured metrics: train_loss"
     )
     assert unknown.startswith("extra: unknown field")
 
@@ -335,10 +339,10 @@ def test_a_study_too_large_for_memory_is_refused_before_it_is_expanded(minimal):
     ("data", "words"),
     [
         (b"name = ", "not valid TOML: Invalid value (at end of document)"),
-        (b"name = 'a'\nname = 'b'\n", "line 2, column 11): name = 'b'  (each name stands once in a table)"),
+        (b"name = 'a'\nname = 'b'\n", "line 2, column 11): name = 'b'  (a name may appear only once in a table)"),
         (
             b"# no quotes\nname = mine\n",
-            "(at line 2, column 8): name = mine  (a text stands in quotes",
+            "(at line 2, column 8): name = mine  (put strings in quotes",
         ),
         (b"name = '\xff'", "not UTF-8 text (byte 8, line 1); save the file as UTF-8"),
         (b"seeds = " + b"9" * 5000, "not valid TOML: "),
@@ -565,10 +569,10 @@ def test_a_damaged_study_is_a_study_or_named_mistakes(changes):
         ("lr = [" + "1, " * 20_000 + "]", r"lr: 20,000 values; at most 10,000"),
         ("lr = [" + "1.5, " * 9_999 + "]", r"repeated in the list: 1\.5\."),
         ("lr = 1\n" + "".join(f"k{i} = 1\n" for i in range(9_000)), r"9,00\d mistakes"),
-        ("lr = " + "[" * 60 + "]" * 60, "tables and lists in each other"),
+        ("lr = " + "[" * 60 + "]" * 60, "nested tables and lists"),
         ("lr = 1\n" + "a." * 5_000 + "b = 1", "a key of more than 20 parts"),
         ('lr = 1\nkind = "' + "q" * 9_000 + '"', "lr|kind"),
-        ('lr = 1\ndesign = "' + "q" * 20_000 + '"', "a text of 20,000 characters"),
+        ('lr = 1\ndesign = "' + "q" * 20_000 + '"', "a string of 20,000 characters"),
         ("lr = 1\n" + "q" * 20_000 + " = 1", "a name of 20,000 characters"),
         ("lr = " + "9" * 4_000, "is not a finite number"),
         ("lr = 1 #" + "x" * 1_000_000, "larger than 1,000,000 bytes"),

@@ -109,5 +109,5 @@ def test_asking_whether_a_file_can_be_written_leaves_nothing(tmp_path):
 
 def test_a_file_that_did_not_arrive_whole_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: os.truncate(f"/proc/self/fd/{descriptor}", 0))
-    with pytest.raises(UserError, match="0 of 3 bytes arrived"):
+    with pytest.raises(UserError, match="0 of 3 bytes written"):
         write_output(tmp_path / "x", b"new")

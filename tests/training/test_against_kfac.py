@@ -168,6 +168,6 @@ def test_members_that_use_different_layers_are_refused_with_what_to_set():
 
     pack = PackedModel(ByData, [0, 1])
     inputs = torch.stack([torch.ones(4, 3), -torch.ones(4, 3)])
-    with pytest.raises(RuntimeError, match=r"in different ways in one step \(left, right\).*execution\.pack_size = 1"):
+    with pytest.raises(RuntimeError, match=r"differently in one step \(left, right\).*execution\.pack_size = 1"):
         pack.train_outputs(inputs, record=True)
     assert pack.train_outputs(inputs, record=False)[0].shape == (2, 4, 2)

@@ -29,14 +29,17 @@ def divided(outputs, targets): return 1 / (outputs * 0).sum()
 """
 TEXT = {"model": "transformer", "model_arguments": {"width": 8, "depth": 1, "heads": 1}}
 CASES = {
-    "other lengths": ({"dataset": "bad:lengths"}, r"40 train inputs and 39 targets; there must be as many"),
+    "other lengths": ({"dataset": "bad:lengths"}, r"40 train inputs and 39 targets; their numbers must be equal"),
     "other shapes": (
         {"dataset": "bad:shapes"},
-        r"a train input is \[3\] .*, a test input \[2\] .*; they must be alike",
+        r"a train input is \[3\] .*, a test input \[2\] .*; they must be equal",
     ),
-    "no example": ({"dataset": "bad:empty"}, "0 train inputs and 0 targets; there must be as many, and at least one"),
-    "NaN": ({"dataset": "bad:nan"}, "train inputs hold NaN or infinity; clean or fill them"),
-    "infinity": ({"dataset": "bad:infinite", "loss": "squared_error"}, "train targets hold NaN or infinity"),
+    "no example": (
+        {"dataset": "bad:empty"},
+        "0 train inputs and 0 targets; their numbers must be equal and at least 1",
+    ),
+    "NaN": ({"dataset": "bad:nan"}, "train inputs contain NaN or infinity; remove or replace them"),
+    "infinity": ({"dataset": "bad:infinite", "loss": "squared_error"}, "train targets contain NaN or infinity"),
     "class above": (
         {"dataset": "bad:above", "outputs": 3},
         "problem.outputs: 3, but the targets of .* have the class 3",
@@ -61,13 +64,13 @@ CASES = {
     "no text": ({"dataset": "text:empty.txt", **TEXT}, r"empty\.txt is empty\n  Give a text file"),
     "short text": (
         {"dataset": "text:short.txt", **TEXT},
-        "32 tokens and the one after them are more than the training",
+        "32 tokens plus the next one are more than the training",
     ),
     "long sequences": (
         {"dataset": "text:text.txt", "sequence_length": 900, **TEXT},
-        r"900 tokens and the one after them are more than the training text .* has \(800\)",
+        r"900 tokens plus the next one are more than the training text .* has \(800\)",
     ),
-    "absent text": ({"dataset": "text:absent.txt", **TEXT}, r"there is no file or folder 'absent\.txt'; looked for"),
+    "absent text": ({"dataset": "text:absent.txt", **TEXT}, r"there is no file or folder 'absent\.txt'; tried"),
 }
 
 

@@ -38,7 +38,7 @@ def test_held_out_examples_are_a_part_of_the_training_examples_of_each_class():
 def test_a_search_chooses_by_validation_and_maps_show_it():
     search = {"a": {"kind": "sgd", "design": "tpe", "samples": 4, "lr": {"log": [0.01, 1.0]}}}
     parse_study({**RAW, "optimizers": search, "search": {"objective": "validation_accuracy"}}, source="test")
-    with pytest.raises(StudyFileError, match="has validation data to choose by: give validation_accuracy"):
+    with pytest.raises(StudyFileError, match="so use the validation data of this study: validation_accuracy"):
         parse_study({**RAW, "optimizers": search, "search": {"objective": "test_accuracy"}}, source="test")
     with pytest.raises(StudyFileError, match=r"there are no validation data; give problem\.validation_fraction"):
         parse_study({**RAW, "problem": {}, "targets": {"validation_loss": [0.5]}}, source="test")

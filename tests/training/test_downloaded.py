@@ -210,7 +210,7 @@ def test_arrays_damaged_on_disk_are_decoded_again_and_said(monkeypatch, server, 
     else:
         (array.parent / "about.json").write_text("{")
     same(load("cifar10"), train, test)
-    assert damage == "missing" or "is damaged: made again" in caplog.text
+    assert damage == "missing" or "is damaged and will be created again" in caplog.text
 
 
 def test_without_a_network_the_mend_names_the_files(monkeypatch, server, data):
@@ -279,5 +279,5 @@ def test_a_torchvision_that_does_not_fit_is_said(monkeypatch):
 
     torchvision_datasets.cache_clear()
     monkeypatch.setattr("importlib.import_module", absent)
-    with pytest.raises(UserError, match=r"\(undefined symbol: _ZN3c10\)\n  Install the release that fits torch 2"):
+    with pytest.raises(UserError, match=r"\(undefined symbol: _ZN3c10\)\n  Install the release for torch 2"):
         torchvision_datasets()

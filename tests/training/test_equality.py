@@ -101,7 +101,7 @@ def test_a_member_is_what_it_is_alone_step_by_step(make_study, monkeypatch, mode
         if training.done == 30:
             torch.save(training.state(), kept)
 
-    whole = train_pack(Pack(trials), task, on_look=put_aside)
+    whole = train_pack(Pack(trials), task, on_check=put_aside)
     kept.seek(0)
     resumed = train_pack(Pack(trials), task, resume=torch.load(kept, weights_only=True))
     assert sizes[29] == sizes[-1] == 4, "the others were dropped before it was put aside"

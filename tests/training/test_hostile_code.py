@@ -33,10 +33,10 @@ def module(tmp_path, monkeypatch):
 
 
 MODULES = [
-    ("raise KeyboardInterrupt", "importing it: it raises KeyboardInterrupt; let it raise an error\n  at "),
+    ("raise KeyboardInterrupt", "importing it: it raises KeyboardInterrupt; raise an error instead\n  at "),
     (
         "exit()",
-        "importing it: it ends the process (sys.exit(None)); let it raise an error",
+        "importing it: it exits the process (sys.exit(None)); raise an error instead",
     ),
     ("import sys\nsys.exit('bye')", "sys.exit('bye')"),
     ("raise SystemExit(3)", "hostile.py:1"),
@@ -49,10 +49,10 @@ MODULES = [
     ("raise ValueError('\\x1b[2J\\udcff')", "ValueError: \\x1b[2J\\udcff"),
     ("def data(:", "SyntaxError: "),
     ("x = '\0'", "null bytes"),
-    ("import torch.nowhere", "No module named 'torch.nowhere'\n  Its own import fails; install what it needs"),
+    ("import torch.nowhere", "No module named 'torch.nowhere'\n  The module imports a missing package; install it"),
     ("from torch import nothing", "ImportError: cannot import name 'nothing'"),
     ("def dat(): pass", "hostile has no function 'data' (did you mean 'dat'?)"),
-    ("data = [1]", "'data' of hostile is a list; name a function"),
+    ("data = [1]", "'data' of hostile is a list; give a function"),
     ("def __getattr__(name): raise RuntimeError(name)", "RuntimeError: data"),
     ("import warnings\nwarnings.warn('old', DeprecationWarning)", "DeprecationWarning: old"),  # -W error
 ]
@@ -76,7 +76,7 @@ def test_a_module_in_another_encoding_is_a_message(module):
 
 
 def test_a_module_that_is_not_there_is_told_from_what_it_imports():
-    with pytest.raises(UserError, match="'nowhere'\n  Put the module beside the study file"):
+    with pytest.raises(UserError, match="'nowhere'\n  Put the module next to the study file"):
         import_function("nowhere.at.all:data", "problem.dataset")
 
 
@@ -114,7 +114,7 @@ def test_a_handler_that_the_users_code_sets_stays():
 @pytest.mark.parametrize("model", ["lenet", "alexnet"])
 def test_a_shipped_model_says_which_images_it_takes(model):
     """The digits have 8 by 8 pixels."""
-    with pytest.raises(UserError, match=rf"problem\.model: {model} takes images .*; got \(1, 8, 8\)\n  Take another"):
+    with pytest.raises(UserError, match=rf"problem\.model: {model} takes images .*; got \(1, 8, 8\)\n  Use another"):
         load_problem(ProblemSpec(dataset="digits", model=model))
 
 
@@ -164,20 +164,20 @@ DATA = [
     ("iter(x), y, x, y", "give tensors or arrays of all examples"),
     ("x.to('meta'), y, x, y", 'train inputs are on the "meta" device and have no values'),
     ("x, y.to('meta'), x, y", 'train targets are on the "meta" device'),
-    ("[[1.0, 2.0], [3.0]], y, x, y", "train inputs can't become a tensor ("),
-    ("[[1.0, None]] * 4, y, x, y", "train inputs can't become a tensor ("),
+    ("[[1.0, 2.0], [3.0]], y, x, y", "train inputs can't be converted to a tensor ("),
+    ("[[1.0, None]] * 4, y, x, y", "train inputs can't be converted to a tensor ("),
     ("np.array(['a', 'b']), y, x, y", "train inputs are an array of <U1; give numbers"),
     ("np.array([[1], [1, 2]], dtype=object), y, x, y", "train inputs are an array of object; give numbers"),
-    ("np.zeros((4, 1), 'datetime64[s]'), y, x, y", "array of datetime64[s]; give numbers: encode what is text"),
+    ("np.zeros((4, 1), 'datetime64[s]'), y, x, y", "array of datetime64[s]; give numbers: encode text"),
     ("np.ma.masked_less(x.numpy(), 0.5), y, x, y", "train inputs are a masked array; fill it"),
-    ("x.double() * 1e300, y, x, y", "train inputs hold numbers beyond 3.4e+38, which training in float32 can't hold"),
+    ("x.double() * 1e300, y, x, y", "train inputs contain numbers beyond 3.4e+38, which are too large for training"),
     ("x, y[:, None], x, y", "int64 of shape [examples], from 0; got int64 [4, 1] (y.squeeze(1).long())"),
-    ("x, nn.functional.one_hot(y), x, y", "got int64 [4, 2] (one row an example: y.argmax(1) if it is one-hot)"),
+    ("x, nn.functional.one_hot(y), x, y", "got int64 [4, 2] (use y.argmax(1) if it is one-hot)"),
     ("x, y.float(), x, y", "got float32 [4] (y.long())"),
     ("x, y, x, y.int()", "got int32 [4] (y.long())"),
     ("x, y - 1, x, y", "got int64 [4], the smallest -1"),
     ("x, y, x.double(), y", "a train input is [2] of torch.float32, a test input [2] of torch.float64; they must be"),
-    ("sys.exit()", "it ends the process"),
+    ("sys.exit()", "it exits the process"),
     ("open('/nowhere/at/all')", "FileNotFoundError: "),
 ]
 
@@ -215,23 +215,23 @@ BODY = "class M(nn.Module):\n    def __init__(self):\n        super().__init__()
 MODELS = [
     (
         "return x, self.l(x)",
-        "returns a tuple of 2; it must be one tensor [3, 2], a number for each class: ",
+        "returns a tuple of 2; it must be one tensor [3, 2], one value per class: ",
     ),
     ("return [self.l(x)]", "returns a list of 1; "),
-    ("return {'logits': self.l(x)}", "returns a dict; it must be one tensor [3, 2], a number for each class: return i"),
-    ("self.l(x)", "returns None; it must be one tensor [3, 2], a number for each class: does its forward method have"),
+    ("return {'logits': self.l(x)}", "returns a dict; it must be one tensor [3, 2], one value per class: return only"),
+    ("self.l(x)", "returns None; it must be one tensor [3, 2], one value per class: does its forward method have"),
     ("return self.l(x).detach().numpy()", "returns a ndarray; it must be one tensor"),
     ("return self.l(x).sum().item()", "returns a float; it must be one tensor"),
     ("return self.l(x).argmax(1)", "returns int64; it must be floating-point"),
     ("return self.l(x) * 1j", "returns complex64; it must be floating-point"),
     ("return self.l(x).to_sparse()", "returns a sparse_coo tensor; it must be dense, [3, 2]"),
     ("return self.l(x).to('meta')", 'returns a tensor on the "meta" device'),
-    ("return self.l(x).detach()", "returns outputs that no parameter can learn from: the forward method detaches"),
+    ("return self.l(x).detach()", "returns outputs without a gradient: the forward method detaches"),
     ("return self.l(x)[:, :1]", "returns [3, 1] for 3 training examples; it must be [3, 2]"),
     ("return self.l(x).sum()", "returns [] for 3 training examples"),
     ("return self.l(x) / 0 * 0", "the loss of the untrained network is nan"),
-    ("raise SystemExit", "it ends the process"),
-    ("raise KeyboardInterrupt", "it raises KeyboardInterrupt; let it raise an error"),
+    ("raise SystemExit", "it exits the process"),
+    ("raise KeyboardInterrupt", "it raises KeyboardInterrupt; raise an error instead"),
     ("return self.forward(x)", "RecursionError"),
     ("return self.nothing(x)", "AttributeError: 'M' object has no attribute 'nothing'"),
 ]
@@ -245,9 +245,9 @@ def test_a_model_that_returns_something_else_is_a_message(module, make_study, fo
 
 BUILT = [
     ("None", "returned NoneType; it has no return statement; return a torch.nn.Module"),
-    ("nn.Linear", "returned the class Linear; return a network of it: Linear(...)"),
+    ("nn.Linear", "returned the class Linear; return an instance: Linear(...)"),
     ("(nn.Linear(2, 2),)", "returned tuple; return a torch.nn.Module"),
-    ("nn.DataParallel(nn.Linear(2, 2))", "returned a DataParallel; return the network in it, its .module"),
+    ("nn.DataParallel(nn.Linear(2, 2))", "returned a DataParallel; return the wrapped network, its .module attribute"),
     ("nn.LazyLinear(2)", "weight has no shape yet (a Lazy layer); pass a batch through the network once"),
     (
         "nn.Linear(2, 2, device='meta')",
@@ -255,8 +255,8 @@ BUILT = [
     ),
     ("nn.Linear(2, 2, dtype=torch.complex64)", "the parameter weight is complex64; it must be floating-point"),
     ("nn.ModuleList([nn.Linear(2, 2)])", 'is missing the required "forward" function'),
-    ("nn.Identity()", "has no parameter that trains"),
-    ("sys.exit(4)", "it ends the process (sys.exit(4))"),
+    ("nn.Identity()", "has no trainable parameter"),
+    ("sys.exit(4)", "it exits the process (sys.exit(4))"),
 ]
 
 

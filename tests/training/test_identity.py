@@ -135,10 +135,15 @@ def _unseeded():
 @pytest.mark.parametrize("draw", FOREIGN.values(), ids=FOREIGN)
 @pytest.mark.parametrize(
     ("where", "what"),
-    [("weights", "other initial parameters"), ("constant", "other outputs"), (True, "other outputs"), (False, "other")],
+    [
+        ("weights", "different initial parameters"),
+        ("constant", "different outputs"),
+        (True, "different outputs"),
+        (False, "different"),
+    ],
 )
 def test_a_network_that_draws_from_anything_but_torchs_generator_is_refused(draw, where, what):
-    with pytest.raises(UserError, match=rf"problem\.model: m:f gives {what}(.|\n)*Draw with torch alone"):
+    with pytest.raises(UserError, match=rf"problem\.model: m:f has {what}(.|\n)*Draw with torch only"):
         check_follows_seed(problem(lambda: Drawn(draw, where)), named="m:f")
 
 
@@ -170,5 +175,7 @@ def test_data_that_differ_at_a_second_call_are_named():
     )
     with pytest.raises(UserError) as caught:
         check_repeats(found, again, named="m:data")
-    assert str(caught.value).startswith("problem.dataset: m:data returns other train inputs, train targets at a second")
+    assert str(caught.value).startswith(
+        "problem.dataset: m:data returns different train inputs, train targets when called again"
+    )
     assert "torch.Generator().manual_seed(0)" in str(caught.value)

@@ -150,7 +150,7 @@ def test_grayscale_among_colour_becomes_colour_and_is_said(folder, caplog):
     write(folder / "train" / "cat" / "0.png", gray)
     data = load(folder)
     assert holds(data, np.stack([gray] * 3))
-    assert "1 of 8 images are grayscale, the others in colour: all are taken as colour" in caplog.text
+    assert "1 of 8 images are grayscale, the others in colour; all are read as colour" in caplog.text
 
 
 def test_grayscale_alone_has_one_channel(tmp_path):
@@ -193,7 +193,7 @@ def test_an_image_taken_upright_has_its_sides_changed(tmp_path):
 
 def test_several_sizes_need_an_image_size(folder):
     write(folder / "train" / "dog" / "0.png", pixels(3, size=(12, 24)))
-    refused(folder, "images of several sizes: ", "8×6 (train/cat/", "24×12 (train/dog/0.png)", "problem.image_size")
+    refused(folder, "images of different sizes: ", "8×6 (train/cat/", "24×12 (train/dog/0.png)", "problem.image_size")
     data = load(folder, image_size=4)
     assert data.train_inputs.shape == (6, 3, 4, 4)
 
@@ -236,7 +236,7 @@ def test_what_a_folder_must_be_is_said(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "c")
     for path in (tmp_path / "c" / "train" / "cat").iterdir():
         path.unlink()
-    refused(tmp_path / "c", "train/cat: there is no image in it")
+    refused(tmp_path / "c", "train/cat: contains no images")
     shutil.copytree(folder, tmp_path / "d")
     (tmp_path / "d" / "train" / "cat" / "notes.txt").write_text("")
     (tmp_path / "d" / "train" / "cat" / ".hidden").write_text("")
@@ -333,15 +333,15 @@ def test_a_class_may_be_called_train(tmp_path):
 
 
 SPLITS = [
-    (["train", "test"], [], "test/, train/ hold images, but no class folders", "train/CLASS/IMAGE and test/CLASS"),
-    (["train", "val"], [], "train/, val/ hold images, but no class folders", "train/CLASS/IMAGE and test/CLASS"),
-    ([], ["train", "val"], "there is val/ in place of test/, on which results are measured", "Rename val/ to test/"),
+    (["train", "test"], [], "test/, train/ contain images, but no class folders", "train/CLASS/IMAGE and test/CLASS"),
+    (["train", "val"], [], "train/, val/ contain images, but no class folders", "train/CLASS/IMAGE and test/CLASS"),
+    ([], ["train", "val"], "there is val/ in place of test/", "Rename val/ to test/"),
     ([], ["Train", "Test"], "there is Train/ in place of train/ and Test/ in place of test/", "Rename Train/ to"),
     ([], ["train", "validation", "other"], "there is validation/ in place of test/", "Rename validation/ to test/"),
     ([], ["train", "bus"], "there is train/ but no test/", "put the class folders into the folder itself"),
-    (["test"], ["train"], "train/ holds class folders, but test/ does not", "Put its images into test/CLASS/IMAGE"),
-    (["train/a", "train", "test/a"], [], "train/ holds images and folders", "Move the images into the folders"),
-    ([], ["bus", "car"], "bus/, car/ hold folders, not images", "Give train/CLASS/IMAGE and test/CLASS/IMAGE"),
+    (["test"], ["train"], "train/ contains class folders, but test/ does not", "Put its images into test/CLASS/IMAGE"),
+    (["train/a", "train", "test/a"], [], "train/ contains images and folders", "Move the images into the folders"),
+    ([], ["bus", "car"], "bus/, car/ contain folders, not images", "Give train/CLASS/IMAGE and test/CLASS/IMAGE"),
 ]  # fmt: skip
 
 
@@ -410,10 +410,10 @@ def test_any_name_is_a_class(tmp_path):
     ("path", "said"),
     [
         ("~no-such-user-here/x", "problem.dataset '~no-such-user-here/x': there is no such home folder"),
-        ("a\0b", "there is no folder 'a\\x00b'; looked for"),
-        ("x" * 5000, "can't be read (File name too long)\n  Give the path of a folder that you may read"),
-        ("loop", "there is no folder 'loop'; looked for"),
-        ("file", "there is no folder 'file'; looked for"),
+        ("a\0b", "there is no folder 'a\\x00b'; tried"),
+        ("x" * 5000, "can't be read (File name too long)\n  Give the path of a readable folder"),
+        ("loop", "there is no folder 'loop'; tried"),
+        ("file", "there is no folder 'file'; tried"),
     ],
     ids=["home", "NUL", "long", "loop", "file"],
 )
@@ -435,7 +435,7 @@ def test_a_folder_that_cannot_be_read_is_a_message(folder, monkeypatch):
         return real(path)
 
     monkeypatch.setattr("os.scandir", refuse)
-    refused(folder, "train: can't be read (Permission denied)", "Give rights to read it")
+    refused(folder, "train: can't be read (Permission denied)", "Make it and its subfolders readable")
 
 
 def test_links_in_a_circle_are_a_message(folder):

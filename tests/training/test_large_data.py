@@ -112,11 +112,11 @@ class Sized(IterableDataset):
     ("part", "said"),
     [
         (Broken(), "w: KeyError: 2"),
-        (Sized(), r"w: example 1 is float32 \[3\], and the first one float32 \[2\]; they must be alike"),
-        (iter(()), "there is no example in it; was a generator used up before?"),
+        (Sized(), r"w: example 1 is float32 \[3\], and the first one float32 \[2\]; they must be equal"),
+        (iter(()), "it contains no examples; was a generator exhausted before?"),
         (iter([{"x": 1}]), r"w: example 0 is a dict; each must be a pair \(input, target\)"),
         (iter([(1, 2, 3)]), "w: example 0 is 3 things"),
-        (iter([("a", 0)]), "w: inputs of example 0 is a str that can't become a tensor"),
+        (iter([("a", 0)]), "w: inputs of example 0 is a str that can't be converted to a tensor"),
         (DataLoader(Broken(), batch_size=2), "w: KeyError"),
     ],
 )
@@ -132,7 +132,7 @@ def test_a_stream_without_an_end_stops_before_the_disk_is_full(tmp_path, monkeyp
     monkeypatch.setattr(streams, "_LOOK_EVERY", 100)
     monkeypatch.setattr(streams, "_LEAST_LEFT", 1 << 62)
     endless = iter(lambda: (torch.ones(2), 0), None)
-    with pytest.raises(UserError, match=r"GiB left after .* of examples\n  Does the stream end\?"):
+    with pytest.raises(UserError, match=r"GiB left after .* of examples\n  Is the stream infinite\?"):
         stored(endless, "w")
 
 

@@ -74,10 +74,10 @@ def test_a_loss_of_ones_own_trains_as_the_shipped_one_that_it_equals(folder):
     ("changes", "words"),
     [
         ({"loss": "mean"}, r"problem\.loss: own_functions:mean returned a tensor of shape \[\] for 8 examples"),
-        ({"loss": "centred"}, "the loss of an example depends on the others in its batch"),
+        ({"loss": "centred"}, "the loss of an example depends on other examples in its batch"),
         ({"loss": "nan"}, "the loss of the untrained network is not finite on 8 of 8 examples"),
-        ({"loss": "negative"}, "the loss of the untrained network is -.*; it must be above 0"),
-        ({"loss": "cut"}, "returned losses that nothing can learn from"),
+        ({"loss": "negative"}, "the loss of the untrained network is -.*; it must be positive"),
+        ({"loss": "cut"}, "returned losses without a gradient"),
         ({"loss": "raises"}, "problem.loss: own_functions:raises: RuntimeError: no idea"),
         ({"loss": "absent"}, "problem.loss: own_functions has no function 'absent'"),
         ({"loss": "scaled"}, "problem.loss_arguments.scale: missing; own_functions:scaled has no default for it"),
@@ -93,7 +93,7 @@ def test_a_loss_of_ones_own_trains_as_the_shipped_one_that_it_equals(folder):
         ({"metrics": {"top5_accuracy": True}}, "top5_accuracy: is not defined for targets that are numbers"),
         (
             {"loss": "logcosh", "kfac": {"fisher": "type2"}},
-            'fisher = "type2" needs a loss whose likelihood',
+            'fisher = "type2" needs a loss with a known likelihood',
         ),
     ],
     ids=lambda value: str(value)[:40],

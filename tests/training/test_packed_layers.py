@@ -128,7 +128,7 @@ def test_members_that_fill_the_device_are_convolved_one_by_one(monkeypatch):
 
 def test_a_try_that_vmap_could_not_finish_leaves_no_trace(monkeypatch, caplog):
     """The statistics of a BatchNorm in front of what vmap can't follow are updated once, not twice."""
-    monkeypatch.setattr(packed_model, "_told", set())
+    monkeypatch.setattr(packed_model, "_warned", set())
 
     class Branching(nn.Module):
         def __init__(self):

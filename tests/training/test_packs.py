@@ -135,7 +135,7 @@ def test_building_a_pack_leaves_the_global_generator_alone():
 
 
 def test_a_model_that_vmap_cannot_follow_falls_back_to_the_loop(monkeypatch, caplog):
-    monkeypatch.setattr(packed_model, "_told", set())
+    monkeypatch.setattr(packed_model, "_warned", set())
 
     class Branching(nn.Module):
         def __init__(self):

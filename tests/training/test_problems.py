@@ -93,7 +93,10 @@ def test_squared_error_counts_half_the_distance_and_has_no_accuracy(module, make
         ),
         ("def data(): return 1.0, 2.0, 1.0, 2.0", "train inputs are float32 of shape [], strided"),
         ("import torch\ndef data(): return [torch.eye(3).to_sparse(), torch.zeros(3).long()] * 2", "sparse_coo"),
-        ("import torch\ndef data(): return [torch.zeros(3, 0), torch.zeros(3).long()] * 2", "at least one an example"),
+        (
+            "import torch\ndef data(): return [torch.zeros(3, 0), torch.zeros(3).long()] * 2",
+            "at least one value per example",
+        ),
         ("import torch\ndef data(): return [torch.eye(3) * 1j, torch.zeros(3).long()] * 2", "real numbers"),
         ("import torch\ndef data(): return [torch.zeros(3, 2), torch.zeros(3)] * 2", "int64 of shape [examples]"),
         ("import torch\ndef data(): return [torch.zeros(3, 2), -torch.ones(3).long()] * 2", "from 0"),
@@ -108,7 +111,7 @@ def test_what_a_users_data_set_must_be_is_said(module, text, message):
 
 
 def test_a_missing_module_is_named_with_the_mend():
-    with pytest.raises(UserError, match=r"no_such_module_at_all.*\n.*beside the study file"):
+    with pytest.raises(UserError, match=r"no_such_module_at_all.*\n.*next to the study file"):
         load_problem(ProblemSpec(dataset="no_such_module_at_all:data"))
 
 
@@ -186,7 +189,7 @@ def test_kfac_on_a_model_without_a_layer_it_covers_is_refused_before_anything_ru
 
 
 MODEL_MISTAKES = {
-    "returns [3] for 3 training examples; it must be [3, 3], a number for each class": (
+    "returns [3] for 3 training examples; it must be [3, 3], one value per class": (
         "class M(nn.Module):\n    def __init__(s): super().__init__(); s.l = nn.Linear(2, 1)\n"
         "    def forward(s, x): return s.l(x).squeeze(-1)\n"
     ),
@@ -194,7 +197,7 @@ MODEL_MISTAKES = {
         "class M(nn.Module):\n    def __init__(s): super().__init__(); s.l = nn.Linear(2, 2)\n"
         "    def forward(s, x): return s.l(x)\n"
     ),
-    "has no parameter that trains": (
+    "has no trainable parameter": (
         "class M(nn.Module):\n    def __init__(s): super().__init__(); s.l = nn.Linear(2, 3).requires_grad_(False)\n"
         "    def forward(s, x): return s.l(x)\n"
     ),
@@ -242,7 +245,7 @@ def test_outputs_and_targets_that_would_broadcast_are_refused(module, make_study
         ("def data(): raise KeyError('in data')", "KeyError: 'in data'"),
         (
             "import torch\ny = torch.ones(3).long()\ndef data(): return torch.ones(3, 2), y, torch.ones(3, 4), y",
-            "they must be alike",
+            "they must be equal",
         ),
     ],
 )
@@ -256,7 +259,7 @@ def test_what_a_users_module_raises_is_said_without_a_traceback(module, text, sa
 
 def test_targets_with_nan_are_the_datas_fault_not_the_optimizers(module):
     name = module("import torch\ndef data():\n    x = torch.ones(3, 2); y = x * float('nan')\n    return x, y, x, y\n")
-    with pytest.raises(UserError, match="train targets hold NaN"):
+    with pytest.raises(UserError, match="train targets contain NaN"):
         load_problem(ProblemSpec(dataset=f"{name}:data", loss="squared_error"))
 
 

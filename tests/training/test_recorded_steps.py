@@ -249,8 +249,8 @@ def test_where_recording_fails_steps_go_on_as_they_were(make_study, accelerator,
         torch.testing.assert_close(other, one, rtol=0, atol=0, equal_nan=True)
     told = [record.getMessage() for record in caplog.records]
     assert told == [
-        "steps can't be recorded (operation not permitted when stream is capturing): each is launched piece by "
-        "piece, which is slower"
+        "steps can't be recorded (operation not permitted when stream is capturing): kernels are launched one "
+        "by one, which is slower"
     ]
 
 

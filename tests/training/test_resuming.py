@@ -68,7 +68,7 @@ def test_a_resumed_pack_ends_as_the_undisturbed_one(make_study, problem, arm, at
         if training.done == at:
             torch.save(training.state(), kept)
 
-    whole = train_pack(pack, problem, on_look=keep)
+    whole = train_pack(pack, problem, on_check=keep)
     assert {r.status for r in whole} == {Status.COMPLETED, Status.DIVERGED}
     kept.seek(0)
     state = torch.load(kept, weights_only=True)
@@ -84,7 +84,7 @@ def test_a_resumed_pack_ends_as_the_undisturbed_one(make_study, problem, arm, at
 def test_a_pack_of_which_nothing_is_left_resumes_to_its_results(make_study, problem):
     spec = make_study(batch_sizes=[7], budget={"steps": 40}, optimizers={"a": {"kind": "sgd", "lr": [1e9, 1e10]}})
     pack, states = Pack(expand(spec)), []
-    whole = train_pack(pack, problem, on_look=lambda training: states.append(training.state()))
+    whole = train_pack(pack, problem, on_check=lambda training: states.append(training.state()))
     assert {r.status for r in whole} == {Status.DIVERGED}
     assert yielded(train_pack(pack, problem, resume=states[-1])) == yielded(whole)
 
@@ -113,7 +113,7 @@ def test_augmented_images_go_on_where_they_were(make_study):
         optimizers={"a": {"kind": "sgd", "lr": [0.01, 0.1]}},
     )
     pack, kept = Pack(expand(spec)), io.BytesIO()
-    whole = train_pack(pack, task, on_look=lambda training: training.done == 24 and torch.save(training.state(), kept))
+    whole = train_pack(pack, task, on_check=lambda training: training.done == 24 and torch.save(training.state(), kept))
     kept.seek(0)
     assert yielded(train_pack(pack, task, resume=torch.load(kept, weights_only=True))) == yielded(whole)
 
@@ -121,7 +121,7 @@ def test_augmented_images_go_on_where_they_were(make_study):
 def test_resuming_leaves_the_state_as_it_was(make_study, problem):
     spec = make_study(batch_sizes=[7], budget={"steps": 24}, optimizers={"a": KFAC})
     pack, kept = Pack(expand(spec)), io.BytesIO()
-    train_pack(pack, problem, on_look=lambda training: training.done == 16 and torch.save(training.state(), kept))
+    train_pack(pack, problem, on_check=lambda training: training.done == 16 and torch.save(training.state(), kept))
     kept.seek(0)
     state = torch.load(kept, weights_only=True)
     before = copy.deepcopy(state["members"])

@@ -222,7 +222,7 @@ def test_windows_of_a_file_that_is_mapped_stay_views_of_it(tmp_path, monkeypatch
     [
         (
             lambda x, y: (x, y.masked_fill(y == 1, -5)),
-            "from 0; got .*, the smallest -5; a position without a loss has -100",
+            "from 0; got .*, the smallest -5; use -100 for positions without a loss",
         ),
         (lambda x, y: (x, y.index_fill(0, torch.tensor([2, 4]), IGNORED)), "2 of 40 sequences have no target"),
         (lambda x, y: (x[:, :4], y), r"or \[examples, 6, features\]; got int64 \[40, 4\]"),
@@ -271,7 +271,7 @@ def test_what_has_no_meaning_with_masked_targets_says_so(make_study, options, mo
     spec = make_study(batch_sizes=[8], optimizers=arms, execution={"micro_batch": 4}, problem={"dataset": "own:data"})
     with pytest.raises(StudyFileError) as error:
         check_study(spec, dataclasses.replace(problem(sequences(masked=True), model), shipped=True), source="test")
-    assert f"optimizers.kfac: {said} with targets some of which are masked" in str(error.value)
+    assert f"optimizers.kfac: {said} if some targets are masked" in str(error.value)
     assert str(error.value).count("optimizers.") == 1
     check_study(
         make_study(batch_sizes=[8], optimizers={"a": kfac}, execution={"micro_batch": 4}),

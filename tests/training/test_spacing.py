@@ -71,7 +71,7 @@ def test_a_pack_resumed_at_any_evaluation_ends_as_the_undisturbed_one(make_study
             torch.save(training.state(), buffer := io.BytesIO())
             kept.append(buffer)
 
-    whole = train_pack(pack, task, on_look=keep)
+    whole = train_pack(pack, task, on_check=keep)
     kept[0].seek(0)
     resumed = train_pack(pack, task, resume=torch.load(kept[0], weights_only=True))
     for a, b in zip(whole, resumed, strict=True):

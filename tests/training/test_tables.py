@@ -107,11 +107,11 @@ def test_the_outputs_may_be_stated_and_a_vocabulary_larger_than_the_targets(fold
 
 
 MISTAKES = [
-    ("no.csv", {}, {}, r"there is no file 'no\.csv'; looked for"),
+    ("no.csv", {}, {}, r"there is no file 'no\.csv'; tried"),
     ("bad.parquet", {}, {}, r"bad\.parquet: can't be read as \.parquet"),
     ("t.csv", {"targets": "outcom"}, {}, r"targets: .* has no column 'outcom' \(did you mean 'outcome'\?\)"),
     ("t.csv", {"targets": "outcome"}, {}, r"column patient holds text; inputs are numbers"),
-    ("t.csv", {"inputs": ["age"], "targets": "age"}, {}, r"'age' has another use"),
+    ("t.csv", {"inputs": ["age"], "targets": "age"}, {}, r"'age' has another role"),
     (
         "hole.parquet",
         {"inputs": ["hole"], "targets": "outcome"},
@@ -122,15 +122,15 @@ MISTAKES = [
         "t.csv",
         {"inputs": INPUTS, "targets": "outcome"},
         {"loss": "cross_entropy"},
-        r"needs classes, and it holds",
+        r"needs classes, but it contains",
     ),
     (
         "t.csv",
         {"inputs": INPUTS, "targets": "outcome", "split": "kind"},
         {},
-        r"holds 'mild'; it must say train",
+        r"contains 'mild'; allowed are train",
     ),
-    ("t.csv", {"inputs": INPUTS, "targets": "outcome", "split": "fold"}, {}, r"has validation rows; say so with"),
+    ("t.csv", {"inputs": INPUTS, "targets": "outcome", "split": "fold"}, {}, r"has validation rows; set problem"),
     ("t.npz", {"inputs": "z"}, {}, r"has no column 'z'"),
     ("t.csv", {"inputs": INPUTS, "targets": "outcome"}, {"outputs": 3}, r"outputs: 3, but a target has 1 numbers"),
     (
@@ -143,7 +143,7 @@ MISTAKES = [
         "t.csv",
         {"inputs": INPUTS, "targets": "kind"},
         {"loss": "cross_entropy", "metrics": {"top5_accuracy": True}},
-        r"top5_accuracy: it is 100% of any network with 3 outputs",
+        r"top5_accuracy: it is always 100% with 3 outputs",
     ),
     ("t.csv", {"inputs": INPUTS, "targets": "outcome"}, {"loss": "binary_cross_entropy"}, r"a target from 0 to 1"),
 ]

@@ -158,13 +158,13 @@ def test_what_is_not_installed_is_named_with_how_to_install_it(tmp_path, monkeyp
         (
             b"To be",
             {"sequence_length": 5},
-            r"sequence_length: 5 tokens and the one after them are more than the",
+            r"sequence_length: 5 tokens plus the next one are more than the",
         ),
-        (b"To be" * 9, {"sequence_length": 9}, r"more than the test text of text:\S+ has \(9\)\n  Give shorter"),
+        (b"To be" * 9, {"sequence_length": 9}, r"more than the test text of text:\S+ has \(9\)\n  Use shorter"),
         (
             b"To be" * 9,
             {"tokenizer": "bpe", "vocabulary": 400},
-            r"vocabulary: the training text has 26\d tokens at most",
+            r"vocabulary: the training text yields at most 26\d tokens",
         ),
     ],
     ids=["empty", "no text", "short", "a short test text", "few merges"],
@@ -178,11 +178,11 @@ def test_texts_that_can_not_be_used(tmp_path, content, fields, said):
 
 
 def test_paths_without_a_text(tmp_path):
-    with pytest.raises(UserError, match=r"no file or folder 'nowhere'; looked for\n.*nowhere\n  Put a text"):
+    with pytest.raises(UserError, match=r"no file or folder 'nowhere'; tried\n.*nowhere\n  Put a text"):
         loaded("nowhere")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "empty.txt").touch()
-    with pytest.raises(UserError, match=r"folder has no text in it"):
+    with pytest.raises(UserError, match=r"folder contains no text"):
         loaded(tmp_path / "folder")
 
 
@@ -235,5 +235,5 @@ def test_bits_per_byte_by_hand():
 
 
 def test_bits_per_byte_are_of_text_alone(make_study):
-    with pytest.raises(StudyFileError, match='bits_per_byte: of text alone: dataset = "text" or "text:PATH"'):
+    with pytest.raises(StudyFileError, match='bits_per_byte: only for text, dataset = "text" or "text:PATH"'):
         make_study(problem={"metrics": {"bits_per_byte": True}})

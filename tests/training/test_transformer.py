@@ -47,7 +47,7 @@ def test_it_computes_what_is_written_out_alone_and_in_packs(monkeypatch, variant
     build = problem(**VARIANTS[variant]).build_model
     ids = torch.stack((sequences().train_inputs[:3], sequences().train_inputs[3:6]))
     for apart in (0, 10**9):
-        monkeypatch.setattr(packed_composed, "_APART_FROM", apart)
+        monkeypatch.setattr(packed_composed, "_SEPARATE_FROM", apart)
         pack = PackedModel(build, [4, 9])
         outputs, _ = pack.train_outputs(ids, record=False)
         for k in range(2):
@@ -121,7 +121,7 @@ ARMS = {
     [("kfac", "learnt"), ("diagonal", "learnt"), ("muon", "rotary"), ("soap", "learnt"), ("adamw", "dropout")],
 )
 def test_members_of_a_pack_equal_the_same_trials_alone(make_study, monkeypatch, arm, variant, apart):
-    monkeypatch.setattr(packed_composed, "_APART_FROM", 0 if apart else 10**9)
+    monkeypatch.setattr(packed_composed, "_SEPARATE_FROM", 0 if apart else 10**9)
     task = problem(**VARIANTS[variant])
     spec = make_study(
         batch_sizes=[6], seeds=2, budget={"steps": 6}, evaluation={"every_steps": 3}, optimizers={"a": ARMS[arm]}
@@ -153,8 +153,11 @@ def test_a_model_whose_layers_are_not_all_known_runs_by_its_own_code():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"heads": 3}, r"heads: each of 3 heads must have equally many of the 8 numbers of width"),
-        ({"heads": 8, "positions": "rotary"}, r"heads: each of 8 heads must have an even number of equally many"),
+        ({"heads": 3}, r"heads: 3 heads must divide width = 8 into parts of equal size"),
+        (
+            {"heads": 8, "positions": "rotary"},
+            r"heads: 8 heads must divide width = 8 into parts of equal and even size",
+        ),
         ({"positions": "sine"}, r'positions: transformer takes "learnt" or "rotary"; got \'sine\''),
         ({"tied": 1}, r"tied: transformer takes true or false; got 1"),
         ({"depth": 0}, r"depth: transformer takes a whole number >= 1; got 0"),
@@ -172,7 +175,7 @@ def test_arguments_that_do_not_fit_are_named(options, said):
         (
             {},
             "perceptron",
-            r"perceptron takes no sequences as own:data has .*\n  Here give model = \"transformer\"",
+            r"perceptron takes no sequences as own:data has .*\n  Here use model = \"transformer\"",
         ),
         (
             {"train_inputs": torch.zeros(30, TIME)},

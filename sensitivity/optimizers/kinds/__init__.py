@@ -1,4 +1,4 @@
-"""The optimizers, a file each. Importing this package declares all of them, and loads no torch."""
+"""The optimizers, one file each. Importing this package registers all of them and does not import torch."""
 
 import importlib
 import pkgutil

@@ -38,7 +38,7 @@ class Adagrad:
         pass
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
-        """Return sums of 0."""
+        """Return zero sums."""
         from sensitivity.optimizers.numbers import counter, zeros
 
         return {"steps": counter(numbers), "square": zeros(params)}
@@ -61,7 +61,7 @@ class Adagrad:
             p.addcmul_(g / square.sqrt().add_(numbers.like("eps", p)), per_trial(rate, p))
 
     def _step_each(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, lr: Tensor) -> None:
-        """Update member by member with torch's own kernel."""
+        """Update member by member with torch's fused kernel."""
         import torch
 
         from sensitivity.optimizers.fused import members_of

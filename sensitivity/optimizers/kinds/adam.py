@@ -1,4 +1,4 @@
-"""Adam, and AdamW: the same with decoupled weight decay."""
+"""Adam, and AdamW, which has decoupled weight decay."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Adam:
         self._decoupled = settings["kind"] == "adamw"
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
-        """Return moments of 0."""
+        """Return zero moments."""
         from sensitivity.optimizers.numbers import counter, zeros
 
         return {"steps": counter(numbers), "mean": zeros(params), "square": zeros(params)}
@@ -77,7 +77,7 @@ class Adam:
     def _step_each(
         self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, lr: Tensor, steps: Tensor
     ) -> None:
-        """Update member by member with torch's own kernel."""
+        """Update member by member with torch's fused kernel."""
         import torch
 
         from sensitivity.optimizers.fused import members_of

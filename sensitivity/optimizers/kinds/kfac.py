@@ -1,4 +1,4 @@
-"""K-FAC: the functional core of `sensitivity.kfac` behind the contract of optimizers over packs."""
+"""K-FAC: the functional core of `sensitivity.kfac` as an optimizer for packs."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ _DAMPING = ("damping_end", "damping_rule", "adapt_interval")
 class KFACArm(Arm):
     """K-FAC: Kronecker-factored approximate curvature.
 
-    `fisher`: whose output gradients enter the factors: the training loss's own ("empirical"), those of labels sampled
-    from the model ("monte_carlo"), or all columns of a square root of the loss's Hessian ("type2").
-    `damping_form`: factored Tikhonov damping by Cholesky, or exact in the Kronecker eigenbasis. `ekfac`: eigenvalues
-    are second moments in the eigenbasis (George et al. 2018). `sharing`: how positions of a shared weight enter
-    (Eschenhagen et al. 2023). `batch_fraction`: of the batch whose statistics enter the factors. `decoupled`: weight
-    decay acts on the parameters rather than on the gradient. `others`: normalisation layers are moved by plain
-    gradients ("sgd"), or these divided by their damped diagonal Fisher ("diagonal"). `damping_end`: the damping falls
-    geometrically over the budget, to this many times itself. `damping_rule`: "levenberg_marquardt" adapts it instead,
-    every `adapt_interval` steps, by how well the quadratic model foretold the loss of the same batch.
+    `fisher` selects the output gradients that enter the factors: those of the training loss ("empirical"), of labels
+    sampled from the model ("monte_carlo"), or all columns of a square root of the loss's Hessian ("type2").
+    `damping_form` is factored Tikhonov damping with Cholesky solves, or exact damping in the Kronecker eigenbasis.
+    `ekfac` uses second moments in the eigenbasis as eigenvalues (George et al. 2018). `sharing` is the treatment of
+    positions that share a weight (Eschenhagen et al. 2023). `batch_fraction` is the fraction of the batch used for the
+    factors. `decoupled` applies weight decay to the parameters rather than to the gradient. `others` updates
+    normalisation layers with plain gradients ("sgd"), or with gradients divided by their damped diagonal Fisher
+    ("diagonal"). `damping_end` is the factor by which the damping changes geometrically over the budget. `damping_rule`
+    "levenberg_marquardt" instead adapts the damping every `adapt_interval` steps to how well the quadratic model
+    predicted the change of the loss on the same batch.
     """
 
     label: ClassVar[str] = "K-FAC"
@@ -69,7 +70,7 @@ class KFACArm(Arm):
     @classmethod
     def _one_rule(cls, value: str, info: ValidationInfo) -> str:
         if value != "constant" and info.data.get("damping_end") is not None:
-            raise PydanticCustomError("design", "adapts the damping by itself; remove damping_end")
+            raise PydanticCustomError("design", "adapts the damping itself; remove damping_end")
         return value
 
     @field_validator("adapt_interval")
@@ -83,7 +84,7 @@ class KFACArm(Arm):
     @classmethod
     def _clips_by_kl(cls, value: object) -> object:
         if value is not None:
-            raise PydanticCustomError("design", "K-FAC clips its update, not the gradient; give kl_clip")
+            raise PydanticCustomError("design", "K-FAC clips its update, not the gradient; use kl_clip")
         return value
 
     @field_validator("ekfac")
@@ -99,13 +100,13 @@ class KFACArm(Arm):
         factors = _all_values(info.data.get("factor_interval", 1))
         if any(inverse % factor for inverse in _all_values(value) for factor in factors):
             raise PydanticCustomError(
-                "design", "must be a multiple of factor_interval, or inverses repeat on old factors"
+                "design", "must be a multiple of factor_interval, so that each inverse uses new factors"
             )
         return value
 
 
 def _all_values(setting: int | Axis) -> Sequence[int]:
-    """Return every value that a count may have, in any design."""
+    """Return every value of a count, in any design."""
     if not isinstance(setting, Axis):
         return (setting,)
     if setting.scale == "values":
@@ -122,7 +123,7 @@ class KFAC:
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         from sensitivity import kfac
 
-        options = {name: settings[name] for name in _OPTIONS if name in settings}  # absent at their defaults
+        options = {name: settings[name] for name in _OPTIONS if name in settings}  # absent if they have their defaults
         if options.pop("decoupled", False):
             options["decoupled_weight_decay"] = True
         self._adapts, self._last_factor = rule_of(settings), settings.get("damping_end")
@@ -143,58 +144,58 @@ class KFAC:
         self._generators: list[Generator] = []
         self._kl_clip: float | None = settings.get("kl_clip")
         self._thin: frozenset[str] = frozenset()
-        """Layers whose calls make a step cheaper, whether or not factors are updated."""
+        """Layers whose calls make every step cheaper, even without an update of factors."""
         self._calls: dict[str, list[Capture]] = {}
         self._seen: Any = None
-        """Calls of the whole batch, or statistics of its parts so far."""
+        """Calls of the whole batch, or accumulated statistics of its parts."""
         self._seen_share = 0.0
         self._due = False
         self._unsolved: dict[int, SolveFailure] = {}
         self._scale = None if self._config.fisher == "empirical" else 1.0
-        """Turns observed gradients into those of one loss term; None where they are the mean loss's."""
+        """Factor that converts observed gradients to those of one loss term; None for gradients of the mean loss."""
         self._failed: Tensor
 
     @staticmethod
     def unusable(settings: Mapping[str, Any], networks: Networks) -> str | None:
-        """Say that no layer is covered, or that an option needs whole batches or other layers."""
+        """Return a message if no layer is covered, or if an option needs whole batches or other layers."""
         from sensitivity import kfac
 
         if networks.ignores_terms and (what := _not_masked(settings, networks)):
             return (
-                f"{what} with targets some of which are masked: K-FAC leaves out the rows that no loss depends on for "
-                "linear layers and embeddings alone, with their default options. Change it, cut sequences without "
-                "padding, or leave this optimizer out"
+                f"{what} if some targets are masked: K-FAC excludes rows without a loss only for linear layers and "
+                "embeddings with default options. Change this, use sequences without padding, or remove this "
+                "optimizer"
             )
         diagonal = settings.get("others") == "diagonal"
         for option, used in (("EKFAC", settings.get("ekfac")), ('others = "diagonal"', diagonal)):
             if used and networks.in_parts:
                 return f"{option} needs whole batches; remove it, or execution.micro_batch and problem.ghost_batch"
         if diagonal and not kfac.norms_of(networks.network):
-            return 'others = "diagonal" is for normalisation layers, and the model has none that train; remove it'
+            return 'others = "diagonal" is for normalisation layers, but the model has no trainable ones; remove it'
         if _layers_of(networks.network):
             fisher = settings.get("fisher", "empirical")
             if networks.loss is None and fisher != "empirical":
                 return (
-                    f'fisher = "{fisher}" needs a loss whose likelihood is known: "cross_entropy" without class '
-                    'weights, "squared_error" or "binary_cross_entropy"; leave fisher out, which is then "empirical"'
+                    f'fisher = "{fisher}" needs a loss with a known likelihood: "cross_entropy" without class '
+                    'weights, "squared_error" or "binary_cross_entropy"; remove fisher, which is "empirical" by default'
                 )
             return None
-        fix = "Use another model, or leave this optimizer out"
+        fix = "Use another model, or remove this optimizer"
         if networks.curvature is not None:
-            fix = 'Give kind = "newton", K-FAC with the exact curvature'
+            fix = 'Use kind = "newton", K-FAC with the exact curvature'
         return (
             "K-FAC covers no layer of the model; it covers Linear, Conv, ConvTranspose, Embedding and "
-            "MultiheadAttention layers that train. "
+            "MultiheadAttention layers that are trained. "
             f"{fix}"
         )
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
-        """Return factors, inverses and momentum of 0."""
+        """Return zero factors, inverses and momentum."""
         from sensitivity import kfac
         from sensitivity.optimizers.numbers import counter
 
         factored = self._config.damping_form == "factored"
-        own = self._config.fisher == "empirical"  # else calls are not those of the gradient
+        own = self._config.fisher == "empirical"  # otherwise calls do not belong to the gradient
         if own and factored and self._networks.gradients_are_products and not numbers.any("weight_decay"):
             rows = self._networks.batch_size * self._networks.terms_per_example
             small = [layer.name for layer in self._layers if kfac.uses_calls(layer, rows)]
@@ -207,18 +208,18 @@ class KFAC:
 
     @property
     def period(self) -> int:
-        """Steps from one update of the inverses to the next."""
+        """Number of steps between updates of the inverses."""
         assert isinstance(self._config.inverse_interval, int)
         return self._config.inverse_interval
 
     def repeated_kind(self, step: int) -> str | None:
-        """Name steps with and without new factors apart; steps with new inverses ask whether these could be had."""
+        """Return the kind of a step by whether factors are updated; None for new inverses, whose success is checked."""
         from sensitivity import kfac
 
-        if step % self.period == 0 or self.is_judged(step):
+        if step % self.period == 0 or self.needs_loss_after(step):
             return None
         if self._generators and kfac.needs_statistics(self._config, step):
-            return None  # they draw on the host
+            return None  # labels are drawn on the host
         return "factors" if kfac.needs_statistics(self._config, step) else "plain"
 
     def flops(self, batch_size: int, positions: Mapping[str, int]) -> float:
@@ -231,27 +232,27 @@ class KFAC:
 
     @property
     def observed_layers(self) -> frozenset[str]:
-        """The layers that K-FAC covers: trained, and of a kind that it knows."""
+        """Names of the layers that K-FAC covers: trainable layers of supported types."""
         return frozenset([layer.name for layer in self._layers] + [norm.name for norm in self._norms])
 
     def pseudo_losses(self, outputs: Tensor, valid: Tensor | None = None) -> Iterator[Tensor]:
-        """Yield those of the sampled or of the exact Fisher, where factors are updated."""
+        """Yield the pseudo-losses of the sampled or exact Fisher, if factors are updated."""
         from sensitivity import kfac
 
         if self._due and self._config.fisher != "empirical":
             yield from kfac.pseudo_losses(outputs, self._config, self._generators, lead=1, weights=valid)
 
     def passes(self, outputs: int) -> float:
-        """Return the backward passes of the pseudo-losses in an average step."""
+        """Return the average number of backward passes of pseudo-losses per step."""
         assert isinstance(self._config.factor_interval, int)
         each = {"empirical": 0, "monte_carlo": 1, "type2": outputs}[self._config.fisher]
         return each / self._config.factor_interval
 
-    def is_judged(self, step: int) -> bool:
+    def needs_loss_after(self, step: int) -> bool:
         """Whether the damping is adapted after `step`."""
         return self._adapts is not None and step % self._adapts.interval == 0
 
-    def judge(self, params: Tensors, state: State, numbers: Numbers, change: Tensor) -> None:
+    def observe_loss_change(self, params: Tensors, state: State, numbers: Numbers, change: Tensor) -> None:
         """Adapt the damping of members that were updated."""
         import torch
 
@@ -264,7 +265,7 @@ class KFAC:
         )
 
     def begin(self, step: int) -> bool:
-        """Return whether factors are updated at `step`, or the calls make it cheaper."""
+        """Return whether factors are updated at `step`, or the calls make the step cheaper."""
         from sensitivity import kfac
 
         self._seen, self._seen_share, self._calls = None, 0.0, {}
@@ -274,7 +275,7 @@ class KFAC:
     def observe(
         self, calls: Mapping[str, Sequence[Capture]], share: float | Tensor, valid: Tensor | None = None
     ) -> None:
-        """Keep the calls of a whole batch, or sum the statistics of its parts, so that no part's activations stay."""
+        """Store the calls of a whole batch, or accumulate statistics of its parts, so that activations can be freed."""
         from sensitivity import kfac
         from sensitivity.kfac.statistics import accumulate
 
@@ -293,21 +294,21 @@ class KFAC:
             self._seen = calls
             return
         self._seen_share += share
-        if isinstance(self._seen, kfac.Statistics):  # in place: a second set of factors may be as large as the rest
+        if isinstance(self._seen, kfac.Statistics):  # in place, because factors may take half of the memory
             new = share / self._seen_share
             missing = frozenset(p.layer.name for p in self._layout.placements if p.layer.name not in calls)
             if missing != self._seen.missing:
                 names = ", ".join(sorted(missing ^ self._seen.missing))
                 raise ValueError(
-                    f"layers are used in some micro-batches of a batch only: {names}. Remove execution.micro_batch and "
-                    "problem.ghost_batch, or leave this optimizer out"
+                    f"layers are used only in some micro-batches of a batch: {names}. Remove execution.micro_batch and "
+                    "problem.ghost_batch, or this optimizer"
                 )
             accumulate(self._layout, calls, self._config, self._seen, keep=1 - new, weight=new, loss_scale=self._scale)
         else:
             self._seen = kfac.statistics_of(self._layout, calls, self._config, loss_scale=self._scale)
 
     def step(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, *, lr: Tensor, step: int) -> Report:
-        """Update factors and inverses where due, and the parameters."""
+        """Update factors and inverses if due, and the parameters."""
         from sensitivity import kfac
 
         if isinstance(self._seen, kfac.MaskedSums):
@@ -337,7 +338,7 @@ class KFAC:
         """Keep only the members at `index`."""
         from sensitivity import kfac
 
-        self._unsolved = {}  # they were of members that are dropped now
+        self._unsolved = {}  # they belong to dropped members
         kept = kfac.select(state["kfac"], index)
         self._layout = kept.layout
         self._generators = [self._generators[k] for k in index.tolist()] if self._generators else []
@@ -356,7 +357,7 @@ class KFAC:
         from sensitivity.kfac.state import restore
 
         restore(state["kfac"], saved)
-        if (own := saved.get("own")) is None:  # of a version that had no schedules of the damping
+        if (own := saved.get("own")) is None:  # saved by a version without damping schedules
             return
         state["steps"].copy_(own["steps"])
         state["damping"].copy_(own["damping"])
@@ -364,7 +365,7 @@ class KFAC:
             generator.set_state(kept)
 
     def failure_reason(self, member: int) -> str | None:
-        """Name the factor that could not be inverted."""
+        """Return a message that names the factor that could not be inverted."""
         failure = self._unsolved.get(member)
         if failure is None:
             return None
@@ -375,21 +376,21 @@ class KFAC:
 
 
 def generator_of(seed: int) -> Generator:
-    """Return what draws the labels of the sampled Fisher of a member with this seed."""
+    """Return the generator of sampled labels for a member with this seed."""
     import torch
 
     return torch.Generator().manual_seed(derive(seed, "fisher"))
 
 
 def _layers_of(network: nn.Module) -> tuple[Layer, ...]:
-    """Describe the layers that K-FAC covers."""
+    """Return the layers that K-FAC covers."""
     from sensitivity import kfac
 
     return kfac.layers_of(network)
 
 
 def _not_masked(settings: Mapping[str, Any], networks: Networks) -> str | None:
-    """Name what K-FAC has no factors for where some positions have no loss; None if there is nothing such."""
+    """Return an option or layer that K-FAC does not support with masked positions; None if there is none."""
     for option, used in (
         ('sharing = "reduce"', settings.get("sharing") == "reduce"),
         ("batch_fraction", settings.get("batch_fraction", 1.0) < 1),
@@ -403,9 +404,9 @@ def _not_masked(settings: Mapping[str, Any], networks: Networks) -> str | None:
 
 
 def _shared(call: Capture, share: float | Tensor) -> Capture:
-    """Turn gradients of the mean over a part of a batch into those of the mean over all of it."""
+    """Convert gradients of the mean over a part of a batch to those of the mean over the batch."""
     from sensitivity import kfac
-    from sensitivity.optimizers.numbers import weighed
+    from sensitivity.optimizers.numbers import weighted
 
     whole = isinstance(share, float) and share == 1
-    return call if whole else kfac.Capture(call.inputs, weighed(call.columns[0], share))
+    return call if whole else kfac.Capture(call.inputs, weighted(call.columns[0], share))

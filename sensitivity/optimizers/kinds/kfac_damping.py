@@ -1,4 +1,4 @@
-"""K-FAC's damping over the steps of a run: it falls along with the budget, or follows the Levenberg-Marquardt rule."""
+"""K-FAC's damping over a run: a geometric schedule, or adaptation by the Levenberg-Marquardt rule."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def scheduled(numbers: Numbers, steps: Tensor, total: int | None, last: float | None) -> Tensor:
     """Return the damping ``[trials]`` after `steps` of `total` steps: λ · f^(steps / total).
 
-    The last factor f is a hyperparameter, or `last`; without either the damping stays. `steps` is a tensor, so that a
-    recorded step counts on.
+    The final factor f is a hyperparameter, or `last`; without either, the damping is constant. `steps` is a tensor, so
+    that replays of a recorded step advance it.
     """
     import torch
 
@@ -32,10 +32,10 @@ def scheduled(numbers: Numbers, steps: Tensor, total: int | None, last: float | 
 
 
 def predicted_change(state: KFACState, damping: Tensor) -> Tensor:
-    """Return the change of the loss ``[trials]`` that the damped quadratic model foretells for the step just taken.
+    """Return the change of the loss ``[trials]`` that the damped quadratic model predicts for the last step.
 
-    With the step δ and the gradient g: g·δ + ½ δᵀ(F + λI)δ over the covered parameters, F the Kronecker blocks, and g·δ
-    over the others (Martens and Grosse 2015, section 6.4). `damping` is ``[trials]``.
+    With step δ and gradient g, it is g·δ + ½ δᵀ(F + λI)δ over the covered parameters, where F are the Kronecker blocks,
+    plus g·δ over the others (Martens and Grosse 2015, section 6.4). `damping` is ``[trials]``.
     """
     import torch
 
@@ -54,7 +54,7 @@ def predicted_change(state: KFACState, damping: Tensor) -> Tensor:
 
 
 def penalty_change(state: KFACState, params: Mapping[str, Tensor], decay: Tensor) -> Tensor:
-    """Return the change ``[trials]`` of half the weight decay times the squared norm; `params` are after the step."""
+    """Return the change ``[trials]`` of half the weight decay times the squared norm, given `params` after the step."""
     import torch
 
     total = torch.zeros_like(decay)
@@ -66,7 +66,7 @@ def penalty_change(state: KFACState, params: Mapping[str, Tensor], decay: Tensor
 def adapted(damping: Tensor, ratio: Tensor, rule: LevenbergMarquardt) -> Tensor:
     """Return the next damping ``[trials]`` after a step whose loss changed by `ratio` times what was predicted.
 
-    It is divided by grow^interval where the ratio is above 3/4, and multiplied by it below 1/4 or where it is not
+    It is divided by grow^interval if the ratio is above 3/4, and multiplied by it if the ratio is below 1/4 or not
     finite (Martens and Grosse 2015, section 6.5).
     """
     import torch
@@ -79,7 +79,7 @@ def adapted(damping: Tensor, ratio: Tensor, rule: LevenbergMarquardt) -> Tensor:
 
 
 def rule_of(settings: Mapping[str, Any]) -> LevenbergMarquardt | None:
-    """Return the rule that adapts the damping of an arm with these settings; None if nothing does."""
+    """Return the rule that adapts the damping of an arm with these settings; None if it is not adapted."""
     from sensitivity import kfac
 
     if settings.get("damping_rule") != "levenberg_marquardt":

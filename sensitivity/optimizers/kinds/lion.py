@@ -1,4 +1,4 @@
-"""Lion: the sign of an average."""
+"""Lion: the sign of a moving average."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LionArm(Arm):
-    """Lion with decoupled weight decay. Its steps are larger than AdamW's: learning rates 3 to 10 times smaller fit."""
+    """Lion with decoupled weight decay. Suitable learning rates are 3 to 10 times smaller than AdamW's."""
 
     label: ClassVar[str] = "Lion"
     reference: ClassVar[str] = "Chen et al. 2023, arXiv 2302.06675; lion-pytorch"
@@ -38,7 +38,7 @@ class Lion:
         pass
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
-        """Return averages of 0."""
+        """Return zero averages."""
         from sensitivity.optimizers.numbers import zeros
 
         return {"mean": zeros(params)}

@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are orthogonalised."""
+"""Muon: orthogonalised momentum of matrices."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class MuonArm(Arm):
-    """Muon for the hidden matrices, AdamW for all other parameters: the last layer, embeddings, biases and gains.
+    """Muon for hidden matrices, and AdamW for all other parameters: the last layer, embeddings, biases and gains.
 
-    Convolutions count as matrices of output channels by everything else. `adam_lr`, `beta1`, `beta2` and `eps` are
-    AdamW's; the weight decay, which is decoupled, and the schedule are of both.
+    Convolution weights are reshaped to matrices with output channels as rows. `adam_lr`, `beta1`, `beta2` and `eps` are
+    those of AdamW; the decoupled weight decay and the schedule apply to both.
     """
 
     label: ClassVar[str] = "Muon"
@@ -45,8 +45,8 @@ class MuonArm(Arm):
 class Muon:
     """m ← μ m + (1 − μ) g; u ← m, or (1 − μ) g + μ m (Nesterov); p ← (1 − η λ) p − η s · NS(u).
 
-    NS is about U Vᵀ of u (``matrices.orthogonalised``). s is √max(1, rows / columns) ("spectral"), or
-    0.2 √max(rows, columns), with which steps are as large as AdamW's ("rms").
+    NS(u) approximates U Vᵀ of u (``matrices.orthogonalised``). s is √max(1, rows / columns) ("spectral"), or
+    0.2 √max(rows, columns), which gives steps of AdamW's size ("rms").
     """
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
@@ -60,17 +60,15 @@ class Muon:
 
     @staticmethod
     def unusable(settings: Mapping[str, Any], networks: Networks) -> str | None:
-        """Say that there is no hidden matrix, if there is none."""
+        """Return a message if there is no hidden matrix."""
         from sensitivity.optimizers.matrices import hidden_matrices
 
         if hidden_matrices(networks.network):
             return None
-        return (
-            "the model has no hidden matrix: the last layer is AdamW's. Use a deeper model, or leave this optimizer out"
-        )
+        return "the model has no hidden matrix: the last layer is AdamW's. Use a deeper model, or remove this optimizer"
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
-        """Return averages of 0, and AdamW's state."""
+        """Return zero averages and the state of AdamW."""
         from sensitivity.optimizers.numbers import zeros
 
         hidden, others = self._parts(params)

@@ -44,7 +44,7 @@ class NAdam:
         self._decoupled = bool(settings["decoupled"])
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
-        """Return moments of 0."""
+        """Return zero moments."""
         from sensitivity.optimizers.numbers import counter, zeros
 
         steps = counter(numbers)

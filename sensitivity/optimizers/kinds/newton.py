@@ -1,4 +1,4 @@
-"""Newton's method where the curvature is known: K-FAC without its approximation, for the noisy quadratic."""
+"""Newton's method with known curvature, which is K-FAC without its approximation, for the noisy quadratic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class NewtonArm(Arm):
-    """Gradients over (curvature + damping), for a problem that knows its diagonal curvature."""
+    """Gradients divided by (curvature + damping), for problems with a known diagonal curvature."""
 
     label: ClassVar[str] = "Newton"
     reference: ClassVar[str] = "Zhang et al. 2019, arXiv 1907.04164"
@@ -40,13 +40,13 @@ class Newton:
 
     @staticmethod
     def unusable(settings: Mapping[str, Any], networks: Networks) -> str | None:
-        """Say that the curvature isn't known, if it isn't."""
+        """Return a message if the curvature is unknown."""
         if networks.curvature is not None:
             return None
-        return 'it needs the exact curvature, which the noisy quadratic alone has; take kind = "kfac"'
+        return 'it needs the exact curvature, which only the noisy quadratic provides; use kind = "kfac"'
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
-        """Return velocities of 0."""
+        """Return zero velocities."""
         return {"velocity": {name: p.detach().new_zeros(p.shape) for name, p in params.items()}}
 
     def step(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, *, lr: Tensor, step: int) -> None:

@@ -1,10 +1,10 @@
-"""Optimizers of the user's own, and of any package: ``kind = "module:Optimizer"``.
+"""User-defined optimizers and optimizers of any package: ``kind = "module:Optimizer"``.
 
-A ``torch.optim.Optimizer``, or a function ``(params, **arguments)`` that returns one. Gradients are those of the packed
-networks; the parameters of each member are views into the pack, and its own optimizer steps them.
+The kind names a ``torch.optim.Optimizer``, or a function ``(params, **arguments)`` that returns one. Gradients are
+computed for the packed networks; each member has its own optimizer, whose parameters are views into the pack.
 
-Where the first argument is called `model`, `module` or `network`, it is given each member's network as a module of its
-own, so that it can place hooks. Then forward and backward passes are each member's own too.
+If the first argument is named `model`, `module` or `network`, it receives each member's network as a separate module,
+so that it can register hooks. Forward and backward passes then also run member by member.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ logger = logging.getLogger(__name__)
 _BETAS = ("beta1", "beta2")
 _FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
 _FORMS = {"fused", "foreach", "capturable", "differentiable"}
-"""Arguments of torch's optimizers that choose the code of the same update."""
+"""Arguments of torch's optimizers that select an implementation of the same update."""
 _RATES = "sensitivity_rates"
 _MODULE = ("model", "module", "network")
 _reported: set[str] = set()
-"""Optimizers of which this process has said that they train members one by one."""
+"""Optimizers for which this process has already logged that members are trained one by one."""
 
 
 class OwnArm(Arm):
-    """An optimizer of the user's own: all its other fields are arguments of its function or class.
+    """A user-defined optimizer; all further fields are arguments of its function or class.
 
-    A number, a list or an interval is an axis; texts, true and false are passed on as they are, and so is anything in
-    ``{ fixed = ... }``. Where the function takes `betas`, these may be given as `beta1` and `beta2`.
+    A number, list or interval is an axis; strings and booleans are passed unchanged, as is anything in
+    ``{ fixed = ... }``. If the function takes `betas`, they can be given as `beta1` and `beta2`.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -77,19 +77,19 @@ def _refuse_other_tables(name: str) -> None:
         raise PydanticCustomError(
             "table",
             "belongs to the table {table}: move it to the arm's, or to the study's for all optimizers. For an argument "
-            "of that name, take a function that gives it to the optimizer under another one",
+            "of that name, use a function that passes it to the optimizer under another name",
             {"table": f"[{'.'.join(table)}]"},
         )
 
 
 def _is_argument(name: str) -> bool:
-    """Whether a number or setting of an arm is an argument of its optimizer."""
+    """Whether a hyperparameter or setting of an arm is an argument of its optimizer."""
     return name not in Arm.model_fields and not hyperparameter(name).table
 
 
 @registered(OwnArm, kind=OWN)
 class Own:
-    """One optimizer a member, over views of the pack's parameters."""
+    """One optimizer per member, over views of the pack's parameters."""
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
         self._path = str(settings["kind"])
@@ -102,15 +102,15 @@ class Own:
 
     @staticmethod
     def remark(settings: Mapping[str, Any]) -> str:
-        """Say how much of it is the pack's."""
+        """Return a remark on which work is done for the whole pack."""
         path = str(settings["kind"])
         if _first_argument(import_function(path, "kind")) in _MODULE:
             return (
-                f"{path} is given the network itself, so that the runs of a pack are trained one by one: nothing is "
-                "gained by packing them; FLOPs are the gradients' alone"
+                f"{path} takes the network itself, so the runs of a pack are trained one by one and packing has no "
+                "benefit; FLOPs include gradients only"
             )
         return (
-            "gradients are computed for the whole pack, but its own code steps one run at a time; FLOPs are the "
+            "gradients are computed for the whole pack, but updates run for one run at a time; FLOPs are the "
             "gradients' alone"
         )
 
@@ -121,12 +121,12 @@ class Own:
         members = []
         if self._needs_module and (self._clips or "clip_norm" in numbers):
             raise UserError(
-                f"clip_norm: {self._path} is given the network itself, so that its gradients are not in the pack; clip "
+                f"clip_norm: {self._path} takes the network itself, so its gradients are not part of the pack; clip "
                 "them in its step"
             )
         if self._needs_module and self._path not in _reported:
             _reported.add(self._path)
-            logger.info("%s needs the network itself: members of a pack are trained one by one", self._path)
+            logger.info("%s takes the network itself: members of a pack are trained one by one", self._path)
         for k in range(len(numbers["lr"])):
             module = self._module(k)
             views = {name: Parameter(p.detach()[k]) for name, p in params.items()}
@@ -139,41 +139,41 @@ class Own:
         return {"members": members}
 
     def _module(self, place: int) -> nn.Module | None:
-        """Return the network of a member, if it is needed."""
+        """Return the network of a member if the optimizer needs it, otherwise None."""
         if not self._needs_module:
             return None
         assert self._networks.member is not None
         return self._networks.member(place)
 
     def modules(self, state: State) -> Sequence[nn.Module] | None:
-        """Return the modules of the members, if they are needed."""
+        """Return the modules of the members if the optimizer needs them, otherwise None."""
         return [member.module for member in state["members"]] if self._needs_module else None
 
     @property
     def period(self) -> int:
-        """Every step counts: nothing is known of what they do."""
+        """Return 1, because the pattern of steps is unknown."""
         return 1
 
     def repeated_kind(self, step: int) -> str | None:
-        """No step may be recorded: it runs code of the user's."""
+        """Return None, because steps of user code can't be recorded."""
         return None
 
     def step(
         self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, *, lr: Tensor, step: int
     ) -> Report | None:
-        """Let each member's optimizer step, at its learning rates times the schedule's multiplier."""
+        """Run each member's optimizer with its learning rates times the schedule's multiplier."""
         import torch
 
         members: list[Member] = state["members"]
         multiplier = (lr[0].double() / numbers.cast("lr")[0].double()).item()
         inside = {name: p.detach().unbind() for name, p in params.items()}
         slopes = {name: g.unbind() for name, g in grads.items()}
-        if (places := _places(params)) != self._bound:  # members were dropped: the pack has new tensors
+        if (places := _places(params)) != self._bound:  # members were dropped, and the pack has new tensors
             for k, member in enumerate(members):
                 for name, view in member.views.items():
                     view.data = inside[name][k]
                 if member.module is not None and self._networks.rebind is not None:
-                    self._networks.rebind(k, member.module)  # buffers too
+                    self._networks.rebind(k, member.module)  # including buffers
             self._bound = places
         with torch.enable_grad():
             for k, member in enumerate(members):
@@ -184,27 +184,27 @@ class Own:
                 member.optimizer.step()
                 for name, view in member.views.items():
                     view.grad = None
-                    if view.data_ptr() != inside[name][k].data_ptr():  # another tensor is in the parameter's place
+                    if view.data_ptr() != inside[name][k].data_ptr():  # the parameter was replaced by another tensor
                         self._require_shape(name, view, inside[name][k])
                         with torch.no_grad():
                             inside[name][k].copy_(view)
                         view.data = inside[name][k]
         return None
 
-    def evaluates_elsewhere(self, state: State) -> bool:
-        """Whether an optimizer has an `eval` mode."""
+    def evaluates_other_parameters(self, state: State) -> bool:
+        """Whether the optimizers have an `eval` mode."""
         return any(_has_modes(member.optimizer) for member in state["members"])
 
     def _require_shape(self, name: str, found: Tensor, wanted: Tensor) -> None:
         if found.shape != wanted.shape:
             raise UserError(
                 f"kind: {self._path} changed the shape of the parameter {name} from {list(wanted.shape)} to "
-                f"{list(found.shape)}; the networks of a study keep their shapes: change values in place"
+                f"{list(found.shape)}; networks must keep their shapes: change values in place"
             )
 
     @contextlib.contextmanager
     def evaluating(self, params: Tensors, state: State, numbers: Numbers) -> Iterator[None]:
-        """Put optimizers with an `eval` mode into it meanwhile: schedule-free ones average the parameters there."""
+        """Switch optimizers to their `eval` mode within the block, in which schedule-free ones average parameters."""
         moded: list[Any] = [member.optimizer for member in state["members"] if _has_modes(member.optimizer)]
         for optimizer in moded:
             optimizer.eval()
@@ -231,8 +231,7 @@ class Own:
         """Build the optimizer of one member.
 
         Raises:
-            UserError: an argument is unknown or missing, or what is built is no optimizer of torch's form, or needs a
-                closure.
+            UserError: an argument is unknown or missing, or the result is not a torch optimizer or needs a closure.
         """
         import torch
 
@@ -247,14 +246,14 @@ class Own:
             )
         if isinstance(made, torch.optim.SparseAdam):
             raise UserError(
-                f"kind: {self._path} takes sparse gradients alone, and those of a study are dense; give "
-                'kind = "adam", or a dense optimizer of your own'
+                f"kind: {self._path} takes sparse gradients only, but those of a study are dense; use "
+                'kind = "adam", or your own dense optimizer'
             )
         closure = inspect.signature(type(made).step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:
             raise UserError(
-                f"kind: {self._path}: its step needs a closure, which computes the loss again. Here every run takes "
-                "one gradient a step, so that steps of all optimizers cost alike; take an optimizer without one"
+                f"kind: {self._path}: its step needs a closure that computes the loss again, but runs compute one "
+                "gradient per step, so that steps of all optimizers are comparable; use an optimizer without one"
             )
         if _has_modes(made):
             modes: Any = made
@@ -262,7 +261,7 @@ class Own:
         return made
 
     def _has_fused_form(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether it is one of torch's that updates on the host in one pass, in half to a third of the time."""
+        """Whether it is a torch optimizer with a fused kernel on the host, which takes a third to half of the time."""
         import torch
 
         fused = [getattr(torch.optim, name) for name in _FUSED]
@@ -278,12 +277,12 @@ class Member:
         self._multiplier = 1.0
         self._rates: list[Any] = [group.get("lr") for group in optimizer.param_groups]
         self._given = list(self._rates)
-        """What `scale` set last: where a group has another rate, its optimizer has changed it."""
+        """Rates last set by `scale`; if a group has a different rate, the optimizer has changed it."""
 
     def scale(self, multiplier: float) -> None:
-        """Set the learning rate of each parameter group to `multiplier` times its own.
+        """Set the learning rate of each parameter group to `multiplier` times its base rate.
 
-        That is the one it was built with, times what the optimizer has multiplied it by since.
+        The base rate is the initial rate times all factors by which the optimizer has changed it.
         """
         if multiplier == self._multiplier:
             return
@@ -296,12 +295,12 @@ class Member:
             group["lr"] = self._given[place] = self._rates[place] * multiplier
 
     def saved(self) -> dict[str, Any]:
-        """Return its `state_dict`, and the learning rates behind those of its groups."""
+        """Return its `state_dict` and the base learning rates of its groups."""
         rates = {"multiplier": self._multiplier, "rates": list(self._rates), "given": list(self._given)}
         return {**self.optimizer.state_dict(), _RATES: rates}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Load what `saved` returned; torch casts tensors to the type of the parameters, here they keep their own."""
+        """Restore the result of `saved`; unlike in torch, tensors keep their dtype."""
         self.optimizer.load_state_dict({name: value for name, value in saved.items() if name != _RATES})
         rates = saved[_RATES]
         self._multiplier, self._rates, self._given = rates["multiplier"], list(rates["rates"]), list(rates["given"])
@@ -314,7 +313,7 @@ class Member:
 
 
 def _arguments(build: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments for `build`, betas as a pair."""
+    """Return the arguments for `build`, with betas as a pair."""
     known, given = signature(build), fitted_arguments(build, given)
     if "betas" in known and not set(_BETAS) & known.keys() and set(_BETAS) & given.keys():
         default = given.get("betas", known["betas"].default)

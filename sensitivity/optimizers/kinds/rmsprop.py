@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RMSpropArm(Arm):
-    """RMSprop with coupled weight decay, as torch.optim.RMSprop defines it; its smoothing `alpha` is `beta2` here."""
+    """RMSprop with coupled weight decay, as torch.optim.RMSprop defines it; its `alpha` is named `beta2`."""
 
     label: ClassVar[str] = "RMSprop"
     reference: ClassVar[str] = "torch.optim.RMSprop"
@@ -32,7 +32,7 @@ class RMSpropArm(Arm):
 
 @registered(RMSpropArm)
 class RMSprop:
-    """v ← β₂ v + (1 − β₂) g²; b ← m b + g / (√v + ε); p ← p − η b. Centered: v less the squared average of g."""
+    """v ← β₂ v + (1 − β₂) g²; b ← m b + g / (√v + ε); p ← p − η b. Centered: v minus the squared average of g."""
 
     element_wise: Literal[True] = True
 
@@ -40,7 +40,7 @@ class RMSprop:
         self._centered = bool(settings["centered"])
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
-        """Return averages of 0."""
+        """Return zero averages."""
         from sensitivity.optimizers.numbers import zeros
 
         state: State = {"square": zeros(params)}
@@ -75,7 +75,7 @@ class RMSprop:
             p.addcmul_(update, per_trial(-lr, p))
 
     def _step_each(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, lr: Tensor) -> None:
-        """Update member by member with Adam's kernel: of β₁ = 0, whose mean is the gradient, long after the start."""
+        """Update member by member with Adam's kernel, with β₁ = 0 and without bias correction."""
         import torch
 
         from sensitivity.optimizers.fused import members_of

@@ -1,4 +1,4 @@
-"""Schedule-free SGD and AdamW: an average of the iterates in the place of a decaying learning rate."""
+"""Schedule-free SGD and AdamW, which average iterates instead of decaying the learning rate."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ _REFERENCE = "Defazio et al. 2024, arXiv 2405.15682; the package schedulefree"
 
 def _above_0(value: Axis) -> Axis:
     if value.bounds()[0] == 0:
-        raise PydanticCustomError("range", "must be > 0 here: the evaluated average is found by dividing by it")
+        raise PydanticCustomError("range", "must be > 0 here, because computing the average divides by it")
     return value
 
 
 class ScheduleFreeSGDArm(Arm):
-    """Schedule-free SGD. `momentum` says how near the average gradients are taken; weight decay is coupled.
+    """Schedule-free SGD. `momentum` is the weight of the average in the point at which gradients are computed.
 
-    Learning rates 10 to 50 times those of SGD fit. Beside a warm-up it needs no schedule.
+    Weight decay is coupled. Suitable learning rates are 10 to 50 times those of SGD. It needs no schedule except
+    warm-up.
     """
 
     label: ClassVar[str] = "schedule-free SGD"
@@ -48,9 +49,9 @@ class ScheduleFreeSGDArm(Arm):
 
 
 class ScheduleFreeAdamWArm(Arm):
-    """Schedule-free AdamW. `beta1` says how near the average gradients are taken.
+    """Schedule-free AdamW. `beta1` is the weight of the average in the point at which gradients are computed.
 
-    Learning rates 1 to 10 times those of AdamW fit. Beside a warm-up it needs no schedule.
+    Suitable learning rates are 1 to 10 times those of AdamW. It needs no schedule except warm-up.
     """
 
     label: ClassVar[str] = "schedule-free AdamW"
@@ -74,8 +75,8 @@ class ScheduleFreeAdamWArm(Arm):
 class ScheduleFree:
     """z ← z − η (d + λ y); x ← (1 − c) x + c z; y ← β x + (1 − β) z, with gradients taken at y.
 
-    d is the gradient, or g / (√(v / c₂) + ε) of Adam's v. c is the step's share of the sum of squared largest learning
-    rates so far. Parameters hold y while training, and x = y + (1 − 1 / β)(z − y) when they are evaluated.
+    d is the gradient, or g / (√(v / c₂) + ε) with Adam's v. c is the step's fraction of the accumulated squared maximum
+    learning rate. Parameters are y in training and x = y + (1 − 1 / β)(z − y) in evaluation.
     """
 
     element_wise: Literal[True] = True
@@ -85,7 +86,7 @@ class ScheduleFree:
         self._beta = "beta1" if self._adam else "momentum"
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
-        """Return iterates at the parameters."""
+        """Return iterates equal to the parameters."""
         from sensitivity.optimizers.numbers import counter, zeros
 
         state: State = {"z": {name: p.detach().clone() for name, p in params.items()}}
@@ -101,7 +102,7 @@ class ScheduleFree:
         rate = lr.double()
         steps = state["steps"].add_(1)
         weight = torch.maximum(state["largest"], rate, out=state["largest"]).square()
-        share = (weight / state["weights"].add_(weight)).nan_to_num_(0.0)  # while every rate so far was 0
+        share = (weight / state["weights"].add_(weight)).nan_to_num_(0.0)  # NaN while all rates so far are 0
         along = rate * (numbers[self._beta] * (1 - share) - 1)
         scale = correction(numbers["beta2"], steps).rsqrt() if self._adam else None
         for name, y in params.items():
@@ -115,13 +116,13 @@ class ScheduleFree:
             y.lerp_(z, per_trial(share, y)).addcmul_(direction, per_trial(along, y))
             z.addcmul_(direction, per_trial(-rate, y))
 
-    def evaluates_elsewhere(self, state: State) -> bool:
-        """Return True: it is what they are made for."""
+    def evaluates_other_parameters(self, state: State) -> bool:
+        """Return True, because evaluation uses the average."""
         return True
 
     @contextlib.contextmanager
     def evaluating(self, params: Tensors, state: State, numbers: Numbers) -> Iterator[None]:
-        """Set the parameters to x while inside."""
+        """Set the parameters to x within the block."""
         from sensitivity.optimizers.numbers import per_trial
 
         for name, y in params.items():

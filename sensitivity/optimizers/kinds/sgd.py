@@ -39,7 +39,7 @@ class SGD:
         self._nesterov = bool(settings["nesterov"])
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
-        """Return velocities of 0."""
+        """Return zero velocities."""
         return {"velocity": {name: p.detach().new_zeros(p.shape) for name, p in params.items()}}
 
     def step(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, *, lr: Tensor, step: int) -> None:
@@ -55,6 +55,6 @@ class SGD:
             decays = [numbers.like("weight_decay", p) for p in values]
             gradients = list(torch._foreach_addcmul(gradients, values, decays))
         for gradient, velocity, momentum in zip(gradients, velocities, momenta, strict=True):
-            torch.addcmul(gradient, velocity, momentum, out=velocity)  # one pass over memory, not two
+            torch.addcmul(gradient, velocity, momentum, out=velocity)  # one pass over memory instead of two
         directions = torch._foreach_addcmul(gradients, velocities, momenta) if self._nesterov else velocities
         torch._foreach_addcmul_(values, directions, [per_trial(-lr, p) for p in values])

@@ -1,4 +1,4 @@
-"""Shampoo: a preconditioner for each side of a matrix."""
+"""Shampoo: a preconditioner for each dimension of a matrix."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class ShampooArm(Arm):
-    """Shampoo, grafted: the direction is Shampoo's, the length of each parameter's step another optimizer's.
+    """Shampoo with grafting: Shampoo's direction with the step length of another optimizer, per parameter.
 
-    Convolutions count as matrices of output channels by everything else. Sides above `max_side` have no preconditioner;
-    the roots are renewed every `precondition_interval` steps, from the first on. `eps` is added to the preconditioners'
-    eigenvalues. Weight decay is decoupled.
+    Convolution weights are reshaped to matrices with output channels as rows. Dimensions above `max_side` have no
+    preconditioner. The roots are updated every `precondition_interval` steps, starting with the first. `eps` is added
+    to the eigenvalues of the preconditioners. Weight decay is decoupled.
     """
 
     label: ClassVar[str] = "Shampoo"
@@ -43,8 +43,8 @@ class ShampooArm(Arm):
 class Shampoo:
     """L ← L + g gᵀ, R ← R + gᵀ g, or averages with β₂; d ← (L + ε I)^(-1/4) m (R + ε I)^(-1/4); p ← p − η d.
 
-    m is the average of g with β₁, bias-corrected. With one side only, or of vectors, the root is of order 2. A grafted
-    d is rescaled to the norm of Adam's step (with β₁, β₂ and ε), or of m (SGD).
+    m is the bias-corrected average of g with β₁. With a single preconditioner, as for vectors, the root has order 2.
+    With grafting, d is rescaled to the norm of Adam's step (with β₁, β₂ and ε), or of m (SGD).
     """
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
@@ -55,7 +55,7 @@ class Shampoo:
         self._sides: dict[str, list[int]] = {}
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
-        """Return averages and factors of 0, and roots that are the identity."""
+        """Return zero averages and factors, and identity roots."""
         import torch
 
         from sensitivity.optimizers.numbers import counter, zeros
@@ -75,11 +75,11 @@ class Shampoo:
 
     @property
     def period(self) -> int:
-        """Steps from one renewal of the roots to the next."""
+        """Number of steps between updates of the roots."""
         return self._interval
 
     def repeated_kind(self, step: int) -> str | None:
-        """Tell steps that renew the roots, whose decompositions ask the device, from those that don't."""
+        """Return the kind of a step; None if it updates roots, because decompositions synchronise the device."""
         return None if step % self._interval == 0 else "plain"
 
     def step(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, *, lr: Tensor, step: int) -> None:
@@ -123,7 +123,7 @@ class Shampoo:
     def _length(
         self, name: str, g: Tensor, update: Tensor, state: State, numbers: Numbers, second: Tensor
     ) -> Tensor | None:
-        """Return the norm of the step that is grafted ``[trials]``; None without a graft."""
+        """Return the norm ``[trials]`` of the grafted step; None without grafting."""
         import torch
 
         from sensitivity.optimizers.numbers import per_trial
@@ -147,5 +147,5 @@ class Shampoo:
 
 
 def _matrix(tensor: Tensor) -> Tensor:
-    """Return parameters as matrices; vectors as matrices of one column."""
+    """Return parameters as matrices; vectors become matrices with one column."""
     return tensor.flatten(2) if tensor.dim() > 2 else tensor.reshape(len(tensor), -1, 1)

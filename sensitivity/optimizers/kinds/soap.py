@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 class SOAPArm(Arm):
-    """SOAP. Convolutions count as matrices of output channels by everything else; vectors are Adam's.
+    """SOAP for matrices, and Adam for vectors.
 
-    Sides above `max_side` keep their own basis; bases are renewed every `precondition_interval` steps. Weight decay is
-    decoupled. The first step makes the bases, and moves nothing.
+    Convolution weights are reshaped to matrices with output channels as rows. Dimensions above `max_side` are not
+    rotated. Bases are updated every `precondition_interval` steps. Weight decay is decoupled. The first step only
+    computes the bases and does not change parameters.
     """
 
     label: ClassVar[str] = "SOAP"
@@ -40,8 +41,8 @@ class SOAPArm(Arm):
 class SOAP:
     """G ← Qₗᵀ g Qᵣ; v ← β₂ v + (1 − β₂) G²; p ← (1 − η λ)(p − η √c₂ / c₁ · Qₗ [(Qₗᵀ m Qᵣ) / (√v + ε)] Qᵣᵀ).
 
-    m is the average of g with β₁. L and R are averages of g gᵀ and gᵀ g with β₂, and every few steps each Q is renewed
-    by one step of power iteration: its columns, and v with them, are sorted by diag(Qᵀ L Q), then Q ← qr(L Q).
+    m is the average of g with β₁. L and R are averages of g gᵀ and gᵀ g with β₂. Every few steps each Q is updated
+    by one step of power iteration: its columns and v are sorted by diag(Qᵀ L Q), then Q ← qr(L Q).
     """
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
@@ -50,7 +51,7 @@ class SOAP:
         self._sides: list[tuple[int, int]] = []
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
-        """Return averages and factors of 0, and bases that are the identity."""
+        """Return zero averages and factors, and identity bases."""
         import torch
 
         from sensitivity.optimizers.matrices import as_matrices, is_matrix
@@ -72,11 +73,11 @@ class SOAP:
 
     @property
     def period(self) -> int:
-        """Steps from one renewal of the bases to the next."""
+        """Number of steps between updates of the bases."""
         return self._interval
 
     def repeated_kind(self, step: int) -> str | None:
-        """Tell steps that renew the bases, whose decompositions ask the device, from those that don't."""
+        """Return the kind of a step; None if it updates bases, because decompositions synchronise the device."""
         return None if step % self._interval == 0 else "plain"
 
     def step(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, *, lr: Tensor, step: int) -> None:
@@ -103,7 +104,7 @@ class SOAP:
             for key, outer in _outer_products(name, g, state):
                 state["factors"][key].lerp_(outer, numbers.complement("beta2", outer))
                 if step % self._interval == 0:
-                    _renew(key, square, state)
+                    _update_basis(key, square, state)
 
     def flops(self, batch_size: int, positions: Mapping[str, int]) -> float:
         """Return the FLOPs of factors, rotations and bases, averaged over the interval."""
@@ -112,13 +113,13 @@ class SOAP:
         total = 0.0
         for rows, columns in self._sides:
             for side in (rows, columns):
-                if side <= self._most:  # its factor, and three rotations; in the renewal L Q and its decomposition
+                if side <= self._most:  # the factor and three rotations; in an update L Q and its decomposition
                     total += 8 * rows * columns * side + (2 + QR_FLOPS) * side**3 / self._interval
         return total
 
 
 def _outer_products(name: str, g: Tensor, state: State) -> list[tuple[str, Tensor]]:
-    """Return g gᵀ and gᵀ g, of the sides that have a factor, by the factor's key."""
+    """Return g gᵀ and gᵀ g for dimensions that have a factor, with the factor's key."""
     found = []
     for side in (0, 1):
         if f"{name}/{side}" in state["factors"]:
@@ -128,7 +129,7 @@ def _outer_products(name: str, g: Tensor, state: State) -> list[tuple[str, Tenso
 
 
 def _rotated(name: str, tensor: Tensor, state: State, *, into: bool) -> Tensor:
-    """Return ``[trials, ...]`` in the bases of a parameter, or back from there."""
+    """Rotate ``[trials, ...]`` to the bases of a parameter, or back."""
     left, right = state["bases"].get(f"{name}/0"), state["bases"].get(f"{name}/1")
     if left is None and right is None:
         return tensor
@@ -140,8 +141,8 @@ def _rotated(name: str, tensor: Tensor, state: State, *, into: bool) -> Tensor:
     return matrix.reshape(tensor.shape)
 
 
-def _renew(key: str, square: Tensor, state: State) -> None:
-    """Renew one basis, and sort the squares with it."""
+def _update_basis(key: str, square: Tensor, state: State) -> None:
+    """Update one basis, and sort the squares accordingly."""
     import torch
 
     from sensitivity.optimizers.matrices import decomposable

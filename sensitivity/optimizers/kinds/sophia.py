@@ -1,4 +1,4 @@
-"""Sophia-G: the sign of an average, with clipped steps where a sampled diagonal curvature is large."""
+"""Sophia-G: momentum divided by a sampled diagonal curvature, with clipped steps."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _EPS = 1e-15
 class SophiaArm(Arm):
     """Sophia with the Gauss-Newton-Bartlett estimate of the curvature (Sophia-G) and decoupled weight decay.
 
-    Every `hessian_interval` steps, beginning with the first, a second backward pass has the gradient for labels that
-    are sampled from the network. `rho` times the batch size says where steps are as long as the sign's: the paper
-    tunes it so that 10 to 50% of the parameters' steps are not clipped.
+    Every `hessian_interval` steps, starting with the first, a second backward pass computes the gradient for labels
+    sampled from the network. `rho` times the batch size is the clipping threshold; the paper tunes it such that 10 to
+    50% of the parameters' steps are not clipped.
     """
 
     label: ClassVar[str] = "Sophia"
@@ -40,10 +40,10 @@ class SophiaArm(Arm):
 
 @registered(SophiaArm)
 class Sophia:
-    """m ← β₁ m + (1 − β₁) g; h ← β₂ h + (1 − β₂) ĝ² where ĝ is due; p ← (1 − η λ) p − η sign(m) min(1, |m| / ρ B h).
+    """m ← β₁ m + (1 − β₁) g; h ← β₂ h + (1 − β₂) ĝ² if ĝ is due; p ← (1 − η λ) p − η sign(m) min(1, |m| / ρ B h).
 
-    ĝ is the gradient of the mean over the batch's B loss terms. Where fewer have a loss, ĝ² counts with their share, so
-    that B h is what these terms make it.
+    ĝ is the gradient of the mean over the batch's B loss terms. If some terms are masked, ĝ² is weighted by the
+    unmasked fraction, so that B h only depends on these terms.
     """
 
     def __init__(self, settings: Mapping[str, Any], networks: Networks) -> None:
@@ -53,17 +53,17 @@ class Sophia:
         self._sampled: dict[str, Tensor] = {}
         self._drawn: Tensor | None = None
         self._done: Tensor
-        """Terms of the batch that came in earlier parts ``[trials]``."""
+        """Number of terms of the batch in earlier parts ``[trials]``."""
 
     @staticmethod
     def unusable(settings: Mapping[str, Any], networks: Networks) -> str | None:
-        """Say that there are no labels to sample."""
+        """Return a message if labels can't be sampled."""
         if networks.loss != "cross_entropy":
-            return 'Sophia samples labels, so that it needs loss = "cross_entropy"; leave it out'
+            return 'Sophia samples labels, so it needs loss = "cross_entropy"; remove this optimizer'
         return None
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
-        """Return averages of 0."""
+        """Return zero averages."""
         import torch
 
         from sensitivity.optimizers.numbers import zeros
@@ -73,23 +73,23 @@ class Sophia:
 
     @property
     def period(self) -> int:
-        """Steps from one estimate of the curvature to the next."""
+        """Number of steps between estimates of the curvature."""
         return self._interval
 
     def repeated_kind(self, step: int) -> str | None:
-        """Name steps without an estimate; labels are drawn on the host."""
+        """Return the kind of a step; None for an estimate, whose labels are drawn on the host."""
         return None if step % self._interval == 0 else "plain"
 
     def backward_passes(self) -> float:
-        """Return how many more there are in an average step."""
+        """Return the average number of additional backward passes per step."""
         return 1 / self._interval
 
     def sampled_loss(
         self, outputs: Tensor, state: State, valid: Tensor | None = None, *, step: int, done: int
     ) -> Tensor | None:
-        """Return the sum over members of the mean loss for sampled labels; None where no estimate is due.
+        """Return the mean loss for sampled labels, summed over members; None if no estimate is due.
 
-        A member's n-th term that has a loss has its n-th draw, however batches are padded and divided.
+        A member's n-th unmasked term uses its n-th draw, however batches are padded and divided.
         """
         import torch
 
@@ -112,11 +112,11 @@ class Sophia:
         return (kept.sum(1) / has_loss.sum(1).clamp_min(1)).sum()
 
     def take_sampled(self, grads: Tensors, share: float | Tensor) -> None:
-        """Add the gradient of that loss, for `share` of the batch."""
-        from sensitivity.optimizers.numbers import weighed
+        """Add the gradient of this loss for a fraction `share` of the batch."""
+        from sensitivity.optimizers.numbers import weighted
 
         for name, g in grads.items():
-            new = weighed(g, share)
+            new = weighted(g, share)
             self._sampled[name] = self._sampled[name] + new if name in self._sampled else new
 
     def step(self, params: Tensors, grads: Tensors, state: State, numbers: Numbers, *, lr: Tensor, step: int) -> None:
@@ -138,7 +138,7 @@ class Sophia:
 
 
 def _uniform(seed: int, step: int, count: int) -> Tensor:
-    """Return the draws ``[count]`` of a member with this seed at this step, whatever was drawn before."""
+    """Return the draws ``[count]`` for a seed and step, independent of earlier draws."""
     import torch
 
     word = hashlib.sha256(f"sophia/{seed}/{step}".encode()).digest()[:4]

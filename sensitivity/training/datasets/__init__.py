@@ -1,4 +1,4 @@
-"""Data sets: ``load_dataset`` for what a study names, ``Dataset`` for what comes back. A file a family."""
+"""Data sets, one file per family: ``load_dataset`` loads the one that a study names as a ``Dataset``."""
 
 from sensitivity.training.datasets.dataset import Dataset
 

@@ -1,4 +1,4 @@
-"""Where data sets are kept on a node: one folder, shared by all workers and studies."""
+"""The folder in which a node stores data sets, shared by all workers and studies."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ VARIABLE = "SENSITIVITY_DATA"
 
 
 def data_folder() -> Path:
-    """Return the folder: what SENSITIVITY_DATA names, or ``~/.cache/sensitivity``.
+    """Return the folder named by SENSITIVITY_DATA, by default ``~/.cache/sensitivity``.
 
     Raises:
-        UserError: it lies in a home folder that is not known.
+        UserError: its home folder is unknown.
     """
     named = os.environ.get(VARIABLE, "")
     if named:
@@ -29,12 +29,12 @@ def data_folder() -> Path:
 
 @contextlib.contextmanager
 def only_one(what: str) -> Iterator[None]:
-    """Let one process of this node at a time prepare `what`; the others wait. A killed one blocks nobody.
+    """Lock the preparation of `what` on this node; other processes wait. A killed process releases the lock.
 
     Raises:
         UserError: the data folder can't be written.
     """
-    from filelock import FileLock  # here: a worker that finds its data ready does not need it
+    from filelock import FileLock  # imported here because workers with prepared data don't need it
 
     with writing():
         locks = data_folder() / "locks"
@@ -48,7 +48,7 @@ def only_one(what: str) -> Iterator[None]:
 
 
 def reserve(path: Path) -> None:
-    """Allocate a file's whole size on the disk: one that is mapped into memory ends the process where none is left.
+    """Allocate disk space for a file, because a full disk would kill a process that writes to a mapped file.
 
     Raises:
         OSError: there is not enough space.
@@ -61,7 +61,7 @@ def reserve(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Say what to do when the data folder can't be written.
+    """Turn errors of writing to the data folder into messages with the fix.
 
     Raises:
         UserError: the data folder can't be written.
@@ -71,5 +71,5 @@ def writing() -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"the data folder {data_folder()} can't be written ({error.strerror or error})\n"
-            f"  Make room or give rights there, or set {VARIABLE} to another folder"
+            f"  Make room there or allow writing, or set {VARIABLE} to another folder"
         ) from None

@@ -1,4 +1,4 @@
-"""``Dataset``: what every data set is once loaded."""
+"""``Dataset``: a loaded data set."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from sensitivity.study.metrics import Split
 
 @dataclass(frozen=True, kw_only=True)
 class Mapped:
-    """How arrays that are mapped into memory, as they may be larger than it, become what a network takes."""
+    """Conversion of memory-mapped arrays, which may be larger than memory, to network inputs."""
 
     as_floats: bool
-    """Whether inputs that are stored as integers are numbers, and no ids."""
+    """Whether inputs stored as integers are numbers rather than ids."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    """Where they are wanted; they are stored on the host."""
+    """Target device; the arrays are stored on the host."""
     dtype: torch.dtype = torch.float32
-    """As which floating-point numbers are wanted."""
+    """Dtype of floating-point values."""
 
     def inputs(self, values: Tensor) -> Tensor:
-        """Return inputs of a batch."""
+        """Convert the inputs of a batch."""
         wanted = self.dtype if self.as_floats or values.is_floating_point() else torch.int64
         return _moved(values, self.device, wanted)
 
     def targets(self, values: Tensor) -> Tensor:
-        """Return targets of a batch."""
+        """Convert the targets of a batch."""
         return _moved(values, self.device, self.dtype if values.is_floating_point() else torch.int64)
 
 
@@ -36,12 +36,12 @@ class Dataset:
     """Inputs ``[examples, ...]`` and targets: classes ``[examples, *positions]`` (int64), or values shaped as outputs.
 
     Targets of sequences are classes ``[examples, time]``; their inputs are ``[examples, time, ...]``. Token ids may be
-    stored in narrower integers, and both arrays may be views of one stream in a file: what is gathered for a batch
-    becomes int64 (`standardised`, `labels`), nothing else is copied.
+    stored as narrower integers, and both arrays may be views of one stream in a file; only the rows gathered for a
+    batch are copied, as int64 (`standardised`, `labels`).
 
-    Images are stored as bytes ``[examples, channels, height, width]``, a quarter of their size as floats, and in a
-    file that all workers of a node map into memory; of a subset, or of splits by class, each worker has its own copy.
-    What a network takes is ``standardised(inputs[rows])``.
+    Images are stored as bytes ``[examples, channels, height, width]``, a quarter of their size as floats, in a file
+    that all workers of a node map into memory; with subsets or splits by class, each worker has its own copy. Network
+    inputs are ``standardised(inputs[rows])``.
     """
 
     train_inputs: Tensor
@@ -49,19 +49,19 @@ class Dataset:
     test_inputs: Tensor
     test_targets: Tensor
     validation_inputs: Tensor | None = None
-    """Examples that choices are made by, such as those of a search; None where the study has none."""
+    """Examples used to make choices, such as those of a search; None if the study has none."""
     validation_targets: Tensor | None = None
     mean: Tensor | None = None
-    """Of each channel over the training set's pixels, ``[channels, 1, 1]``; None where inputs are stored as taken."""
+    """Mean of each channel over the training pixels ``[channels, 1, 1]``; None if inputs need no standardisation."""
     deviation: Tensor | None = None
     token_bytes: Tensor | None = None
-    """Of text, how many bytes each token stands for ``[vocabulary]``."""
+    """For text, the number of bytes of each token ``[vocabulary]``."""
     mapped: Mapped | None = None
-    """Of arrays that are never copied whole; None of others."""
+    """Conversion of memory-mapped arrays; None for others."""
     fingerprint: str = ""
-    """Hash of the content of files that the study names; empty where the name alone says what the data are."""
+    """Hash of the content of the study's data files; empty if the data set's name determines the data."""
     is_stand_in: bool = False
-    """Whether it only has the size of the data set that it is named after, as that one is not downloaded yet."""
+    """Whether this is a placeholder with the size of a data set that is not downloaded yet."""
 
     @property
     def train_size(self) -> int:
@@ -91,9 +91,9 @@ class Dataset:
         return inputs, targets
 
     def standardised(self, inputs: Tensor) -> Tensor:
-        """Return stored inputs ``[..., channels, height, width]`` as a network takes them: zero mean, unit variance.
+        """Return stored inputs ``[..., channels, height, width]`` as network inputs, with zero mean and unit variance.
 
-        Inputs of data sets that are not stored as bytes come back as they are, ids as int64; a pack's shared inputs
+        Inputs that are not stored as bytes are unchanged, apart from ids, which become int64. Inputs that a pack shares
         stay shared.
         """
         if self.mapped is not None:
@@ -105,11 +105,11 @@ class Dataset:
         return inputs.to(self.mean.dtype).sub_(self.mean).div_(self.deviation)
 
     def labels(self, targets: Tensor) -> Tensor:
-        """Return stored targets as a loss takes them: classes as int64; a pack's shared targets stay shared."""
+        """Return stored targets as arguments of a loss: classes as int64. Targets that a pack shares stay shared."""
         return _as_int64(targets) if self.mapped is None else self.mapped.targets(targets)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Dataset:
-        """Return the data on a device, floating-point tensors as `dtype`; mapped ones where and as they are stored."""
+        """Return the data on a device with floating-point tensors as `dtype`; mapped arrays are converted per batch."""
         if self.mapped is not None:
             return replace(self, mapped=replace(self.mapped, device=device, dtype=dtype))
 
@@ -132,7 +132,7 @@ class Dataset:
 
 
 def are_sequences(inputs: Tensor, targets: Tensor) -> bool:
-    """Whether there is a class at each position of sequences: targets ``[examples, time]``."""
+    """Whether the targets ``[examples, time]`` are classes at each position of sequences."""
     if targets.dim() != 2 or targets.is_floating_point() or targets.dtype == torch.bool:
         return False
     ids = inputs.dim() == 2 and not inputs.is_floating_point()
@@ -140,7 +140,7 @@ def are_sequences(inputs: Tensor, targets: Tensor) -> bool:
 
 
 def _moved(values: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return values elsewhere, in another type; what a pack shares stays shared."""
+    """Return values on another device and with another dtype; values that a pack shares stay shared."""
     if values.dim() > 1 and values.stride(0) == 0:
         return values[0].to(device, dtype).expand(values.shape)
     return values.to(device, dtype)

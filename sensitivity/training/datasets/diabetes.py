@@ -1,4 +1,4 @@
-"""scikit-learn's diabetes data, which come with it: no download."""
+"""The diabetes data included in scikit-learn, without a download."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sensitivity.training.datasets.rows import Rows, split_rows
 
 
 def diabetes(spec: ProblemSpec) -> Dataset:
-    """Return 442 patients: ten measurements, and the progression of the disease after a year (Efron et al. 2004).
+    """Return ten measurements of 442 patients and the disease progression after a year (Efron et al. 2004).
 
-    Inputs and targets ``[examples, 1]`` are standardised with the training examples.
+    Inputs, and targets ``[examples, 1]``, are standardised with the statistics of the training examples.
     """
-    from sklearn.datasets import load_diabetes  # here: a second that nobody needs who trains on something else
+    from sklearn.datasets import load_diabetes  # imported here because it takes a second
 
     inputs, targets = load_diabetes(return_X_y=True, scaled=False)
     return split_rows(

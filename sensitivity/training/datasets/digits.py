@@ -1,4 +1,4 @@
-"""scikit-learn's digits: no download. Split once, and kept with the other data sets."""
+"""The digits included in scikit-learn, without a download; split once and stored with the other data sets."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from sensitivity.training.datasets.split import split_by_class
 def digits(spec: ProblemSpec) -> Dataset:
     """Return scikit-learn's digits: 1,797 images ``[1, 8, 8]`` of ten classes (Alpaydin & Kaynak 1998).
 
-    The test split is stratified by class and fixed by `split_seed`. Inputs are standardised with the mean
-    and deviation of all training pixels (one channel), so that no rare pixel is blown up.
+    The test split is stratified by class and fixed by `split_seed`. Inputs are standardised with the mean and
+    standard deviation of all training pixels (one channel), so that rarely used pixels are not amplified.
     """
     key = f"digits-{version('scikit-learn')}-{spec.test_fraction}-{spec.split_seed}"
     decode = functools.partial(_decode, spec)
     try:
         arrays = image_arrays(key, decode)
         images, classes, train_size = arrays.images, arrays.classes, arrays.train_size
-    except UserError:  # nowhere to keep them, which is no reason to do without
+    except UserError:  # the data folder can't be written, so they are made in memory
         with tempfile.TemporaryDirectory() as scratch:
             classes, train_size = decode(Path(scratch))
             images = np.load(Path(scratch) / "images.npy")
@@ -43,8 +43,8 @@ def digits(spec: ProblemSpec) -> Dataset:
 
 
 def _decode(spec: ProblemSpec, folder: Path) -> tuple[npt.NDArray[np.int64], int]:
-    """Split the images, and keep those for training first."""
-    from sklearn.datasets import load_digits  # here: a second that nobody needs who finds them kept
+    """Split the images and store them, training images first."""
+    from sklearn.datasets import load_digits  # imported here because it takes a second
 
     images, classes = load_digits(return_X_y=True)
     train, test = split_by_class(classes, spec)

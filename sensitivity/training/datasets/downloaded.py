@@ -1,7 +1,7 @@
-"""Data sets that torchvision downloads: CIFAR-10, CIFAR-100, SVHN, MNIST, Fashion-MNIST.
+"""Data sets downloaded by torchvision: CIFAR-10, CIFAR-100, SVHN, MNIST, Fashion-MNIST.
 
-The archives stay in the data folder under ``downloads/NAME``, checked by torchvision's MD5 sums; a machine without a
-network takes them from there. They are decoded once.
+Archives are stored in the data folder under ``downloads/NAME`` and verified with torchvision's MD5 sums; a machine
+without a network uses archives that are already there. They are decoded once.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _Classes = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _Source:
-    """How torchvision holds a data set."""
+    """How to read a data set with torchvision."""
 
     class_name: str
     splits: tuple[dict[str, Any], dict[str, Any]]
-    """The arguments that choose the training and the test split."""
+    """Arguments that select the training and the test split."""
     read: Callable[[Any], tuple[_Pixels, _Classes]]
-    """From torchvision's object to images ``[images, channels, height, width]`` and classes."""
+    """Maps torchvision's object to images ``[images, channels, height, width]`` and classes."""
     archives: Callable[[Any], tuple[str, ...]]
-    """From torchvision's class to the names of the files that it downloads, below the download folder."""
+    """Maps torchvision's class to the names of its downloaded files, relative to the download folder."""
     unpacked: Callable[[Any], str | None]
-    """Likewise to the folder into which it unpacks them, and whose content it would trust unchecked."""
+    """Maps torchvision's class to the folder of unpacked files, whose content it would use without verification."""
 
 
 def _cifar(data: Any) -> tuple[_Pixels, _Classes]:
@@ -91,13 +91,13 @@ _SOURCES = {
 }
 NAMES = tuple(_SOURCES)
 _ATTEMPTS = 2
-"""A connection that broke is tried once more."""
+"""Number of attempts if a connection breaks."""
 _SILENCE_S = 60.0
-"""A server silent for so long has broken the connection; torchvision would wait for ever, and all workers with it."""
+"""Timeout of a connection; torchvision and all waiting workers would otherwise wait forever."""
 
 
 def downloaded(spec: ProblemSpec) -> Dataset:
-    """Return a data set with the official split; download and decode it first, once a node.
+    """Return a data set with its official split; it is downloaded and decoded once per node.
 
     Raises:
         UserError: it can't be downloaded, or the data folder can't be written.
@@ -114,7 +114,7 @@ def downloaded(spec: ProblemSpec) -> Dataset:
 
 
 def _read(name: str, source: _Source) -> list[tuple[_Pixels, _Classes]]:
-    """Download what is missing or damaged, and read both splits."""
+    """Download missing or damaged files, and read both splits."""
     torchvision = torchvision_datasets()
     root = data_folder() / "downloads" / name
     for attempt in range(_ATTEMPTS):
@@ -123,7 +123,7 @@ def _read(name: str, source: _Source) -> list[tuple[_Pixels, _Classes]]:
             _forget_unpacked(torchvision, root, source)
         try:
             return _splits(torchvision, root, source)
-        except Exception as error:  # whatever urllib and torchvision's readers raise
+        except Exception as error:  # urllib and torchvision's readers raise various types
             reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
             logger.info("%s: attempt %d: %s", name, attempt + 1, reason)
     archives = source.archives(getattr(torchvision, source.class_name))
@@ -135,7 +135,7 @@ def _read(name: str, source: _Source) -> list[tuple[_Pixels, _Classes]]:
 
 
 def _forget_unpacked(torchvision: ModuleType, root: Path, source: _Source) -> None:
-    """Remove what an earlier, perhaps interrupted, attempt unpacked: from a checked archive it comes back whole."""
+    """Remove files unpacked by an earlier, possibly interrupted attempt, to unpack verified archives again."""
     unpacked = source.unpacked(getattr(torchvision, source.class_name))
     for path in (root / unpacked).glob("*") if unpacked else ():
         if path.suffix != ".gz":
@@ -144,13 +144,13 @@ def _forget_unpacked(torchvision: ModuleType, root: Path, source: _Source) -> No
 
 def _splits(torchvision: ModuleType, root: Path, source: _Source) -> list[tuple[_Pixels, _Classes]]:
     build = getattr(torchvision, source.class_name)
-    with contextlib.redirect_stdout(sys.stderr), _patience(_SILENCE_S):  # a command's output is its own
+    with contextlib.redirect_stdout(sys.stderr), _patience(_SILENCE_S):  # stdout is the command's
         return [source.read(build(str(root), download=True, **split)) for split in source.splits]
 
 
 @contextlib.contextmanager
 def _patience(seconds: float) -> Iterator[None]:
-    """Let connections that are opened within wait so long for an answer."""
+    """Set the timeout of connections opened in the block."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

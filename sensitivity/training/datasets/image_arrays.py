@@ -1,8 +1,8 @@
-"""Images decoded once: a folder with one array file, which all workers of a node map into memory.
+"""Decoded images, stored in an array file that all workers of a node map into memory.
 
 ``images.npy`` holds bytes ``[images, channels, height, width]``, ``classes.npy`` ``[images]``, ``moments.npy`` the sum
-and the sum of squares of each image's channels ``[images, 2, channels]``, from which the statistics of any training
-split follow exactly without reading a pixel.
+and the sum of squares of each image's channels ``[images, 2, channels]``, which give the exact statistics of any
+training split without reading pixels.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from sensitivity.training.datasets.split import split_by_class
 
 _FILES = ("images.npy", "classes.npy", "moments.npy")
 _IMAGES = 1024
-"""Images whose moments are computed at once."""
+"""Number of images whose moments are computed at once."""
 
 
 @dataclass(frozen=True)
 class ImageArrays:
-    """Decoded images of a training and a test split, or of both in one."""
+    """Decoded images with an official split, or without a split."""
 
     images: npt.NDArray[np.uint8]
-    """``[images, channels, height, width]``, those for training first; mapped into memory, copied where written."""
+    """``[images, channels, height, width]``, training images first; memory-mapped with copy on write."""
     classes: npt.NDArray[np.int64]
     moments: npt.NDArray[np.int64]
     train_size: int | None
-    """How many are for training; None where the study splits them."""
+    """Number of training images; None if the study defines the split."""
 
     def dataset(self, spec: ProblemSpec, *, fingerprint: str = "") -> Dataset:
-        """Return the data set that a study asks for, standardised by its training images."""
+        """Return the data set for a study, standardised with its training images."""
         train: slice | Tensor
         test: slice | Tensor
         if self.train_size is None:
@@ -50,7 +50,7 @@ class ImageArrays:
         sums = torch.from_numpy(self.moments)[train]
         pixels = len(sums) * images.shape[2] * images.shape[3]
         mean, square = (sums.sum(0, dtype=torch.int64).double() / pixels).unbind()
-        # A channel without any variation is centred, and left at that.
+        # A constant channel is only centred.
         deviation = (square - mean.square()).clamp_min(0).sqrt()
         deviation = torch.where(deviation > 0, deviation, 1.0)
         return Dataset(
@@ -65,11 +65,11 @@ class ImageArrays:
 
 
 Decode = Callable[[Path], tuple[npt.NDArray[np.int64], int | None]]
-"""Writes ``images.npy`` into a folder; returns the classes and how many images are for training (see ImageArrays)."""
+"""Writes ``images.npy`` to a folder; returns the classes and the number of training images (see ImageArrays)."""
 
 
 def image_arrays(key: str, decode: Decode) -> ImageArrays:
-    """Return the arrays kept under `key`; decode them first where they are missing or damaged.
+    """Return the arrays stored under `key`; decode them first if they are missing or damaged.
 
     Raises:
         UserError: they can't be decoded, or the data folder can't be written.
@@ -83,7 +83,7 @@ def image_arrays(key: str, decode: Decode) -> ImageArrays:
         return {"train_size": train_size}
 
     folder, about = kept(key, _FILES, write)
-    # Copy on write: tensors of read-only arrays are not allowed, and nothing here is ever written to.
+    # Copy on write, because torch does not support read-only arrays; nothing is ever written.
     images, classes, moments = (np.load(folder / name, mmap_mode="c") for name in _FILES)
     return ImageArrays(images, classes, moments, about["train_size"])
 

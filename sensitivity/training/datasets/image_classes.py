@@ -1,6 +1,6 @@
-"""The classes of a folder of images, told by what its folders hold and not by their names alone.
+"""The classes of a folder of images, determined by the content of its subfolders rather than only by their names.
 
-A split is a folder of class folders; a class is a folder of images, whatever it is called. So ``train`` may be either.
+A split is a folder of class folders, and a class is a folder of images, whatever their names; ``train`` may be either.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _OTHER_NAMES = {
     "train": ("training", "trainset", "train_set"),
     "test": ("testing", "testset", "test_set", "val", "valid", "validation", "dev", "eval"),
 }
-"""What else people call the two."""
+"""Common alternative names of the two splits."""
 _SHOWN = 5
 
 
 def classes_in(root: Path) -> tuple[list[Path], list[str]]:
-    """Return the folders of the training and the test split, none if the study splits them, and the class names.
+    """Return the folders of the training and test splits, empty if the study defines the split, and the class names.
 
     Raises:
-        UserError: the folders are of neither form, or class names can't be told apart.
+        UserError: the folders have neither form, or class names are indistinguishable.
         OSError: a folder can't be read.
     """
     splits = _splits(root)
@@ -39,7 +39,7 @@ def classes_in(root: Path) -> tuple[list[Path], list[str]]:
     if len(names) < 2:
         raise UserError(
             f"{first}: {len(names)} class folders; there must be at least two\n"
-            "  Put the images of each class into a folder of its own"
+            "    Put the images of each class into a separate folder"
         )
     for split in splits or [root]:
         _refuse_look_alikes(split, _folders(split))
@@ -53,13 +53,13 @@ def classes_in(root: Path) -> tuple[list[Path], list[str]]:
 
 
 def _splits(root: Path) -> list[Path]:
-    """Return train/ and test/ where they are splits; nothing where the folders of `root` are classes."""
+    """Return train/ and test/ if they are splits; empty if the folders of `root` are classes."""
     folders = _folders(root)
     of_folders = [name for name in folders if _folders(root / name)]
     whole = all(name in of_folders for name in _SPLITS)
     if both := [name for name in (_SPLITS if whole else of_folders) if _has_images(root / name)]:
         raise UserError(
-            f"{root}: {both[0]}/ holds images and folders; a split holds class folders, a class holds images\n"
+            f"{root}: {both[0]}/ contains images and folders; a split contains class folders, a class contains images\n"
             "  Move the images into the folders of their classes"
         )
     if whole:
@@ -71,20 +71,20 @@ def _splits(root: Path) -> list[Path]:
     named = [name for name in folders if any(name.lower() in (split, *_OTHER_NAMES[split]) for split in _SPLITS)]
     if folders and named == folders:
         raise UserError(
-            f"{root}: {some([f'{name}/' for name in folders])} hold images, but no class folders\n"
-            "  Put the images of each class into a folder of its own: train/CLASS/IMAGE and test/CLASS/IMAGE"
+            f"{root}: {some([f'{name}/' for name in folders])} contain images, but no class folders\n"
+            "    Put the images of each class into a separate folder: train/CLASS/IMAGE and test/CLASS/IMAGE"
         )
     return []
 
 
 def _not_two_splits(folders: Sequence[str], of_folders: Sequence[str]) -> str:
-    """Return what is wrong with folders of class folders that are not train/ and test/, and the fix."""
+    """Return a message with the fix for folders of class folders other than train/ and test/."""
     present = [name for name in _SPLITS if name in of_folders]
     missing = [name for name in _SPLITS if name not in of_folders]
     for name in missing:
         if name in folders:
             return (
-                f"{present[0] if present else of_folders[0]}/ holds class folders, but {name}/ does not\n"
+                f"{present[0] if present else of_folders[0]}/ contains class folders, but {name}/ does not\n"
                 f"  Put its images into {name}/CLASS/IMAGE"
             )
     instead = {
@@ -96,14 +96,14 @@ def _not_two_splits(folders: Sequence[str], of_folders: Sequence[str]) -> str:
     if len(instead) == len(missing):
         renamed = " and ".join(f"{other}/ to {name}/" for name, other in instead.items())
         there = " and ".join(f"{other}/ in place of {name}/" for name, other in instead.items())
-        return f"there is {there}, on which results are measured\n  Rename {renamed}, or link it by that name"
+        return f"there is {there}\n  Rename {renamed}, or link it by that name"
     if present:
         return (
             f"there is {present[0]}/ but no {missing[0]}/\n  Add {missing[0]}/CLASS/IMAGE, or put the class folders "
             "into the folder itself: test_fraction then splits them"
         )
     return (
-        f"{some([f'{name}/' for name in of_folders])} hold folders, not images\n"
+        f"{some([f'{name}/' for name in of_folders])} contain folders, not images\n"
         "  Give train/CLASS/IMAGE and test/CLASS/IMAGE, or CLASS/IMAGE"
     )
 
@@ -119,7 +119,7 @@ def _has_images(folder: Path) -> bool:
 
 
 def _refuse_look_alikes(folder: Path, names: Iterable[str]) -> None:
-    """Raise unless names differ in more than their Unicode form, in which systems write the same name differently."""
+    """Raise an error if names differ only in their Unicode normalisation form."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in sorted(names):
         alike[unicodedata.normalize("NFC", name)].append(name)
@@ -127,11 +127,11 @@ def _refuse_look_alikes(folder: Path, names: Iterable[str]) -> None:
         if len(same) > 1:
             raise UserError(
                 f"{folder}: class folders {' and '.join(map(ascii, same))} have one name in different Unicode forms "
-                f"(both show as {same[0]!r})\n  Make them one folder, or give them one form: convmv -f utf8 -t utf8 "
+                f"(both look like {same[0]!r})\n  Merge the folders, or convert the names: convmv -f utf8 -t utf8 "
                 "--nfc -r --notest FOLDER"
             )
 
 
 def some(names: Sequence[str]) -> str:
-    """Return names as a list in words, the first few."""
+    """Return the first few names as a comma-separated list, with the number of others."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

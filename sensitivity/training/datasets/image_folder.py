@@ -1,11 +1,11 @@
-"""A folder of anyone's own images, ``imagefolder:PATH``, decoded once.
+"""A user's folder of images, ``imagefolder:PATH``, decoded once.
 
-PATH holds ``train/CLASS/IMAGE`` and ``test/CLASS/IMAGE``, or ``CLASS/IMAGE``, of which the study holds out
-`test_fraction` (``image_classes`` tells which). A relative PATH lies beside the study file, or else in the data folder.
+PATH contains ``train/CLASS/IMAGE`` and ``test/CLASS/IMAGE``, or ``CLASS/IMAGE``, of which the study holds out
+`test_fraction` (see ``image_classes``). A relative PATH is relative to the study file or else to the data folder.
 
-What images become: 8 bits a channel. One channel if all are grayscale; otherwise three, grayscale ones with equal
-channels, palettes looked up, transparency dropped, and the camera's note of its orientation obeyed. All must have one
-size, unless the study gives `image_size`: then the shorter side is scaled to it and the centre cut out.
+Images are decoded to 8 bits per channel: one channel if all are grayscale, otherwise three, where grayscale images get
+equal channels. Palettes are applied, transparency is dropped, and EXIF orientation is applied. All images must have the
+same size unless the study sets `image_size`, to which the shorter side is scaled before cropping the centre.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _GRAY = ("1", "L", "LA")
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
-"""Orientations in which height and width change places (EXIF)."""
+"""EXIF orientations that swap height and width."""
 _FORM = 1
-"""Raised when the same files would be decoded to other arrays."""
+"""Incremented whenever the same files would be decoded to different arrays."""
 _SHOWN = 5
-"""Damaged images that a message names."""
+"""Maximum number of damaged images named in a message."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,18 @@ class _Listing:
 
     root: Path
     paths: tuple[Path, ...]
-    """Those for training first; within a split shuffled, so that the first so many are of all classes."""
+    """Training images first; shuffled within splits, so that a leading subset contains all classes."""
     classes: tuple[int, ...]
-    """Of each; a class is its place among the sorted names."""
+    """Class of each image, as the index of its name among the sorted names."""
     train_size: int | None
-    """How many are for training; None where the study splits them."""
+    """Number of training images; None if the study defines the split."""
 
 
 def image_folder(spec: ProblemSpec, *, beside: Path | None) -> Dataset:
     """Return the images of ``imagefolder:PATH``, where `beside` is the folder of the study file.
 
     Raises:
-        UserError: the folder, or images in it, are not as they must be.
+        UserError: the folder or its images are invalid.
     """
     listing = _listing(_find(spec.dataset.removeprefix(IMAGE_FOLDER).strip(), beside))
     content = _content(listing)
@@ -74,18 +74,18 @@ def _find(named: str, beside: Path | None) -> Path:
     path = expanded(named, what="problem.dataset")
     places = [path] if path.is_absolute() else [*([] if beside is None else [beside / path]), data_folder() / path]
     for place in places:
-        with path_faults(place, "Give the path of a folder that you may read"):
+        with path_faults(place, "Give the path of a readable folder"):
             if place.is_dir():
                 return place.resolve()
     raise UserError(
-        f"problem.dataset: there is no folder {named!r}; looked for\n"
+        f"problem.dataset: there is no folder {named!r}; tried\n"
         + "\n".join(f"    {place}" for place in places)
         + "\n  Put train/CLASS/IMAGE and test/CLASS/IMAGE there, or CLASS/IMAGE"
     )
 
 
 def _listing(root: Path) -> _Listing:
-    with path_faults(root, "Give rights to read it and the folders in it, or name another folder"):
+    with path_faults(root, "Make it and its subfolders readable, or use another folder"):
         splits, names = classes_in(root)
         files = {split / name: _images(split / name) for split in splits or [root] for name in names}
     images: list[tuple[Path, int]] = []
@@ -109,12 +109,12 @@ def _images(folder: Path) -> list[Path]:
     if others := [path.name for path in found if path.is_dir() or path.suffix.lower() not in SUFFIXES]:
         raise UserError(f"{folder}: no images: {some(others)}. Remove them; images end in {', '.join(SUFFIXES)}")
     if not found:
-        raise UserError(f"{folder}: there is no image in it; add some, or remove the folder (in train/ and test/)")
+        raise UserError(f"{folder}: contains no images; add some, or remove the folder (in train/ and test/)")
     return found
 
 
 def _content(listing: _Listing) -> str:
-    """Return the hash of all names and bytes; read only if a name, size or time of change is not as it was."""
+    """Return the hash of all names and bytes; reads the files only if a name, size or modification time changed."""
     try:
         stamps = hashlib.sha256(os.fsencode(listing.root))
         for path in listing.paths:
@@ -128,15 +128,15 @@ def _content(listing: _Listing) -> str:
             content = hashlib.sha256(path.read_bytes()).hexdigest()
             digest.update(_encoded(path, listing.root) + f"\0{content}\0".encode())
     except OSError as error:
-        raise UserError(f"{error.filename}: can't be read ({error.strerror}); give rights, or remove it") from None
+        raise UserError(f"{error.filename}: can't be read ({error.strerror}); allow reading, or remove it") from None
     found = digest.hexdigest()[:16]
     with writing():
-        write_whole(known, found.encode())  # whole: other processes may read or write it
+        write_whole(known, found.encode())  # atomically, because other processes may read or write it
     return found
 
 
 def _encoded(path: Path, root: Path) -> bytes:
-    """Return a name below `root` as UTF-8, or as the bytes that it is where it is no text."""
+    """Return a name relative to `root` as UTF-8, or its raw bytes if it is not text."""
     return path.relative_to(root).as_posix().encode("utf-8", "surrogateescape")
 
 
@@ -151,7 +151,7 @@ def _decode(listing: _Listing, spec: ProblemSpec, scratch: Path) -> tuple[npt.ND
         try:
             with Image.open(path) as image:
                 images[k] = _pixels(image, channels, spec.image_size)
-        except Exception as error:  # Pillow's readers raise whatever a damaged file makes them
+        except Exception as error:  # Pillow's readers raise various types for damaged files
             bad.append((path, error))
     _refuse(listing, bad)
     images.flush()
@@ -159,7 +159,7 @@ def _decode(listing: _Listing, spec: ProblemSpec, scratch: Path) -> tuple[npt.ND
 
 
 def _common_shape(listing: _Listing, image_size: int | None) -> tuple[int, int, int]:
-    """Return height, width and channels of all images, from their headers alone."""
+    """Return the common height, width and channels of all images, read from their headers."""
     sizes: dict[tuple[int, int], Path] = {}
     gray: list[Path] = []
     bad, deep = [], []
@@ -178,17 +178,17 @@ def _common_shape(listing: _Listing, image_size: int | None) -> tuple[int, int, 
     if deep:
         raise UserError(
             f"{listing.root}: more than 8 bits a channel: {some([str(p.relative_to(listing.root)) for p in deep])}\n"
-            "  Convert them to 8 bits, as you find right for what they show"
+            "  Convert them to 8 bits in a way that suits their content"
         )
     if image_size is None and len(sizes) > 1:
         examples = [f"{w}×{h} ({path.relative_to(listing.root)})" for (w, h), path in sizes.items()]
         raise UserError(
-            f"{listing.root}: images of several sizes: {some(examples)}\n"
-            "  Give problem.image_size: the shorter side is scaled to it, and the centre cut out"
+            f"{listing.root}: images of different sizes: {some(examples)}\n"
+            "  Set problem.image_size, to which the shorter side is scaled before cropping the centre"
         )
     if gray and len(gray) < len(listing.paths):
         logger.warning(
-            "%s: %d of %d images are grayscale, the others in colour: all are taken as colour",
+            "%s: %d of %d images are grayscale, the others in colour; all are read as colour images",
             listing.root, len(gray), len(listing.paths),
         )  # fmt: skip
     width, height = next(iter(sizes)) if image_size is None else (image_size, image_size)
@@ -214,7 +214,7 @@ def _refuse(listing: _Listing, bad: Sequence[tuple[Path, Exception]]) -> None:
 
 
 def _shown(paths: Sequence[Path], doing: str) -> Iterator[Path]:
-    """Go through `paths`, with a progress bar on a terminal."""
+    """Iterate over `paths`, with a progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import track
 

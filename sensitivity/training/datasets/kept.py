@@ -1,7 +1,7 @@
-"""Arrays made once: a folder in the data folder, from which all workers of a node map them into memory.
+"""Cached arrays in the data folder, which all workers of a node map into memory.
 
-``about.json`` holds what else is known of them and their checksums, and is written last into a folder that only then
-takes its name: what is there is whole, or was damaged later, which the checksums tell.
+``about.json`` contains metadata and checksums and is written last to a temporary folder, which is then renamed. Hence
+an existing folder is complete unless it was damaged later, which the checksums detect.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 _CHUNK = 1 << 24
 
 Write = Callable[[Path], Mapping[str, Any]]
-"""Writes the files into a folder; returns what else is known of them, as JSON has it."""
+"""Writes the files to a folder; returns metadata, as JSON-like data."""
 
 
 def kept(key: str, files: Sequence[str], write: Write) -> tuple[Path, Mapping[str, Any]]:
-    """Return the folder of `files` under `key`, and what is known of them; write them first if missing or damaged.
+    """Return the folder of `files` under `key` and their metadata; write them first if missing or damaged.
 
     Raises:
         UserError: they can't be made, or the data folder can't be written.
@@ -34,7 +34,7 @@ def kept(key: str, files: Sequence[str], write: Write) -> tuple[Path, Mapping[st
     folder = data_folder() / "arrays" / key
     if not _is_whole(folder, files):
         with only_one(key):
-            if not _is_whole(folder, files):  # another process may have been first
+            if not _is_whole(folder, files):  # another process may have written them meanwhile
                 _keep(folder, files, write)
     about: Mapping[str, Any] = json.loads((folder / "about.json").read_text())
     return folder, about
@@ -43,7 +43,7 @@ def kept(key: str, files: Sequence[str], write: Write) -> tuple[Path, Mapping[st
 def _keep(folder: Path, files: Sequence[str], write: Write) -> None:
     scratch = folder.with_name(f".{folder.name}")
     with writing():
-        shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
+        shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
         scratch.mkdir(parents=True)
     try:
         about = write(scratch)
@@ -66,7 +66,7 @@ def _is_whole(folder: Path, files: Sequence[str]) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        logger.warning("%s is damaged: made again", folder)
+        logger.warning("%s is damaged and will be created again", folder)
     return whole
 
 

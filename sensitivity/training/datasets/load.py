@@ -1,4 +1,4 @@
-"""From what a study names to its data set."""
+"""Loading of the data set that a study names."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from sensitivity.training.noisy_quadratic import noisy_quadratic
 
 
 def load_dataset(spec: ProblemSpec, *, folder: Path | None, for_price: bool = False) -> Dataset:
-    """Return the data set that a study names, or the part of it that the study trains and tests on.
+    """Return the data set of a study, reduced to the examples that the study uses.
 
     Args:
-        spec: what is asked for.
-        folder: where the study file lies, for paths relative to it.
-        for_price: whether images of the same size will do for a data set that would have to be downloaded.
+        spec: the problem's table of the study file.
+        folder: folder of the study file, for relative paths.
+        for_price: whether to return a placeholder of the same size for a data set that is not downloaded yet.
 
     Raises:
-        UserError: it can't be had; the message says what to do.
+        UserError: it is unavailable; the message contains the fix.
     """
     whole = stand_in(spec.dataset) if for_price and is_missing(spec.dataset) else _whole(spec, folder)
     train = _drawn(len(whole.train_inputs), spec.train_subset, spec.split_seed, "train_subset", "training")
@@ -51,14 +51,14 @@ def load_dataset(spec: ProblemSpec, *, folder: Path | None, for_price: bool = Fa
 
 
 def _with_validation(whole: Dataset, fraction: float, seed: int) -> Dataset:
-    """Hold out a part of the training examples, of each class alike where targets are one class an example."""
+    """Hold out a part of the training examples, stratified if targets are single classes."""
     rows = held_out(whole.train_size, fraction, seed, classes=whole.train_targets if _by_class(whole) else None)
     kept = torch.ones(whole.train_size, dtype=torch.bool)
     kept[rows] = False
     train = whole.train_inputs, whole.train_targets
     if whole.mapped is None:
         train = whole.train_inputs[kept], whole.train_targets[kept]
-    else:  # what is left may be larger than memory
+    else:  # the remaining examples may be larger than memory
         where = "problem.validation_fraction"
         left = chosen(*train, kept.nonzero()[:, 0], where)
         train = as_tensor(left[0], where), as_tensor(left[1], where)
@@ -85,7 +85,7 @@ def _whole(spec: ProblemSpec, folder: Path | None) -> Dataset:
     if spec.dataset in downloaded.NAMES:
         return downloaded.downloaded(spec)
     if spec.dataset.startswith(IMAGE_FOLDER):
-        from sensitivity.training.datasets.image_folder import image_folder  # the only one that needs Pillow
+        from sensitivity.training.datasets.image_folder import image_folder  # only this one needs Pillow
 
         return image_folder(spec, beside=folder)
     if spec.is_text:
@@ -96,12 +96,12 @@ def _whole(spec: ProblemSpec, folder: Path | None) -> Dataset:
 
 
 def _drawn(available: int, wanted: int | None, seed: int, field: str, split: str) -> Tensor | None:
-    """Return which examples a subset keeps, drawn without replacement, shuffled; None keeps all."""
+    """Return the examples of a subset, drawn without replacement and shuffled; None for all."""
     if wanted is None:
         return None
     if wanted > available:
         raise UserError(
-            f"problem.{field}: {wanted} is more than the {split} set has; allowed: 1 to {available}, or leave it out"
+            f"problem.{field}: {wanted} is more than the {split} set has; allowed: 1 to {available}, or remove it"
         )
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(available, generator=generator)[:wanted]

@@ -1,4 +1,4 @@
-"""A data set of the user's own, by import path."""
+"""A user's data set, by import path."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sensitivity.training.datasets.pieces import is_mapped
 
 
 def user_dataset(spec: ProblemSpec) -> Dataset:
-    """Return what the user's function gives, checked.
+    """Return the validated result of the user's function.
 
     Raises:
-        UserError: the function is not found, raises, or returns something else than a data set.
+        UserError: the function is not found, raises an exception, or does not return a data set.
     """
     where = f"problem.dataset: {spec.dataset}"
     load = import_function(spec.dataset, "problem.dataset")
@@ -31,18 +31,18 @@ def user_dataset(spec: ProblemSpec) -> Dataset:
     for split, inputs, targets in (("train", train_x, train_y), ("test", test_x, test_y)):
         if len(inputs) != len(targets) or not len(inputs):
             raise UserError(
-                f"{where}: {len(inputs)} {split} inputs and {len(targets)} targets; there must be as many, and at "
-                "least one"
+                f"{where}: {len(inputs)} {split} inputs and {len(targets)} targets; their numbers must be equal and at "
+                "least 1"
             )
     if train_x.shape[1:] != test_x.shape[1:] or train_x.dtype != test_x.dtype:
         raise UserError(
             f"{where}: a train input is {list(train_x.shape[1:])} of {train_x.dtype}, a test "
-            f"input {list(test_x.shape[1:])} of {test_x.dtype}; they must be alike"
+            f"input {list(test_x.shape[1:])} of {test_x.dtype}; they must be equal"
         )
     ids = train_x.dtype in (torch.uint16, torch.int32, torch.int64) or (
         train_x.dim() == 2 and are_sequences(train_x, train_y)
     )
-    as_floats = not train_x.is_floating_point() and not ids  # images as bytes; wider integers may be an embedding's
+    as_floats = not train_x.is_floating_point() and not ids  # images as bytes; wider integers may be ids
     if as_floats and not mapped:
         train_x, test_x = train_x.float(), test_x.float()
     return Dataset(

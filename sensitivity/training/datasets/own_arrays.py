@@ -1,4 +1,4 @@
-"""From what a user's data function returns to tensors, each mistake with its fix."""
+"""Conversion of the result of a user's data function to tensors; each message contains the fix."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _MOST = torch.finfo(torch.float32).max
 
 
 def parts_of(returned: Any, where: str) -> tuple[Any, ...]:
-    """Return the four parts of a data set, not looked at yet; streams of examples are kept as arrays first.
+    """Return the four parts of a data set, not validated yet; streams of examples are stored as arrays first.
 
     Raises:
-        UserError: it is neither four things nor two streams, or these can't be kept.
+        UserError: `returned` is neither four parts nor two streams, or streams can't be stored.
     """
     wanted = (
         f"it must return {', '.join(PARTS)}, in this order; or two, train and test, each a Dataset, a DataLoader or a "
@@ -42,10 +42,10 @@ def parts_of(returned: Any, where: str) -> tuple[Any, ...]:
 
 
 def as_tensor(part: Any, where: str) -> Tensor:
-    """Return one part as a dense tensor ``[examples, ...]`` of real, finite numbers; `where` names it in messages.
+    """Convert one part to a dense tensor ``[examples, ...]`` of real, finite numbers; `where` names it in messages.
 
     Raises:
-        UserError: it is none, or can't be one.
+        UserError: it can't be converted.
     """
     if isinstance(part, (np.ndarray, np.generic)):
         part = _checked_array(np.asanyarray(part), where)
@@ -54,20 +54,20 @@ def as_tensor(part: Any, where: str) -> Tensor:
     elif not isinstance(part, Tensor):
         raise UserError(f"{where} are a {type(part).__name__}; {_fix_of(part)}")
     with users_code(where), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of arrays that can't be written to: they aren't
+        warnings.simplefilter("ignore")  # about read-only arrays, which are never written
         try:
             values = torch.as_tensor(part).detach()
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"{where} can't become a tensor ({str(error).splitlines()[0]}); give a tensor, or an array of numbers, "
-                "all examples of one shape"
+                f"{where} can't be converted to a tensor ({str(error).splitlines()[0]}); give a tensor, or an array of "
+                "numbers, with all examples of the same shape"
             ) from None
     if values.is_meta:
-        raise UserError(f'{where} are on the "meta" device and have no values; make them on the CPU')
+        raise UserError(f'{where} are on the "meta" device and have no values; create them on the CPU')
     if values.dim() == 0 or values.layout != torch.strided or values.is_complex():
         raise UserError(f"{where} are {_form(values)}; they must be dense, real numbers, [examples, ...]")
     if 0 in values.shape[1:]:
-        raise UserError(f"{where} are {_form(values)}; there must be at least one an example")
+        raise UserError(f"{where} are {_form(values)}; there must be at least one value per example")
     _refuse_unusable(values, where)
     return values
 
@@ -77,35 +77,35 @@ def _refuse_unusable(values: Tensor, where: str) -> None:
         return
     for part in pieces(values):
         if not bool(torch.isfinite(part).all()):
-            raise UserError(f"{where} hold NaN or infinity; clean or fill them")
+            raise UserError(f"{where} contain NaN or infinity; remove or replace them")
         if part.numel() and float(part.abs().max()) > _MOST:
             raise UserError(
-                f"{where} hold numbers beyond {_MOST:.2g}, which training in float32 can't hold; scale them"
+                f"{where} contain numbers beyond {_MOST:.2g}, which are too large for training in float32; scale them"
             )
 
 
 def _checked_array(array: Any, where: str) -> Any:
-    """Return an array that torch can take."""
+    """Return an array in a form that torch supports."""
     if isinstance(array, np.ma.MaskedArray):
-        raise UserError(f"{where} are a masked array; fill it (array.filled(0)) or leave the masked examples out")
+        raise UserError(f"{where} are a masked array; fill it (array.filled(0)) or remove the masked examples")
     if array.dtype.kind not in "biufc":
         raise UserError(
-            f"{where} are an array of {array.dtype}; give numbers: encode what is text or a date, and make all "
-            "examples of one shape"
+            f"{where} are an array of {array.dtype}; give numbers: encode text and dates, and give all "
+            "examples the same shape"
         )
     if array.dtype == np.longdouble:
         array = array.astype(np.float64)
     if array.dtype.kind == "u" and array.dtype.itemsize == 2 and not is_mapped(array):
-        return array.astype(np.int32)  # of which torch knows too little
-    if not array.dtype.isnative or any(stride < 0 for stride in array.strides):  # of which torch knows nothing
+        return array.astype(np.int32)  # of which torch supports few operations
+    if not array.dtype.isnative or any(stride < 0 for stride in array.strides):  # unsupported by torch
         return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-    return array  # a view of a file that is mapped into memory stays one
+    return array  # a memory-mapped array stays one
 
 
 def _fix_of(part: Any) -> str:
-    if hasattr(part, "to_numpy"):  # of pandas, polars, xarray
+    if hasattr(part, "to_numpy"):  # pandas, polars, xarray
         return "give its numbers: .to_numpy()"
-    if hasattr(part, "toarray"):  # of scipy's sparse matrices
+    if hasattr(part, "toarray"):  # scipy's sparse matrices
         return "give them dense: .toarray()"
     if (hasattr(part, "__getitem__") and hasattr(part, "__len__")) or hasattr(part, "__next__"):
         return (

@@ -1,4 +1,4 @@
-"""Arrays that may be larger than memory, a piece at a time."""
+"""Iteration over arrays that may be larger than memory, in pieces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NUMBERS = 1 << 22
 
 
 def pieces(values: Tensor) -> Iterator[Tensor]:
-    """Yield the rows of an array, a few million numbers at a time; in types that torch computes with."""
+    """Yield the rows of an array, a few million values at a time, in dtypes that torch computes with."""
     rows = max(1, _NUMBERS // max(1, values[:1].numel()))
     for start in range(0, len(values), rows):
         part = values[start : start + rows]
@@ -22,7 +22,7 @@ def pieces(values: Tensor) -> Iterator[Tensor]:
 
 
 def used_classes(every: Iterable[Tensor]) -> set[int]:
-    """Return the different numbers in pieces of integers."""
+    """Return the distinct values in pieces of integers."""
     found = set[int]()
     for part in every:
         found.update(torch.unique(part).tolist())
@@ -30,7 +30,7 @@ def used_classes(every: Iterable[Tensor]) -> set[int]:
 
 
 def is_mapped(array: Any) -> bool:
-    """Whether an array is a view of a file that is mapped into memory."""
+    """Whether an array is a view of a memory-mapped file."""
     while array is not None and not isinstance(array, (np.memmap, mmap.mmap)):
         array = getattr(array, "base", None)
     return array is not None

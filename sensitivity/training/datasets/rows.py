@@ -1,4 +1,4 @@
-"""From the rows of a table to a data set: split at random, by class, by group or as told, and standardised."""
+"""Conversion of a table's rows to a data set: split at random, by class, by group or by a column, and standardised."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from sensitivity.training.datasets.split import held_out
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Examples that are not split yet."""
+    """Examples before splitting."""
 
     inputs: Tensor
     """``[examples, ...]``."""
     targets: Tensor
     """Classes ``[examples]`` (int64), or numbers ``[examples, outputs]``."""
     splits: Tensor | None = None
-    """The place of each example's split in ``SPLITS``; None where they are drawn."""
+    """Index in ``SPLITS`` of each example's split; None if splits are drawn."""
     groups: Tensor | None = None
-    """Which examples belong together, a number for each; None where each stands alone."""
+    """Group number of each example; None if there are no groups."""
 
 
 def split_rows(rows: Rows, spec: ProblemSpec, fingerprint: str = "") -> Dataset:
-    """Return the data set, standardised with its training examples as ``problem.columns`` says.
+    """Return the data set, standardised with its training examples according to ``problem.columns``.
 
     Raises:
         UserError: a split would have no example.
@@ -39,7 +39,7 @@ def split_rows(rows: Rows, spec: ProblemSpec, fingerprint: str = "") -> Dataset:
     chosen = {split: shuffled[places[shuffled] == place] for place, split in enumerate(SPLITS)}
     for split in ("train", "test"):
         if not len(chosen[split]):
-            raise UserError(f"problem.columns: no row is for {split}; the column of splits says train and test of some")
+            raise UserError(f"problem.columns: no row is for {split}; the split column must contain train and test")
     inputs, targets = rows.inputs, rows.targets
     what = (spec.columns or ColumnsSpec()).standardise
     if what != "none":
@@ -59,7 +59,7 @@ def split_rows(rows: Rows, spec: ProblemSpec, fingerprint: str = "") -> Dataset:
 
 
 def _drawn(rows: Rows, spec: ProblemSpec) -> Tensor:
-    """Draw the test split from all examples, then the validation split from the others."""
+    """Draw the test split from all examples, then the validation split from the rest."""
     places = torch.full((len(rows.inputs),), SPLITS.index("train"))
     wanted: tuple[tuple[Split, float | None], ...] = (
         ("test", spec.test_fraction),
@@ -80,7 +80,7 @@ def _drawn(rows: Rows, spec: ProblemSpec) -> Tensor:
 
 
 def _whole_groups(groups: Tensor, fraction: float, seed: int, field: str) -> Tensor:
-    """Return the examples of groups that are drawn until they make up `fraction` of all."""
+    """Return the examples of whole groups, which are drawn until they make up `fraction` of all examples."""
     numbers, of = torch.unique(groups, return_inverse=True)
     sizes = torch.bincount(of)
     order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))
@@ -95,10 +95,10 @@ def _whole_groups(groups: Tensor, fraction: float, seed: int, field: str) -> Ten
 
 
 def _standardised(values: Tensor, train: Tensor) -> Tensor:
-    """Return values of mean 0 and deviation 1 on the training examples: by column; all together of larger arrays."""
+    """Standardise values on the training examples, per column, or jointly for arrays with more dimensions."""
     values = values.double()
     axes = (0,) if values.dim() == 2 else tuple(range(values.dim()))
     seen = values[train]
     deviation = seen.std(axes, correction=0, keepdim=True)
     centred = values - seen.mean(axes, keepdim=True)
-    return centred / torch.where(deviation > 0, deviation, 1.0)  # a column that is constant has nothing to say
+    return centred / torch.where(deviation > 0, deviation, 1.0)  # a constant column is only centred

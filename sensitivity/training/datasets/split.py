@@ -1,4 +1,4 @@
-"""Splits by class: every class has examples for training and for the test."""
+"""Stratified splits, in which every class has training and test examples."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _Rows = npt.NDArray[np.int64]
 
 
 def split_by_class(classes: _Rows, spec: ProblemSpec) -> tuple[_Rows, _Rows]:
-    """Return the examples for training and for the test, shuffled, as `test_fraction` and `split_seed` say.
+    """Return the training and test examples, shuffled, according to `test_fraction` and `split_seed`.
 
     Raises:
-        UserError: with this fraction a class would have no example for training, or none for the test.
+        UserError: with this fraction a class would have no training or no test example.
     """
-    from sklearn.model_selection import train_test_split  # here: half a second that other data sets do not need
+    from sklearn.model_selection import train_test_split  # imported here because it takes half a second
 
     examples, kinds = len(classes), len(np.unique(classes))
     test = math.ceil(spec.test_fraction * examples)
@@ -34,13 +34,13 @@ def split_by_class(classes: _Rows, spec: ProblemSpec) -> tuple[_Rows, _Rows]:
         )
         raise UserError(
             f"problem.test_fraction: {spec.test_fraction:g} of {examples:,} examples leaves {examples - test:,} for "
-            f"training and {test:,} for the test; each of the {kinds:,} classes needs one in both\n  {allowed}"
+            f"training and {test:,} for testing; each of the {kinds:,} classes needs one in both\n  {allowed}"
         )
     try:
         train_rows, test_rows = train_test_split(
             np.arange(examples), test_size=spec.test_fraction, random_state=spec.split_seed, stratify=classes
         )
-    except ValueError as error:  # a class of one example
+    except ValueError as error:  # a class with a single example
         raise UserError(
             f"problem.test_fraction: {spec.test_fraction:g} can't split {examples:,} examples by class ({error})\n"
             "  Choose another fraction, or add examples"
@@ -51,18 +51,18 @@ def split_by_class(classes: _Rows, spec: ProblemSpec) -> tuple[_Rows, _Rows]:
 def held_out(
     examples: int, fraction: float, seed: int, *, classes: Tensor | None = None, field: str = "validation_fraction"
 ) -> Tensor:
-    """Return which examples are held out, drawn without replacement: `fraction` of all, or of each of `classes`.
+    """Return the held-out examples, drawn without replacement: `fraction` of all, or of each of `classes`.
 
     Raises:
-        UserError: none would be, or none would be left.
+        UserError: no example would be held out, or none would be left.
     """
     generator = torch.Generator().manual_seed(seed)
     if classes is None:
         count = round(fraction * examples)
         if not 0 < count < examples:
             raise UserError(
-                f"problem.{field}: {fraction:g} of {examples:,} examples holds out {count:,}; there must be some, and "
-                "some left\n  Choose another fraction, or add examples"
+                f"problem.{field}: {fraction:g} of {examples:,} examples holds out {count:,}; at least one must be "
+                "held out and one left\n  Choose another fraction, or add examples"
             )
         return torch.randperm(examples, generator=generator)[:count]
     found = []

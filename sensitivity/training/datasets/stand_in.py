@@ -1,4 +1,4 @@
-"""Images in place of a data set that is not downloaded yet, to price a study by: as many, of the same size."""
+"""Placeholder images of the same number and size as a data set that is not downloaded yet, to estimate costs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIZES: dict[str, tuple[int, int, tuple[int, int, int], int]] = {
     "cifar100": (50_000, 10_000, (3, 32, 32), 100),
     "svhn": (73_257, 26_032, (3, 32, 32), 10),
 }
-"""Training and test images, the shape of one, and classes."""
+"""Numbers of training and test images, image shape, and number of classes."""
 _DIFFERENT = 512
 
 
@@ -28,7 +28,7 @@ def is_missing(name: str) -> bool:
 
 
 def stand_in(name: str) -> Dataset:
-    """Return random images, repeated, and classes in turn."""
+    """Return a placeholder with repeated random images and alternating classes."""
     train, test, shape, classes = _SIZES[name]
     some = torch.randint(0, 256, (_DIFFERENT, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

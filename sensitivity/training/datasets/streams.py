@@ -1,8 +1,8 @@
-"""Examples that come one after the other: a data set by index, a generator, or a ``DataLoader``.
+"""Streams of examples: a data set by index, a generator, or a ``DataLoader``.
 
-They are drawn once in each process, in their own order, and written to the data folder as they come, where their digest
-names them; all workers of a node then map one copy into memory. So an example has a place, a run's seed draws places as
-it does those of arrays, and runs are paired exactly, however the examples were made.
+Each process iterates over a stream once, in its own order, and writes the examples to the data folder under their
+digest; all workers of a node then map the same copy into memory. Hence every example has an index, a run's seed draws
+indices as for arrays, and runs are paired exactly regardless of how the examples were generated.
 """
 
 from __future__ import annotations
@@ -26,34 +26,35 @@ Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 """Inputs and targets."""
 _NAMES = ("inputs", "targets")
 _LEAST_LEFT = 1 << 30
-"""Bytes that stay free on the disk."""
-_LOOK_EVERY = 1 << 26
-"""Bytes from one look at the disk to the next."""
+"""Minimum free disk space in bytes."""
+_CHECK_EVERY = 1 << 26
+"""Number of bytes written between checks of the free space."""
 _KINDS = (tuple, list, dict, str, bytes, np.ndarray, Tensor)
 
 
 def is_stream(part: Any) -> bool:
-    """Whether this gives examples one after the other."""
+    """Whether an object is a stream of examples."""
     by_index = hasattr(part, "__getitem__") and hasattr(part, "__len__")
     return not isinstance(part, (*_KINDS, type)) and (by_index or hasattr(part, "__iter__"))
 
 
 def stored(examples: Any, where: str) -> Arrays:
-    """Write all examples to the data folder, and return inputs and targets ``[examples, ...]``, mapped into memory.
+    """Write all examples to the data folder, and return memory-mapped inputs and targets ``[examples, ...]``.
 
     Raises:
-        UserError: the user's code raises; an example is no pair, or unlike the first; there is no room.
+        UserError: the user's code raises an exception, an example is not a pair or differs in form from the first one,
+            or the disk is full.
     """
     return _written(_batches(examples, where), where)
 
 
 def chosen(inputs: Tensor, targets: Tensor, rows: Tensor, where: str) -> Arrays:
-    """Do so with the examples at `rows` of arrays that are mapped.
+    """Like `stored`, for the examples at `rows` of memory-mapped arrays.
 
     Raises:
-        UserError: there is no room.
+        UserError: the disk is full.
     """
-    at_once = max(1, _LOOK_EVERY // max(1, inputs[:1].nbytes + targets[:1].nbytes))
+    at_once = max(1, _CHECK_EVERY // max(1, inputs[:1].nbytes + targets[:1].nbytes))
     parts = torch.split(rows, at_once)
     return _written(((inputs[some].numpy(), targets[some].numpy()) for some in parts), where)
 
@@ -64,7 +65,7 @@ def _written(batches: Iterable[Arrays], where: str) -> Arrays:
     with only_one(key):
         scratch = place / f".{key}"
         with writing():
-            shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
+            shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
             scratch.mkdir(parents=True)
         try:
             files = [_Column(scratch / name) for name in _NAMES]
@@ -84,7 +85,7 @@ def _written(batches: Iterable[Arrays], where: str) -> Arrays:
 
 
 class _Column:
-    """A file of equal arrays, one after the other."""
+    """A file of concatenated arrays of equal form."""
 
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO = path.open("wb")
@@ -93,13 +94,13 @@ class _Column:
         self._count = self.bytes = 0
 
     def add(self, values: np.ndarray[Any, Any], where: str) -> None:
-        """Append ``[examples, ...]``; UserError where they are unlike the first."""
+        """Append ``[examples, ...]``; UserError if their form differs from that of the first."""
         form = values.dtype, values.shape[1:]
         self._form = self._form or form
         if form != self._form:
             raise UserError(
                 f"{where}: example {self._count:,} is {form[0]} {list(form[1])}, and the first one {self._form[0]} "
-                f"{list(self._form[1])}; they must be alike"
+                f"{list(self._form[1])}; they must be equal"
             )
         with writing():
             content = np.ascontiguousarray(values).data
@@ -109,16 +110,16 @@ class _Column:
         self.bytes += values.nbytes
 
     def close(self) -> str:
-        """Write out what is left, and return a digest of all."""
+        """Write the buffered examples, and return a digest of all."""
         with writing():
             self._file.close()
         return f"{self._form} {self._count} {self._digest.hexdigest()}"
 
     def mapped(self, path: Path) -> np.ndarray[Any, Any]:
-        """Return what a file of this form holds."""
+        """Return the memory-mapped content of a file of this form."""
         assert self._form is not None
         dtype, shape = self._form
-        # Copy on write: tensors of read-only arrays are not allowed, and nothing here is ever written to.
+        # Copy on write, because torch does not support read-only arrays; nothing is ever written.
         return np.memmap(path, dtype, "c", shape=(self._count, *shape))
 
 
@@ -128,15 +129,15 @@ def _write(batches: Iterable[Arrays], files: Sequence[_Column], where: str) -> N
         for file, each in zip(files, values, strict=True):
             file.add(each, where)
         written = sum(file.bytes for file in files)
-        if written - looked >= _LOOK_EVERY:
+        if written - looked >= _CHECK_EVERY:
             looked = written
             _require_room(written, where)
     if not any(file.bytes for file in files):
-        raise UserError(f"{where}: there is no example in it; was a generator used up before?")
+        raise UserError(f"{where}: it contains no examples; was a generator exhausted before?")
 
 
 def _batches(examples: Any, where: str) -> Iterator[Arrays]:
-    """Yield inputs and targets ``[some, ...]``: those of a ``DataLoader``'s batches, else of one example."""
+    """Yield inputs and targets ``[some, ...]`` of a batch of a ``DataLoader``, otherwise of one example."""
     several, done = isinstance(examples, DataLoader) and examples.batch_size is not None, 0
     for pair in _each(examples, where):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
@@ -146,15 +147,15 @@ def _batches(examples: Any, where: str) -> Iterator[Arrays]:
         values = values if several else [each[None] for each in values]
         if values[0].ndim == 0 or values[0].shape[:1] != values[1].shape[:1]:
             raise UserError(
-                f"{where}: a batch has inputs {list(values[0].shape)} and targets {list(values[1].shape)}; there must "
-                "be as many"
+                f"{where}: a batch has inputs {list(values[0].shape)} and targets {list(values[1].shape)}; their "
+                "numbers must be equal"
             )
         done += len(values[0])
         yield values[0], values[1]
 
 
 def _each(examples: Any, where: str) -> Iterator[Any]:
-    """Yield what the user's code gives, whose exceptions become messages."""
+    """Yield the items of a user's stream, converting exceptions to messages."""
     by_index = hasattr(examples, "__getitem__") and hasattr(examples, "__len__")
     with users_code(where):
         source: Iterable[Any] = (examples[k] for k in range(len(examples))) if by_index else examples
@@ -173,8 +174,8 @@ def _array(part: Any, where: str) -> np.ndarray[Any, Any]:
         found: np.ndarray[Any, Any] = torch.as_tensor(part).detach().cpu().numpy()
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"{where} is a {type(part).__name__} that can't become a tensor ({str(error).splitlines()[0]}); give a "
-            "tensor, an array or a number"
+            f"{where} is a {type(part).__name__} that can't be converted to a tensor ({str(error).splitlines()[0]}); "
+            "give a tensor, an array or a number"
         ) from None
     return found
 
@@ -184,5 +185,5 @@ def _require_room(written: int, where: str) -> None:
     if free < _LEAST_LEFT:
         raise UserError(
             f"{where}: the data folder {data_folder()} has {free / 2**30:.1f} GiB left after {written / 2**30:.1f} GiB "
-            "of examples\n  Does the stream end? Make room there, or set SENSITIVITY_DATA to another folder"
+            "of examples\n  Is the stream infinite? Make room there, or set SENSITIVITY_DATA to another folder"
         )

@@ -1,7 +1,7 @@
-"""A table of anyone's own, ``table:PATH``: CSV, Parquet, ``.npz`` or ``.npy``, without code.
+"""A user's table, ``table:PATH``: CSV, Parquet, ``.npz`` or ``.npy``.
 
-A relative PATH lies beside the study file, or else in the data folder. ``problem.columns`` says which columns are what.
-The columns of an ``.npy`` are its second dimension, named "0", "1" and so on; an ``.npz`` holds arrays by name.
+A relative PATH is relative to the study file or else to the data folder. ``problem.columns`` assigns roles to columns.
+The columns of an ``.npy`` are its second dimension, named "0", "1" and so on; an ``.npz`` contains arrays by name.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from sensitivity.training.datasets.rows import Rows, split_rows
 
 _Column = npt.NDArray[Any]
 _FEW = 8
-"""Names that a message lists."""
+"""Maximum number of names in a message."""
 
 
 def table(spec: ProblemSpec, *, beside: Path | None) -> Dataset:
     """Return the rows of ``table:PATH`` as a data set, where `beside` is the folder of the study file.
 
     Raises:
-        UserError: the file is not there or damaged, a column is missing, or holds what is no number.
+        UserError: the file is missing or damaged, or a column is missing or not numeric.
     """
     path = _find(spec.dataset.removeprefix(TABLE).strip(), beside)
     where = f"problem.dataset: {path.name}"
-    with path_faults(path, "Give a file that you may read"):
+    with path_faults(path, "Give a readable file"):
         content = path.read_bytes()
     try:
         columns = _READERS[path.suffix.lower()](path)
@@ -53,11 +53,11 @@ def _find(named: str, beside: Path | None) -> Path:
     path = expanded(named, what="problem.dataset")
     places = [path] if path.is_absolute() else [*([] if beside is None else [beside / path]), data_folder() / path]
     for place in places:
-        with path_faults(place, "Give the path of a file that you may read"):
+        with path_faults(place, "Give the path of a readable file"):
             if place.is_file():
                 return place.resolve()
     raise UserError(
-        f"problem.dataset: there is no file {named!r}; looked for\n" + "\n".join(f"    {place}" for place in places)
+        f"problem.dataset: there is no file {named!r}; tried\n" + "\n".join(f"    {place}" for place in places)
     )
 
 
@@ -65,14 +65,14 @@ def _arrow(read: Callable[[Path], Any]) -> Callable[[Path], dict[str, _Column]]:
     def columns(path: Path) -> dict[str, _Column]:
         found = read(path)
         if len(set(found.column_names)) < found.num_columns:
-            raise ValueError("a column name stands twice")
+            raise ValueError("a column name is repeated")
         return {name: found[name].to_numpy() for name in found.column_names}
 
     return columns
 
 
 def _csv(path: Path) -> Any:
-    from pyarrow import csv  # here, as it is for tables alone
+    from pyarrow import csv  # imported here because only tables need it
 
     return csv.read_csv(path)
 
@@ -118,16 +118,14 @@ def _rows(columns: Mapping[str, _Column], spec: ProblemSpec, where: str, *, arra
             if name is not None and name not in columns:
                 raise UserError(f"problem.columns.{field}: {where} has no {_missing(name, columns)}")
     if not inputs:
-        raise UserError(f"{where}: no column is left for inputs beside {', '.join(sorted(used))}")
+        raise UserError(f"{where}: no column is left for inputs; already used: {', '.join(sorted(used))}")
     if shared := set(inputs) & used:
-        raise UserError(
-            f"problem.columns.inputs: {sorted(shared)[0]!r} has another use in problem.columns; leave it out"
-        )
+        raise UserError(f"problem.columns.inputs: {sorted(shared)[0]!r} has another role in problem.columns; remove it")
     lengths = {name: len(columns[name]) for name in (*inputs, *used)}
     if len(set(lengths.values())) > 1:
         raise UserError(f"{where}: arrays of different lengths: {', '.join(f'{n} {k:,}' for n, k in lengths.items())}")
     if not next(iter(lengths.values())):
-        raise UserError(f"{where}: it has no row")
+        raise UserError(f"{where}: it has no rows")
     return Rows(
         inputs=_joined([_numbers(columns[name], f"{where}: column {name}") for name in inputs]),
         targets=_targets([columns[name] for name in targets], targets, spec, where),
@@ -144,14 +142,14 @@ def _missing(name: str, columns: Mapping[str, _Column]) -> str:
 
 
 def _numbers(column: _Column, where: str) -> Tensor:
-    """Return a column of numbers ``[rows, ...]``, none of them missing."""
+    """Return a numeric column ``[rows, ...]`` without missing values."""
     if column.dtype.kind in "OUSMm":
-        raise UserError(f"{where} holds {_kind(column)}; inputs are numbers: encode it, or leave it out of inputs")
+        raise UserError(f"{where} contains {_kind(column)}; inputs are numbers: encode it, or remove it from inputs")
     if column.dtype.kind == "f" and not np.isfinite(column).all():
         bad = ~np.isfinite(column.reshape(len(column), -1)).all(1)
         raise UserError(
             f"{where}: {int(bad.sum()):,} of {len(column):,} rows have no finite number, the first is row "
-            f"{int(bad.argmax()) + 1}; fill them, or leave these rows out"
+            f"{int(bad.argmax()) + 1}; fill in values, or remove these rows"
         )
     return as_tensor(column, where)
 
@@ -164,14 +162,14 @@ def _kind(column: _Column) -> str:
 
 
 def _joined(columns: Sequence[Tensor]) -> Tensor:
-    """Return columns side by side ``[rows, columns]``; an array that is alone as it is."""
+    """Return columns concatenated to ``[rows, columns]``; a single array is unchanged."""
     if len(columns) == 1 and columns[0].dim() > 1:
         return columns[0]
     return torch.cat([column.double().reshape(len(column), -1) for column in columns], 1)
 
 
 def _targets(columns: Sequence[_Column], names: Sequence[str], spec: ProblemSpec, where: str) -> Tensor:
-    """Return classes ``[rows]`` where the loss needs them, texts in their order; else numbers ``[rows, outputs]``."""
+    """Return classes ``[rows]`` if the loss needs them, with text sorted; otherwise numbers ``[rows, outputs]``."""
     texts = columns[0].dtype.kind in "OUS"
     whole = columns[0].dtype.kind in "biu"
     own = ":" in spec.loss
@@ -180,36 +178,34 @@ def _targets(columns: Sequence[_Column], names: Sequence[str], spec: ProblemSpec
             [_numbers(column, f"{where}: column {name}") for column, name in zip(columns, names, strict=True)]
         ).double()
     if len(columns) > 1:
-        raise UserError(f"problem.columns.targets: classes stand in one column; got {', '.join(names)}")
+        raise UserError(f"problem.columns.targets: classes must be in one column; got {', '.join(names)}")
     if texts:
         if _kind(columns[0]) == "missing values":
-            raise UserError(f"{where}: column {names[0]}: some rows have no class; fill them, or leave these rows out")
+            raise UserError(f"{where}: column {names[0]}: some rows have no class; add classes, or remove the rows")
         return _codes(columns[0])
     values = _numbers(columns[0], f"{where}: column {names[0]}")
     if values.is_floating_point() and not bool((values == values.round()).all()):
         raise UserError(
-            f'{where}: column {names[0]}: loss = "{spec.loss}" needs classes, and it holds numbers such as '
-            f'{float(values[values != values.round()][0]):g}; for these give loss = "squared_error"'
+            f'{where}: column {names[0]}: loss = "{spec.loss}" needs classes, but it contains numbers such as '
+            f'{float(values[values != values.round()][0]):g}; for these use loss = "squared_error"'
         )
     return values.long()
 
 
 def _codes(column: _Column) -> Tensor:
-    """Return the place of each value among the sorted different ones."""
+    """Return the index of each value among the sorted distinct values."""
     return torch.from_numpy(np.unique(column.astype(str), return_inverse=True)[1].astype(np.int64))
 
 
 def _splits(column: _Column, name: str, where: str, spec: ProblemSpec) -> Tensor:
     words: list[str] = column.astype(str).tolist()
     if unknown := sorted(set(words) - set(SPLITS)):
-        raise UserError(
-            f"{where}: column {name} holds {unknown[0]!r}; it must say train, validation or test of each row"
-        )
+        raise UserError(f"{where}: column {name} contains {unknown[0]!r}; allowed are train, validation and test")
     has = "validation" in words
     if has and spec.validation_fraction is None:
         raise UserError(
-            f"{where}: column {name} has validation rows; say so with problem.validation_fraction (its size is that of "
-            "these rows), or name them train"
+            f"{where}: column {name} has validation rows; set problem.validation_fraction (these rows determine the "
+            "actual size), or change them to train"
         )
     if not has and spec.validation_fraction is not None:
         raise UserError(f"{where}: column {name} has no validation rows; remove problem.validation_fraction")

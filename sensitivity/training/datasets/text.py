@@ -1,9 +1,9 @@
-"""Text as token sequences: the default ``text``, or any file or folder as ``text:PATH``, tokenised once.
+"""Text as token sequences: the default ``text``, or a file or folder ``text:PATH``, tokenised once.
 
-The text is split first: whole documents (the books of the default text, the files of a folder) where there are several,
-drawn by `split_seed`; the end of a single file. Each split is one long stream of token ids, which all workers of a
-node map into memory. An example is a window of `sequence_length` tokens, the next one beginning where it ends, and its
-target is the same window a token later: every position has a target, and none is padding.
+The text is split first, by whole documents drawn with `split_seed` (the books of the default text, the files of a
+folder); the test split of a single file is its end. Each split is a stream of token ids that all workers of a node map
+into memory. Examples are consecutive windows of `sequence_length` tokens, and targets are the same windows shifted by
+one token, so that every position has a target and there is no padding.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from sensitivity.training.datasets.tokenizers import Tokenizer, byte_pairs, char
 
 _FILES = ("train.npy", "test.npy", "tokenizer.txt")
 _FORM = 1
-"""Raised when the same text would be tokenised or split otherwise."""
+"""Incremented whenever the same text would be tokenised or split differently."""
 
 
 @dataclass(frozen=True)
 class _Documents:
-    """A text in its documents."""
+    """The documents of a text."""
 
     read: Callable[[], tuple[str, ...]]
     fingerprint: str
-    """Hash of them all."""
+    """Hash of all documents."""
 
 
 def text(spec: ProblemSpec, *, beside: Path | None) -> Dataset:
     """Return a text as windows of tokens, where `beside` is the folder of the study file.
 
     Raises:
-        UserError: the text can't be had, is empty, or is too short for a sequence.
+        UserError: the text is unavailable, empty, or shorter than a sequence.
     """
     documents = _Documents(books, DIGEST[:16]) if spec.path is None else _documents(_find(spec.path, beside))
     assert spec.tokenizer is not None
@@ -70,19 +70,19 @@ def _find(named: str, beside: Path | None) -> Path:
     path = expanded(named, what="problem.dataset")
     places = [path] if path.is_absolute() else [*([] if beside is None else [beside / path]), data_folder() / path]
     for place in places:
-        with path_faults(place, "Give the path of a file or folder that you may read"):
+        with path_faults(place, "Give the path of a readable file or folder"):
             if place.exists():
                 return place.resolve()
     raise UserError(
-        f"problem.dataset: there is no file or folder {named!r}; looked for\n"
+        f"problem.dataset: there is no file or folder {named!r}; tried\n"
         + "\n".join(f"    {place}" for place in places)
         + "\n  Put a text file there, or a folder of text files"
     )
 
 
 def _documents(root: Path) -> _Documents:
-    """Return what lies at a path, hashed but not decoded yet."""
-    with path_faults(root, "Give rights to read it"):
+    """Return the documents at a path, hashed but not decoded yet."""
+    with path_faults(root, "Make it readable"):
         files = [root]
         if root.is_dir():
             files = sorted(p for p in root.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(root)))
@@ -94,13 +94,13 @@ def _documents(root: Path) -> _Documents:
             name = file.relative_to(root).as_posix() if root.is_dir() else ""
             whole.update(f"{name}\0{digest}\0".encode("utf-8", "surrogateescape"))
     if not files:
-        what = "has no text in it" if root.is_dir() else "is empty"
+        what = "contains no text" if root.is_dir() else "is empty"
         raise UserError(f"problem.dataset: {root} {what}\n  Give a text file in UTF-8, or a folder of such files")
     return _Documents(lambda: tuple(map(_decoded, files)), whole.hexdigest()[:16])
 
 
 def _decoded(file: Path) -> str:
-    with path_faults(file, "Save it as UTF-8, or take it out of the folder"):
+    with path_faults(file, "Save it as UTF-8, or remove it from the folder"):
         return file.read_text(encoding="utf-8")
 
 
@@ -109,7 +109,7 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _tokenise(documents: _Documents, spec: ProblemSpec, folder: Path) -> dict[str, Any]:
-    """Write both streams and the tokenizer into a folder; return the bytes of each token."""
+    """Write both streams and the tokenizer to a folder; return the number of bytes of each token."""
     train, test = _split(documents.read(), spec)
     tokenizer = _tokenizer(train, test, spec)
     with writing():
@@ -123,13 +123,13 @@ def _tokenizer(train: str, test: str, spec: ProblemSpec) -> Tokenizer:
     if spec.tokenizer == "bytes":
         return utf8_bytes()
     if spec.tokenizer == "characters":
-        return characters(train + test)  # a character that is only in the test text has a number too
+        return characters(train + test)  # includes characters that occur in the test text only
     assert spec.vocabulary is not None
     return byte_pairs(train, spec.vocabulary)
 
 
 def _split(texts: tuple[str, ...], spec: ProblemSpec) -> tuple[str, str]:
-    """Return the text for training and that for the test, documents in their order within each."""
+    """Return the training and the test text, each with its documents in the original order."""
     total = sum(map(len, texts))
     most = spec.test_fraction * total
     if len(texts) == 1:
@@ -137,7 +137,7 @@ def _split(texts: tuple[str, ...], spec: ProblemSpec) -> tuple[str, str]:
         return texts[0][:cut], texts[0][cut:]
     order = np.random.default_rng(spec.split_seed).permutation(len(texts))
     tested, taken = set[int](), 0
-    for place in map(int, order):  # those that still fit, so that the share is met about as well as it can be
+    for place in map(int, order):  # documents that still fit, to approximate the fraction closely
         if taken + len(texts[place]) <= most:
             tested.add(place)
             taken += len(texts[place])
@@ -150,16 +150,16 @@ def _split(texts: tuple[str, ...], spec: ProblemSpec) -> tuple[str, str]:
 
 
 def _windows(path: Path, spec: ProblemSpec, split: str) -> tuple[Tensor, Tensor]:
-    """Return views of a stream: windows ``[examples, time]``, and those a token later."""
-    # Copy on write: tensors of read-only arrays are not allowed, and nothing here is ever written to.
+    """Return views of a stream: windows ``[examples, time]``, and the same shifted by one token."""
+    # Copy on write, because torch does not support read-only arrays; nothing is ever written.
     stream: npt.NDArray[Any] = np.load(path, mmap_mode="c")
     length = spec.sequence_length
     assert length is not None
     count = (len(stream) - 1) // length
     if count < 1:
         raise UserError(
-            f"problem.sequence_length: {length} tokens and the one after them are more than the {split} text of "
-            f"{spec.dataset} has ({len(stream):,})\n  Give shorter sequences or more text, or change test_fraction"
+            f"problem.sequence_length: {length} tokens plus the next one are more than the {split} text of "
+            f"{spec.dataset} has ({len(stream):,})\n  Use shorter sequences or more text, or change test_fraction"
         )
     ids = torch.from_numpy(stream)
     return ids[: count * length].view(count, length), ids[1 : count * length + 1].view(count, length)

@@ -1,4 +1,4 @@
-"""From text to token ids: characters, bytes, or a byte-level BPE that is trained on the text."""
+"""Tokenizers: characters, bytes, or a byte-level BPE trained on the text."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sensitivity.study.errors import UserError
 Ids = npt.NDArray[Any]
 _BYTES = 256
 _WIDE = np.iinfo(np.uint8).max + 1
-"""The largest vocabulary whose ids are kept as bytes."""
+"""Largest vocabulary whose ids fit in bytes."""
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """What turns text into ids, from 0 to the size of the vocabulary."""
+    """Maps text to ids from 0 to below the vocabulary size."""
 
     encode: Callable[[str], Ids]
     token_bytes: tuple[int, ...]
-    """Bytes of UTF-8 text that each token stands for: its length is the size of the vocabulary."""
+    """Number of UTF-8 bytes of each token; its length is the vocabulary size."""
     written: str = ""
-    """How it is kept beside the ids: the characters, or the merges as JSON."""
+    """Serialised form stored with the ids: the characters, or the merges as JSON."""
 
 
 def characters(text: str) -> Tokenizer:
@@ -45,10 +45,10 @@ def utf8_bytes() -> Tokenizer:
 
 
 def byte_pairs(text: str, vocabulary: int) -> Tokenizer:
-    """Return a byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) of so many tokens, trained on `text`.
+    """Return a byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) of `vocabulary` tokens, trained on `text`.
 
     Raises:
-        UserError: the package tokenizers is not installed, or the text is too short for so many tokens.
+        UserError: the package tokenizers is not installed, or the text is too short for this vocabulary.
     """
     try:
         import tokenizers
@@ -66,7 +66,7 @@ def byte_pairs(text: str, vocabulary: int) -> Tokenizer:
     model.train_from_iterator(text.splitlines(keepends=True), trainer)
     if (size := model.get_vocab_size()) < vocabulary:
         raise UserError(
-            f"problem.vocabulary: the training text has {size:,} tokens at most; give so many or fewer, or more text"
+            f"problem.vocabulary: the training text yields at most {size:,} tokens; use a smaller one, or more text"
         )
 
     def encode(part: str) -> Ids:
@@ -75,13 +75,13 @@ def byte_pairs(text: str, vocabulary: int) -> Tokenizer:
         return np.concatenate([np.asarray(each, narrowest(size)) for each in ids]) if ids else np.empty(0, np.uint8)
 
     lengths = [0] * size
-    for token, number in model.get_vocab().items():  # a token is written with one letter a byte
+    for token, number in model.get_vocab().items():  # tokens are written with one letter per byte
         lengths[number] = len(token)
     return Tokenizer(encode, tuple(lengths), model.to_str())
 
 
 def narrowest(vocabulary: int) -> type[np.uint8] | type[np.int32]:
-    """Return the narrowest type that torch indexes with and that holds the ids of such a vocabulary."""
+    """Return the narrowest dtype that can represent the ids of a vocabulary and that torch can index with."""
     return np.uint8 if vocabulary <= _WIDE else np.int32
 
 

@@ -1,7 +1,7 @@
-"""torchvision's data sets, also where its compiled operators do not load.
+"""Import of torchvision's data sets, even if its compiled operators can't be loaded.
 
-The torchvision of a package index is built for an accelerator's torch. Beside a torch for CPUs its operators (boxes,
-regions) are absent, and importing it fails, although its data sets need none of them.
+The torchvision on PyPI is built for a CUDA build of torch. With a CPU build its operators (such as nms) are missing and
+importing it fails, although its data sets do not need them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from sensitivity.study.errors import UserError
 _ABSENT = re.compile(r"operator torchvision::(\w+) does not exist")
 _MOST_OPERATORS = 100
 _named: list[torch.library.Library] = []
-"""Kept, because a library that is collected takes its operators with it."""
+"""Kept alive, because operators are unregistered when their library is garbage-collected."""
 
 
 @functools.cache
 def torchvision_datasets() -> ModuleType:
-    """Import ``torchvision.datasets``, naming the operators that do not load, so that their mention does no harm.
+    """Import ``torchvision.datasets``, declaring the missing operators so that the import succeeds.
 
-    A named operator has no implementation: calling one still fails.
+    A declared operator has no implementation, so calling it still fails.
 
     Raises:
-        UserError: it is not installed, or does not fit this torch.
+        UserError: torchvision is not installed or is incompatible with this torch.
     """
     for _ in range(_MOST_OPERATORS):
         try:
@@ -42,11 +42,11 @@ def torchvision_datasets() -> ModuleType:
             _named.append(library)
         except ImportError as error:
             raise _misfit(str(error)) from None
-    raise _misfit("its operators are absent")
+    raise _misfit("its operators are missing")
 
 
 def _misfit(reason: str) -> UserError:
     return UserError(
         f"torchvision can't be imported ({reason.splitlines()[0]})\n"
-        f"  Install the release that fits torch {torch.__version__}: python -m pip install --upgrade torchvision"
+        f"  Install the release for torch {torch.__version__}: python -m pip install --upgrade torchvision"
     )

@@ -1,4 +1,4 @@
-"""Shipped models, a file a family: each is a function of (input shape, outputs).
+"""Shipped models, one file per family; each is a function of (input shape, outputs).
 
-Initialisation is drawn from torch's global generator.
+Models are initialised with torch's global generator.
 """

@@ -8,10 +8,10 @@ from sensitivity.training.models.arguments import dropouts
 
 
 def alexnet(input_shape: tuple[int, ...], outputs: int, *, dropout: float = 0.0) -> nn.Module:
-    """Return the usual reduction of AlexNet to 32×32: 2,472,266 parameters on colour images of ten classes.
+    """Return the usual reduction of AlexNet to 32×32 images, with 2,472,266 parameters for colour and ten classes.
 
-    Channels 64, 192, 384, 256, 256 as in the original; three poolings leave one position, so one linear layer follows.
-    No local response normalisation; `dropout` is the share of the linear layer's inputs that are dropped in training.
+    It has 64, 192, 384, 256 and 256 channels as in the original, three poolings that leave one position, and therefore
+    one linear layer; there is no local response normalisation. `dropout` is the rate for the linear layer's inputs.
 
     Raises:
         ValueError: the input is not ``[channels, 32, 32]``.

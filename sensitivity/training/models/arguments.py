@@ -1,4 +1,4 @@
-"""What shipped models are given beside shapes, and what it may be."""
+"""Validation of the arguments of shipped models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from sensitivity.study.errors import UserError
 
 
 def check_counts(model: str, **counts: int) -> None:
-    """Refuse what is no number of layers or channels.
+    """Check numbers of layers or channels.
 
     Raises:
-        UserError: names the first.
+        UserError: names the first invalid one.
     """
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
@@ -19,10 +19,10 @@ def check_counts(model: str, **counts: int) -> None:
 
 
 def dropouts(model: str, share: float) -> list[nn.Module]:
-    """Return a layer of dropout; none where nothing is dropped.
+    """Return a list with a dropout layer; empty if the rate is 0.
 
     Raises:
-        UserError: `share` is not from 0 to below 1.
+        UserError: `share` is not >= 0 and < 1.
     """
     if isinstance(share, (bool, str)) or not 0 <= share < 1:
         raise UserError(f"problem.model_arguments.dropout: {model} takes a number >= 0 and < 1; got {share}")

@@ -14,7 +14,7 @@ def perceptron(
 ) -> nn.Module:
     """Return a multilayer perceptron with `depth` hidden layers of `width` (64-128-128-10 on digits).
 
-    `dropout` is the share of each hidden layer's outputs that are dropped in training.
+    `dropout` is the rate for each hidden layer's outputs.
     """
     check_counts("perceptron", width=width, depth=depth)
     layers: list[nn.Module] = [nn.Flatten()]

@@ -11,7 +11,7 @@ from sensitivity.training.models.arguments import check_counts
 
 
 class _Block(nn.Module):
-    """Two 3×3 convolutions around a shortcut without parameters (option A)."""
+    """Two 3×3 convolutions with a parameter-free shortcut (option A)."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class _Block(nn.Module):
         h = functional.relu(self.first_norm(self.first(x)))
         h = self.second_norm(self.second(h))
         if self.stride > 1 or self.added:
-            # Every second pixel, and zeros for the channels that are new.
+            # Every second pixel, and zeros for the additional channels.
             x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
         return functional.relu(h + x)
 
@@ -53,7 +53,7 @@ def _resnet(depth: int) -> Callable[..., nn.Module]:
         )
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)  # the paper's initialisation (He et al. 2015), over inputs
+                nn.init.kaiming_normal_(module.weight)  # the paper's initialisation (He et al. 2015), fan-in mode
         return network
 
     build.__doc__ = f"Return ResNet-{depth}: 6 x {(depth - 2) // 6} convolutions of 1, 2, 4 times `width` channels."

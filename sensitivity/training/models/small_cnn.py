@@ -1,4 +1,4 @@
-"""A small convolutional network, for images of at least 4×4."""
+"""A small convolutional network for images of at least 4×4."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sensitivity.training.models.arguments import check_counts, dropouts
 def small_cnn(input_shape: tuple[int, ...], outputs: int, *, width: int = 16, dropout: float = 0.0) -> nn.Module:
     """Return a network of two 3×3 convolutions (16 and 32 channels, each pooled by 2) and a linear layer.
 
-    `width` is the channels of the first convolution, half of those of the second. `dropout` is the share of the linear
-    layer's inputs that are dropped in training.
+    `width` is the number of channels of the first convolution; the second has twice as many. `dropout` is the rate for
+    the linear layer's inputs.
 
     Raises:
         ValueError: the input is not ``[channels, height, width]`` with sides of at least 4.

@@ -1,7 +1,7 @@
-"""A small decoder-only transformer (Vaswani et al. 2017; Radford et al. 2019), with the norms first in each block.
+"""A small decoder-only transformer (Vaswani et al. 2017; Radford et al. 2019), with pre-norm blocks.
 
-``forward_with`` is the whole network, written on inputs ``[..., batch, time]`` and on layers that are asked for by
-name: the module's own for one network, or those of a whole pack (``packed_composed``).
+``forward_with`` is the forward pass for inputs ``[..., batch, time]``, which gets its layers by name: the module's own
+for one network, or those of a whole pack (``packed_composed``).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sensitivity.study.errors import UserError
 from sensitivity.training.models.arguments import check_counts, dropouts
 
 _EMBEDDED_STD = 0.5
-"""Of embeddings; with 0.02 a plain SGD takes several times as many steps, and K-FAC needs more damping (measured)."""
+"""Standard deviation of embeddings; with 0.02, SGD takes several times as many steps and K-FAC needs more damping."""
 _FEEDFORWARD = 4
-"""Width of the hidden layer of each block over that of the block."""
+"""Width of each block's hidden layer relative to the width of the network."""
 _ROTARY_BASE = 10_000.0
 
 
@@ -38,29 +38,28 @@ def transformer(
     parametrisation: str = "standard",
     base_width: int = 32,
 ) -> nn.Module:
-    """Return a transformer for ids below `outputs` that predicts the next token at every position.
+    """Return a transformer over ids below `outputs` that predicts the next token at every position.
 
     Embeddings are drawn from N(0, 0.5²), matrices from N(0, 1 / inputs); linear layers have no biases. `positions` are
-    "learnt" embeddings or "rotary" (Su et al. 2021); `tied` shares the embeddings with the last layer, where they are
-    drawn from N(0, 1 / width). `dropout` acts on the embeddings, and on what a block adds.
+    "learnt" embeddings or "rotary" (Su et al. 2021). `tied` shares the embeddings with the last layer; they are then
+    drawn from N(0, 1 / width). `dropout` is applied to the embeddings and to the residual branches.
 
-    With `parametrisation` "mup" the network is, and learns, as at `base_width` whatever its width (Yang et al. 2022):
-    the last layer is drawn as there and its outputs are divided by m = width / base_width, attention logits shrink with
-    1 / (width / heads), and learning rates are multiplied by layer (``optimizers.width``). At the base width it is the
-    standard network.
+    `parametrisation` "mup" makes initialisation and training dynamics comparable across widths (Yang et al. 2022): the
+    last layer is drawn as at `base_width` and its outputs are divided by m = width / base_width, attention logits scale
+    with 1 / (width / heads), and learning rates are multiplied per layer (``optimizers.width``). At the base width it
+    equals the standard network.
 
     Raises:
-        ValueError: an input is no sequence of ids.
-        UserError: an argument is not what it must be.
+        ValueError: inputs are not sequences of ids.
+        UserError: an argument is invalid.
     """
     check_counts("transformer", width=width, depth=depth, heads=heads, base_width=base_width)
     if len(input_shape) != 1:
         raise ValueError(f"transformer takes sequences of token ids [time]; got inputs {input_shape}")
     if width % heads or (positions == "rotary" and width // heads % 2):
-        even = " an even number of" if positions == "rotary" else ""
+        even = " and even" if positions == "rotary" else ""
         raise UserError(
-            f"problem.model_arguments.heads: each of {heads} heads must have{even} equally many of the {width} numbers "
-            "of width"
+            f"problem.model_arguments.heads: {heads} heads must divide width = {width} into parts of equal{even} size"
         )
     if positions not in ("learnt", "rotary"):
         raise UserError(f'problem.model_arguments.positions: transformer takes "learnt" or "rotary"; got {positions!r}')
@@ -76,7 +75,7 @@ def transformer(
 
 
 class Transformer(nn.Module):
-    """The network that `transformer` builds."""
+    """The network built by `transformer`."""
 
     def __init__(
         self,
@@ -112,11 +111,11 @@ class Transformer(nn.Module):
         self._dropouts = [name for name, module in self.named_modules() if isinstance(module, nn.Dropout)]
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return the logits ``[batch, time, vocabulary]`` of the token after each."""
+        """Return the logits ``[batch, time, vocabulary]`` of the next token at each position."""
         return self.forward_with(ids, self.get_submodule)
 
     def lr_multipliers(self, rule: WidthRule) -> Mapping[str, float]:
-        """Return by what the learning rate of each parameter is multiplied, where that is not 1."""
+        """Return the learning-rate multipliers by parameter, if not 1."""
         linear = [name for name, module in self.named_modules() if isinstance(module, nn.Linear)]
         hidden = [f"{name}.weight" for name in linear if name != "head"]
         if rule in ("adam", "adamw"):
@@ -126,14 +125,14 @@ class Transformer(nn.Module):
         return {}
 
     def forward_with(self, ids: Tensor, layer: Callable[[str], Callable[[Tensor], Tensor]]) -> Tensor:
-        """Return the logits ``[..., batch, time, vocabulary]``, computed with the layers that `layer` gives by name."""
+        """Return the logits ``[..., batch, time, vocabulary]``, computed with the layers that `layer` returns."""
 
         def dropped(x: Tensor, within: str) -> Tensor:
             return layer(f"{within}dropout.0")(x) if self._dropouts else x
 
         x = layer("tokens")(ids)
         if self.positions is not None:
-            places = torch.arange(ids.shape[-1], device=ids.device).expand(ids.shape)  # one an example, as K-FAC counts
+            places = torch.arange(ids.shape[-1], device=ids.device).expand(ids.shape)  # per example, as K-FAC expects
             x = x + layer("positions")(places)
         x = dropped(x, "")
         for k in range(len(self.blocks)):
@@ -148,7 +147,7 @@ class Transformer(nn.Module):
         shape = (*x.shape[:-1], self._heads, x.shape[-1] // self._heads)
 
         def split(name: str) -> Tensor:
-            """Return ``[examples, heads, time, numbers]``: more leading dimensions would choose a slower kernel."""
+            """Return ``[examples, heads, time, features]``; more leading dimensions would select a slower kernel."""
             return layer(block + name)(x).view(shape).flatten(0, -4).transpose(1, 2)
 
         query, key, value = split("query"), split("key"), split("value")
@@ -170,7 +169,7 @@ def _block(width: int, dropout: float) -> nn.ModuleDict:
 
 
 def _rotated(x: Tensor) -> Tensor:
-    """Rotate pairs of numbers ``[..., time, numbers]`` by angles that grow with the position."""
+    """Rotate pairs of features ``[..., time, features]`` by angles proportional to the position."""
     cosine, sine = _angles(x.shape[-2], x.shape[-1], x.device, x.dtype)
     first, second = x.chunk(2, -1)
     return torch.cat((first * cosine - second * sine, first * sine + second * cosine), -1)
@@ -178,7 +177,7 @@ def _rotated(x: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=8)
 def _angles(length: int, numbers: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines ``[time, numbers / 2]``, which nobody writes to."""
+    """Return cached cosines and sines ``[time, numbers / 2]``, which must not be modified."""
     steps = torch.arange(length, dtype=torch.float64, device=device)
     speeds = _ROTARY_BASE ** -(torch.arange(0, numbers, 2, dtype=torch.float64, device=device) / numbers)
     angles = steps[:, None] * speeds

@@ -1,4 +1,4 @@
-"""Modes that follow the operations of some work."""
+"""Dispatch modes that observe operations."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 
-class FollowingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A mode that only looks on.
+class ObserverMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Base class of dispatch modes that only observe.
 
-    At the first operation under any other, torch imports its compiler, to keep it out: a second or two of every worker.
+    For other modes, torch imports its compiler at the first operation in order to exclude it from compilation, which
+    takes each worker a second or two.
     """
 
     @classmethod
@@ -20,7 +21,7 @@ class FollowingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
 
-class FlopCounter(FollowingMode):
+class FlopCounter(ObserverMode):
     """Counts FLOPs by torch's own formulas, as its ``FlopCounterMode`` does."""
 
     def __init__(self) -> None:
@@ -30,7 +31,7 @@ class FlopCounter(FollowingMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         formula = flop_registry.get(func._overloadpacket)
         if formula is None and func is not torch.ops.prim.device.default:
-            with self:  # what has no kernel of its own may be made of products
+            with self:  # operations without a kernel may decompose to matrix products
                 parts = func.decompose(*args, **(kwargs or {}))
             if parts is not NotImplemented:
                 return parts
