@@ -1,4 +1,4 @@
-"""An interval against its margin, on a line: what an answer shows before any figure."""
+"""An interval and its margin on a line, shown with an answer before any figure."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import math
 from dataclasses import dataclass
 
 _FARTHEST = math.log(100.0)
-"""Of a ratio's logarithm that a line reaches to."""
+"""Largest absolute log ratio that the line shows."""
 _ROOM = 1.15
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gauge:
-    """Places on a line in percent of its length: equality is in the middle, and the candidate is ahead on the right."""
+    """Positions on a line in percent of its length: equality is at 50, and the candidate is ahead to the right."""
 
     band: tuple[float, float]
-    """Within the margin, as good as equal."""
+    """The margin around equality, within which the two count as equivalent."""
     interval: tuple[float, float]
     value: float | None
-    """None where there is no estimate."""
+    """None if there is no estimate."""
     left: str
     right: str
     said: str
-    """What it shows, for those who can't see it."""
+    """Text alternative for screen readers."""
 
 
 def gauge(
     *, ratio: float | None, ends: tuple[float | None, float | None], margin: float, flipped: bool, one: str, other: str
 ) -> Gauge | None:
-    """Return the line of a ratio and the `ends` of its interval; None without an interval.
+    """Return the gauge of a ratio and the `ends` of its interval, or None if there is no interval.
 
     Args:
-        ratio: the estimate, candidate over reference; None or NaN without one.
-        ends: of the interval; None, 0 or infinity where it has no such end.
-        margin: the ratio up to which the two are as good as equal, above 1.
+        ratio: the estimate, candidate over reference; None or NaN if there is none.
+        ends: bounds of the interval; None, 0 or infinity where it is unbounded.
+        margin: ratio up to which the two count as equivalent, above 1.
         flipped: whether a smaller ratio means that the candidate is ahead.
         one: name of the candidate.
         other: name of the reference.
@@ -56,7 +56,7 @@ def gauge(
         value=None if value is None else place(value),
         left=f"{other} ahead",
         right=f"{one} ahead",
-        said=f"The interval on a line from {other} ahead, over equal, to {one} ahead; shaded: within the margin.",
+        said=f"The interval on a line from {other} ahead, through equal, to {one} ahead; shaded: within the margin.",
     )
 
 

@@ -1,7 +1,7 @@
-"""Drawn configurations of two hyperparameters as points: nothing is interpolated between them.
+"""Sampled configurations of two hyperparameters as points, without interpolation between them.
 
-Momentum is shown as 1 - momentum, in logarithms: from .9 to .99 the step a velocity can take grows tenfold. The larger
-momentum is on top, as in a grid.
+Momentum is shown as 1 - momentum on a logarithmic axis, because from 0.9 to 0.99 the effective step grows tenfold. The
+larger momentum is at the top, as in a grid.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def add_points(
     shown: set[str],
     columns: int,
 ) -> None:
-    """Add the points of `map_` to a panel; `shown` holds the legend's entries so far, and grows."""
+    """Add the points of `map_` to a panel; adds new legend entries to the set `shown`."""
     declared = hyperparameter(map_.y_name or "")
 
     def add(cells: Sequence[Cell], name: str, **marker: object) -> None:

@@ -13,7 +13,7 @@ _WIDTH = 100
 
 
 def verdict_text(results: StudyResults) -> str:
-    """Return the answers to a study's questions, with their reasons and what would settle them."""
+    """Return the answers to a study's questions, with their reasons and with what would settle them."""
     lines = [", ".join(part for part in (results.spec.name, target_in_words(results.target)) if part)]
     told = (*results.source_cautions, *results.choice_cautions, *results.why_not, *results.look_cautions)
     lines += [_wrapped(caution.text) for caution in told]

@@ -1,4 +1,4 @@
-"""Verdicts in words: the same sentences in the report, the terminal and the dashboard."""
+"""Sentences of a verdict, the same in the report, the terminal and the dashboard."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _LEANS = {
     ("scaling", True): "{one} scaling further with batch size than {other}",
     ("scaling", False): "{one} scaling less far with batch size than {other}",
     ("sensitivity", True): "{one} being cheaper to tune than {other}",
-    ("sensitivity", False): "{one} being dearer to tune than {other}",
+    ("sensitivity", False): "{one} being more costly to tune than {other}",
 }
-"""By whether the candidate is ahead."""
+"""By question, and by whether the candidate is ahead."""
 _NOT_ASKED = (
-    "The settlement wasn't asked this question with this target and margin, and the design of the study file has not"
+    "The settlement did not cover this question with this target and margin, and the design of the study file has not"
     " been run."
 )
-_SETTLE = "Or let it settle itself: `sensitivity settle` runs what the questions need, on fresh seeds. {price}"
-_RUNNING = "The study is running: what is missing of its runs is on the way, and the answer may change."
+_SETTLE = "Or let `sensitivity settle` run what the questions need, on fresh seeds. {price}"
+_RUNNING = "The study is running: its missing runs are in progress, and the answer may change."
 _ROLES = {
     "primary": "The claim of this study, declared before it ran. Error rate {rate}.",
     "confirmatory": "One of the claims that share the study's error rate. Error rate {rate}.",
@@ -53,40 +53,40 @@ _ROLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """Something that would settle a question, as it is read."""
+    """A step that would settle a question, in words."""
 
     text: str
-    """In words, with its cost."""
+    """Description with its cost."""
     code: str
-    """That of a ``Remedy``; settle where the study settles itself."""
+    """Code of a ``Remedy``; "settle" for a settlement."""
     edits: tuple[Edit, ...] = ()
-    """What to change in the study file for it, where that is known to the letter."""
+    """Changes to the study file for it, if they are known exactly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A verdict as it is read."""
+    """A verdict in words."""
 
     question: str
     answer: str
-    """better, worse, equivalent or undetermined; of a settlement also blocked: no budget would do."""
+    """better, worse, equivalent or undetermined; for a settlement also blocked, if no budget would suffice."""
     headline: str
     role: str
-    """What the verdict may claim: the study's own claim, one of several, or exploratory; and its error rate."""
+    """What may be concluded: the study's own claim, one of several, or exploratory; and its error rate."""
     effect: str
-    """How large the difference is; empty where it is unknown."""
+    """How large the difference is; empty if it is unknown."""
     reasons: tuple[str, ...]
     settle: tuple[Proposal, ...]
     """What would settle it, with its cost."""
     gauge: Gauge | None = None
-    """Its interval against the margin; None where there is none."""
+    """The interval and the margin; None without an interval."""
 
 
 def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ...]:
-    """Return the answers to a study's questions as they are read, of one pair or all.
+    """Return the answers to a study's questions in words, for one pair or all.
 
-    A question that was settled has the answer of the settlement instead of that of the study file's own design. One
-    that the settlement was not asked is left open in a sentence while that design has no runs.
+    For a question that was settled, the answer of the settlement replaces that of the study file's own design. For a
+    question that the settlement did not cover, a sentence says so while that design has no runs.
     """
     ledger = results.tables.ledger
     found = []
@@ -97,11 +97,11 @@ def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ..
             found.append(_settled(conclusion.settled))
             continue
         own = answer_in_words(conclusion.claim, target=results.target, running=results.tables.running)
-        if OWN_DESIGN_WAITS in results.cautions:  # of which every reason would say that it has no runs
+        if OWN_DESIGN_WAITS in results.cautions:  # otherwise every reason would say that it has no runs
             own = replace(own, reasons=(_NOT_ASKED,), settle=own.settle[:1])
         further = ""
         if ledger is not None and ledger.settlement is None:
-            further = f"A settlement is under way, and the same command goes on with it. {what_it_took(ledger)}"
+            further = f"A settlement is under way; the same command continues it. {what_it_took(ledger)}"
         elif ledger is None and own.answer == "undetermined" and results.spec.observed is None:
             further = _SETTLE.format(price=settling_price(results))
         found.append(replace(own, settle=(*own.settle, _itself(further))) if further else own)
@@ -113,7 +113,7 @@ def _itself(text: str) -> Proposal:
 
 
 def _settled(answer: amendments.Answer) -> Answer:
-    """Return an answer of a settlement as it is read."""
+    """Return an answer of a settlement in words."""
     names = {"one": optimizer_name(answer.claim.candidate), "other": optimizer_name(answer.claim.reference)}
     headline = _HEADLINES.get((answer.claim.question, answer.answer))
     more = next_look(answer)
@@ -136,7 +136,7 @@ def _settled(answer: amendments.Answer) -> Answer:
 
 
 def answer_in_words(claim: Claim, *, target: Target | None = None, running: bool = False) -> Answer:
-    """Return a verdict as it is read; one on a study that is running says so instead of asking for it to be run."""
+    """Return a verdict in words; if the study is running, the text says so instead of proposing to run it."""
     verdict = claim.verdict
     names = {"one": optimizer_name(verdict.candidate), "other": optimizer_name(verdict.reference)}
     headline = _HEADLINES.get((verdict.question, verdict.answer), _open(verdict, running=running))
@@ -180,10 +180,10 @@ def _gauge(verdict: Verdict, names: dict[str, str]) -> Gauge | None:
 
 
 def _open(verdict: Verdict, *, running: bool) -> str:
-    """Return the headline of a question without an answer: which way it points, if any, to be filled with names."""
+    """Return the headline of a question without an answer, with name fields: which way it points, if any."""
     low, high = verdict.effect.interval or (math.nan, math.nan)
     if math.isnan(low) and math.isnan(high):
-        return "Still running: nothing can be told so far." if running else "This study can't tell."
+        return "Still running: no conclusion yet." if running else "This study can't answer it."
     begun = "Still running. So far it" if running else "Not settled. It"
     if low <= 1 <= high:
         return f"{begun} may be either way."

@@ -163,7 +163,7 @@ def test_a_filter_reaches_every_figure_and_number_of_every_page(whole):
     assert all("Exploratory" in filtered[name][1] and "Exploratory" not in alone[name][1] for name in different)
     unmoved = {name for page, name in filtered if filtered[page, name][1] == all_[page, name][1]}
     unmoved -= {"settling"}  # nobody has settled it
-    sentence = ('{"figure":null', '[{"props":{"children":"What the KL clip did"')  # instead: there is none
+    sentence = ('{"figure":null', '[{"props":{"children":"Effect of the KL clip"')  # instead: there is none
     refused = {name for page, name in filtered if all_[page, name][1].startswith(sentence)}
     assert unmoved - refused <= {"seeds-a", "seeds-b", "differences"}, "no cell and no run is chosen"
 

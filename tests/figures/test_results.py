@@ -293,8 +293,8 @@ def test_planes_show_one_minus_momentum_and_every_configuration(results):
 def test_cost_shows_wall_clock_beside_computation(results):
     figure = draw_cost(results.costs)
     titles = [note.text for note in figure.layout.annotations]
-    assert titles[0].startswith("<b>Wall-clock of a step")
-    assert titles[1].startswith("<b>Computation of a step")
+    assert titles[0].startswith("<b>Wall-clock per step")
+    assert titles[1].startswith("<b>Computation per step")
     lines = named(figure, "SGD")
     own = [cost for cost in results.costs if cost.optimizer == "sgd"]
     assert list(lines[1].y) == [cost.flops_a_step for cost in own]

@@ -110,8 +110,8 @@ def test_an_image_is_drawn_by_its_suffix(command, study_of, here):
         (["robustness", "-o", "map.pdf"], "Give one of: .html, .png, .svg, .json, .csv"),
         (["status", "-o", "status.png"], "Give one of: .html, .csv"),
         (["-o", "map.svg"], "name an exhibit to write to it"),
-        (["verdict", "question=sensitivity"], "On sensitivity there is no comparison by seeds to draw"),
-        (["time-split"], "time-split has nothing to show\n  No run measured where the time of its steps went."),
+        (["verdict", "question=sensitivity"], "There is no comparison by seeds on sensitivity to draw"),
+        (["time-split"], "time-split has nothing to show\n  No run measured the time of its steps by phase."),
     ],
 )
 def test_a_mistake_is_named_with_what_is_allowed_and_nothing_is_written(command, study_of, here, arguments, said):

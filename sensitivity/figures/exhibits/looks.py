@@ -1,4 +1,4 @@
-"""What each planned look of a settlement showed: the ratio with its interval, and the bets on sensitivity."""
+"""Results of each planned look of a settlement: the ratio with its interval, and the evidence on sensitivity."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sensitivity.figures.panels import Panels, log_axis, make_panels
 from sensitivity.figures.theme import LIGHT, Theme
 
 _FARTHEST = 100.0
-"""Ratios beyond this, either way, are drawn at it."""
+"""Ratios are clipped to this value and its reciprocal in figures."""
 _LEAST = 1e-3
 """E-values below this are drawn at it: they only say that a claim has lost."""
 
 
 def draw_looks(looks: SettledLooks, *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw what the looks at a pair showed, a panel a question."""
+    """Draw the results of the looks at a pair, one panel per question."""
     one, other = (optimizer_label(name) for name in looks.pair)
     drawn = [draw for draw, some in ((_scaling, looks.scaling), (_sensitivity, looks.sensitivity)) if some]
     panels = make_panels(len(drawn), columns=2, height=300, shared_y=False)
@@ -40,8 +40,8 @@ def draw_looks(looks: SettledLooks, *, theme: Theme = LIGHT) -> go.Figure:
         f"{one} against {other}: what each planned look showed",
         [
             f"n = {' and '.join(n)}",
-            *(["shaded: within the margin, as good as equal"] if looks.scaling else []),
-            *(["dashed: where a claim is made"] if looks.sensitivity and looks.thresholds else []),
+            *(["shaded: within the margin, equivalent"] if looks.scaling else []),
+            *(["dashed: threshold of a claim"] if looks.sensitivity and looks.thresholds else []),
         ],
         panel_width=440,
         left=84,

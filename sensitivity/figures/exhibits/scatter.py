@@ -1,4 +1,4 @@
-"""Single runs as points: any two numbers of theirs, coloured by a third; and the metric along each hyperparameter."""
+"""Single runs as points: any two of their numbers, coloured by a third; and the metric along each hyperparameter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sensitivity.study.metrics import Metric
 from sensitivity.study.results import Status
 
 MOST_POINTS = 3_000
-"""Of a panel: more make a browser stutter."""
+"""Largest number of points in a panel; more make a browser slow."""
 _CATEGORIES = {"optimizer": "optimizer", "status": "status"}
 _PANELS_A_ROW = 3
 _TOP, _BOTTOM, _PANEL, _BETWEEN = 92, 84, 300, 96
@@ -30,20 +30,20 @@ _TOP, _BOTTOM, _PANEL, _BETWEEN = 92, 84, 300, 96
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Runs with the axes that they lie along."""
+    """Runs and the axes on which they are placed."""
 
     runs: pd.DataFrame
     x: Axis
     y: Axis
     shade: Axis | None
-    """None where they are coloured by a name."""
+    """None if they are coloured by a name."""
     columns: tuple[str, str, str]
     of: int
-    """Planned runs that are looked at."""
+    """Planned runs in the current view."""
     left_out: int
-    """Runs with both numbers that are not drawn, for there are very many."""
+    """Number of runs with both numbers that are not drawn because there are too many."""
     order: tuple[str, ...]
-    """Names of the colours, where these are of names."""
+    """Names in the order of their colours, if the runs are coloured by a name."""
     metric: Metric
 
 
@@ -62,7 +62,7 @@ def _shades(results: StudyResults) -> Mapping[str, str]:
 
 
 def compute_points(results: StudyResults, x: str, y: str, by: str) -> Points:
-    """Return the runs that have both numbers; of very many an even choice.
+    """Return the runs that have both numbers; of very many, an even sample.
 
     Raises:
         NothingToShowError: no run has both.
@@ -90,7 +90,7 @@ def compute_points(results: StudyResults, x: str, y: str, by: str) -> Points:
 
 
 def evenly(runs: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Return at most so many of the runs, evenly spaced in their order."""
+    """Return at most `most` of the runs, evenly spaced in their order."""
     if len(runs) <= most:
         return runs
     return runs.iloc[np.linspace(0, len(runs) - 1, most).round().astype(int)]
@@ -140,7 +140,7 @@ def draw_points(points: Points, theme: Theme) -> go.Figure:
             "text": f"{points.y.label} against {points.x.label}",
             "subtitle": {
                 "text": f"n = {len(points.runs):,} of {points.of:,} planned runs with both{more}"
-                f" · a point is a run · colour: {colour}"
+                f" · each point is a run · colour: {colour}"
             },
         },
         height=_TOP + 400 + _BOTTOM,
@@ -161,7 +161,7 @@ def _lay(update: object, axis: Axis, **where: int) -> None:
 
 
 def _words(runs: pd.DataFrame) -> np.ndarray:
-    """Return what is read at each point: the run, its settings, and how it ended."""
+    """Return the hover text of each point: the run, its settings, and how it ended."""
     parameters = [name for name in runs if str(name).startswith(PARAM_PREFIX) and len(runs[name].dropna().unique()) > 1]
     said = []
     for run in runs.to_dict("records"):
@@ -203,7 +203,7 @@ SCATTER = Exhibit(
 
 @dataclass(frozen=True, kw_only=True)
 class Slices:
-    """The metric of runs along each hyperparameter that varies."""
+    """The metric of runs along each varied hyperparameter."""
 
     runs: pd.DataFrame
     metric: Metric
@@ -215,10 +215,10 @@ class Slices:
 
 
 def compute_slices(results: StudyResults) -> Slices:
-    """Return the runs with a value of the metric, and where they lie along each hyperparameter.
+    """Return the runs with a value of the metric, and their positions along each hyperparameter.
 
     Raises:
-        NothingToShowError: no run has one, or no hyperparameter varies.
+        NothingToShowError: no run has a value, or no hyperparameter varies.
     """
     metric, runs = results.metric, results.searched
     there = runs[np.isfinite(runs[metric.name].to_numpy(dtype=float))]
@@ -238,7 +238,7 @@ def compute_slices(results: StudyResults) -> Slices:
 
 
 def draw_slices(slices: Slices, theme: Theme) -> go.Figure:
-    """Draw a panel for each hyperparameter."""
+    """Draw one panel per hyperparameter."""
     columns = min(len(slices.across), _PANELS_A_ROW)
     rows = -(-len(slices.across) // columns)
     plot = rows * _PANEL + (rows - 1) * _BETWEEN
@@ -270,7 +270,7 @@ def draw_slices(slices: Slices, theme: Theme) -> go.Figure:
         template=theme.template(),
         title={
             "text": f"{slices.y.label} along each hyperparameter",
-            "subtitle": {"text": f"n = {len(slices.runs):,} of {slices.of:,} planned runs · a point is a run"},
+            "subtitle": {"text": f"n = {len(slices.runs):,} of {slices.of:,} planned runs · each point is a run"},
         },
         height=plot + _TOP + _BOTTOM,
         margin={"t": _TOP, "b": _BOTTOM, "l": 70, "r": 20},

@@ -1,4 +1,4 @@
-"""How a study was settled: every step of the ledger, why it was taken, what it cost and what it showed."""
+"""The ledger of a settlement: every step, why it was taken, what it cost and what it showed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sensitivity.study.ledger import Ledger
 from sensitivity.study.words import duration, size
 
 NOT_SETTLED = (
-    "Nobody has settled this study: `sensitivity settle` runs what its questions need until each has an answer, or a"
+    "This study has not been settled: `sensitivity settle` runs what its questions need until each has an answer, or a"
     " budget ends."
 )
 
