@@ -1,4 +1,4 @@
-"""Fill the blocks of a page with figures, texts and data, and redraw them when their content changes."""
+"""Fills the blocks of a page with figures, texts and data, and redraws them when their content changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.study.errors import StorageError, UserError
 
 _NEAR_PX = 5
-EMPTY = "The filters leave no run. Widen the prior box, or choose more optimizers or batch sizes."
+EMPTY = "No run passes the filters. Widen the prior box, or choose more optimizers or batch sizes."
 
 
 def register(app: Dash, site: Site) -> None:
@@ -69,7 +69,7 @@ def _figures(app: Dash, site: Site) -> None:
         before: dict[str, str] | None,
         block_id: dict[str, str],
     ) -> tuple[Any, ...]:
-        if "key" not in (ask or {}):  # the browser asks in a moment
+        if "key" not in (ask or {}):  # the browser will ask in a moment
             raise PreventUpdate
         scene, block = _found(site, pathname, search, theme, block_id["name"])
         if not isinstance(block, FigureBlock):
@@ -84,7 +84,7 @@ def _figures(app: Dash, site: Site) -> None:
 
         try:
             found = site.drawings.get((scene.address.study, block.name, key), draw)
-        except StorageError as error:  # a part of the curves is damaged: what needs none of it is shown
+        except StorageError as error:  # part of the curves is damaged; other figures are still shown
             found = Drawn(figure=None, why=str(error))
         figure = found.figure
         if figure is None:
@@ -92,18 +92,18 @@ def _figures(app: Dash, site: Site) -> None:
         now = {"key": key, "frame": frame_of(figure)}
         same = before is not None and before.get("frame") == now["frame"]
         style = {"height": f"{int(figure.layout.height or 450)}px"}
-        if (width := (figure.layout.meta or {}).get("min_width")) is not None:  # below it a figure scrolls in its frame
+        if (width := (figure.layout.meta or {}).get("min_width")) is not None:  # scrolls in its frame if narrower
             style["minWidth"] = f"{int(width)}px"
         return patch_of(figure) if same else figure, style, "", found.below, now
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """What a figure's place is filled with."""
+    """Content of a figure's place."""
 
     figure: go.Figure | None
     why: str = ""
-    """Why there is no figure."""
+    """Reason why there is no figure."""
     below: list[Component] = field(default_factory=list)
 
 
@@ -111,7 +111,7 @@ def drawn(block: FigureBlock, scene: Scene) -> Drawn:
     """Return a block's figure with its notes and tables, or the reason why there is none.
 
     Raises:
-        StorageError: curves that it needs can't be read.
+        StorageError: the curves that it needs can't be read.
     """
     if not len(scene.results.runs):
         return Drawn(figure=None, why=EMPTY)
@@ -122,7 +122,7 @@ def drawn(block: FigureBlock, scene: Scene) -> Drawn:
         figure = found.figure(scene.theme)
     except NothingToShowError as error:
         return Drawn(figure=None, why=str(error), below=below)
-    if figure is not None and block.choosable:  # a mark near a cell leaves the cell to the pointer
+    if figure is not None and block.choosable:  # marks over a cell don't intercept the pointer
         figure.update_layout(hoverdistance=_NEAR_PX)
     return Drawn(figure=figure, below=below)
 
@@ -140,7 +140,7 @@ def _texts(app: Dash, site: Site) -> None:
     def text(
         ask: dict[str, Any] | None, pathname: str, search: str, before: str | None, name: dict[str, str]
     ) -> tuple[Any, str]:
-        if "key" not in (ask or {}):  # the browser asks in a moment
+        if "key" not in (ask or {}):  # the browser will ask in a moment
             raise PreventUpdate
         scene, block = _found(site, pathname, search, None, name["name"])
         if not isinstance(block, TextBlock):
@@ -153,7 +153,7 @@ def _texts(app: Dash, site: Site) -> None:
 
 
 def written(block: TextBlock, scene: Scene) -> Any:
-    """Return the content of a block, or why there is none."""
+    """Return the content of a block, or the reason why there is none."""
     if not len(scene.results.runs):
         return html.P(EMPTY, className="note nothing")
     try:
@@ -168,7 +168,7 @@ def written(block: TextBlock, scene: Scene) -> Any:
 def _found(
     site: Site, pathname: str, search: str, theme: str | None, name: str
 ) -> tuple[Scene, FigureBlock | TextBlock | None]:
-    """Return the scene of an address and the block of that name; nothing happens where there is none."""
+    """Return the scene of an address and the block with this name; if there is none, cancel the update."""
     address = parse(site.inner(pathname), search)
     if address.study is None and address.page == "compare":
         return compare.found(site, address, theme, name)
@@ -240,9 +240,9 @@ def _data(app: Dash, site: Site) -> None:
 def _computed(
     site: Site, pathname: str, search: str, name: str
 ) -> tuple[Scene, FigureBlock | TextBlock, Computed[Any]] | str:
-    """Return a block in its scene with what it shows, or why it shows nothing.
+    """Return a block, its scene and its computed exhibit, or the reason why there is nothing to show.
 
-    Nothing happens where there is no such block, or it has no data.
+    Cancels the update if there is no such block or it has no data.
     """
     scene, block = _found(site, pathname, search, None, name)
     if block is None or block.show is None:

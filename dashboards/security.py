@@ -1,13 +1,13 @@
 """Access control: who may send requests, and what a page may do.
 
-* Only requests that name a known host are answered, so that a page of another site can't reach this server under a
-  name of its own (DNS rebinding).
-* A request that may change something must come from a page of this server, whose origin (scheme, host and port) is
+* Only requests for a known host name are answered, so that a page of another site can't reach this server under a name
+  of its own (DNS rebinding).
+* A request that may change something must come from a page of this server. Its origin (scheme, host and port) is
   compared exactly: another port of this machine is another server, possibly another user's. The origin is the one that
-  the request itself addresses, or a declared one where a proxy shows this server at another address.
-* Beyond loopback, and wherever studies can be started, a token is required: once in the address, which leaves a cookie,
+  the request itself addresses, or a declared one if a proxy shows this server at another address.
+* Beyond loopback, and wherever studies can be started, a token is required: once in the address, which sets a cookie,
   or in each request as ``Authorization: Bearer TOKEN``.
-* The content-security policy lets a page load and ask nothing but this server.
+* The content-security policy lets a page connect to this server only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sensitivity.study.errors import UserError
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 COOKIE = "sensitivity_token"
 MOST_BYTES = 2_000_000
-"""Of a request's body: a study file as text, with room."""
+"""Largest size of a request's body: a study file as text, with room to spare."""
 _MOST_QUERY = 16_000
 _PORTS = {"http": 80, "https": 443}
 _ADDRESS = re.compile(
@@ -41,12 +41,12 @@ def is_loopback(host: str) -> bool:
 
 
 def origin_of(named: str) -> str:
-    """Return the origin that an address such as ``https://lab.example:8443`` names, without the scheme's own port.
+    """Return the origin of an address such as ``https://lab.example:8443``, without the scheme's default port.
 
-    A name alone is one that a proxy shows over TLS.
+    A name without a scheme is one that a proxy serves over TLS.
 
     Raises:
-        UserError: it is no address of a server.
+        UserError: it isn't the address of a server.
     """
     address = _ADDRESS.fullmatch(f"[{named}]" if re.fullmatch("[0-9a-f:]*:[0-9a-f:]*:[0-9a-f:.]*", named) else named)
     if address is None:
@@ -61,12 +61,12 @@ def origin_of(named: str) -> str:
 def protect(server: Flask, *, hosts: Collection[str], token: str | None, scripts: Collection[str]) -> None:
     """Guard every request to `server`.
 
-    `hosts` are names, or origins such as ``https://lab.example``, that it is reached by besides loopback. Pages of
-    these origins are its own; those reached by a name alone are where they were loaded from that name and this port.
+    `hosts` are names, or origins such as ``https://lab.example``, by which it is reached besides loopback. Pages of
+    these origins count as its own; for a plain name, a page counts if it was loaded from that name and this port.
     `scripts` are the hashes of inline scripts.
 
     Raises:
-        UserError: one of `hosts` is no origin.
+        UserError: one of `hosts` is not an origin.
     """
     declared = {origin_of(host) for host in hosts if "://" in host}
     allowed = {*LOOPBACK, *(host.lower() for host in hosts if "://" not in host), *map(_host_of, declared)}
@@ -90,7 +90,7 @@ def protect(server: Flask, *, hosts: Collection[str], token: str | None, scripts
     @server.before_request
     def check() -> AnyResponse | None:
         if _name(request.host) not in allowed:
-            abort(400, "This server is not known by that name; start it with --host-name NAME.")
+            abort(400, "This server doesn't answer to that host name; start it with --host-name NAME.")
         if len(request.query_string) > _MOST_QUERY:
             abort(414)
         if token is not None and (refusal := _admit(request, token)) is not None:
@@ -130,9 +130,9 @@ def _host_of(origin: str) -> str:
 
 
 def _from_own_page(asked: Request, declared: Collection[str], token: str | None) -> bool:
-    """Whether a page of this server asks, or a program that holds the token itself.
+    """Whether a request comes from a page of this server, or from a program that sends the token itself.
 
-    Browsers send the cookie with whatever any page of this machine asks for, on any port; so it proves nothing here.
+    Browsers send the cookie with requests of any page of this machine, on any port, so the cookie proves nothing here.
     """
     sender = asked.headers.get("Origin")
     if sender is None and (page := asked.headers.get("Referer")) is not None:
@@ -151,7 +151,7 @@ def _admit(asked: Request, token: str) -> AnyResponse | None:
         answer = redirect(f"{asked.script_root}{asked.path}{'?' + rest if rest else ''}")
         answer.set_cookie(COOKIE, token, httponly=True, samesite="Strict", secure=asked.is_secure)
         return answer
-    return abort(401, "Open the address that the dashboard printed when it was started; it holds a token.")
+    return abort(401, "Open the address that the dashboard printed when it started; it contains a token.")
 
 
 def _bearer(asked: Request) -> str:

@@ -1,4 +1,4 @@
-"""Overview: the study's answers, from what they were found, and how far it is."""
+"""Overview: the study's answers, the evidence for them, and its progress."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _settle_button(scene: Scene) -> list[Component]:
             [
                 html.Button("Settle it", id="settle", className="main-button"),
                 html.Span(
-                    "Runs what these questions need until each has an answer, kept apart from the study's own runs."
+                    "Runs what these questions need until each has an answer, separate from the study's own runs."
                     f" {settling_price(scene.results)}",
                     className="note",
                 ),
@@ -120,7 +120,7 @@ _SPENT = TextBlock(name="spent", content=_spent, depends=("filters",))
 OVERVIEW = Page(
     name="overview",
     title="Overview",
-    lead="What was found, and from how much.",
+    lead="What was found, and on how much evidence.",
     parts=("answers", "settling", "best-cells", "targets", "status"),
     before={"verdict": (_VERDICT,), "status": (_SPENT,)},
 )

@@ -1,4 +1,4 @@
-"""Runs: every planned run in a table, those chosen side by side, and figures of what the table shows."""
+"""Runs: every planned run in a table, selected runs side by side, and figures of the runs in the table."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MOST_TAGS = 12
 _STATUSES = (
     Status.COMPLETED, Status.DIVERGED, Status.STOPPED, Status.FAILED, Status.INTERRUPTED, Status.PENDING,
 )  # fmt: skip
-"""As they are offered."""
+"""In the order in which they are offered."""
 
 
 def _grid(scene: Scene) -> Component:
@@ -84,8 +84,8 @@ def _grid(scene: Scene) -> Component:
                 style={"height": "460px"},
             ),
             html.P(
-                "Click a row, or press Enter on it, to open the run. The heads of columns sort and filter; the address"
-                " keeps what is shown.",
+                "Click a row, or press Enter on it, to open the run. Column headers sort and filter; the address"
+                " stores what is shown.",
                 className="note",
             ),
             dcc.Store(id="refreshed"),
@@ -97,7 +97,7 @@ def _grid(scene: Scene) -> Component:
 
 
 def _tick() -> dict[str, Any]:
-    """Return the column that chooses runs to stand side by side."""
+    """Return the column that selects runs to compare side by side."""
     return {
         "field": CHOSEN,
         "headerName": "",
@@ -135,7 +135,7 @@ def _column(runs: pd.DataFrame, name: str, spec: StudySpec) -> dict[str, Any]:
 
 
 def _picker(runs: pd.DataFrame, spec: StudySpec, shown: tuple[str, ...]) -> Component:
-    """Return the boxes that show and hide columns, a group a kind."""
+    """Return the checkboxes that show and hide columns, grouped by kind."""
     groups: dict[str, list[str]] = {group: [] for group in _GROUPS}
     for name in available(runs):
         groups[_group(name)].append(name)
@@ -213,7 +213,7 @@ def _table(app: Dash, site: Site) -> None:
         text = csv_text(scene.results.runs, scene.address.listing)
         return {"content": text, "filename": f"{scene.loaded.spec.name}-runs.csv", "type": "text/csv"}
 
-    # What is sorted, filtered, ticked and shown is an address at once, as a choice of a cell is.
+    # Sorting, filtering, ticking and showing columns change the address in the browser, as does choosing a cell.
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "listed"),
         Output("url", "search", allow_duplicate=True),
@@ -256,7 +256,7 @@ def _filters(app: Dash, site: Site) -> None:
 
 
 def _filter_row(scene: Scene) -> Component:
-    """Return buttons for each status and tag with how many runs have it, and the other filters that are set."""
+    """Return buttons for each status and tag, with their numbers of runs, and for the other filters that are set."""
     runs, where = scene.results.runs, scene.address.listing.where
     left = len(listed(runs, scene.address.listing)) if where else len(runs)
     said = f"{left:,} of {len(runs):,} runs" if where else f"{len(runs):,} runs"
@@ -311,7 +311,7 @@ _FIRST: tuple[Block, ...] = (
 RUNS = Page(
     name="runs",
     title="Runs",
-    lead="Every planned run, and all that is known of it.",
+    lead="Every planned run, with everything known about it.",
     parts=("scatter", "slices", "timeline", "parallel", "runs"),
     first=_FIRST,
     further=(run.CURVE,),

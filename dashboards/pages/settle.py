@@ -1,4 +1,4 @@
-"""The button of the overview that settles a study (``overview``)."""
+"""The button on the overview that settles a study (``overview``)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def register(app: Dash, site: Site) -> None:
             return trouble_note(str(error))
         return html.P(
             [
-                "Settling. What it does, and what it costs, is listed below as it goes; ",
+                "Settling. Its steps and their costs are listed below as they happen; ",
                 dcc.Link("Start", href=site.href(Address(page="start"))),
                 " shows what it prints.",
             ],

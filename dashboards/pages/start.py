@@ -30,7 +30,7 @@ from sensitivity.study.words import duration
 
 _FIRST = "shipped: quickstart"
 _STUDY = "study: "
-"""Begins the name of a source that is a study's own file."""
+"""Prefix of the name of a source that is a study's own file."""
 
 
 def start_page(site: Site) -> TopPage:
@@ -95,7 +95,7 @@ def start_page(site: Site) -> TopPage:
 
 
 def _copy(site: Site, name: str, edits: Sequence[Edit] = ()) -> str:
-    """Return a study's file under another name, and with `edits`; UserError where it can't be read."""
+    """Return a study's file with another name and with `edits`; raise UserError if it can't be read."""
     spec = site.catalog.load(name).spec
     text = spec.model_copy(update={"name": f"{spec.name}-copy"}).to_toml()
     if not edits:
@@ -107,13 +107,13 @@ def _copy(site: Site, name: str, edits: Sequence[Edit] = ()) -> str:
 
 
 def _changes(site: Site, address: Address) -> str:
-    """Say what of a study's file is changed."""
+    """Describe the changes to a study's file."""
     made = [f"{'.'.join(path)} = {value}" for path, value in address.edits if value and path != ("name",)]
     made += [f"no {'.'.join(path)}" for path, value in address.edits if not value]
     changed = f" with {', '.join(made)}" if made else ""
     own = site.catalog.load(address.others[0]).spec.name
     same = (("name",), f'"{own}"') in address.edits
-    adds = " Started, it adds to that study, and keeps the runs that still belong to it." if same else ""
+    adds = " Starting it adds to that study and keeps the runs that still belong to it." if same else ""
     return f"The file of {address.others[0]}{changed}.{adds}"
 
 
@@ -157,7 +157,7 @@ def _editing(app: Dash, site: Site) -> None:
             edits = asked.edits if source in [f"{_STUDY}{name}" for name in asked.others[:1]] else ()
             try:
                 return _copy(site, str(source).removeprefix(_STUDY), edits) if found is None else read_study(found.path)
-            except UserError as error:  # shown where the file would be
+            except UserError as error:  # shown in place of the file
                 return "".join(f"# {line}\n" for line in str(error).splitlines())
         try:
             raw = parse_toml(text, source="study")
@@ -183,21 +183,21 @@ def _editing(app: Dash, site: Site) -> None:
         told = _judged(site, spec, left)
         there = [(name["path"], value_of(str(value or ""))) for name, value in zip(names, values, strict=True)]
         if there == [(field.id["path"], value_of(field.value)) for field in fields]:
-            # The fields say so already: replacing them would disturb typing.
+            # The fields show this already: replacing them would disturb typing.
             return no_update, [field.error for field in fields], told
         return fields, as_they_are, told
 
 
 def _judged(site: Site, spec: StudySpec | None, mistakes: Sequence[str]) -> Component:
-    """Return what there is to say of a study file as a whole."""
+    """Return the message on a study file as a whole."""
     if spec is None:
-        return _told(mistakes or ("See the messages beside the fields.",))
+        return _told(mistakes or ("See the messages next to the fields.",))
     absent = jobs.absent_modules(site.catalog.root, spec)
     return _told(absent) if absent else html.P(f"A valid study of {size(spec)}.", className="note good")
 
 
 def size(spec: StudySpec) -> str:
-    """Say how many runs a study has at most; of a search that time alone ends, nobody knows."""
+    """Return the number of runs of a study in words; a search limited by time alone has no known number."""
     runs = sum(arm.most_cells() for arm in spec.optimizers.values()) * len(spec.batch_sizes) * len(spec.seeds)
     timed = [name for name, arm in spec.optimizers.items() if arm.open_ended]
     counted = [f"{runs:,} runs"] if runs else []
@@ -284,7 +284,7 @@ def _priced(content: Mapping[str, Any]) -> Component:
         ]
         for line in content["lines"]
     ]
-    header = ("optimizer", "batch size", "runs to do", "steps a run", "ms a step", "pack", "device time")
+    header = ("optimizer", "batch size", "runs to do", "steps per run", "ms per step", "pack", "device time")
     said = (
         f"About {duration(content['device_seconds'])} of device time, less where runs diverge:"
         f" {duration(content['wall_seconds'])} with"
@@ -299,7 +299,7 @@ def _said(site: Site) -> list[Component]:
         html.Article(
             [
                 html.H2([dcc.Link(name, href=site.href(Address(page="overview", study=name))), f": {state}"]),
-                html.Pre(text or "It has said nothing yet.", tabIndex="0"),
+                html.Pre(text or "No output yet.", tabIndex="0"),
             ]
         )
         for name, state, text in site.started.said()

@@ -1,4 +1,4 @@
-"""Studies: every study below the root, how far it is, and what it has cost."""
+"""Studies: every study below the root, its progress and its cost."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def studies_page(site: Site) -> TopPage:
 
 
 def _version(site: Site) -> str:
-    """Return a token that changes with any study, and every few seconds while one runs."""
+    """Return a token that changes with any study, and every few seconds while one is running."""
     parts = []
     for name in site.catalog.places():
         try:
@@ -95,7 +95,7 @@ def register(app: Dash, site: Site) -> None:
         asked = callback_context.triggered_id
         if not site.may_run or not any(clicks) or not isinstance(asked, dict):
             raise PreventUpdate
-        # No version: what was shown may be younger than the last one, and be as before when it is looked at next.
+        # No version: the one on the page may be newer than the stored one, which may not have changed at the next look.
         try:
             return _stop(site, str(asked["study"])), None
         except UserError as error:
@@ -129,9 +129,9 @@ def _card(site: Site, name: str, now: datetime.datetime) -> Component:
         entry, holder = site.catalog.entry(name), jobs.writer_of(site.catalog.place(name))
     except UserError as error:
         return html.Article([html.H2(study_title(name)), trouble_note(str(error))], className="card")
-    except Exception:  # a fault of this program in one study leaves the others on the page
+    except Exception:  # a bug that affects one study must not hide the others
         logger.exception("the study %s can't be summarised", name)
-        text = "This study can't be summarised, which is a fault of this program; its log has the traceback."
+        text = "This study can't be summarised, because of a bug in this program; the log has the traceback."
         return html.Article([html.H2(study_title(name)), trouble_note(text)], className="card")
     return html.Article(
         [

@@ -45,7 +45,7 @@ def test_a_click_on_a_cell_shows_its_curves_and_seeds_and_the_link_reproduces_it
     maps = at.figure(tab, "robustness-kfac")
     # No wait between: what is chosen quickly is not lost to what was chosen before it.
     cell = at.click_cell(tab, maps, panel=1, column=3, row=4)
-    tab.get_by_text("cell B, beside it").click()
+    tab.get_by_text("cell B, next to it").click()
     other = at.click_cell(tab, maps, panel=0, column=2, row=2)
     curves = at.figure(tab, "curves-a")
     at.figure(tab, "curves-b")
@@ -347,7 +347,7 @@ def test_what_the_address_asks_in_vain_is_said(site, visit, at):
     tab = visit(f"{site}/study/half/robustness?optimizer=adam&cell=0000000000000000")
     at.figure(tab, "robustness-kfac")
     assert "This study has no optimizer adam." in tab.inner_text("#page")
-    tab.get_by_text("The cell in the address is none of this study's.").wait_for()
+    tab.get_by_text("The cell in the address is not in this study.").wait_for()
 
 
 def test_a_script_in_a_name_stays_text(make, visit, at, tmp_path):
@@ -426,7 +426,7 @@ def test_a_run_is_found_by_filter_and_opened_with_all_that_is_known(site, studie
     at.until(lambda: "failed" in tab.locator("#runs .ag-row[row-index='0']").inner_text())
     first.click()
     drawer = tab.get_by_role("dialog")
-    drawer.get_by_text("Reproduce it").wait_for()
+    drawer.get_by_text("Reproduce this run").wait_for()
     (run,) = query(tab)["run"]
     assert run in set(failed["trial_id"])
     text = drawer.inner_text()
@@ -449,7 +449,7 @@ def test_a_click_on_a_run_outlives_a_late_answer_that_closes_the_drawer(site, st
         }""",
         failed,
     )
-    tab.get_by_role("dialog").get_by_text("Reproduce it").wait_for()
+    tab.get_by_role("dialog").get_by_text("Reproduce this run").wait_for()
     assert query(tab)["run"] == [failed]
 
 
@@ -604,7 +604,7 @@ def test_a_study_is_settled_from_its_overview(make, visit, at, axe, tmp_path, mo
     with at.served(root, allow_run=True) as address:
         tab = visit(f"{address}/study/open/overview")
         tab.get_by_role("button", name="Settle it").click()
-        tab.get_by_text("Settling. What it does, and what it costs, is listed below as it goes").wait_for()
+        tab.get_by_text("Settling. Its steps and their costs are listed below as they happen").wait_for()
         tab.get_by_text("The stand-in had enough").first.wait_for()
         lines = (
             "nav => new Set([...nav.children].map((each) => Math.round(each.getBoundingClientRect().bottom / 9))).size"
@@ -620,7 +620,7 @@ def test_a_remedy_opens_the_form_with_its_change_made(studies, visit, at):
     with at.served(studies, allow_run=True) as address:
         tab = visit(f"{address}/study/bowl/overview")
         tab.locator("summary", has_text="what would settle it").first.click()
-        tab.locator("li", has_text="Set growth =").get_by_role("link", name="Change the study file so").click()
+        tab.locator("li", has_text="Set growth =").get_by_role("link", name="Apply to the study file").click()
         tab.get_by_text("The file of bowl with evaluation.growth =").wait_for()
         text = tab.locator("#study-text")
         at.until(lambda: "growth = 0." in text.input_value())
