@@ -1,4 +1,4 @@
-"""The ``settle`` command's work: run until the study's questions have their answers, or a budget ends."""
+"""The ``settle`` command: run until the study's questions have their answers, or a budget ends."""
 
 from __future__ import annotations
 
@@ -72,16 +72,16 @@ def settle(
         _tell(settled.ledger, directory.uri, outcome_lines(outcome), console)
     if outcome.interrupted:
         again = command_again("settle", study, storage=storage, address=address, workers=workers, log=log)
-        print(f"stopped; every reported result is kept. To go on: {again}", file=sys.stderr)
+        print(f"stopped; every reported result is kept. To resume: {again}", file=sys.stderr)
         return STOPPED
     if not outcome.trained:
-        print(f"error: no run of {outcome.study} has trained, for the causes above", file=sys.stderr)
+        print(f"error: no run of {outcome.study} could be trained; see the causes above", file=sys.stderr)
         return FAULT
     return DONE
 
 
 def show_next_step(study: str, *, storage: str, workers: int | None, limits: Limits, as_json: bool) -> None:
-    """Print what settling a study would do next, and its price; nothing is written."""
+    """Print the next step of a settlement and its price, without writing anything."""
     plan = prepare(study)
     found = next_step(plan, place(storage).child(plan.spec.name), questions=limits.questions, workers=workers)
     if as_json:
@@ -94,7 +94,7 @@ def show_next_step(study: str, *, storage: str, workers: int | None, limits: Lim
         console.print("\n".join(price_lines(found.price)), soft_wrap=True)
         console.print(
             f"About {duration(found.price.device_seconds)} of device time,"
-            f" {duration(found.price.wall_seconds)} with {found.price.workers} workers, Ray's start aside.",
+            f" {duration(found.price.wall_seconds)} with {found.price.workers} workers, without the start of Ray.",
             soft_wrap=True,
         )
 

@@ -1,4 +1,4 @@
-"""What ``--version`` prints."""
+"""The ``--version`` option."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import typer
 
 
 def show_version(asked: bool) -> None:
-    """Print the version of the code and end, if that was asked for."""
+    """Print the version of the code and exit, if `asked`."""
     if asked:
-        from sensitivity.study.provenance import code_version  # here, as every command loads this
+        from sensitivity.study.provenance import code_version  # here, because every command loads this module
 
         print(f"sensitivity {code_version()}")
         raise typer.Exit

@@ -1,7 +1,7 @@
-"""Exhibits in the page: all that the catalogue has, with every value of their options.
+"""Exhibits in the page: the whole catalogue, with every value of its options.
 
-The values of an option stand below each other (``Option.together``) or behind tabs. To keep the file small, values
-behind tabs are not combined: each is shown with the first of the other options. And of the metrics two are shown where
+The values of an option are shown below one another (``Option.together``) or behind tabs. To keep the file small, values
+behind tabs are not combined: each is shown with the first value of the other options, and only two metrics are shown if
 a study has very many cells.
 """
 
@@ -22,30 +22,30 @@ from sensitivity.report.embed import Figures
 from sensitivity.report.parts import Exhibited, Nothing, PageSection, Part, View, tabs
 
 _MOST_CELLS = 5_000
-"""Of one metric, beyond which two metrics are shown and no more: 5,000 cells take about 0.3 MB."""
+"""Cells of one metric beyond which only two metrics are shown: 5,000 cells take about 0.3 MB."""
 _FEW_METRICS = 2
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What is shown of an exhibit, and why not the rest."""
+    """Parts of an exhibit, and reasons why others are missing."""
 
     parts: tuple[Part, ...] = ()
     why_not: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    """What has to be known nevertheless, where there are no parts."""
+    """Notes that apply even if there are no parts."""
 
 
 @dataclass(frozen=True)
 class StudyPage:
-    """A study that is being written into a page."""
+    """A study that is being written to a page."""
 
     results: StudyResults
     figures: Figures
     prefix: str = ""
-    """Of names in the page, which are unique among several studies'."""
+    """Prefix of names in the page, which must be unique among several studies."""
     said: set[str] = field(default_factory=set)
-    """Why there is nothing to show, in the present section."""
+    """Reasons for having nothing to show that the current section already contains."""
 
     def section(self, section: Section) -> PageSection:
         """Return a section with its exhibits."""
@@ -127,14 +127,14 @@ class StudyPage:
         return (Exhibited(notes=(text,)),)
 
     def _nothing(self, texts: Collection[str]) -> tuple[Part, ...]:
-        """Return why there is nothing to show, without what the section has said before."""
+        """Return the reasons why there is nothing to show, without those that the section already contains."""
         new = tuple(text for text in dict.fromkeys(texts) if text not in self.said)
         self.said.update(new)
         return (Nothing(new),) if new else ()
 
 
 def exhibited(found: Computed[Any], figures: Figures, prefix: str = "") -> Shown:
-    """Return an exhibit's figure with data, tables and notes, and why there is no figure."""
+    """Return an exhibit's figure with data, tables and notes, and the reason if there is no figure."""
     name, tables, notes = prefix + found.name, found.tables, found.notes
     try:
         figure, why_not = found.figure(ANY), ""
@@ -149,5 +149,5 @@ def exhibited(found: Computed[Any], figures: Figures, prefix: str = "") -> Shown
 
 
 def _named(label: str, text: str) -> str:
-    """Return why one of several is missing, with which one it is where the text doesn't say so."""
+    """Return the reason why one of several is missing, with its label if the text doesn't contain it."""
     return text if label.lower() in text.lower() else f"{label}: {text}"

@@ -1,4 +1,4 @@
-"""The opening of a study's report: the verdict with its evidence, what was run, and what to beware of."""
+"""The opening of a study's report: the verdict with its evidence, what was run, and cautions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sensitivity.report.parts import Answers, Exhibited, Nothing, Paragraph, Par
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """The first section: it answers the questions before anything else."""
+    """The first section, which answers the study's questions."""
 
     id: str
     description: str
     parts: Sequence[Part]
-    """The answers and their evidence, then what was run."""
+    """The answers with their evidence, followed by what was run."""
     tiles: Sequence[tuple[str, int]]
-    """Runs by what became of them."""
+    """Labels and numbers of runs by outcome."""
     findings: Sequence[str]
     cautions: Sequence[str]
 
@@ -41,7 +41,7 @@ def opening(page: StudyPage) -> Opening:
         said = [what_it_took(ledger)]
     if results.tables.unplanned:
         said.append(
-            f"{results.tables.unplanned:,} further runs are kept in the directory but belong to no cell of the present"
+            f"{results.tables.unplanned:,} further runs are kept in the directory but belong to no cell of the current"
             " plan; they are not counted here."
         )
     return Opening(
@@ -59,7 +59,7 @@ def opening(page: StudyPage) -> Opening:
 
 
 def _answers(page: StudyPage) -> tuple[Part, ...]:
-    """Return every answer, one pair at a time, then how often they were looked at, and their evidence."""
+    """Return every answer, one pair at a time, then the number of looks, and the evidence."""
     results = page.results
     on = f"For the target {target_in_words(results.target)}." if results.claims else ""
     looks = tuple(caution.text for caution in results.look_cautions)
@@ -72,7 +72,7 @@ def _answers(page: StudyPage) -> tuple[Part, ...]:
 
 
 def _untold(parts: Sequence[Part], results: StudyResults) -> list[Part]:
-    """Return parts without why there is no evidence where the verdict's reasons have said so."""
+    """Return parts without the reasons for missing evidence that the verdict's reasons already contain."""
     told = [reason.text for claim in results.claims for reason in claim.verdict.reasons]
     return [
         Nothing([text for text in part.texts if not any(reason in text for reason in told)])

@@ -1,4 +1,4 @@
-"""What a paper takes from a study: figures at the width of a column, tables, methods and references, each a file."""
+"""Parts of a paper from a study: figures at column width, tables, methods and references, one file each."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _WORKS = (
     "Shallue et al. 2019, arXiv 1811.03600",
     "McCandlish et al. 2018, arXiv 1812.06162",
 )
-"""Whose questions and quantities every study of this package has: of K-FAC, of batch sizes, of S(B)."""
+"""Works on the questions and quantities of every study: on K-FAC, on batch sizes, on S(B)."""
 
 
 def write_paper(results: StudyResults, folder: Path) -> Iterator[Written]:
     """Write the parts of a paper into `folder`; yield each file.
 
     Raises:
-        UserError: no Chromium or Chrome, or the folder can't be written.
+        UserError: there is no Chromium or Chrome, or the folder can't be written.
     """
     floats, images = [], []
     for found, figure in _figures(results):
@@ -58,7 +58,7 @@ def write_paper(results: StudyResults, folder: Path) -> Iterator[Written]:
 
 
 def _figures(results: StudyResults) -> Iterator[tuple[Computed[Any], go.Figure]]:
-    """Yield the exhibits that a paper has, those of each optimizer and question, by default in every other option."""
+    """Yield the exhibits for a paper: one per optimizer or question, with default values of all other options."""
     for exhibit in catalogue.EXHIBITS:
         if not exhibit.in_paper:
             continue
@@ -95,7 +95,7 @@ def _table(name: str, exhibit: Exhibit[Any], results: StudyResults) -> Iterator[
 
 
 def _paragraphs(texts: Sequence[str]) -> str:
-    """Return paragraphs in which hashes and versions, which have no place to break, may leave wide gaps."""
+    """Return paragraphs with loose spacing, because hashes and versions in them can't be hyphenated."""
     return "\\begin{sloppypar}\n" + "\n\n".join(map(escaped, texts)) + "\n\\end{sloppypar}\n"
 
 

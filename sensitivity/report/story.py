@@ -1,4 +1,4 @@
-"""The sentences of the report: what was run, where it stands, what was found, what to beware of."""
+"""The sentences of the report: what was run, its status, what was found, and cautions."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sensitivity.study.words import duration
 
 
 def what_was_run(spec: StudySpec, *, begun: bool) -> str:
-    """Return sentences on the study's design; unless it has `begun`, on what the study file declares."""
+    """Return sentences on the study's design or, if it hasn't begun, on what the study file declares."""
     names = _listed([optimizer_name(name) for name in spec.optimizers])
     batches = _listed([f"{size:,}" for size in sorted(spec.batch_sizes)])
     drawn = [name for name, arm in spec.optimizers.items() if arm.design in ("random", "sobol")]
-    seeds = f"with {count(len(spec.seeds), 'seed')}" + ("" if drawn else " a configuration")
+    seeds = f"with {count(len(spec.seeds), 'seed')}" + ("" if drawn else " per configuration")
     if drawn:
-        seeds += f", each with its own draws of settings for {_listed([optimizer_name(name) for name in drawn])}"
+        seeds += f", each with its own sampled settings for {_listed([optimizer_name(name) for name in drawn])}"
     at = f"at batch size{'s' * (len(spec.batch_sizes) > 1)} {batches}, {seeds}."
     if spec.problem is None or spec.budget is None:
-        return f"{names} were {spec.problem_in_words()} {at} What was trained, and for how long, isn't known here."
+        return f"{names} were {spec.problem_in_words()} {at} The model and the budget are not known here."
     did = f"{names} trained" if begun else f"The study file declares that {names} train"
     return (
         f"{did} the model {spec.problem.model} on the data set {spec.problem.dataset}"
@@ -58,7 +58,7 @@ def where_it_stands(summary: StudySummary) -> str:
 
 
 def findings(maps: Sequence[RobustnessMap]) -> list[str]:
-    """Return a sentence or two on each optimizer's maps of one metric."""
+    """Return one or two sentences on each optimizer's maps of one metric."""
     said = []
     for optimizer in dict.fromkeys(map_.optimizer for map_ in maps):
         own = [map_ for map_ in maps if map_.optimizer == optimizer]
@@ -79,7 +79,7 @@ def findings(maps: Sequence[RobustnessMap]) -> list[str]:
         each = ", in that order" if len(found) > 1 else ""
         said.append(
             f"{optimizer_name(optimizer)}: the best cell's median {found[0].metric.label} is {best}. Within"
-            f" {tolerance(found[0])} of it lie {inside} of {cells} cells{each}; in {lost}, every seed diverged."
+            f" {tolerance(found[0])} of it are {inside} of {cells} cells{each}; in {lost}, every seed diverged."
         )
     return said
 

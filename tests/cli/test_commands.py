@@ -70,7 +70,7 @@ def test_list_counts_every_state(command, half_done):
     assert "nowhere: no such folder" in absent.err
     file = command("list", half_done / "study.json")
     assert (file.code, file.out) == (2, "")
-    assert file.err.startswith(f"error: {half_done / 'study.json'}: a file, and no folder\n  Give a folder of studies;")
+    assert file.err.startswith(f"error: {half_done / 'study.json'}: a file, not a folder\n  Give a folder of studies;")
     assert "Errno" not in file.err
 
 
@@ -204,7 +204,7 @@ def test_a_study_file_is_begun_from_one_that_ships(command, tmp_path, monkeypatc
     assert made == ships.model_copy(update={"name": "mine"})
     assert "# K-FAC against SGD" in (tmp_path / "mine.toml").read_text(), "with its comments"
     again = command("new", "mine")
-    assert (again.code, "mine.toml is there already" in again.err) == (2, True)
+    assert (again.code, "mine.toml exists already" in again.err) == (2, True)
     for odd in ("a/b", 'x"y', "x\\1"):
         assert "the name becomes a folder" in command("new", odd).err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
@@ -217,8 +217,8 @@ def test_a_plan_is_priced_by_its_operations_where_its_device_is_not_at_hand(comm
     header, line, total = answer.out.splitlines()
     assert header.split() == ["optimizer", "batch", "runs", "steps", "FLOP/run", "time"]
     assert line.split()[:4] == ["sgd", "64", "4", "2"]
-    assert "FLOP in all" in total
-    assert "nothing to --shrink-to" in command("plan", study_file, "--tflops", 1, "--shrink-to", "1h").err
+    assert "FLOP in total" in total
+    assert "can't be combined with --json" in command("plan", study_file, "--tflops", 1, "--shrink-to", "1h").err
     assert "--tflops: give a number above 0" in command("plan", study_file, "--tflops", 0).err
 
 
@@ -235,7 +235,7 @@ def test_what_to_leave_out_of_a_study_that_takes_too_long():
         each = [SimpleNamespace(batch_size=size, device_seconds=100.0 * size) for size in spec.batch_sizes]
         return shrunk(spec, SimpleNamespace(lines=each, workers=2, wall_seconds=12_000.0), seconds)
 
-    assert lines(12_000) == ("It fits into 3.3 h as it is.",)
+    assert lines(12_000) == ("It fits into 3.3 h without changes.",)
     less = lines(6_000)
     assert less[1] == "  seeds = 10"
     assert "Scaling with batch size can be answered." in less[3]
@@ -243,7 +243,7 @@ def test_what_to_leave_out_of_a_study_that_takes_too_long():
     assert fewer[1:3] == ("  batch_sizes = [16, 32, 128]", "  seeds = 9"), "the ends of the range stay"
     few = lines(2_000)
     assert few[2] == "  seeds = 4"
-    assert "gets a direction at most: a claim takes 7 seeds" in few[4]
+    assert "gets a direction at most: a claim needs 7 seeds" in few[4]
     assert "does not fit into" in lines(100)[0]
 
 

@@ -26,7 +26,7 @@ def test_a_question_is_answered_in_the_mapping_that_is_written_beside(command, t
     assert "# ASKED: at which batch size" in mapping.read_text()
     again = command("import", "runs.csv", "--as", "mine")
     assert again.code == 2
-    assert "mine.map.toml is there already" in again.err
+    assert "mine.map.toml exists already" in again.err
 
     mapping.write_text(mapping.read_text() + "\n[constants]\nbatch_size = 64\n[study.targets]\ntest_loss = [1.5]\n")
     done = command("import", "runs.csv", "--as", "mine", "--map", "mine.map.toml")
@@ -52,6 +52,6 @@ def test_a_guess_that_is_whole_is_shown_and_kept(command, tmp_path, monkeypatch)
     (tmp_path / "runs.csv").write_text("optimizer,lr,batch_size,seed,step,val_loss\n" + rows)
     done = command("import", "runs.csv", "--as", "mine")
     assert (done.code, done.err) == (0, "")
-    assert "read as (mine.map.toml, to be corrected):" in done.out
+    assert "read as (mine.map.toml, which you may correct):" in done.out
     assert "It declares no target" in done.out
     assert command("import", "runs.csv", "--as", "mine", "--map", "mine.map.toml").code == 0

@@ -114,7 +114,7 @@ def test_a_command_whose_output_goes_to_a_full_disk(run_main, arguments, collect
         assert run_main(arguments(name), out, err) == exit_codes.FAULT
     assert complained().decode().splitlines() == [
         "error: standard output can't be written (No space left on device)",
-        "  The command has done its work, but what it printed is lost; send its output elsewhere",
+        "  The command succeeded, but what it printed is lost; send its output elsewhere",
     ]
     done = {"report": tmp_path / "r.html", "export": tmp_path / "r.csv"}
     assert name not in done or done[name].exists()

@@ -33,7 +33,7 @@ def test_beyond_loopback_the_printed_address_is_the_way_in_and_a_signal_ends_it(
             start, _, token = line.removeprefix("dashboard: ").strip().partition("?token=")
             assert start.startswith(f"http://{socket.gethostname()}:")
             assert start.endswith("/lab/")
-            assert "put TLS before it" in process.stdout.readline()
+            assert "put a TLS proxy in front of it" in process.stdout.readline()
             local = f"http://127.0.0.1:{start.rpartition(':')[2]}"
             assert status(local) == 401
             assert status(local, Authorization=f"Bearer {token}") == 200

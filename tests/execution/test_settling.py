@@ -256,9 +256,7 @@ def test_a_kill_leaves_no_answer_of_an_earlier_budget(study, in_process):
     assert killed.entries == stopped.ledger.entries
     text = " ".join(sensitivity.open(directory.uri).verdict().text.split())
     assert "150 runs" not in text
-    assert (
-        f"A settlement is under way; the same command continues it. So far: {len(killed.entries)} steps" in text
-    )
+    assert f"A settlement is under way; the same command continues it. So far: {len(killed.entries)} steps" in text
 
 
 def test_a_budget_ends_it_and_a_larger_one_goes_on(study, in_process, undisturbed):

@@ -86,7 +86,7 @@ def test_every_kind_of_study_has_a_report_that_says_what_it_can_and_cannot(case,
         assert text in html.unescape(report.html)
     for paragraphs in map(PARAGRAPHS.findall, report.html.split("<section")):
         assert len(paragraphs) == len(set(paragraphs)), "why there is nothing to show is said once a section"
-    for heading in [section.title for section in SECTIONS[1:]] + ["Where this comes from"]:
+    for heading in [section.title for section in SECTIONS[1:]] + ["Provenance"]:
         assert f"<h2>{heading}</h2>" in report.html
     for figure in figures.split():
         assert (figure[1:] in report.figures) is (figure[0] == "+"), figure
