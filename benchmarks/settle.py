@@ -6,8 +6,8 @@
 A study consists of a world (``settle_worlds``), a declaration, and the procedure from its first step to its last. A
 claim is false if the truth contradicts it when the study stops. Claims are made at looks only, so this covers any
 moment. The interval of every look is compared with the truth. "grid" is what the procedure replaces: 8 x 8 settings
-with 12 seeds each at every batch size and optimizer; the fastest setting is judged on 12 fresh seeds by the same rule at one
-look.
+with 12 seeds each at every batch size and optimizer; the fastest setting is judged on 12 fresh seeds by the same rule
+at one look.
 
 `--problems` trains two real problems (``settle_problems``). `--adastop` compares two settings at one batch size by
 AdaStop (Mathieu et al. 2023, arXiv 2306.10882; pip install adastop), which tests whether two means differ, and by the

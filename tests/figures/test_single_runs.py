@@ -1,4 +1,4 @@
-"""Figures of single runs against the table of runs."""
+"""Figures of single runs compared with the table of runs."""
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ def results(tmp_path_factory, synthetic):
     return StudyResults(read_tables(synthetic.write_study(folder, synthetic.quickstart_spec(), synthetic.landscape)))
 
 
-def test_a_scatter_has_each_run_with_both_numbers_once(results):
+def test_scatter_shows_each_run_with_both_numbers_once(results):
     found = show(results, "scatter", x="param.damping", y="test_loss", by="batch_size")
     table = pd.DataFrame([*found.data.rows], columns=[*found.data.columns]).set_index("trial_id")
     runs = results.runs.set_index("trial_id")
@@ -31,14 +31,14 @@ def test_a_scatter_has_each_run_with_both_numbers_once(results):
     assert trace.marker.showscale
 
 
-def test_momentum_lies_where_other_figures_have_it(results):
+def test_momentum_is_placed_as_in_other_figures(results):
     found = show(results, "scatter", x="param.momentum", y="test_loss").result
     runs = found.runs["param.momentum"].to_numpy()
     assert found.x.reversed
     assert 10**found.x.places == pytest.approx(1 - runs)
 
 
-def test_a_timeline_is_ordered_by_start_and_cut_evenly(results):
+def test_timeline_is_ordered_by_start_and_sampled_evenly(results):
     timeline = compute_timeline(results)
     assert timeline.runs["started_at"].is_monotonic_increasing
     assert timeline.timed == len(results.runs)
@@ -51,17 +51,17 @@ def test_a_timeline_is_ordered_by_start_and_cut_evenly(results):
 
 
 class FewTables:
-    """The tables of other results with other runs."""
+    """The tables of other results, with different runs."""
 
     def __init__(self, results, runs):
         self.manifest, self.runs, self.ledger = results.manifest, runs, None
 
 
-def test_chosen_runs_differ_where_their_columns_do(results):
+def test_selected_runs_differ_in_the_right_columns(results):
     sgd = results.runs[(results.runs["optimizer"] == "sgd") & (results.runs["batch_size"] == 32)]
     chosen = [str(name) for name in sgd["trial_id"].iloc[[0, 8, 9]]]
     found = compute_side_by_side(results, [chosen[1], "0" * 16, chosen[0], chosen[2]])
-    assert list(found.runs["trial_id"]) == [chosen[1], chosen[0], chosen[2]], "in the order in which they were chosen"
+    assert list(found.runs["trial_id"]) == [chosen[1], chosen[0], chosen[2]], "in the order of selection"
     for name in found.alike:
         assert len(found.runs[name].astype(str).unique()) == 1
     assert {"optimizer", "batch_size"} <= set(found.alike)
