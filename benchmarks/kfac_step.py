@@ -3,10 +3,10 @@
     python benchmarks/kfac_step.py [--workloads ...] [--rounds N] [--minutes M] [--threads T] [--device D] [--record]
 
 In a round every contender takes each kind of step once, with SGD (for kfac-jax: SGD in JAX) just before it: both for
-the same number of steps in a row, after one untimed step where steps are short, so that as in training the caches contain
-the state of one optimizer instead of eight. With one thread on a host, times are CPU time of the process, which other
-work on the machine disturbs least. After `--minutes` a workload starts no further round. The ratios of a round are
-combined for (a) factors every step and inverses every 10, (b) every 10 and every 100; the tables give medians over
+the same number of steps in a row, after one untimed step where steps are short, so that as in training the caches
+contain the state of one optimizer instead of eight. With one thread on a host, times are CPU time of the process, which
+other work on the machine disturbs least. After `--minutes` a workload starts no further round. The ratios of a round
+are combined for (a) factors every step and inverses every 10, (b) every 10 and every 100; the tables give medians over
 rounds with their quartiles. Floors: the FLOPs of forward, backward and K-FAC over those of forward and backward, with
 our forms (convolution factors without im2col, low-rank products for small batches) and with the usual ones. Memory: the
 peak of a process that takes steps of kind "both", minus that of one that takes SGD steps.
